@@ -1,0 +1,1 @@
+"""Retrains a car classifier and competes with it on Kaggle."""

@@ -1,0 +1,210 @@
+"""Every default of carclf in one frozen tree; CLI flags, DAG params and the trigger form come from it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from carclf.errors import ConfigError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and it refuses keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class Download(Section):
+    """Fetching the competition's archive."""
+
+    timeout_seconds: int = Field(3600, ge=1, description="Longest time for one try of the download.")
+
+
+class Validation(Section):
+    """What a usable image and a usable class are."""
+
+    min_images_per_class: int = Field(20, ge=2, description="Fewer usable images in a class stop the run.")
+    min_side: int = Field(32, ge=1, description="Images with a shorter side, in pixels, are left out.")
+    max_megapixels: float = Field(50, gt=0, description="Larger images are refused before decoding.")
+    max_unusable_fraction: Fraction = Field(0.1, description="A larger share of unusable images stops the run.")
+
+
+class Split(Section):
+    """Which images train and which validate."""
+
+    val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Share of each class held out for validation.")
+
+
+class Model(Section):
+    """The network: an ImageNet backbone and a head."""
+
+    backbone: str = Field("EfficientNetV2S", description="A net of keras.applications, or 'Tiny' (untrained).")
+    weights: str = Field("imagenet", description="'imagenet', a path or store URL of a .weights.h5, or 'none'.")
+    image_height: int = Field(384, ge=32, le=1024, description="Height of the network's input, in pixels.")
+    image_width: int = Field(512, ge=32, le=1024, description="Width of the network's input, in pixels.")
+    hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
+    batch_norm: bool = Field(True, description="BatchNormalization in the head.")
+    dropout: Fraction = Field(0.25, description="Dropout before the classifier.")
+
+
+class Augment(Section):
+    """Random changes of the training images."""
+
+    crop_scale: Fraction = Field(0.6, description="Smallest share of the image's area that a random crop keeps.")
+    flip: bool = Field(True, description="Mirror half of the images.")
+    rotate_degrees: float = Field(5, ge=0, le=45, description="Largest rotation, in degrees.")
+    colour: Fraction = Field(0.2, description="Strength of brightness, contrast and saturation changes.")
+
+
+class Head(Section):
+    """Training a new head on the frozen backbone's features."""
+
+    epochs: int = Field(60, ge=1, le=1000, description="Passes over the cached features.")
+    num_views: int = Field(3, ge=1, le=16, description="Views of each image: one plain, the others augmented.")
+    batch_size: int = Field(64, ge=2, le=4096, description="Features a step.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate.")
+    weight_decay: float = Field(1e-3, ge=0, le=1, description="AdamW's weight decay.")
+    label_smoothing: Fraction = Field(0.05, description="Share of the target spread over all classes.")
+
+
+class FineTune(Section):
+    """Training the backbone's upper blocks with a low learning rate."""
+
+    epochs: int = Field(12, ge=0, le=500, description="Passes over the training images; 0 keeps the head's model.")
+    batch_size: int = Field(32, ge=1, le=1024, description="Images a step.")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="Peak learning rate of the topmost block.")
+    weight_decay: float = Field(0.02, ge=0, le=1, description="AdamW's weight decay.")
+    warmup_fraction: Fraction = Field(0.1, description="Share of the steps in which the rate rises from 0.")
+    schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
+    unfrozen_fraction: Fraction = Field(1.0, description="Share of the backbone's layers, from the top, that train.")
+    label_smoothing: Fraction = Field(0.1, description="Share of the target spread over all classes.")
+    clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    patience: int = Field(5, ge=1, description="Epochs without a better validation accuracy before the end.")
+    num_workers: int = Field(2, ge=1, le=64, description="Threads that decode and augment images.")
+
+
+class Evaluate(Section):
+    """Measuring the candidate on the validation images."""
+
+    flip_tta: bool = Field(True, description="Average the probabilities of the image and its mirror image.")
+    batch_size: int = Field(32, ge=1, le=1024, description="Images a prediction step.")
+
+
+class Gate(Section):
+    """What a candidate must reach."""
+
+    threshold: Fraction = Field(0.93, description="First stored accuracy threshold; later the store's own holds.")
+
+
+class Submit(Section):
+    """Sending the predictions to Kaggle."""
+
+    enabled: bool = Field(True, description="Send the predictions of a promoted model to the competition.")
+
+
+class Score(Section):
+    """Waiting for the public score."""
+
+    poll_seconds: int = Field(30, ge=1, description="Seconds between two looks at the submission.")
+    timeout_seconds: int = Field(3600, ge=1, description="Longest wait for the score.")
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    competition: str = Field(
+        "sf-dl-car-classification", pattern=r"^[a-z0-9][a-z0-9-]*$", description="The competition's slug on Kaggle."
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split, the augmentation and the training.")
+    force: bool = Field(False, description="Make every artifact anew for this run instead of reusing any.")
+    download: Download = Download()
+    validation: Validation = Validation()
+    split: Split = Split()
+    model: Model = Model()
+    augment: Augment = Augment()
+    head: Head = Head()
+    fine_tune: FineTune = FineTune()
+    evaluate: Evaluate = Evaluate()
+    gate: Gate = Gate()
+    submit: Submit = Submit()
+    score: Score = Score()
+
+
+Overrides = Mapping[str, Any]
+
+# Each recipe says only what differs from the defaults above. Sources: facts of the published solutions.
+RECIPES: dict[str, dict[str, Any]] = {
+    "gpu": {},
+    "seed-xception": {
+        "model.backbone": "Xception", "model.image_height": 224, "model.image_width": 224,
+        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0,
+        "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
+        "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
+        "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
+    },
+    "seed-b5": {
+        "model.backbone": "EfficientNetB5", "model.image_height": 224, "model.image_width": 224,
+        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0,
+        "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
+        "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
+        "fine_tune.batch_size": 16, "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
+    },
+    "cars10": {
+        "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
+        "head.num_views": 2, "fine_tune.epochs": 4, "gate.threshold": 0.7,
+    },
+    "demo": {
+        "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 72, "model.image_width": 96,
+        "model.hidden_units": 0, "head.epochs": 30, "head.num_views": 2, "augment.crop_scale": 0.8,
+        "fine_tune.epochs": 12, "fine_tune.learning_rate": 2e-3, "gate.threshold": 0.6,
+        "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
+    },
+}
+
+
+def fields(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, pydantic FieldInfo) of every leaf of the tree, in order."""
+    for name, info in tree.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from fields(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
+
+
+def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
+    """The recipe's configuration with dotted overrides, ``{"fine_tune.epochs": 3}``; None means "as the recipe says".
+
+    Raises ConfigError for an unknown recipe or key and for a value out of its limits.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
+    values = RECIPES[recipe] | {key: value for key, value in (overrides or {}).items() if value is not None}
+    known = dict(fields())
+    if unknown := sorted(set(overrides or {}) - set(known)):
+        raise ConfigError(
+            f"Unknown configuration key {', '.join(map(repr, unknown))}. Remove it or use one of: {', '.join(known)}."
+        )
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, leaf = key.rpartition(".")
+        (tree.setdefault(section, {}) if section else tree)[leaf] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}. {known[name].description}") from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Read ``key=value``, the value as JSON where it is JSON and as a string otherwise."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{text!r} is not of the form key=value, for example fine_tune.epochs=3.")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value

@@ -1,0 +1,33 @@
+"""Every error that carclf raises on purpose; the exit status tells Airflow whether a retry can help."""
+
+from typing import ClassVar
+
+
+class CarclfError(Exception):
+    """Something went wrong; the message says what happened, what was expected and how to mend it."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class DataError(CarclfError):
+    """The data are unusable: a retry without other data cannot help."""
+
+    exit_status = 65
+
+
+class QualityError(CarclfError):
+    """The model is not good enough for what was asked."""
+
+    exit_status = 65
+
+
+class ConfigError(CarclfError):
+    """A setting, a credential or a permission is wrong: a retry without a mend cannot help."""
+
+    exit_status = 78
+
+
+class ServiceError(CarclfError):
+    """An outside system failed for the moment: trying again later may help."""
+
+    exit_status = 75

@@ -1,0 +1,43 @@
+"""The store: a folder or ``s3://bucket/prefix`` behind one Protocol of six operations."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Versioned:
+    """An object's bytes and the version (ETag) that a compare-and-swap names."""
+
+    data: bytes
+    version: str
+
+
+class Store(Protocol):
+    """Six operations on objects named by keys such as ``models/ab12/model.keras``.
+
+    Keys are relative, ``/``-separated, of letters, digits and ``._-`` in each part, never ``..``:
+    anything else raises ValueError. Writes are atomic: a reader sees the old object or the new one.
+    Errors: ConfigError (no such bucket, no permission, no credentials), ServiceError (transient).
+    """
+
+    url: str
+
+    def read(self, key: str) -> Versioned | None:
+        """The object, or None where there is none."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put the object, replacing what is there."""
+
+    def write_if(self, key: str, data: bytes, version: str | None) -> bool:
+        """Put the object if its version is still this one (None: if there is none); False if it is not."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object to a local file, atomically; KeyError where there is none."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a local file to the object."""
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Every key that starts with the prefix, in sorted order."""
