@@ -1,0 +1,134 @@
+"""The command line: one command per stage, plus run, doctor and demo-server."""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from carclf import config as configuration
+from carclf.errors import CarclfError, ServiceError
+from carclf.runs import STAGES, Result, Run
+from carclf.services.storage import open_store
+
+SKIP_WHAT_FOLLOWS = 99
+
+app = typer.Typer(
+    help="Retrain a car classifier and compete with it on Kaggle.", no_args_is_help=True,
+    pretty_exceptions_enable=False, add_completion=False,
+)
+StoreOption = Annotated[str, typer.Option("--store", envvar="CARCLF_STORE", help="A folder or s3://bucket/prefix.")]
+RunOption = Annotated[str, typer.Option("--run", help="The run's id: letters, digits and ._-")]
+ResultOption = Annotated[Optional[Path], typer.Option("--result", help="Write the result there, as JSON.")]  # noqa: UP045
+RecipeOption = Annotated[
+    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"One of {', '.join(configuration.RECIPES)}.")
+]
+SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: fine_tune.epochs=3. May be repeated.")]
+
+
+def _finish(result: Result, path: Path | None) -> None:
+    text = json.dumps(vars(result))
+    if path:
+        path.write_text(text)
+    if result.skip:
+        raise typer.Exit(SKIP_WHAT_FOLLOWS)
+
+
+def _new_run(store: str, run: str, recipe: str, overrides: list[str]) -> Run:
+    settings = dict(configuration.parse_override(text) for text in overrides)
+    return Run.begin(run, open_store(store), recipe, configuration.load(recipe, settings))
+
+
+@app.command("download", help=(sys.modules["carclf.stages.download"].__doc__ or "").strip())
+def _download(
+    run: RunOption, store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],  # noqa: B006
+    result: ResultOption = None,
+) -> None:
+    _finish(_new_run(store, run, recipe, set_).run_stage("download"), result)
+
+
+def _add_stage(stage: str) -> None:
+    @app.command(stage, help=(sys.modules[f"carclf.stages.{stage}"].__doc__ or "").strip())
+    def _command(run: RunOption, store: StoreOption = "store", result: ResultOption = None) -> None:
+        _finish(Run.load(run, open_store(store)).run_stage(stage), result)
+
+
+for _stage in list(STAGES)[1:]:
+    _add_stage(_stage)
+
+
+@app.command("run")
+def _run(
+    store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],  # noqa: B006
+    run: Annotated[str, typer.Option("--run", help="The run's id; by default the time.")] = "",
+) -> None:
+    """Run every stage in order, without Airflow."""
+    name = run or f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    current = _new_run(store, name, recipe, set_)
+    for stage in STAGES:
+        result = _wait(current, stage)
+        print(f"{stage:<12}{result.seconds:8.1f} s  {'reused, ' if result.reused else ''}{result.summary}", flush=True)
+        if result.skip:
+            print(f"{result.skip}; what follows is skipped")
+            break
+
+
+def _wait(run: Run, stage: str) -> Result:
+    limit = time.monotonic() + run.config.score.timeout_seconds
+    while (result := run.run_stage(stage)).waiting:
+        if time.monotonic() > limit:
+            raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
+                               f"carclf {stage} --run {run.run_id}")
+        time.sleep(run.config.score.poll_seconds)
+    return result
+
+
+@app.command("doctor")
+def _doctor(store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = []) -> None:  # noqa: B006
+    """Check what a run needs, before anything is spent; exit status 78 where something is missing."""
+    from carclf.doctor import examine
+
+    settings = dict(configuration.parse_override(text) for text in set_)
+    findings = examine(configuration.load(recipe, settings), store)
+    for finding in findings:
+        mark = {True: "ok", False: "MISSING", None: "warning"}[finding.passed]
+        print(f"{finding.name:<10}{mark:<10}{finding.text}")
+    if any(finding.passed is False for finding in findings):
+        raise typer.Exit(78)
+
+
+@app.command("demo-server")
+def _demo_server(
+    data: Annotated[Optional[Path], typer.Option(help="A folder in the competition's layout.")] = None,  # noqa: UP045
+    truth: Annotated[Optional[Path], typer.Option(help="CSV Id,Category to grade against.")] = None,  # noqa: UP045
+    holdout: Annotated[Optional[float], typer.Option(help="Share of the training images to test on.")] = None,  # noqa: UP045
+    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
+    work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
+) -> None:
+    """Serve a car competition on a loopback port by Kaggle's protocol."""
+    from carclf.demo.command import serve
+
+    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")))
+
+
+def main() -> None:
+    """Run a command; errors are one line on stderr and the exit status that Airflow's task reads."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("carclf").setLevel(logging.INFO)
+    try:
+        app(standalone_mode=True)
+    except CarclfError as error:
+        print(f"carclf: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_status) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What the stages leave in the store: frozen manifests, keyed by a fingerprint of everything they came from."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict
+
+from carclf.errors import DataError
+from carclf.services.storage import Store
+
+Figures = dict[str, float | int | str]
+A = TypeVar("A", bound="Artifact")
+
+
+class File(BaseModel):
+    """One file of an artifact: its key in the store, its SHA-256 and its size in bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    sha256: str
+    num_bytes: int
+
+
+class Artifact(BaseModel):
+    """A manifest: where it is in the store, the artifact is whole, since it is written last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: ClassVar[str]
+
+    key: str
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    files: dict[str, File]
+    figures: Figures
+    seconds: float
+
+    @classmethod
+    def find(cls, store: Store, key: str) -> Self | None:
+        """The artifact of that key, or None where it is not whole."""
+        found = store.read(f"{cls.folder}/{key}/manifest.json")
+        return None if found is None else cls.model_validate_json(found.data)
+
+    def path(self, store: Store, name: str) -> Path:
+        """A local, checksum-verified copy of one of the files; DataError where the store's copy is damaged."""
+        return cached(store, self.files[name])
+
+
+class Archive(Artifact):
+    """The competition's archive as it came: ``archive.zip``."""
+
+    folder = "archives"
+
+
+class Dataset(Artifact):
+    """``index.parquet`` (id, member, split, label, width, height, problem) and ``report.json``."""
+
+    folder = "datasets"
+
+
+class Split(Artifact):
+    """``split.parquet``: the usable labelled images with ``subset`` train or val."""
+
+    folder = "splits"
+
+
+class Features(Artifact):
+    """``features.npz``: pooled features of every training view and of the validation images."""
+
+    folder = "features"
+
+
+class Model(Artifact):
+    """``model.keras`` and ``history.csv``; the class names and the input size are in its figures."""
+
+    folder = "models"
+
+
+class Evaluation(Artifact):
+    """``predictions.parquet`` of the validation images and ``evaluation.json``."""
+
+    folder = "evaluations"
+
+
+class Decision(Artifact):
+    """``decision.json``: the gate's rules with value, limit and verdict."""
+
+    folder = "decisions"
+
+
+class Submission(Artifact):
+    """``submission.csv`` in the sample's order, and the reference of its upload in the figures."""
+
+    folder = "submissions"
+
+
+class PublicScore(Artifact):
+    """The figures alone: ``public_score``, and the ``ref`` that it is the score of."""
+
+    folder = "scores"
+
+
+def fingerprint(**parts: Any) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def build(
+    kind: type[A],
+    make: Callable[[Path], Figures],
+    *,
+    store: Store,
+    version: int,
+    inputs: Mapping[str, str],
+    settings: Mapping[str, Any],
+) -> tuple[A, bool]:
+    """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder.
+
+    The key is a fingerprint of the kind, the stage's version, the inputs' keys and the settings.
+    """
+    key = fingerprint(kind=kind.folder, version=version, inputs=dict(inputs), settings=dict(settings))
+    if (found := kind.find(store, key)) is not None:
+        return found, True
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="carclf-") as name:
+        figures = make(Path(name))
+        files = {path.name: _upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
+    artifact = kind(
+        key=key, inputs=dict(inputs), settings=dict(settings), files=files, figures=figures,
+        seconds=round(time.monotonic() - started, 2),
+    )
+    store.write(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode())
+    return artifact, False
+
+
+def _upload(store: Store, path: Path, folder: str) -> File:
+    file = File(key=f"{folder}/{path.name}", sha256=file_sha256(path), num_bytes=path.stat().st_size)
+    store.upload(path, file.key)
+    return file
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps verified copies: CARCLF_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
+
+
+def cached(store: Store, file: File) -> Path:
+    """The local copy of a file, fetched once and verified by its checksum."""
+    path = cache_folder() / "files" / file.sha256[:2] / file.sha256 / Path(file.key).name
+    if path.exists() and path.stat().st_size == file.num_bytes:
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        store.download(file.key, path)
+    except KeyError as error:
+        raise DataError(f"{store.url}/{file.key} is gone. Run again with force to make it anew.") from error
+    if (found := file_sha256(path)) != file.sha256:
+        path.unlink()
+        raise DataError(
+            f"{store.url}/{file.key} is damaged: its SHA-256 is {found}, not {file.sha256}. "
+            "Run again with force to make it anew."
+        )
+    return path
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path | None]:
+    """Yield an empty folder that becomes ``path`` when the block ends well; None where ``path`` is there already."""
+    if path.exists():
+        yield None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
+    try:
+        yield work
+        try:
+            work.rename(path)
+        except OSError:
+            if not path.exists():  # otherwise another process was first, with the same content
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

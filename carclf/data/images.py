@@ -1,0 +1,95 @@
+"""Unpacking the competition's archive and decoding its pictures, trusting bytes and never names."""
+
+import io
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from carclf.artifacts import Archive, cache_folder, cached, whole_folder
+from carclf.errors import DataError
+from carclf.services.storage import Store
+
+Pixels = npt.NDArray[np.uint8]
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+class Undecodable(ValueError):
+    """These bytes are no usable picture; the message says why."""
+
+
+def unpack(archive: Archive, store: Store) -> Path:
+    """The local folder with ``train/<class>/*``, ``test_upload/*`` and the CSVs, unpacked once per archive."""
+    file = archive.files["archive.zip"]
+    folder = cache_folder() / "images" / file.sha256
+    with whole_folder(folder) as work:
+        if work is not None:
+            _extract(zipfile.ZipFile(cached(store, file)), work)
+    return folder
+
+
+def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
+    for member in archive.infolist():
+        if member.is_dir():
+            continue
+        if member.filename.endswith(".zip"):
+            with archive.open(member) as inner:
+                _extract(zipfile.ZipFile(inner), folder)
+        elif (path := _placed(member.filename, folder)) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(archive.read(member))
+
+
+def _placed(name: str, folder: Path) -> Path | None:
+    """Where a member belongs; None for files of no interest; DataError for a name that leaves the folder."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    if ".." in parts or name.startswith(("/", "\\")):
+        raise DataError(f"The archive holds {name!r}, which leaves its folder. Do not use this archive.")
+    for top in ("train", "test_upload"):  # Kaggle's inner archives may have an extra top folder
+        if top in parts[:-1]:
+            return folder.joinpath(*parts[parts.index(top):])
+    return folder / parts[-1] if parts[-1].endswith(".csv") else None
+
+
+def decode(data: bytes, *, min_height: int = 0, min_width: int = 0, max_megapixels: float = 50) -> Pixels:
+    """Decode a picture to uint8 RGB (height, width, 3), EXIF orientation applied.
+
+    JPEGs are decoded at the smallest scale that still covers ``min_height`` by ``min_width``.
+    Raises Undecodable.
+    """
+    try:
+        header = Image.open(io.BytesIO(data))
+        if header.width * header.height > max_megapixels * 1e6:
+            raise Undecodable(f"{header.width}x{header.height} pixels are more than {max_megapixels} megapixels")
+        plain = header.format == "JPEG" and header.mode == "RGB" and header.getexif().get(0x0112, 1) == 1
+        if plain and (pixels := _decode_jpeg(data, min_height, min_width)) is not None:
+            return pixels
+        # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
+        return np.asarray(ImageOps.exif_transpose(header).convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+        raise Undecodable(str(error) or type(error).__name__) from error
+
+
+def _decode_jpeg(data: bytes, min_height: int, min_width: int) -> Pixels | None:
+    """None for what the strict decoder refuses: stray bytes, which Pillow forgives, or a real fault, which it tells."""
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, min_height=min_height, min_width=min_width)
+    except ValueError:
+        return None
+    return pixels
+
+
+def letterbox(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Resize to fit (height, width), keeping the aspect ratio, on a background of the picture's mean colour."""
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    inner = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    canvas = np.empty((height, width, 3), np.uint8)
+    canvas[:] = inner.mean(axis=(0, 1)).astype(np.uint8)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = inner
+    return canvas

@@ -1,0 +1,22 @@
+"""Accuracy, recall per class and the confusion matrix."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from carclf.evaluation.statistics import wilson
+
+
+def summarize(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> dict[str, Any]:
+    """Figures of predictions: labels (n,) of 0..classes-1, probabilities (n, classes)."""
+    predicted, num_classes = probabilities.argmax(1), probabilities.shape[1]
+    confusion = np.zeros((num_classes, num_classes), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    correct = int((labels == predicted).sum())
+    low, high = wilson(correct, len(labels))
+    recall = [int(confusion[c, c]) / max(1, int(confusion[c].sum())) for c in range(num_classes)]
+    return {
+        "num_images": len(labels), "num_correct": correct, "accuracy": correct / len(labels),
+        "interval": [low, high], "recall": recall, "confusion": confusion.tolist(),
+    }

@@ -1,0 +1,45 @@
+"""How far a long piece of work is: a bar on a terminal, else a line every few seconds."""
+
+import logging
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger("carclf")
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+class Meter:
+    """Call it with (done, total, note); use it as a context manager so that the bar is put away."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.started = self.last_line = time.monotonic()
+        self.bar: Progress | None = None
+        if sys.stderr.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task(what, total=None)
+
+    def __enter__(self) -> "Meter":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        if self.bar:
+            self.bar.update(self.task, completed=done, total=total, description=f"{self.what} {note}")
+            return
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            rate = done / (now - self.started)
+            eta = f"{(total - done) / rate:.0f} s" if rate else "unknown"
+            log.info("%s %d/%d, %.1f/s, ETA %s%s", self.what, done, total, rate, eta, f", {note}" if note else "")

@@ -1,0 +1,164 @@
+"""A run: its record in the store, and the table that says what each stage is given."""
+
+import json
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from carclf.artifacts import (
+    Archive,
+    Artifact,
+    Dataset,
+    Evaluation,
+    Figures,
+    Model,
+    Split,
+    Submission,
+)
+from carclf.config import Config
+from carclf.errors import ConfigError, DataError
+from carclf.progress import log
+from carclf.services.storage import Store
+from carclf.stages.download import download
+from carclf.stages.evaluate import evaluate
+from carclf.stages.fine_tune import fine_tune
+from carclf.stages.promote import promote
+from carclf.stages.score import NotScoredYet, score
+from carclf.stages.split import split
+from carclf.stages.submit import submit
+from carclf.stages.train_head import train_head
+from carclf.stages.validate import validate
+
+A = TypeVar("A", bound=Artifact)
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a stage ended; ``skip`` says why what follows is skipped, ``waiting`` that it must be asked again."""
+
+    stage: str
+    key: str
+    reused: bool
+    seconds: float
+    figures: Figures
+    summary: str
+    skip: str = ""
+    waiting: bool = False
+
+
+class Run:
+    """One run's configuration and results, kept in ``runs/<run id>.json``."""
+
+    def __init__(self, run_id: str, store: Store, record: dict[str, Any]) -> None:
+        self.run_id, self.store, self.record = run_id, store, record
+        self.config = Config.model_validate(record["config"])
+        self.salt = run_id if self.config.force else ""
+
+    @classmethod
+    def begin(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
+        """Write a new record; the results of an earlier run of that id are kept if its configuration is the same."""
+        path, settings = _record_key(run_id), config.model_dump()
+        if (found := store.read(path)) and json.loads(found.data)["config"] == settings:
+            return cls(run_id, store, json.loads(found.data))
+        record = {
+            "run": run_id, "recipe": recipe, "config": settings, "stages": {},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {name: version(name) for name in ("carclf", "keras", "tensorflow", "numpy", "albumentations")},
+            "machine": platform.platform(),
+        }
+        store.write(path, json.dumps(record, indent=1).encode())
+        return cls(run_id, store, record)
+
+    @classmethod
+    def load(cls, run_id: str, store: Store) -> "Run":
+        """Read the record; ConfigError where there is none."""
+        if (found := store.read(_record_key(run_id))) is None:
+            raise ConfigError(f"There is no run {run_id!r} in {store.url}. Begin it: carclf download --run {run_id}")
+        return cls(run_id, store, json.loads(found.data))
+
+    def artifact(self, kind: type[A], stage: str) -> A:
+        """What a stage of this run left; ConfigError where it did not run yet."""
+        done = self.record["stages"].get(stage)
+        if done is None or done.get("waiting"):
+            raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. "
+                              f"Run it first: carclf {stage} --run {self.run_id}")
+        if (found := kind.find(self.store, done["key"])) is None:
+            raise DataError(f"The artifact {kind.folder}/{done['key']} is gone from {self.store.url}. "
+                            f"Make it again: carclf {stage} --run {self.run_id}")
+        return found
+
+    def run_stage(self, stage: str) -> Result:
+        """Run one stage, log its begin and end, and note its result in the record."""
+        log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
+        started = time.monotonic()
+        try:
+            artifact, reused = STAGES[stage](self)
+        except NotScoredYet as waiting:
+            return Result(stage, "", False, 0.0, {}, str(waiting), waiting=True)
+        seconds = round(time.monotonic() - started, 2)
+        figures = _with_submission(stage, artifact)
+        summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items() if name != "reason")
+        result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
+        self.record["stages"][stage] = vars(result)
+        self.store.write(_record_key(self.run_id), json.dumps(self.record, indent=1).encode())
+        how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
+        log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary)
+        if result.skip:
+            log.info("%s: %s; what follows is skipped", stage, result.skip)
+        return result
+
+
+def _with_submission(stage: str, artifact: Artifact) -> Figures:
+    extra: Figures = {"submission": artifact.files["submission.csv"].key} if stage == "submit" else {}
+    return artifact.figures | extra
+
+
+def _skip(stage: str, config: Config, figures: Figures) -> str:
+    if stage != "promote":
+        return ""
+    if figures["decision"] == "refused":
+        return str(figures["reason"])
+    return "" if config.submit.enabled else "submit.enabled is off"
+
+
+def _short(value: float | int | str) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _record_key(run_id: str) -> str:
+    if not RUN_ID.fullmatch(run_id):
+        raise ConfigError(f"{run_id!r} is no run id: use letters, digits and ._- only.")
+    return f"runs/{run_id}.json"
+
+
+# The chain in its order: what each stage is given.
+STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
+    "download": lambda run: download(run.config, run.store, salt=run.salt),
+    "validate": lambda run: validate(run.artifact(Archive, "download"), run.config, run.store, salt=run.salt),
+    "split": lambda run: split(run.artifact(Dataset, "validate"), run.config, run.store, salt=run.salt),
+    "train_head": lambda run: train_head(
+        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.config, run.store, salt=run.salt
+    ),
+    "fine_tune": lambda run: fine_tune(
+        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"),
+        run.config, run.store, salt=run.salt,
+    ),
+    "evaluate": lambda run: evaluate(
+        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
+        run.config, run.store, salt=run.salt,
+    ),
+    "promote": lambda run: promote(
+        run.artifact(Model, "fine_tune"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
+    ),
+    "submit": lambda run: submit(
+        run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"),
+        run.artifact(Model, "fine_tune"), run.config, run.store, salt=run.salt,
+    ),
+    "score": lambda run: score(run.artifact(Submission, "submit"), run.config, run.store, salt=run.salt),
+}

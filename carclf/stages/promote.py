@@ -1,0 +1,61 @@
+"""The gate: a candidate that reaches the stored threshold becomes the champion."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from carclf.artifacts import Decision, Evaluation, Figures, Model, build
+from carclf.config import Config
+from carclf.errors import ServiceError
+from carclf.services.storage import Store
+
+VERSION = 1
+CHAMPION = "champion.json"
+NUM_TRIES = 20  # of the compare-and-swap
+
+
+def promote(
+    model: Model, evaluation: Evaluation, config: Config, store: Store, *, salt: str = ""
+) -> tuple[Decision, bool]:
+    """The decision; where it is "promoted", ``champion.json`` names this model when this returns."""
+    threshold = _load(store, config)[0]["threshold"]
+    accuracy = float(evaluation.figures["val_accuracy"])
+
+    def make(folder: Path) -> Figures:
+        passed = accuracy >= threshold
+        verb, word = ("promoted", "reaches") if passed else ("refused", "is below")
+        reason = f"{verb}: accuracy {accuracy:.4f} {word} the stored threshold {threshold:.4f}"
+        rules = [{"rule": "accuracy", "value": accuracy, "limit": threshold, "passed": passed}]
+        (folder / "decision.json").write_text(json.dumps({"reason": reason, "rules": rules}, indent=1))
+        return {"decision": verb, "threshold": threshold, "val_accuracy": accuracy, "reason": reason}
+
+    decision, reused = build(
+        Decision, make, store=store, version=VERSION,
+        inputs={"model": model.key, "evaluation": evaluation.key},
+        settings={"threshold": threshold, "salt": salt},
+    )
+    if decision.figures["decision"] == "promoted":
+        _crown(decision, model, config, store)
+    return decision, reused
+
+
+def _load(store: Store, config: Config) -> tuple[dict[str, Any], str | None]:
+    found = store.read(CHAMPION)
+    if found is None:
+        return {"champion": None, "threshold": config.gate.threshold, "history": []}, None
+    return json.loads(found.data), found.version
+
+
+def _crown(decision: Decision, model: Model, config: Config, store: Store) -> None:
+    """Write the champion by compare-and-swap, so that two runs that end together lose nothing."""
+    for _ in range(NUM_TRIES):
+        state, version = _load(store, config)
+        if state["champion"] and state["champion"]["decision"] == decision.key:
+            return
+        entry = {"model": model.key, "decision": decision.key, "val_accuracy": decision.figures["val_accuracy"],
+                 "promoted": datetime.now(UTC).isoformat(timespec="seconds")}
+        state = state | {"champion": entry, "history": [*state["history"], entry]}
+        if store.write_if(CHAMPION, json.dumps(state, indent=1).encode(), version):
+            return
+    raise ServiceError(f"{store.url}/{CHAMPION} changed {NUM_TRIES} times while it was to be written. Try again.")

@@ -1,0 +1,116 @@
+"""The backbones of ``keras.applications`` with their right preprocessing, and the blocks to unfreeze."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from carclf.artifacts import cache_folder
+from carclf.errors import ConfigError
+from carclf.services.storage import open_store
+
+TINY = "Tiny"
+RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
+EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
+NAMES = (
+    TINY, *RESCALED, *EFFICIENT,
+    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+    "MobileNetV3Small", "MobileNetV3Large",
+)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
+
+
+def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Model:
+    """The network from 0–255 RGB (batch, height, width, 3) to pooled features (batch, features).
+
+    Raises ConfigError for an unknown name and for weights that cannot be had: never a silent random start.
+    """
+    if name not in NAMES:
+        raise ConfigError(f"Unknown backbone {name!r}; model.backbone is one of {', '.join(NAMES)}.")
+    if name == TINY:
+        if weights != "none":
+            raise ConfigError(f"The Tiny backbone has no weights {weights!r}. Set model.weights to none.")
+        return _tiny(height, width)
+    inputs = keras.Input((height, width, 3), dtype="float32")
+    net = _application(name, weights, height, width)
+    return keras.Model(inputs, net(_preprocess(name, weights)(inputs)), name="backbone")
+
+
+def _preprocess(name: str, weights: str) -> Any:
+    if name in RESCALED:
+        return keras.layers.Rescaling(1 / 127.5, -1.0)
+    if name in EFFICIENT and weights not in ("imagenet", "none"):
+        # keras adds its last rescaling by 1/sqrt(std) only for weights="imagenet"; a file of the same weights
+        # needs it too. Since x -> (x/255 - mean) / scale is linear, it can stand in front.
+        factor = [std**-0.5 for std in IMAGENET_STD]
+        offset = [255 * mean * (1 - f) for mean, f in zip(IMAGENET_MEAN, factor, strict=True)]
+        return keras.layers.Rescaling(factor, offset)
+    return keras.layers.Rescaling(1.0)
+
+
+def _application(name: str, weights: str, height: int, width: int) -> keras.Model:
+    make = getattr(keras.applications, name)
+    wanted = {"imagenet": "imagenet", "none": None}.get(weights, weights)
+    if wanted not in ("imagenet", None):
+        wanted = str(weights_file(weights))
+    try:
+        return make(include_top=False, weights=wanted, input_shape=(height, width, 3), pooling="avg")
+    except Exception as error:  # keras raises bare Exception where the download fails
+        raise ConfigError(
+            f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. Let this machine reach Keras' "
+            f"storage once, or set model.weights to a file or store URL of {name}'s no-top .weights.h5, or to "
+            "'none' for a random start."
+        ) from error
+
+
+def weights_file(weights: str) -> Path:
+    """The local file of a path or store URL; ConfigError where there is none."""
+    if "://" in weights:
+        url, _, name = weights.rpartition("/")
+        path = cache_folder() / "weights" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            open_store(url).download(name, path)
+        except KeyError as error:
+            raise ConfigError(f"model.weights: there is nothing at {weights}.") from error
+        return path
+    path = Path(os.path.expandvars(weights)).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"model.weights: there is no file {weights!r}. Give 'imagenet', 'none', a path or a URL.")
+    return path
+
+
+def _tiny(height: int, width: int) -> keras.Model:
+    """Four convolution blocks without BatchNormalization: learns the demo's cars in seconds from scratch."""
+    inputs = keras.Input((height, width, 3), dtype="float32")
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
+    for block, filters in enumerate((24, 48, 96, 128), start=1):
+        x = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu", name=f"block{block}_conv1")(x)
+        x = keras.layers.Conv2D(filters, 3, 1, "same", activation="relu", name=f"block{block}_conv2")(x)
+        x = keras.layers.GroupNormalization(8, name=f"block{block}_norm")(x)
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="backbone")
+
+
+def all_layers(model: keras.Model) -> list[Any]:
+    """Every layer of a model and of the models inside it, in order."""
+    return [inner for layer in model.layers
+            for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+
+
+def blocks(backbone: keras.Model) -> list[list[Any]]:
+    """The layers by block, from the stem up: a new block begins where the name's block part changes."""
+    groups: list[list[Any]] = [[]]
+    current = ""
+    for layer in all_layers(backbone):
+        found = BLOCK.search(layer.name)
+        if found and found.group() != current:
+            current = found.group()
+            groups.append([])
+        groups[-1].append(layer)
+    return groups
+
+
