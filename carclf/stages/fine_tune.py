@@ -61,8 +61,8 @@ def _fit(folder: Path, archive: Archive, split: Split, start: Model, config: Con
     else:
         callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1))
     optimizer = keras.optimizers.AdamW(rate, weight_decay=own.weight_decay, global_clipnorm=own.clip_norm)
-    loop.compile_classifier(model, optimizer, own.label_smoothing, int(rows["target"].max()) + 1)
-    history = loop.fit(model, train, val, epochs=own.epochs, meter=Meter("fine_tune"), callbacks=callbacks) \
+    trained = loop.compiled(model, optimizer, own.label_smoothing, int(rows["target"].max()) + 1)
+    history = loop.fit(trained, train, val, epochs=own.epochs, meter=Meter("fine_tune"), callbacks=callbacks) \
         if own.epochs else pd.DataFrame()
     loop.save(model, history, folder)
     return {"val_accuracy": float(best.best), "best_epoch": best.best_epoch + 1, "num_blocks": num_blocks,

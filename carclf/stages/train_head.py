@@ -63,10 +63,10 @@ def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: St
     optimizer = keras.optimizers.AdamW(
         warmup_cosine(config.head.learning_rate, num_steps, 0.1), weight_decay=config.head.weight_decay
     )
-    loop.compile_classifier(head, optimizer, config.head.label_smoothing, num_classes)
+    trained = loop.compiled(head, optimizer, config.head.label_smoothing, num_classes)
     best = loop.KeepBest()
     history = loop.fit(
-        head, (x, y), (val_features, val["target"].to_numpy()), epochs=config.head.epochs,
+        trained, (x, y), (val_features, val["target"].to_numpy()), epochs=config.head.epochs,
         batch_size=config.head.batch_size, meter=Meter("train_head"), callbacks=[best],
     )
     loop.save(join(backbone, head), history, folder)

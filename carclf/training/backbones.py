@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import keras
 
 from carclf.artifacts import cache_folder
 from carclf.errors import ConfigError
-from carclf.services.storage import open_store
 
 TINY = "Tiny"
 RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
@@ -58,7 +58,10 @@ def _application(name: str, weights: str, height: int, width: int) -> keras.Mode
     if wanted not in ("imagenet", None):
         wanted = str(weights_file(weights))
     try:
-        return make(include_top=False, weights=wanted, input_shape=(height, width, 3), pooling="avg")
+        with warnings.catch_warnings():
+            # weights that do not fit some layers are only a warning to keras: here they would be a silent random start
+            warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
+            return make(include_top=False, weights=wanted, input_shape=(height, width, 3), pooling="avg")
     except Exception as error:  # keras raises bare Exception where the download fails
         raise ConfigError(
             f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. Let this machine reach Keras' "
@@ -70,6 +73,8 @@ def _application(name: str, weights: str, height: int, width: int) -> keras.Mode
 def weights_file(weights: str) -> Path:
     """The local file of a path or store URL; ConfigError where there is none."""
     if "://" in weights:
+        from carclf.services.storage import open_store
+
         url, _, name = weights.rpartition("/")
         path = cache_folder() / "weights" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,11 +106,17 @@ def all_layers(model: keras.Model) -> list[Any]:
             for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
-def blocks(backbone: keras.Model) -> list[list[Any]]:
+def backbone_layers(classifier: keras.Model) -> list[Any]:
+    """Every layer below the head."""
+    below = [layer for layer in classifier.layers if layer.name != "head"]
+    return [inner for layer in below for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+
+
+def blocks(layers: list[Any]) -> list[list[Any]]:
     """The layers by block, from the stem up: a new block begins where the name's block part changes."""
     groups: list[list[Any]] = [[]]
     current = ""
-    for layer in all_layers(backbone):
+    for layer in layers:
         found = BLOCK.search(layer.name)
         if found and found.group() != current:
             current = found.group()

@@ -62,20 +62,24 @@ def fit(
     return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
 
 
-def compile_classifier(model: keras.Model, optimizer: Any, label_smoothing: float, num_classes: int) -> None:
-    """Cross-entropy on logits with smoothed integer labels, and accuracy."""
+def compiled(model: keras.Model, optimizer: Any, label_smoothing: float, num_classes: int) -> keras.Model:
+    """The same layers, compiled: cross-entropy on logits with smoothed integer labels, and accuracy.
+
+    The model itself stays uncompiled, since Keras would save a nested model's loss with it.
+    """
 
     def loss(labels: Any, logits: Any) -> Any:
         targets = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), num_classes)
         targets = targets * (1 - label_smoothing) + label_smoothing / num_classes
         return keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
 
-    model.compile(optimizer=optimizer, loss=loss,
-                  metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    trained = keras.Model(model.inputs, model.outputs)
+    trained.compile(optimizer=optimizer, loss=loss,
+                    metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    return trained
 
 
 def save(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
-    """Write ``model.keras`` (without optimizer and loss) and ``history.csv``."""
-    plain = keras.Model(model.inputs, model.outputs, name=model.name)
-    plain.save(folder / "model.keras")
+    """Write ``model.keras`` and ``history.csv``."""
+    model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)

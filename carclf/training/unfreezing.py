@@ -4,7 +4,7 @@ import math
 
 import keras
 
-from carclf.training.backbones import all_layers, blocks
+from carclf.training.backbones import all_layers, backbone_layers, blocks
 
 
 def unfreeze(model: keras.Model, fraction: float) -> int:
@@ -13,7 +13,7 @@ def unfreeze(model: keras.Model, fraction: float) -> int:
     Every BatchNormalization layer stays frozen. A nested call with training=False is not enough for that:
     ``fit`` reaches the nested layers with training=True all the same (seen in Keras 3.15).
     """
-    groups = blocks(keras.Model(model.input, model.layers[-2].output))
+    groups = blocks(backbone_layers(model))
     num_unfrozen = math.ceil(fraction * len(groups))
     model.trainable = True
     for position, group in enumerate(groups):

@@ -1,0 +1,88 @@
+import io
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from carclf.data.images import Undecodable, _extract, decode, letterbox
+from carclf.errors import DataError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+JPEG = encoded(Image.fromarray(PIXELS), "JPEG", quality=95)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "LA"])
+def test_pictures_of_every_mode_become_rgb(mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    decoded = decode(encoded(Image.fromarray(PIXELS).convert(mode), kind))
+    assert (decoded.shape, decoded.dtype) == ((192, 256, 3), np.uint8)
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(Image.fromarray(PIXELS), "JPEG", exif=exif)).shape == (256, 192, 3)
+
+
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers_the_wanted_size() -> None:
+    assert decode(JPEG, min_height=90, min_width=100).shape == (96, 128, 3)
+    assert decode(JPEG, min_height=97, min_width=100).shape[0] >= 97
+    assert decode(JPEG).shape == (192, 256, 3)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", JPEG[: len(JPEG) // 2], JPEG[:40]])
+def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(Undecodable):
+        decode(data)
+
+
+def test_a_decompression_bomb_is_refused_before_decoding() -> None:
+    with pytest.raises(Undecodable, match="megapixels"):
+        decode(encoded(Image.new("L", (9000, 9000)), "PNG"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(JPEG) - 1), st.binary(min_size=1, max_size=8), st.integers(1, len(JPEG)))
+def test_mutated_jpegs_decode_or_are_refused_and_nothing_else(at: int, patch: bytes, end: int) -> None:
+    try:
+        decoded = decode((JPEG[:at] + patch + JPEG[at + len(patch) :])[:end])
+    except Undecodable:
+        return
+    assert decoded.ndim == 3
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(1, 40), st.integers(1, 40))
+def test_letterbox_fills_the_frame_whatever_the_shapes(height: int, width: int, to_height: int, to_width: int) -> None:
+    framed = letterbox(np.full((height, width, 3), 7, np.uint8), to_height, to_width)
+    assert framed.shape == (to_height, to_width, 3)
+    assert (framed == 7).all()
+
+
+def test_letterbox_keeps_the_whole_picture() -> None:
+    wide = np.zeros((50, 100, 3), np.uint8)
+    wide[:, :10], wide[:, -10:] = 255, 255
+    framed = letterbox(wide, 100, 100)
+    assert framed[50, 2, 0] == 255 and framed[50, 97, 0] == 255
+    assert cv2.mean(framed[50:51, 45:55])[0] == 0
+
+
+def test_a_member_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("train/../../evil.jpg", b"x")
+    with pytest.raises(DataError, match="leaves its folder"):
+        _extract(zipfile.ZipFile(buffer), tmp_path / "inner")
+    assert list(tmp_path.rglob("*")) == []

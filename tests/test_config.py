@@ -1,0 +1,55 @@
+import pytest
+
+from carclf.config import RECIPES, fields, load, parse_override
+from carclf.errors import ConfigError
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_loads(recipe: str) -> None:
+    config = load(recipe)
+    assert config.gate.threshold == {"demo": 0.6, "cars10": 0.7}.get(recipe, 0.93)
+
+
+def test_every_field_has_a_description() -> None:
+    assert [name for name, info in fields() if not info.description] == []
+
+
+def test_an_override_changes_one_field_and_none_means_as_the_recipe_says() -> None:
+    plain = load("demo")
+    changed = load("demo", {"fine_tune.epochs": 3, "head.epochs": None})
+    assert changed == plain.model_copy(update={"fine_tune": plain.fine_tune.model_copy(update={"epochs": 3})})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"fine_tune.epoch": 1}, "Unknown configuration key 'fine_tune.epoch'"),
+        ({"fine_tune": {"epochs": 1}}, "Unknown configuration key 'fine_tune'"),
+        ({"fine_tune.epochs": -1}, "fine_tune.epochs = -1: Input should be greater than or equal to 0"),
+        ({"model.backbone": 7}, "model.backbone = 7: Input should be a valid string"),
+        ({"competition": "../x"}, "competition = '../x'"),
+        ({"gate.threshold": 1.2}, "gate.threshold = 1.2"),
+    ],
+)
+def test_a_wrong_setting_is_refused_with_its_name(overrides: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=None) as error:
+        load("demo", overrides)
+    assert message in str(error.value)
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="the recipes are gpu, seed-xception"):
+        load("xception")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("a.b=3", ("a.b", 3)), ("a=x=y", ("a", "x=y")), ("a=true", ("a", True)), ("a=", ("a", "")), ("a=1e-3", ("a", 1e-3))],
+)
+def test_overrides_are_read_as_json_or_text(text: str, expected: tuple[str, object]) -> None:
+    assert parse_override(text) == expected
+
+
+def test_an_override_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match="key=value"):
+        parse_override("epochs")

@@ -1,0 +1,69 @@
+import keras
+import numpy as np
+import pytest
+
+from carclf.config import load
+from carclf.errors import ConfigError
+from carclf.training.backbones import all_layers, backbone_layers, blocks, build_backbone
+from carclf.training.heads import build_head, join
+from carclf.training.unfreezing import unfreeze
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def classifier() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    backbone = build_backbone("EfficientNetV2B0", "none", 64, 64)
+    return join(backbone, build_head(backbone.output_shape[-1], 3, load("demo").model))
+
+
+def test_batch_normalization_stays_in_inference_mode_when_everything_else_trains(classifier: keras.Model) -> None:
+    unfreeze(classifier, 1.0)
+    frozen = [layer for layer in all_layers(classifier) if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [np.array(weight) for layer in frozen for weight in layer.weights]
+    for layer in all_layers(classifier):
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    np.testing.assert_allclose(classifier(PICTURES, training=True), classifier(PICTURES, training=False), atol=1e-5)
+    after = [np.array(weight) for layer in frozen for weight in layer.weights]
+    assert frozen and all((a == b).all() for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_only_the_upper_blocks_and_the_head_are_unfrozen(classifier: keras.Model, fraction: float) -> None:
+    num_unfrozen = unfreeze(classifier, fraction)
+    groups = blocks(backbone_layers(classifier))
+    trained = [any(layer.trainable_weights for layer in group) for group in groups]
+    assert len(groups) > 20 and num_unfrozen == -(-len(groups) * fraction // 1)
+    assert trained == [position >= len(groups) - num_unfrozen for position in range(len(groups))]
+    assert classifier.get_layer("head").trainable_weights
+
+
+@pytest.mark.parametrize("name", ["Tiny", "MobileNetV3Small", "EfficientNetB0"])
+def test_a_saved_model_predicts_the_same_after_reloading(name: str, tmp_path) -> None:
+    backbone = build_backbone(name, "none", 64, 64)
+    model = join(backbone, build_head(backbone.output_shape[-1], 3, load("demo").model))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    np.testing.assert_array_equal(model.predict(PICTURES, verbose=0), again.predict(PICTURES, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("ResNet51", "imagenet", "Unknown backbone 'ResNet51'; model.backbone is one of Tiny, Xception"),
+        ("Tiny", "imagenet", "Set model.weights to none"),
+        ("EfficientNetB0", "/nowhere/x.weights.h5", "there is no file '/nowhere/x.weights.h5'"),
+    ],
+)
+def test_a_backbone_that_cannot_be_had_is_a_clear_error(name: str, weights: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build_backbone(name, weights, 64, 64)
+    assert message in str(error.value)
+
+
+def test_weights_of_another_net_are_refused(tmp_path) -> None:
+    build_backbone("MobileNetV3Small", "none", 64, 64).layers[-1].save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ConfigError, match="could not be loaded"):
+        build_backbone("EfficientNetB0", str(tmp_path / "m.weights.h5"), 64, 64)
