@@ -1,0 +1,21 @@
+"""Where artifacts live: ``open_store`` gives a folder or an S3 bucket behind the Protocol ``Store``."""
+
+import os
+from pathlib import Path
+
+from carclf.errors import ConfigError
+from carclf.services.storage.folder import FolderStore
+from carclf.services.storage.protocol import Store, Versioned
+from carclf.services.storage.s3 import S3Store
+
+__all__ = ["FolderStore", "S3Store", "Store", "Versioned", "open_store"]
+
+
+def open_store(url: str | os.PathLike[str]) -> Store:
+    """The store at a local path or at ``s3://bucket/prefix``."""
+    text = os.fspath(url)
+    if text.startswith("s3://"):
+        return S3Store(text)
+    if "://" in text or not text:
+        raise ConfigError(f"The store {text!r} is of no known kind; give a folder's path or s3://bucket/prefix.")
+    return FolderStore(Path(text))

@@ -1,0 +1,149 @@
+"""A store in a folder: on a local disk, or on one that the workers share."""
+
+import errno
+import fcntl
+import hashlib
+import io
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from carclf.errors import ConfigError, ServiceError
+from carclf.services.storage.protocol import Versioned, check_key, check_prefix
+
+# No key can hold a "~", so such files never pass for objects.
+_LOCK = "~lock"
+_PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+
+
+class FolderStore:
+    """Objects are files under the folder; the version is the content's SHA-256."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow links)
+        self.url = str(self.folder)
+
+    def read(self, key: str) -> Versioned | None:
+        """The object, or None where there is none."""
+        path = self._path(key)
+        with self._errors("read"):
+            try:
+                data = path.read_bytes()
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return None
+        return Versioned(data, _version(data))
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put the object, replacing what is there."""
+        self._put(key, io.BytesIO(data))
+
+    def write_if(self, key: str, data: bytes, version: str | None) -> bool:
+        """Put the object if its version is still this one (None: if there is none); False if it is not."""
+
+        def unchanged() -> bool:
+            found = self.read(key)
+            return (found.version if found else None) == version
+
+        return self._put(key, io.BytesIO(data), unchanged)
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object to a local file, atomically; KeyError where there is none."""
+        source_path = self._path(key)
+        with self._errors("read"):
+            if not source_path.is_file():
+                raise KeyError(key)
+            with source_path.open("rb") as source, _replacing(path) as temporary:
+                _copy(source, temporary)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Copy a local file to the object."""
+        check_key(key)
+        with path.open("rb") as source:
+            self._put(key, source)
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """Every key that starts with the prefix, in sorted order."""
+        top = self.folder / check_prefix(prefix).rpartition("/")[0]
+        with self._errors("list"):
+            if self.folder.exists() and not self.folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, "it is a file", self.url)
+            names = (path.relative_to(self.folder).as_posix() for path in top.rglob("*") if path.is_file())
+            found = sorted(name for name in names if name.startswith(prefix) and "~" not in name)
+        yield from found
+
+    def _path(self, key: str) -> Path:
+        return self.folder / check_key(key)
+
+    def _put(self, key: str, source: BinaryIO, condition: Callable[[], bool] = lambda: True) -> bool:
+        path = self._path(key)
+        with self._errors("write"):
+            temporary = _beside(path)
+            try:
+                _copy(source, temporary)
+                # Plain writes take the lock too: else one could land between a comparison and its swap.
+                with self._lock():
+                    if not condition():
+                        return False
+                    temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        return True
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        with (self.folder / _LOCK).open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            text = f"Could not {verb} in the store {self.url}: {error}."
+            if error.errno in _PASSING:
+                raise ServiceError(f"{text} Try again; if it stays, check the disk or its mount.") from error
+            raise ConfigError(
+                f"{text} Name a folder on a disk with free space that this user can read and write."
+            ) from error
+
+
+def _version(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _beside(path: Path) -> Path:
+    # The name says nothing of the file's own: with it, a long name would no longer fit.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.parent / f"~{uuid.uuid4().hex}"
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    temporary = _beside(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _copy(source: BinaryIO, path: Path) -> None:
+    with path.open("xb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without it a power cut may undo the rename, though not tear the file.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,138 @@
+"""One contract for every implementation of the store."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+
+from carclf.errors import ConfigError, ServiceError
+from carclf.services.storage import FolderStore, Store, Versioned, open_store
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                        "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"))
+    request.getfixturevalue("aws")
+    bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return open_store(f"s3://{bucket}/some/prefix")
+
+
+def test_what_was_written_is_read(store: Store) -> None:
+    store.write("a/b.json", b"one")
+    store.write("a/b.json", b"two")
+    found = store.read("a/b.json")
+    assert found is not None and found.data == b"two"
+    assert store.read("a/none") is None
+
+
+def test_files_make_the_round_trip(store: Store, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(bytes(range(256)) * 50_000)  # more than one part of a multipart upload
+    store.upload(source, "raw/x.zip")
+    store.download("raw/x.zip", target)
+    assert target.read_bytes() == source.read_bytes()
+    with pytest.raises(KeyError):
+        store.download("raw/y.zip", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_keys_are_listed_in_order_by_prefix(store: Store) -> None:
+    for key in ("b/2", "a/1", "b/1", "bb"):
+        store.write_if(key, b"", None)
+    assert list(store.keys()) == ["a/1", "b/1", "b/2", "bb"]
+    assert list(store.keys("b/")) == ["b/1", "b/2"]
+    assert list(store.keys("c")) == []
+
+
+def test_compare_and_swap_writes_only_over_the_named_version(store: Store) -> None:
+    assert store.write_if("c.json", b"1", None)
+    assert not store.write_if("c.json", b"2", None)
+    first = store.read("c.json")
+    assert isinstance(first, Versioned)
+    assert store.write_if("c.json", b"2", first.version)
+    assert not store.write_if("c.json", b"3", first.version)
+    assert not store.write_if("d.json", b"3", first.version)
+    second = store.read("c.json")
+    assert second is not None and second.data == b"2"
+
+
+def test_no_increment_is_lost_between_eight_writers(store: Store) -> None:
+    def add(_: int) -> None:
+        while True:
+            found = store.read("n.json")
+            value = json.loads(found.data) if found else 0
+            if store.write_if("n.json", json.dumps(value + 1).encode(), found.version if found else None):
+                return
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(40)))
+    final = store.read("n.json")
+    assert final is not None and final.data == b"40"
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a b", ".hidden", "a/.b", "a\n", "é"])
+def test_a_bad_key_is_refused(store: Store, key: str) -> None:
+    with pytest.raises(ValueError, match="is no key"):
+        store.write(key, b"")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(alphabet="ab./\\\0 ~-_%", max_size=12))
+def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
+    store = FolderStore(tmp_path / "inner" / "store")
+    try:
+        store.write(key, b"x")
+    except (ValueError, ConfigError):
+        pass
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and tmp_path / "inner/store" not in path.parents]
+    assert outside == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be read or written.*Give a folder"):
+        open_store(str(tmp_path / "file" / "store")).write("a", b"")
+
+
+@pytest.mark.usefixtures("aws")
+def test_a_missing_bucket_is_a_clear_error() -> None:
+    for call in (lambda store: store.write("a", b""), lambda store: store.read("a"), lambda store: list(store.keys())):
+        with pytest.raises(ConfigError, match="Check the bucket's name"):
+            call(open_store("s3://no-such-bucket/x"))
+
+
+@pytest.mark.usefixtures("aws")
+def test_an_unreachable_s3_server_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(ServiceError, match="cannot be reached"):
+        open_store("s3://bucket/x").write("a", b"")
+
+
+def test_another_scheme_is_refused() -> None:
+    with pytest.raises(ConfigError, match="neither a folder nor s3"):
+        open_store("gs://bucket")
