@@ -1,5 +1,6 @@
 """One contract for every implementation of the store."""
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterator
@@ -105,17 +106,15 @@ def test_a_bad_key_is_refused(store: Store, key: str) -> None:
 @given(st.text(alphabet="ab./\\\0 ~-_%", max_size=12))
 def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
     store = FolderStore(tmp_path / "inner" / "store")
-    try:
+    with contextlib.suppress(ValueError, ConfigError):
         store.write(key, b"x")
-    except (ValueError, ConfigError):
-        pass
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and tmp_path / "inner/store" not in path.parents]
     assert outside == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot be read or written.*Give a folder"):
+    with pytest.raises(ConfigError, match=r"cannot be read or written.*Give a folder"):
         open_store(str(tmp_path / "file" / "store")).write("a", b"")
 
 
@@ -136,3 +135,42 @@ def test_an_unreachable_s3_server_may_be_tried_again(monkeypatch: pytest.MonkeyP
 def test_another_scheme_is_refused() -> None:
     with pytest.raises(ConfigError, match="neither a folder nor s3"):
         open_store("gs://bucket")
+
+
+@pytest.mark.usefixtures("aws")
+def test_fetching_from_a_missing_bucket_is_no_missing_object(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="There is no bucket 'no-such-bucket'"):
+        open_store("s3://no-such-bucket/x").download("a", tmp_path / "a")
+
+
+@pytest.mark.usefixtures("aws")
+def test_missing_credentials_are_a_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(ConfigError, match="Set AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket/x").read("a")
+
+
+def test_a_reader_never_sees_half_an_object(store: Store) -> None:
+    contents = {bytes([digit]) * 300_000 for digit in range(4)}
+    with ThreadPoolExecutor(5) as pool:
+        writes = [pool.submit(store.write, "big", data) for data in [*contents] * 5]
+        reads = [pool.submit(store.read, "big") for _ in range(20)]
+    assert [write.exception() for write in writes] == [None] * 20
+    assert {found.data for read in reads if (found := read.result())} <= contents
+
+
+def test_a_failed_upload_leaves_nothing_behind(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.upload(tmp_path / "none", "raw/x.zip")
+    assert list(store.keys()) == []
+
+
+def test_files_of_other_programs_and_of_the_store_are_not_listed(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.write_if("a/1", b"", None)
+    (tmp_path / "a" / ".DS_Store").write_text("")
+    (tmp_path / "a" / "~0123").write_text("a write that was cut off")
+    assert list(store.keys()) == ["a/1"]

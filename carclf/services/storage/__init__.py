@@ -17,5 +17,5 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     if text.startswith("s3://"):
         return S3Store(text)
     if "://" in text or not text:
-        raise ConfigError(f"The store {text!r} is of no known kind; give a folder's path or s3://bucket/prefix.")
+        raise ConfigError(f"The store {text!r} is neither a folder nor s3://bucket/prefix.")
     return FolderStore(Path(text))

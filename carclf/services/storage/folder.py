@@ -30,7 +30,7 @@ class FolderStore:
     def read(self, key: str) -> Versioned | None:
         """The object, or None where there is none."""
         path = self._path(key)
-        with self._errors("read"):
+        with self._errors():
             try:
                 data = path.read_bytes()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -53,7 +53,7 @@ class FolderStore:
     def download(self, key: str, path: Path) -> None:
         """Copy the object to a local file, atomically; KeyError where there is none."""
         source_path = self._path(key)
-        with self._errors("read"):
+        with self._errors():
             if not source_path.is_file():
                 raise KeyError(key)
             with source_path.open("rb") as source, _replacing(path) as temporary:
@@ -68,11 +68,11 @@ class FolderStore:
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
         top = self.folder / check_prefix(prefix).rpartition("/")[0]
-        with self._errors("list"):
+        with self._errors():
             if self.folder.exists() and not self.folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "it is a file", self.url)
             names = (path.relative_to(self.folder).as_posix() for path in top.rglob("*") if path.is_file())
-            found = sorted(name for name in names if name.startswith(prefix) and "~" not in name)
+            found = sorted(name for name in names if name.startswith(prefix) and _is_key(name))
         yield from found
 
     def _path(self, key: str) -> Path:
@@ -80,7 +80,7 @@ class FolderStore:
 
     def _put(self, key: str, source: BinaryIO, condition: Callable[[], bool] = lambda: True) -> bool:
         path = self._path(key)
-        with self._errors("write"):
+        with self._errors():
             temporary = _beside(path)
             try:
                 _copy(source, temporary)
@@ -101,16 +101,23 @@ class FolderStore:
             yield
 
     @contextmanager
-    def _errors(self, verb: str) -> Iterator[None]:
+    def _errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            text = f"Could not {verb} in the store {self.url}: {error}."
+            text = f"The store {self.url} cannot be read or written: {error}."
             if error.errno in _PASSING:
                 raise ServiceError(f"{text} Try again; if it stays, check the disk or its mount.") from error
             raise ConfigError(
-                f"{text} Name a folder on a disk with free space that this user can read and write."
+                f"{text} Give a folder that this user may write to, with space left (--store or CARCLF_STORE)."
             ) from error
+
+
+def _is_key(name: str) -> bool:
+    try:
+        return bool(check_key(name))
+    except ValueError:
+        return False
 
 
 def _version(data: bytes) -> str:

@@ -129,7 +129,7 @@ class S3Store:
         if status >= 500 or status == 429 or code in _THROTTLED:
             return ServiceError(f"The store {self.url} failed for the moment: {error}. Try again later.")
         if code in _MISSING | {"NoSuchBucket"}:
-            return ConfigError(f"There is no bucket {self.bucket!r}: {error}. Create it, or mend the store's URL.")
+            return ConfigError(f"There is no bucket {self.bucket!r}: {error}. Check the bucket's name, or create it.")
         return ConfigError(
             f"The store {self.url} refused: {error}. Check the AWS credentials and their region, and allow them "
             "s3:GetObject, s3:PutObject and s3:ListBucket on this bucket."
@@ -147,7 +147,7 @@ class S3Store:
             )
         if isinstance(error, (known.ParamValidationError, ValueError)):
             return ConfigError(f"The store {self.url} cannot be: {error}. Mend its URL or AWS_ENDPOINT_URL.")
-        return ServiceError(f"The store {self.url} could not be reached: {error}. Try again later; if it stays, "
+        return ServiceError(f"The store {self.url} cannot be reached: {error}. Try again later; if it stays, "
                             "check the network and AWS_ENDPOINT_URL.")  # fmt: skip
 
 
