@@ -1,0 +1,210 @@
+"""Kaggle: the competition's files, our submissions and their scores."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from carclf.errors import ConfigError, ServiceError
+from carclf.services.kaggle.archive import download_archive
+from carclf.services.kaggle.credentials import CONNECT_SECONDS, connect, find_credentials
+from carclf.services.kaggle.retries import FAULTS, PassingFault, Retries
+
+__all__ = ["Kaggle", "SubmissionState"]
+
+PAGE_SIZE = 100
+MAX_PAGES = 1000
+
+
+@dataclass(frozen=True)
+class SubmissionState:
+    """A submission as Kaggle shows it; the status is PENDING, COMPLETE or ERROR."""
+
+    ref: int
+    status: str
+    public_score: float | None
+    error: str
+    description: str
+
+
+class Kaggle:
+    """One competition. Raises ConfigError, ServiceError and DataError, never the vendor's errors."""
+
+    def __init__(
+        self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0
+    ) -> None:
+        self.competition = competition
+        self._stall_seconds = stall_seconds
+        credentials = find_credentials()
+        self._http = connect(credentials, stall_seconds=stall_seconds)
+        self._api = self._http.competitions.competition_api_client
+        self._retries = Retries(competition, credentials.source, tries, backoff_seconds)
+
+    def check(self) -> int:
+        """The number of data files; ConfigError where they may not be downloaded."""
+        num_files = len(self.listing())
+        # Kaggle lists the files to anyone; only a download shows whether the rules are accepted.
+        self._retries.call("start a download", lambda: self._ask_archive({}).close())
+        return num_files
+
+    def listing(self) -> list[tuple[str, int, str]]:
+        """Name, size in bytes and date of each data file: they change when the competition's data do."""
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        files = self._pages("list the data files", self._api.list_data_files, api.ApiListDataFilesRequest, "files")
+        return sorted((file.name, file.total_bytes, str(file.creation_date or "")) for file in files)
+
+    def download(self, folder: Path, *, timeout_seconds: int) -> Path:
+        """``<competition>.zip`` in the folder, fetched anew and checked member by member."""
+        path = folder / f"{self.competition}.zip"
+        return download_archive(path, self._ask_archive, self._retries, timeout_seconds=timeout_seconds)
+
+    def submissions_left(self) -> int | None:
+        """How many submissions Kaggle still takes today; None where it does not tell."""
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        request = api.ApiGetSubmissionLimitsRequest()
+        request.competition_name = self.competition
+        limits = self._call("ask for the submission limits", self._api.get_submission_limits, request)
+        # All four are zero for who has not joined a team yet, that is before the first submission.
+        if not (limits.num_allowed_now or limits.num_today or limits.num_total):
+            return None
+        return int(limits.num_allowed_now)
+
+    def find_submission(self, fingerprint: str) -> SubmissionState | None:
+        """The submission whose description holds the fingerprint, however long ago it was sent."""
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        pages = self._pages("list the submissions", self._api.list_submissions, api.ApiListSubmissionsRequest,
+                            "submissions")  # fmt: skip
+        return next((_state(found) for found in pages if fingerprint in (found.description or "")), None)
+
+    def submit(self, path: Path, *, description: str, fingerprint: str) -> SubmissionState:
+        """Send the file unless a submission with this fingerprint is there; it counts exactly once."""
+        if found := self.find_submission(fingerprint):
+            return found
+        self._require_quota()
+        text = description if fingerprint in description else f"{description} {fingerprint}"
+        for attempt in range(1, self._retries.tries + 1):
+            token = self._retries.call("upload the submission", functools.partial(self._upload, path))
+            try:
+                return SubmissionState(self._create(token, text), "PENDING", None, "", text)
+            except FAULTS as fault:
+                self._retries.check("submit", fault)
+                doubt = fault
+            # The answer may be lost and the submission counted: look before sending again.
+            if found := self._look_again(fingerprint, doubt, attempt):
+                return found
+        raise AssertionError("_look_again() raises after the last try")
+
+    def submission(self, ref: int) -> SubmissionState:
+        """The submission as it stands now."""
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        request = api.ApiGetSubmissionRequest()
+        request.ref = ref
+        return _state(self._call(f"ask for submission {ref}", self._api.get_submission, request))
+
+    def rank(self, score: float) -> int | None:
+        """The place that the score would take on the public leaderboard; None while that is empty."""
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        pages = self._pages("read the leaderboard", self._api.get_leaderboard, api.ApiGetLeaderboardRequest,
+                            "submissions")  # fmt: skip
+        scores = [number for entry in pages if (number := _number(entry.score)) is not None]
+        if not scores:
+            return None
+        # The best comes first: so the order tells whether high or low is good.
+        sign = 1 if scores[0] >= scores[-1] else -1
+        return 1 + sum(sign * other > sign * score for other in scores)
+
+    def _require_quota(self) -> None:
+        if self.submissions_left() == 0:
+            raise ServiceError(
+                f"Kaggle takes no more submissions to {self.competition} today. The limit resets at 00:00 UTC: "
+                "try again after that. Nothing was sent."
+            )
+
+    def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
+        """The submission after a doubtful answer; None once it was waited for and may be sent again."""
+        if found := self.find_submission(fingerprint):
+            return found
+        self._retries.pause("submit", doubt, attempt)
+        # A submission may show up in the list a moment after it was counted.
+        return self.find_submission(fingerprint)
+
+    def _upload(self, path: Path) -> str:
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        try:
+            data, modified = path.read_bytes(), int(path.stat().st_mtime)
+        except OSError as error:
+            raise ConfigError(f"The submission {path} cannot be read: {error}.") from error
+        request = api.ApiStartSubmissionUploadRequest()
+        request.competition_name, request.file_name = self.competition, path.name
+        request.content_length, request.last_modified_epoch_seconds = len(data), modified
+        answer = self._api.start_submission_upload(request)
+        # The package's own upload answers a refusal with a message and ref 0; a status can be judged.
+        put = requests.put(answer.create_url, data=data, timeout=(CONNECT_SECONDS, self._stall_seconds))
+        if put.status_code not in (200, 201):
+            raise PassingFault(f"the upload was answered with {put.status_code}")
+        return str(answer.token)
+
+    def _create(self, token: str, description: str) -> int:
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        request = api.ApiCreateSubmissionRequest()
+        request.competition_name, request.blob_file_tokens = self.competition, token
+        request.submission_description = description
+        answer = self._api.create_submission(request)
+        if not answer.ref:
+            raise PassingFault(f"Kaggle named no submission: {answer.message!r}")
+        return int(answer.ref)
+
+    def _ask_archive(self, headers: dict[str, str]) -> requests.Response:
+        from kagglesdk.competitions.types import competition_api_service as api
+
+        request = api.ApiDownloadDataFilesRequest()
+        request.competition_name = self.competition
+        session = self._http.http_client()._session
+        # The SDK takes no headers for one call; its session's go along, through the redirect too.
+        session.headers.update(headers)
+        try:
+            response: requests.Response = self._api.download_data_files(request)
+        finally:
+            for name in headers:
+                session.headers.pop(name)
+        return response
+
+    def _call(self, what: str, method: Callable[[Any], Any], request: Any) -> Any:
+        return self._retries.call(what, functools.partial(method, request))
+
+    def _pages(self, what: str, method: Callable[[Any], Any], request_type: type[Any], field: str) -> Iterator[Any]:
+        token = ""
+        for _ in range(MAX_PAGES):
+            request = request_type()
+            request.competition_name, request.page_size = self.competition, PAGE_SIZE
+            request.page_token = token
+            answer = self._call(what, method, request)
+            yield from getattr(answer, field) or []
+            if not answer.next_page_token or answer.next_page_token == token:
+                return
+            token = answer.next_page_token
+
+
+def _state(found: Any) -> SubmissionState:
+    return SubmissionState(
+        int(found.ref), found.status.name, _number(found.public_score), found.error_description or "",
+        found.description or "",
+    )  # fmt: skip
+
+
+def _number(text: str) -> float | None:
+    # Kaggle's scores are strings, "" while there is none.
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
