@@ -1,0 +1,27 @@
+"""``carclf demo-server``: serve a rendered or a given competition until a signal comes."""
+
+import signal
+import threading
+from pathlib import Path
+
+from carclf.artifacts import whole_folder
+from carclf.demo.competition import open_competition
+from carclf.demo.render import render_competition
+from carclf.demo.server import DemoServer
+
+
+def serve(data: Path | None, truth: Path | None, holdout: float | None, port: int, slug: str, work: Path) -> None:
+    """Print one line with the address, then serve until SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    if data is None:
+        data = work / "rendered-v1"
+        with whole_folder(data) as folder:
+            if folder is not None:
+                render_competition(folder)
+        truth = truth if truth or holdout is not None else data / "truth.csv"
+    competition = open_competition(data, slug=slug, work=work, truth=truth, holdout=holdout)
+    with DemoServer(competition, port=port) as server:
+        print(f"carclf demo-server: competition '{slug}' at {server.url} (user demo, key demo-key)", flush=True)
+        stop.wait()

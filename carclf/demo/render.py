@@ -1,0 +1,119 @@
+"""A rendered car competition: ten body shapes in any colour, light, place and angle, and some broken files."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+NUM_CLASSES = 10
+# Silhouettes in units of the car's length and height, wheels apart: (roof line points, wheel radius, wheel places).
+BODIES: tuple[tuple[tuple[tuple[float, float], ...], float, tuple[float, ...]], ...] = (
+    (((0, .5), (.2, .45), (.33, .1), (.68, .1), (.82, .45), (1, .5)), .13, (.2, .8)),  # sedan
+    (((0, .5), (.25, .45), (.4, .1), (.85, .1), (1, .5)), .13, (.2, .82)),  # hatchback
+    (((0, .5), (.2, .45), (.3, .1), (.95, .1), (1, .5)), .13, (.18, .82)),  # estate
+    (((0, .35), (.25, .3), (.33, -.1), (.95, -.1), (1, .35)), .18, (.2, .82)),  # off-roader
+    (((0, .35), (.1, -.2), (.97, -.2), (1, .4)), .12, (.18, .84)),  # van
+    (((0, .45), (.2, .42), (.3, .05), (.55, .05), (.58, .42), (1, .42)), .16, (.2, .82)),  # pickup
+    (((0, .6), (.35, .52), (.52, .22), (.7, .22), (1, .52)), .14, (.2, .84)),  # coupe
+    (((0, .5), (.12, .45), (.2, .1), (.85, .1), (.92, .45), (1, .5)), .1, (.12, .5, .9)),  # limousine, six wheels
+    (((0, .6), (.3, .55), (.42, .3), (.46, .55), (1, .6)), .2, (.18, .82)),  # buggy
+    (((0, .4), (.02, .05), (.22, .05), (.25, .35), (.27, -.35), (1, -.35), (1, .4)), .13, (.14, .75)),  # box truck
+)
+
+
+def render_competition(folder: Path, *, num_train: int = 700, num_test: int = 150, seed: int = 0) -> None:
+    """Write the competition's layout, and ``truth.csv``; the same seed gives the same bytes."""
+    rng = np.random.default_rng(seed)
+    ids = [f"{name}.jpg" for name in rng.permutation(900_000)[: num_train + num_test] + 100_000]
+    labels = np.arange(num_train + num_test) % NUM_CLASSES
+    for name, label in zip(ids[:num_train], labels, strict=False):
+        _write(folder / "train" / str(label) / name, picture(int(label), rng))
+    for name, label in zip(ids[num_train:], labels[num_train:], strict=True):
+        _write(folder / "test_upload" / name, picture(int(label), rng))
+    truth = pd.DataFrame({"Id": ids[num_train:], "Category": labels[num_train:]}).sample(frac=1, random_state=seed)
+    truth.to_csv(folder / "truth.csv", index=False)
+    truth.assign(Category=0).to_csv(folder / "sample-submission.csv", index=False)
+    _plant_faults(folder, rng)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _plant_faults(folder: Path, rng: np.random.Generator) -> None:
+    """Broken files and copies, so that validation has something to find, and two oddities that are usable."""
+    whole = picture(0, rng)
+    _write(folder / "train/0/900001.jpg", whole[: len(whole) // 2])
+    _write(folder / "train/1/900002.jpg", b"")
+    _write(folder / "train/2/900003.jpg", b"<html>no picture</html>")
+    _write(folder / "train/3/900004.jpg", _encoded(_image(3, rng), "PNG"))
+    _write(folder / "train/4/900005.jpg", _encoded(_image(4, rng).convert("L"), "JPEG"))
+    for label in (5, 6):
+        first = min((folder / "train" / str(label)).iterdir())
+        _write(first.with_name(f"90000{label + 1}.jpg"), first.read_bytes())
+
+
+def picture(label: int, rng: np.random.Generator) -> bytes:
+    """One JPEG of a car of that class."""
+    return _encoded(_image(label, rng), "JPEG", quality=int(rng.integers(70, 95)))
+
+
+def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _image(label: int, rng: np.random.Generator) -> Image.Image:
+    width, height = int(rng.integers(240, 360)), int(rng.integers(190, 250))
+    image = _background(width, height, rng)
+    car = _car(label, width, rng)
+    car = car.rotate(float(rng.uniform(-8, 8)), resample=Image.Resampling.BILINEAR, expand=True)
+    if rng.random() < 0.5:
+        car = car.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    left = int(rng.uniform(0, max(1, width - car.width)))
+    top = int(rng.uniform(0.2, 0.9) * max(1, height - car.height))
+    image.paste(car, (left, top), car)
+    image = ImageEnhance.Brightness(image).enhance(float(rng.uniform(0.6, 1.3)))
+    image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 1.2))))
+    noise = rng.normal(0, rng.uniform(2, 10), (height, width, 1))
+    return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+
+
+def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    sky, ground = rng.integers(90, 256, 3), rng.integers(40, 160, 3)
+    rows = np.linspace(0, 1, height)[:, None, None]
+    image = Image.fromarray((np.where(rows < 0.6, sky * (1 - rows / 2), ground) * np.ones((1, width, 1))).astype("uint8"))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(0, 6))):
+        x, w, h = rng.uniform(0, width), rng.uniform(20, 80), rng.uniform(20, height * 0.5)
+        draw.rectangle((x, height * 0.6 - h, x + w, height * 0.6), fill=_colour(rng))
+    return image
+
+
+def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in rng.integers(20, 240, 3))
+    return red, green, blue
+
+
+def _car(label: int, width: int, rng: np.random.Generator) -> Image.Image:
+    outline, radius, wheels = BODIES[label]
+    length = width * rng.uniform(0.55, 0.85)
+    tall, up = length * rng.uniform(0.36, 0.46), length * 0.2
+    image = Image.new("RGBA", (int(length) + 2, int(tall + 2 * up)))
+    draw, body = ImageDraw.Draw(image), _colour(rng)
+    points = [(x * length, up + y * tall) for x, y in outline]
+    draw.polygon([*points, (length, up + tall * 0.85), (0, up + tall * 0.85)], fill=(*body, 255), outline=(20, 20, 20, 255))
+    glass = [(x * length * 0.9 + length * 0.05, up + y * tall + tall * 0.06) for x, y in outline if y < 0.4]
+    if len(glass) > 1:
+        (x0, y0), (x1, _) = min(glass), max(glass)
+        draw.rectangle((x0 + 4, y0 + 4, max(x0 + 5, x1 - 4), up + tall * 0.42), fill=(150, 190, 210, 255))
+    for place in wheels:
+        x, y, r = place * length, up + tall * 0.85, radius * tall * 1.5
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=(25, 25, 25, 255))
+        draw.ellipse((x - r / 2, y - r / 2, x + r / 2, y + r / 2), fill=(170, 170, 170, 255))
+    return image
