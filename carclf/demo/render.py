@@ -87,7 +87,8 @@ def _image(label: int, rng: np.random.Generator) -> Image.Image:
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     sky, ground = rng.integers(90, 256, 3), rng.integers(40, 160, 3)
     rows = np.linspace(0, 1, height)[:, None, None]
-    image = Image.fromarray((np.where(rows < 0.6, sky * (1 - rows / 2), ground) * np.ones((1, width, 1))).astype("uint8"))
+    pixels = np.where(rows < 0.6, sky * (1 - rows / 2), ground) * np.ones((1, width, 1))
+    image = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(0, 6))):
         x, w, h = rng.uniform(0, width), rng.uniform(20, 80), rng.uniform(20, height * 0.5)
@@ -107,11 +108,12 @@ def _car(label: int, width: int, rng: np.random.Generator) -> Image.Image:
     image = Image.new("RGBA", (int(length) + 2, int(tall + 2 * up)))
     draw, body = ImageDraw.Draw(image), _colour(rng)
     points = [(x * length, up + y * tall) for x, y in outline]
-    draw.polygon([*points, (length, up + tall * 0.85), (0, up + tall * 0.85)], fill=(*body, 255), outline=(20, 20, 20, 255))
+    points += [(length, up + tall * 0.85), (0, up + tall * 0.85)]
+    draw.polygon(points, fill=(*body, 255), outline=(20, 20, 20, 255))
     glass = [(x * length * 0.9 + length * 0.05, up + y * tall + tall * 0.06) for x, y in outline if y < 0.4]
     if len(glass) > 1:
         (x0, y0), (x1, _) = min(glass), max(glass)
-        draw.rectangle((x0 + 4, y0 + 4, max(x0 + 5, x1 - 4), up + tall * 0.42), fill=(150, 190, 210, 255))
+        draw.rectangle((x0 + 4, y0 + 4, max(x0 + 5, x1 - 4), max(y0 + 5, up + tall * 0.42)), fill=(150, 190, 210, 255))
     for place in wheels:
         x, y, r = place * length, up + tall * 0.85, radius * tall * 1.5
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(25, 25, 25, 255))
