@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 
 from carclf.demo.competition import Competition, open_competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
 from carclf.services.kaggle import Kaggle, SubmissionState
+from carclf.services.kaggle.archive import Download
+from carclf.services.kaggle.retries import FAULTS
 
 SLUG = "demo-cars"
 
@@ -120,6 +123,32 @@ def test_a_lasting_fault_is_told_and_leaves_no_file(
     with pytest.raises(error, match=words):
         connect().download(tmp_path / "new", timeout_seconds=60)
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_broken_download_goes_on_where_it_stopped(server: DemoServer, tmp_path: Path) -> None:
+    server.faults.append(Fault("Download", "drop"))
+    asked: list[dict[str, str]] = []
+    kaggle = connect()
+
+    def ask(headers: dict[str, str]) -> requests.Response:
+        asked.append(headers)
+        return kaggle._ask_archive(headers)
+
+    download = Download(tmp_path / "part", ask, deadline=time.monotonic() + 60)
+    with pytest.raises(FAULTS):
+        download.fetch()
+    half = download.path.stat().st_size
+    download.fetch()
+    assert [headers.get("Range") for headers in asked] == [None, f"bytes={half}-"]
+    assert 0 < half < download.path.stat().st_size
+    assert download.path.read_bytes() == server.competition.archive.read_bytes()
+
+
+def test_a_token_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret" * 100)  # too long for a path, as which the SDK tries it
+    with pytest.raises(ConfigError, match="credentials cannot be read") as caught:
+        connect()
+    assert "secret" not in str(caught.value)
 
 
 def test_a_server_that_stays_silent_does_not_hold_the_task(server: DemoServer, tmp_path: Path) -> None:

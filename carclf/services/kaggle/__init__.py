@@ -171,12 +171,12 @@ class Kaggle:
         request.competition_name = self.competition
         session = self._http.http_client()._session
         # The SDK takes no headers for one call; its session's go along, through the redirect too.
+        before = session.headers.copy()
         session.headers.update(headers)
         try:
             response: requests.Response = self._api.download_data_files(request)
         finally:
-            for name in headers:
-                session.headers.pop(name)
+            session.headers = before
         return response
 
     def _call(self, what: str, method: Callable[[Any], Any], request: Any) -> Any:

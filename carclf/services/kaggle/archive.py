@@ -35,6 +35,8 @@ class Download:
         have = self.path.stat().st_size if self.etag and self.path.exists() else 0
         # Every try asks Kaggle again, for a signed URL that has not run out.
         headers = {"Range": f"bytes={have}-", "If-Range": self.etag} if have else {}
+        # Compressed on the way, the body's length would not be the file's.
+        headers["Accept-Encoding"] = "identity"
         try:
             response = self.ask(headers)
         except requests.HTTPError:

@@ -40,7 +40,8 @@ def find_credentials() -> Credentials:
         token, source = get_access_token_from_env()
         found = Credentials(str(source), token=token) if token else _from_variables() or _from_files() or _from_login()
     except OSError as error:
-        raise ConfigError(f"Kaggle's credentials cannot be read: {error}. {HELP}") from error
+        # Not the whole error: the SDK tries the token itself as a path, and the error would print it.
+        raise ConfigError(f"Kaggle's credentials cannot be read: {error.strerror}. {HELP}") from None
     if found is None:
         raise ConfigError(f"There are no Kaggle credentials. {HELP}")
     return found
