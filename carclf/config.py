@@ -154,12 +154,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "cars10": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
-        "head.num_views": 2, "fine_tune.epochs": 4, "gate.threshold": 0.7,
+        "head.num_views": 2, "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.5, "fine_tune.warmup_fraction": 0.15,
+        "gate.threshold": 0.7,
     },
     "demo": {
-        "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 72, "model.image_width": 96,
-        "model.hidden_units": 0, "head.epochs": 30, "head.num_views": 2, "augment.crop_scale": 0.8,
-        "fine_tune.epochs": 12, "fine_tune.learning_rate": 2e-3, "gate.threshold": 0.6,
+        "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,
+        "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "augment.crop_scale": 0.9,
+        "fine_tune.epochs": 10, "fine_tune.learning_rate": 1.5e-3, "gate.threshold": 0.6,
         "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
     },
 }

@@ -90,14 +90,12 @@ def weights_file(weights: str) -> Path:
 
 
 def _tiny(height: int, width: int) -> keras.Model:
-    """Four convolution blocks without BatchNormalization: learns the demo's cars in seconds from scratch."""
+    """Four convolutions whose features keep their places: learns the demo's centred cars from scratch in seconds."""
     inputs = keras.Input((height, width, 3), dtype="float32")
     x = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
-    for block, filters in enumerate((24, 48, 96, 128), start=1):
-        x = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu", name=f"block{block}_conv1")(x)
-        x = keras.layers.Conv2D(filters, 3, 1, "same", activation="relu", name=f"block{block}_conv2")(x)
-        x = keras.layers.GroupNormalization(8, name=f"block{block}_norm")(x)
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x), name="backbone")
+    for block, filters in enumerate((24, 48, 64, 96), start=1):
+        x = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu", name=f"block{block}_conv")(x)
+    return keras.Model(inputs, keras.layers.Flatten()(x), name="backbone")
 
 
 def all_layers(model: keras.Model) -> list[Any]:

@@ -1,0 +1,118 @@
+"""A stage as a child process of an Airflow task: its lines in the log, its exit status as the task's end."""
+
+import ctypes
+import json
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, DownstreamTasksSkipped
+
+log = logging.getLogger("airflow.task")
+
+DATA, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 78, 99
+# The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
+ALLOWED = re.compile(
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
+    r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
+)
+ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
+KAGGLE_STAGES = ("download", "submit", "score")
+GRACE_SECONDS = 10.0
+PR_SET_PDEATHSIG = 1
+
+
+def run_id_of(dag_run_id: str) -> str:
+    """The run's id in the store: Airflow's, with other characters replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id)
+
+
+def settings_of(params: Mapping[str, Any]) -> list[str]:
+    """``download``'s arguments from the trigger form; carclf itself refuses what it does not know."""
+    deployment = dict(text.partition("=")[::2] for text in shlex.split(os.environ.get("CARCLF_SET", "")))
+    chosen = {key: json.dumps(value) for key, value in params.items() if value is not None and key != "recipe"}
+    pairs = [f"{key}={value}" for key, value in (deployment | chosen).items()]
+    return ["--recipe", str(params["recipe"]), *(part for pair in pairs for part in ("--set", pair))]
+
+
+def run_stage(stage: str, context: Mapping[str, Any]) -> dict[str, Any]:
+    """Run a stage in a child process and return its result, small enough for XCom."""
+    run_id = run_id_of(context["dag_run"].run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        command = [sys.executable, "-u", "-m", "carclf", stage, "--store", os.environ.get("CARCLF_STORE", "store"),
+                   "--run", run_id]
+        if stage == "download":
+            command += settings_of(context["params"])
+        status = run_child([*command, "--result", str(path)], child_environment(stage))
+        result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if status == SKIP_WHAT_FOLLOWS:
+        context["ti"].xcom_push(key="return_value", value=result)
+        log.info("What follows is skipped: %s", result["skip"])
+        raise DownstreamTasksSkipped(tasks=sorted(context["task"].get_flat_relative_ids(upstream=False)))
+    if status in (DATA, CONFIGURATION):
+        raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
+                                   "cannot help before that is mended")
+    if status != 0:
+        raise AirflowException(f"{stage} ended with status {status}; it is tried again")
+    return result
+
+
+def child_environment(stage: str) -> dict[str, str]:
+    """What of this process's environment the child of a stage gets."""
+    allowed = ALLOWED_WITH_KAGGLE if stage in KAGGLE_STAGES else ALLOWED
+    return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
+
+
+def run_child(command: list[str], environment: dict[str, str]) -> int:
+    """Stream the child's lines into the task's log; whatever ends this, the child's whole group ends with it."""
+    log.info("$ %s", shlex.join(command))
+    child = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        text=True, errors="replace", start_new_session=True, preexec_fn=_die_with_parent,
+    )
+    with _ending_group(child):
+        assert child.stdout is not None
+        for line in child.stdout:
+            log.info("%s", line.rstrip())
+        return child.wait()
+
+
+def _die_with_parent() -> None:
+    """A worker killed with SIGKILL can end nobody: so the kernel does it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextmanager
+def _ending_group(child: subprocess.Popen[str]) -> Iterator[None]:
+    def stop(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)  # Airflow clears a task by SIGTERM
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _signal_group(child, signal.SIGTERM)
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("The child did not end within %.0f s", GRACE_SECONDS)
+        _signal_group(child, signal.SIGKILL)
+        child.wait()
+
+
+def _signal_group(child: subprocess.Popen[str], number: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        log.debug("The child's group has ended")
