@@ -1,0 +1,47 @@
+# `make` alone lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+export EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
+
+.PHONY: help demo up test lint lock bench clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXIT=1
+	@$(BIN)/python -m local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
+	  --recipe "$$RECIPE" $${EXIT:+--exit}
+
+up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION=slug
+	@$(BIN)/python -m local up --competition "$$COMPETITION"
+
+test: .venv/.dev ## every test, offline
+	$(BIN)/pytest -q
+
+lint: .venv/.dev ## ruff, mypy strict, the layers
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev ## the list of benchmarks
+	@ls benchmarks/*.py 2>/dev/null || cat benchmarks/README.md
+
+lock: ## compile the pins with hashes, without any index address
+	cd requirements && UV="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-annotate" && $$UV carclf.in airflow.in -o local.txt && \
+	  $$UV carclf.in airflow.in dev.in -c local.txt -o dev.txt && $$UV uv.in -o uv.txt
+
+clean: ## remove the environment and all local state
+	rm -rf .venv .local
+
+.venv/bin/uv: requirements/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Making .venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@touch $@
+
+.venv/.%: requirements/%.txt pyproject.toml | .venv/bin/uv
+	$(BIN)/uv pip install -q -p $(BIN)/python --require-hashes -r $<
+	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,78 @@
+"""A DAG run in the terminal: a line per finished task, and its outcome."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from local.airflow import Airflow
+
+DAG = "car_retrain"
+STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit", "score")
+FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
+
+
+def trigger(airflow: Airflow, conf: dict[str, Any]) -> str:
+    """Unpause the DAG, start a run and return its id."""
+    airflow.wait_for_dag(DAG)
+    airflow.call("PATCH", f"dags/{DAG}", {"is_paused": False})
+    run = airflow.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+    return str(run["dag_run_id"])
+
+
+def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
+    """Print each task as it finishes; return the summary: state, tasks, figures and seconds."""
+    started, shown = time.monotonic(), {}
+    results: dict[str, dict[str, Any]] = {}
+    while True:
+        state = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}")["state"]
+        tasks = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        for task in sorted(tasks, key=lambda task: STAGES.index(task["task_id"])):
+            name = task["task_id"]
+            if task["state"] in FINISHED and name not in shown:
+                shown[name] = {"state": task["state"], "seconds": _seconds(task)}
+                results[name] = _result(airflow, run_id, name) if task["state"] == "success" else {}
+                _show(name, shown[name], results[name])
+                if task["state"] == "failed":
+                    _show_log(airflow.home, run_id, name)
+        if state in ("success", "failed") and len(shown) == len(STAGES):
+            return _summary(state, shown, results, time.monotonic() - started)
+        time.sleep(0.5)
+
+
+def _seconds(task: dict[str, Any]) -> float:
+    if not task["start_date"] or not task["end_date"]:
+        return 0.0
+    begin, end = (datetime.fromisoformat(task[name]) for name in ("start_date", "end_date"))
+    return round((end - begin).total_seconds(), 1)
+
+
+def _result(airflow: Airflow, run_id: str, task: str) -> dict[str, Any]:
+    path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value?deserialize=true"
+    value = airflow.call("GET", path)["value"]
+    return value if isinstance(value, dict) else {}
+
+
+def _show(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
+    how = "reused, " if result.get("reused") else ""
+    print(f"{name:<12}{end['state']:<10}{end['seconds']:7.1f} s  {how}{result.get('summary', '')}", flush=True)
+
+
+def _show_log(home: Path, run_id: str, task: str) -> None:
+    """The last lines of the task's newest log: the reason stands there."""
+    logs = sorted((home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}").glob("attempt=*.log"))
+    for line in logs[-1].read_text().splitlines()[-12:] if logs else []:
+        print(f"    {line[:400]}", flush=True)
+
+
+def _summary(
+    state: str, tasks: dict[str, Any], results: dict[str, dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    figures = {name: result.get("figures", {}) for name, result in results.items()}
+    promote = figures.get("promote", {})
+    return {
+        "state": state, "tasks": tasks, "val_accuracy": figures.get("evaluate", {}).get("val_accuracy"),
+        "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
+        "public_score": figures.get("score", {}).get("public_score"), "seconds": round(seconds, 1),
+        "submission": figures.get("submit", {}).get("submission"),
+    }

@@ -1,0 +1,77 @@
+"""Processes that are started together and surely ended together."""
+
+import os
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+MARK = "CARCLF_LOCAL_ID"
+GRACE_SECONDS = 15.0
+
+
+class Processes:
+    """A context manager: when it ends, no process that carries its mark in the environment is left."""
+
+    def __init__(self, logs: Path) -> None:
+        self.logs = logs
+        self.mark = uuid.uuid4().hex
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, command: list[str], environment: dict[str, str]) -> Path:
+        """Start a command in a group of its own; return the file of its output."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        path = self.logs / f"{name}.log"
+        with path.open("wb") as output:
+            self.running[name] = subprocess.Popen(
+                command, env=environment | {MARK: self.mark}, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=subprocess.STDOUT, start_new_session=True,
+            )
+        return path
+
+    def ended(self) -> str:
+        """The name of a process that ended by itself, or ""."""
+        return next((name for name, process in self.running.items() if process.poll() is not None), "")
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            for process in self.running.values():
+                if process.poll() is None:
+                    os.kill(process.pid, number)
+            if self._wait(seconds):
+                break
+            for pid in self.left():
+                _kill(pid, signal.SIGTERM if number != signal.SIGKILL else number)
+        for pid in self.left():
+            _kill(pid, signal.SIGKILL)
+
+    def _wait(self, seconds: float) -> bool:
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            if all(process.poll() is not None for process in self.running.values()) and not self.left():
+                return True
+            time.sleep(0.2)
+        return False
+
+    def left(self) -> list[int]:
+        """The processes that carry the mark: also those that left their group."""
+        wanted = f"{MARK}={self.mark}".encode()
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and wanted in _environment(path)]
+
+
+def _environment(path: Path) -> list[bytes]:
+    try:
+        return (path / "environ").read_bytes().split(b"\0")
+    except OSError:  # it ended meanwhile, or it is another user's
+        return []
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
