@@ -1,17 +1,16 @@
-"""A folder in the competition's layout as a competition: its archive, and how it grades."""
+"""A folder in the competition's layout as a competition: what is served, and what it is graded against."""
 
 import csv
-import io
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from carclf.demo.archive import table, write_archive
+from carclf.demo.grading import COLUMNS, grade_answers
 from carclf.errors import ConfigError, DataError
-
-EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time, so that the same folder gives the same archive
 
 
 @dataclass(frozen=True)
@@ -27,85 +26,125 @@ class Competition:
 def open_competition(
     folder: Path, *, slug: str, work: Path, truth: Path | None = None, holdout: float | None = None, seed: int = 0
 ) -> Competition:
-    """Build the archive in ``work``; DataError or ConfigError where the folder or the arguments are wrong."""
-    train = sorted((folder / "train").glob("*/*"))
-    if not train:
-        raise DataError(f"{folder} has no train/<class number>/*.jpg. Give a folder in the competition's layout.")
+    """Build ``<slug>.zip`` in ``work``; DataError or ConfigError where the folder or the arguments are wrong."""
     if truth is not None and holdout is not None:
-        raise ConfigError("Give a truth file or a holdout share, not both.")
-    if holdout is not None:
+        raise ConfigError("A truth file and a holdout share were given. Give one of them, not both.")
+    train = _training_files(folder)
+    if holdout is None:
+        test, answers = _uploaded(folder), None
+        ids = tuple(_read_csv(folder / "sample-submission.csv"))
+        _require_pictures(folder, ids, test)
+        if truth is not None:
+            answers = _truth_for(ids, truth)
+    else:
         answers = _hold_out(train, holdout, seed)
         ids, test = tuple(answers), [path for path in train if path.name in answers]
         train = [path for path in train if path.name not in answers]
-    else:
-        ids = tuple(_read_csv(folder / "sample-submission.csv"))
-        answers = _read_csv(truth) if truth else {}
-        test = sorted((folder / "test_upload").glob("*"))
-    if answers and (missing := set(ids) - set(answers)):
-        raise DataError(f"{truth} lacks {len(missing)} ids of the sample, the first {min(missing)!r}.")
-    archive = _write_archive(work / f"{slug}.zip", train, test, ids)
-    return Competition(slug, archive, ids, answers or None)
+    archive = write_archive(
+        work / f"{slug}.zip",
+        train=train,
+        test=test,
+        train_csv=table(_train_rows(folder, train)),
+        sample_csv=table((name, "0") for name in ids),
+    )
+    return Competition(slug, archive, ids, answers)
+
+
+def grade(competition: Competition, data: bytes) -> tuple[str, str]:
+    """The public score, cut to 5 digits ("" without a truth), and what is wrong with the file ("" if nothing)."""
+    return grade_answers(competition.ids, competition.truth, data)
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
+
+
+def _training_files(folder: Path) -> list[Path]:
+    found = [path for path in _files(folder, "train/*/*") if path.parent.name.isdecimal()]
+    if not found:
+        raise DataError(f"{folder} has no train/<class number>/*.jpg. Give a folder in the competition's layout.")
+    return found
+
+
+def _uploaded(folder: Path) -> list[Path]:
+    found = _files(folder, "test_upload/*")
+    if not found:
+        raise DataError(f"{folder} has no test_upload/*.jpg. Add the test images, or take a holdout of 0.2.")
+    return found
 
 
 def _read_csv(path: Path) -> dict[str, str]:
     """Id to Category; DataError where the file is missing or is not of that form."""
     if not path.is_file():
-        raise DataError(f"There is no {path}; a CSV with the columns Id,Category is needed.")
-    rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    if not rows or rows[0] != ["Id", "Category"] or any(len(row) != 2 for row in rows):
-        raise DataError(f"{path} must have the columns Id,Category.")
-    return {row[0]: row[1] for row in rows[1:]}
+        raise DataError(f"There is no {path}. Add this CSV with the columns Id,Category.")
+    try:
+        rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV ({error}). It must have the columns Id,Category.") from error
+    if len(rows) < 2 or rows[0] != COLUMNS or any(len(row) != 2 or not row[1].isdecimal() for row in rows[1:]):
+        raise DataError(f"{path} must have the columns Id,Category, at least one row, and class numbers as Category.")
+    table_of_ids = {row[0]: row[1] for row in rows[1:]}
+    if len(table_of_ids) < len(rows) - 1:
+        raise DataError(f"{path} names {len(rows) - 1 - len(table_of_ids)} ids twice. Remove the second ones.")
+    return table_of_ids
 
 
-def _hold_out(train: list[Path], share: float, seed: int) -> dict[str, str]:
-    """A stratified share of the labelled pictures, in random order: name to class."""
+def _require_pictures(folder: Path, ids: Sequence[str], test: Sequence[Path]) -> None:
+    if missing := set(ids) - {path.name for path in test}:
+        raise DataError(
+            f"{folder}/sample-submission.csv names {len(missing)} ids without a picture in test_upload, the first "
+            f"{min(missing)!r}. Add the pictures or remove the rows."
+        )
+
+
+def _truth_for(ids: Sequence[str], path: Path) -> dict[str, str]:
+    answers = _read_csv(path)
+    if missing := set(ids) - set(answers):
+        raise DataError(
+            f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. "
+            f"Add them, or serve without a truth."
+        )
+    return {name: answers[name] for name in ids}
+
+
+def _train_rows(folder: Path, train: Sequence[Path]) -> list[tuple[str, str]]:
+    """The rows of the folder's own train.csv that are still served, or rows made from the folders' names."""
+    path = folder / "train.csv"
+    if not path.is_file():
+        return [(item.name, item.parent.name) for item in train]
+    served = {item.name for item in train}
+    return [row for row in _read_csv(path).items() if row[0] in served]
+
+
+def _hold_out(train: Sequence[Path], share: float, seed: int) -> dict[str, str]:
+    """A stratified share of the readable labelled pictures, in random order: name to class."""
     if not 0 < share < 1:
         raise ConfigError(f"The holdout share is {share}; it must lie between 0 and 1, for example 0.2.")
+    if len({path.name for path in train}) < len(train):
+        raise DataError("A file name occurs in two classes, so nothing can be held out. Rename one of the files.")
     rng = np.random.default_rng(seed)
     held: list[Path] = []
-    for label in sorted({path.parent.name for path in train}):
+    for label in sorted({path.parent.name for path in train}, key=int):
         members = [path for path in train if path.parent.name == label]
-        held += [members[i] for i in rng.permutation(len(members))[: max(1, round(share * len(members)))]]
+        held += _sample_readable(members, max(1, round(share * len(members))), rng)
     return {held[i].name: held[i].parent.name for i in rng.permutation(len(held))}
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> bytes:
-    return "".join(["Id,Category\n", *(f"{name},{label}\n" for name, label in rows)]).encode()
+def _sample_readable(members: Sequence[Path], num_wanted: int, rng: np.random.Generator) -> list[Path]:
+    shuffled = (members[i] for i in rng.permutation(len(members)))
+    chosen = [path for path, _ in zip((p for p in shuffled if _readable(p)), range(num_wanted), strict=False)]
+    if not 0 < len(chosen) < len(members):
+        raise DataError(
+            f"Class {members[0].parent.name} has {len(members)} files: too few to hold out {num_wanted} readable ones "
+            f"and train on the rest. Add images or lower the holdout."
+        )
+    return chosen
 
 
-def _write_archive(path: Path, train: list[Path], test: list[Path], ids: tuple[str, ...]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        _add(archive, "sample-submission.csv", _table((name, "0") for name in ids))
-        _add(archive, "train.csv", _table((item.name, item.parent.name) for item in train))
-        for name, members in {
-            "train.zip": {f"train/{item.parent.name}/{item.name}": item for item in train},
-            "test.zip": {f"test_upload/{item.name}": item for item in test},
-        }.items():
-            inner = io.BytesIO()
-            with zipfile.ZipFile(inner, "w") as pictures:
-                for member, source in members.items():
-                    _add(pictures, member, source.read_bytes())
-            _add(archive, name, inner.getvalue())
-    return path
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    archive.writestr(zipfile.ZipInfo(name, EPOCH), data)
-
-
-def grade(competition: Competition, data: bytes) -> tuple[str, str]:
-    """The public score, cut to 5 digits ("" without a truth), and what is wrong with the file ("" if nothing)."""
+def _readable(path: Path) -> bool:
     try:
-        rows = list(csv.reader(data.decode("utf-8-sig").splitlines()))
-    except (UnicodeDecodeError, csv.Error) as error:
-        return "", f"The file is no CSV: {error}"
-    if not rows or rows[0] != ["Id", "Category"]:
-        return "", "The columns must be Id,Category"
-    answers = {row[0]: row[1] for row in rows[1:] if len(row) == 2}
-    if len(rows) - 1 != len(competition.ids) or set(answers) != set(competition.ids):
-        return "", f"The file has {len(rows) - 1} rows; exactly the sample's {len(competition.ids)} ids are expected"
-    if competition.truth is None:
-        return "", ""
-    correct = sum(answers[name] == competition.truth[name] for name in competition.ids)
-    return f"{correct * 100_000 // len(competition.ids) / 100_000:.5f}", ""
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError):  # all that Pillow raises for broken files
+        return False
+    return True
