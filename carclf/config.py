@@ -154,8 +154,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "cars10": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
-        "head.num_views": 2, "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.5, "fine_tune.warmup_fraction": 0.15,
-        "gate.threshold": 0.7,
+        "head.num_views": 2, "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.5,
+        "fine_tune.warmup_fraction": 0.15, "gate.threshold": 0.7,
     },
     "demo": {
         "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,

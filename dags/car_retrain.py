@@ -9,14 +9,14 @@ pasted into a terminal. A stage whose inputs and settings are unchanged says `re
 | task | when it fails | mend |
 |---|---|---|
 | download | no credentials, rules not accepted, unknown slug | the log says where the token goes and where to accept |
-| validate | too few images in a class, too many broken ones, an id without image | add images, or lower the limit it names |
+| validate | a class too small, too many broken images, an id without one | add images, or lower the limit it names |
 | split | a class is empty | see validate |
 | train_head | weights cannot be had, out of memory | give `model.weights` a file; a smaller input or batch |
 | fine_tune | the loss is no number, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
 | evaluate | the store's copy of a model is damaged | run again with `force` |
 | promote | never for a weak model: it refuses, and submit and score are skipped | train longer, or set the threshold |
 | submit | daily limit reached, Kaggle away | retried; a submission never counts twice |
-| score | scoring takes longer than `score.timeout_seconds`, or Kaggle could not grade | look at the submission on Kaggle |
+| score | scoring takes more than six hours, or Kaggle could not grade | look at the submission on Kaggle |
 
 Exit status 65 (data) and 78 (configuration) are not retried; 75 (a passing fault) is.
 """

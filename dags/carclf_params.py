@@ -36,8 +36,10 @@ def _param(name: str, info: Any, recipe: str) -> Param:
     else:
         kind = get_args(info.annotation)[0] if get_args(info.annotation) else info.annotation
         schema["type"] = [TYPES[kind], "null"]
-    return Param(None, section=section.replace("_", " ").capitalize() or "Run", title=leaf.replace("_", " ").capitalize(),
-                 description=f"{info.description} ({recipe}: {_value(name, recipe)})", **schema)
+    return Param(
+        None, section=section.replace("_", " ").capitalize() or "Run", title=leaf.replace("_", " ").capitalize(),
+        description=f"{info.description} ({recipe}: {_value(name, recipe)})", **schema,
+    )
 
 
 def _value(name: str, recipe: str) -> Any:

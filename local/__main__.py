@@ -21,7 +21,8 @@ SERVER_SECONDS = 120.0
 
 def demo(options: argparse.Namespace) -> int:
     """Serve a competition, run the DAG on it once, show the outcome; then stay up, or stop with --exit."""
-    store = STATE / "store"
+    recipe = options.recipe or ("cars10" if options.data else "demo")
+    store = STATE / f"store-{recipe}"  # each recipe has a champion and a threshold of its own
     with Processes(STATE / "logs") as processes:
         environment = _environment(store) | {"CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2"}
         endpoint = _start_server(processes, options, environment)
@@ -31,8 +32,7 @@ def demo(options: argparse.Namespace) -> int:
         print("Starting Airflow (half a minute)", flush=True)
         airflow = Airflow(STATE / "airflow", processes, environment)
         airflow.start()
-        conf: dict[str, Any] = {"recipe": options.recipe or ("cars10" if options.data else "demo"),
-                                "competition": "demo-cars"}
+        conf: dict[str, Any] = {"recipe": recipe, "competition": "demo-cars"}
         if options.weights:
             conf["model.weights"] = str(Path(options.weights).resolve())
         summary = follow(airflow, trigger(airflow, conf))
@@ -40,8 +40,8 @@ def demo(options: argparse.Namespace) -> int:
         if not options.exit:
             _stay()
     if options.exit:
-        submission = summary["submission"]
-        print(json.dumps(summary | {"store": str(store), "submission": str(store / submission) if submission else None}))
+        submission = str(store / summary["submission"]) if summary["submission"] else None
+        print(json.dumps(summary | {"store": str(store), "submission": submission}))
     return 0 if summary["state"] == "success" else 1
 
 

@@ -110,7 +110,8 @@ class Airflow:
             found = self.session.get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
         except (requests.RequestException, ValueError):
             return False
-        return all(found.get(part, {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+        parts = ("metadatabase", "scheduler", "dag_processor")
+        return all(found.get(part, {}).get("status") == "healthy" for part in parts)
 
     def _log_in(self) -> None:
         body = {"username": "admin", "password": secrets_of(self.home)["admin"]}

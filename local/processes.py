@@ -60,7 +60,8 @@ class Processes:
     def left(self) -> list[int]:
         """The processes that carry the mark: also those that left their group."""
         wanted = f"{MARK}={self.mark}".encode()
-        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and wanted in _environment(path)]
+        processes = (path for path in Path("/proc").iterdir() if path.name.isdigit())
+        return [int(path.name) for path in processes if wanted in _environment(path)]
 
 
 def _environment(path: Path) -> list[bytes]:

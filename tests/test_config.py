@@ -44,7 +44,7 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a.b=3", ("a.b", 3)), ("a=x=y", ("a", "x=y")), ("a=true", ("a", True)), ("a=", ("a", "")), ("a=1e-3", ("a", 1e-3))],
+    [("a.b=3", ("a.b", 3)), ("a=x=y", ("a", "x=y")), ("a=true", ("a", True)), ("a=", ("a", ""))],
 )
 def test_overrides_are_read_as_json_or_text(text: str, expected: tuple[str, object]) -> None:
     assert parse_override(text) == expected
