@@ -1,0 +1,69 @@
+"""What validation finds in a folder with known faults."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from carclf.config import Validation
+from carclf.data.checks import check, index_images, read_sample
+from carclf.demo.render import render_competition
+from carclf.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cars")
+    render_competition(path, num_train=60, num_test=10)
+    return path
+
+
+@pytest.fixture
+def folder(rendered: Path, tmp_path: Path) -> Path:
+    shutil.copytree(rendered, tmp_path / "cars")
+    return tmp_path / "cars"
+
+
+SETTINGS = Validation(min_images_per_class=5)
+
+
+def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
+    index = index_images(folder, SETTINGS)
+    broken = index[index["problem"] != ""].set_index("id")["problem"]
+    assert sorted(broken.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]
+    assert broken["900002.jpg"] == "cannot be decoded: the file is empty"
+    assert sorted(index[index["sha256"].duplicated(keep=False)].groupby("sha256").size()) == [2, 2]
+    check(index, read_sample(folder), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Validation(min_images_per_class=7), "Class '0' has 6 usable images; at least 7 are needed. Add images or lower"),
+        (Validation(min_images_per_class=5, max_unusable_fraction=0.01), "of the images are unusable (first: train/0/"),
+        (Validation(min_images_per_class=5, min_side=1000), "Class '9' has 0 usable images"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused(folder: Path, settings: Validation, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        check(index_images(folder, settings), read_sample(folder), settings)
+    assert message in str(error.value)
+
+
+def test_an_id_of_the_sample_without_image_is_refused_by_name(folder: Path) -> None:
+    lost = min((folder / "test_upload").iterdir())
+    lost.unlink()
+    with pytest.raises(DataError, match=rf"1 ids of sample-submission.csv have no image.*{lost.name}"):
+        check(index_images(folder, SETTINGS), read_sample(folder), SETTINGS)
+
+
+def test_another_competitions_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "sedan").mkdir()
+    shutil.copy(min((folder / "train/0").iterdir()), folder / "train/sedan/x.jpg")
+    with pytest.raises(DataError, match="Is this the right competition"):
+        index_images(folder, SETTINGS)
+    with pytest.raises(DataError, match="No pictures"):
+        index_images(tmp_path / "nothing", SETTINGS)
+    (folder / "sample-submission.csv").write_text("Name,Label\n")
+    with pytest.raises(DataError, match="expected Id,Category"):
+        read_sample(folder)
