@@ -16,7 +16,7 @@ def serve(data: Path | None, truth: Path | None, holdout: float | None, port: in
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     if data is None:
-        data = work / "rendered-v1"
+        data = work / "rendered-v2"
         with whole_folder(data) as folder:
             if folder is not None:
                 render_competition(folder)

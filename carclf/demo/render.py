@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
+from carclf.errors import ConfigError
+
 NUM_CLASSES = 10
 # Silhouettes in units of the car's length and height, wheels apart: (roof line points, wheel radius, wheel places).
 BODIES: tuple[tuple[tuple[tuple[float, float], ...], float, tuple[float, ...]], ...] = (
@@ -26,8 +28,11 @@ BODIES: tuple[tuple[tuple[tuple[float, float], ...], float, tuple[float, ...]], 
 
 def render_competition(folder: Path, *, num_train: int = 700, num_test: int = 150, seed: int = 0) -> None:
     """Write the competition's layout, and ``truth.csv``; the same seed gives the same bytes."""
+    if min(num_train, num_test) < NUM_CLASSES:
+        raise ConfigError(f"{num_train} and {num_test} images were asked for; give at least {NUM_CLASSES} of each.")
     rng = np.random.default_rng(seed)
-    ids = [f"{name}.jpg" for name in rng.permutation(900_000)[: num_train + num_test] + 100_000]
+    # Ids from 900001 on are the planted faults'.
+    ids = [f"{name}.jpg" for name in rng.permutation(800_000)[: num_train + num_test] + 100_000]
     labels = np.arange(num_train + num_test) % NUM_CLASSES
     for name, label in zip(ids[:num_train], labels, strict=False):
         _write(folder / "train" / str(label) / name, picture(int(label), rng))
@@ -37,11 +42,18 @@ def render_competition(folder: Path, *, num_train: int = 700, num_test: int = 15
     truth.to_csv(folder / "truth.csv", index=False)
     truth.assign(Category=0).to_csv(folder / "sample-submission.csv", index=False)
     _plant_faults(folder, rng)
+    _write_train_table(folder)
 
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
+
+
+def _write_train_table(folder: Path) -> None:
+    """``train.csv``, grouped by class as the competition's own."""
+    rows = [(path.name, path.parent.name) for path in sorted((folder / "train").glob("*/*"))]
+    pd.DataFrame(rows, columns=["Id", "Category"]).to_csv(folder / "train.csv", index=False, lineterminator="\n")
 
 
 def _plant_faults(folder: Path, rng: np.random.Generator) -> None:

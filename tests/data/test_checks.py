@@ -39,7 +39,7 @@ def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Validation(min_images_per_class=7), "Class '0' has 6 usable images; at least 7 are needed. Add images or lower"),
+        (Validation(min_images_per_class=7), "Class '0' has 6 usable images; at least 7 are needed. Add images"),
         (Validation(min_images_per_class=5, max_unusable_fraction=0.01), "of the images are unusable (first: train/0/"),
         (Validation(min_images_per_class=5, min_side=1000), "Class '9' has 0 usable images"),
     ],
