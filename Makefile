@@ -28,7 +28,7 @@ bench: .venv/.dev ## the list of benchmarks
 
 lock: ## compile the pins with hashes, without any index address
 	cd requirements && UV="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-emit-index-url --no-annotate" && $$UV carclf.in airflow.in -o local.txt && \
+	  --no-annotate" && $$UV carclf.in airflow.in -o local.txt && \
 	  $$UV carclf.in airflow.in dev.in -c local.txt -o dev.txt && $$UV uv.in -o uv.txt
 
 clean: ## remove the environment and all local state
