@@ -125,6 +125,7 @@ def main() -> int:
     two.set_defaults(call=up)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
     try:
         return int(options.call(options))
     except AirflowFailed as error:
