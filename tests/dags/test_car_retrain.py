@@ -114,7 +114,10 @@ def test_ending_the_task_ends_the_child_and_its_children(
         "import subprocess, sys, time; p = subprocess.Popen(['sleep', '60']); "
         f"open({str(tmp_path / 'pids')!r}, 'w').write(f'{{p.pid}} done'); time.sleep(60)"
     )
-    code = f"import os, sys, carclf_task; carclf_task.run_child([sys.executable, '-c', {child!r}], dict(os.environ))"
+    code = (  # a suite that a shell started in the background inherits an ignored SIGINT
+        "import os, signal, sys, carclf_task; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"carclf_task.run_child([sys.executable, '-c', {child!r}], dict(os.environ))"
+    )
     task = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 60
     while not (tmp_path / "pids").exists() or "done" not in (tmp_path / "pids").read_text():
