@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 MARK = "CARCLF_LOCAL_ID"
-GRACE_SECONDS = 15.0
+GRACE_SECONDS = 8.0
 
 
 class Processes:
@@ -38,30 +38,23 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, seconds in ((signal.SIGINT, GRACE_SECONDS), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            for process in self.running.values():
-                if process.poll() is None:
-                    os.kill(process.pid, number)
-            if self._wait(seconds):
-                break
-            for pid in self.left():
-                _kill(pid, signal.SIGTERM if number != signal.SIGKILL else number)
-        for pid in self.left():
-            _kill(pid, signal.SIGKILL)
+        """SIGTERM to every marked process at once: a scheduler told alone would wait for its tasks to finish."""
+        told: set[int] = set()
+        for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 5.0)):
+            limit = time.monotonic() + seconds
+            while (left := self._left()) and time.monotonic() < limit:
+                for pid in left - told if number == signal.SIGTERM else left:
+                    _kill(pid, number)
+                told |= left
+                time.sleep(0.1)
 
-    def _wait(self, seconds: float) -> bool:
-        limit = time.monotonic() + seconds
-        while time.monotonic() < limit:
-            if all(process.poll() is not None for process in self.running.values()) and not self.left():
-                return True
-            time.sleep(0.2)
-        return False
-
-    def left(self) -> list[int]:
+    def _left(self) -> set[int]:
         """The processes that carry the mark: also those that left their group."""
+        for process in self.running.values():
+            process.poll()  # buries those that ended
         wanted = f"{MARK}={self.mark}".encode()
         processes = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-        return [int(path.name) for path in processes if wanted in _environment(path)]
+        return {int(path.name) for path in processes if wanted in _environment(path)}
 
 
 def _environment(path: Path) -> list[bytes]:
