@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 
-.PHONY: help demo up test lint lock bench clean
+.PHONY: help demo up test acceptance lint lock bench clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -17,6 +17,9 @@ up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION
 
 test: .venv/.dev ## every test, offline
 	$(BIN)/pytest -q
+
+acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
+	$(BIN)/pytest -q -m acceptance
 
 lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/ruff check .

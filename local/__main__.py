@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from local.airflow import ROOT, Airflow, AirflowFailed
-from local.follow import follow, trigger
+from local.follow import abandon, follow, trigger
 from local.processes import Processes
 
-STATE = ROOT / ".local"
+STATE = Path(os.environ.get("CARCLF_LOCAL", ROOT / ".local"))
 SERVER_SECONDS = 120.0
 
 
@@ -35,6 +35,7 @@ def demo(options: argparse.Namespace) -> int:
         conf: dict[str, Any] = {"recipe": recipe, "competition": "demo-cars"}
         if options.weights:
             conf["model.weights"] = str(Path(options.weights).resolve())
+        abandon(airflow)
         summary = follow(airflow, trigger(airflow, conf))
         _show(summary, store, airflow)
         if not options.exit:

@@ -12,9 +12,15 @@ STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate"
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
+def abandon(airflow: Airflow) -> None:
+    """Give up the runs that an interrupted demo left: the DAG runs one at a time, and they would stand before ours."""
+    airflow.wait_for_dag(DAG)
+    for run in airflow.call("GET", f"dags/{DAG}/dagRuns?state=running&state=queued")["dag_runs"]:
+        airflow.call("PATCH", f"dags/{DAG}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+
+
 def trigger(airflow: Airflow, conf: dict[str, Any]) -> str:
     """Unpause the DAG, start a run and return its id."""
-    airflow.wait_for_dag(DAG)
     airflow.call("PATCH", f"dags/{DAG}", {"is_paused": False})
     run = airflow.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
     return str(run["dag_run_id"])
