@@ -154,7 +154,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "cars10": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
-        "head.num_views": 2, "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.5,
+        "head.num_views": 2, "fine_tune.epochs": 5,
         "fine_tune.warmup_fraction": 0.15, "gate.threshold": 0.7,
     },
     "demo": {

@@ -95,7 +95,7 @@ def _show(summary: dict[str, Any], store: Path, airflow: Airflow) -> None:
     if accuracy is not None:
         print(f"accuracy     {accuracy:.4f} on the validation images")
     print(f"gate         {summary['reason'] or 'not reached'}")
-    print(f"public score {score if score not in (None, '') else 'none came'}")
+    print(f"public score {'none came' if score is None else score}")
     print(f"artifacts    {store}")
     _tell_address(airflow)
 

@@ -76,9 +76,10 @@ def _summary(
 ) -> dict[str, Any]:
     figures = {name: result.get("figures", {}) for name, result in results.items()}
     promote = figures.get("promote", {})
+    score = figures.get("score", {}).get("public_score")
     return {
         "state": state, "tasks": tasks, "val_accuracy": figures.get("evaluate", {}).get("val_accuracy"),
         "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
-        "public_score": figures.get("score", {}).get("public_score"), "seconds": round(seconds, 1),
+        "public_score": None if score == "" else score, "seconds": round(seconds, 1),
         "submission": figures.get("submit", {}).get("submission"),
     }
