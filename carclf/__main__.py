@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -25,24 +26,37 @@ app = typer.Typer(
 )
 StoreOption = Annotated[str, typer.Option("--store", envvar="CARCLF_STORE", help="A folder or s3://bucket/prefix.")]
 RunOption = Annotated[str, typer.Option("--run", help="The run's id: letters, digits and ._-")]
-ResultOption = Annotated[Optional[Path], typer.Option("--result", help="Write the result there, as JSON.")]  # noqa: UP045
+ResultOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--result", help="Write the result there, as JSON.", callback=lambda path: _writable(path)),
+]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"One of {', '.join(configuration.RECIPES)}.")
 ]
 SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: fine_tune.epochs=3. May be repeated.")]
 
 
+def _writable(path: Path | None) -> Path | None:
+    if path and not path.parent.is_dir():
+        raise typer.BadParameter(f"There is no folder {path.parent}.")
+    return path
+
+
 def _finish(result: Result, path: Path | None) -> None:
-    text = json.dumps(vars(result))
     if path:
-        path.write_text(text)
+        path.write_text(json.dumps(vars(result)))
     if result.skip:
         raise typer.Exit(SKIP_WHAT_FOLLOWS)
 
 
+def _configuration(recipe: str, overrides: list[str]) -> configuration.Config:
+    """The recipe with the deployment's settings (CARCLF_SET) and then those of the command line."""
+    given = [*shlex.split(os.environ.get("CARCLF_SET", "")), *overrides]
+    return configuration.load(recipe, dict(configuration.parse_override(text) for text in given))
+
+
 def _new_run(store: str, run: str, recipe: str, overrides: list[str]) -> Run:
-    settings = dict(configuration.parse_override(text) for text in overrides)
-    return Run.begin(run, open_store(store), recipe, configuration.load(recipe, settings))
+    return Run.begin(run, open_store(store), recipe, _configuration(recipe, overrides))
 
 
 @app.command("download", help=(sys.modules["carclf.stages.download"].__doc__ or "").strip())
@@ -74,6 +88,8 @@ def _run(
     for stage in STAGES:
         result = _wait(current, stage)
         print(f"{stage:<12}{result.seconds:8.1f} s  {'reused, ' if result.reused else ''}{result.summary}", flush=True)
+        if result.figures.get("public_score") == "":
+            print("No public score came: the competition gives none.")
         if result.skip:
             print(f"{result.skip}; what follows is skipped")
             break
@@ -94,8 +110,7 @@ def _doctor(store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: Se
     """Check what a run needs, before anything is spent; exit status 78 where something is missing."""
     from carclf.doctor import examine
 
-    settings = dict(configuration.parse_override(text) for text in set_)
-    findings = examine(configuration.load(recipe, settings), store)
+    findings = examine(_configuration(recipe, set_), store)
     for finding in findings:
         mark = {True: "ok", False: "MISSING", None: "warning"}[finding.passed]
         print(f"{finding.name:<10}{mark:<10}{finding.text}")

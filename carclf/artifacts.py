@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import platformdirs
 from pydantic import BaseModel, ConfigDict
 
-from carclf.errors import DataError
+from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store
 
 Figures = dict[str, float | int | str]
@@ -75,13 +75,13 @@ class Split(Artifact):
 
 
 class Features(Artifact):
-    """``features.npz``: pooled features of every training view and of the validation images."""
+    """``features.npy``: pooled features of one view of some of the images."""
 
     folder = "features"
 
 
 class Model(Artifact):
-    """``model.keras`` and ``history.csv``; the class names and the input size are in its figures."""
+    """``model.keras`` and ``history.csv``; the input's size and the number of classes are in its figures."""
 
     folder = "models"
 
@@ -122,6 +122,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def artifact_key(
+    kind: type[Artifact], version: int, inputs: Mapping[str, str], settings: Mapping[str, Any]
+) -> str:
+    """The fingerprint of an artifact's kind, its stage's version, its inputs' keys and the settings."""
+    return fingerprint(kind=kind.folder, version=version, inputs=dict(inputs), settings=dict(settings))
+
+
 def build(
     kind: type[A],
     make: Callable[[Path], Figures],
@@ -131,11 +138,8 @@ def build(
     inputs: Mapping[str, str],
     settings: Mapping[str, Any],
 ) -> tuple[A, bool]:
-    """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder.
-
-    The key is a fingerprint of the kind, the stage's version, the inputs' keys and the settings.
-    """
-    key = fingerprint(kind=kind.folder, version=version, inputs=dict(inputs), settings=dict(settings))
+    """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder."""
+    key = artifact_key(kind, version, inputs, settings)
     if (found := kind.find(store, key)) is not None:
         return found, True
     started = time.monotonic()
@@ -158,7 +162,12 @@ def _upload(store: Store, path: Path, folder: str) -> File:
 
 def cache_folder() -> Path:
     """Where this machine keeps verified copies: CARCLF_CACHE, or the user's cache folder."""
-    return Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
+    folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The cache folder {folder} cannot be made: {error.strerror}. Set CARCLF_CACHE.") from error
+    return folder
 
 
 def cached(store: Store, file: File) -> Path:

@@ -1,13 +1,24 @@
 """Every default of carclf in one frozen tree; CLI flags, DAG params and the trigger form come from it."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carclf.errors import ConfigError
 
+Backbone = Literal[
+    "Tiny", "Xception", "InceptionResNetV2", "InceptionV3",
+    "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3",
+    "EfficientNetB4", "EfficientNetB5", "EfficientNetB6", "EfficientNetB7",
+    "EfficientNetV2B0", "EfficientNetV2B1", "EfficientNetV2B2", "EfficientNetV2B3",
+    "EfficientNetV2S", "EfficientNetV2M", "EfficientNetV2L",
+    "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge",
+    "MobileNetV3Small", "MobileNetV3Large",
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -41,13 +52,16 @@ class Split(Section):
 class Model(Section):
     """The network: an ImageNet backbone and a head."""
 
-    backbone: str = Field("EfficientNetV2S", description="A net of keras.applications, or 'Tiny' (untrained).")
+    backbone: Backbone = Field("EfficientNetV2S", description="A net of keras.applications, or 'Tiny' (untrained).")
     weights: str = Field("imagenet", description="'imagenet', a path or store URL of a .weights.h5, or 'none'.")
     image_height: int = Field(384, ge=32, le=1024, description="Height of the network's input, in pixels.")
     image_width: int = Field(512, ge=32, le=1024, description="Width of the network's input, in pixels.")
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
     batch_norm: bool = Field(True, description="BatchNormalization in the head.")
     dropout: Fraction = Field(0.25, description="Dropout before the classifier.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of the network's computation; auto is bfloat16 on a GPU that has it."
+    )
 
 
 class Augment(Section):
@@ -55,6 +69,7 @@ class Augment(Section):
 
     crop_scale: Fraction = Field(0.6, description="Smallest share of the image's area that a random crop keeps.")
     flip: bool = Field(True, description="Mirror half of the images.")
+    squeeze: Fraction = Field(0.15, description="Largest change of the aspect ratio, as a natural logarithm.")
     rotate_degrees: float = Field(5, ge=0, le=45, description="Largest rotation, in degrees.")
     colour: Fraction = Field(0.2, description="Strength of brightness, contrast and saturation changes.")
 
@@ -75,15 +90,24 @@ class FineTune(Section):
 
     epochs: int = Field(12, ge=0, le=500, description="Passes over the training images; 0 keeps the head's model.")
     batch_size: int = Field(32, ge=1, le=1024, description="Images a step.")
-    learning_rate: float = Field(3e-4, gt=0, le=1, description="Peak learning rate of the topmost block.")
-    weight_decay: float = Field(0.02, ge=0, le=1, description="AdamW's weight decay.")
-    warmup_fraction: Fraction = Field(0.1, description="Share of the steps in which the rate rises from 0.")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate of the head.")
+    layer_decay: float = Field(0.8, gt=0, le=1, description="Each block's rate is this share of the block's above it.")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's weight decay, on kernels.")
+    warmup_fraction: Fraction = Field(0.15, description="Share of the steps in which the rate rises from 0.")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
-    unfrozen_fraction: Fraction = Field(1.0, description="Share of the backbone's layers, from the top, that train.")
+    unfrozen_fraction: Fraction = Field(1.0, description="Share of the backbone's blocks, from the top, that train.")
+    num_phases: int = Field(1, ge=1, le=10, description="Steps in which blocks are unfrozen and pictures grow.")
+    first_size: float = Field(1.0, ge=0.25, le=1, description="Side of the first phase's pictures, as a share.")
     label_smoothing: Fraction = Field(0.1, description="Share of the target spread over all classes.")
+    mixup: Fraction = Field(0.0, description="Share of the batches that MixUp blends.")
+    cutmix: Fraction = Field(0.0, description="Share of the batches that CutMix pastes into.")
+    ema_momentum: float = Field(0.98, ge=0, lt=1, description="Momentum of the weights' moving average; 0 for none.")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     patience: int = Field(5, ge=1, description="Epochs without a better validation accuracy before the end.")
-    num_workers: int = Field(2, ge=1, le=64, description="Threads that decode and augment images.")
+    budget_minutes: float = Field(0, ge=0, description="Minutes after which training ends with the best; 0: no limit.")
+    save_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
+    num_workers: int = Field(2, ge=0, le=64, description="Processes that read and augment; 0 for threads.")
+    cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
 
 
 class Evaluate(Section):
@@ -144,6 +168,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
         "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
         "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
+        "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.0,
     },
     "seed-b5": {
         "model.backbone": "EfficientNetB5", "model.image_height": 224, "model.image_width": 224,
@@ -151,16 +176,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
         "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
         "fine_tune.batch_size": 16, "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
+        "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.0,
     },
     "cars10": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
-        "head.num_views": 2, "fine_tune.epochs": 5,
-        "fine_tune.warmup_fraction": 0.15, "gate.threshold": 0.7,
+        "head.num_views": 2, "fine_tune.epochs": 5, "gate.threshold": 0.7,
     },
     "demo": {
         "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,
         "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "augment.crop_scale": 0.9,
-        "fine_tune.epochs": 10, "fine_tune.learning_rate": 1.5e-3, "gate.threshold": 0.6,
+        "fine_tune.epochs": 10, "fine_tune.learning_rate": 1.5e-3, "fine_tune.layer_decay": 1.0, "gate.threshold": 0.6,
         "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
     },
 }
@@ -168,11 +193,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def fields(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, pydantic FieldInfo) of every leaf of the tree, in order."""
-    for name, info in tree.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield from fields(info.annotation, f"{prefix}{name}.")
+    for name, field in tree.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from fields(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", info
+            yield f"{prefix}{name}", field
 
 
 def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
@@ -198,6 +223,14 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}. {known[name].description}") from error
+
+
+def require_weights(weights: str) -> Path:
+    """The file of ``model.weights`` where that is a path; ConfigError where there is none."""
+    path = Path(os.path.expandvars(weights)).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"model.weights: there is no file {weights!r}. Give 'imagenet', 'none', a path or a URL.")
+    return path
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -67,7 +67,8 @@ def _disk() -> Finding:
 
 
 def _gpu() -> Finding:
-    seen = [path.name for path in Path("/dev").glob("nvidia[0-9]*")]
-    if seen or os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return Finding("GPU", True, f"{len(seen)} seen")
+    if seen := [path.name for path in Path("/dev").glob("nvidia[0-9]*")]:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+        text = f"{len(seen)} there, but CUDA_VISIBLE_DEVICES hides them" if hidden else f"{len(seen)} seen"
+        return Finding("GPU", None if hidden else True, text)
     return Finding("GPU", None, "none seen: training will be slow. Use the recipe demo or cars10 on a CPU.")

@@ -33,13 +33,17 @@ class Meter:
         if self.bar:
             self.bar.stop()
 
+    @property
+    def due(self) -> bool:
+        """Whether a call would show anything now: what it says may cost something."""
+        return self.bar is not None or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
+
     def __call__(self, done: int, total: int, note: str = "") -> None:
         if self.bar:
             self.bar.update(self.task, completed=done, total=total, description=f"{self.what} {note}")
             return
-        now = time.monotonic()
-        if now - self.last_line >= SECONDS_BETWEEN_LINES:
-            self.last_line = now
+        if self.due:
+            now = self.last_line = time.monotonic()
             rate = done / (now - self.started)
             eta = f"{(total - done) / rate:.0f} s" if rate else "unknown"
             log.info("%s %d/%d, %.1f/s, ETA %s%s", self.what, done, total, rate, eta, f", {note}" if note else "")

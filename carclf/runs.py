@@ -20,7 +20,7 @@ from carclf.artifacts import (
     Split,
     Submission,
 )
-from carclf.config import Config
+from carclf.config import Config, require_weights
 from carclf.errors import ConfigError, DataError
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -62,10 +62,16 @@ class Run:
 
     @classmethod
     def begin(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
-        """Write a new record; the results of an earlier run of that id are kept if its configuration is the same."""
+        """Write a new record, or go on with the run of that id; ConfigError where its configuration is another."""
         path, settings = _record_key(run_id), config.model_dump()
-        if (found := store.read(path)) and json.loads(found.data)["config"] == settings:
-            return cls(run_id, store, json.loads(found.data))
+        if "://" not in config.model.weights and config.model.weights not in ("imagenet", "none"):
+            require_weights(config.model.weights)  # now, and not after the download
+        if found := store.read(path):
+            run = cls(run_id, store, json.loads(found.data))
+            if run.config != config:
+                raise ConfigError(f"The run {run_id!r} is in {store.url} with other settings. Take another --run, or "
+                                  "leave it out for a new one.")
+            return run
         record = {
             "run": run_id, "recipe": recipe, "config": settings, "stages": {},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -50,7 +50,10 @@ def car_retrain():
         return call()
 
     # Between two looks the sensor holds no slot.
-    @task.sensor(poke_interval=float(os.environ.get("CARCLF_POKE_SECONDS", "30")), timeout=6 * 3600, mode="reschedule")
+    @task.sensor(
+        poke_interval=float(os.environ.get("CARCLF_POKE_SECONDS", "30")), timeout=6 * 3600, mode="reschedule",
+        execution_timeout=timedelta(minutes=15),
+    )
     def score():
         result = run_stage("score", get_current_context())
         return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)

@@ -7,6 +7,8 @@ from airflow.sdk import Param
 
 from carclf.config import RECIPES, fields, load
 
+# How long and how often score looks is the sensor's matter here: CARCLF_POKE_SECONDS.
+NOT_IN_THE_FORM = "score."
 TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "pattern": "pattern"}
 
@@ -23,22 +25,23 @@ def params() -> dict[str, Param]:
         "recipe": Param(recipe, type="string", enum=list(RECIPES), section="Recipe", title="Recipe",
                         description="A named set of settings; the fields below change single ones.")
     }
-    return form | {name: _param(name, info, recipe) for name, info in fields()}
+    shown = [(name, field) for name, field in fields() if not name.startswith(NOT_IN_THE_FORM)]
+    return form | {name: _param(name, field, recipe) for name, field in shown}
 
 
-def _param(name: str, info: Any, recipe: str) -> Param:
+def _param(name: str, field: Any, recipe: str) -> Param:
     section, _, leaf = name.rpartition(".")
     schema: dict[str, Any] = {}
-    for rule in info.metadata:
+    for rule in field.metadata:
         schema |= {LIMITS[key]: value for key in LIMITS if (value := getattr(rule, key, None)) is not None}
-    if choices := [choice for choice in get_args(info.annotation) if isinstance(choice, str)]:
+    if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:
         schema |= {"type": ["string", "null"], "enum": [*choices, None]}
     else:
-        kind = get_args(info.annotation)[0] if get_args(info.annotation) else info.annotation
+        kind = get_args(field.annotation)[0] if get_args(field.annotation) else field.annotation
         schema["type"] = [TYPES[kind], "null"]
     return Param(
         None, section=section.replace("_", " ").capitalize() or "Run", title=leaf.replace("_", " ").capitalize(),
-        description=f"{info.description} ({recipe}: {_value(name, recipe)})", **schema,
+        description=f"{field.description} ({recipe}: {_value(name, recipe)})", **schema,
     )
 
 

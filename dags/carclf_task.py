@@ -22,7 +22,7 @@ log = logging.getLogger("airflow.task")
 DATA, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 78, 99
 # The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
 ALLOWED = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
@@ -37,10 +37,9 @@ def run_id_of(dag_run_id: str) -> str:
 
 
 def settings_of(params: Mapping[str, Any]) -> list[str]:
-    """``download``'s arguments from the trigger form; carclf itself refuses what it does not know."""
-    deployment = dict(text.partition("=")[::2] for text in shlex.split(os.environ.get("CARCLF_SET", "")))
+    """``download``'s arguments from the trigger form; carclf adds CARCLF_SET and refuses what it does not know."""
     chosen = {key: json.dumps(value) for key, value in params.items() if value is not None and key != "recipe"}
-    pairs = [f"{key}={value}" for key, value in (deployment | chosen).items()]
+    pairs = [f"{key}={value}" for key, value in chosen.items()]
     return ["--recipe", str(params["recipe"]), *(part for pair in pairs for part in ("--set", pair))]
 
 

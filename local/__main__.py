@@ -1,16 +1,22 @@
 """``python -m local demo`` and ``python -m local up``."""
 
 import argparse
+import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from carclf.config import load
+from carclf.errors import CarclfError, ConfigError
 from local.airflow import ROOT, Airflow, AirflowFailed
 from local.follow import abandon, follow, trigger
 from local.processes import Processes
@@ -21,22 +27,25 @@ SERVER_SECONDS = 120.0
 
 def demo(options: argparse.Namespace) -> int:
     """Serve a competition, run the DAG on it once, show the outcome; then stay up, or stop with --exit."""
+    home = STATE / "demo"  # apart from `up`: what a demo began must never go on against the real Kaggle
     recipe = options.recipe or ("cars10" if options.data else "demo")
-    store = STATE / f"store-{recipe}"  # each recipe has a champion and a threshold of its own
-    with Processes(STATE / "logs") as processes:
-        environment = _environment(store) | {"CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2"}
-        endpoint = _start_server(processes, options, environment)
-        environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_USERNAME": "demo", "KAGGLE_KEY": "demo-key",
-                        "KAGGLE_CONFIG_DIR": str(STATE / "kaggle")}
-        environment.pop("KAGGLE_API_TOKEN", None)
+    store = home / f"store-{recipe}"  # each recipe has a champion and a threshold of its own
+    # Not the conf of one run: whoever clicks Trigger in the demo's UI shall get the same.
+    chosen = {"competition": "demo-cars"} | ({"model.weights": _weights(options.weights)} if options.weights else {})
+    load(recipe, chosen)  # a mistake is told before anything is started
+    with _alone(home), Processes(home / "logs") as processes:
+        environment = _environment(str(store)) | {
+            "CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2", "CARCLF_RECIPE": recipe,
+            "CARCLF_SET": shlex.join(f"{name}={value}" for name, value in chosen.items()),
+        }
+        endpoint = _start_server(processes, options, home / "server", environment)
+        # The token goes before every other credential that the user may have.
+        environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
         print("Starting Airflow (half a minute)", flush=True)
-        airflow = Airflow(STATE / "airflow", processes, environment)
+        airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
-        conf: dict[str, Any] = {"recipe": recipe, "competition": "demo-cars"}
-        if options.weights:
-            conf["model.weights"] = str(Path(options.weights).resolve())
         abandon(airflow)
-        summary = follow(airflow, trigger(airflow, conf))
+        summary = follow(airflow, trigger(airflow))
         _show(summary, store, airflow)
         if not options.exit:
             _stay()
@@ -48,45 +57,74 @@ def demo(options: argparse.Namespace) -> int:
 
 def up(options: argparse.Namespace) -> int:
     """Airflow against the real Kaggle, with the user's own credentials."""
-    store = Path(os.environ.get("CARCLF_STORE", STATE / "store"))
-    environment = _environment(store)
-    arguments = ["--store", environment["CARCLF_STORE"]]
+    home = STATE / "up"
+    environment = _environment(os.environ.get("CARCLF_STORE") or str(home / "store"))
     if options.competition:
         environment["CARCLF_SET"] = f"{environment.get('CARCLF_SET', '')} competition={options.competition}".strip()
-        arguments += ["--set", f"competition={options.competition}"]
-    if status := subprocess.run([sys.executable, "-m", "carclf", "doctor", *arguments], env=environment).returncode:
+    if status := subprocess.run([sys.executable, "-m", "carclf", "doctor"], env=environment).returncode:
         print("Mend what is MISSING above, then run make up again.", file=sys.stderr)
         return status
-    with Processes(STATE / "logs") as processes:
-        airflow = Airflow(STATE / "airflow", processes, environment)
+    with _alone(home), Processes(home / "logs") as processes:
+        airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
         airflow.wait_for_dag("car_retrain")
-        print("The DAG car_retrain is paused: unpause it for a weekly run, or trigger it.")
+        paused = airflow.call("GET", "dags/car_retrain")["is_paused"]
+        print("The DAG car_retrain is paused: unpause it for a weekly run, or trigger it." if paused
+              else "The DAG car_retrain is not paused: it runs by its schedule.")
         _tell_address(airflow)
         _stay()
     return 0
 
 
-def _environment(store: Path) -> dict[str, str]:
+def _environment(store: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    url = os.environ["CARCLF_STORE"] if str(store).startswith("s3:") else str(store)
-    return kept | {"CARCLF_STORE": url, "PYTHONPATH": str(ROOT)}
+    return kept | {"CARCLF_STORE": store, "PYTHONPATH": str(ROOT)}
 
 
-def _start_server(processes: Processes, options: argparse.Namespace, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work", str(STATE / "demo")]
+def _weights(text: str) -> str:
+    """What the Makefile's WEIGHTS means: a name or a URL as it is, else a file that must be there."""
+    if text in ("imagenet", "none") or "://" in text:
+        return text
+    if not (path := Path(text).expanduser()).is_file():
+        raise ConfigError(f"WEIGHTS={text}: there is no such file. Give a .weights.h5, a store URL, imagenet or none.")
+    return str(path.resolve())
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold the folder's lock: two Airflows on one database would run each other's tasks."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"Another one runs in {home}. Stop it first (Ctrl-C), or set CARCLF_LOCAL to another "
+                              "folder.") from None
+        yield
+
+
+def _start_server(
+    processes: Processes, options: argparse.Namespace, work: Path, environment: dict[str, str]
+) -> str:
+    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work", str(work)]
     for name in ("data", "truth", "holdout"):
         if value := getattr(options, name):
-            command += [f"--{name}", value]
+            command += [f"--{name}", str(value)]
     path = processes.start("demo-server", command, environment)
     limit = time.monotonic() + SERVER_SECONDS
     while time.monotonic() < limit:
         if found := re.search(r"at (http://127\.0\.0\.1:\d+)", path.read_text()):
             return found[1]
         if processes.ended():
-            raise AirflowFailed(f"The demo server did not start: {path.read_text()[-1000:]}")
+            raise ConfigError(f"The demo server did not start: {_reason(path.read_text())}")
         time.sleep(0.2)
     raise AirflowFailed(f"The demo server gave no address; look into {path}")
+
+
+def _reason(output: str) -> str:
+    """The line in which carclf says what is wrong, or the last lines."""
+    lines = output.strip().splitlines()
+    return next((line for line in reversed(lines) if line.startswith("carclf: ")), "\n".join(lines[-5:]))
 
 
 def _show(summary: dict[str, Any], store: Path, airflow: Airflow) -> None:
@@ -117,20 +155,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="local", description=__doc__)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("demo")
-    for name in ("data", "weights", "truth", "holdout", "recipe"):
+    for name in ("data", "weights", "truth", "recipe"):
         one.add_argument(f"--{name}", default="")
+    one.add_argument("--holdout", type=lambda text: float(text) if text else None)
     one.add_argument("--exit", action="store_true")
     one.set_defaults(call=demo)
     two = commands.add_parser("up")
     two.add_argument("--competition", default="")
     two.set_defaults(call=up)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
     try:
         return int(options.call(options))
-    except AirflowFailed as error:
+    except (AirflowFailed, CarclfError) as error:
         print(f"local: {error}", file=sys.stderr)
+        return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:
         print("Stopped", file=sys.stderr)
     return 1

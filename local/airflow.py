@@ -56,7 +56,7 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def settings(home: Path, port: int, log_port: int) -> dict[str, str]:
+def settings(home: Path, port: int) -> dict[str, str]:
     """The environment that makes Airflow a small, private one."""
     keys = secrets_of(home)
     options = {
@@ -68,8 +68,7 @@ def settings(home: Path, port: int, log_port: int) -> dict[str, str]:
         "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}",
         "api__host": "127.0.0.1", "api__port": str(port), "api__base_url": f"http://127.0.0.1:{port}",
         "api__secret_key": keys["api"], "api_auth__jwt_secret": keys["jwt"], "api__workers": "1",
-        "logging__base_log_folder": str(home / "logs"), "logging__trigger_log_server_port": str(free_port(8794)),
-        "logging__worker_log_server_port": str(log_port), "logging__worker_log_server_host": "127.0.0.1",
+        "logging__base_log_folder": str(home / "logs"),
         "workers__min_heartbeat_interval": "1", "scheduler__scheduler_idle_sleep_time": "0.2",
         "dag_processor__refresh_interval": "60", "usage_data_collection__enabled": "False",
     }
@@ -86,7 +85,7 @@ class Airflow:
         self.port = free_port(8080)
         self.url = f"http://127.0.0.1:{self.port}"
         path = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
-        self.environment = environment | settings(home, self.port, free_port(8793)) | {"PATH": path}
+        self.environment = environment | settings(home, self.port) | {"PATH": path}
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy stands before loopback
 
@@ -96,8 +95,9 @@ class Airflow:
         made = subprocess.run([*command, "db", "migrate"], env=self.environment, capture_output=True, text=True)
         if made.returncode:
             raise AirflowFailed(f"airflow db migrate failed:\n{(made.stdout + made.stderr)[-2000:]}")
-        for name in ("api-server", "dag-processor", "scheduler"):
-            self.processes.start(name, [*command, name], self.environment)
+        # Airflow's log server listens on every address; here the logs are read from the folder.
+        for name, *options in (("api-server",), ("dag-processor",), ("scheduler", "--skip-serve-logs")):
+            self.processes.start(name, [*command, name, *options], self.environment)
         limit = time.monotonic() + HEALTHY_SECONDS
         while not self._healthy():
             if (name := self.processes.ended()) or time.monotonic() > limit:
@@ -121,10 +121,23 @@ class Airflow:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """One call of the REST API; AirflowFailed with its words where it refuses."""
-        answer = self.session.request(method, f"{self.url}/api/v2/{path}", json=body, timeout=30)
+        answer = self._ask(method, f"{self.url}/api/v2/{path}", body)
         if answer.status_code >= 400:
             raise AirflowFailed(f"Airflow refused {method} {path} ({answer.status_code}): {answer.text[:500]}")
         return answer.json()
+
+    def _ask(self, method: str, url: str, body: Any) -> requests.Response:
+        for tries_left in (2, 1, 0):
+            if name := self.processes.ended():
+                raise AirflowFailed(f"{name} has ended; look into {self.processes.logs}/{name}.log")
+            try:
+                return self.session.request(method, url, json=body, timeout=60)
+            except requests.RequestException as error:
+                # Only a question may be asked again: a lost answer to POST may have begun a run.
+                if method != "GET" or not tries_left:
+                    raise AirflowFailed(f"Airflow did not answer {method} {url}: {error}") from error
+                time.sleep(2)
+        raise AssertionError("the last try returns or raises")
 
     def wait_for_dag(self, dag_id: str) -> None:
         """Until the DAG is known; AirflowFailed with the import error where it has one."""

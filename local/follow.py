@@ -1,5 +1,6 @@
 """A DAG run in the terminal: a line per finished task, and its outcome."""
 
+import json
 import time
 from datetime import datetime
 from pathlib import Path
@@ -19,10 +20,10 @@ def abandon(airflow: Airflow) -> None:
         airflow.call("PATCH", f"dags/{DAG}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
 
-def trigger(airflow: Airflow, conf: dict[str, Any]) -> str:
+def trigger(airflow: Airflow) -> str:
     """Unpause the DAG, start a run and return its id."""
     airflow.call("PATCH", f"dags/{DAG}", {"is_paused": False})
-    run = airflow.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})
+    run = airflow.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None})
     return str(run["dag_run_id"])
 
 
@@ -65,10 +66,20 @@ def _show(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
 
 
 def _show_log(home: Path, run_id: str, task: str) -> None:
-    """The last lines of the task's newest log: the reason stands there."""
+    """The line in which carclf says what is wrong, or the last lines of the task's newest log."""
     logs = sorted((home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}").glob("attempt=*.log"))
-    for line in logs[-1].read_text().splitlines()[-12:] if logs else []:
-        print(f"    {line[:400]}", flush=True)
+    events = [_event(line) for line in logs[-1].read_text().splitlines()] if logs else []
+    reasons = [event for event in events if event.startswith("carclf: ")]
+    for event in reasons[-1:] or events[-12:]:
+        print(f"    {event[:1000]}", flush=True)
+
+
+def _event(line: str) -> str:
+    """What one line of Airflow's log says, without its frame."""
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return line
 
 
 def _summary(

@@ -49,19 +49,25 @@ class Processes:
                 time.sleep(0.1)
 
     def _left(self) -> set[int]:
-        """The processes that carry the mark: also those that left their group."""
+        """The living processes of the sessions started here, and those that left them but carry the mark.
+
+        Neither is enough alone: a process that sets its title overwrites its environment, and a stage has a
+        session of its own.
+        """
         for process in self.running.values():
             process.poll()  # buries those that ended
-        wanted = f"{MARK}={self.mark}".encode()
-        processes = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-        return {int(path.name) for path in processes if wanted in _environment(path)}
+        sessions = {process.pid for process in self.running.values()}
+        pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
+        return {pid for pid in pids if _belongs(pid, sessions, f"{MARK}={self.mark}".encode())}
 
 
-def _environment(path: Path) -> list[bytes]:
+def _belongs(pid: int, sessions: set[int], mark: bytes) -> bool:
     try:
-        return (path / "environ").read_bytes().split(b"\0")
+        if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]:
+            return False
+        return os.getsid(pid) in sessions or mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:  # it ended meanwhile, or it is another user's
-        return []
+        return False
 
 
 def _kill(pid: int, number: signal.Signals) -> None:

@@ -60,10 +60,13 @@ def read_sample(folder: Path) -> pd.DataFrame:
     path = folder / "sample-submission.csv"
     if not path.exists():
         raise DataError("The archive holds no sample-submission.csv. Is this the right competition?")
-    sample = pd.read_csv(path, dtype={"Id": str})
-    if list(sample.columns) != ["Id", "Category"] or sample["Id"].duplicated().any():
-        raise DataError(f"sample-submission.csv has the columns {list(sample.columns)} or an Id twice; "
-                        "expected Id,Category with each Id once.")
+    try:
+        sample = pd.read_csv(path, dtype={"Id": str}, keep_default_na=False)
+    except (ValueError, pd.errors.ParserError) as error:  # empty, not UTF-8, or no table
+        raise DataError(f"sample-submission.csv cannot be read: {error}. Expected Id,Category.") from error
+    if list(sample.columns) != ["Id", "Category"] or sample["Id"].duplicated().any() or sample.empty:
+        raise DataError(f"sample-submission.csv has {len(sample)} rows, the columns {list(sample.columns)}, or an Id "
+                        "twice; expected Id,Category with at least one row and each Id once.")
     return sample
 
 
@@ -81,11 +84,12 @@ def _faults(index: pd.DataFrame, sample: pd.DataFrame, config: Validation) -> It
         yield (f"{share:.1%} of the images are unusable (first: {first['path']}, {first['problem']}); at most "
                f"{config.max_unusable_fraction:.1%} are allowed. Mend the archive or raise "
                "validation.max_unusable_fraction.")
-    counts = train[train["problem"] == ""]["label"].value_counts()
+    # Copies are one picture: they stand on one side of the split together.
+    counts = train[train["problem"] == ""].groupby("label")["sha256"].nunique()
     for label in sorted(train["label"].unique()):
         if (count := int(counts.get(label, 0))) < config.min_images_per_class:
-            yield (f"Class '{label}' has {count} usable images; at least {config.min_images_per_class} are needed. "
-                   "Add images or lower validation.min_images_per_class.")
+            yield (f"Class '{label}' has {count} usable images, copies not counted; at least "
+                   f"{config.min_images_per_class} are needed. Add images or lower validation.min_images_per_class.")
     if train["label"].nunique() < 2:
         yield f"{train['label'].nunique()} classes under train/; at least 2 are needed."
     present = set(test["id"])

@@ -1,7 +1,9 @@
 """Unpacking the competition's archive and decoding its pictures, trusting bytes and never names."""
 
 import io
+import struct
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -15,7 +17,15 @@ from carclf.errors import DataError
 from carclf.services.storage import Store
 
 Pixels = npt.NDArray[np.uint8]
+Matrix = npt.NDArray[np.float64]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+# What Pillow raises for broken files and broken EXIF data, found by fuzzing.
+BROKEN = (
+    OSError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, SyntaxError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)
 
 
 class Undecodable(ValueError):
@@ -37,8 +47,12 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
         if member.is_dir():
             continue
         if member.filename.endswith(".zip"):
-            with archive.open(member) as inner:
-                _extract(zipfile.ZipFile(inner), folder)
+            try:
+                with archive.open(member) as inner:
+                    _extract(zipfile.ZipFile(inner), folder)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise DataError(f"{member.filename} in the archive is damaged: {error}. Run again with force to "
+                                "download it anew; if it stays so, tell the competition's host.") from error
         elif (path := _placed(member.filename, folder)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(archive.read(member))
@@ -70,7 +84,9 @@ def decode(data: bytes, *, min_height: int = 0, min_width: int = 0, max_megapixe
             return pixels
         # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
         return np.asarray(ImageOps.exif_transpose(header).convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError, SyntaxError) as error:
+    except UnidentifiedImageError as error:  # its message holds an address in memory, another one each time
+        raise Undecodable("it is no picture that Pillow knows") from error
+    except BROKEN as error:
         raise Undecodable(str(error) or type(error).__name__) from error
 
 
@@ -83,13 +99,29 @@ def _decode_jpeg(data: bytes, min_height: int, min_width: int) -> Pixels | None:
     return pixels
 
 
+def fit_matrix(pixels: Pixels, height: int, width: int) -> Matrix:
+    """The 2x3 matrix that fits the whole picture into the middle of (height, width), keeping its aspect ratio."""
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    left, top = (width - pixels.shape[1] * scale) / 2, (height - pixels.shape[0] * scale) / 2
+    return np.array([[scale, 0, left], [0, scale, top]])
+
+
+def warp(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixels:
+    """The picture through a 2x3 matrix, on a background of its mean colour."""
+    background = cv2.mean(pixels)[:3]
+    view: Pixels = cv2.warpAffine(
+        pixels, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=background
+    )
+    return view
+
+
 def letterbox(pixels: Pixels, height: int, width: int) -> Pixels:
     """Resize to fit (height, width), keeping the aspect ratio, on a background of the picture's mean colour."""
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     inner = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = inner.mean(axis=(0, 1)).astype(np.uint8)
+    canvas[:] = np.array(cv2.mean(pixels)[:3]).round()
     top, left = (height - size[1]) // 2, (width - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = inner
     return canvas

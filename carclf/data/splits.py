@@ -4,12 +4,15 @@ import hashlib
 
 import pandas as pd
 
+from carclf.errors import DataError
+
 
 def stratified(index: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.DataFrame:
     """Add ``subset`` (train or val) to usable labelled rows; equal pictures stay on one side.
 
     Each class's pictures are ranked by a hash of (seed, content) and the first share validates: within one
-    group of equal pictures of the wanted share, at least one image on each side.
+    group of equal pictures of the wanted share, at least one image on each side. DataError where there are
+    not two different pictures.
     """
     usable = index[(index["label"] >= 0) & (index["problem"] == "")]
     rank = usable["sha256"].map(lambda content: hashlib.sha256(f"{seed}:{content}".encode()).hexdigest())
@@ -18,6 +21,9 @@ def stratified(index: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.Dat
     owner = ordered.groupby("sha256")["label"].transform("min")
     position = ordered.groupby(owner)["sha256"].transform(lambda contents: pd.factorize(contents)[0])
     num_contents = ordered.groupby(owner)["sha256"].transform("nunique")
+    if alone := sorted(ordered.loc[num_contents < 2, "label"].unique()):
+        raise DataError(f"Class '{alone[0]}' has one picture only, copies not counted: it cannot stand on both sides "
+                        "of the split. Add pictures.")
     num_val = (num_contents * val_fraction).round().clip(1, num_contents - 1)
     subset = (position < num_val).map({True: "val", False: "train"})
     return ordered.assign(subset=subset).drop(columns="rank").sort_values("path").reset_index(drop=True)

@@ -1,5 +1,6 @@
 """``carclf demo-server``: serve a rendered or a given competition until a signal comes."""
 
+import re
 import signal
 import threading
 from pathlib import Path
@@ -8,10 +9,22 @@ from carclf.artifacts import whole_folder
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
 from carclf.demo.server import DemoServer
+from carclf.errors import ConfigError
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 def serve(data: Path | None, truth: Path | None, holdout: float | None, port: int, slug: str, work: Path) -> None:
-    """Print one line with the address, then serve until SIGINT or SIGTERM."""
+    """Print one line with the address, then serve until SIGINT or SIGTERM.
+
+    The folder ``work`` keeps the archive and the submissions, for the next server in it.
+    """
+    if not SLUG.fullmatch(slug):
+        raise ConfigError(f"{slug!r} is no slug: use small letters, digits and hyphens.")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{work} cannot be made: {error.strerror}. Give another --work.") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -22,6 +35,8 @@ def serve(data: Path | None, truth: Path | None, holdout: float | None, port: in
                 render_competition(folder)
         truth = truth if truth or holdout is not None else data / "truth.csv"
     competition = open_competition(data, slug=slug, work=work, truth=truth, holdout=holdout)
-    with DemoServer(competition, port=port) as server:
+    # The demo is run again and again: its limit is not Kaggle's.
+    memory = work / f"{slug}-submissions.json"
+    with DemoServer(competition, port=port, daily_limit=1000, memory=memory) as server:
         print(f"carclf demo-server: competition '{slug}' at {server.url} (user demo, key demo-key)", flush=True)
         stop.wait()

@@ -5,6 +5,7 @@ import logging
 import secrets
 import threading
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from carclf.demo.competition import Competition
@@ -40,9 +41,11 @@ class DemoServer(Site):
         daily_limit: int = 50,
         scoring_seconds: float = 0.5,
         rules_accepted: bool = True,
+        memory: Path | None = None,
     ) -> None:
         super().__init__(
-            competition, daily_limit=daily_limit, scoring_seconds=scoring_seconds, rules_accepted=rules_accepted
+            competition, daily_limit=daily_limit, scoring_seconds=scoring_seconds, rules_accepted=rules_accepted,
+            memory=memory,
         )
         self.username, self.token = username, token
         basic = base64.b64encode(f"{username}:{token}".encode()).decode()

@@ -3,11 +3,14 @@
 Source of the wire format: the code of kaggle 2.2.4 and kagglesdk. The live service was not compared.
 """
 
+import base64
+import json
 import re
 import threading
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from carclf.demo.competition import Competition, grade
@@ -29,7 +32,7 @@ class Entry:
     file_name: str
     score: str
     error: str
-    num_bytes: int
+    data: bytes
     created: float = field(default_factory=time.time)
 
 
@@ -61,14 +64,37 @@ class Site:
     """One competition and one user's submissions; safe to call from many threads."""
 
     def __init__(
-        self, competition: Competition, *, daily_limit: int, scoring_seconds: float, rules_accepted: bool
+        self, competition: Competition, *, daily_limit: int, scoring_seconds: float, rules_accepted: bool,
+        memory: Path | None = None,
     ) -> None:
         self.competition, self.daily_limit, self.scoring_seconds = competition, daily_limit, scoring_seconds
         self.rules_accepted = rules_accepted
-        self.submissions: list[Entry] = []
+        self.memory = memory
+        self.submissions = self._remembered()
         self.uploads: dict[str, Upload] = {}
         self.url = ""
         self.lock = threading.Lock()
+
+    def remember(self) -> None:
+        """Write the submissions down, so that a server started again knows them, as Kaggle would."""
+        if self.memory is None:
+            return
+        rows = [{"ref": one.ref, "description": one.description, "file_name": one.file_name, "created": one.created,
+                 "data": base64.b64encode(one.data).decode()} for one in self.submissions]
+        partial = self.memory.with_suffix(".partial")
+        partial.write_text(json.dumps(rows))
+        partial.replace(self.memory)
+
+    def _remembered(self) -> list[Entry]:
+        """The submissions of earlier servers, graded anew: the truth may have come since."""
+        if self.memory is None or not self.memory.exists():
+            return []
+        found = []
+        for row in json.loads(self.memory.read_text()):
+            data = base64.b64decode(row["data"])
+            score, error = grade(self.competition, data)
+            found.append(Entry(row["ref"], row["description"], row["file_name"], score, error, data, row["created"]))
+        return found
 
     def require_competition(self, request: Json) -> None:
         """Refuse another competition than ours."""
@@ -125,7 +151,8 @@ class Site:
         score, error = grade(self.competition, upload.data)
         description = str(request.get("submissionDescription") or "")
         ref = len(self.submissions) + 1001
-        self.submissions.append(Entry(ref, description, upload.file_name, score, error, len(upload.data)))
+        self.submissions.append(Entry(ref, description, upload.file_name, score, error, upload.data))
+        self.remember()
         return {"message": f"Successfully submitted to {self.competition.slug}", "ref": ref}
 
     def _num_today(self) -> int:
@@ -139,7 +166,7 @@ class Site:
         pending = self._pending(entry)
         return {
             "ref": entry.ref,
-            "totalBytes": entry.num_bytes,
+            "totalBytes": len(entry.data),
             "date": _time(entry.created),
             "description": entry.description,
             "errorDescription": "" if pending else entry.error,

@@ -1,27 +1,24 @@
-"""Class probabilities of a model, averaged over the picture and its mirror image."""
+"""Class probabilities of a model, averaged over several looks at each picture."""
 
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
-from carclf.data.input_pipeline import Pictures
+from carclf.data.input_pipeline import Plain, batches, num_batches
 from carclf.progress import Meter
 
 
-def predict(model: keras.Model, pictures: Pictures, *, flip_tta: bool) -> npt.NDArray[np.float64]:
-    """Probabilities (rows, classes), in the order of the pictures' rows."""
-    results = []
+def predict(model: keras.Model, source: Plain, *, batch_size: int, flip_tta: bool) -> npt.NDArray[np.float64]:
+    """Probabilities (rows, classes), in the order of the source's rows."""
+    found: list[Any] = []
     with Meter("predict") as meter:
-        for batch in range(len(pictures)):
-            images, _ = pictures[batch]
-            looks = [images, images[:, :, ::-1]] if flip_tta else [images]
-            results.append(np.mean([_softmax(model.predict_on_batch(look)) for look in looks], axis=0))
-            meter(batch + 1, len(pictures))
-    return np.concatenate(results)
-
-
-def _softmax(logits: Any) -> npt.NDArray[np.float64]:
-    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
+        for pixels, _ in batches(source, batch_size):
+            looks = [pixels, pixels[:, :, ::-1]] if flip_tta else [pixels]
+            # Averaging after the softmax, before the argmax: an argmax of each look cannot be averaged.
+            logits = [np.asarray(model.predict_on_batch(look), float) for look in looks]
+            found.append(np.mean([softmax(look, 1) for look in logits], axis=0))
+            meter(len(found), num_batches(source, batch_size))
+    return np.concatenate(found)

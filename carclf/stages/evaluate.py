@@ -7,7 +7,7 @@ from carclf.artifacts import Archive, Evaluation, Figures, Model, Split, build
 from carclf.config import Config
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate(
@@ -21,16 +21,17 @@ def evaluate(
         import pandas as pd
 
         from carclf.data.images import unpack
-        from carclf.data.input_pipeline import Pictures
+        from carclf.data.input_pipeline import Examples, Plain
         from carclf.evaluation.metrics import summarize
         from carclf.evaluation.prediction import predict
 
         rows = pd.read_parquet(split.path(store, "split.parquet"))
         val = rows[rows["subset"] == "val"]
         network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
-        pictures = Pictures(val, unpack(archive, store), network.input_shape[1:3],
-                            batch_size=config.evaluate.batch_size)
-        probabilities = predict(network, pictures, flip_tta=config.evaluate.flip_tta)
+        size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
+        pictures = Plain(Examples.of(val, unpack(archive, store), size), size)
+        probabilities = predict(network, pictures, batch_size=config.evaluate.batch_size,
+                                flip_tta=config.evaluate.flip_tta)
         class_names = np.array(sorted(rows["label"].unique()))
         found = summarize(val["target"].to_numpy(), probabilities) | {"class_names": class_names.tolist()}
         predictions = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])

@@ -1,69 +1,125 @@
 """Train the backbone's upper blocks with a low learning rate."""
 
 from pathlib import Path
+from typing import Any
 
-from carclf.artifacts import Archive, Figures, Model, Split, build
+from carclf.artifacts import Archive, Figures, Model, Split, artifact_key, build
 from carclf.config import Config
-from carclf.progress import Meter, log
+from carclf.progress import log
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
+# What changes no weight: how fast pictures come, and when the state is saved.
+SPEED = {"num_workers", "cache_gb", "save_minutes"}
 
 
 def fine_tune(
     archive: Archive, split: Split, start: Model, config: Config, store: Store, *, salt: str = ""
 ) -> tuple[Model, bool]:
-    """The head's model with unfrozen upper blocks trained on; the epoch with the best validation accuracy."""
+    """The head's model with unfrozen upper blocks trained on; the epoch with the best validation accuracy.
+
+    A killed training goes on from its last checkpoint when the stage is run again.
+    """
+    inputs = {"archive": archive.key, "split": split.key, "model": start.key}
+    settings = {
+        "fine_tune": config.fine_tune.model_dump(exclude=SPEED), "precision": config.model.precision,
+        "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
+    }
+    key = artifact_key(Model, VERSION, inputs, settings)
 
     def make(folder: Path) -> Figures:
-        return _fit(folder, archive, split, start, config, store)
+        return _fit(folder, archive, split, start, config, store, key)
 
-    return build(
-        Model, make, store=store, version=VERSION,
-        inputs={"archive": archive.key, "split": split.key, "model": start.key},
-        settings={
-            # the number of workers changes no weight
-            "fine_tune": config.fine_tune.model_dump(exclude={"num_workers"}),
-            "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
-        },
-    )
+    model, reused = build(Model, make, store=store, version=VERSION, inputs=inputs, settings=settings)
+    if not reused and config.fine_tune.epochs:
+        from carclf.training.checkpoints import Checkpoints
+
+        Checkpoints(store, key).clear()
+    return model, reused
 
 
-def _fit(folder: Path, archive: Archive, split: Split, start: Model, config: Config, store: Store) -> Figures:
+def _fit(
+    folder: Path, archive: Archive, split: Split, start: Model, config: Config, store: Store, key: str
+) -> Figures:
     import keras
     import pandas as pd
 
-    from carclf.data.augmentation import Augmenter
-    from carclf.data.images import unpack
-    from carclf.data.input_pipeline import Pictures
     from carclf.training import loop
+    from carclf.training.checkpoints import Checkpoints
     from carclf.training.determinism import make_repeatable
-    from carclf.training.schedules import warmup_cosine
-    from carclf.training.unfreezing import unfreeze
+    from carclf.training.precision import computing_in
+    from carclf.training.strategies import spread
 
-    own = config.fine_tune
     make_repeatable(config.seed)
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
-    model = keras.models.load_model(start.path(store, "model.keras"), compile=False)
-    size, images = model.input_shape[1:3], unpack(archive, store)
-    train = Pictures(
-        rows[rows["subset"] == "train"], images, size, batch_size=own.batch_size, seed=config.seed,
-        augmenter=Augmenter(config.augment, *size), num_workers=own.num_workers,
-    )
-    val = Pictures(rows[rows["subset"] == "val"], images, size, batch_size=own.batch_size,
-                   num_workers=own.num_workers)
-    num_blocks = unfreeze(model, own.unfrozen_fraction)
-    log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(train.paths))
-    rate = own.learning_rate
-    callbacks = [best := loop.KeepBest(own.patience, float(start.figures["val_accuracy"]))]
-    if own.schedule == "cosine":
-        rate = warmup_cosine(rate, max(1, own.epochs * len(train)), own.warmup_fraction)
-    else:
-        callbacks.append(keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=1))
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=own.weight_decay, global_clipnorm=own.clip_norm)
-    trained = loop.compiled(model, optimizer, own.label_smoothing, int(rows["target"].max()) + 1)
-    history = loop.fit(trained, train, val, epochs=own.epochs, meter=Meter("fine_tune"), callbacks=callbacks) \
-        if own.epochs else pd.DataFrame()
+    accuracy = float(start.figures["val_accuracy"])
+    with spread():
+        model = keras.models.load_model(start.path(store, "model.keras"), compile=False)
+        source, val = _sources(rows, archive, split, start, config, store)
+        with computing_in(config.model.precision, model) as precision:
+            trained, num_blocks = _compile(model, source, config)
+            log.info("fine_tune: %d blocks unfrozen, %d images, %s", num_blocks, len(source.examples), precision)
+            trainer = loop.Trainer(trained, source, _mix(start, config), config.fine_tune,
+                                   lambda network: loop.validate(network, val, config.fine_tune.batch_size),
+                                   Checkpoints(store, key))
+            history = trainer.run(accuracy) if config.fine_tune.epochs else pd.DataFrame()
     loop.save(model, history, folder)
-    return {"val_accuracy": float(best.best), "best_epoch": best.best_epoch + 1, "num_blocks": num_blocks,
-            "num_classes": start.figures["num_classes"]}
+    best = trainer.progress
+    return {"val_accuracy": max(best.best_accuracy, accuracy), "best_epoch": best.best_epoch,
+            "num_blocks": num_blocks, "num_restarts": best.restarts,
+            **{name: start.figures[name] for name in ("num_classes", "image_height", "image_width")}}
+
+
+def _sources(
+    rows: Any, archive: Archive, split: Split, start: Model, config: Config, store: Store
+) -> tuple[Any, Any]:
+    """The training pictures, augmented and shuffled, and the plain validation pictures."""
+    from carclf.data.augmentation import Augmenter
+    from carclf.data.images import unpack
+    from carclf.data.input_pipeline import Examples, Plain, Training
+
+    own, images = config.fine_tune, unpack(archive, store)
+    size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
+    # what the smallest crop shows must have as many pixels as the network sees
+    largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
+    train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
+    train = train.decoded(f"{archive.key} {split.key} train", max_bytes=own.cache_gb * 1e9)
+    sizes = _sizes(size, own.first_size, own.num_phases, own.epochs)
+    source = Training(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
+    return source, Plain(Examples.of(rows[rows["subset"] == "val"], images, size), size)
+
+
+def _sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) -> tuple[tuple[int, int], ...]:
+    """The pictures' size in each epoch: growing from phase to phase, in steps of 32 px, the full size last."""
+    found = []
+    for epoch in range(epochs):
+        phase = epoch * num_phases // epochs
+        share = first + (1 - first) * phase / (num_phases - 1) if num_phases > 1 else 1.0
+        found.append(size if share == 1 else tuple(max(32, round(side * share / 32) * 32) for side in size))
+    return tuple((height, width) for height, width in found)
+
+
+def _compile(model: Any, source: Any, config: Config) -> tuple[Any, int]:
+    from carclf.training import loop
+    from carclf.training.optimizers import BlockwiseAdamW
+    from carclf.training.schedules import warmup_cosine
+    from carclf.training.unfreezing import block_rates, unfreeze
+
+    own, num_steps = config.fine_tune, source.epochs * source.steps_per_epoch
+    groups = unfreeze(model, own.unfrozen_fraction)
+    rates = block_rates(len(groups), decay=own.layer_decay, num_phases=own.num_phases,
+                        steps_per_phase=num_steps // own.num_phases)
+    rate: Any = own.learning_rate
+    if own.schedule == "cosine":
+        rate = warmup_cosine(rate, max(1, num_steps), own.warmup_fraction)
+    optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, clip_norm=own.clip_norm,
+                               ema_momentum=own.ema_momentum)
+    trained = loop.compile_for(model, optimizer, own.label_smoothing)
+    optimizer.build_for(trained, list(zip(groups, rates, strict=True)))
+    return trained, len(groups)
+
+
+def _mix(start: Model, config: Config) -> Any:
+    from carclf.data.mixing import Mix
+
+    return Mix(int(start.figures["num_classes"]), config.seed, config.fine_tune.mixup, config.fine_tune.cutmix)

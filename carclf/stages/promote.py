@@ -51,8 +51,8 @@ def _crown(decision: Decision, model: Model, config: Config, store: Store) -> No
     """Write the champion by compare-and-swap, so that two runs that end together lose nothing."""
     for _ in range(NUM_TRIES):
         state, version = _load(store, config)
-        if state["champion"] and state["champion"]["decision"] == decision.key:
-            return
+        if any(entry["decision"] == decision.key for entry in state["history"]):
+            return  # crowned once: running an old run's stage again takes nothing from a later champion
         entry = {"model": model.key, "decision": decision.key, "val_accuracy": decision.figures["val_accuracy"],
                  "promoted": datetime.now(UTC).isoformat(timespec="seconds")}
         state = state | {"champion": entry, "history": [*state["history"], entry]}

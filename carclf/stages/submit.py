@@ -10,7 +10,7 @@ from carclf.errors import DataError
 from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 
 
 def submit(
@@ -44,15 +44,17 @@ def _predict(
     import pandas as pd
 
     from carclf.data.images import unpack
-    from carclf.data.input_pipeline import Pictures
+    from carclf.data.input_pipeline import Examples, Plain
     from carclf.evaluation.prediction import predict
 
     sample = pd.read_csv(dataset.path(store, "sample-submission.csv"), dtype={"Id": str})
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
     test = index[index["label"] < 0].set_index("id").loc[sample["Id"]].reset_index()
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
-    pictures = Pictures(test, unpack(archive, store), network.input_shape[1:3], batch_size=config.evaluate.batch_size)
-    probabilities = predict(network, pictures, flip_tta=config.evaluate.flip_tta)
+    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
+    pictures = Plain(Examples.of(test, unpack(archive, store), size), size)
+    probabilities = predict(network, pictures, batch_size=config.evaluate.batch_size,
+                            flip_tta=config.evaluate.flip_tta)
     class_names = np.array(str(split.figures["class_names"]).split())
     sample.assign(Category=class_names[probabilities.argmax(1)]).to_csv(path, index=False)
 

@@ -1,6 +1,5 @@
 """The backbones of ``keras.applications`` with their right preprocessing, and the blocks to unfreeze."""
 
-import os
 import re
 import warnings
 from pathlib import Path
@@ -8,18 +7,14 @@ from typing import Any
 
 import keras
 
-from carclf.artifacts import cache_folder
+from carclf.artifacts import cache_folder, file_sha256, fingerprint
+from carclf.config import require_weights
 from carclf.errors import ConfigError
 
 TINY = "Tiny"
 RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
 EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
-NAMES = (
-    TINY, *RESCALED, *EFFICIENT,
-    *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
-    *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
-    "MobileNetV3Small", "MobileNetV3Large",
-)
+SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}  # px, as in keras.applications
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
@@ -27,16 +22,18 @@ BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?|expanded_conv(_\d+)?|mix
 def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Model:
     """The network from 0–255 RGB (batch, height, width, 3) to pooled features (batch, features).
 
-    Raises ConfigError for an unknown name and for weights that cannot be had: never a silent random start.
+    All but Tiny take pictures of any size, so that training can begin with smaller ones.
+    Raises ConfigError for weights that cannot be had: never a silent random start.
     """
-    if name not in NAMES:
-        raise ConfigError(f"Unknown backbone {name!r}; model.backbone is one of {', '.join(NAMES)}.")
     if name == TINY:
         if weights != "none":
             raise ConfigError(f"The Tiny backbone has no weights {weights!r}. Set model.weights to none.")
         return _tiny(height, width)
-    inputs = keras.Input((height, width, 3), dtype="float32")
-    net = _application(name, weights, height, width)
+    if min(height, width) < (smallest := SMALLEST.get(name, 32)):
+        raise ConfigError(f"{name} needs pictures of at least {smallest} px, not {height}x{width}. "
+                          "Raise model.image_height and model.image_width.")
+    inputs = keras.Input((None, None, 3), dtype="float32")
+    net = _application(name, weights)
     return keras.Model(inputs, net(_preprocess(name, weights)(inputs)), name="backbone")
 
 
@@ -52,7 +49,7 @@ def _preprocess(name: str, weights: str) -> Any:
     return keras.layers.Rescaling(1.0)
 
 
-def _application(name: str, weights: str, height: int, width: int) -> keras.Model:
+def _application(name: str, weights: str) -> keras.Model:
     make = getattr(keras.applications, name)
     wanted = {"imagenet": "imagenet", "none": None}.get(weights, weights)
     if wanted not in ("imagenet", None):
@@ -61,7 +58,7 @@ def _application(name: str, weights: str, height: int, width: int) -> keras.Mode
         with warnings.catch_warnings():
             # weights that do not fit some layers are only a warning to keras: here they would be a silent random start
             warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
-            return make(include_top=False, weights=wanted, input_shape=(height, width, 3), pooling="avg")
+            return make(include_top=False, weights=wanted, input_shape=(None, None, 3), pooling="avg")
     except Exception as error:  # keras raises bare Exception where the download fails
         raise ConfigError(
             f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. Let this machine reach Keras' "
@@ -72,21 +69,23 @@ def _application(name: str, weights: str, height: int, width: int) -> keras.Mode
 
 def weights_file(weights: str) -> Path:
     """The local file of a path or store URL; ConfigError where there is none."""
-    if "://" in weights:
-        from carclf.services.storage import open_store
+    if "://" not in weights:
+        return require_weights(weights)
+    from carclf.services.storage import open_store
 
-        url, _, name = weights.rpartition("/")
-        path = cache_folder() / "weights" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            open_store(url).download(name, path)
-        except KeyError as error:
-            raise ConfigError(f"model.weights: there is nothing at {weights}.") from error
-        return path
-    path = Path(os.path.expandvars(weights)).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"model.weights: there is no file {weights!r}. Give 'imagenet', 'none', a path or a URL.")
+    url, _, name = weights.rpartition("/")
+    path = cache_folder() / "weights" / fingerprint(url=url) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        open_store(url).download(name, path)  # anew each time: another file may stand there now
+    except KeyError as error:
+        raise ConfigError(f"model.weights: there is nothing at {weights}.") from error
     return path
+
+
+def weights_identity(weights: str) -> str:
+    """What a fingerprint knows the weights by: a name, or a file's content, so that a moved file changes no key."""
+    return weights if weights in ("imagenet", "none") else f"sha256:{file_sha256(weights_file(weights))}"
 
 
 def _tiny(height: int, width: int) -> keras.Model:

@@ -1,81 +1,314 @@
-"""Fitting with the best weights kept, progress in lines, and a stop where the loss is no number."""
+"""The fine-tuning loop: whole epochs by ``fit``, validated on averaged weights, saved, and taken up where it stopped.
 
+Everything that decides the next step is in the checkpoint: the model's and the optimizer's variables (the average
+and the random generators' states among them), the position in the data, patience and the best weights so far.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
+import psutil
+from scipy.special import softmax
 
+from carclf.config import FineTune
+from carclf.data.input_pipeline import Plain, Training, batches, num_batches
+from carclf.data.mixing import Mix
 from carclf.errors import QualityError
-from carclf.progress import Meter
+from carclf.progress import Meter, log
+from carclf.training.checkpoints import Arrays, Checkpoints
+from carclf.training.optimizers import BlockwiseAdamW
+
+FINITE_STEPS = 20  # between two looks at whether the loss is a number
+MAX_RESTARTS = 3
+Validate = Callable[[keras.Model], tuple[float, float]]
 
 
-class KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Remembers the weights of the epoch with the best validation accuracy, the earlier of equals."""
+class NotANumber(Exception):
+    """The loss is not finite any more."""
 
-    def __init__(self, patience: int | None = None, start: float = -1.0) -> None:
+
+@dataclass
+class Progress:
+    """How far a training is, but for its variables."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+    best_epoch: int = 0  # 0: the weights that fine-tuning began with
+    best_loss: float = float("inf")
+    stale_epochs: int = 0
+    restarts: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class Stream:
+    """Batches by their number: read on where the next one is asked for, opened anew where another is."""
+
+    def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
+        self.open_at, self.next, self.wait_seconds = open_at, -1, 0.0
+        self.recent: dict[int, Any] = {}
+        self.lock = threading.Lock()
+
+    def get(self, number: int) -> Any:
+        """The batch of that number; ``wait_seconds`` grows by the time that it was not there."""
+        with self.lock:
+            # Keras looks at the first two batches for their shapes, then asks for them again.
+            if number not in self.recent:
+                if number != self.next:
+                    self.iterator, self.next = self.open_at(number), number
+                started = time.monotonic()
+                batch = next(self.iterator)
+                self.wait_seconds += time.monotonic() - started
+                self.next += 1
+                self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}
+            return self.recent[number]
+
+
+class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
+    """``num`` batches of a stream from ``begin`` on, for Keras."""
+
+    def __init__(self, stream: Stream, begin: int, num: int) -> None:
+        super().__init__(workers=1)
+        self.stream, self.begin, self.num = stream, begin, num
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, position: int) -> Any:
+        return self.stream.get(self.begin + position)
+
+
+class Trainer:
+    """One fine-tuning of a model that ``compile_for`` compiled; ``run`` leaves the best weights in it."""
+
+    def __init__(
+        self, model: keras.Model, source: Training, mix: Mix, settings: FineTune, validate: Validate,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.model, self.source, self.mix, self.settings = model, source, mix, settings
+        self.validate, self.checkpoints = validate, checkpoints
+        self.optimizer: BlockwiseAdamW = model.optimizer
+        self.stream, self.progress = Stream(self._open_at), Progress()
+        self.best: Arrays = model.get_weights()
+
+    def run(self, start_accuracy: float) -> pd.DataFrame:
+        """Train to the end, from the latest checkpoint if there is one; a row of history per epoch."""
+        self.progress.best_accuracy = start_accuracy
+        _build_metrics(self.model, self.source)
+        if not self._restore():
+            self._save()
+        with Meter("fine_tune") as meter:
+            while not self._ended():
+                try:
+                    self._epoch(meter)
+                except NotANumber:
+                    self._go_back()
+        self.model.set_weights(self.best)
+        return pd.DataFrame(self.progress.history)
+
+    def _open_at(self, number: int) -> Iterator[Any]:
+        return batches(self.source, self.source.batch_size, start_batch=number,
+                       num_processes=self.settings.num_workers, mix=self.mix)
+
+    def _ended(self) -> bool:
+        own, progress = self.settings, self.progress
+        if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
+            log.info("fine_tune: the budget of %g minutes is spent", own.budget_minutes)
+            return True
+        if progress.stale_epochs >= own.patience:
+            log.info("fine_tune: no better validation accuracy for %d epochs", progress.stale_epochs)
+            return True
+        return progress.step >= self.source.steps_per_epoch * own.epochs
+
+    def _epoch(self, meter: Meter) -> None:
+        """The rest of the present epoch, its validation, and a checkpoint."""
+        per_epoch, started = self.source.steps_per_epoch, time.monotonic()
+        begin, waited = self.progress.step, self.stream.wait_seconds
+        feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
+        steps = _Steps(self, meter, feed)
+        self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
+        seconds, waited = time.monotonic() - started, self.stream.wait_seconds - waited
+        logs = {name: float(value) for name, value in steps.logs.items()}
+        if not np.isfinite(logs["loss"]):
+            raise NotANumber
+        if self.progress.step % per_epoch:
+            return  # the budget ended it
+        with averaged(self.model):
+            loss, accuracy = self.validate(self.model)
+            self._note(accuracy, loss)
+        self.progress.history.append({
+            "epoch": self.progress.step // per_epoch, "step": self.progress.step, **logs, "val_loss": loss,
+            "val_accuracy": accuracy, "learning_rate": self._rate(), "seconds": round(seconds, 2),
+            "images_per_second": round(len(feed) * self.source.batch_size / seconds, 2),
+            "data_wait_fraction": round(waited / seconds, 4),
+        })
+        log.info("fine_tune: epoch %d, loss %.4f, val_loss %.4f, val_accuracy %.4f, %.1f img/s, data wait %.1f%%",
+                 self.progress.step // per_epoch, logs["loss"], loss, accuracy,
+                 self.progress.history[-1]["images_per_second"], 100 * waited / seconds)
+        self._save()
+
+    def _note(self, accuracy: float, loss: float) -> None:
+        """Keep the best weights, the earlier of equals; lower the rate of the plateau schedule."""
+        progress = self.progress
+        if accuracy > progress.best_accuracy:
+            progress.best_accuracy, progress.stale_epochs = accuracy, 0
+            progress.best_epoch = progress.step // self.source.steps_per_epoch
+            self.best = self.model.get_weights()
+        else:
+            progress.stale_epochs += 1
+        if self.settings.schedule == "plateau" and loss >= progress.best_loss:
+            self.optimizer.scale.assign(self.optimizer.scale * 0.5)
+        progress.best_loss = min(loss, progress.best_loss)
+
+    def note(self, logs: Any) -> str:
+        """What a line of progress says beside the steps."""
+        megabytes = psutil.Process().memory_info().rss / 2**20
+        return (f"epoch {self.progress.step // self.source.steps_per_epoch + 1}, loss {float(logs['loss']):.3f}, "
+                f"accuracy {float(logs['accuracy']):.3f}, rate {self._rate():.2g}, "
+                f"data wait {self.stream.wait_seconds:.1f} s, {megabytes:.0f} MB")
+
+    def _rate(self) -> float:
+        return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate * self.optimizer.scale))
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.optimizer.variables, *self._metrics()]
+
+    def _metrics(self) -> list[Any]:
+        return [variable for metric in self.model.metrics for variable in metric.variables]
+
+    def _save(self) -> None:
+        arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+        self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
+        self.saved = time.monotonic()
+
+    def _restore(self) -> bool:
+        """Take up the latest checkpoint; False where there is none that fits."""
+        self.saved, self.resumed = time.monotonic(), None
+        found = self.checkpoints.load()
+        variables = self._variables()
+        if not found or [np.shape(a) for a in found[0]] != [tuple(v.shape) for v in [*variables, *self.best]]:
+            return False
+        arrays, state = found
+        for variable, array in zip(variables, arrays, strict=False):
+            variable.assign(array)
+        self.best, self.progress = arrays[len(variables):], Progress(**state)
+        if self.progress.step % self.source.steps_per_epoch:
+            # fit() resets the metrics when it begins: the rest of a broken epoch gets them back.
+            self.resumed = arrays[len(variables) - len(self._metrics()) : len(variables)]
+        log.info("fine_tune: taken up at step %d", self.progress.step)
+        return True
+
+    def _go_back(self) -> None:
+        """To the last checkpoint with half the learning rate; QualityError after too many times."""
+        restarts = self.progress.restarts + 1
+        if restarts > MAX_RESTARTS or not self._restore():
+            raise QualityError(
+                f"The training loss was not a number {restarts} times, at lower and lower learning rates. Lower "
+                "fine_tune.learning_rate, or look for damaged pictures."
+            )
+        self.progress.restarts = restarts
+        self.optimizer.scale.assign(self.optimizer.scale * 0.5)
+        log.warning("fine_tune: the loss is not a number: back to step %d with the learning rate halved",
+                    self.progress.step)
+        self._save()
+
+
+class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Counts steps, tells the meter, and saves every few minutes."""
+
+    def __init__(self, trainer: Trainer, meter: Meter, feed: Feed) -> None:
         super().__init__()
-        self.patience, self.best, self.best_epoch, self.weights = patience, start, -1, None
+        self.trainer, self.meter, self.feed = trainer, meter, feed
+        self.logs: Any = {}
+        self.last = time.monotonic()
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        self.weights = self.model.get_weights()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if logs["val_accuracy"] > self.best:
-            self.best, self.best_epoch, self.weights = logs["val_accuracy"], epoch, self.model.get_weights()
-        elif self.patience is not None and epoch - self.best_epoch >= self.patience:
-            self.model.stop_training = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        self.model.set_weights(self.weights)
-
-
-class Watch(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Reports steps to a meter and stops at a loss that is not a number."""
-
-    def __init__(self, meter: Meter) -> None:
-        super().__init__()
-        self.meter, self.done = meter, 0
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.trainer.resumed is not None:
+            for variable, array in zip(self.trainer._metrics(), self.trainer.resumed, strict=True):
+                variable.assign(array)
+            self.trainer.resumed = None
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.done += 1
-        if not np.isfinite(logs["loss"]):
-            raise QualityError(
-                "The training loss is not a number. Lower the learning rate or use bfloat16 instead of float16."
-            )
-        total = self.params["epochs"] * self.params["steps"]
-        self.meter(self.done, total, f"loss {logs['loss']:.3f}, accuracy {logs['accuracy']:.3f}")
+        trainer, now = self.trainer, time.monotonic()
+        progress, own = trainer.progress, trainer.settings
+        progress.step += 1
+        progress.seconds += now - self.last
+        self.last, self.logs = now, logs
+        ended = batch + 1 == len(self.feed)
+        due = not ended and now - trainer.saved >= own.save_minutes * 60
+        if (due or progress.step % FINITE_STEPS == 0) and not np.isfinite(float(logs["loss"])):
+            raise NotANumber
+        if due:
+            getattr(trainer.model, "jax_state_sync", lambda: None)()
+            trainer._save()
+        if self.meter.due:
+            self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, trainer.note(logs))
+        if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
+            trainer.model.stop_training = True
 
 
-def fit(
-    model: keras.Model, train: Any, val: Any, *, epochs: int, meter: Meter, callbacks: list[Any],
-    batch_size: int | None = None,
-) -> pd.DataFrame:
-    """Train and return one row per epoch: epoch, loss, accuracy, val_loss, val_accuracy, learning_rate."""
-    x, y = train if isinstance(train, tuple) else (train, None)
-    with meter:
-        history = model.fit(
-            x, y, validation_data=val, epochs=epochs, batch_size=batch_size, verbose=0,
-            shuffle=isinstance(train, tuple), callbacks=[Watch(meter), *callbacks],
-        )
-    return pd.DataFrame(history.history).rename_axis("epoch").reset_index()
+@contextmanager
+def averaged(model: keras.Model) -> Iterator[None]:
+    """The moving average of the weights in the model, for the time of the block."""
+    optimizer = model.optimizer
+    if not optimizer.use_ema or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
+        yield
+        return
+    variables = model.trainable_variables
+    own = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, array in zip(variables, own, strict=True):
+            variable.assign(array)
 
 
-def compiled(model: keras.Model, optimizer: Any, label_smoothing: float, num_classes: int) -> keras.Model:
-    """The same layers, compiled: cross-entropy on logits with smoothed integer labels, and accuracy.
+def validate(model: keras.Model, source: Plain, batch_size: int) -> tuple[float, float]:
+    """Cross-entropy and accuracy on plain pictures."""
+    stream = Stream(lambda number: _filled(batches(source, batch_size, start_batch=number), batch_size))
+    feed = Feed(stream, 0, num_batches(source, batch_size))
+    labels = source.examples.labels
+    probabilities = softmax(model.predict(feed, verbose=0)[: len(labels)].astype(float), 1)
+    likelihood = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), float((probabilities.argmax(1) == labels).mean())
+
+
+def _filled(found: Iterator[Any], batch_size: int) -> Iterator[Any]:
+    """The batches, the last one filled up with its own pictures: several devices can only share a whole one."""
+    for pixels, labels in found:
+        order = np.resize(np.arange(len(labels)), batch_size)
+        yield pixels[order], labels[order]
+
+
+def _build_metrics(model: keras.Model, source: Training) -> None:
+    """Make the variables of loss and metrics, so that a checkpoint always has the same ones."""
+    pixels = np.stack([source[drawn][0] for drawn in range(source.batch_size)])
+    shares = np.full((len(pixels), model.output_shape[-1]), 1 / model.output_shape[-1], np.float32)
+    model.evaluate(pixels, shares, batch_size=len(pixels), verbose=0)
+    model.reset_metrics()
+
+
+def compile_for(model: keras.Model, optimizer: Any, label_smoothing: float) -> keras.Model:
+    """The same layers, compiled: cross-entropy on logits with smoothed label shares, and accuracy.
 
     The model itself stays uncompiled, since Keras would save a nested model's loss with it.
     """
-
-    def loss(labels: Any, logits: Any) -> Any:
-        targets = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), num_classes)
-        targets = targets * (1 - label_smoothing) + label_smoothing / num_classes
-        return keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
-
     trained = keras.Model(model.inputs, model.outputs)
-    trained.compile(optimizer=optimizer, loss=loss,
-                    metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")])
+    trained.compile(
+        optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else False,
+        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+    )
     return trained
 
 

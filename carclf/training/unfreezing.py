@@ -1,25 +1,38 @@
-"""Which layers train while fine-tuning."""
+"""Which layers train while fine-tuning, from which epoch on, and how fast."""
 
 import math
+from typing import Any
 
 import keras
 
 from carclf.training.backbones import all_layers, backbone_layers, blocks
+from carclf.training.optimizers import BlockRate
 
 
-def unfreeze(model: keras.Model, fraction: float) -> int:
-    """Let the head and this share of the backbone's blocks, from the top, train; return the number of blocks.
+def unfreeze(model: keras.Model, fraction: float) -> list[list[Any]]:
+    """Let the head and this share of the backbone's blocks, from the top, train; return those blocks, topmost last.
 
     Every BatchNormalization layer stays frozen. A nested call with training=False is not enough for that:
     ``fit`` reaches the nested layers with training=True all the same (seen in Keras 3.15).
     """
     groups = blocks(backbone_layers(model))
-    num_unfrozen = math.ceil(fraction * len(groups))
+    num_frozen = len(groups) - math.ceil(fraction * len(groups))
     model.trainable = True
     for position, group in enumerate(groups):
         for layer in group:
-            layer.trainable = position >= len(groups) - num_unfrozen
+            layer.trainable = position >= num_frozen
     for layer in all_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
-    return num_unfrozen
+    return groups[num_frozen:]
+
+
+def block_rates(num_blocks: int, *, decay: float, num_phases: int, steps_per_phase: int) -> list[BlockRate]:
+    """A rate for each block, the topmost last: ``decay`` to the power of its depth, joining in its phase.
+
+    In phase p of P (from 1) the topmost p/P of the blocks train.
+    """
+    depths = range(num_blocks, 0, -1)  # 1 for the block below the head
+    return [
+        BlockRate(decay**depth, (math.ceil(depth * num_phases / num_blocks) - 1) * steps_per_phase) for depth in depths
+    ]

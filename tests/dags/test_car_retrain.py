@@ -45,15 +45,15 @@ def described(environment: dict[str, str]) -> dict[str, object]:
         """
         import json, sys, time
         import airflow.sdk  # what every DAG file needs
-        start = time.perf_counter()
+        start = time.process_time()
         import car_retrain
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         dag = car_retrain.car_retrain()
         print(json.dumps({
             "seconds": seconds, "heavy": [name for name in ("tensorflow", "keras") if name in sys.modules],
             "chain": {task.task_id: sorted(task.downstream_task_ids) for task in dag.tasks},
             "queues": sorted({task.queue for task in dag.tasks}),
-            "timeouts": all(task.execution_timeout or task.task_id == "score" for task in dag.tasks),
+            "timeouts": all(task.execution_timeout for task in dag.tasks),
             "params": {name: param.schema | {"description": param.description}
                        for name, param in dag.params._ParamsDict__dict.items()},
             "active": dag.max_active_runs, "catchup": dag.catchup, "mode": dag.get_task("score").mode,
@@ -71,14 +71,14 @@ def test_the_chain_is_the_nine_stages_on_the_gpu_queue(described) -> None:
     assert (described["active"], described["catchup"], described["mode"]) == (1, False, "reschedule")
 
 
-def test_parsing_imports_neither_tensorflow_nor_keras(described) -> None:
-    print(f"parsed in {described['seconds']:.2f} s")
+def test_parsing_takes_less_than_a_second_and_imports_neither_tensorflow_nor_keras(described) -> None:
     assert described["heavy"] == []
+    assert described["seconds"] < 1  # of the processor, not of the clock: other work does not count
 
 
 def test_the_form_has_every_setting_with_its_type_limits_and_description(described) -> None:
     params = described["params"]
-    assert list(params) == ["recipe", *(name for name, _ in fields())]
+    assert list(params) == ["recipe", *(name for name, _ in fields() if not name.startswith("score."))]
     epochs = params["fine_tune.epochs"]
     assert (epochs["type"], epochs["minimum"], epochs["maximum"]) == (["integer", "null"], 0, 500)
     assert epochs["description"].endswith("(gpu: 12)") and epochs["section"] == "Fine tune"

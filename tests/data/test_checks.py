@@ -39,7 +39,7 @@ def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Validation(min_images_per_class=7), "Class '0' has 6 usable images; at least 7 are needed. Add images"),
+        (Validation(min_images_per_class=7), "Class '0' has 6 usable images, copies not counted; at least 7"),
         (Validation(min_images_per_class=5, max_unusable_fraction=0.01), "of the images are unusable (first: train/0/"),
         (Validation(min_images_per_class=5, min_side=1000), "Class '9' has 0 usable images"),
     ],
@@ -67,3 +67,17 @@ def test_another_competitions_folder_is_refused(folder: Path, tmp_path: Path) ->
     (folder / "sample-submission.csv").write_text("Name,Label\n")
     with pytest.raises(DataError, match="expected Id,Category"):
         read_sample(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Id,Category\n", "\xff\xfe", "Id,Category\na,0\na,0\n", "Name\na\n", 'Id,Category\n"a,0\n']
+)
+def test_a_sample_that_is_no_table_of_ids_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "sample-submission.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="sample-submission"):
+        read_sample(tmp_path)
+
+
+def test_an_id_named_na_is_an_id(tmp_path: Path) -> None:
+    (tmp_path / "sample-submission.csv").write_text("Id,Category\nNA,0\n")
+    assert list(read_sample(tmp_path)["Id"]) == ["NA"]

@@ -86,3 +86,27 @@ def test_a_member_that_leaves_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="leaves its folder"):
         _extract(zipfile.ZipFile(buffer), tmp_path / "inner")
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_a_damaged_inner_archive_is_named(tmp_path: Path) -> None:
+    for inner in (b"no archive", b""):
+        path = tmp_path / "outer.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("train.zip", inner)
+        with pytest.raises(DataError, match=r"train\.zip in the archive is damaged"):
+            _extract(zipfile.ZipFile(path), tmp_path / "out")
+
+
+EXIF = Image.Exif()
+EXIF[0x0112], EXIF[0x010E] = 3, "a car"
+WITH_EXIF = encoded(Image.fromarray(PIXELS), "JPEG", exif=EXIF)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(20, 120), st.binary(min_size=1, max_size=6))
+def test_mutated_exif_data_decode_or_are_refused_and_nothing_else(at: int, patch: bytes) -> None:
+    try:
+        decoded = decode(WITH_EXIF[:at] + patch + WITH_EXIF[at + len(patch) :])
+    except Undecodable:
+        return
+    assert decoded.ndim == 3

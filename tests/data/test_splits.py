@@ -1,10 +1,12 @@
 import hashlib
 
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf.data.splits import stratified
+from carclf.errors import DataError
 
 
 def index(contents: dict[str, tuple[int, str]]) -> pd.DataFrame:
@@ -47,3 +49,9 @@ def test_unusable_and_test_pictures_are_left_out() -> None:
     rows = index({f"{i}.jpg": (i % 2, str(i)) for i in range(20)})
     rows.loc[0, "problem"], rows.loc[1, "label"] = "broken", -1
     assert len(stratified(rows, val_fraction=0.2, seed=0)) == 18
+
+
+def test_a_class_of_copies_alone_is_refused() -> None:
+    rows = index({"a": (0, "x"), "b": (0, "y"), "c": (1, "z"), "d": (1, "z")})
+    with pytest.raises(DataError, match="Class '1' has one picture only"):
+        stratified(rows, val_fraction=0.5, seed=0)

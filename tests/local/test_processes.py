@@ -42,6 +42,24 @@ def test_a_process_that_ignores_sigterm_and_its_child_in_another_session_both_en
     assert not any(map(alive, pids))
 
 
+TITLED = """
+import os, setproctitle, time
+if os.fork():
+    os._exit(0)
+setproctitle.setproctitle("a title longer than the command line " * 50)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_process_that_overwrote_its_environment_by_a_title_ends_though_its_parent_is_gone(tmp_path):
+    with Processes(tmp_path) as processes:
+        path = processes.start("titled", [sys.executable, "-c", TITLED], dict(os.environ))
+        wait_for(path, "ready")
+        (pid,) = processes._left() - {processes.running["titled"].pid}
+    assert not alive(pid)
+
+
 def test_processes_of_others_are_left_alone(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
         with Processes(tmp_path) as processes:

@@ -239,7 +239,7 @@ def test_a_submission_is_sent_once_and_scored(server: DemoServer, submission: Pa
     again = connect().submit(submission, description="a model abc", fingerprint="abc")
     assert (first.status, first.public_score, first.ref, len(server.submissions)) == ("PENDING", None, again.ref, 1)
     score = float(server.submissions[0].score)
-    assert kaggle.submission(first.ref) == SubmissionState(first.ref, "COMPLETE", score, "", "a model abc")
+    assert kaggle.find_submission("abc") == SubmissionState(first.ref, "COMPLETE", score, "", "a model abc")
     assert kaggle.submissions_left() == 49
     assert kaggle.rank(score - 0.01) == 2
     assert kaggle.find_submission("none") is None
@@ -248,7 +248,7 @@ def test_a_submission_is_sent_once_and_scored(server: DemoServer, submission: Pa
 def test_a_submission_being_scored_has_no_score(server: DemoServer, submission: Path) -> None:
     server.scoring_seconds = 60
     sent = connect().submit(submission, description="a model", fingerprint="abc")
-    assert connect().submission(sent.ref) == SubmissionState(sent.ref, "PENDING", None, "", "a model abc")
+    assert connect().find_submission("abc") == SubmissionState(sent.ref, "PENDING", None, "", "a model abc")
 
 
 def test_an_old_submission_is_found_on_a_later_page(server: DemoServer, submission: Path) -> None:
@@ -256,7 +256,7 @@ def test_an_old_submission_is_found_on_a_later_page(server: DemoServer, submissi
     kaggle = connect()
     first = kaggle.submit(submission, description="first", fingerprint="abc")
     server.submissions.extend(
-        type(server.submissions[0])(2000 + n, f"other {n}", "s.csv", "0.5", "", 1) for n in range(250)
+        type(server.submissions[0])(2000 + n, f"other {n}", "s.csv", "0.5", "", b"") for n in range(250)
     )
     found = kaggle.find_submission("abc")
     assert found is not None and found.ref == first.ref
@@ -288,7 +288,7 @@ def test_a_submission_counts_exactly_once_whatever_breaks(
     server.faults.append(Fault(fault.method, fault.kind, fault.status, fault.retry_after, fault.times))
     sent = connect().submit(submission, description="a model", fingerprint="abc")
     assert [(entry.ref, entry.description) for entry in server.submissions] == [(sent.ref, "a model abc")]
-    assert server.submissions[0].num_bytes == submission.stat().st_size
+    assert server.submissions[0].data == submission.read_bytes()
 
 
 def test_a_submission_that_cannot_be_sent_is_not_sent_later(server: DemoServer, submission: Path) -> None:
@@ -315,7 +315,8 @@ def test_a_limit_reached_meanwhile_tells_when_to_try_again(server: DemoServer, s
 def test_a_bad_submission_shows_what_kaggle_says(server: DemoServer, submission: Path) -> None:
     submission.write_text("no,table\n")
     sent = connect().submit(submission, description="bad", fingerprint="abc")
-    state = connect().submission(sent.ref)
+    state = connect().find_submission("abc")
+    assert state is not None and state.ref == sent.ref
     assert (state.status, state.public_score, state.error) == ("ERROR", None, server.submissions[0].error)
 
 

@@ -100,14 +100,6 @@ class Kaggle:
                 return found
         raise AssertionError("_look_again() raises after the last try")
 
-    def submission(self, ref: int) -> SubmissionState:
-        """The submission as it stands now."""
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        request = api.ApiGetSubmissionRequest()
-        request.ref = ref
-        return _state(self._call(f"ask for submission {ref}", self._api.get_submission, request))
-
     def rank(self, score: float) -> int | None:
         """The place that the score would take on the public leaderboard; None while that is empty."""
         from kagglesdk.competitions.types import competition_api_service as api

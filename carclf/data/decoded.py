@@ -1,0 +1,102 @@
+"""The training pictures decoded once: one memory-mapped file of pixels, reduced to what the largest crop needs."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from carclf.artifacts import cache_folder, fingerprint, whole_folder
+from carclf.data.images import Pixels, Undecodable, decode
+from carclf.errors import DataError
+
+CHUNK = 256  # pictures that are held in memory at once
+
+
+class Files:
+    """Pictures read and decoded from their files each time, by position."""
+
+    def __init__(self, paths: list[Path | None], height: int, width: int) -> None:
+        self.paths, self.height, self.width = paths, height, width
+
+    def __getitem__(self, position: int) -> Pixels:
+        """At the smallest JPEG scale that covers (height, width); flat grey where the path is None.
+
+        Raises DataError for a file that cannot be decoded: validation found it whole.
+        """
+        if (path := self.paths[position]) is None:
+            return np.full((self.height, self.width, 3), 128, np.uint8)
+        try:
+            # no limit here: validation has refused what is too large
+            return decode(path.read_bytes(), min_height=self.height, min_width=self.width, max_megapixels=math.inf)
+        except (Undecodable, OSError) as error:
+            raise DataError(f"{path} was whole when it was validated and cannot be read now: {error}. Empty the cache "
+                            "folder and run again.") from error
+
+
+class Decoded:
+    """The same pictures out of a folder with ``pixels.bin`` and ``shapes.npy``, by position."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder}  # each process maps the file itself
+
+    @cached_property
+    def _shapes(self) -> npt.NDArray[np.int64]:
+        return np.asarray(np.load(self.folder / "shapes.npy"))
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return [0, *np.cumsum(self._shapes.prod(1) * 3).tolist()]
+
+    @cached_property
+    def _pixels(self) -> npt.NDArray[np.uint8]:
+        return np.memmap(self.folder / "pixels.bin", np.uint8, "r")
+
+    def __getitem__(self, position: int) -> Pixels:
+        begin, end = self._ends[position], self._ends[position + 1]
+        height, width = self._shapes[position]
+        return np.asarray(self._pixels[begin:end]).reshape(height, width, 3)
+
+
+def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
+    """The pictures decoded into this machine's cache, or the files themselves where they would need more room.
+
+    ``key`` names the files' content and order, such as a split's key.
+    """
+    if len(files.paths) * files.height * files.width * 3 > max_bytes:
+        return files
+    name = fingerprint(decoded=key, height=files.height, width=files.width, num=len(files.paths))
+    folder = cache_folder() / "decoded" / name
+    with whole_folder(folder) as work:
+        if work is not None:
+            _write(files, work)
+    return Decoded(folder)
+
+
+def _write(files: Files, folder: Path) -> None:
+    starts = [*range(0, len(files.paths), CHUNK), len(files.paths)]
+    shapes: list[tuple[int, ...]] = []
+    with ThreadPoolExecutor() as pool, (folder / "pixels.bin").open("wb") as output:
+        for begin, end in pairwise(starts):
+            for pixels in pool.map(lambda position: _reduced(files, position), range(begin, end)):
+                shapes.append(pixels.shape[:2])
+                output.write(pixels.tobytes())
+    np.save(folder / "shapes.npy", np.array(shapes, np.int64).reshape(-1, 2))
+
+
+def _reduced(files: Files, position: int) -> Pixels:
+    """No larger than what fits into (height, width)."""
+    pixels = files[position]
+    scale = min(files.height / pixels.shape[0], files.width / pixels.shape[1])
+    if scale >= 1:
+        return pixels
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

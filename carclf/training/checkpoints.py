@@ -1,0 +1,59 @@
+"""The state of a training in the store: saved whole or not at all, and taken up by whichever machine comes next."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from carclf.artifacts import file_sha256
+from carclf.progress import log
+from carclf.services.storage import Store
+
+Arrays = list[Any]
+
+
+class Checkpoints:
+    """``checkpoints/<key>/latest.json`` names one of two files, which are written in turn: the newest whole one."""
+
+    def __init__(self, store: Store, key: str) -> None:
+        self.store, self.folder = store, f"checkpoints/{key}"
+
+    def save(self, arrays: Arrays, state: dict[str, Any]) -> None:
+        """Write the arrays into the file that is not the latest, then name it."""
+        latest = self._latest()
+        name = "b.npz" if latest and latest["file"] == "a.npz" else "a.npz"
+        with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+            path = Path(folder) / name
+            np.savez(path, *arrays)
+            self.store.upload(path, f"{self.folder}/{name}")
+            found = {"file": name, "sha256": file_sha256(path), "state": state}
+        self.store.write(f"{self.folder}/latest.json", json.dumps(found).encode())
+
+    def load(self) -> tuple[Arrays, dict[str, Any]] | None:
+        """The latest arrays and state, or None where there are none that are whole."""
+        if not (latest := self._latest()):
+            return None
+        with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+            path = Path(folder) / latest["file"]
+            try:
+                self.store.download(f"{self.folder}/{latest['file']}", path)
+            except KeyError:
+                return None
+            if file_sha256(path) != latest["sha256"]:
+                log.warning("The checkpoint %s/%s is damaged: training starts anew", self.folder, latest["file"])
+                return None
+            with np.load(path) as found:
+                return [found[f"arr_{position}"] for position in range(len(found.files))], latest["state"]
+
+    def clear(self) -> None:
+        """Give the room back once the trained model is in the store."""
+        if self._latest():
+            self.store.write(f"{self.folder}/latest.json", b"null")
+            for name in ("a.npz", "b.npz"):
+                self.store.write(f"{self.folder}/{name}", b"")
+
+    def _latest(self) -> dict[str, Any] | None:
+        found = self.store.read(f"{self.folder}/latest.json")
+        return json.loads(found.data) if found else None

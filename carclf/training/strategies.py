@@ -1,0 +1,33 @@
+"""Several GPUs of one machine, by the backend's own data parallelism."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import keras
+
+from carclf.progress import log
+
+
+@contextmanager
+def spread(devices: list[str] | None = None) -> Iterator[int]:
+    """Models made and trained inside use all of the devices (default: every GPU seen); yields their number.
+
+    Each step's batch is divided among them. With one device, or none named, nothing changes.
+    """
+    devices = devices if devices is not None else keras.distribution.list_devices("gpu")
+    if len(devices) < 2:
+        yield 1
+        return
+    log.info("Training on %d devices: %s", len(devices), ", ".join(devices))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.distribute.MirroredStrategy(devices).scope():
+            yield len(devices)
+        return
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    try:
+        yield len(devices)
+    finally:
+        keras.distribution.set_distribution(before)

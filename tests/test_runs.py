@@ -1,0 +1,140 @@
+"""Runs, the champion, and scores, against real artifacts in a store."""
+
+import json
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from carclf.artifacts import Evaluation, Figures, Model, Submission, build
+from carclf.config import load
+from carclf.demo.competition import open_competition
+from carclf.demo.render import render_competition
+from carclf.demo.server import DemoServer
+from carclf.errors import ConfigError, DataError
+from carclf.runs import Run
+from carclf.services.kaggle import Kaggle
+from carclf.services.storage import Store, open_store
+from carclf.stages.promote import promote
+from carclf.stages.score import score
+from carclf.training.backbones import weights_identity
+
+
+@pytest.fixture()
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def candidate(store: Store, name: str, accuracy: float) -> tuple[Model, Evaluation]:
+    def make(kind: type, figures: Figures) -> object:
+        return build(kind, lambda folder: figures, store=store, version=1, inputs={}, settings={"name": name})[0]
+
+    return make(Model, {"name": name}), make(Evaluation, {"val_accuracy": accuracy})
+
+
+def champion(store: Store) -> str:
+    return json.loads(store.read("champion.json").data)["champion"]["model"]
+
+
+def test_running_an_old_runs_promotion_again_takes_nothing_from_a_later_champion(store: Store) -> None:
+    config = load("demo")
+    (old, old_evaluation), (new, new_evaluation) = candidate(store, "old", 0.8), candidate(store, "new", 0.9)
+    promote(old, old_evaluation, config, store)
+    promote(new, new_evaluation, config, store)
+    assert promote(old, old_evaluation, config, store)[1] and champion(store) == new.key
+    assert len(json.loads(store.read("champion.json").data)["history"]) == 2
+
+
+def test_a_candidate_below_the_stored_threshold_is_refused_in_a_sentence(store: Store) -> None:
+    decision, _ = promote(*candidate(store, "weak", 0.5), load("demo"), store)
+    assert decision.figures["reason"] == "refused: accuracy 0.5000 is below the stored threshold 0.6000"
+    assert store.read("champion.json") is None
+
+
+def test_a_run_goes_on_under_its_id_and_another_configuration_is_refused(store: Store) -> None:
+    first = Run.begin("r", store, "demo", load("demo"))
+    first.record["stages"]["download"] = {"key": "k"}
+    store.write("runs/r.json", json.dumps(first.record).encode())
+    assert Run.begin("r", store, "demo", load("demo")).record == first.record
+    with pytest.raises(ConfigError, match=r"with other settings\. Take another --run"):
+        Run.begin("r", store, "demo", load("demo", {"seed": 1}))
+    assert Run.load("r", store).record == first.record
+
+
+def test_a_missing_weights_file_is_told_before_the_download(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"there is no file '/nowhere/w\.h5'"):
+        Run.begin("r", store, "cars10", load("cars10", {"model.weights": "/nowhere/w.h5"}))
+    assert store.read("runs/r.json") is None
+
+
+def test_weights_are_known_by_their_content_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("W", str(tmp_path / "a"))
+    one, moved, by_variable, other = (weights_identity(str(text)) for text in
+                                      (tmp_path / "a", tmp_path / "b", "$W", tmp_path / "c"))
+    assert one == moved == by_variable != other
+
+
+def test_weights_at_a_store_url_are_known_by_what_stands_there_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    for name, value in (("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port())),
+                        ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"),
+                        ("AWS_DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="weights")
+    found = []
+    for content in (b"one", b"two"):
+        (tmp_path / "w").write_bytes(content)
+        open_store("s3://weights/nets").upload(tmp_path / "w", "w.h5")
+        found.append((weights_identity("s3://weights/nets/w.h5"), weights_identity(str(tmp_path / "w"))))
+    server.stop()
+    assert [one for one, _ in found] == [other for _, other in found] and found[0] != found[1]
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cars")
+    render_competition(folder, num_train=60, num_test=10)
+    return folder
+
+
+def sent(store: Store, answers: Path, monkeypatch: pytest.MonkeyPatch, server: DemoServer) -> Submission:
+    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+
+    def make(folder: Path) -> Figures:
+        (folder / "submission.csv").write_bytes(answers.read_bytes())
+        return {"ref": 0}
+
+    submission = build(Submission, make, store=store, version=1, inputs={}, settings={"answers": answers.name})[0]
+    mark = submission.files["submission.csv"].sha256[:16]
+    Kaggle("cars").submit(answers, description=f"carclf {mark}", fingerprint=mark)
+    return submission
+
+
+def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
+    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, memory = load("demo", {"competition": "cars"}), tmp_path / "submissions.json"
+    blind = open_competition(cars, slug="cars", work=tmp_path)
+    with DemoServer(blind, scoring_seconds=0, memory=memory) as server:
+        submission = sent(store, cars / "truth.csv", monkeypatch, server)
+        assert score(submission, config, store)[0].figures["public_score"] == ""
+    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
+    with DemoServer(graded, scoring_seconds=0, memory=memory) as server:
+        other = sent(store, cars / "sample-submission.csv", monkeypatch, server)
+        assert score(other, config, store)[0].figures["public_score"] < 1
+        found, reused = score(submission, config, store)
+        assert (found.figures["public_score"], reused) == (1.0, False)
+        assert score(submission, config, store) == (found, True)
+    with DemoServer(graded, scoring_seconds=0) as forgetful:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", forgetful.url)
+        with pytest.raises(DataError, match="knows no submission with the mark"):
+            score(other, load("demo", {"competition": "cars"}), store, salt="again")

@@ -1,0 +1,190 @@
+"""Fine-tuning: repeatable, resumable to the bit, guarded, and in phases."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from carclf.config import load
+from carclf.data.augmentation import Augmenter
+from carclf.data.input_pipeline import Examples, Plain, Training
+from carclf.data.mixing import Mix
+from carclf.errors import QualityError
+from carclf.services.storage import open_store
+from carclf.stages.fine_tune import _compile, _sizes
+from carclf.training import loop
+from carclf.training.backbones import all_layers, build_backbone
+from carclf.training.checkpoints import Checkpoints
+from carclf.training.determinism import make_repeatable
+from carclf.training.heads import build_head, join
+
+SIZE = (48, 64)
+SETTINGS = {"fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.save_minutes": 0, "fine_tune.num_workers": 0,
+            "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3}
+
+
+class Killed(Exception):
+    """Stands for the power going."""
+
+
+class KilledAt(Checkpoints):
+    """Dies before the n-th save, as a machine may at any moment."""
+
+    def __init__(self, store, key, n):
+        super().__init__(store, key)
+        self.left = n
+
+    def save(self, arrays, state):
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        super().save(arrays, state)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number in range(44):
+        shape = (int(random.integers(40, 90)), int(random.integers(50, 120)), 3)
+        cv2.imwrite(str(folder / f"{number}.jpg"), random.integers(0, 256, shape, np.uint8))
+    paths = [f"{number}.jpg" for number in range(44)]
+    return folder, pd.DataFrame({"path": paths, "problem": "", "label": [number % 3 for number in range(44)]})
+
+
+def trainer(pictures, checkpoints, change=lambda model: None, **settings):
+    folder, rows = pictures
+    config = load("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
+    own = config.fine_tune
+    make_repeatable(0)
+    backbone = build_backbone("Tiny", "none", *SIZE)
+    model = join(backbone, build_head(backbone.output_shape[-1], 3, config.model))
+    examples = Examples.of(rows[:36], folder, SIZE)
+    sizes = _sizes(SIZE, own.first_size, own.num_phases, own.epochs)
+    source = Training(examples, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
+    val = Plain(Examples.of(rows[36:], folder, SIZE), SIZE)
+    trained, _ = _compile(model, source, config)
+    change(trained)
+    return loop.Trainer(trained, source, Mix(3, 0, own.mixup, own.cutmix), own,
+                        lambda network: loop.validate(network, val, 8), checkpoints)
+
+
+def weights_and_history(one):
+    history = one.run(0.0)
+    timings = ["seconds", "images_per_second", "data_wait_fraction"]
+    return one.model.get_weights(), history.drop(columns=timings)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures, tmp_path_factory):
+    return weights_and_history(trainer(pictures, Checkpoints(open_store(str(tmp_path_factory.mktemp("s"))), "k")))
+
+
+def assert_same(one, other):
+    for a, b in zip(one[0], other[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+    pd.testing.assert_frame_equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_the_same_seed_gives_the_same_weights_to_the_bit_with_any_number_of_workers(
+    pictures, undisturbed, tmp_path, num_workers
+):
+    store = open_store(str(tmp_path))
+    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"), num_workers=num_workers)))
+
+
+# 4 steps an epoch; a save before the first step, after each step, and one after each epoch's validation
+@pytest.mark.parametrize("moments", [[0], [1], [3], [4], [5], [7, 2, 1], [1, 1, 1, 1]])
+def test_a_training_killed_at_any_moment_ends_with_the_weights_of_one_never_killed(
+    pictures, undisturbed, tmp_path, moments
+):
+    store = open_store(str(tmp_path))
+    for saves in moments:
+        with pytest.raises(Killed):
+            trainer(pictures, KilledAt(store, "k", saves)).run(0.0)
+    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+
+
+def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
+    store = open_store(str(tmp_path))
+    with pytest.raises(Killed):
+        trainer(pictures, KilledAt(store, "k", 3)).run(0.0)
+    for name in ("a.npz", "b.npz"):
+        store.write(f"checkpoints/k/{name}", store.read(f"checkpoints/k/{name}").data[:-100])
+    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+
+
+def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate(pictures, tmp_path, monkeypatch):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"))
+    original, poisoned = Mix.__call__, []
+
+    def poison(self, number, batch):
+        pixels, shares = original(self, number, batch)
+        if number == 5 and not poisoned:
+            poisoned.append(number)
+            return pixels, shares * np.float32("nan")
+        return pixels, shares
+
+    monkeypatch.setattr(Mix, "__call__", poison)
+    history = one.run(0.0)
+    assert one.progress.restarts == 1 and poisoned == [5]
+    assert list(history["epoch"]) == [1, 2, 3] and np.isfinite(history["loss"]).all()
+    assert float(one.optimizer.scale) == 0.5
+
+
+def test_a_loss_that_stays_no_number_ends_with_advice(pictures, tmp_path):
+    def break_it(model):
+        model.get_layer("head").get_layer("logits").bias.assign([np.nan] * 3)
+
+    with pytest.raises(QualityError, match=r"Lower fine_tune\.learning_rate"):
+        trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), change=break_it).run(0.0)
+
+
+def test_a_spent_budget_ends_training_with_the_best_model_so_far(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=1e-9)
+    start = one.model.get_weights()
+    assert one.run(0.0).empty and one.progress.step == 1
+    for a, b in zip(start, one.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_early_stopping_leaves_the_best_weights(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), patience=1, epochs=50)
+    history = one.run(0.0)
+    best = int(history["val_accuracy"].argmax())
+    assert len(history) == best + 2 < 50
+    assert one.validate(one.model)[1] == history["val_accuracy"][best] == one.progress.best_accuracy
+
+
+def test_validation_sees_the_average_of_the_weights_and_training_goes_on_with_its_own(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), ema_momentum=0.9)
+    one.run(0.0)
+    own = [np.array(variable) for variable in one.model.trainable_variables]
+    with loop.averaged(one.model):
+        average = [np.array(variable) for variable in one.model.trainable_variables]
+    assert not np.allclose(own[0], average[0])
+    np.testing.assert_array_equal(own[0], np.array(one.model.trainable_variables[0]))
+
+
+def test_blocks_join_from_the_top_phase_by_phase_with_falling_rates(pictures, tmp_path):
+    one = trainer(pictures, KilledAt(open_store(str(tmp_path)), "k", 4), num_phases=3, layer_decay=0.5, epochs=3,
+                  weight_decay=0.0)
+    convolutions = [layer for layer in all_layers(one.model) if "conv" in layer.name]
+    before = [np.array(layer.kernel) for layer in convolutions]
+    with pytest.raises(Killed):  # after the four steps of the first phase
+        one.run(0.0)
+    moved = [not np.array_equal(a, np.array(layer.kernel)) for a, layer in zip(before, convolutions, strict=True)]
+    assert moved == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("first", "phases", "epochs", "sizes"),
+    [
+        (1.0, 1, 2, [(224, 320), (224, 320)]),
+        (0.5, 3, 6, [(128, 160), (128, 160), (160, 256), (160, 256), (224, 320), (224, 320)]),
+        (0.5, 2, 3, [(128, 160), (128, 160), (224, 320)]),
+    ],
+)
+def test_pictures_grow_from_phase_to_phase_to_the_full_size(first, phases, epochs, sizes):
+    found = _sizes((224, 320), first, phases, epochs)
+    assert list(found) == sizes
