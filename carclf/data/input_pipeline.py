@@ -14,6 +14,7 @@ import grain
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from absl import flags
 
 from carclf.data.augmentation import Augmenter
 from carclf.data.decoded import Decoded, Files, decode_once
@@ -145,6 +146,8 @@ def batches(
     reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     ready = found[start_batch:].to_iter_dataset(reading)
     if num_processes:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only absl's own main would parse
         ready = ready.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_processes, per_worker_buffer_size=2),
             worker_init_fn=_end_with_parent,

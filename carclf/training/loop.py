@@ -111,6 +111,7 @@ class Trainer:
                     self._epoch(meter)
                 except NotANumber:
                     self._go_back()
+                    self.stream = Stream(self._open_at)
         self.model.set_weights(self.best)
         return pd.DataFrame(self.progress.history)
 

@@ -33,13 +33,11 @@ def finish(state: Path, *arguments: str) -> tuple[int, str, dict[str, object]]:
     return process.returncode, output, json.loads(output.splitlines()[-1])
 
 
-OURS = ("airflow", "carclf", "python")
-
-
-def running() -> set[tuple[int, float]]:
-    """Every process that could be ours, by number and time of birth: titles and environments can be overwritten."""
-    found = psutil.process_iter(["pid", "create_time", "name"])
-    return {(one.pid, one.info["create_time"]) for one in found if one.info["name"].startswith(OURS)}
+def running() -> set[int]:
+    """Every process of an Airflow or a carclf: environments and titles can be overwritten, so all of them count."""
+    found = psutil.process_iter(["pid", "cmdline"])
+    return {one.pid for one in found if any("airflow" in part or "carclf" in part for part in one.info["cmdline"] or [])
+            and "pytest" not in " ".join(one.info["cmdline"])}
 
 
 @pytest.fixture(scope="module")
