@@ -106,7 +106,7 @@ class FineTune(Section):
     patience: int = Field(5, ge=1, description="Epochs without a better validation accuracy before the end.")
     budget_minutes: float = Field(0, ge=0, description="Minutes after which training ends with the best; 0: no limit.")
     save_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
-    num_workers: int = Field(2, ge=0, le=64, description="Processes that read and augment; 0 for threads.")
+    num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment; 0 for threads.")
     cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
 
 

@@ -143,7 +143,8 @@ def batches(
     found = grain.MapDataset.source(source).batch(batch_size)
     if mix is not None:
         found = found.map_with_index(mix)
-    reading = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    num_threads = 2 if num_processes else min(8, max(2, os.cpu_count() or 2))
+    reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     ready = found[start_batch:].to_iter_dataset(reading)
     if num_processes:
         if not flags.FLAGS.is_parsed():

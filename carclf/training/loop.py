@@ -54,6 +54,7 @@ class Stream:
 
     def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
         self.open_at, self.next, self.wait_seconds = open_at, -1, 0.0
+        self.iterator: Iterator[Any] = iter(())
         self.recent: dict[int, Any] = {}
         self.lock = threading.Lock()
 
@@ -63,6 +64,7 @@ class Stream:
             # Keras looks at the first two batches for their shapes, then asks for them again.
             if number not in self.recent:
                 if number != self.next:
+                    self._close()
                     self.iterator, self.next = self.open_at(number), number
                 started = time.monotonic()
                 batch = next(self.iterator)
@@ -70,6 +72,18 @@ class Stream:
                 self.next += 1
                 self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}
             return self.recent[number]
+
+
+    def close(self) -> None:
+        """End the workers that read ahead."""
+        with self.lock:
+            self.recent, self.next = {}, -1
+            self._close()
+
+    def _close(self) -> None:
+        if hasattr(self.iterator, "close"):
+            self.iterator.close()
+        self.iterator = iter(())
 
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
@@ -111,7 +125,8 @@ class Trainer:
                     self._epoch(meter)
                 except NotANumber:
                     self._go_back()
-                    self.stream = Stream(self._open_at)
+                    self.stream.close()
+        self.stream.close()
         self.model.set_weights(self.best)
         return pd.DataFrame(self.progress.history)
 
