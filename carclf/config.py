@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from carclf.errors import ConfigError
 
@@ -114,7 +114,24 @@ class Evaluate(Section):
     """Measuring the candidate on the validation images."""
 
     flip_tta: bool = Field(True, description="Average the probabilities of the image and its mirror image.")
+    zooms: str = Field(
+        "1", pattern=r"^\d(\.\d+)?(,\d(\.\d+)?){0,7}$",
+        description="Average over these enlargements of the image's middle too, such as 1,1.15.",
+    )
     batch_size: int = Field(32, ge=1, le=1024, description="Images a prediction step.")
+
+
+    @property
+    def zoom_factors(self) -> list[float]:
+        """``zooms`` as numbers."""
+        return [float(zoom) for zoom in self.zooms.split(",")]
+
+    @field_validator("zooms")
+    @classmethod
+    def _large_enough(cls, zooms: str) -> str:
+        if min(map(float, zooms.split(","))) < 0.5:
+            raise ValueError("each must be at least 0.5")
+        return zooms
 
 
 class Gate(Section):

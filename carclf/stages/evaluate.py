@@ -30,8 +30,7 @@ def evaluate(
         network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
         size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
         pictures = Plain(Examples.of(val, unpack(archive, store), size), size)
-        probabilities = predict(network, pictures, batch_size=config.evaluate.batch_size,
-                                flip_tta=config.evaluate.flip_tta)
+        probabilities = predict(network, pictures, config.evaluate)
         class_names = np.array(sorted(rows["label"].unique()))
         found = summarize(val["target"].to_numpy(), probabilities) | {"class_names": class_names.tolist()}
         predictions = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])
@@ -49,4 +48,4 @@ def evaluate(
 
     return build(Evaluation, make, store=store, version=VERSION,
                  inputs={"archive": archive.key, "split": split.key, "model": model.key},
-                 settings={"flip_tta": config.evaluate.flip_tta, "salt": salt})
+                 settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt})

@@ -32,7 +32,7 @@ def submit(
     return build(
         Submission, make, store=store, version=VERSION,
         inputs={"archive": archive.key, "dataset": dataset.key, "model": model.key},
-        settings={"competition": config.competition, "flip_tta": config.evaluate.flip_tta, "salt": salt},
+        settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"competition": config.competition, "salt": salt},
     )
 
 
@@ -53,8 +53,7 @@ def _predict(
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
     size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
     pictures = Plain(Examples.of(test, unpack(archive, store), size), size)
-    probabilities = predict(network, pictures, batch_size=config.evaluate.batch_size,
-                            flip_tta=config.evaluate.flip_tta)
+    probabilities = predict(network, pictures, config.evaluate)
     class_names = np.array(str(split.figures["class_names"]).split())
     sample.assign(Category=class_names[probabilities.argmax(1)]).to_csv(path, index=False)
 

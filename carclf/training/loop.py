@@ -24,6 +24,7 @@ from carclf.data.mixing import Mix
 from carclf.errors import QualityError
 from carclf.progress import Meter, log
 from carclf.training.checkpoints import Arrays, Checkpoints
+from carclf.training.curves import draw_curves
 from carclf.training.optimizers import BlockwiseAdamW
 
 FINITE_STEPS = 20  # between two looks at whether the loss is a number
@@ -329,6 +330,8 @@ def compile_for(model: keras.Model, optimizer: Any, label_smoothing: float) -> k
 
 
 def save(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
-    """Write ``model.keras`` and ``history.csv``."""
+    """Write ``model.keras``, ``history.csv`` and ``curves.png``."""
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
+    if len(history):
+        draw_curves(history, folder / "curves.png")
