@@ -27,6 +27,7 @@ from carclf.data.images import decode
 from carclf.data.input_pipeline import Examples, Training, batches
 
 SIZE, BATCH, CORES = 224, 32, 2
+FRAME = (224, 298)  # what 640x480 pictures need so that their shorter side is 224
 
 
 def usual() -> Any:
@@ -59,7 +60,7 @@ def numpy_function(folder: Path, index: pd.DataFrame) -> Callable[[], Iterator[A
     chain = usual()
 
     def view(path: bytes) -> Any:
-        pixels = decode(Path(path.decode()).read_bytes(), min_height=SIZE, min_width=SIZE)
+        pixels = decode(Path(path.decode()).read_bytes(), frame=FRAME)
         return chain(image=pixels)["image"]
 
     paths = [str(folder / path) for path in index["path"]]
@@ -97,7 +98,7 @@ class Sequence(keras.utils.PyDataset):
 
     def __getitem__(self, number: int) -> Any:
         part = slice(number * BATCH, (number + 1) * BATCH)
-        pictures = [decode(path.read_bytes(), min_height=SIZE, min_width=SIZE) for path in self.paths[part]]
+        pictures = [decode(path.read_bytes(), frame=FRAME) for path in self.paths[part]]
         return np.stack([self.chain(image=pixels)["image"] for pixels in pictures]), self.labels[part].to_numpy()
 
 
@@ -124,7 +125,7 @@ def rate(batches_of: Iterator[Any]) -> float:
 def decode_alone(folder: Path, index: pd.DataFrame) -> float:
     """Decoding at the smallest scale that covers 224 px, by two threads, and nothing else."""
     def one(path: str) -> int:
-        return decode((folder / path).read_bytes(), min_height=SIZE, min_width=SIZE).shape[0]
+        return decode((folder / path).read_bytes(), frame=FRAME).shape[0]
 
     started = time.perf_counter()
     with ThreadPoolExecutor(CORES) as pool:

@@ -25,7 +25,7 @@ class Files:
         self.paths, self.height, self.width = paths, height, width
 
     def __getitem__(self, position: int) -> Pixels:
-        """At the smallest JPEG scale that covers (height, width); flat grey where the path is None.
+        """At the smallest JPEG scale that fills (height, width); flat grey where the path is None.
 
         Raises DataError for a file that cannot be decoded: validation found it whole.
         """
@@ -33,7 +33,7 @@ class Files:
             return np.full((self.height, self.width, 3), 128, np.uint8)
         try:
             # no limit here: validation has refused what is too large
-            return decode(path.read_bytes(), min_height=self.height, min_width=self.width, max_megapixels=math.inf)
+            return decode(path.read_bytes(), frame=(self.height, self.width), max_megapixels=math.inf)
         except (Undecodable, OSError) as error:
             raise DataError(f"{path} was whole when it was validated and cannot be read now: {error}. Empty the cache "
                             "folder and run again.") from error

@@ -1,6 +1,7 @@
 """Unpacking the competition's archive and decoding its pictures, trusting bytes and never names."""
 
 import io
+import math
 import struct
 import zipfile
 import zlib
@@ -69,18 +70,18 @@ def _placed(name: str, folder: Path) -> Path | None:
     return folder / parts[-1] if parts[-1].endswith(".csv") else None
 
 
-def decode(data: bytes, *, min_height: int = 0, min_width: int = 0, max_megapixels: float = 50) -> Pixels:
+def decode(data: bytes, *, frame: tuple[int, int] | None = None, max_megapixels: float = 50) -> Pixels:
     """Decode a picture to uint8 RGB (height, width, 3), EXIF orientation applied.
 
-    JPEGs are decoded at the smallest scale that still covers ``min_height`` by ``min_width``.
-    Raises Undecodable.
+    JPEGs are decoded at the smallest scale at which the whole picture still fills the frame (height, width)
+    without being enlarged. Raises Undecodable.
     """
     try:
         header = Image.open(io.BytesIO(data))
         if header.width * header.height > max_megapixels * 1e6:
             raise Undecodable(f"{header.width}x{header.height} pixels are more than {max_megapixels} megapixels")
         plain = header.format == "JPEG" and header.mode == "RGB" and header.getexif().get(0x0112, 1) == 1
-        if plain and (pixels := _decode_jpeg(data, min_height, min_width)) is not None:
+        if plain and (pixels := _decode_jpeg(data, header.height, header.width, frame)) is not None:
             return pixels
         # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
         return np.asarray(ImageOps.exif_transpose(header).convert("RGB"))
@@ -90,10 +91,12 @@ def decode(data: bytes, *, min_height: int = 0, min_width: int = 0, max_megapixe
         raise Undecodable(str(error) or type(error).__name__) from error
 
 
-def _decode_jpeg(data: bytes, min_height: int, min_width: int) -> Pixels | None:
+def _decode_jpeg(data: bytes, height: int, width: int, frame: tuple[int, int] | None) -> Pixels | None:
     """None for what the strict decoder refuses: stray bytes, which Pillow forgives, or a real fault, which it tells."""
+    scale = min(1.0, frame[0] / height, frame[1] / width) if frame else 1.0
+    smallest = {"min_height": math.ceil(height * scale), "min_width": math.ceil(width * scale)}
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, min_height=min_height, min_width=min_width)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, **smallest)
     except ValueError:
         return None
     return pixels

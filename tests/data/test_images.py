@@ -37,9 +37,12 @@ def test_exif_rotation_is_applied() -> None:
     assert decode(encoded(Image.fromarray(PIXELS), "JPEG", exif=exif)).shape == (256, 192, 3)
 
 
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_covers_the_wanted_size() -> None:
-    assert decode(JPEG, min_height=90, min_width=100).shape == (96, 128, 3)
-    assert decode(JPEG, min_height=97, min_width=100).shape[0] >= 97
+@pytest.mark.parametrize(
+    ("frame", "shape"),
+    [((96, 400), (96, 128, 3)), ((300, 100), (96, 128, 3)), ((97, 400), (120, 160, 3)), ((500, 500), (192, 256, 3))],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_fills_the_frame(frame: tuple[int, int], shape: tuple) -> None:
+    assert decode(JPEG, frame=frame).shape == shape
     assert decode(JPEG).shape == (192, 256, 3)
 
 
