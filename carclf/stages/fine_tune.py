@@ -44,11 +44,13 @@ def _fit(
     import keras
     import pandas as pd
 
-    from carclf.training import loop
     from carclf.training.checkpoints import Checkpoints
+    from carclf.training.compiling import save
     from carclf.training.determinism import make_repeatable
+    from carclf.training.loop import Trainer
     from carclf.training.precision import computing_in
     from carclf.training.strategies import spread
+    from carclf.training.validation import validate
 
     make_repeatable(config.seed)
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
@@ -59,11 +61,11 @@ def _fit(
         with computing_in(config.model.precision, model) as precision:
             trained, num_blocks = _compile(model, source, config)
             log.info("fine_tune: %d blocks unfrozen, %d images, %s", num_blocks, len(source.examples), precision)
-            trainer = loop.Trainer(trained, source, _mix(start, config), config.fine_tune,
-                                   lambda network: loop.validate(network, val, config.fine_tune.batch_size),
+            trainer = Trainer(trained, source, _mix(start, config), config.fine_tune,
+                                   lambda network: validate(network, val, config.fine_tune.batch_size),
                                    Checkpoints(store, key))
             history = trainer.run(accuracy) if config.fine_tune.epochs else pd.DataFrame()
-    loop.save(model, history, folder)
+    save(model, history, folder)
     best = trainer.progress
     return {"val_accuracy": max(best.best_accuracy, accuracy), "best_epoch": best.best_epoch,
             "num_blocks": num_blocks, "num_restarts": best.restarts,
@@ -100,7 +102,7 @@ def _sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) ->
 
 
 def _compile(model: Any, source: Any, config: Config) -> tuple[Any, int]:
-    from carclf.training import loop
+    from carclf.training.compiling import compile_for
     from carclf.training.optimizers import BlockwiseAdamW
     from carclf.training.schedules import warmup_cosine
     from carclf.training.unfreezing import block_rates, unfreeze
@@ -114,7 +116,7 @@ def _compile(model: Any, source: Any, config: Config) -> tuple[Any, int]:
         rate = warmup_cosine(rate, max(1, num_steps), own.warmup_fraction)
     optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, clip_norm=own.clip_norm,
                                ema_momentum=own.ema_momentum)
-    trained = loop.compile_for(model, optimizer, own.label_smoothing)
+    trained = compile_for(model, optimizer, own.label_smoothing)
     optimizer.build_for(trained, list(zip(groups, rates, strict=True)))
     return trained, len(groups)
 

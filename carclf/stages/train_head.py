@@ -39,8 +39,8 @@ def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: St
     import numpy as np
     import pandas as pd
 
-    from carclf.training import loop
     from carclf.training.backbones import build_backbone
+    from carclf.training.compiling import save
     from carclf.training.determinism import make_repeatable
     from carclf.training.heads import build_head, fit_head, join
     from carclf.training.precision import computing_in
@@ -60,7 +60,7 @@ def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: St
     history, accuracy, best_epoch = fit_head(
         head, (np.concatenate(views), labels), (val_features, val["target"].to_numpy()), config.head
     )
-    loop.save(join(backbone, head), history, folder)
+    save(join(backbone, head), history, folder)
     return {"val_accuracy": accuracy, "best_epoch": best_epoch, "num_classes": int(rows["target"].max()) + 1,
             "num_features": int(val_features.shape[1]), "image_height": size[0], "image_width": size[1]}
 

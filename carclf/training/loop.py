@@ -4,28 +4,26 @@ Everything that decides the next step is in the checkpoint: the model's and the 
 and the random generators' states among them), the position in the data, patience and the best weights so far.
 """
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 import psutil
-from scipy.special import softmax
 
 from carclf.config import FineTune
-from carclf.data.input_pipeline import Plain, Training, batches, num_batches
+from carclf.data.input_pipeline import Training, batches
 from carclf.data.mixing import Mix
 from carclf.errors import QualityError
 from carclf.progress import Meter, log
 from carclf.training.checkpoints import Arrays, Checkpoints
-from carclf.training.curves import draw_curves
+from carclf.training.compiling import build_metrics
+from carclf.training.feeding import Feed, Stream
 from carclf.training.optimizers import BlockwiseAdamW
+from carclf.training.validation import averaged
 
 FINITE_STEPS = 20  # between two looks at whether the loss is a number
 MAX_RESTARTS = 3
@@ -50,57 +48,6 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-class Stream:
-    """Batches by their number: read on where the next one is asked for, opened anew where another is."""
-
-    def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
-        self.open_at, self.next, self.wait_seconds = open_at, -1, 0.0
-        self.iterator: Iterator[Any] = iter(())
-        self.recent: dict[int, Any] = {}
-        self.lock = threading.Lock()
-
-    def get(self, number: int) -> Any:
-        """The batch of that number; ``wait_seconds`` grows by the time that it was not there."""
-        with self.lock:
-            # Keras looks at the first two batches for their shapes, then asks for them again.
-            if number not in self.recent:
-                if number != self.next:
-                    self._close()
-                    self.iterator, self.next = self.open_at(number), number
-                started = time.monotonic()
-                batch = next(self.iterator)
-                self.wait_seconds += time.monotonic() - started
-                self.next += 1
-                self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}
-            return self.recent[number]
-
-
-    def close(self) -> None:
-        """End the workers that read ahead."""
-        with self.lock:
-            self.recent, self.next = {}, -1
-            self._close()
-
-    def _close(self) -> None:
-        if hasattr(self.iterator, "close"):
-            self.iterator.close()
-        self.iterator = iter(())
-
-
-class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """``num`` batches of a stream from ``begin`` on, for Keras."""
-
-    def __init__(self, stream: Stream, begin: int, num: int) -> None:
-        super().__init__(workers=1)
-        self.stream, self.begin, self.num = stream, begin, num
-
-    def __len__(self) -> int:
-        return self.num
-
-    def __getitem__(self, position: int) -> Any:
-        return self.stream.get(self.begin + position)
-
-
 class Trainer:
     """One fine-tuning of a model that ``compile_for`` compiled; ``run`` leaves the best weights in it."""
 
@@ -117,7 +64,7 @@ class Trainer:
     def run(self, start_accuracy: float) -> pd.DataFrame:
         """Train to the end, from the latest checkpoint if there is one; a row of history per epoch."""
         self.progress.best_accuracy = start_accuracy
-        _build_metrics(self.model, self.source)
+        build_metrics(self.model, self.source)
         if not self._restore():
             self._save()
         with Meter("fine_tune") as meter:
@@ -270,68 +217,3 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
             self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, trainer.note(logs))
         if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
             trainer.model.stop_training = True
-
-
-@contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
-    """The moving average of the weights in the model, for the time of the block."""
-    optimizer = model.optimizer
-    if not optimizer.use_ema or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
-        yield
-        return
-    variables = model.trainable_variables
-    own = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
-        variable.assign(average)
-    try:
-        yield
-    finally:
-        for variable, array in zip(variables, own, strict=True):
-            variable.assign(array)
-
-
-def validate(model: keras.Model, source: Plain, batch_size: int) -> tuple[float, float]:
-    """Cross-entropy and accuracy on plain pictures."""
-    stream = Stream(lambda number: _filled(batches(source, batch_size, start_batch=number), batch_size))
-    feed = Feed(stream, 0, num_batches(source, batch_size))
-    labels = source.examples.labels
-    probabilities = softmax(model.predict(feed, verbose=0)[: len(labels)].astype(float), 1)
-    likelihood = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), float((probabilities.argmax(1) == labels).mean())
-
-
-def _filled(found: Iterator[Any], batch_size: int) -> Iterator[Any]:
-    """The batches, the last one filled up with its own pictures: several devices can only share a whole one."""
-    for pixels, labels in found:
-        order = np.resize(np.arange(len(labels)), batch_size)
-        yield pixels[order], labels[order]
-
-
-def _build_metrics(model: keras.Model, source: Training) -> None:
-    """Make the variables of loss and metrics, so that a checkpoint always has the same ones."""
-    pixels = np.stack([source[drawn][0] for drawn in range(source.batch_size)])
-    shares = np.full((len(pixels), model.output_shape[-1]), 1 / model.output_shape[-1], np.float32)
-    model.evaluate(pixels, shares, batch_size=len(pixels), verbose=0)
-    model.reset_metrics()
-
-
-def compile_for(model: keras.Model, optimizer: Any, label_smoothing: float) -> keras.Model:
-    """The same layers, compiled: cross-entropy on logits with smoothed label shares, and accuracy.
-
-    The model itself stays uncompiled, since Keras would save a nested model's loss with it.
-    """
-    trained = keras.Model(model.inputs, model.outputs)
-    trained.compile(
-        optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else False,
-        loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-    )
-    return trained
-
-
-def save(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
-    """Write ``model.keras``, ``history.csv`` and ``curves.png``."""
-    model.save(folder / "model.keras")
-    history.to_csv(folder / "history.csv", index=False)
-    if len(history):
-        draw_curves(history, folder / "curves.png")

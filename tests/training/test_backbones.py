@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from carclf.config import Backbone, load
-from carclf.training import loop
 from carclf.training.backbones import all_layers, backbone_layers, blocks, build_backbone
+from carclf.training.compiling import compile_for
 from carclf.training.heads import build_head, join
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 from carclf.training.unfreezing import unfreeze
@@ -28,7 +28,7 @@ def test_a_backbone_trains_a_step_is_saved_and_predicts_the_same_after_loading(n
     model = join(backbone, build_head(backbone.output_shape[-1], 3, load("demo").model))
     groups = unfreeze(model, 0.2)
     optimizer = BlockwiseAdamW(1e-3, weight_decay=0.05, clip_norm=1.0, ema_momentum=0.9)
-    trained = loop.compile_for(model, optimizer, 0.1)
+    trained = compile_for(model, optimizer, 0.1)
     optimizer.build_for(trained, [(group, BlockRate(0.5, 0)) for group in groups])
     before = [np.array(weight) for weight in trained.get_weights()]
     trained.fit(PICTURES, LABELS, batch_size=4, epochs=1, verbose=0)

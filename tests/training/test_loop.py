@@ -17,6 +17,7 @@ from carclf.training.backbones import all_layers, build_backbone
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.determinism import make_repeatable
 from carclf.training.heads import build_head, join
+from carclf.training.validation import averaged, validate
 
 SIZE = (48, 64)
 SETTINGS = {"fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.save_minutes": 0, "fine_tune.num_workers": 0,
@@ -65,7 +66,7 @@ def trainer(pictures, checkpoints, change=lambda model: None, **settings):
     trained, _ = _compile(model, source, config)
     change(trained)
     return loop.Trainer(trained, source, Mix(3, 0, own.mixup, own.cutmix), own,
-                        lambda network: loop.validate(network, val, 8), checkpoints)
+                        lambda network: validate(network, val, 8), checkpoints)
 
 
 def weights_and_history(one):
@@ -160,7 +161,7 @@ def test_validation_sees_the_average_of_the_weights_and_training_goes_on_with_it
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), ema_momentum=0.9)
     one.run(0.0)
     own = [np.array(variable) for variable in one.model.trainable_variables]
-    with loop.averaged(one.model):
+    with averaged(one.model):
         average = [np.array(variable) for variable in one.model.trainable_variables]
     assert not np.allclose(own[0], average[0])
     np.testing.assert_array_equal(own[0], np.array(one.model.trainable_variables[0]))

@@ -1,0 +1,104 @@
+"""A new head: on cached features of several views, beside ``fit`` on the frozen network with augmentation."""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import numpy as np
+import pandas as pd
+
+from carclf.config import load
+from carclf.data.augmentation import Augmenter
+from carclf.data.input_pipeline import Examples, Plain, Training, batches
+from carclf.data.splits import stratified
+from carclf.progress import Meter
+from carclf.training.backbones import build_backbone
+from carclf.training.determinism import make_repeatable
+from carclf.training.features import extract
+from carclf.training.feeding import Feed, Stream
+from carclf.training.heads import build_head, fit_head, join
+
+SIZE, BATCH = (224, 224), 32
+
+
+def read_index(data: Path) -> pd.DataFrame:
+    """The labelled pictures of a folder in the competition's layout: path, label, problem, sha256, id."""
+    paths = sorted(data.glob("train/*/*.jpg"))
+    return pd.DataFrame({
+        "path": [str(path.relative_to(data)) for path in paths], "label": [int(path.parent.name) for path in paths],
+        "problem": "", "id": [path.name for path in paths], "sha256": [path.name for path in paths],
+    })
+
+
+def by_fit(weights: str, train: Examples, val: Examples, seed: int, epochs: int, num_classes: int) -> float:
+    """``fit`` of the whole network with the backbone frozen: the validation accuracy of its best epoch."""
+    make_repeatable(seed)
+    config = load("cars10")
+    backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
+    backbone.trainable = False
+    model = join(backbone, build_head(backbone.output_shape[-1], num_classes, config.model))
+    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-3), metrics=["accuracy"],
+                  loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    source = Training(train, Augmenter(config.augment), [SIZE] * epochs, BATCH, epochs, seed)
+    stream = Stream(lambda number: batches(source, BATCH, start_batch=number))
+    pixels = np.stack([Plain(val, SIZE)[number][0] for number in range(len(val))])
+    best = 0.0
+    for epoch in range(epochs):
+        feed = Feed(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
+        model.fit(feed, epochs=1, verbose=0)
+        best = max(best, model.evaluate(pixels, val.labels, batch_size=BATCH, verbose=0, return_dict=True)["accuracy"])
+    return best
+
+
+def by_features(weights: str, train: Examples, val: Examples, seed: int, num_classes: int) -> float:
+    """Our way: features of the recipe's views once, then the head on them."""
+    config = load("cars10", {"seed": seed})
+    make_repeatable(seed)
+    backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
+    with Meter("features") as meter:
+        views = [extract(backbone, train, config, view, meter) for view in range(config.head.num_views)]
+        val_features = extract(backbone, val, config, 0, meter)
+    head = build_head(val_features.shape[1], num_classes, config.model)
+    labels: Any = np.tile(train.labels, len(views))
+    return fit_head(head, (np.concatenate(views), labels), (val_features, val.labels), config.head)[1]
+
+
+def main() -> None:
+    """Both ways for each seed, in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
+    parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    seeds, epochs = ([0], 2) if options.quick else ([0, 1, 2], 20)
+    index = read_index(options.data)
+    if options.quick:
+        index = index.groupby("label").head(40)
+    rows: list[dict[str, Any]] = []
+    for seed in seeds:
+        split = stratified(index, val_fraction=0.15, seed=seed)
+        train, val = (Examples.of(split[split["subset"] == name], options.data, SIZE) for name in ("train", "val"))
+        started = time.perf_counter()
+        accuracy = by_fit(options.weights, train, val, seed, epochs, 10)
+        between = time.perf_counter()
+        rows.append({"seed": seed, "way": "fit", "accuracy": accuracy, "seconds": between - started})
+        accuracy = by_features(options.weights, train, val, seed, 10)
+        rows.append({"seed": seed, "way": "features", "accuracy": accuracy, "seconds": time.perf_counter() - between})
+        for row in rows[-2:]:
+            print(f"seed {seed}  {row['way']:<10}{row['accuracy']:.4f}  {row['seconds']:.0f} s", flush=True)
+    means = pd.DataFrame(rows).groupby("way")[["accuracy", "seconds"]].mean()
+    print(json.dumps({
+        "vs_fit": round(means["seconds"]["fit"] / means["seconds"]["features"], 2),
+        "accuracy": round(means["accuracy"]["features"], 4), "accuracy_fit": round(means["accuracy"]["fit"], 4),
+        "epochs": epochs,
+    }))
+
+
+if __name__ == "__main__":
+    main()
