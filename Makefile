@@ -20,6 +20,7 @@ test: .venv/.dev ## every test, offline
 
 acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance
+	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_loop.py
 
 lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/ruff check .

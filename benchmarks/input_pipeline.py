@@ -133,13 +133,13 @@ def decode_alone(folder: Path, index: pd.DataFrame) -> float:
     return num / (time.perf_counter() - started)
 
 
-def ours(folder: Path, index: pd.DataFrame, num_processes: int, epochs: int) -> tuple[float, float]:
+def ours(folder: Path, index: pd.DataFrame, num_workers: int, epochs: int) -> tuple[float, float]:
     """Pictures a second in the first epoch, with the making of the cache, and in the later ones."""
     largest = round(SIZE * 0.6**-0.5)
     started = time.perf_counter()
-    examples = Examples.of(index, folder, (largest, largest)).decoded(f"{folder} {num_processes}", max_bytes=1e10)
+    examples = Examples.of(index, folder, (largest, largest)).decoded(f"{folder} {num_workers}", max_bytes=1e10)
     source = Training(examples, Augmenter(Augment()), [(SIZE, SIZE)] * epochs, BATCH, epochs, 0)
-    stream = batches(source, BATCH, num_processes=num_processes)
+    stream = batches(source, BATCH, num_workers=num_workers)
     for _ in range(source.steps_per_epoch):
         next(stream)
     first = source.epoch_size / (time.perf_counter() - started)

@@ -17,6 +17,7 @@ from carclf import config as configuration
 from carclf.errors import CarclfError, ServiceError
 from carclf.runs import STAGES, Result, Run
 from carclf.services.storage import open_store
+from carclf.stages.promote import set_threshold
 
 SKIP_WHAT_FOLLOWS = 99
 
@@ -103,6 +104,15 @@ def _wait(run: Run, stage: str) -> Result:
                                f"carclf {stage} --run {run.run_id}")
         time.sleep(run.config.score.poll_seconds)
     return result
+
+
+@app.command("set-threshold")
+def _set_threshold(
+    threshold: Annotated[float, typer.Argument(min=0, max=1, help="The accuracy that a candidate must reach.")],
+    store: StoreOption = "store",
+) -> None:
+    """Change the stored accuracy threshold of the gate."""
+    set_threshold(open_store(store), threshold)
 
 
 @app.command("doctor")

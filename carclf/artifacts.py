@@ -63,7 +63,7 @@ class Archive(Artifact):
 
 
 class Dataset(Artifact):
-    """``index.parquet`` (id, member, split, label, width, height, problem) and ``report.json``."""
+    """``index.parquet`` (id, path, label, width, height, sha256, problem) and ``report.json``."""
 
     folder = "datasets"
 

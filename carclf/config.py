@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from carclf.errors import ConfigError
 
@@ -174,6 +174,17 @@ class Config(Section):
     score: Score = Score()
 
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Config":
+        own = self.fine_tune
+        if self.model.backbone == "Tiny" and (self.model.weights != "none" or own.first_size != 1):
+            raise ValueError("The backbone Tiny has no weights to load and takes pictures of one size only: set "
+                             "model.weights to none and fine_tune.first_size to 1.")
+        if own.epochs and own.num_phases > own.epochs:
+            raise ValueError(f"fine_tune.num_phases = {own.num_phases} needs as many epochs, not {own.epochs}.")
+        return self
+
+
 Overrides = Mapping[str, Any]
 
 # Each recipe says only what differs from the defaults above. Sources: facts of the published solutions.
@@ -239,6 +250,8 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
+        if name not in known:
+            raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
         raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}. {known[name].description}") from error
 
 

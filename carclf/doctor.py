@@ -32,7 +32,7 @@ def examine(config: Config, store_url: str) -> list[Finding]:
         "weights": lambda: _weights(config),
     }
     findings = [_examine(name, check) for name, check in checks.items()]
-    return [*findings, _disk(), _gpu()]
+    return [*findings, _examine("disk", _disk), _gpu()]
 
 
 def _examine(name: str, check: Callable[[], str | None]) -> Finding:
@@ -59,11 +59,11 @@ def _weights(config: Config) -> str:
     return f"{config.model.weights} of {config.model.backbone} can be loaded"
 
 
-def _disk() -> Finding:
-    folder = next(path for path in (cache_folder(), *cache_folder().parents) if path.exists())
-    free = shutil.disk_usage(folder).free / 1e9
-    mend = "" if free >= MIN_FREE_GB else f"; {MIN_FREE_GB} GB are needed: free some, or set CARCLF_CACHE elsewhere"
-    return Finding("disk", free >= MIN_FREE_GB, f"{free:.0f} GB free for {cache_folder()}{mend}")
+def _disk() -> str:
+    free, text = shutil.disk_usage(cache_folder()).free / 1e9, f"GB free for {cache_folder()}"
+    if free < MIN_FREE_GB:
+        raise ConfigError(f"{free:.0f} {text}; {MIN_FREE_GB} GB are needed: free some, or set CARCLF_CACHE elsewhere.")
+    return f"{free:.0f} {text}"
 
 
 def _gpu() -> Finding:

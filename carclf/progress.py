@@ -15,8 +15,8 @@ SECONDS_BETWEEN_LINES = 5.0
 class Meter:
     """Call it with (done, total, note); use it as a context manager so that the bar is put away."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, what: str, *, done: int = 0) -> None:
+        self.what, self.before = what, done  # what an earlier process did tells nothing of this one's speed
         self.started = self.last_line = time.monotonic()
         self.bar: Progress | None = None
         if sys.stderr.isatty():
@@ -44,6 +44,6 @@ class Meter:
             return
         if self.due:
             now = self.last_line = time.monotonic()
-            rate = done / (now - self.started)
+            rate = (done - self.before) / (now - self.started)
             eta = f"{(total - done) / rate:.0f} s" if rate else "unknown"
             log.info("%s %d/%d, %.1f/s, ETA %s%s", self.what, done, total, rate, eta, f", {note}" if note else "")

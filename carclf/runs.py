@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from carclf.artifacts import (
     Archive,
     Artifact,
@@ -57,7 +59,11 @@ class Run:
 
     def __init__(self, run_id: str, store: Store, record: dict[str, Any]) -> None:
         self.run_id, self.store, self.record = run_id, store, record
-        self.config = Config.model_validate(record["config"])
+        try:
+            self.config = Config.model_validate(record["config"])
+        except ValidationError as error:
+            raise ConfigError(f"The run {run_id!r} was begun by another version of carclf: its settings are not known "
+                              "here. Begin a new run.") from error
         self.salt = run_id if self.config.force else ""
 
     @classmethod

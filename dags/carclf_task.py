@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def run_child(command: list[str], environment: dict[str, str]) -> int:
     log.info("$ %s", shlex.join(command))
     child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, errors="replace", start_new_session=True, preexec_fn=_die_with_parent,
+        text=True, errors="replace", start_new_session=True, preexec_fn=partial(_die_with_parent, os.getpid()),
     )
     with _ending_group(child):
         assert child.stdout is not None
@@ -86,9 +87,11 @@ def run_child(command: list[str], environment: dict[str, str]) -> int:
         return child.wait()
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """A worker killed with SIGKILL can end nobody: so the kernel does it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before this was said
+        os._exit(1)
 
 
 @contextmanager

@@ -150,6 +150,13 @@ def _stay() -> None:
         print("Stopping", flush=True)
 
 
+def _share(text: str) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number such as 0.2") from None
+
+
 def main() -> int:
     """Read the arguments and run one of the two."""
     parser = argparse.ArgumentParser(prog="local", description=__doc__)
@@ -157,7 +164,7 @@ def main() -> int:
     one = commands.add_parser("demo")
     for name in ("data", "weights", "truth", "recipe"):
         one.add_argument(f"--{name}", default="")
-    one.add_argument("--holdout", type=lambda text: float(text) if text else None)
+    one.add_argument("--holdout", type=_share)
     one.add_argument("--exit", action="store_true")
     one.set_defaults(call=demo)
     two = commands.add_parser("up")

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 MARK = "CARCLF_LOCAL_ID"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 8.0
 
 
@@ -39,6 +40,8 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         """SIGTERM to every marked process at once: a scheduler told alone would wait for its tasks to finish."""
+        # A second Ctrl-C must not leave half of them.
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
         told: set[int] = set()
         for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, 5.0)):
             limit = time.monotonic() + seconds
@@ -47,6 +50,8 @@ class Processes:
                     _kill(pid, number)
                 told |= left
                 time.sleep(0.1)
+        for number, action in before.items():
+            signal.signal(number, action)
 
     def _left(self) -> set[int]:
         """The living processes of the sessions started here, and those that left them but carry the mark.

@@ -16,7 +16,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.runs import Run
 from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store, open_store
-from carclf.stages.promote import promote
+from carclf.stages.promote import promote, set_threshold
 from carclf.stages.score import score
 from carclf.training.backbones import weights_identity
 
@@ -49,7 +49,27 @@ def test_running_an_old_runs_promotion_again_takes_nothing_from_a_later_champion
 def test_a_candidate_below_the_stored_threshold_is_refused_in_a_sentence(store: Store) -> None:
     decision, _ = promote(*candidate(store, "weak", 0.5), load("demo"), store)
     assert decision.figures["reason"] == "refused: accuracy 0.5000 is below the stored threshold 0.6000"
-    assert store.read("champion.json") is None
+    state = json.loads(store.read("champion.json").data)
+    assert state == {"champion": None, "threshold": 0.6, "history": []}
+
+
+def test_the_first_threshold_is_stored_and_only_set_threshold_changes_it(store: Store, caplog) -> None:
+    weak = candidate(store, "weak", 0.5)
+    promote(*weak, load("demo"), store)
+    caplog.set_level("INFO", "carclf")
+    decision, _ = promote(*weak, load("demo", {"gate.threshold": 0.4}), store)
+    assert decision.figures["decision"] == "refused" and "the stored threshold 0.6000 holds" in caplog.text
+    set_threshold(store, 0.45)
+    decision, _ = promote(*weak, load("demo"), store)
+    assert decision.figures["decision"] == "promoted" and champion(store) == weak[0].key
+
+
+def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
+    run = Run.begin("old", store, "demo", load("demo"))
+    run.record["config"]["fine_tune"]["old_setting"] = 1
+    store.write("runs/old.json", json.dumps(run.record).encode())
+    with pytest.raises(ConfigError, match="begun by another version of carclf"):
+        Run.load("old", store)
 
 
 def test_a_run_goes_on_under_its_id_and_another_configuration_is_refused(store: Store) -> None:

@@ -76,6 +76,12 @@ def check(index: pd.DataFrame, sample: pd.DataFrame, config: Validation) -> None
         raise DataError(" ".join(faults))
 
 
+def contradictions(train: pd.DataFrame) -> list[str]:
+    """The contents (SHA-256) of usable pictures that stand under more than one label."""
+    labels = train[train["problem"] == ""].groupby("sha256")["label"].nunique()
+    return sorted(labels.index[labels > 1])
+
+
 def _faults(index: pd.DataFrame, sample: pd.DataFrame, config: Validation) -> Iterator[str]:
     train, test = index[index["label"] >= 0], index[index["label"] < 0]
     share = (index["problem"] != "").mean()
@@ -84,8 +90,9 @@ def _faults(index: pd.DataFrame, sample: pd.DataFrame, config: Validation) -> It
         yield (f"{share:.1%} of the images are unusable (first: {first['path']}, {first['problem']}); at most "
                f"{config.max_unusable_fraction:.1%} are allowed. Mend the archive or raise "
                "validation.max_unusable_fraction.")
-    # Copies are one picture: they stand on one side of the split together.
-    counts = train[train["problem"] == ""].groupby("label")["sha256"].nunique()
+    # Copies are one picture: they stand on one side of the split together. Copies under two labels are none.
+    clear = train[(train["problem"] == "") & ~train["sha256"].isin(contradictions(train))]
+    counts = clear.groupby("label")["sha256"].nunique()
     for label in sorted(train["label"].unique()):
         if (count := int(counts.get(label, 0))) < config.min_images_per_class:
             yield (f"Class '{label}' has {count} usable images, copies not counted; at least "

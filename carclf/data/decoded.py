@@ -1,6 +1,8 @@
 """The training pictures decoded once: one memory-mapped file of pixels, reduced to what the largest crop needs."""
 
 import math
+import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
@@ -15,17 +17,18 @@ from carclf.artifacts import cache_folder, fingerprint, whole_folder
 from carclf.data.images import Pixels, Undecodable, decode
 from carclf.errors import DataError
 
+VERSION = 1  # of what is written: another way of decoding needs another number
 CHUNK = 256  # pictures that are held in memory at once
 
 
 class Files:
-    """Pictures read and decoded from their files each time, by position."""
+    """Pictures read and decoded from their files each time, by position, no larger than fits (height, width)."""
 
     def __init__(self, paths: list[Path | None], height: int, width: int) -> None:
         self.paths, self.height, self.width = paths, height, width
 
     def __getitem__(self, position: int) -> Pixels:
-        """At the smallest JPEG scale that fills (height, width); flat grey where the path is None.
+        """Flat grey where the path is None.
 
         Raises DataError for a file that cannot be decoded: validation found it whole.
         """
@@ -33,10 +36,11 @@ class Files:
             return np.full((self.height, self.width, 3), 128, np.uint8)
         try:
             # no limit here: validation has refused what is too large
-            return decode(path.read_bytes(), frame=(self.height, self.width), max_megapixels=math.inf)
+            pixels = decode(path.read_bytes(), frame=(self.height, self.width), max_megapixels=math.inf)
         except (Undecodable, OSError) as error:
             raise DataError(f"{path} was whole when it was validated and cannot be read now: {error}. Empty the cache "
                             "folder and run again.") from error
+        return _reduced(pixels, self.height, self.width)
 
 
 class Decoded:
@@ -69,16 +73,30 @@ class Decoded:
 def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
     """The pictures decoded into this machine's cache, or the files themselves where they would need more room.
 
-    ``key`` names the files' content and order, such as a split's key.
+    ``key`` names the files' content and order. All such caches together take at most ``max_bytes``.
     """
-    if len(files.paths) * files.height * files.width * 3 > max_bytes:
+    num_bytes = len(files.paths) * files.height * files.width * 3
+    if num_bytes > max_bytes:
         return files
-    name = fingerprint(decoded=key, height=files.height, width=files.width, num=len(files.paths))
+    name = fingerprint(version=VERSION, decoded=key, height=files.height, width=files.width)
     folder = cache_folder() / "decoded" / name
     with whole_folder(folder) as work:
         if work is not None:
+            _make_room(folder.parent, max_bytes - num_bytes, work)
             _write(files, work)
+    os.utime(folder)
     return Decoded(folder)
+
+
+def _make_room(parent: Path, max_bytes: float, own: Path) -> None:
+    """Remove the folders that were used the longest time ago until the rest takes at most ``max_bytes``."""
+    others = sorted((path for path in parent.iterdir() if path != own), key=lambda path: path.stat().st_mtime)
+    sizes = {path: sum(file.stat().st_size for file in path.glob("*")) for path in others}
+    for path in others:
+        if sum(sizes.values()) <= max_bytes:
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        del sizes[path]
 
 
 def _write(files: Files, folder: Path) -> None:
@@ -86,16 +104,15 @@ def _write(files: Files, folder: Path) -> None:
     shapes: list[tuple[int, ...]] = []
     with ThreadPoolExecutor() as pool, (folder / "pixels.bin").open("wb") as output:
         for begin, end in pairwise(starts):
-            for pixels in pool.map(lambda position: _reduced(files, position), range(begin, end)):
+            for pixels in pool.map(files.__getitem__, range(begin, end)):
                 shapes.append(pixels.shape[:2])
                 output.write(pixels.tobytes())
     np.save(folder / "shapes.npy", np.array(shapes, np.int64).reshape(-1, 2))
 
 
-def _reduced(files: Files, position: int) -> Pixels:
-    """No larger than what fits into (height, width)."""
-    pixels = files[position]
-    scale = min(files.height / pixels.shape[0], files.width / pixels.shape[1])
+def _reduced(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The picture where it fits into (height, width), else reduced to fit: by areas, so that nothing aliases."""
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
     if scale >= 1:
         return pixels
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))

@@ -51,7 +51,7 @@ def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
             try:
                 with archive.open(member) as inner:
                     _extract(zipfile.ZipFile(inner), folder)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                 raise DataError(f"{member.filename} in the archive is damaged: {error}. Run again with force to "
                                 "download it anew; if it stays so, tell the competition's host.") from error
         elif (path := _placed(member.filename, folder)) is not None:

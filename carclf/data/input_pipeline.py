@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from absl import flags
 
+from carclf.artifacts import fingerprint
 from carclf.data.augmentation import Augmenter
 from carclf.data.decoded import Decoded, Files, decode_once
 from carclf.data.images import letterbox
@@ -43,9 +44,10 @@ class Examples:
         files = Files([folder / path if usable else None for path, usable in whole], *size)
         return cls(rows["path"].tolist(), rows["label"].to_numpy(np.int32), files)
 
-    def decoded(self, key: str, *, max_bytes: float) -> "Examples":
-        """The same with pixels out of this machine's cache where they find room in it."""
+    def decoded(self, archive: str, *, max_bytes: float) -> "Examples":
+        """The same with pixels out of this machine's cache where they find room in it; ``archive`` is its SHA-256."""
         assert isinstance(self.pictures, Files)
+        key = fingerprint(archive=archive, names=list(self.names))
         return Examples(self.names, self.labels, decode_once(self.pictures, key, max_bytes=max_bytes))
 
     def __len__(self) -> int:
@@ -133,7 +135,7 @@ def _order(num: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def batches(
-    source: Source, batch_size: int, *, start_batch: int = 0, num_processes: int = 0,
+    source: Source, batch_size: int, *, start_batch: int = 0, num_workers: int = 0,
     mix: Callable[[int, Batch], Any] | None = None,
 ) -> Iterator[Any]:
     """(uint8 [batch, height, width, 3], int32 [batch]) from ``start_batch`` on, the last one shorter.
@@ -143,15 +145,15 @@ def batches(
     found = grain.MapDataset.source(source).batch(batch_size)
     if mix is not None:
         found = found.map_with_index(mix)
-    num_threads = 2 if num_processes else min(8, max(2, os.cpu_count() or 2))
+    num_threads = 2 if num_workers else min(8, max(2, os.cpu_count() or 2))
     reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     ready = found[start_batch:].to_iter_dataset(reading)
-    if num_processes:
+    if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only absl's own main would parse
         ready = ready.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_processes, per_worker_buffer_size=2),
-            worker_init_fn=_end_with_parent,
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
+            worker_init_fn=partial(_end_with_parent, os.getpid()),
         )
     return iter(ready)
 
@@ -161,7 +163,8 @@ def num_batches(source: Source, batch_size: int) -> int:
     return math.ceil(len(source) / batch_size)
 
 
-def _end_with_parent(*_: int) -> None:
+def _end_with_parent(parent: int, *_: int) -> None:
     """A trainer killed with SIGKILL can end nobody: so the kernel ends its workers."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if os.getppid() != parent:  # it died before this was said
+        os._exit(1)

@@ -28,7 +28,7 @@ class Mix:
         if kind < self.mixup:
             kept = float(random.beta(0.2, 0.2))
             mixed = pixels * np.float32(kept) + pixels[order] * np.float32(1 - kept)
-            return mixed.astype(np.uint8), shares * np.float32(kept) + shares[order] * np.float32(1 - kept)
+            return np.rint(mixed).astype(np.uint8), shares * np.float32(kept) + shares[order] * np.float32(1 - kept)
         if kind < self.mixup + self.cutmix:
             rows, columns, kept = _window(pixels.shape[1:3], random)
             pixels = pixels.copy()

@@ -7,6 +7,7 @@ from carclf.artifacts import Archive, Figures, Model, Split, artifact_key, build
 from carclf.config import Config
 from carclf.progress import log
 from carclf.services.storage import Store
+from carclf.training.checkpoints import Checkpoints
 
 VERSION = 2
 # What changes no weight: how fast pictures come, and when the state is saved.
@@ -31,10 +32,7 @@ def fine_tune(
         return _fit(folder, archive, split, start, config, store, key)
 
     model, reused = build(Model, make, store=store, version=VERSION, inputs=inputs, settings=settings)
-    if not reused and config.fine_tune.epochs:
-        from carclf.training.checkpoints import Checkpoints
-
-        Checkpoints(store, key).clear()
+    Checkpoints(store, key).clear()
     return model, reused
 
 
@@ -44,7 +42,6 @@ def _fit(
     import keras
     import pandas as pd
 
-    from carclf.training.checkpoints import Checkpoints
     from carclf.training.compiling import save
     from carclf.training.determinism import make_repeatable
     from carclf.training.loop import Trainer
@@ -85,7 +82,7 @@ def _sources(
     # what the smallest crop shows must have as many pixels as the network sees
     largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
     train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
-    train = train.decoded(f"{archive.key} {split.key} train", max_bytes=own.cache_gb * 1e9)
+    train = train.decoded(archive.files["archive.zip"].sha256, max_bytes=own.cache_gb * 1e9)
     sizes = _sizes(size, own.first_size, own.num_phases, own.epochs)
     source = Training(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
     return source, Plain(Examples.of(rows[rows["subset"] == "val"], images, size), size)
@@ -93,9 +90,10 @@ def _sources(
 
 def _sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) -> tuple[tuple[int, int], ...]:
     """The pictures' size in each epoch: growing from phase to phase, in steps of 32 px, the full size last."""
+    from carclf.training.schedules import phase_of_epoch
+
     found = []
-    for epoch in range(epochs):
-        phase = epoch * num_phases // epochs
+    for phase in phase_of_epoch(epochs, num_phases):
         share = first + (1 - first) * phase / (num_phases - 1) if num_phases > 1 else 1.0
         found.append(size if share == 1 else tuple(max(32, round(side * share / 32) * 32) for side in size))
     return tuple((height, width) for height, width in found)
@@ -104,13 +102,14 @@ def _sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) ->
 def _compile(model: Any, source: Any, config: Config) -> tuple[Any, int]:
     from carclf.training.compiling import compile_for
     from carclf.training.optimizers import BlockwiseAdamW
-    from carclf.training.schedules import warmup_cosine
+    from carclf.training.schedules import phase_of_epoch, warmup_cosine
     from carclf.training.unfreezing import block_rates, unfreeze
 
     own, num_steps = config.fine_tune, source.epochs * source.steps_per_epoch
     groups = unfreeze(model, own.unfrozen_fraction)
-    rates = block_rates(len(groups), decay=own.layer_decay, num_phases=own.num_phases,
-                        steps_per_phase=num_steps // own.num_phases)
+    phases = phase_of_epoch(own.epochs, own.num_phases)
+    starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
+    rates = block_rates(len(groups), decay=own.layer_decay, phase_starts=starts or [0])
     rate: Any = own.learning_rate
     if own.schedule == "cosine":
         rate = warmup_cosine(rate, max(1, num_steps), own.warmup_fraction)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Figures, Model, build
-from carclf.config import Config
+from carclf.config import Config, Gate
 from carclf.errors import ServiceError
+from carclf.progress import log
 from carclf.services.storage import Store
 
 VERSION = 1
@@ -19,7 +20,10 @@ def promote(
     model: Model, evaluation: Evaluation, config: Config, store: Store, *, salt: str = ""
 ) -> tuple[Decision, bool]:
     """The decision; where it is "promoted", ``champion.json`` names this model when this returns."""
-    threshold = _load(store, config)[0]["threshold"]
+    threshold = stored_threshold(store, config)
+    if threshold != config.gate.threshold:
+        log.info("promote: the stored threshold %.4f holds; gate.threshold, %.4f, is for a store without one. "
+                 "Change it by carclf set-threshold", threshold, config.gate.threshold)
     accuracy = float(evaluation.figures["val_accuracy"])
 
     def make(folder: Path) -> Figures:
@@ -38,6 +42,24 @@ def promote(
     if decision.figures["decision"] == "promoted":
         _crown(decision, model, config, store)
     return decision, reused
+
+
+def stored_threshold(store: Store, config: Config) -> float:
+    """The store's threshold; the configuration's is written down where the store has none."""
+    state, version = _load(store, config)
+    if version is None and not store.write_if(CHAMPION, json.dumps(state, indent=1).encode(), None):
+        state, _ = _load(store, config)  # another run was first
+    return float(state["threshold"])
+
+
+def set_threshold(store: Store, threshold: float) -> None:
+    """Change the stored threshold; champion and history stay."""
+    config = Config(gate=Gate(threshold=threshold))
+    for _ in range(NUM_TRIES):
+        state, version = _load(store, config)
+        if store.write_if(CHAMPION, json.dumps(state | {"threshold": threshold}, indent=1).encode(), version):
+            return
+    raise ServiceError(f"{store.url}/{CHAMPION} changed {NUM_TRIES} times while it was to be written. Try again.")
 
 
 def _load(store: Store, config: Config) -> tuple[dict[str, Any], str | None]:

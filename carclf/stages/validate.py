@@ -8,14 +8,14 @@ from carclf.config import Config
 from carclf.progress import Meter, log
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 
 
 def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") -> tuple[Dataset, bool]:
     """The index of the archive's pictures and a report of what is wrong with them; DataError where too much is."""
 
     def make(folder: Path) -> Figures:
-        from carclf.data.checks import check, index_images, read_sample
+        from carclf.data.checks import check, contradictions, index_images, read_sample
         from carclf.data.images import unpack
 
         images = unpack(archive, store)
@@ -27,11 +27,14 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
         for path, problem in problems.itertuples(index=False):
             log.warning("left out %s: %s", path, problem)
         train = index[index["label"] >= 0]
+        twice = contradictions(train)
+        for path in train.loc[train["sha256"].isin(twice), "path"]:
+            log.warning("%s stands under another label too", path)
         num_duplicates = int(index.loc[index["problem"] == "", "sha256"].duplicated().sum())
         figures: Figures = {
             "num_train": int((train["problem"] == "").sum()), "num_test": len(sample),
             "num_classes": int(train["label"].nunique()), "num_unusable": len(problems),
-            "num_duplicates": num_duplicates,
+            "num_duplicates": num_duplicates, "num_contradictions": len(twice),
         }
         report = figures | {"problems": problems.to_dict("records"),
                             "class_counts": train["label"].value_counts().sort_index().to_dict()}

@@ -11,6 +11,8 @@ from carclf.data.augmentation import Augmenter
 from carclf.data.input_pipeline import Examples, Plain, View, batches, num_batches
 from carclf.progress import Meter
 
+BATCH_SIZE = 32  # no setting: it would have to be in the features' key
+
 
 def extract(
     backbone: keras.Model, examples: Examples, config: Config, view: int, meter: Meter
@@ -20,9 +22,8 @@ def extract(
     source: Plain | View = Plain(examples, size)
     if view:
         source = View(examples, size, Augmenter(config.augment), config.seed, view)
-    total, batch_size = num_batches(source, config.fine_tune.batch_size), config.fine_tune.batch_size
     found: list[Any] = []
-    for pixels, _ in batches(source, batch_size, num_processes=0):
+    for pixels, _ in batches(source, BATCH_SIZE):
         found.append(backbone.predict_on_batch(pixels))
-        meter(len(found), total, f"view {view}")
+        meter(len(found), num_batches(source, BATCH_SIZE), f"view {view}")
     return np.concatenate(found).astype(np.float32)

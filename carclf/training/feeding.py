@@ -3,9 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+
+from carclf.errors import CarclfError
 
 
 class Stream:
@@ -16,6 +19,7 @@ class Stream:
         self.iterator: Iterator[Any] = iter(())
         self.recent: dict[int, Any] = {}
         self.lock = threading.Lock()
+        self.error: CarclfError | None = None
 
     def get(self, number: int) -> Any:
         """The batch of that number; ``wait_seconds`` grows by the time that it was not there."""
@@ -26,12 +30,26 @@ class Stream:
                     self._close()
                     self.iterator, self.next = self.open_at(number), number
                 started = time.monotonic()
-                batch = next(self.iterator)
+                try:
+                    batch = next(self.iterator)
+                except CarclfError as error:
+                    self.error = error
+                    raise
                 self.wait_seconds += time.monotonic() - started
                 self.next += 1
                 self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}
             return self.recent[number]
 
+
+    @contextmanager
+    def own_errors(self) -> Iterator[None]:
+        """Raise what ended the stream instead of what Keras made of it."""
+        try:
+            yield
+        except Exception:
+            if self.error is not None:
+                raise self.error from None
+            raise
 
     def close(self) -> None:
         """End the workers that read ahead."""

@@ -66,8 +66,8 @@ class Trainer:
         self.progress.best_accuracy = start_accuracy
         build_metrics(self.model, self.source)
         if not self._restore():
-            self._save()
-        with Meter("fine_tune") as meter:
+            self.save()
+        with Meter("fine_tune", done=self.progress.step) as meter:
             while not self._ended():
                 try:
                     self._epoch(meter)
@@ -75,12 +75,14 @@ class Trainer:
                     self._go_back()
                     self.stream.close()
         self.stream.close()
+        if not self.progress.best_epoch:
+            log.info("fine_tune: no epoch was better than the weights that it began with: they are kept")
         self.model.set_weights(self.best)
         return pd.DataFrame(self.progress.history)
 
     def _open_at(self, number: int) -> Iterator[Any]:
         return batches(self.source, self.source.batch_size, start_batch=number,
-                       num_processes=self.settings.num_workers, mix=self.mix)
+                       num_workers=self.settings.num_workers, mix=self.mix)
 
     def _ended(self) -> bool:
         own, progress = self.settings, self.progress
@@ -98,33 +100,32 @@ class Trainer:
         begin, waited = self.progress.step, self.stream.wait_seconds
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
-        self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
+        with self.stream.own_errors():
+            self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
         seconds, waited = time.monotonic() - started, self.stream.wait_seconds - waited
         logs = {name: float(value) for name, value in steps.logs.items()}
         if not np.isfinite(logs["loss"]):
             raise NotANumber
-        if self.progress.step % per_epoch:
-            return  # the budget ended it
         with averaged(self.model):
             loss, accuracy = self.validate(self.model)
             self._note(accuracy, loss)
         self.progress.history.append({
-            "epoch": self.progress.step // per_epoch, "step": self.progress.step, **logs, "val_loss": loss,
+            "epoch": self._epoch_number(), "step": self.progress.step, **logs, "val_loss": loss,
             "val_accuracy": accuracy, "learning_rate": self._rate(), "seconds": round(seconds, 2),
             "images_per_second": round(len(feed) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
         })
         log.info("fine_tune: epoch %d, loss %.4f, val_loss %.4f, val_accuracy %.4f, %.1f img/s, data wait %.1f%%",
-                 self.progress.step // per_epoch, logs["loss"], loss, accuracy,
+                 self._epoch_number(), logs["loss"], loss, accuracy,
                  self.progress.history[-1]["images_per_second"], 100 * waited / seconds)
-        self._save()
+        self.save()
 
     def _note(self, accuracy: float, loss: float) -> None:
         """Keep the best weights, the earlier of equals; lower the rate of the plateau schedule."""
         progress = self.progress
         if accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.stale_epochs = accuracy, 0
-            progress.best_epoch = progress.step // self.source.steps_per_epoch
+            progress.best_epoch = self._epoch_number()
             self.best = self.model.get_weights()
         else:
             progress.stale_epochs += 1
@@ -135,20 +136,26 @@ class Trainer:
     def note(self, logs: Any) -> str:
         """What a line of progress says beside the steps."""
         megabytes = psutil.Process().memory_info().rss / 2**20
-        return (f"epoch {self.progress.step // self.source.steps_per_epoch + 1}, loss {float(logs['loss']):.3f}, "
+        return (f"epoch {self._epoch_number()}, loss {float(logs['loss']):.3f}, "
                 f"accuracy {float(logs['accuracy']):.3f}, rate {self._rate():.2g}, "
                 f"data wait {self.stream.wait_seconds:.1f} s, {megabytes:.0f} MB")
+
+    def _epoch_number(self) -> int:
+        """Of the epoch that the last step was in, from 1; the budget may end it early."""
+        return -(-self.progress.step // self.source.steps_per_epoch)
 
     def _rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate * self.optimizer.scale))
 
     def _variables(self) -> list[Any]:
-        return [*self.model.variables, *self.optimizer.variables, *self._metrics()]
+        return [*self.model.variables, *self.optimizer.variables, *self.metrics()]
 
-    def _metrics(self) -> list[Any]:
+    def metrics(self) -> list[Any]:
+        """The variables of loss and metrics."""
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of everything that decides the next step."""
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
         self.saved = time.monotonic()
@@ -166,7 +173,7 @@ class Trainer:
         self.best, self.progress = arrays[len(variables):], Progress(**state)
         if self.progress.step % self.source.steps_per_epoch:
             # fit() resets the metrics when it begins: the rest of a broken epoch gets them back.
-            self.resumed = arrays[len(variables) - len(self._metrics()) : len(variables)]
+            self.resumed = arrays[len(variables) - len(self.metrics()) : len(variables)]
         log.info("fine_tune: taken up at step %d", self.progress.step)
         return True
 
@@ -182,7 +189,7 @@ class Trainer:
         self.optimizer.scale.assign(self.optimizer.scale * 0.5)
         log.warning("fine_tune: the loss is not a number: back to step %d with the learning rate halved",
                     self.progress.step)
-        self._save()
+        self.save()
 
 
 class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
@@ -196,7 +203,7 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self.trainer.resumed is not None:
-            for variable, array in zip(self.trainer._metrics(), self.trainer.resumed, strict=True):
+            for variable, array in zip(self.trainer.metrics(), self.trainer.resumed, strict=True):
                 variable.assign(array)
             self.trainer.resumed = None
 
@@ -212,7 +219,7 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
             raise NotANumber
         if due:
             getattr(trainer.model, "jax_state_sync", lambda: None)()
-            trainer._save()
+            trainer.save()
         if self.meter.due:
             self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, trainer.note(logs))
         if own.budget_minutes and progress.seconds > own.budget_minutes * 60:

@@ -12,3 +12,8 @@ def warmup_cosine(
         0.0 if warmup else peak, max(1, num_steps - warmup), warmup_target=peak if warmup else None,
         warmup_steps=warmup,
     )
+
+
+def phase_of_epoch(epochs: int, num_phases: int) -> list[int]:
+    """The phase, from 0, of each epoch: phases of equal length but for rounding, none of them empty."""
+    return [epoch * num_phases // epochs for epoch in range(epochs)]

@@ -14,7 +14,7 @@ def spread(devices: list[str] | None = None) -> Iterator[int]:
 
     Each step's batch is divided among them. With one device, or none named, nothing changes.
     """
-    devices = devices if devices is not None else keras.distribution.list_devices("gpu")
+    devices = devices if devices is not None else _gpus()
     if len(devices) < 2:
         yield 1
         return
@@ -31,3 +31,10 @@ def spread(devices: list[str] | None = None) -> Iterator[int]:
         yield len(devices)
     finally:
         keras.distribution.set_distribution(before)
+
+
+def _gpus() -> list[str]:
+    try:
+        return list(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # JAX's answer where there is none
+        return []

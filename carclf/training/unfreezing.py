@@ -27,12 +27,11 @@ def unfreeze(model: keras.Model, fraction: float) -> list[list[Any]]:
     return groups[num_frozen:]
 
 
-def block_rates(num_blocks: int, *, decay: float, num_phases: int, steps_per_phase: int) -> list[BlockRate]:
+def block_rates(num_blocks: int, *, decay: float, phase_starts: list[int]) -> list[BlockRate]:
     """A rate for each block, the topmost last: ``decay`` to the power of its depth, joining in its phase.
 
-    In phase p of P (from 1) the topmost p/P of the blocks train.
+    In phase p of P (from 1), which begins at step ``phase_starts[p - 1]``, the topmost p/P of the blocks train.
     """
     depths = range(num_blocks, 0, -1)  # 1 for the block below the head
-    return [
-        BlockRate(decay**depth, (math.ceil(depth * num_phases / num_blocks) - 1) * steps_per_phase) for depth in depths
-    ]
+    phases = [math.ceil(depth * len(phase_starts) / num_blocks) - 1 for depth in depths]
+    return [BlockRate(decay**depth, phase_starts[phase]) for depth, phase in zip(depths, phases, strict=True)]

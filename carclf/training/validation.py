@@ -22,7 +22,8 @@ def averaged(model: keras.Model) -> Iterator[None]:
     variables = model.trainable_variables
     own = [keras.ops.convert_to_numpy(variable) for variable in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average, strict=True):
-        variable.assign(average)
+        # A copy: the jitted predict of JAX gives its variables' memory away, and the average must outlive it.
+        variable.assign(keras.ops.convert_to_numpy(average))
     try:
         yield
     finally:
@@ -35,7 +36,9 @@ def validate(model: keras.Model, source: Plain, batch_size: int) -> tuple[float,
     stream = Stream(lambda number: _filled(batches(source, batch_size, start_batch=number), batch_size))
     feed = Feed(stream, 0, num_batches(source, batch_size))
     labels = source.examples.labels
-    probabilities = softmax(model.predict(feed, verbose=0)[: len(labels)].astype(float), 1)
+    with stream.own_errors():
+        probabilities = softmax(model.predict(feed, verbose=0)[: len(labels)].astype(float), 1)
+    stream.close()
     likelihood = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), float((probabilities.argmax(1) == labels).mean())
 

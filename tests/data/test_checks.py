@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from carclf.config import Validation
-from carclf.data.checks import check, index_images, read_sample
+from carclf.data.checks import check, contradictions, index_images, read_sample
 from carclf.demo.render import render_competition
 from carclf.errors import DataError
 
@@ -81,3 +81,17 @@ def test_a_sample_that_is_no_table_of_ids_is_refused(tmp_path: Path, text: str) 
 def test_an_id_named_na_is_an_id(tmp_path: Path) -> None:
     (tmp_path / "sample-submission.csv").write_text("Id,Category\nNA,0\n")
     assert list(read_sample(tmp_path)["Id"]) == ["NA"]
+
+
+def test_a_class_of_copies_of_another_class_is_refused(rendered: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cars"
+    shutil.copytree(rendered, folder)
+    for path in (folder / "train" / "9").iterdir():
+        path.unlink()
+    for path in (folder / "train" / "8").iterdir():
+        shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
+    settings = Validation(min_images_per_class=5)
+    index = index_images(folder, settings)
+    assert contradictions(index[index["label"] >= 0])
+    with pytest.raises(DataError, match=r"Class '8' has 0 usable images.*Class '9' has 0 usable images"):
+        check(index, read_sample(folder), settings)

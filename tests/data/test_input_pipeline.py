@@ -61,13 +61,13 @@ def test_each_epoch_has_whole_batches_of_different_examples_in_another_order(exa
     assert all(len(set(epoch)) == 20 for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize(("start", "num_processes"), [(0, 2), (7, 0), (7, 3)])
+@pytest.mark.parametrize(("start", "num_workers"), [(0, 2), (7, 0), (7, 3)])
 def test_neither_processes_nor_the_place_to_start_change_a_batch(
-    examples: Examples, start: int, num_processes: int
+    examples: Examples, start: int, num_workers: int
 ) -> None:
     mix = Mix(NUM, 0, mixup=0.5, cutmix=0.5)
     whole = collected(training(examples), 5, mix=mix)
-    part = collected(training(examples), 5, start_batch=start, num_processes=num_processes, mix=mix)
+    part = collected(training(examples), 5, start_batch=start, num_workers=num_workers, mix=mix)
     assert_equal(whole[start:], part)
 
 
@@ -80,10 +80,21 @@ def test_the_cache_gives_the_files_pixels_and_is_made_once(examples: Examples, f
     cached = examples.decoded("k", max_bytes=1e9)
     assert isinstance(cached.pictures, Decoded)
     for position in range(NUM):
-        # never more than the frame needs, so the views of larger pictures differ by their reduction only
-        assert max(np.array(cached.pictures[position].shape) - (48, 64, 3)) <= 0
+        np.testing.assert_array_equal(cached.pictures[position], examples.pictures[position])
+        assert max(np.array(cached.pictures[position].shape) - (48, 64, 3)) <= 0  # no more than the frame needs
     written = (cached.pictures.folder / "pixels.bin").stat().st_mtime_ns
     assert examples.decoded("k", max_bytes=1e9).pictures.folder.joinpath("pixels.bin").stat().st_mtime_ns == written
+
+
+def test_all_caches_together_stay_within_the_bound_and_the_oldest_goes_first(
+    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
+    bound = NUM * 48 * 64 * 3 * 2.5  # two fit
+    found = [examples.decoded(name, max_bytes=bound).pictures.folder for name in ("a", "b")]
+    examples.decoded("a", max_bytes=bound)  # used again
+    third = examples.decoded("c", max_bytes=bound).pictures.folder
+    assert [folder.exists() for folder in (*found, third)] == [True, False, True]
 
 
 def test_pictures_that_do_not_fit_the_cache_are_read_from_their_files(examples: Examples) -> None:

@@ -77,6 +77,14 @@ def test_two_devices_give_the_loss_of_one(alone, backend) -> None:
     np.testing.assert_allclose(two["loss"], reference["loss"], rtol=2e-3)
 
 
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_without_a_gpu_one_device_is_used(backend) -> None:
+    code = "from carclf.training.strategies import spread\nwith spread() as num: print(num)"
+    flags = {"KERAS_BACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr[-2000:]
+
+
 def test_bfloat16_keeps_float32_weights_and_nearly_the_same_loss(alone) -> None:
     found = train(precision="bfloat16")
     assert found["dtype"] == "float32" and found["loss"] != alone["loss"]

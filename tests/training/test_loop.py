@@ -9,7 +9,7 @@ from carclf.config import load
 from carclf.data.augmentation import Augmenter
 from carclf.data.input_pipeline import Examples, Plain, Training
 from carclf.data.mixing import Mix
-from carclf.errors import QualityError
+from carclf.errors import DataError, QualityError
 from carclf.services.storage import open_store
 from carclf.stages.fine_tune import _compile, _sizes
 from carclf.training import loop
@@ -144,9 +144,24 @@ def test_a_loss_that_stays_no_number_ends_with_advice(pictures, tmp_path):
 def test_a_spent_budget_ends_training_with_the_best_model_so_far(pictures, tmp_path):
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=1e-9)
     start = one.model.get_weights()
-    assert one.run(0.0).empty and one.progress.step == 1
+    history = one.run(1.0)  # nothing can be better than the start
+    assert list(history["step"]) == [1] and one.progress.best_epoch == 0
     for a, b in zip(start, one.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_part_of_an_epoch_that_the_budget_allows_counts(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=1e-9)
+    history = one.run(-1.0)
+    assert one.progress.best_epoch == 1 and one.progress.best_accuracy == history["val_accuracy"][0]
+    assert one.validate(one.model)[1] == history["val_accuracy"][0]
+
+
+def test_a_picture_that_breaks_while_training_ends_it_with_its_name(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"))
+    one.source.examples.pictures.paths[7] = tmp_path / "gone.jpg"
+    with pytest.raises(DataError, match=r"gone\.jpg was whole when it was validated"):
+        one.run(0.0)
 
 
 def test_early_stopping_leaves_the_best_weights(pictures, tmp_path):
