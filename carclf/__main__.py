@@ -15,7 +15,7 @@ import typer
 
 from carclf import config as configuration
 from carclf.errors import CarclfError, ServiceError
-from carclf.runs import STAGES, Result, Run
+from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import open_store
 from carclf.stages.promote import set_threshold
 
@@ -104,6 +104,32 @@ def _wait(run: Run, stage: str) -> Result:
                                f"carclf {stage} --run {run.run_id}")
         time.sleep(run.config.score.poll_seconds)
     return result
+
+
+def _find(name: str, run: str, store: str, plot: Path) -> None:
+    from carclf.training.finding import draw
+
+    tried, chosen = find_setting(Run.load(run, open_store(store)), name)
+    print(tried.to_string(index=False))
+    draw(tried, chosen, plot)
+    print(f"fine_tune.{name}={chosen:.3g}   (the curve is in {plot})")
+
+
+PlotOption = Annotated[Path, typer.Option("--plot", help="Where the curve is drawn.", callback=_writable)]
+
+
+@app.command("find-lr")
+def _find_lr(run: RunOption, store: StoreOption = "store", plot: PlotOption = Path("find-lr.png")) -> None:
+    """Find fine-tuning's learning rate by a range test, after a run's train_head."""
+    _find("learning_rate", run, store, plot)
+
+
+@app.command("find-batch-size")
+def _find_batch_size(
+    run: RunOption, store: StoreOption = "store", plot: PlotOption = Path("find-batch-size.png")
+) -> None:
+    """Find fine-tuning's fastest batch size that fits into memory, after a run's train_head."""
+    _find("batch_size", run, store, plot)
 
 
 @app.command("set-threshold")

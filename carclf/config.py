@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from carclf.errors import ConfigError
 
@@ -19,6 +19,9 @@ Backbone = Literal[
     "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge",
     "MobileNetV3Small", "MobileNetV3Large",
 ]
+# 0 stands for "auto", so that the trigger form's fields stay numbers.
+AUTO = 0
+Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -89,8 +92,10 @@ class FineTune(Section):
     """Training the backbone's upper blocks with a low learning rate."""
 
     epochs: int = Field(12, ge=0, le=500, description="Passes over the training images; 0 keeps the head's model.")
-    batch_size: int = Field(32, ge=1, le=1024, description="Images a step.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate of the head.")
+    batch_size: Annotated[int, Auto] = Field(32, ge=0, le=1024, description="Images a step; 0 (auto) finds a fast one.")
+    learning_rate: Annotated[float, Auto] = Field(
+        1e-3, ge=0, le=1, description="Peak learning rate of the head; 0 (auto) finds one by a range test."
+    )
     layer_decay: float = Field(0.8, gt=0, le=1, description="Each block's rate is this share of the block's above it.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's weight decay, on kernels.")
     warmup_fraction: Fraction = Field(0.15, description="Share of the steps in which the rate rises from 0.")

@@ -28,6 +28,7 @@ from carclf.progress import log
 from carclf.services.storage import Store
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
+from carclf.stages.fine_tune import find_setting as try_setting
 from carclf.stages.fine_tune import fine_tune
 from carclf.stages.promote import promote
 from carclf.stages.score import NotScoredYet, score
@@ -124,6 +125,12 @@ class Run:
         if result.skip:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
         return result
+
+
+def find_setting(run: Run, name: str) -> tuple[Any, float]:
+    """What was tried for fine-tuning's ``learning_rate`` or ``batch_size`` in this run, and the choice."""
+    given = (run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"))
+    return try_setting(*given, run.config, run.store, name)
 
 
 def _with_submission(stage: str, artifact: Artifact) -> Figures:

@@ -1,15 +1,19 @@
 """Train the backbone's upper blocks with a low learning rate."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Archive, Figures, Model, Split, artifact_key, build
-from carclf.config import Config
+from carclf.config import AUTO, Config
 from carclf.progress import log
 from carclf.services.storage import Store
 from carclf.training.checkpoints import Checkpoints
 
-VERSION = 2
+VERSION = 3
+STAND_IN_BATCH, LARGEST_BATCH, NUM_RATES = 32, 512, 100  # while values are tried
 # What changes no weight: how fast pictures come, and when the state is saved.
 SPEED = {"num_workers", "cache_gb", "save_minutes"}
 
@@ -36,42 +40,114 @@ def fine_tune(
     return model, reused
 
 
+def find_setting(
+    archive: Archive, split: Split, start: Model, config: Config, store: Store, name: str
+) -> tuple[Any, float]:
+    """Try values of ``learning_rate`` or ``batch_size`` as fine-tuning would: what was tried, and the choice."""
+    with _prepared(archive, split, start, config, store) as (model, rows):
+        return _try(name, model, rows, archive, start, config, store)
+
+
 def _fit(
     folder: Path, archive: Archive, split: Split, start: Model, config: Config, store: Store, key: str
 ) -> Figures:
-    import keras
     import pandas as pd
 
     from carclf.training.compiling import save
-    from carclf.training.determinism import make_repeatable
     from carclf.training.loop import Trainer
-    from carclf.training.precision import computing_in
-    from carclf.training.strategies import spread
     from carclf.training.validation import validate
 
-    make_repeatable(config.seed)
-    rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
     accuracy = float(start.figures["val_accuracy"])
-    with spread():
-        model = keras.models.load_model(start.path(store, "model.keras"), compile=False)
-        source, val = _sources(rows, archive, split, start, config, store)
-        with computing_in(config.model.precision, model) as precision:
-            trained, num_blocks = _compile(model, source, config)
-            log.info("fine_tune: %d blocks unfrozen, %d images, %s", num_blocks, len(source.examples), precision)
-            trainer = Trainer(trained, source, _mix(start, config), config.fine_tune,
-                                   lambda network: validate(network, val, config.fine_tune.batch_size),
-                                   Checkpoints(store, key))
-            history = trainer.run(accuracy) if config.fine_tune.epochs else pd.DataFrame()
+    with _prepared(archive, split, start, config, store) as (model, rows):
+        config = _without_auto(folder, model, rows, archive, start, config, store, key)
+        own = config.fine_tune
+        source, val = _sources(rows, archive, start, config, store)
+        trained, num_blocks = _compile(model, source, config)
+        log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
+        trainer = Trainer(trained, source, _mix(start, config), own,
+                          lambda network: validate(network, val, own.batch_size), Checkpoints(store, key))
+        history = trainer.run(accuracy) if own.epochs else pd.DataFrame()
     save(model, history, folder)
     best = trainer.progress
     return {"val_accuracy": max(best.best_accuracy, accuracy), "best_epoch": best.best_epoch,
             "num_blocks": num_blocks, "num_restarts": best.restarts,
+            "learning_rate": own.learning_rate, "batch_size": own.batch_size,
             **{name: start.figures[name] for name in ("num_classes", "image_height", "image_width")}}
 
 
-def _sources(
-    rows: Any, archive: Archive, split: Split, start: Model, config: Config, store: Store
+@contextmanager
+def _prepared(archive: Archive, split: Split, start: Model, config: Config, store: Store) -> Iterator[tuple[Any, Any]]:
+    """The head's model on this machine's devices and in the wanted precision, and the split's rows."""
+    import keras
+    import pandas as pd
+
+    from carclf.training.determinism import make_repeatable
+    from carclf.training.precision import computing_in
+    from carclf.training.strategies import spread
+
+    make_repeatable(config.seed)
+    rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
+    with spread():
+        model = keras.models.load_model(start.path(store, "model.keras"), compile=False)
+        with computing_in(config.model.precision, model) as precision:
+            log.info("fine_tune: computing in %s", precision)
+            yield model, rows
+
+
+def _without_auto(
+    folder: Path, model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store, key: str
+) -> Config:
+    """The configuration with found values for "auto", batch size first; found once, also where training is killed."""
+    from carclf.training import finding
+
+    for name in ("batch_size", "learning_rate"):
+        if getattr(config.fine_tune, name) != AUTO or not config.fine_tune.epochs:
+            continue
+        memory = f"checkpoints/{key}/{name}.json"
+        if found := store.read(memory):
+            chosen = json.loads(found.data)
+        else:
+            tried, chosen = _try(name, model, rows, archive, start, config, store)
+            finding.draw(tried, chosen, folder / f"{name}.png")
+            store.write(memory, json.dumps(chosen).encode())
+        log.info("fine_tune: %s %.3g was found", name, chosen)
+        config = config.model_copy(update={"fine_tune": config.fine_tune.model_copy(update={name: chosen})})
+    return config
+
+
+def _try(
+    name: str, model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store
 ) -> tuple[Any, Any]:
+    import keras
+
+    from carclf.training import finding
+    from carclf.training.determinism import make_repeatable
+
+    before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+    own = config.fine_tune
+    stand_ins = {
+        "batch_size": own.batch_size or STAND_IN_BATCH, "learning_rate": own.learning_rate or 1e-3,
+        "epochs": NUM_RATES, "num_phases": 1,  # enough steps, of pictures in their full size
+    }
+    config = config.model_copy(update={"fine_tune": own.model_copy(update=stand_ins)})
+    source, _ = _sources(rows, archive, start, config, store)
+    if name == "batch_size":
+        trained, _ = _compile(model, source, config)
+        tried = finding.try_batch_sizes(trained, source.sizes[-1], min(LARGEST_BATCH, len(source.examples)))
+        chosen: float = finding.best_batch_size(tried)
+    else:
+        from carclf.data.input_pipeline import batches
+
+        stream = batches(source, source.batch_size, mix=_mix(start, config))
+        tried = finding.try_rates(lambda rate: _compile(model, source, config, rate)[0], stream, NUM_RATES)
+        chosen = finding.best_rate(tried)
+    for variable, array in zip(model.variables, before, strict=True):
+        variable.assign(array)
+    make_repeatable(config.seed)  # training is the same whether the value was found now or before a kill
+    return tried, chosen
+
+
+def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: Store) -> tuple[Any, Any]:
     """The training pictures, augmented and shuffled, and the plain validation pictures."""
     from carclf.data.augmentation import Augmenter
     from carclf.data.images import unpack
@@ -99,7 +175,7 @@ def _sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) ->
     return tuple((height, width) for height, width in found)
 
 
-def _compile(model: Any, source: Any, config: Config) -> tuple[Any, int]:
+def _compile(model: Any, source: Any, config: Config, rate: Any = None) -> tuple[Any, int]:
     from carclf.training.compiling import compile_for
     from carclf.training.optimizers import BlockwiseAdamW
     from carclf.training.schedules import phase_of_epoch, warmup_cosine
@@ -110,9 +186,10 @@ def _compile(model: Any, source: Any, config: Config) -> tuple[Any, int]:
     phases = phase_of_epoch(own.epochs, own.num_phases)
     starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
     rates = block_rates(len(groups), decay=own.layer_decay, phase_starts=starts or [0])
-    rate: Any = own.learning_rate
-    if own.schedule == "cosine":
-        rate = warmup_cosine(rate, max(1, num_steps), own.warmup_fraction)
+    if rate is None and own.schedule == "cosine":
+        rate = warmup_cosine(own.learning_rate, max(1, num_steps), own.warmup_fraction)
+    elif rate is None:
+        rate = own.learning_rate
     optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, clip_norm=own.clip_norm,
                                ema_momentum=own.ema_momentum)
     trained = compile_for(model, optimizer, own.label_smoothing)

@@ -1,0 +1,85 @@
+"""Found settings: a rate that trains, a batch that fits, and a model that is as it was."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carclf.config import load
+from carclf.demo.competition import open_competition
+from carclf.demo.render import render_competition
+from carclf.demo.server import DemoServer
+from carclf.errors import QualityError
+from carclf.runs import Run, find_setting
+from carclf.services.storage import open_store
+from carclf.training.finding import best_batch_size, best_rate, draw, try_rates
+
+
+class Valley:
+    """A model whose loss falls with the rate until 0.01 and grows without bound after it."""
+
+    def __init__(self, schedule):
+        self.schedule, self.step, self.loss = schedule, 0, 2.0
+
+    def reset_metrics(self):
+        """Nothing is summed up here."""
+
+    def train_on_batch(self, pixels, shares, return_dict):
+        rate = float(self.schedule(self.step))
+        self.step += 1
+        self.loss *= 0.95 if rate < 1e-2 else 2.0
+        return {"loss": self.loss}
+
+
+def test_the_rate_is_a_tenth_of_where_the_loss_turns():
+    tried = try_rates(Valley, iter([(0, 0)] * 200), 200)
+    assert 1e-2 / 10 / 2 < best_rate(tried) < 1e-2 / 10 * 2
+    assert len(tried) < 200 and list(tried.columns) == ["rate", "loss", "smoothed"]
+
+
+def test_a_loss_that_never_falls_is_told():
+    rising = pd.DataFrame({"rate": [1e-6, 1e-5], "loss": [1.0, 2.0], "smoothed": [1.0, 2.0]})
+    with pytest.raises(QualityError, match="No learning rate lowered the loss"):
+        best_rate(rising)
+
+
+def test_the_smallest_of_the_fast_batches_is_taken():
+    tried = pd.DataFrame({"batch_size": [8, 16, 32, 64], "images_per_second": [50.0, 97.0, 100.0, 99.0]})
+    assert best_batch_size(tried) == 16
+
+
+def test_the_curve_is_drawn(tmp_path):
+    draw(pd.DataFrame({"rate": [1e-6, 1e-3], "smoothed": [2.0, 1.0]}), 1e-4, tmp_path / "lr.png")
+    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cars")
+    render_competition(folder, num_train=200, num_test=10)
+    return folder
+
+
+def test_auto_is_found_once_recorded_and_trains(cars, tmp_path, monkeypatch):
+    settings = {
+        "competition": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto", "head.epochs": 2,
+        "fine_tune.epochs": 1, "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
+    }
+    store = open_store(str(tmp_path / "store"))
+    with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+        run = Run.begin("r", store, "demo", load("demo", settings))
+        for stage in ("download", "validate", "split", "train_head"):
+            run.run_stage(stage)
+    tried, chosen = find_setting(run, "learning_rate")
+    assert 1e-6 < chosen < 0.1 and np.isfinite(tried["loss"]).all()
+    assert find_setting(run, "learning_rate")[1] == chosen  # the same test gives the same answer
+    figures = run.run_stage("fine_tune").figures
+    assert 8 <= figures["batch_size"] <= 512 and 1e-6 < figures["learning_rate"] < 0.1
+    (manifest,) = [key for key in store.keys("models/") if figures["num_blocks"] and key.endswith("learning_rate.png")]
+    assert manifest.replace("learning_rate.png", "batch_size.png") in set(store.keys("models/"))
+    found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate.json")]
+    assert [json.loads(store.read(key).data) for key in found] == [figures["learning_rate"]]
