@@ -55,6 +55,7 @@ def _fit(
 
     from carclf.training.compiling import save
     from carclf.training.loop import Trainer
+    from carclf.training.plan import compile_by
     from carclf.training.validation import validate
 
     accuracy = float(start.figures["val_accuracy"])
@@ -62,7 +63,7 @@ def _fit(
         config = _without_auto(folder, model, rows, archive, start, config, store, key)
         own = config.fine_tune
         source, val = _sources(rows, archive, start, config, store)
-        trained, num_blocks = _compile(model, source, config)
+        trained, num_blocks = compile_by(config.fine_tune, model, source)
         log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
         trainer = Trainer(trained, source, _mix(start, config), own,
                           lambda network: validate(network, val, own.batch_size), Checkpoints(store, key))
@@ -122,6 +123,7 @@ def _try(
 
     from carclf.training import finding
     from carclf.training.determinism import make_repeatable
+    from carclf.training.plan import compile_by
 
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     own = config.fine_tune
@@ -132,14 +134,14 @@ def _try(
     config = config.model_copy(update={"fine_tune": own.model_copy(update=stand_ins)})
     source, _ = _sources(rows, archive, start, config, store)
     if name == "batch_size":
-        trained, _ = _compile(model, source, config)
+        trained, _ = compile_by(config.fine_tune, model, source)
         tried = finding.try_batch_sizes(trained, source.sizes[-1], min(LARGEST_BATCH, len(source.examples)))
         chosen: float = finding.best_batch_size(tried)
     else:
         from carclf.data.input_pipeline import batches
 
         stream = batches(source, source.batch_size, mix=_mix(start, config))
-        tried = finding.try_rates(lambda rate: _compile(model, source, config, rate)[0], stream, NUM_RATES)
+        tried = finding.try_rates(lambda rate: compile_by(config.fine_tune, model, source, rate)[0], stream, NUM_RATES)
         chosen = finding.best_rate(tried)
     for variable, array in zip(model.variables, before, strict=True):
         variable.assign(array)
@@ -152,6 +154,7 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
     from carclf.data.augmentation import Augmenter
     from carclf.data.images import unpack
     from carclf.data.input_pipeline import Examples, Plain, Training
+    from carclf.training.plan import epoch_sizes
 
     own, images = config.fine_tune, unpack(archive, store)
     size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
@@ -159,42 +162,9 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
     largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
     train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
     train = train.decoded(archive.files["archive.zip"].sha256, max_bytes=own.cache_gb * 1e9)
-    sizes = _sizes(size, own.first_size, own.num_phases, own.epochs)
+    sizes = epoch_sizes(size, own.first_size, own.num_phases, own.epochs)
     source = Training(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
     return source, Plain(Examples.of(rows[rows["subset"] == "val"], images, size), size)
-
-
-def _sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) -> tuple[tuple[int, int], ...]:
-    """The pictures' size in each epoch: growing from phase to phase, in steps of 32 px, the full size last."""
-    from carclf.training.schedules import phase_of_epoch
-
-    found = []
-    for phase in phase_of_epoch(epochs, num_phases):
-        share = first + (1 - first) * phase / (num_phases - 1) if num_phases > 1 else 1.0
-        found.append(size if share == 1 else tuple(max(32, round(side * share / 32) * 32) for side in size))
-    return tuple((height, width) for height, width in found)
-
-
-def _compile(model: Any, source: Any, config: Config, rate: Any = None) -> tuple[Any, int]:
-    from carclf.training.compiling import compile_for
-    from carclf.training.optimizers import BlockwiseAdamW
-    from carclf.training.schedules import phase_of_epoch, warmup_cosine
-    from carclf.training.unfreezing import block_rates, unfreeze
-
-    own, num_steps = config.fine_tune, source.epochs * source.steps_per_epoch
-    groups = unfreeze(model, own.unfrozen_fraction)
-    phases = phase_of_epoch(own.epochs, own.num_phases)
-    starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
-    rates = block_rates(len(groups), decay=own.layer_decay, phase_starts=starts or [0])
-    if rate is None and own.schedule == "cosine":
-        rate = warmup_cosine(own.learning_rate, max(1, num_steps), own.warmup_fraction)
-    elif rate is None:
-        rate = own.learning_rate
-    optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, clip_norm=own.clip_norm,
-                               ema_momentum=own.ema_momentum)
-    trained = compile_for(model, optimizer, own.label_smoothing)
-    optimizer.build_for(trained, list(zip(groups, rates, strict=True)))
-    return trained, len(groups)
 
 
 def _mix(start: Model, config: Config) -> Any:

@@ -21,7 +21,7 @@ from carclf.training.determinism import make_repeatable
 from carclf.training.heads import build_head, join
 from carclf.training.precision import computing_in
 from carclf.training.strategies import spread
-from carclf.stages.fine_tune import _compile
+from carclf.training.plan import compile_by
 from carclf.data.mixing import Mix
 
 if keras.backend.backend() == "tensorflow" and NUM > 1:
@@ -45,7 +45,7 @@ def train():
         backbone = build_backbone("Tiny", "none", 48, 64)
         model = join(backbone, build_head(backbone.output_shape[-1], 3, config.model))
         with computing_in(PRECISION, model):
-            trained, _ = _compile(model, Source(), config)
+            trained, _ = compile_by(config.fine_tune, model, Source())
             checkpoints = Checkpoints(open_store(tempfile.mkdtemp()), "k")
             trainer = loop.Trainer(trained, Source(), Mix(3, 0), config.fine_tune, lambda m: (1.0, 0.5), checkpoints)
             history = trainer.run(-1.0)

@@ -11,12 +11,12 @@ from carclf.data.input_pipeline import Examples, Plain, Training
 from carclf.data.mixing import Mix
 from carclf.errors import DataError, QualityError
 from carclf.services.storage import open_store
-from carclf.stages.fine_tune import _compile, _sizes
 from carclf.training import loop
 from carclf.training.backbones import all_layers, build_backbone
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.determinism import make_repeatable
 from carclf.training.heads import build_head, join
+from carclf.training.plan import compile_by, epoch_sizes
 from carclf.training.validation import averaged, validate
 
 SIZE = (48, 64)
@@ -60,10 +60,10 @@ def trainer(pictures, checkpoints, change=lambda model: None, **settings):
     backbone = build_backbone("Tiny", "none", *SIZE)
     model = join(backbone, build_head(backbone.output_shape[-1], 3, config.model))
     examples = Examples.of(rows[:36], folder, SIZE)
-    sizes = _sizes(SIZE, own.first_size, own.num_phases, own.epochs)
+    sizes = epoch_sizes(SIZE, own.first_size, own.num_phases, own.epochs)
     source = Training(examples, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
     val = Plain(Examples.of(rows[36:], folder, SIZE), SIZE)
-    trained, _ = _compile(model, source, config)
+    trained, _ = compile_by(own, model, source)
     change(trained)
     return loop.Trainer(trained, source, Mix(3, 0, own.mixup, own.cutmix), own,
                         lambda network: validate(network, val, 8), checkpoints)
@@ -202,5 +202,5 @@ def test_blocks_join_from_the_top_phase_by_phase_with_falling_rates(pictures, tm
     ],
 )
 def test_pictures_grow_from_phase_to_phase_to_the_full_size(first, phases, epochs, sizes):
-    found = _sizes((224, 320), first, phases, epochs)
+    found = epoch_sizes((224, 320), first, phases, epochs)
     assert list(found) == sizes
