@@ -28,7 +28,7 @@ lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## the list of benchmarks
-	@ls benchmarks/*.py 2>/dev/null || cat benchmarks/README.md
+	@for name in input_pipeline frozen_head memory; do echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
 lock: ## compile the pins with hashes, without any index address
 	cd requirements && UV="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
