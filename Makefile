@@ -35,8 +35,8 @@ lock: ## compile the pins with hashes, without any index address
 	  --no-annotate" && $$UV carclf.in airflow.in -o local.txt && \
 	  $$UV carclf.in airflow.in dev.in -c local.txt -o dev.txt && $$UV uv.in -o uv.txt
 
-clean: ## remove the environment and all local state
-	rm -rf .venv .local
+clean: ## remove the environment and the demo's state; what make up keeps in .local/up stays
+	rm -rf .venv .local/demo
 
 .venv/bin/uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
