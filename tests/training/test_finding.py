@@ -83,3 +83,18 @@ def test_auto_is_found_once_recorded_and_trains(cars, tmp_path, monkeypatch):
     assert manifest.replace("learning_rate.png", "batch_size.png") in set(store.keys("models/"))
     found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate.json")]
     assert [json.loads(store.read(key).data) for key in found] == [figures["learning_rate"]]
+
+
+def test_without_an_epoch_nothing_is_searched_and_the_heads_model_is_kept(cars, tmp_path, monkeypatch):
+    settings = {
+        "competition": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto", "head.epochs": 1,
+        "fine_tune.epochs": 0, "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
+    }
+    store = open_store(str(tmp_path / "store"))
+    with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+        run = Run.begin("r", store, "demo", load("demo", settings))
+        results = [run.run_stage(stage) for stage in ("download", "validate", "split", "train_head", "fine_tune")]
+    assert results[-1].figures["val_accuracy"] == results[-2].figures["val_accuracy"]
+    assert results[-1].figures["best_epoch"] == 0
