@@ -19,6 +19,7 @@ Backbone = Literal[
     "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge",
     "MobileNetV3Small", "MobileNetV3Large",
 ]
+NAMED_WEIGHTS = ("imagenet", "champion", "none")
 # 0 stands for "auto", so that the trigger form's fields stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
@@ -56,7 +57,9 @@ class Model(Section):
     """The network: an ImageNet backbone and a head."""
 
     backbone: Backbone = Field("EfficientNetV2S", description="A net of keras.applications, or 'Tiny' (untrained).")
-    weights: str = Field("imagenet", description="'imagenet', a path or store URL of a .weights.h5, or 'none'.")
+    weights: str = Field(
+        "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'."
+    )
     image_height: int = Field(384, ge=32, le=1024, description="Height of the network's input, in pixels.")
     image_width: int = Field(512, ge=32, le=1024, description="Width of the network's input, in pixels.")
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
@@ -182,7 +185,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _fit_together(self) -> "Config":
         own = self.fine_tune
-        if self.model.backbone == "Tiny" and (self.model.weights != "none" or own.first_size != 1):
+        if self.model.backbone == "Tiny" and (self.model.weights not in ("none", "champion") or own.first_size != 1):
             raise ValueError("The backbone Tiny has no weights to load and takes pictures of one size only: set "
                              "model.weights to none and fine_tune.first_size to 1.")
         if own.epochs and own.num_phases > own.epochs:
@@ -264,7 +267,8 @@ def require_weights(weights: str) -> Path:
     """The file of ``model.weights`` where that is a path; ConfigError where there is none."""
     path = Path(os.path.expandvars(weights)).expanduser()
     if not path.is_file():
-        raise ConfigError(f"model.weights: there is no file {weights!r}. Give 'imagenet', 'none', a path or a URL.")
+        raise ConfigError(f"model.weights: there is no file {weights!r}. Give {', '.join(map(repr, NAMED_WEIGHTS))}, a "
+                          "path or a URL.")
     return path
 
 

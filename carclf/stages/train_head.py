@@ -7,6 +7,8 @@ from carclf.artifacts import Archive, Features, Figures, Model, Split, build
 from carclf.config import Config
 from carclf.progress import Meter
 from carclf.services.storage import Store
+from carclf.training.warm_start import champions_backbone, champions_weights
+from carclf.training.weights import weights_identity
 
 VERSION = 2
 SHARD_ROWS = 2000  # pictures whose features are saved together: what a kill can lose, and what workers can share
@@ -16,23 +18,19 @@ def train_head(
     archive: Archive, split: Split, config: Config, store: Store, *, salt: str = ""
 ) -> tuple[Model, bool]:
     """Backbone and new head as one model, the head fitted to cached features of several views."""
-    # "imagenet" and "none" need no look: a reused stage shall not import the training framework
-    named = config.model.weights in ("imagenet", "none")
-    network = config.model.model_dump() | ({} if named else {"weights": _identity(config.model.weights)})
-    settings = {"model": network, "augment": config.augment.model_dump(), "head": config.head.model_dump(),
-                "seed": config.seed, "salt": salt}
+    inputs = {"archive": archive.key, "split": split.key}
+    settings: dict[str, Any] = {
+        "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
+        "seed": config.seed, "salt": salt,
+    }
+    given = config.model.weights
+    settings["model"]["weights"] = (champions_weights(store, inputs, settings) if given == "champion"
+                                    else weights_identity(given))
 
     def make(folder: Path) -> Figures:
         return _fit(folder, archive, split, config, store, settings)
 
-    return build(Model, make, store=store, version=VERSION, settings=settings,
-                 inputs={"archive": archive.key, "split": split.key})
-
-
-def _identity(weights: str) -> str:
-    from carclf.training.backbones import weights_identity
-
-    return weights_identity(weights)
+    return build(Model, make, store=store, version=VERSION, settings=settings, inputs=inputs)
 
 
 def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: Store, settings: Any) -> Figures:
@@ -49,7 +47,9 @@ def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: St
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
     train, val = rows[rows["subset"] == "train"], rows[rows["subset"] == "val"]
     size = (config.model.image_height, config.model.image_width)
-    backbone = build_backbone(config.model.backbone, config.model.weights, *size)
+    own = config.model
+    backbone = (champions_backbone(store, size) if own.weights == "champion"
+                else build_backbone(own.backbone, own.weights, *size))
     with computing_in(config.model.precision, backbone) as precision, Meter("features") as meter:
         shards = _Shards(backbone, archive, split, config, store, settings | {"precision": precision}, meter)
         views = [shards.features(train, "train", view) for view in range(config.head.num_views)]
