@@ -10,7 +10,7 @@ from carclf.services.storage import Store
 from carclf.training.warm_start import champions_backbone, champions_weights
 from carclf.training.weights import weights_identity
 
-VERSION = 2
+VERSION = 3
 SHARD_ROWS = 2000  # pictures whose features are saved together: what a kill can lose, and what workers can share
 
 
@@ -40,6 +40,7 @@ def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: St
     from carclf.training.backbones import build_backbone
     from carclf.training.compiling import save
     from carclf.training.determinism import make_repeatable
+    from carclf.training.head_search import choose
     from carclf.training.heads import build_head, fit_head, join
     from carclf.training.precision import computing_in
 
@@ -47,22 +48,31 @@ def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: St
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
     train, val = rows[rows["subset"] == "train"], rows[rows["subset"] == "val"]
     size = (config.model.image_height, config.model.image_width)
-    own = config.model
-    backbone = (champions_backbone(store, size) if own.weights == "champion"
-                else build_backbone(own.backbone, own.weights, *size))
+    network = config.model
+    backbone = (champions_backbone(store, size) if network.weights == "champion"
+                else build_backbone(network.backbone, network.weights, *size))
     with computing_in(config.model.precision, backbone) as precision, Meter("features") as meter:
         shards = _Shards(backbone, archive, split, config, store, settings | {"precision": precision}, meter)
         views = [shards.features(train, "train", view) for view in range(config.head.num_views)]
         val_features = shards.features(val, "val", 0)
-    make_repeatable(config.seed)  # the head is the same whether the features were there or not
-    head = build_head(val_features.shape[1], int(rows["target"].max()) + 1, config.model)
-    labels = np.tile(train["target"].to_numpy(), len(views))
+    own, labels = config.head, train["target"].to_numpy()
+    num_features, num_classes = val_features.shape[1], int(rows["target"].max()) + 1
+
+    def fresh() -> Any:
+        make_repeatable(config.seed)  # the head is the same whether the features were there or not
+        return build_head(num_features, num_classes, config.model)
+
+    if own.num_trials > 1:
+        own, tried = choose(fresh, views, labels, train["sha256"].to_numpy(), own, config.seed)
+        tried.to_csv(folder / "trials.csv", index=False)
+    head = fresh()
     history, accuracy, best_epoch = fit_head(
-        head, (np.concatenate(views), labels), (val_features, val["target"].to_numpy()), config.head
+        head, (np.concatenate(views), np.tile(labels, len(views))), (val_features, val["target"].to_numpy()), own
     )
     save(join(backbone, head), history, folder)
-    return {"val_accuracy": accuracy, "best_epoch": best_epoch, "num_classes": int(rows["target"].max()) + 1,
-            "num_features": int(val_features.shape[1]), "image_height": size[0], "image_width": size[1]}
+    return {"val_accuracy": accuracy, "best_epoch": best_epoch, "learning_rate": own.learning_rate,
+            "weight_decay": own.weight_decay, "num_classes": num_classes, "num_features": int(num_features),
+            "image_height": size[0], "image_width": size[1]}
 
 
 class _Shards:
