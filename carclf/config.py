@@ -47,10 +47,28 @@ class Validation(Section):
     max_unusable_fraction: Fraction = Field(0.1, description="A larger share of unusable images stops the run.")
 
 
+class Duplicates(Section):
+    """Which images are near-copies of each other."""
+
+    max_distance: int = Field(8, ge=0, le=12, description="Bits of 64 in which near-copies' hashes differ at most.")
+    max_difference: float = Field(
+        0.18, ge=0, le=0.5, description="Mean difference of near-copies' pixels at most, in standard deviations."
+    )
+
+
 class Split(Section):
     """Which images train and which validate."""
 
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Share of each class held out for validation.")
+    num_folds: int = Field(0, ge=0, le=20, description="Folds of a cross-validation; 0 holds val_fraction out.")
+    fold: int = Field(0, ge=0, description="The fold that validates, from 0; without folds it must be 0.")
+
+    @model_validator(mode="after")
+    def _fold_is_there(self) -> "Split":
+        if self.num_folds == 1 or self.fold >= max(self.num_folds, 1):
+            raise ValueError(f"split.fold = {self.fold} and split.num_folds = {self.num_folds} do not fit: give 0 "
+                             "folds and fold 0, or at least 2 folds and one of their numbers, from 0.")
+        return self
 
 
 class Model(Section):
@@ -174,6 +192,7 @@ class Config(Section):
     force: bool = Field(False, description="Make every artifact anew for this run instead of reusing any.")
     download: Download = Download()
     validation: Validation = Validation()
+    duplicates: Duplicates = Duplicates()
     split: Split = Split()
     model: Model = Model()
     augment: Augment = Augment()
