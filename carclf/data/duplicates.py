@@ -100,16 +100,15 @@ def _merge(joined: DisjointSet, pairs: list[Pair]) -> None:
 
 
 def _compact(members: Positions, hashes: Hashes, max_distance: int) -> Iterator[Positions]:
-    """The group, or its parts where it is a chain: none is further than the distance from its part's middle.
+    """The group, or its parts where it is a chain: each lies within the distance from a member in its middle.
 
     Without this, a series of pictures each of which resembles the next could join a whole class.
     """
-    while len(members) > 1:
+    members = members[hashes[members].argsort()]  # not the order of the rows
+    while len(members):
         bits = (hashes[members, None] >> np.arange(NUM_BITS, dtype=np.uint64)) & np.uint64(1)
-        middle = bits.mean(0) >= 0.5
-        close = (bits != middle).sum(1) <= max_distance
-        if not close.any():
-            return
+        middle = hashes[members[(bits != (bits.mean(0) >= 0.5)).sum(1).argmin()]]
+        close = np.bitwise_count(hashes[members] ^ middle) <= max_distance
         yield members[close]
         members = members[~close]
 
