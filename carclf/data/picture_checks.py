@@ -44,7 +44,7 @@ def unusable(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
 
 def formats(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
     """What decoding makes RGB and upright, and JPEGs that only a forgiving decoder reads."""
-    for words, rows in index[index["format"] != ""].groupby("format"):
+    for words, rows in index[index["problem"] == ""].groupby("format"):
         form, mode, *others = str(words).split(" ")
         named_jpeg = rows["path"].str.lower().str.endswith((".jpg", ".jpeg"))
         if form not in ("JPEG", "MPO"):
@@ -54,7 +54,7 @@ def formats(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
         if "turned" in others:
             yield from _about("turned", rows, "its EXIF data turn or mirror it")
         if "damaged" in others:
-            yield from _about("damaged", rows[rows["problem"] == ""], "parts of it are damaged and may look wrong")
+            yield from _about("damaged", rows, "parts of it are damaged and may look wrong")
 
 
 def shapes(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
