@@ -14,7 +14,7 @@ from carclf.data.images import Picture, Pixels, Undecodable, strict_complaint
 
 # The reduced scale: halved, up to three times, while the shorter side keeps this many pixels. The JPEG decoder is
 # fast at halves only, and reads the whole stream at every scale: what is cut off is found at each.
-SMALLEST_SIDE = 96
+SMALLEST_SIDE = 64
 # Blur is a matter of size: it is measured on pictures of one width.
 SHARPNESS_SIDE = 128
 BYTES_PER_PIXEL = 4  # no picture's file is larger than its pixels
