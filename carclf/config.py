@@ -19,6 +19,7 @@ Backbone = Literal[
     "ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge",
     "MobileNetV3Small", "MobileNetV3Large",
 ]
+NAMED_WEIGHTS = ("imagenet", "champion", "none")
 # 0 stands for "auto", so that the trigger form's fields stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
@@ -52,17 +53,37 @@ class Validation(Section):
     outlier_score: float = Field(4, gt=0, description="Robust z-score from which blurred, dark or bright is warned of.")
 
 
+class Duplicates(Section):
+    """Which images are near-copies of each other."""
+
+    max_distance: int = Field(8, ge=0, le=12, description="Bits of 64 in which near-copies' hashes differ at most.")
+    max_difference: float = Field(
+        0.18, ge=0, le=0.5, description="Mean difference of near-copies' pixels at most, in standard deviations."
+    )
+
+
 class Split(Section):
     """Which images train and which validate."""
 
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Share of each class held out for validation.")
+    num_folds: int = Field(0, ge=0, le=20, description="Folds of a cross-validation; 0 holds val_fraction out.")
+    fold: int = Field(0, ge=0, description="The fold that validates, from 0; without folds it must be 0.")
+
+    @model_validator(mode="after")
+    def _fold_is_there(self) -> "Split":
+        if self.num_folds == 1 or self.fold >= max(self.num_folds, 1):
+            raise ValueError(f"split.fold = {self.fold} and split.num_folds = {self.num_folds} do not fit: give 0 "
+                             "folds and fold 0, or at least 2 folds and one of their numbers, from 0.")
+        return self
 
 
 class Model(Section):
     """The network: an ImageNet backbone and a head."""
 
     backbone: Backbone = Field("EfficientNetV2S", description="A net of keras.applications, or 'Tiny' (untrained).")
-    weights: str = Field("imagenet", description="'imagenet', a path or store URL of a .weights.h5, or 'none'.")
+    weights: str = Field(
+        "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'."
+    )
     image_height: int = Field(384, ge=32, le=1024, description="Height of the network's input, in pixels.")
     image_width: int = Field(512, ge=32, le=1024, description="Width of the network's input, in pixels.")
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
@@ -87,10 +108,13 @@ class Head(Section):
     """Training a new head on the frozen backbone's features."""
 
     epochs: int = Field(60, ge=1, le=1000, description="Passes over the cached features.")
+    num_trials: int = Field(
+        6, ge=1, le=50, description="Settings below tried on held-out training images; 1: learn as they are given."
+    )
     num_views: int = Field(3, ge=1, le=16, description="Views of each image: one plain, the others augmented.")
     batch_size: int = Field(64, ge=2, le=4096, description="Features a step.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate.")
-    weight_decay: float = Field(1e-3, ge=0, le=1, description="AdamW's weight decay.")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's weight decay.")
     label_smoothing: Fraction = Field(0.05, description="Share of the target spread over all classes.")
 
 
@@ -174,6 +198,7 @@ class Config(Section):
     force: bool = Field(False, description="Make every artifact anew for this run instead of reusing any.")
     download: Download = Download()
     validation: Validation = Validation()
+    duplicates: Duplicates = Duplicates()
     split: Split = Split()
     model: Model = Model()
     augment: Augment = Augment()
@@ -188,7 +213,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _fit_together(self) -> "Config":
         own = self.fine_tune
-        if self.model.backbone == "Tiny" and (self.model.weights != "none" or own.first_size != 1):
+        if self.model.backbone == "Tiny" and (self.model.weights not in ("none", "champion") or own.first_size != 1):
             raise ValueError("The backbone Tiny has no weights to load and takes pictures of one size only: set "
                              "model.weights to none and fine_tune.first_size to 1.")
         if own.epochs and own.num_phases > own.epochs:
@@ -203,7 +228,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gpu": {},
     "seed-xception": {
         "model.backbone": "Xception", "model.image_height": 224, "model.image_width": 224,
-        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0,
+        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0, "head.num_trials": 1,
+        "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
         "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
         "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
         "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
@@ -211,7 +237,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "seed-b5": {
         "model.backbone": "EfficientNetB5", "model.image_height": 224, "model.image_width": 224,
-        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0,
+        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0, "head.num_trials": 1,
+        "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
         "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
         "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
         "fine_tune.batch_size": 16, "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
@@ -219,11 +246,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "cars10": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
-        "head.num_views": 2, "fine_tune.epochs": 5, "gate.threshold": 0.7,
+        "head.num_views": 2, "head.num_trials": 1, "fine_tune.epochs": 5, "gate.threshold": 0.7,
     },
     "demo": {
         "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,
-        "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "augment.crop_scale": 0.9,
+        "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "head.num_trials": 1,
+        "head.learning_rate": 1e-3, "head.weight_decay": 1e-3, "augment.crop_scale": 0.9,
         "fine_tune.epochs": 10, "fine_tune.learning_rate": 1.5e-3, "fine_tune.layer_decay": 1.0, "gate.threshold": 0.6,
         "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
     },
@@ -270,7 +298,8 @@ def require_weights(weights: str) -> Path:
     """The file of ``model.weights`` where that is a path; ConfigError where there is none."""
     path = Path(os.path.expandvars(weights)).expanduser()
     if not path.is_file():
-        raise ConfigError(f"model.weights: there is no file {weights!r}. Give 'imagenet', 'none', a path or a URL.")
+        raise ConfigError(f"model.weights: there is no file {weights!r}. Give {', '.join(map(repr, NAMED_WEIGHTS))}, a "
+                          "path or a URL.")
     return path
 
 

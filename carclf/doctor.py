@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carclf.artifacts import cache_folder
+from carclf.champion import champion_model
 from carclf.config import Config
 from carclf.errors import CarclfError, ConfigError
 from carclf.services.kaggle import Kaggle
@@ -29,7 +30,7 @@ def examine(config: Config, store_url: str) -> list[Finding]:
     checks: dict[str, Callable[[], str | None]] = {
         "Kaggle": lambda: f"{Kaggle(config.competition).check()} files in {config.competition}, rules accepted",
         "store": lambda: _store(store_url),
-        "weights": lambda: _weights(config),
+        "weights": lambda: _weights(config, store_url),
     }
     findings = [_examine(name, check) for name, check in checks.items()]
     return [*findings, _examine("disk", _disk), _gpu()]
@@ -50,9 +51,13 @@ def _store(url: str) -> str:
     return f"{url} can be written and read"
 
 
-def _weights(config: Config) -> str:
+def _weights(config: Config, store_url: str) -> str:
     if config.model.weights == "none":
         return "none wanted: the backbone starts at random"
+    if config.model.weights == "champion":
+        if (champion := champion_model(open_store(store_url))) is None:
+            raise ConfigError(f"model.weights is 'champion', and {store_url} has none yet. Run once with 'imagenet'.")
+        return f"those of the champion, {champion.key}"
     from carclf.training.backbones import build_backbone
 
     build_backbone(config.model.backbone, config.model.weights, config.model.image_height, config.model.image_width)

@@ -22,7 +22,7 @@ from carclf.artifacts import (
     Split,
     Submission,
 )
-from carclf.config import Config, require_weights
+from carclf.config import NAMED_WEIGHTS, Config, require_weights
 from carclf.errors import ConfigError, DataError
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -71,7 +71,7 @@ class Run:
     def begin(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
         """Write a new record, or go on with the run of that id; ConfigError where its configuration is another."""
         path, settings = _record_key(run_id), config.model_dump()
-        if "://" not in config.model.weights and config.model.weights not in ("imagenet", "none"):
+        if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
             require_weights(config.model.weights)  # now, and not after the download
         if found := store.read(path):
             run = cls(run_id, store, json.loads(found.data))

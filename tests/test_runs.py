@@ -18,7 +18,7 @@ from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store, open_store
 from carclf.stages.promote import promote, set_threshold
 from carclf.stages.score import score
-from carclf.training.backbones import weights_identity
+from carclf.training.weights import weights_identity
 
 
 @pytest.fixture()

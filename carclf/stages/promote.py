@@ -3,17 +3,14 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Figures, Model, build
+from carclf.champion import State, change_state, read_state
 from carclf.config import Config, Gate
-from carclf.errors import ServiceError
 from carclf.progress import log
 from carclf.services.storage import Store
 
 VERSION = 1
-CHAMPION = "champion.json"
-NUM_TRIES = 20  # of the compare-and-swap
 
 
 def promote(
@@ -40,44 +37,36 @@ def promote(
         settings={"threshold": threshold, "salt": salt},
     )
     if decision.figures["decision"] == "promoted":
-        _crown(decision, model, config, store)
+        _crown(decision, model, store)
     return decision, reused
 
 
 def stored_threshold(store: Store, config: Config) -> float:
     """The store's threshold; the configuration's is written down where the store has none."""
-    state, version = _load(store, config)
-    if version is None and not store.write_if(CHAMPION, json.dumps(state, indent=1).encode(), None):
-        state, _ = _load(store, config)  # another run was first
+    change_state(store, lambda state: None if state else _new_state(config.gate.threshold))
+    state = read_state(store)
+    assert state is not None
     return float(state["threshold"])
 
 
 def set_threshold(store: Store, threshold: float) -> None:
     """Change the stored threshold; champion and history stay."""
-    config = Config(gate=Gate(threshold=threshold))
-    for _ in range(NUM_TRIES):
-        state, version = _load(store, config)
-        if store.write_if(CHAMPION, json.dumps(state | {"threshold": threshold}, indent=1).encode(), version):
-            return
-    raise ServiceError(f"{store.url}/{CHAMPION} changed {NUM_TRIES} times while it was to be written. Try again.")
+    wanted = Gate(threshold=threshold).threshold
+    change_state(store, lambda state: (state or _new_state(wanted)) | {"threshold": wanted})
 
 
-def _load(store: Store, config: Config) -> tuple[dict[str, Any], str | None]:
-    found = store.read(CHAMPION)
-    if found is None:
-        return {"champion": None, "threshold": config.gate.threshold, "history": []}, None
-    return json.loads(found.data), found.version
+def _new_state(threshold: float) -> State:
+    return {"champion": None, "threshold": threshold, "history": []}
 
 
-def _crown(decision: Decision, model: Model, config: Config, store: Store) -> None:
-    """Write the champion by compare-and-swap, so that two runs that end together lose nothing."""
-    for _ in range(NUM_TRIES):
-        state, version = _load(store, config)
-        if any(entry["decision"] == decision.key for entry in state["history"]):
-            return  # crowned once: running an old run's stage again takes nothing from a later champion
-        entry = {"model": model.key, "decision": decision.key, "val_accuracy": decision.figures["val_accuracy"],
-                 "promoted": datetime.now(UTC).isoformat(timespec="seconds")}
-        state = state | {"champion": entry, "history": [*state["history"], entry]}
-        if store.write_if(CHAMPION, json.dumps(state, indent=1).encode(), version):
-            return
-    raise ServiceError(f"{store.url}/{CHAMPION} changed {NUM_TRIES} times while it was to be written. Try again.")
+def _crown(decision: Decision, model: Model, store: Store) -> None:
+    entry = {"model": model.key, "decision": decision.key, "val_accuracy": decision.figures["val_accuracy"],
+             "promoted": datetime.now(UTC).isoformat(timespec="seconds")}
+
+    def change(state: State | None) -> State | None:
+        state = state or _new_state(float(decision.figures["threshold"]))
+        if any(earlier["decision"] == decision.key for earlier in state["history"]):
+            return None  # crowned once: running an old run's stage again takes nothing from a later champion
+        return state | {"champion": entry, "history": [*state["history"], entry]}
+
+    change_state(store, change)

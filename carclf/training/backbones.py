@@ -2,14 +2,12 @@
 
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import keras
 
-from carclf.artifacts import cache_folder, file_sha256, fingerprint
-from carclf.config import require_weights
 from carclf.errors import ConfigError
+from carclf.training.weights import weights_file
 
 TINY = "Tiny"
 RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
@@ -67,27 +65,6 @@ def _application(name: str, weights: str) -> keras.Model:
         ) from error
 
 
-def weights_file(weights: str) -> Path:
-    """The local file of a path or store URL; ConfigError where there is none."""
-    if "://" not in weights:
-        return require_weights(weights)
-    from carclf.services.storage import open_store
-
-    url, _, name = weights.rpartition("/")
-    path = cache_folder() / "weights" / fingerprint(url=url) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        open_store(url).download(name, path)  # anew each time: another file may stand there now
-    except KeyError as error:
-        raise ConfigError(f"model.weights: there is nothing at {weights}.") from error
-    return path
-
-
-def weights_identity(weights: str) -> str:
-    """What a fingerprint knows the weights by: a name, or a file's content, so that a moved file changes no key."""
-    return weights if weights in ("imagenet", "none") else f"sha256:{file_sha256(weights_file(weights))}"
-
-
 def _tiny(height: int, width: int) -> keras.Model:
     """Four convolutions whose features keep their places: learns the demo's centred cars from scratch in seconds."""
     inputs = keras.Input((height, width, 3), dtype="float32")
@@ -95,6 +72,14 @@ def _tiny(height: int, width: int) -> keras.Model:
     for block, filters in enumerate((24, 48, 64, 96), start=1):
         x = keras.layers.Conv2D(filters, 3, 2, "same", activation="relu", name=f"block{block}_conv")(x)
     return keras.Model(inputs, keras.layers.Flatten()(x), name="backbone")
+
+
+def backbone_of(classifier: keras.Model) -> keras.Model:
+    """What stands below the head of a classifier that ``join`` made, with its weights."""
+    features = classifier.inputs[0]
+    for layer in classifier.layers[1:-1]:
+        features = layer(features)
+    return keras.Model(classifier.inputs, features, name="backbone")
 
 
 def all_layers(model: keras.Model) -> list[Any]:

@@ -1,0 +1,45 @@
+"""``champion.json``: the champion, the stored threshold and the history, changed by compare-and-swap."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from carclf.artifacts import Model
+from carclf.errors import DataError, ServiceError
+from carclf.services.storage import Store
+
+CHAMPION = "champion.json"
+NUM_TRIES = 20  # of the compare-and-swap
+State = dict[str, Any]
+
+
+def read_state(store: Store) -> State | None:
+    """``champion`` (an entry of the history, or None), ``threshold`` and ``history``; None in a new store."""
+    found = store.read(CHAMPION)
+    return None if found is None else json.loads(found.data)
+
+
+def change_state(store: Store, change: Callable[[State | None], State | None]) -> None:
+    """Replace the state by what ``change`` makes of it (None: leave it), so that two that write at once lose nothing.
+
+    ``change`` may be called again with a newer state. ServiceError where others were first each time.
+    """
+    for _ in range(NUM_TRIES):
+        found = store.read(CHAMPION)
+        state = change(None if found is None else json.loads(found.data))
+        if state is None:
+            return
+        if store.write_if(CHAMPION, json.dumps(state, indent=1).encode(), found.version if found else None):
+            return
+    raise ServiceError(f"{store.url}/{CHAMPION} changed {NUM_TRIES} times while it was to be written. Try again.")
+
+
+def champion_model(store: Store) -> Model | None:
+    """The champion's fine-tuned model; None where there is no champion, DataError where its artifact is gone."""
+    state = read_state(store)
+    if state is None or state["champion"] is None:
+        return None
+    key = str(state["champion"]["model"])
+    if (model := Model.find(store, key)) is None:
+        raise DataError(f"{CHAMPION} names the model {key}, which is gone from {store.url}. Restore models/{key}.")
+    return model

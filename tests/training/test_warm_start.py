@@ -1,0 +1,85 @@
+"""A run that goes on from the champion's backbone."""
+
+import keras
+import numpy as np
+import pytest
+
+from carclf.config import load
+from carclf.demo.competition import open_competition
+from carclf.demo.render import render_competition
+from carclf.demo.server import DemoServer
+from carclf.errors import ConfigError
+from carclf.runs import STAGES, Run
+from carclf.services.storage import open_store
+from carclf.training.backbones import backbone_layers
+
+SMALL = {
+    "competition": "cars", "head.epochs": 2, "fine_tune.epochs": 1, "gate.threshold": 0, "submit.enabled": False,
+    "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cars")
+    render_competition(folder, num_train=100, num_test=10)
+    with DemoServer(open_competition(folder, slug="cars", work=tmp_path_factory.mktemp("work"))) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def kaggle(server, monkeypatch):
+    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+
+
+def run_to(last, store, name, **settings):
+    run = Run.begin(name, store, "demo", load("demo", SMALL | settings))
+    names = list(STAGES)
+    return {stage: run.run_stage(stage) for stage in names[: names.index(last) + 1]}
+
+
+def backbone_weights(store, key):
+    path = store.folder / "models" / key / "model.keras"
+    return [weight for layer in backbone_layers(keras.models.load_model(path, compile=False))
+            for weight in layer.get_weights()]
+
+
+@pytest.fixture(scope="module")
+def crowned(server, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+        patch.setenv("KAGGLE_API_TOKEN", "demo-key")
+        patch.setenv("CARCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
+        store = open_store(str(tmp_path_factory.mktemp("store")))
+        return store, run_to("promote", store, "first")
+
+
+def test_a_head_is_trained_on_the_champions_backbone(crowned):
+    store, first = crowned
+    warm = run_to("train_head", store, "warm", **{"model.weights": "champion", "seed": 1})["train_head"]
+    pairs = zip(backbone_weights(store, warm.key), backbone_weights(store, first["fine_tune"].key), strict=True)
+    assert not warm.reused and all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_on_the_champions_own_data_and_settings_its_run_is_reused(crowned):
+    store, _ = crowned
+    again = run_to("promote", store, "again", **{"model.weights": "champion"})
+    assert all(result.reused for result in again.values())
+
+
+def test_another_backbone_cannot_go_on_from_the_champion(crowned):
+    store, _ = crowned
+    with pytest.raises(ConfigError, match="whose backbone is Tiny, not MobileNetV3Small"):
+        run_to("train_head", store, "other", **{"model.weights": "champion", "model.backbone": "MobileNetV3Small"})
+
+
+def test_another_size_cannot_go_on_from_a_net_of_one_size(crowned):
+    store, _ = crowned
+    with pytest.raises(ConfigError, match="The champion takes pictures of 48x64 px only"):
+        run_to("train_head", store, "large", **{"model.weights": "champion", "model.image_width": 96})
+
+
+def test_without_a_champion_the_first_run_is_told_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match="Run once with 'imagenet'"):
+        run_to("train_head", open_store(str(tmp_path)), "none", **{"model.weights": "champion"})
