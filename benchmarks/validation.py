@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.pictures import write_pictures
-from carclf.config import Validation
+from carclf.config import Duplicates, Validation
 from carclf.data import indexing
 from carclf.data.checks import find, read_context
+from carclf.data.duplicates import find_clusters
 from carclf.data.images import Picture
-from carclf.data.inspection import reduced
+from carclf.data.inspection import loader, reduced
 
 NUM_CLASSES = 10
 
@@ -42,10 +43,12 @@ def link(sources: list[Path], folder: Path, num: int) -> Path:
 
 
 def whole_pass(folder: Path) -> int:
-    """What the stage does with every picture: the pass, and all checks on its index."""
+    """What the stage does with every picture: the pass, the search for copies, and all checks."""
     config = Validation(min_images_per_class=2)
     num = indexing.write_index(folder, folder / "index.parquet", config)
-    findings = find(pd.read_parquet(folder / "index.parquet"), read_context(folder, config)[0])
+    index = pd.read_parquet(folder / "index.parquet")
+    index["cluster"] = find_clusters(index, loader(folder, index["path"].to_list()), Duplicates())
+    findings = find(index, read_context(folder, config)[0])
     assert not findings.errors, findings.errors
     return num
 

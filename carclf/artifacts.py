@@ -69,7 +69,11 @@ class Archive(Artifact):
 
 
 class Dataset(Artifact):
-    """``index.parquet`` (id, path, label, width, height, sha256, problem) and ``report.json``."""
+    """``index.parquet``, one row per picture, ``report.json``, ``report.html`` and ``sample-submission.csv``.
+
+    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, brightness, contrast, sharpness,
+    format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
+    """
 
     folder = "datasets"
 

@@ -21,7 +21,7 @@ def read_context(folder: Path, config: Validation) -> tuple[Context, list[Findin
 
 
 def find(index: pd.DataFrame, context: Context) -> Findings:
-    """Everything that is found in the index, about single pictures and about the whole."""
+    """Everything that is found in an index with its clusters, about single pictures and about the whole."""
     findings = Findings(odd_pictures(index, context))
     for check in (_shares, _classes, _counts, _test):
         findings.add(check(index, context))
@@ -73,8 +73,8 @@ def _counts(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
     config, known = context.config, known_classes(index, context)
     train = index[(index["label"] >= 0) & index["label"].isin(known)]
     # Copies are one picture: they stand on one side of the split together. Copies under two labels are none.
-    clear = train[(train["problem"] == "") & ~train["sha256"].isin(contradicting(train))]
-    counts = clear.groupby("label")["sha256"].nunique().reindex(sorted(train["label"].unique()), fill_value=0)
+    clear = train[(train["problem"] == "") & ~train["cluster"].isin(contradicting(train))]
+    counts = clear.groupby("label")["cluster"].nunique().reindex(sorted(train["label"].unique()), fill_value=0)
     for label, count in counts[counts < config.min_images_per_class].items():
         yield Finding("few_images", str(label), (
             f"Class '{label}' has {count} usable images, copies not counted; at least {config.min_images_per_class} "

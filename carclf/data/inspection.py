@@ -1,6 +1,8 @@
 """What one picture's file tells: its hashes, size, format, light and sharpness, or why it is unusable."""
 
 import hashlib
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,16 @@ def reduced(picture: Picture) -> Pixels:
         size = (width, height) if (pixels.shape[1] > pixels.shape[0]) == (width > height) else (height, width)
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     return pixels
+
+
+def loader(folder: Path, paths: Sequence[str]) -> Callable[[int], Pixels]:
+    """What gives the pixels of a usable picture, at the reduced scale, by its position."""
+
+    def load(position: int) -> Pixels:
+        # no limit here: the pass has refused what is too large
+        return reduced(Picture((folder / paths[position]).read_bytes(), math.inf))
+
+    return load
 
 
 def statistics(pixels: Pixels) -> tuple[float, float, float]:

@@ -105,15 +105,15 @@ def _repeated(values: pd.Series, among: pd.Series) -> pd.Series:
 
 
 def contradictions(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
-    """Usable pictures whose bytes stand under another label too."""
-    twice = index["sha256"].isin(contradicting(index)) & (index["label"] >= 0) & (index["problem"] == "")
-    yield from _about("contradiction", index[twice], "stands under another label too")
+    """Usable pictures of which a copy or near-copy stands under another label."""
+    twice = index["cluster"].isin(contradicting(index)) & (index["label"] >= 0) & (index["problem"] == "")
+    yield from _about("contradiction", index[twice], "a copy of it stands under another label")
 
 
-def contradicting(index: pd.DataFrame) -> list[str]:
-    """The contents (SHA-256) of usable pictures that stand under more than one label."""
+def contradicting(index: pd.DataFrame) -> list[int]:
+    """The clusters of usable pictures that stand under more than one label: one of the labels is wrong for sure."""
     train = index[(index["label"] >= 0) & (index["problem"] == "")]
-    labels = train.groupby("sha256")["label"].nunique()
+    labels = train.groupby("cluster")["label"].nunique()
     return sorted(labels.index[labels > 1])
 
 

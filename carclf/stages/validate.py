@@ -19,46 +19,65 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
     The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset.
     """
     fixes = read_fixes(store)
-    settings = config.validation.model_dump() | {"salt": salt}
+    settings = config.validation.model_dump() | {"duplicates": config.duplicates.model_dump(), "salt": salt}
     if fixes.sha256:
         settings["label_fixes"] = fixes.sha256
 
     def make(folder: Path) -> Figures:
-        return _examine(folder, archive, fixes, config, store)
+        from carclf.data.images import unpack
+
+        return _examine(folder, unpack(archive, store), fixes, config)
 
     return build(Dataset, make, store=store, version=VERSION, inputs={"archive": archive.key}, settings=settings)
 
 
-def _examine(folder: Path, archive: Archive, fixes: LabelFixes, config: Config, store: Store) -> Figures:
-    import pandas as pd
+def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> Figures:
+    from carclf.data.checks import check, find, read_context
+    from carclf.evaluation.data_report import write_report
 
-    from carclf.data.checks import check, find, known_classes, read_context
-    from carclf.data.findings import LISTED
-    from carclf.data.images import unpack
-    from carclf.data.indexing import write_index
-    from carclf.data.label_fixes import apply_fixes
-
-    images, target = unpack(archive, store), folder / "index.parquet"
     context, of_tables = read_context(images, config.validation)
-    with Meter("validate") as meter:
-        write_index(images, target, config.validation, meter)
-    index = pd.read_parquet(target)
-    fixed = apply_fixes(index, fixes, known_classes(index, context))
+    fixed = _indexed(folder / "index.parquet", images, fixes, context, config)
     findings = find(fixed.index, context)
     findings.add(of_tables + fixed.findings())
     findings.log()
     check(findings)
-    index = fixed.index.assign(warning=index["path"].map(findings.warnings).fillna("").astype("str"))
+    index = fixed.index.assign(warning=fixed.index["path"].map(findings.warnings).fillna("").astype("str"))
     figures = _figures(index, findings, fixed)
-    report = figures | {
-        "problems": index.loc[index["problem"] != "", ["path", "problem"]][:LISTED].to_dict("records"),
-        "class_counts": index.loc[index["label"] >= 0, "label"].value_counts().sort_index().to_dict(),
-        "findings": findings.report(), "label_fixes": fixed.applied,
-    }
-    index.to_parquet(target, index=False)
+    report = figures | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
+    index.to_parquet(folder / "index.parquet", index=False)
     context.sample.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
+    write_report(folder / "report.html", index, report, images)
     return figures
+
+
+def _indexed(target: Path, images: Path, fixes: LabelFixes, context: Any, config: Config) -> Any:
+    """The index of the pictures with label fixes and clusters; its rows go through the file, not through memory."""
+    import pandas as pd
+
+    from carclf.data.checks import known_classes
+    from carclf.data.duplicates import find_clusters
+    from carclf.data.indexing import write_index
+    from carclf.data.inspection import loader
+    from carclf.data.label_fixes import apply_fixes
+
+    with Meter("validate") as meter:
+        write_index(images, target, config.validation, meter)
+    index = pd.read_parquet(target)
+    index["cluster"] = find_clusters(index, loader(images, index["path"].to_list()), config.duplicates)
+    return apply_fixes(index, fixes, known_classes(index, context))
+
+
+def _lists(index: Any) -> dict[str, Any]:
+    from carclf.data.duplicates import describe_clusters
+    from carclf.data.findings import LISTED
+
+    clusters = describe_clusters(index)
+    return {
+        "problems": index.loc[index["problem"] != "", ["path", "problem"]][:LISTED].to_dict("records"),
+        "class_counts": index.loc[index["label"] >= 0, "label"].value_counts().sort_index().to_dict(),
+        "num_clusters": len(clusters), "clusters": clusters[:LISTED],
+    }
 
 
 def _figures(index: Any, findings: Any, fixed: Any) -> Figures:

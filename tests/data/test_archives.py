@@ -86,7 +86,9 @@ def test_a_name_that_occurs_twice_is_refused_unless_the_content_is_the_same(tmp_
         extract(archive(tmp_path / "b.zip", same | {"train/0/a.jpg": b"b"}), tmp_path / "other", tops=TOPS)
 
 
-@pytest.mark.parametrize("names", [["train/0/" + "n" * 300], ["train/0", "train/0/a.jpg"], ["train/0/a", "train/0/a/b"]])
+@pytest.mark.parametrize(
+    "names", [["train/0/" + "n" * 300], ["train/0", "train/0/a.jpg"], ["train/0/a", "train/0/a/b"]]
+)
 def test_names_that_no_disk_can_hold_are_the_datas_fault(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError, match="in the archive is damaged"):
         extract(archive(tmp_path / "a.zip", dict.fromkeys(names, b"x")), tmp_path / "out", tops=TOPS)

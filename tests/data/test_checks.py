@@ -6,10 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from carclf.config import Validation
+from carclf.config import Duplicates, Validation
 from carclf.data.checks import check, find, read_context
+from carclf.data.duplicates import find_clusters
 from carclf.data.findings import Findings
 from carclf.data.indexing import write_index
+from carclf.data.inspection import loader
 from carclf.data.picture_checks import contradicting
 from carclf.data.tables import read_sample
 from carclf.demo.render import render_competition
@@ -34,7 +36,8 @@ SETTINGS = Validation(min_images_per_class=5)
 
 def indexed(folder: Path, settings: Validation = SETTINGS) -> pd.DataFrame:
     write_index(folder, folder / "index.parquet", settings)
-    return pd.read_parquet(folder / "index.parquet")
+    index = pd.read_parquet(folder / "index.parquet")
+    return index.assign(cluster=find_clusters(index, loader(folder, index["path"]), Duplicates()))
 
 
 def found(folder: Path, settings: Validation = SETTINGS) -> Findings:

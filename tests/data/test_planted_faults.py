@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
-from carclf.config import Validation
+from carclf.config import Duplicates, Validation
 from carclf.data.archives import extract
 from carclf.data.checks import check, find, known_classes, read_context
+from carclf.data.duplicates import find_clusters
 from carclf.data.findings import KINDS, Findings
 from carclf.data.indexing import write_index
+from carclf.data.inspection import loader
 from carclf.data.label_fixes import LabelFix, LabelFixes, apply_fixes
 from carclf.demo.render import picture, render_competition
 from carclf.errors import DataError
@@ -133,6 +135,7 @@ def refused(tmp_path: Path) -> Planted:
 def examined(folder: Path, fixes: LabelFixes = FIXES) -> Findings:
     write_index(folder, folder / "index.parquet", SETTINGS)
     index, (context, of_tables) = pd.read_parquet(folder / "index.parquet"), read_context(folder, SETTINGS)
+    index = index.assign(cluster=find_clusters(index, loader(folder, index["path"]), Duplicates()))
     fixed = apply_fixes(index, fixes, known_classes(index, context))
     findings = find(fixed.index, context)
     findings.add(of_tables + fixed.findings())
