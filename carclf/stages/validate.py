@@ -32,6 +32,8 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
 
 
 def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> Figures:
+    import pandas as pd
+
     from carclf.data.checks import check, find, read_context
     from carclf.evaluation.data_report import write_report
 
@@ -41,7 +43,8 @@ def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> F
     findings.add(of_tables + fixed.findings())
     findings.log()
     check(findings)
-    index = fixed.index.assign(warning=fixed.index["path"].map(findings.warnings).fillna("").astype("str"))
+    warnings = [findings.warnings.get(path, "") for path in fixed.index["path"]]
+    index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
     figures = _figures(index, findings, fixed)
     report = figures | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
     index.to_parquet(folder / "index.parquet", index=False)
