@@ -36,6 +36,9 @@ class Download(Section):
     """Fetching the competition's archive."""
 
     timeout_seconds: int = Field(3600, ge=1, description="Longest time for one try of the download.")
+    extra_data: str = Field(
+        "", description="More labelled pictures (<class>/*.jpg): folders or s3:// prefixes, separated by commas."
+    )
 
 
 class Validation(Section):
@@ -45,6 +48,9 @@ class Validation(Section):
     min_side: int = Field(32, ge=1, description="Images with a shorter side, in pixels, are left out.")
     max_megapixels: float = Field(50, gt=0, description="Larger images are refused before decoding.")
     max_unusable_fraction: Fraction = Field(0.1, description="A larger share of unusable images stops the run.")
+    max_aspect_ratio: float = Field(4, gt=1, description="Images with a longer shape than this are warned of.")
+    max_imbalance: float = Field(10, ge=1, description="Largest class over smallest class from which is warned.")
+    outlier_score: float = Field(4, gt=0, description="Robust z-score from which blurred, dark or bright is warned of.")
 
 
 class Duplicates(Section):

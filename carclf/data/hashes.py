@@ -34,5 +34,6 @@ def perceptual_hash(pixels: Pixels) -> int:
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     lowest = cv2.dct(small)[ROWS, COLUMNS]
-    bits = lowest > max(float(np.median(lowest)), SMALLEST)
+    low, high = np.sort(lowest)[NUM_BITS // 2 - 1 :][:2]  # np.median takes longer than all the rest
+    bits = lowest > max(float(low + high) / 2, SMALLEST)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
