@@ -1,0 +1,57 @@
+"""The report of a dataset: one HTML file that holds its pictures and needs no script and no network."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from carclf.evaluation import galleries
+from carclf.evaluation.histograms import histograms
+from carclf.evaluation.thumbnails import Thumbnails
+
+MAX_ROWS = 200  # of the table of classes
+HERE = Path(__file__).parent
+
+
+def write_report(
+    path: Path, index: pd.DataFrame, report: dict[str, Any], folder: Path, *,
+    suspects: pd.DataFrame | None = None, drift: dict[str, Any] | None = None,
+) -> None:
+    """Write the page of an index and its ``report.json``; pictures are read from ``folder``.
+
+    ``suspects`` (path, label, suggested, score) are ranked; ``drift`` has a ``summary`` and rows of ``measures``.
+    """
+    show = Thumbnails(folder)
+    style = (HERE / "data_report.css").read_text()
+    contradictions, duplicates = galleries.clusters(index, show)
+    page = _template().render(
+        style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        figures=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
+        classes=_class_rows(index).head(MAX_ROWS).to_dict("records"), num_classes=len(_class_rows(index)),
+        histograms=histograms(index), samples=galleries.samples(index, show),
+        problems=galleries.by_kind(index, "problem", show), warnings=galleries.by_kind(index, "warning", show),
+        contradictions=contradictions, duplicates=duplicates, drift=drift,
+        suspects=None if suspects is None else galleries.ranked(suspects, show),
+    )
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )
+    return environment.get_template("data_report.html")
+
+
+def _class_rows(index: pd.DataFrame) -> pd.DataFrame:
+    """Of each class: label, usable pictures as a number and as a share of the largest class's, unusable, warned."""
+    train = index[index["label"] >= 0]
+    warned = train["warning"] != "" if "warning" in train else False
+    counted = train.assign(num=train["problem"] == "", num_unusable=train["problem"] != "", num_warnings=warned)
+    table = counted.groupby("label")[["num", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
+    return table.assign(share=table["num"] / max(1, table["num"].max()))
