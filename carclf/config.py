@@ -84,10 +84,13 @@ class Head(Section):
     """Training a new head on the frozen backbone's features."""
 
     epochs: int = Field(60, ge=1, le=1000, description="Passes over the cached features.")
+    num_trials: int = Field(
+        6, ge=1, le=50, description="Settings below tried on held-out training images; 1: learn as they are given."
+    )
     num_views: int = Field(3, ge=1, le=16, description="Views of each image: one plain, the others augmented.")
     batch_size: int = Field(64, ge=2, le=4096, description="Features a step.")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak learning rate.")
-    weight_decay: float = Field(1e-3, ge=0, le=1, description="AdamW's weight decay.")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate.")
+    weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's weight decay.")
     label_smoothing: Fraction = Field(0.05, description="Share of the target spread over all classes.")
 
 
@@ -200,7 +203,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "gpu": {},
     "seed-xception": {
         "model.backbone": "Xception", "model.image_height": 224, "model.image_width": 224,
-        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0,
+        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0, "head.num_trials": 1,
+        "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
         "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
         "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
         "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
@@ -208,7 +212,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "seed-b5": {
         "model.backbone": "EfficientNetB5", "model.image_height": 224, "model.image_width": 224,
-        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0,
+        "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0, "head.num_trials": 1,
+        "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
         "fine_tune.schedule": "plateau", "fine_tune.learning_rate": 1e-4, "fine_tune.weight_decay": 0.0,
         "fine_tune.warmup_fraction": 0.0, "fine_tune.label_smoothing": 0.0, "fine_tune.epochs": 8,
         "fine_tune.batch_size": 16, "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
@@ -216,11 +221,12 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "cars10": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 224,
-        "head.num_views": 2, "fine_tune.epochs": 5, "gate.threshold": 0.7,
+        "head.num_views": 2, "head.num_trials": 1, "fine_tune.epochs": 5, "gate.threshold": 0.7,
     },
     "demo": {
         "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,
-        "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "augment.crop_scale": 0.9,
+        "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "head.num_trials": 1,
+        "head.learning_rate": 1e-3, "head.weight_decay": 1e-3, "augment.crop_scale": 0.9,
         "fine_tune.epochs": 10, "fine_tune.learning_rate": 1.5e-3, "fine_tune.layer_decay": 1.0, "gate.threshold": 0.6,
         "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
     },

@@ -1,0 +1,69 @@
+"""Features out of the store, or computed and put there, some thousand pictures at a time.
+
+The same command on several machines at once shares the work: each looks for a shard in the store before it makes it,
+and each goes through them in an order of its own.
+"""
+
+import os
+import random
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from carclf.artifacts import Archive, Features, Figures, Split, build
+from carclf.config import Config
+from carclf.data.images import unpack
+from carclf.data.input_pipeline import Examples
+from carclf.progress import Meter, log
+from carclf.services.storage import Store
+from carclf.training.features import extract
+
+VERSION = 2
+SHARD_ROWS = 2000  # pictures whose features are saved together: what a kill can lose
+Part = tuple[pd.DataFrame, str, int]  # the rows of a subset, its name, and the number of the view
+
+
+class Shards:
+    """The features of one split's pictures, as one backbone sees them."""
+
+    def __init__(
+        self, backbone: keras.Model, archive: Archive, split: Split, config: Config, store: Store,
+        settings: dict[str, Any], meter: Meter,
+    ) -> None:
+        self.backbone, self.archive, self.split = backbone, archive, split
+        self.config, self.store, self.settings, self.meter = config, store, settings, meter
+
+    def load(self, parts: Sequence[Part]) -> list[npt.NDArray[np.float32]]:
+        """(rows, features) of each part."""
+        shards = [(number, rows[start : start + SHARD_ROWS], subset, view, start)
+                  for number, (rows, subset, view) in enumerate(parts) for start in range(0, len(rows), SHARD_ROWS)]
+        order = list(range(len(shards)))
+        random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(order)  # decides nothing but who makes what
+        made = [self._make(*shards[position][1:]) for position in order]
+        log.info("features: %d of %d shards made here", sum(not reused for _, reused in made), len(shards))
+        found = dict(zip(order, (np.load(shard.path(self.store, "features.npy")) for shard, _ in made), strict=True))
+        return [np.concatenate([found[position] for position, shard in enumerate(shards) if shard[0] == number])
+                for number in range(len(parts))]
+
+    def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
+        def make(folder: Path) -> Figures:
+            size = (self.config.model.image_height, self.config.model.image_width)
+            examples = Examples.of(rows, unpack(self.archive, self.store), size)
+            np.save(folder / "features.npy", extract(self.backbone, examples, self.config, view, self.meter))
+            return {"num_rows": len(rows), "view": view}
+
+        model, augment = self.settings["model"], self.settings["augment"]
+        own = {key: model[key] for key in ("backbone", "weights", "image_height", "image_width")}
+        settings = own | {
+            "augment": augment if view else None, "seed": self.settings["seed"] if view else None,
+            "precision": self.settings["precision"], "salt": self.settings["salt"],
+            "subset": subset, "view": view, "start": start, "num": len(rows),
+        }
+        return build(Features, make, store=self.store, version=VERSION, settings=settings,
+                     inputs={"archive": self.archive.key, "split": self.split.key})

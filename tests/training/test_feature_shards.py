@@ -1,0 +1,49 @@
+"""Several workers share the features' shards through the store."""
+
+import os
+import re
+import subprocess
+import sys
+
+from carclf.config import load
+from carclf.demo.competition import open_competition
+from carclf.demo.render import render_competition
+from carclf.demo.server import DemoServer
+from carclf.runs import Run
+from carclf.services.storage import open_store
+
+SETTINGS = {"competition": "cars", "head.epochs": 1, "validation.min_images_per_class": 5,
+            "validation.max_unusable_fraction": 0.5}
+WORKER = """
+import sys
+from carclf.__main__ import main
+from carclf.training import feature_shards
+feature_shards.SHARD_ROWS = 7
+sys.argv = ["carclf", "train_head", "--run", "r"]
+main()
+"""
+
+
+def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_model(tmp_path, monkeypatch):
+    render_competition(tmp_path / "cars", num_train=100, num_test=10)
+    store = open_store(str(tmp_path / "store"))
+    with DemoServer(open_competition(tmp_path / "cars", slug="cars", work=tmp_path)) as server:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+        monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+        run = Run.begin("r", store, "demo", load("demo", SETTINGS))
+        for stage in ("download", "validate", "split"):
+            run.run_stage(stage)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER], stderr=subprocess.PIPE, text=True,
+            env=dict(os.environ) | {"CARCLF_STORE": str(tmp_path / "store"), "CARCLF_CACHE": str(tmp_path / name)},
+        ) for name in ("one", "two")
+    ]
+    lines = [worker.communicate(timeout=300)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], lines
+    made, num_shards = zip(*(map(int, re.search(r"(\d+) of (\d+) shards made here", text).groups()) for text in lines),
+                           strict=True)
+    manifests = [key for key in store.keys("features/") if key.endswith("manifest.json")]
+    assert num_shards == (len(manifests), len(manifests)) and len(manifests) > 20
+    assert len(manifests) <= sum(made) < 2 * len(manifests)
+    assert len([key for key in store.keys("models/") if key.endswith("manifest.json")]) == 1
