@@ -57,13 +57,23 @@ class Artifact(BaseModel):
 
 
 class Archive(Artifact):
-    """The competition's archive as it came: ``archive.zip``."""
+    """The competition's archive as it came, ``archive.zip``, and where there are extra data ``extra.zip``."""
 
     folder = "archives"
 
+    @property
+    def content(self) -> str:
+        """What all the pictures together are known by: the same where they are the same."""
+        own, extra = self.files["archive.zip"], self.files.get("extra.zip")
+        return own.sha256 if extra is None else fingerprint(archive=own.sha256, extra=extra.sha256)
+
 
 class Dataset(Artifact):
-    """``index.parquet`` (id, path, label, width, height, sha256, problem) and ``report.json``."""
+    """``index.parquet``, one row per picture, ``report.json``, ``report.html`` and ``sample-submission.csv``.
+
+    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, brightness, contrast, sharpness,
+    format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
+    """
 
     folder = "datasets"
 

@@ -36,6 +36,9 @@ class Download(Section):
     """Fetching the competition's archive."""
 
     timeout_seconds: int = Field(3600, ge=1, description="Longest time for one try of the download.")
+    extra_data: str = Field(
+        "", description="More labelled pictures (<class>/*.jpg): folders or s3:// prefixes, separated by commas."
+    )
 
 
 class Validation(Section):
@@ -45,12 +48,33 @@ class Validation(Section):
     min_side: int = Field(32, ge=1, description="Images with a shorter side, in pixels, are left out.")
     max_megapixels: float = Field(50, gt=0, description="Larger images are refused before decoding.")
     max_unusable_fraction: Fraction = Field(0.1, description="A larger share of unusable images stops the run.")
+    max_aspect_ratio: float = Field(4, gt=1, description="Images with a longer shape than this are warned of.")
+    max_imbalance: float = Field(10, ge=1, description="Largest class over smallest class from which is warned.")
+    outlier_score: float = Field(4, gt=0, description="Robust z-score from which blurred, dark or bright is warned of.")
+
+
+class Duplicates(Section):
+    """Which images are near-copies of each other."""
+
+    max_distance: int = Field(8, ge=0, le=12, description="Bits of 64 in which near-copies' hashes differ at most.")
+    max_difference: float = Field(
+        0.18, ge=0, le=0.5, description="Mean difference of near-copies' pixels at most, in standard deviations."
+    )
 
 
 class Split(Section):
     """Which images train and which validate."""
 
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Share of each class held out for validation.")
+    num_folds: int = Field(0, ge=0, le=20, description="Folds of a cross-validation; 0 holds val_fraction out.")
+    fold: int = Field(0, ge=0, description="The fold that validates, from 0; without folds it must be 0.")
+
+    @model_validator(mode="after")
+    def _fold_is_there(self) -> "Split":
+        if self.num_folds == 1 or self.fold >= max(self.num_folds, 1):
+            raise ValueError(f"split.fold = {self.fold} and split.num_folds = {self.num_folds} do not fit: give 0 "
+                             "folds and fold 0, or at least 2 folds and one of their numbers, from 0.")
+        return self
 
 
 class Model(Section):
@@ -174,6 +198,7 @@ class Config(Section):
     force: bool = Field(False, description="Make every artifact anew for this run instead of reusing any.")
     download: Download = Download()
     validation: Validation = Validation()
+    duplicates: Duplicates = Duplicates()
     split: Split = Split()
     model: Model = Model()
     augment: Augment = Augment()

@@ -1,105 +1,102 @@
-"""The index of a competition's folder: every picture decoded once, what is unusable named and left out."""
+"""What is wrong with a dataset as a whole, and everything that is found in it; errors stop the run together."""
 
-import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from carclf.config import Validation
-from carclf.data.images import Undecodable, decode
+from carclf.data.findings import Finding, Findings
+from carclf.data.picture_checks import Context, contradicting, odd_pictures, twice_in_test
+from carclf.data.tables import read_sample, read_train_table
 from carclf.errors import DataError
 
-NUM_THREADS = 4  # decoding releases the GIL
-WINDOW = 256  # pictures in flight, so memory stays flat
+
+def read_context(folder: Path, config: Validation) -> tuple[Context, list[Finding]]:
+    """The folder's tables for the checks, and what is wrong with train.csv. DataError for a bad sample."""
+    table = read_train_table(folder)
+    if isinstance(table, str):
+        return Context(read_sample(folder), None, config), [Finding("train_table", "train.csv", table)]
+    return Context(read_sample(folder), table, config), []
 
 
-def index_images(
-    folder: Path, config: Validation, progress: Callable[[int, int], None] = lambda done, total: None
-) -> pd.DataFrame:
-    """One row per picture: id, path (relative), label (-1 for test), width, height, sha256, problem ("" if usable)."""
-    paths = sorted(path for top in ("train", "test_upload") for path in (folder / top).rglob("*") if path.is_file())
-    if not paths:
-        raise DataError(f"No pictures under train/ or test_upload/ in {folder}. Is this the right competition?")
-    rows: list[dict[str, str | int]] = []
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        for start in range(0, len(paths), WINDOW):
-            rows += pool.map(lambda path: _inspect(path, folder, config), paths[start : start + WINDOW])
-            progress(len(rows), len(paths))
-    return pd.DataFrame(rows)
+def find(index: pd.DataFrame, context: Context) -> Findings:
+    """Everything that is found in an index with its clusters, about single pictures and about the whole."""
+    findings = Findings(odd_pictures(index, context))
+    for check in (_shares, _classes, _counts, _test):
+        findings.add(check(index, context))
+    return findings
 
 
-def _inspect(path: Path, folder: Path, config: Validation) -> dict[str, str | int]:
-    data = path.read_bytes()
-    relative = path.relative_to(folder)
-    row: dict[str, str | int] = {
-        "id": path.name, "path": relative.as_posix(), "label": _label(relative),
-        "width": 0, "height": 0, "sha256": hashlib.sha256(data).hexdigest(), "problem": "",
-    }
-    try:
-        if not data:
-            raise Undecodable("the file is empty")
-        height, width, _ = decode(data, max_megapixels=config.max_megapixels).shape
-    except Undecodable as error:
-        return row | {"problem": f"cannot be decoded: {error}"}
-    too_small = f"{width}x{height} is smaller than {config.min_side}" if min(width, height) < config.min_side else ""
-    return row | {"width": width, "height": height, "problem": too_small}
+def check(findings: Findings) -> None:
+    """Raise DataError, naming every error at once, where training on this data would be wrong."""
+    if findings.errors:
+        raise DataError(" ".join(findings.errors))
 
 
-def _label(relative: Path) -> int:
-    if relative.parts[0] == "test_upload":
-        return -1
-    if len(relative.parts) != 3 or not relative.parts[1].isdigit():
-        raise DataError(f"{relative} is not of the form train/<class number>/<name>. Is this the right competition?")
-    return int(relative.parts[1])
+def _shares(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+    bad = (index["problem"] != "") & (index["kind"] != "dropped")
+    if (share := bad.mean()) > context.config.max_unusable_fraction:
+        first = index[bad].iloc[0]
+        yield Finding("too_many_unusable", "", (
+            f"{share:.1%} of the images are unusable (first: {first['path']}, {first['problem']}); at most "
+            f"{context.config.max_unusable_fraction:.1%} are allowed. Mend the archive or raise "
+            "validation.max_unusable_fraction."))
 
 
-def read_sample(folder: Path) -> pd.DataFrame:
-    """The sample submission, columns Id and Category, in its own order."""
-    path = folder / "sample-submission.csv"
-    if not path.exists():
-        raise DataError("The archive holds no sample-submission.csv. Is this the right competition?")
-    try:
-        sample = pd.read_csv(path, dtype={"Id": str}, keep_default_na=False)
-    except (ValueError, pd.errors.ParserError) as error:  # empty, not UTF-8, or no table
-        raise DataError(f"sample-submission.csv cannot be read: {error}. Expected Id,Category.") from error
-    if list(sample.columns) != ["Id", "Category"] or sample["Id"].duplicated().any() or sample.empty:
-        raise DataError(f"sample-submission.csv has {len(sample)} rows, the columns {list(sample.columns)}, or an Id "
-                        "twice; expected Id,Category with at least one row and each Id once.")
-    return sample
+def known_classes(index: pd.DataFrame, context: Context) -> set[int]:
+    """The competition's classes: those of train.csv, and without one those of the folders under train/."""
+    if context.table is not None:
+        return set(context.table["Category"])
+    return set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
 
 
-def check(index: pd.DataFrame, sample: pd.DataFrame, config: Validation) -> None:
-    """Raise DataError, naming every fault at once, where training on this index would be wrong."""
-    if faults := list(_faults(index, sample, config)):
-        raise DataError(" ".join(faults))
+def _classes(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+    formless = index[(index["source"] != "test") & (index["label"] < 0)]
+    if len(formless):
+        yield Finding("unknown_class", formless["path"].iloc[0], (
+            f"{len(formless)} files are not of the form train/<class number>/<name>, the first "
+            f"{formless['path'].iloc[0]}. Is this the right competition?"))
+    known = known_classes(index, context)
+    labelled = index[index["label"] >= 0]
+    for label, rows in labelled[~labelled["label"].isin(known)].groupby("label"):
+        yield Finding("unknown_class", rows["path"].iloc[0], (
+            f"{len(rows)} images are in class '{label}' (the first: {rows['path'].iloc[0]}), which the competition "
+            f"does not have; its classes are {', '.join(map(str, sorted(known)))}. Move or remove them."))
+    for label in sorted(known - set(labelled["label"])):
+        yield Finding("empty_class", str(label), (
+            f"Class '{label}' of train.csv has no images at all. The archive is incomplete: download it again (force)."
+        ))
 
 
-def contradictions(train: pd.DataFrame) -> list[str]:
-    """The contents (SHA-256) of usable pictures that stand under more than one label."""
-    labels = train[train["problem"] == ""].groupby("sha256")["label"].nunique()
-    return sorted(labels.index[labels > 1])
-
-
-def _faults(index: pd.DataFrame, sample: pd.DataFrame, config: Validation) -> Iterator[str]:
-    train, test = index[index["label"] >= 0], index[index["label"] < 0]
-    share = (index["problem"] != "").mean()
-    if share > config.max_unusable_fraction:
-        first = index.loc[index["problem"] != ""].iloc[0]
-        yield (f"{share:.1%} of the images are unusable (first: {first['path']}, {first['problem']}); at most "
-               f"{config.max_unusable_fraction:.1%} are allowed. Mend the archive or raise "
-               "validation.max_unusable_fraction.")
+def _counts(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+    config, known = context.config, known_classes(index, context)
+    train = index[(index["label"] >= 0) & index["label"].isin(known)]
     # Copies are one picture: they stand on one side of the split together. Copies under two labels are none.
-    clear = train[(train["problem"] == "") & ~train["sha256"].isin(contradictions(train))]
-    counts = clear.groupby("label")["sha256"].nunique()
-    for label in sorted(train["label"].unique()):
-        if (count := int(counts.get(label, 0))) < config.min_images_per_class:
-            yield (f"Class '{label}' has {count} usable images, copies not counted; at least "
-                   f"{config.min_images_per_class} are needed. Add images or lower validation.min_images_per_class.")
-    if train["label"].nunique() < 2:
-        yield f"{train['label'].nunique()} classes under train/; at least 2 are needed."
-    present = set(test["id"])
-    if missing := [name for name in sample["Id"] if name not in present]:
-        yield (f"{len(missing)} ids of sample-submission.csv have no image in test_upload/, the first "
-               f"{missing[0]!r}. The archive is incomplete: download it again (force).")
+    clear = train[(train["problem"] == "") & ~train["cluster"].isin(contradicting(train))]
+    counts = clear.groupby("label")["cluster"].nunique().reindex(sorted(train["label"].unique()), fill_value=0)
+    for label, count in counts[counts < config.min_images_per_class].items():
+        yield Finding("few_images", str(label), (
+            f"Class '{label}' has {count} usable images, copies not counted; at least {config.min_images_per_class} "
+            "are needed. Add images or lower validation.min_images_per_class."))
+    if len(counts) < 2:
+        yield Finding("few_classes", "", f"{len(counts)} classes under train/; at least 2 are needed.")
+    enough = counts[counts >= config.min_images_per_class]
+    if len(enough) and enough.max() > config.max_imbalance * enough.min():
+        yield Finding("imbalance", "", (
+            f"Class '{enough.idxmax()}' has {enough.max()} usable images, class '{enough.idxmin()}' only "
+            f"{enough.min()}: the accuracy says little of the smaller one. Add images to it."))
+
+
+def _test(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+    test = index[index["source"] == "test"]
+    lost = context.sample.loc[~context.sample["Id"].isin(test["id"]), "Id"]
+    if len(lost):
+        yield Finding("missing_test_image", lost.iloc[0], (
+            f"{len(lost)} ids of sample-submission.csv have no image in test_upload/, the first {lost.iloc[0]!r}. The "
+            "archive is incomplete: download it again (force)."))
+    twice = index[twice_in_test(index)]
+    if len(twice):
+        yield Finding("test_name_twice", twice["path"].iloc[0], (
+            f"{len(twice)} images under test_upload/ share their name with another one there, the first "
+            f"{twice['path'].iloc[0]}: which one an id of the sample means cannot be known."))

@@ -1,11 +1,13 @@
-"""Unpacking the competition's archive and decoding its pictures, trusting bytes and never names."""
+"""Decoding pictures, trusting bytes and never names, and fitting them into a frame."""
 
 import io
 import math
 import struct
-import zipfile
+import threading
 import zlib
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,60 +16,93 @@ import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from carclf.artifacts import Archive, cache_folder, cached, whole_folder
-from carclf.errors import DataError
+from carclf.data.archives import extract
 from carclf.services.storage import Store
 
 Pixels = npt.NDArray[np.uint8]
 Matrix = npt.NDArray[np.float64]
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-
+# Among Pillow's other formats are some that start programs (EPS) or that no camera writes.
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
+LARGE = 8_000_000  # pixels: larger pictures are decoded one at a time, so that memory stays bounded
+_ONE_LARGE = threading.Lock()
 
 # What Pillow raises for broken files and broken EXIF data, found by fuzzing.
 BROKEN = (
     OSError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, SyntaxError, struct.error,
-    zlib.error, Image.DecompressionBombError,
+    zlib.error,
 )
 
 
 class Undecodable(ValueError):
-    """These bytes are no usable picture; the message says why."""
+    """These bytes are no usable picture; the message says why, ``kind`` in one of findings.KINDS' words."""
+
+    def __init__(self, text: str, kind: str = "undecodable") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 def unpack(archive: Archive, store: Store) -> Path:
-    """The local folder with ``train/<class>/*``, ``test_upload/*`` and the CSVs, unpacked once per archive."""
-    file = archive.files["archive.zip"]
-    folder = cache_folder() / "images" / file.sha256
+    """The local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
+
+    It is unpacked once per content; DataError for archives that are damaged or would leave the folder.
+    """
+    folder = cache_folder() / "images" / archive.content
     with whole_folder(folder) as work:
         if work is not None:
-            _extract(zipfile.ZipFile(cached(store, file)), work)
+            extract(cached(store, archive.files["archive.zip"]), work, tops=("train", "test_upload"))
+            if extra := archive.files.get("extra.zip"):
+                extract(cached(store, extra), work, tops=("extra",))
     return folder
 
 
-def _extract(archive: zipfile.ZipFile, folder: Path) -> None:
-    for member in archive.infolist():
-        if member.is_dir():
-            continue
-        if member.filename.endswith(".zip"):
-            try:
-                with archive.open(member) as inner:
-                    _extract(zipfile.ZipFile(inner), folder)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-                raise DataError(f"{member.filename} in the archive is damaged: {error}. Run again with force to "
-                                "download it anew; if it stays so, tell the competition's host.") from error
-        elif (path := _placed(member.filename, folder)) is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(archive.read(member))
+class Picture:
+    """A picture whose header was read: ``height`` and ``width`` are those of the file, before any turning.
+
+    Raises Undecodable, as ``decode`` does.
+    """
+
+    def __init__(self, data: bytes, max_megapixels: float = 50) -> None:
+        with _refusing():
+            self.data, self.header = data, Image.open(io.BytesIO(data), formats=FORMATS)
+            self.height, self.width = self.header.height, self.header.width
+            self.format, self.mode = str(self.header.format), self.header.mode
+            if self.height * self.width > max_megapixels * 1e6:
+                raise Undecodable(f"{self.width}x{self.height} pixels are more than {max_megapixels} megapixels",
+                                  "too_many_pixels")
+            # Only a JPEG's header tells it; other formats are read to their end for it: that has time until decoding.
+            self.turned = self.format in ("JPEG", "MPO") and self._is_turned()
+        self.complaint = ""  # of the strict decoder, about a picture that Pillow reads all the same
+
+    def decode(self, frame: tuple[int, int] | None = None) -> Pixels:
+        """uint8 RGB (height, width, 3), EXIF orientation applied; for the frame see ``decode`` below."""
+        large = self.height * self.width > LARGE
+        with _refusing(), _ONE_LARGE if large else nullcontext():
+            if self.format == "JPEG" and self.mode == "RGB" and not self.turned:
+                try:
+                    return _decode_jpeg(self.data, self.height, self.width, frame)
+                except ValueError as error:  # stray bytes, which Pillow forgives, or a real fault, which it tells
+                    self.complaint = str(error)
+            # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
+            self.turned = self._is_turned()
+            return np.asarray(ImageOps.exif_transpose(self.header).convert("RGB"))
+
+    def _is_turned(self) -> bool:
+        return bool(self.header.getexif().get(0x0112, 1) != 1)
 
 
-def _placed(name: str, folder: Path) -> Path | None:
-    """Where a member belongs; None for files of no interest; DataError for a name that leaves the folder."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    if ".." in parts or name.startswith(("/", "\\")):
-        raise DataError(f"The archive holds {name!r}, which leaves its folder. Do not use this archive.")
-    for top in ("train", "test_upload"):  # Kaggle's inner archives may have an extra top folder
-        if top in parts[:-1]:
-            return folder.joinpath(*parts[parts.index(top):])
-    return folder / parts[-1] if parts[-1].endswith(".csv") else None
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except Undecodable:
+        raise
+    except UnidentifiedImageError as error:  # its message holds an address in memory, another one each time
+        raise Undecodable("it is no picture that Pillow knows") from error
+    except Image.DecompressionBombError as error:
+        raise Undecodable(str(error), "too_many_pixels") from error
+    except BROKEN as error:
+        text = str(error) or type(error).__name__
+        raise Undecodable(text, "truncated" if "truncated" in text.lower() else "undecodable") from error
 
 
 def decode(data: bytes, *, frame: tuple[int, int] | None = None, max_megapixels: float = 50) -> Pixels:
@@ -76,29 +111,22 @@ def decode(data: bytes, *, frame: tuple[int, int] | None = None, max_megapixels:
     JPEGs are decoded at the smallest scale at which the whole picture still fills the frame (height, width)
     without being enlarged. Raises Undecodable.
     """
+    return Picture(data, max_megapixels).decode(frame)
+
+
+def strict_complaint(picture: Picture) -> str:
+    """What the strict decoder says against a JPEG that may need Pillow for other reasons; "" where nothing."""
     try:
-        header = Image.open(io.BytesIO(data))
-        if header.width * header.height > max_megapixels * 1e6:
-            raise Undecodable(f"{header.width}x{header.height} pixels are more than {max_megapixels} megapixels")
-        plain = header.format == "JPEG" and header.mode == "RGB" and header.getexif().get(0x0112, 1) == 1
-        if plain and (pixels := _decode_jpeg(data, header.height, header.width, frame)) is not None:
-            return pixels
-        # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
-        return np.asarray(ImageOps.exif_transpose(header).convert("RGB"))
-    except UnidentifiedImageError as error:  # its message holds an address in memory, another one each time
-        raise Undecodable("it is no picture that Pillow knows") from error
-    except BROKEN as error:
-        raise Undecodable(str(error) or type(error).__name__) from error
+        _decode_jpeg(picture.data, picture.height, picture.width, (1, 1))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
-def _decode_jpeg(data: bytes, height: int, width: int, frame: tuple[int, int] | None) -> Pixels | None:
-    """None for what the strict decoder refuses: stray bytes, which Pillow forgives, or a real fault, which it tells."""
+def _decode_jpeg(data: bytes, height: int, width: int, frame: tuple[int, int] | None) -> Pixels:
     scale = min(1.0, frame[0] / height, frame[1] / width) if frame else 1.0
     smallest = {"min_height": math.ceil(height * scale), "min_width": math.ceil(width * scale)}
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, **smallest)
-    except ValueError:
-        return None
+    pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, **smallest)
     return pixels
 
 

@@ -45,7 +45,7 @@ class Examples:
         return cls(rows["path"].tolist(), rows["label"].to_numpy(np.int32), files)
 
     def decoded(self, archive: str, *, max_bytes: float) -> "Examples":
-        """The same with pixels out of this machine's cache where they find room in it; ``archive`` is its SHA-256."""
+        """The same with pixels out of this machine's cache where they find room in it; ``archive`` is its content."""
         assert isinstance(self.pictures, Files)
         key = fingerprint(archive=archive, names=list(self.names))
         return Examples(self.names, self.labels, decode_once(self.pictures, key, max_bytes=max_bytes))

@@ -161,7 +161,7 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
     # what the smallest crop shows must have as many pixels as the network sees
     largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
     train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
-    train = train.decoded(archive.files["archive.zip"].sha256, max_bytes=own.cache_gb * 1e9)
+    train = train.decoded(archive.content, max_bytes=own.cache_gb * 1e9)
     sizes = epoch_sizes(size, own.first_size, own.num_phases, own.epochs)
     source = Training(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
     return source, Plain(Examples.of(rows[rows["subset"] == "val"], images, size), size)

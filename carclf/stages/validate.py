@@ -1,47 +1,97 @@
-"""Decode every picture once; list and leave out the unusable; stop where training would be wrong."""
+"""Look at every picture once; list and leave out the unusable; stop where training would be wrong."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from carclf.artifacts import Archive, Dataset, Figures, build
 from carclf.config import Config
-from carclf.progress import Meter, log
+from carclf.data.label_fixes import LabelFixes, read_fixes
+from carclf.progress import Meter
 from carclf.services.storage import Store
 
-VERSION = 2
+VERSION = 3
 
 
 def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") -> tuple[Dataset, bool]:
-    """The index of the archive's pictures and a report of what is wrong with them; DataError where too much is."""
+    """The index of the archive's pictures and a report of what is wrong with them; DataError where too much is.
+
+    The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset.
+    """
+    fixes = read_fixes(store)
+    settings = config.validation.model_dump() | {"duplicates": config.duplicates.model_dump(), "salt": salt}
+    if fixes.sha256:
+        settings["label_fixes"] = fixes.sha256
 
     def make(folder: Path) -> Figures:
-        from carclf.data.checks import check, contradictions, index_images, read_sample
         from carclf.data.images import unpack
 
-        images = unpack(archive, store)
-        with Meter("validate") as meter:
-            index = index_images(images, config.validation, meter)
-        sample = read_sample(images)
-        check(index, sample, config.validation)
-        problems = index.loc[index["problem"] != "", ["path", "problem"]]
-        for path, problem in problems.itertuples(index=False):
-            log.warning("left out %s: %s", path, problem)
-        train = index[index["label"] >= 0]
-        twice = contradictions(train)
-        for path in train.loc[train["sha256"].isin(twice), "path"]:
-            log.warning("%s stands under another label too", path)
-        num_duplicates = int(index.loc[index["problem"] == "", "sha256"].duplicated().sum())
-        figures: Figures = {
-            "num_train": int((train["problem"] == "").sum()), "num_test": len(sample),
-            "num_classes": int(train["label"].nunique()), "num_unusable": len(problems),
-            "num_duplicates": num_duplicates, "num_contradictions": len(twice),
-        }
-        report = figures | {"problems": problems.to_dict("records"),
-                            "class_counts": train["label"].value_counts().sort_index().to_dict()}
-        index.to_parquet(folder / "index.parquet", index=False)
-        sample.to_csv(folder / "sample-submission.csv", index=False)
-        (folder / "report.json").write_text(json.dumps(report, indent=1))
-        return figures
+        return _examine(folder, unpack(archive, store), fixes, config)
 
-    return build(Dataset, make, store=store, version=VERSION, inputs={"archive": archive.key},
-                 settings=config.validation.model_dump() | {"salt": salt})
+    return build(Dataset, make, store=store, version=VERSION, inputs={"archive": archive.key}, settings=settings)
+
+
+def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> Figures:
+    import pandas as pd
+
+    from carclf.data.checks import check, find, read_context
+    from carclf.evaluation.data_report import write_report
+
+    context, of_tables = read_context(images, config.validation)
+    fixed = _indexed(folder / "index.parquet", images, fixes, context, config)
+    findings = find(fixed.index, context)
+    findings.add(of_tables + fixed.findings())
+    findings.log()
+    check(findings)
+    warnings = [findings.warnings.get(path, "") for path in fixed.index["path"]]
+    index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
+    figures = _figures(index, findings, fixed)
+    report = figures | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
+    index.to_parquet(folder / "index.parquet", index=False)
+    context.sample.to_csv(folder / "sample-submission.csv", index=False)
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    write_report(folder / "report.html", index, report, images)
+    return figures
+
+
+def _indexed(target: Path, images: Path, fixes: LabelFixes, context: Any, config: Config) -> Any:
+    """The index of the pictures with label fixes and clusters; its rows go through the file, not through memory."""
+    import pandas as pd
+
+    from carclf.data.checks import known_classes
+    from carclf.data.duplicates import find_clusters
+    from carclf.data.indexing import write_index
+    from carclf.data.inspection import loader
+    from carclf.data.label_fixes import apply_fixes
+
+    with Meter("validate") as meter:
+        write_index(images, target, config.validation, meter)
+    index = pd.read_parquet(target)
+    index["cluster"] = find_clusters(index, loader(images, index["path"].to_list()), config.duplicates)
+    return apply_fixes(index, fixes, known_classes(index, context))
+
+
+def _lists(index: Any) -> dict[str, Any]:
+    from carclf.data.duplicates import describe_clusters
+    from carclf.data.findings import LISTED
+
+    clusters = describe_clusters(index)
+    return {
+        "problems": index.loc[index["problem"] != "", ["path", "problem"]][:LISTED].to_dict("records"),
+        "class_counts": index.loc[index["label"] >= 0, "label"].value_counts().sort_index().to_dict(),
+        "num_clusters": len(clusters), "clusters": clusters[:LISTED],
+    }
+
+
+def _figures(index: Any, findings: Any, fixed: Any) -> Figures:
+    from carclf.data.picture_checks import contradicting
+
+    usable = index[index["problem"] == ""]
+    train = usable[usable["label"] >= 0]
+    return {
+        "num_train": len(train), "num_test": int((index["source"] == "test").sum()),
+        "num_extra": int((train["source"] == "extra").sum()),
+        "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
+        "num_warnings": findings.count("warning"), "num_fixes": len(fixed.applied),
+        "num_duplicates": int(usable["sha256"].duplicated().sum()), "num_contradictions": len(contradicting(index)),
+    }

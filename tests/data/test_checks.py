@@ -3,10 +3,17 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from carclf.config import Validation
-from carclf.data.checks import check, contradictions, index_images, read_sample
+from carclf.config import Duplicates, Validation
+from carclf.data.checks import check, find, read_context
+from carclf.data.duplicates import find_clusters
+from carclf.data.findings import Findings
+from carclf.data.indexing import write_index
+from carclf.data.inspection import loader
+from carclf.data.picture_checks import contradicting
+from carclf.data.tables import read_sample
 from carclf.demo.render import render_competition
 from carclf.errors import DataError
 
@@ -27,13 +34,23 @@ def folder(rendered: Path, tmp_path: Path) -> Path:
 SETTINGS = Validation(min_images_per_class=5)
 
 
+def indexed(folder: Path, settings: Validation = SETTINGS) -> pd.DataFrame:
+    write_index(folder, folder / "index.parquet", settings)
+    index = pd.read_parquet(folder / "index.parquet")
+    return index.assign(cluster=find_clusters(index, loader(folder, index["path"]), Duplicates()))
+
+
+def found(folder: Path, settings: Validation = SETTINGS) -> Findings:
+    return find(indexed(folder, settings), read_context(folder, settings)[0])
+
+
 def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
-    index = index_images(folder, SETTINGS)
+    index = indexed(folder)
     broken = index[index["problem"] != ""].set_index("id")["problem"]
     assert sorted(broken.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]
     assert broken["900002.jpg"] == "cannot be decoded: the file is empty"
     assert sorted(index[index["sha256"].duplicated(keep=False)].groupby("sha256").size()) == [2, 2]
-    check(index, read_sample(folder), SETTINGS)
+    check(found(folder))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +63,7 @@ def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
 )
 def test_data_that_cannot_be_trained_on_is_refused(folder: Path, settings: Validation, message: str) -> None:
     with pytest.raises(DataError) as error:
-        check(index_images(folder, settings), read_sample(folder), settings)
+        check(found(folder, settings))
     assert message in str(error.value)
 
 
@@ -54,16 +71,16 @@ def test_an_id_of_the_sample_without_image_is_refused_by_name(folder: Path) -> N
     lost = min((folder / "test_upload").iterdir())
     lost.unlink()
     with pytest.raises(DataError, match=rf"1 ids of sample-submission.csv have no image.*{lost.name}"):
-        check(index_images(folder, SETTINGS), read_sample(folder), SETTINGS)
+        check(found(folder))
 
 
 def test_another_competitions_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "sedan").mkdir()
     shutil.copy(min((folder / "train/0").iterdir()), folder / "train/sedan/x.jpg")
     with pytest.raises(DataError, match="Is this the right competition"):
-        index_images(folder, SETTINGS)
+        check(found(folder))
     with pytest.raises(DataError, match="No pictures"):
-        index_images(tmp_path / "nothing", SETTINGS)
+        write_index(tmp_path / "nothing", tmp_path / "index.parquet", SETTINGS)
     (folder / "sample-submission.csv").write_text("Name,Label\n")
     with pytest.raises(DataError, match="expected Id,Category"):
         read_sample(folder)
@@ -90,8 +107,6 @@ def test_a_class_of_copies_of_another_class_is_refused(rendered: Path, tmp_path:
         path.unlink()
     for path in (folder / "train" / "8").iterdir():
         shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
-    settings = Validation(min_images_per_class=5)
-    index = index_images(folder, settings)
-    assert contradictions(index[index["label"] >= 0])
+    assert contradicting(indexed(folder))
     with pytest.raises(DataError, match=r"Class '8' has 0 usable images.*Class '9' has 0 usable images"):
-        check(index, read_sample(folder), settings)
+        check(found(folder))

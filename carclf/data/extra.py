@@ -1,0 +1,79 @@
+"""Labelled pictures that people add to the competition's: gathered from folders and store prefixes, and packed."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from carclf.artifacts import file_sha256, fingerprint
+from carclf.errors import DataError
+from carclf.services.storage import open_store
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class ExtraData:
+    """The pictures by the path that they will have when they are unpacked: ``extra/<n>/<class>/<name>``."""
+
+    pictures: dict[str, Path]
+
+    @property
+    def content(self) -> dict[str, str | int]:
+        """How many there are, and a fingerprint of their names, sizes and bytes, wherever they lie."""
+        listing = [[name, path.stat().st_size, file_sha256(path)] for name, path in sorted(self.pictures.items())]
+        return {"num": len(listing), "listing": fingerprint(listing=listing)}
+
+
+@contextmanager
+def gathered(sources: str) -> Iterator[ExtraData]:
+    """The pictures of the comma-separated folders and s3:// prefixes; what comes from a store is fetched.
+
+    DataError for a source that is missing, is empty, or holds a picture outside of a class's folder.
+    """
+    pictures: dict[str, Path] = {}
+    with tempfile.TemporaryDirectory(prefix="carclf-extra-") as name:
+        for number, source in enumerate(filter(None, map(str.strip, sources.split(",")))):
+            found = _stored(source, Path(name) / str(number)) if "://" in source else _filed(source)
+            if not found:
+                raise DataError(f"download.extra_data: {source} holds no pictures. Lay them in it as "
+                                "<class number>/<name>.jpg, or take it out of the setting.")
+            for relative, path in found.items():
+                _require_class(source, relative)
+                pictures[f"extra/{number}/{relative}"] = path
+        yield ExtraData(pictures)
+
+
+def _filed(source: str) -> dict[str, Path]:
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"download.extra_data: there is no folder {source}. Give folders or s3:// prefixes that this "
+                        "machine can read, separated by commas.")
+    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
+            if _is_picture(path.relative_to(folder).as_posix()) and path.is_file()}
+
+
+def _stored(source: str, folder: Path) -> dict[str, Path]:
+    # A store's keys tell neither size nor content: to know whether something is new, the pictures are fetched.
+    store, found = open_store(source), {}
+    for number, key in enumerate(filter(_is_picture, store.keys())):
+        found[key] = folder / f"{number}"
+        try:
+            store.download(key, found[key])
+        except (KeyError, ValueError) as error:
+            raise DataError(f"download.extra_data: {source}/{key} cannot be fetched: {error}. Name pictures with "
+                            "letters, digits and ._- only, and add them while no run reads them.") from error
+    return found
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+
+
+def _require_class(source: str, relative: str) -> None:
+    label, _, name = relative.partition("/")
+    if "/" in name or not name or not (label.isascii() and label.isdecimal()):
+        raise DataError(f"download.extra_data: {source}/{relative} is not of the form <class number>/<name>. Move it "
+                        "into the folder of its class's number.")

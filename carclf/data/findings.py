@@ -1,0 +1,81 @@
+"""What validation finds: a fixed vocabulary, one line for each picture or thing found, and the report's lists."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from carclf.progress import log
+
+# Unusable pictures are left out of everything; warnings and notes change nothing; an error stops the run.
+KINDS: dict[str, str] = {
+    "empty": "unusable", "truncated": "unusable", "undecodable": "unusable", "too_many_pixels": "unusable",
+    "too_small": "unusable", "dropped": "unusable",
+    "damaged": "warning", "extreme_aspect": "warning", "dark": "warning", "bright": "warning", "flat": "warning",
+    "blurred": "warning", "name_twice": "warning", "contradiction": "warning", "not_in_sample": "warning",
+    "label_differs": "warning", "imbalance": "warning", "unknown_fix": "warning", "train_table": "warning",
+    "other_format": "note", "other_mode": "note", "turned": "note",
+    "unknown_class": "error", "empty_class": "error", "few_images": "error", "few_classes": "error",
+    "too_many_unusable": "error", "missing_test_image": "error", "test_name_twice": "error",
+}
+LISTED, LOGGED = 200, 10  # of each kind: the report keeps the counts, however many there are
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: its kind, the path or id that it is about ("" for the whole dataset), and a sentence."""
+
+    kind: str
+    path: str
+    text: str
+
+    @property
+    def severity(self) -> str:
+        """``unusable``, ``warning``, ``note`` or ``error``."""
+        return KINDS[self.kind]
+
+
+class Findings:
+    """Counts of all findings, and the first ones of each kind."""
+
+    def __init__(self, findings: Iterable[Finding] = ()) -> None:
+        self.counts: Counter[str] = Counter()
+        self.listed: list[Finding] = []
+        self.warnings: dict[str, str] = {}  # by path, for the index's column
+        self.add(findings)
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Count them, and keep what there is room for; errors are all kept, since they stop the run together."""
+        for finding in findings:
+            self.counts[finding.kind] += 1
+            if self.counts[finding.kind] <= LISTED or finding.severity == "error":
+                self.listed.append(finding)
+            if finding.severity == "warning":
+                before = self.warnings.get(finding.path)
+                self.warnings[finding.path] = f"{before}; {finding.text}" if before else finding.text
+
+    @property
+    def errors(self) -> list[str]:
+        """The sentences of what stops the run."""
+        return [finding.text for finding in self.listed if finding.severity == "error"]
+
+    def count(self, severity: str) -> int:
+        """How many there are of that severity."""
+        return sum(number for kind, number in self.counts.items() if KINDS[kind] == severity)
+
+    def report(self) -> dict[str, Any]:
+        """For report.json: ``counts`` by kind, and ``listed`` with kind, severity, path and text."""
+        listed = [asdict(finding) | {"severity": finding.severity} for finding in self.listed]
+        return {"counts": dict(sorted(self.counts.items())), "listed": listed}
+
+    def log(self) -> None:
+        """A line for each of the first, notes apart, and one for how many more there are."""
+        told: Counter[str] = Counter()
+        for finding in self.listed:
+            told[finding.kind] += 1
+            if finding.severity in ("unusable", "warning") and told[finding.kind] <= LOGGED:
+                left_out = "left out " if finding.severity == "unusable" else ""
+                log.warning("%s%s", f"{left_out}{finding.path}: " if finding.path else "", finding.text)
+        for kind, number in sorted(self.counts.items()):
+            if number > LOGGED and KINDS[kind] in ("unusable", "warning"):
+                log.warning("%s: %d in all, %d of them above", kind, number, LOGGED)

@@ -1,0 +1,68 @@
+"""Which of many 64-bit hashes differ in a few bits only, without comparing all pairs."""
+
+import math
+from collections.abc import Iterator
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+Hashes = npt.NDArray[np.uint64]
+Positions = npt.NDArray[np.int64]
+NUM_BITS = 64
+# Measured in nanoseconds: to sort one hash once, and to look at one pair of a bucket.
+SORTING, LOOKING = 100.0, 15.0
+
+
+def near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[Positions, Positions]]:
+    """Yield each pair of positions whose hashes differ in at most ``max_distance`` bits, once, in small arrays.
+
+    The hashes must be distinct: equal ones are no search, and all their pairs would be too many.
+    Of ``max_distance + m`` blocks of bits at least m are equal in such a pair (pigeonhole principle), so it is
+    found among the neighbours in one of the orders by m blocks (Manku et al. 2007, "Detecting Near-Duplicates for
+    Web Crawling"; Norouzi et al. 2012). More hashes are given longer keys: a bucket stays small, and the cost
+    grows nearly as their number does.
+    """
+    if len(hashes) < 2:
+        return
+    num_equal = _num_equal(len(hashes), max_distance)
+    masks = _masks(max_distance + num_equal)
+    for chosen in combinations(range(len(masks)), num_equal):
+        pattern = np.isin(np.arange(len(masks)), chosen)
+        mask = np.bitwise_or.reduce(masks[pattern])
+        order = np.argsort(hashes & mask)
+        for first, second in _neighbours(hashes[order], mask, max_distance):
+            # A pair may share more blocks than m: only the order by its first m is the one that tells it.
+            equal = (masks & (hashes[order[first]] ^ hashes[order[second]])[:, None]) == 0
+            own = ((equal & (equal.cumsum(1) <= num_equal)) == pattern).all(1)
+            if own.any():
+                yield order[first[own]], order[second[own]]
+
+
+def _num_equal(num: int, max_distance: int) -> int:
+    """The number of equal blocks for which sorting and looking together cost least on hashes of random bits."""
+    def cost(num_equal: int) -> float:
+        bits = NUM_BITS * num_equal / (max_distance + num_equal)
+        return math.comb(max_distance + num_equal, num_equal) * (SORTING + LOOKING * num / 2 ** (bits + 1))
+
+    return min(range(1, 6), key=cost)
+
+
+def _masks(num_blocks: int) -> Hashes:
+    """Each block's bits: every n-th one, since neighbours among the frequencies are alike in many pictures."""
+    places = [range(block, NUM_BITS, num_blocks) for block in range(num_blocks)]
+    return np.array([sum(1 << bit for bit in bits) for bits in places], np.uint64)
+
+
+def _neighbours(ordered: Hashes, mask: np.uint64, max_distance: int) -> Iterator[tuple[Positions, Positions]]:
+    """Near pairs within each run of equal keys; no array is longer than the hashes."""
+    keys = ordered & mask
+    first = np.arange(len(keys))
+    for offset in range(1, len(keys)):
+        first = first[: np.searchsorted(first, len(keys) - offset)]
+        first = first[keys[first] == keys[first + offset]]  # keys are in order: who differs here differs further on
+        if not len(first):
+            return
+        near = first[np.bitwise_count(ordered[first] ^ ordered[first + offset]) <= max_distance]
+        if len(near):
+            yield near, near + offset

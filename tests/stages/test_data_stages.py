@@ -1,0 +1,149 @@
+"""download and validate, from the loopback Kaggle server to the dataset: extra data, label fixes, reuse."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pandas as pd
+import pytest
+from moto.server import ThreadedMotoServer
+
+from carclf.config import Config, load
+from carclf.data.images import unpack
+from carclf.demo.competition import open_competition
+from carclf.demo.render import picture, render_competition
+from carclf.demo.server import DemoServer
+from carclf.errors import DataError
+from carclf.services.storage import Store, open_store
+from carclf.stages.download import download
+from carclf.stages.validate import validate
+
+
+@pytest.fixture(scope="module")
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("cars")
+    render_competition(folder, num_train=80, num_test=10)
+    competition = open_competition(folder, slug="cars", work=tmp_path_factory.mktemp("work"))
+    with DemoServer(competition, scoring_seconds=0) as server:
+        yield server.url
+
+
+@pytest.fixture
+def store(kaggle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", kaggle)
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+    return open_store(tmp_path / "store")
+
+
+def config(extra_data: str | Path = "") -> Config:
+    return load("demo", {"competition": "cars", "validation.min_images_per_class": 4,
+                         "download.extra_data": str(extra_data)})
+
+
+@pytest.fixture(scope="module")
+def cars() -> list[bytes]:
+    random = np.random.default_rng(5)
+    return [picture(3, random) for _ in range(3)]
+
+
+def laid(folder: Path, pictures: dict[str, bytes]) -> Path:
+    for name, data in pictures.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_without_extra_data_the_archive_is_what_it_was_before_there_were_any(store: Store) -> None:
+    archive, _ = download(config(), store)
+    assert list(archive.files) == ["archive.zip"] and archive.content == archive.files["archive.zip"].sha256
+    assert archive.settings.keys() == {"competition", "listing", "salt"} and archive.figures.keys() == {"num_bytes"}
+
+
+def test_extra_data_train_with_the_competitions_and_are_checked_alike(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    one = laid(tmp_path / "one", {"3/a.jpg": cars[0], "3/notes.txt": b"", "3/.b.jpg": b"", "3/broken.JPG": b"x"})
+    two = laid(tmp_path / "two", {"3/c.jpg": cars[1]})
+    archive, _ = download(config(f"{one}, {two}"), store)
+    dataset, _ = validate(archive, config(), store)
+    index = pd.read_parquet(dataset.path(store, "index.parquet")).set_index("id")
+    extra = index[index["source"] == "extra"]
+    assert extra["label"].to_dict() == {"extra/0/3/a.jpg": 3, "extra/0/3/broken.JPG": 3, "extra/1/3/c.jpg": 3}
+    assert extra["kind"].tolist() == ["", "undecodable", ""] and (extra["path"] == extra.index).all()
+    assert (unpack(archive, store) / "extra/1/3/c.jpg").read_bytes() == cars[1]
+    assert (dataset.figures["num_extra"], dataset.figures["num_train"]) == (2, 86)
+
+
+def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
+    store: Store, tmp_path: Path, cars: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, reused = download(config(laid(tmp_path / "one", {"3/a.jpg": cars[0]})), store)
+    assert not reused and download(config(laid(tmp_path / "two", {"3/a.jpg": cars[0]})), store) == (first, True)
+    other, reused = download(config(laid(tmp_path / "two", {"3/a.jpg": cars[1]})), store)
+    assert not reused and other.content != first.content
+    plain, _ = download(config(), store)
+    assert plain.files["archive.zip"].sha256 == first.files["archive.zip"].sha256 and plain.key != first.key
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    for name, value in (("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port())),
+                        ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"),
+                        ("AWS_DEFAULT_REGION", "us-east-1")):
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="more")
+    bucket = open_store("s3://more/cars")
+    bucket.write("3/a.jpg", cars[0])
+    bucket.write("3/list.csv", b"")
+    assert download(config("s3://more/cars"), store) == (first, True)
+    server.stop()
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ({}, "there is no folder"),
+        ({"readme.txt": b""}, "holds no pictures"),
+        ({"sedan/a.jpg": b""}, r"sedan/a\.jpg is not of the form <class number>/<name>"),
+        ({"a.jpg": b""}, r"a\.jpg is not of the form"),
+        ({"3/more/a.jpg": b""}, r"3/more/a\.jpg is not of the form"),
+    ],
+)
+def test_extra_data_that_cannot_be_meant_are_refused_before_the_download(
+    store: Store, tmp_path: Path, pictures: dict[str, bytes], message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"download\.extra_data: .*{message}"):
+        download(config(laid(tmp_path / "extra", pictures)), store)
+    assert list(store.keys()) == []
+
+
+def test_a_class_that_the_competition_does_not_have_is_refused(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    archive, _ = download(config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]})), store)
+    with pytest.raises(DataError, match=r"1 images are in class '12' \(the first: extra/0/12/a\.jpg\), which the comp"):
+        validate(archive, config(), store)
+
+
+def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None:
+    archive, _ = download(config(), store)
+    before, _ = validate(archive, config(), store)
+    plain = pd.read_parquet(before.path(store, "index.parquet"))
+    name = plain.loc[plain["label"] == 5, "id"].iloc[0]
+    store.write("label_fixes.csv", f"id,action,label\n{name},relabel,6\nnone,drop,\n".encode())
+    after, reused = validate(archive, config(), store)
+    report = json.loads(after.path(store, "report.json").read_text())
+    assert not reused and after.key != before.key and after.figures["num_fixes"] == 1
+    assert report["label_fixes"][0]["to"] == 6 and report["findings"]["counts"]["unknown_fix"] == 1
+    assert validate(archive, config(), store) == (after, True)
+
+
+def test_the_dataset_says_what_was_found(store: Store) -> None:
+    archive, _ = download(config(), store)
+    dataset, _ = validate(archive, config(), store)
+    report = json.loads(dataset.path(store, "report.json").read_text())
+    assert set(dataset.files) == {"index.parquet", "report.html", "report.json", "sample-submission.csv"}
+    assert report["findings"]["counts"] == {
+        "empty": 1, "other_format": 1, "other_mode": 1, "truncated": 1, "undecodable": 1}
+    assert report["class_counts"] == {str(label): report["class_counts"][str(label)] for label in range(10)}
+    assert [one["kind"] for one in report["clusters"]] == ["exact", "exact"]
