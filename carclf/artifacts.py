@@ -79,7 +79,7 @@ class Dataset(Artifact):
 
 
 class Split(Artifact):
-    """``split.parquet``: the usable labelled images with ``subset`` train or val."""
+    """``split.parquet``: the usable labelled images with ``subset`` train, val or left_out; ``leaks.json``."""
 
     folder = "splits"
 
