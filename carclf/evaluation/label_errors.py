@@ -38,9 +38,19 @@ def rank_labels(
 def out_of_fold(
     features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
 ) -> Array:
-    """Class probabilities (pictures, classes), each picture's from all pictures but those of its cluster.
+    """Class probabilities (pictures, classes), each picture's from all pictures but those of its cluster."""
+    scores, rows = left_out_scores(features, labels, clusters, seed=seed), np.arange(len(labels))
+    tried: list[Array] = [softmax(scores * temperature, 1) for temperature in TEMPERATURES]
+    # the temperature under which the given labels are likeliest
+    return min(tried, key=lambda found: -np.log(found[rows, labels] + 1e-12).mean())
 
-    Kernel ridge regression has them in closed form, so each cluster is a fold of its own and nothing is refitted.
+
+def left_out_scores(
+    features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
+) -> Array:
+    """Scores (pictures, classes) of kernel ridge regression without the picture's own cluster.
+
+    It has them in closed form, so each cluster is a fold of its own and nothing is fitted again.
     """
     kernel, centres = _kernel(features, seed)
     targets = np.eye(int(labels.max()) + 1)[labels]
@@ -48,24 +58,29 @@ def out_of_fold(
     normal = kernel.T @ kernel + RIDGE * kernel[centres]
     normal[np.diag_indices_from(normal)] += JITTER * len(labels)
     solved = cho_solve(cho_factor(normal, overwrite_a=True), kernel.T)  # (centres, pictures)
-    fitted = kernel @ (solved @ targets)
+    wrong = targets - kernel @ (solved @ targets)
     own = np.einsum("pc,cp->p", kernel, solved)
-    scores = targets - (targets - fitted) / (1 - own)[:, None]
+    scores: Array = targets - wrong / (1 - own)[:, None]
     for members in _groups(clusters):
         block = np.eye(len(members)) - kernel[members] @ solved[:, members]
-        scores[members] = targets[members] - np.linalg.solve(block, (targets - fitted)[members])
-    return _calibrated(scores, labels)
+        scores[members] = targets[members] - np.linalg.solve(block, wrong[members])
+    return scores
 
 
 def _kernel(features: npt.NDArray[np.float32], seed: int) -> tuple[Array, npt.NDArray[np.int64]]:
     """Gaussian kernel (pictures, centres) of the pictures with some or all of them, and the centres' positions."""
-    rooted = np.sign(features) * np.sqrt(np.abs(features))  # few large activations would outvote all others
-    rooted -= rooted.mean(0)
-    rooted /= np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-12)
-    num = min(MAX_CENTRES, len(features))
+    vectors, num = unit_vectors(features), min(MAX_CENTRES, len(features))
     centres = np.sort(np.random.default_rng(seed).permutation(len(features))[:num])
     # unit vectors around zero: the squared distance is 2 - 2ab, and 2 between most of them
-    return np.exp(rooted @ rooted[centres].T - 1).astype(float), centres
+    return np.exp(vectors @ vectors[centres].T - 1).astype(float), centres
+
+
+def unit_vectors(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Pooled features as unit vectors around zero, of the features' signed roots: few large ones outvote no others."""
+    rooted = np.sign(features) * np.sqrt(np.abs(features))
+    rooted -= rooted.mean(0)
+    rooted /= np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-12)
+    return rooted
 
 
 def _groups(clusters: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
@@ -74,9 +89,3 @@ def _groups(clusters: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
     starts = np.flatnonzero(np.diff(clusters[order])) + 1
     return [members for members in np.split(order, starts) if len(members) > 1]
 
-
-def _calibrated(scores: Array, labels: npt.NDArray[Any]) -> Array:
-    """Probabilities by the softmax temperature under which the given labels are likeliest."""
-    rows = np.arange(len(labels))
-    tried = [softmax(scores * temperature, 1) for temperature in TEMPERATURES]
-    return min(tried, key=lambda found: -np.log(found[rows, labels] + 1e-12).mean())
