@@ -51,7 +51,7 @@ def measure_drift(
 
 def _judged(effect: Effect, is_real: bool, settings: Audit) -> dict[str, Any]:
     reached = [name for name, limit in (("stop", settings.drift_stop), ("warn", settings.drift_warn))
-               if is_real and effect.value >= limit]
+               if is_real and effect.value > limit]
     return {"name": effect.name, "value": round(effect.value, 4), "p": effect.p, "warn": settings.drift_warn,
             "stop": settings.drift_stop, "verdict": reached[0] if reached else "ok", "note": effect.note}
 
