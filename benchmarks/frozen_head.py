@@ -28,11 +28,12 @@ SIZE, BATCH = (224, 224), 32
 
 
 def read_index(data: Path) -> pd.DataFrame:
-    """The labelled pictures of a folder in the competition's layout: path, label, problem, sha256, id."""
+    """The labelled pictures of a folder in the competition's layout: path, label, problem, sha256, id, cluster."""
     paths = sorted(data.glob("train/*/*.jpg"))
     return pd.DataFrame({
         "path": [str(path.relative_to(data)) for path in paths], "label": [int(path.parent.name) for path in paths],
         "problem": "", "id": [path.name for path in paths], "sha256": [path.name for path in paths],
+        "cluster": range(len(paths)),
     })
 
 

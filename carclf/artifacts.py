@@ -79,7 +79,7 @@ class Dataset(Artifact):
 
 
 class Split(Artifact):
-    """``split.parquet``: the usable labelled images with ``subset`` train or val."""
+    """``split.parquet``: the usable labelled images with ``subset`` train, val or left_out; ``leaks.json``."""
 
     folder = "splits"
 
@@ -88,6 +88,18 @@ class Features(Artifact):
     """``features.npy``: pooled features of one view of some of the images."""
 
     folder = "features"
+
+
+class Audit(Artifact):
+    """``suspects.parquet`` (id, path, label, suggested, score, suspect), ranked, and ``report.html`` with the first."""
+
+    folder = "audits"
+
+
+class Drift(Artifact):
+    """``drift.json``: this dataset beside the champion's; ``report.html`` with it and the suspects."""
+
+    folder = "drifts"
 
 
 class Model(Artifact):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from carclf.artifacts import Model
+from carclf.artifacts import Model, Split
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage import Store
 
@@ -43,3 +43,14 @@ def champion_model(store: Store) -> Model | None:
     if (model := Model.find(store, key)) is None:
         raise DataError(f"{CHAMPION} names the model {key}, which is gone from {store.url}. Restore models/{key}.")
     return model
+
+
+def champion_split(store: Store) -> Split | None:
+    """The split that the champion was trained on; None where there is no champion, DataError where it is gone."""
+    if (model := champion_model(store)) is None:
+        return None
+    key = model.inputs["split"]
+    if (split := Split.find(store, key)) is None:
+        raise DataError(f"The champion was trained on the split {key}, which is gone from {store.url}: nobody can tell "
+                        f"which pictures it knows. Restore splits/{key}.")
+    return split

@@ -22,6 +22,7 @@ from carclf.artifacts import (
     Split,
     Submission,
 )
+from carclf.champion import champion_split
 from carclf.config import NAMED_WEIGHTS, Config, require_weights
 from carclf.errors import ConfigError, DataError
 from carclf.progress import log
@@ -124,6 +125,9 @@ class Run:
         log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary)
         if result.skip:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
+        if result.figures.get("num_suspects"):
+            log.info("%s: look at %s, and then put labels right: carclf label-fixes --run %s --top 5", stage,
+                     result.figures["report"], self.run_id)
         return result
 
 
@@ -160,7 +164,9 @@ def _record_key(run_id: str) -> str:
 STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
     "download": lambda run: download(run.config, run.store, salt=run.salt),
     "validate": lambda run: validate(run.artifact(Archive, "download"), run.config, run.store, salt=run.salt),
-    "split": lambda run: split(run.artifact(Dataset, "validate"), run.config, run.store, salt=run.salt),
+    "split": lambda run: split(
+        run.artifact(Dataset, "validate"), champion_split(run.store), run.config, run.store, salt=run.salt
+    ),
     "train_head": lambda run: train_head(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.config, run.store, salt=run.salt
     ),

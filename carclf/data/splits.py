@@ -1,29 +1,125 @@
-"""Stratified splits that depend on the pictures' content alone, never on the order of the rows."""
+"""Stratified splits of the pictures' content that stay put: by hash, never by the order of the rows.
+
+The assignment made earlier (``previous``: the rows of the champion's split) is an input: what it put on a side stays
+there, and new pictures fill up each class. Pictures of one cluster stand on one side.
+"""
 
 import hashlib
+from typing import Any
 
 import pandas as pd
 
 from carclf.errors import DataError
 
+TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
 
-def stratified(index: pd.DataFrame, *, val_fraction: float, seed: int) -> pd.DataFrame:
-    """Add ``subset`` (train or val) to usable labelled rows; equal pictures stay on one side.
 
-    Each class's pictures are ranked by a hash of (seed, content) and the first share validates: within one
-    group of equal pictures of the wanted share, at least one image on each side. DataError where there are
-    not two different pictures.
+def stratified(
+    index: pd.DataFrame, *, val_fraction: float, seed: int, previous: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Add ``subset`` (train, val, left_out) to usable labelled rows: in each class the wanted share validates.
+
+    The share is met exactly where there are new pictures without copies enough, and at least one picture stands on
+    each side. A cluster with any picture that trained earlier trains. Where it joins one that validated earlier, that
+    one is left out from then on: it never trains, and nothing stands on the other side of its copy. DataError where
+    a class cannot stand on both sides.
     """
+    rows = _usable(index, seed)
+    known = _known(rows, previous, "subset")
+    tainted = known.isin([TRAIN, LEFT_OUT]).groupby(rows["cluster"]).transform("any")
+    left_out = tainted & known.isin([VAL, LEFT_OUT])
+    validates = ((known == VAL) & ~tainted).groupby(rows["cluster"]).transform("any")
+    side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
+    groups = _groups(rows[~left_out], side)
+    chosen: set[int] = set()
+    for label, members in groups.groupby("label"):
+        chosen |= _validating(members, val_fraction, label)
+    subset = rows["cluster"].isin(chosen).map({True: VAL, False: TRAIN}).mask(left_out, LEFT_OUT)
+    return _finished(rows.assign(subset=subset, fold=-1))
+
+
+def folded(
+    index: pd.DataFrame, *, num_folds: int, fold: int, seed: int, previous: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Add ``fold`` to usable labelled rows, of equal size in each class, and ``subset``: val in that fold alone.
+
+    A picture stays in the fold of an earlier split into as many folds. What trained the champion does validate
+    here, in another fold than the champion's: only a holdout can promise otherwise.
+    """
+    rows = _usable(index, seed)
+    same = previous is not None and "fold" in previous and previous["fold"].max() + 1 == num_folds
+    known = _known(rows, previous if same else None, "fold")
+    folds: dict[Any, int] = {}
+    for label, members in _groups(rows, known).groupby("label"):
+        folds |= _spread(members, num_folds, label)
+    found = rows["cluster"].map(folds)
+    return _finished(rows.assign(subset=(found == fold).map({True: VAL, False: TRAIN}), fold=found))
+
+
+def _usable(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     usable = index[(index["label"] >= 0) & (index["problem"] == "")]
     rank = usable["sha256"].map(lambda content: hashlib.sha256(f"{seed}:{content}".encode()).hexdigest())
-    ordered = usable.assign(rank=rank).sort_values(["rank", "id"])
-    # A picture filed under two classes would stand on both sides: the first class decides for all its copies.
-    owner = ordered.groupby("sha256")["label"].transform("min")
-    position = ordered.groupby(owner)["sha256"].transform(lambda contents: pd.factorize(contents)[0])
-    num_contents = ordered.groupby(owner)["sha256"].transform("nunique")
-    if alone := sorted(ordered.loc[num_contents < 2, "label"].unique()):
-        raise DataError(f"Class '{alone[0]}' has one picture only, copies not counted: it cannot stand on both sides "
+    return usable.assign(rank=rank).reset_index(drop=True)
+
+
+def _finished(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.drop(columns="rank").sort_values(["path", "id"]).reset_index(drop=True)
+
+
+def _known(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
+    """What the earlier split says of each row's content, by its bytes or else its pixels; missing where it is new."""
+    found = pd.Series(None, rows.index, object)
+    for content in ("sha256", "pixels_sha256"):
+        if previous is not None and content in previous and content in rows:
+            # where copies were on both sides of a split without clusters, training (before val) is what counts
+            trains_first = previous.sort_values(column, key=lambda values: values != TRAIN, kind="stable")
+            earlier = trains_first.drop_duplicates(content)
+            found = found.where(found.notna(), rows[content].map(earlier.set_index(content)[column]))
+    return found
+
+
+def _groups(rows: pd.DataFrame, side: "pd.Series[Any]") -> pd.DataFrame:
+    """One row for each cluster, in the order of their hashes: label, number of images, and the known side."""
+    # A cluster filed under two classes counts for the first of them.
+    own = rows.assign(side=side[rows.index]).sort_values("sha256").groupby("cluster")
+    return own.agg(label=("label", "min"), size=("label", "size"), rank=("rank", "min"),
+                   side=("side", "first")).sort_values("rank")
+
+
+def _validating(groups: pd.DataFrame, val_fraction: float, label: Any) -> set[int]:
+    """The clusters of one class that validate: the known ones, then new ones as they find room."""
+    if len(groups) < 2:
+        raise DataError(f"Class '{label}' has one picture only, copies not counted: it cannot stand on both sides "
                         "of the split. Add pictures.")
-    num_val = (num_contents * val_fraction).round().clip(1, num_contents - 1)
-    subset = (position < num_val).map({True: "val", False: "train"})
-    return ordered.assign(subset=subset).drop(columns="rank").sort_values("path").reset_index(drop=True)
+    num_images = int(groups["size"].sum())
+    room = min(max(round(num_images * val_fraction), 1), num_images - 1)
+    chosen = set(groups.index[groups["side"] == VAL])
+    room -= int(groups.loc[groups["side"] == VAL, "size"].sum())
+    new = groups[groups["side"] == ""]
+    for cluster, size in new["size"].items():
+        if size <= room:
+            chosen.add(cluster)
+            room -= size
+    if not chosen and len(new):  # no cluster is as small as the share
+        chosen.add(new["size"].idxmin())
+    if len(chosen) in (0, len(groups)):
+        side = "validate: the champion was trained on all of them" if not chosen else "train: all of them validate"
+        raise DataError(f"Class '{label}' has no picture that may {side}. Add pictures to it.")
+    return chosen
+
+
+def _spread(groups: pd.DataFrame, num_folds: int, label: Any) -> dict[Any, int]:
+    """The fold of each cluster of one class: the known one, else the fold with the fewest images, large ones first."""
+    if len(groups) < num_folds:
+        raise DataError(f"Class '{label}' has {len(groups)} pictures, copies not counted: too few for {num_folds} "
+                        "folds. Add pictures or lower split.num_folds.")
+    known = groups[groups["side"].notna()]
+    found = known["side"].astype(int).to_dict()
+    counts = known.groupby(found)["size"].sum().reindex(range(num_folds), fill_value=0).tolist()
+    new = groups[groups["side"].isna()]
+    first = int(str(label)) if str(label).isdigit() else 0  # not each class's odd image in the same fold
+    for cluster, size in new.sort_values("size", ascending=False, kind="stable")["size"].items():
+        smallest = min(range(num_folds), key=lambda fold: (counts[fold], (fold - first) % num_folds))
+        found[cluster] = smallest
+        counts[smallest] += size
+    return found

@@ -1,30 +1,57 @@
-"""Hold a stratified share of every class out for validation."""
+"""Hold a share of every class, or a fold, out for validation."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-from carclf.artifacts import Dataset, Figures, Split, build
+from carclf.artifacts import Dataset, Figures, Split, artifact_key, build
 from carclf.config import Config
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 
 
-def split(dataset: Dataset, config: Config, store: Store, *, salt: str = "") -> tuple[Split, bool]:
-    """The usable labelled pictures, each in the subset train or val; equal pictures on one side."""
+def split(
+    dataset: Dataset, champion: Split | None, config: Config, store: Store, *, salt: str = ""
+) -> tuple[Split, bool]:
+    """The usable labelled pictures, each in the subset train, val or left_out; copies on one side.
+
+    What stands on a side of the champion's split stays there. If that split was made of this dataset with these
+    settings, it is the answer itself: a run on unchanged data reuses everything also after it won.
+    """
+    settings = config.split.model_dump() | {"seed": config.seed, "salt": salt}
+    if (champion is not None and champion.inputs["dataset"] == dataset.key
+            and champion.key == artifact_key(Split, VERSION, champion.inputs, settings)):
+        return champion, True
 
     def make(folder: Path) -> Figures:
-        import pandas as pd
+        return _write(folder, dataset, champion, config, store)
 
-        from carclf.data.splits import stratified
+    inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
+    return build(Split, make, store=store, version=VERSION, inputs=inputs, settings=settings)
 
-        index = pd.read_parquet(dataset.path(store, "index.parquet"))
-        rows = stratified(index, val_fraction=config.split.val_fraction, seed=config.seed)
-        class_names = sorted(rows["label"].unique())
-        rows = rows.assign(target=rows["label"].map({name: i for i, name in enumerate(class_names)}))
-        rows.to_parquet(folder / "split.parquet", index=False)
-        counts = rows["subset"].value_counts()
-        return {"num_train": int(counts["train"]), "num_val": int(counts["val"]),
-                "class_names": " ".join(map(str, class_names))}
 
-    settings = config.split.model_dump() | {"seed": config.seed, "salt": salt}
-    return build(Split, make, store=store, version=VERSION, inputs={"dataset": dataset.key}, settings=settings)
+def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Figures:
+    import pandas as pd
+
+    from carclf.data.leaks import find_leaks, leak_figures
+
+    index = pd.read_parquet(dataset.path(store, "index.parquet"))
+    previous = None if champion is None else pd.read_parquet(champion.path(store, "split.parquet"))
+    rows = _assigned(index, previous, config)
+    class_names = sorted(rows["label"].unique())
+    rows = rows.assign(target=rows["label"].map({name: i for i, name in enumerate(class_names)}))
+    rows.to_parquet(folder / "split.parquet", index=False)
+    leaks = find_leaks(rows, index, previous)
+    (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
+    counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "left_out")}
+    return counts | leak_figures(leaks) | {"class_names": " ".join(map(str, class_names))}
+
+
+def _assigned(index: Any, previous: Any, config: Config) -> Any:
+    from carclf.data.splits import folded, stratified
+
+    own = config.split
+    if own.num_folds:
+        return folded(index, num_folds=own.num_folds, fold=own.fold, seed=config.seed, previous=previous)
+    return stratified(index, val_fraction=own.val_fraction, seed=config.seed, previous=previous)

@@ -23,6 +23,7 @@ from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
 from carclf.training.feeding import Feed, Stream
 from carclf.training.optimizers import BlockwiseAdamW
+from carclf.training.strategies import gpu_megabytes
 from carclf.training.validation import averaged
 
 FINITE_STEPS = 20  # between two looks at whether the loss is a number
@@ -135,10 +136,12 @@ class Trainer:
 
     def note(self, logs: Any) -> str:
         """What a line of progress says beside the steps."""
-        megabytes = psutil.Process().memory_info().rss / 2**20
+        memory = f"{psutil.Process().memory_info().rss / 2**20:.0f} MB"
+        if (on_gpu := gpu_megabytes()) is not None:
+            memory += f", GPU {on_gpu:.0f} MB"
         return (f"epoch {self._epoch_number()}, loss {float(logs['loss']):.3f}, "
                 f"accuracy {float(logs['accuracy']):.3f}, rate {self._rate():.2g}, "
-                f"data wait {self.stream.wait_seconds:.1f} s, {megabytes:.0f} MB")
+                f"data wait {self.stream.wait_seconds:.1f} s, {memory}")
 
     def _epoch_number(self) -> int:
         """Of the epoch that the last step was in, from 1; the budget may end it early."""

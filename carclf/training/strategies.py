@@ -38,3 +38,18 @@ def _gpus() -> list[str]:
         return list(keras.distribution.list_devices("gpu"))
     except RuntimeError:  # JAX's answer where there is none
         return []
+
+
+def gpu_megabytes() -> float | None:
+    """Memory in use on the fullest GPU, in MB; None where there is none."""
+    if not (gpus := _gpus()):
+        return None
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        used = [tf.config.experimental.get_memory_info(gpu.upper())["current"] for gpu in gpus]
+    else:
+        import jax
+
+        used = [(device.memory_stats() or {}).get("bytes_in_use", 0) for device in jax.devices("gpu")]
+    return float(max(used) / 2**20)

@@ -1,57 +1,188 @@
+"""Splits under additions, removals, another order and an earlier split, by properties."""
+
 import hashlib
+from collections.abc import Callable
+from functools import partial
 
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from carclf.data.splits import stratified
+from carclf.data.splits import folded, stratified
 from carclf.errors import DataError
 
+Images = dict[str, tuple[int, int]]  # name to (label, cluster); the name is the content
+FRACTIONS = st.floats(0.1, 0.5)
 
-def index(contents: dict[str, tuple[int, str]]) -> pd.DataFrame:
-    """Rows by id from (label, content)."""
+
+def index(images: Images) -> pd.DataFrame:
     return pd.DataFrame(
-        [{"id": name, "path": f"train/{label}/{name}", "label": label, "problem": "",
-          "sha256": hashlib.sha256(content.encode()).hexdigest()} for name, (label, content) in contents.items()]
+        [{"id": name, "path": f"train/{label}/{name}", "label": label, "problem": "", "cluster": cluster,
+          "sha256": hashlib.sha256(name.encode()).hexdigest()} for name, (label, cluster) in images.items()],
     )
 
 
-def images(draw: st.DrawFn) -> dict[str, tuple[int, str]]:
-    counts = draw(st.lists(st.integers(4, 60), min_size=2, max_size=4))
-    rows = {f"{c}-{i}.jpg": (c, f"{c}-{i}") for c, count in enumerate(counts) for i in range(count)}
-    copies = draw(st.integers(0, 5))
-    return rows | {f"copy{i}.jpg": (0, f"0-{i % 4}") for i in range(copies)}
+@st.composite
+def some_images(draw: st.DrawFn, fewest: int = 6, prefix: str = "") -> Images:
+    """Classes of single pictures, and some clusters of up to six in one class or in two."""
+    num_classes = draw(st.integers(2, 4))
+    images: Images = {}
+    for label in range(num_classes):
+        for number in range(draw(st.integers(fewest, 40))):
+            images[f"{prefix}{label}-{number}"] = (label, len(images))
+    for group, size in enumerate(draw(st.lists(st.integers(2, 6), max_size=5))):
+        label, other = draw(st.integers(0, num_classes - 1)), draw(st.integers(0, num_classes - 1))
+        for number in range(size):
+            images[f"{prefix}g{group}-{number}"] = (label if number else other, 1000 + group)
+    return images
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.composite(images)(), st.floats(0.1, 0.5), st.integers(0, 9), st.randoms())
-def test_a_split_is_stratified_grouped_and_independent_of_the_order_of_rows(rows, fraction, seed, random) -> None:
-    split = stratified(index(rows), val_fraction=fraction, seed=seed)
-    assert sorted(split["id"]) == sorted(rows)
-    assert (split.groupby("sha256")["subset"].nunique() == 1).all()
-    for _, members in split.drop_duplicates("sha256").groupby("label"):
-        wanted = min(max(len(members) * fraction, 1), len(members) - 1)
-        assert abs((members["subset"] == "val").sum() - wanted) <= 0.5
-    shuffled = list(rows.items())
-    random.shuffle(shuffled)
-    pd.testing.assert_frame_equal(stratified(index(dict(shuffled)), val_fraction=fraction, seed=seed), split)
+def owners(split: pd.DataFrame) -> pd.Series:
+    return split.groupby("cluster")["label"].transform("min")
 
 
-def test_a_picture_filed_under_two_classes_stays_on_one_side() -> None:
-    rows = {f"{c}-{i}.jpg": (c, f"{c}-{i}") for c in range(2) for i in range(20)}
-    rows |= {f"both-{i}.jpg": (1, f"0-{i}") for i in range(20)}
-    split = stratified(index(rows), val_fraction=0.3, seed=1)
-    assert (split.groupby("sha256")["subset"].nunique() == 1).all()
+def shuffled(images: Images, random) -> Images:
+    items = list(images.items())
+    random.shuffle(items)
+    return dict(items)
 
 
-def test_unusable_and_test_pictures_are_left_out() -> None:
-    rows = index({f"{i}.jpg": (i % 2, str(i)) for i in range(20)})
+def sides(split: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(split["id"], split["subset"], strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(some_images(), FRACTIONS, st.integers(0, 9), st.randoms())
+def test_a_split_is_disjoint_exhaustive_grouped_stratified_and_knows_no_order(images, fraction, seed, random) -> None:
+    split = stratified(index(images), val_fraction=fraction, seed=seed)
+    assert sorted(split["id"]) == sorted(images) and set(split["subset"]) == {"train", "val"}
+    assert (split.groupby("cluster")["subset"].nunique() == 1).all()
+    for _, members in split.groupby(owners(split)):
+        missing = min(max(round(len(members) * fraction), 1), len(members) - 1) - (members["subset"] == "val").sum()
+        trains = members[members["subset"] == "train"].groupby("cluster").size()
+        assert 0 <= missing < trains.min()  # exact where a single picture is left, else no cluster had room
+    again = stratified(index(shuffled(images, random)), val_fraction=fraction, seed=seed)
+    pd.testing.assert_frame_equal(again, split)
+
+
+@settings(max_examples=25, deadline=None)
+@given(some_images(fewest=8), st.integers(2, 5), st.integers(0, 9), st.randoms())
+def test_folds_are_disjoint_exhaustive_grouped_equal_and_know_no_order(images, num_folds, seed, random) -> None:
+    make = partial(folded, num_folds=num_folds, seed=seed)
+    splits = [make(index(images), fold=fold) for fold in range(num_folds)]
+    validates = pd.concat(split.loc[split["subset"] == "val", "id"] for split in splits)
+    assert sorted(validates) == sorted(images)
+    for fold, split in enumerate(splits):
+        pd.testing.assert_series_equal(split["fold"], splits[0]["fold"])
+        assert (split["fold"] == fold).equals(split["subset"] == "val")
+    assert (splits[0].groupby("cluster")["fold"].nunique() == 1).all()
+    for _, members in splits[0].groupby(owners(splits[0])):
+        counts = members["fold"].value_counts().reindex(range(num_folds), fill_value=0)
+        singles = members["fold"][~members["cluster"].duplicated(keep=False)].nunique()
+        assert counts.max() - counts.min() <= (1 if singles == num_folds else 6)
+    pd.testing.assert_frame_equal(make(index(shuffled(images, random)), fold=0), splits[0])
+
+
+def changed(images: Images, more: Images, random) -> Images:
+    """Without some of the images, with more, some of which are near-copies of the old ones."""
+    kept = {name: one for name, one in images.items() if random.random() < 0.9}
+    clusters = [cluster for _, cluster in images.values()]
+    added = {name: (label, random.choice(clusters) if random.random() < 0.2 else 5000 + cluster)
+             for name, (label, cluster) in more.items()}
+    return shuffled(kept | added, random)
+
+
+@settings(max_examples=30, deadline=None)
+@given(some_images(fewest=12), some_images(fewest=12, prefix="new"), FRACTIONS, st.randoms())
+def test_what_the_champion_knows_stays_on_its_side_when_data_come_and_go(images, more, fraction, random) -> None:
+    before = stratified(index(images), val_fraction=fraction, seed=0)
+    rows = index(changed(images, more, random))
+    after = stratified(rows, val_fraction=fraction, seed=random.randint(0, 99), previous=before)
+    old, new = sides(before), sides(after)
+    assert sorted(new) == sorted(rows["id"])
+    assert {name: side for name, side in new.items() if name in old} == {name: old[name] for name in new if name in old}
+    assert (after.groupby("cluster")["subset"].nunique() == 1).all()
+    trained = {after.set_index("id")["cluster"].get(name) for name, side in old.items() if side == "train"}
+    assert not trained & set(after.loc[after["subset"] == "val", "cluster"])
+    for _, members in after.groupby(owners(after)):
+        wanted = min(max(round(len(members) * fraction), 1), len(members) - 1)
+        fixed = sum(old.get(name) == "val" for name in members["id"])
+        free = members[~members["cluster"].isin(set(after.loc[after["id"].isin(old), "cluster"]))]
+        if fixed <= wanted and (free["subset"] == "train").any():
+            smallest = free[free["subset"] == "train"].groupby("cluster").size().min()
+            assert (members["subset"] == "val").sum() > wanted - smallest
+
+
+@settings(max_examples=15, deadline=None)
+@given(some_images(fewest=12), some_images(fewest=12, prefix="new"), st.randoms())
+def test_a_picture_stays_in_its_fold_when_data_come_and_go(images, more, random) -> None:
+    before = folded(index(images), num_folds=4, fold=0, seed=0)
+    rows = index(shuffled(images | {name: (label, 5000 + cluster) for name, (label, cluster) in more.items()}, random))
+    after = folded(rows, num_folds=4, fold=2, seed=5, previous=before)
+    assert after.set_index("id")["fold"][before["id"]].tolist() == before["fold"].tolist()
+    for _, members in after.groupby(owners(after)):
+        counts = members["fold"].value_counts().reindex(range(4), fill_value=0)
+        assert counts.max() - counts.min() <= 6  # the largest cluster
+
+
+@settings(max_examples=15, deadline=None)
+@given(some_images(), FRACTIONS, st.integers(0, 99), st.integers(0, 99))
+def test_another_seed_changes_nothing_that_the_champion_knows(images, fraction, seed, other) -> None:
+    first = stratified(index(images), val_fraction=fraction, seed=seed)
+    again = stratified(index(images), val_fraction=fraction, seed=other, previous=first)
+    pd.testing.assert_frame_equal(again, first)
+
+
+def many(prefix: str = "", num: int = 20) -> Images:
+    return {f"{prefix}{label}-{number}": (label, label * 1000 + number + 100_000 * bool(prefix))
+            for label in range(2) for number in range(num)}
+
+
+def test_a_validation_picture_whose_copy_trained_is_left_out_for_good() -> None:
+    before = stratified(index(many()), val_fraction=0.3, seed=0)
+    train, val = (before.loc[(before["subset"] == side) & (before["label"] == 0)].iloc[0] for side in ("train", "val"))
+    joined = many() | {val["id"]: (0, train["cluster"]), "new": (0, train["cluster"])}
+    after = stratified(index(joined), val_fraction=0.3, seed=0, previous=before)
+    assert [sides(after)[name] for name in (train["id"], val["id"], "new")] == ["train", "left_out", "train"]
+    without = {name: one for name, one in joined.items() if name != train["id"]}
+    later = stratified(index(without), val_fraction=0.3, seed=0, previous=after)
+    assert [sides(later)[name] for name in (val["id"], "new")] == ["left_out", "train"]
+
+
+def test_equal_pixels_are_known_by_another_files_name_and_bytes() -> None:
+    first = index(many()).assign(pixels_sha256=lambda rows: rows["sha256"] + "pixels")
+    before = stratified(first, val_fraction=0.3, seed=0)
+    saved_again = first.assign(sha256=first["sha256"].str[::-1], cluster=first["cluster"] + 7)
+    assert sides(stratified(saved_again, val_fraction=0.3, seed=9, previous=before)) == sides(before)
+
+
+def test_unusable_and_test_pictures_are_left_out_and_extra_ones_are_not() -> None:
+    rows = index(many(num=10)).assign(source="extra")
     rows.loc[0, "problem"], rows.loc[1, "label"] = "broken", -1
-    assert len(stratified(rows, val_fraction=0.2, seed=0)) == 18
+    assert len(stratified(rows, val_fraction=0.2, seed=0)) == len(folded(rows, num_folds=2, fold=0, seed=0)) == 18
 
 
-def test_a_class_of_copies_alone_is_refused() -> None:
-    rows = index({"a": (0, "x"), "b": (0, "y"), "c": (1, "z"), "d": (1, "z")})
-    with pytest.raises(DataError, match="Class '1' has one picture only"):
-        stratified(rows, val_fraction=0.5, seed=0)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(stratified, val_fraction=0.5), "Class '1' has one picture only"),
+        (partial(folded, num_folds=3, fold=0), "Class '1' has 1 pictures, copies not counted: too few for 3 folds"),
+    ],
+)
+def test_a_class_of_copies_alone_is_refused(make: Callable[..., pd.DataFrame], message: str) -> None:
+    rows = index({"a": (0, 1), "b": (0, 2), "e": (0, 5), "c": (1, 3), "d": (1, 3)})
+    with pytest.raises(DataError, match=message):
+        make(rows, seed=0)
+
+
+def test_a_class_of_which_the_champion_knows_every_picture_from_training_is_refused() -> None:
+    before = stratified(index(many()), val_fraction=0.3, seed=0)
+    kept = [name for name, side in sides(before).items() if side == "train" or name.startswith("0")]
+    with pytest.raises(DataError, match="Class '1' has no picture that may validate: the champion was trained on all"):
+        stratified(index({name: many()[name] for name in kept}), val_fraction=0.3, seed=0, previous=before)
+
+
+def test_a_class_of_large_clusters_puts_one_of_them_on_each_side() -> None:
+    rows = index({f"{label}-{number}": (label, label * 10 + number // 10) for label in (0, 1) for number in range(30)})
+    assert stratified(rows, val_fraction=0.1, seed=0)["subset"].value_counts().to_dict() == {"train": 40, "val": 20}

@@ -1,0 +1,127 @@
+"""Real photographs of ten makes: our recipes beside the seed's way, graded on a fifth that no setting was chosen on.
+
+The rows lie in ``--results`` as they come, so a broken benchmark goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import pandas as pd
+
+from benchmarks.seed import seeds_way
+from carclf.config import load
+from carclf.demo.competition import Competition, grade, open_competition
+from carclf.demo.server import DemoServer
+from carclf.runs import STAGES, Run
+from carclf.services.storage import open_store
+
+HOLDOUT = 0.2
+Answers = tuple[dict[str, str], dict[str, float]]
+
+
+def by_recipe(recipe: str, settings: dict[str, Any]) -> Callable[..., Answers]:
+    """The product's own chain without Airflow, from the download to the submission."""
+
+    def train(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Answers:
+        os.environ["CARCLF_CACHE"] = str(work / "cache")  # nothing made before helps
+        store = open_store(str(work / "store"))
+        with DemoServer(competition, scoring_seconds=0) as server:
+            os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key"}
+            given = {"competition": competition.slug, "model.weights": options.weights, "gate.threshold": 0,
+                     "seed": seed}
+            run = Run.begin("run", store, recipe, load(recipe, given | settings))
+            done = {stage: run.run_stage(stage) for stage in STAGES}
+        rows = pd.read_csv(work / "store" / str(done["submit"].figures["submission"]), dtype=str)
+        figures = {"val_accuracy": float(done["evaluate"].figures["val_accuracy"])}
+        return dict(zip(rows["Id"], rows["Category"], strict=True)), figures
+
+    return train
+
+
+def by_seeds_way(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Answers:
+    """The notebook that this project began as, on the same pictures."""
+    epochs = (1, 1) if options.quick else (5, 8)
+    return seeds_way(options.data, competition, options.weights, seed, epochs)
+
+
+def measure(way: str, seed: int, competition: Competition, options: argparse.Namespace) -> dict[str, Any]:
+    """One training: accuracy on the held-out pictures, and seconds from the pictures to the predictions."""
+    keras.backend.clear_session()
+    with tempfile.TemporaryDirectory() as work:
+        started = time.perf_counter()
+        answers, figures = ways(options)[way](competition, seed, options, Path(work))
+        seconds = time.perf_counter() - started
+    table = "Id,Category\n" + "".join(f"{name},{answers[name]}\n" for name in competition.ids)
+    score, fault = grade(competition, table.encode())
+    if fault:
+        raise SystemExit(f"{way}: {fault}")
+    return {"way": way, "seed": seed, "accuracy": float(score), "seconds": round(seconds)} | figures
+
+
+def ways(options: argparse.Namespace) -> dict[str, Callable[..., Answers]]:
+    """What is compared."""
+    quick = {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1} if options.quick else {}
+    return {"seed": by_seeds_way, "cars10": by_recipe("cars10", quick), "cars10-long": by_recipe("cars10-long", quick)}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the seeds that every way has run, and the ratios."""
+    frame = pd.DataFrame(rows)
+    means = frame.groupby("way")[["accuracy", "seconds"]].mean()
+    accuracy, seconds = means["accuracy"].round(4).to_dict(), means["seconds"]
+    found: dict[str, Any] = {"accuracy": accuracy, "num_seeds": frame.groupby("way")["seed"].nunique().to_dict()}
+    if "seed" in means.index:
+        found["time_of_seeds"] = {way: round(seconds[way] / seconds["seed"], 3) for way in means.index if way != "seed"}
+    return found
+
+
+def main() -> None:
+    """Each way for each seed, in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
+    parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--ways", nargs="+", default=["seed", "cars10", "cars10-long"])
+    parser.add_argument("--results", type=Path, help="A file of JSON lines: rows that are there are not made again.")
+    parser.add_argument("--quick", action="store_true", help="One seed, an epoch of each part, a tenth of the images.")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    if options.results and options.results.exists():
+        rows = [json.loads(line) for line in options.results.read_text().splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        data = _tenth(options.data, Path(folder) / "data") if options.quick else options.data
+        options.data = data
+        competition = open_competition(data, slug="cars10", work=Path(folder), holdout=HOLDOUT)
+        for seed in [0] if options.quick else options.seeds:
+            for way in options.ways:
+                if any((row["way"], row["seed"]) == (way, seed) for row in rows):
+                    continue
+                rows.append(measure(way, seed, competition, options))
+                print(json.dumps(rows[-1]), flush=True)
+                if options.results:
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(rows[-1]) + "\n")
+    print(pd.DataFrame(rows).to_string(index=False))
+    print(json.dumps(summary(rows)))
+
+
+def _tenth(data: Path, folder: Path) -> Path:
+    """Every tenth picture, as links."""
+    for path in sorted(data.glob("train/*/*.jpg"))[::10]:
+        target = folder / path.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path.resolve())
+    return folder
+
+
+if __name__ == "__main__":
+    main()
