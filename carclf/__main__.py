@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 
 from carclf import config as configuration
-from carclf.errors import CarclfError, ServiceError
+from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import open_store
 from carclf.stages.promote import set_threshold
@@ -139,6 +139,33 @@ def _set_threshold(
 ) -> None:
     """Change the stored accuracy threshold of the gate."""
     set_threshold(open_store(store), threshold)
+
+
+@app.command("label-fixes")
+def _label_fixes(
+    run: Annotated[str, typer.Option("--run", help="The run whose suspects are meant.")] = "",
+    store: StoreOption = "store",
+    top: Annotated[int, typer.Option(min=0, help="Write fixes of the first N suspects.")] = 0,
+    id_: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. May be repeated.")] = [],  # noqa: B006
+    drop: Annotated[bool, typer.Option(help="Leave these pictures out instead of relabelling them.")] = False,
+    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label.")] = None,  # noqa: UP045
+    replace: Annotated[bool, typer.Option(help="Also change the lines that are there for these pictures.")] = False,
+    show: Annotated[bool, typer.Option(help="Only list the suspects.")] = False,
+) -> None:
+    """List suspected labels, or write fixes of some into the store's label_fixes.csv: the next run applies them."""
+    from carclf import fixing
+
+    place = open_store(store)
+    wanted = fixing.fixes_in(file) if file else []
+    if not run and not file:
+        raise ConfigError("Give --run with the run whose suspects are meant, or --file with your own fixes.")
+    if run:
+        suspects = fixing.suspects_of(Run.load(run, place))
+        if show or not (top or id_ or file):
+            print(*fixing.shown(suspects, top or 20), sep="\n")
+            return
+        wanted += fixing.chosen(suspects, top, id_, drop=drop)
+    print(*fixing.written(place, *fixing.merge(place, wanted, replace=replace)), sep="\n")
 
 
 @app.command("doctor")

@@ -90,6 +90,18 @@ class Features(Artifact):
     folder = "features"
 
 
+class Audit(Artifact):
+    """``suspects.parquet`` (id, path, label, suggested, score, suspect), ranked, and ``report.html`` with the first."""
+
+    folder = "audits"
+
+
+class Drift(Artifact):
+    """``drift.json``: this dataset beside the champion's; ``report.html`` with it and the suspects."""
+
+    folder = "drifts"
+
+
 class Model(Artifact):
     """``model.keras`` and ``history.csv``; the input's size and the number of classes are in its figures."""
 

@@ -79,6 +79,21 @@ class Split(Section):
         return self
 
 
+class Audit(Section):
+    """What is suspected of the labels, and how far the data may be from the champion's."""
+
+    enabled: bool = Field(True, description="Look for label errors and for drift before the head is trained.")
+    drift_warn: Fraction = Field(0.1, description="Drift from the champion's data, 0 to 1, from which is warned.")
+    drift_stop: Fraction = Field(0.5, description="Drift from the champion's data that stops the run; 1 for none.")
+
+    @model_validator(mode="after")
+    def _warns_first(self) -> "Audit":
+        if self.drift_warn > self.drift_stop:
+            raise ValueError(f"audit.drift_warn = {self.drift_warn} is above audit.drift_stop = {self.drift_stop}: "
+                             "give it at most that.")
+        return self
+
+
 class Model(Section):
     """The network: an ImageNet backbone and a head."""
 
@@ -202,6 +217,7 @@ class Config(Section):
     validation: Validation = Validation()
     duplicates: Duplicates = Duplicates()
     split: Split = Split()
+    audit: Audit = Audit()
     model: Model = Model()
     augment: Augment = Augment()
     head: Head = Head()

@@ -125,6 +125,9 @@ class Run:
         log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary)
         if result.skip:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
+        if result.figures.get("num_suspects"):
+            log.info("%s: look at %s, and then put labels right: carclf label-fixes --run %s --top 5", stage,
+                     result.figures["report"], self.run_id)
         return result
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 NAME = "label_fixes.csv"
 HEADER = ["id", "action", "label"]
 MEND = f"Mend {NAME} at the store's root, or remove it; its header is {','.join(HEADER)}."
+MEND_OTHER = f"Mend it; its header is {','.join(HEADER)}."
 
 
 @dataclass(frozen=True)
@@ -52,34 +53,44 @@ class Applied:
 
 def read_fixes(store: Store) -> LabelFixes:
     """The store's label fixes; none where the file is missing. DataError names the line that is wrong."""
-    if (found := store.read(NAME)) is None:
-        return LabelFixes()
+    return LabelFixes() if (found := store.read(NAME)) is None else parse_fixes(found.data)
+
+
+def parse_fixes(data: bytes, name: str = NAME) -> LabelFixes:
+    """The fixes in a file's bytes; DataError names the file and the line that is wrong."""
     try:
-        rows = list(csv.reader(io.StringIO(found.data.decode("utf-8-sig"), newline=""), strict=True))
+        return LabelFixes(_lines(data), hashlib.sha256(data).hexdigest())
+    except ValueError as error:
+        raise DataError(f"{name}{error} {MEND if name == NAME else MEND_OTHER}") from error
+
+
+def _lines(data: bytes) -> tuple[LabelFix, ...]:
+    try:
+        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{NAME} is no CSV: {error}. {MEND}") from error
+        raise ValueError(f" is no CSV: {error}.") from error
     if not rows or rows[0] != HEADER:
-        raise DataError(f"{NAME} begins with {rows[0] if rows else 'nothing'}. {MEND}")
+        raise ValueError(f" begins with {rows[0] if rows else 'nothing'}.")
     lines = tuple(_line(number, row) for number, row in enumerate(rows[1:], start=2) if row)
     seen: dict[str, int] = {}
     for fix in lines:
         if fix.id in seen:
-            raise DataError(f"{NAME}, lines {seen[fix.id]} and {fix.line}: {fix.id!r} is there twice. {MEND}")
+            raise ValueError(f", lines {seen[fix.id]} and {fix.line}: {fix.id!r} is there twice.")
         seen[fix.id] = fix.line
-    return LabelFixes(lines, hashlib.sha256(found.data).hexdigest())
+    return lines
 
 
 def _line(number: int, row: list[str]) -> LabelFix:
-    place = f"{NAME}, line {number}"
+    place = f", line {number}"
     if len(row) != len(HEADER) or not row[0]:
-        raise DataError(f"{place}: {row} are not the three values id,action,label. {MEND}")
+        raise ValueError(f"{place}: {row} are not the three values id,action,label.")
     name, action, label = row
     if action == "drop" and not label:
         return LabelFix(number, name, action, None)
     if action == "relabel" and label.isdecimal() and label.isascii():
         return LabelFix(number, name, action, int(label))
-    raise DataError(f"{place}: {action!r} with the label {label!r} is unknown; write relabel with the right class's "
-                    f"number, or drop with an empty label. {MEND}")
+    raise ValueError(f"{place}: {action!r} with the label {label!r} is unknown; write relabel with the right class's "
+                     "number, or drop with an empty label.")
 
 
 def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> Applied:

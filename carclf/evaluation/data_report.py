@@ -13,7 +13,7 @@ from carclf.evaluation import galleries
 from carclf.evaluation.histograms import histograms
 from carclf.evaluation.thumbnails import Thumbnails
 
-MAX_ROWS = 200  # of the table of classes
+MAX_ROWS = 200  # of a table or a list
 HERE = Path(__file__).parent
 
 
@@ -35,6 +35,7 @@ def write_report(
         histograms=histograms(index), samples=galleries.samples(index, show),
         problems=galleries.by_kind(index, "problem", show), warnings=galleries.by_kind(index, "warning", show),
         contradictions=contradictions, duplicates=duplicates, drift=drift,
+        findings=_other_findings(index, report), fixes=report.get("label_fixes", []), max_rows=MAX_ROWS,
         suspects=None if suspects is None else galleries.ranked(suspects, show),
     )
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -55,3 +56,11 @@ def _class_rows(index: pd.DataFrame) -> pd.DataFrame:
     counted = train.assign(num=train["problem"] == "", num_unusable=train["problem"] != "", num_warnings=warned)
     table = counted.groupby("label")[["num", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
     return table.assign(share=table["num"] / max(1, table["num"].max()))
+
+
+def _other_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
+    """The texts of what validation found that is no picture's own: of classes, tables and the whole."""
+    listed = [finding for finding in report.get("findings", {}).get("listed", []) if finding["severity"] != "note"]
+    pictures = set(index["path"])
+    return [f"{finding['path']}: {finding['text']}" if finding["path"] else finding["text"]
+            for finding in listed if finding["path"] not in pictures]

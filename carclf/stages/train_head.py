@@ -1,13 +1,14 @@
-"""Train a new head on the frozen backbone's features."""
+"""Train a new head on the frozen backbone's features, once the data have been audited by them."""
 
 from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Archive, Figures, Model, Split, build
 from carclf.config import Config
-from carclf.progress import Meter
+from carclf.evaluation.audit import Auditor
 from carclf.services.storage import Store
-from carclf.training.warm_start import champions_backbone, champions_weights
+from carclf.training.run_features import RunFeatures
+from carclf.training.warm_start import champions_weights
 from carclf.training.weights import weights_identity
 
 VERSION = 3
@@ -16,7 +17,10 @@ VERSION = 3
 def train_head(
     archive: Archive, split: Split, config: Config, store: Store, *, salt: str = ""
 ) -> tuple[Model, bool]:
-    """Backbone and new head as one model, the head fitted to cached features of several views."""
+    """Backbone and new head as one model, the head fitted to cached features of several views.
+
+    The figures tell what the audit of the data found too: they are no part of the model, but this run's.
+    """
     inputs = {"archive": archive.key, "split": split.key}
     settings: dict[str, Any] = {
         "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
@@ -25,37 +29,29 @@ def train_head(
     given = config.model.weights
     settings["model"]["weights"] = (champions_weights(store, inputs, settings) if given == "champion"
                                     else weights_identity(given))
+    features = RunFeatures(archive, split, config, store, settings)
+    found: Figures = {}
+    audited_before = True
+    if config.audit.enabled:
+        found, audited_before = Auditor(archive, split, config, store, settings, features.plain).figures()
 
     def make(folder: Path) -> Figures:
-        return _fit(folder, archive, split, config, store, settings)
+        return _fit(folder, features, config)
 
-    return build(Model, make, store=store, version=VERSION, settings=settings, inputs=inputs)
+    model, reused = build(Model, make, store=store, version=VERSION, settings=settings, inputs=inputs)
+    return model.model_copy(update={"figures": model.figures | found}), reused and audited_before
 
 
-def _fit(folder: Path, archive: Archive, split: Split, config: Config, store: Store, settings: Any) -> Figures:
-    import pandas as pd
-
-    from carclf.training.backbones import build_backbone
+def _fit(folder: Path, features: RunFeatures, config: Config) -> Figures:
     from carclf.training.compiling import save
-    from carclf.training.determinism import make_repeatable
-    from carclf.training.feature_shards import Shards
     from carclf.training.heads import join
-    from carclf.training.precision import computing_in
 
-    make_repeatable(config.seed)
-    rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
-    train, val = rows[rows["subset"] == "train"], rows[rows["subset"] == "val"]
-    network = config.model
-    size = (network.image_height, network.image_width)
-    backbone = (champions_backbone(store, size) if network.weights == "champion"
-                else build_backbone(network.backbone, network.weights, *size))
-    with computing_in(network.precision, backbone) as precision, Meter("features") as meter:
-        shards = Shards(backbone, archive, split, config, store, settings | {"precision": precision}, meter)
-        wanted = [(train, "train", view) for view in range(config.head.num_views)]
-        *views, val_features = shards.load([*wanted, (val, "val", 0)])
-    head, history, figures = _fit_head(folder, views, train, (val_features, val["target"].to_numpy()), config)
-    save(join(backbone, head), history, folder)
-    return figures | {"image_height": size[0], "image_width": size[1]}
+    train, val = features.subsets["train"], features.subsets["val"]
+    views = [features.loaded["train", view] for view in range(config.head.num_views)]
+    own_val = (features.loaded["val", 0], val["target"].to_numpy())
+    head, history, figures = _fit_head(folder, views, train, own_val, config)
+    save(join(features.backbone, head), history, folder)
+    return figures | {"image_height": features.size[0], "image_width": features.size[1]}
 
 
 def _fit_head(

@@ -94,10 +94,22 @@ def test_every_finding_is_on_the_page_with_its_picture(tmp_path: Path) -> None:
     suspects = pd.DataFrame({"id": ["7.jpg"], "path": ["0.jpg"], "label": [0], "suggested": [1], "score": [0.0123]})
     text = Page(page_of(tmp_path, index, suspects=suspects, drift=DRIFT)).text
     for wanted in ("the file is empty (1)", "cannot be shown", "blurred: … (2)", "blurred: 4.5", "2 near-copies",
-                   "3 near-copies in train and test", "1. 0 → 1 (score 0.012)", "Compared with", "brightness"):
+                   "3 near-copies in train and test", "1. 0 → 1 · 0.012", "Compared with", "brightness"):
         assert wanted in text
     contradictions = text.split("Contradictions")[-1].split("Problems")[0]
     assert "class 0" in contradictions and "class 1" in contradictions and "2 near-copies" in contradictions
+
+
+def test_findings_about_no_picture_and_applied_fixes_are_listed(tmp_path: Path) -> None:
+    listed = [{"kind": "imbalance", "severity": "warning", "path": "", "text": "class 3 is <b>rare</b>"},
+              {"kind": "blurred", "severity": "warning", "path": "0.jpg", "text": "sharpness 1"}]
+    report = {"findings": {"counts": {"blurred": 1, "imbalance": 1}, "listed": listed},
+              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "from": 1, "to": 2},
+                              {"path": "train/1/c.jpg", "action": "drop", "from": 1, "to": None}]}
+    write_report(tmp_path / "report.html", dataset(tmp_path, 6), report, tmp_path)
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "class 3 is <b>rare</b>" in text and "sharpness 1" not in text
+    assert "train/1/<b>.jpg: class 1 → 2" in text and "train/1/c.jpg: class 1, left out" in text
 
 
 def test_without_findings_the_page_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""Planted label errors: how many stand among the first suspects, and what putting them right is worth."""
+
+import argparse
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import keras
+import numpy as np
+import pandas as pd
+
+from benchmarks.frozen_head import read_index
+from carclf.config import Config, Duplicates, load
+from carclf.data.duplicates import find_clusters
+from carclf.data.hashes import perceptual_hash, pixels_sha256
+from carclf.data.images import decode
+from carclf.data.input_pipeline import Examples
+from carclf.data.splits import stratified
+from carclf.evaluation.label_errors import rank_labels
+from carclf.progress import Meter
+from carclf.training.backbones import build_backbone
+from carclf.training.determinism import make_repeatable
+from carclf.training.features import extract
+from carclf.training.heads import build_head, fit_head
+
+FLIPPED, FIRST = 0.05, 0.1  # shares of the labelled pictures
+
+
+def features_of(index: pd.DataFrame, data: Path, config: Config) -> Any:
+    """Pooled features of the plain view of each picture."""
+    model = config.model
+    backbone = build_backbone(model.backbone, model.weights, model.image_height, model.image_width)
+    examples = Examples.of(index, data, (model.image_height, model.image_width))
+    with Meter("features") as meter:
+        return extract(backbone, examples, config, 0, meter)
+
+
+def hashed(index: pd.DataFrame, data: Path) -> pd.DataFrame:
+    """The index with what the split and the clusters need of each picture."""
+    pixels = [decode((data / path).read_bytes()) for path in index["path"]]
+    content = [pixels_sha256(one) for one in pixels]
+    index = index.assign(pixels_sha256=content, sha256=content, source="train",
+                         phash=np.array([perceptual_hash(one) for one in pixels], np.uint64))
+    return index.assign(cluster=find_clusters(index, pixels.__getitem__, Duplicates()))
+
+
+def flipped(labels: Any, seed: int) -> tuple[Any, Any]:
+    """The labels with a share of them moved to another class at random, and the positions of those."""
+    random, num_classes = np.random.default_rng(seed), int(labels.max()) + 1
+    who = random.choice(len(labels), round(FLIPPED * len(labels)), replace=False)
+    given = labels.copy()
+    given[who] = (labels[who] + random.integers(1, num_classes, len(who))) % num_classes
+    return given, who
+
+
+def accuracy(features: Any, labels: Any, val: Any, truth: Any, config: Config) -> float:
+    """Of a head trained on these labels, on clean validation pictures, after its last epoch."""
+    make_repeatable(config.seed)
+    head = build_head(features.shape[1], 10, config.model)
+    held = (features[val], truth[val])
+    # the last epoch's value, not the best one's: nobody has clean labels to choose an epoch by
+    history, _, _ = fit_head(head, (features[~val], labels[~val]), held, config.head)
+    keras.backend.clear_session()
+    return float(history["val_accuracy"].iloc[-1])
+
+
+def measure(index: pd.DataFrame, features: Any, seed: int, config: Config) -> dict[str, float]:
+    """One seed: the flips found, and the head trained on the clean, the flipped and the fixed labels."""
+    truth = index["label"].to_numpy()
+    given, who = flipped(truth, seed)
+    ranked = rank_labels(features, given, index["cluster"].to_numpy(), seed=seed)
+    first = ranked.head(round(FIRST * len(index)))
+    suspects = ranked[ranked["suspect"]]
+    right = first[first["position"].isin(who)]
+    val = index["id"].isin(stratified(index, val_fraction=0.15, seed=seed).query("subset == 'val'")["id"]).to_numpy()
+    fixed, dropped = given.copy(), val.copy()
+    fixed[suspects["position"]] = suspects["suggested"]
+    dropped[suspects["position"]] = True
+    row = {
+        "found": float(np.isin(who, first["position"]).mean()), "suspects": len(suspects),
+        "precision": float(np.isin(suspects["position"], who).mean()),
+        "recall": float(np.isin(who, suspects["position"]).mean()),
+        "suggested_right": float((right["suggested"] == truth[right["position"]]).mean()),
+    }
+    seeded = config.model_copy(update={"seed": seed})
+    looked = given.copy()  # somebody looks at the suspects and puts right only what is wrong
+    looked[suspects["position"]] = truth[suspects["position"]]
+    for name, labels in {"clean": truth, "flipped": given, "relabelled": fixed, "looked_at": looked}.items():
+        row[name] = accuracy(features, labels, val, truth, seeded)
+    keep = ~dropped | val
+    row["dropped"] = accuracy(features[keep], given[keep], val[keep], truth[keep], seeded)
+    return row
+
+
+def main() -> None:
+    """A row for each seed, the means, and one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
+    parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
+    parser.add_argument("--height", type=int, default=160)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--features", type=Path, help="Keep the features in this .npy file.")
+    parser.add_argument("--quick", action="store_true", help="A fifth of the pictures, two seeds, six epochs.")
+    options = parser.parse_args()
+    config = load("cars10", {"model.weights": options.weights, "model.image_height": options.height,
+                             "model.image_width": options.width, "head.epochs": 6 if options.quick else 60})
+    index = hashed(read_index(options.data), options.data)
+    if options.quick:
+        index = index.groupby("label").head(40).reset_index(drop=True)
+    path = options.features or Path(tempfile.gettempdir()) / f"label-errors-{os.getpid()}.npy"
+    if not path.exists():
+        np.save(path, features_of(index, options.data, config))
+    features = np.load(path)
+    if not options.features:
+        path.unlink()
+    rows = []
+    for seed in range(2 if options.quick else 5):
+        rows.append(measure(index, features, seed, config))
+        print(f"seed {seed}  " + "  ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()), flush=True)
+    means = pd.DataFrame(rows).mean().round(4)
+    print(means.to_string())
+    print(json.dumps({"found_fraction": means.pop("found")} | means.to_dict()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""``carclf label-fixes``: suspected labels, or a user's own list, into the store's ``label_fixes.csv``."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from carclf.artifacts import Audit
+from carclf.data.label_fixes import HEADER, NAME, LabelFix, LabelFixes, parse_fixes
+from carclf.errors import ConfigError, ServiceError
+from carclf.runs import Run
+from carclf.services.storage import Store
+
+NUM_TRIES = 20  # of the compare-and-swap
+
+
+def suspects_of(run: Run) -> Any:
+    """The ranked suspects of a run's audit as a table; ConfigError where it was not audited."""
+    import pandas as pd
+
+    key = run.record["stages"].get("train_head", {}).get("figures", {}).get("audit")
+    if key is None or (audit := Audit.find(run.store, key)) is None:
+        raise ConfigError(f"The run {run.run_id!r} has no audit. Run it first: carclf train_head --run {run.run_id} "
+                          "(with audit.enabled).")
+    table = pd.read_parquet(audit.path(run.store, "suspects.parquet"))
+    return table[table["suspect"]].reset_index(drop=True)
+
+
+def chosen(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
+    """Fixes of the first ``top`` suspects and of those named; ConfigError for a name that is not suspected."""
+    if strangers := sorted(set(ids) - set(suspects["id"])):
+        raise ConfigError(f"{strangers[0]!r} is not among the {len(suspects)} suspects. See them with --show, or give "
+                          f"your own fixes: --file fixes.csv with the header {','.join(HEADER)}.")
+    rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
+    return [LabelFix(0, row.id, "drop" if drop else "relabel", None if drop else int(row.suggested))
+            for row in rows.itertuples()]
+
+
+def fixes_in(path: Path) -> list[LabelFix]:
+    """The fixes of a user's own file; DataError for a line that is wrong, ConfigError where there is no file."""
+    try:
+        return list(parse_fixes(path.read_bytes(), str(path)).lines)
+    except OSError as error:
+        raise ConfigError(f"--file: {path} cannot be read: {error.strerror}. Give a CSV with the header "
+                          f"{','.join(HEADER)}.") from error
+
+
+def merge(store: Store, wanted: Iterable[LabelFix], *, replace: bool) -> tuple[list[LabelFix], list[LabelFix]]:
+    """Add the fixes to the store's file by compare-and-swap: those that were added, and those left as they are.
+
+    A picture that the file names already keeps its line; with ``replace`` it gets the new one.
+    """
+    wanted = list(wanted)
+    for _ in range(NUM_TRIES):
+        found = store.read(NAME)
+        present = {fix.id: fix for fix in (parse_fixes(found.data) if found else LabelFixes()).lines}
+        added = [fix for fix in wanted if fix.id not in present or (replace and not _same(fix, present[fix.id]))]
+        kept = [present[fix.id] for fix in wanted if fix.id in present and fix not in added]
+        if not added:
+            return [], kept
+        lines = present | {fix.id: fix for fix in added}
+        if store.write_if(NAME, _written(lines.values()), found.version if found else None):
+            return added, kept
+    raise ServiceError(f"{store.url}/{NAME} changed {NUM_TRIES} times while it was to be written. Try again.")
+
+
+def _same(one: LabelFix, other: LabelFix) -> bool:
+    return (one.action, one.label) == (other.action, other.label)
+
+
+def _written(fixes: Iterable[LabelFix]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows([fix.id, fix.action, "" if fix.label is None else fix.label] for fix in fixes)
+    return text.getvalue().encode()
+
+
+def shown(suspects: Any, top: int) -> Iterator[str]:
+    """A line for each of the first suspects, and what to do with them."""
+    for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
+        yield f"{rank:>4}. {row.id}: {row.label}, rather {row.suggested} (score {row.score:.3f})"
+    yield (f"{len(suspects)} suspects; nothing was written. Write the first N with --top N, one with --id ID, and with "
+           "--drop leave pictures out instead of relabelling them.")
+
+
+def written(store: Store, added: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:
+    """Lines that say what was written and what comes of it."""
+    for fix in added:
+        yield f"wrote  {_words(fix)}"
+    for fix in kept:
+        yield f"kept   {_words(fix)}"
+    yield f"{len(added)} fixes written to {store.url}/{NAME}, {len(kept)} were there." + (
+        " The next run applies them." if added else "")
+
+
+def _words(fix: LabelFix) -> str:
+    return f"{fix.id}: {fix.action}{'' if fix.label is None else f' to {fix.label}'}"

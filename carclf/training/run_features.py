@@ -1,0 +1,78 @@
+"""The pooled features of a run's pictures, and the backbone that sees them, got when they are first asked for."""
+
+from functools import cached_property
+from typing import Any
+
+from carclf.artifacts import Archive, Split
+from carclf.config import Config
+from carclf.progress import Meter
+from carclf.services.storage import Store
+from carclf.training.warm_start import champions_backbone
+
+
+class RunFeatures:
+    """Features of every view of the training pictures and of the plain view of all: nothing is computed twice.
+
+    The training framework is imported only where something is asked for.
+    """
+
+    def __init__(
+        self, archive: Archive, split: Split, config: Config, store: Store, settings: dict[str, Any]
+    ) -> None:
+        self.archive, self.split, self.config, self.store, self.settings = archive, split, config, store, settings
+        self.size = (config.model.image_height, config.model.image_width)
+
+    @cached_property
+    def backbone(self) -> Any:
+        """The frozen network; the same one each time, also where it begins at random."""
+        from carclf.training.backbones import build_backbone
+        from carclf.training.determinism import make_repeatable
+
+        make_repeatable(self.config.seed)
+        network = self.config.model
+        if network.weights == "champion":
+            return champions_backbone(self.store, self.size)
+        return build_backbone(network.backbone, network.weights, *self.size)
+
+    @cached_property
+    def subsets(self) -> dict[str, Any]:
+        """The split's rows by subset."""
+        return _subsets(self.split, self.store)
+
+    @cached_property
+    def loaded(self) -> dict[tuple[str, int], Any]:
+        """(rows, features) by subset and view; all at once, so that several workers can share the work."""
+        views = [("train", view) for view in range(1, self.config.head.num_views)]
+        wanted = [(subset, 0) for subset in self.subsets] + views
+        return dict(zip(wanted, self._load(self.archive, self.split, self.subsets, wanted), strict=True))
+
+    def plain(self, archive: Archive, split: Split) -> tuple[Any, Any]:
+        """Every usable labelled picture's row and the features of its plain view; also of another run's pictures."""
+        if (archive.key, split.key) == (self.archive.key, self.split.key):
+            return _joined(self.subsets, [self.loaded[subset, 0] for subset in self.subsets])
+        subsets = _subsets(split, self.store)
+        return _joined(subsets, self._load(archive, split, subsets, [(subset, 0) for subset in subsets]))
+
+    def _load(self, archive: Archive, split: Split, subsets: dict[str, Any], wanted: list[tuple[str, int]]) -> Any:
+        from carclf.training.feature_shards import Shards
+        from carclf.training.precision import computing_in
+
+        with computing_in(self.config.model.precision, self.backbone) as precision, Meter("features") as meter:
+            settings = self.settings | {"precision": precision}
+            shards = Shards(self.backbone, archive, split, self.config, self.store, settings, meter)
+            return shards.load([(subsets[subset], subset, view) for subset, view in wanted])
+
+
+def _subsets(split: Split, store: Store) -> dict[str, Any]:
+    import pandas as pd
+
+    rows = pd.read_parquet(split.path(store, "split.parquet"))
+    return {subset: rows[rows["subset"] == subset] for subset in ("train", "val", "left_out")
+            if subset in set(rows["subset"])}
+
+
+def _joined(subsets: dict[str, Any], features: list[Any]) -> tuple[Any, Any]:
+    import numpy as np
+    import pandas as pd
+
+    return pd.concat(subsets.values(), ignore_index=True), np.concatenate(features)
