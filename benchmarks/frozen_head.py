@@ -32,7 +32,7 @@ def read_index(data: Path) -> pd.DataFrame:
     paths = sorted(data.glob("train/*/*.jpg"))
     return pd.DataFrame({
         "path": [str(path.relative_to(data)) for path in paths], "label": [int(path.parent.name) for path in paths],
-        "problem": "", "id": [path.name for path in paths], "sha256": [path.name for path in paths],
+        "problem": "", "source": "train", "id": [path.name for path in paths], "sha256": [path.name for path in paths],
         "cluster": range(len(paths)),
     })
 

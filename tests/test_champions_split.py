@@ -31,8 +31,9 @@ def rows_of(names: range, *, label: int | None = None) -> pd.DataFrame:
     digests = [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
     return pd.DataFrame({
         "id": [f"{name}.jpg" for name in names], "path": [f"train/{name % 3}/{name}.jpg" for name in names],
-        "label": [name % 3 if label is None else label for name in names], "problem": "", "sha256": digests,
-        "pixels_sha256": digests, "phash": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
+        "label": [name % 3 if label is None else label for name in names], "problem": "", "source": "train",
+        "sha256": digests, "pixels_sha256": digests,
+        "phash": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
         "cluster": list(names),
     })
 

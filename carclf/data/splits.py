@@ -1,7 +1,8 @@
 """Stratified splits of the pictures' content that stay put: by hash, never by the order of the rows.
 
 The assignment made earlier (``previous``: the rows of the champion's split) is an input: what it put on a side stays
-there, and new pictures fill up each class. Pictures of one cluster stand on one side.
+there, and new pictures fill up each class. Pictures of one cluster stand on one side. Extra data train: what they
+are like shall not change what the accuracy is measured on.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import pandas as pd
 from carclf.errors import DataError
 
 TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
+NO_FOLD = -1
 
 
 def stratified(
@@ -19,10 +21,10 @@ def stratified(
 ) -> pd.DataFrame:
     """Add ``subset`` (train, val, left_out) to usable labelled rows: in each class the wanted share validates.
 
-    The share is met exactly where there are new pictures without copies enough, and at least one picture stands on
-    each side. A cluster with any picture that trained earlier trains. Where it joins one that validated earlier, that
-    one is left out from then on: it never trains, and nothing stands on the other side of its copy. DataError where
-    a class cannot stand on both sides.
+    The share, of the competition's own pictures, is met exactly where there are new pictures without copies enough,
+    and at least one picture stands on each side. A cluster with any picture that trained earlier trains. Where it
+    joins one that validated earlier, that one is left out from then on: it never trains, and nothing stands on the
+    other side of its copy. DataError where a class cannot stand on both sides.
     """
     rows = _usable(index, seed)
     known = _known(rows, previous, "subset")
@@ -30,12 +32,12 @@ def stratified(
     left_out = tainted & known.isin([VAL, LEFT_OUT])
     validates = ((known == VAL) & ~tainted).groupby(rows["cluster"]).transform("any")
     side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
-    groups = _groups(rows[~left_out], side)
+    groups = _groups(rows[~left_out & _competes(rows)], side)
     chosen: set[int] = set()
     for label, members in groups.groupby("label"):
         chosen |= _validating(members, val_fraction, label)
     subset = rows["cluster"].isin(chosen).map({True: VAL, False: TRAIN}).mask(left_out, LEFT_OUT)
-    return _finished(rows.assign(subset=subset, fold=-1))
+    return _finished(rows.assign(subset=subset, fold=NO_FOLD))
 
 
 def folded(
@@ -48,11 +50,11 @@ def folded(
     """
     rows = _usable(index, seed)
     same = previous is not None and "fold" in previous and previous["fold"].max() + 1 == num_folds
-    known = _known(rows, previous if same else None, "fold")
+    known = _known(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
     folds: dict[Any, int] = {}
-    for label, members in _groups(rows, known).groupby("label"):
+    for label, members in _groups(rows[_competes(rows)], known).groupby("label"):
         folds |= _spread(members, num_folds, label)
-    found = rows["cluster"].map(folds)
+    found = rows["cluster"].map(folds).fillna(NO_FOLD).astype(int)
     return _finished(rows.assign(subset=(found == fold).map({True: VAL, False: TRAIN}), fold=found))
 
 
@@ -60,6 +62,11 @@ def _usable(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     usable = index[(index["label"] >= 0) & (index["problem"] == "")]
     rank = usable["sha256"].map(lambda content: hashlib.sha256(f"{seed}:{content}".encode()).hexdigest())
     return usable.assign(rank=rank).reset_index(drop=True)
+
+
+def _competes(rows: pd.DataFrame) -> "pd.Series[Any]":
+    """Whether the competition itself has a picture of the row's cluster."""
+    return (rows["source"] != "extra").groupby(rows["cluster"]).transform("any")
 
 
 def _finished(rows: pd.DataFrame) -> pd.DataFrame:
@@ -89,8 +96,8 @@ def _groups(rows: pd.DataFrame, side: "pd.Series[Any]") -> pd.DataFrame:
 def _validating(groups: pd.DataFrame, val_fraction: float, label: Any) -> set[int]:
     """The clusters of one class that validate: the known ones, then new ones as they find room."""
     if len(groups) < 2:
-        raise DataError(f"Class '{label}' has one picture only, copies not counted: it cannot stand on both sides "
-                        "of the split. Add pictures.")
+        raise DataError(f"Class '{label}' has one picture only, copies and extra data not counted: it cannot stand on "
+                        "both sides of the split. Add pictures.")
     num_images = int(groups["size"].sum())
     room = min(max(round(num_images * val_fraction), 1), num_images - 1)
     chosen = set(groups.index[groups["side"] == VAL])

@@ -19,7 +19,8 @@ FRACTIONS = st.floats(0.1, 0.5)
 def index(images: Images) -> pd.DataFrame:
     return pd.DataFrame(
         [{"id": name, "path": f"train/{label}/{name}", "label": label, "problem": "", "cluster": cluster,
-          "sha256": hashlib.sha256(name.encode()).hexdigest()} for name, (label, cluster) in images.items()],
+          "source": "extra" if "extra" in name else "train", "sha256": hashlib.sha256(name.encode()).hexdigest()}
+         for name, (label, cluster) in images.items()],
     )
 
 
@@ -188,3 +189,19 @@ def test_a_class_of_which_the_champion_knows_every_picture_from_training_is_refu
 def test_a_class_of_large_clusters_puts_one_of_them_on_each_side() -> None:
     rows = index({f"{label}-{number}": (label, label * 10 + number // 10) for label in (0, 1) for number in range(30)})
     assert stratified(rows, val_fraction=0.1, seed=0)["subset"].value_counts().to_dict() == {"train": 40, "val": 20}
+
+
+@settings(max_examples=15, deadline=None)
+@given(some_images(), some_images(prefix="extra-"), FRACTIONS, st.booleans())
+def test_extra_data_train_unless_they_copy_a_picture_that_validates(own, extra, fraction, copied) -> None:
+    labels = {label for label, _ in own.values()}
+    # some of the extra data are copies of the competition's pictures, or all of them are strangers to them
+    moved = {name: (label, cluster if copied else cluster + 10_000)
+             for name, (label, cluster) in extra.items() if label in labels}
+    alone = stratified(index(own), val_fraction=fraction, seed=0)
+    split = stratified(index(own | moved), val_fraction=fraction, seed=0)
+    strangers = ~split["cluster"].isin(alone["cluster"])
+    assert set(split.loc[strangers, "subset"]) <= {"train"} and (copied or strangers.sum() == len(moved))
+    assert (split.groupby("cluster")["subset"].nunique() == 1).all()
+    if not copied:
+        assert sides(split).items() >= sides(alone).items()
