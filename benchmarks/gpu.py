@@ -8,19 +8,22 @@ pins: install them beside. Without a GPU ``--device cpu`` tries the code at a ti
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch wants memory too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # timm's process wants memory too
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 import keras
 import numpy as np
 
 from benchmarks.pictures import write_pictures
+from benchmarks.rates import rate
 from carclf.config import Augment, FineTune, load
 from carclf.data.augmentation import Augmenter
 from carclf.data.input_pipeline import Examples, Training, batches
@@ -62,48 +65,11 @@ def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
     return {"train": steps * batch / seconds, "predict": predict, "data_wait": waited / seconds}
 
 
-def timms(name: str, size: int, batch: int, steps: int, device: str) -> Figures:
-    """The same net of timm: compiled, channels last, bfloat16; and its operations a picture, forward."""
-    import timm
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=CLASSES).to(device, memory_format=torch.channels_last)
-    pixels = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % CLASSES
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(pixels[:1])
-    optimizer = torch.optim.AdamW(net.parameters(), fused=device == "cuda")
-    compiled = torch.compile(net)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device, torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(compiled(pixels), labels)
-        loss.backward()
-        optimizer.step()
-
-    def predict() -> None:
-        with torch.no_grad(), torch.autocast(device, torch.bfloat16):
-            compiled(pixels)
-
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    train = rate(step, batch, steps, wait)
-    net.eval()
-    return {"train": train, "predict": rate(predict, batch, steps, wait), "flops": counter.get_total_flops()}
-
-
-def rate(step: Callable[[], Any], batch: int, steps: int, wait: Callable[[], Any] = lambda: None) -> float:
-    """Pictures a second of ``steps`` calls, after three that compile and warm up."""
-    for _ in range(3):
-        step()
-    wait()
-    started = time.perf_counter()
-    for _ in range(steps):
-        step()
-    wait()
-    return steps * batch / (time.perf_counter() - started)
+def timms(*arguments: object) -> Figures:
+    """The same by timm, in a process of its own: two frameworks in one fight for the GPU, and for symbols."""
+    command = [sys.executable, "-m", "benchmarks.timm_peer", *map(str, arguments)]
+    found: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
