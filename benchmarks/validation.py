@@ -25,6 +25,7 @@ from carclf.data.images import Picture
 from carclf.data.inspection import loader, reduced
 
 NUM_CLASSES = 10
+CONFIG = Validation(min_images_per_class=2)
 
 
 def link(sources: list[Path], folder: Path, num: int) -> Path:
@@ -42,14 +43,23 @@ def link(sources: list[Path], folder: Path, num: int) -> Path:
     return folder
 
 
-def whole_pass(folder: Path) -> int:
-    """What the stage does with every picture: the pass, the search for copies, and all checks."""
-    config = Validation(min_images_per_class=2)
-    num = indexing.write_index(folder, folder / "index.parquet", config)
+def write_rows(folder: Path) -> int:
+    """The pass alone, which streams its rows to a file."""
+    return indexing.write_index(folder, folder / "index.parquet", CONFIG)
+
+
+def check_rows(folder: Path) -> None:
+    """What follows: the search for copies, and all checks."""
     index = pd.read_parquet(folder / "index.parquet")
     index["cluster"] = find_clusters(index, loader(folder, index["path"].to_list()), Duplicates())
-    findings = find(index, read_context(folder, config)[0])
+    findings = find(index, read_context(folder, CONFIG)[0])
     assert not findings.errors, findings.errors
+
+
+def validated(folder: Path) -> int:
+    """Both, as the stage does."""
+    num = write_rows(folder)
+    check_rows(folder)
     return num
 
 
@@ -72,10 +82,19 @@ def rates(work: Callable[[Path], int], folder: Path) -> tuple[float, float]:
     return num / (time.perf_counter() - clock), num / (time.process_time() - processors)
 
 
-def peak(folder: Path) -> float:
-    """MB of a process of its own that makes the whole pass."""
+def peaks(folder: Path) -> list[int]:
+    """MB at most of a process of its own: after the pass alone, and after all."""
     command = [sys.executable, "-m", "benchmarks.validation", "--folder", str(folder)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def print_peaks(folder: Path) -> None:
+    """What the process that ``peaks`` starts does."""
+    found = []
+    for work in (write_rows, check_rows):
+        work(folder)
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(json.dumps(found))
 
 
 def main() -> None:
@@ -87,8 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(0)
     if options.folder:
-        whole_pass(options.folder)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print_peaks(options.folder)
         return
     num, rounds, sizes = (512, 5, (1_000, 16_000)) if options.quick else (2_000, 5, (15_000, 240_000))
     with tempfile.TemporaryDirectory() as name:
@@ -98,19 +116,22 @@ def main() -> None:
             write_pictures(work / "sources", 256)
         sources = sorted((options.pictures or work / "sources").rglob("*.jpg"))
         folder = link(sources, work / "speed", num)
-        ways = {"decoding alone": decode_alone, "whole pass": whole_pass}
+        ways = {"decoding alone": decode_alone, "validation": validated}
         found = {title: np.array([(0.0, 0.0)] * rounds) for title in ways}
         for turn in range(rounds):
             for title, way in ways.items():
                 found[title][turn] = rates(way, folder)
         for title, turns in found.items():
             print(f"{title:<24}{np.median(turns, 0)[0]:8.0f} img/s, {np.median(turns, 0)[1]:8.0f} by processor time")
-        memory = {size: peak(link(sources, work / str(size), size)) for size in sizes}
-    for size, megabytes in memory.items():
-        print(f"{size:>8} pictures {megabytes:14.0f} MB")
-    vs_decode, vs_decode_cpu = np.median(found["whole pass"] / found["decoding alone"], 0).round(2).tolist()
-    print(json.dumps({"vs_decode": vs_decode, "vs_decode_cpu": vs_decode_cpu, "rss_mb": round(max(memory.values())),
-                      "rss_mb_by_pictures": {str(size): round(peaked) for size, peaked in memory.items()}}))
+        memory = {size: peaks(link(sources, work / str(size), size)) for size in sizes}
+    for size, (after_pass, after_all) in memory.items():
+        print(f"{size:>8} pictures {after_pass:14} MB in the pass, {after_all} MB with the checks of the whole")
+    vs_decode, vs_decode_cpu = np.median(found["validation"] / found["decoding alone"], 0).round(2).tolist()
+    print(json.dumps({
+        "vs_decode": vs_decode, "vs_decode_cpu": vs_decode_cpu, "rss_mb": max(max(both) for both in memory.values()),
+        "rss_mb_of_pass": {str(size): both[0] for size, both in memory.items()},
+        "rss_mb_of_all": {str(size): both[1] for size, both in memory.items()},
+    }))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 
 from carclf.config import Augment
-from carclf.data.images import Matrix, Pixels, fit_matrix, warp
+from carclf.data.framing import Matrix, fit_matrix, warp
+from carclf.data.images import Pixels
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it looks for a newer release on import
 cv2.setNumThreads(0)  # the pipeline's workers are the parallelism

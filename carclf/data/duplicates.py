@@ -1,7 +1,7 @@
 """Pictures that are copies, or nearly copies, of each other: one cluster number for all of them."""
 
 from collections.abc import Callable, Iterator
-from itertools import islice, product
+from itertools import islice, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -119,18 +119,18 @@ def describe_clusters(index: pd.DataFrame) -> list[dict[str, Any]]:
     ``kind`` is exact where all have the same pixels. ``spans_classes``: one of the labels is wrong for sure.
     """
     usable = index[index["problem"] == ""]
-    several = usable[usable["cluster"].duplicated(keep=False)]
-    found = [_describe(members) for _, members in several.groupby("cluster")]
+    several = usable[usable["cluster"].duplicated(keep=False)].sort_values(["cluster", "path"], ignore_index=True)
+    members = several[["id", "path", "label"]].to_dict("records")
+    numbers, copies = several["cluster"].tolist(), _copies(several)
+    ends = [*np.flatnonzero(~several["cluster"].duplicated()).tolist(), len(several)]
+    found = []
+    for start, end in pairwise(ends):
+        labels = {one["label"] for one in members[start:end]}
+        found.append({
+            "cluster": numbers[start], "num_members": end - start,
+            "kind": "exact" if (copies[start:end] == copies[start]).all() else "near",
+            "spans_classes": len(labels - {-1}) > 1, "spans_test": -1 in labels and len(labels) > 1,
+            "labels": sorted(labels - {-1}), "members": members[start : min(end, start + NUM_LISTED)],
+        })
     return sorted(found, key=lambda one: (not one["spans_classes"], not one["spans_test"], -one["num_members"],
                                           one["cluster"]))
-
-
-def _describe(members: pd.DataFrame) -> dict[str, Any]:
-    labels = members.loc[members["label"] >= 0, "label"]
-    listed = members.sort_values("path").head(NUM_LISTED)[["id", "path", "label"]]
-    same = (_copies(members.reset_index(drop=True)) == 0).all()
-    return {
-        "cluster": int(members["cluster"].iloc[0]), "kind": "exact" if same else "near", "num_members": len(members),
-        "spans_classes": labels.nunique() > 1, "spans_test": 0 < len(labels) < len(members),
-        "labels": sorted(labels.unique().tolist()), "members": listed.to_dict("records"),
-    }

@@ -1,4 +1,4 @@
-"""Decoding pictures, trusting bytes and never names, and fitting them into a frame."""
+"""Decoding pictures, trusting bytes and never names."""
 
 import io
 import math
@@ -6,10 +6,9 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
@@ -20,11 +19,12 @@ from carclf.data.archives import extract
 from carclf.services.storage import Store
 
 Pixels = npt.NDArray[np.uint8]
-Matrix = npt.NDArray[np.float64]
 # Among Pillow's other formats are some that start programs (EPS) or that no camera writes.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
-LARGE = 8_000_000  # pixels: larger pictures are decoded one at a time, so that memory stays bounded
-_ONE_LARGE = threading.Lock()
+LARGE = 8_000_000  # pixels, or bytes of a file
+_ONE_LARGE = threading.RLock()
+# One piece of memory for each picture: large ones go back to the system, where many small ones stay with the thread.
+Image.core.set_block_size(1 << 28)  # type: ignore[attr-defined]
 
 # What Pillow raises for broken files and broken EXIF data, found by fuzzing.
 BROKEN = (
@@ -55,6 +55,11 @@ def unpack(archive: Archive, store: Store) -> Path:
     return folder
 
 
+def large_alone(num: int) -> AbstractContextManager[object]:
+    """Pictures of more than LARGE pixels or bytes are worked on one at a time: so memory stays bounded."""
+    return _ONE_LARGE if num > LARGE else nullcontext()
+
+
 class Picture:
     """A picture whose header was read: ``height`` and ``width`` are those of the file, before any turning.
 
@@ -63,9 +68,10 @@ class Picture:
 
     def __init__(self, data: bytes, max_megapixels: float = 50) -> None:
         with _refusing():
-            self.data, self.header = data, Image.open(io.BytesIO(data), formats=FORMATS)
+            self.data = data
+            self.header: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
             self.height, self.width = self.header.height, self.header.width
-            self.format, self.mode = str(self.header.format), self.header.mode
+            self.format, self.mode = self.header.format or "", self.header.mode
             if self.height * self.width > max_megapixels * 1e6:
                 raise Undecodable(f"{self.width}x{self.height} pixels are more than {max_megapixels} megapixels",
                                   "too_many_pixels")
@@ -75,16 +81,28 @@ class Picture:
 
     def decode(self, frame: tuple[int, int] | None = None) -> Pixels:
         """uint8 RGB (height, width, 3), EXIF orientation applied; for the frame see ``decode`` below."""
-        large = self.height * self.width > LARGE
-        with _refusing(), _ONE_LARGE if large else nullcontext():
+        with _refusing(), large_alone(self.height * self.width):
             if self.format == "JPEG" and self.mode == "RGB" and not self.turned:
                 try:
                     return _decode_jpeg(self.data, self.height, self.width, frame)
                 except ValueError as error:  # stray bytes, which Pillow forgives, or a real fault, which it tells
                     self.complaint = str(error)
             # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
-            self.turned = self._is_turned()
+            self.turned = self.turned or self._is_turned()
             return np.asarray(ImageOps.exif_transpose(self.header).convert("RGB"))
+
+    def shrink(self, height: int, width: int) -> None:
+        """Let Pillow decode what only just fills (height, width), where that is cheap or the picture is large.
+
+        For looking at a picture, not for training: it is rougher than reducing the whole.
+        """
+        with _refusing(), large_alone(self.height * self.width):
+            if self.format in ("JPEG", "MPO"):
+                self.header.draft(None, (width, height))
+            elif self.height * self.width > LARGE:
+                self.turned = self._is_turned()
+                plain = self.header if self.mode in ("L", "RGB", "RGBA") else self.header.convert("RGB")
+                self.header = plain.reduce(min(self.height // height, self.width // width))
 
     def _is_turned(self) -> bool:
         return bool(self.header.getexif().get(0x0112, 1) != 1)
@@ -117,7 +135,8 @@ def decode(data: bytes, *, frame: tuple[int, int] | None = None, max_megapixels:
 def strict_complaint(picture: Picture) -> str:
     """What the strict decoder says against a JPEG that may need Pillow for other reasons; "" where nothing."""
     try:
-        _decode_jpeg(picture.data, picture.height, picture.width, (1, 1))
+        with large_alone(picture.height * picture.width):
+            _decode_jpeg(picture.data, picture.height, picture.width, (1, 1))
     except ValueError as error:
         return str(error)
     return ""
@@ -128,31 +147,3 @@ def _decode_jpeg(data: bytes, height: int, width: int, frame: tuple[int, int] | 
     smallest = {"min_height": math.ceil(height * scale), "min_width": math.ceil(width * scale)}
     pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=True, **smallest)
     return pixels
-
-
-def fit_matrix(pixels: Pixels, height: int, width: int) -> Matrix:
-    """The 2x3 matrix that fits the whole picture into the middle of (height, width), keeping its aspect ratio."""
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    left, top = (width - pixels.shape[1] * scale) / 2, (height - pixels.shape[0] * scale) / 2
-    return np.array([[scale, 0, left], [0, scale, top]])
-
-
-def warp(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixels:
-    """The picture through a 2x3 matrix, on a background of its mean colour."""
-    background = cv2.mean(pixels)[:3]
-    view: Pixels = cv2.warpAffine(
-        pixels, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=background
-    )
-    return view
-
-
-def letterbox(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Resize to fit (height, width), keeping the aspect ratio, on a background of the picture's mean colour."""
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    inner = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = np.array(cv2.mean(pixels)[:3]).round()
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    canvas[top : top + size[1], left : left + size[0]] = inner
-    return canvas

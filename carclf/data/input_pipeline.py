@@ -19,7 +19,7 @@ from absl import flags
 from carclf.artifacts import fingerprint
 from carclf.data.augmentation import Augmenter
 from carclf.data.decoded import Decoded, Files, decode_once
-from carclf.data.images import letterbox
+from carclf.data.framing import letterbox
 
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 Size = tuple[int, int]

@@ -12,7 +12,7 @@ import numpy as np
 from carclf.artifacts import file_sha256
 from carclf.config import Validation
 from carclf.data.hashes import perceptual_hash, pixels_sha256
-from carclf.data.images import Picture, Pixels, Undecodable, strict_complaint
+from carclf.data.images import Picture, Pixels, Undecodable, large_alone, strict_complaint
 
 # The reduced scale: halved, up to three times, while the shorter side keeps this many pixels. The JPEG decoder is
 # fast at halves only, and reads the whole stream at every scale: what is cut off is found at each.
@@ -28,15 +28,17 @@ UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "pha
 
 def inspect(path: Path, config: Validation) -> Row:
     """The columns of UNKNOWN; where the picture is unusable, ``problem`` says why and ``kind`` in one word."""
-    if path.stat().st_size > config.max_megapixels * 1e6 * BYTES_PER_PIXEL:
+    num_bytes = path.stat().st_size
+    if num_bytes > config.max_megapixels * 1e6 * BYTES_PER_PIXEL:
         return UNKNOWN | {"sha256": file_sha256(path), "kind": "too_many_pixels",
                           "problem": "the file is larger than the pixels of the largest picture that is allowed"}
-    data = path.read_bytes()
-    row = UNKNOWN | {"sha256": hashlib.sha256(data).hexdigest()}
-    try:
-        return row | _measure(data, config)
-    except Undecodable as error:
-        return row | {"kind": error.kind, "problem": f"cannot be decoded: {error}"}
+    with large_alone(num_bytes):
+        data = path.read_bytes()
+        row = UNKNOWN | {"sha256": hashlib.sha256(data).hexdigest()}
+        try:
+            return row | _measure(data, config)
+        except Undecodable as error:
+            return row | {"kind": error.kind, "problem": f"cannot be decoded: {error}"}
 
 
 def _measure(data: bytes, config: Validation) -> Row:
@@ -61,8 +63,9 @@ def reduced(picture: Picture) -> Pixels:
     while scale > 1 and min(picture.height, picture.width) < SMALLEST_SIDE * scale:
         scale //= 2
     height, width = -(-picture.height // scale), -(-picture.width // scale)
+    picture.shrink(height, width)
     pixels = picture.decode((height, width))
-    if pixels.shape[0] * pixels.shape[1] > height * width:  # what Pillow decodes comes in its full size
+    if pixels.shape[0] * pixels.shape[1] > height * width:  # what Pillow decodes comes larger
         size = (width, height) if (pixels.shape[1] > pixels.shape[0]) == (width > height) else (height, width)
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     return pixels

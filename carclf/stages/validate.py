@@ -45,7 +45,7 @@ def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> F
     check(findings)
     warnings = [findings.warnings.get(path, "") for path in fixed.index["path"]]
     index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
-    figures = _figures(index, findings, fixed)
+    figures = {"num_test": len(context.sample)} | _figures(index, findings, fixed)
     report = figures | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
     index.to_parquet(folder / "index.parquet", index=False)
     context.sample.to_csv(folder / "sample-submission.csv", index=False)
@@ -89,8 +89,7 @@ def _figures(index: Any, findings: Any, fixed: Any) -> Figures:
     usable = index[index["problem"] == ""]
     train = usable[usable["label"] >= 0]
     return {
-        "num_train": len(train), "num_test": int((index["source"] == "test").sum()),
-        "num_extra": int((train["source"] == "extra").sum()),
+        "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
         "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
         "num_warnings": findings.count("warning"), "num_fixes": len(fixed.applied),
         "num_duplicates": int(usable["sha256"].duplicated().sum()), "num_contradictions": len(contradicting(index)),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from carclf.config import Augment
 from carclf.data.augmentation import Augmenter
-from carclf.data.images import fit_matrix, letterbox, warp
+from carclf.data.framing import fit_matrix, letterbox, warp
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
 

@@ -120,7 +120,7 @@ def test_unlike_pictures_of_one_hash_are_not_compared_without_end() -> None:
                           "phash": np.zeros(100, np.uint64)})
     index = index.assign(pixels_sha256=index["sha256"])
     found = find_clusters(index, lambda position: looked.append(position) or pictures[position], SETTINGS)
-    assert found.nunique() == 100 and len(looked) <= 100
+    assert found.nunique() == 100 and len(looked) < 150
 
 
 def test_a_chain_of_pictures_that_each_resemble_the_next_is_no_single_cluster() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from carclf.data.images import Undecodable, decode, letterbox
+from carclf.data.framing import letterbox
+from carclf.data.images import Undecodable, decode
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8).repeat(4, 0).repeat(4, 1)
 
