@@ -85,11 +85,13 @@ def test_folds_are_disjoint_exhaustive_grouped_equal_and_know_no_order(images, n
 
 
 def changed(images: Images, more: Images, random) -> Images:
-    """Without some of the images, with more, some of which are near-copies of the old ones."""
+    """Without some of the images, with more, some of which are near-copies of the old ones; each class gets some."""
     kept = {name: one for name, one in images.items() if random.random() < 0.9}
     clusters = [cluster for _, cluster in images.values()]
     added = {name: (label, random.choice(clusters) if random.random() < 0.2 else 5000 + cluster)
              for name, (label, cluster) in more.items()}
+    labels = {label for label, _ in kept.values()}
+    added |= {f"other{label}-{number}": (label, 9000 + 10 * label + number) for label in labels for number in (0, 1)}
     return shuffled(kept | added, random)
 
 
