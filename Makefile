@@ -28,7 +28,8 @@ lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## the list of benchmarks
-	@for name in input_pipeline frozen_head cars10 memory gpu label_errors; do echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
+	@for name in validation near_duplicates label_errors input_pipeline frozen_head cars10 memory gpu; do \
+	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
 lock: ## compile the pins with hashes, without any index address
 	cd requirements && UV="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
