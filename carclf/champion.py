@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from carclf.artifacts import Model, Split
-from carclf.errors import DataError, ServiceError
-from carclf.services.storage import Store
+from carclf.errors import DataError
+from carclf.services.storage import Store, change_object
 
 CHAMPION = "champion.json"
-NUM_TRIES = 20  # of the compare-and-swap
 State = dict[str, Any]
 
 
@@ -24,14 +23,11 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
 
     ``change`` may be called again with a newer state. ServiceError where others were first each time.
     """
-    for _ in range(NUM_TRIES):
-        found = store.read(CHAMPION)
-        state = change(None if found is None else json.loads(found.data))
-        if state is None:
-            return
-        if store.write_if(CHAMPION, json.dumps(state, indent=1).encode(), found.version if found else None):
-            return
-    raise ServiceError(f"{store.url}/{CHAMPION} changed {NUM_TRIES} times while it was to be written. Try again.")
+    def changed(data: bytes | None) -> bytes | None:
+        state = change(None if data is None else json.loads(data))
+        return None if state is None else json.dumps(state, indent=1).encode()
+
+    change_object(store, CHAMPION, changed)
 
 
 def champion_model(store: Store) -> Model | None:

@@ -8,11 +8,9 @@ from typing import Any
 
 from carclf.artifacts import Audit
 from carclf.data.label_fixes import HEADER, NAME, LabelFix, LabelFixes, parse_fixes
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError
 from carclf.runs import Run
-from carclf.services.storage import Store
-
-NUM_TRIES = 20  # of the compare-and-swap
+from carclf.services.storage import Store, change_object
 
 
 def suspects_of(run: Run) -> Any:
@@ -52,17 +50,17 @@ def merge(store: Store, wanted: Iterable[LabelFix], *, replace: bool) -> tuple[l
     A picture that the file names already keeps its line; with ``replace`` it gets the new one.
     """
     wanted = list(wanted)
-    for _ in range(NUM_TRIES):
-        found = store.read(NAME)
-        present = {fix.id: fix for fix in (parse_fixes(found.data) if found else LabelFixes()).lines}
-        added = [fix for fix in wanted if fix.id not in present or (replace and not _same(fix, present[fix.id]))]
-        kept = [present[fix.id] for fix in wanted if fix.id in present and fix not in added]
-        if not added:
-            return [], kept
-        lines = present | {fix.id: fix for fix in added}
-        if store.write_if(NAME, _written(lines.values()), found.version if found else None):
-            return added, kept
-    raise ServiceError(f"{store.url}/{NAME} changed {NUM_TRIES} times while it was to be written. Try again.")
+    added: list[LabelFix] = []
+    kept: list[LabelFix] = []
+
+    def merged(data: bytes | None) -> bytes | None:
+        present = {fix.id: fix for fix in (parse_fixes(data) if data is not None else LabelFixes()).lines}
+        added[:] = [fix for fix in wanted if fix.id not in present or (replace and not _same(fix, present[fix.id]))]
+        kept[:] = [present[fix.id] for fix in wanted if fix.id in present and fix not in added]
+        return _written((present | {fix.id: fix for fix in added}).values()) if added else None
+
+    change_object(store, NAME, merged)
+    return added, kept
 
 
 def _same(one: LabelFix, other: LabelFix) -> bool:

@@ -12,7 +12,7 @@ pasted into a terminal. A stage whose inputs and settings are unchanged says `re
 | validate | a class too small, too many broken images, an id without one | add images, or lower the limit it names |
 | split | a class cannot stand on both sides | add images to it |
 | train_head | weights cannot be had, out of memory | give `model.weights` a file; a smaller input or batch |
-| train_head | the data have drifted from the champion's | look at its report; raise `audit.drift_stop` if they are right |
+| train_head | the data drifted from the champion's | look at the report; are they right, raise `audit.drift_stop` |
 | fine_tune | the loss is no number, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
 | evaluate | the store's copy of a model is damaged | run again with `force` |
 | promote | never for a weak model: submit and score are skipped | train longer, or `carclf set-threshold` |

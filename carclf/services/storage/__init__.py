@@ -7,8 +7,9 @@ from carclf.errors import ConfigError
 from carclf.services.storage.folder import FolderStore
 from carclf.services.storage.protocol import Store, Versioned
 from carclf.services.storage.s3 import S3Store
+from carclf.services.storage.swapping import change_object
 
-__all__ = ["FolderStore", "S3Store", "Store", "Versioned", "open_store"]
+__all__ = ["FolderStore", "S3Store", "Store", "Versioned", "change_object", "open_store"]
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
