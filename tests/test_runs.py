@@ -5,7 +5,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from carclf.artifacts import Evaluation, Figures, Model, Submission, build
 from carclf.config import load
@@ -99,22 +98,13 @@ def test_weights_are_known_by_their_content_wherever_they_lie(
     assert one == moved == by_variable != other
 
 
-def test_weights_at_a_store_url_are_known_by_what_stands_there_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    for name, value in (("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port())),
-                        ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"),
-                        ("AWS_DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(name, value)
+def test_weights_at_a_store_url_are_known_by_what_stands_there_now(tmp_path: Path, aws: None) -> None:
     boto3.client("s3").create_bucket(Bucket="weights")
     found = []
     for content in (b"one", b"two"):
         (tmp_path / "w").write_bytes(content)
         open_store("s3://weights/nets").upload(tmp_path / "w", "w.h5")
         found.append((weights_identity("s3://weights/nets/w.h5"), weights_identity(str(tmp_path / "w"))))
-    server.stop()
     assert [one for one, _ in found] == [other for _, other in found] and found[0] != found[1]
 
 

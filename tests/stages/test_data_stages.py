@@ -8,7 +8,6 @@ import boto3
 import numpy as np
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 
 from carclf.config import Config, load
 from carclf.data.images import unpack
@@ -77,7 +76,7 @@ def test_extra_data_train_with_the_competitions_and_are_checked_alike(
 
 
 def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
-    store: Store, tmp_path: Path, cars: list[bytes], monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, cars: list[bytes], aws: None
 ) -> None:
     first, reused = download(config(laid(tmp_path / "one", {"3/a.jpg": cars[0]})), store)
     assert not reused and download(config(laid(tmp_path / "two", {"3/a.jpg": cars[0]})), store) == (first, True)
@@ -85,18 +84,11 @@ def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
     assert not reused and other.content != first.content
     plain, _ = download(config(), store)
     assert plain.files["archive.zip"].sha256 == first.files["archive.zip"].sha256 and plain.key != first.key
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    for name, value in (("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port())),
-                        ("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"),
-                        ("AWS_DEFAULT_REGION", "us-east-1")):
-        monkeypatch.setenv(name, value)
     boto3.client("s3").create_bucket(Bucket="more")
     bucket = open_store("s3://more/cars")
     bucket.write("3/a.jpg", cars[0])
     bucket.write("3/list.csv", b"")
     assert download(config("s3://more/cars"), store) == (first, True)
-    server.stop()
 
 
 @pytest.mark.parametrize(
