@@ -126,7 +126,7 @@ class Head(Section):
 
     epochs: int = Field(60, ge=1, le=1000, description="Passes over the cached features.")
     num_trials: int = Field(
-        6, ge=1, le=50, description="Settings below tried on held-out training images; 1: learn as they are given."
+        6, ge=1, le=50, description="Learning rates and weight decays tried on held-out images; 1: those below."
     )
     num_views: int = Field(3, ge=1, le=16, description="Views of each image: one plain, the others augmented.")
     batch_size: int = Field(64, ge=2, le=4096, description="Features a step.")
