@@ -36,7 +36,8 @@ from carclf.training.precision import computing_in
 
 NETS = {"Xception": (299, 128, "legacy_xception"), "EfficientNetB5": (456, 32, "tf_efficientnet_b5"),
         "ConvNeXtBase": (288, 64, "convnext_base")}
-PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12}  # dense bfloat16, from NVIDIA's data sheets
+# Dense bfloat16, from NVIDIA's data sheets; a longer name stands before one that it begins with.
+PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 CLASSES = 10
 Figures = dict[str, float]
 

@@ -157,7 +157,7 @@ def _label_fixes(
 
     place = open_store(store)
     wanted = fixing.fixes_in(file) if file else []
-    if not run and not file:
+    if not run and (show or not file):
         raise ConfigError("Give --run with the run whose suspects are meant, or --file with your own fixes.")
     if run:
         suspects = fixing.suspects_of(Run.load(run, place))

@@ -234,6 +234,9 @@ class Config(Section):
         if self.model.backbone == "Tiny" and (self.model.weights not in ("none", "champion") or own.first_size != 1):
             raise ValueError("The backbone Tiny has no weights to load and takes pictures of one size only: set "
                              "model.weights to none and fine_tune.first_size to 1.")
+        if self.split.num_folds and self.model.weights == "champion":
+            raise ValueError("split.num_folds makes folds, and the champion was trained on most of each of them: set "
+                             "model.weights to something else, or split.num_folds to 0.")
         if own.epochs and own.num_phases > own.epochs:
             raise ValueError(f"fine_tune.num_phases = {own.num_phases} needs as many epochs, not {own.epochs}.")
         return self

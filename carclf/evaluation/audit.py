@@ -98,10 +98,12 @@ class Auditor:
         return archive, split
 
     def _others(self, archive: Archive, split: Split) -> tuple[Any, Any]:
-        rows, features = self.plain(archive, split)
         # features of nets that begin at random, differently, would differ on the same pictures
-        at_random = self.config.model.weights == "none" and split.settings["seed"] != self.config.seed
-        return rows, None if at_random else features
+        if self.settings["network"]["weights"] == "none" and split.settings["seed"] != self.config.seed:
+            import pandas as pd
+
+            return pd.read_parquet(split.path(self.store, "split.parquet")), None
+        return self.plain(archive, split)
 
     def _write_page(self, folder: Path, suspects: Any, drift: dict[str, Any] | None) -> None:
         import pandas as pd

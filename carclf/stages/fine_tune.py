@@ -11,11 +11,10 @@ from carclf.config import AUTO, Config
 from carclf.progress import log
 from carclf.services.storage import Store
 from carclf.training.checkpoints import Checkpoints
+from carclf.training.warm_start import fine_tune_settings
 
 VERSION = 3
 STAND_IN_BATCH, LARGEST_BATCH, NUM_RATES = 32, 512, 100  # while values are tried
-# What changes no weight: how fast pictures come, and when the state is saved.
-SPEED = {"num_workers", "cache_gb", "save_minutes"}
 
 
 def fine_tune(
@@ -26,10 +25,7 @@ def fine_tune(
     A killed training goes on from its last checkpoint when the stage is run again.
     """
     inputs = {"archive": archive.key, "split": split.key, "model": start.key}
-    settings = {
-        "fine_tune": config.fine_tune.model_dump(exclude=SPEED), "precision": config.model.precision,
-        "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
-    }
+    settings = fine_tune_settings(config, salt)
     key = artifact_key(Model, VERSION, inputs, settings)
 
     def make(folder: Path) -> Figures:

@@ -8,7 +8,7 @@ from carclf.config import Config
 from carclf.evaluation.audit import Auditor
 from carclf.services.storage import Store
 from carclf.training.run_features import RunFeatures
-from carclf.training.warm_start import champions_weights
+from carclf.training.warm_start import champions_beginning
 from carclf.training.weights import weights_identity
 
 VERSION = 3
@@ -26,10 +26,12 @@ def train_head(
         "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
         "seed": config.seed, "salt": salt,
     }
-    given = config.model.weights
-    settings["model"]["weights"] = (champions_weights(store, inputs, settings) if given == "champion"
-                                    else weights_identity(given))
-    features = RunFeatures(archive, split, config, store, settings)
+    beginning = None
+    if config.model.weights == "champion":
+        beginning = champions_beginning(store, inputs, settings, config, VERSION)
+    settings["model"]["weights"] = beginning.identity if beginning else weights_identity(config.model.weights)
+    own = beginning.model if beginning else None
+    features = RunFeatures(archive, split, config, store, settings, own)
     found: Figures = {}
     audited_before = True
     if config.audit.enabled:
@@ -72,7 +74,7 @@ def _fit_head(
         return build_head(num_features, num_classes, config.model)
 
     if own.num_trials > 1:
-        own, tried = choose(fresh, views, labels, train["sha256"].to_numpy(), own, config.seed)
+        own, tried = choose(fresh, views, labels, train["cluster"].to_numpy(), own, config.seed)
         tried.to_csv(folder / "trials.csv", index=False)
     head = fresh()
     history, accuracy, best_epoch = fit_head(head, (np.concatenate(views), np.tile(labels, len(views))), val, own)

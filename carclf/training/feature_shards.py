@@ -61,7 +61,9 @@ class Shards:
         model, augment = self.settings["model"], self.settings["augment"]
         own = {key: model[key] for key in ("backbone", "weights", "image_height", "image_width")}
         settings = own | {
-            "augment": augment if view else None, "seed": self.settings["seed"] if view else None,
+            # the seed draws the views, and the weights where there are none
+            "augment": augment if view else None,
+            "seed": self.settings["seed"] if view or model["weights"] == "none" else None,
             "precision": self.settings["precision"], "salt": self.settings["salt"],
             "subset": subset, "view": view, "start": start, "num": len(rows),
         }

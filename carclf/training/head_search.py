@@ -25,7 +25,7 @@ def choose(
     ``views`` are features (rows, features) of the same pictures, the plain ones first; pictures of one group (copies)
     are on one side. ``build`` makes the same fresh head each time, so that trials differ in their settings alone.
     """
-    held_out = np.unique(groups, return_inverse=True)[1] % HELD_OUT == 0
+    held_out = is_held_out(groups)
     train = np.concatenate([view[~held_out] for view in views]), np.tile(labels[~held_out], len(views))
     rows: list[dict[str, float]] = []
     tried = trials(settings, seed)
@@ -35,7 +35,14 @@ def choose(
                      "held_out_loss": float(history["val_loss"].min()), "held_out_accuracy": accuracy})
         log.info("train_head: trial %d/%d, learning rate %.2g, weight decay %.2g: held-out loss %.4f, accuracy %.4f",
                  len(rows), len(tried), *rows[-1].values())
-    return tried[int(np.argmin([row["held_out_loss"] for row in rows]))], pd.DataFrame(rows)
+    # a trial that diverged has no loss
+    losses = [row["held_out_loss"] if np.isfinite(row["held_out_loss"]) else np.inf for row in rows]
+    return tried[int(np.argmin(losses))], pd.DataFrame(rows)
+
+
+def is_held_out(groups: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which pictures are held out: those of every fifth group, whole groups."""
+    return np.asarray(np.unique(groups, return_inverse=True)[1] % HELD_OUT == 0)
 
 
 def trials(settings: config.Head, seed: int) -> list[config.Head]:

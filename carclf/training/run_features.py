@@ -3,11 +3,11 @@
 from functools import cached_property
 from typing import Any
 
-from carclf.artifacts import Archive, Split
+from carclf.artifacts import Archive, Model, Split
 from carclf.config import Config
 from carclf.progress import Meter
 from carclf.services.storage import Store
-from carclf.training.warm_start import champions_backbone
+from carclf.training.warm_start import backbone_from
 
 
 class RunFeatures:
@@ -17,8 +17,10 @@ class RunFeatures:
     """
 
     def __init__(
-        self, archive: Archive, split: Split, config: Config, store: Store, settings: dict[str, Any]
+        self, archive: Archive, split: Split, config: Config, store: Store, settings: dict[str, Any],
+        beginning: Model | None,
     ) -> None:
+        self.beginning = beginning  # the model whose backbone is taken, where the weights are not the named ones
         self.archive, self.split, self.config, self.store, self.settings = archive, split, config, store, settings
         self.size = (config.model.image_height, config.model.image_width)
 
@@ -30,8 +32,8 @@ class RunFeatures:
 
         make_repeatable(self.config.seed)
         network = self.config.model
-        if network.weights == "champion":
-            return champions_backbone(self.store, self.size)
+        if self.beginning is not None:
+            return backbone_from(self.beginning, self.store, self.size)
         return build_backbone(network.backbone, network.weights, *self.size)
 
     @cached_property

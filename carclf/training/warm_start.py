@@ -1,20 +1,35 @@
 """Going on from the champion's backbone instead of ImageNet's weights."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from carclf.artifacts import Model
+from carclf.artifacts import Model, artifact_key
 from carclf.champion import champion_model
+from carclf.config import Config
 from carclf.errors import ConfigError
 from carclf.services.storage import Store
 
 NO_CHAMPION = "model.weights is 'champion', and the store has none to go on from. Run once with 'imagenet'."
+# What changes no weight: how fast pictures come, and when the state is saved.
+SPEED = {"num_workers", "cache_gb", "save_minutes"}
 
 
-def champions_weights(store: Store, inputs: dict[str, str], settings: dict[str, Any]) -> str:
-    """What train_head's key knows the champion's weights by; ConfigError where they do not fit the settings.
+@dataclass(frozen=True)
+class Beginning:
+    """The model whose backbone a run goes on from, and what train_head's key knows those weights by."""
 
-    On the champion's own data and settings there is nothing to go on with: its own beginning is the answer, so that
-    a run on unchanged data reuses everything instead of training one champion from another for ever.
+    model: Model
+    identity: str
+
+
+def champions_beginning(
+    store: Store, inputs: dict[str, str], settings: dict[str, Any], config: Config, version: int
+) -> Beginning:
+    """Where train_head of these inputs, settings and version goes on from; ConfigError where that does not fit.
+
+    On the champion's own data and settings, fine-tuning's included, there is nothing to go on with: the champion's
+    own beginning is the answer, so that a run on unchanged data reuses everything instead of training one champion
+    from another for ever.
     """
     champion = champion_model(store)
     start = champion and Model.find(store, champion.inputs["model"])
@@ -25,18 +40,26 @@ def champions_weights(store: Store, inputs: dict[str, str], settings: dict[str, 
         raise ConfigError(f"model.weights is 'champion', whose backbone is {theirs['backbone']}, not "
                           f"{own['backbone']}. Set model.backbone to it, or model.weights to 'imagenet'.")
     same = settings | {"model": own | {"weights": theirs["weights"]}}
-    return str(theirs["weights"]) if (start.inputs, start.settings) == (inputs, same) else f"champion:{champion.key}"
+    unchanged = (start.key == artifact_key(Model, version, inputs, same)
+                 and champion.settings == fine_tune_settings(config, settings["salt"]))
+    return Beginning(start, str(theirs["weights"])) if unchanged else Beginning(champion, f"champion:{champion.key}")
 
 
-def champions_backbone(store: Store, size: tuple[int, int]) -> Any:
-    """The champion's network below its head, for pictures of the size (height, width)."""
+def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
+    """What decides a fine-tuning's result beside its inputs."""
+    return {
+        "fine_tune": config.fine_tune.model_dump(exclude=SPEED), "precision": config.model.precision,
+        "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
+    }
+
+
+def backbone_from(model: Model, store: Store, size: tuple[int, int]) -> Any:
+    """The model's network below its head, for pictures of the size (height, width)."""
     import keras  # here: a reused stage shall not import the training framework
 
     from carclf.training.backbones import backbone_of
 
-    if (champion := champion_model(store)) is None:
-        raise ConfigError(NO_CHAMPION)
-    backbone = backbone_of(keras.models.load_model(champion.path(store, "model.keras"), compile=False))
+    backbone = backbone_of(keras.models.load_model(model.path(store, "model.keras"), compile=False))
     if (own := backbone.input_shape[1:3]) not in ((None, None), size):
         raise ConfigError(f"The champion takes pictures of {own[0]}x{own[1]} px only. Set model.image_height and "
                           "model.image_width to them, or model.weights to 'none'.")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from carclf.config import load
-from carclf.training.head_search import choose, trials
+from carclf.training.head_search import choose, is_held_out, trials
 from carclf.training.heads import build_head
 
 SETTINGS = {"head.num_trials": 3, "head.epochs": 8, "head.learning_rate": 1e-4, "head.weight_decay": 1e-3}
@@ -34,3 +34,25 @@ def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
     assert len(table) == 3 and table["held_out_loss"].nunique() == 3
     again = choose(build, views, labels, groups, config.head, 1)
     assert again[0] == chosen and again[1].equals(table)
+
+
+def test_copies_are_held_out_together_about_a_fifth_of_them():
+    groups = np.random.default_rng(3).integers(0, 400, 2000) * 7919
+    held_out = is_held_out(groups)
+    assert not set(groups[held_out]) & set(groups[~held_out]) and 0.15 < held_out.mean() < 0.25
+
+
+def test_a_trial_that_diverges_is_not_taken():
+    config, random = load("gpu", SETTINGS | {"head.num_trials": 2, "head.epochs": 2}), np.random.default_rng(0)
+    features = random.normal(size=(60, 8)).astype(np.float32)
+    poisoned = [float("nan"), 1.0]  # the first trial's weights, then the second's
+
+    def build():
+        keras.utils.set_random_seed(0)
+        head = build_head(8, 3, config.model)
+        logits = head.get_layer("logits")
+        logits.bias.assign(logits.bias * 0 + poisoned.pop(0))
+        return head
+
+    chosen, table = choose(build, [features], np.arange(60) % 3, np.arange(60), config.head, 1)
+    assert np.isnan(table["held_out_loss"][0]) and chosen.learning_rate == table["learning_rate"][1]

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
@@ -66,6 +67,23 @@ def test_on_the_champions_own_data_and_settings_its_run_is_reused(crowned):
     store, _ = crowned
     again = run_to("promote", store, "again", **{"model.weights": "champion"})
     assert all(result.reused for result in again.values())
+
+
+def test_with_other_settings_of_fine_tuning_the_champion_is_gone_on_from(crowned):
+    store, first = crowned
+    warm = run_to("train_head", store, "rate", **{"model.weights": "champion", "fine_tune.learning_rate": 5e-4})
+    pairs = zip(backbone_weights(store, warm["train_head"].key), backbone_weights(store, first["fine_tune"].key),
+                strict=True)
+    assert not warm["train_head"].reused and all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_a_newer_version_of_the_stage_goes_on_from_the_champion_under_a_key_of_its_own(crowned, monkeypatch):
+    store, first = crowned
+    monkeypatch.setattr("carclf.stages.train_head.VERSION", 1000)
+    warm = run_to("train_head", store, "newer", **{"model.weights": "champion"})["train_head"]
+    plain = run_to("train_head", store, "newer-plain")["train_head"]
+    assert Model.find(store, warm.key).settings["model"]["weights"] == f"champion:{first['fine_tune'].key}"
+    assert warm.key != plain.key and not plain.reused
 
 
 def test_another_backbone_cannot_go_on_from_the_champion(crowned):
