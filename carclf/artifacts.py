@@ -57,7 +57,10 @@ class Artifact(BaseModel):
 
 
 class Archive(Artifact):
-    """The competition's archive as it came, ``archive.zip``, and where there are extra data ``extra.zip``."""
+    """The competition's archive as it came, ``archive.zip``, and where there are extra data ``extra.zip``.
+
+    With extra data it has the archive without them as its input, and that one's ``archive.zip``.
+    """
 
     folder = "archives"
 
@@ -159,10 +162,12 @@ def build(
     version: int,
     inputs: Mapping[str, str],
     settings: Mapping[str, Any],
+    kept: Mapping[str, File] | None = None,
 ) -> tuple[A, bool]:
     """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder.
 
-    Of several workers that make it at once the first to end is believed: the others return what it left.
+    ``kept`` are files of an input that belong to the artifact too. Of several workers that make it at once the first
+    to end is believed: the others return what it left.
     """
     key = artifact_key(kind, version, inputs, settings)
     if (found := kind.find(store, key)) is not None:
@@ -172,7 +177,7 @@ def build(
         figures = make(Path(name))
         files = {path.name: upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
     artifact = kind(
-        key=key, inputs=dict(inputs), settings=dict(settings), files=files, figures=figures,
+        key=key, inputs=dict(inputs), settings=dict(settings), files=dict(kept or {}) | files, figures=figures,
         seconds=round(time.monotonic() - started, 2),
     )
     if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):

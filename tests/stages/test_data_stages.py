@@ -13,7 +13,7 @@ from carclf.config import Config, load
 from carclf.data.images import unpack
 from carclf.demo.competition import open_competition
 from carclf.demo.render import picture, render_competition
-from carclf.demo.server import DemoServer
+from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError
 from carclf.services.storage import Store, open_store
 from carclf.stages.download import download
@@ -21,17 +21,17 @@ from carclf.stages.validate import validate
 
 
 @pytest.fixture(scope="module")
-def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
     folder = tmp_path_factory.mktemp("cars")
     render_competition(folder, num_train=80, num_test=10)
     competition = open_competition(folder, slug="cars", work=tmp_path_factory.mktemp("work"))
     with DemoServer(competition, scoring_seconds=0) as server:
-        yield server.url
+        yield server
 
 
 @pytest.fixture
-def store(kaggle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", kaggle)
+def store(kaggle: DemoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", kaggle.url)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
     return open_store(tmp_path / "store")
 
@@ -89,6 +89,26 @@ def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
     bucket.write("3/a.jpg", cars[0])
     bucket.write("3/list.csv", b"")
     assert download(config("s3://more/cars"), store) == (first, True)
+
+
+def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_alone(
+    store: Store, tmp_path: Path, cars: list[bytes], kaggle: DemoServer
+) -> None:
+    first, _ = download(config(laid(tmp_path / "one", {"3/a.jpg": cars[0]})), store)
+    kaggle.faults.append(Fault("Download", "status"))  # the next body that is asked for
+    try:
+        plain, known = download(config(), store)
+        second, reused = download(config(laid(tmp_path / "one", {"3/b.jpg": cars[1]})), store)
+        assert [fault.times for fault in kaggle.faults] == [1]
+    finally:
+        kaggle.faults.clear()
+    assert known and not reused and second.key != first.key
+    assert second.inputs == first.inputs == {"archive": plain.key}
+    assert second.files["archive.zip"] == first.files["archive.zip"] == plain.files["archive.zip"]
+    assert second.figures == plain.figures | {"num_extra": 2}
+    names = sorted(key.rpartition("/")[2] for key in store.keys("archives/"))
+    assert names == ["archive.zip", "extra.zip", "extra.zip", "manifest.json", "manifest.json", "manifest.json"]
+    assert (unpack(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
 
 
 @pytest.mark.parametrize(
