@@ -137,6 +137,28 @@ def test_a_class_that_the_competition_does_not_have_is_refused(
         validate(archive, config(), store)
 
 
+def test_where_validation_stops_its_page_is_in_the_store_and_no_dataset(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    archive, _ = download(config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]})), store)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"in class '12'.* Look at datasets/") as error:
+            validate(archive, config(), store)
+    report, page = sorted(store.keys("datasets/"), key=lambda key: key.endswith(".html"))
+    assert str(error.value).endswith(f"Look at {page} in {store.url}.")
+    assert json.loads(store.read(report).data)["findings"]["counts"]["unknown_class"] == 1
+    text = store.read(page).data.decode()
+    assert "which the competition does not have" in text and "extra/0/12/a.jpg" in text and "image/jpeg" in text
+
+
+@pytest.mark.parametrize("setting", [{"max_unusable_fraction": 0}, {"min_images_per_class": 500}, {"min_side": 4000}])
+def test_also_where_little_or_nothing_is_usable(store: Store, setting: dict[str, float]) -> None:
+    archive, _ = download(config(), store)
+    settings = {"competition": "cars"} | {f"validation.{name}": value for name, value in setting.items()}
+    with pytest.raises(DataError, match=r"Look at (\S+/report\.html) in"):
+        validate(archive, load("demo", settings), store)
+
+
 def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None:
     archive, _ = download(config(), store)
     before, _ = validate(archive, config(), store)
