@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self, TypeVar
 import platformdirs
 from pydantic import BaseModel, ConfigDict
 
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store
 
 Figures = dict[str, float | int | str]
@@ -32,7 +32,7 @@ class File(BaseModel):
 
 
 class Artifact(BaseModel):
-    """A manifest: where it is in the store, the artifact is whole, since it is written last."""
+    """A manifest: where it is in the store, the artifact is whole, since it is written last, and once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,7 +57,10 @@ class Artifact(BaseModel):
 
 
 class Archive(Artifact):
-    """The competition's archive as it came, ``archive.zip``, and where there are extra data ``extra.zip``."""
+    """The competition's archive as it came, ``archive.zip``, and where there are extra data ``extra.zip``.
+
+    With extra data it has the archive without them as its input, and that one's ``archive.zip``.
+    """
 
     folder = "archives"
 
@@ -159,25 +162,35 @@ def build(
     version: int,
     inputs: Mapping[str, str],
     settings: Mapping[str, Any],
+    kept: Mapping[str, File] | None = None,
 ) -> tuple[A, bool]:
-    """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder."""
+    """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder.
+
+    ``kept`` are files of an input that belong to the artifact too. Of several workers that make it at once the first
+    to end is believed: the others return what it left.
+    """
     key = artifact_key(kind, version, inputs, settings)
     if (found := kind.find(store, key)) is not None:
         return found, True
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="carclf-") as name:
         figures = make(Path(name))
-        files = {path.name: _upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
+        files = {path.name: upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
     artifact = kind(
-        key=key, inputs=dict(inputs), settings=dict(settings), files=files, figures=figures,
+        key=key, inputs=dict(inputs), settings=dict(settings), files=dict(kept or {}) | files, figures=figures,
         seconds=round(time.monotonic() - started, 2),
     )
-    store.write(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode())
-    return artifact, False
+    if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):
+        return artifact, False
+    if (first := kind.find(store, key)) is None:
+        raise ServiceError(f"{kind.folder}/{key} was removed from {store.url} while it was made. Run the stage again.")
+    return first, False
 
 
-def _upload(store: Store, path: Path, folder: str) -> File:
-    file = File(key=f"{folder}/{path.name}", sha256=file_sha256(path), num_bytes=path.stat().st_size)
+def upload(store: Store, path: Path, folder: str) -> File:
+    """Put a file under a name of its content, which no other content overwrites; its own name is the last part."""
+    sha256 = file_sha256(path)
+    file = File(key=f"{folder}/{sha256[:8]}/{path.name}", sha256=sha256, num_bytes=path.stat().st_size)
     store.upload(path, file.key)
     return file
 

@@ -14,15 +14,35 @@ from carclf.services.storage import Store, change_object
 
 
 def suspects_of(run: Run) -> Any:
-    """The ranked suspects of a run's audit as a table; ConfigError where it was not audited."""
+    """The ranked suspects of a run's audit as a table; ConfigError where it was not audited.
+
+    A run that drift stopped has an audit too, though its train_head has not finished.
+    """
     import pandas as pd
 
-    key = run.record["stages"].get("train_head", {}).get("figures", {}).get("audit")
-    if key is None or (audit := Audit.find(run.store, key)) is None:
+    done = run.record["stages"].get("train_head")
+    audit = _audit_of_split(run) if done is None else Audit.find(run.store, done["figures"].get("audit", "none"))
+    if audit is None:
         raise ConfigError(f"The run {run.run_id!r} has no audit. Run it first: carclf train_head --run {run.run_id} "
                           "(with audit.enabled).")
     table = pd.read_parquet(audit.path(run.store, "suspects.parquet"))
     return table[table["suspect"]].reset_index(drop=True)
+
+
+def _audit_of_split(run: Run) -> Audit | None:
+    """An audit of the run's split: of the run's own network where there is one, else of another."""
+    if (split := run.record["stages"].get("split")) is None:
+        return None
+    keys = [key.split("/")[1] for key in run.store.keys("audits/") if key.endswith("/manifest.json")]
+    audits = [audit for key in keys if (audit := Audit.find(run.store, key)) is not None]
+    of_split = [audit for audit in audits if audit.inputs.get("split") == split["key"]]
+    return max(of_split, key=lambda audit: _likeness(audit, run), default=None)
+
+
+def _likeness(audit: Audit, run: Run) -> tuple[int, bool]:
+    # Counted, for the run may know weights by their place that the audit knows by their content.
+    own, network = run.config.model.model_dump(), audit.settings["network"]
+    return sum(value == own[name] for name, value in network.items()), audit.settings["seed"] == run.config.seed
 
 
 def chosen(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
@@ -79,8 +99,8 @@ def shown(suspects: Any, top: int) -> Iterator[str]:
     """A line for each of the first suspects, and what to do with them."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
         yield f"{rank:>4}. {row.id}: {row.label}, rather {row.suggested} (score {row.score:.3f})"
-    yield (f"{len(suspects)} suspects; nothing was written. Write the first N with --top N, one with --id ID, and with "
-           "--drop leave pictures out instead of relabelling them.")
+    yield (f"{len(suspects)} suspects, of which many are right; nothing was written. Look at the run's report, then "
+           "write those that are wrong with --id ID, or the first N with --top N; --drop leaves them out instead.")
 
 
 def written(store: Store, added: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:

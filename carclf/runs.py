@@ -126,7 +126,8 @@ class Run:
         if result.skip:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
         if result.figures.get("num_suspects"):
-            log.info("%s: look at %s, and then put labels right: carclf label-fixes --run %s --top 5", stage,
+            log.info("%s: %d suspected labels, of which many are right: look at %s first, then name those that are "
+                     "wrong: carclf label-fixes --run %s --id ID", stage, result.figures["num_suspects"],
                      result.figures["report"], self.run_id)
         return result
 

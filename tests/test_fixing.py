@@ -13,6 +13,7 @@ from carclf.artifacts import Audit, Figures, build
 from carclf.config import load
 from carclf.data.label_fixes import LabelFix, read_fixes
 from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.evaluation.audit import NETWORK
 from carclf.fixing import merge
 from carclf.runs import Run
 from carclf.services.storage import Store, open_store
@@ -57,11 +58,30 @@ def test_without_a_choice_the_suspects_are_listed_and_nothing_is_written(store: 
     assert asked(store, "--run", "r").splitlines() == [
         "   1. a.jpg: 0, rather 1 (score 0.010)", "   2. b,\"1\".jpg: 1, rather 2 (score 0.020)",
         "   3. c.jpg: 2, rather 0 (score 0.030)",
-        "3 suspects; nothing was written. Write the first N with --top N, one with --id ID, and with --drop leave "
-        "pictures out instead of relabelling them.",
+        "3 suspects, of which many are right; nothing was written. Look at the run's report, then write those that are "
+        "wrong with --id ID, or the first N with --top N; --drop leaves them out instead.",
     ]
     assert len(asked(store, "--run", "r", "--top", "1", "--show").splitlines()) == 2
     assert store.read("label_fixes.csv") is None
+
+
+def test_a_run_that_drift_stopped_has_its_splits_audit_of_its_own_network_where_there_is_one(store: Store) -> None:
+    run = Run.begin("stopped", store, "demo", load("demo", {"seed": 3}))
+    run.record["stages"]["split"] = {"key": "s"}
+    store.write("runs/stopped.json", json.dumps(run.record).encode())
+    own = {name: run.config.model.model_dump()[name] for name in NETWORK}
+    with pytest.raises(ConfigError, match="has no audit"):
+        asked(store, "--run", "stopped")
+    for split, network, seed, name in (
+        ("s", own | {"backbone": "Other", "image_width": 7}, 3, "another network"),
+        ("s", own, 4, "another seed"), ("s", own, 3, "its own"), ("other", own, 3, "another split"),
+    ):
+        one = SUSPECTS.head(1).assign(id=name)
+        build(Audit, lambda folder, one=one: one.to_parquet(folder / "suspects.parquet") or {}, store=store, version=1,
+              inputs={"split": split}, settings={"network": network, "seed": seed, "salt": ""})
+        if split == "s":
+            assert f" {name}: 0, rather 1" in asked(store, "--run", "stopped")
+    assert " its own: 0" in asked(store, "--run", "stopped")
 
 
 def test_the_first_suspects_and_named_ones_are_written_and_read_back(store: Store) -> None:

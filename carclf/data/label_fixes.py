@@ -94,8 +94,12 @@ def _line(number: int, row: list[str]) -> LabelFix:
 
 
 def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> Applied:
-    """A new index with the fixes in it. DataError for a class that is none, and for an id of several pictures."""
+    """A new index with the fixes in it.
+
+    DataError for a class that is none, for an id of several pictures, and for a picture that two lines name.
+    """
     done, places = Applied(index.copy()), _places(index, {fix.id for fix in fixes.lines})
+    lines: dict[int, int] = {}  # of each row that was named
     for fix in fixes.lines:
         if fix.label is not None and fix.label not in classes:
             raise DataError(f"{NAME}, line {fix.line}: there is no class {fix.label}; the classes are "
@@ -104,6 +108,9 @@ def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> 
             case []:
                 done.unknown.append(fix.id)
             case [row]:
+                if (before := lines.setdefault(row, fix.line)) != fix.line:
+                    raise DataError(f"{NAME}, lines {before} and {fix.line}: both name the picture "
+                                    f"{index['path'][row]}, by its id and by its path. Keep one of them. {MEND}")
                 _apply(fix, row, done)
             case several:
                 paths = ", ".join(index.loc[several, "path"])

@@ -1,7 +1,6 @@
-"""Fetch the competition's archive, once per version of it on Kaggle, and the extra data beside it."""
+"""Fetch the competition's archive, once per version of it on Kaggle, and put the extra data beside it."""
 
 from pathlib import Path
-from typing import Any
 
 from carclf.artifacts import Archive, Figures, build
 from carclf.config import Config
@@ -18,23 +17,30 @@ def download(config: Config, store: Store, *, salt: str = "") -> tuple[Archive, 
 
     Reused while Kaggle lists the same files, sizes and dates, and the extra data are the same to the byte.
     """
+    with gathered(config.download.extra_data) as extra:  # a mistake in it is told before anything is fetched
+        archive, reused = _competitions(config, store, salt)
+        return _with_extra(archive, extra, store) if extra.pictures else (archive, reused)
+
+
+def _competitions(config: Config, store: Store, salt: str) -> tuple[Archive, bool]:
     kaggle = Kaggle(config.competition)
+
+    def make(folder: Path) -> Figures:
+        path = kaggle.download(folder, timeout_seconds=config.download.timeout_seconds)
+        path.rename(folder / "archive.zip")
+        return {"num_bytes": (folder / "archive.zip").stat().st_size}
+
     listing = [list(file) for file in kaggle.listing()]
-    with gathered(config.download.extra_data) as extra:
-        settings: dict[str, Any] = {"competition": config.competition, "listing": listing, "salt": salt}
-        if extra.pictures:
-            settings["extra"] = extra.content
-
-        def make(folder: Path) -> Figures:
-            path = kaggle.download(folder, timeout_seconds=config.download.timeout_seconds)
-            path.rename(folder / "archive.zip")
-            return {"num_bytes": (folder / "archive.zip").stat().st_size} | _packed(extra, folder)
-
-        return build(Archive, make, store=store, version=VERSION, inputs={}, settings=settings)
+    return build(Archive, make, store=store, version=VERSION, inputs={},
+                 settings={"competition": config.competition, "listing": listing, "salt": salt})
 
 
-def _packed(extra: ExtraData, folder: Path) -> Figures:
-    if not extra.pictures:
-        return {}
-    pack(folder / "extra.zip", extra.pictures)
-    return {"num_extra": len(extra.pictures)}
+def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
+    """The extra data as an archive of their own that names the competition's: a new picture fetches nothing again."""
+
+    def make(folder: Path) -> Figures:
+        pack(folder / "extra.zip", extra.pictures)
+        return archive.figures | {"num_extra": len(extra.pictures)}
+
+    return build(Archive, make, store=store, version=VERSION, inputs={"archive": archive.key},
+                 settings={"extra": extra.content}, kept=archive.files)

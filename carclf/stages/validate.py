@@ -1,12 +1,13 @@
-"""Look at every picture once; list and leave out the unusable; stop where training would be wrong."""
+"""Look at every picture once; list and leave out the unusable; stop where training would be wrong, with a page."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Archive, Dataset, Figures, build
+from carclf.artifacts import Archive, Dataset, Figures, artifact_key, build, upload
 from carclf.config import Config
 from carclf.data.label_fixes import LabelFixes, read_fixes
+from carclf.errors import DataError
 from carclf.progress import Meter
 from carclf.services.storage import Store
 
@@ -23,18 +24,34 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
     if fixes.sha256:
         settings["label_fixes"] = fixes.sha256
 
+    inputs = {"archive": archive.key}
+
     def make(folder: Path) -> Figures:
+        from carclf.data.checks import check
         from carclf.data.images import unpack
 
-        return _examine(folder, unpack(archive, store), fixes, config)
+        figures, findings = _examine(folder, unpack(archive, store), fixes, config)
+        try:
+            check(findings)
+        except DataError as error:
+            page = _leave_report(folder, store, artifact_key(Dataset, VERSION, inputs, settings))
+            raise DataError(f"{error} Look at {page} in {store.url}.") from error
+        return figures
 
-    return build(Dataset, make, store=store, version=VERSION, inputs={"archive": archive.key}, settings=settings)
+    return build(Dataset, make, store=store, version=VERSION, inputs=inputs, settings=settings)
 
 
-def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> Figures:
+def _leave_report(folder: Path, store: Store, key: str) -> str:
+    """The report in the store, without a manifest, since there is no dataset; the key of its page."""
+    _, page = (upload(store, folder / name, f"{Dataset.folder}/{key}") for name in ("report.json", "report.html"))
+    return page.key
+
+
+def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> tuple[Figures, Any]:
+    """The dataset's files, its figures, and all that was found."""
     import pandas as pd
 
-    from carclf.data.checks import check, find, read_context
+    from carclf.data.checks import find, read_context
     from carclf.evaluation.data_report import write_report
 
     context, of_tables = read_context(images, config.validation)
@@ -42,8 +59,9 @@ def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> F
     findings = find(fixed.index, context)
     findings.add(of_tables + fixed.findings())
     findings.log()
-    check(findings)
-    warnings = [findings.warnings.get(path, "") for path in fixed.index["path"]]
+    # Where an error names a picture, the page shall show it.
+    said = findings.warnings | {one.path: one.text for one in findings.listed if one.severity == "error"}
+    warnings = [said.get(path, "") for path in fixed.index["path"]]
     index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
     figures = {"num_test": len(context.sample)} | _figures(index, findings, fixed)
     report = figures | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
@@ -51,7 +69,7 @@ def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> F
     context.sample.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     write_report(folder / "report.html", index, report, images)
-    return figures
+    return figures, findings
 
 
 def _indexed(target: Path, images: Path, fixes: LabelFixes, context: Any, config: Config) -> Any:

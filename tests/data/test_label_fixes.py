@@ -78,5 +78,11 @@ def test_a_class_that_there_is_not_and_an_id_of_several_pictures_are_refused(sto
         apply_fixes(INDEX, fixes(store, "b.jpg,drop,"), {0, 1})
 
 
+@pytest.mark.parametrize("lines", [("a.jpg,relabel,1", "train/0/a.jpg,drop,"), ("train/0/a.jpg,drop,", "a.jpg,drop,")])
+def test_a_picture_that_two_lines_name_by_id_and_by_path_is_refused(store: Store, lines: tuple[str, str]) -> None:
+    with pytest.raises(DataError, match=r"label_fixes\.csv, lines 2 and 4: both name the picture train/0/a\.jpg, by"):
+        apply_fixes(INDEX, fixes(store, lines[0], "x,drop,", lines[1]), {0, 1})
+
+
 def test_the_same_lines_are_known_by_their_bytes(store: Store) -> None:
     assert fixes(store, "a.jpg,drop,") == fixes(store, "a.jpg,drop,") != fixes(store, "a.jpg,drop,", "b,drop,")

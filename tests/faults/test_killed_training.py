@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
@@ -66,8 +67,7 @@ def kill_when(child, due):
 
 
 def weights(store, stage):
-    record = json.loads(store.read("runs/r.json").data)
-    path = store.folder / "models" / record["stages"][stage]["key"] / "model.keras"
+    path = Run.load("r", store).artifact(Model, stage).path(store, "model.keras")
     return keras.models.load_model(path, compile=False).get_weights()
 
 

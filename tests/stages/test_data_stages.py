@@ -13,7 +13,7 @@ from carclf.config import Config, load
 from carclf.data.images import unpack
 from carclf.demo.competition import open_competition
 from carclf.demo.render import picture, render_competition
-from carclf.demo.server import DemoServer
+from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError
 from carclf.services.storage import Store, open_store
 from carclf.stages.download import download
@@ -21,17 +21,17 @@ from carclf.stages.validate import validate
 
 
 @pytest.fixture(scope="module")
-def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
     folder = tmp_path_factory.mktemp("cars")
     render_competition(folder, num_train=80, num_test=10)
     competition = open_competition(folder, slug="cars", work=tmp_path_factory.mktemp("work"))
     with DemoServer(competition, scoring_seconds=0) as server:
-        yield server.url
+        yield server
 
 
 @pytest.fixture
-def store(kaggle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", kaggle)
+def store(kaggle: DemoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", kaggle.url)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
     return open_store(tmp_path / "store")
 
@@ -91,6 +91,26 @@ def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
     assert download(config("s3://more/cars"), store) == (first, True)
 
 
+def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_alone(
+    store: Store, tmp_path: Path, cars: list[bytes], kaggle: DemoServer
+) -> None:
+    first, _ = download(config(laid(tmp_path / "one", {"3/a.jpg": cars[0]})), store)
+    kaggle.faults.append(Fault("Download", "status"))  # the next body that is asked for
+    try:
+        plain, known = download(config(), store)
+        second, reused = download(config(laid(tmp_path / "one", {"3/b.jpg": cars[1]})), store)
+        assert [fault.times for fault in kaggle.faults] == [1]
+    finally:
+        kaggle.faults.clear()
+    assert known and not reused and second.key != first.key
+    assert second.inputs == first.inputs == {"archive": plain.key}
+    assert second.files["archive.zip"] == first.files["archive.zip"] == plain.files["archive.zip"]
+    assert second.figures == plain.figures | {"num_extra": 2}
+    names = sorted(key.rpartition("/")[2] for key in store.keys("archives/"))
+    assert names == ["archive.zip", "extra.zip", "extra.zip", "manifest.json", "manifest.json", "manifest.json"]
+    assert (unpack(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
+
+
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
@@ -115,6 +135,28 @@ def test_a_class_that_the_competition_does_not_have_is_refused(
     archive, _ = download(config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]})), store)
     with pytest.raises(DataError, match=r"1 images are in class '12' \(the first: extra/0/12/a\.jpg\), which the comp"):
         validate(archive, config(), store)
+
+
+def test_where_validation_stops_its_page_is_in_the_store_and_no_dataset(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    archive, _ = download(config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]})), store)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"in class '12'.* Look at datasets/") as error:
+            validate(archive, config(), store)
+    report, page = sorted(store.keys("datasets/"), key=lambda key: key.endswith(".html"))
+    assert str(error.value).endswith(f"Look at {page} in {store.url}.")
+    assert json.loads(store.read(report).data)["findings"]["counts"]["unknown_class"] == 1
+    text = store.read(page).data.decode()
+    assert "which the competition does not have" in text and "extra/0/12/a.jpg" in text and "image/jpeg" in text
+
+
+@pytest.mark.parametrize("setting", [{"max_unusable_fraction": 0}, {"min_images_per_class": 500}, {"min_side": 4000}])
+def test_also_where_little_or_nothing_is_usable(store: Store, setting: dict[str, float]) -> None:
+    archive, _ = download(config(), store)
+    settings = {"competition": "cars"} | {f"validation.{name}": value for name, value in setting.items()}
+    with pytest.raises(DataError, match=r"Look at (\S+/report\.html) in"):
+        validate(archive, load("demo", settings), store)
 
 
 def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None:

@@ -2,9 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import keras
+import numpy as np
+
+from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
@@ -24,6 +29,22 @@ main()
 """
 
 
+def start(store, cache):
+    environment = dict(os.environ) | {"CARCLF_STORE": store.url, "CARCLF_CACHE": str(cache)}
+    return subprocess.Popen([sys.executable, "-c", WORKER], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def finish(workers):
+    lines = [worker.communicate(timeout=300)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0] * len(workers), lines
+    return lines
+
+
+def weights(store):
+    path = Run.load("r", store).artifact(Model, "train_head").path(store, "model.keras")
+    return keras.models.load_model(path, compile=False).get_weights()
+
+
 def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_model(tmp_path, monkeypatch):
     render_competition(tmp_path / "cars", num_train=100, num_test=10)
     store = open_store(str(tmp_path / "store"))
@@ -33,17 +54,15 @@ def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_mo
         run = Run.begin("r", store, "demo", load("demo", SETTINGS))
         for stage in ("download", "validate", "split"):
             run.run_stage(stage)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER], stderr=subprocess.PIPE, text=True,
-            env=dict(os.environ) | {"CARCLF_STORE": str(tmp_path / "store"), "CARCLF_CACHE": str(tmp_path / name)},
-        ) for name in ("one", "two")
-    ]
-    lines = [worker.communicate(timeout=300)[1] for worker in workers]
-    assert [worker.returncode for worker in workers] == [0, 0], lines
+    shutil.copytree(tmp_path / "store", tmp_path / "another")
+    another = open_store(str(tmp_path / "another"))
+    lines = finish([start(store, tmp_path / name) for name in ("one", "two")])
+    finish([start(another, tmp_path / "three")])
     made, num_shards = zip(*(map(int, re.search(r"(\d+) of (\d+) shards made here", text).groups()) for text in lines),
                            strict=True)
     manifests = [key for key in store.keys("features/") if key.endswith("manifest.json")]
     assert num_shards == (len(manifests), len(manifests)) and len(manifests) > 20
     assert len(manifests) <= sum(made) < 2 * len(manifests)
     assert len([key for key in store.keys("models/") if key.endswith("manifest.json")]) == 1
+    pairs = list(zip(weights(store), weights(another), strict=True))
+    assert len(pairs) > 2 and all(np.array_equal(one, other) for one, other in pairs)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
@@ -79,8 +80,7 @@ def test_auto_is_found_once_recorded_and_trains(cars, tmp_path, monkeypatch):
     assert find_setting(run, "learning_rate")[1] == chosen  # the same test gives the same answer
     figures = run.run_stage("fine_tune").figures
     assert 8 <= figures["batch_size"] <= 512 and 1e-6 < figures["learning_rate"] < 0.1
-    (manifest,) = [key for key in store.keys("models/") if figures["num_blocks"] and key.endswith("learning_rate.png")]
-    assert manifest.replace("learning_rate.png", "batch_size.png") in set(store.keys("models/"))
+    assert {"learning_rate.png", "batch_size.png"} <= set(run.artifact(Model, "fine_tune").files)
     found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate.json")]
     assert [json.loads(store.read(key).data) for key in found] == [figures["learning_rate"]]
 

@@ -41,7 +41,7 @@ def run_to(last, store, name, **settings):
 
 
 def backbone_weights(store, key):
-    path = store.folder / "models" / key / "model.keras"
+    path = Model.find(store, key).path(store, "model.keras")
     return [weight for layer in backbone_layers(keras.models.load_model(path, compile=False))
             for weight in layer.get_weights()]
 
