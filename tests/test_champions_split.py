@@ -13,6 +13,7 @@ import pytest
 from carclf.artifacts import Dataset, Evaluation, Figures, Model, Split, build
 from carclf.champion import champion_split
 from carclf.config import Config, load
+from carclf.data.known import known
 from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store, open_store
 from carclf.stages.promote import promote
@@ -92,6 +93,35 @@ def test_new_data_and_another_seed_move_no_picture_that_the_champion_knows(store
     assert abs(second.figures["num_val"] - 170 * CONFIG.split.val_fraction) <= 3
 
 
+def test_pictures_that_were_saved_again_keep_the_side_that_the_champion_knows(store: Store) -> None:
+    index = rows_of(range(90))
+    first, _ = run(store, dataset(store, index))
+    crown(store, first)
+    again = rows_of(range(500, 590)).assign(phash=index["phash"] ^ np.uint64(1 << 40 | 0b1011), label=index["label"])
+    more = pd.concat([again, rows_of(range(900, 930))], ignore_index=True)
+    second, _ = run(store, dataset(store, more), load("demo", {"seed": 7}))
+    old, new = sides(store, first), sides(store, second)
+    assert [new[f"{name + 500}.jpg"] for name in range(90)] == [old[f"{name}.jpg"] for name in range(90)]
+    assert second.figures["num_champion_train_in_val"] == 0
+
+
+def test_flat_pictures_are_not_taken_for_each_other(store: Store) -> None:
+    flat = rows_of(range(90)).assign(phash=np.uint64(0))
+    first, _ = run(store, dataset(store, flat))
+    crown(store, first)
+    old, new = rows(store, first), rows_of(range(90, 180)).assign(phash=np.uint64(0))
+    assert known(new, old, "subset").isna().all()
+
+
+def test_the_report_counts_what_trained_the_champion_and_was_saved_again(store: Store) -> None:
+    data, settings = dataset(store, rows_of(range(90))), {"split.num_folds": 3}
+    first, _ = run(store, data, load("demo", settings))
+    crown(store, first)
+    again = rows_of(range(500, 590)).assign(phash=rows_of(range(90))["phash"] ^ np.uint64(0b101))
+    other, _ = run(store, dataset(store, again), load("demo", settings | {"split.fold": 1}))
+    assert other.figures["num_champion_train_in_val"] == other.figures["num_val"] == 30
+
+
 def test_force_makes_another_split_with_the_champions_sides(store: Store) -> None:
     data = dataset(store, rows_of(range(90)))
     first, _ = run(store, data)
@@ -123,11 +153,11 @@ def test_the_leak_report_names_what_a_split_lets_through(store: Store) -> None:
     second, _ = run(store, dataset(store, pd.concat([index, test], ignore_index=True)))
     leaks = json.loads(second.path(store, "leaks.json").read_text())
     assert leaks == {"clusters_on_both_sides": [], "champion_train_in_val": [], "test_copies_in_train": ["1000.jpg"],
-                     "val_near_train": [{"id": val, "train_id": train, "distance": 3}]}
+                     "val_near_train_unverified": [{"id": val, "train_id": train, "distance": 3}]}
     assert second.figures == {
         "num_train": first.figures["num_train"], "num_val": first.figures["num_val"], "num_left_out": 0,
         "num_clusters_on_both_sides": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
-        "num_val_near_train": 1, "class_names": "0 1 2",
+        "class_names": "0 1 2",
     }
 
 

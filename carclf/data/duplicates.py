@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from carclf.config import Duplicates
 from carclf.data.images import Pixels
 from carclf.data.matching import Matcher, Pair
-from carclf.data.near_hashes import NUM_BITS, Hashes, near_pairs
+from carclf.data.near_hashes import Hashes, near_pairs
 
 Positions = npt.NDArray[np.int64]
 MOST_LOOKS = 8  # really different pictures of one hash that are told apart
@@ -67,8 +67,9 @@ def _near_groups(
                 yield from product(*(looks.get(place, [int(pictures[starts[place]])]) for place in places))
 
     _join(candidates(), matcher, joined)
+    # A chain is not cut: its neighbours were found alike by their pixels, and would stand on both sides of a split.
     for group in joined.subsets():
-        yield from _compact(np.array(sorted(group)), hashes, settings.max_distance)
+        yield np.array(sorted(group))
 
 
 def _looks(pictures: list[int], matcher: Matcher, joined: DisjointSet) -> list[int]:
@@ -97,20 +98,6 @@ def _merge(joined: DisjointSet, pairs: list[Pair]) -> None:
         joined.add(one)
         joined.add(other)
         joined.merge(one, other)
-
-
-def _compact(members: Positions, hashes: Hashes, max_distance: int) -> Iterator[Positions]:
-    """The group, or its parts where it is a chain: each lies within the distance from a member in its middle.
-
-    Without this, a series of pictures each of which resembles the next could join a whole class.
-    """
-    members = members[hashes[members].argsort()]  # not the order of the rows
-    while len(members):
-        bits = (hashes[members, None] >> np.arange(NUM_BITS, dtype=np.uint64)) & np.uint64(1)
-        middle = hashes[members[(bits != (bits.mean(0) >= 0.5)).sum(1).argmin()]]
-        close = np.bitwise_count(hashes[members] ^ middle) <= max_distance
-        yield members[close]
-        members = members[~close]
 
 
 def describe_clusters(index: pd.DataFrame) -> list[dict[str, Any]]:

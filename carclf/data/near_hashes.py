@@ -10,6 +10,7 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 NUM_BITS = 64
+NONE = np.iinfo(np.int64).max
 # Measured in nanoseconds: to sort one hash once, and to look at one pair of a bucket.
 SORTING, LOOKING = 100.0, 15.0
 
@@ -37,6 +38,26 @@ def near_pairs(hashes: Hashes, max_distance: int) -> Iterator[tuple[Positions, P
             own = ((equal & (equal.cumsum(1) <= num_equal)) == pattern).all(1)
             if own.any():
                 yield order[first[own]], order[second[own]]
+
+
+def nearest(hashes: Hashes, others: Hashes, max_distance: int) -> tuple[Positions, Positions]:
+    """For each hash the position of the nearest of the others, the first of equally near ones, and its distance.
+
+    Both are -1 where none lies within ``max_distance`` bits.
+    """
+    distinct = np.union1d(hashes, others)
+    wanted, place = np.isin(distinct, hashes), np.full(len(distinct), NONE)
+    names, firsts = np.unique(others, return_index=True)
+    place[np.searchsorted(distinct, names)] = firsts
+    # Distance and place in one number, so that the least of them is the nearest.
+    best = np.where(wanted, place, NONE)
+    for pair in near_pairs(distinct, max_distance):
+        for own, other in (pair, pair[::-1]):
+            across = wanted[own] & (place[other] < NONE)
+            bits = np.bitwise_count(distinct[own] ^ distinct[other]).astype(np.int64)
+            np.minimum.at(best, own[across], (bits << 32 | place[other])[across])
+    found = best[np.searchsorted(distinct, hashes)]
+    return np.where(found < NONE, found & 0xFFFFFFFF, -1), np.where(found < NONE, found >> 32, -1)
 
 
 def _num_equal(num: int, max_distance: int) -> int:

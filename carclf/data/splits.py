@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from carclf.data.known import LEFT_OUT, TRAIN, VAL, known
 from carclf.errors import DataError
 
-TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
 NO_FOLD = -1
 
 
@@ -27,10 +27,10 @@ def stratified(
     other side of its copy. DataError where a class cannot stand on both sides.
     """
     rows = _usable(index, seed)
-    known = _known(rows, previous, "subset")
-    tainted = known.isin([TRAIN, LEFT_OUT]).groupby(rows["cluster"]).transform("any")
-    left_out = tainted & known.isin([VAL, LEFT_OUT])
-    validates = ((known == VAL) & ~tainted).groupby(rows["cluster"]).transform("any")
+    earlier = known(rows, previous, "subset")
+    tainted = earlier.isin([TRAIN, LEFT_OUT]).groupby(rows["cluster"]).transform("any")
+    left_out = tainted & earlier.isin([VAL, LEFT_OUT])
+    validates = ((earlier == VAL) & ~tainted).groupby(rows["cluster"]).transform("any")
     side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
     groups = _groups(rows[~left_out & _competes(rows)], side)
     chosen: set[int] = set()
@@ -50,9 +50,9 @@ def folded(
     """
     rows = _usable(index, seed)
     same = previous is not None and "fold" in previous and previous["fold"].max() + 1 == num_folds
-    known = _known(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
+    earlier = known(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
     folds: dict[Any, int] = {}
-    for label, members in _groups(rows[_competes(rows)], known).groupby("label"):
+    for label, members in _groups(rows[_competes(rows)], earlier).groupby("label"):
         folds |= _spread(members, num_folds, label)
     found = rows["cluster"].map(folds).fillna(NO_FOLD).astype(int)
     return _finished(rows.assign(subset=(found == fold).map({True: VAL, False: TRAIN}), fold=found))
@@ -71,18 +71,6 @@ def _competes(rows: pd.DataFrame) -> "pd.Series[Any]":
 
 def _finished(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="rank").sort_values(["path", "id"]).reset_index(drop=True)
-
-
-def _known(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
-    """What the earlier split says of each row's content, by its bytes or else its pixels; missing where it is new."""
-    found = pd.Series(None, rows.index, object)
-    for content in ("sha256", "pixels_sha256"):
-        if previous is not None and content in previous and content in rows:
-            # where copies were on both sides of a split without clusters, training (before val) is what counts
-            trains_first = previous.sort_values(column, key=lambda values: values != TRAIN, kind="stable")
-            earlier = trains_first.drop_duplicates(content)
-            found = found.where(found.notna(), rows[content].map(earlier.set_index(content)[column]))
-    return found
 
 
 def _groups(rows: pd.DataFrame, side: "pd.Series[Any]") -> pd.DataFrame:

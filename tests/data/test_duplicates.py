@@ -12,6 +12,8 @@ from carclf.config import Duplicates
 from carclf.data.duplicates import describe_clusters, find_clusters
 from carclf.data.hashes import perceptual_hash, pixels_sha256
 from carclf.data.images import Pixels, decode
+from carclf.data.matching import difference, thumbnail
+from carclf.data.near_hashes import near_pairs
 from carclf.demo.render import picture
 
 SETTINGS = Duplicates()
@@ -123,14 +125,16 @@ def test_unlike_pictures_of_one_hash_are_not_compared_without_end() -> None:
     assert found.nunique() == 100 and len(looked) < 150
 
 
-def test_a_chain_of_pictures_that_each_resemble_the_next_is_no_single_cluster() -> None:
+def test_a_chain_of_pictures_that_each_resemble_the_next_is_one_cluster_without_a_cut() -> None:
     wide = cv2.resize(np.random.default_rng(0).integers(30, 220, (9, 60, 3), np.uint8), (1600, 240),
                       interpolation=cv2.INTER_CUBIC)
     frames = {f"train/0/{left:04}.jpg": jpeg(np.ascontiguousarray(wide[:, left : left + 320]))
               for left in range(0, 640, 3)}
     index, load = index_of(frames)
-    found = find_clusters(index, load, SETTINGS)
-    for _, members in index.assign(cluster=found).groupby("cluster"):
-        hashes = members["phash"].to_numpy()
-        assert np.bitwise_count(hashes[:, None] ^ hashes).max() <= 2 * SETTINGS.max_distance
-    assert 3 < found.nunique() < len(frames) / 2
+    found = find_clusters(index, load, SETTINGS).tolist()
+    thumbnails = [thumbnail(load(position)) for position in range(len(index))]
+    pairs = [pair for ends in near_pairs(index["phash"].to_numpy(), SETTINGS.max_distance)
+             for pair in zip(*(end.tolist() for end in ends), strict=True)]
+    alike = [pair for pair in pairs if difference(*(thumbnails[one] for one in pair)) <= SETTINGS.max_difference]
+    assert len(alike) > 200 and not [pair for pair in alike if len({found[one] for one in pair}) > 1]
+    assert len(set(found)) < len(frames) / 10
