@@ -185,3 +185,13 @@ def test_a_split_imports_no_training_framework() -> None:
     code = ("import sys, carclf.stages.split, carclf.data.splits, carclf.data.leaks, carclf.data.duplicates; "
             "print({'tensorflow', 'keras'} & set(sys.modules))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_what_an_earlier_champion_knew_keeps_its_side_also_after_it_was_away_for_a_champion(store: Store) -> None:
+    first, _ = run(store, dataset(store, rows_of(range(120))))
+    crown(store, first)
+    second, _ = run(store, dataset(store, rows_of(range(60))))
+    crown(store, second)
+    third, _ = run(store, dataset(store, rows_of(range(180))), load("demo", {"seed": 5}))
+    assert len(rows(store, second)) == 60 and third.figures["num_champion_train_in_val"] == 0
+    assert sides(store, third).items() >= sides(store, first).items()

@@ -13,6 +13,19 @@ TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
 # million pairs of its pictures the two within 7 bits are near-copies, and 9 of different ones lie within 8. A wrong
 # match costs little: a new picture's side is not free, or a validation picture of its cluster is left out.
 SAVED_AGAIN = 6
+NO_FOLD = -1
+
+
+def remembered(rows: pd.DataFrame, memory: pd.DataFrame | None) -> pd.DataFrame:
+    """A split's rows and, of what champions before it knew, the pictures that it has no more.
+
+    Without them a picture that is away for one champion would come back as new: it may have trained the one before,
+    from which the present weights may go on.
+    """
+    if memory is None or not set(rows.columns) <= set(memory.columns):  # of a split from before perceptual hashes
+        return rows
+    away = memory.loc[~memory["sha256"].isin(rows["sha256"]), list(rows.columns)]
+    return pd.concat([rows, away.assign(fold=NO_FOLD)], ignore_index=True)
 
 
 def known(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":

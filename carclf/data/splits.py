@@ -10,10 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from carclf.data.known import LEFT_OUT, TRAIN, VAL, known
+from carclf.data.known import LEFT_OUT, NO_FOLD, TRAIN, VAL, known
 from carclf.errors import DataError
-
-NO_FOLD = -1
 
 
 def stratified(

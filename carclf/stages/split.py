@@ -34,18 +34,30 @@ def split(
 def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Figures:
     import pandas as pd
 
+    from carclf.data.known import remembered
     from carclf.data.leaks import find_leaks, leak_figures
 
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
-    previous = None if champion is None else pd.read_parquet(champion.path(store, "split.parquet"))
-    rows = _assigned(index, previous, config)
+    memory = _memory(champion, store)
+    rows = _assigned(index, memory, config)
     class_names = sorted(rows["label"].unique())
     rows = rows.assign(target=rows["label"].map({name: i for i, name in enumerate(class_names)}))
     rows.to_parquet(folder / "split.parquet", index=False)
-    leaks = find_leaks(rows, index, previous)
+    remembered(rows, memory).to_parquet(folder / "known.parquet", index=False)
+    leaks = find_leaks(rows, index, memory)
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "left_out")}
     return counts | leak_figures(leaks) | {"class_names": " ".join(map(str, class_names))}
+
+
+def _memory(champion: Split | None, store: Store) -> Any:
+    """What the champion and those before it knew; of a split from before there was such a memory, its rows."""
+    import pandas as pd
+
+    if champion is None:
+        return None
+    name = "known.parquet" if "known.parquet" in champion.files else "split.parquet"
+    return pd.read_parquet(champion.path(store, name))
 
 
 def _assigned(index: Any, previous: Any, config: Config) -> Any:
