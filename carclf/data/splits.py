@@ -1,8 +1,8 @@
 """Stratified splits of the pictures' content that stay put: by hash, never by the order of the rows.
 
 The assignment made earlier (``previous``: the rows of the champion's split) is an input: what it put on a side stays
-there, and new pictures fill up each class. Pictures of one cluster stand on one side. Extra data train: what they
-are like shall not change what the accuracy is measured on.
+there, and new pictures fill up each class. Pictures of one cluster stand on one side. Extra data train, or are left
+out where their cluster validates: they shall not change what the accuracy is measured on.
 """
 
 import hashlib
@@ -25,17 +25,18 @@ def stratified(
     other side of its copy. DataError where a class cannot stand on both sides.
     """
     rows = _usable(index, seed)
-    earlier = known(rows, previous, "subset")
-    tainted = earlier.isin([TRAIN, LEFT_OUT]).groupby(rows["cluster"]).transform("any")
-    left_out = tainted & earlier.isin([VAL, LEFT_OUT])
-    validates = ((earlier == VAL) & ~tainted).groupby(rows["cluster"]).transform("any")
+    extra = rows["source"] == "extra"
+    earlier = _earlier(rows, extra, previous)
+    trained = (earlier == TRAIN) | ((earlier == LEFT_OUT) & ~extra)  # or is a copy of what trained
+    tainted = trained.groupby(rows["cluster"]).transform("any")
+    left_out = earlier.isin([VAL, LEFT_OUT]) & (tainted | extra)
+    validates = ((earlier == VAL) & ~extra & ~tainted).groupby(rows["cluster"]).transform("any")
     side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
-    groups = _groups(rows[~left_out & _competes(rows)], side)
+    groups = _groups(rows[~left_out & ~extra], side)
     chosen: set[int] = set()
     for label, members in groups.groupby("label"):
         chosen |= _validating(members, val_fraction, label)
-    subset = rows["cluster"].isin(chosen).map({True: VAL, False: TRAIN}).mask(left_out, LEFT_OUT)
-    return _finished(rows.assign(subset=subset, fold=NO_FOLD))
+    return _finished(rows.assign(subset=_subset(rows["cluster"].isin(chosen), extra, left_out), fold=NO_FOLD))
 
 
 def folded(
@@ -44,16 +45,19 @@ def folded(
     """Add ``fold`` to usable labelled rows, of equal size in each class, and ``subset``: val in that fold alone.
 
     A picture stays in the fold of an earlier split into as many folds. What trained the champion does validate
-    here, in another fold than the champion's: only a holdout can promise otherwise.
+    here, in another fold than the champion's: only a holdout can promise otherwise. Extra data of a cluster that
+    stands in a fold are left out where that fold validates.
     """
     rows = _usable(index, seed)
+    extra = rows["source"] == "extra"
     same = previous is not None and "fold" in previous and previous["fold"].max() + 1 == num_folds
     earlier = known(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
     folds: dict[Any, int] = {}
-    for label, members in _groups(rows[_competes(rows)], earlier).groupby("label"):
+    for label, members in _groups(rows[~extra], earlier).groupby("label"):
         folds |= _spread(members, num_folds, label)
-    found = rows["cluster"].map(folds).fillna(NO_FOLD).astype(int)
-    return _finished(rows.assign(subset=(found == fold).map({True: VAL, False: TRAIN}), fold=found))
+    # extra data that outlive their cluster's other pictures stay in its fold
+    found = rows["cluster"].map(folds).fillna(pd.to_numeric(earlier)).fillna(NO_FOLD).astype(int)
+    return _finished(rows.assign(subset=_subset(found == fold, extra), fold=found))
 
 
 def _usable(index: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -62,9 +66,22 @@ def _usable(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     return usable.assign(rank=rank).reset_index(drop=True)
 
 
-def _competes(rows: pd.DataFrame) -> "pd.Series[Any]":
-    """Whether the competition itself has a picture of the row's cluster."""
-    return (rows["source"] != "extra").groupby(rows["cluster"]).transform("any")
+def _earlier(rows: pd.DataFrame, extra: "pd.Series[bool]", previous: pd.DataFrame | None) -> "pd.Series[Any]":
+    """Each row's subset in the earlier split, missing where it is new.
+
+    That extra data were left out beside a validation picture says nothing of the competition's own pictures.
+    """
+    own = previous
+    if previous is not None and "source" in previous:
+        own = previous[(previous["source"] != "extra") | (previous["subset"] != LEFT_OUT)]
+    found = known(rows[~extra], own, "subset")
+    return pd.concat([found, known(rows[extra], previous, "subset")]).reindex(rows.index) if extra.any() else found
+
+
+def _subset(
+    validates: "pd.Series[bool]", extra: "pd.Series[bool]", left_out: "pd.Series[bool] | bool" = False
+) -> "pd.Series[Any]":
+    return pd.Series(TRAIN, validates.index).mask(validates, VAL).mask(validates & extra | left_out, LEFT_OUT)
 
 
 def _finished(rows: pd.DataFrame) -> pd.DataFrame:

@@ -193,15 +193,49 @@ def test_a_class_of_large_clusters_puts_one_of_them_on_each_side() -> None:
 
 @settings(max_examples=15, deadline=None)
 @given(some_images(), some_images(prefix="extra-"), FRACTIONS, st.booleans())
-def test_extra_data_train_unless_they_copy_a_picture_that_validates(own, extra, fraction, copied) -> None:
+def test_extra_data_train_or_are_left_out_and_change_no_side_of_the_competitions(own, extra, fraction, copied) -> None:
     labels = {label for label, _ in own.values()}
     # some of the extra data are copies of the competition's pictures, or all of them are strangers to them
     moved = {name: (label, cluster if copied else cluster + 10_000)
              for name, (label, cluster) in extra.items() if label in labels}
     alone = stratified(index(own), val_fraction=fraction, seed=0)
     split = stratified(index(own | moved), val_fraction=fraction, seed=0)
-    strangers = ~split["cluster"].isin(alone["cluster"])
-    assert set(split.loc[strangers, "subset"]) <= {"train"} and (copied or strangers.sum() == len(moved))
-    assert (split.groupby("cluster")["subset"].nunique() == 1).all()
-    if not copied:
-        assert sides(split).items() >= sides(alone).items()
+    validates = set(alone.loc[alone["subset"] == "val", "cluster"])
+    wanted = {name: "left_out" if cluster in validates else "train" for name, (_, cluster) in moved.items()}
+    assert sides(split) == sides(alone) | wanted
+    again = stratified(index(own | moved), val_fraction=fraction, seed=1, previous=split)
+    pd.testing.assert_frame_equal(again, split)
+    folds = folded(index(own | moved), num_folds=2, fold=1, seed=0)
+    own_folds = folded(index(own), num_folds=2, fold=1, seed=0)
+    validates = set(own_folds.loc[own_folds["subset"] == "val", "cluster"])
+    wanted = {name: "left_out" if cluster in validates else "train" for name, (_, cluster) in moved.items()}
+    assert sides(folds) == sides(own_folds) | wanted
+
+
+def test_extra_copies_of_a_validation_picture_stay_left_out_when_it_goes_away_and_when_it_is_back() -> None:
+    before = stratified(index(many()), val_fraction=0.3, seed=0)
+    val = before.loc[before["subset"] == "val"].iloc[0]
+    copies = {f"extra-{number}": (val["label"], val["cluster"]) for number in range(5)}
+    after = stratified(index(many() | copies), val_fraction=0.3, seed=0, previous=before)
+    assert sides(after) == sides(before) | dict.fromkeys(copies, "left_out")
+    without = {name: one for name, one in (many() | copies).items() if name != val["id"]}
+    later = stratified(index(without), val_fraction=0.3, seed=0, previous=after)
+    assert {name: sides(later)[name] for name in copies} == dict.fromkeys(copies, "left_out")
+    back = stratified(index(many() | copies), val_fraction=0.3, seed=0, previous=after)
+    pd.testing.assert_frame_equal(back, after)
+
+
+def test_an_extra_picture_of_the_very_bytes_of_a_validation_picture_does_not_take_its_side() -> None:
+    rows = index(many())
+    before = stratified(rows, val_fraction=0.3, seed=0)
+    val = before.loc[before["subset"] == "val"].iloc[[0]].drop(columns=["subset", "fold"])
+    both = pd.concat([rows, val.assign(id="extra", path="extra/0/0/a.jpg", source="extra")], ignore_index=True)
+    after = stratified(both, val_fraction=0.3, seed=0, previous=before)
+    assert sides(after) == sides(before) | {"extra": "left_out"}
+    pd.testing.assert_frame_equal(stratified(both, val_fraction=0.3, seed=0, previous=after), after)
+
+
+def test_an_extra_picture_that_trained_keeps_a_new_copy_of_it_from_validating() -> None:
+    before = stratified(index(many() | {"extra": (0, 7777)}), val_fraction=0.3, seed=0)
+    rows = index(many() | {"extra": (0, 7777), "new": (0, 7777)})
+    assert sides(stratified(rows, val_fraction=0.3, seed=0, previous=before))["new"] == "train"
