@@ -8,6 +8,7 @@ out where their cluster validates: they shall not change what the accuracy is me
 import hashlib
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from carclf.data.known import LEFT_OUT, NO_FOLD, TRAIN, VAL, known
@@ -97,7 +98,7 @@ def _groups(rows: pd.DataFrame, side: "pd.Series[Any]") -> pd.DataFrame:
 
 
 def _validating(groups: pd.DataFrame, val_fraction: float, label: Any) -> set[int]:
-    """The clusters of one class that validate: the known ones, then new ones as they find room."""
+    """The clusters of one class that validate: the known ones, and new ones that fill the room."""
     if len(groups) < 2:
         raise DataError(f"Class '{label}' has one picture only, copies and extra data not counted: it cannot stand on "
                         "both sides of the split. Add pictures.")
@@ -106,16 +107,37 @@ def _validating(groups: pd.DataFrame, val_fraction: float, label: Any) -> set[in
     chosen = set(groups.index[groups["side"] == VAL])
     room -= int(groups.loc[groups["side"] == VAL, "size"].sum())
     new = groups[groups["side"] == ""]
-    for cluster, size in new["size"].items():
-        if size <= room:
-            chosen.add(cluster)
-            room -= size
+    chosen.update(new.index[_filling(new["size"].tolist(), room)])
     if not chosen and len(new):  # no cluster is as small as the share
         chosen.add(new["size"].idxmin())
     if len(chosen) in (0, len(groups)):
         side = "validate: the champion was trained on all of them" if not chosen else "train: all of them validate"
         raise DataError(f"Class '{label}' has no picture that may {side}. Add pictures to it.")
     return chosen
+
+
+def _filling(sizes: list[int], room: int) -> list[int]:
+    """Positions of sizes, the first that find room, or where that leaves some of it, those that fill it best."""
+    found, left = [], room
+    for place, size in enumerate(sizes):
+        if size <= left:
+            found.append(place)
+            left -= size
+    return _best_filling(sizes, room) if left > 0 else found
+
+
+def _best_filling(sizes: list[int], room: int) -> list[int]:
+    """Positions of sizes of which the sum is the largest up to the room (subset sum by dynamic programming)."""
+    last = np.full(room + 1, -1)  # for each sum the last size in it, by position; -1: no subset has that sum
+    last[0] = len(sizes)
+    for place, size in enumerate(sizes):
+        if size <= room and last[room] < 0:
+            last[size:][(last[size:] < 0) & (last[: room + 1 - size] >= 0)] = place
+    found, total = [], int(np.flatnonzero(last >= 0)[-1])
+    while total:
+        found.append(int(last[total]))
+        total -= sizes[found[-1]]
+    return found
 
 
 def _spread(groups: pd.DataFrame, num_folds: int, label: Any) -> dict[Any, int]:
