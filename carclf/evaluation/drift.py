@@ -21,6 +21,8 @@ LEVEL = 0.01  # the share of comparisons without any drift in which something is
 STATISTICS = ("width", "height", "brightness", "contrast", "sharpness")
 MAX_COMPARED = 2000  # pictures of each dataset whose features are compared
 RIDGE = 0.3
+VERDICTS = ("ok", "warn", "stop")
+FEW = 5  # pictures of a class that chance may leave out
 Features = npt.NDArray[np.float32]
 
 
@@ -43,9 +45,14 @@ def measure_drift(
     """
     effects = [_class_shares(own[0]["label"], other[0]["label"]), *_statistics(own[0], other[0])]
     if own[1] is not None and other[1] is not None:
-        effects.append(_features(own[1], other[1], seed))
+        effects.append(_features((own[1], _contents(own[0], "own")), (other[1], _contents(other[0], "other")), seed))
     measures = [_judged(effect, effect.p * len(effects) < LEVEL, settings) for effect in effects]
-    worst = max(measures, key=lambda one: (one["verdict"] != "ok", one["value"]))
+    counts = other[0]["label"].value_counts()
+    if lost := sorted(set(counts.index[counts >= FEW]) - set(own[0]["label"])):
+        # whatever its share was: a new model could not answer it any more
+        measures[0] |= {"verdict": max(measures[0]["verdict"], "warn", key=VERDICTS.index),
+                        "note": f"class {lost[0]} has no pictures any more"}
+    worst = max(measures, key=lambda one: (VERDICTS.index(one["verdict"]), one["value"]))
     return {"verdict": worst["verdict"], "worst": worst["name"], "value": worst["value"], "measures": measures}
 
 
@@ -77,13 +84,23 @@ def _statistics(own: pd.DataFrame, other: pd.DataFrame) -> Iterator[Effect]:
             yield Effect(name, float(found.statistic), float(found.pvalue), note)
 
 
-def _features(own: Features, other: Features, seed: int) -> Effect:
+def _contents(rows: pd.DataFrame, name: str) -> npt.NDArray[Any]:
+    """What the pictures are known by; without that each is a picture of its own."""
+    return (rows["sha256"] if "sha256" in rows else name + rows.index.astype(str)).to_numpy(object)
+
+
+def _features(
+    own: tuple[Features, npt.NDArray[Any]], other: tuple[Features, npt.NDArray[Any]], seed: int
+) -> Effect:
     """A classifier tells the datasets apart (Lopez-Paz and Oquab 2017): Somers' D, 2 AUC - 1, on pictures unseen."""
     rng = np.random.default_rng(seed)
-    chosen = [features[rng.permutation(len(features))[:MAX_COMPARED]] for features in (own, other)]
-    vectors = unit_vectors(np.concatenate(chosen))
+    chosen = [rng.permutation(len(contents))[:MAX_COMPARED] for _, contents in (own, other)]
+    vectors = unit_vectors(np.concatenate([own[0][chosen[0]], other[0][chosen[1]]]))
     is_own = np.arange(len(vectors)) < len(chosen[0])
-    learned = np.arange(len(vectors)) % 2 == 0  # their order is random already
+    # A picture of both datasets is learned from in both or judged in both: learned as one's own and judged as the
+    # other's, it would hide what is new.
+    codes = pd.factorize(np.concatenate([own[1][chosen[0]], other[1][chosen[1]]]))[0]
+    learned = rng.permutation(codes.max() + 1)[codes] % 2 == 0
     x, target = vectors[learned], is_own[learned] - is_own[learned].mean()
     normal = x.T @ x
     normal[np.diag_indices_from(normal)] += RIDGE * max(np.trace(normal), 1e-9) / len(normal)

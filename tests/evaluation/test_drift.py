@@ -62,6 +62,24 @@ def test_a_large_difference_that_chance_makes_of_few_pictures_is_no_drift() -> N
     assert found["value"] > 0.1 and found["verdict"] == "ok"
 
 
+def test_a_class_that_is_gone_is_warned_of_however_small_it_was() -> None:
+    (rows, features), other = data(800, 0), data(800, 1)
+    kept = (rows["label"] != 9).to_numpy()
+    found = measure_drift((rows[kept], features[kept]), other, Audit(drift_warn=0.3), 0)
+    assert (found["verdict"], found["worst"]) == ("warn", "class shares")
+    assert found["measures"][0]["note"] == "class 9 has no pictures any more"
+
+
+def test_pictures_that_both_datasets_have_do_not_hide_what_is_new() -> None:
+    (rows, features), (more, drifted) = data(800, 0), data(300, 2, features=3)
+    names = pd.Series([f"{number}" for number in range(1100)])
+    own = pd.concat([rows, more], ignore_index=True).assign(sha256=names)
+    found = measure_drift((own, np.concatenate([features, drifted])), (rows.assign(sha256=names[:800]), features),
+                          Audit(drift_warn=0.05), 0)
+    told = next(one for one in found["measures"] if one["name"] == "features")
+    assert told["verdict"] == "warn" and told["value"] > 0.1
+
+
 def test_old_indexes_without_measures_and_missing_features_are_compared_by_what_is_known() -> None:
     (rows, _), other = data(100, 0), data(100, 1)
     found = measure_drift((rows[["label", "width", "height"]], None), other, Audit(), 0)
