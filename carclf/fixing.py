@@ -67,9 +67,13 @@ def fixes_in(path: Path) -> list[LabelFix]:
 def merge(store: Store, wanted: Iterable[LabelFix], *, replace: bool) -> tuple[list[LabelFix], list[LabelFix]]:
     """Add the fixes to the store's file by compare-and-swap: those that were added, and those left as they are.
 
-    A picture that the file names already keeps its line; with ``replace`` it gets the new one.
+    A picture that the file names already keeps its line; with ``replace`` it gets the new one. ConfigError for a
+    picture that is wanted twice.
     """
     wanted = list(wanted)
+    names = [fix.id for fix in wanted]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{twice[0]!r} is wanted twice. Name it once: by --top, by --id, or in --file.")
     added: list[LabelFix] = []
     kept: list[LabelFix] = []
 

@@ -161,7 +161,9 @@ def test_the_leak_report_names_what_a_split_lets_through(store: Store) -> None:
     }
 
 
-def test_folds_stay_put_and_the_report_counts_the_champions_training_pictures_among_them(store: Store) -> None:
+def test_folds_stay_put_and_the_report_counts_the_champions_training_pictures_among_them(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
     data, settings = dataset(store, rows_of(range(90))), {"split.num_folds": 3}
     first, _ = run(store, data, load("demo", settings))
     crown(store, first)
@@ -171,6 +173,7 @@ def test_folds_stay_put_and_the_report_counts_the_champions_training_pictures_am
     assert (both["fold_x"] == both["fold_y"]).all() and len(both) == 90
     assert (first.figures["num_val"], other.figures["num_val"]) == (30, 40)
     assert other.figures["num_champion_train_in_val"] == 30
+    assert "30 of the validation pictures trained the champion" in caplog.text
     holdout, _ = run(store, data)
     assert sides(store, holdout) == sides(store, first)
 

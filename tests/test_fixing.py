@@ -124,10 +124,16 @@ def test_a_users_own_file_is_checked_and_merged(store: Store, tmp_path: Path) ->
         (["--run", "none"], "There is no run 'none'"),
         (["--run", "plain"], "has no audit. Run it first: carclf train_head --run plain"),
         (["--run", "r", "--id", "d.jpg"], "'d.jpg' is not among the 3 suspects"),
+        (["--file", "fixes.csv", "--show"], "Give --run with the run whose suspects are meant"),
+        (["--run", "r", "--id", "a.jpg", "--id", "a.jpg", "--file", "fixes.csv"], "'a.jpg' is wanted twice"),
         (["--file", "/nowhere.csv"], "--file: /nowhere.csv cannot be read: No such file"),
     ],
 )
-def test_a_users_mistake_is_told_and_nothing_is_written(store: Store, arguments: list[str], message: str) -> None:
+def test_a_users_mistake_is_told_and_nothing_is_written(
+    store: Store, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fixes.csv").write_text("id,action,label\na.jpg,drop,\n")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=None) as error:
         asked(store, *arguments)
     assert message in str(error.value) and store.read("label_fixes.csv") is None

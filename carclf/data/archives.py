@@ -76,7 +76,8 @@ class _Unpacking:
         if ".." in parts or name.startswith(("/", "\\")):
             raise DataError(f"The archive holds {name!r}, which leaves its folder. Do not use this archive.")
         # Finders and shells leave hidden files beside the pictures.
-        if not parts or parts[-1].endswith(".zip") or any(part.startswith((".", "__MACOSX")) for part in parts):
+        hidden = any(part.startswith(".") for part in parts) or "__MACOSX" in parts[:-1]
+        if not parts or hidden or parts[-1].endswith(".zip"):
             return None
         for top in self.tops:  # Kaggle's inner archives may have an extra top folder
             if top in parts[:-1]:

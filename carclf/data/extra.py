@@ -1,16 +1,17 @@
 """Labelled pictures that people add to the competition's: gathered from folders and store prefixes, and packed."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from carclf.artifacts import file_sha256, fingerprint
 from carclf.errors import DataError
+from carclf.progress import log
 from carclf.services.storage import open_store
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,34 @@ def _filed(source: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"download.extra_data: there is no folder {source}. Give folders or s3:// prefixes that this "
                         "machine can read, separated by commas.")
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))
-            if _is_picture(path.relative_to(folder).as_posix()) and path.is_file()}
+    # a class's folder may be a link: rglob goes into it only where it begins there
+    files = {path.relative_to(folder).as_posix(): path for top in sorted(folder.iterdir())
+             for path in (sorted(top.rglob("*")) if top.is_dir() else [top]) if path.is_file()}
+    return {name: files[name] for name in _pictures(source, files)}
 
 
 def _stored(source: str, folder: Path) -> dict[str, Path]:
     # A store's keys tell neither size nor content: to know whether something is new, the pictures are fetched.
     store, found = open_store(source), {}
-    for number, key in enumerate(filter(_is_picture, store.keys())):
+    for number, key in enumerate(_pictures(source, store.keys())):
         found[key] = folder / f"{number}"
         try:
             store.download(key, found[key])
         except (KeyError, ValueError) as error:
             raise DataError(f"download.extra_data: {source}/{key} cannot be fetched: {error}. Name pictures with "
                             "letters, digits and ._- only, and add them while no run reads them.") from error
+    return found
+
+
+def _pictures(source: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that are pictures'; the others are told of, so that nothing vanishes without a word."""
+    found: list[str] = []
+    others: list[str] = []
+    for name in names:
+        (found if _is_picture(name) else others).append(name)
+    if others:
+        log.warning("download.extra_data: %d files of %s are left out, since their names are no pictures' (%s, not "
+                    "hidden); the first is %r", len(others), source, " ".join(sorted(SUFFIXES)), others[0])
     return found
 
 
@@ -74,6 +89,9 @@ def _is_picture(name: str) -> bool:
 
 def _require_class(source: str, relative: str) -> None:
     label, _, name = relative.partition("/")
+    if "\\" in name or not relative.isprintable():  # surrogates, which stand for bytes that are no UTF-8, are not
+        raise DataError(f"download.extra_data: {source} holds {relative!r}, whose name not every system can keep. "
+                        "Rename it: printable characters and no backslash.")
     if "/" in name or not name or not (label.isascii() and label.isdecimal()):
         raise DataError(f"download.extra_data: {source}/{relative} is not of the form <class number>/<name>. Move it "
                         "into the folder of its class's number.")

@@ -87,7 +87,7 @@ def _line(number: int, row: list[str]) -> LabelFix:
     name, action, label = row
     if action == "drop" and not label:
         return LabelFix(number, name, action, None)
-    if action == "relabel" and label.isdecimal() and label.isascii():
+    if action == "relabel" and label.isdecimal() and label.isascii() and len(label) < 10:
         return LabelFix(number, name, action, int(label))
     raise ValueError(f"{place}: {action!r} with the label {label!r} is unknown; write relabel with the right class's "
                      "number, or drop with an empty label.")

@@ -6,6 +6,7 @@ from typing import Any
 
 from carclf.artifacts import Dataset, Figures, Split, artifact_key, build
 from carclf.config import Config
+from carclf.progress import log
 from carclf.services.storage import Store
 
 VERSION = 2
@@ -46,6 +47,9 @@ def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Confi
     remembered(rows, memory).to_parquet(folder / "known.parquet", index=False)
     leaks = find_leaks(rows, index, memory)
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
+    if leaked := leaks["champion_train_in_val"]:
+        log.warning("split: %d of the validation pictures trained the champion, as in a cross-validation they do: its "
+                    "accuracy on them, and that of a model that goes on from it, says little", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "left_out")}
     return counts | leak_figures(leaks) | {"class_names": " ".join(map(str, class_names))}
 

@@ -119,6 +119,8 @@ def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_
         ({"sedan/a.jpg": b""}, r"sedan/a\.jpg is not of the form <class number>/<name>"),
         ({"a.jpg": b""}, r"a\.jpg is not of the form"),
         ({"3/more/a.jpg": b""}, r"3/more/a\.jpg is not of the form"),
+        ({"3/a\udcff.jpg": b""}, "holds '3/a.udcff.jpg', whose name not every system can keep"),
+        ({"3/a\\b.jpg": b""}, "whose name not every system can keep"),
     ],
 )
 def test_extra_data_that_cannot_be_meant_are_refused_before_the_download(
@@ -127,6 +129,19 @@ def test_extra_data_that_cannot_be_meant_are_refused_before_the_download(
     with pytest.raises(DataError, match=rf"download\.extra_data: .*{message}"):
         download(config(laid(tmp_path / "extra", pictures)), store)
     assert list(store.keys()) == []
+
+
+def test_no_extra_file_vanishes_without_a_word_and_linked_folders_are_followed(
+    store: Store, tmp_path: Path, cars: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    laid(tmp_path / "elsewhere", {"a.jpg": cars[0], "__MACOSX.jfif": cars[1], "list.txt": b""})
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra/3").symlink_to(tmp_path / "elsewhere")
+    caplog.set_level("WARNING", "carclf")
+    archive, _ = download(config(tmp_path / "extra"), store)
+    dataset, _ = validate(archive, config(), store)
+    assert archive.figures["num_extra"] == dataset.figures["num_extra"] == 2
+    assert "1 files of" in caplog.text and "the first is '3/list.txt'" in caplog.text
 
 
 def test_a_class_that_the_competition_does_not_have_is_refused(
