@@ -32,6 +32,7 @@ def test_an_override_changes_one_field_and_none_means_as_the_recipe_says() -> No
         ({"model.weights": "imagenet"}, "set model.weights to none"),
         ({"fine_tune.first_size": 0.5}, "fine_tune.first_size to 1"),
         ({"fine_tune.epochs": 2, "fine_tune.num_phases": 3}, "fine_tune.num_phases = 3 needs as many epochs, not 2"),
+        ({"split.num_folds": 3, "model.weights": "champion"}, "the champion was trained on most of each of them"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_name(overrides: dict[str, object], message: str) -> None:
