@@ -14,10 +14,11 @@ from typing import Annotated, Optional
 import typer
 
 from carclf import config as configuration
+from carclf.commands.champion import champion_app
+from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import open_store
-from carclf.stages.promote import set_threshold
 
 SKIP_WHAT_FOLLOWS = 99
 
@@ -25,22 +26,7 @@ app = typer.Typer(
     help="Retrain a car classifier and compete with it on Kaggle.", no_args_is_help=True,
     pretty_exceptions_enable=False, add_completion=False,
 )
-StoreOption = Annotated[str, typer.Option("--store", envvar="CARCLF_STORE", help="A folder or s3://bucket/prefix.")]
-RunOption = Annotated[str, typer.Option("--run", help="The run's id: letters, digits and ._-")]
-ResultOption = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option("--result", help="Write the result there, as JSON.", callback=lambda path: _writable(path)),
-]
-RecipeOption = Annotated[
-    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"One of {', '.join(configuration.RECIPES)}.")
-]
-SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: fine_tune.epochs=3. May be repeated.")]
-
-
-def _writable(path: Path | None) -> Path | None:
-    if path and not path.parent.is_dir():
-        raise typer.BadParameter(f"There is no folder {path.parent}.")
-    return path
+app.add_typer(champion_app, name="champion")
 
 
 def _finish(result: Result, path: Path | None) -> None:
@@ -115,7 +101,7 @@ def _find(name: str, run: str, store: str, plot: Path) -> None:
     print(f"fine_tune.{name}={chosen:.3g}   (the curve is in {plot})")
 
 
-PlotOption = Annotated[Path, typer.Option("--plot", help="Where the curve is drawn.", callback=_writable)]
+PlotOption = Annotated[Path, typer.Option("--plot", help="Where the curve is drawn.", callback=writable)]
 
 
 @app.command("find-lr")
@@ -130,15 +116,6 @@ def _find_batch_size(
 ) -> None:
     """Find fine-tuning's fastest batch size that fits into memory, after a run's train_head."""
     _find("batch_size", run, store, plot)
-
-
-@app.command("set-threshold")
-def _set_threshold(
-    threshold: Annotated[float, typer.Argument(min=0, max=1, help="The accuracy that a candidate must reach.")],
-    store: StoreOption = "store",
-) -> None:
-    """Change the stored accuracy threshold of the gate."""
-    set_threshold(open_store(store), threshold)
 
 
 @app.command("label-fixes")

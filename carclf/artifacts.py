@@ -106,25 +106,34 @@ class Drift(Artifact):
 
 
 class Model(Artifact):
-    """``model.keras`` and ``history.csv``; the input's size and the number of classes are in its figures."""
+    """``model.keras``, ``history.csv`` and ``probe.parquet``: what it answers before it is saved.
+
+    The input's size and the classes are in its figures.
+    """
 
     folder = "models"
 
 
 class Evaluation(Artifact):
-    """``predictions.parquet`` of the validation images and ``evaluation.json``."""
+    """``predictions.parquet`` of the validation images, ``evaluation.json`` and ``report.html``."""
 
     folder = "evaluations"
 
 
 class Decision(Artifact):
-    """``decision.json``: the gate's rules with value, limit and verdict."""
+    """``decision.json``: the gate's rules with value, limit and verdict; ``report.html`` beside the champion."""
 
     folder = "decisions"
 
 
+class Prediction(Artifact):
+    """``submission.csv`` in the sample's order and ``probabilities.parquet`` of the test images."""
+
+    folder = "predictions"
+
+
 class Submission(Artifact):
-    """``submission.csv`` in the sample's order, and the reference of its upload in the figures."""
+    """The prediction's ``submission.csv``, and the reference under which Kaggle counted it in the figures."""
 
     folder = "submissions"
 

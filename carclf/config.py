@@ -187,9 +187,36 @@ class Evaluate(Section):
 
 
 class Gate(Section):
-    """What a candidate must reach."""
+    """What a candidate must reach, and who must agree."""
 
     threshold: Fraction = Field(0.93, description="First stored accuracy threshold; later the store's own holds.")
+    raise_threshold: Literal["off", "interval", "accuracy"] = Field(
+        "off", description="To what a promotion raises the stored threshold: the accuracy's lower bound, or itself."
+    )
+    champion_rule: Literal["not_worse", "better", "off"] = Field(
+        "not_worse", description="What a paired test against the champion on the same images must show."
+    )
+    significance: float = Field(0.05, gt=0, lt=0.5, description="Level of the paired test.")
+    min_recall: Fraction = Field(0.8, description="Floor of each class's recall.")
+    class_floors: str = Field(
+        "", pattern=r"^(\d+=(0(\.\d+)?|1(\.0+)?)(,\d+=(0(\.\d+)?|1(\.0+)?))*)?$",
+        description="Floors of single classes instead, such as 7=0.7,9=0.75.",
+    )
+    max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error, once calibrated.")
+    max_milliseconds: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
+    max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")
+    max_reload_difference: Fraction = Field(
+        0.01, description="Largest difference of a probability once the model was saved and loaded in another process."
+    )
+    approval: Literal["none", "required"] = Field(
+        "none", description="Whether a person must approve a promotion before it is made and submitted."
+    )
+
+    @property
+    def floors(self) -> dict[int, float]:
+        """``class_floors`` by class."""
+        pairs = (pair.partition("=") for pair in self.class_floors.split(",") if pair)
+        return {int(name): float(floor) for name, _, floor in pairs}
 
 
 class Submit(Section):
@@ -268,12 +295,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cars10": {
         # wide, as the cars are: as many pixels as 224x224, half as many again of them on the picture
         "model.backbone": "EfficientNetV2B0", "model.image_height": 160, "model.image_width": 320,
-        "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.5, "gate.threshold": 0.7,
+        "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.5,
+        "gate.threshold": 0.7, "gate.min_recall": 0.4,
         "fine_tune.epochs": 5, "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.9,
     },
     "cars10-long": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 192, "model.image_width": 384,
-        "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.4, "gate.threshold": 0.7,
+        "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.4,
+        "gate.threshold": 0.7, "gate.min_recall": 0.4,
         "fine_tune.epochs": 20, "fine_tune.learning_rate": 1.5e-3, "fine_tune.mixup": 0.2, "fine_tune.patience": 20,
     },
     "demo": {
@@ -281,6 +310,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.batch_norm": False, "head.epochs": 10, "head.num_views": 2, "head.num_trials": 1,
         "head.learning_rate": 1e-3, "head.weight_decay": 1e-3, "augment.crop_scale": 0.9,
         "fine_tune.epochs": 10, "fine_tune.learning_rate": 1.5e-3, "fine_tune.layer_decay": 1.0, "gate.threshold": 0.6,
+        "gate.min_recall": 0.3, "gate.max_calibration_error": 0.2,
         "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
     },
 }

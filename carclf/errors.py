@@ -1,5 +1,6 @@
 """Every error that carclf raises on purpose; the exit status tells Airflow whether a retry can help."""
 
+from datetime import datetime
 from typing import ClassVar
 
 
@@ -31,3 +32,16 @@ class ServiceError(CarclfError):
     """An outside system failed for the moment: trying again later may help."""
 
     exit_status = 75
+
+
+class NotYet(Exception):
+    """No error: a stage waits for something outside, and is to be run again, best not before ``until``.
+
+    ``figures`` are what it knows already.
+    """
+
+    def __init__(
+        self, message: str, *, until: datetime | None = None, figures: dict[str, float | int | str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.until, self.figures = until, figures or {}

@@ -24,7 +24,7 @@ from carclf.artifacts import (
 )
 from carclf.champion import champion_split
 from carclf.config import NAMED_WEIGHTS, Config, require_weights
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, NotYet
 from carclf.progress import log
 from carclf.services.storage import Store
 from carclf.stages.download import download
@@ -32,7 +32,7 @@ from carclf.stages.evaluate import evaluate
 from carclf.stages.fine_tune import find_setting as try_setting
 from carclf.stages.fine_tune import fine_tune
 from carclf.stages.promote import promote
-from carclf.stages.score import NotScoredYet, score
+from carclf.stages.score import score
 from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
@@ -44,7 +44,10 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 @dataclass(frozen=True)
 class Result:
-    """How a stage ended; ``skip`` says why what follows is skipped, ``waiting`` that it must be asked again."""
+    """How a stage ended; ``skip`` says why what follows is skipped, ``waiting`` that it must be run again.
+
+    ``until`` is the time, in ISO format, before which that is of no use; "" where any time will do.
+    """
 
     stage: str
     key: str
@@ -54,6 +57,7 @@ class Result:
     summary: str
     skip: str = ""
     waiting: bool = False
+    until: str = ""
 
 
 class Run:
@@ -61,6 +65,7 @@ class Run:
 
     def __init__(self, run_id: str, store: Store, record: dict[str, Any]) -> None:
         self.run_id, self.store, self.record = run_id, store, record
+        self.approved_by = ""  # who agreed to this run's promotion, where gate.approval asks for somebody
         try:
             self.config = Config.model_validate(record["config"])
         except ValidationError as error:
@@ -113,8 +118,10 @@ class Run:
         started = time.monotonic()
         try:
             artifact, reused = STAGES[stage](self)
-        except NotScoredYet as waiting:
-            return Result(stage, "", False, 0.0, {}, str(waiting), waiting=True)
+        except NotYet as waiting:
+            until = waiting.until.isoformat(timespec="seconds") if waiting.until else ""
+            log.info("%s: %s", stage, waiting)
+            return Result(stage, "", False, 0.0, waiting.figures, str(waiting), waiting=True, until=until)
         seconds = round(time.monotonic() - started, 2)
         figures = _with_submission(stage, artifact)
         summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items() if name != "reason")
@@ -180,7 +187,9 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
         run.config, run.store, salt=run.salt,
     ),
     "promote": lambda run: promote(
-        run.artifact(Model, "fine_tune"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
+        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
+        run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt, run_id=run.run_id,
+        approved_by=run.approved_by,
     ),
     "submit": lambda run: submit(
         run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"),

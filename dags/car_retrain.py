@@ -15,7 +15,7 @@ pasted into a terminal. A stage whose inputs and settings are unchanged says `re
 | train_head | the data drifted from the champion's | look at the report; are they right, raise `audit.drift_stop` |
 | fine_tune | the loss is no number, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
 | evaluate | the store's copy of a model is damaged | run again with `force` |
-| promote | never for a weak model: submit and score are skipped | train longer, or `carclf set-threshold` |
+| promote | never for a weak model: submit and score are skipped | train longer, or `carclf champion set-threshold` |
 | submit | daily limit reached, Kaggle away | retried; a submission never counts twice |
 | score | scoring takes more than six hours, or Kaggle could not grade | look at the submission on Kaggle |
 

@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from carclf.artifacts import Decision, Evaluation, Figures, Model, build
+from carclf.artifacts import Archive, Decision, Evaluation, Figures, Model, Split, build
 from carclf.champion import State, change_state, read_state
 from carclf.config import Config, Gate
 from carclf.progress import log
@@ -14,13 +14,14 @@ VERSION = 1
 
 
 def promote(
-    model: Model, evaluation: Evaluation, config: Config, store: Store, *, salt: str = ""
+    archive: Archive, split: Split, model: Model, evaluation: Evaluation, config: Config, store: Store, *,
+    salt: str = "", run_id: str = "", approved_by: str = "",
 ) -> tuple[Decision, bool]:
     """The decision; where it is "promoted", ``champion.json`` names this model when this returns."""
     threshold = stored_threshold(store, config)
     if threshold != config.gate.threshold:
         log.info("promote: the stored threshold %.4f holds; gate.threshold, %.4f, is for a store without one. "
-                 "Change it by carclf set-threshold", threshold, config.gate.threshold)
+                 "Change it by carclf champion set-threshold", threshold, config.gate.threshold)
     accuracy = float(evaluation.figures["val_accuracy"])
 
     def make(folder: Path) -> Figures:

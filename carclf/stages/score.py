@@ -4,19 +4,15 @@ from typing import Any
 
 from carclf.artifacts import Figures, PublicScore, Submission, artifact_key, build
 from carclf.config import Config
-from carclf.errors import DataError
+from carclf.errors import DataError, NotYet
 from carclf.services.kaggle import Kaggle, SubmissionState
 from carclf.services.storage import Store
 
 VERSION = 2
 
 
-class NotScoredYet(Exception):
-    """Kaggle is still scoring: look again later."""
-
-
 def score(submission: Submission, config: Config, store: Store, *, salt: str = "") -> tuple[PublicScore, bool]:
-    """The public score ("" where the competition gives none); NotScoredYet while Kaggle scores.
+    """The public score ("" where the competition gives none); NotYet while Kaggle scores.
 
     An empty score is no final answer: the next run asks again.
     """
@@ -43,5 +39,5 @@ def _look(submission: Submission, config: Config) -> SubmissionState:
     if state.status == "ERROR":
         raise DataError(f"Kaggle could not score submission {state.ref}: {state.error}")
     if state.status != "COMPLETE":
-        raise NotScoredYet(f"submission {state.ref} is {state.status}")
+        raise NotYet(f"submission {state.ref} is {state.status}")
     return state
