@@ -79,7 +79,7 @@ def backbone_of(classifier: keras.Model) -> keras.Model:
     features = classifier.inputs[0]
     for layer in classifier.layers[1:-1]:
         features = layer(features)
-    return keras.Model(classifier.inputs, features, name="backbone")
+    return keras.Model(classifier.inputs[0], features, name="backbone")
 
 
 def all_layers(model: keras.Model) -> list[Any]:
