@@ -15,6 +15,7 @@ import typer
 
 from carclf import config as configuration
 from carclf.commands.champion import champion_app
+from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.runs import STAGES, Result, Run, find_setting
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.add_typer(champion_app, name="champion")
+app.add_typer(models_app)
 
 
 def _finish(result: Result, path: Path | None) -> None:
