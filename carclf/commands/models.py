@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from carclf.commands.chosen import choose
-from carclf.commands.options import StoreOption
+from carclf.commands.options import StoreOption, writable
 from carclf.services.storage import open_store
 
 models_app = typer.Typer()
+DEFAULT_FORMATS = "keras,saved_model,litert"
 
 ModelOption = Annotated[str, typer.Option("--model", help="The model's key in the store; by default the champion's.")]
 OfRunOption = Annotated[str, typer.Option("--run", help="The run whose model is meant, instead of --model.")]
@@ -28,3 +29,19 @@ def _predict(
     place = open_store(store)
     for line in predicted(choose(place, model, run), files, place, top=top, as_json=json_):
         print(line, flush=True)
+
+
+@models_app.command("export")
+def _export(
+    to: Annotated[Path, typer.Option("--to", help="The folder to be made.", callback=writable)],
+    store: StoreOption = "store", model: ModelOption = "", run: OfRunOption = "",
+    format_: Annotated[str, typer.Option("--format", help="Some of keras,saved_model,onnx,litert.")] = DEFAULT_FORMATS,
+) -> None:
+    """Write a model in other runtimes' formats, each checked by its runtime, with a model card."""
+    from carclf.commands.exporting import export_to
+
+    place = open_store(store)
+    formats = [name.strip() for name in format_.split(",")]
+    for name, largest in export_to(to, choose(place, model, run), formats, place).items():
+        print(f"{name:<12} probabilities differ by {largest:.1e} at most")
+    print(f"{to}: model_card.md, export.json and {len(formats)} formats")
