@@ -76,7 +76,7 @@ def _run(
     current = _new_run(store, name, recipe, set_)
     for stage in STAGES:
         result = _wait(current, stage)
-        print(f"{stage:<12}{result.seconds:8.1f} s  {'reused, ' if result.reused else ''}{result.summary}", flush=True)
+        print(result.line(), flush=True)
         if result.figures.get("public_score") == "":
             print("No public score came: the competition gives none.")
         if result.skip:

@@ -39,6 +39,7 @@ from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
 
 A = TypeVar("A", bound=Artifact)
+OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -58,6 +59,10 @@ class Result:
     skip: str = ""
     waiting: bool = False
     until: str = ""
+
+    def line(self) -> str:
+        """How a terminal shows it."""
+        return f"{self.stage:<12}{self.seconds:8.1f} s  {'reused, ' if self.reused else ''}{self.summary}"
 
 
 class Run:
@@ -115,6 +120,9 @@ class Run:
     def run_stage(self, stage: str) -> Result:
         """Run one stage, log its begin and end, and note its result in the record."""
         log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
+        if "members" in self.record and stage in OF_MEMBERS:
+            raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
+                              f"did {stage}. Join them again by carclf ensemble.")
         started = time.monotonic()
         try:
             artifact, reused = STAGES[stage](self)
@@ -126,8 +134,7 @@ class Run:
         figures = _with_submission(stage, artifact)
         summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items() if name != "reason")
         result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
-        self.record["stages"][stage] = vars(result)
-        self.store.write(_record_key(self.run_id), json.dumps(self.record, indent=1).encode())
+        self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
         log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary)
         if result.skip:
@@ -137,6 +144,27 @@ class Run:
                      "wrong: carclf label-fixes --run %s --id ID", stage, result.figures["num_suspects"],
                      result.figures["report"], self.run_id)
         return result
+
+    def note(self, result: Result) -> None:
+        """Keep a stage's result in the record."""
+        self.record["stages"][result.stage] = vars(result)
+        self._write()
+
+    def join(self, members: "list[Run]") -> None:
+        """Make this run, which has only begun, one of an ensemble: data and split are those of its first member.
+
+        ConfigError where it is another run already.
+        """
+        names = [member.run_id for member in members]
+        if self.record.get("members", names) != names or (self.record["stages"] and "members" not in self.record):
+            raise ConfigError(f"The run {self.run_id!r} is in {self.store.url} and is another one. Take another "
+                              "--name.")
+        stages = {stage: members[0].record["stages"][stage] for stage in ("download", "validate", "split")}
+        self.record |= {"members": names, "stages": stages | self.record["stages"]}
+        self._write()
+
+    def _write(self) -> None:
+        self.store.write(_record_key(self.run_id), json.dumps(self.record, indent=1).encode())
 
 
 def find_setting(run: Run, name: str) -> tuple[Any, float]:

@@ -58,7 +58,7 @@ def choose(store: Store, key: str = "", run: str = "") -> Chosen:
 def _told(store: Store, model: Model, origin: str, record: dict[str, Any]) -> Chosen:
     state = read_state(store) or {"history": []}
     events = [event for event in state["history"] if event.get("model") == model.key]
-    promoted = next((event for event in reversed(events) if "decision" in event), {})
+    promoted: dict[str, Any] = next((event for event in reversed(events) if "decision" in event), {})
     decision = Decision.find(store, promoted["decision"]) if promoted else None
     if not record and promoted.get("run") and store.read(f"runs/{promoted['run']}.json"):
         record = Run.load(promoted["run"], store).record

@@ -1,12 +1,14 @@
 """``carclf predict``, ``export`` and ``ensemble``: what is done with trained models."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from carclf.commands.chosen import choose
-from carclf.commands.options import StoreOption, writable
+from carclf.commands.options import SetOption, StoreOption, writable
+from carclf.runs import Run
 from carclf.services.storage import open_store
 
 models_app = typer.Typer()
@@ -45,3 +47,27 @@ def _export(
     for name, largest in export_to(to, choose(place, model, run), formats, place).items():
         print(f"{name:<12} probabilities differ by {largest:.1e} at most")
     print(f"{to}: model_card.md, export.json and {len(formats)} formats")
+
+
+@models_app.command("ensemble")
+def _ensemble(
+    run: Annotated[list[str], typer.Option("--run", help="A finished run; give two or more.")],
+    store: StoreOption = "store", set_: SetOption = [],  # noqa: B006
+    name: Annotated[str, typer.Option("--name", help="The new run's id; by default the time.")] = "",
+    submit: Annotated[bool, typer.Option("--submit", help="Also submit it and ask for the score.")] = False,
+) -> None:
+    """Join the models of finished runs, weighted by what they predicted unseen, and take them through the gate."""
+    from carclf.commands.ensembling import begin, ensemble
+
+    place = open_store(store)
+    members = [Run.load(one, place) for one in run]
+    joined = begin(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, set_)
+    print(ensemble(joined, members).line(), flush=True)
+    for stage in ("evaluate", "promote", *(("submit", "score") if submit else ())):
+        result = joined.run_stage(stage)
+        print(result.line(), flush=True)
+        if result.waiting:
+            print(f"To go on: carclf {stage} --run {joined.run_id}")
+        if result.waiting or result.skip:
+            print(f"{result.skip or result.summary}; what follows is left")
+            break
