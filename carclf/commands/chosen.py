@@ -1,5 +1,6 @@
 """Which model a command means: the one of --model KEY, of --run RUN, or the champion; and what is known of it."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,10 @@ from carclf.champion import champion_model, read_state
 from carclf.errors import ConfigError
 from carclf.runs import Run
 from carclf.services.storage import Store
+
+
+KEY_DIGITS = 16
+KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,9 @@ def choose(store: Store, key: str = "", run: str = "") -> Chosen:
     """
     if key and run:
         raise ConfigError("Give --model or --run, not both.")
+    if key and not KEY.fullmatch(key):
+        raise ConfigError(f"{key!r} is no key of a model: those are {KEY_DIGITS} hexadecimal digits, as the line of "
+                          "fine_tune names them.")
     if run:
         begun = Run.load(run, store)
         return _told(store, begun.artifact(Model, "fine_tune"), f"the model of the run {run}", begun.record)

@@ -1,5 +1,6 @@
 """``carclf ensemble``: finished runs' models as one model, and a run of its own that takes it through the gate."""
 
+import time
 from collections.abc import Sequence
 from functools import reduce
 
@@ -31,9 +32,10 @@ def ensemble(run: Run, members: Sequence[Run]) -> Result:
     """
     _require_alike(members)
     run.join(list(members))
+    started = time.monotonic()
     model, reused = join_models(run, members)
     summary = ", ".join(f"{name} {value}" for name, value in model.figures.items())
-    result = Result("fine_tune", model.key, reused, model.seconds, model.figures, summary)
+    result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.figures, summary)
     run.note(result)
     return result
 

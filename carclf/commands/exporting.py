@@ -68,7 +68,7 @@ def _validation_pictures(chosen: Chosen, store: Store) -> Any:
     from carclf.data.images import unpack
     from carclf.data.input_pipeline import Examples, Plain
 
-    split, archive = _split(chosen, store), Archive.find(store, chosen.model.inputs.get("archive", ""))
+    split, archive = _split(chosen, store), Archive.find(store, chosen.model.inputs.get("archive", "none"))
     if archive is None:
         raise DataError(f"The archive that the model was trained on is gone from {store.url}: there are no pictures "
                         "to check the files with. Restore it.")
@@ -80,7 +80,7 @@ def _validation_pictures(chosen: Chosen, store: Store) -> Any:
 
 
 def _split(chosen: Chosen, store: Store) -> Split:
-    if (split := Split.find(store, chosen.model.inputs.get("split", ""))) is None:
+    if (split := Split.find(store, chosen.model.inputs.get("split", "none"))) is None:
         raise DataError(f"The split that the model was trained on is gone from {store.url}. Restore "
                         f"splits/{chosen.model.inputs.get('split', '')}, or export the model of a whole run.")
     return split

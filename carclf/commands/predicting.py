@@ -54,7 +54,7 @@ def _question(chosen: Chosen, store: Store) -> Any:
 
 def _max_megapixels(chosen: Chosen, store: Store) -> float:
     """The limit of the data that the model was trained on."""
-    split = Split.find(store, chosen.model.inputs.get("split", ""))
+    split = Split.find(store, chosen.model.inputs.get("split", "none"))
     dataset = split and Dataset.find(store, split.inputs["dataset"])
     return float(dataset.settings["max_megapixels"]) if dataset else Validation().max_megapixels
 

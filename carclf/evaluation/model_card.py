@@ -114,7 +114,7 @@ def _members(model: Model, store: Store) -> list[dict[str, Any]]:
 
 
 def _settings(story: Story, store: Store) -> dict[str, Any]:
-    start = Model.find(store, story.model.inputs.get("model", ""))
+    start = Model.find(store, story.model.inputs.get("model", "none"))
     network = start.settings.get("model", {}) if start else {}
     return {
         "recipe": story.record.get("recipe"), "backbone": network.get("backbone"), "weights": network.get("weights"),
