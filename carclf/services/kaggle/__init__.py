@@ -1,6 +1,7 @@
 """Kaggle: the competition's files, our submissions and their scores."""
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,11 @@ class Kaggle:
     """One competition. Raises ConfigError, ServiceError, DataError and NotYet, never the vendor's errors."""
 
     def __init__(
-        self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0
+        self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0,
+        doubt_seconds: float = 15.0,
     ) -> None:
         self.competition = competition
-        self._stall_seconds = stall_seconds
+        self._stall_seconds, self._doubt_seconds = stall_seconds, doubt_seconds
         credentials = find_credentials()
         self._http = connect(credentials, stall_seconds=stall_seconds)
         self._api = self._http.competitions.competition_api_client
@@ -128,11 +130,13 @@ class Kaggle:
 
     def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
         """The submission after a doubtful answer; None once it was waited for and may be sent again."""
-        if found := self.find_submission(fingerprint):
-            return found
-        self._retries.pause("submit", doubt, attempt)
         # A submission may show up in the list a moment after it was counted.
-        return self.find_submission(fingerprint)
+        for seconds in (0.0, self._doubt_seconds):
+            time.sleep(seconds)
+            if found := self.find_submission(fingerprint):
+                return found
+        self._retries.pause("submit", doubt, attempt)
+        return None
 
     def _upload(self, path: Path) -> str:
         from kagglesdk.competitions.types import competition_api_service as api
