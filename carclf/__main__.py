@@ -85,6 +85,8 @@ def _run(
 def _wait(run: Run, stage: str) -> Result:
     limit = time.monotonic() + run.config.score.timeout_seconds
     while (result := run.run_stage(stage)).waiting:
+        if result.until:  # another day: no command waits for that
+            raise ServiceError(f"{result.summary} Go on then: carclf {stage} --run {run.run_id}")
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
                                f"carclf {stage} --run {run.run_id}")
@@ -166,11 +168,14 @@ def _demo_server(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
     work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
+    daily_limit: Annotated[
+        int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
+    ] = 1000,
 ) -> None:
     """Serve a car competition on a loopback port by Kaggle's protocol."""
     from carclf.demo.command import serve
 
-    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")))
+    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")), daily_limit)
 
 
 def main() -> None:
