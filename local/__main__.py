@@ -133,7 +133,10 @@ def _show(summary: dict[str, Any], store: Path, airflow: Airflow) -> None:
     if accuracy is not None:
         print(f"accuracy     {accuracy:.4f} on the validation images")
     print(f"gate         {summary['reason'] or 'not reached'}")
-    print(f"public score {'none came' if score is None else score}")
+    place = f" (would take place {summary['rank']} on the public leaderboard)" if summary["rank"] else ""
+    print(f"public score {'none came' if score is None else score}{place}")
+    if summary["warning"]:
+        print(f"warning      {summary['warning']}")
     print(f"artifacts    {store}")
     _tell_address(airflow)
 
