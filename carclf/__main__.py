@@ -61,7 +61,18 @@ def _add_stage(stage: str) -> None:
 
 
 for _stage in list(STAGES)[1:]:
-    _add_stage(_stage)
+    if _stage != "promote":
+        _add_stage(_stage)
+
+
+@app.command("promote", help=(sys.modules["carclf.stages.promote"].__doc__ or "").strip())
+def _promote(
+    run: RunOption, store: StoreOption = "store", result: ResultOption = None,
+    approved_by: Annotated[str, typer.Option("--approved-by", metavar="NAME", help="Who agreed to it.")] = "",
+) -> None:
+    current = Run.load(run, open_store(store))
+    current.approved_by = approved_by.strip()
+    _finish(current.run_stage("promote"), result)
 
 
 @app.command("run")

@@ -115,7 +115,10 @@ class Model(Artifact):
 
 
 class Evaluation(Artifact):
-    """``predictions.parquet`` of the validation images, ``evaluation.json`` and ``report.html``."""
+    """``predictions.parquet`` of the validation images (id, label, predicted, p<class>), uncalibrated.
+
+    ``evaluation.json``: all figures; ``pictures.json``: its errors as data: URIs; ``report.html`` shows both.
+    """
 
     folder = "evaluations"
 

@@ -66,6 +66,7 @@ class Run:
     def __init__(self, run_id: str, store: Store, record: dict[str, Any]) -> None:
         self.run_id, self.store, self.record = run_id, store, record
         self.approved_by = ""  # who agreed to this run's promotion, where gate.approval asks for somebody
+        self.override = ""  # why it is promoted though the gate refuses it
         try:
             self.config = Config.model_validate(record["config"])
         except ValidationError as error:
@@ -193,7 +194,7 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
     "promote": lambda run: promote(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
         run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt, run_id=run.run_id,
-        approved_by=run.approved_by,
+        approved_by=run.approved_by, override=run.override,
     ),
     "submit": lambda run: submit(
         run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"),

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+from candidates import candidate
 
-from carclf.artifacts import Evaluation, Figures, Model, Submission, build
+from carclf.artifacts import Figures, Submission, build
+from carclf.champion import set_threshold
 from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
@@ -15,7 +17,6 @@ from carclf.errors import ConfigError, DataError
 from carclf.runs import Run
 from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store, open_store
-from carclf.stages.promote import promote, set_threshold
 from carclf.stages.score import score
 from carclf.training.weights import weights_identity
 
@@ -25,42 +26,21 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def candidate(store: Store, name: str, accuracy: float) -> tuple[Model, Evaluation]:
-    def make(kind: type, figures: Figures) -> object:
-        return build(kind, lambda folder: figures, store=store, version=1, inputs={}, settings={"name": name})[0]
-
-    return make(Model, {"name": name}), make(Evaluation, {"val_accuracy": accuracy})
-
-
 def champion(store: Store) -> str:
     return json.loads(store.read("champion.json").data)["champion"]["model"]
 
 
-def test_running_an_old_runs_promotion_again_takes_nothing_from_a_later_champion(store: Store) -> None:
-    config = load("demo")
-    (old, old_evaluation), (new, new_evaluation) = candidate(store, "old", 0.8), candidate(store, "new", 0.9)
-    promote(old, old_evaluation, config, store)
-    promote(new, new_evaluation, config, store)
-    assert promote(old, old_evaluation, config, store)[1] and champion(store) == new.key
-    assert len(json.loads(store.read("champion.json").data)["history"]) == 2
-
-
-def test_a_candidate_below_the_stored_threshold_is_refused_in_a_sentence(store: Store) -> None:
-    decision, _ = promote(*candidate(store, "weak", 0.5), load("demo"), store)
-    assert decision.figures["reason"] == "refused: accuracy 0.5000 is below the stored threshold 0.6000"
-    state = json.loads(store.read("champion.json").data)
-    assert state == {"champion": None, "threshold": 0.6, "history": []}
-
-
-def test_the_first_threshold_is_stored_and_only_set_threshold_changes_it(store: Store, caplog) -> None:
-    weak = candidate(store, "weak", 0.5)
-    promote(*weak, load("demo"), store)
+def test_the_first_threshold_is_stored_and_only_set_threshold_changes_it(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    weak = candidate(store, "weak", range(30))
+    weak.promote(store)
     caplog.set_level("INFO", "carclf")
-    decision, _ = promote(*weak, load("demo", {"gate.threshold": 0.4}), store)
+    decision, _ = weak.promote(store, load("demo", {"gate.threshold": 0.4}))
     assert decision.figures["decision"] == "refused" and "the stored threshold 0.6000 holds" in caplog.text
     set_threshold(store, 0.45)
-    decision, _ = promote(*weak, load("demo"), store)
-    assert decision.figures["decision"] == "promoted" and champion(store) == weak[0].key
+    decision, _ = weak.promote(store)
+    assert decision.figures["decision"] == "promoted" and champion(store) == weak.model.key
 
 
 def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:

@@ -1,20 +1,14 @@
 """The report of a dataset: one HTML file that holds its pictures and needs no script and no network."""
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from carclf.evaluation import galleries
 from carclf.evaluation.histograms import histograms
+from carclf.evaluation.pages import MAX_ROWS, render, write_page
 from carclf.evaluation.thumbnails import Thumbnails
-
-MAX_ROWS = 200  # of a table or a list
-HERE = Path(__file__).parent
 
 
 def write_report(
@@ -26,10 +20,9 @@ def write_report(
     ``suspects`` (path, label, suggested, score) are ranked; ``drift`` has a ``summary`` and rows of ``measures``.
     """
     show = Thumbnails(folder)
-    style = (HERE / "data_report.css").read_text()
     contradictions, duplicates = galleries.clusters(index, show)
-    page = _template().render(
-        style=Markup(style), style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    page = render(
+        "data_report.html",
         figures=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
         classes=_class_rows(index).head(MAX_ROWS).to_dict("records"), num_classes=len(_class_rows(index)),
         histograms=histograms(index), samples=galleries.samples(index, show),
@@ -38,15 +31,7 @@ def write_report(
         findings=_other_findings(index, report), fixes=report.get("label_fixes", []), max_rows=MAX_ROWS,
         suspects=None if suspects is None else galleries.ranked(suspects, show),
     )
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.FileSystemLoader(HERE), undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )
-    return environment.get_template("data_report.html")
+    write_page(path, page)
 
 
 def _class_rows(index: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Class probabilities of a model, averaged over several looks at each picture."""
 
+import statistics
+import time
 from typing import Any
 
 import cv2
@@ -13,6 +15,7 @@ from carclf.data.input_pipeline import Plain, batches, num_batches
 from carclf.progress import Meter
 
 Pictures = npt.NDArray[np.uint8]
+NUM_TIMED = 3
 
 
 def predict(model: keras.Model, source: Plain, settings: Evaluate) -> npt.NDArray[np.float64]:
@@ -20,11 +23,27 @@ def predict(model: keras.Model, source: Plain, settings: Evaluate) -> npt.NDArra
     found: list[Any] = []
     with Meter("predict") as meter:
         for pixels, _ in batches(source, settings.batch_size):
-            logits = [np.asarray(model.predict_on_batch(look), float) for look in looks(pixels, settings)]
-            # Averaging after the softmax, before the argmax: an argmax of each look cannot be averaged.
-            found.append(np.mean([softmax(look, 1) for look in logits], axis=0))
+            found.append(answer(model, pixels, settings))
             meter(len(found), num_batches(source, settings.batch_size))
     return np.concatenate(found)
+
+
+def answer(model: keras.Model, pixels: Pictures, settings: Evaluate) -> npt.NDArray[np.float64]:
+    """Probabilities (batch, classes): the mean over the looks at each picture."""
+    logits = [np.asarray(model.predict_on_batch(look), float) for look in looks(pixels, settings)]
+    # Averaging after the softmax, before the argmax: an argmax of each look cannot be averaged.
+    return np.asarray(np.mean([softmax(look, 1) for look in logits], axis=0))
+
+
+def milliseconds_per_image(model: keras.Model, source: Plain, settings: Evaluate) -> float:
+    """Time of an answer, all looks included and decoding not: the median of a few batches after one to warm up."""
+    pixels, _ = next(iter(batches(source, settings.batch_size)))
+    seconds = []
+    for _ in range(1 + NUM_TIMED):
+        started = time.perf_counter()
+        answer(model, pixels, settings)
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds[1:]) / len(pixels)
 
 
 def looks(pixels: Pictures, settings: Evaluate) -> list[Pictures]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 
-from carclf.data.images import Undecodable, decode
+from carclf.data.images import Pixels, Undecodable, decode
 
 HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
@@ -28,8 +28,13 @@ class Thumbnails:
             pixels = decode((self.folder / path).read_bytes(), frame=(HEIGHT, WIDTH))
         except (Undecodable, OSError, ValueError):  # ValueError: a name that no file system takes
             return ""
-        scale = min(1.0, HEIGHT / pixels.shape[0], WIDTH / pixels.shape[1])
-        size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-        return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+        return data_uri(pixels)
+
+
+def data_uri(pixels: Pixels) -> str:
+    """Pixels, uint8 RGB, as a JPEG of at most HEIGHT times WIDTH."""
+    scale = min(1.0, HEIGHT / pixels.shape[0], WIDTH / pixels.shape[1])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

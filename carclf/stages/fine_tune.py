@@ -13,7 +13,7 @@ from carclf.services.storage import Store
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.warm_start import fine_tune_settings
 
-VERSION = 3
+VERSION = 4
 STAND_IN_BATCH, LARGEST_BATCH, NUM_RATES = 32, 512, 100  # while values are tried
 
 
@@ -49,9 +49,11 @@ def _fit(
 ) -> Figures:
     import pandas as pd
 
+    from carclf.data.images import unpack
     from carclf.training.compiling import save
     from carclf.training.loop import Trainer
     from carclf.training.plan import compile_by
+    from carclf.training.probe import write_probe
     from carclf.training.validation import validate
 
     accuracy = float(start.figures["val_accuracy"])
@@ -64,11 +66,14 @@ def _fit(
         trainer = Trainer(trained, source, _mix(start, config), own,
                           lambda network: validate(network, val, own.batch_size), Checkpoints(store, key))
         history = trainer.run(accuracy) if own.epochs else pd.DataFrame()
+    size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
+    write_probe(model, rows[rows["subset"] == "val"], unpack(archive, store), size, folder)
     save(model, history, folder)
     best = trainer.progress
     return {"val_accuracy": max(best.best_accuracy, accuracy), "best_epoch": best.best_epoch,
             "num_blocks": num_blocks, "num_restarts": best.restarts,
             "learning_rate": own.learning_rate, "batch_size": own.batch_size,
+            "class_names": split.figures["class_names"],
             **{name: start.figures[name] for name in ("num_classes", "image_height", "image_width")}}
 
 

@@ -11,7 +11,7 @@ from carclf.training.run_features import RunFeatures
 from carclf.training.warm_start import champions_beginning
 from carclf.training.weights import weights_identity
 
-VERSION = 3
+VERSION = 4
 
 
 def train_head(
@@ -45,15 +45,20 @@ def train_head(
 
 
 def _fit(folder: Path, features: RunFeatures, config: Config) -> Figures:
+    from carclf.data.images import unpack
     from carclf.training.compiling import save
     from carclf.training.heads import join
+    from carclf.training.probe import write_probe
 
     train, val = features.subsets["train"], features.subsets["val"]
     views = [features.loaded["train", view] for view in range(config.head.num_views)]
     own_val = (features.loaded["val", 0], val["target"].to_numpy())
     head, history, figures = _fit_head(folder, views, train, own_val, config)
-    save(join(features.backbone, head), history, folder)
-    return figures | {"image_height": features.size[0], "image_width": features.size[1]}
+    model = join(features.backbone, head)
+    write_probe(model, val, unpack(features.archive, features.store), features.size, folder)
+    save(model, history, folder)
+    return figures | {"image_height": features.size[0], "image_width": features.size[1],
+                      "class_names": features.split.figures["class_names"]}
 
 
 def _fit_head(
