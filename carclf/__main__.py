@@ -85,6 +85,9 @@ def _run(
     current = _new_run(store, name, recipe, set_)
     for stage in STAGES:
         result = _wait(current, stage)
+        if result.waiting:
+            print(f"{result.summary}\nThen the rest of the stages: carclf STAGE --run {name}, from {stage} on")
+            raise typer.Exit(ServiceError.exit_status)
         print(f"{stage:<12}{result.seconds:8.1f} s  {'reused, ' if result.reused else ''}{result.summary}", flush=True)
         if result.figures.get("public_score") == "":
             print("No public score came: the competition gives none.")
@@ -96,8 +99,8 @@ def _run(
 def _wait(run: Run, stage: str) -> Result:
     limit = time.monotonic() + run.config.score.timeout_seconds
     while (result := run.run_stage(stage)).waiting:
-        if result.until:  # another day: no command waits for that
-            raise ServiceError(f"{result.summary} Go on then: carclf {stage} --run {run.run_id}")
+        if result.until or stage == "promote":  # for another day, or for a person: no command waits for that
+            return result
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
                                f"carclf {stage} --run {run.run_id}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, Submission, build
-from carclf.champion import action, read_state
+from carclf.champion import promotion_of, read_state
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, NotYet
 from carclf.progress import log
@@ -99,8 +99,8 @@ def _send_once(path: Path, mark: str, description: str, competition: str, store:
 
 
 def _require_promoted(model: Model, store: Store) -> None:
-    history = (read_state(store) or {"history": []})["history"]
-    if model.key not in {event["model"] for event in history if action(event) == "promoted"}:
+    state = read_state(store)
+    if state is None or promotion_of(state, model.key) is None:
         raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Run promote for its run "
                           "first (carclf promote --run RUN); where gate.approval is required, somebody must approve: "
                           "carclf promote --run RUN --approved-by NAME.")

@@ -12,7 +12,7 @@ import requests
 from carclf.errors import ConfigError
 from carclf.services.kaggle.archive import download_archive
 from carclf.services.kaggle.credentials import CONNECT_SECONDS, connect, find_credentials
-from carclf.services.kaggle.retries import FAULTS, PassingFault, Retries, limit_reached
+from carclf.services.kaggle.retries import FAULTS, RETRIED_STATUSES, PassingFault, Retries, limit_reached, status_of
 
 __all__ = ["Kaggle", "SubmissionState"]
 
@@ -130,8 +130,9 @@ class Kaggle:
 
     def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
         """The submission after a doubtful answer; None once it was waited for and may be sent again."""
-        # A submission may show up in the list a moment after it was counted.
-        for seconds in (0.0, self._doubt_seconds):
+        # A submission may show up in the list a moment after it was counted; what was turned away did not count.
+        doubtful = status_of(doubt) not in RETRIED_STATUSES
+        for seconds in (0.0, self._doubt_seconds) if doubtful else ():
             time.sleep(seconds)
             if found := self.find_submission(fingerprint):
                 return found
