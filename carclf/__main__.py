@@ -63,7 +63,18 @@ def _add_stage(stage: str) -> None:
 
 
 for _stage in list(STAGES)[1:]:
-    _add_stage(_stage)
+    if _stage != "promote":
+        _add_stage(_stage)
+
+
+@app.command("promote", help=(sys.modules["carclf.stages.promote"].__doc__ or "").strip())
+def _promote(
+    run: RunOption, store: StoreOption = "store", result: ResultOption = None,
+    approved_by: Annotated[str, typer.Option("--approved-by", metavar="NAME", help="Who agreed to it.")] = "",
+) -> None:
+    current = Run.load(run, open_store(store))
+    current.approved_by = approved_by.strip()
+    _finish(current.run_stage("promote"), result)
 
 
 @app.command("run")
@@ -76,6 +87,9 @@ def _run(
     current = _new_run(store, name, recipe, set_)
     for stage in STAGES:
         result = _wait(current, stage)
+        if result.waiting:
+            print(f"{result.summary}\nThen the rest of the stages: carclf STAGE --run {name}, from {stage} on")
+            raise typer.Exit(ServiceError.exit_status)
         print(result.line(), flush=True)
         if result.figures.get("public_score") == "":
             print("No public score came: the competition gives none.")
@@ -87,6 +101,8 @@ def _run(
 def _wait(run: Run, stage: str) -> Result:
     limit = time.monotonic() + run.config.score.timeout_seconds
     while (result := run.run_stage(stage)).waiting:
+        if result.until or stage == "promote":  # for another day, or for a person: no command waits for that
+            return result
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
                                f"carclf {stage} --run {run.run_id}")
@@ -168,11 +184,14 @@ def _demo_server(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
     work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
+    daily_limit: Annotated[
+        int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
+    ] = 1000,
 ) -> None:
     """Serve a car competition on a loopback port by Kaggle's protocol."""
     from carclf.demo.command import serve
 
-    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")))
+    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")), daily_limit)
 
 
 def main() -> None:

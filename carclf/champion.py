@@ -1,19 +1,31 @@
-"""``champion.json``: the champion, the stored threshold and the history, changed by compare-and-swap."""
+"""``champion.json``: the champion, the stored threshold and the history, changed by compare-and-swap.
+
+The history only grows. Its events have an ``action`` (promoted, rolled_back, threshold, scored; those that older
+versions wrote have none, and are promotions) and a ``time``; the first two name the champion from then on.
+"""
 
 import json
+import re
+import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Model, Split
-from carclf.errors import DataError
+from carclf.artifacts import Artifact, Figures, Model, Split, file_sha256
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store, change_object
 
 CHAMPION = "champion.json"
 State = dict[str, Any]
+Event = dict[str, Any]
+NUM_TRIES = 20
+# What a rolling back repeats of the promotion.
+ENTRY = ("model", "decision", "evaluation", "run", "val_accuracy")
 
 
 def read_state(store: Store) -> State | None:
-    """``champion`` (an entry of the history, or None), ``threshold`` and ``history``; None in a new store."""
+    """``champion`` (an event of the history, or None), ``threshold`` and ``history``; None in a new store."""
     found = store.read(CHAMPION)
     return None if found is None else json.loads(found.data)
 
@@ -30,12 +42,25 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
     change_object(store, CHAMPION, changed)
 
 
+def begun_state(store: Store, threshold: float) -> State:
+    """The store's state; a store without one gets this threshold and no champion."""
+    change_state(store, lambda state: None if state else _new_state(threshold))
+    state = read_state(store)
+    assert state is not None
+    return state
+
+
 def champion_model(store: Store) -> Model | None:
     """The champion's fine-tuned model; None where there is no champion, DataError where its artifact is gone."""
     state = read_state(store)
     if state is None or state["champion"] is None:
         return None
-    key = str(state["champion"]["model"])
+    return model_of(store, state["champion"])
+
+
+def model_of(store: Store, event: Event) -> Model:
+    """The model that an event names; DataError where it is gone."""
+    key = str(event["model"])
     if (model := Model.find(store, key)) is None:
         raise DataError(f"{CHAMPION} names the model {key}, which is gone from {store.url}. Restore models/{key}.")
     return model
@@ -43,10 +68,173 @@ def champion_model(store: Store) -> Model | None:
 
 def champion_split(store: Store) -> Split | None:
     """The split that the champion was trained on; None where there is no champion, DataError where it is gone."""
-    if (model := champion_model(store)) is None:
-        return None
-    key = model.inputs["split"]
+    model = champion_model(store)
+    return None if model is None else split_of(store, model)
+
+
+def split_of(store: Store, champion: Model) -> Split:
+    """The split that a champion was trained on; DataError where it is gone."""
+    key = champion.inputs["split"]
     if (split := Split.find(store, key)) is None:
         raise DataError(f"The champion was trained on the split {key}, which is gone from {store.url}: nobody can tell "
                         f"which pictures it knows. Restore splits/{key}.")
     return split
+
+
+def crown(store: Store, event: Event, judged: State, *, raise_to: float | None = None) -> bool:
+    """Append a promotion; False where champion or threshold are no more those of the state that was judged.
+
+    The threshold rises to ``raise_to`` where it is lower, and never falls.
+    """
+    def holds(state: State) -> bool:
+        return _ground(state) == _ground(judged) and promotion_of(state, event["model"]) is None
+
+    def changed(state: State) -> State:
+        if raise_to is None or raise_to <= state["threshold"]:
+            return _crowned(state, {"action": "promoted"} | event)
+        return _crowned(state | {"threshold": raise_to}, {"action": "promoted"} | event | {"threshold": raise_to})
+
+    return _change_if(store, holds, changed)
+
+
+def roll_back(store: Store, name: str = "", by: str = "") -> Event:
+    """Make an earlier champion the champion again, as a new event, once all that it needs was found to be whole.
+
+    ``name``: its model's key, the key's beginning, or its run; by default the one before the champion. ConfigError
+    where there is none, DataError where anything of it is gone or damaged.
+    """
+    for _ in range(NUM_TRIES):
+        if (state := read_state(store)) is None or (now := state["champion"]) is None:
+            raise ConfigError(f"There is no champion in {store.url}.")
+        wanted = find_promotion(store, state, name) if name else _the_one_before(state)
+        if wanted["model"] == now["model"]:
+            raise ConfigError(f"{now['model']} is the champion already.")
+        model = model_of(store, wanted)
+        for artifact in (model, split_of(store, model)):
+            check_whole(store, artifact)
+        event = {"action": "rolled_back"} | {part: wanted[part] for part in ENTRY if part in wanted} | {
+            "from": now["model"], "by": by}
+        # where somebody was first, the one before is another
+        if _change_if(store, lambda state: state["champion"] == now, lambda state: _crowned(state, event)):  # noqa: B023
+            return event
+    raise ServiceError(f"The champion changed {NUM_TRIES} times while it was to be rolled back. Try again.")
+
+
+def set_threshold(store: Store, threshold: float, by: str = "") -> None:
+    """Change the stored threshold, as an event of the history; the champion stays."""
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"The threshold {threshold} is no accuracy: give a number from 0 to 1.")
+
+    def change(state: State | None) -> State | None:
+        before = state["threshold"] if state else None
+        if before == threshold:
+            return None
+        event = {"action": "threshold", "threshold": threshold, "before": before, "by": by}
+        return _with_event((state or _new_state(threshold)) | {"threshold": threshold}, event)
+
+    change_state(store, change)
+
+
+def record_score(store: Store, model_key: str, figures: Figures) -> None:
+    """Append a submission's ``ref``, ``public_score`` and ``rank`` to the history, once for a model and a ref.
+
+    An empty public score is none yet, and a store without a champion's file keeps no history: both leave all as it is.
+    """
+    def recorded(event: Event) -> bool:
+        return action(event) == "scored" and (event["model"], event["ref"]) == (model_key, figures["ref"])
+
+    event = {"action": "scored", "model": model_key, "ref": figures["ref"],
+             "public_score": figures["public_score"], "rank": figures.get("rank", "")}
+    if figures["public_score"] != "":
+        _change_if(store, lambda state: not any(map(recorded, state["history"])),
+                   lambda state: _with_event(state, event))
+
+
+def action(event: Event) -> str:
+    """What an event did."""
+    return str(event.get("action", "promoted"))
+
+
+def promotions(state: State) -> list[Event]:
+    """The events that promoted a model, oldest first."""
+    return [event for event in state["history"] if action(event) == "promoted"]
+
+
+def promotion_of(state: State, model_key: str) -> Event | None:
+    """The event that promoted a model; None where it never was."""
+    return next((event for event in promotions(state) if event["model"] == model_key), None)
+
+
+def find_promotion(store: Store, state: State, name: str) -> Event:
+    """The promotion of a model, named by its key, the key's beginning, or its run; ConfigError where it is not one."""
+    found = {event["model"]: event for event in promotions(state)
+             if name and (event["model"].startswith(name) or event.get("run") == name)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    known = ", ".join(event["model"] for event in promotions(state)) or "none"
+    if found:
+        raise ConfigError(f"{name!r} may be {' or '.join(found)}. Give more of the key.")
+    if re.fullmatch(r"[0-9a-f]{16}", name) and Model.find(store, name):
+        raise ConfigError(f"The model {name} was never champion. The champions were: {known}.")
+    raise ConfigError(f"No champion of {store.url} has the key or the run {name!r}. The champions were: {known}.")
+
+
+def check_whole(store: Store, artifact: Artifact) -> None:
+    """Raise DataError where a file of the artifact is gone from the store or damaged there, whatever is cached here."""
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+        for name, file in artifact.files.items():
+            path = Path(folder) / "file"
+            try:
+                store.download(file.key, path)
+            except KeyError as error:
+                raise DataError(f"{file.key}, {name} of {artifact.folder}/{artifact.key}, is gone from {store.url}. "
+                                "Restore it.") from error
+            if file_sha256(path) != file.sha256:
+                raise DataError(f"{file.key}, {name} of {artifact.folder}/{artifact.key}, is damaged in {store.url}. "
+                                "Restore it.")
+
+
+def _the_one_before(state: State) -> Event:
+    """The promotion of the model that was the champion when the present one was promoted."""
+    before = None
+    for event in state["history"]:
+        if action(event) == "promoted" and event["model"] == state["champion"]["model"]:
+            break
+        if action(event) in ("promoted", "rolled_back"):
+            before = event["model"]
+    found = promotion_of(state, before) if before else None
+    if found is None:
+        raise ConfigError(f"There was no champion before {state['champion']['model']}. Name another one: --to MODEL.")
+    return found
+
+
+def _ground(state: State) -> tuple[str | None, float]:
+    """What a candidate is judged by: the champion's model and the threshold."""
+    return (state["champion"] or {}).get("model"), state["threshold"]
+
+
+def _crowned(state: State, event: Event) -> State:
+    changed = _with_event(state, event)
+    return changed | {"champion": changed["history"][-1]}
+
+
+def _with_event(state: State, event: Event) -> State:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return state | {"history": [*state["history"], event | {"time": now}]}
+
+
+def _new_state(threshold: float) -> State:
+    return {"champion": None, "threshold": threshold, "history": []}
+
+
+def _change_if(store: Store, holds: Callable[[State], bool], changed: Callable[[State], State]) -> bool:
+    """Change the state if ``holds`` says so of what is there when it is written; whether it did."""
+    done = False
+
+    def change(state: State | None) -> State | None:
+        nonlocal done
+        done = state is not None and holds(state)
+        return changed(state) if state is not None and done else None
+
+    change_state(store, change)
+    return done

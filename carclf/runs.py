@@ -71,6 +71,7 @@ class Run:
     def __init__(self, run_id: str, store: Store, record: dict[str, Any]) -> None:
         self.run_id, self.store, self.record = run_id, store, record
         self.approved_by = ""  # who agreed to this run's promotion, where gate.approval asks for somebody
+        self.override = ""  # why it is promoted though the gate refuses it
         try:
             self.config = Config.model_validate(record["config"])
         except ValidationError as error:
@@ -131,8 +132,9 @@ class Run:
             log.info("%s: %s", stage, waiting)
             return Result(stage, "", False, 0.0, waiting.figures, str(waiting), waiting=True, until=until)
         seconds = round(time.monotonic() - started, 2)
-        figures = _with_submission(stage, artifact)
-        summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items() if name != "reason")
+        figures = _with_places(stage, artifact)
+        summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items()
+                            if name != "reason" and value != "")
         result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
         self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
@@ -173,9 +175,12 @@ def find_setting(run: Run, name: str) -> tuple[Any, float]:
     return try_setting(*given, run.config, run.store, name)
 
 
-def _with_submission(stage: str, artifact: Artifact) -> Figures:
-    extra: Figures = {"submission": artifact.files["submission.csv"].key} if stage == "submit" else {}
-    return artifact.figures | extra
+def _with_places(stage: str, artifact: Artifact) -> Figures:
+    """The figures, and where in the store lies what a person will want to see."""
+    named = {"submit": ("submission", "submission.csv"), "evaluate": ("report", "report.html"),
+             "promote": ("report", "report.html")}
+    name, file = named.get(stage, ("", ""))
+    return artifact.figures | ({name: artifact.files[file].key} if file in artifact.files else {})
 
 
 def _skip(stage: str, config: Config, figures: Figures) -> str:
@@ -217,11 +222,13 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
     "promote": lambda run: promote(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
         run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt, run_id=run.run_id,
-        approved_by=run.approved_by,
+        approved_by=run.approved_by, override=run.override,
     ),
     "submit": lambda run: submit(
         run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"),
         run.artifact(Model, "fine_tune"), run.config, run.store, salt=run.salt,
     ),
-    "score": lambda run: score(run.artifact(Submission, "submit"), run.config, run.store, salt=run.salt),
+    "score": lambda run: score(
+        run.artifact(Submission, "submit"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
+    ),
 }

@@ -1,20 +1,97 @@
-"""``carclf champion``: who it is, who it was, and what a candidate must reach."""
+"""``carclf champion``: who it is, who it was, how it came to be, and what a candidate must reach."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 import typer
 
-from carclf.commands.options import StoreOption
-from carclf.services.storage import open_store
-from carclf.stages.promote import set_threshold
+from carclf.artifacts import Model
+from carclf.champion import find_promotion, read_state, roll_back, set_threshold
+from carclf.commands.champion_texts import entries, history_table, shown, table_of
+from carclf.commands.options import ResultOption, RunOption, StoreOption
+from carclf.errors import ConfigError, QualityError
+from carclf.runs import Run
+from carclf.services.storage import Store, open_store
 
 champion_app = typer.Typer(help="The champion, its history and the threshold.", no_args_is_help=True)
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+ByOption = Annotated[str, typer.Option("--by", envvar="USER", help="Who does it, for the history.")]
+
+
+def _state(store: Store) -> dict[str, Any]:
+    if (state := read_state(store)) is None:
+        raise ConfigError(f"There is no champion in {store.url}, and none was judged yet. Give another --store, or run "
+                          "the stages to promote.")
+    return state
+
+
+@champion_app.command("list")
+def _list(store: StoreOption = "store", as_json: JsonOption = False) -> None:
+    """List every champion with its figures and its public score, and the threshold."""
+    place = open_store(store)
+    state = _state(place)
+    found = entries(place, state)
+    if as_json:
+        print(json.dumps({"champion": (state["champion"] or {}).get("model"), "threshold": state["threshold"],
+                          "promotions": found, "history": state["history"]}, indent=1))
+        return
+    print(*history_table(found), sep="\n")
+    print(f"The stored threshold is {state['threshold']:.4f}.")
+
+
+@champion_app.command("show")
+def _show(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's key, its beginning, or a run.")] = "",
+    store: StoreOption = "store", as_json: JsonOption = False,
+) -> None:
+    """Show a champion, by default the present one: its figures, why it was promoted, and where its files lie."""
+    place = open_store(store)
+    state = _state(place)
+    if not name and state["champion"] is None:
+        raise ConfigError(f"There is no champion in {place.url} yet.")
+    event = find_promotion(place, state, name or state["champion"]["model"])
+    found = shown(place, state, event)
+    print(*([json.dumps(found, indent=1)] if as_json else table_of(found)), sep="\n")
+
+
+@champion_app.command("promote")
+def _promote(
+    run: RunOption, store: StoreOption = "store", by: ByOption = "",
+    override: Annotated[str, typer.Option("--override", metavar="REASON", help="Crown it though it is refused.")] = "",
+    result: ResultOption = None,
+) -> None:
+    """Judge a run's model by the gate, approved by you, and crown it if it passes."""
+    if override and not override.strip():
+        raise ConfigError("--override needs a reason: it stands in the history.")
+    current = Run.load(run, open_store(store))
+    current.approved_by, current.override = by, override.strip()
+    done = current.run_stage("promote")
+    if result:
+        result.write_text(json.dumps(vars(done)))
+    reason = str(done.figures["reason"])
+    if done.figures["decision"] == "refused":
+        raise QualityError(f"{reason}. To crown it nevertheless: --override REASON")
+    if done.waiting or _state(current.store)["champion"]["model"] != current.artifact(Model, "fine_tune").key:
+        raise ConfigError(reason)
+    print(reason)
+
+
+@champion_app.command("rollback")
+def _rollback(
+    to: Annotated[str, typer.Option("--to", help="A model's key, its beginning, or a run.")] = "",
+    store: StoreOption = "store", by: ByOption = "",
+) -> None:
+    """Make an earlier champion the champion again, by default the one before."""
+    place = open_store(store)
+    event = roll_back(place, to, by)
+    print(f"The champion is {event['model']} of the run {event.get('run') or 'unknown'}, and no more {event['from']}. "
+          f"The stored threshold is still {_state(place)['threshold']:.4f}: carclf champion set-threshold changes it.")
 
 
 @champion_app.command("set-threshold")
 def _set_threshold(
     threshold: Annotated[float, typer.Argument(min=0, max=1, help="The accuracy that a candidate must reach.")],
-    store: StoreOption = "store",
+    store: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Change the stored accuracy threshold of the gate."""
-    set_threshold(open_store(store), threshold)
+    set_threshold(open_store(store), threshold, by)

@@ -1,73 +1,145 @@
-"""The gate: a candidate that reaches the stored threshold becomes the champion."""
+"""The gate: a candidate that passes its rules, beside the champion on the same images, becomes the champion."""
 
-import json
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from carclf.artifacts import Archive, Decision, Evaluation, Figures, Model, Split, build
-from carclf.champion import State, change_state, read_state
-from carclf.config import Config, Gate
+from carclf.champion import Event, State, begun_state, crown, model_of, promotion_of
+from carclf.config import Config
+from carclf.errors import DataError, NotYet, ServiceError
+from carclf.evaluation.measuring import measured
 from carclf.progress import log
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
+NUM_TRIES = 20
+# These say what follows when a model is crowned, and not whether it should be.
+NOT_JUDGED = {"threshold", "raise_threshold", "approval"}
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A run's model and what is needed to judge it."""
+
+    archive: Archive
+    split: Split
+    model: Model
+    evaluation: Evaluation
+    config: Config
+    store: Store
+    salt: str
 
 
 def promote(
     archive: Archive, split: Split, model: Model, evaluation: Evaluation, config: Config, store: Store, *,
-    salt: str = "", run_id: str = "", approved_by: str = "",
+    salt: str = "", run_id: str = "", approved_by: str = "", override: str = "",
 ) -> tuple[Decision, bool]:
-    """The decision; where it is "promoted", ``champion.json`` names this model when this returns."""
-    threshold = stored_threshold(store, config)
-    if threshold != config.gate.threshold:
+    """The decision; where it is "promoted", ``champion.json`` names this model when this returns.
+
+    A model that was promoted before keeps its decision and is not crowned again. ``override`` is the reason why a
+    refused one is crowned nevertheless. NotYet where somebody must approve first.
+    """
+    candidate = _Candidate(archive, split, model, evaluation, config, store, salt)
+    _tell_threshold(begun_state(store, config.gate.threshold), config)
+    for _ in range(NUM_TRIES):
+        state = begun_state(store, config.gate.threshold)
+        if earlier := promotion_of(state, model.key):
+            return _earlier_decision(earlier, state, store), True
+        decision, reused = _judged(candidate, state)
+        if decision.figures["decision"] == "refused" and override:
+            decision, reused = _overridden(decision, override, store)
+        if decision.figures["decision"] == "refused":
+            return decision, reused
+        if config.gate.approval == "required" and not approved_by:
+            raise _awaiting(decision, run_id)
+        if crown(store, _event(candidate, decision, run_id, approved_by), state, raise_to=_raised(candidate)):
+            return decision, reused
+        log.info("promote: the champion or the threshold changed meanwhile; judged again")
+    raise ServiceError(f"The champion changed {NUM_TRIES} times while the candidate was judged. Try again.")
+
+
+def _tell_threshold(state: State, config: Config) -> None:
+    if state["threshold"] != config.gate.threshold:
         log.info("promote: the stored threshold %.4f holds; gate.threshold, %.4f, is for a store without one. "
-                 "Change it by carclf champion set-threshold", threshold, config.gate.threshold)
-    accuracy = float(evaluation.figures["val_accuracy"])
+                 "Change it by carclf champion set-threshold", state["threshold"], config.gate.threshold)
+
+
+def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
+    """The decision that crowned a model; its reason tells where another one is the champion now."""
+    if (decision := Decision.find(store, event["decision"])) is None:
+        raise DataError(f"The decision {event['decision']} that promoted {event['model']} is gone from {store.url}. "
+                        f"Restore decisions/{event['decision']}.")
+    now = state["champion"]["model"]
+    if now == event["model"]:
+        return decision
+    note = (f"it was promoted before and is not crowned again: the champion is {now}. To bring it back: carclf "
+            f"champion rollback --to {event['model']}")
+    log.warning("promote: %s: %s", event["model"], note)
+    reason = f"{decision.figures['reason']}; {note}"
+    return decision.model_copy(update={"figures": decision.figures | {"reason": reason}})
+
+
+def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
+    """The gate's decision beside the champion and the threshold of that state; nobody is crowned."""
+    own, gate = candidate, candidate.config.gate
+    model = found = None
+    inputs = {"model": own.model.key, "evaluation": own.evaluation.key}
+    if state["champion"] and gate.champion_rule != "off":
+        model = model_of(own.store, state["champion"])
+        found, _ = measured(own.archive, own.split, model, own.config, own.store, salt=own.salt)
+        inputs["champion_evaluation"] = found.key
+    threshold = float(state["threshold"])
 
     def make(folder: Path) -> Figures:
-        passed = accuracy >= threshold
-        verb, word = ("promoted", "reaches") if passed else ("refused", "is below")
-        reason = f"{verb}: accuracy {accuracy:.4f} {word} the stored threshold {threshold:.4f}"
-        rules = [{"rule": "accuracy", "value": accuracy, "limit": threshold, "passed": passed}]
-        (folder / "decision.json").write_text(json.dumps({"reason": reason, "rules": rules}, indent=1))
-        return {"decision": verb, "threshold": threshold, "val_accuracy": accuracy, "reason": reason}
+        from carclf.evaluation.decision import Measured, decide, write_decision
 
-    decision, reused = build(
-        Decision, make, store=store, version=VERSION,
-        inputs={"model": model.key, "evaluation": evaluation.key},
-        settings={"threshold": threshold, "salt": salt},
-    )
-    if decision.figures["decision"] == "promoted":
-        _crown(decision, model, store)
-    return decision, reused
+        champion = Measured(model, found) if model and found else None
+        return write_decision(folder, decide(
+            Measured(own.model, own.evaluation), champion, own.split, threshold, gate, own.store
+        ))
+
+    return build(Decision, make, store=own.store, version=VERSION, inputs=inputs, settings={
+        "threshold": threshold, "gate": gate.model_dump(exclude=NOT_JUDGED), "salt": own.salt,
+    })
 
 
-def stored_threshold(store: Store, config: Config) -> float:
-    """The store's threshold; the configuration's is written down where the store has none."""
-    change_state(store, lambda state: None if state else _new_state(config.gate.threshold))
-    state = read_state(store)
-    assert state is not None
-    return float(state["threshold"])
+def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
+    """What a person decided against the gate: the decision tells so, and what the gate said."""
+    def make(folder: Path) -> Figures:
+        import json
+
+        from carclf.evaluation.decision import write_decision
+
+        decision = json.loads(refused.path(store, "decision.json").read_text())
+        return write_decision(folder, decision | {
+            "decision": "promoted", "override": reason, "refusal": decision["reason"],
+            "reason": f"promoted by hand, because {reason}, though {decision['reason']}",
+        })
+
+    return build(Decision, make, store=store, version=VERSION, inputs=refused.inputs | {"refusal": refused.key},
+                 settings=refused.settings | {"override": reason})
 
 
-def set_threshold(store: Store, threshold: float) -> None:
-    """Change the stored threshold; champion and history stay."""
-    wanted = Gate(threshold=threshold).threshold
-    change_state(store, lambda state: (state or _new_state(wanted)) | {"threshold": wanted})
+def _awaiting(decision: Decision, run_id: str) -> NotYet:
+    text = (f"awaiting approval: {decision.figures['reason']}. To go on: "
+            f"carclf promote --run {run_id or 'RUN'} --approved-by NAME")
+    return NotYet(text, figures=decision.figures | {"decision": "awaiting approval", "reason": text})
 
 
-def _new_state(threshold: float) -> State:
-    return {"champion": None, "threshold": threshold, "history": []}
+def _event(candidate: _Candidate, decision: Decision, run_id: str, approved_by: str) -> Event:
+    figures = decision.figures
+    told = {"approved_by": approved_by, "override": figures.get("override"), "refusal": figures.get("refusal")}
+    return {"model": candidate.model.key, "decision": decision.key, "evaluation": candidate.evaluation.key,
+            "run": run_id, "val_accuracy": figures.get("val_accuracy")} | {
+                name: value for name, value in told.items() if value}
 
 
-def _crown(decision: Decision, model: Model, store: Store) -> None:
-    entry = {"model": model.key, "decision": decision.key, "val_accuracy": decision.figures["val_accuracy"],
-             "promoted": datetime.now(UTC).isoformat(timespec="seconds")}
-
-    def change(state: State | None) -> State | None:
-        state = state or _new_state(float(decision.figures["threshold"]))
-        if any(earlier["decision"] == decision.key for earlier in state["history"]):
-            return None  # crowned once: running an old run's stage again takes nothing from a later champion
-        return state | {"champion": entry, "history": [*state["history"], entry]}
-
-    change_state(store, change)
+def _raised(candidate: _Candidate) -> float | None:
+    """What a promotion raises the stored threshold to, where it is lower."""
+    name = {"off": "", "interval": "low", "accuracy": "val_accuracy"}[candidate.config.gate.raise_threshold]
+    if not name:
+        return None
+    if (value := candidate.evaluation.figures.get(name)) is None:
+        raise DataError(f"The evaluation {candidate.evaluation.key} has no figure {name!r}, to which "
+                        "gate.raise_threshold would raise the threshold. Evaluate again with force.")
+    return float(value)

@@ -1,0 +1,97 @@
+"""The champions in tables."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from carclf.artifacts import Decision, Evaluation, Model
+from carclf.champion import Event, State, action, promotions
+from carclf.services.storage import Store
+
+HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
+
+
+def entries(store: Store, state: State) -> list[dict[str, Any]]:
+    """Each promotion, oldest first, with its interval, its last public score, and whether it is the champion now."""
+    return [_entry(store, state, event) for event in promotions(state)]
+
+
+def history_table(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The lines of a table of the entries; the champion has a star."""
+    rows = [HEAD]
+    for one in found:
+        interval = "" if one["low"] is None else f"{one['low']:.4f}-{one['high']:.4f}"
+        note = f"by hand, because {one['override']}" if one["override"] else ""
+        rows.append(("*" if one["champion"] else "", one["model"], one["run"], _decimals(one["val_accuracy"]), interval,
+                     _decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
+    return _aligned(rows)
+
+
+def shown(store: Store, state: State, event: Event) -> dict[str, Any]:
+    """An entry with its decision, the figures of its evaluation, where its files lie, and its events."""
+    kinds = {"model": Model, "evaluation": Evaluation, "decision": Decision}
+    found = {name: kind.find(store, event[name]) for name, kind in kinds.items() if event.get(name)}
+    decision, evaluation = found.get("decision"), found.get("evaluation")
+    rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
+    return _entry(store, state, event) | {
+        "reason": decision.figures["reason"] if decision else None, "rules": rules,
+        "figures": evaluation.figures if evaluation else {},
+        "files": {name: {file: f"{store.url}/{known.key}" for file, known in one.files.items()} if one else None
+                  for name, one in found.items()},
+        "events": [other for other in state["history"] if other.get("model") == event["model"]],
+    }
+
+
+def table_of(found: dict[str, Any]) -> list[str]:
+    """The lines of what ``shown`` found."""
+    rules = [(row["rule"], _digits(row["value"]), _digits(row["limit"]), "yes" if row["passed"] else "NO",
+              row.get("text", "")) for row in found["rules"]]
+    files = [line for name, known in found["files"].items()
+             for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
+    events = [f"{_time(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
+    return [
+        f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
+        found["reason"] or "its decision is gone from the store", "",
+        *_aligned([("rule", "value", "limit", "passed", ""), *rules]), "",
+        *_aligned([(name, _digits(value)) for name, value in found["figures"].items()]), "", *files, "", *events,
+    ]
+
+
+def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
+    evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
+    figures = evaluation.figures if evaluation else {}
+    scores = [other for other in state["history"] if action(other) == "scored" and other["model"] == event["model"]]
+    last = scores[-1] if scores else {}
+    return {
+        "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
+        "low": figures.get("low"), "high": figures.get("high"), "public_score": last.get("public_score"),
+        "rank": last.get("rank", ""), "time": _time(event), "by": event.get("approved_by", ""),
+        "override": event.get("override", ""), "refusal": event.get("refusal", ""),
+        "champion": (state["champion"] or {}).get("model") == event["model"],
+    }
+
+
+def _told(event: Event) -> str:
+    if action(event) == "scored":
+        return f": public score {event['public_score']}" + (f", rank {event['rank']}" if event["rank"] != "" else "")
+    told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("from")),
+            ("because", event.get("override"))]
+    return "".join(f", {word} {value}" for word, value in told if value)
+
+
+def _time(event: Event) -> str:
+    return str(event.get("time") or event.get("promoted", ""))  # as older versions wrote it
+
+
+def _decimals(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value if value is not None else "")
+
+
+def _digits(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value if value is not None else "")
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
+            for row in rows]

@@ -1,0 +1,335 @@
+"""The promote stage on artifacts in a folder store: who is crowned, who is not, and what stands in the history."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from candidates import candidate, evaluation, split_in
+
+from carclf.artifacts import Decision
+from carclf.champion import read_state, roll_back, set_threshold
+from carclf.config import load
+from carclf.errors import ConfigError, DataError, NotYet
+from carclf.services.storage import FolderStore, Store, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def state(store: Store) -> dict[str, Any]:
+    found = read_state(store)
+    assert found is not None
+    return found
+
+
+def champion(store: Store) -> str | None:
+    return (state(store)["champion"] or {}).get("model")
+
+
+def content(store: Store, decision: Decision) -> dict[str, Any]:
+    return json.loads(decision.path(store, "decision.json").read_text())
+
+
+def test_the_first_good_candidate_is_crowned_and_the_history_says_who_when_and_why(store: Store) -> None:
+    first = candidate(store, "first", [0, 1, 2])
+    decision, reused = first.promote(store, run_id="r1")
+    event = state(store)["history"][0]
+    assert event == state(store)["champion"] == {
+        "action": "promoted", "model": first.model.key, "decision": decision.key, "evaluation": first.evaluation.key,
+        "run": "r1", "val_accuracy": 0.95, "time": event["time"],
+    }
+    assert state(store)["threshold"] == 0.6 and not reused
+    assert decision.figures == {
+        "decision": "promoted", "threshold": 0.6, "val_accuracy": 0.95,
+        "reason": "promoted: accuracy 0.9500 reaches the stored 0.6000; there is no champion yet",
+    }
+
+
+@pytest.mark.parametrize(("broken", "wrong", "measures"), [
+    ("accuracy", range(14), {}),
+    ("champion", range(4, 16), {}),
+    ("class_floor", [0, 3, 6, 9, 12, 15, 18, 21, 24], {}),
+    ("calibration", [0], {"calibration_error": 0.21}),
+    ("prediction_time", [0], {"milliseconds": 1200.0}),
+    ("model_size", [0], {"model_mb": 2500.0}),
+    ("reload", [0], {"reload_difference": 0.02}),
+    ("reload", [0], {"reload_difference": None}),
+])
+def test_a_candidate_that_breaks_one_rule_is_refused_by_just_that_and_the_champion_stays(
+    store: Store, broken: str, wrong: Any, measures: dict[str, Any]
+) -> None:
+    settings = {"gate.threshold": 0.8, "gate.min_recall": 0.6}
+    alone = {"gate.champion_rule": "off"} if broken in ("accuracy", "class_floor") else {}
+    config = load("demo", settings | alone)
+    first = candidate(store, "first", [0], config=config)
+    first.promote(store)
+    if broken == "accuracy":
+        set_threshold(store, 0.9)
+    weak = candidate(store, "weak", wrong, config=config, **measures)
+    decision, _ = weak.promote(store)
+    rules = content(store, decision)["rules"]
+    assert [row["rule"] for row in rules if not row["passed"]] == [broken]
+    assert decision.figures["decision"] == "refused" and champion(store) == first.model.key
+    assert [event.get("model") for event in state(store)["history"] if event["action"] == "promoted"] == [
+        first.model.key]
+
+
+def test_the_decision_holds_both_models_answers_on_the_same_images(store: Store) -> None:
+    first, second = candidate(store, "first", [0, 1, 2, 3]), candidate(store, "second", [3, 4])
+    first.promote(store)
+    decision, _ = second.promote(store)
+    found = content(store, decision)
+    assert found["champion"] == decision.figures["champion"] == first.model.key
+    assert decision.inputs == {"model": second.model.key, "evaluation": second.evaluation.key,
+                               "champion_evaluation": first.evaluation.key}
+    paired = found["paired"]
+    assert {name: paired[name] for name in ("num_images", "num_known", "gained", "lost", "both_right", "both_wrong",
+                                            "gained_ids", "lost_ids")} == {
+        "num_images": 60, "num_known": 0, "gained": 3, "lost": 1, "both_right": 55, "both_wrong": 1,
+        "gained_ids": ["0.jpg", "1.jpg", "2.jpg"], "lost_ids": ["4.jpg"],
+    }
+    assert paired["classes"] == [
+        {"label": 0, "num": 20, "candidate": 0.95, "champion": 0.9},
+        {"label": 1, "num": 20, "candidate": 0.95, "champion": 0.95},
+        {"label": 2, "num": 20, "candidate": 1.0, "champion": 0.95},
+    ]
+    assert decision.figures["p_value"] == paired["p_worse"] == 0.9375
+    assert decision.figures["smallest_difference"] == paired["smallest_difference"]
+
+
+def test_the_page_shows_rules_answers_and_ids_and_lets_nothing_in(store: Store) -> None:
+    first, second = candidate(store, "first", [0, 1]), candidate(store, "second", [4])
+    first.promote(store)
+    decision, _ = second.promote(store)
+    page = decision.path(store, "report.html").read_text()
+    for text in (decision.figures["reason"], "prediction_time", "0.jpg", "4.jpg", first.model.key, "default-src"):
+        assert str(text) in page
+    assert "<script" not in page and "http://" not in page
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_text() -> None:
+    from carclf.evaluation.decision_report import render_decision
+
+    paired = {"num_images": 1, "num_known": 0, "gained": 1, "lost": 0, "both_right": 0, "both_wrong": 0,
+              "p_worse": 1.0, "p_better": 0.5, "p_different": 1.0, "classes": [], "gained_ids": ["<img src=x>"],
+              "lost_ids": []}
+    page = render_decision({"decision": "refused", "reason": "<b>", "rules": [], "champion": None, "threshold": 0.9,
+                            "model": "m", "evaluation": "e", "paired": paired})
+    assert "&lt;img src=x&gt;" in page and "<b>" not in page and "<img" not in page
+
+
+class Interrupted(FolderStore):
+    """A store in which something else happens between a decision and its crowning."""
+
+    meanwhile: Callable[[], object] | None = None
+
+    def write_if(self, key: str, data: bytes, version: str | None) -> bool:
+        meanwhile, self.meanwhile = self.meanwhile, None if key.startswith("decisions/") else self.meanwhile
+        written = super().write_if(key, data, version)
+        if meanwhile and key.startswith("decisions/"):
+            assert json.loads(data)["figures"]["decision"] == "promoted"
+            meanwhile()
+        return written
+
+
+def test_a_lost_race_is_judged_again_beside_the_new_champion(store: Store, tmp_path: Path) -> None:
+    first, better, late = (candidate(store, name, wrong) for name, wrong in (
+        ("first", range(20)), ("better", [0]), ("late", range(10, 18))))
+    first.promote(store)
+    own = Interrupted(tmp_path / "store")
+    own.meanwhile = lambda: better.promote(store)
+    decision, _ = late.promote(own)
+    assert (decision.figures["decision"], decision.figures["champion"]) == ("refused", better.model.key)
+    assert champion(store) == better.model.key
+
+
+def test_a_threshold_that_was_raised_meanwhile_holds(store: Store, tmp_path: Path) -> None:
+    late, own = candidate(store, "late", range(12)), Interrupted(tmp_path / "store")
+    own.meanwhile = lambda: set_threshold(store, 0.9)
+    decision, _ = late.promote(own)
+    assert (decision.figures["decision"], decision.figures["threshold"]) == ("refused", 0.9)
+    assert champion(store) is None
+
+
+def test_a_candidate_that_is_judged_while_the_champion_is_rolled_back_is_judged_by_the_one_before(
+    store: Store, tmp_path: Path
+) -> None:
+    first, second, late = candidate(store, "1", [0]), candidate(store, "2", [1]), candidate(store, "late", [2])
+    first.promote(store)
+    second.promote(store)
+    own = Interrupted(tmp_path / "store")
+    own.meanwhile = lambda: roll_back(store)
+    decision, _ = late.promote(own)
+    assert decision.figures["champion"] == first.model.key and champion(store) == late.model.key
+    assert [event["action"] for event in state(store)["history"]] == [
+        "promoted", "promoted", "rolled_back", "promoted"]
+
+
+def test_running_an_old_run_again_takes_nothing_from_a_later_champion_and_says_so(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = candidate(store, "old", [0]), candidate(store, "new", [1])
+    first, _ = old.promote(store)
+    new.promote(store)
+    before = state(store)
+    again, reused = old.promote(store)
+    assert reused and again.key == first.key and state(store) == before
+    assert again.figures["decision"] == "promoted" and str(again.figures["reason"]).endswith(
+        f"it was promoted before and is not crowned again: the champion is {new.model.key}. To bring it back: carclf "
+        f"champion rollback --to {old.model.key}")
+    assert "is not crowned again" in caplog.text
+    assert "not crowned again" not in str(new.promote(store)[0].figures["reason"])
+
+
+def test_a_rolled_back_run_that_runs_again_is_not_crowned_again(store: Store) -> None:
+    first, second = candidate(store, "first", [0]), candidate(store, "second", [1])
+    first.promote(store)
+    second.promote(store)
+    roll_back(store, by="me")
+    before = state(store)
+    again, reused = second.promote(store)
+    assert reused and "is not crowned again" in str(again.figures["reason"])
+    assert state(store) == before and champion(store) == first.model.key
+
+
+def test_a_refused_candidate_is_judged_again_once_the_threshold_is_lower(store: Store) -> None:
+    weak = candidate(store, "weak", range(30))
+    assert weak.promote(store)[0].figures["reason"] == (
+        "refused: accuracy 0.5000 is below the stored 0.6000; there is no champion yet")
+    assert state(store) == {"champion": None, "threshold": 0.6, "history": []}
+    assert weak.promote(store)[1]
+    set_threshold(store, 0.4, by="me")
+    assert weak.promote(store)[0].figures["decision"] == "promoted" and champion(store) == weak.model.key
+
+
+def test_a_promotion_that_must_be_approved_waits_and_crowns_nobody_until_somebody_is_named(store: Store) -> None:
+    config = load("demo", {"gate.approval": "required"})
+    own = candidate(store, "own", [0], config=config)
+    with pytest.raises(NotYet) as waiting:
+        own.promote(store, run_id="r7")
+    text = ("awaiting approval: promoted: accuracy 0.9833 reaches the stored 0.6000; there is no champion yet. To go "
+            "on: carclf promote --run r7 --approved-by NAME")
+    assert str(waiting.value) == waiting.value.figures["reason"] == text
+    assert waiting.value.figures["decision"] == "awaiting approval" and champion(store) is None
+    decision, reused = own.promote(store, run_id="r7", approved_by="Ada")
+    assert reused and decision.figures["decision"] == "promoted"
+    assert (champion(store), state(store)["champion"]["approved_by"]) == (own.model.key, "Ada")
+
+
+def test_a_refusal_needs_no_approval(store: Store) -> None:
+    own = candidate(store, "own", range(30), config=load("demo", {"gate.approval": "required"}))
+    assert own.promote(store)[0].figures["decision"] == "refused"
+
+
+def test_an_override_crowns_a_refused_model_and_reason_and_refusal_stay_for_ever(store: Store) -> None:
+    weak = candidate(store, "weak", range(30))
+    refused, _ = weak.promote(store)
+    decision, _ = weak.promote(store, override="the season ends", approved_by="Ada")
+    refusal = refused.figures["reason"]
+    assert decision.figures["reason"] == f"promoted by hand, because the season ends, though {refusal}"
+    event = state(store)["champion"]
+    assert (event["override"], event["refusal"], event["approved_by"]) == ("the season ends", refusal, "Ada")
+    rules = content(store, decision)["rules"]
+    assert [row["rule"] for row in rules if not row["passed"]] == ["accuracy"] and decision.key != refused.key
+    assert weak.promote(store) == (decision, True)
+
+
+def test_an_override_of_what_the_gate_lets_through_is_a_promotion_like_any(store: Store) -> None:
+    own = candidate(store, "own", [0])
+    decision, _ = own.promote(store, override="sure is sure")
+    assert "override" not in state(store)["champion"] and "by hand" not in str(decision.figures["reason"])
+
+
+@pytest.mark.parametrize(("how", "raised"), [("off", 0.6), ("accuracy", 0.95), ("interval", "low")])
+def test_a_promotion_raises_the_threshold_as_the_setting_says_and_never_lowers_it(
+    store: Store, how: str, raised: Any
+) -> None:
+    config = load("demo", {"gate.raise_threshold": how})
+    first = candidate(store, "first", [0, 1, 2], config=config)
+    first.promote(store)
+    wanted = first.evaluation.figures["low"] if raised == "low" else raised
+    assert state(store)["threshold"] == wanted
+    assert state(store)["champion"].get("threshold") == (None if how == "off" else wanted)
+    set_threshold(store, 0.5)
+    set_threshold(store, 0.97)
+    second = candidate(store, "second", [0], config=config)
+    second.promote(store)
+    assert champion(store) == second.model.key
+    assert state(store)["threshold"] == (second.evaluation.figures["val_accuracy"] if how == "accuracy" else 0.97)
+
+
+def test_in_folds_images_that_trained_the_champion_are_not_compared(store: Store) -> None:
+    own = split_in(store, 60, "fold 1")
+    trained = ["train"] * 20 + ["left_out"] * 5 + ["val"] * 35
+    first = candidate(store, "first", [30], split=split_in(store, 60, "fold 0", trained))
+    first.promote(store)
+    evaluation(store, first.archive, own, first.model, [50, 51], first.config)
+    second = candidate(store, "second", [0, 1, 55], split=own)
+    paired = content(store, second.promote(store)[0])["paired"]
+    assert {name: paired[name] for name in ("num_images", "num_known", "gained_ids", "lost_ids")} == {
+        "num_images": 35, "num_known": 25, "gained_ids": ["50.jpg", "51.jpg"], "lost_ids": ["55.jpg"]}
+
+
+def test_where_all_of_a_fold_trained_the_champion_the_candidate_is_refused_unless_the_rule_is_off(
+    store: Store
+) -> None:
+    own = split_in(store, 60, "fold 1")
+    first = candidate(store, "first", [], split=split_in(store, 90, "fold 0", ["train"] * 60 + ["val"] * 30))
+    first.promote(store)
+    evaluation(store, first.archive, own, first.model, [], first.config)
+    second = candidate(store, "second", [0], split=own)
+    decision, _ = second.promote(store)
+    assert str(decision.figures["reason"]).startswith("refused: nothing to compare with the champion on")
+    off = load("demo", {"gate.champion_rule": "off"})
+    assert second.promote(store, off)[0].figures["decision"] == "promoted" and champion(store) == second.model.key
+
+
+def test_a_floor_for_an_unknown_class_stops_the_run_in_words(store: Store) -> None:
+    own = candidate(store, "own", [0])
+    with pytest.raises(ConfigError, match=r"gate\.class_floors has a floor for 8; the classes are 0, 1, 2"):
+        own.promote(store, load("demo", {"gate.class_floors": "8=0.5"}))
+    assert champion(store) is None
+
+
+def test_a_champion_that_is_gone_from_the_store_stops_the_run_in_words(store: Store, tmp_path: Path) -> None:
+    first = candidate(store, "first", [0])
+    first.promote(store)
+    shutil.rmtree(tmp_path / "store" / "models" / first.model.key)
+    with pytest.raises(DataError, match=f"which is gone from .*Restore models/{first.model.key}"):
+        candidate(store, "second", [1]).promote(store)
+
+
+def test_a_promotion_whose_decision_is_gone_is_told(store: Store, tmp_path: Path) -> None:
+    first = candidate(store, "first", [0])
+    decision, _ = first.promote(store)
+    shutil.rmtree(tmp_path / "store" / "decisions" / decision.key)
+    with pytest.raises(DataError, match=f"Restore decisions/{decision.key}"):
+        first.promote(store)
+
+
+def test_a_champion_of_an_older_version_is_read_and_the_history_goes_on(store: Store) -> None:
+    first, second = candidate(store, "first", [0]), candidate(store, "second", [1])
+    decision, _ = first.promote(store)
+    entry = {"model": first.model.key, "decision": decision.key, "val_accuracy": 0.98, "promoted": "2026-01-01"}
+    store.write("champion.json", json.dumps({"champion": entry, "threshold": 0.6, "history": [entry]}).encode())
+    assert first.promote(store) == (decision, True)
+    second.promote(store)
+    assert state(store)["history"][0] == entry and champion(store) == second.model.key
+    assert roll_back(store)["model"] == first.model.key
+
+
+def test_a_decision_is_made_and_reused_without_the_training_framework(store: Store, tmp_path: Path) -> None:
+    candidate(store, "first", [0]).promote(store)
+    code = ("import sys; sys.path.insert(0, 'tests')\n"
+            "from candidates import candidate\nfrom carclf.services.storage import open_store\n"
+            f"store = open_store({str(tmp_path / 'store')!r})\nsecond = candidate(store, 'second', [1])\n"
+            "print([second.promote(store)[1] for _ in range(2)], {'tensorflow', 'keras'} & set(sys.modules))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[False, True] set()", done.stderr
