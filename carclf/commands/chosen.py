@@ -10,7 +10,6 @@ from carclf.errors import ConfigError
 from carclf.runs import Run
 from carclf.services.storage import Store
 
-
 KEY_DIGITS = 16
 KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 

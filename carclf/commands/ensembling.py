@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import reduce
 
 from carclf import config as configuration
-from carclf.artifacts import Archive, Dataset, Evaluation, Model, is_ensemble
+from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split, is_ensemble
+from carclf.champion import champion_split
 from carclf.commands.joining import join_models, size_of
 from carclf.errors import ConfigError
 from carclf.evaluation.measuring import class_names_of
@@ -31,13 +32,27 @@ def ensemble(run: Run, members: Sequence[Run]) -> Result:
     ConfigError where they do not fit together.
     """
     _require_alike(members)
-    run.join(list(members))
+    members = _in_order(run, members)
+    run.join(members)
     started = time.monotonic()
     model, reused = join_models(run, members)
     summary = ", ".join(f"{name} {value}" for name, value in model.figures.items())
     result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.figures, summary)
     run.note(result)
     return result
+
+
+def _in_order(run: Run, members: Sequence[Run]) -> list[Run]:
+    """As they are in the record, if it is there; else the one first whose split is the champion's.
+
+    The champion is compared on the first one's validation pictures: on those it was not trained.
+    """
+    if {member.run_id for member in members} == set(known := run.record.get("members", [])):
+        return sorted(members, key=lambda member: known.index(member.run_id))
+    split = champion_split(run.store)
+    of_champion = (member for member in members if split and member.artifact(Split, "split").key == split.key)
+    first = next(of_champion, members[0])
+    return [first, *(member for member in members if member is not first)]
 
 
 def _require_alike(members: Sequence[Run]) -> None:
