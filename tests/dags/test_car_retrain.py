@@ -240,7 +240,8 @@ def test_a_whole_run_of_the_dag_promotes_and_submits_or_says_why_not(
         print(json.dumps({"state": run.state, "tasks": {ti.task_id: ti.state for ti in run.get_task_instances()}}))
     """
     conf = {"recipe": "demo", "competition": "demo-cars", "validation.min_images_per_class": 5,
-            "validation.max_unusable_fraction": 0.2, "fine_tune.epochs": 1, "head.epochs": 2, "gate.threshold": 0.0}
+            "validation.max_unusable_fraction": 0.2, "fine_tune.epochs": 1, "head.epochs": 2, "gate.threshold": 0.0,
+            "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
     done = python(code, environment | kaggle, json.dumps(conf))
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     expected = dict.fromkeys(STAGES, "success") | dict.fromkeys(APPROVAL, "skipped")
