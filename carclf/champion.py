@@ -44,9 +44,8 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
 
 def begun_state(store: Store, threshold: float) -> State:
     """The store's state; a store without one gets this threshold and no champion."""
-    change_state(store, lambda state: None if state else _new_state(threshold))
-    state = read_state(store)
-    assert state is not None
+    while (state := read_state(store)) is None:
+        change_state(store, lambda there: None if there else _new_state(threshold))
     return state
 
 

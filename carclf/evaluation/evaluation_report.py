@@ -26,7 +26,7 @@ def render_evaluation(found: dict[str, Any], pictures: list[dict[str, str]]) -> 
 def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
     low, high = found["interval"]
     tiles = [
-        ("accuracy", f"{found['accuracy']:.4f}"), ("95% interval", f"{low:.3f} to {high:.3f}"),
+        ("accuracy", f"{found['accuracy']:.4f}"), ("95% interval", f"{low:.3f}–{high:.3f}"),
         ("images", str(found["num_images"])), ("errors", str(found["num_images"] - found["num_correct"])),
         ("calibration error", f"{found['calibration_error']:.3f}"), ("temperature", f"{found['temperature']:.3f}"),
     ]

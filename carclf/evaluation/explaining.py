@@ -73,4 +73,5 @@ def _cut(inside: keras.Model) -> list[Any]:
     last = max(place for place, layer in enumerate(inside.layers) if len(layer.output.shape) == 4)
     if last == len(inside.layers) - 1:
         return [inside]
-    return [keras.Model(inside.inputs[0], inside.layers[last].output), *inside.layers[last + 1 :]]
+    # what the next layer gets, which is not always a layer's output: ConvNeXt adds by an operator
+    return [keras.Model(inside.inputs[0], inside.layers[last + 1].input), *inside.layers[last + 1 :]]

@@ -40,9 +40,9 @@ def promote(
     refused one is crowned nevertheless. NotYet where somebody must approve first.
     """
     candidate = _Candidate(archive, split, model, evaluation, config, store, salt)
-    _tell_threshold(begun_state(store, config.gate.threshold), config)
+    state = begun_state(store, config.gate.threshold)
+    _tell_threshold(state, config)
     for _ in range(NUM_TRIES):
-        state = begun_state(store, config.gate.threshold)
         if earlier := promotion_of(state, model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _judged(candidate, state)
@@ -55,6 +55,7 @@ def promote(
         if crown(store, _event(candidate, decision, run_id, approved_by), state, raise_to=_raised(candidate)):
             return decision, reused
         log.info("promote: the champion or the threshold changed meanwhile; judged again")
+        state = begun_state(store, config.gate.threshold)
     raise ServiceError(f"The champion changed {NUM_TRIES} times while the candidate was judged. Try again.")
 
 
