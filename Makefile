@@ -6,7 +6,7 @@ export EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 .PHONY: help demo up test test-kaggle-newer acceptance lint lock bench clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXIT=1
 	@$(BIN)/python -m local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \

@@ -17,7 +17,7 @@ TASKS = ["approval.ask", "approval.promote"]
 BODY = """\
 {% set judged = ti.xcom_pull(task_ids='promote')['figures'] -%}
 {% set measured = ti.xcom_pull(task_ids='evaluate')['figures'] -%}
-{{ judged['reason'] }}
+{{ judged['reason'].partition('. To go on: ')[0] }}
 
 | figure | |
 |---|---|

@@ -38,7 +38,7 @@ def notice(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
     """What is told: ``text`` in one line, and its parts."""
     run_id = context["run_id"]
     outcome, reason, figures = _outcome(state, context)
-    link = f"{conf.get('api', 'base_url').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
+    link = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
     known = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
     text = f"car_retrain {run_id}: {outcome}: {reason}{f' ({known})' if known else ''} {link}"
     return {"text": text, "dag": "car_retrain", "run": run_id, "state": state, "outcome": outcome, "reason": reason,

@@ -52,7 +52,8 @@ def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
                     _show_log(airflow.home, run_id, name)
         if state in ("success", "failed") and len(shown) == len(TASKS):
             if ASK in results and "approval.promote" not in results:
-                results["approval.promote"] = {"figures": {"decision": "rejected", "reason": _answer(airflow, run_id)}}
+                results["approval.promote"] = {"figures": {"decision": "rejected",
+                                                            "reason": results[ASK]["summary"]}}
             return _summary(state, shown, results, time.monotonic() - started)
         time.sleep(0.5)
 
@@ -73,8 +74,13 @@ def _waits_for(airflow: Airflow, run_id: str, task: dict[str, Any]) -> str:
 
 
 def _answer(airflow: Airflow, run_id: str) -> str:
-    path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{ASK}/xcomEntries/answer?deserialize=true"
-    return str(airflow.call("GET", path)["value"])
+    """What a person answered to the question for approval, or that nobody did."""
+    found = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{ASK}/-1/hitlDetails")
+    user = found["responded_by_user"]
+    who = f"by {user['name']}" if user else "because nobody answered in time"
+    if found["chosen_options"] == ["Approve"]:
+        return f"approved {who}"
+    return f"rejected {who}: nothing is promoted or submitted"
 
 
 def _seconds(task: dict[str, Any]) -> float:
@@ -85,6 +91,8 @@ def _seconds(task: dict[str, Any]) -> float:
 
 
 def _result(airflow: Airflow, run_id: str, task: str) -> dict[str, Any]:
+    if task == ASK:
+        return {"summary": _answer(airflow, run_id)}
     path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value?deserialize=true"
     value = airflow.call("GET", path)["value"]
     return value if isinstance(value, dict) else {}
