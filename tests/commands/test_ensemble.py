@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, run_to
+from small_runs import SMALL, run_to
 
 from carclf.__main__ import main
 from carclf.artifacts import Archive, Evaluation, Model, Split
