@@ -22,7 +22,7 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, DemoS
         yield folder, running
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def kaggle(cars: tuple[Path, DemoServer], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")

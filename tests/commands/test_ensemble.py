@@ -20,6 +20,8 @@ from carclf.evaluation.measuring import measured
 from carclf.runs import Run
 from carclf.services.storage import Store
 
+pytestmark = pytest.mark.usefixtures("kaggle")  # runs begun here ask it for the archive
+
 
 def runs(store: Store, *names: str) -> list[Run]:
     return [Run.load(name, store) for name in names]
