@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 export EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 
-.PHONY: help demo up test acceptance lint lock bench clean
+.PHONY: help demo up test test-kaggle-newer acceptance lint lock bench clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXIT=1
 	@$(BIN)/python -m local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
@@ -17,6 +17,9 @@ up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION
 
 test: .venv/.dev ## every test, offline
 	$(BIN)/pytest -q
+
+test-kaggle-newer: .venv/.dev ## the faults of Kaggle again, against a newer client in a throw-away folder
+	$(BIN)/python tests/faults/newer_kaggle.py
 
 acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance

@@ -15,6 +15,7 @@ import typer
 
 from carclf import config as configuration
 from carclf.commands.champion import champion_app
+from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.runs import STAGES, Result, Run, find_setting
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.add_typer(champion_app, name="champion")
+app.add_typer(models_app)
 
 
 def _finish(result: Result, path: Path | None) -> None:
@@ -85,7 +87,10 @@ def _run(
     current = _new_run(store, name, recipe, set_)
     for stage in STAGES:
         result = _wait(current, stage)
-        print(f"{stage:<12}{result.seconds:8.1f} s  {'reused, ' if result.reused else ''}{result.summary}", flush=True)
+        if result.waiting:
+            print(f"{result.summary}\nThen the rest of the stages: carclf STAGE --run {name}, from {stage} on")
+            raise typer.Exit(ServiceError.exit_status)
+        print(result.line(), flush=True)
         if result.figures.get("public_score") == "":
             print("No public score came: the competition gives none.")
         if result.skip:
@@ -96,6 +101,8 @@ def _run(
 def _wait(run: Run, stage: str) -> Result:
     limit = time.monotonic() + run.config.score.timeout_seconds
     while (result := run.run_stage(stage)).waiting:
+        if result.until or stage == "promote":  # for another day, or for a person: no command waits for that
+            return result
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
                                f"carclf {stage} --run {run.run_id}")
@@ -177,11 +184,14 @@ def _demo_server(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
     work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
+    daily_limit: Annotated[
+        int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
+    ] = 1000,
 ) -> None:
     """Serve a car competition on a loopback port by Kaggle's protocol."""
     from carclf.demo.command import serve
 
-    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")))
+    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")), daily_limit)
 
 
 def main() -> None:

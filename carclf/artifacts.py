@@ -114,6 +114,11 @@ class Model(Artifact):
     folder = "models"
 
 
+def is_ensemble(model: Model) -> bool:
+    """Whether a model is several joined: ``ensemble.json`` then names them."""
+    return "members" in model.inputs
+
+
 class Evaluation(Artifact):
     """``predictions.parquet`` of the validation images (id, label, predicted, p<class>), uncalibrated.
 

@@ -57,6 +57,9 @@ def _weights(config: Config, store_url: str) -> str:
     if config.model.weights == "champion":
         if (champion := champion_model(open_store(store_url))) is None:
             raise ConfigError(f"model.weights is 'champion', and {store_url} has none yet. Run once with 'imagenet'.")
+        from carclf.training.warm_start import require_backbone
+
+        require_backbone(champion)
         return f"those of the champion, {champion.key}"
     from carclf.training.backbones import build_backbone
 

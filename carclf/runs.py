@@ -39,6 +39,7 @@ from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
 
 A = TypeVar("A", bound=Artifact)
+OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -58,6 +59,10 @@ class Result:
     skip: str = ""
     waiting: bool = False
     until: str = ""
+
+    def line(self) -> str:
+        """How a terminal shows it."""
+        return f"{self.stage:<12}{self.seconds:8.1f} s  {'reused, ' if self.reused else ''}{self.summary}"
 
 
 class Run:
@@ -116,6 +121,9 @@ class Run:
     def run_stage(self, stage: str) -> Result:
         """Run one stage, log its begin and end, and note its result in the record."""
         log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
+        if "members" in self.record and stage in OF_MEMBERS:
+            raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
+                              f"did {stage}. Join them again by carclf ensemble.")
         started = time.monotonic()
         try:
             artifact, reused = STAGES[stage](self)
@@ -124,11 +132,11 @@ class Run:
             log.info("%s: %s", stage, waiting)
             return Result(stage, "", False, 0.0, waiting.figures, str(waiting), waiting=True, until=until)
         seconds = round(time.monotonic() - started, 2)
-        figures = _with_submission(stage, artifact)
-        summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items() if name != "reason")
+        figures = _with_places(stage, artifact)
+        summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items()
+                            if name != "reason" and value != "")
         result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
-        self.record["stages"][stage] = vars(result)
-        self.store.write(_record_key(self.run_id), json.dumps(self.record, indent=1).encode())
+        self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
         log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary)
         if result.skip:
@@ -139,6 +147,27 @@ class Run:
                      result.figures["report"], self.run_id)
         return result
 
+    def note(self, result: Result) -> None:
+        """Keep a stage's result in the record."""
+        self.record["stages"][result.stage] = vars(result)
+        self._write()
+
+    def join(self, members: "list[Run]") -> None:
+        """Make this run, which has only begun, one of an ensemble: data and split are those of its first member.
+
+        ConfigError where it is another run already.
+        """
+        names = [member.run_id for member in members]
+        if self.record.get("members", names) != names or (self.record["stages"] and "members" not in self.record):
+            raise ConfigError(f"The run {self.run_id!r} is in {self.store.url} and is another one. Take another "
+                              "--name.")
+        stages = {stage: members[0].record["stages"][stage] for stage in ("download", "validate", "split")}
+        self.record |= {"members": names, "stages": stages | self.record["stages"]}
+        self._write()
+
+    def _write(self) -> None:
+        self.store.write(_record_key(self.run_id), json.dumps(self.record, indent=1).encode())
+
 
 def find_setting(run: Run, name: str) -> tuple[Any, float]:
     """What was tried for fine-tuning's ``learning_rate`` or ``batch_size`` in this run, and the choice."""
@@ -146,9 +175,12 @@ def find_setting(run: Run, name: str) -> tuple[Any, float]:
     return try_setting(*given, run.config, run.store, name)
 
 
-def _with_submission(stage: str, artifact: Artifact) -> Figures:
-    extra: Figures = {"submission": artifact.files["submission.csv"].key} if stage == "submit" else {}
-    return artifact.figures | extra
+def _with_places(stage: str, artifact: Artifact) -> Figures:
+    """The figures, and where in the store lies what a person will want to see."""
+    named = {"submit": ("submission", "submission.csv"), "evaluate": ("report", "report.html"),
+             "promote": ("report", "report.html")}
+    name, file = named.get(stage, ("", ""))
+    return artifact.figures | ({name: artifact.files[file].key} if file in artifact.files else {})
 
 
 def _skip(stage: str, config: Config, figures: Figures) -> str:
@@ -196,5 +228,7 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
         run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"),
         run.artifact(Model, "fine_tune"), run.config, run.store, salt=run.salt,
     ),
-    "score": lambda run: score(run.artifact(Submission, "submit"), run.config, run.store, salt=run.salt),
+    "score": lambda run: score(
+        run.artifact(Submission, "submit"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
+    ),
 }

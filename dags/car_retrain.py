@@ -1,7 +1,7 @@
 """
 ### Retrain the car classifier and compete with it
 
-`download → validate → split → train_head → fine_tune → evaluate → promote → submit → score`
+`download → validate → split → train_head → fine_tune → evaluate → promote → (approval) → submit → score`
 
 Each task runs one command of `carclf` in a child process; the task's log begins with that command, which can be
 pasted into a terminal. A stage whose inputs and settings are unchanged says `reused` and ends at once.
@@ -16,56 +16,67 @@ pasted into a terminal. A stage whose inputs and settings are unchanged says `re
 | fine_tune | the loss is no number, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
 | evaluate | the store's copy of a model is damaged | run again with `force` |
 | promote | never for a weak model: submit and score are skipped | train longer, or `carclf champion set-threshold` |
-| submit | daily limit reached, Kaggle away | retried; a submission never counts twice |
+| approval | never; rejected or not answered in time, what follows is skipped | clear `approval.ask` to be asked again |
+| submit | Kaggle away; the daily limit only makes it wait, without a slot | retried; a submission never counts twice |
 | score | scoring takes more than six hours, or Kaggle could not grade | look at the submission on Kaggle |
 
-Exit status 65 (data) and 78 (configuration) are not retried; 75 (a passing fault) is.
+Exit status 65 (data) and 78 (configuration) are not retried; 75 (a passing fault) is. Where `gate.approval` is
+`required`, the run waits at `approval.ask` under *Required Actions*, without a slot.
 """
 
 import os
 from datetime import timedelta
 
-from airflow.sdk import PokeReturnValue, dag, get_current_context, task
+from airflow.sdk import chain, dag, get_current_context, task
+from carclf_approval import approval, promote_or_ask
+from carclf_notify import callbacks
 from carclf_params import params
-from carclf_task import run_stage
+from carclf_task import poke_stage, run_stage
 
-HOURS = {"download": 2, "validate": 2, "split": 1, "train_head": 12, "fine_tune": 48, "evaluate": 6, "promote": 1,
-         "submit": 6}
+HOURS = {"download": 2, "validate": 2, "split": 1, "train_head": 12, "fine_tune": 48, "evaluate": 6}
 SCHEDULE = os.environ.get("CARCLF_SCHEDULE", "@weekly")
+POKE_SECONDS = float(os.environ.get("CARCLF_POKE_SECONDS", "30"))
 
 
 @dag(
     dag_id="car_retrain", schedule=None if SCHEDULE in ("", "none") else SCHEDULE, catchup=False, max_active_runs=1,
-    params=params(), doc_md=__doc__, tags=["carclf"],
+    params=params(), doc_md=__doc__, tags=["carclf"], **callbacks(),
     default_args={
         "queue": "gpu", "retries": 3, "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=30),
         "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_SECONDS", "30"))),
     },
 )
 def car_retrain():
-    def stage(name):
-        @task(task_id=name, execution_timeout=timedelta(hours=HOURS[name]))
+    def stage(name, hours):
+        @task(task_id=name, execution_timeout=timedelta(hours=hours))
         def call():
             return run_stage(name, get_current_context())
 
         return call()
 
-    # Between two looks the sensor holds no slot.
-    @task.sensor(
-        poke_interval=float(os.environ.get("CARCLF_POKE_SECONDS", "30")), timeout=6 * 3600, mode="reschedule",
-        execution_timeout=timedelta(minutes=15),
-    )
-    def score():
-        result = run_stage("score", get_current_context())
-        return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)
+    @task(execution_timeout=timedelta(hours=6))
+    def promote():
+        return promote_or_ask(get_current_context())
 
-    previous = None
-    for name in HOURS:
-        current = stage(name)
-        if previous is not None:
-            previous >> current
-        previous = current
-    previous >> score()
+    # Between two looks a sensor holds no slot: submit may wait for tomorrow's submissions, score for the score.
+    def sensor(name, *, hours, timeout, **options):
+        @task.sensor(
+            task_id=name, execution_timeout=timedelta(hours=hours), timeout=timeout.total_seconds(),
+            poke_interval=POKE_SECONDS, mode="reschedule", **options,
+        )
+        def look():
+            return poke_stage(name, get_current_context())
+
+        return look()
+
+    chain(
+        *(stage(name, hours) for name, hours in HOURS.items()),
+        promote(),
+        approval(),
+        # none_failed: approval's tasks are skipped where nobody need approve
+        sensor("submit", hours=6, timeout=timedelta(days=3), trigger_rule="none_failed"),
+        sensor("score", hours=1, timeout=timedelta(hours=6)),
+    )
 
 
 car_retrain()

@@ -12,11 +12,18 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, DownstreamTasksSkipped
+from airflow.sdk import PokeReturnValue
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    DownstreamTasksSkipped,
+)
 
 log = logging.getLogger("airflow.task")
 
@@ -44,21 +51,22 @@ def settings_of(params: Mapping[str, Any]) -> list[str]:
     return ["--recipe", str(params["recipe"]), *(part for pair in pairs for part in ("--set", pair))]
 
 
-def run_stage(stage: str, context: Mapping[str, Any]) -> dict[str, Any]:
+def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
     """Run a stage in a child process and return its result, small enough for XCom."""
     run_id = run_id_of(context["dag_run"].run_id)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
         command = [sys.executable, "-u", "-m", "carclf", stage, "--store", os.environ.get("CARCLF_STORE", "store"),
-                   "--run", run_id]
+                   "--run", run_id, *arguments]
         if stage == "download":
             command += settings_of(context["params"])
-        status = run_child([*command, "--result", str(path)], child_environment(stage))
+        status, reason = run_child([*command, "--result", str(path)], child_environment(stage))
         result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if status == SKIP_WHAT_FOLLOWS:
-        context["ti"].xcom_push(key="return_value", value=result)
         log.info("What follows is skipped: %s", result["skip"])
-        raise DownstreamTasksSkipped(tasks=sorted(context["task"].get_flat_relative_ids(upstream=False)))
+        skip(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
+    if status != 0:
+        context["ti"].xcom_push(key="error", value=reason or f"{stage} ended with status {status}")
     if status in (DATA, CONFIGURATION):
         raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
@@ -67,15 +75,33 @@ def run_stage(stage: str, context: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def poke_stage(stage: str, context: Mapping[str, Any]) -> PokeReturnValue:
+    """Run a stage that may have to wait; it comes back at the time that the stage names, or soon."""
+    result = run_stage(stage, context)
+    if result["waiting"] and result["until"]:
+        raise AirflowRescheduleException(datetime.fromisoformat(result["until"]))
+    return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)
+
+
+def skip(context: Mapping[str, Any], tasks: list[str], result: dict[str, Any]) -> None:
+    """End this task with its result and skip these tasks."""
+    context["ti"].xcom_push(key="return_value", value=result)
+    raise DownstreamTasksSkipped(tasks=tasks)
+
+
 def child_environment(stage: str) -> dict[str, str]:
     """What of this process's environment the child of a stage gets."""
     allowed = ALLOWED_WITH_KAGGLE if stage in KAGGLE_STAGES else ALLOWED
     return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
 
 
-def run_child(command: list[str], environment: dict[str, str]) -> int:
-    """Stream the child's lines into the task's log; whatever ends this, the child's whole group ends with it."""
+def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """The exit status, and what carclf said is wrong; the child's lines are streamed into the task's log.
+
+    Whatever ends this, the child's whole group ends with it.
+    """
     log.info("$ %s", shlex.join(command))
+    reason = ""
     child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         text=True, errors="replace", start_new_session=True, preexec_fn=partial(_die_with_parent, os.getpid()),
@@ -84,7 +110,8 @@ def run_child(command: list[str], environment: dict[str, str]) -> int:
         assert child.stdout is not None
         for line in child.stdout:
             log.info("%s", line.rstrip())
-        return child.wait()
+            reason = line.strip().removeprefix("carclf: ") if line.startswith("carclf: ") else reason
+        return child.wait(), reason
 
 
 def _die_with_parent(parent: int) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carclf.config import load
+from carclf.config import load, parse_override
 from carclf.errors import CarclfError, ConfigError
 from local.airflow import ROOT, Airflow, AirflowFailed
 from local.follow import abandon, follow, trigger
@@ -32,11 +32,12 @@ def demo(options: argparse.Namespace) -> int:
     store = home / f"store-{recipe}"  # each recipe has a champion and a threshold of its own
     # Not the conf of one run: whoever clicks Trigger in the demo's UI shall get the same.
     chosen = {"competition": "demo-cars"} | ({"model.weights": _weights(options.weights)} if options.weights else {})
-    load(recipe, chosen)  # a mistake is told before anything is started
+    given = [*shlex.split(os.environ.get("CARCLF_SET", "")), *(f"{name}={value}" for name, value in chosen.items())]
+    load(recipe, dict(map(parse_override, given)))  # a mistake is told before anything is started
     with _alone(home), Processes(home / "logs") as processes:
         environment = _environment(str(store)) | {
             "CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2", "CARCLF_RECIPE": recipe,
-            "CARCLF_SET": shlex.join(f"{name}={value}" for name, value in chosen.items()),
+            "CARCLF_SET": shlex.join(given),
         }
         endpoint = _start_server(processes, options, home / "server", environment)
         # The token goes before every other credential that the user may have.
@@ -133,7 +134,10 @@ def _show(summary: dict[str, Any], store: Path, airflow: Airflow) -> None:
     if accuracy is not None:
         print(f"accuracy     {accuracy:.4f} on the validation images")
     print(f"gate         {summary['reason'] or 'not reached'}")
-    print(f"public score {'none came' if score is None else score}")
+    place = f" (would take place {summary['rank']} on the public leaderboard)" if summary["rank"] else ""
+    print(f"public score {'none came' if score is None else score}{place}")
+    if summary["warning"]:
+        print(f"warning      {summary['warning']}")
     print(f"artifacts    {store}")
     _tell_address(airflow)
 

@@ -5,11 +5,14 @@ import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from local.airflow import Airflow
 
 DAG = "car_retrain"
-STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit", "score")
+ASK = "approval.ask"
+TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", ASK, "approval.promote",
+         "submit", "score")
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -31,20 +34,53 @@ def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
     """Print each task as it finishes; return the summary: state, tasks, figures and seconds."""
     started, shown = time.monotonic(), {}
     results: dict[str, dict[str, Any]] = {}
+    told: set[str] = set()
     while True:
         state = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}")["state"]
         tasks = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
-        for task in sorted(tasks, key=lambda task: STAGES.index(task["task_id"])):
+        for task in sorted(tasks, key=lambda task: TASKS.index(task["task_id"])):
             name = task["task_id"]
+            if name not in told and (text := _waits_for(airflow, run_id, task)):
+                told.add(name)
+                print(text, flush=True)
             if task["state"] in FINISHED and name not in shown:
                 shown[name] = {"state": task["state"], "seconds": _seconds(task)}
-                results[name] = _result(airflow, run_id, name) if task["state"] == "success" else {}
-                _show(name, shown[name], results[name])
+                if task["state"] == "success":
+                    results[name] = _result(airflow, run_id, name)
+                _show(name, shown[name], results.get(name, {}))
                 if task["state"] == "failed":
                     _show_log(airflow.home, run_id, name)
-        if state in ("success", "failed") and len(shown) == len(STAGES):
+        if state in ("success", "failed") and len(shown) == len(TASKS):
+            if ASK in results and "approval.promote" not in results:
+                results["approval.promote"] = {"figures": {"decision": "rejected",
+                                                            "reason": results[ASK]["summary"]}}
             return _summary(state, shown, results, time.monotonic() - started)
         time.sleep(0.5)
+
+
+def _waits_for(airflow: Airflow, run_id: str, task: dict[str, Any]) -> str:
+    """What a task waits for that a person should know; "" for the others."""
+    name, state = task["task_id"], task["state"]
+    if name == ASK and state in ("awaiting_input", "deferred"):
+        path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{ASK}/-1/hitlDetails"
+        return (f"{name} waits for a person: Approve or Reject at "
+                f"{airflow.url}/dags/{DAG}/runs/{quote(run_id)}/tasks/{ASK}/required_actions\n"
+                f"    or by REST: PATCH {airflow.url}/api/v2/{quote(path)} "
+                '{"chosen_options": ["Approve"], "params_input": {}}')
+    if name == "submit" and state == "up_for_reschedule":
+        said = [event for event in _events(airflow.home, run_id, name) if " submit: " in event]
+        return f"{name} waits: {said[-1].partition(' submit: ')[2]}" if said else ""
+    return ""
+
+
+def _answer(airflow: Airflow, run_id: str) -> str:
+    """What a person answered to the question for approval, or that nobody did."""
+    found = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{ASK}/-1/hitlDetails")
+    user = found["responded_by_user"]
+    who = f"by {user['name']}" if user else "because nobody answered in time"
+    if found["chosen_options"] == ["Approve"]:
+        return f"approved {who}"
+    return f"rejected {who}: nothing is promoted or submitted"
 
 
 def _seconds(task: dict[str, Any]) -> float:
@@ -55,23 +91,31 @@ def _seconds(task: dict[str, Any]) -> float:
 
 
 def _result(airflow: Airflow, run_id: str, task: str) -> dict[str, Any]:
+    if task == ASK:
+        return {"summary": _answer(airflow, run_id)}
     path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value?deserialize=true"
     value = airflow.call("GET", path)["value"]
     return value if isinstance(value, dict) else {}
 
 
 def _show(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
+    if name in (ASK, "approval.promote") and end["state"] == "skipped":
+        return  # nobody need approve
     how = "reused, " if result.get("reused") else ""
-    print(f"{name:<12}{end['state']:<10}{end['seconds']:7.1f} s  {how}{result.get('summary', '')}", flush=True)
+    print(f"{name:<17}{end['state']:<10}{end['seconds']:7.1f} s  {how}{result.get('summary', '')}", flush=True)
 
 
 def _show_log(home: Path, run_id: str, task: str) -> None:
     """The line in which carclf says what is wrong, or the last lines of the task's newest log."""
-    logs = sorted((home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}").glob("attempt=*.log"))
-    events = [_event(line) for line in logs[-1].read_text().splitlines()] if logs else []
+    events = _events(home, run_id, task)
     reasons = [event for event in events if event.startswith("carclf: ")]
     for event in reasons[-1:] or events[-12:]:
         print(f"    {event[:1000]}", flush=True)
+
+
+def _events(home: Path, run_id: str, task: str) -> list[str]:
+    logs = sorted((home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}").glob("attempt=*.log"))
+    return [_event(line) for line in logs[-1].read_text().splitlines()] if logs else []
 
 
 def _event(line: str) -> str:
@@ -86,11 +130,17 @@ def _summary(
     state: str, tasks: dict[str, Any], results: dict[str, dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     figures = {name: result.get("figures", {}) for name, result in results.items()}
-    promote = figures.get("promote", {})
-    score = figures.get("score", {}).get("public_score")
+    promote = figures.get("promote", {}) | figures.get("approval.promote", {})
+    scored = figures.get("score", {})
     return {
         "state": state, "tasks": tasks, "val_accuracy": figures.get("evaluate", {}).get("val_accuracy"),
         "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
-        "public_score": None if score == "" else score, "seconds": round(seconds, 1),
+        "public_score": _number(scored.get("public_score")), "rank": _number(scored.get("rank")),
+        "warning": scored.get("warning", ""), "seconds": round(seconds, 1),
         "submission": figures.get("submit", {}).get("submission"),
     }
+
+
+def _number(value: Any) -> Any:
+    """A figure; None where the stage left it empty."""
+    return None if value == "" else value

@@ -1,11 +1,15 @@
-"""What all tests share: a cache of their own and no way to the user's Kaggle account."""
+"""What all tests share: a cache of their own, no way to the user's Kaggle account, and a Kaggle on loopback."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
+
+from carclf.demo.competition import Competition, open_competition
+from carclf.demo.server import DemoServer
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -34,3 +38,37 @@ def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
                         "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="session")
+def small_competition(tmp_path_factory: pytest.TempPathFactory) -> Competition:
+    """One whose pictures are any bytes that do not compress: the service never looks into them."""
+    folder, rng = tmp_path_factory.mktemp("competition"), random.Random(0)
+    names = [f"{number}.jpg" for number in range(40)]
+    for name in names:
+        path = folder / ("test_upload" if name < "2" else f"train/{name[0]}") / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.randbytes(100_000))
+    rows = "".join(f"{name},0\n" for name in names if name < "2")
+    for name in ("truth.csv", "sample-submission.csv"):
+        (folder / name).write_text(f"Id,Category\n{rows}")
+    return open_competition(folder, slug="demo-cars", work=folder / "work", truth=folder / "truth.csv")
+
+
+@pytest.fixture
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No credentials in any of Kaggle's places."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for name in ("KAGGLE_CONFIG_DIR", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "CARCLF_KAGGLE_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def kaggle(small_competition: Competition, no_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DemoServer]:
+    """A server for the small competition, and the variables that lead to it."""
+    with DemoServer(small_competition, scoring_seconds=0) as running:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", running.url)
+        monkeypatch.setenv("KAGGLE_USERNAME", "demo")
+        monkeypatch.setenv("KAGGLE_KEY", "demo-key")
+        yield running

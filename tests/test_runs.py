@@ -1,4 +1,4 @@
-"""Runs, the champion, and scores, against real artifacts in a store."""
+"""Runs and the champion, against real artifacts in a store."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,11 @@ import boto3
 import pytest
 from candidates import candidate
 
-from carclf.artifacts import Figures, Submission, build
 from carclf.champion import set_threshold
 from carclf.config import load
-from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
-from carclf.demo.server import DemoServer
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError
 from carclf.runs import Run
-from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store, open_store
-from carclf.stages.score import score
 from carclf.training.weights import weights_identity
 
 
@@ -86,45 +80,3 @@ def test_weights_at_a_store_url_are_known_by_what_stands_there_now(tmp_path: Pat
         open_store("s3://weights/nets").upload(tmp_path / "w", "w.h5")
         found.append((weights_identity("s3://weights/nets/w.h5"), weights_identity(str(tmp_path / "w"))))
     assert [one for one, _ in found] == [other for _, other in found] and found[0] != found[1]
-
-
-@pytest.fixture(scope="module")
-def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cars")
-    render_competition(folder, num_train=60, num_test=10)
-    return folder
-
-
-def sent(store: Store, answers: Path, monkeypatch: pytest.MonkeyPatch, server: DemoServer) -> Submission:
-    monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-
-    def make(folder: Path) -> Figures:
-        (folder / "submission.csv").write_bytes(answers.read_bytes())
-        return {"ref": 0}
-
-    submission = build(Submission, make, store=store, version=1, inputs={}, settings={"answers": answers.name})[0]
-    mark = submission.files["submission.csv"].sha256[:16]
-    Kaggle("cars").submit(answers, description=f"carclf {mark}", fingerprint=mark)
-    return submission
-
-
-def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
-    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, memory = load("demo", {"competition": "cars"}), tmp_path / "submissions.json"
-    blind = open_competition(cars, slug="cars", work=tmp_path)
-    with DemoServer(blind, scoring_seconds=0, memory=memory) as server:
-        submission = sent(store, cars / "truth.csv", monkeypatch, server)
-        assert score(submission, config, store)[0].figures["public_score"] == ""
-    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
-    with DemoServer(graded, scoring_seconds=0, memory=memory) as server:
-        other = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        assert score(other, config, store)[0].figures["public_score"] < 1
-        found, reused = score(submission, config, store)
-        assert (found.figures["public_score"], reused) == (1.0, False)
-        assert score(submission, config, store) == (found, True)
-    with DemoServer(graded, scoring_seconds=0) as forgetful:
-        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", forgetful.url)
-        with pytest.raises(DataError, match="knows no submission with the mark"):
-            score(other, load("demo", {"competition": "cars"}), store, salt="again")

@@ -37,11 +37,16 @@ class Files:
             return np.full((self.height, self.width, 3), 128, np.uint8)
         try:
             # no limit here: validation has refused what is too large
-            pixels = decode(path.read_bytes(), frame=(self.height, self.width), max_megapixels=math.inf)
+            return read_picture(path, self.height, self.width, max_megapixels=math.inf)
         except (Undecodable, OSError) as error:
             raise DataError(f"{path} was whole when it was validated and cannot be read now: {error}. Empty the cache "
                             "folder and run again.") from error
-        return _reduced(pixels, self.height, self.width)
+
+
+def read_picture(path: Path, height: int, width: int, *, max_megapixels: float) -> Pixels:
+    """The picture in a file, no larger than fits (height, width). Raises Undecodable and OSError."""
+    pixels = decode(path.read_bytes(), frame=(height, width), max_megapixels=max_megapixels)
+    return _reduced(pixels, height, width)
 
 
 class Decoded:

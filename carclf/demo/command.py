@@ -14,7 +14,14 @@ from carclf.errors import ConfigError
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
-def serve(data: Path | None, truth: Path | None, holdout: float | None, port: int, slug: str, work: Path) -> None:
+# The demo is run again and again: its limit is not Kaggle's.
+DAILY_LIMIT = 1000
+
+
+def serve(
+    data: Path | None, truth: Path | None, holdout: float | None, port: int, slug: str, work: Path,
+    daily_limit: int = DAILY_LIMIT,
+) -> None:
     """Print one line with the address, then serve until SIGINT or SIGTERM.
 
     The folder ``work`` keeps the archive and the submissions, for the next server in it.
@@ -35,8 +42,7 @@ def serve(data: Path | None, truth: Path | None, holdout: float | None, port: in
                 render_competition(folder)
         truth = truth if truth or holdout is not None else data / "truth.csv"
     competition = open_competition(data, slug=slug, work=work, truth=truth, holdout=holdout)
-    # The demo is run again and again: its limit is not Kaggle's.
     memory = work / f"{slug}-submissions.json"
-    with DemoServer(competition, port=port, daily_limit=1000, memory=memory) as server:
+    with DemoServer(competition, port=port, daily_limit=daily_limit, memory=memory) as server:
         print(f"carclf demo-server: competition '{slug}' at {server.url} (user demo, key demo-key)", flush=True)
         stop.wait()

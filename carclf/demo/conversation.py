@@ -45,6 +45,7 @@ class Conversation(BaseHTTPRequestHandler):
     def _call(self, body: bytes) -> None:
         found = re.fullmatch(r"(?:/api)?/v1/([\w.]+)/(\w+)", urlsplit(self.path).path)
         service, method = (found[1], found[2]) if found else ("", "")
+        self.demo.count(method)
         if (service, method) == ("security.OAuthService", "IntrospectToken"):
             return self._introspect(json.loads(body or b"{}"))
         if self.headers.get("Authorization") not in self.demo.credentials:
@@ -76,10 +77,11 @@ class Conversation(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """The body of a download, from the byte asked for."""
         url = urlsplit(self.path)
+        self.demo.count("Download")
         if parse_qs(url.query).get("signature") != [self.demo.signature]:
             return self._send(403, EXPIRED, {"Content-Type": "application/xml"})
         fault = self.demo.next_fault("Download")
-        if fault and fault.kind in ("status", "html", "stall"):
+        if fault and fault.kind in ("status", "html", "stall", "expired"):
             return self._break(fault)
         return self._send_named(unquote(url.path.removeprefix("/download/")), fault)
 
@@ -120,6 +122,7 @@ class Conversation(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         """The body of an upload; without credentials, as with signed URLs."""
         body = self._body()
+        self.demo.count("Upload")
         if fault := self.demo.next_fault("Upload"):
             self._break(fault)
         elif self.demo.receive(urlsplit(self.path).path.removeprefix("/upload/"), body):
@@ -141,6 +144,10 @@ class Conversation(BaseHTTPRequestHandler):
     def _break(self, fault: Fault) -> None:
         if fault.kind == "html":
             self._send(200, b"<html>Please wait</html>", {"Content-Type": "text/html"})
+        elif fault.kind == "expired":
+            self._send(403, EXPIRED, {"Content-Type": "application/xml"})
+        elif fault.kind == "empty":
+            self._send(200, b"{}", JSON_TYPE)
         elif fault.kind == "status":
             extra = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
             self._refuse(fault.status, f"planned fault {fault.status}", extra)

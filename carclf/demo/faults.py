@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-FaultKind = Literal["status", "drop", "truncate", "html", "drop_after", "stall", "corrupt"]
+FaultKind = Literal["status", "drop", "truncate", "html", "drop_after", "stall", "corrupt", "expired", "empty"]
 
 
 @dataclass
@@ -14,6 +14,7 @@ class Fault:
     status: that status, with Retry-After where given. drop: the connection closes without an answer, or in the
     middle of a body. drop_after: the call counts, then the connection closes. stall: no answer for 30 s.
     html: a web page with status 200. truncate, corrupt: an archive cut short, or damaged, at its source.
+    expired: what storage says of a signed URL that ran out. empty: a list that does not show its entries yet.
     """
 
     method: str

@@ -4,6 +4,7 @@ import base64
 import logging
 import secrets
 import threading
+from collections import Counter
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class DemoServer(Site):
         self.credentials = frozenset({f"Basic {basic}", f"Bearer {token}"})
         self.signature = secrets.token_hex(16)
         self.faults: list[Fault] = []
+        self.calls: Counter[str] = Counter()  # of each method, and of the bodies
         self.closed = threading.Event()
         self.http = self._bind(port)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
@@ -78,6 +80,11 @@ class DemoServer(Site):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def count(self, method: str) -> None:
+        """Note one call of a method, answered or not."""
+        with self.lock:
+            self.calls[method] += 1
 
     def next_fault(self, method: str) -> Fault | None:
         """Take the next planned fault of a method, if there is one."""

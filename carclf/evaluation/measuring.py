@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Archive, Evaluation, Figures, Model, Split, build
+from carclf.artifacts import Archive, Evaluation, Figures, Model, Split, build, is_ensemble
 from carclf.config import Config
 from carclf.errors import DataError, QualityError
 from carclf.services.storage import Store
@@ -84,25 +84,49 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, config:
     from carclf.data.images import unpack
     from carclf.data.input_pipeline import Examples, Plain
     from carclf.evaluation.assessment import Answers
-    from carclf.evaluation.explaining import Explainer
-    from carclf.evaluation.prediction import milliseconds_per_image, predict
+    from carclf.evaluation.prediction import milliseconds_per_image
 
     rows = pd.read_parquet(split.path(store, "split.parquet"))
-    val = rows[rows["subset"] == "val"].reset_index(drop=True)
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
     images = unpack(archive, store)
     size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
-    pictures = Plain(Examples.of(val, images, size), size)
-    probabilities = predict(network, pictures, config.evaluate)
+    ask = _ask_members if is_ensemble(model) else _ask
+    val, probabilities, explain = ask(network, split, model, images, config, store)
     if not np.isfinite(probabilities).all():
         raise QualityError(f"The model {model.key} answers what is no number. Train again with force and with a lower "
                            "fine_tune.learning_rate.")
     measures = _reloaded(network, rows, images, model, store)
+    pictures = Plain(Examples.of(val, images, size), size)
     measures["milliseconds"] = milliseconds_per_image(network, pictures, config.evaluate)
     measures["model_mb"] = model.files["model.keras"].num_bytes / 1e6
     answers = Answers(val, class_names_of(model, store), probabilities)
-    return write_evaluation(folder, answers, images, measures=measures,
-                            explain=Explainer(network, images, size, answers.class_names))
+    return write_evaluation(folder, answers, images, measures=measures, explain=explain)
+
+
+def _ask(
+    network: Any, split: Split, model: Model, images: Path, config: Config, store: Store
+) -> tuple[Any, Any, "Explain | None"]:
+    """The validation pictures' rows, the network's probabilities of them, and who says where it looked."""
+    import pandas as pd
+
+    from carclf.data.input_pipeline import Examples, Plain
+    from carclf.evaluation.explaining import Explainer
+    from carclf.evaluation.prediction import predict
+
+    rows = pd.read_parquet(split.path(store, "split.parquet"))
+    val = rows[rows["subset"] == "val"].reset_index(drop=True)
+    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
+    probabilities = predict(network, Plain(Examples.of(val, images, size), size), config.evaluate)
+    return val, probabilities, Explainer(network, images, size, class_names_of(model, store))
+
+
+def _ask_members(
+    network: Any, split: Split, model: Model, images: Path, config: Config, store: Store
+) -> tuple[Any, Any, None]:
+    """The same of an ensemble, each picture by members that were not trained on it; nobody says where they looked."""
+    from carclf.evaluation.ensembles import answers
+
+    return *answers(network, split, model, images, config.evaluate, store), None
 
 
 def _reloaded(network: Any, rows: Any, images: Path, model: Model, store: Store) -> Figures:

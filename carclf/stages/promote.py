@@ -124,7 +124,8 @@ def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision,
 def _awaiting(decision: Decision, run_id: str) -> NotYet:
     text = (f"awaiting approval: {decision.figures['reason']}. To go on: "
             f"carclf promote --run {run_id or 'RUN'} --approved-by NAME")
-    return NotYet(text, figures=decision.figures | {"decision": "awaiting approval", "reason": text})
+    return NotYet(text, figures=decision.figures | {"decision": "awaiting approval", "reason": text,
+                                                    "report": decision.files["report.html"].key})
 
 
 def _event(candidate: _Candidate, decision: Decision, run_id: str, approved_by: str) -> Event:

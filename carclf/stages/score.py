@@ -2,37 +2,57 @@
 
 from typing import Any
 
-from carclf.artifacts import Figures, PublicScore, Submission, artifact_key, build
+from carclf.artifacts import Evaluation, Figures, PublicScore, Submission, artifact_key, build
+from carclf.champion import record_score
 from carclf.config import Config
-from carclf.errors import DataError, NotYet
+from carclf.errors import ConfigError, DataError, NotYet
+from carclf.evaluation.agreement import disagreement
+from carclf.progress import log
 from carclf.services.kaggle import Kaggle, SubmissionState
 from carclf.services.storage import Store
 
-VERSION = 2
+VERSION = 3
 
 
-def score(submission: Submission, config: Config, store: Store, *, salt: str = "") -> tuple[PublicScore, bool]:
-    """The public score ("" where the competition gives none); NotYet while Kaggle scores.
+def score(
+    submission: Submission, evaluation: Evaluation, config: Config, store: Store, *, salt: str = ""
+) -> tuple[PublicScore, bool]:
+    """The public score ("" where the competition gives none) beside the validation; NotYet while Kaggle scores.
 
-    An empty score is no final answer: the next run asks again.
+    ``rank`` is the place that the score takes on the public leaderboard, ``gap`` what validation promised more,
+    ``warning`` is not "" where that is more than chance. The champion's history gets them too. An empty score is no
+    final answer: the next run asks again.
     """
-    inputs = {"submission": submission.key}
+    found, reused = _found_or_asked(submission, evaluation, config, store, salt)
+    record_score(store, evaluation.inputs["model"], found.figures)
+    if warning := found.figures["warning"]:
+        log.warning("score: %s", warning)
+    return found, reused
+
+
+def _found_or_asked(
+    submission: Submission, evaluation: Evaluation, config: Config, store: Store, salt: str
+) -> tuple[PublicScore, bool]:
+    inputs = {"submission": submission.key, "evaluation": evaluation.key}
 
     def settings(graded: bool) -> dict[str, Any]:
         return {"competition": config.competition, "graded": graded, "salt": salt}
 
     if found := PublicScore.find(store, artifact_key(PublicScore, VERSION, inputs, settings(True))):
         return found, True
-    state = _look(submission, config)
-    figures: Figures = {"ref": state.ref, "public_score": "" if state.public_score is None else state.public_score}
+    kaggle = Kaggle(config.competition)
+    state = _look(submission, kaggle)
+    figures: Figures = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
+    if state.public_score is not None:
+        figures |= _compared(state.public_score, submission, evaluation) | {"rank": _rank(state.public_score, kaggle)}
     return build(PublicScore, lambda _: figures, store=store, version=VERSION, inputs=inputs,
                  settings=settings(state.public_score is not None))
 
 
-def _look(submission: Submission, config: Config) -> SubmissionState:
+def _look(submission: Submission, kaggle: Kaggle) -> SubmissionState:
     # By the mark and not by the number, which another server may have given to another file.
     mark = submission.files["submission.csv"].sha256[:16]
-    state = Kaggle(config.competition).find_submission(mark)
+    state = kaggle.find_submission(mark)
     if state is None:
         raise DataError(f"Kaggle knows no submission with the mark {mark}: it was sent to another endpoint, or "
                         "removed. Run again with force to send it again.")
@@ -41,3 +61,21 @@ def _look(submission: Submission, config: Config) -> SubmissionState:
     if state.status != "COMPLETE":
         raise NotYet(f"submission {state.ref} is {state.status}")
     return state
+
+
+def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Figures:
+    if not 0 <= public_score <= 1:  # not an accuracy, whatever it is
+        return {"public_score": public_score}
+    validation = (float(evaluation.figures["val_accuracy"]), float(evaluation.figures["low"]),
+                  float(evaluation.figures["high"]))
+    return {"public_score": public_score, "gap": round(validation[0] - public_score, 5),
+            "warning": disagreement(validation, public_score, int(submission.figures["num_rows"]))}
+
+
+def _rank(public_score: float, kaggle: Kaggle) -> int | str:
+    try:
+        rank = kaggle.rank(public_score)
+    except ConfigError as error:  # a score without a place is a score
+        log.warning("score: the leaderboard cannot be read: %s", error)
+        return ""
+    return "" if rank is None else rank

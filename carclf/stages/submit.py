@@ -1,68 +1,146 @@
-"""Predict the test pictures and send the submission, once."""
+"""Predict the test pictures, keep that, and send it to Kaggle, once."""
 
 import csv
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from carclf.artifacts import Archive, Dataset, Figures, Model, Split, Submission, build, file_sha256
+from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, Submission, build
+from carclf.champion import promotion_of, read_state
 from carclf.config import Config
-from carclf.errors import DataError
-from carclf.services.kaggle import Kaggle
-from carclf.services.storage import Store
+from carclf.errors import ConfigError, DataError, NotYet
+from carclf.progress import log
+from carclf.services.kaggle import Kaggle, SubmissionState
+from carclf.services.storage import Store, claim, give_up
 
-VERSION = 2
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+VERSION = 3
+# Longer than one call of Kaggle's may take, and its list to show what was counted.
+CLAIM_SECONDS = 180.0
 
 
 def submit(
     archive: Archive, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *, salt: str = ""
 ) -> tuple[Submission, bool]:
-    """``submission.csv`` in the sample's order and the reference under which Kaggle counted it."""
+    """The reference under which Kaggle counted the model's predictions of the test pictures.
+
+    ConfigError where the model was never promoted; NotYet, with the predictions kept, where Kaggle takes no more today.
+    """
+    _require_promoted(model, store)
+    prediction, _ = predict_test(archive, dataset, split, model, config, store, salt=salt)
+    return send(prediction, model.key, config, store, salt=salt)
+
+
+def predict_test(
+    archive: Archive, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *, salt: str = ""
+) -> tuple[Prediction, bool]:
+    """``probabilities.parquet`` of the test pictures and ``submission.csv``, both in the sample's order."""
 
     def make(folder: Path) -> Figures:
-        path = folder / "submission.csv"
-        _predict(path, archive, dataset, split, model, config, store)
-        check_submission(path.read_text(), dataset.path(store, "sample-submission.csv").read_text(),
-                         str(split.figures["class_names"]).split())
-        mark = file_sha256(path)[:16]
-        sent = Kaggle(config.competition).submit(
-            path, description=f"carclf {mark} model {model.key}", fingerprint=mark
-        )
-        return {"ref": sent.ref, "num_rows": path.read_text().count("\n") - 1}
+        import numpy as np
+        import pandas as pd
+
+        sample = dataset.path(store, "sample-submission.csv")
+        ids = pd.read_csv(sample, dtype={"Id": str})["Id"].tolist()
+        class_names = str(split.figures["class_names"]).split()
+        probabilities = _probabilities(ids, archive, dataset, model, config, store)
+        table = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])
+        table.insert(0, "id", ids)
+        table.to_parquet(folder / "probabilities.parquet", index=False)
+        answers = pd.DataFrame({"Id": ids, "Category": np.array(class_names)[probabilities.argmax(1)]})
+        answers.to_csv(folder / "submission.csv", index=False)
+        check_submission((folder / "submission.csv").read_text(), sample.read_text(), class_names)
+        return {"num_rows": len(answers)}
 
     return build(
-        Submission, make, store=store, version=VERSION,
+        Prediction, make, store=store, version=VERSION,
         inputs={"archive": archive.key, "dataset": dataset.key, "model": model.key},
-        settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"competition": config.competition, "salt": salt},
+        settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt},
     )
 
 
-def _predict(
-    path: Path, archive: Archive, dataset: Dataset, split: Split, model: Model, config: Config, store: Store
-) -> None:
+def send(
+    prediction: Prediction, model_key: str, config: Config, store: Store, *, salt: str = ""
+) -> tuple[Submission, bool]:
+    """Send a prediction's ``submission.csv`` unless Kaggle has it already; nothing else is done here."""
+    file = prediction.files["submission.csv"]
+    mark = file.sha256[:16]
+
+    def make(_: Path) -> Figures:
+        text = f"carclf {mark} model {model_key}"
+        sent = _send_once(prediction.path(store, "submission.csv"), mark, text, config.competition, store)
+        log.info("submit: submission %d of %s", sent.ref, config.competition)
+        return {"ref": sent.ref, "num_rows": prediction.figures["num_rows"]}
+
+    return build(
+        Submission, make, store=store, version=VERSION, inputs={"prediction": prediction.key},
+        settings={"competition": config.competition, "salt": salt}, kept={"submission.csv": file},
+    )
+
+
+def _send_once(path: Path, mark: str, description: str, competition: str, store: Store) -> SubmissionState:
+    key = f"submissions/claims/{competition}-{mark}.json"
+
+    def require_claim() -> None:
+        # Between the look at Kaggle's list and the sending another process could do the same.
+        if not claim(store, key, CLAIM_SECONDS):
+            raise NotYet(f"another process is sending the predictions {mark} at this moment")
+
+    try:
+        return Kaggle(competition).submit(
+            path, description=description, fingerprint=mark, before_sending=require_claim
+        )
+    except BaseException:
+        give_up(store, key)  # whoever tries again looks at the list first
+        raise
+
+
+def _require_promoted(model: Model, store: Store) -> None:
+    state = read_state(store)
+    if state is None or promotion_of(state, model.key) is None:
+        raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Run promote for its run "
+                          "first (carclf promote --run RUN); where gate.approval is required, somebody must approve: "
+                          "carclf promote --run RUN --approved-by NAME.")
+
+
+def _probabilities(
+    ids: list[str], archive: Archive, dataset: Dataset, model: Model, config: Config, store: Store
+) -> "npt.NDArray[np.float64]":
     import keras
-    import numpy as np
     import pandas as pd
 
     from carclf.data.images import unpack
     from carclf.data.input_pipeline import Examples, Plain
     from carclf.evaluation.prediction import predict
 
-    sample = pd.read_csv(dataset.path(store, "sample-submission.csv"), dtype={"Id": str})
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
-    test = index[index["label"] < 0].set_index("id").loc[sample["Id"]].reset_index()
+    test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
     size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
-    pictures = Plain(Examples.of(test, unpack(archive, store), size), size)
-    probabilities = predict(network, pictures, config.evaluate)
-    class_names = np.array(str(split.figures["class_names"]).split())
-    sample.assign(Category=class_names[probabilities.argmax(1)]).to_csv(path, index=False)
+    return predict(network, Plain(Examples.of(test, unpack(archive, store), size), size), config.evaluate)
 
 
 def check_submission(text: str, sample: str, class_names: list[str]) -> None:
     """Raise DataError unless the file has the sample's header, its ids in its order, and known classes only."""
     rows, wanted = list(csv.reader(io.StringIO(text))), list(csv.reader(io.StringIO(sample)))
-    if [row[:1] for row in rows] != [row[:1] for row in wanted] or rows[0] != wanted[0]:
-        raise DataError(f"submission.csv has {len(rows) - 1} rows that are not the sample's {len(wanted) - 1} ids in "
-                        "their order; it was not sent. Run again with force.")
+    if fault := _fault(rows, wanted, class_names):
+        raise DataError(f"submission.csv {fault}; it was not sent. Run again with force.")
+
+
+def _fault(rows: list[list[str]], wanted: list[list[str]], class_names: list[str]) -> str:
+    """What of a submission is not as the sample wants it; "" where all is."""
+    if not rows or rows[0] != wanted[0] or len(wanted[0]) != 2:
+        return f"has the columns {rows[:1]}, not two as in {wanted[0]}"
+    if broken := [row for row in rows if len(row) != 2]:
+        return f"has a row of {len(broken[0])} values, {broken[0]!r:.80}, where two are expected"
+    ids = [row[0] for row in rows[1:]]
+    if len(set(ids)) != len(ids):
+        return f"has {len(ids) - len(set(ids))} ids twice"
+    if ids != [row[0] for row in wanted[1:]]:
+        return f"has {len(ids)} rows that are not the sample's {len(wanted) - 1} ids in their order"
     if strangers := {row[1] for row in rows[1:]} - set(class_names):
-        raise DataError(f"submission.csv names unknown classes {sorted(strangers)}; it was not sent.")
+        return f"names unknown classes {sorted(strangers)}"
+    return ""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from carclf.artifacts import Model, artifact_key
+from carclf.artifacts import Model, artifact_key, is_ensemble
 from carclf.champion import champion_model
 from carclf.config import Config
 from carclf.errors import ConfigError
@@ -32,6 +32,8 @@ def champions_beginning(
     from another for ever.
     """
     champion = champion_model(store)
+    if champion is not None:
+        require_backbone(champion)
     start = champion and Model.find(store, champion.inputs["model"])
     if champion is None or start is None:
         raise ConfigError(NO_CHAMPION)
@@ -43,6 +45,13 @@ def champions_beginning(
     unchanged = (start.key == artifact_key(Model, version, inputs, same)
                  and champion.settings == fine_tune_settings(config, settings["salt"]))
     return Beginning(start, str(theirs["weights"])) if unchanged else Beginning(champion, f"champion:{champion.key}")
+
+
+def require_backbone(champion: Model) -> None:
+    """ConfigError where the champion has no one backbone to go on from."""
+    if is_ensemble(champion):
+        raise ConfigError(f"model.weights is 'champion', and the champion {champion.key} is an ensemble of several "
+                          "networks. Set model.weights to 'imagenet', or roll back to a champion that is one.")
 
 
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:

@@ -4,12 +4,18 @@ import itertools
 import json
 import os
 import signal
+import socketserver
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +26,8 @@ from carclf.demo.server import DemoServer
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit", "score"]
+APPROVAL = ["approval.ask", "approval.promote"]
+TASKS = [*STAGES[:7], *APPROVAL, *STAGES[7:]]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,68 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/a.db",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}", "CARCLF_STORE": str(home / "store"),
         "CARCLF_CACHE": str(home / "cache"), "CARCLF_POKE_SECONDS": "1", "CARCLF_RETRY_SECONDS": "1",
+        "CARCLF_APPROVAL_HOURS": "1.5",
     }
+
+
+class Inbox:
+    """Where notifications are posted to."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        messages = self.messages
+
+        class Answer(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(500 if self.path.startswith("/refuse") else 200)
+                self.end_headers()
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def take(self) -> list[dict[str, Any]]:
+        taken = self.messages[:]
+        self.messages.clear()
+        return taken
+
+
+@pytest.fixture
+def inbox() -> Iterator[Inbox]:
+    box = Inbox()
+    threading.Thread(target=box.http.serve_forever, daemon=True).start()
+    yield box
+    box.http.shutdown()
+    box.http.server_close()
+
+
+class Mailbox:
+    """A mail server: as much of SMTP as one mail needs."""
+
+    def __init__(self) -> None:
+        self.mails: list[Message] = []
+        mails = self.mails
+
+        class Talk(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.wfile.write(b"220 here\r\n")
+                while line := self.rfile.readline().strip().upper():
+                    if line == b"DATA":
+                        self.wfile.write(b"354 go on\r\n")
+                        mails.append(message_from_bytes(b"".join(iter(self.rfile.readline, b".\r\n"))))
+                    self.wfile.write(b"250 yes\r\n")
+
+        self.tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Talk)
+        self.port = self.tcp.server_address[1]
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    box = Mailbox()
+    threading.Thread(target=box.tcp.serve_forever, daemon=True).start()
+    yield box
+    box.tcp.shutdown()
+    box.tcp.server_close()
 
 
 def python(code: str, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -56,7 +125,11 @@ def described(environment: dict[str, str]) -> dict[str, object]:
             "timeouts": all(task.execution_timeout for task in dag.tasks),
             "params": {name: param.schema | {"description": param.description}
                        for name, param in dag.params._ParamsDict__dict.items()},
-            "active": dag.max_active_runs, "catchup": dag.catchup, "mode": dag.get_task("score").mode,
+            "active": dag.max_active_runs, "catchup": dag.catchup,
+            "sensors": {name: [dag.get_task(name).mode, dag.get_task(name).timeout, dag.get_task(name).trigger_rule]
+                        for name in ("submit", "score")},
+            "callbacks": [dag.on_success_callback, dag.on_failure_callback],
+            "ask": [dag.get_task("approval.ask").defaults, dag.get_task("approval.ask").response_timeout.seconds],
         }))
         """,
         environment,
@@ -65,10 +138,23 @@ def described(environment: dict[str, str]) -> dict[str, object]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_chain_is_the_nine_stages_on_the_gpu_queue(described) -> None:
-    assert described["chain"] == {name: [after] for name, after in itertools.pairwise(STAGES)} | {"score": []}
+def test_the_chain_is_the_nine_stages_and_an_approval_on_the_gpu_queue(described) -> None:
+    assert described["chain"] == {name: [after] for name, after in itertools.pairwise(TASKS)} | {"score": []}
     assert described["queues"] == ["gpu"] and described["timeouts"]
-    assert (described["active"], described["catchup"], described["mode"]) == (1, False, "reschedule")
+    assert (described["active"], described["catchup"]) == (1, False)
+
+
+def test_what_waits_holds_no_slot_and_outlasts_a_night(described) -> None:
+    assert described["sensors"] == {"submit": ["reschedule", 3 * 24 * 3600, "none_failed"],
+                                    "score": ["reschedule", 6 * 3600, "all_success"]}
+    assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_HOURS=1.5
+
+
+def test_nobody_is_told_unless_the_deployment_says_whom(described, environment: dict[str, str]) -> None:
+    assert described["callbacks"] == [None, None]
+    wrong = python("import car_retrain", environment | {"CARCLF_NOTIFY": "ftp://secret@host"})
+    assert "CARCLF_NOTIFY is neither an http:// or https:// URL nor mailto:address." in wrong.stderr
+    assert "secret" not in wrong.stderr
 
 
 def test_parsing_takes_less_than_a_second_and_imports_neither_tensorflow_nor_keras(described) -> None:
@@ -140,10 +226,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
 
 
 def test_a_whole_run_of_the_dag_promotes_and_submits_or_says_why_not(
-    environment: dict[str, str], server: DemoServer
+    environment: dict[str, str], server: DemoServer, inbox: Inbox
 ) -> None:
     kaggle = {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_USERNAME": "demo", "KAGGLE_KEY": "demo-key",
-              "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"]}
+              "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"], "CARCLF_NOTIFY": inbox.url}
     migrated = subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment | kaggle,
                               capture_output=True, text=True)
     assert migrated.returncode == 0, migrated.stderr[-2000:]
@@ -158,11 +244,21 @@ def test_a_whole_run_of_the_dag_promotes_and_submits_or_says_why_not(
             "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
     done = python(code, environment | kaggle, json.dumps(conf))
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {"state": "success", "tasks": dict.fromkeys(STAGES, "success")}
+    expected = dict.fromkeys(STAGES, "success") | dict.fromkeys(APPROVAL, "skipped")
+    assert json.loads(done.stdout.splitlines()[-1]) == {"state": "success", "tasks": expected}
     assert len(server.submissions) == 1
+    (message,) = inbox.take()
+    assert (message["state"], message["outcome"]) == ("success", "promoted")
+    assert message["figures"]["public_score"] == float(server.submissions[0].score)
+    assert message["text"].startswith(f"car_retrain {message['run']}: promoted: ")
+    assert message["link"].endswith(f"/dags/car_retrain/runs/{message['run'].replace(':', '%3A').replace('+', '%2B')}")
+    assert "demo-key" not in json.dumps(message)
     wrong = python(code, environment | kaggle, json.dumps({"recipe": "demo", "fine_tune.epoch": 1}))
     assert "Unknown configuration key 'fine_tune.epoch'" in wrong.stdout + wrong.stderr
     assert json.loads(wrong.stdout.splitlines()[-1])["state"] == "failed"
+    (message,) = inbox.take()
+    assert message["outcome"] == "failed"
+    assert message["reason"].startswith("download: ConfigError: Unknown configuration key 'fine_tune.epoch'")
 
 
 def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, str]) -> None:
@@ -173,16 +269,82 @@ def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, 
         pushed = {}
         context = {"dag_run": N(run_id="manual__2026"), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})),
-                   "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score"})}
-        carclf_task.run_child = lambda command, env: open(command[-1], "w").write('{"skip": "refused: weak"}') and 99
+                   "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "approval.ask"})}
+        def run_child(command, env):
+            open(command[-1], "w").write('{"skip": "refused: weak"}')
+            return 99, ""
+        carclf_task.run_child = run_child
         try:
             carclf_task.run_stage("promote", context)
         except DownstreamTasksSkipped as skipped:
             print(skipped.tasks, pushed)
     """
     done = python(code, environment)
-    expected = "['score', 'submit'] {'return_value': {'skip': 'refused: weak'}}"
+    expected = "['approval.ask', 'score', 'submit'] {'return_value': {'skip': 'refused: weak'}}"
     assert done.stdout.splitlines()[-1] == expected, done.stderr[-2000:]
+
+
+def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: dict[str, str]) -> None:
+    code = """
+        import carclf_task, json
+        from types import SimpleNamespace as N
+        from airflow.sdk.exceptions import AirflowRescheduleException
+        context = {"dag_run": N(run_id="r"), "params": {}}
+        for until in ("2026-11-26T00:05:00+00:00", ""):
+            result = {"waiting": True, "until": until}
+            carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 0, "")
+            try:
+                print(carclf_task.poke_stage("submit", context).is_done)
+            except AirflowRescheduleException as waiting:
+                print(waiting.reschedule_date.isoformat())
+    """
+    assert python(code, environment).stdout.splitlines()[-2:] == ["2026-11-26T00:05:00+00:00", "False"]
+
+
+TOLD = """
+    import json, os, sys
+    from types import SimpleNamespace as N
+    import carclf_notify
+    for target, state, xcoms in json.loads(sys.argv[1]):
+        os.environ["CARCLF_NOTIFY"] = target
+        ti = N(xcom_pull=lambda task_ids, key="return_value": xcoms.get(f"{task_ids} {key}"))
+        try:
+            carclf_notify.callbacks()[f"on_{state}_callback"](
+                {"run_id": "manual__1", "ti": ti, "dag": None, "reason": "task_failure"})
+            print("told")
+        except Exception as error:
+            print(error)
+"""
+
+
+def test_the_end_of_a_run_is_told_in_its_own_words_to_a_url_or_by_airflows_mail(
+    environment: dict[str, str], inbox: Inbox, mailbox: Mailbox
+) -> None:
+    waited = {"decision": "awaiting approval", "reason": "awaiting approval: {{ all }} <rules> hold", "threshold": 0.9}
+    rejected = {"promote return_value": {"waiting": True, "figures": waited},
+                "approval.ask answer": "rejected by admin: nothing is promoted or submitted"}
+    refused = {"promote return_value": {"figures": {"decision": "refused", "reason": "refused: weak"}}}
+    connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": mailbox.port,
+                  "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@cars"}}
+    cases = [
+        (inbox.url, "success", rejected), (inbox.url, "success", refused),
+        (inbox.url, "failure", refused | {"submit error": "ServiceError: away"}),
+        ("mailto:me@cars", "success", rejected),
+        (f"{inbox.url}/refuse/secret", "success", refused), ("http://127.0.0.1:9/secret", "success", refused),
+    ]
+    done = python(TOLD, environment | {"AIRFLOW_CONN_SMTP_DEFAULT": json.dumps(connection)}, json.dumps(cases))
+    # What is raised is logged by Airflow, without the address, and harms nothing.
+    assert [line for line in done.stdout.splitlines() if line[:4] in ("told", "127.")] == [
+        *["told"] * 4, "127.0.0.1 answered 500", "127.0.0.1: ConnectionError"
+    ], done.stderr[-2000:]
+    assert "secret" not in done.stdout + done.stderr
+    assert [(message["outcome"], message["reason"]) for message in inbox.take()][:3] == [
+        ("not approved", f"rejected by admin: nothing is promoted or submitted; {waited['reason']}"),
+        ("refused", "refused: weak"), ("failed", "submit: ServiceError: away"),
+    ]
+    (mail,) = mailbox.mails
+    assert (mail["To"], mail["From"], mail["Subject"]) == ("me@cars", "airflow@cars", "carclf: manual__1 not approved")
+    assert "{{ all }} &lt;rules&gt; hold" in mail.get_payload(0).get_payload(decode=True).decode()
 
 
 def test_run_ids_of_airflow_become_keys_of_the_store(environment: dict[str, str]) -> None:
@@ -197,6 +359,7 @@ def test_executors_and_providers_in_use_import() -> None:
         import airflow.executors.local_executor
         import airflow.providers.standard.operators.hitl
         import airflow.providers.postgres.hooks.postgres
+        import airflow.providers.smtp.notifications.smtp
     """
     done = python(code, dict(os.environ))
     assert done.returncode == 0, done.stderr[-2000:]

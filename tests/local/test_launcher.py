@@ -5,21 +5,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+import requests
 
 from carclf.demo.render import render_competition
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 
 STAGES = ["download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit", "score"]
+ENDS = dict.fromkeys(STAGES, "success") | dict.fromkeys(["approval.ask", "approval.promote"], "skipped")
 
 
-def start(state: Path, *arguments: str, **options: object) -> subprocess.Popen[str]:
+def start(state: Path, *arguments: str, settings: Mapping[str, str] = {}, **options: object) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
+    environment |= settings
     return subprocess.Popen(
         [sys.executable, "-m", "local", "demo", "--exit", *arguments], text=True, stdout=subprocess.PIPE,
         env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache")},
@@ -61,7 +66,7 @@ def test_the_demo_goes_on_after_an_interruption_and_ends_with_a_summary(state):
     before = running()
     status, output, summary = finish(state)
     assert status == 0, output
-    assert {name: task["state"] for name, task in summary["tasks"].items()} == dict.fromkeys(STAGES, "success")
+    assert {name: task["state"] for name, task in summary["tasks"].items()} == ENDS
     assert summary["state"] == "success" and summary["decision"] == "promoted"
     assert summary["val_accuracy"] >= summary["threshold"] == 0.6
     assert summary["public_score"] > 0.6
@@ -78,6 +83,38 @@ def test_an_unchanged_run_reuses_every_artifact_and_says_so(state):
     for stage in STAGES:
         logs = [path.read_text() for path in newest.glob(f"task_id={stage}/attempt=*.log")]
         assert any("reused" in text for text in logs), stage
+
+
+@pytest.mark.parametrize(("choice", "decision"), [("Reject", "rejected"), ("Approve", "promoted")])
+def test_a_run_that_needs_approval_waits_and_does_as_it_is_told(tmp_path_factory, choice, decision):
+    state = tmp_path_factory.getbasetemp() / "approval"  # what the first run made, the second reuses
+    process = start(state, settings={"CARCLF_SET": "gate.approval=required"})
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "by REST: PATCH " in line:
+            break
+    address = lines[-1].split()[3]
+    time.sleep(3)  # an answer within about a second of the question can be lost
+    answer(state, address, choice)
+    rest, _ = process.communicate()
+    summary = json.loads(rest.splitlines()[-1])
+    assert (process.returncode, summary["state"], summary["decision"]) == (0, "success", decision)
+    told = "approved by admin" if choice == "Approve" else "rejected by admin: nothing is promoted or submitted"
+    assert any(line.startswith("approval.ask") and line.rstrip().endswith(told) for line in rest.splitlines())
+    expected = "success" if choice == "Approve" else "skipped"
+    assert {summary["tasks"][name]["state"] for name in ("approval.promote", "submit", "score")} == {expected}
+    champion = json.loads((state / "demo" / "store-demo" / "champion.json").read_text())
+    assert [event.get("approved_by") for event in champion["history"][:1]] == (["admin"] if choice == "Approve" else [])
+
+
+def answer(state: Path, address: str, choice: str) -> None:
+    url = address.partition("/api/")[0]
+    password = json.loads((state / "demo" / "airflow" / "passwords.json").read_text())["admin"]
+    login = requests.post(f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=60).json()
+    told = requests.patch(address, json={"chosen_options": [choice], "params_input": {}}, timeout=60,
+                          headers={"Authorization": f"Bearer {login['access_token']}"})
+    told.raise_for_status()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Kaggle: the competition's files, our submissions and their scores."""
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 
 import requests
 
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError
 from carclf.services.kaggle.archive import download_archive
 from carclf.services.kaggle.credentials import CONNECT_SECONDS, connect, find_credentials
-from carclf.services.kaggle.retries import FAULTS, PassingFault, Retries
+from carclf.services.kaggle.retries import FAULTS, RETRIED_STATUSES, PassingFault, Retries, limit_reached, status_of
 
 __all__ = ["Kaggle", "SubmissionState"]
 
@@ -31,13 +32,14 @@ class SubmissionState:
 
 
 class Kaggle:
-    """One competition. Raises ConfigError, ServiceError and DataError, never the vendor's errors."""
+    """One competition. Raises ConfigError, ServiceError, DataError and NotYet, never the vendor's errors."""
 
     def __init__(
-        self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0
+        self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0,
+        doubt_seconds: float = 15.0,
     ) -> None:
         self.competition = competition
-        self._stall_seconds = stall_seconds
+        self._stall_seconds, self._doubt_seconds = stall_seconds, doubt_seconds
         credentials = find_credentials()
         self._http = connect(credentials, stall_seconds=stall_seconds)
         self._api = self._http.competitions.competition_api_client
@@ -82,14 +84,23 @@ class Kaggle:
                             "submissions")  # fmt: skip
         return next((_state(found) for found in pages if fingerprint in (found.description or "")), None)
 
-    def submit(self, path: Path, *, description: str, fingerprint: str) -> SubmissionState:
-        """Send the file unless a submission with this fingerprint is there; it counts exactly once."""
+    def submit(
+        self, path: Path, *, description: str, fingerprint: str, before_sending: Callable[[], None] = lambda: None
+    ) -> SubmissionState:
+        """Send the file unless a submission with this fingerprint is there; it counts exactly once.
+
+        ``before_sending`` is called before each send and may raise. NotYet where today's limit is reached.
+        """
         if found := self.find_submission(fingerprint):
             return found
         self._require_quota()
         text = description if fingerprint in description else f"{description} {fingerprint}"
         for attempt in range(1, self._retries.tries + 1):
             token = self._retries.call("upload the submission", functools.partial(self._upload, path))
+            before_sending()
+            # An upload takes its time: meanwhile another process may have sent the same.
+            if found := self.find_submission(fingerprint):
+                return found
             try:
                 return SubmissionState(self._create(token, text), "PENDING", None, "", text)
             except FAULTS as fault:
@@ -115,18 +126,18 @@ class Kaggle:
 
     def _require_quota(self) -> None:
         if self.submissions_left() == 0:
-            raise ServiceError(
-                f"Kaggle takes no more submissions to {self.competition} today. The limit resets at 00:00 UTC: "
-                "try again after that. Nothing was sent."
-            )
+            raise limit_reached(f"Kaggle takes no more submissions to {self.competition} today")
 
     def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
         """The submission after a doubtful answer; None once it was waited for and may be sent again."""
-        if found := self.find_submission(fingerprint):
-            return found
+        # A submission may show up in the list a moment after it was counted; what was turned away did not count.
+        doubtful = status_of(doubt) not in RETRIED_STATUSES
+        for seconds in (0.0, self._doubt_seconds) if doubtful else ():
+            time.sleep(seconds)
+            if found := self.find_submission(fingerprint):
+                return found
         self._retries.pause("submit", doubt, attempt)
-        # A submission may show up in the list a moment after it was counted.
-        return self.find_submission(fingerprint)
+        return None
 
     def _upload(self, path: Path) -> str:
         from kagglesdk.competitions.types import competition_api_service as api

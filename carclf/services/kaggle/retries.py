@@ -1,4 +1,4 @@
-"""Which of Kaggle's faults pass, which need a person, and how long to wait between tries."""
+"""Which of Kaggle's faults pass, which need a person or another day, and how long to wait between tries."""
 
 import email.utils
 import json
@@ -6,18 +6,20 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import requests
 import urllib3
 
-from carclf.errors import CarclfError, ConfigError, ServiceError
+from carclf.errors import CarclfError, ConfigError, NotYet, ServiceError
 from carclf.services.kaggle.credentials import HELP
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
+RESET_MARGIN = timedelta(minutes=5)  # clocks differ
 RETRIED_STATUSES = {408, 425, 429}
 _MALFORMED = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 
@@ -55,7 +57,7 @@ class Retries:
             raise ConfigError(f"Could not {what}: {fault}. Mend CARCLF_KAGGLE_ENDPOINT.") from fault
         status = status_of(fault)
         if 400 <= status < 500 and status not in RETRIED_STATUSES:
-            raise self._refusal(what, status, fault) from fault
+            raise self._refusal(what, status, str(fault)) from fault
 
     def pause(self, what: str, fault: Exception, attempt: int, deadline: float = float("inf")) -> None:
         """Sleep before the next try; ServiceError if there is none, or too late, or Kaggle asks for too long."""
@@ -69,7 +71,7 @@ class Retries:
         log.warning("%s Next try in %.1f s.", text, wait)
         time.sleep(wait)
 
-    def _refusal(self, what: str, status: int, fault: Exception) -> CarclfError:
+    def _refusal(self, what: str, status: int, fault: str) -> CarclfError | NotYet:
         text = f"Could not {what}: Kaggle answered {status}: {fault}."
         if status == 401:
             return ConfigError(f"{text} The token from {self.source} is wrong or stale. {HELP}")
@@ -78,9 +80,17 @@ class Retries:
             return ConfigError(f"{text} Join the competition and accept its rules at {url} with the token's account.")
         if status == 404:
             return ConfigError(f"{text} Check the slug: the competition is set to {self.competition!r}.")
-        if status == 400 and "limit" in str(fault).lower():
-            return ServiceError(f"{text} Kaggle's daily limit resets at 00:00 UTC: try again after that.")
+        if what == "submit" and status == 400 and "limit" in fault.lower():
+            return limit_reached(text.rstrip("."))
         return ConfigError(f"{text} A retry cannot help: check the request against Kaggle's message.")
+
+
+def limit_reached(what: str) -> NotYet:
+    """The daily limit, and the time of the next submission: Kaggle counts by days of UTC."""
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    until = midnight + RESET_MARGIN
+    return NotYet(f"{what}. The limit resets at 00:00 UTC; the next try is at {until:%Y-%m-%d %H:%M} UTC. Nothing was "
+                  "sent, and the predictions are kept.", until=until)
 
 
 def status_of(fault: Exception) -> int:

@@ -1,0 +1,137 @@
+"""Several networks as one: their calibrated probabilities, averaged; and who of them may answer for which picture."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from carclf.artifacts import Model, Split
+from carclf.config import Evaluate
+from carclf.data.input_pipeline import Examples, Plain, Size, batches, num_batches
+from carclf.data.known import VAL, known
+from carclf.errors import DataError, QualityError
+from carclf.evaluation.prediction import looks
+from carclf.progress import Meter, log
+from carclf.services.storage import Store
+
+Shares = npt.NDArray[np.float64]
+SMALLEST = 1e-30  # a probability below it is taken for this one, so that its logarithm is a number
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the models: keys, run, the group of those of its recipe, its temperature and its weight in the mean."""
+
+    model: str
+    evaluation: str
+    split: str
+    run: str
+    group: int
+    temperature: float
+    weight: float
+
+
+def members_of(model: Model, store: Store) -> list[Member]:
+    """What ``ensemble.json`` says."""
+    found = json.loads(model.path(store, "ensemble.json").read_text())["members"]
+    return [Member(**member) for member in found]
+
+
+def write_members(path: Path, members: Sequence[Member], figures: dict[str, Any]) -> None:
+    """Write ``ensemble.json``."""
+    path.write_text(json.dumps({"members": [asdict(member) for member in members]} | figures, indent=1))
+
+
+def join(networks: Sequence[keras.Model], members: Sequence[Member], sizes: Sequence[Size]) -> keras.Model:
+    """Pictures of the largest size (batch, height, width, 3) to the logarithms of the weighted mean probabilities.
+
+    The members' weights are frozen; those for smaller pictures stand behind a resizing.
+    """
+    largest = max(sizes, key=lambda size: size[0] * size[1])
+    pictures = keras.Input((*largest, 3), dtype="float32", name="pictures")
+    weighted = []
+    for position, (network, member, size) in enumerate(zip(networks, members, sizes, strict=True)):
+        own = pictures if size == largest else keras.layers.Resizing(*size, antialias=True)(pictures)
+        logits = keras.Model(network.inputs[0], network.outputs[0], name=f"member{position}")(own)
+        scaled = keras.layers.Rescaling(1 / member.temperature, dtype="float32")(logits)
+        shares = keras.layers.Softmax(name=_name(position), dtype="float32")(scaled)
+        weighted.append(keras.layers.Rescaling(member.weight, dtype="float32")(shares))
+    logits = keras.ops.log(keras.ops.maximum(keras.layers.Add(dtype="float32")(weighted), SMALLEST))
+    joined = keras.Model(pictures, keras.layers.Activation("linear", name="logits", dtype="float32")(logits),
+                         name="ensemble")
+    joined.trainable = False
+    return joined
+
+
+def _name(position: int) -> str:
+    return f"member{position}_probabilities"
+
+
+def member_shares(network: keras.Model, num_members: int, source: Plain, settings: Evaluate) -> Shares:
+    """Each member's calibrated probabilities (members, rows, classes), averaged over the looks."""
+    tapped = keras.Model(network.inputs, [network.get_layer(_name(one)).output for one in range(num_members)])
+    found: list[Any] = []
+    with Meter("predict") as meter:
+        for pixels, _ in batches(source, settings.batch_size):
+            told = [np.asarray(tapped.predict_on_batch(look), float) for look in looks(pixels, settings)]
+            found.append(np.mean(told, axis=0))
+            meter(len(found), num_batches(source, settings.batch_size))
+    return np.concatenate(found, axis=1)
+
+
+def weighted_mean(shares: Shares, may_answer: npt.NDArray[np.bool_], members: Sequence[Member]) -> Shares:
+    """The mean (rows, classes) of the members that may answer (members, rows); not a number where none may.
+
+    A group counts with its whole weight wherever one of it may answer, and those that may share it.
+    """
+    groups = np.array([member.group for member in members])
+    total, sum_of_weights = np.zeros(shares.shape[1:]), np.zeros(shares.shape[1])
+    for group in np.unique(groups):
+        own = groups == group
+        num = may_answer[own].sum(0)
+        weight = sum(member.weight for member in members if member.group == group) * (num > 0)
+        total += (weight / np.maximum(num, 1))[:, None] * (shares[own] * may_answer[own][:, :, None]).sum(0)
+        sum_of_weights += weight
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / sum_of_weights[:, None])
+
+
+def answers(
+    network: keras.Model, split: Split, model: Model, images: Path, settings: Evaluate, store: Store
+) -> tuple[pd.DataFrame, Shares]:
+    """Validation pictures and the probabilities of an ensemble, each by members that were not trained on it only.
+
+    On the ensemble's own split these are the validation pictures of every member, on another one that split's.
+    """
+    members = members_of(model, store)
+    tables = [_rows(member.split, store) for member in members]
+    wanted: list[Any] = tables if split.key == model.inputs["split"] else [_rows(split.key, store)]
+    every: Any = pd.concat([table[table["subset"] == VAL] for table in wanted])
+    rows = every.drop_duplicates("path", ignore_index=True)
+    # What it left out has a copy among its training pictures; what it does not know trained nobody.
+    told = [known(rows, table, "subset") for table in tables]
+    may_answer = np.array([(found.isna() | (found == VAL)).to_numpy() for found in told])
+    answered = may_answer.any(0)
+    if not answered.any():
+        raise QualityError(f"Every validation picture of the split {split.key} trained some of each member of the "
+                           f"ensemble {model.key}: it cannot be measured on them.")
+    if num_known := int((~answered).sum()):
+        log.warning("evaluate: %d of %d pictures trained every member of the ensemble and are left out", num_known,
+                    len(rows))
+    rows = rows[answered].reset_index(drop=True)
+    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
+    shares = member_shares(network, len(members), Plain(Examples.of(rows, images, size), size), settings)
+    return rows, weighted_mean(shares, may_answer[:, answered], members)
+
+
+def _rows(key: str, store: Store) -> pd.DataFrame:
+    if (split := Split.find(store, key)) is None:
+        raise DataError(f"The split {key} of a member is gone from {store.url}: nobody can tell which pictures it was "
+                        f"trained on. Restore splits/{key}.")
+    return pd.read_parquet(split.path(store, "split.parquet"))

@@ -1,0 +1,177 @@
+"""Submissions: what is sent, when, and once."""
+
+import multiprocessing
+import os
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, build
+from carclf.champion import change_state
+from carclf.config import load
+from carclf.demo.server import DemoServer, Fault
+from carclf.errors import ConfigError, DataError, NotYet, ServiceError
+from carclf.services.storage import Store, open_store
+from carclf.services.storage.claims import claim, give_up
+from carclf.stages.submit import VERSION, check_submission, send, submit
+
+CONFIG = load("demo", {"competition": "demo-cars"})
+SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def inputs(store: Store) -> tuple[Archive, Dataset, Split, Model]:
+    def made(kind: Any) -> Any:
+        return build(kind, lambda _: {}, store=store, version=1, inputs={}, settings={})[0]
+
+    return made(Archive), made(Dataset), made(Split), made(Model)
+
+
+def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction:
+    """What an earlier try of submit left, before it asked for a quota."""
+    archive, dataset, _, model = inputs(store)
+
+    def make(folder: Path) -> Figures:
+        (folder / "submission.csv").write_text("Id,Category\n" + "".join(f"{name},{answer}\n" for name in ids))
+        return {"num_rows": len(ids)}
+
+    settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
+    return build(Prediction, make, store=store, version=VERSION, settings=settings,
+                 inputs={"archive": archive.key, "dataset": dataset.key, "model": model.key})[0]
+
+
+def crown(store: Store, model: Model) -> None:
+    event = {"model": model.key, "decision": "d"}  # as versions without actions wrote it
+    change_state(store, lambda _: {"champion": event, "threshold": 0.5, "history": [event]})
+
+
+def test_a_model_that_was_never_promoted_is_not_submitted_and_the_way_on_is_told(
+    store: Store, kaggle: DemoServer
+) -> None:
+    given = inputs(store)
+    with pytest.raises(ConfigError, match=r"never promoted.*carclf promote --run RUN.*--approved-by NAME"):
+        submit(*given, CONFIG, store)
+    assert kaggle.calls == {} and not list(store.keys("predictions/"))
+
+
+def test_without_a_submission_left_nothing_is_sent_until_the_reset_and_the_predictions_are_kept(
+    store: Store, kaggle: DemoServer
+) -> None:
+    given, prediction = inputs(store), predicted(store, kaggle.competition.ids)
+    crown(store, given[3])
+    kaggle.daily_limit = 0
+    with pytest.raises(NotYet, match=r"00:00 UTC.*Nothing was sent, and the predictions are kept") as caught:
+        submit(*given, CONFIG, store)
+    tomorrow = datetime.now(UTC).date() + timedelta(days=1)
+    assert caught.value.until == datetime(tomorrow.year, tomorrow.month, tomorrow.day, 0, 5, tzinfo=UTC)
+    assert kaggle.submissions == []
+    kaggle.daily_limit = 1
+    found, reused = submit(*given, CONFIG, store)
+    assert (found.figures, reused, found.inputs) == ({"ref": 1001, "num_rows": 12}, False,
+                                                     {"prediction": prediction.key})
+    assert found.files == {"submission.csv": prediction.files["submission.csv"]}
+    assert submit(*given, CONFIG, store) == (found, True)
+    mark = prediction.files["submission.csv"].sha256[:16]
+    assert [entry.description for entry in kaggle.submissions] == [f"carclf {mark} model {given[3].key}"]
+
+
+def test_the_same_answers_of_another_model_are_not_sent_again(store: Store, kaggle: DemoServer, tmp_path: Path) -> None:
+    other = open_store(tmp_path / "other")  # another team mate's store, for all we know
+    first, _ = send(predicted(store, kaggle.competition.ids), "m", CONFIG, store)
+    second, reused = send(predicted(other, kaggle.competition.ids), "n", CONFIG, other)
+    assert (first.figures, reused, len(kaggle.submissions)) == (second.figures, False, 1)
+
+
+ROUNDS = 8
+
+
+def send_together(url: str, endpoint: str, ids: tuple[str, ...], barrier: Any, answers: Any) -> None:
+    """One of two processes: send the same predictions at the same moment, again and again."""
+    os.environ |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
+    for number in range(ROUNDS):
+        store = open_store(f"{url}-{number}")
+        prediction = predicted(store, ids, number)
+        barrier.wait(60)
+        try:
+            send(prediction, "m", CONFIG, store)
+            answers.put("sent")
+        except NotYet as waiting:
+            answers.put(str(waiting))
+    assert "tensorflow" not in sys.modules
+
+
+def test_two_processes_that_send_the_same_predictions_at_the_same_moment_send_them_once(
+    store: Store, kaggle: DemoServer
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.Queue()
+    arguments = (store.url, kaggle.url, kaggle.competition.ids, barrier, answers)
+    both = [context.Process(target=send_together, args=arguments) for _ in range(2)]
+    for process in both:
+        process.start()
+    found = [answers.get(timeout=100) for _ in range(2 * ROUNDS)]
+    for process in both:
+        process.join(30)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert len({entry.description for entry in kaggle.submissions}) == len(kaggle.submissions) == ROUNDS
+    waited = [text for text in found if text != "sent"]
+    assert all("another process is sending" in text for text in waited) and len(waited) <= ROUNDS
+
+
+def test_a_claim_holds_until_it_is_given_up_or_its_time_is_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def become(name: str) -> None:
+        monkeypatch.setattr("carclf.services.storage.claims.MARK", name)
+
+    become("one")
+    assert claim(store, "claims/x", 60) and claim(store, "claims/x", 60)
+    become("two")
+    assert not claim(store, "claims/x", 60)
+    give_up(store, "claims/x")  # not its own
+    assert not claim(store, "claims/x", 60)
+    become("one")
+    give_up(store, "claims/x")
+    become("two")
+    assert claim(store, "claims/x", -1)
+    become("three")
+    assert claim(store, "claims/x", 60)
+
+
+def test_a_failed_sending_leaves_no_claim_behind(store: Store, kaggle: DemoServer, monkeypatch: Any) -> None:
+    kaggle.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
+    prediction = predicted(store, kaggle.competition.ids)
+    with pytest.raises(ServiceError, match="asks to wait 4000 s"):
+        send(prediction, "m", CONFIG, store)
+    monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
+    assert send(prediction, "m", CONFIG, store)[0].figures["ref"] == 1001
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "has the columns"),
+        ("Id,Class\n1.jpg,0\n2.jpg,0\n", "has the columns"),
+        ("Id,Category\n1.jpg,0\n", "has 1 rows that are not the sample's 2 ids"),
+        ("Id,Category\n2.jpg,0\n1.jpg,0\n", "has 2 rows that are not the sample's 2 ids in their order"),
+        ("Id,Category\n1.jpg,0\n1.jpg,0\n", "has 1 ids twice"),
+        ("Id,Category\n1.jpg,0\n2.jpg,0,1\n", "has a row of 3 values"),
+        ("Id,Category\n1.jpg,0\n2.jpg\n", "has a row of 1 values"),
+        ("Id,Category\n1.jpg,0\n2.jpg,7\n", r"names unknown classes \['7'\]"),
+        ("Id,Category\n1.jpg,0\n2.jpg,0\n3.jpg,0\n", "has 3 rows"),
+    ],
+)
+def test_a_file_that_is_not_exactly_as_the_sample_wants_it_is_not_sent(text: str, words: str) -> None:
+    with pytest.raises(DataError, match=f"submission.csv {words}.*it was not sent"):
+        check_submission(text, SAMPLE, ["0", "1"])
+
+
+def test_a_file_as_the_sample_wants_it_passes() -> None:
+    check_submission("Id,Category\n1.jpg,1\n2.jpg,0\n", SAMPLE, ["0", "1"])
