@@ -19,19 +19,22 @@ STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate"
 
 def callbacks() -> dict[str, Any]:
     """The DAG's callbacks, which run in the DAG processor; none where CARCLF_NOTIFY is not set."""
-    target = os.environ.get("CARCLF_NOTIFY", "")
-    if not target:
+    if not (target := _target()):
         return {}
     if not target.startswith(("http://", "https://", MAIL)):
         raise ValueError("CARCLF_NOTIFY is neither an http:// or https:// URL nor mailto:address.")
-    return {"on_success_callback": partial(tell, target, "success"),
-            "on_failure_callback": partial(tell, target, "failed")}
+    return {"on_success_callback": partial(tell, "success"), "on_failure_callback": partial(tell, "failed")}
 
 
-def tell(target: str, state: str, context: Mapping[str, Any]) -> None:
+def _target() -> str:
+    # Read when it is needed: Airflow may log a callback with its arguments, and the URL may hold a secret.
+    return os.environ.get("CARCLF_NOTIFY", "")
+
+
+def tell(state: str, context: Mapping[str, Any]) -> None:
     """Send what became of the run to a URL or a mail address."""
     found = notice(state, context)
-    _notifier(target)({**context, "notice": found | {"html": html.escape(found["text"])}})
+    _notifier(_target())({**context, "notice": found | {"html": html.escape(found["text"])}})
 
 
 def notice(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,7 +43,8 @@ def notice(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
     outcome, reason, figures = _outcome(state, context)
     link = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
     known = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
-    text = f"car_retrain {run_id}: {outcome}: {reason}{f' ({known})' if known else ''} {link}"
+    said = reason if reason.startswith(outcome) else f"{outcome}: {reason}"
+    text = f"car_retrain {run_id}: {said}{f' ({known})' if known else ''} {link}"
     return {"text": text, "dag": "car_retrain", "run": run_id, "state": state, "outcome": outcome, "reason": reason,
             "figures": figures, "link": link}
 
