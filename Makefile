@@ -16,7 +16,7 @@ up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION
 	@$(BIN)/python -m local up --competition "$$COMPETITION"
 
 test: .venv/.dev ## every test, offline
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-kaggle-newer: .venv/.dev ## the faults of Kaggle again, against a newer client in a throw-away folder
 	$(BIN)/python tests/faults/newer_kaggle.py
@@ -34,8 +34,8 @@ bench: .venv/.dev ## the list of benchmarks
 	@for name in validation near_duplicates label_errors input_pipeline frozen_head cars10 memory gpu; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
-lock: ## compile the pins with hashes, without any index address
-	cd requirements && UV="uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+lock: .venv/bin/uv ## compile the pins with hashes, without any index address
+	cd requirements && UV="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-annotate" && $$UV carclf.in airflow.in -o local.txt && \
 	  $$UV carclf.in airflow.in dev.in -c local.txt -o dev.txt && $$UV uv.in -o uv.txt
 
