@@ -51,7 +51,7 @@ def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
                 if task["state"] == "failed":
                     _show_log(airflow.home, run_id, name)
         if state in ("success", "failed") and len(shown) == len(TASKS):
-            if ASK in results and "approval.promote" not in results:
+            if ASK in results and shown["approval.promote"]["state"] == "skipped":
                 results["approval.promote"] = {"figures": {"decision": "rejected",
                                                             "reason": results[ASK]["summary"]}}
             return _summary(state, shown, results, time.monotonic() - started)

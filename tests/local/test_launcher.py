@@ -94,7 +94,7 @@ def test_a_run_that_needs_approval_waits_and_does_as_it_is_told(tmp_path_factory
         lines.append(line)
         if "by REST: PATCH " in line:
             break
-    address = lines[-1].split()[3]
+    address = lines[-1].split()[4]
     time.sleep(3)  # an answer within about a second of the question can be lost
     answer(state, address, choice)
     rest, _ = process.communicate()
