@@ -17,6 +17,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import pandas as pd
 
+from benchmarks import OPEN_GATE
 from benchmarks.seed import seeds_way
 from carclf.config import load
 from carclf.demo.competition import Competition, grade, open_competition
@@ -36,8 +37,7 @@ def by_recipe(recipe: str, settings: dict[str, Any]) -> Callable[..., Answers]:
         store = open_store(str(work / "store"))
         with DemoServer(competition, scoring_seconds=0) as server:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key"}
-            given = {"competition": competition.slug, "model.weights": options.weights, "gate.threshold": 0,
-                     "seed": seed}
+            given = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
             run = Run.begin("run", store, recipe, load(recipe, given | settings))
             done = {stage: run.run_stage(stage) for stage in STAGES}
         rows = pd.read_csv(work / "store" / str(done["submit"].figures["submission"]), dtype=str)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import OPEN_GATE
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
 from carclf.demo.server import DemoServer
@@ -49,8 +50,8 @@ def measure(folder: Path, work: Path) -> dict[str, float]:
         for stage in STAGES:
             command = [sys.executable, "-m", "carclf", stage, "--run", "r"]
             if stage == "download":
-                for setting in ("competition=cars", "fine_tune.epochs=2", "gate.threshold=0"):
-                    command += ["--set", setting]
+                for name, value in {"competition": "cars", "fine_tune.epochs": 2, **OPEN_GATE}.items():
+                    command += ["--set", f"{name}={value}"]
             found[stage] = peak(command, environment)
     return found
 
