@@ -11,7 +11,7 @@ from carclf.errors import DataError
 from carclf.progress import Meter
 from carclf.services.storage import Store
 
-VERSION = 3
+VERSION = 4
 
 
 def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") -> tuple[Dataset, bool]:
