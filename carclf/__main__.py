@@ -125,7 +125,7 @@ def _label_fixes(
     top: Annotated[int, typer.Option(min=0, help="Write fixes of the first N suspects.")] = 0,
     id_: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. May be repeated.")] = [],  # noqa: B006
     drop: Annotated[bool, typer.Option(help="Leave these pictures out instead of relabelling them.")] = False,
-    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label.")] = None,  # noqa: UP045
+    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label[,sha256].")] = None,  # noqa: UP045
     replace: Annotated[bool, typer.Option(help="Also change the lines that are there for these pictures.")] = False,
     show: Annotated[bool, typer.Option(help="Only list the suspects.")] = False,
 ) -> None:
@@ -142,7 +142,8 @@ def _label_fixes(
             print(*fixing.shown(suspects, top or 20), sep="\n")
             return
         wanted += fixing.chosen(suspects, top, id_, drop=drop)
-    print(*fixing.written(place, *fixing.merge(place, wanted, replace=replace)), sep="\n")
+    index = fixing.index_of(Run.load(run, place)) if run else None
+    print(*fixing.written(place, *fixing.merge(place, wanted, replace=replace, index=index)), sep="\n")
 
 
 @app.command("doctor")
