@@ -80,8 +80,8 @@ class Inspection(Artifact):
 class Dataset(Artifact):
     """``index.parquet``, one row per picture, ``report.json``, ``report.html`` and ``sample-submission.csv``.
 
-    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, brightness, contrast, sharpness,
-    format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
+    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, look, brightness, contrast,
+    sharpness, format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
     """
 
     folder = "datasets"

@@ -11,7 +11,7 @@ import numpy as np
 
 from carclf.artifacts import file_sha256
 from carclf.config import Validation
-from carclf.data.hashes import perceptual_hash, pixels_sha256
+from carclf.data.hashes import look, perceptual_hash, pixels_sha256
 from carclf.data.images import Picture, Pixels, Undecodable, large_alone, read, strict_complaint
 
 # The reduced scale: halved, up to three times, while the shorter side keeps this many pixels. The JPEG decoder is
@@ -21,8 +21,8 @@ SMALLEST_SIDE = 64
 SHARPNESS_SIDE = 128
 
 Row = dict[str, Any]
-UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "brightness": 0.0,
-                "contrast": 0.0, "sharpness": 0.0, "format": "", "kind": "", "problem": ""}
+UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "look": b"",
+                "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "kind": "", "problem": ""}
 
 
 def inspect(path: Path, config: Validation) -> Row:
@@ -50,8 +50,8 @@ def _measure(data: bytes, config: Validation) -> Row:
     if min(width, height) < config.min_side:
         return row | {"kind": "too_small", "problem": f"{width}x{height} is smaller than {config.min_side}"}
     brightness, contrast, sharpness = statistics(pixels)
-    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "brightness": brightness,
-                  "contrast": contrast, "sharpness": sharpness}
+    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "look": look(pixels),
+                  "brightness": brightness, "contrast": contrast, "sharpness": sharpness}
 
 
 def reduced(picture: Picture) -> Pixels:
