@@ -17,6 +17,7 @@ from carclf import config as configuration
 from carclf.commands.champion import champion_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError, ServiceError
+from carclf.progress import printable
 from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import open_store
 
@@ -182,7 +183,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except CarclfError as error:
-        print(f"carclf: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(f"carclf: {type(error).__name__}: {printable(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_status) from None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from carclf.data.findings import Finding
+from carclf.data.findings import Finding, enumerated
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -158,7 +158,7 @@ def _require_classes(fixes: LabelFixes, classes: set[int]) -> None:
     for fix in fixes.lines:
         if fix.label is not None and fix.label not in classes:
             raise DataError(f"{NAME}, line {fix.line}: there is no class {fix.label}; the classes are "
-                            f"{', '.join(map(str, sorted(classes)))}. {MEND}")
+                            f"{enumerated(classes)}. {MEND}")
 
 
 def _places(index: "pd.DataFrame", fixes: LabelFixes) -> dict[str, set[int]]:

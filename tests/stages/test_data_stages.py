@@ -15,8 +15,10 @@ from carclf.data.images import unpack
 from carclf.demo.competition import open_competition
 from carclf.demo.render import picture, render_competition
 from carclf.demo.server import DemoServer, Fault
-from carclf.errors import DataError
+from carclf.errors import DataError, ServiceError
 from carclf.services.storage import Store, open_store
+from carclf.services.storage.folder import FolderStore
+from carclf.services.storage.protocol import Versioned
 from carclf.stages.download import download
 from carclf.stages.validate import validate
 
@@ -112,6 +114,31 @@ def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_
     assert (unpack(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
 
 
+class Busy(FolderStore):
+    """A store where, as soon as it is asked for an archive with extra data, somebody writes another picture."""
+
+    picture, data, asked = Path(), b"", 0
+
+    def read(self, key: str) -> Versioned | None:
+        if key.startswith("archives/"):
+            self.asked += 1
+            if self.asked == 2:  # the first is the competition's
+                self.picture.write_bytes(self.data)
+        return super().read(key)
+
+
+def test_a_picture_that_changes_while_it_is_packed_is_not_stored_as_what_it_was(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    download(config(), store)
+    busy = Busy(tmp_path / "store")
+    busy.picture, busy.data = laid(tmp_path / "one", {"3/a.jpg": cars[0]}) / "3/a.jpg", cars[1]
+    with pytest.raises(ServiceError, match=r"pictures changed while they were packed\. Run"):
+        download(config(tmp_path / "one"), busy)
+    archive, reused = download(config(tmp_path / "one"), busy)
+    assert not reused and (unpack(archive, busy) / "extra/0/3/a.jpg").read_bytes() == cars[1]
+
+
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
@@ -138,10 +165,14 @@ def test_no_extra_file_vanishes_without_a_word_and_linked_folders_are_followed(
     laid(tmp_path / "elsewhere", {"a.jpg": cars[0], "__MACOSX.jfif": cars[1], "list.txt": b""})
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra/3").symlink_to(tmp_path / "elsewhere")
+    laid(tmp_path / "extra", {"4/d.jpg": cars[2]})
+    (tmp_path / "extra/4/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "extra/4/more").symlink_to(tmp_path / "elsewhere")
     caplog.set_level("WARNING", "carclf")
     archive, _ = download(config(tmp_path / "extra"), store)
     dataset, _ = validate(archive, config(), store)
-    assert archive.figures["num_extra"] == dataset.figures["num_extra"] == 2
+    assert archive.figures["num_extra"] == dataset.figures["num_extra"] == 3
+    assert "2 links in" in caplog.text and "the first is '4/gone.jpg'" in caplog.text
     assert "1 files of" in caplog.text and "the first is '3/list.txt'" in caplog.text
 
 
