@@ -18,6 +18,7 @@ from carclf.commands.champion import champion_app
 from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError, ServiceError
+from carclf.progress import printable
 from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import open_store
 
@@ -143,7 +144,7 @@ def _label_fixes(
     top: Annotated[int, typer.Option(min=0, help="Write fixes of the first N suspects.")] = 0,
     id_: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. May be repeated.")] = [],  # noqa: B006
     drop: Annotated[bool, typer.Option(help="Leave these pictures out instead of relabelling them.")] = False,
-    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label.")] = None,  # noqa: UP045
+    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label[,sha256].")] = None,  # noqa: UP045
     replace: Annotated[bool, typer.Option(help="Also change the lines that are there for these pictures.")] = False,
     show: Annotated[bool, typer.Option(help="Only list the suspects.")] = False,
 ) -> None:
@@ -160,7 +161,8 @@ def _label_fixes(
             print(*fixing.shown(suspects, top or 20), sep="\n")
             return
         wanted += fixing.chosen(suspects, top, id_, drop=drop)
-    print(*fixing.written(place, *fixing.merge(place, wanted, replace=replace)), sep="\n")
+    index = fixing.index_of(Run.load(run, place)) if run else None
+    print(*fixing.written(place, *fixing.merge(place, wanted, replace=replace, index=index)), sep="\n")
 
 
 @app.command("doctor")
@@ -202,7 +204,7 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except CarclfError as error:
-        print(f"carclf: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(f"carclf: {type(error).__name__}: {printable(str(error))}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_status) from None
 
 

@@ -71,11 +71,17 @@ class Archive(Artifact):
         return own.sha256 if extra is None else fingerprint(archive=own.sha256, extra=extra.sha256)
 
 
+class Inspection(Artifact):
+    """The dataset's ``index.parquet`` as the pass over the pictures left it: without label fixes and warnings."""
+
+    folder = "inspections"
+
+
 class Dataset(Artifact):
     """``index.parquet``, one row per picture, ``report.json``, ``report.html`` and ``sample-submission.csv``.
 
-    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, brightness, contrast, sharpness,
-    format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
+    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, look, brightness, contrast,
+    sharpness, format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
     """
 
     folder = "datasets"

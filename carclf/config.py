@@ -56,8 +56,9 @@ class Validation(Section):
 class Duplicates(Section):
     """Which images are near-copies of each other."""
 
-    # Measured on cars10: copies recompressed, resized or brightened lie within 8 bits, 96% of those cropped by up to
-    # 3% a side and 70% of those by 5%; they differ by 0.19 at most. Different pictures within 12 bits differ by 0.22.
+    # Measured on cars10 (benchmarks.near_copies): of copies saved again, resized or lit all are found, of those cropped
+    # by 1, 2, 3, 5% on each side 100, 92, 65, 13%, by up to that much 100, 99, 93, 65%; of 1.8 million pairs of its
+    # pictures 2 are joined. Mirrored ones are not found; cars10 has none.
     max_distance: int = Field(8, ge=0, le=12, description="Bits of 64 in which near-copies' hashes differ at most.")
     max_difference: float = Field(
         0.18, ge=0, le=0.5, description="Mean difference of near-copies' pixels at most, in standard deviations."

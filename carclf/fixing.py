@@ -3,12 +3,13 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Audit
-from carclf.data.label_fixes import HEADER, NAME, LabelFix, LabelFixes, parse_fixes
-from carclf.errors import ConfigError
+from carclf.artifacts import Audit, Dataset
+from carclf.data.label_fixes import CONTENT, HEADER, NAME, LabelFix, LabelFixes, apply_fixes, parse_fixes
+from carclf.errors import ConfigError, DataError
 from carclf.runs import Run
 from carclf.services.storage import Store, change_object
 
@@ -64,13 +65,24 @@ def fixes_in(path: Path) -> list[LabelFix]:
                           f"{','.join(HEADER)}.") from error
 
 
-def merge(store: Store, wanted: Iterable[LabelFix], *, replace: bool) -> tuple[list[LabelFix], list[LabelFix]]:
+def index_of(run: Run) -> Any:
+    """The index of a run's pictures, as far as fixes need it."""
+    import pandas as pd
+
+    columns = ["id", "path", "label", "source", CONTENT, "kind", "problem"]
+    return pd.read_parquet(run.artifact(Dataset, "validate").path(run.store, "index.parquet"), columns=columns)
+
+
+def merge(
+    store: Store, wanted: Iterable[LabelFix], *, replace: bool, index: Any = None
+) -> tuple[list[LabelFix], list[LabelFix]]:
     """Add the fixes to the store's file by compare-and-swap: those that were added, and those left as they are.
 
-    A picture that the file names already keeps its line; with ``replace`` it gets the new one. ConfigError for a
-    picture that is wanted twice.
+    A picture that the file names already keeps its line; with ``replace``, or where the line means another content, it
+    gets the new one. With the ``index`` of their pictures fixes are written with its content. ConfigError for a picture
+    that is wanted twice, DataError, before anything is written, for fixes that could not be applied to the index.
     """
-    wanted = list(wanted)
+    wanted = list(wanted) if index is None else _with_content(wanted, index)
     names = [fix.id for fix in wanted]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{twice[0]!r} is wanted twice. Name it once: by --top, by --id, or in --file.")
@@ -79,23 +91,47 @@ def merge(store: Store, wanted: Iterable[LabelFix], *, replace: bool) -> tuple[l
 
     def merged(data: bytes | None) -> bytes | None:
         present = {fix.id: fix for fix in (parse_fixes(data) if data is not None else LabelFixes()).lines}
-        added[:] = [fix for fix in wanted if fix.id not in present or (replace and not _same(fix, present[fix.id]))]
+        added[:] = [fix for fix in wanted if fix.id not in present or _replaces(fix, present[fix.id], replace)]
         kept[:] = [present[fix.id] for fix in wanted if fix.id in present and fix not in added]
-        return _written((present | {fix.id: fix for fix in added}).values()) if added else None
+        text = _written((present | {fix.id: fix for fix in added}).values())
+        if index is not None:
+            _require_applicable(text, index)
+        return text if added else None
 
     change_object(store, NAME, merged)
     return added, kept
 
 
-def _same(one: LabelFix, other: LabelFix) -> bool:
-    return (one.action, one.label) == (other.action, other.label)
+def _with_content(fixes: Iterable[LabelFix], index: Any) -> list[LabelFix]:
+    """Each fix with the SHA-256 of the picture that it names, where that is one."""
+    labelled = index[index["source"] != "test"]
+    found = []
+    for fix in fixes:
+        named = labelled.loc[(labelled["id"] == fix.id) | (labelled["path"] == fix.id), CONTENT]
+        found.append(changed(fix, sha256=named.iloc[0]) if len(named) == 1 and not fix.sha256 else fix)
+    return found
+
+
+def _replaces(fix: LabelFix, present: LabelFix, replace: bool) -> bool:
+    if fix.sha256 and present.sha256 and fix.sha256 != present.sha256:
+        return True
+    return replace and (fix.action, fix.label) != (present.action, present.label)
+
+
+def _require_applicable(text: bytes, index: Any) -> None:
+    classes = set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
+    try:
+        apply_fixes(index, parse_fixes(text), classes)
+    except DataError as error:
+        raise DataError(f"Nothing was written, since every run would stop at it: {error}") from error
 
 
 def _written(fixes: Iterable[LabelFix]) -> bytes:
+    """The file with its lines; with the column of contents where any has one."""
+    rows: list[list[Any]] = [[fix.id, fix.action, "" if fix.label is None else fix.label, fix.sha256] for fix in fixes]
+    width = len(HEADER) + any(row[-1] for row in rows)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows([fix.id, fix.action, "" if fix.label is None else fix.label] for fix in fixes)
+    csv.writer(text, lineterminator="\n").writerows(row[:width] for row in [[*HEADER, CONTENT], *rows])
     return text.getvalue().encode()
 
 

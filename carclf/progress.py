@@ -9,6 +9,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 log = logging.getLogger("carclf")
 
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and what no UTF-8 can say as escapes: it stays one line."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    # Names of files may hold anything: no line of the log shall be forged by one.
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
+log.addFilter(_one_line)
+
 SECONDS_BETWEEN_LINES = 5.0
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from carclf.__main__ import app
-from carclf.artifacts import Audit, Figures, build
+from carclf.artifacts import Audit, Dataset, Figures, build
 from carclf.config import load
 from carclf.data.label_fixes import LabelFix, read_fixes
 from carclf.errors import CarclfError, ConfigError, DataError
@@ -23,6 +23,12 @@ SUSPECTS = pd.DataFrame({
     "score": [0.01, 0.02, 0.03, 0.9], "suspect": [True, True, True, False],
 })
 
+INDEX = SUSPECTS.assign(path="train/0/" + SUSPECTS["id"], source="train", kind="", problem="",
+                        sha256=[digit * 64 for digit in "abcd"])[
+    ["id", "path", "label", "source", "sha256", "kind", "problem"]]
+HEADER = "id,action,label,sha256\n"
+A, B, C = (f"{sha256}\n" for sha256 in INDEX["sha256"][:3])
+
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
@@ -34,9 +40,12 @@ def store(tmp_path: Path) -> Store:
         return {}
 
     audit, _ = build(Audit, make, store=own, version=1, inputs={}, settings={})
+    data, _ = build(Dataset, lambda folder: INDEX.to_parquet(folder / "index.parquet") or {}, store=own, version=1,
+                    inputs={}, settings={})
     Run.begin("plain", own, "demo", load("demo"))
     run = Run.begin("r", own, "demo", load("demo"))
-    run.record["stages"]["train_head"] = {"key": "k", "figures": {"audit": audit.key}}
+    run.record["stages"] = {"validate": {"key": data.key},
+                            "train_head": {"key": "k", "figures": {"audit": audit.key}}}
     own.write("runs/r.json", json.dumps(run.record).encode())
     return own
 
@@ -86,32 +95,33 @@ def test_a_run_that_drift_stopped_has_its_splits_audit_of_its_own_network_where_
 
 def test_the_first_suspects_and_named_ones_are_written_and_read_back(store: Store) -> None:
     told = asked(store, "--run", "r", "--top", "2")
-    assert text(store) == 'id,action,label\na.jpg,relabel,1\n"b,""1"".jpg",relabel,2\n'
+    assert text(store) == f'{HEADER}a.jpg,relabel,1,{A}"b,""1"".jpg",relabel,2,{B}'
     assert told.splitlines()[0] == "wrote  a.jpg: relabel to 1"
     assert told.splitlines()[-1] == f"2 fixes written to {store.url}/label_fixes.csv, 0 were there. The next run " \
         "applies them."
     asked(store, "--run", "r", "--id", "c.jpg", "--drop")
-    assert text(store).endswith("c.jpg,drop,\n")
-    assert [(fix.id, fix.action, fix.label) for fix in read_fixes(store).lines] == [
-        ("a.jpg", "relabel", 1), ('b,"1".jpg', "relabel", 2), ("c.jpg", "drop", None)]
+    assert text(store).endswith(f"c.jpg,drop,,{C}")
+    assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).lines] == [
+        ("a.jpg", "relabel", 1, "a" * 64), ('b,"1".jpg', "relabel", 2, "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
 
 
 def test_what_a_user_wrote_is_kept_and_a_second_time_changes_nothing(store: Store) -> None:
-    store.write("label_fixes.csv", b"id,action,label\nz.jpg,relabel,7\na.jpg,drop,\n")
+    store.write("label_fixes.csv", b"id,action,label\nz.jpg,relabel,2\na.jpg,drop,\n")
     told = asked(store, "--run", "r", "--top", "2")
     assert "kept   a.jpg: drop" in told and "wrote  b" in told and "1 fixes written" in told
     once = text(store)
-    assert once == 'id,action,label\nz.jpg,relabel,7\na.jpg,drop,\n"b,""1"".jpg",relabel,2\n'
+    assert once == f'{HEADER}z.jpg,relabel,2,\na.jpg,drop,,\n"b,""1"".jpg",relabel,2,{B}'
     assert "0 fixes written" in asked(store, "--run", "r", "--top", "2") and text(store) == once
     asked(store, "--run", "r", "--top", "1", "--replace")
-    assert text(store) == once.replace("a.jpg,drop,", "a.jpg,relabel,1")
+    assert text(store) == once.replace("a.jpg,drop,,\n", f"a.jpg,relabel,1,{A}")
 
 
 def test_a_users_own_file_is_checked_and_merged(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "own.csv").write_text("id,action,label\nx.jpg,relabel,3\ny.jpg,drop,\n")
+    (tmp_path / "own.csv").write_text("id,action,label\nx.jpg,relabel,2\ny.jpg,drop,\n")
     asked(store, "--file", str(tmp_path / "own.csv"))
+    assert text(store) == "id,action,label\nx.jpg,relabel,2\ny.jpg,drop,\n"
     asked(store, "--run", "r", "--top", "1", "--file", str(tmp_path / "own.csv"))
-    assert text(store) == "id,action,label\nx.jpg,relabel,3\ny.jpg,drop,\na.jpg,relabel,1\n"
+    assert text(store) == f"{HEADER}x.jpg,relabel,2,\ny.jpg,drop,,\na.jpg,relabel,1,{A}"
     (tmp_path / "own.csv").write_text("id,action,label\nx.jpg,rename,3\n")
     with pytest.raises(DataError, match=r"own\.csv, line 2: 'rename' with the label '3' is unknown.*Mend it"):
         asked(store, "--file", str(tmp_path / "own.csv"))
@@ -137,6 +147,30 @@ def test_a_users_mistake_is_told_and_nothing_is_written(
     with pytest.raises(ConfigError, match=None) as error:
         asked(store, *arguments)
     assert message in str(error.value) and store.read("label_fixes.csv") is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("a.jpg,relabel,77\n", "there is no class 77; the classes are 0, 1, 2"),
+        ("a.jpg,drop,\ntrain/0/a.jpg,drop,\n", r"lines 3 and 4: both name the picture train/0/a\.jpg"),
+        ("train/0/d.jpg,drop,\n", r"lines 2 and 3: both name the picture train/0/d\.jpg"),
+    ],
+)
+def test_with_a_run_what_would_stop_every_later_one_is_not_written(
+    store: Store, tmp_path: Path, lines: str, message: str
+) -> None:
+    store.write("label_fixes.csv", before := b"id,action,label\nd.jpg,relabel,1\n")
+    (tmp_path / "own.csv").write_text(f"id,action,label\n{lines}")
+    with pytest.raises(DataError, match=f"Nothing was written, since every run would stop at it: .*{message}"):
+        asked(store, "--run", "r", "--file", str(tmp_path / "own.csv"))
+    assert store.read("label_fixes.csv").data == before
+
+
+def test_a_line_that_means_another_content_gives_way_to_the_picture_that_has_its_name_now(store: Store) -> None:
+    store.write("label_fixes.csv", f"{HEADER}a.jpg,drop,,{'0' * 64}\n".encode())
+    asked(store, "--run", "r", "--top", "1")
+    assert text(store) == f"{HEADER}a.jpg,relabel,1,{A}"
 
 
 def test_a_malformed_file_in_the_store_is_never_overwritten(store: Store) -> None:

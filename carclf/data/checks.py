@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from carclf.config import Validation
-from carclf.data.findings import Finding, Findings
+from carclf.data.findings import Finding, Findings, enumerated
 from carclf.data.picture_checks import Context, contradicting, odd_pictures, twice_in_test
 from carclf.data.tables import read_sample, read_train_table
 from carclf.errors import DataError
@@ -62,7 +62,7 @@ def _classes(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
     for label, rows in labelled[~labelled["label"].isin(known)].groupby("label"):
         yield Finding("unknown_class", rows["path"].iloc[0], (
             f"{len(rows)} images are in class '{label}' (the first: {rows['path'].iloc[0]}), which the competition "
-            f"does not have; its classes are {', '.join(map(str, sorted(known)))}. Move or remove them."))
+            f"does not have; its classes are {enumerated(known)}. Move or remove them."))
     for label in sorted(known - set(labelled["label"])):
         yield Finding("empty_class", str(label), (
             f"Class '{label}' of train.csv has no images at all. The archive is incomplete: download it again (force)."

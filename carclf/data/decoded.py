@@ -18,7 +18,7 @@ from carclf.artifacts import cache_folder, fingerprint, whole_folder
 from carclf.data.images import Pixels, Undecodable, decode
 from carclf.errors import DataError
 
-VERSION = 1  # of what is written: another way of decoding needs another number
+VERSION = 2  # of what is written: another way of decoding needs another number
 CHUNK = 256  # pictures that are held in memory at once
 
 

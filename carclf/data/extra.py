@@ -1,6 +1,8 @@
 """Labelled pictures that people add to the competition's: gathered from folders and store prefixes, and packed."""
 
+import hashlib
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +25,22 @@ class ExtraData:
     @property
     def content(self) -> dict[str, str | int]:
         """How many there are, and a fingerprint of their names, sizes and bytes, wherever they lie."""
-        listing = [[name, path.stat().st_size, file_sha256(path)] for name, path in sorted(self.pictures.items())]
-        return {"num": len(listing), "listing": fingerprint(listing=listing)}
+        return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in self.pictures.items()])
+
+
+def _content(listing: list[list[str | int]]) -> dict[str, str | int]:
+    return {"num": len(listing), "listing": fingerprint(listing=sorted(listing))}
+
+
+def packed_content(path: Path) -> dict[str, str | int]:
+    """The ``content`` of the pictures that an archive was packed with."""
+    listing: list[list[str | int]] = []
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
+            listing.append([member.filename, member.file_size, sha256])
+    return _content(listing)
 
 
 @contextmanager
@@ -52,8 +68,12 @@ def _filed(source: str) -> dict[str, Path]:
         raise DataError(f"download.extra_data: there is no folder {source}. Give folders or s3:// prefixes that this "
                         "machine can read, separated by commas.")
     # a class's folder may be a link: rglob goes into it only where it begins there
-    files = {path.relative_to(folder).as_posix(): path for top in sorted(folder.iterdir())
-             for path in (sorted(top.rglob("*")) if top.is_dir() else [top]) if path.is_file()}
+    paths = {path.relative_to(folder).as_posix(): path for top in sorted(folder.iterdir())
+             for path in (sorted(top.rglob("*")) if top.is_dir() else [top])}
+    files = {name: path for name, path in paths.items() if path.is_file()}
+    if links := [name for name, path in paths.items() if path.is_symlink() and name not in files]:
+        log.warning("download.extra_data: %d links in %s lead nowhere, or to folders below a class's, and are left "
+                    "out; the first is %r", len(links), source, links[0])
     return {name: files[name] for name in _pictures(source, files)}
 
 

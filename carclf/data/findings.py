@@ -18,7 +18,9 @@ KINDS: dict[str, str] = {
     "unknown_class": "error", "empty_class": "error", "few_images": "error", "few_classes": "error",
     "too_many_unusable": "error", "missing_test_image": "error", "test_name_twice": "error",
 }
-LISTED, LOGGED = 200, 10  # of each kind: the report keeps the counts, however many there are
+# Of each kind: the report keeps the counts, however many there are. Errors stop the run together, in one message.
+LISTED, LOGGED, TOLD = 200, 10, 20
+FEW = 20  # classes that a sentence names
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Finding:
         return KINDS[self.kind]
 
 
+def enumerated(labels: Iterable[int]) -> str:
+    """The classes in order, the first ones where they are many."""
+    names = [str(label) for label in sorted(labels)]
+    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+
+
 class Findings:
     """Counts of all findings, and the first ones of each kind."""
 
@@ -45,10 +53,10 @@ class Findings:
         self.add(findings)
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Count them, and keep what there is room for; errors are all kept, since they stop the run together."""
+        """Count them, and keep what there is room for."""
         for finding in findings:
             self.counts[finding.kind] += 1
-            if self.counts[finding.kind] <= LISTED or finding.severity == "error":
+            if self.counts[finding.kind] <= LISTED:
                 self.listed.append(finding)
             if finding.severity == "warning":
                 before = self.warnings.get(finding.path)
@@ -56,8 +64,12 @@ class Findings:
 
     @property
     def errors(self) -> list[str]:
-        """The sentences of what stops the run."""
-        return [finding.text for finding in self.listed if finding.severity == "error"]
+        """The sentences of what stops the run: the first of each kind, and how many more there are."""
+        kinds = [kind for kind in self.counts if KINDS[kind] == "error"]
+        told = [[finding.text for finding in self.listed if finding.kind == kind][:TOLD] for kind in kinds]
+        more = [f"{self.counts[kind] - TOLD} more errors are of the last one's kind." for kind in kinds]
+        return [text for kind, texts, rest in zip(kinds, told, more, strict=True)
+                for text in [*texts, *[rest] * (self.counts[kind] > TOLD)]]
 
     def count(self, severity: str) -> int:
         """How many there are of that severity."""

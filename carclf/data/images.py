@@ -16,12 +16,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from carclf.artifacts import Archive, cache_folder, cached, whole_folder
 from carclf.data.archives import extract
+from carclf.data.colours import reducible, to_rgb
+from carclf.data.scans import MAX_SCANS, scans_of
 from carclf.services.storage import Store
 
 Pixels = npt.NDArray[np.uint8]
 # Among Pillow's other formats are some that start programs (EPS) or that no camera writes.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 LARGE = 8_000_000  # pixels, or bytes of a file
+BYTES_PER_PIXEL = 4  # a file that takes more is refused: also what is read is to be bounded
 _ONE_LARGE = threading.RLock()
 # One piece of memory for each picture: large ones go back to the system, where many small ones stay with the thread.
 Image.core.set_block_size(1 << 28)  # type: ignore[attr-defined]
@@ -60,6 +63,14 @@ def large_alone(num: int) -> AbstractContextManager[object]:
     return _ONE_LARGE if num > LARGE else nullcontext()
 
 
+def read(path: Path, max_megapixels: float = 50) -> bytes:
+    """A picture's file. Raises Undecodable, before reading it, where it is larger than any picture may be."""
+    if (num_bytes := path.stat().st_size) > max_megapixels * 1e6 * BYTES_PER_PIXEL:
+        raise Undecodable(f"{num_bytes} bytes are more than {BYTES_PER_PIXEL} for each pixel of the largest picture "
+                          f"that is allowed ({max_megapixels} megapixels)", "too_many_pixels")
+    return path.read_bytes()
+
+
 class Picture:
     """A picture whose header was read: ``height`` and ``width`` are those of the file, before any turning.
 
@@ -75,8 +86,11 @@ class Picture:
             if self.height * self.width > max_megapixels * 1e6:
                 raise Undecodable(f"{self.width}x{self.height} pixels are more than {max_megapixels} megapixels",
                                   "too_many_pixels")
+            if self.format in ("JPEG", "MPO") and (num_scans := scans_of(data)) > MAX_SCANS:
+                raise Undecodable(f"its {num_scans} scans are more than {MAX_SCANS}", "too_many_pixels")
             # Only a JPEG's header tells it; other formats are read to their end for it: that has time until decoding.
             self.turned = self.format in ("JPEG", "MPO") and self._is_turned()
+            self.is_transparent = self.header.has_transparency_data
         self.complaint = ""  # of the strict decoder, about a picture that Pillow reads all the same
 
     def decode(self, frame: tuple[int, int] | None = None) -> Pixels:
@@ -89,7 +103,7 @@ class Picture:
                     self.complaint = str(error)
             # Kaggle ships PNGs, grey and CMYK pictures named .jpg: Pillow reads them all.
             self.turned = self.turned or self._is_turned()
-            return np.asarray(ImageOps.exif_transpose(self.header).convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(self.header))
 
     def shrink(self, height: int, width: int) -> None:
         """Let Pillow decode what only just fills (height, width), where that is cheap or the picture is large.
@@ -101,8 +115,7 @@ class Picture:
                 self.header.draft(None, (width, height))
             elif self.height * self.width > LARGE:
                 self.turned = self._is_turned()
-                plain = self.header if self.mode in ("L", "RGB", "RGBA") else self.header.convert("RGB")
-                self.header = plain.reduce(min(self.height // height, self.width // width))
+                self.header = reducible(self.header).reduce(min(self.height // height, self.width // width))
 
     def _is_turned(self) -> bool:
         return bool(self.header.getexif().get(0x0112, 1) != 1)

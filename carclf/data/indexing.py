@@ -24,7 +24,8 @@ TOPS = {"train": "train", "test_upload": "test", "extra": "extra"}
 TEXT = ("id", "path", "sha256", "pixels_sha256", "format", "source", "kind", "problem")
 SCHEMA = pa.schema([
     ("id", pa.string()), ("path", pa.string()), ("label", pa.int64()), ("width", pa.int32()), ("height", pa.int32()),
-    ("sha256", pa.string()), ("pixels_sha256", pa.string()), ("phash", pa.uint64()), ("brightness", pa.float32()),
+    ("sha256", pa.string()), ("pixels_sha256", pa.string()), ("phash", pa.uint64()), ("look", pa.binary()),
+    ("brightness", pa.float32()),
     ("contrast", pa.float32()), ("sharpness", pa.float32()), ("format", pa.string()), ("source", pa.string()),
     ("kind", pa.string()), ("problem", pa.string()),
 ])

@@ -11,34 +11,31 @@ import numpy as np
 
 from carclf.artifacts import file_sha256
 from carclf.config import Validation
-from carclf.data.hashes import perceptual_hash, pixels_sha256
-from carclf.data.images import Picture, Pixels, Undecodable, large_alone, strict_complaint
+from carclf.data.hashes import look, perceptual_hash, pixels_sha256
+from carclf.data.images import Picture, Pixels, Undecodable, large_alone, read, strict_complaint
 
 # The reduced scale: halved, up to three times, while the shorter side keeps this many pixels. The JPEG decoder is
 # fast at halves only, and reads the whole stream at every scale: what is cut off is found at each.
 SMALLEST_SIDE = 64
 # Blur is a matter of size: it is measured on pictures of one width.
 SHARPNESS_SIDE = 128
-BYTES_PER_PIXEL = 4  # no picture's file is larger than its pixels
 
 Row = dict[str, Any]
-UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "brightness": 0.0,
-                "contrast": 0.0, "sharpness": 0.0, "format": "", "kind": "", "problem": ""}
+UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "look": b"",
+                "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "kind": "", "problem": ""}
 
 
 def inspect(path: Path, config: Validation) -> Row:
     """The columns of UNKNOWN; where the picture is unusable, ``problem`` says why and ``kind`` in one word."""
-    num_bytes = path.stat().st_size
-    if num_bytes > config.max_megapixels * 1e6 * BYTES_PER_PIXEL:
-        return UNKNOWN | {"sha256": file_sha256(path), "kind": "too_many_pixels",
-                          "problem": "the file is larger than the pixels of the largest picture that is allowed"}
-    with large_alone(num_bytes):
-        data = path.read_bytes()
-        row = UNKNOWN | {"sha256": hashlib.sha256(data).hexdigest()}
+    with large_alone(path.stat().st_size):
+        row = UNKNOWN
         try:
+            data = read(path, config.max_megapixels)
+            row = UNKNOWN | {"sha256": hashlib.sha256(data).hexdigest()}
             return row | _measure(data, config)
         except Undecodable as error:
-            return row | {"kind": error.kind, "problem": f"cannot be decoded: {error}"}
+            sha256 = row["sha256"] or file_sha256(path)
+            return row | {"sha256": sha256, "kind": error.kind, "problem": f"cannot be decoded: {error}"}
 
 
 def _measure(data: bytes, config: Validation) -> Row:
@@ -53,8 +50,8 @@ def _measure(data: bytes, config: Validation) -> Row:
     if min(width, height) < config.min_side:
         return row | {"kind": "too_small", "problem": f"{width}x{height} is smaller than {config.min_side}"}
     brightness, contrast, sharpness = statistics(pixels)
-    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "brightness": brightness,
-                  "contrast": contrast, "sharpness": sharpness}
+    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "look": look(pixels),
+                  "brightness": brightness, "contrast": contrast, "sharpness": sharpness}
 
 
 def reduced(picture: Picture) -> Pixels:
@@ -99,8 +96,10 @@ def statistics(pixels: Pixels) -> tuple[float, float, float]:
 
 
 def _format(picture: Picture) -> str:
-    """Such as ``JPEG RGB``, ``PNG RGBA`` or ``JPEG RGB turned damaged``."""
+    """Such as ``JPEG RGB``, ``PNG RGBA transparent`` or ``JPEG RGB turned damaged``."""
     words = [picture.format, picture.mode]
+    if picture.is_transparent:
+        words.append("transparent")
     if picture.turned:
         words.append("turned")
     plain = picture.mode == "RGB" and not picture.turned  # then the strict decoder had the first word

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import chain, combinations, product
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 NUM_BITS = 64
 NONE = np.iinfo(np.int64).max
+MOST_EQUAL = 8  # of equal hashes that are paired with another one
 # Measured in nanoseconds: to sort one hash once, and to look at one pair of a bucket.
 SORTING, LOOKING = 100.0, 15.0
 
@@ -58,6 +59,29 @@ def nearest(hashes: Hashes, others: Hashes, max_distance: int) -> tuple[Position
             np.minimum.at(best, own[across], (bits << 32 | place[other])[across])
     found = best[np.searchsorted(distinct, hashes)]
     return np.where(found < NONE, found & 0xFFFFFFFF, -1), np.where(found < NONE, found >> 32, -1)
+
+
+def near_across(hashes: Hashes, others: Hashes, max_distance: int) -> Iterator[tuple[int, int]]:
+    """Yield each pair of a hash's position and another's that differ in at most ``max_distance`` bits.
+
+    Of equal others the first ones stand for all: a thousand foggy pictures would be a million pairs.
+    """
+    distinct = np.union1d(hashes, others)
+    mine, theirs = _positions(hashes), _positions(others)
+    is_mine, is_theirs = np.isin(distinct, hashes), np.isin(distinct, others)
+    same = np.arange(len(distinct))
+    for first, second in chain([(same, same)], near_pairs(distinct, max_distance)):
+        for one, other in ((first, second), (second, first))[: 1 if first is second else 2]:
+            across = is_mine[one] & is_theirs[other]
+            for own, near in zip(distinct[one[across]].tolist(), distinct[other[across]].tolist(), strict=True):
+                yield from product(mine[own], theirs[near][:MOST_EQUAL])
+
+
+def _positions(hashes: Hashes) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for place, value in enumerate(hashes.tolist()):
+        found.setdefault(value, []).append(place)
+    return found
 
 
 def _num_equal(num: int, max_distance: int) -> int:

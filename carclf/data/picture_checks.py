@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from carclf.config import Validation
+from carclf.data.colours import STRETCHED
 from carclf.data.findings import Finding
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
@@ -49,8 +50,11 @@ def formats(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
         named_jpeg = rows["path"].str.lower().str.endswith((".jpg", ".jpeg"))
         if form not in ("JPEG", "MPO"):
             yield from _about("other_format", rows[named_jpeg], f"a {form} named as a JPEG")
-        if mode != "RGB":
-            yield from _about("other_mode", rows, f"its colours are {mode}, read as RGB")
+        if mode in STRETCHED:
+            yield from _about("other_mode", rows, f"its greys are {mode}, stretched to 0 to 255")
+        elif mode != "RGB" or "transparent" in others:
+            on_white = ", what is transparent on white" if "transparent" in others else ""
+            yield from _about("other_mode", rows, f"its colours are {mode}, read as RGB{on_white}")
         if "turned" in others:
             yield from _about("turned", rows, "its EXIF data turn or mirror it")
         if "damaged" in others:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 
-from carclf.data.images import Pixels, Undecodable, decode
+from carclf.data.images import Pixels, Undecodable, decode, read
 
 HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
@@ -25,7 +25,7 @@ class Thumbnails:
 
     def _make(self, path: str) -> str:
         try:
-            pixels = decode((self.folder / path).read_bytes(), frame=(HEIGHT, WIDTH))
+            pixels = decode(read(self.folder / path), frame=(HEIGHT, WIDTH))
         except (Undecodable, OSError, ValueError):  # ValueError: a name that no file system takes
             return ""
         return data_uri(pixels)

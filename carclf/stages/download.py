@@ -5,7 +5,8 @@ from pathlib import Path
 from carclf.artifacts import Archive, Figures, build
 from carclf.config import Config
 from carclf.data.archives import pack
-from carclf.data.extra import ExtraData, gathered
+from carclf.data.extra import ExtraData, gathered, packed_content
+from carclf.errors import ServiceError
 from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store
 
@@ -38,9 +39,14 @@ def _competitions(config: Config, store: Store, salt: str) -> tuple[Archive, boo
 def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
     """The extra data as an archive of their own that names the competition's: a new picture fetches nothing again."""
 
+    content = extra.content
+
     def make(folder: Path) -> Figures:
         pack(folder / "extra.zip", extra.pictures)
+        if packed_content(folder / "extra.zip") != content:
+            raise ServiceError("download.extra_data: pictures changed while they were packed. Run download again, best "
+                               "when nobody writes there.")
         return archive.figures | {"num_extra": len(extra.pictures)}
 
     return build(Archive, make, store=store, version=VERSION, inputs={"archive": archive.key},
-                 settings={"extra": extra.content}, kept=archive.files)
+                 settings={"extra": content}, kept=archive.files)

@@ -9,7 +9,7 @@ from carclf.config import Config
 from carclf.progress import log
 from carclf.services.storage import Store
 
-VERSION = 2
+VERSION = 3
 
 
 def split(

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Archive, Dataset, Figures, artifact_key, build, upload
+from carclf.artifacts import Archive, Dataset, Figures, Inspection, artifact_key, build, upload
 from carclf.config import Config
 from carclf.data.label_fixes import LabelFixes, read_fixes
 from carclf.errors import DataError
 from carclf.progress import Meter
 from carclf.services.storage import Store
 
-VERSION = 3
+VERSION = 4
 
 
 def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") -> tuple[Dataset, bool]:
@@ -30,7 +30,10 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
         from carclf.data.checks import check
         from carclf.data.images import unpack
 
-        figures, findings = _examine(folder, unpack(archive, store), fixes, config)
+        images = unpack(archive, store)
+        context = _context(images, fixes, config)
+        inspection = _inspected(archive, config, store, salt)
+        figures, findings = _examine(folder, images, inspection.path(store, "index.parquet"), fixes, context)
         try:
             check(findings)
         except DataError as error:
@@ -47,46 +50,70 @@ def _leave_report(folder: Path, store: Store, key: str) -> str:
     return page.key
 
 
-def _examine(folder: Path, images: Path, fixes: LabelFixes, config: Config) -> tuple[Figures, Any]:
+def _context(images: Path, fixes: LabelFixes, config: Config) -> Any:
+    """What the checks need beside the index; DataError for fixes that could not be applied, before the pass."""
+    from carclf.data.checks import read_context
+    from carclf.data.indexing import places
+    from carclf.data.label_fixes import check_fixes
+
+    context = read_context(images, config.validation)
+    table = context[0].table
+    check_fixes(fixes, places(images), None if table is None else set(table["Category"]))
+    return context
+
+
+def _inspected(archive: Archive, config: Config, store: Store, salt: str) -> Inspection:
+    """The pass over the pictures, which label fixes and limits of the whole dataset do not repeat."""
+    settings = {"min_side": config.validation.min_side, "max_megapixels": config.validation.max_megapixels,
+                "duplicates": config.duplicates.model_dump(), "salt": salt}
+
+    def make(folder: Path) -> Figures:
+        import pandas as pd
+
+        from carclf.data.duplicates import find_clusters
+        from carclf.data.images import unpack
+        from carclf.data.indexing import write_index
+        from carclf.data.inspection import loader
+
+        images, target = unpack(archive, store), folder / "index.parquet"
+        with Meter("validate") as meter:
+            num_images = write_index(images, target, config.validation, meter)
+        index = pd.read_parquet(target)
+        index["cluster"] = find_clusters(index, loader(images, index["path"].to_list()), config.duplicates)
+        index.to_parquet(target, index=False)
+        return {"num_images": num_images}
+
+    inputs = {"archive": archive.key}
+    return build(Inspection, make, store=store, version=VERSION, inputs=inputs, settings=settings)[0]
+
+
+def _examine(
+    folder: Path, images: Path, inspected: Path, fixes: LabelFixes, context: Any
+) -> tuple[Figures, Any]:
     """The dataset's files, its figures, and all that was found."""
     import pandas as pd
 
-    from carclf.data.checks import find, read_context
+    from carclf.data.checks import find, known_classes
+    from carclf.data.label_fixes import apply_fixes
     from carclf.evaluation.data_report import write_report
 
-    context, of_tables = read_context(images, config.validation)
-    fixed = _indexed(folder / "index.parquet", images, fixes, context, config)
-    findings = find(fixed.index, context)
+    own, of_tables = context
+    raw = pd.read_parquet(inspected)
+    fixed = apply_fixes(raw, fixes, known_classes(raw, own))
+    findings = find(fixed.index, own)
     findings.add(of_tables + fixed.findings())
     findings.log()
     # Where an error names a picture, the page shall show it.
     said = findings.warnings | {one.path: one.text for one in findings.listed if one.severity == "error"}
     warnings = [said.get(path, "") for path in fixed.index["path"]]
     index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
-    figures = {"num_test": len(context.sample)} | _figures(index, findings, fixed)
+    figures = {"num_test": len(own.sample)} | _figures(index, findings, fixed)
     report = figures | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
     index.to_parquet(folder / "index.parquet", index=False)
-    context.sample.to_csv(folder / "sample-submission.csv", index=False)
+    own.sample.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     write_report(folder / "report.html", index, report, images)
     return figures, findings
-
-
-def _indexed(target: Path, images: Path, fixes: LabelFixes, context: Any, config: Config) -> Any:
-    """The index of the pictures with label fixes and clusters; its rows go through the file, not through memory."""
-    import pandas as pd
-
-    from carclf.data.checks import known_classes
-    from carclf.data.duplicates import find_clusters
-    from carclf.data.indexing import write_index
-    from carclf.data.inspection import loader
-    from carclf.data.label_fixes import apply_fixes
-
-    with Meter("validate") as meter:
-        write_index(images, target, config.validation, meter)
-    index = pd.read_parquet(target)
-    index["cluster"] = find_clusters(index, loader(images, index["path"].to_list()), config.duplicates)
-    return apply_fixes(index, fixes, known_classes(index, context))
 
 
 def _lists(index: Any) -> dict[str, Any]:

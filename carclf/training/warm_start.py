@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from carclf.artifacts import Model, artifact_key, is_ensemble
+from carclf.artifacts import Model, Split, artifact_key, is_ensemble
 from carclf.champion import champion_model
 from carclf.config import Config
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store
 
 NO_CHAMPION = "model.weights is 'champion', and the store has none to go on from. Run once with 'imagenet'."
@@ -27,6 +27,7 @@ def champions_beginning(
 ) -> Beginning:
     """Where train_head of these inputs, settings and version goes on from; ConfigError where that does not fit.
 
+    DataError where the split does not know the champion: pictures that trained it would validate what goes on from it.
     On the champion's own data and settings, fine-tuning's included, there is nothing to go on with: the champion's
     own beginning is the answer, so that a run on unchanged data reuses everything instead of training one champion
     from another for ever.
@@ -37,6 +38,7 @@ def champions_beginning(
     start = champion and Model.find(store, champion.inputs["model"])
     if champion is None or start is None:
         raise ConfigError(NO_CHAMPION)
+    _require_known(champion, inputs["split"], store)
     theirs, own = start.settings["model"], settings["model"]
     if theirs["backbone"] != own["backbone"]:
         raise ConfigError(f"model.weights is 'champion', whose backbone is {theirs['backbone']}, not "
@@ -52,6 +54,18 @@ def require_backbone(champion: Model) -> None:
     if is_ensemble(champion):
         raise ConfigError(f"model.weights is 'champion', and the champion {champion.key} is an ensemble of several "
                           "networks. Set model.weights to 'imagenet', or roll back to a champion that is one.")
+
+
+def _require_known(champion: Model, split: str, store: Store) -> None:
+    """DataError unless the split is the champion's own, or one that was made with that one in mind."""
+    key = split
+    while key and key != champion.inputs["split"]:
+        found = Split.find(store, key)
+        key = found.inputs.get("champion", "") if found else ""
+    if not key:
+        raise DataError(f"model.weights is 'champion', and {champion.key} became it after this run was split: pictures "
+                        "that trained it may validate here. Run split again (carclf split --run …, or clear that task) "
+                        "and then train_head, or begin a new run.")
 
 
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from carclf.data.findings import Findings
 from carclf.data.indexing import write_index
 from carclf.data.inspection import loader
 from carclf.data.picture_checks import contradicting
-from carclf.data.tables import read_sample
+from carclf.data.tables import read_sample, read_train_table
 from carclf.demo.render import render_competition
 from carclf.errors import DataError
 
@@ -93,6 +93,32 @@ def test_a_sample_that_is_no_table_of_ids_is_refused(tmp_path: Path, text: str) 
     (tmp_path / "sample-submission.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match="sample-submission"):
         read_sample(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Id,Category\na.jpg,1\n\n1.jpg,3,4\n", "line 4 has 3 values, its header 2"),
+        ("Id,Category\na.jpg\n", "line 2 has 1 values, its header 2"),
+        ('Id,Category\n"a\nb",0\nc,1,2\n', "line 4 has 3 values"),
+    ],
+)
+def test_a_line_with_too_many_values_or_too_few_is_refused_by_its_number(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    for name in ("sample-submission.csv", "train.csv"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=f"sample-submission.csv cannot be read: {message}"):
+        read_sample(tmp_path)
+    assert message in str(read_train_table(tmp_path))
+
+
+def test_a_train_table_without_rows_is_told_and_the_folders_say_the_classes(folder: Path) -> None:
+    (folder / "train.csv").write_text("Id,Category\n")
+    context, of_tables = read_context(folder, SETTINGS)
+    assert context.table is None and [one.kind for one in of_tables] == ["train_table"]
+    assert "train.csv has no rows" in of_tables[0].text
+    check(find(indexed(folder), context))
 
 
 def test_an_id_named_na_is_an_id(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """download and validate, from the loopback Kaggle server to the dataset: extra data, label fixes, reuse."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from carclf.data.images import unpack
 from carclf.demo.competition import open_competition
 from carclf.demo.render import picture, render_competition
 from carclf.demo.server import DemoServer, Fault
-from carclf.errors import DataError
+from carclf.errors import DataError, ServiceError
 from carclf.services.storage import Store, open_store
+from carclf.services.storage.folder import FolderStore
+from carclf.services.storage.protocol import Versioned
 from carclf.stages.download import download
 from carclf.stages.validate import validate
 
@@ -111,6 +114,31 @@ def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_
     assert (unpack(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
 
 
+class Busy(FolderStore):
+    """A store where, as soon as it is asked for an archive with extra data, somebody writes another picture."""
+
+    picture, data, asked = Path(), b"", 0
+
+    def read(self, key: str) -> Versioned | None:
+        if key.startswith("archives/"):
+            self.asked += 1
+            if self.asked == 2:  # the first is the competition's
+                self.picture.write_bytes(self.data)
+        return super().read(key)
+
+
+def test_a_picture_that_changes_while_it_is_packed_is_not_stored_as_what_it_was(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    download(config(), store)
+    busy = Busy(tmp_path / "store")
+    busy.picture, busy.data = laid(tmp_path / "one", {"3/a.jpg": cars[0]}) / "3/a.jpg", cars[1]
+    with pytest.raises(ServiceError, match=r"pictures changed while they were packed\. Run"):
+        download(config(tmp_path / "one"), busy)
+    archive, reused = download(config(tmp_path / "one"), busy)
+    assert not reused and (unpack(archive, busy) / "extra/0/3/a.jpg").read_bytes() == cars[1]
+
+
 @pytest.mark.parametrize(
     ("pictures", "message"),
     [
@@ -137,10 +165,14 @@ def test_no_extra_file_vanishes_without_a_word_and_linked_folders_are_followed(
     laid(tmp_path / "elsewhere", {"a.jpg": cars[0], "__MACOSX.jfif": cars[1], "list.txt": b""})
     (tmp_path / "extra").mkdir()
     (tmp_path / "extra/3").symlink_to(tmp_path / "elsewhere")
+    laid(tmp_path / "extra", {"4/d.jpg": cars[2]})
+    (tmp_path / "extra/4/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "extra/4/more").symlink_to(tmp_path / "elsewhere")
     caplog.set_level("WARNING", "carclf")
     archive, _ = download(config(tmp_path / "extra"), store)
     dataset, _ = validate(archive, config(), store)
-    assert archive.figures["num_extra"] == dataset.figures["num_extra"] == 2
+    assert archive.figures["num_extra"] == dataset.figures["num_extra"] == 3
+    assert "2 links in" in caplog.text and "the first is '4/gone.jpg'" in caplog.text
     assert "1 files of" in caplog.text and "the first is '3/list.txt'" in caplog.text
 
 
@@ -185,6 +217,49 @@ def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None
     assert not reused and after.key != before.key and after.figures["num_fixes"] == 1
     assert report["label_fixes"][0]["to"] == 6 and report["findings"]["counts"]["unknown_fix"] == 1
     assert validate(archive, config(), store) == (after, True)
+
+
+def test_another_fix_or_another_limit_does_not_decode_the_pictures_again(store: Store) -> None:
+    archive, _ = download(config(), store)
+    before, _ = validate(archive, config(), store)
+    plain = pd.read_parquet(before.path(store, "index.parquet"))
+    name = plain.loc[plain["label"] == 5, "id"].iloc[0]
+    store.write("label_fixes.csv", f"id,action,label\n{name},drop,\n".encode())
+    after, _ = validate(archive, config(), store)
+    other, _ = validate(archive, load("demo", {"competition": "cars", "validation.min_images_per_class": 3}), store)
+    assert len({before.key, after.key, other.key}) == 3 and after.figures["num_fixes"] == 1
+    assert len(list(store.keys("inspections/"))) == 2  # one index and its manifest
+    fixed = pd.read_parquet(after.path(store, "index.parquet"))
+    columns = [column for column in plain if column not in ("kind", "problem", "warning")]
+    pd.testing.assert_frame_equal(fixed[columns], plain[columns])
+    validate(archive, load("demo", {"competition": "cars", "validation.min_side": 33,
+                                    "validation.min_images_per_class": 4}), store)
+    assert len(list(store.keys("inspections/"))) == 4
+
+
+def test_a_fix_that_cannot_be_applied_stops_before_the_pass(store: Store) -> None:
+    archive, _ = download(config(), store)
+    store.write("label_fixes.csv", b"id,action,label\na.jpg,relabel,77\n")
+    with pytest.raises(DataError, match=r"label_fixes\.csv, line 2: there is no class 77; the classes are 0, 1, 2"):
+        validate(archive, config(), store)
+    assert not [*store.keys("inspections/"), *store.keys("datasets/")]
+
+
+def test_a_fix_that_label_fixes_wrote_follows_its_picture_when_the_sources_are_reordered(
+    store: Store, tmp_path: Path, cars: list[bytes]
+) -> None:
+    one, two = laid(tmp_path / "one", {"3/a.jpg": cars[0]}), laid(tmp_path / "two", {"3/a.jpg": cars[1]})
+    content = hashlib.sha256(cars[0]).hexdigest()
+    store.write("label_fixes.csv", f"id,action,label,sha256\nextra/0/3/a.jpg,relabel,7,{content}\n".encode())
+    for sources, labels in ((f"{one},{two}", {"extra/0/3/a.jpg": 7, "extra/1/3/a.jpg": 3}),
+                            (f"{two},{one}", {"extra/0/3/a.jpg": 3, "extra/1/3/a.jpg": 7})):
+        dataset, _ = validate(download(config(sources), store)[0], config(), store)
+        index = pd.read_parquet(dataset.path(store, "index.parquet")).set_index("id")
+        assert index.loc[index["source"] == "extra", "label"].to_dict() == labels
+    laid(one, {"3/a.jpg": cars[2]})  # another picture under its name
+    dataset, _ = validate(download(config(one), store)[0], config(), store)
+    report = json.loads(dataset.path(store, "report.json").read_text())
+    assert (dataset.figures["num_fixes"], report["findings"]["counts"]["unknown_fix"]) == (0, 1)
 
 
 def test_the_dataset_says_what_was_found(store: Store) -> None:

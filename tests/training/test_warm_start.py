@@ -1,18 +1,21 @@
 """A run that goes on from the champion's backbone."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
-from carclf.artifacts import Model
+from carclf.artifacts import Model, Split, build
 from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
 from carclf.demo.server import DemoServer
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError
 from carclf.runs import STAGES, Run
 from carclf.services.storage import open_store
 from carclf.training.backbones import backbone_layers
+from carclf.training.warm_start import champions_beginning
 
 SMALL = {
     "competition": "cars", "head.epochs": 2, "fine_tune.epochs": 1, "gate.threshold": 0, "submit.enabled": False,
@@ -102,3 +105,39 @@ def test_another_size_cannot_go_on_from_a_net_of_one_size(crowned):
 def test_without_a_champion_the_first_run_is_told_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="Run once with 'imagenet'"):
         run_to("train_head", open_store(str(tmp_path)), "none", **{"model.weights": "champion"})
+
+
+def a_split(store, name, champion=None):
+    inputs = {"dataset": name} | ({"champion": champion.key} if champion else {})
+    return build(Split, lambda folder: {}, store=store, version=1, inputs=inputs, settings={})[0]
+
+
+def crown(store, split):
+    settings = {"model": load("demo").model.model_dump()}
+    head, _ = build(Model, lambda folder: {}, store=store, version=1, inputs={"split": split.key}, settings=settings)
+    model, _ = build(Model, lambda folder: {}, store=store, version=1, settings={},
+                     inputs={"split": split.key, "model": head.key})
+    store.write("champion.json", json.dumps({"champion": {"model": model.key}, "threshold": 0, "history": []}).encode())
+    return model
+
+
+def test_a_champion_that_the_split_does_not_know_is_not_gone_on_from(tmp_path):
+    store = open_store(str(tmp_path))
+    first = a_split(store, "first")
+    crown(store, first)
+    own, others = a_split(store, "own", first), a_split(store, "others", first)
+
+    def beginning(split):
+        config = load("demo", {"model.weights": "champion"})
+        settings = {"model": config.model.model_dump(), "salt": ""}
+        return champions_beginning(store, {"archive": "a", "split": split.key}, settings, config, 1).model
+
+    beginning(own)
+    champion = crown(store, others)  # another run wins before this one trains
+    with pytest.raises(DataError, match=f"{champion.key} became it after this run was split.*Run split again"):
+        beginning(own)
+    repeated = a_split(store, "own", others)
+    assert beginning(repeated) == beginning(others) == champion
+    assert crown(store, first) == beginning(repeated)  # rolled back: what is remembered reaches back to it
+    with pytest.raises(DataError, match="Run split again"):
+        beginning(a_split(store, "before any champion"))
