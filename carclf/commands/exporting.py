@@ -1,7 +1,6 @@
 """``carclf export``: a folder with a model in several formats, what they need to know, and the model card."""
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,8 @@ def export_to(folder: Path, chosen: Chosen, formats: Sequence[str], store: Store
     from carclf.training import exporting
 
     exporting.require(formats)
-    with _new_folder(folder) as work, tempfile.TemporaryDirectory(prefix="carclf-") as scratch:
-        differences = _write_all(work, chosen, formats, store, Path(scratch))
+    with _new_folder(folder) as work:
+        differences = _write_all(work, chosen, formats, store)
         facts = _facts(chosen, store, differences)
         (work / "export.json").write_text(json.dumps(facts, indent=1))
         _write_card(work / "model_card.md", chosen, facts, store)
@@ -40,9 +39,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         yield work
 
 
-def _write_all(
-    work: Path, chosen: Chosen, formats: Sequence[str], store: Store, scratch: Path
-) -> dict[str, float]:
+def _write_all(work: Path, chosen: Chosen, formats: Sequence[str], store: Store) -> dict[str, float]:
     import keras
     import numpy as np
 
@@ -56,7 +53,7 @@ def _write_all(
     for name in formats:
         log.info("export: writing and checking %s", name)
         path = exporting.write(name, network, chosen.size, source, work)
-        differences[name] = exporting.difference(name, path, pictures, logits, scratch)
+        differences[name] = exporting.difference(name, path, pictures, logits)
     return differences
 
 

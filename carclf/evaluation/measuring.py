@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from carclf.evaluation.assessment import Answers
     from carclf.evaluation.error_pictures import Explain
 
-VERSION = 3
+VERSION = 4
 
 
 def measured(
@@ -95,7 +95,7 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, config:
     if not np.isfinite(probabilities).all():
         raise QualityError(f"The model {model.key} answers what is no number. Train again with force and with a lower "
                            "fine_tune.learning_rate.")
-    measures = _reloaded(network, rows, images, model, store)
+    measures = _reloaded(rows, images, model, store)
     pictures = Plain(Examples.of(val, images, size), size)
     measures["milliseconds"] = milliseconds_per_image(network, pictures, config.evaluate)
     measures["model_mb"] = model.files["model.keras"].num_bytes / 1e6
@@ -129,7 +129,7 @@ def _ask_members(
     return *answers(network, split, model, images, config.evaluate, store), None
 
 
-def _reloaded(network: Any, rows: Any, images: Path, model: Model, store: Store) -> Figures:
+def _reloaded(rows: Any, images: Path, model: Model, store: Store) -> Figures:
     """``reload_difference``; nothing for a model from before there were probes."""
     import pandas as pd
 
@@ -139,5 +139,5 @@ def _reloaded(network: Any, rows: Any, images: Path, model: Model, store: Store)
         return {}
     probe = pd.read_parquet(model.path(store, "probe.parquet"))
     size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
-    found = reload_difference(network, probe, rows, images, size)
+    found = reload_difference(model.path(store, "model.keras"), probe, rows, images, size)
     return {} if found is None else {"reload_difference": found}

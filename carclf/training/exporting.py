@@ -2,8 +2,6 @@
 
 import importlib.util
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,11 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from carclf.errors import ConfigError, QualityError
+from carclf.runtimes import answers
 from carclf.training.backbones import all_layers
 
 # Of a probability. Measured on CPUs: below 1e-6 for every format; a GPU's reduced precision is allowed for.
 TOLERANCE = 1e-3
-SECONDS_OF_CHECK = 600
 
 
 @dataclass(frozen=True)
@@ -72,19 +70,12 @@ def _hold_constants(network: keras.Model) -> None:
             layer.mean, layer.variance = (np.asarray(value) for value in (layer.mean, layer.variance))
 
 
-def difference(name: str, path: Path, pictures: npt.NDArray[Any], logits: npt.NDArray[Any], work: Path) -> float:
+def difference(name: str, path: Path, pictures: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
     """The largest difference of a probability from the logits, as the format's own runtime answers in a new process.
 
     QualityError where it is above TOLERANCE, or the file cannot be loaded.
     """
-    np.save(work / "pictures.npy", pictures.astype(np.float32))
-    command = [sys.executable, "-m", "carclf.training.runtimes", name, str(path), str(work)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_OF_CHECK)
-    if done.returncode:
-        raise QualityError(f"The model was written as {name}, and its runtime cannot use it: "
-                           f"{' '.join(done.stderr.strip().splitlines()[-1:])[:300]}. Nothing was exported; leave the "
-                           "format out of --format.")
-    told = np.load(work / "logits.npy")
+    told = answers(name, path, pictures)
     found = float(np.nan_to_num(np.abs(softmax(told, 1) - softmax(logits, 1)).max(), nan=1.0))
     if found > TOLERANCE:
         raise QualityError(f"The model written as {name} answers otherwise: a probability differs by {found:.2g}, and "

@@ -79,7 +79,7 @@ def test_a_file_that_answers_otherwise_leaves_nothing_behind(
 def test_a_file_that_its_runtime_cannot_load_is_told(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     with pytest.raises(QualityError, match="written as onnx, and its runtime cannot use it: "):
-        exporting.difference("onnx", tmp_path / "model.onnx", np.zeros((1, 8, 8, 3)), np.zeros((1, 2)), tmp_path)
+        exporting.difference("onnx", tmp_path / "model.onnx", np.zeros((1, 8, 8, 3)), np.zeros((1, 2)))
 
 
 def test_a_folder_that_holds_something_is_left_alone(store: Store, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_network_of_the_zoo_answers_the_same_in_other_runtimes(name: str, tmp_
     pictures = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3)).astype(np.float32)
     logits = np.asarray(network.predict_on_batch(pictures), float)
     path = exporting.write(name, network, (64, 64), tmp_path, tmp_path)
-    assert exporting.difference(name, path, pictures, logits, tmp_path) < 1e-5
+    assert exporting.difference(name, path, pictures, logits) < 1e-5
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tf2onnx") is None, reason="needs tf2onnx")
@@ -117,4 +117,4 @@ def test_the_constants_of_a_normalization_are_part_of_an_onnx_file(tmp_path: Pat
     network = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
     pictures = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3)).astype(np.float32)
     path = exporting.write("onnx", network, (8, 8), tmp_path, tmp_path)
-    assert exporting.difference("onnx", path, pictures, np.asarray(network(pictures), float), tmp_path) < 1e-4
+    assert exporting.difference("onnx", path, pictures, np.asarray(network(pictures), float)) < 1e-4

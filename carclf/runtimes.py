@@ -1,9 +1,12 @@
-"""One format's answers in a process of its own: ``python -m carclf.training.runtimes FORMAT FILE FOLDER``.
+"""A saved network's answers in a process of its own: ``python -m carclf.runtimes FORMAT FILE FOLDER``.
 
-Reads ``pictures.npy`` of the folder and writes ``logits.npy`` beside it. Only the format's own runtime is imported.
+Reads ``pictures.npy`` of the folder and writes ``logits.npy`` beside it; only the format's own runtime is imported.
 """
 
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from carclf.errors import QualityError
+
 Array = npt.NDArray[Any]
 BATCH_SIZE = 8
+MAX_SECONDS = 1200
+
+
+def answers(name: str, path: Path, pictures: Array) -> Array:
+    """Logits (pictures, classes) of a file in a format, from a fresh process; QualityError where it cannot be used."""
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+        np.save(Path(folder) / "pictures.npy", pictures.astype(np.float32))
+        # On the CPU: this process may have taken the whole memory of a GPU.
+        done = subprocess.run(
+            [sys.executable, "-m", "carclf.runtimes", name, str(path), folder], capture_output=True, text=True,
+            timeout=MAX_SECONDS, env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        )
+        if done.returncode:
+            last = " ".join(done.stderr.strip().splitlines()[-1:])[:300]
+            raise QualityError(f"The model was written as {name}, and its runtime cannot use it: {last}")
+        return np.asarray(np.load(Path(folder) / "logits.npy"))
 
 
 def _keras(path: Path) -> Callable[[Array], Any]:
