@@ -9,14 +9,14 @@ import pytest
 from small_runs import SMALL, run_to
 
 from carclf.__main__ import main
-from carclf.artifacts import Archive, Evaluation, Model, Split
+from carclf.artifacts import Archive, Decision, Evaluation, Model, Split
 from carclf.champion import champion_model, champion_split
 from carclf.commands.ensembling import begin, ensemble
 from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.evaluation.calibration import calibrated
-from carclf.evaluation.ensembles import members_of
 from carclf.evaluation.measuring import measured
+from carclf.evaluation.members import members_of
 from carclf.runs import Run
 from carclf.services.storage import Store
 
@@ -95,7 +95,7 @@ def test_of_folds_each_picture_is_answered_by_the_member_that_was_not_trained_on
 
 
 def test_the_member_of_the_champions_split_comes_first_and_stays_first(own_store: Store) -> None:
-    """The gate compares with the champion on that split's validation pictures, which it was not trained on."""
+    """Those are the only pictures on which it is compared with the champion, which alone answers for both here."""
     champion = Run.load("fold-1", own_store)
     champion.run_stage("promote")
     run = joined(own_store, "folds", "fold-0", "fold-1", change=("gate.champion_rule=not_worse",))
@@ -105,7 +105,10 @@ def test_the_member_of_the_champions_split_comes_first_and_stays_first(own_store
     run.run_stage("evaluate")
     decided = run.run_stage("promote")
     assert decided.figures["champion"] == champion.artifact(Model, "fine_tune").key
-    assert "nothing to compare" not in str(decided.figures["reason"])
+    assert str(decided.figures["reason"]).startswith("refused: nothing to compare with the champion on")
+    paired = json.loads(run.artifact(Decision, "promote").path(own_store, "decision.json").read_text())["paired"]
+    assert (paired["num_images"], paired["num_known"], paired["num_shared"]) == (
+        0, 0, evaluation_size(own_store, "fold-1"))
     assert joined(own_store, "folds", "fold-0", "fold-1", change=("gate.champion_rule=not_worse",)).artifact(
         Model, "fine_tune").key == key
 
