@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Artifact, Figures, Model, Split, file_sha256
+from carclf.artifacts import Artifact, Figures, Model, Split, file_sha256, is_ensemble
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store, change_object
 
@@ -109,8 +109,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
         if wanted["model"] == now["model"]:
             raise ConfigError(f"{now['model']} is the champion already.")
         model = model_of(store, wanted)
-        for artifact in (model, split_of(store, model)):
-            check_whole(store, artifact)
+        _check_all_of(store, model)
         event = {"action": "rolled_back"} | {part: wanted[part] for part in ENTRY if part in wanted} | {
             "from": now["model"], "by": by}
         # where somebody was first, the one before is another
@@ -191,6 +190,21 @@ def check_whole(store: Store, artifact: Artifact) -> None:
             if file_sha256(path) != file.sha256:
                 raise DataError(f"{file.key}, {name} of {artifact.folder}/{artifact.key}, is damaged in {store.url}. "
                                 "Restore it.")
+
+
+def _check_all_of(store: Store, model: Model) -> None:
+    """Raise DataError where anything is gone or damaged that later runs read of a champion."""
+    for artifact in (model, split_of(store, model)):
+        check_whole(store, artifact)
+    if not is_ensemble(model):
+        return
+    # its members' networks are in its own file; who of them may answer for a picture is told by their splits
+    members = json.loads(model.path(store, "ensemble.json").read_text())["members"]
+    for key in dict.fromkeys(str(member["split"]) for member in members):
+        if (split := Split.find(store, key)) is None:
+            raise DataError(f"The split {key} of a member of the ensemble {model.key} is gone from {store.url}: nobody "
+                            f"can tell which pictures the member knows. Restore splits/{key}.")
+        check_whole(store, split)
 
 
 def _the_one_before(state: State) -> Event:

@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
-from candidates import Candidate, candidate
+from candidates import Candidate, candidate, ensemble, split_in
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -198,6 +198,27 @@ def test_a_champion_that_is_not_whole_any_more_is_not_rolled_back_to(
     else:
         name = f"{part}/{artifact.key}/manifest.json" if how == "manifest" else file.key
         (tmp_path / "store" / name).unlink()
+    with pytest.raises(DataError, match=words):
+        roll_back(store)
+    assert champion(store) == second.model.key and len(history(store)) == 2
+
+
+@pytest.mark.parametrize(("how", "words"), [
+    ("manifest", "of a member of the ensemble .* is gone from .* Restore splits/"),
+    ("file", "split.parquet of splits/.* is gone from"), ("damage", "split.parquet of splits/.* is damaged in"),
+])
+def test_an_ensemble_whose_members_splits_are_not_whole_is_not_rolled_back_to(
+    store: Store, tmp_path: Path, how: str, words: str
+) -> None:
+    members = [candidate(store, name, [0], split=split_in(store, 60, name)) for name in ("one", "other")]
+    ensemble(store, members, [0.5, 0.5], [1]).promote(store)
+    second = candidate(store, "second", [], split=members[0].split)
+    second.promote(store)
+    (file,) = members[1].split.files.values()
+    if how == "damage":
+        store.write(file.key, b"x" * file.num_bytes)
+    else:
+        (tmp_path / "store" / (file.key if how == "file" else f"splits/{members[1].split.key}/manifest.json")).unlink()
     with pytest.raises(DataError, match=words):
         roll_back(store)
     assert champion(store) == second.model.key and len(history(store)) == 2
