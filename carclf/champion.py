@@ -5,6 +5,7 @@ versions wrote have none, and are promotions) and a ``time``; the first two name
 """
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable
@@ -25,9 +26,12 @@ ENTRY = ("model", "decision", "evaluation", "run", "val_accuracy")
 
 
 def read_state(store: Store) -> State | None:
-    """``champion`` (an event of the history, or None), ``threshold`` and ``history``; None in a new store."""
+    """``champion`` (an event of the history, or None), ``threshold`` and ``history``; None in a new store.
+
+    DataError where it is damaged.
+    """
     found = store.read(CHAMPION)
-    return None if found is None else json.loads(found.data)
+    return None if found is None else _parsed(found.data, store)
 
 
 def change_state(store: Store, change: Callable[[State | None], State | None]) -> None:
@@ -36,10 +40,32 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
     ``change`` may be called again with a newer state. ServiceError where others were first each time.
     """
     def changed(data: bytes | None) -> bytes | None:
-        state = change(None if data is None else json.loads(data))
+        state = change(None if data is None else _parsed(data, store))
         return None if state is None else json.dumps(state, indent=1).encode()
 
     change_object(store, CHAMPION, changed)
+
+
+def _parsed(data: bytes, store: Store) -> State:
+    try:
+        state = json.loads(data)
+    except ValueError as error:
+        raise _damaged(store, f"it is no JSON ({error})") from error
+    if not isinstance(state, dict) or (missing := {"champion", "threshold", "history"} - state.keys()):
+        raise _damaged(store, f"it has no {', no '.join(sorted(missing))}" if isinstance(state, dict) else
+                       "it is no JSON object")
+    champion, threshold, history = state["champion"], state["threshold"], state["history"]
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise _damaged(store, "its threshold is no number")
+    if champion is not None and not (isinstance(champion, dict) and "model" in champion):
+        raise _damaged(store, "its champion names no model")
+    if not isinstance(history, list) or not all(isinstance(event, dict) for event in history):
+        raise _damaged(store, "its history is no list of events")
+    return state
+
+
+def _damaged(store: Store, what: str) -> DataError:
+    return DataError(f"{CHAMPION} in {store.url} is damaged: {what}. Restore it from a backup.")
 
 
 def begun_state(store: Store, threshold: float) -> State:

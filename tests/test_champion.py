@@ -234,6 +234,24 @@ def test_a_threshold_is_an_event_and_the_same_one_again_is_none(store: Store) ->
     ]
 
 
+@pytest.mark.parametrize(("content", "what"), [
+    ('{"champion": nu', "it is no JSON ("), ("[]", "it is no JSON object."),
+    ('{"champion": null}', "it has no history, no threshold."),
+    ('{"champion": null, "history": [], "threshold": NaN}', "its threshold is no number."),
+    ('{"champion": "m", "history": [], "threshold": 0.6}', "its champion names no model."),
+    ('{"champion": null, "history": {}, "threshold": 0.6}', "its history is no list of events."),
+])
+def test_a_damaged_champions_file_is_told_in_words_and_left_as_it_is(store: Store, content: str, what: str) -> None:
+    store.write("champion.json", content.encode())
+    for use in (lambda: read_state(store), lambda: set_threshold(store, 0.7)):
+        with pytest.raises(DataError) as told:
+            use()
+        assert str(told.value).startswith(f"champion.json in {store.url} is damaged: {what}")
+        assert str(told.value).endswith(". Restore it from a backup.")
+    found = store.read("champion.json")
+    assert found is not None and found.data == content.encode()
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
 def test_a_threshold_that_is_no_accuracy_is_refused(store: Store, threshold: float) -> None:
     with pytest.raises(ConfigError, match="give a number from 0 to 1"):
