@@ -109,8 +109,12 @@ def split_of(store: Store, champion: Model) -> Split:
 def crown(store: Store, event: Event, judged: State, *, raise_to: float | None = None) -> bool:
     """Append a promotion; False where champion or threshold are no more those of the state that was judged.
 
-    The threshold rises to ``raise_to`` where it is lower, and never falls.
+    The threshold rises to ``raise_to`` where it is lower, and never falls. DataError where that is no accuracy.
     """
+    if raise_to is not None and not 0 <= raise_to <= 1:  # nor where it is no number: NaN would pass nobody
+        raise DataError(f"The threshold cannot be raised to {raise_to}, which is no accuracy. Evaluate again with "
+                        "force, or set gate.raise_threshold=off.")
+
     def holds(state: State) -> bool:
         return _ground(state) == _ground(judged) and promotion_of(state, event["model"]) is None
 

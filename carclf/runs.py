@@ -25,7 +25,7 @@ from carclf.artifacts import (
 from carclf.champion import champion_split
 from carclf.config import NAMED_WEIGHTS, Config, require_weights
 from carclf.errors import ConfigError, DataError, NotYet
-from carclf.progress import log
+from carclf.progress import log, printable
 from carclf.services.storage import Store
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
@@ -62,7 +62,7 @@ class Result:
 
     def line(self) -> str:
         """How a terminal shows it."""
-        return f"{self.stage:<12}{self.seconds:8.1f} s  {'reused, ' if self.reused else ''}{self.summary}"
+        return f"{self.stage:<12}{self.seconds:8.1f} s  {'reused, ' if self.reused else ''}{printable(self.summary)}"
 
 
 class Run:

@@ -234,6 +234,14 @@ def test_a_threshold_is_an_event_and_the_same_one_again_is_none(store: Store) ->
     ]
 
 
+@pytest.mark.parametrize("raised", [float("nan"), float("inf"), 1.1])
+def test_a_promotion_raises_the_threshold_to_no_number_that_is_no_accuracy(store: Store, raised: float) -> None:
+    own, before = candidate(store, "own"), begun_state(store, 0.5)
+    with pytest.raises(DataError, match=f"cannot be raised to {raised}, which is no accuracy"):
+        crown(store, {"model": own.model.key}, before, raise_to=raised)
+    assert read_state(store) == before
+
+
 @pytest.mark.parametrize(("content", "what"), [
     ('{"champion": nu', "it is no JSON ("), ("[]", "it is no JSON object."),
     ('{"champion": null}', "it has no history, no threshold."),

@@ -84,6 +84,22 @@ def test_seeds_and_another_size_are_joined_promoted_and_found_again(
         run.run_stage("fine_tune")
 
 
+def test_where_approval_is_needed_the_command_that_gives_it_is_named_and_then_it_is_submitted(
+    own_store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the members' submit.enabled is off: --submit was asked for."""
+    monkeypatch.setattr(sys, "argv", ["carclf", "ensemble", "--run", "seed-0", "--run", "seed-1", "--name", "waits",
+                                      "--submit", "--set", "gate.approval=required", "--store", own_store.url])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "To go on: carclf promote --run waits --approved-by NAME" in capsys.readouterr().out.splitlines()
+    run = Run.load("waits", own_store)
+    run.approved_by = "Ada"
+    promoted = run.run_stage("promote")
+    assert (promoted.figures["decision"], promoted.skip) == ("promoted", "")
+
+
 def test_of_folds_each_picture_is_answered_by_the_member_that_was_not_trained_on_it(own_store: Store) -> None:
     run = joined(own_store, "folds", "fold-0", "fold-1")
     run.run_stage("evaluate")
