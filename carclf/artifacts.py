@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store
@@ -47,9 +47,15 @@ class Artifact(BaseModel):
 
     @classmethod
     def find(cls, store: Store, key: str) -> Self | None:
-        """The artifact of that key, or None where it is not whole."""
-        found = store.read(f"{cls.folder}/{key}/manifest.json")
-        return None if found is None else cls.model_validate_json(found.data)
+        """The artifact of that key, or None where it is not whole; DataError where its manifest is damaged."""
+        path = f"{cls.folder}/{key}/manifest.json"
+        if (found := store.read(path)) is None:
+            return None
+        try:
+            return cls.model_validate_json(found.data)
+        except ValidationError as error:
+            raise DataError(f"{path} in {store.url} is damaged: it is no manifest of a {cls.__name__}. Restore it from "
+                            "a backup, or run again with force (--set force=true) to make it anew.") from error
 
     def path(self, store: Store, name: str) -> Path:
         """A local, checksum-verified copy of one of the files; DataError where the store's copy is damaged."""

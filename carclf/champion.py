@@ -5,6 +5,7 @@ versions wrote have none, and are promotions) and a ``time``; the first two name
 """
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Artifact, Figures, Model, Split, file_sha256
+from carclf.artifacts import Artifact, Figures, Model, Split, file_sha256, is_ensemble
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store, change_object
 
@@ -25,9 +26,12 @@ ENTRY = ("model", "decision", "evaluation", "run", "val_accuracy")
 
 
 def read_state(store: Store) -> State | None:
-    """``champion`` (an event of the history, or None), ``threshold`` and ``history``; None in a new store."""
+    """``champion`` (an event of the history, or None), ``threshold`` and ``history``; None in a new store.
+
+    DataError where it is damaged.
+    """
     found = store.read(CHAMPION)
-    return None if found is None else json.loads(found.data)
+    return None if found is None else _parsed(found.data, store)
 
 
 def change_state(store: Store, change: Callable[[State | None], State | None]) -> None:
@@ -36,10 +40,32 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
     ``change`` may be called again with a newer state. ServiceError where others were first each time.
     """
     def changed(data: bytes | None) -> bytes | None:
-        state = change(None if data is None else json.loads(data))
+        state = change(None if data is None else _parsed(data, store))
         return None if state is None else json.dumps(state, indent=1).encode()
 
     change_object(store, CHAMPION, changed)
+
+
+def _parsed(data: bytes, store: Store) -> State:
+    try:
+        state = json.loads(data)
+    except ValueError as error:
+        raise _damaged(store, f"it is no JSON ({error})") from error
+    if not isinstance(state, dict) or (missing := {"champion", "threshold", "history"} - state.keys()):
+        raise _damaged(store, f"it has no {', no '.join(sorted(missing))}" if isinstance(state, dict) else
+                       "it is no JSON object")
+    champion, threshold, history = state["champion"], state["threshold"], state["history"]
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        raise _damaged(store, "its threshold is no number")
+    if champion is not None and not (isinstance(champion, dict) and "model" in champion):
+        raise _damaged(store, "its champion names no model")
+    if not isinstance(history, list) or not all(isinstance(event, dict) for event in history):
+        raise _damaged(store, "its history is no list of events")
+    return state
+
+
+def _damaged(store: Store, what: str) -> DataError:
+    return DataError(f"{CHAMPION} in {store.url} is damaged: {what}. Restore it from a backup.")
 
 
 def begun_state(store: Store, threshold: float) -> State:
@@ -83,8 +109,12 @@ def split_of(store: Store, champion: Model) -> Split:
 def crown(store: Store, event: Event, judged: State, *, raise_to: float | None = None) -> bool:
     """Append a promotion; False where champion or threshold are no more those of the state that was judged.
 
-    The threshold rises to ``raise_to`` where it is lower, and never falls.
+    The threshold rises to ``raise_to`` where it is lower, and never falls. DataError where that is no accuracy.
     """
+    if raise_to is not None and not 0 <= raise_to <= 1:  # nor where it is no number: NaN would pass nobody
+        raise DataError(f"The threshold cannot be raised to {raise_to}, which is no accuracy. Evaluate again with "
+                        "force, or set gate.raise_threshold=off.")
+
     def holds(state: State) -> bool:
         return _ground(state) == _ground(judged) and promotion_of(state, event["model"]) is None
 
@@ -109,8 +139,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
         if wanted["model"] == now["model"]:
             raise ConfigError(f"{now['model']} is the champion already.")
         model = model_of(store, wanted)
-        for artifact in (model, split_of(store, model)):
-            check_whole(store, artifact)
+        _check_all_of(store, model)
         event = {"action": "rolled_back"} | {part: wanted[part] for part in ENTRY if part in wanted} | {
             "from": now["model"], "by": by}
         # where somebody was first, the one before is another
@@ -191,6 +220,21 @@ def check_whole(store: Store, artifact: Artifact) -> None:
             if file_sha256(path) != file.sha256:
                 raise DataError(f"{file.key}, {name} of {artifact.folder}/{artifact.key}, is damaged in {store.url}. "
                                 "Restore it.")
+
+
+def _check_all_of(store: Store, model: Model) -> None:
+    """Raise DataError where anything is gone or damaged that later runs read of a champion."""
+    for artifact in (model, split_of(store, model)):
+        check_whole(store, artifact)
+    if not is_ensemble(model):
+        return
+    # its members' networks are in its own file; who of them may answer for a picture is told by their splits
+    members = json.loads(model.path(store, "ensemble.json").read_text())["members"]
+    for key in dict.fromkeys(str(member["split"]) for member in members):
+        if (split := Split.find(store, key)) is None:
+            raise DataError(f"The split {key} of a member of the ensemble {model.key} is gone from {store.url}: nobody "
+                            f"can tell which pictures the member knows. Restore splits/{key}.")
+        check_whole(store, split)
 
 
 def _the_one_before(state: State) -> Event:

@@ -25,7 +25,7 @@ from carclf.artifacts import (
 from carclf.champion import champion_split
 from carclf.config import NAMED_WEIGHTS, Config, require_weights
 from carclf.errors import ConfigError, DataError, NotYet
-from carclf.progress import log
+from carclf.progress import log, printable
 from carclf.services.storage import Store
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
@@ -62,7 +62,7 @@ class Result:
 
     def line(self) -> str:
         """How a terminal shows it."""
-        return f"{self.stage:<12}{self.seconds:8.1f} s  {'reused, ' if self.reused else ''}{self.summary}"
+        return f"{self.stage:<12}{self.seconds:8.1f} s  {'reused, ' if self.reused else ''}{printable(self.summary)}"
 
 
 class Run:
@@ -86,7 +86,7 @@ class Run:
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
             require_weights(config.model.weights)  # now, and not after the download
         if found := store.read(path):
-            run = cls(run_id, store, json.loads(found.data))
+            run = cls(run_id, store, _parsed(found.data, run_id, store))
             if run.config != config:
                 raise ConfigError(f"The run {run_id!r} is in {store.url} with other settings. Take another --run, or "
                                   "leave it out for a new one.")
@@ -102,10 +102,10 @@ class Run:
 
     @classmethod
     def load(cls, run_id: str, store: Store) -> "Run":
-        """Read the record; ConfigError where there is none."""
+        """Read the record; ConfigError where there is none, DataError where it is damaged."""
         if (found := store.read(_record_key(run_id))) is None:
             raise ConfigError(f"There is no run {run_id!r} in {store.url}. Begin it: carclf download --run {run_id}")
-        return cls(run_id, store, json.loads(found.data))
+        return cls(run_id, store, _parsed(found.data, run_id, store))
 
     def artifact(self, kind: type[A], stage: str) -> A:
         """What a stage of this run left; ConfigError where it did not run yet."""
@@ -193,6 +193,17 @@ def _skip(stage: str, config: Config, figures: Figures) -> str:
 
 def _short(value: float | int | str) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _parsed(data: bytes, run_id: str, store: Store) -> dict[str, Any]:
+    try:
+        record = json.loads(data)
+    except ValueError:
+        record = None
+    if isinstance(record, dict) and isinstance(record.get("stages"), dict) and "config" in record:
+        return record
+    raise DataError(f"{_record_key(run_id)} in {store.url} is damaged: it is no record of a run. Restore it from a "
+                    "backup, or begin a new run under another --run: what this one made is reused.")
 
 
 def _record_key(run_id: str) -> str:

@@ -57,6 +57,19 @@ def candidate(
     return Candidate(archive, split, model, evaluation(store, archive, split, model, wrong, config, measures), config)
 
 
+def ensemble(store: Store, members: Sequence[Candidate], weights: Sequence[float], wrong: Sequence[int]) -> Candidate:
+    """Several as one model of the first one's split, each of a recipe of its own."""
+    first = members[0]
+    told = [{"model": one.model.key, "evaluation": one.evaluation.key, "split": one.split.key, "run": "",
+             "group": group, "temperature": 1.0, "weight": weight}
+            for group, (one, weight) in enumerate(zip(members, weights, strict=True))]
+    model = built(store, Model, first.model.inputs | {"members": " ".join(one.model.key for one in members)},
+                  {"weights": list(weights)}, {},
+                  {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": told}).encode()})
+    return Candidate(first.archive, first.split, model, evaluation(
+        store, first.archive, first.split, model, wrong, first.config), first.config)
+
+
 def evaluation(
     store: Store, archive: Archive, split: Split, model: Model, wrong: Sequence[int], config: Config,
     measures: dict[str, Any] | None = None,

@@ -8,6 +8,7 @@ import boto3
 import pytest
 
 from carclf.artifacts import Figures, Model, build
+from carclf.errors import DataError
 from carclf.services.storage import Store, open_store
 
 
@@ -47,3 +48,15 @@ def test_a_files_own_name_is_the_last_part_of_its_key(tmp_path: Path) -> None:
     model, _ = built(open_store(str(tmp_path)), b"7", threading.Barrier(1))
     file = model.files["model.keras"]
     assert file.key == f"models/{model.key}/{file.sha256[:8]}/model.keras"
+
+
+@pytest.mark.parametrize("content", [b'{"key": ', b"[]", b'{"key": "k"}', b"\xff"])
+def test_a_damaged_manifest_is_told_with_its_key_and_a_mend(tmp_path: Path, content: bytes) -> None:
+    store = open_store(str(tmp_path))
+    model, _ = built(store, b"7", threading.Barrier(1))
+    store.write(f"models/{model.key}/manifest.json", content)
+    with pytest.raises(DataError) as told:
+        Model.find(store, model.key)
+    assert str(told.value) == (
+        f"models/{model.key}/manifest.json in {store.url} is damaged: it is no manifest of a Model. Restore it from a "
+        "backup, or run again with force (--set force=true) to make it anew.")

@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
-from candidates import Candidate, candidate
+from candidates import Candidate, candidate, ensemble, split_in
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -203,6 +203,27 @@ def test_a_champion_that_is_not_whole_any_more_is_not_rolled_back_to(
     assert champion(store) == second.model.key and len(history(store)) == 2
 
 
+@pytest.mark.parametrize(("how", "words"), [
+    ("manifest", "of a member of the ensemble .* is gone from .* Restore splits/"),
+    ("file", "split.parquet of splits/.* is gone from"), ("damage", "split.parquet of splits/.* is damaged in"),
+])
+def test_an_ensemble_whose_members_splits_are_not_whole_is_not_rolled_back_to(
+    store: Store, tmp_path: Path, how: str, words: str
+) -> None:
+    members = [candidate(store, name, [0], split=split_in(store, 60, name)) for name in ("one", "other")]
+    ensemble(store, members, [0.5, 0.5], [1]).promote(store)
+    second = candidate(store, "second", [], split=members[0].split)
+    second.promote(store)
+    (file,) = members[1].split.files.values()
+    if how == "damage":
+        store.write(file.key, b"x" * file.num_bytes)
+    else:
+        (tmp_path / "store" / (file.key if how == "file" else f"splits/{members[1].split.key}/manifest.json")).unlink()
+    with pytest.raises(DataError, match=words):
+        roll_back(store)
+    assert champion(store) == second.model.key and len(history(store)) == 2
+
+
 def test_a_threshold_is_an_event_and_the_same_one_again_is_none(store: Store) -> None:
     set_threshold(store, 0.7, by="Ada")
     set_threshold(store, 0.7, by="Bob")
@@ -211,6 +232,32 @@ def test_a_threshold_is_an_event_and_the_same_one_again_is_none(store: Store) ->
         {"action": "threshold", "threshold": 0.7, "before": None, "by": "Ada", "time": ""},
         {"action": "threshold", "threshold": 0.8, "before": 0.7, "by": "", "time": ""},
     ]
+
+
+@pytest.mark.parametrize("raised", [float("nan"), float("inf"), 1.1])
+def test_a_promotion_raises_the_threshold_to_no_number_that_is_no_accuracy(store: Store, raised: float) -> None:
+    own, before = candidate(store, "own"), begun_state(store, 0.5)
+    with pytest.raises(DataError, match=f"cannot be raised to {raised}, which is no accuracy"):
+        crown(store, {"model": own.model.key}, before, raise_to=raised)
+    assert read_state(store) == before
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    ('{"champion": nu', "it is no JSON ("), ("[]", "it is no JSON object."),
+    ('{"champion": null}', "it has no history, no threshold."),
+    ('{"champion": null, "history": [], "threshold": NaN}', "its threshold is no number."),
+    ('{"champion": "m", "history": [], "threshold": 0.6}', "its champion names no model."),
+    ('{"champion": null, "history": {}, "threshold": 0.6}', "its history is no list of events."),
+])
+def test_a_damaged_champions_file_is_told_in_words_and_left_as_it_is(store: Store, content: str, what: str) -> None:
+    store.write("champion.json", content.encode())
+    for use in (lambda: read_state(store), lambda: set_threshold(store, 0.7)):
+        with pytest.raises(DataError) as told:
+            use()
+        assert str(told.value).startswith(f"champion.json in {store.url} is damaged: {what}")
+        assert str(told.value).endswith(". Restore it from a backup.")
+    found = store.read("champion.json")
+    assert found is not None and found.data == content.encode()
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])

@@ -9,7 +9,7 @@ from candidates import candidate
 
 from carclf.champion import set_threshold
 from carclf.config import load
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError
 from carclf.runs import Run
 from carclf.services.storage import Store, open_store
 from carclf.training.weights import weights_identity
@@ -43,6 +43,18 @@ def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
     store.write("runs/old.json", json.dumps(run.record).encode())
     with pytest.raises(ConfigError, match="begun by another version of carclf"):
         Run.load("old", store)
+
+
+@pytest.mark.parametrize("content", [b'{"run": ', b"[]", b"{}", b'{"config": {}, "stages": []}'])
+def test_a_damaged_record_is_told_in_words(store: Store, content: bytes) -> None:
+    Run.begin("r", store, "demo", load("demo"))
+    store.write("runs/r.json", content)
+    for use in (lambda: Run.load("r", store), lambda: Run.begin("r", store, "demo", load("demo"))):
+        with pytest.raises(DataError) as told:
+            use()
+        assert str(told.value) == (
+            f"runs/r.json in {store.url} is damaged: it is no record of a run. Restore it from a backup, or begin a "
+            "new run under another --run: what this one made is reused.")
 
 
 def test_a_run_goes_on_under_its_id_and_another_configuration_is_refused(store: Store) -> None:

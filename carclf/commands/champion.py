@@ -10,6 +10,7 @@ from carclf.champion import find_promotion, read_state, roll_back, set_threshold
 from carclf.commands.champion_texts import entries, history_table, shown, table_of
 from carclf.commands.options import ResultOption, RunOption, StoreOption
 from carclf.errors import ConfigError, QualityError
+from carclf.progress import printable
 from carclf.runs import Run
 from carclf.services.storage import Store, open_store
 
@@ -71,9 +72,13 @@ def _promote(
     reason = str(done.figures["reason"])
     if done.figures["decision"] == "refused":
         raise QualityError(f"{reason}. To crown it nevertheless: --override REASON")
-    if done.waiting or _state(current.store)["champion"]["model"] != current.artifact(Model, "fine_tune").key:
+    if done.waiting:
         raise ConfigError(reason)
-    print(reason)
+    own, now = current.artifact(Model, "fine_tune").key, _state(current.store)["champion"]["model"]
+    if own != now:
+        raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "
+                          f"champion is {now}. To bring it back: carclf champion rollback --to {own}")
+    print(printable(reason))
 
 
 @champion_app.command("rollback")
@@ -84,7 +89,8 @@ def _rollback(
     """Make an earlier champion the champion again, by default the one before."""
     place = open_store(store)
     event = roll_back(place, to, by)
-    print(f"The champion is {event['model']} of the run {event.get('run') or 'unknown'}, and no more {event['from']}. "
+    run = printable(str(event.get("run") or "unknown"))
+    print(f"The champion is {event['model']} of the run {run}, and no more {event['from']}. "
           f"The stored threshold is still {_state(place)['threshold']:.4f}: carclf champion set-threshold changes it.")
 
 

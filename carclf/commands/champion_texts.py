@@ -6,6 +6,7 @@ from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Model
 from carclf.champion import Event, State, action, promotions
+from carclf.progress import printable
 from carclf.services.storage import Store
 
 HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
@@ -49,12 +50,13 @@ def table_of(found: dict[str, Any]) -> list[str]:
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
     events = [f"{_time(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
-    return [
+    lines = [
         f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
         found["reason"] or "its decision is gone from the store", "",
         *_aligned([("rule", "value", "limit", "passed", ""), *rules]), "",
         *_aligned([(name, _digits(value)) for name, value in found["figures"].items()]), "", *files, "", *events,
     ]
+    return [printable(line) for line in lines]
 
 
 def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
@@ -92,6 +94,7 @@ def _digits(value: Any) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    rows = [[printable(cell) for cell in row] for row in rows]  # a reason, or a name, may hold anything
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
             for row in rows]

@@ -12,7 +12,7 @@ from carclf.runs import Run
 from carclf.training.warm_start import fine_tune_settings
 
 if TYPE_CHECKING:
-    from carclf.evaluation.ensembles import Member
+    from carclf.evaluation.members import Member
 
 VERSION = 1
 MIN_PICTURES = 30  # that every recipe predicted unseen: with fewer the recipes count alike
@@ -54,6 +54,7 @@ def _join(
 
     from carclf.data.images import unpack
     from carclf.evaluation import ensembles
+    from carclf.evaluation.members import write_members
     from carclf.training.probe import write_probe
 
     store = runs[0].store
@@ -64,7 +65,7 @@ def _join(
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     write_probe(network, rows[rows["subset"] == "val"], unpack(archive, store), (height, width), folder)
     network.save(folder / "model.keras")
-    ensembles.write_members(folder / "ensemble.json", members, told)
+    write_members(folder / "ensemble.json", members, told)
     return {
         "num_members": len(members), "weights": " ".join(f"{member.weight:.4f}" for member in members),
         "num_classes": models[0].figures["num_classes"], "image_height": height, "image_width": width,
@@ -94,7 +95,7 @@ def _weighted(runs: Sequence[Run]) -> "tuple[list[Member], dict[str, Any]]":
 
 
 def _member(run: Run, group: int) -> "Member":
-    from carclf.evaluation.ensembles import Member
+    from carclf.evaluation.members import Member
 
     evaluation = run.artifact(Evaluation, "evaluate")
     return Member(run.artifact(Model, "fine_tune").key, evaluation.key, run.artifact(Split, "split").key, run.run_id,

@@ -54,20 +54,24 @@ def _ensemble(
     run: Annotated[list[str], typer.Option("--run", help="A finished run; give two or more.")],
     store: StoreOption = "store", set_: SetOption = [],  # noqa: B006
     name: Annotated[str, typer.Option("--name", help="The new run's id; by default the time.")] = "",
-    submit: Annotated[bool, typer.Option("--submit", help="Also submit it and ask for the score.")] = False,
+    submit: Annotated[bool, typer.Option(
+        "--submit", help="Also submit it, whatever submit.enabled says, and ask for the score.",
+    )] = False,
 ) -> None:
     """Join the models of finished runs, weighted by what they predicted unseen, and take them through the gate."""
     from carclf.commands.ensembling import begin, ensemble
 
     place = open_store(store)
     members = [Run.load(one, place) for one in run]
-    joined = begin(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, set_)
+    asked = [*set_, *(["submit.enabled=true"] if submit else [])]  # else the first member's setting would say no
+    joined = begin(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, asked)
     print(ensemble(joined, members).line(), flush=True)
     for stage in ("evaluate", "promote", *(("submit", "score") if submit else ())):
         result = joined.run_stage(stage)
         print(result.line(), flush=True)
         if result.waiting:
-            print(f"To go on: carclf {stage} --run {joined.run_id}")
+            approved = " --approved-by NAME" if stage == "promote" else ""  # what it waits for
+            print(f"To go on: carclf {stage} --run {joined.run_id}{approved}")
         if result.waiting or result.skip:
             print(f"{result.skip or result.summary}; what follows is left")
             break

@@ -22,26 +22,27 @@ def trained_by(rows: pd.DataFrame, memory: pd.DataFrame) -> set[str]:
     return set(val.loc[known(val, memory, "subset").isin([TRAIN, LEFT_OUT]), "id"])
 
 
-def pair(candidate: pd.DataFrame, champion: pd.DataFrame, known_ids: set[str]) -> pd.DataFrame:
-    """The images that both predicted and that did not train the champion: id, label, candidate, champion (right?)."""
+def pair(candidate: pd.DataFrame, champion: pd.DataFrame, left_out: set[str]) -> pd.DataFrame:
+    """The images that both predicted, without those left out: id, label, candidate, champion (right?)."""
     own, other = (rows.set_index("id") for rows in (candidate, champion))
     both = own[["label", "predicted"]].join(other["predicted"].rename("other"), how="inner", validate="one_to_one")
-    both = both[~both.index.isin(known_ids)].reset_index()
+    both = both[~both.index.isin(left_out)].reset_index()
     return pd.DataFrame({"id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
                          "champion": both["other"] == both["label"]})
 
 
-def counted(champion: str, pairs: pd.DataFrame, num_known: int) -> Comparison:
+def counted(champion: str, pairs: pd.DataFrame, num_known: int, num_shared: int) -> Comparison:
     """What of the pairs the gate needs."""
     gained, lost = (pairs["candidate"] & ~pairs["champion"]).sum(), (pairs["champion"] & ~pairs["candidate"]).sum()
-    return Comparison(champion, Paired(len(pairs), int(gained), int(lost)), num_known)
+    return Comparison(champion, Paired(len(pairs), int(gained), int(lost)), num_known, num_shared)
 
 
 def described(pairs: pd.DataFrame, comparison: Comparison, level: float) -> dict[str, Any]:
     """The comparison in figures: the paired table, its tests and interval, each class, and what changed (ids)."""
     own, other, paired = pairs["candidate"], pairs["champion"], comparison.paired
     found: dict[str, Any] = {
-        "num_images": len(pairs), "num_known": comparison.num_known, "gained": paired.gained, "lost": paired.lost,
+        "num_images": len(pairs), "num_known": comparison.num_known, "num_shared": comparison.num_shared,
+        "gained": paired.gained, "lost": paired.lost,
         "both_right": int((own & other).sum()), "both_wrong": int((~own & ~other).sum()),
     }
     if pairs.empty:

@@ -13,6 +13,7 @@ from carclf.config import Gate
 from carclf.evaluation.comparison import counted, described, pair, trained_by
 from carclf.evaluation.decision_report import render_decision
 from carclf.evaluation.gate import judge, require_known_classes, sentence
+from carclf.evaluation.members import answered_alike
 from carclf.evaluation.pages import write_page
 from carclf.services.storage import Store
 
@@ -34,8 +35,8 @@ def decide(
     require_known_classes(gate, found["class_names"])
     compared, paired = None, None
     if champion:
-        pairs, num_known = _pairs(candidate, champion, split, store)
-        compared = counted(champion.model.key, pairs, num_known)
+        pairs, num_known, num_shared = _pairs(candidate, champion, split, store)
+        compared = counted(champion.model.key, pairs, num_known, num_shared)
         paired = described(pairs, compared, gate.significance)
     rules = judge(figures, found, compared, threshold, gate)
     return {
@@ -59,12 +60,15 @@ def write_decision(folder: Path, decision: dict[str, Any]) -> Figures:
     return {name: value for name, value in figures.items() if value is not None}
 
 
-def _pairs(candidate: Measured, champion: Measured, split: Split, store: Store) -> tuple[pd.DataFrame, int]:
-    """The images on which both are compared, and how many more trained the champion."""
+def _pairs(candidate: Measured, champion: Measured, split: Split, store: Store) -> tuple[pd.DataFrame, int, int]:
+    """The images on which both are compared; how many more trained the champion, and how many it answers for both."""
     own, other = (pd.read_parquet(one.evaluation.path(store, "predictions.parquet")) for one in (candidate, champion))
+    rows = pd.read_parquet(split.path(store, "split.parquet"))
     known_ids: set[str] = set()
     if (champions := split_of(store, champion.model)).key != split.key:
         name = "known.parquet" if "known.parquet" in champions.files else "split.parquet"
-        known_ids = trained_by(pd.read_parquet(split.path(store, "split.parquet")),
-                               pd.read_parquet(champions.path(store, name)))
-    return pair(own, other, known_ids), len(known_ids & set(own["id"]))
+        known_ids = trained_by(rows, pd.read_parquet(champions.path(store, name))) & set(own["id"])
+    both = rows[rows["id"].isin(set(own["id"]) & set(other["id"]) - known_ids)]
+    # Of those a candidate that has the champion as a member says what the champion says: they can tell nothing.
+    shared = answered_alike(both.reset_index(drop=True), candidate.model, champion.model, store)
+    return pair(own, other, known_ids | shared), len(known_ids), len(shared)

@@ -1,8 +1,6 @@
-"""Several networks as one: their calibrated probabilities, averaged; and who of them may answer for which picture."""
+"""Several networks as one: their calibrated probabilities, averaged."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,38 +12,14 @@ import pandas as pd
 from carclf.artifacts import Model, Split
 from carclf.config import Evaluate
 from carclf.data.input_pipeline import Examples, Plain, Size, batches, num_batches
-from carclf.data.known import VAL, known
-from carclf.errors import DataError, QualityError
+from carclf.data.known import VAL
+from carclf.errors import QualityError
+from carclf.evaluation.members import Member, Shares, effective_weights, members_of, split_rows, who_may_answer
 from carclf.evaluation.prediction import looks
 from carclf.progress import Meter, log
 from carclf.services.storage import Store
 
-Shares = npt.NDArray[np.float64]
 SMALLEST = 1e-30  # a probability below it is taken for this one, so that its logarithm is a number
-
-
-@dataclass(frozen=True)
-class Member:
-    """One of the models: keys, run, the group of those of its recipe, its temperature and its weight in the mean."""
-
-    model: str
-    evaluation: str
-    split: str
-    run: str
-    group: int
-    temperature: float
-    weight: float
-
-
-def members_of(model: Model, store: Store) -> list[Member]:
-    """What ``ensemble.json`` says."""
-    found = json.loads(model.path(store, "ensemble.json").read_text())["members"]
-    return [Member(**member) for member in found]
-
-
-def write_members(path: Path, members: Sequence[Member], figures: dict[str, Any]) -> None:
-    """Write ``ensemble.json``."""
-    path.write_text(json.dumps({"members": [asdict(member) for member in members]} | figures, indent=1))
 
 
 def join(networks: Sequence[keras.Model], members: Sequence[Member], sizes: Sequence[Size]) -> keras.Model:
@@ -86,20 +60,8 @@ def member_shares(network: keras.Model, num_members: int, source: Plain, setting
 
 
 def weighted_mean(shares: Shares, may_answer: npt.NDArray[np.bool_], members: Sequence[Member]) -> Shares:
-    """The mean (rows, classes) of the members that may answer (members, rows); not a number where none may.
-
-    A group counts with its whole weight wherever one of it may answer, and those that may share it.
-    """
-    groups = np.array([member.group for member in members])
-    total, sum_of_weights = np.zeros(shares.shape[1:]), np.zeros(shares.shape[1])
-    for group in np.unique(groups):
-        own = groups == group
-        num = may_answer[own].sum(0)
-        weight = sum(member.weight for member in members if member.group == group) * (num > 0)
-        total += (weight / np.maximum(num, 1))[:, None] * (shares[own] * may_answer[own][:, :, None]).sum(0)
-        sum_of_weights += weight
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total / sum_of_weights[:, None])
+    """The mean (rows, classes) of the members that may answer (members, rows); not a number where none may."""
+    return np.asarray((effective_weights(may_answer, members)[:, :, None] * shares).sum(0))
 
 
 def answers(
@@ -110,13 +72,11 @@ def answers(
     On the ensemble's own split these are the validation pictures of every member, on another one that split's.
     """
     members = members_of(model, store)
-    tables = [_rows(member.split, store) for member in members]
-    wanted: list[Any] = tables if split.key == model.inputs["split"] else [_rows(split.key, store)]
+    own = split.key == model.inputs["split"]
+    wanted: list[Any] = [split_rows(key, store) for key in ([one.split for one in members] if own else [split.key])]
     every: Any = pd.concat([table[table["subset"] == VAL] for table in wanted])
     rows = every.drop_duplicates("path", ignore_index=True)
-    # What it left out has a copy among its training pictures; what it does not know trained nobody.
-    told = [known(rows, table, "subset") for table in tables]
-    may_answer = np.array([(found.isna() | (found == VAL)).to_numpy() for found in told])
+    may_answer = who_may_answer(rows, members, store)
     answered = may_answer.any(0)
     if not answered.any():
         raise QualityError(f"Every validation picture of the split {split.key} trained some of each member of the "
@@ -128,10 +88,3 @@ def answers(
     size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
     shares = member_shares(network, len(members), Plain(Examples.of(rows, images, size), size), settings)
     return rows, weighted_mean(shares, may_answer[:, answered], members)
-
-
-def _rows(key: str, store: Store) -> pd.DataFrame:
-    if (split := Split.find(store, key)) is None:
-        raise DataError(f"The split {key} of a member is gone from {store.url}: nobody can tell which pictures it was "
-                        f"trained on. Restore splits/{key}.")
-    return pd.read_parquet(split.path(store, "split.parquet"))

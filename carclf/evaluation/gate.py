@@ -37,11 +37,15 @@ class Rule:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A champion beside the candidate; ``num_known`` images that trained it are not among the paired ones."""
+    """A champion beside the candidate; what tells nothing is not among the paired images.
+
+    ``num_known`` images trained it; ``num_shared`` are answered for both by the same members.
+    """
 
     champion: str
     paired: Paired
     num_known: int = 0
+    num_shared: int = 0
 
 
 def judge(
@@ -90,8 +94,7 @@ def _champion(comparison: Comparison | None, gate: Gate) -> Rule:
         return Rule("champion", None, gate.significance, True, "there is no champion yet")
     if not comparison.paired.num_images:
         return Rule("champion", None, gate.significance, False, "nothing to compare with the champion on",
-                    f"all {comparison.num_known} images trained it. Take its fold, or a holdout, or set "
-                    "gate.champion_rule=off")
+                    _nothing(comparison))
     paired = comparison.paired
     if gate.champion_rule == "not_worse":
         p_value, word = paired.p_worse, "worse"
@@ -103,11 +106,22 @@ def _champion(comparison: Comparison | None, gate: Gate) -> Rule:
                 _answers(comparison, gate.significance))
 
 
+def _nothing(comparison: Comparison) -> str:
+    if not comparison.num_shared:
+        return (f"all {comparison.num_known} images trained it. Take its fold, or a holdout, or set "
+                "gate.champion_rule=off")
+    known = f"; {comparison.num_known} more trained the champion" if comparison.num_known else ""
+    return (f"{comparison.num_shared} images are answered for both by the same members{known}. Join other members, of "
+            "its holdout or its fold, or set gate.champion_rule=off")
+
+
 def _answers(comparison: Comparison, level: float) -> str:
     paired = comparison.paired
     low, high = (f"{100 * end:+.1f}%" for end in paired.interval())
     smallest = paired.smallest_difference(level)
     known = f"; {comparison.num_known} more trained the champion" if comparison.num_known else ""
+    if comparison.num_shared:
+        known += f"; {comparison.num_shared} more are left out, as the same members answer them for both"
     could = "so few could show no difference" if smallest is None else f"they could show one of {100 * smallest:.1f}%"
     return (f"of {paired.num_images} images {paired.gained} are right only by the candidate, {paired.lost} only by the "
             f"champion, a difference of {100 * paired.difference:+.1f}% (95%: {low} to {high}); "

@@ -11,7 +11,7 @@ from carclf.evaluation.measuring import measured
 from carclf.progress import log
 from carclf.services.storage import Store
 
-VERSION = 2
+VERSION = 3
 NUM_TRIES = 20
 # These say what follows when a model is crowned, and not whether it should be.
 NOT_JUDGED = {"threshold", "raise_threshold", "approval"}

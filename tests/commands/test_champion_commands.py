@@ -115,13 +115,32 @@ def test_a_rolled_back_model_is_not_promoted_again_but_rolled_back_to(store: Sto
     told = carclf(store, "champion", "rollback").stdout
     assert told == (f"The champion is {first.model.key} of the run first, and no more {second.model.key}. The stored "
                     "threshold is still 0.6000: carclf champion set-threshold changes it.\n")
-    with pytest.raises(ConfigError, match=f"carclf champion rollback --to {second.model.key}"):
+    with pytest.raises(ConfigError) as told_why:
         carclf(store, "champion", "promote", "--run", "second")
+    assert str(told_why.value) == (
+        f"The model {second.model.key} of the run second was promoted before and is not crowned again: the champion is "
+        f"{first.model.key}. To bring it back: carclf champion rollback --to {second.model.key}")
     assert state(store)["champion"]["model"] == first.model.key
     carclf(store, "champion", "rollback", "--to", "second")
     assert [(event["action"], event.get("by")) for event in state(store)["history"][2:]] == [
         ("rolled_back", "ada"), ("rolled_back", "ada")]
     assert state(store)["champion"]["model"] == second.model.key
+
+
+def test_a_reason_and_a_runs_name_forge_no_line_of_a_terminal(store: Store) -> None:
+    own = run(store, "weak", range(30))
+    forged = "why\n*  forged\x1b[2J"
+    texts = [carclf(store, "champion", "promote", "--run", "weak", "--override", forged, "--by", forged).stdout]
+    own_state = state(store)
+    own_state["champion"]["run"] = own_state["history"][0]["run"] = forged
+    store.write("champion.json", json.dumps(own_state).encode())
+    texts += [carclf(store, "champion", command).stdout for command in ("list", "show")]
+    second = run(store, "second", [])
+    second.promote(store)
+    texts.append(carclf(store, "champion", "rollback", "--to", own.model.key).stdout)
+    for text in texts:
+        assert r"why\n*  forged\x1b[2J" in text and "\x1b" not in text
+        assert not any(line.startswith("*  forged") for line in text.splitlines())
 
 
 def test_a_threshold_is_set_by_somebody(store: Store) -> None:

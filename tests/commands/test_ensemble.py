@@ -9,14 +9,14 @@ import pytest
 from small_runs import SMALL, run_to
 
 from carclf.__main__ import main
-from carclf.artifacts import Archive, Evaluation, Model, Split
+from carclf.artifacts import Archive, Decision, Evaluation, Model, Split
 from carclf.champion import champion_model, champion_split
 from carclf.commands.ensembling import begin, ensemble
 from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.evaluation.calibration import calibrated
-from carclf.evaluation.ensembles import members_of
 from carclf.evaluation.measuring import measured
+from carclf.evaluation.members import members_of
 from carclf.runs import Run
 from carclf.services.storage import Store
 
@@ -84,6 +84,22 @@ def test_seeds_and_another_size_are_joined_promoted_and_found_again(
         run.run_stage("fine_tune")
 
 
+def test_where_approval_is_needed_the_command_that_gives_it_is_named_and_then_it_is_submitted(
+    own_store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the members' submit.enabled is off: --submit was asked for."""
+    monkeypatch.setattr(sys, "argv", ["carclf", "ensemble", "--run", "seed-0", "--run", "seed-1", "--name", "waits",
+                                      "--submit", "--set", "gate.approval=required", "--store", own_store.url])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "To go on: carclf promote --run waits --approved-by NAME" in capsys.readouterr().out.splitlines()
+    run = Run.load("waits", own_store)
+    run.approved_by = "Ada"
+    promoted = run.run_stage("promote")
+    assert (promoted.figures["decision"], promoted.skip) == ("promoted", "")
+
+
 def test_of_folds_each_picture_is_answered_by_the_member_that_was_not_trained_on_it(own_store: Store) -> None:
     run = joined(own_store, "folds", "fold-0", "fold-1")
     run.run_stage("evaluate")
@@ -95,7 +111,7 @@ def test_of_folds_each_picture_is_answered_by_the_member_that_was_not_trained_on
 
 
 def test_the_member_of_the_champions_split_comes_first_and_stays_first(own_store: Store) -> None:
-    """The gate compares with the champion on that split's validation pictures, which it was not trained on."""
+    """Those are the only pictures on which it is compared with the champion, which alone answers for both here."""
     champion = Run.load("fold-1", own_store)
     champion.run_stage("promote")
     run = joined(own_store, "folds", "fold-0", "fold-1", change=("gate.champion_rule=not_worse",))
@@ -105,7 +121,10 @@ def test_the_member_of_the_champions_split_comes_first_and_stays_first(own_store
     run.run_stage("evaluate")
     decided = run.run_stage("promote")
     assert decided.figures["champion"] == champion.artifact(Model, "fine_tune").key
-    assert "nothing to compare" not in str(decided.figures["reason"])
+    assert str(decided.figures["reason"]).startswith("refused: nothing to compare with the champion on")
+    paired = json.loads(run.artifact(Decision, "promote").path(own_store, "decision.json").read_text())["paired"]
+    assert (paired["num_images"], paired["num_known"], paired["num_shared"]) == (
+        0, 0, evaluation_size(own_store, "fold-1"))
     assert joined(own_store, "folds", "fold-0", "fold-1", change=("gate.champion_rule=not_worse",)).artifact(
         Model, "fine_tune").key == key
 

@@ -12,7 +12,8 @@ from scipy.special import softmax
 
 from carclf.config import Evaluate
 from carclf.data.input_pipeline import Examples, Plain
-from carclf.evaluation.ensembles import Member, join, member_shares, weighted_mean
+from carclf.evaluation.ensembles import join, member_shares, weighted_mean
+from carclf.evaluation.members import Member
 from carclf.evaluation.prediction import predict
 
 NUM = 9

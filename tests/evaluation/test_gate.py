@@ -130,6 +130,17 @@ def test_images_that_trained_the_champion_are_told() -> None:
         "; 60 more trained the champion")
 
 
+def test_images_that_the_same_members_answer_for_both_are_told() -> None:
+    some = rules(comparison=Comparison("c0", Paired(30, 1, 1), num_known=60, num_shared=5))["champion"]
+    assert some.detail.endswith("; 60 more trained the champion; 5 more are left out, as the same members answer them "
+                                "for both")
+    none = rules(comparison=Comparison("c0", Paired(0, 0, 0), num_known=60, num_shared=30))
+    assert failed(none) == ["champion"]
+    assert none["champion"].row()["text"] == (
+        "nothing to compare with the champion on: 30 images are answered for both by the same members; 60 more trained "
+        "the champion. Join other members, of its holdout or its fold, or set gate.champion_rule=off")
+
+
 def test_a_class_of_its_own_floor_is_held_to_that_and_the_nearest_one_is_named() -> None:
     low = rules(found={"recall": [0.95, 0.94, 0.7]}, gate=Gate(class_floors="7=0.65"))["class_floor"]
     assert (low.passed, low.value, low.limit, low.detail) == (

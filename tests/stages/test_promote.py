@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from candidates import candidate, evaluation, split_in
+from candidates import candidate, ensemble, evaluation, split_in
 
 from carclf.artifacts import Decision
 from carclf.champion import read_state, roll_back, set_threshold
@@ -117,9 +117,9 @@ def test_the_page_shows_rules_answers_and_ids_and_lets_nothing_in(store: Store) 
 def test_a_name_that_looks_like_markup_is_shown_as_text() -> None:
     from carclf.evaluation.decision_report import render_decision
 
-    paired = {"num_images": 1, "num_known": 0, "gained": 1, "lost": 0, "both_right": 0, "both_wrong": 0,
-              "p_worse": 1.0, "p_better": 0.5, "p_different": 1.0, "classes": [], "gained_ids": ["<img src=x>"],
-              "lost_ids": []}
+    paired = {"num_images": 1, "num_known": 0, "num_shared": 0, "gained": 1, "lost": 0,
+              "both_right": 0, "both_wrong": 0, "p_worse": 1.0, "p_better": 0.5, "p_different": 1.0, "classes": [],
+              "gained_ids": ["<img src=x>"], "lost_ids": []}
     page = render_decision({"decision": "refused", "reason": "<b>", "rules": [], "champion": None, "threshold": 0.9,
                             "model": "m", "evaluation": "e", "paired": paired})
     assert "&lt;img src=x&gt;" in page and "<b>" not in page and "<img" not in page
@@ -275,6 +275,41 @@ def test_in_folds_images_that_trained_the_champion_are_not_compared(store: Store
     paired = content(store, second.promote(store)[0])["paired"]
     assert {name: paired[name] for name in ("num_images", "num_known", "gained_ids", "lost_ids")} == {
         "num_images": 35, "num_known": 25, "gained_ids": ["50.jpg", "51.jpg"], "lost_ids": ["55.jpg"]}
+
+
+@pytest.mark.parametrize("rule", ["not_worse", "better"])
+def test_an_ensemble_is_not_compared_where_the_champion_alone_answers_for_it(store: Store, rule: str) -> None:
+    champion_ = candidate(store, "fold 0", [0], split=split_in(store, 60, "fold 0"))
+    member = candidate(store, "fold 1", [], split=split_in(store, 61, "fold 1", ["train"] * 60 + ["val"]))
+    champion_.promote(store)
+    decision, _ = ensemble(store, [champion_, member], [0.5, 0.5], [0, 1]).promote(
+        store, load("demo", {"gate.champion_rule": rule}))
+    assert str(decision.figures["reason"]).startswith("refused: nothing to compare with the champion on; accuracy")
+    paired = content(store, decision)["paired"]
+    assert (paired["num_images"], paired["num_known"], paired["num_shared"]) == (0, 0, 60)
+
+
+def test_where_another_member_answers_too_the_two_are_compared(store: Store) -> None:
+    champion_ = candidate(store, "fold 0", [0], split=split_in(store, 60, "fold 0"))
+    member = candidate(store, "other", [], split=split_in(store, 60, "other", ["train"] * 25 + ["val"] * 35))
+    champion_.promote(store)
+    both = ensemble(store, [champion_, member], [0.5, 0.5], [1, 30, 31])
+    decision, _ = both.promote(store, load("demo", {"gate.champion_rule": "not_worse"}))
+    paired = content(store, decision)["paired"]
+    assert {name: paired[name] for name in ("num_images", "num_shared", "gained_ids", "lost_ids")} == {
+        "num_images": 35, "num_shared": 25, "gained_ids": [], "lost_ids": ["30.jpg", "31.jpg"]}
+    assert "without 25 that the same members answer for both" in decision.path(store, "report.html").read_text()
+
+
+def test_an_ensemble_beside_a_champion_of_the_same_members_is_compared_where_they_count_differently(
+    store: Store,
+) -> None:
+    own, other = (candidate(store, name, [0], split=split_in(store, 60, name, subsets)) for name, subsets in (
+        ("fold 0", []), ("other", ["train"] * 25 + ["val"] * 35)))
+    ensemble(store, [own, other], [0.5, 0.5], [0]).promote(store)
+    decision, _ = ensemble(store, [own, other], [0.8, 0.2], [40]).promote(store)
+    paired = content(store, decision)["paired"]
+    assert (paired["num_images"], paired["num_shared"], paired["lost_ids"]) == (35, 25, ["40.jpg"])
 
 
 def test_where_all_of_a_fold_trained_the_champion_the_candidate_is_refused_unless_the_rule_is_off(
