@@ -57,7 +57,8 @@ def _look(submission: Submission, kaggle: Kaggle) -> SubmissionState:
         raise DataError(f"Kaggle knows no submission with the mark {mark}: it was sent to another endpoint, or "
                         "removed. Run again with force to send it again.")
     if state.status == "ERROR":
-        raise DataError(f"Kaggle could not score submission {state.ref}: {state.error}")
+        raise DataError(f"Kaggle could not score submission {state.ref}: {state.error}. Run submit again with force: "
+                        "it says how to go on.")
     if state.status != "COMPLETE":
         raise NotYet(f"submission {state.ref} is {state.status}")
     return state

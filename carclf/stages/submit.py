@@ -31,7 +31,7 @@ def submit(
     """
     _require_promoted(model, store)
     prediction, _ = predict_test(archive, dataset, split, model, config, store, salt=salt)
-    return send(prediction, model.key, config, store, salt=salt)
+    return send(prediction, dataset, split, model, config, store, salt=salt)
 
 
 def predict_test(
@@ -63,15 +63,26 @@ def predict_test(
 
 
 def send(
-    prediction: Prediction, model_key: str, config: Config, store: Store, *, salt: str = ""
+    prediction: Prediction, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *,
+    salt: str = "",
 ) -> tuple[Submission, bool]:
-    """Send a prediction's ``submission.csv`` unless Kaggle has it already; nothing else is done here."""
+    """Check a prediction's ``submission.csv`` once more and send it, unless Kaggle has it already.
+
+    DataError where it is not as the sample wants it, or where Kaggle has it and could not grade it.
+    """
     file = prediction.files["submission.csv"]
     mark = file.sha256[:16]
 
     def make(_: Path) -> Figures:
-        text = f"carclf {mark} model {model_key}"
-        sent = _send_once(prediction.path(store, "submission.csv"), mark, text, config.competition, store)
+        path, text = prediction.checked(store, "submission.csv"), f"carclf {mark} model {model.key}"
+        sample = dataset.checked(store, "sample-submission.csv").read_text()
+        check_submission(path.read_text(), sample, str(split.figures["class_names"]).split())
+        sent = _send_once(path, mark, text, config.competition, store)
+        if sent.status == "ERROR":
+            raise DataError(f"Kaggle could not score submission {sent.ref}, which has these predictions: {sent.error}. "
+                            f"They are not sent again. To go on, send {store.url}/{file.key} by hand at "
+                            f"https://www.kaggle.com/competitions/{config.competition} with {mark} in the description, "
+                            "and run submit again.")
         log.info("submit: submission %d of %s", sent.ref, config.competition)
         return {"ref": sent.ref, "num_rows": prediction.figures["num_rows"]}
 

@@ -77,12 +77,21 @@ class Kaggle:
         return int(limits.num_allowed_now)
 
     def find_submission(self, fingerprint: str) -> SubmissionState | None:
-        """The submission whose description holds the fingerprint, however long ago it was sent."""
+        """The submission whose description holds the fingerprint, however long ago it was sent.
+
+        One that Kaggle could not grade only where there is no other.
+        """
         from kagglesdk.competitions.types import competition_api_service as api
 
         pages = self._pages("list the submissions", self._api.list_submissions, api.ApiListSubmissionsRequest,
                             "submissions")  # fmt: skip
-        return next((_state(found) for found in pages if fingerprint in (found.description or "")), None)
+        found = (_state(entry) for entry in pages if fingerprint in (entry.description or ""))
+        ungraded = None
+        for state in found:
+            if state.status != "ERROR":
+                return state
+            ungraded = ungraded or state
+        return ungraded
 
     def submit(
         self, path: Path, *, description: str, fingerprint: str, before_sending: Callable[[], None] = lambda: None
