@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 VERSION = 3
-# Longer than one call of Kaggle's may take, and its list to show what was counted.
+# It is renewed before each last look at Kaggle's list, and the look repeated where it leaves too little for one call.
+# Nothing is sent that late, and the list shows what was counted long before another process may claim.
 CLAIM_SECONDS = 180.0
 
 
@@ -95,17 +97,20 @@ def send(
 def _send_once(path: Path, mark: str, description: str, competition: str, store: Store) -> SubmissionState:
     key = f"submissions/claims/{competition}-{mark}.json"
 
-    def require_claim() -> None:
+    def require_claim() -> float:
         # Between the look at Kaggle's list and the sending another process could do the same.
+        until = time.monotonic() + CLAIM_SECONDS
         if not claim(store, key, CLAIM_SECONDS):
-            raise NotYet(f"another process is sending the predictions {mark} at this moment")
+            raise NotYet(f"another process is sending the predictions {mark}, or broke off less than "
+                         f"{CLAIM_SECONDS / 60:.0f} minutes ago")
+        return until
 
+    kaggle = Kaggle(competition)
     try:
-        return Kaggle(competition).submit(
-            path, description=description, fingerprint=mark, before_sending=require_claim
-        )
+        return kaggle.submit(path, description=description, fingerprint=mark, before_sending=require_claim)
     except BaseException:
-        give_up(store, key)  # whoever tries again looks at the list first
+        if not kaggle.in_doubt:  # otherwise the claim runs out, while the list comes to show what was counted
+            give_up(store, key)
         raise
 
 

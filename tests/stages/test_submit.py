@@ -17,7 +17,7 @@ from carclf.errors import ConfigError, DataError, NotYet, ServiceError
 from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store, open_store
 from carclf.services.storage.claims import claim, give_up
-from carclf.stages.submit import VERSION, check_submission, send, submit
+from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send, submit
 
 CONFIG = load("demo", {"competition": "demo-cars"})
 SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
@@ -200,6 +200,69 @@ def test_a_failed_sending_leaves_no_claim_behind(store: Store, kaggle: DemoServe
         sent(store, kaggle.competition.ids)
     monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
     assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
+
+
+def test_a_claim_that_a_slow_list_outlasts_is_renewed_and_the_list_read_again_before_sending(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carclf.services.kaggle.CALL_SECONDS", CLAIM_SECONDS - 2)
+    limits = Kaggle.submissions_left
+
+    def then_slow(self: Kaggle) -> int | None:
+        kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=3))
+        return limits(self)
+
+    monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
+    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
+    # Once before the claim; under it refused, then answered too late; and once more under the renewed claim.
+    assert (kaggle.calls["ListSubmissions"], len(kaggle.submissions)) == (4, 1)
+
+
+def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_sends_nothing(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr("carclf.services.kaggle.CALL_SECONDS", 0.5)
+    limits, look = Kaggle.submissions_left, Kaggle.find_submission
+    mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
+
+    def then_slow(self: Kaggle) -> int | None:
+        kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=2))
+        return limits(self)
+
+    def overtaken(self: Kaggle, fingerprint: str) -> Any:
+        found = look(self, fingerprint)
+        if "GetSubmissionLimits" in kaggle.calls:  # another process came while this one waited for the list
+            monkeypatch.setattr("carclf.services.storage.claims.MARK", "another")
+            assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60)
+            monkeypatch.setattr("carclf.services.storage.claims.MARK", "this")
+        return found
+
+    monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
+    monkeypatch.setattr(Kaggle, "find_submission", overtaken)
+    with pytest.raises(NotYet, match="another process is sending"):
+        sent(store, kaggle.competition.ids)
+    assert kaggle.submissions == []
+
+
+@pytest.mark.parametrize(("during", "given_up"), [("_create", False), ("_upload", True), ("find_submission", True)])
+def test_an_interruption_gives_the_claim_up_only_where_nothing_can_have_been_sent(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch, during: str, given_up: bool
+) -> None:
+    call, calls = getattr(Kaggle, during), []
+
+    def interrupted(self: Kaggle, *arguments: Any) -> Any:
+        calls.append(call(self, *arguments))
+        if during != "find_submission" or len(calls) == 2:  # the second look is under the claim
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    monkeypatch.setattr(Kaggle, during, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sent(store, kaggle.competition.ids)
+    mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
+    monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
+    assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60) == given_up
 
 
 @pytest.mark.parametrize(
