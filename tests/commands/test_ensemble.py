@@ -84,6 +84,18 @@ def test_seeds_and_another_size_are_joined_promoted_and_found_again(
         run.run_stage("fine_tune")
 
 
+def test_an_ensemble_that_waits_for_approval_ends_with_75_and_says_how_to_go_on(
+    own_store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [
+        "carclf", "ensemble", "--run", "seed-0", "--run", "seed-1", "--name", "both", "--store", str(own_store.url),
+        "--set", "gate.approval=required"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 75
+    assert "To go on: carclf promote --run both\n" in capsys.readouterr().out
+
+
 def test_of_folds_each_picture_is_answered_by_the_member_that_was_not_trained_on_it(own_store: Store) -> None:
     run = joined(own_store, "folds", "fold-0", "fold-1")
     run.run_stage("evaluate")

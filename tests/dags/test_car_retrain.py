@@ -283,7 +283,7 @@ def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: di
         context = {"dag_run": N(run_id="r"), "params": {}}
         for until in ("2026-11-26T00:05:00+00:00", ""):
             result = {"waiting": True, "until": until}
-            carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 0, "")
+            carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 75, "")
             try:
                 print(carclf_task.poke_stage("submit", context).is_done)
             except AirflowRescheduleException as waiting:
