@@ -11,7 +11,7 @@ from carclf.champion import promotion_of, read_state
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, NotYet
 from carclf.progress import log
-from carclf.services.kaggle import Kaggle, SubmissionState
+from carclf.services.kaggle import Kaggle, SubmissionState, ungraded
 from carclf.services.storage import Store, claim, give_up
 
 if TYPE_CHECKING:
@@ -81,10 +81,7 @@ def send(
         check_submission(path.read_text(), sample, str(split.figures["class_names"]).split())
         sent = _send_once(path, mark, text, config.competition, store)
         if sent.status == "ERROR":
-            raise DataError(f"Kaggle could not score submission {sent.ref}, which has these predictions: {sent.error}. "
-                            f"They are not sent again. To go on, send {store.url}/{file.key} by hand at "
-                            f"https://www.kaggle.com/competitions/{config.competition} with {mark} in the description, "
-                            "and run submit again.")
+            raise ungraded(sent, config.competition, f"{store.url}/{file.key}", mark)
         log.info("submit: submission %d of %s", sent.ref, config.competition)
         return {"ref": sent.ref, "num_rows": prediction.figures["num_rows"]}
 

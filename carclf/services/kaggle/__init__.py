@@ -10,12 +10,12 @@ from typing import Any
 
 import requests
 
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.kaggle.archive import download_archive
 from carclf.services.kaggle.credentials import CONNECT_SECONDS, connect, find_credentials
 from carclf.services.kaggle.retries import FAULTS, RETRIED_STATUSES, PassingFault, Retries, limit_reached, status_of
 
-__all__ = ["Kaggle", "SubmissionState"]
+__all__ = ["Kaggle", "SubmissionState", "ungraded"]
 
 PAGE_SIZE = 100
 MAX_PAGES = 1000
@@ -221,6 +221,15 @@ class Kaggle:
             if not answer.next_page_token or answer.next_page_token == token:
                 return
             token = answer.next_page_token
+
+
+def ungraded(state: SubmissionState, competition: str, file: str, mark: str) -> DataError:
+    """The error of a submission that Kaggle could not grade, and how to go on: another with its mark replaces it."""
+    return DataError(
+        f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again by itself. To go on, send "
+        f"{file} by hand at https://www.kaggle.com/competitions/{competition} with {mark} in the description, and run "
+        "this stage again."
+    )
 
 
 def _state(found: Any) -> SubmissionState:
