@@ -37,6 +37,8 @@ def _finish(result: Result, path: Path | None) -> None:
         path.write_text(json.dumps(vars(result)))
     if result.skip:
         raise typer.Exit(SKIP_WHAT_FOLLOWS)
+    if result.waiting:  # its reason is in the log already
+        raise typer.Exit(ServiceError.exit_status)
 
 
 def _configuration(recipe: str, overrides: list[str]) -> configuration.Config:

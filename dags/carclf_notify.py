@@ -42,7 +42,7 @@ def notice(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
     run_id = context["run_id"]
     outcome, reason, figures = _outcome(state, context)
     link = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
-    known = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+    known = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
     said = reason if reason.startswith(outcome) else f"{outcome}: {reason}"
     text = f"car_retrain {run_id}: {said}{f' ({known})' if known else ''} {link}"
     return {"text": text, "dag": "car_retrain", "run": run_id, "state": state, "outcome": outcome, "reason": reason,
@@ -63,13 +63,18 @@ def _outcome(state: str, context: Mapping[str, Any]) -> tuple[str, str, dict[str
     reason = str(decided["figures"].get("reason", ""))
     if decided.get("waiting"):
         answer = pull(task_ids="approval.ask", key="answer") or "rejected"
-        return "not approved", f"{answer}; {reason}", figures
+        # How to go on would lead around the answer.
+        return "not approved", f"{answer}; {reason.partition('. To go on: ')[0]}", figures
     return str(decided["figures"].get("decision", state)), reason, figures
 
 
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
     names = ("val_accuracy", "threshold", "champion", "p_value", "public_score", "rank", "gap", "warning")
     return {name: found[name] for name in names if found.get(name) not in (None, "")}
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _notifier(target: str) -> BaseNotifier:

@@ -27,7 +27,7 @@ from airflow.sdk.exceptions import (
 
 log = logging.getLogger("airflow.task")
 
-DATA, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 78, 99
+DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
 # The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
 ALLOWED = re.compile(
     r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
@@ -65,6 +65,8 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
         skip(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
+    if status == LATER and result.get("waiting"):  # a passing fault ends with 75 too, but leaves no result
+        return result
     if status != 0:
         context["ti"].xcom_push(key="error", value=reason or f"{stage} ended with status {status}")
     if status in (DATA, CONFIGURATION):

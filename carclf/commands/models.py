@@ -8,6 +8,7 @@ import typer
 
 from carclf.commands.chosen import choose
 from carclf.commands.options import SetOption, StoreOption, writable
+from carclf.errors import ServiceError
 from carclf.runs import Run
 from carclf.services.storage import open_store
 
@@ -75,3 +76,5 @@ def _ensemble(
         if result.waiting or result.skip:
             print(f"{result.skip or result.summary}; what follows is left")
             break
+    if result.waiting:
+        raise typer.Exit(ServiceError.exit_status)

@@ -8,7 +8,7 @@ from carclf.config import Config
 from carclf.errors import ConfigError, DataError, NotYet
 from carclf.evaluation.agreement import disagreement
 from carclf.progress import log
-from carclf.services.kaggle import Kaggle, SubmissionState
+from carclf.services.kaggle import Kaggle, SubmissionState, ungraded
 from carclf.services.storage import Store
 
 VERSION = 3
@@ -41,7 +41,7 @@ def _found_or_asked(
     if found := PublicScore.find(store, artifact_key(PublicScore, VERSION, inputs, settings(True))):
         return found, True
     kaggle = Kaggle(config.competition)
-    state = _look(submission, kaggle)
+    state = _look(submission, kaggle, store)
     figures: Figures = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
     if state.public_score is not None:
         figures |= _compared(state.public_score, submission, evaluation) | {"rank": _rank(state.public_score, kaggle)}
@@ -49,15 +49,16 @@ def _found_or_asked(
                  settings=settings(state.public_score is not None))
 
 
-def _look(submission: Submission, kaggle: Kaggle) -> SubmissionState:
+def _look(submission: Submission, kaggle: Kaggle, store: Store) -> SubmissionState:
     # By the mark and not by the number, which another server may have given to another file.
-    mark = submission.files["submission.csv"].sha256[:16]
+    file = submission.files["submission.csv"]
+    mark = file.sha256[:16]
     state = kaggle.find_submission(mark)
     if state is None:
         raise DataError(f"Kaggle knows no submission with the mark {mark}: it was sent to another endpoint, or "
                         "removed. Run again with force to send it again.")
     if state.status == "ERROR":
-        raise DataError(f"Kaggle could not score submission {state.ref}: {state.error}")
+        raise ungraded(state, kaggle.competition, f"{store.url}/{file.key}", mark)
     if state.status != "COMPLETE":
         raise NotYet(f"submission {state.ref} is {state.status}")
     return state

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from carclf.champion import promotion_of, read_state
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, NotYet
 from carclf.progress import log
-from carclf.services.kaggle import Kaggle, SubmissionState
+from carclf.services.kaggle import Kaggle, SubmissionState, ungraded
 from carclf.services.storage import Store, claim, give_up
 
 if TYPE_CHECKING:
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 VERSION = 3
-# Longer than one call of Kaggle's may take, and its list to show what was counted.
+# It is renewed before each last look at Kaggle's list, and the look repeated where it leaves too little for one call.
+# Nothing is sent that late, and the list shows what was counted long before another process may claim.
 CLAIM_SECONDS = 180.0
 
 
@@ -31,7 +33,7 @@ def submit(
     """
     _require_promoted(model, store)
     prediction, _ = predict_test(archive, dataset, split, model, config, store, salt=salt)
-    return send(prediction, model.key, config, store, salt=salt)
+    return send(prediction, dataset, split, model, config, store, salt=salt)
 
 
 def predict_test(
@@ -63,15 +65,23 @@ def predict_test(
 
 
 def send(
-    prediction: Prediction, model_key: str, config: Config, store: Store, *, salt: str = ""
+    prediction: Prediction, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *,
+    salt: str = "",
 ) -> tuple[Submission, bool]:
-    """Send a prediction's ``submission.csv`` unless Kaggle has it already; nothing else is done here."""
+    """Check a prediction's ``submission.csv`` once more and send it, unless Kaggle has it already.
+
+    DataError where it is not as the sample wants it, or where Kaggle has it and could not grade it.
+    """
     file = prediction.files["submission.csv"]
     mark = file.sha256[:16]
 
     def make(_: Path) -> Figures:
-        text = f"carclf {mark} model {model_key}"
-        sent = _send_once(prediction.path(store, "submission.csv"), mark, text, config.competition, store)
+        path, text = prediction.checked(store, "submission.csv"), f"carclf {mark} model {model.key}"
+        sample = dataset.checked(store, "sample-submission.csv").read_text()
+        check_submission(path.read_text(), sample, str(split.figures["class_names"]).split())
+        sent = _send_once(path, mark, text, config.competition, store)
+        if sent.status == "ERROR":
+            raise ungraded(sent, config.competition, f"{store.url}/{file.key}", mark)
         log.info("submit: submission %d of %s", sent.ref, config.competition)
         return {"ref": sent.ref, "num_rows": prediction.figures["num_rows"]}
 
@@ -84,17 +94,20 @@ def send(
 def _send_once(path: Path, mark: str, description: str, competition: str, store: Store) -> SubmissionState:
     key = f"submissions/claims/{competition}-{mark}.json"
 
-    def require_claim() -> None:
+    def require_claim() -> float:
         # Between the look at Kaggle's list and the sending another process could do the same.
+        until = time.monotonic() + CLAIM_SECONDS
         if not claim(store, key, CLAIM_SECONDS):
-            raise NotYet(f"another process is sending the predictions {mark} at this moment")
+            raise NotYet(f"another process is sending the predictions {mark}, or broke off less than "
+                         f"{CLAIM_SECONDS / 60:.0f} minutes ago")
+        return until
 
+    kaggle = Kaggle(competition)
     try:
-        return Kaggle(competition).submit(
-            path, description=description, fingerprint=mark, before_sending=require_claim
-        )
+        return kaggle.submit(path, description=description, fingerprint=mark, before_sending=require_claim)
     except BaseException:
-        give_up(store, key)  # whoever tries again looks at the list first
+        if not kaggle.in_doubt:  # otherwise the claim runs out, while the list comes to show what was counted
+            give_up(store, key)
         raise
 
 

@@ -151,12 +151,13 @@ def test_a_threshold_is_set_by_somebody(store: Store) -> None:
 def test_the_promote_stage_waits_for_approval_and_goes_on_once_it_is_given(store: Store, tmp_path: Path) -> None:
     own = run(store, "r", [0], gate__approval="required")
     path = str(tmp_path / "result.json")
-    carclf(store, "promote", "--run", "r", "--result", path)
+    assert carclf(store, "promote", "--run", "r").exit_code == 75
+    assert carclf(store, "promote", "--run", "r", "--result", path).exit_code == 75
     found = json.loads(Path(path).read_text())
     assert (found["waiting"], found["figures"]["decision"], found["until"]) == (True, "awaiting approval", "")
     assert found["figures"]["val_accuracy"] == own.evaluation.figures["val_accuracy"]
     assert state(store)["champion"] is None and "promote" not in Run.load("r", store).record["stages"]
-    carclf(store, "promote", "--run", "r", "--result", path, "--approved-by", "Grace")
+    assert carclf(store, "promote", "--run", "r", "--result", path, "--approved-by", "Grace").exit_code == 0
     found = json.loads(Path(path).read_text())
     assert (found["waiting"], found["figures"]["decision"]) == (False, "promoted")
     assert (state(store)["champion"]["approved_by"], state(store)["champion"]["run"]) == ("Grace", "r")

@@ -92,7 +92,7 @@ def test_where_approval_is_needed_the_command_that_gives_it_is_named_and_then_it
                                       "--submit", "--set", "gate.approval=required", "--store", own_store.url])
     with pytest.raises(SystemExit) as ended:
         main()
-    assert not ended.value.code
+    assert ended.value.code == 75
     assert "To go on: carclf promote --run waits --approved-by NAME" in capsys.readouterr().out.splitlines()
     run = Run.load("waits", own_store)
     run.approved_by = "Ada"

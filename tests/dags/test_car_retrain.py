@@ -283,13 +283,29 @@ def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: di
         context = {"dag_run": N(run_id="r"), "params": {}}
         for until in ("2026-11-26T00:05:00+00:00", ""):
             result = {"waiting": True, "until": until}
-            carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 0, "")
+            carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 75, "")
             try:
                 print(carclf_task.poke_stage("submit", context).is_done)
             except AirflowRescheduleException as waiting:
                 print(waiting.reschedule_date.isoformat())
     """
     assert python(code, environment).stdout.splitlines()[-2:] == ["2026-11-26T00:05:00+00:00", "False"]
+
+
+def test_a_passing_fault_has_the_status_of_waiting_and_is_still_an_error(environment: dict[str, str]) -> None:
+    code = """
+        import carclf_task
+        from types import SimpleNamespace as N
+        from airflow.sdk.exceptions import AirflowException
+        context = {"dag_run": N(run_id="r"), "params": {}, "ti": N(xcom_push=lambda key, value: print(key, value))}
+        carclf_task.run_child = lambda command, env: (75, "ServiceError: away")
+        try:
+            carclf_task.poke_stage("submit", context)
+        except AirflowException as error:
+            print(error)
+    """
+    assert python(code, environment).stdout.splitlines()[-2:] == [
+        "error ServiceError: away", "submit ended with status 75; it is tried again"]
 
 
 TOLD = """
@@ -311,7 +327,9 @@ TOLD = """
 def test_the_end_of_a_run_is_told_in_its_own_words_to_a_url_or_by_airflows_mail(
     environment: dict[str, str], inbox: Inbox, mailbox: Mailbox
 ) -> None:
-    waited = {"decision": "awaiting approval", "reason": "awaiting approval: {{ all }} <rules> hold", "threshold": 0.9}
+    reason = "awaiting approval: promoted: {{ all }} <rules> hold"
+    waited = {"decision": "awaiting approval", "threshold": 0.9, "p_value": 0.01234567,
+              "reason": f"{reason}. To go on: carclf promote --run r --approved-by NAME"}
     rejected = {"promote return_value": {"waiting": True, "figures": waited},
                 "approval.ask answer": "rejected by admin: nothing is promoted or submitted"}
     refused = {"promote return_value": {"figures": {"decision": "refused", "reason": "refused: weak"}}}
@@ -341,9 +359,10 @@ def test_the_end_of_a_run_is_told_in_its_own_words_to_a_url_or_by_airflows_mail(
         "reason": "promoted: all rules hold", "figures": {"public_score": 0.9, "rank": 2}, "link": link,
     }
     assert [(message["outcome"], message["reason"]) for message in others][:3] == [
-        ("not approved", f"rejected by admin: nothing is promoted or submitted; {waited['reason']}"),
+        ("not approved", f"rejected by admin: nothing is promoted or submitted; {reason}"),
         ("refused", "refused: weak"), ("failed", "submit: ServiceError: away"),
     ]
+    assert others[0]["text"].endswith(f"hold (threshold 0.9, p value 0.01235) {link}")
     (mail,) = mailbox.mails
     assert (mail["To"], mail["From"], mail["Subject"]) == ("me@cars", "airflow@cars", "carclf: manual__1 not approved")
     assert "{{ all }} &lt;rules&gt; hold" in mail.get_payload(0).get_payload(decode=True).decode()

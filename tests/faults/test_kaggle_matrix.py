@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from carclf.artifacts import Evaluation, Prediction, build
+from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Split, build
 from carclf.config import load
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
@@ -212,14 +212,22 @@ def test_a_fault_of_the_scoring(
     store, config = open_store(tmp_path / "store"), load("demo", {"competition": SLUG})
     connected(row)
 
-    def predict(folder: Path) -> dict[str, Any]:
-        ids = small_competition.ids[: 1 if row.sees[0] is DataError else None]
-        (folder / "submission.csv").write_text("Id,Category\n" + "".join(f"{name},0\n" for name in ids))
-        return {"num_rows": len(ids)}
+    ids = small_competition.ids[: 1 if row.sees[0] is DataError else None]
 
-    prediction = build(Prediction, predict, store=store, version=1, inputs={}, settings={})[0]
+    def leave(name: str) -> Callable[[Path], dict[str, Any]]:
+        def make(folder: Path) -> dict[str, Any]:
+            (folder / name).write_text("Id,Category\n" + "".join(f"{id_},0\n" for id_ in ids))
+            return {"num_rows": len(ids), "class_names": "0"}
+
+        return make
+
+    def made(kind: Any, name: str) -> Any:
+        return build(kind, leave(name), store=store, version=1, inputs={}, settings={})[0]
+
+    prediction = made(Prediction, "submission.csv")
     monkeypatch.setattr(f"{__name__}.MARK", prediction.files["submission.csv"].sha256[:16])
-    submission, _ = send(prediction, "m", config, store)
+    given = made(Dataset, "sample-submission.csv"), made(Split, "split.csv"), made(Model, "model.keras")
+    submission, _ = send(prediction, *given, config, store)
     evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "low": 0.8, "high": 0.95}, store=store, version=1,
                        inputs={"model": "m"}, settings={})[0]
     check(row, kaggle, table, lambda: str(score(submission, evaluation, config, store)[0].figures))

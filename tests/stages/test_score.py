@@ -73,6 +73,24 @@ def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
             score(other, evaluation, CONFIG, store, salt="again")
 
 
+def test_a_submission_that_kaggle_could_not_grade_gets_the_score_of_one_sent_by_hand(
+    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluation = measured(store, 0.97, 0.9, 0.99)
+    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
+    with DemoServer(graded, scoring_seconds=0) as server:
+        submission = sent(store, cars / "truth.csv", monkeypatch, server)
+        server.submissions[0].error = "The file could not be read"
+        file = submission.files["submission.csv"]
+        words = f"submission 1001: The file could not be read.*send {store.url}/{file.key} by hand at .*/cars with "
+        with pytest.raises(DataError, match=words + file.sha256[:16]):
+            score(submission, evaluation, CONFIG, store)
+        by_hand = f"by hand {file.sha256[:16]}"
+        Kaggle("cars").submit(submission.path(store, "submission.csv"), description=by_hand, fingerprint="by hand")
+        found = score(submission, evaluation, CONFIG, store)[0].figures
+    assert (found["ref"], found["public_score"]) == (1002, 1.0)
+
+
 def test_a_score_far_from_the_validation_warns_and_enters_the_champions_history_once(
     tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, build
+from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, Submission, build
 from carclf.champion import change_state
 from carclf.config import load
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, DataError, NotYet, ServiceError
+from carclf.services.kaggle import Kaggle
 from carclf.services.storage import Store, open_store
 from carclf.services.storage.claims import claim, give_up
-from carclf.stages.submit import VERSION, check_submission, send, submit
+from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send, submit
 
 CONFIG = load("demo", {"competition": "demo-cars"})
 SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
@@ -27,16 +28,21 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
-def inputs(store: Store) -> tuple[Archive, Dataset, Split, Model]:
-    def made(kind: Any) -> Any:
-        return build(kind, lambda _: {}, store=store, version=1, inputs={}, settings={})[0]
+def inputs(store: Store, ids: tuple[str, ...]) -> tuple[Archive, Dataset, Split, Model]:
+    def made(kind: Any, **figures: Any) -> Any:
+        return build(kind, lambda _: figures, store=store, version=1, inputs={}, settings={})[0]
 
-    return made(Archive), made(Dataset), made(Split), made(Model)
+    def sample(folder: Path) -> Figures:
+        (folder / "sample-submission.csv").write_text("Id,Category\n" + "".join(f"{name},0\n" for name in ids))
+        return {}
+
+    dataset, _ = build(Dataset, sample, store=store, version=1, inputs={}, settings={})
+    return made(Archive), dataset, made(Split, class_names="0 1 2 3 4 5 6 7"), made(Model)
 
 
 def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction:
     """What an earlier try of submit left, before it asked for a quota."""
-    archive, dataset, _, model = inputs(store)
+    archive, dataset, _, model = inputs(store, ids)
 
     def make(folder: Path) -> Figures:
         (folder / "submission.csv").write_text("Id,Category\n" + "".join(f"{name},{answer}\n" for name in ids))
@@ -47,6 +53,10 @@ def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction
                  inputs={"archive": archive.key, "dataset": dataset.key, "model": model.key})[0]
 
 
+def sent(store: Store, ids: tuple[str, ...], answer: int = 0) -> tuple[Submission, bool]:
+    return send(predicted(store, ids, answer), *inputs(store, ids)[1:], CONFIG, store)
+
+
 def crown(store: Store, model: Model) -> None:
     event = {"model": model.key, "decision": "d"}  # as versions without actions wrote it
     change_state(store, lambda _: {"champion": event, "threshold": 0.5, "history": [event]})
@@ -55,7 +65,7 @@ def crown(store: Store, model: Model) -> None:
 def test_a_model_that_was_never_promoted_is_not_submitted_and_the_way_on_is_told(
     store: Store, kaggle: DemoServer
 ) -> None:
-    given = inputs(store)
+    given = inputs(store, kaggle.competition.ids)
     with pytest.raises(ConfigError, match=r"never promoted.*carclf promote --run RUN.*--approved-by NAME"):
         submit(*given, CONFIG, store)
     assert kaggle.calls == {} and not list(store.keys("predictions/"))
@@ -64,7 +74,7 @@ def test_a_model_that_was_never_promoted_is_not_submitted_and_the_way_on_is_told
 def test_without_a_submission_left_nothing_is_sent_until_the_reset_and_the_predictions_are_kept(
     store: Store, kaggle: DemoServer
 ) -> None:
-    given, prediction = inputs(store), predicted(store, kaggle.competition.ids)
+    given, prediction = inputs(store, kaggle.competition.ids), predicted(store, kaggle.competition.ids)
     crown(store, given[3])
     kaggle.daily_limit = 0
     with pytest.raises(NotYet, match=r"00:00 UTC.*Nothing was sent, and the predictions are kept") as caught:
@@ -82,10 +92,49 @@ def test_without_a_submission_left_nothing_is_sent_until_the_reset_and_the_predi
     assert [entry.description for entry in kaggle.submissions] == [f"carclf {mark} model {given[3].key}"]
 
 
+def test_a_cached_file_that_was_altered_while_it_waited_is_not_what_is_sent(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
+    path = predicted(store, kaggle.competition.ids).path(store, "submission.csv")
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"0.jpg,0", b"x.jpg,7", 1))
+    assert path.stat().st_size == len(whole) and path.read_bytes() != whole
+    sent(store, kaggle.competition.ids)
+    assert [entry.data for entry in kaggle.submissions] == [whole] == [path.read_bytes()]
+
+
+@pytest.mark.parametrize(("answer", "words"), [(0, "has 11 rows that are not the sample's 12 ids"),
+                                               (8, r"names unknown classes \['8'\]")])
+def test_kept_predictions_that_are_not_as_the_sample_wants_them_are_not_sent(
+    store: Store, kaggle: DemoServer, answer: int, words: str
+) -> None:
+    ids = kaggle.competition.ids
+    given, kept = inputs(store, ids), predicted(store, ids if answer else ids[1:], answer)
+    with pytest.raises(DataError, match=words):
+        send(kept, *given[1:], CONFIG, store)
+    assert kaggle.calls == {} and kaggle.submissions == []
+
+
+def test_a_submission_that_kaggle_could_not_grade_is_not_called_sent_until_it_was_sent_by_hand(
+    store: Store, kaggle: DemoServer, tmp_path: Path
+) -> None:
+    file = predicted(store, kaggle.competition.ids).files["submission.csv"]
+    broken, mark = tmp_path / "submission.csv", file.sha256[:16]
+    broken.write_text("Id,Category\n")
+    Kaggle("demo-cars").submit(broken, description="altered on its way", fingerprint=mark)
+    with pytest.raises(DataError, match=f"could not score submission 1001.*send .*{file.key} by hand.* with {mark} in"):
+        sent(store, kaggle.competition.ids)
+    assert len(kaggle.submissions) == 1 and not [key for key in store.keys("submissions/") if "manifest" in key]
+    broken.write_bytes(predicted(store, kaggle.competition.ids).path(store, "submission.csv").read_bytes())
+    Kaggle("demo-cars").submit(broken, description=f"by hand: {mark}", fingerprint="by hand")
+    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1002
+
+
 def test_the_same_answers_of_another_model_are_not_sent_again(store: Store, kaggle: DemoServer, tmp_path: Path) -> None:
     other = open_store(tmp_path / "other")  # another team mate's store, for all we know
-    first, _ = send(predicted(store, kaggle.competition.ids), "m", CONFIG, store)
-    second, reused = send(predicted(other, kaggle.competition.ids), "n", CONFIG, other)
+    first, _ = sent(store, kaggle.competition.ids)
+    second, reused = sent(other, kaggle.competition.ids)
     assert (first.figures, reused, len(kaggle.submissions)) == (second.figures, False, 1)
 
 
@@ -97,10 +146,10 @@ def send_together(url: str, endpoint: str, ids: tuple[str, ...], barrier: Any, a
     os.environ |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
     for number in range(ROUNDS):
         store = open_store(f"{url}-{number}")
-        prediction = predicted(store, ids, number)
+        predicted(store, ids, number)
         barrier.wait(60)
         try:
-            send(prediction, "m", CONFIG, store)
+            sent(store, ids, number)
             answers.put("sent")
         except NotYet as waiting:
             answers.put(str(waiting))
@@ -147,11 +196,73 @@ def test_a_claim_holds_until_it_is_given_up_or_its_time_is_over(
 
 def test_a_failed_sending_leaves_no_claim_behind(store: Store, kaggle: DemoServer, monkeypatch: Any) -> None:
     kaggle.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
-    prediction = predicted(store, kaggle.competition.ids)
     with pytest.raises(ServiceError, match="asks to wait 4000 s"):
-        send(prediction, "m", CONFIG, store)
+        sent(store, kaggle.competition.ids)
     monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
-    assert send(prediction, "m", CONFIG, store)[0].figures["ref"] == 1001
+    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
+
+
+def test_a_claim_that_a_slow_list_outlasts_is_renewed_and_the_list_read_again_before_sending(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carclf.services.kaggle.CALL_SECONDS", CLAIM_SECONDS - 2)
+    limits = Kaggle.submissions_left
+
+    def then_slow(self: Kaggle) -> int | None:
+        kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=3))
+        return limits(self)
+
+    monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
+    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
+    # Once before the claim; under it refused, then answered too late; and once more under the renewed claim.
+    assert (kaggle.calls["ListSubmissions"], len(kaggle.submissions)) == (4, 1)
+
+
+def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_sends_nothing(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
+    monkeypatch.setattr("carclf.services.kaggle.CALL_SECONDS", 0.5)
+    limits, look = Kaggle.submissions_left, Kaggle.find_submission
+    mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
+
+    def then_slow(self: Kaggle) -> int | None:
+        kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=2))
+        return limits(self)
+
+    def overtaken(self: Kaggle, fingerprint: str) -> Any:
+        found = look(self, fingerprint)
+        if "GetSubmissionLimits" in kaggle.calls:  # another process came while this one waited for the list
+            monkeypatch.setattr("carclf.services.storage.claims.MARK", "another")
+            assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60)
+            monkeypatch.setattr("carclf.services.storage.claims.MARK", "this")
+        return found
+
+    monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
+    monkeypatch.setattr(Kaggle, "find_submission", overtaken)
+    with pytest.raises(NotYet, match="another process is sending"):
+        sent(store, kaggle.competition.ids)
+    assert kaggle.submissions == []
+
+
+@pytest.mark.parametrize(("during", "given_up"), [("_create", False), ("_upload", True), ("find_submission", True)])
+def test_an_interruption_gives_the_claim_up_only_where_nothing_can_have_been_sent(
+    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch, during: str, given_up: bool
+) -> None:
+    call, calls = getattr(Kaggle, during), []
+
+    def interrupted(self: Kaggle, *arguments: Any) -> Any:
+        calls.append(call(self, *arguments))
+        if during != "find_submission" or len(calls) == 2:  # the second look is under the claim
+            raise KeyboardInterrupt
+        return calls[-1]
+
+    monkeypatch.setattr(Kaggle, during, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sent(store, kaggle.competition.ids)
+    mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
+    monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
+    assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60) == given_up
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Kaggle: the competition's files, our submissions and their scores."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from typing import Any
 
 import requests
 
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.kaggle.archive import download_archive
 from carclf.services.kaggle.credentials import CONNECT_SECONDS, connect, find_credentials
 from carclf.services.kaggle.retries import FAULTS, RETRIED_STATUSES, PassingFault, Retries, limit_reached, status_of
 
-__all__ = ["Kaggle", "SubmissionState"]
+__all__ = ["Kaggle", "SubmissionState", "ungraded"]
 
 PAGE_SIZE = 100
 MAX_PAGES = 1000
+# What the last look at the list must leave of a claim: the call that submits, connecting and going silent included.
+CALL_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Kaggle:
         doubt_seconds: float = 15.0,
     ) -> None:
         self.competition = competition
+        self.in_doubt = False  # whether a submission may have been sent of which Kaggle's list shows nothing yet
         self._stall_seconds, self._doubt_seconds = stall_seconds, doubt_seconds
         credentials = find_credentials()
         self._http = connect(credentials, stall_seconds=stall_seconds)
@@ -77,19 +81,29 @@ class Kaggle:
         return int(limits.num_allowed_now)
 
     def find_submission(self, fingerprint: str) -> SubmissionState | None:
-        """The submission whose description holds the fingerprint, however long ago it was sent."""
+        """The submission whose description holds the fingerprint, however long ago it was sent.
+
+        One that Kaggle could not grade only where there is no other.
+        """
         from kagglesdk.competitions.types import competition_api_service as api
 
         pages = self._pages("list the submissions", self._api.list_submissions, api.ApiListSubmissionsRequest,
                             "submissions")  # fmt: skip
-        return next((_state(found) for found in pages if fingerprint in (found.description or "")), None)
+        found = (_state(entry) for entry in pages if fingerprint in (entry.description or ""))
+        ungraded = None
+        for state in found:
+            if state.status != "ERROR":
+                return state
+            ungraded = ungraded or state
+        return ungraded
 
     def submit(
-        self, path: Path, *, description: str, fingerprint: str, before_sending: Callable[[], None] = lambda: None
+        self, path: Path, *, description: str, fingerprint: str, before_sending: Callable[[], float] = lambda: math.inf
     ) -> SubmissionState:
         """Send the file unless a submission with this fingerprint is there; it counts exactly once.
 
-        ``before_sending`` is called before each send and may raise. NotYet where today's limit is reached.
+        ``before_sending`` is called before each send and may raise; it says until when (``time.monotonic``) nobody else
+        sends. NotYet where today's limit is reached. Where it raises, ``in_doubt`` tells whether something was sent.
         """
         if found := self.find_submission(fingerprint):
             return found
@@ -97,13 +111,14 @@ class Kaggle:
         text = description if fingerprint in description else f"{description} {fingerprint}"
         for attempt in range(1, self._retries.tries + 1):
             token = self._retries.call("upload the submission", functools.partial(self._upload, path))
-            before_sending()
             # An upload takes its time: meanwhile another process may have sent the same.
-            if found := self.find_submission(fingerprint):
+            if found := self._look_alone(fingerprint, before_sending):
                 return found
             try:
+                self.in_doubt = True
                 return SubmissionState(self._create(token, text), "PENDING", None, "", text)
             except FAULTS as fault:
+                self.in_doubt = not 400 <= status_of(fault) < 500
                 self._retries.check("submit", fault)
                 doubt = fault
             # The answer may be lost and the submission counted: look before sending again.
@@ -128,6 +143,15 @@ class Kaggle:
         if self.submissions_left() == 0:
             raise limit_reached(f"Kaggle takes no more submissions to {self.competition} today")
 
+    def _look_alone(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
+        """The submission, looked for while nobody else sends, and with time left to send it if it is not there."""
+        for _ in range(self._retries.tries):
+            until = before_sending()
+            if (found := self.find_submission(fingerprint)) or time.monotonic() + CALL_SECONDS < until:
+                return found
+        raise ServiceError("Kaggle's list of submissions takes too long to be sure that nobody else is sending the "
+                           "same. Nothing was sent: try again later.")
+
     def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
         """The submission after a doubtful answer; None once it was waited for and may be sent again."""
         # A submission may show up in the list a moment after it was counted; what was turned away did not count.
@@ -136,6 +160,7 @@ class Kaggle:
             time.sleep(seconds)
             if found := self.find_submission(fingerprint):
                 return found
+        self.in_doubt = False
         self._retries.pause("submit", doubt, attempt)
         return None
 
@@ -196,6 +221,15 @@ class Kaggle:
             if not answer.next_page_token or answer.next_page_token == token:
                 return
             token = answer.next_page_token
+
+
+def ungraded(state: SubmissionState, competition: str, file: str, mark: str) -> DataError:
+    """The error of a submission that Kaggle could not grade, and how to go on: another with its mark replaces it."""
+    return DataError(
+        f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again by itself. To go on, send "
+        f"{file} by hand at https://www.kaggle.com/competitions/{competition} with {mark} in the description, and run "
+        "this stage again."
+    )
 
 
 def _state(found: Any) -> SubmissionState:
