@@ -24,13 +24,16 @@ BODY = """\
 | validation accuracy | {{ '%.4f' | format(measured['val_accuracy']) }} (95%: \
 {{ '%.4f' | format(measured['low']) }} to {{ '%.4f' | format(measured['high']) }}, \
 {{ measured['num_images'] }} images) |
+| weakest class | {{ measured['weakest_class'] }}, recall {{ '%.4f' | format(measured['weakest_recall']) }} |
+| calibration error | {{ '%.4f' | format(measured['calibration_error']) }} |
 | stored threshold | {{ '%.4f' | format(judged['threshold']) }} |
 | champion | {{ judged.get('champion') or 'none yet' }} |
 {% for name, value in judged.items()
    if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'champion', 'report') -%}
 | {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else value }} |
 {% endfor %}
-The reports lie in the store, {{ var_store }}:
+[The evaluation's log](/dags/car_retrain/runs/{{ run_id | urlencode }}/tasks/evaluate). The reports lie in the store, \
+{{ var_store }}:
 {% for place in (judged.get('report'), measured.get('report')) if place %}
 - `{{ place }}`
 {% endfor %}
