@@ -18,7 +18,7 @@ from carclf.training.unfreezing import unfreeze
 HEIGHT, WIDTH = 96, 128
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
 LABELS = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
-QUICK = ("Tiny", "MobileNetV3Small", "EfficientNetV2B0")
+QUICK = ("Tiny", "MobileNetV3Small")
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.acceptance) for name in get_args(Backbone)]
 
 
