@@ -3,6 +3,8 @@
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -24,10 +26,29 @@ def _one_line(record: logging.LogRecord) -> bool:
 log.addFilter(_one_line)
 
 SECONDS_BETWEEN_LINES = 5.0
+# What is told: of which work, how much of it is done, of how much, and what was measured meanwhile.
+Listener = Callable[[str, int, int, Mapping[str, float]], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def heard_by(listener: Listener) -> Iterator[None]:
+    """While this holds, the listener is told every few seconds what the lines of the log say."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    """Tell the listeners, without a line in the log."""
+    for listener in _listeners:
+        listener(what, done, total, figures)
 
 
 class Meter:
-    """Call it with (done, total, note); use it as a context manager so that the bar is put away."""
+    """Call it with (done, total, note, figures); use it as a context manager so that the bar is put away."""
 
     def __init__(self, what: str, *, done: int = 0) -> None:
         self.what, self.before = what, done  # what an earlier process did tells nothing of this one's speed
@@ -50,14 +71,20 @@ class Meter:
     @property
     def due(self) -> bool:
         """Whether a call would show anything now: what it says may cost something."""
-        return self.bar is not None or time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
+        return self.bar is not None or self._line_due
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
+    @property
+    def _line_due(self) -> bool:
+        return time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
+
+    def __call__(self, done: int, total: int, note: str = "", figures: Mapping[str, float] | None = None) -> None:
         if self.bar:
             self.bar.update(self.task, completed=done, total=total, description=f"{self.what} {note}")
+        if not self._line_due:
             return
-        if self.due:
-            now = self.last_line = time.monotonic()
-            rate = (done - self.before) / (now - self.started)
+        now = self.last_line = time.monotonic()
+        rate = (done - self.before) / (now - self.started)
+        tell(self.what, done, total, {"per_second": rate, **(figures or {})})
+        if not self.bar:
             eta = f"{(total - done) / rate:.0f} s" if rate else "unknown"
             log.info("%s %d/%d, %.1f/s, ETA %s%s", self.what, done, total, rate, eta, f", {note}" if note else "")

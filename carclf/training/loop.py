@@ -18,7 +18,7 @@ from carclf.config import FineTune
 from carclf.data.input_pipeline import Training, batches
 from carclf.data.mixing import Mix
 from carclf.errors import QualityError
-from carclf.progress import Meter, log
+from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
 from carclf.training.feeding import Feed, Stream
@@ -99,6 +99,7 @@ class Trainer:
         """The rest of the present epoch, its validation, and a checkpoint."""
         per_epoch, started = self.source.steps_per_epoch, time.monotonic()
         begin, waited = self.progress.step, self.stream.wait_seconds
+        self.epoch_started, self.epoch_began, self.epoch_waited = started, begin, waited
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
         with self.stream.own_errors():
@@ -119,6 +120,7 @@ class Trainer:
         log.info("fine_tune: epoch %d, loss %.4f, val_loss %.4f, val_accuracy %.4f, %.1f img/s, data wait %.1f%%",
                  self._epoch_number(), logs["loss"], loss, accuracy,
                  self.progress.history[-1]["images_per_second"], 100 * waited / seconds)
+        tell("fine_tune", self.progress.step, per_epoch * self.settings.epochs, self.progress.history[-1])
         self.save()
 
     def _note(self, accuracy: float, loss: float) -> None:
@@ -134,14 +136,18 @@ class Trainer:
             self.optimizer.scale.assign(self.optimizer.scale * 0.5)
         progress.best_loss = min(loss, progress.best_loss)
 
-    def note(self, logs: Any) -> str:
-        """What a line of progress says beside the steps."""
-        memory = f"{psutil.Process().memory_info().rss / 2**20:.0f} MB"
-        if (on_gpu := gpu_megabytes()) is not None:
-            memory += f", GPU {on_gpu:.0f} MB"
-        return (f"epoch {self._epoch_number()}, loss {float(logs['loss']):.3f}, "
-                f"accuracy {float(logs['accuracy']):.3f}, rate {self._rate():.2g}, "
-                f"data wait {self.stream.wait_seconds:.1f} s, {memory}")
+    def figures(self, logs: Any) -> dict[str, float]:
+        """What is measured within an epoch."""
+        seconds = max(time.monotonic() - self.epoch_started, 1e-9)
+        found = {
+            "epoch": float(self._epoch_number()), "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"]),
+            "learning_rate": self._rate(),
+            "images_per_second": (self.progress.step - self.epoch_began) * self.source.batch_size / seconds,
+            "data_wait_fraction": (self.stream.wait_seconds - self.epoch_waited) / seconds,
+            "memory_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+        on_gpu = gpu_megabytes()
+        return found if on_gpu is None else found | {"gpu_memory_mb": on_gpu}
 
     def _epoch_number(self) -> int:
         """Of the epoch that the last step was in, from 1; the budget may end it early."""
@@ -224,6 +230,15 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
             getattr(trainer.model, "jax_state_sync", lambda: None)()
             trainer.save()
         if self.meter.due:
-            self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, trainer.note(logs))
+            figures = trainer.figures(logs)
+            self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, _words(figures), figures)
         if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
             trainer.model.stop_training = True
+
+
+def _words(figures: dict[str, float]) -> str:
+    """What a line of progress says beside the steps."""
+    on_gpu = f", GPU {figures['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in figures else ""
+    return (f"epoch {figures['epoch']:.0f}, loss {figures['loss']:.3f}, accuracy {figures['accuracy']:.3f}, "
+            f"rate {figures['learning_rate']:.2g}, {figures['images_per_second']:.1f} img/s, "
+            f"data wait {100 * figures['data_wait_fraction']:.1f}%, {figures['memory_mb']:.0f} MB{on_gpu}")
