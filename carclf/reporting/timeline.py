@@ -1,0 +1,82 @@
+"""Accuracy and public score of all runs over time, with the stored threshold as a line."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from carclf.reporting.charts import BLUE, ORANGE, RED, Chart, Spec, Values, axis, colours, number, spec
+
+Row = Mapping[str, Any]
+MAX_RUNS = 500  # the newest, that are drawn
+KINDS = {"val_accuracy": "validation accuracy", "public_score": "public score"}
+TITLE = "Accuracy and public score over time"
+
+
+def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
+    """A point for each run's accuracy and public score; ``champion`` is of ``facts.champion_facts``."""
+    known = sorted((row for row in rows if any(row[name] is not None for name in KINDS)),
+                   key=lambda row: row["created"])[-MAX_RUNS:]
+    values: Values = [{"run": row["run"], "created": row["created"], "kind": kind, "value": row[name],
+                       "decision": row["decision"] or "none yet"}
+                      for row in known for name, kind in KINDS.items() if row[name] is not None]
+    threshold = champion["threshold"] if champion else None
+    layers = [_points(), *([_steps(_threshold_values(champion, known))] if champion and known else [])]
+    table = [[row["run"], row["created"], *(number(row[name]) for name in KINDS), row["decision"]]
+             for row in reversed(known)]
+    return Chart("over-time", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
+                 ["run", "begun", *KINDS.values(), "decision"], table)
+
+
+def _points() -> Spec:
+    kinds = {"validation accuracy": BLUE, "public score": ORANGE}
+    return {
+        "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.8},
+        "encoding": {
+            "x": {"field": "created", "type": "temporal", "title": None},
+            "y": axis("value", axis={"format": ".3~f"}),
+            "color": colours("kind", kinds),
+            "shape": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds),
+                                                                    "range": ["circle", "diamond"]}},
+            "tooltip": [{"field": "run"}, {"field": "kind", "title": "figure"},
+                        {"field": "value", "format": ".4f"}, {"field": "decision"},
+                        {"field": "created", "type": "temporal", "title": "begun", "format": "%Y-%m-%d %H:%M"}],
+        },
+    }
+
+
+def _threshold_values(champion: Mapping[str, Any], known: Sequence[Row]) -> Values:
+    """The threshold from the first run that is drawn to the last."""
+    first, last = known[0]["created"], known[-1]["created"]
+    changes = [change for change in champion["thresholds"] if change["time"]]
+    before = [change["threshold"] for change in changes if change["time"] <= first]
+    begin = before[-1] if before else changes[0]["threshold"] if changes else champion["threshold"]
+    between = [{"created": change["time"], "value": change["threshold"]} for change in changes
+               if first < change["time"] <= last]
+    return [{"created": first, "value": begin}, *between, {"created": last, "value": champion["threshold"]}]
+
+
+def _steps(values: Values) -> Spec:
+    at: Spec = {"x": {"field": "created", "type": "temporal"}, "y": axis("value")}
+    return {
+        "data": {"values": values},
+        "layer": [
+            {"mark": {"type": "line", "interpolate": "step-after", "color": RED, "strokeDash": [5, 4],
+                      "strokeWidth": 1.5}, "encoding": at},
+            {"mark": {"type": "text", "color": RED, "align": "right", "baseline": "bottom", "dy": -3},
+             "transform": [{"window": [{"op": "row_number", "as": "place"}]},
+                           {"filter": f"datum.place == {len(values)}"}],
+             "encoding": at | {"text": {"value": f"threshold {values[-1]['value']:.4g}"}}},
+        ],
+    }
+
+
+def _said(known: Sequence[Row], threshold: float | None) -> str:
+    measured = [row for row in known if row["val_accuracy"] is not None]
+    if not measured:
+        return "No run was measured yet."
+    best, last = max(measured, key=lambda row: row["val_accuracy"]), measured[-1]
+    said = (f"Of {len(measured)} runs the last has accuracy {last['val_accuracy']:.4f}, the best "
+            f"{best['val_accuracy']:.4f} ({best['run']}).")
+    if threshold is None:
+        return said
+    reach = sum(row["val_accuracy"] >= threshold for row in measured)
+    return f"{said} {reach} reach the threshold of now, {threshold:.4f}."

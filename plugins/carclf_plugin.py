@@ -1,0 +1,66 @@
+"""The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, by a link of each task.
+
+Plugins are imported by every process of Airflow: what serves the pages (``carclf_site``) is imported by the first
+request, and so only in the api-server.
+"""
+
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from airflow.configuration import conf
+from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
+
+NAME = "Car classifier"
+ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
+PREFIX = "/carclf"  # of what is served here
+DAGS = ("car_retrain", "car_experiments")
+ICON = f"{PREFIX}/static/icon.svg"
+
+
+def _base() -> str:
+    """The path under which Airflow itself is served: "" at the top of its host."""
+    return urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
+
+
+class Site:
+    """An ASGI app that makes the real one when it is asked for the first time."""
+
+    def __init__(self) -> None:
+        self.app: Any = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on."""
+        if self.app is None:
+            from carclf_site import make_site
+
+            self.app = make_site()
+        await self.app(scope, receive, send)
+
+
+class ReportLink(BaseOperatorLink):
+    """From a task to its part of the run's report; other DAGs' tasks have none."""
+
+    name = "Report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The address inside Airflow's UI; "" where there is none."""
+        if ti_key.dag_id not in DAGS:
+            return ""
+        stage = ti_key.task_id.rpartition(".")[2]  # approval.promote is promote
+        run = quote(ti_key.run_id, safe="")
+        return f"{_base()}/plugin/{ROUTE}{PREFIX}/dag-run?dag_id={ti_key.dag_id}&run_id={run}#{stage}"
+
+
+class CarclfPlugin(AirflowPlugin):
+    """What Airflow finds here."""
+
+    name = "carclf"
+    fastapi_apps = [{"name": NAME, "app": Site(), "url_prefix": PREFIX}]
+    external_views = [
+        {"name": NAME, "href": f"{_base()}{PREFIX}/", "destination": "nav", "url_route": ROUTE, "nav_top_level": True,
+         "icon": f"{_base()}{ICON}"},
+        {"name": "Report", "href": f"{_base()}{PREFIX}/dag-run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+         "destination": "dag_run", "url_route": "car-classifier-report", "icon": f"{_base()}{ICON}"},
+    ]
+    global_operator_extra_links = [ReportLink()]
