@@ -75,7 +75,7 @@ def _latest_attempt(record: Record) -> dict[str, Any]:
     return max(attempts, key=lambda attempt: str(attempt.get("since", "")), default={})
 
 
-def _state(stages: Mapping[str, Any], latest: Mapping[str, Any]) -> Row:
+def _state(stages: dict[str, Any], latest: dict[str, Any]) -> Row:
     if latest:
         return {"state": _text(latest["state"]), "stage": _text(latest["stage"]), "text": _text(latest.get("text"))}
     stage = next(reversed(stages), "")  # stages are noted in the chain's order
