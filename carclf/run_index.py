@@ -53,6 +53,15 @@ def rebuild(store: Store) -> int:
     return len(_rebuilt(store))
 
 
+def is_champion(store: Store, row: Row) -> bool:
+    """Whether a run made the present champion, as its row in ``rows`` says; DataError for a damaged ``champion.json``.
+
+    Without the other rows a run with the champion's model is believed where no run is named.
+    """
+    event = (read_state(store) or {}).get("champion") or {}
+    return bool(event) and (event.get("run") or row["run"]) == row["run"] and event["model"] == row["model"]
+
+
 def row_of(record: Record) -> Row:
     """What the index says of a run: a function of its record alone."""
     stages, latest = record["stages"], _latest_attempt(record)
