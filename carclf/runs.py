@@ -141,7 +141,7 @@ class Run:
         seconds = round(time.monotonic() - started, 2)
         figures = _with_places(stage, artifact)
         summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items()
-                            if name != "reason" and value != "")
+                            if name not in ("reason", "class_names") and value != "")
         result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
         self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
