@@ -16,8 +16,7 @@ class CheapPictures:
         self.known: dict[str, str] = {}
         for own in sources:
             self.known |= _of_errors(own)
-        archive = sources[0].artifact("download")
-        self.folder = cache_folder() / "images" / archive.content if isinstance(archive, Archive) else Path()
+        self.folder = sources[0].part("archive", lambda: _images(sources[0]), Path())
         self.make = Thumbnails(self.folder) if self.folder.name and self.folder.is_dir() else None
 
     def __call__(self, path: str) -> str:
@@ -28,6 +27,12 @@ class CheapPictures:
             return ""
         inside = (self.folder / path).resolve().is_relative_to(self.folder.resolve())
         return self.make(path) if inside else ""
+
+
+def _images(own: Source) -> Path:
+    """Where this machine has the run's unpacked images, if it has."""
+    archive = own.artifact("download")
+    return cache_folder() / "images" / archive.content if isinstance(archive, Archive) else Path()
 
 
 def _of_errors(own: Source) -> dict[str, str]:

@@ -57,8 +57,8 @@ def facts(store: Store, run_id: str) -> Facts:
     own = source(store, run_id)
     live: dict[str, Live] = own.part("live", lambda: live_points(store, run_id), {})
     settings: list[Facts] = own.part("settings", lambda: changed_settings(own), [])
-    errors: list[Facts] = own.part("errors", lambda: _errors(own), [])
     stages = stage_facts(own, settings, live)
+    errors: list[Facts] = own.part("errors", lambda: _errors(own), [])
     found = {
         "run": run_id, "store": store.url, "row": _row(own, stages), "header": _header(own, settings),
         "stages": stages, "live": live, "curves": {stage: _curves(own, stage) for stage in TRAINING},
