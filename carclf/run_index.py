@@ -86,7 +86,7 @@ def _latest_attempt(record: Record) -> dict[str, Any]:
 
 def _state(stages: dict[str, Any], latest: dict[str, Any]) -> Row:
     if latest:
-        return {"state": _text(latest.get("state")), "stage": _text(latest.get("stage")), "text": _text(latest.get("text"))}
+        return {name: _text(latest.get(name)) for name in ("state", "stage", "text")}
     stage = next(reversed(stages), "")  # stages are noted in the chain's order
     skip = stages[stage].get("skip", "") if stage else ""
     return {"state": "done" if skip or stage == LAST else "open", "stage": _text(stage), "text": _text(skip)}

@@ -223,7 +223,7 @@ def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
             found = use()
         except ConfigError as error:
             said = str(error)
-            assert any(words in said for words in ("is no run id", "There is no run", "is one run"))  # noqa: PT017
+            assert any(words in said for words in ("is no run id", "There is no run", "is one run"))
         else:
             assert found is None or name == "r" or isinstance(found, bytes)
     assert set(watched.asked) <= {*watched.keys(), f"runs/{name}.json", "champion.json"}
@@ -233,8 +233,9 @@ def test_only_what_a_manifest_names_and_a_browser_shows_is_given(store: Store) -
     noted(store, candidate(store, "one"))
     content = artifact_file(store, "r", "evaluate", "evaluation.json")
     assert content is not None and json.loads(content)["num_images"] == 60
-    for stage, name in (("fine_tune", "model.keras"), ("evaluate", "predictions.parquet"), ("evaluate", "manifest.json"),
-                        ("score", "x.html"), ("nope", "evaluation.json"), ("evaluate", "../x.json")):
+    for stage, name in (("fine_tune", "model.keras"), ("evaluate", "predictions.parquet"),
+                        ("evaluate", "manifest.json"), ("score", "x.html"), ("nope", "evaluation.json"),
+                        ("evaluate", "../x.json")):
         assert artifact_file(store, "r", stage, name) is None
     file = facts(store, "r")["stages"][5]["files"]
     key = next(one["key"] for one in file if one["name"] == "evaluation.json")
