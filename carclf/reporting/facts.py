@@ -36,7 +36,7 @@ def facts(store: Store, run_id: str) -> Facts:
     ``seconds`` (None: unknown), ``reused``, ``gpu``, ``summary``, ``figures``, ``folder`` and ``key`` ("" where it has
     not ended), ``files`` (``name``, ``key`` in the store, ``num_bytes``), ``command``: what repeats it.
     ``live``: as of ``live.live_points``.
-    ``curves``: by train_head and fine_tune, the rows of ``history.csv``: ``epoch``, ``loss``, ``accuracy``,
+    ``curves``: by train_head and fine_tune, the rows of ``history.csv``: ``epoch`` (from 1), ``loss``, ``accuracy``,
     ``val_loss``, ``val_accuracy``, and of fine_tune ``learning_rate``, ``images_per_second``, ``data_wait_fraction``,
     ``seconds``; [] where there are none yet.
     ``data``: None, or ``figures`` of the dataset, ``split`` and ``audit``: figures of those, {} where they have not
@@ -112,8 +112,10 @@ def _header(own: Source, settings: list[dict[str, Any]]) -> Facts:
 def _curves(own: Source, stage: str) -> list[dict[str, float | None]]:
     def rows() -> list[dict[str, float | None]]:
         text = (own.content(stage, "history.csv") or b"").decode()
-        return [{name: float(value) if value else None for name, value in row.items()}
-                for row in csv.DictReader(io.StringIO(text))]
+        found = [{name: float(value) if value else None for name, value in row.items()}
+                 for row in csv.DictReader(io.StringIO(text))]
+        first = found[0].get("epoch") if found else None  # Keras counts them from 0
+        return found if first != 0 else [row | {"epoch": (row["epoch"] or 0) + 1} for row in found]
 
     return own.part(stage, rows, [])
 

@@ -47,7 +47,7 @@ def test_the_facts_of_a_real_run_are_whole(store: Store) -> None:
     assert all(stage["files"] and stage["seconds"] is not None for stage in found["stages"][:7])
     assert found["row"]["champion"] and "evaluate.zooms" in {one["name"] for one in found["header"]["settings"]}
     head = found["curves"]["train_head"]
-    assert [row["epoch"] for row in head] == [0, 1, 2] and all(row["val_loss"] > 0 for row in head)
+    assert [row["epoch"] for row in head] == [1, 2, 3] and all(row["val_loss"] > 0 for row in head)
     figures, data = found["stages"][1]["figures"], found["data"]
     assert data["figures"].items() >= figures.items()
     assert sum(one["num"] for one in data["classes"]) == figures["num_train"] + figures["num_unusable"]
