@@ -17,6 +17,7 @@ from carclf import config as configuration
 from carclf.commands.champion import champion_app
 from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
+from carclf.commands.runs import runs_app
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import printable
 from carclf.runs import STAGES, Result, Run, find_setting
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.add_typer(champion_app, name="champion")
+app.add_typer(runs_app, name="runs")
 app.add_typer(models_app)
 
 

@@ -326,6 +326,14 @@ def fields(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", field
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a dumped configuration, of whatever version, by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
     """The recipe's configuration with dotted overrides, ``{"fine_tune.epochs": 3}``; None means "as the recipe says".
 

@@ -50,7 +50,14 @@ def parse_record(data: bytes, run_id: str, store: Store) -> Record:
         record = json.loads(data)
     except ValueError:
         record = None
-    if isinstance(record, dict) and isinstance(record.get("stages"), dict) and "config" in record:
-        return record
+    if _is_record(record):
+        return dict(record)
     raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is no record of a run. Restore it from a "
                     "backup, or begin a new run under another --run: what this one made is reused.")
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        return False
+    told = (record.get("stages"), record.get("attempts", {}))
+    return all(isinstance(of, dict) and all(isinstance(one, dict) for one in of.values()) for of in told)

@@ -53,6 +53,15 @@ def rebuild(store: Store) -> int:
     return len(_rebuilt(store))
 
 
+def is_champion(store: Store, row: Row) -> bool:
+    """Whether a run made the present champion, as its row in ``rows`` says; DataError for a damaged ``champion.json``.
+
+    Without the other rows a run with the champion's model is believed where no run is named.
+    """
+    event = (read_state(store) or {}).get("champion") or {}
+    return bool(event) and (event.get("run") or row["run"]) == row["run"] and event["model"] == row["model"]
+
+
 def row_of(record: Record) -> Row:
     """What the index says of a run: a function of its record alone."""
     stages, latest = record["stages"], _latest_attempt(record)
@@ -75,9 +84,9 @@ def _latest_attempt(record: Record) -> dict[str, Any]:
     return max(attempts, key=lambda attempt: str(attempt.get("since", "")), default={})
 
 
-def _state(stages: Mapping[str, Any], latest: Mapping[str, Any]) -> Row:
+def _state(stages: dict[str, Any], latest: dict[str, Any]) -> Row:
     if latest:
-        return {"state": _text(latest["state"]), "stage": _text(latest["stage"]), "text": _text(latest.get("text"))}
+        return {name: _text(latest.get(name)) for name in ("state", "stage", "text")}
     stage = next(reversed(stages), "")  # stages are noted in the chain's order
     skip = stages[stage].get("skip", "") if stage else ""
     return {"state": "done" if skip or stage == LAST else "open", "stage": _text(stage), "text": _text(skip)}

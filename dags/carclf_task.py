@@ -36,6 +36,9 @@ ALLOWED = re.compile(
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
 GRACE_SECONDS = 10.0
+# XCom holds what a person reads: the rest is in the store's record of the run.
+MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # figures; characters of one, and of a reason or a summary
+UNREAD, REASONS = {"class_names", "weights"}, {"reason", "refusal", "override"}
 PR_SET_PDEATHSIG = 1
 
 
@@ -61,20 +64,31 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
         if stage == "download":
             command += settings_of(context["params"])
         status, reason = run_child([*command, "--result", str(path)], child_environment(stage))
-        result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        result = readable(json.loads(path.read_text())) if path.exists() else {}
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
         skip(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
     if status == LATER and result.get("waiting"):  # a passing fault ends with 75 too, but leaves no result
         return result
     if status != 0:
-        context["ti"].xcom_push(key="error", value=reason or f"{stage} ended with status {status}")
+        context["ti"].xcom_push(key="error", value=_cut(reason, MAX_TEXT) or f"{stage} ended with status {status}")
     if status in (DATA, CONFIGURATION):
         raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
     if status != 0:
         raise AirflowException(f"{stage} ended with status {status}; it is tried again")
     return result
+
+
+def readable(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's result as XCom holds it: small, whatever the run."""
+    figures = {str(name)[:MAX_FIGURE]: _cut(value, MAX_TEXT if name in REASONS else MAX_FIGURE)
+               for name, value in list(result.get("figures", {}).items())[:MAX_FIGURES] if name not in UNREAD}
+    return {name: figures if name == "figures" else _cut(value, MAX_TEXT) for name, value in result.items()}
+
+
+def _cut(value: Any, length: int) -> Any:
+    return f"{value[:length - 1]}…" if isinstance(value, str) and len(value) > length else value
 
 
 def poke_stage(stage: str, context: Mapping[str, Any]) -> PokeReturnValue:

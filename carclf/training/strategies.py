@@ -40,6 +40,22 @@ def _gpus() -> list[str]:
         return []
 
 
+def gpu_name() -> str:
+    """The name of the GPU in use, with their number where there are several; "" where there is none."""
+    if not (gpus := _gpus()):
+        return ""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+        name = str(details.get("device_name", "GPU"))
+    else:
+        import jax
+
+        name = str(jax.devices("gpu")[0].device_kind)
+    return name if len(gpus) == 1 else f"{len(gpus)} x {name}"
+
+
 def gpu_megabytes() -> float | None:
     """Memory in use on the fullest GPU, in MB; None where there is none."""
     if not (gpus := _gpus()):

@@ -275,6 +275,26 @@ def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, 
     assert done.stdout.splitlines()[-1] == expected, done.stderr[-2000:]
 
 
+def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environment: dict[str, str]) -> None:
+    code = """
+        import json, sys
+        import carclf_task
+        long = "x" * 100_000
+        figures = {f"figure {n} {long}": long for n in range(500)} | {"reason": long}
+        huge = {"stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "figures": {"reason": long} | figures,
+                "summary": long, "skip": long, "waiting": False, "until": ""}
+        usual = huge | {"figures": {"val_accuracy": 0.9, "class_names": "0 1 2", "reason": "r" * 600},
+                        "summary": "val_accuracy 0.9", "skip": ""}
+        print(len(json.dumps(carclf_task.readable(huge))), json.dumps(carclf_task.readable(usual)))
+    """
+    done = python(code, environment)
+    size, usual = done.stdout.splitlines()[-1].split(maxsplit=1)
+    assert int(size) < 24_000
+    assert json.loads(usual) == {
+        "stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "summary": "val_accuracy 0.9", "skip": "",
+        "figures": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
+
+
 def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: dict[str, str]) -> None:
     code = """
         import carclf_task, json
