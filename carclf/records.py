@@ -61,3 +61,8 @@ def _is_record(record: Any) -> bool:
         return False
     told = (record.get("stages"), record.get("attempts", {}))
     return all(isinstance(of, dict) and all(isinstance(one, dict) for one in of.values()) for of in told)
+
+
+def run_id_of(dag_run_id: str) -> str:
+    """The run's id in the store of a run of the DAG: Airflow's, with other characters replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id)

@@ -25,6 +25,8 @@ from airflow.sdk.exceptions import (
     DownstreamTasksSkipped,
 )
 
+from carclf.records import run_id_of
+
 log = logging.getLogger("airflow.task")
 
 DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
@@ -40,11 +42,6 @@ GRACE_SECONDS = 10.0
 MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # figures; characters of one, and of a reason or a summary
 UNREAD, REASONS = {"class_names", "weights"}, {"reason", "refusal", "override"}
 PR_SET_PDEATHSIG = 1
-
-
-def run_id_of(dag_run_id: str) -> str:
-    """The run's id in the store: Airflow's, with other characters replaced."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id)
 
 
 def settings_of(params: Mapping[str, Any]) -> list[str]:

@@ -60,7 +60,8 @@ def settings(home: Path, port: int) -> dict[str, str]:
     """The environment that makes Airflow a small, private one."""
     keys = secrets_of(home)
     options = {
-        "core__dags_folder": str(ROOT / "dags"), "core__load_examples": "False", "core__executor": "LocalExecutor",
+        "core__dags_folder": str(ROOT / "dags"), "core__plugins_folder": str(ROOT / "plugins"),
+        "api__instance_name": "Car classifier", "core__load_examples": "False", "core__executor": "LocalExecutor",
         "core__parallelism": "4", "core__fernet_key": keys["fernet"],
         "core__simple_auth_manager_users": "admin:admin",
         "core__simple_auth_manager_passwords_file": str(home / "passwords.json"),

@@ -4,7 +4,7 @@ Plugins are imported by every process of Airflow: what serves the pages (``carcl
 request, and so only in the api-server.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from airflow.configuration import conf
@@ -15,7 +15,8 @@ NAME = "Car classifier"
 ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
 PREFIX = "/carclf"  # of what is served here
 DAGS = ("car_retrain", "car_experiments")
-ICON = f"{PREFIX}/static/icon.svg"
+PARTS = {"validate": "data", "split": "data", "train_head": "training", "fine_tune": "training",
+         "evaluate": "evaluation", "promote": "gate", "ask": "gate"}  # of the report; other tasks' part is the stages
 
 
 def _base() -> str:
@@ -47,20 +48,23 @@ class ReportLink(BaseOperatorLink):
         """The address inside Airflow's UI; "" where there is none."""
         if ti_key.dag_id not in DAGS:
             return ""
-        stage = ti_key.task_id.rpartition(".")[2]  # approval.promote is promote
+        part = PARTS.get(ti_key.task_id.rpartition(".")[2], "stages")  # approval.promote is promote
         run = quote(ti_key.run_id, safe="")
-        return f"{_base()}/plugin/{ROUTE}{PREFIX}/dag-run?dag_id={ti_key.dag_id}&run_id={run}#{stage}"
+        return f"{_base()}/plugin/{ROUTE}{PREFIX}/dag-run?dag_id={ti_key.dag_id}&run_id={run}#{part}"
+
+
+ICONS = {"icon": f"{_base()}{PREFIX}/static/icon.svg", "icon_dark_mode": f"{_base()}{PREFIX}/static/icon-dark.svg"}
 
 
 class CarclfPlugin(AirflowPlugin):
     """What Airflow finds here."""
 
     name = "carclf"
-    fastapi_apps = [{"name": NAME, "app": Site(), "url_prefix": PREFIX}]
-    external_views = [
+    fastapi_apps: ClassVar = [{"name": NAME, "app": Site(), "url_prefix": PREFIX}]
+    external_views: ClassVar = [
         {"name": NAME, "href": f"{_base()}{PREFIX}/", "destination": "nav", "url_route": ROUTE, "nav_top_level": True,
-         "icon": f"{_base()}{ICON}"},
+         **ICONS},
         {"name": "Report", "href": f"{_base()}{PREFIX}/dag-run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
-         "destination": "dag_run", "url_route": "car-classifier-report", "icon": f"{_base()}{ICON}"},
+         "destination": "dag_run", "url_route": "car-classifier-report", **ICONS},
     ]
-    global_operator_extra_links = [ReportLink()]
+    global_operator_extra_links: ClassVar = [ReportLink()]

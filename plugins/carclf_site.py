@@ -4,41 +4,44 @@ All is read-only. The store is the one of the DAGs (CARCLF_STORE); a request nam
 never a key of the store.
 """
 
+import base64
+import hashlib
+import mimetypes
 import os
-from collections.abc import Callable
+import re
 from http import HTTPStatus
-from pathlib import Path
 from typing import Annotated, Any
 
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from carclf.errors import CarclfError, ConfigError, ServiceError
-from carclf.reporting import downloads, pages
-from carclf.reporting.listing import MAX_LIMIT, Wanted, listing
+from carclf.errors import CarclfError
+from carclf.records import run_id_of
+from carclf.reporting import pages
+from carclf.reporting.facts import artifact_file
+from carclf.reporting.listing import Wanted, listing
+from carclf.reporting.run_report import run_report
 from carclf.services.storage import Store, open_store
 
 DAG = "car_retrain"
 DAGS = (DAG, "car_experiments")
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-          "base-uri 'none'; form-action 'self'; frame-ancestors 'self'")
-SAFE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "Cache-Control": "no-store",
-        "Cross-Origin-Resource-Policy": "same-origin"}
+          "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
+SANDBOX = "sandbox; default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+HEADERS = {
+    "Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin",
+}
+KEPT = {"Cache-Control": "private, max-age=86400"}  # the address of script and style changes with them
 MAY_READ = Depends(requires_access_dag("GET", param_dag_id=DAG))
-
-
-def _store() -> Store:
-    return open_store(os.environ.get("CARCLF_STORE") or "store")
-
-
-InStore = Annotated[Store, Depends(_store)]
+SHOWN_INLINE = ("text/html", "image/png")
 
 
 class Headers:
-    """Puts the headers on every answer, whoever made it; one with a policy of its own keeps that."""
+    """Puts the headers on every answer, whoever made it; an answer with a policy of its own keeps that."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -48,13 +51,18 @@ class Headers:
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
                 there = {name.lower() for name, _ in message["headers"]}
-                wanted = SAFE | {"Content-Security-Policy": POLICY}
-                message["headers"] = [*message["headers"], *(
-                    (name.lower().encode(), value.encode()) for name, value in wanted.items()
-                    if name.lower().encode() not in there)]
+                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message["headers"], *(one for one in own if one[0] not in there)]
             await send(message)
 
         await self.app(scope, receive, sent)
+
+
+def _store() -> Store:
+    return open_store(os.environ.get("CARCLF_STORE") or "store")
+
+
+InStore = Annotated[Store, Depends(_store)]
 
 
 def make_site() -> FastAPI:
@@ -63,7 +71,7 @@ def make_site() -> FastAPI:
     site.add_middleware(Headers)
     _add_pages(site)
     _add_data(site)
-    site.add_exception_handler(CarclfError, _told)
+    site.add_exception_handler(CarclfError, _impossible)
     site.add_exception_handler(StarletteHTTPException, _refused)
     site.add_exception_handler(RequestValidationError, _misunderstood)
     return site
@@ -81,21 +89,16 @@ def _add_pages(site: FastAPI) -> None:
     @site.get("/dag-run", response_class=HTMLResponse)
     def dag_run(request: Request, store: InStore, dag_id: str, run_id: str) -> str:
         if dag_id not in DAGS:
-            return pages.problem_page(_root(request), "No report", f"{dag_id} trains no car classifier: its runs have no "
-                                      f"report. Those of {DAG} have.")
-        return pages.run_page(store, _root(request), pages.run_id_of(run_id))
+            return pages.problem_page(_root(request), "No report", f"Runs of {dag_id} train no car classifier.")
+        own = run_id_of(run_id)
+        if not pages.begun(store, own):
+            return pages.problem_page(_root(request), "Not begun", f"The run {own} has not begun yet, or it ended "
+                                      "before its first stage did. Its report appears here.", waits_for=own)
+        return pages.run_page(store, _root(request), own)
 
     @site.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, store: InStore, a: str, b: str) -> str:
         return pages.comparison_page(store, _root(request), a, b)
-
-    @site.get("/static/{name}")
-    def static(name: str) -> Response:
-        found = pages.static_file(name)
-        if found is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no {name} here.")
-        content, kind = found
-        return Response(content, media_type=kind, headers={"Cache-Control": "private, max-age=86400"})
 
 
 def _add_data(site: FastAPI) -> None:
@@ -113,8 +116,62 @@ def _add_data(site: FastAPI) -> None:
 
     @site.get("/runs/{run_id}/report.html")
     def report(run_id: str, store: InStore) -> Response:
-        return _shown(downloads.report(store, run_id))
+        return _file(f"{run_id}.html", run_report(store, run_id).encode(errors="backslashreplace"))
 
     @site.get("/runs/{run_id}/files/{stage}/{name}")
     def file(run_id: str, stage: str, name: str, store: InStore) -> Response:
-        return _shown(downloads.artifact_file(store, run_id, stage, name))
+        content = artifact_file(store, run_id, stage, name)
+        if content is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"{stage} of {run_id} left no {name} that can be shown.")
+        return _file(name, content)
+
+    @site.get("/static/{name}")
+    def static(name: str) -> Response:
+        if (found := pages.static_file(name)) is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no {name} here.")
+        return Response(found[0], media_type=found[1], headers=KEPT)
+
+
+def _root(request: Request) -> str:
+    """The path under which the app itself is served."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def _file(name: str, content: bytes) -> Response:
+    """A file of the store, which may hold anything: without scripts, network, forms or this site's origin."""
+    kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    styles = re.findall(rb"<style>(.*?)</style>", content, re.DOTALL) if kind == "text/html" else []
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(one).digest()).decode()}'" for one in styles[:4])
+    how = "inline" if kind in SHOWN_INLINE else "attachment"
+    return Response(content, media_type=kind, headers={
+        "Content-Security-Policy": f"{SANDBOX}; style-src {hashes}" if hashes else SANDBOX,
+        "Content-Disposition": f'{how}; filename="{re.sub(r"[^A-Za-z0-9._-]", "-", name)}"',
+    })
+
+
+def _impossible(request: Request, error: Exception) -> Response:
+    assert isinstance(error, CarclfError)
+    status, heading = pages.explained(error)
+    return _told(request, status, heading, str(error))
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)
+    headings = {401: "Log in", 403: "Not allowed", 404: "Not found"}
+    words = {401: "This page is for those who are logged in to Airflow. Load Airflow anew, and log in.",
+             403: f"You may not see the DAG {DAG}."}
+    return _told(request, error.status_code, headings.get(error.status_code, "Not possible"),
+                 words.get(error.status_code, str(error.detail)))
+
+
+def _misunderstood(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    wrong = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
+    return _told(request, HTTPStatus.UNPROCESSABLE_ENTITY, "Not understood", wrong)
+
+
+def _told(request: Request, status: int, heading: str, text: str) -> Response:
+    """A page for a person, JSON for a script."""
+    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(f"{_root(request)}/data/"):
+        return HTMLResponse(pages.problem_page(_root(request), heading, text), int(status))
+    return JSONResponse({"detail": text}, int(status))

@@ -16,8 +16,8 @@ def render_evaluation(found: dict[str, Any], pictures: list[dict[str, str]]) -> 
     classes = class_rows(names, confusion)
     return render(
         "evaluation_report.html", found=found, tiles=_tiles(found), classes=classes[:MAX_ROWS],
-        num_classes=len(classes), pairs=_pairs(names, confusion),
-        matrix=_matrix(names, confusion) if len(names) <= MAX_CONFUSION else None,
+        num_classes=len(classes), pairs=confused_pairs(names, confusion),
+        matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION else None,
         parts=[part for part in found["slices"] if part["by"] != "class"],
         errors=[error | picture for error, picture in zip(found["errors"], pictures, strict=True)],
     )
@@ -47,14 +47,14 @@ def class_rows(names: list[int], confusion: list[list[int]]) -> list[dict[str, A
     return sorted(rows, key=lambda row: row["recall"])
 
 
-def _pairs(names: list[int], confusion: list[list[int]]) -> list[tuple[int, int, int]]:
+def confused_pairs(names: list[int], confusion: list[list[int]]) -> list[tuple[int, int, int]]:
     """The most frequent confusions: label, predicted, number of images."""
     pairs = [(names[label], names[predicted], num) for label, row in enumerate(confusion)
              for predicted, num in enumerate(row) if num and label != predicted]
     return sorted(pairs, key=lambda pair: -pair[2])[:MAX_PAIRS]
 
 
-def _matrix(names: list[int], confusion: list[list[int]]) -> list[dict[str, Any]]:
+def confusion_matrix(names: list[int], confusion: list[list[int]]) -> list[dict[str, Any]]:
     """A row for each label: its cells with number, share of the row as one of NUM_SHADES, and whether it is right."""
     rows = []
     for label, counts in enumerate(confusion):

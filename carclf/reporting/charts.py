@@ -16,7 +16,7 @@ Spec = dict[str, Any]
 Values = list[dict[str, Any]]
 CONFIG: Spec = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
-    "axis": {"labelColor": SOFT, "titleColor": SOFT, "gridColor": "var(--line)", "domainColor": "var(--line)",
+    "axis": {"labelColor": SOFT, "titleColor": SOFT, "gridColor": "var(--line)", "gridOpacity": 0.6, "domainColor": "var(--line)",
              "tickColor": "var(--line)", "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
              "labelOverlap": True},
     "legend": {"labelColor": "var(--text)", "orient": "top", "title": None, "labelFontSize": 12,

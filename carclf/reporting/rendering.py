@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ import jinja2
 from markupsafe import Markup
 
 from carclf import evaluation
+from carclf.evaluation.evaluation_report import MAX_CONFUSION
+from carclf.evaluation.pages import MAX_ROWS
 from carclf.reporting.charts import Chart, svg
 
 HERE = Path(__file__).parent
 SHARED = Path(evaluation.__file__).parent  # page.html and page.css, of which all pages of carclf are
-MAX_ROWS = 200  # of a table
-MAX_CONFUSION = 40  # classes of a confusion matrix that can still be read
 
 
 def for_site(template: str, root: str, **values: object) -> str:
@@ -50,15 +51,13 @@ def vega() -> str:
     """Vega-Lite with what embeds it, from the package: no network is needed."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle())
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed; window.vega = vega;"))
 
 
 @cache
 def release() -> str:
     """What changes where script or style do: a browser may keep them as long as it is the same."""
-    import vl_convert
-
-    text = script() + style_sheet() + vl_convert.__version__
+    text = script() + style_sheet() + version("vl-convert-python")
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

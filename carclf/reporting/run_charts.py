@@ -99,7 +99,8 @@ def recalls(classes: Sequence[Mapping[str, Any]]) -> Chart:
     if classes:
         weak, strong = classes[0], classes[-1]
         said = (f"The weakest class is {weak['label']} with recall {weak['recall']:.3f} (95%: {weak['low']:.3f} to "
-                f"{weak['high']:.3f}, {weak['num']} images), the strongest {strong['label']} with {strong['recall']:.3f}.")
+                f"{weak['high']:.3f}, {weak['num']} images), the strongest {strong['label']} with "
+                f"{strong['recall']:.3f}.")
     table = [[str(row["label"]), str(row["num"]), *(f"{row[name]:.3f}" for name in ("recall", "low", "high")),
               str(row.get("named", ""))] for row in classes]
     return Chart("recalls", "Recall of each class", spec("Recall of each class", values, layers, {"step": 18}), said,
@@ -109,7 +110,7 @@ def recalls(classes: Sequence[Mapping[str, Any]]) -> Chart:
 def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart:
     """Accuracy of images of like confidence, with its interval; on the diagonal a model is as right as it says."""
     values: Values = [{name: row[name] for name in ("confidence", "accuracy", "low", "high")} | {
-        "num": row.get("num", row.get("num_images"))} for row in bins]
+        "num": row["num_images"]} for row in bins]
     share: Spec = {"scale": {"domain": [0, 1]}}
     x, y = axis("confidence", "confidence") | share, axis("accuracy", "accuracy") | share
     tooltip = [{"field": "num", "title": "images"},
@@ -126,8 +127,8 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart:
     outside = sum(not row["low"] <= row["confidence"] <= row["high"] for row in values)
     said = (f"{len(values)} groups of images of like confidence; in {outside} of them the confidence lies outside of "
             "the accuracy's 95% interval.")
-    table = [[f"{row['confidence']:.3f}", str(row["num"]), *(f"{row[name]:.3f}" for name in ("accuracy", "low", "high"))]
-             for row in values]
+    table = [[f"{row['confidence']:.3f}", str(row["num"]),
+              *(f"{row[name]:.3f}" for name in ("accuracy", "low", "high"))] for row in values]
     return Chart("reliability", "Reliability", spec("Reliability", values, layers, 280), said,
                  ["confidence", "images", "accuracy", "from", "to"], table)
 

@@ -1,0 +1,30 @@
+"""The report of a run as one file of HTML, to be mailed or archived: no script, no network; the page's own template."""
+
+import logging
+
+from carclf.errors import CarclfError
+from carclf.reporting.facts import facts
+from carclf.reporting.rendering import self_contained
+from carclf.reporting.run_view import run_view
+from carclf.services.storage import Store
+
+log = logging.getLogger("carclf")
+
+
+def run_report(store: Store, run_id: str) -> str:
+    """The report, as far as the run is; ConfigError where there is no such run."""
+    return self_contained("run.html", **run_view(facts(store, run_id)))
+
+
+def report_key(run_id: str) -> str:
+    """Where in the store the report of a run is kept."""
+    return f"reports/{run_id}.html"
+
+
+def keep_report(store: Store, run_id: str) -> None:
+    """Write the report into the store; a warning where that fails, never an error: the run is what counts."""
+    try:
+        page = run_report(store, run_id)
+        store.write(report_key(run_id), page.encode(errors="backslashreplace"))
+    except (CarclfError, OSError, ValueError) as error:
+        log.warning("The report of %s was not written: %s", run_id, error)
