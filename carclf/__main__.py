@@ -20,6 +20,7 @@ from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOp
 from carclf.commands.runs import runs_app
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import printable
+from carclf.reporting.run_report import run_reported
 from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import open_store
 
@@ -64,7 +65,7 @@ def _download(
 def _add_stage(stage: str) -> None:
     @app.command(stage, help=(sys.modules[f"carclf.stages.{stage}"].__doc__ or "").strip())
     def _command(run: RunOption, store: StoreOption = "store", result: ResultOption = None) -> None:
-        _finish(Run.load(run, open_store(store)).run_stage(stage), result)
+        _finish(run_reported(Run.load(run, open_store(store)), stage), result)
 
 
 for _stage in list(STAGES)[1:]:
@@ -79,7 +80,7 @@ def _promote(
 ) -> None:
     current = Run.load(run, open_store(store))
     current.approved_by = approved_by.strip()
-    _finish(current.run_stage("promote"), result)
+    _finish(run_reported(current, "promote"), result)
 
 
 @app.command("run")
@@ -105,7 +106,7 @@ def _run(
 
 def _wait(run: Run, stage: str) -> Result:
     limit = time.monotonic() + run.config.score.timeout_seconds
-    while (result := run.run_stage(stage)).waiting:
+    while (result := run_reported(run, stage)).waiting:
         if result.until or stage == "promote":  # for another day, or for a person: no command waits for that
             return result
         if time.monotonic() > limit:

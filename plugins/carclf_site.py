@@ -131,6 +131,11 @@ def _add_data(site: FastAPI) -> None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no {name} here.")
         return Response(found[0], media_type=found[1], headers=KEPT)
 
+    # The last one: what is not there is told to those who are logged in, and not to others.
+    @site.api_route("/{path:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    def nothing(path: str) -> Response:
+        raise HTTPException(HTTPStatus.NOT_FOUND, f"There is no {path[:100]} here.")
+
 
 def _root(request: Request) -> str:
     """The path under which the app itself is served."""

@@ -11,6 +11,7 @@ from carclf.commands.champion_texts import entries, history_table, shown, table_
 from carclf.commands.options import ResultOption, RunOption, StoreOption
 from carclf.errors import ConfigError, QualityError
 from carclf.progress import printable
+from carclf.reporting.run_report import run_reported
 from carclf.runs import Run
 from carclf.services.storage import Store, open_store
 
@@ -66,7 +67,7 @@ def _promote(
         raise ConfigError("--override needs a reason: it stands in the history.")
     current = Run.load(run, open_store(store))
     current.approved_by, current.override = by, override.strip()
-    done = current.run_stage("promote")
+    done = run_reported(current, "promote")
     if result:
         result.write_text(json.dumps(vars(done)))
     reason = str(done.figures["reason"])

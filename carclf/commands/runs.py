@@ -1,13 +1,15 @@
 """``carclf runs``: the runs of a store, one of them, and two side by side."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Optional
 
 import typer
 
-from carclf.commands.options import StoreOption
+from carclf.commands.options import StoreOption, writable
 from carclf.commands.run_texts import comparison_lines, run_lines, runs_table
 from carclf.errors import ConfigError
+from carclf.evaluation.pages import write_page
 from carclf.run_index import INDEX, rebuild, row_of, rows
 from carclf.services.storage import open_store
 
@@ -41,10 +43,19 @@ def _list(
 def _show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     store: StoreOption = "store", as_json: JsonOption = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--html", metavar="FILE", help="Write its report there, as one file.", callback=writable),
+    ] = None,
 ) -> None:
     """Show a run: its settings, its stages with their figures, and what the gate said."""
     from carclf.reporting.facts import facts
 
+    if html:
+        from carclf.reporting.run_report import run_report
+
+        write_page(html, run_report(open_store(store), run))
+        return
     found = facts(open_store(store), run)
     print(*([json.dumps(found, indent=1)] if as_json else run_lines(found)), sep="\n")
 

@@ -11,13 +11,13 @@ from typing import Any
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is fetched
 WIDTH = 560  # of a chart that is no page's, in pixels
 DATA = "shown"  # the name under which a page changes a chart's values
-BLUE, ORANGE, RED, SOFT = "var(--train)", "var(--test)", "var(--bad)", "var(--soft)"
+BLUE, ORANGE, RED, SOFT, LINE = "var(--train)", "var(--test)", "var(--bad)", "var(--soft)", "var(--line)"
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]
 CONFIG: Spec = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
-    "axis": {"labelColor": SOFT, "titleColor": SOFT, "gridColor": "var(--line)", "gridOpacity": 0.6, "domainColor": "var(--line)",
-             "tickColor": "var(--line)", "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
+    "axis": {"labelColor": SOFT, "titleColor": SOFT, "gridColor": LINE, "gridOpacity": 0.6, "domainColor": LINE,
+             "tickColor": LINE, "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
              "labelOverlap": True},
     "legend": {"labelColor": "var(--text)", "orient": "top", "title": None, "labelFontSize": 12,
                "symbolStrokeWidth": 3},
@@ -53,7 +53,7 @@ def spec(title: str, values: Values, layers: Sequence[Spec], height: int | Spec)
     return {
         "$schema": SCHEMA, "description": title, "width": "container", "height": height, "config": CONFIG,
         "data": {"name": DATA, "values": values}, "layer": list(layers),
-        "autosize": {"type": "fit-x", "contains": "padding"},
+        "autosize": {"type": "fit-x" if isinstance(height, dict) else "fit", "contains": "padding"},
     }
 
 

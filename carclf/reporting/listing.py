@@ -32,7 +32,7 @@ class Wanted(BaseModel):
 
 
 def listing(store: Store, wanted: Wanted) -> dict[str, Any]:
-    """``rows`` of the part that is wanted, ``num_found``, ``num_runs``; ``recipes``, ``decisions``, ``states`` there are."""
+    """``rows`` of the part, ``num_found``, ``num_runs``; all ``recipes``, ``decisions`` and ``states`` there are."""
     every = rows(store)
     found = arranged(every, wanted)
     return {

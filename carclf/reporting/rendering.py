@@ -51,7 +51,7 @@ def vega() -> str:
     """Vega-Lite with what embeds it, from the package: no network is needed."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed; window.vega = vega;"))
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 @cache

@@ -1,14 +1,15 @@
 """The report of a run as one file of HTML, to be mailed or archived: no script, no network; the page's own template."""
 
-import logging
-
 from carclf.errors import CarclfError
+from carclf.progress import log
 from carclf.reporting.facts import facts
 from carclf.reporting.rendering import self_contained
 from carclf.reporting.run_view import run_view
+from carclf.runs import Result, Run
 from carclf.services.storage import Store
 
-log = logging.getLogger("carclf")
+LATE = ("evaluate", "promote", "submit", "score")  # after which there is something to archive
+ASKED_OFTEN = ("submit", "score")  # while they wait nothing new is known
 
 
 def run_report(store: Store, run_id: str) -> str:
@@ -19,6 +20,14 @@ def run_report(store: Store, run_id: str) -> str:
 def report_key(run_id: str) -> str:
     """Where in the store the report of a run is kept."""
     return f"reports/{run_id}.html"
+
+
+def run_reported(run: Run, stage: str) -> Result:
+    """Run a stage of a run; after a late one the run's report is kept in the store."""
+    result = run.run_stage(stage)
+    if stage in LATE and not (result.waiting and stage in ASKED_OFTEN):
+        keep_report(run.store, run.run_id)
+    return result
 
 
 def keep_report(store: Store, run_id: str) -> None:

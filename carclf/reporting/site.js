@@ -66,7 +66,7 @@
       const said = figure.querySelector(".said");
       if (said.textContent === chart.summary) continue;
       said.textContent = chart.summary;
-      made.view.change("shown", vega.changeset().remove(() => true).insert(chart.values)).run();
+      made.view.data("shown", chart.values).runAsync();
       if (figure.querySelector("details").open) fillTable(figure, chart.rows);
       else figure.rows = chart.rows;
     }

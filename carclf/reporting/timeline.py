@@ -1,6 +1,7 @@
 """Accuracy and public score of all runs over time, with the stored threshold as a line."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from carclf.reporting.charts import BLUE, ORANGE, RED, Chart, Spec, Values, axis, colours, number, spec
@@ -19,19 +20,27 @@ def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
                        "decision": row["decision"] or "none yet"}
                       for row in known for name, kind in KINDS.items() if row[name] is not None]
     threshold = champion["threshold"] if champion else None
-    layers = [_points(), *([_steps(_threshold_values(champion, known))] if champion and known else [])]
+    layers = [_points(_around(known)), *([_steps(_threshold_values(champion, known))] if champion and known else [])]
     table = [[row["run"], row["created"], *(number(row[name]) for name in KINDS), row["decision"]]
              for row in reversed(known)]
     return Chart("over-time", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
                  ["run", "begun", *KINDS.values(), "decision"], table)
 
 
-def _points() -> Spec:
+def _around(known: Sequence[Row]) -> Spec:
+    """A day around a single moment, whose axis would else count milliseconds; of several none is needed."""
+    if len({row["created"] for row in known}) != 1:
+        return {}
+    moment = datetime.fromisoformat(known[0]["created"])
+    return {"scale": {"domain": [(moment + timedelta(hours=hours)).isoformat() for hours in (-12, 12)]}}
+
+
+def _points(around: Spec) -> Spec:
     kinds = {"validation accuracy": BLUE, "public score": ORANGE}
     return {
         "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.8},
         "encoding": {
-            "x": {"field": "created", "type": "temporal", "title": None},
+            "x": {"field": "created", "type": "temporal", "title": None} | around,
             "y": axis("value", axis={"format": ".3~f"}),
             "color": colours("kind", kinds),
             "shape": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds),
@@ -74,6 +83,8 @@ def _said(known: Sequence[Row], threshold: float | None) -> str:
     if not measured:
         return "No run was measured yet."
     best, last = max(measured, key=lambda row: row["val_accuracy"]), measured[-1]
+    if len(measured) == 1:
+        return f"One run was measured: accuracy {last['val_accuracy']:.4f} ({last['run']})."
     said = (f"Of {len(measured)} runs the last has accuracy {last['val_accuracy']:.4f}, the best "
             f"{best['val_accuracy']:.4f} ({best['run']}).")
     if threshold is None:
