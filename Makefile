@@ -1,9 +1,9 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-export EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
+export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 
-.PHONY: help demo up test test-kaggle-newer acceptance lint lock bench clean
+.PHONY: help demo up test test-kaggle-newer test-browser acceptance lint lock bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -24,6 +24,9 @@ test-kaggle-newer: .venv/.dev ## the faults of Kaggle again, against a newer cli
 acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_loop.py
+
+test-browser: .venv/.dev ## the pages in a real Airflow, by Chromium (/usr/bin/chromium, or CHROMIUM=); SHOTS=folder keeps pictures
+	$(BIN)/pytest -q -m browser tests/browser
 
 lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/ruff check .

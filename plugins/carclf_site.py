@@ -74,6 +74,7 @@ def make_site() -> FastAPI:
     site.add_exception_handler(CarclfError, _impossible)
     site.add_exception_handler(StarletteHTTPException, _refused)
     site.add_exception_handler(RequestValidationError, _misunderstood)
+    site.add_exception_handler(Exception, _unforeseen)
     return site
 
 
@@ -173,6 +174,14 @@ def _misunderstood(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     wrong = "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors())
     return _told(request, HTTPStatus.UNPROCESSABLE_ENTITY, "Not understood", wrong)
+
+
+def _unforeseen(request: Request, error: Exception) -> Response:
+    """Starlette answers this one outside of all middleware; the trace is in the api-server's log."""
+    answer = _told(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Something went wrong",
+                   f"{type(error).__name__}. More is in the api-server's log.")
+    answer.headers.update(HEADERS)
+    return answer
 
 
 def _told(request: Request, status: int, heading: str, text: str) -> Response:

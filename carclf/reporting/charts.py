@@ -4,6 +4,7 @@ Colours are the page's CSS variables, so that one chart serves light and dark. E
 it shows and a table of its values, for whoever does not see it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is
 WIDTH = 560  # of a chart that is no page's, in pixels
 DATA = "shown"  # the name under which a page changes a chart's values
 BLUE, ORANGE, RED, SOFT, LINE = "var(--train)", "var(--test)", "var(--bad)", "var(--soft)", "var(--line)"
+CLIP = re.compile(r"(?<=#)clip\d+|(?<=id=\")clip\d+")
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]
 CONFIG: Spec = {
@@ -45,7 +47,10 @@ def svg(chart: Chart) -> str:
     """The chart as SVG that needs no script; its colours are the page's."""
     import vl_convert
 
-    return str(vl_convert.vegalite_to_svg(chart.spec | {"width": WIDTH}, allowed_base_urls=[]))
+    drawn = str(vl_convert.vegalite_to_svg(chart.spec | {"width": WIDTH}, allowed_base_urls=[]))
+    # The library counts its clipping paths on from drawing to drawing; the same chart shall be the same text.
+    known = {name: f"{chart.name}-{number}" for number, name in enumerate(dict.fromkeys(CLIP.findall(drawn)))}
+    return CLIP.sub(lambda found: known[found[0]], drawn)
 
 
 def spec(title: str, values: Values, layers: Sequence[Spec], height: int | Spec) -> Spec:

@@ -19,9 +19,10 @@ from carclf.run_index import TRAINING, row_of, rows
 from carclf.services.storage import Store
 
 COLUMNS = (  # of the list: a row's name, its title, whether it is a number
-    ("run", "Run", False), ("created", "Begun", False), ("state", "State", False), ("recipe", "Recipe", False),
-    ("dataset", "Data", False), ("val_accuracy", "Accuracy (95%)", True), ("public_score", "Public score", True),
-    ("decision", "Decision", False), ("minutes", "Minutes", True), ("gpu_minutes", "GPU minutes", True),
+    ("run", "Run", False), ("val_accuracy", "Accuracy (95%)", True), ("public_score", "Public score", True),
+    ("decision", "Decision", False), ("state", "State", False), ("created", "Begun", False),
+    ("recipe", "Recipe", False), ("dataset", "Data", False), ("minutes", "Minutes", True),
+    ("gpu_minutes", "GPU minutes", True),
 )
 FILES: dict[str, tuple[Callable[[], str], str]] = {
     "site.js": (rendering.script, "text/javascript"), "site.css": (rendering.style_sheet, "text/css"),

@@ -12,7 +12,7 @@ FIGURES: tuple[tuple[str, str, dict[str, str], str], ...] = (
     ("loss", "Loss", {"loss": "training", "val_loss": "validation"}, ".3~g"),
     ("accuracy", "Accuracy", {"accuracy": "training", "val_accuracy": "validation"}, ".3~g"),
     ("learning_rate", "Learning rate", {"learning_rate": "learning rate"}, ".1e"),
-    ("images_per_second", "Images a second", {"images_per_second": "images a second"}, ".3~g"),
+    ("images_per_second", "Images a second", {"images_per_second": "images a second"}, "~s"),
     ("data_wait_fraction", "Waiting for data", {"data_wait_fraction": "share of the time"}, ".0%"),
 )
 
@@ -45,7 +45,7 @@ def _curve(
         by_x.setdefault(value["x"], {})[value["kind"]] = value["value"]
     table = [[number(at, ".6g"), *(number(found.get(kind)) for kind in series.values())]
              for at, found in sorted(by_x.items())]
-    return Chart(name, title, spec(title, values, [layer], 150), _said(values), [x_title, *series.values()], table)
+    return Chart(name, title, spec(title, values, [layer], 190), _said(values), [x_title, *series.values()], table)
 
 
 def _said(values: Values) -> str:
@@ -142,7 +142,7 @@ def class_differences(classes: Sequence[Mapping[str, Any]]) -> Chart:
         "encoding": {
             "y": {"field": "label", "type": "nominal", "sort": None, "title": "class"},
             "x": {"field": "difference", "type": "quantitative", "title": "recall of B less that of A",
-                  "axis": {"format": "+.2f"}},
+                  "axis": {"format": "+.2f", "tickCount": 8}},
             "color": colours("kind", {"gained": BLUE, "lost": RED}),
             "tooltip": [{"field": "label", "title": "class"}, {"field": "num", "title": "images"},
                         {"field": "a", "title": "A", "format": ".3f"}, {"field": "b", "title": "B", "format": ".3f"},

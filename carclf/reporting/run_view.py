@@ -27,7 +27,7 @@ def run_view(found: Facts) -> dict[str, Any]:
         "progress": progress(found["live"]), "trainings": trainings(found),
         "stage_times": stage_times(found["stages"]),
         "recalls": recalls(evaluation["classes"]) if evaluation else None,
-        "reliability": reliability(evaluation["reliability"]) if evaluation else None,
+        "reliability": reliability(evaluation["reliability"]) if "reliability" in (evaluation or {}) else None,
         "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CONFUSION else None,
         "pairs": confused_pairs(names, confusion),
     }

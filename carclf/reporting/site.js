@@ -209,11 +209,12 @@
     box.addEventListener("change", () => choose(row.run, box.checked));
     const link = element("a", row.run, {href: `${root()}/runs/${encodeURIComponent(row.run)}`});
     const interval = row.low === null || row.high === null ? "" : ` (${row.low.toFixed(3)}–${row.high.toFixed(3)})`;
-    const cells = [box, link, row.created.replace("T", " ").slice(0, 16), state(row.state, row.text), row.recipe, row.dataset.slice(0, 8),
-      row.val_accuracy === null ? "" : number(row.val_accuracy, 4) + interval, number(row.public_score, 4),
-      row.decision ? state(row.decision, "") : "", number(row.minutes, 1), number(row.gpu_minutes, 1)];
+    const cells = [box, link, row.val_accuracy === null ? "" : number(row.val_accuracy, 4) + interval,
+      number(row.public_score, 4), row.decision ? state(row.decision, "") : "", state(row.state, row.text),
+      row.created.replace("T", " ").slice(0, 16), row.recipe, row.dataset.slice(0, 8), number(row.minutes, 1),
+      number(row.gpu_minutes, 1)]; // in the order of the columns that pages.py names
     for (const [place, cell] of cells.entries()) {
-      const made = element("td", undefined, {className: [6, 7, 9, 10].includes(place) ? "number" : ""});
+      const made = element("td", undefined, {className: [2, 3, 9, 10].includes(place) ? "number" : ""});
       made.append(cell);
       if (cell === link && row.champion) made.append(" ", element("span", "champion", {className: "state champion"}));
       line.append(made);

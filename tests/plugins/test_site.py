@@ -1,0 +1,229 @@
+"""The pages' routes: who may ask, with which headers it is answered, and that no request leads out of the store."""
+
+import base64
+import hashlib
+import json
+import re
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from candidates import candidate
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from carclf.config import load
+from carclf.runs import Result, Run
+from carclf.services.storage import Store
+
+HTML = {"Accept": "text/html"}
+SECRET = "what lies beside the store"
+HOSTILE = ["..", "../secret.txt", "..%2f..%2fsecret.txt", "....//secret.txt", "%00", "a%00.html", "/etc/passwd",
+           "%2e%2e%2fsecret.txt", "..\\secret.txt", "s3://bucket/x", "champion.json", "a" * 5000, "😀", "%ff%fe", "r;x",
+           "manifest.json", "<script>alert(1)</script>", "' OR 1=1", "file:///etc/passwd", "."]
+# What is rightly answered with 200: a run that has not begun, and "." and "..", which lead to other pages.
+HARMLESS = ("has not begun yet", '"version":"none"', "Car classifier</h1>")
+POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+          "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
+
+
+def noted(store: Store, name: str, wrong: range = range(0)) -> Run:
+    one = candidate(store, name, wrong)
+    run = Run.begin(name, store, "demo", load("demo", {"seed": len(name)}))
+    for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
+                            ("evaluate", one.evaluation)):
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+    return run
+
+
+def asked(site: FastAPI) -> list[tuple[str, str]]:
+    """A request for each route and each of its methods."""
+    return [(method, re.sub(r"\{[^}]*\}", "x", route.path)) for route in site.routes for method in route.methods]
+
+
+def test_without_login_every_route_answers_401(site: FastAPI, stranger: TestClient) -> None:
+    requests = asked(site)
+    assert len(requests) >= 16
+    assert {request: stranger.request(*request).status_code for request in requests} == dict.fromkeys(requests, 401)
+    assert stranger.get("/nothing/here").status_code == 401
+    page = stranger.get("/", headers=HTML)
+    assert page.status_code == 401 and "for those who are logged in to Airflow" in page.text
+
+
+def test_a_forged_or_altered_login_is_refused(stranger: TestClient, viewer: TestClient) -> None:
+    token = viewer.cookies["_token"]
+    head, _, signature = token.split(".")
+    admin = base64.urlsafe_b64encode(json.dumps({"sub": "admin", "role": "admin"}).encode()).decode().rstrip("=")
+    for forged in ("x", f"{head}.{admin}.{signature}", f"{token[:-2]}AA", ""):
+        viewer.cookies.clear()
+        viewer.cookies.set("_token", forged)
+        assert viewer.get("/data/runs").status_code in (401, 403), forged
+
+
+def test_a_login_without_rights_gets_403_from_every_route(site: FastAPI, nobody: TestClient) -> None:
+    requests = asked(site)
+    assert {request: nobody.request(*request).status_code for request in requests} == dict.fromkeys(requests, 403)
+
+
+def test_nothing_can_be_changed_by_any_route(site: FastAPI) -> None:
+    *routes, last = site.routes
+    assert {method for route in routes for method in route.methods} == {"GET"}
+    assert last.path == "/{path:path}"
+
+
+def test_every_answer_has_the_strict_policy(store: Store, viewer: TestClient) -> None:
+    noted(store, "good")
+    store.write("runs/damaged.json", b"{")
+    expected = {"/": 200, "/runs/good": 200, "/data/runs": 200, "/static/site.js": 200, "/runs/none": 404,
+                "/no/such": 404, "/data/runs?limit=x": 422, "/dag-run": 422, "/runs/damaged": 500}
+    answers = {path: viewer.get(path, headers=HTML) for path in expected}
+    answers["/", "401"] = TestClient(viewer.app, base_url=viewer.base_url).get("/")
+    assert {path: one.status_code for path, one in answers.items()} == expected | {("/", "401"): 401}
+    for path, one in answers.items():
+        assert one.headers["content-security-policy"] == POLICY, path
+        assert one.headers["x-content-type-options"] == "nosniff", path
+        assert one.headers["cache-control"] == ("private, max-age=86400" if "static" in path else "no-store"), path
+
+
+def test_pages_hold_no_script_style_or_handler_that_the_policy_would_forbid(store: Store, viewer: TestClient) -> None:
+    noted(store, "a", range(9))
+    noted(store, "b", range(2))
+    for path in ("/", "/runs/a", "/compare?a=a&b=b", "/runs/none"):
+        page = viewer.get(path, headers=HTML).text
+        assert re.findall(r"<script(?![^>]* src=\"/carclf/static/)[^>]*>", page) == [], path
+        assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:|https?://(?!vega\.github\.io)", page) == [], path
+
+
+def test_script_style_and_chart_library_come_from_the_package(viewer: TestClient) -> None:
+    found = {name: viewer.get(f"/static/{name}") for name in ("site.js", "site.css", "vega.js", "icon.svg")}
+    assert {name: one.headers["content-type"].split(";")[0] for name, one in found.items()} == {
+        "site.js": "text/javascript", "site.css": "text/css", "vega.js": "text/javascript", "icon.svg": "image/svg+xml"}
+    assert "window.vegaEmbed" in found["vega.js"].text and len(found["vega.js"].content) > 500_000
+
+
+@pytest.mark.parametrize("path", [
+    "/runs/{}", "/data/runs/{}/live", "/runs/{}/report.html", "/runs/{}/files/evaluate/evaluation.json",
+    "/runs/good/files/{}/evaluation.json", "/runs/good/files/evaluate/{}", "/static/{}",
+    "/dag-run?dag_id=car_retrain&run_id={}", "/compare?a=good&b={}", "/compare?a={}&b=good"])
+def test_hostile_names_are_refused_and_never_leave_the_store(
+    store: Store, viewer: TestClient, tmp_path: Path, path: str
+) -> None:
+    noted(store, "good")
+    (tmp_path / "secret.txt").write_text(SECRET)
+    for name in HOSTILE:
+        answer = viewer.get(path.format(name), headers=HTML)
+        known = answer.status_code == 200 and any(text in answer.text for text in HARMLESS)
+        assert answer.status_code in (404, 422) or known, name
+        assert SECRET not in answer.text and "root:" not in answer.text
+        assert "<script>alert" not in answer.text or answer.headers["content-type"] == "application/json"
+        assert "Traceback" not in answer.text
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(*[st.text(min_size=1, max_size=40).map(partial(quote, safe="", errors="replace"))] * 3)
+def test_files_are_served_only_as_a_runs_manifests_name_them(
+    store: Store, viewer: TestClient, run: str, stage: str, name: str
+) -> None:
+    answer = viewer.get(f"/runs/{run}/files/{stage}/{name}")
+    assert answer.status_code in (404, 422)
+
+
+def test_a_files_page_is_shown_without_scripts_network_or_this_sites_origin(store: Store, viewer: TestClient) -> None:
+    one = candidate(store, "good", config=load("demo", {"gate.threshold": 0.1}))
+    decision, _ = one.promote(store)
+    run = noted(store, "good")
+    run.note(Result("promote", decision.key, False, 1.0, decision.figures, ""))
+    page = viewer.get("/runs/good/files/promote/report.html")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    style = re.search(r"<style>(.*?)</style>", page.text, re.DOTALL)
+    assert style is not None
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert page.headers["content-security-policy"] == (
+        "sandbox; default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
+        f"style-src 'sha256-{digest}'")
+    data = viewer.get("/runs/good/files/evaluate/evaluation.json")
+    assert data.headers["content-disposition"] == 'attachment; filename="evaluation.json"'
+    assert viewer.get("/runs/good/files/fine_tune/model.keras").status_code == 404
+
+
+def test_what_a_store_holds_is_text_on_every_page(store: Store, viewer: TestClient) -> None:
+    evil = "<img src=x onerror=alert(1)>\"'</script>{{7*7}}"
+    noted(store, "a", range(9))
+    noted(store, "b")
+    record = json.loads(store.read("runs/b.json").data)
+    record["stages"]["evaluate"]["summary"] = record["stages"]["split"]["skip"] = record["machine"] = evil
+    record["attempts"] = {"score": {"stage": "score", "state": "failed", "since": record["created"], "text": evil}}
+    store.write("runs/b.json", json.dumps(record | {"recipe": evil}).encode())
+    pages = [viewer.get(path, headers=HTML).text for path in ("/runs/b", "/compare?a=a&b=b", "/runs/b/report.html")]
+    for page in pages:
+        assert "<img src=x" not in page and "&lt;img src=x onerror=alert(1)&gt;" in page and "{{7*7}}" in page
+    answer = viewer.get("/data/runs")
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_store_that_is_away_or_damaged_is_a_page_in_words(
+    store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("champion.json", b"{")
+    page = viewer.get("/", headers=HTML)
+    assert page.status_code == 500 and "champion.json in" in page.text and "is damaged" in page.text
+    monkeypatch.setenv("CARCLF_STORE", "ftp://nowhere")
+    page = viewer.get("/", headers=HTML)
+    assert page.status_code == 404 and "is neither a folder nor s3://bucket/prefix" in page.text
+    assert viewer.get("/data/runs").json() == {
+        "detail": "The store 'ftp://nowhere' is neither a folder nor s3://bucket/prefix."}
+
+
+def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
+    store: Store, viewer: TestClient
+) -> None:
+    path = "/dag-run?dag_id=car_retrain&run_id=manual__2026-11-25T06%3A54%3A51.612361%2B00%3A00"
+    own = "manual__2026-11-25T06-54-51.612361-00-00"
+    page = viewer.get(path, headers=HTML)
+    assert page.status_code == 200 and "has not begun yet" in page.text and f'data-run="{own}"' in page.text
+    assert viewer.get(f"/data/runs/{own}/live").json()["version"] == "none"
+    Run.begin(own, store, "demo", load("demo"))
+    page = viewer.get(path, headers=HTML)
+    version = viewer.get(f"/data/runs/{own}/live").json()["version"]
+    assert f'data-run="{own}" data-version="{version}" data-state="open"' in page.text
+    assert "train no car classifier" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
+
+
+def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
+    run = Run.begin("r", store, "demo", load("demo"))
+    run._tell("fine_tune", run.record["created"], state="running")
+
+    def tell(num: int) -> None:
+        points = [{"done": 10 * n, "time": "", "epoch": 1.0, "loss": 2.0 / n, "accuracy": 0.1 * n,
+                   "learning_rate": 1e-3, "images_per_second": 50.0, "data_wait_fraction": 0.1}
+                  for n in range(1, num + 1)]
+        live = {"stage": "fine_tune", "state": "running", "started": run.record["created"],
+                "updated": "2999-01-01T00:00:00+00:00", "what": "fine_tune", "done": 10 * num, "total": 100,
+                "per_second": 1.0, "eta_seconds": 9.0, "figures": points[-1] if points else {},
+                "series": {"fine_tune": {"points": points, "epochs": []}} if points else {}}
+        store.write("live/r/fine_tune.json", json.dumps(live).encode())
+
+    seen = []
+    for num in (0, 2, 3):
+        tell(num)
+        found, page = viewer.get("/data/runs/r/live").json(), viewer.get("/runs/r", headers=HTML).text
+        assert f'data-version="{found["version"]}"' in page
+        assert all(f'id="chart-{chart["name"]}"' in page for chart in found["charts"])
+        seen.append(found)
+    assert [len(found["charts"]) for found in seen] == [0, 5, 5]
+    assert seen[0]["version"] != seen[1]["version"] == seen[2]["version"]
+    assert [len(found["charts"][0]["values"]) for found in seen[1:]] == [2, 3]
+    assert seen[2]["progress"] == [{"stage": "fine_tune", "share": 0.3, "text":
+        "fine_tune: 30 of 100, epoch 1, loss 0.667, accuracy 0.300, images per second 50, data wait fraction 10%, "
+        "9 s to go"}]
+
+
+def test_two_runs_are_compared_and_one_with_itself_is_not(store: Store, viewer: TestClient) -> None:
+    noted(store, "a", range(9))
+    noted(store, "bb", range(2))
+    page = viewer.get("/compare?a=a&b=bb", headers=HTML).text
+    assert "On 60 images that both validated on" in page and "<bdi>seed</bdi>" in page and "num_changed" not in page
+    assert viewer.get("/compare?a=a&b=a", headers=HTML).status_code == 404

@@ -1,0 +1,55 @@
+"""The list of runs: filtered, sorted, in parts."""
+
+import pytest
+from pydantic import ValidationError
+
+from carclf.config import load
+from carclf.reporting.listing import Wanted, arranged, listing
+from carclf.runs import Result, Run
+from carclf.services.storage import Store, open_store
+
+
+@pytest.fixture()
+def store(tmp_path) -> Store:
+    found = open_store(tmp_path / "store")
+    runs = [("b", "demo", 0.7), ("a", "cars10", 0.9), ("C-x", "demo", None)]
+    for number, (name, recipe, accuracy) in enumerate(runs):
+        run = Run.begin(name, found, recipe, load(recipe, {"seed": number}))
+        if accuracy:
+            run.note(Result("evaluate", f"{number}", False, 1.0, {"val_accuracy": accuracy}, ""))
+    return found
+
+
+def names(store: Store, **wanted: object) -> list[str]:
+    return [row["run"] for row in listing(store, Wanted.model_validate(wanted))["rows"]]
+
+
+def test_runs_are_sorted_by_any_column_and_those_without_a_value_come_last(store):
+    assert names(store, sort="val_accuracy") == ["a", "b", "C-x"]
+    assert names(store, sort="val_accuracy", descending=False) == ["b", "a", "C-x"]
+    assert names(store, sort="run", descending=False) == ["C-x", "a", "b"]
+
+
+def test_runs_are_found_by_words_in_any_case_and_by_exact_values(store):
+    assert names(store, text="c-X") == ["C-x"]
+    assert sorted(names(store, text="DEMO")) == ["C-x", "b"]
+    assert sorted(names(store, recipe="demo")) == ["C-x", "b"] and names(store, recipe="dem") == []
+    assert names(store, text="demo open b") == ["b"]
+
+
+def test_a_part_says_how_many_there_are_in_all(store):
+    found = listing(store, Wanted(sort="run", descending=False, offset=1, limit=1, recipe="demo"))
+    assert [row["run"] for row in found.pop("rows")] == ["b"]
+    assert found == {"num_found": 2, "num_runs": 3, "recipes": ["cars10", "demo"], "decisions": [], "states": ["open"]}
+
+
+@pytest.mark.parametrize("wrong", [
+    {"sort": "config"}, {"limit": 0}, {"limit": 201}, {"offset": -1}, {"text": "x" * 201}, {"key": "x"}])
+def test_what_no_list_can_be_asked_for_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Wanted.model_validate(wrong)
+
+
+def test_an_order_is_kept_among_equal_values():
+    rows = [{"run": name, "minutes": 1.0} for name in "cab"]
+    assert [row["run"] for row in arranged(rows, Wanted(sort="minutes"))] == ["c", "a", "b"]

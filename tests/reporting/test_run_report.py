@@ -1,0 +1,65 @@
+"""A run's report as one file: it needs nothing else, and never fails a run."""
+
+import base64
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import pytest
+from candidates import candidate
+from typer.testing import CliRunner
+
+from carclf.__main__ import app
+from carclf.config import load
+from carclf.reporting.run_report import report_key, run_report, run_reported
+from carclf.runs import Result, Run
+from carclf.services.storage import Store, open_store
+
+
+@pytest.fixture()
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def evaluated(store: Store, **settings: object) -> Run:
+    one = candidate(store, "one", range(5), config=load("demo", settings))
+    run = Run.begin("r", store, "demo", one.config)
+    for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
+                            ("evaluate", one.evaluation)):
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+    return run
+
+
+def test_a_report_is_one_file_without_script_and_network(store):
+    evaluated(store)
+    page = run_report(store, "r")
+    assert re.findall(r"<script|<link|\sstyle=|src=\"(?!data:)|href=\"(?!#)|url\((?!#)", page) == []
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'" in page
+    assert page.count("<svg ") == 2 and "Recall of each class as a table" in page
+
+
+def test_a_late_stage_leaves_the_report_in_the_store_also_where_it_waits_for_a_person(store):
+    run = evaluated(store, **{"gate.approval": "required", "gate.threshold": 0.1})
+    assert run_reported(run, "promote").waiting
+    page = store.read(report_key("r")).data.decode()
+    assert "awaiting approval" in page and "accuracy 0.9167 reaches the stored 0.1000" in page
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a folder in the way stands for a store that refuses")
+def test_a_report_that_cannot_be_written_is_a_warning(store, caplog):
+    run = evaluated(store, **{"gate.threshold": 0.1})
+    Path(store.url, report_key("r"), "in the way").mkdir(parents=True)
+    result = run_reported(run, "promote")
+    assert result.figures["decision"] == "promoted"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][-1].startswith(
+        "The report of r was not written: ")
+
+
+def test_the_command_writes_the_report_where_it_is_told(store, tmp_path):
+    evaluated(store)
+    done = CliRunner().invoke(app, ["runs", "show", "r", "--store", store.url, "--html", str(tmp_path / "r.html")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "r.html").read_text() == run_report(store, "r")
