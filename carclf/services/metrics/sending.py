@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from carclf.progress import log
 
 SECONDS_BETWEEN_EXPORTS = 10.0
-EXPORT_SECONDS = 2.0
+EXPORT_SECONDS = 1.0
 
 
 class _OneWarning(logging.Filter):

@@ -17,7 +17,7 @@ from carclf.services.metrics import table
 from carclf.services.metrics.table import Metric
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-FIRST_SECONDS = LAST_SECONDS = 1.0  # that a stage waits at its end, at most, for its first and its last figures
+FIRST_SECONDS = LAST_SECONDS = 1.2  # that a stage waits at its end, at most, for its first and its last figures
 
 Figures = Mapping[str, float | int | str]
 Ended = Callable[[str, Figures], None]
