@@ -99,6 +99,9 @@ def test_what_grafana_is_given_is_where_it_looks_for_it() -> None:
     assert mounts[provider["options"]["path"]] == "./observability/grafana/dashboards"
     assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == (
         f"{provider['options']['path']}/carclf.json")
+    own = services["grafana"]["environment"]
+    assert (own["GF_SECURITY_ADMIN_PASSWORD"], own["GF_AUTH_ANONYMOUS_ENABLED"]) == (
+        "${GRAFANA_PASSWORD:?run make secrets}", "false")
     for name, service in services.items():
         assert service["profiles"] == ["observability"] and service["read_only"] and service["cap_drop"] == ["ALL"]
         assert service.get("user") != "root" and "healthcheck" in service and "mem_limit" in service, name
