@@ -32,6 +32,7 @@ from carclf.live import recorded
 from carclf.progress import log, printable
 from carclf.records import Record, change_record, parse_record, read_record, record_key
 from carclf.run_index import note
+from carclf.services.metrics import watched
 from carclf.services.storage import Store
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
@@ -125,7 +126,13 @@ class Run:
         return found
 
     def run_stage(self, stage: str) -> Result:
-        """Run one stage, log its begin and end, and note its result in the record."""
+        """Run one stage, log its begin and end, and note its result in the record; who listens does so meanwhile."""
+        with watched(stage, self.record["recipe"], self.record["created"]) as ended:
+            result = self._run_stage(stage)
+            ended("waiting" if result.waiting else "reused" if result.reused else "made", result.figures)
+        return result
+
+    def _run_stage(self, stage: str) -> Result:
         log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
         if "members" in self.record and stage in OF_MEMBERS:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "

@@ -23,7 +23,7 @@ from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
 from carclf.training.feeding import Feed, Stream
 from carclf.training.optimizers import BlockwiseAdamW
-from carclf.training.strategies import gpu_megabytes
+from carclf.training.strategies import gpu_figures
 from carclf.training.validation import averaged
 
 FINITE_STEPS = 20  # between two looks at whether the loss is a number
@@ -146,8 +146,7 @@ class Trainer:
             "data_wait_fraction": (self.stream.wait_seconds - self.epoch_waited) / seconds,
             "memory_mb": psutil.Process().memory_info().rss / 2**20,
         }
-        on_gpu = gpu_megabytes()
-        return found if on_gpu is None else found | {"gpu_memory_mb": on_gpu}
+        return found | gpu_figures()
 
     def _epoch_number(self) -> int:
         """Of the epoch that the last step was in, from 1; the budget may end it early."""
@@ -239,6 +238,7 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
 def _words(figures: dict[str, float]) -> str:
     """What a line of progress says beside the steps."""
     on_gpu = f", GPU {figures['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in figures else ""
+    on_gpu += f" at {100 * figures['gpu_use_fraction']:.0f}%" if "gpu_use_fraction" in figures else ""
     return (f"epoch {figures['epoch']:.0f}, loss {figures['loss']:.3f}, accuracy {figures['accuracy']:.3f}, "
             f"rate {figures['learning_rate']:.2g}, {figures['images_per_second']:.1f} img/s, "
             f"data wait {100 * figures['data_wait_fraction']:.1f}%, {figures['memory_mb']:.0f} MB{on_gpu}")

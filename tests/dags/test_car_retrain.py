@@ -173,7 +173,8 @@ def test_the_form_has_every_setting_with_its_type_limits_and_description(describ
 
 
 def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(environment: dict[str, str]) -> None:
-    secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t"}
+    secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t",
+               "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics"}
     done = python(
         "import json, carclf_task as t; print(json.dumps({s: sorted(t.child_environment(s)) for s in "
         f"{STAGES}}}))", environment | secrets,
@@ -182,7 +183,7 @@ def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(
     assert {stage for stage in STAGES if "KAGGLE_KEY" in seen[stage]} == {"download", "submit", "score"}
     assert {stage for stage in STAGES if "CARCLF_KAGGLE_ENDPOINT" in seen[stage]} == {"download", "submit", "score"}
     assert not [name for stage in STAGES for name in seen[stage] if name.startswith("AIRFLOW") or name == "SOME_TOKEN"]
-    assert all({"CARCLF_STORE", "PATH"} <= set(seen[stage]) for stage in STAGES)
+    assert all({"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= set(seen[stage]) for stage in STAGES)
 
 
 def alive(pid: int) -> bool:
