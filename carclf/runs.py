@@ -37,6 +37,7 @@ from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
+from carclf.tracked import tracked
 
 A = TypeVar("A", bound=Artifact)
 OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
@@ -120,6 +121,10 @@ class Run:
 
     def run_stage(self, stage: str) -> Result:
         """Run one stage, log its begin and end, and note its result in the record."""
+        with tracked(self.record, self.store, stage):
+            return self._run_stage(stage)
+
+    def _run_stage(self, stage: str) -> Result:
         log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
         if "members" in self.record and stage in OF_MEMBERS:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
