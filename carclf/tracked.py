@@ -120,7 +120,9 @@ class _Follower:
 def bring_up_to_date(run: FollowedRun, record: Record, store: Store) -> None:
     """Log figures, epochs and files of the record's stages; the tag ``carclf.<stage>`` says that MLflow has all."""
     for stage, done in record["stages"].items():
-        run.log_figures(stage, done["figures"] | {"stage_seconds": done["seconds"]})
+        run.log_figures(stage, done.get("figures", {}))
+        if not (done.get("reused") and f"{stage}.stage_seconds" in run.metrics):  # how long it took to make it
+            run.log_figures(stage, {"stage_seconds": done.get("seconds", 0.0)})
         known = run.tags.get(f"carclf.{stage}") == done["key"]
         if known or (artifact := KINDS[stage].find(store, done["key"])) is None:
             continue
@@ -142,7 +144,7 @@ def _history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
 
 def _log_report(run: FollowedRun, stage: str, artifact: Artifact, done: Record, store: Store) -> None:
     """The report that a stage's figures name by its key, where it is no file of the stage's artifact: the audit's."""
-    key = str(done["figures"].get("report", ""))
+    key = str(done.get("figures", {}).get("report", ""))
     if not key or key in {file.key for file in artifact.files.values()}:
         return
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
@@ -197,5 +199,5 @@ def _name_champion(event: Event, store: Store) -> None:
         manifest = Path(folder) / "manifest.json"
         manifest.write_text(model.model_dump_json(indent=1))
         run.log_file("model", manifest)
-    reason = str(record["stages"].get("promote", {"figures": {}})["figures"].get("reason", ""))
+    reason = str(record["stages"].get("promote", {}).get("figures", {}).get("reason", ""))
     name_champion(_name(record), run, ModelFacts(model.key, f"{store.url}/models/{model.key}", reason))
