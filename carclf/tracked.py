@@ -17,6 +17,7 @@ from carclf.artifacts import (
     Dataset,
     Decision,
     Evaluation,
+    Figures,
     Model,
     PublicScore,
     Split,
@@ -119,10 +120,8 @@ class _Follower:
 
 def bring_up_to_date(run: FollowedRun, record: Record, store: Store) -> None:
     """Log figures, epochs and files of the record's stages; the tag ``carclf.<stage>`` says that MLflow has all."""
+    run.log_figures(_figures(record, run.metrics))
     for stage, done in record["stages"].items():
-        run.log_figures(stage, done.get("figures", {}))
-        if not (done.get("reused") and f"{stage}.stage_seconds" in run.metrics):  # how long it took to make it
-            run.log_figures(stage, {"stage_seconds": done.get("seconds", 0.0)})
         known = run.tags.get(f"carclf.{stage}") == done["key"]
         if known or (artifact := KINDS[stage].find(store, done["key"])) is None:
             continue
@@ -132,6 +131,16 @@ def bring_up_to_date(run: FollowedRun, record: Record, store: Store) -> None:
                 run.log_file(stage, artifact.path(store, name))
         _log_report(run, stage, artifact, done, store)
         run.log_tags({f"carclf.{stage}": done["key"]})
+
+
+def _figures(record: Record, known: Mapping[str, float]) -> Figures:
+    """``<stage>.<figure>`` of all stages, and of each how many seconds it took to make what it left."""
+    found: Figures = {}
+    for stage, done in record["stages"].items():
+        found |= {f"{stage}.{name}": value for name, value in done.get("figures", {}).items()}
+        if not (done.get("reused") and f"{stage}.stage_seconds" in known):
+            found[f"{stage}.stage_seconds"] = done.get("seconds", 0.0)
+    return found
 
 
 def _history(artifact: Artifact, store: Store) -> list[dict[str, float]]:

@@ -10,12 +10,12 @@ from threading import Thread
 
 from carclf.progress import log
 
-WAIT_SECONDS = 10.0  # at the end of a stage, for what MLflow has not taken yet
+WAIT_SECONDS = 20.0  # at the end of a stage, for what MLflow has not taken yet
 PAUSE_SECONDS = 120.0  # after a failure, until MLflow is asked again
 THREAD = "carclf-mlflow"
 # MLflow's own would wait for minutes, and it would call home and print to the standard output.
 DEFAULTS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }

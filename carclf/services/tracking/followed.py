@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +12,7 @@ from carclf.services.tracking.aside import without_password
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-MAX_METRICS, MAX_TEXTS = 1000, 100  # in one request
+MAX_METRICS, MAX_TEXTS = 900, 100  # in one request
 MAX_LENGTH = 5000  # of a text
 Row = Mapping[str, float]
 T = TypeVar("T")
@@ -80,12 +81,7 @@ class FollowedRun:
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set those that MLflow has not, or has otherwise."""
-        from mlflow.entities import RunTag
-
-        new = {name: text[:MAX_LENGTH] for name, text in tags.items() if text[:MAX_LENGTH] != self.tags.get(name, "")}
-        for some in _in_parts(new.items(), MAX_TEXTS):
-            self.client.log_batch(self.id, tags=[RunTag(*tag) for tag in some])
-        self.tags |= new
+        self._log([], tags)
 
     def log_epochs(self, stage: str, rows: Sequence[Row]) -> None:
         """Log rows of ``history.csv`` as metrics ``<stage>/<column>`` by epoch; epochs that MLflow has are left out."""
@@ -96,20 +92,16 @@ class FollowedRun:
             self._epochs[stage] = {metric.step for metric in history}
         known = self._epochs[stage]
         new = [row for row in rows if int(row["epoch"]) not in known]
-        self._log_metrics(
-            _metric(f"{stage}/{name}", value, int(row["epoch"]))
-            for row in new for name, value in row.items() if name != "epoch"
-        )
+        self._log([_metric(f"{stage}/{name}", value, int(row["epoch"]))
+                   for row in new for name, value in row.items() if name != "epoch"], {})
         known |= {int(row["epoch"]) for row in new}
 
-    def log_figures(self, stage: str, figures: Mapping[str, float | int | str]) -> None:
-        """Log numbers as metrics ``<stage>.<name>`` and texts as tags of that name, those that are new or changed."""
-        named = {f"{stage}.{name}": value for name, value in figures.items()}
-        numbers = {name: float(value) for name, value in named.items() if not isinstance(value, str)}
-        self._log_metrics(_metric(name, value, 0) for name, value in numbers.items()
-                          if value != self.metrics.get(name))
+    def log_figures(self, figures: Mapping[str, float | int | str]) -> None:
+        """Log numbers as metrics and texts as tags, those that are new or changed."""
+        numbers = {name: float(value) for name, value in figures.items() if not isinstance(value, str)}
+        self._log([_metric(name, value, 0) for name, value in numbers.items() if value != self.metrics.get(name)],
+                  {name: value for name, value in figures.items() if isinstance(value, str)})
         self.metrics |= numbers
-        self.log_tags({name: value for name, value in named.items() if isinstance(value, str)})
 
     def log_file(self, folder: str, path: Path) -> None:
         """Put a file among the run's artifacts."""
@@ -125,9 +117,13 @@ class FollowedRun:
             self.client.set_terminated(self.id, status)
         self.status = status
 
-    def _log_metrics(self, metrics: "Iterable[Metric]") -> None:
-        for some in _in_parts(metrics, MAX_METRICS):
-            self.client.log_batch(self.id, metrics=some)
+    def _log(self, metrics: "Sequence[Metric]", tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        new = {name: text[:MAX_LENGTH] for name, text in tags.items() if text[:MAX_LENGTH] != self.tags.get(name, "")}
+        for some, texts in zip_longest(_in_parts(metrics, MAX_METRICS), _in_parts(new.items(), MAX_TEXTS)):
+            self.client.log_batch(self.id, metrics=some or [], tags=[RunTag(*tag) for tag in texts or []])
+        self.tags |= new
 
 
 def _metric(name: str, value: float, step: int) -> "Metric":
