@@ -109,7 +109,7 @@ class _Follower:
 
     def tell_all(self, record: Record, stage: str) -> None:
         """Whatever MLflow does not have yet of the stages that are done, and after promote who the champion is."""
-        self.record = record
+        self.record, self._run = record, self.run.settled()
         self.run.log_tags({"error": ""} if self.run.tags.get("error") else {})
         bring_up_to_date(self.run, record, self.store)
         if stage == "promote":

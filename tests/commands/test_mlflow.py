@@ -5,9 +5,9 @@ import logging
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -227,22 +227,25 @@ def test_a_store_in_s3_is_the_source_of_the_registered_model(client: MlflowClien
     assert client.get_model_version_by_alias("in-s3", "champion").source == f"s3://cars/store/models/{own.model.key}"
 
 
-def test_two_workers_that_meet_a_run_at_the_same_moment_leave_one(client: MlflowClient) -> None:
+def test_workers_that_met_a_run_at_the_same_moment_end_with_one(client: MlflowClient) -> None:
     facts = RunFacts("at-once", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {})
     FollowedRun(RunFacts("at-once", "other", "", {}, {}))  # the experiment is there
-    start, ids = threading.Barrier(4), []
-
-    def begin() -> None:
-        start.wait()
-        ids.append(FollowedRun(facts).id)
-
-    threads = [threading.Thread(target=begin) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        begun = list(pool.map(FollowedRun, [facts] * 4))
+        settled = list(pool.map(FollowedRun.settled, begun))
     left = [run.info.run_id for run in runs_of(client, "at-once") if run.info.run_name == "r"]
-    assert len(ids) == 4 and {*left} == {FollowedRun(facts).id, *ids} and len(left) == 1
+    assert left == [settled[0].id] and {run.id for run in settled} == {left[0]}
+
+
+def test_a_run_that_another_worker_began_a_moment_earlier_takes_the_later_ones_place(client: MlflowClient) -> None:
+    own = FollowedRun(RunFacts("moment", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {}))
+    started = client.get_run(own.id).info
+    other = client.create_run(  # begun before, and seen by nobody until now
+        started.experiment_id, started.start_time - 5,
+        {"carclf.run": "r", "carclf.created": "2026-01-01T00:00:00+00:00"}).info.run_id
+    assert own.settled().id == other
+    (left,) = runs_of(client, "moment")
+    assert (left.info.run_id, left.data.params) == (other, {"seed": "1"})
 
 
 def test_one_id_in_two_stores_is_two_runs(client: MlflowClient, tmp_path: Path) -> None:

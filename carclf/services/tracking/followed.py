@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_METRICS, MAX_TEXTS = 900, 100  # in one request
 MAX_LENGTH = 5000  # of a text
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # how MLflow's UI shows it: not as a language model
 Row = Mapping[str, float]
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ class FollowedRun:
         if found := self.client.get_experiment_by_name(name):
             return str(found.experiment_id)
         try:
-            return str(self.client.create_experiment(name))
+            return str(self.client.create_experiment(name, tags=KIND))
         except MlflowException:
             if found := self.client.get_experiment_by_name(name):  # another worker was first
                 return str(found.experiment_id)
@@ -64,20 +65,32 @@ class FollowedRun:
         return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
     def _begun(self, experiment: str) -> "Run":
-        """A new run, or where two workers made one at the same moment the first of them."""
-        tags = {"carclf.run": self.facts.run_id, "carclf.created": self.facts.created,
-                "mlflow.source.name": "carclf", "mlflow.source.type": "JOB"}
-        own = self.client.create_run(experiment, tags=tags, run_name=self.facts.run_id)
-        first = self._first(experiment) or own
-        if first.info.run_id != own.info.run_id:
-            self.client.delete_run(own.info.run_id)
+        return self.client.create_run(experiment, run_name=self.facts.run_id, tags={
+            "carclf.run": self.facts.run_id, "carclf.created": self.facts.created, "mlflow.source.name": "carclf",
+            "mlflow.source.type": "JOB",
+        })
+
+    def settled(self) -> "FollowedRun":
+        """This run; where two workers made one at the same moment, the first, and this one is deleted.
+
+        Ask a while after the beginning: MLflow promises nothing at the moment itself.
+        """
+        first = FollowedRun(self.facts)
+        if first.id == self.id:
+            return self
+        self.client.delete_run(self.id)
         return first
 
     def _log_params(self, params: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
 
         for some in _in_parts(params.items(), MAX_TEXTS):
-            self.client.log_batch(self.id, params=[Param(name, str(value)[:MAX_LENGTH]) for name, value in some])
+            try:
+                self.client.log_batch(self.id, params=[Param(name, str(value)[:MAX_LENGTH]) for name, value in some])
+            except MlflowException:
+                if not dict(some).keys() <= self.client.get_run(self.id).data.params.keys():
+                    raise  # else another worker was first with the same ones
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         """Set those that MLflow has not, or has otherwise."""
