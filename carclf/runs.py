@@ -44,6 +44,7 @@ from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
+from carclf.tracked import tracked
 
 A = TypeVar("A", bound=Artifact)
 OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
@@ -127,7 +128,8 @@ class Run:
 
     def run_stage(self, stage: str) -> Result:
         """Run one stage, log its begin and end, and note its result in the record; who listens does so meanwhile."""
-        with watched(stage, self.record["recipe"], self.record["created"]) as ended:
+        begun = watched(stage, self.record["recipe"], self.record["created"])
+        with tracked(self.record, self.store, stage), begun as ended:
             result = self._run_stage(stage)
             ended("waiting" if result.waiting else "reused" if result.reused else "made", result.figures)
         return result

@@ -186,6 +186,24 @@ def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(
     assert all({"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= set(seen[stage]) for stage in STAGES)
 
 
+def test_a_child_is_told_of_mlflow_and_where_its_dag_run_is_seen(environment: dict[str, str]) -> None:
+    told = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "MLFLOW_TRACKING_USERNAME": "ada",
+            "MLFLOW_TRACKING_PASSWORD": "p", "AIRFLOW__API__BASE_URL": "http://127.0.0.1:8080/"}
+    done = python(
+        """
+        import json, carclf_task as t
+        from types import SimpleNamespace
+        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00")
+        print(json.dumps([t.child_environment("fine_tune"), t.airflow_address({"dag_run": run})]))
+        """, environment | told,
+    )
+    seen, address = json.loads(done.stdout.splitlines()[-1])
+    assert {name: value for name, value in seen.items() if name.startswith("MLFLOW")} == {
+        name: value for name, value in told.items() if name.startswith("MLFLOW")}
+    assert address == {"CARCLF_AIRFLOW_RUN":
+                       "http://127.0.0.1:8080/dags/car_retrain/runs/manual__2026-11-25T05%3A00%3A00%2B00%3A00"}
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
