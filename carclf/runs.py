@@ -129,7 +129,7 @@ class Run:
     def run_stage(self, stage: str) -> Result:
         """Run one stage, log its begin and end, and note its result in the record; who listens does so meanwhile."""
         begun = watched(stage, self.record["recipe"], self.record["created"])
-        with tracked(self.record, self.store, stage), begun as ended:
+        with tracked(lambda: self.record, self.store, stage), begun as ended:
             result = self._run_stage(stage)
             ended("waiting" if result.waiting else "reused" if result.reused else "made", result.figures)
         return result

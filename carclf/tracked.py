@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -49,12 +49,12 @@ AIRFLOW_RUN = "CARCLF_AIRFLOW_RUN"  # the address of the Airflow run that a stag
 
 
 @contextmanager
-def tracked(record: Record, store: Store, stage: str) -> Iterator[None]:
-    """While this holds, MLflow follows a stage of the run whose record this is, where MLFLOW_TRACKING_URI is set."""
+def tracked(record: Callable[[], Record], store: Store, stage: str) -> Iterator[None]:
+    """While this holds, MLflow follows a stage of the run whose record this tells, where MLFLOW_TRACKING_URI is set."""
     if not switched_on():
         yield
         return
-    follower, aside = _Follower(copy.deepcopy(record), store), Aside()
+    follower, aside = _Follower(copy.deepcopy(record()), store), Aside()
 
     def listen(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
         if what == stage and "epoch" in figures and "val_accuracy" in figures:  # the end of an epoch
@@ -64,7 +64,7 @@ def tracked(record: Record, store: Store, stage: str) -> Iterator[None]:
     try:
         with heard_by(listen):
             yield
-        aside.later(partial(follower.tell_all, copy.deepcopy(record), stage))
+        aside.later(partial(follower.tell_all, copy.deepcopy(record()), stage))
     except BaseException as error:
         aside.later(partial(follower.tell_error, stage, error))
         raise

@@ -320,7 +320,7 @@ def test_a_server_that_came_back_is_told_what_it_missed(
 
 def test_nothing_of_mlflow_is_imported_where_it_is_not_asked_for(tmp_path: Path) -> None:
     code = ("import sys\nfrom carclf.runs import tracked\nfrom carclf.services.storage import open_store\n"
-            f"with tracked({{}}, open_store({str(tmp_path)!r}), 'download'): pass\n"
+            f"with tracked(dict, open_store({str(tmp_path)!r}), 'download'): pass\n"
             "assert not [name for name in sys.modules if name.startswith('mlflow')]")
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -328,7 +328,7 @@ def test_nothing_of_mlflow_is_imported_where_it_is_not_asked_for(tmp_path: Path)
 def test_a_variable_without_its_client_is_one_warning(tmp_path: Path) -> None:
     code = ("import sys\nsys.modules['mlflow'] = None  # as where it is not installed\n"
             "from carclf.runs import tracked\nfrom carclf.services.storage import open_store\n"
-            f"for _ in 'ab':\n with tracked({{}}, open_store({str(tmp_path)!r}), 'download'): print('ran')")
+            f"for _ in 'ab':\n with tracked(dict, open_store({str(tmp_path)!r}), 'download'): print('ran')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
                           env={"PATH": "", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
                                "PYTHONPATH": ":".join(sys.path)})
