@@ -12,8 +12,8 @@ NAMES = [
 ]
 
 
-def make(path: Path) -> str:
-    command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path)]
+def make(path: Path, *options: str) -> str:
+    command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path), *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -49,3 +49,18 @@ def test_what_stands_in_a_url_needs_no_escape(tmp_path: Path) -> None:
     make(tmp_path / ".env")
     found = values(tmp_path / ".env")
     assert all(re.fullmatch("[0-9a-f]+", found[name]) for name in ("POSTGRES_PASSWORD", "REDIS_PASSWORD"))
+
+
+def test_another_machine_is_given_what_a_worker_needs_and_none_of_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("KAGGLE_API_TOKEN=token\nALL_WORKERS=3\n")
+    make(path)
+    mine = values(path)
+    needed = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD"}
+    other = tmp_path / "other"
+    other.write_text(make(path, "--worker", "10.0.0.5"))
+    assert values(other) == {
+        "KAGGLE_API_TOKEN": "token", "ALL_WORKERS": "3", **dict.fromkeys(NAMES, "not-on-this-machine"),
+        **{name: mine[name] for name in needed}, "EXECUTION_API_URL": "http://10.0.0.5:8080/execution/",
+        "REDIS_HOST": "10.0.0.5", "AWS_ENDPOINT_URL_S3": "http://10.0.0.5:8333",
+    }
