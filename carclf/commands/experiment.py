@@ -11,8 +11,9 @@ from carclf.commands.options import RecipeOption, ResultOption, SetOption, Store
 from carclf.errors import CarclfError, ConfigError
 from carclf.evaluation.experiment_report import ranked
 from carclf.experiments import members, racing, results
-from carclf.experiments.plan import Plan, make_plan, read_plan, write_plan
-from carclf.services.storage import open_store
+from carclf.experiments.plan import Plan, find_plan, make_plan, read_plan, write_plan
+from carclf.experiments.search import TRIAL, propose
+from carclf.services.storage import Store, open_store
 
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
@@ -26,6 +27,11 @@ KeepOption = Annotated[float, typer.Option("--keep", help="Share of the recipes 
 BudgetOption = Annotated[float, typer.Option("--budget-minutes", min=0, help="Of training, after which none begins.")]
 
 
+SearchOption = Annotated[list[str], typer.Option("--search", help="key=low..high or key=a|b: Optuna proposes.")]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, help="Recipes that --search proposes.")]
+StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
+
+
 def _numbers(text: str, option: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
@@ -35,18 +41,36 @@ def _numbers(text: str, option: str) -> list[int]:
 
 @experiment_app.command("plan")
 def _plan(
-    name: NameOption, try_: TryOption, store: StoreOption = "store", recipe: RecipeOption = "gpu",
+    name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",  # noqa: B006
     set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",  # noqa: B006
-    keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, result: ResultOption = None,
+    keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,  # noqa: B006
+    study: StudyOption = "", result: ResultOption = None,
 ) -> None:
     """Write down what will be trained; every member's settings are checked."""
-    settings = dict(configuration.parse_override(text) for text in configuration.deployment_settings(set_))
-    plan = make_plan(name, recipe, try_, settings=settings, seeds=_numbers(seeds, "--seeds"), num_folds=folds,
-                     rungs=_numbers(rungs, "--rungs"), keep=keep, budget_minutes=budget_minutes)
-    write_plan(plan, open_store(store))
+    place = open_store(store)
+    options: dict[str, Any] = {
+        "settings": dict(configuration.parse_override(text) for text in configuration.deployment_settings(set_)),
+        "seeds": _numbers(seeds, "--seeds"), "num_folds": folds, "rungs": _numbers(rungs, "--rungs"), "keep": keep,
+        "budget_minutes": budget_minutes, "study": (study or name) if search else "",
+    }
+    plan = make_plan(name, recipe, try_, **options)  # before a study proposes anything
+    if search:
+        plan = make_plan(name, recipe, try_, _proposed(name, options["study"], search, trials, place), **options)
+    write_plan(plan, place)
+    _say_plan(plan, result)
+
+
+def _proposed(name: str, study: str, search: list[str], trials: int, store: Store) -> dict[str, dict[str, Any]]:
+    """The trials of this plan where it is there already, so that a retry asks for none again."""
+    if there := find_plan(name, store):
+        return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL.fullmatch(recipe)}
+    return propose(study, search, trials, store)
+
+
+def _say_plan(plan: Plan, result: Path | None) -> None:
     told = {"folds": list(range(max(1, plan.num_folds))), "groups": plan.groups(), "num_rungs": len(plan.rungs)}
     _say(told, result)
-    print(f"{name}: {len(plan.recipes)} recipes, {len(plan.members)} trainings")
+    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.members)} trainings")
 
 
 @experiment_app.command("prepare")

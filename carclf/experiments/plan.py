@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,7 @@ class Plan(BaseModel):
     budget_minutes: float = Field(0, ge=0)
     level: float = Field(0.05, gt=0, lt=0.5)
     ensemble: bool = False
-    study: str = ""
+    study: str = ""  # whose trials are among the recipes
 
     @property
     def members(self) -> list[Member]:
@@ -104,23 +104,27 @@ def parse_recipe(text: str) -> tuple[str, dict[str, Any]]:
     return name, changes
 
 
-def make_plan(experiment: str, recipe: str, recipes: Sequence[str], **options: Any) -> Plan:
-    """The plan of these recipes (texts as ``parse_recipe`` reads them); every member's configuration is checked.
+def make_plan(
+    experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, dict[str, Any]] | None = None,
+    **options: Any,
+) -> Plan:
+    """The plan of these recipes (texts as ``parse_recipe`` reads them) and of those that a study proposed.
 
-    ConfigError says what is wrong, before anything is spent.
+    Every member's configuration is checked: ConfigError says what is wrong, before anything is spent.
     """
     if not EXPERIMENT.fullmatch(experiment):
         raise ConfigError(f"{experiment!r} is no name of an experiment: use letters, digits and ._- only.")
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
     parsed = [parse_recipe(text) for text in recipes if text.strip() != ENSEMBLE]
+    parsed += (proposed or {}).items()
     names = [BASELINE, *(name for name, _ in parsed)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"The recipe {twice[0]!r} is there twice. Give each a name of its own"
                           f"{'; the baseline is always there' if twice[0] == BASELINE else ''}.")
     try:
         plan = Plan(experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed),
-                    ensemble=len(parsed) < len(recipes), **options)
+                    ensemble=ENSEMBLE in map(str.strip, recipes), **options)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}.") from error
@@ -157,11 +161,18 @@ def write_plan(plan: Plan, store: Store) -> None:
         raise ConfigError(f"The experiment {plan.experiment!r} is in {store.url} with another plan. Take another name.")
 
 
+def find_plan(experiment: str, store: Store) -> Plan | None:
+    """The plan of that name, or None."""
+    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(_key(experiment))) is None:
+        return None
+    return Plan.model_validate(json.loads(found.data))
+
+
 def read_plan(experiment: str, store: Store) -> Plan:
     """The plan of that name; ConfigError where there is none."""
-    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(_key(experiment))) is None:
+    if (found := find_plan(experiment, store)) is None:
         raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: carclf experiment plan")
-    return Plan.model_validate(json.loads(found.data))
+    return found
 
 
 def _key(experiment: str) -> str:

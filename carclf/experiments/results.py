@@ -9,6 +9,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.evaluation.experiment_report import draw_front, ranked, render_experiment
 from carclf.experiments.outcome import outcome
 from carclf.experiments.plan import EXPERIMENT, Plan
+from carclf.experiments.search import tell
 from carclf.services.storage import Store
 
 BEGIN = "<!-- experiment {name} -->"
@@ -24,6 +25,8 @@ points of accuracy against the baseline on the same images; its interval is corr
 def write_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     """Compare, and leave ``comparison.json``, ``report.html`` and ``front.png`` under ``experiments/<name>/``."""
     found = outcome(plan, store)
+    if plan.study:
+        tell(plan.study, found, store)
     picture = draw_front(found)
     page = render_experiment(found, picture).encode("utf-8", errors="backslashreplace")
     for name, data in (("front.png", picture), ("report.html", page),
