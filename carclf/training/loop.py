@@ -17,7 +17,7 @@ import psutil
 from carclf.config import FineTune
 from carclf.data.input_pipeline import Training, batches
 from carclf.data.mixing import Mix
-from carclf.errors import QualityError
+from carclf.errors import NotYet, QualityError
 from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
@@ -54,9 +54,10 @@ class Trainer:
 
     def __init__(
         self, model: keras.Model, source: Training, mix: Mix, settings: FineTune, validate: Validate,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints, *, pause_epoch: int = 0,
     ) -> None:
         self.model, self.source, self.mix, self.settings = model, source, mix, settings
+        self.pause_epoch = pause_epoch  # after which it stops for now; 0 for none
         self.validate, self.checkpoints = validate, checkpoints
         self.optimizer: BlockwiseAdamW = model.optimizer
         self.stream, self.progress = Stream(self._open_at), Progress()
@@ -70,6 +71,7 @@ class Trainer:
             self.save()
         with Meter("fine_tune", done=self.progress.step) as meter:
             while not self._ended():
+                self._pause()
                 try:
                     self._epoch(meter)
                 except NotANumber:
@@ -84,6 +86,14 @@ class Trainer:
     def _open_at(self, number: int) -> Iterator[Any]:
         return batches(self.source, self.source.batch_size, start_batch=number,
                        num_workers=self.settings.num_workers, mix=self.mix)
+
+    def _pause(self) -> None:
+        """NotYet where this is the end for now: the checkpoint is at an epoch's end, and nothing is lost."""
+        epoch = self.progress.step // self.source.steps_per_epoch
+        if self.pause_epoch and epoch >= self.pause_epoch:
+            self.stream.close()
+            raise NotYet(f"paused after epoch {epoch} of {self.settings.epochs}",
+                         figures={"epoch": epoch, "val_accuracy": self.progress.best_accuracy})
 
     def _ended(self) -> bool:
         own, progress = self.settings, self.progress
