@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 
-.PHONY: help demo up test test-kaggle-newer test-browser acceptance lint lock bench clean
+.PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -15,11 +15,17 @@ demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT=
 up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION=slug
 	@$(BIN)/python -m local up --competition "$$COMPETITION"
 
+secrets: ## what docker compose needs, generated into .env (mode 600); values that are there stay
+	@$(PYTHON) docker/make_secrets.py
+
 test: .venv/.dev ## every test, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-kaggle-newer: .venv/.dev ## the faults of Kaggle again, against a newer client in a throw-away folder
 	$(BIN)/python tests/faults/newer_kaggle.py
+
+test-compose: .venv/.dev ## the cluster: the real images and Compose file, stand-ins for what a registry would give; needs Docker
+	$(BIN)/pytest -q -m compose tests/compose
 
 acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance
@@ -39,8 +45,10 @@ bench: .venv/.dev ## the list of benchmarks
 
 lock: .venv/bin/uv ## compile the pins with hashes, without any index address
 	cd requirements && UV="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate" && $$UV carclf.in airflow.in -o local.txt && \
-	  $$UV carclf.in airflow.in dev.in -c local.txt -o dev.txt && $$UV uv.in -o uv.txt
+	  --no-annotate" && $$UV carclf.in training.in airflow.in -o local.txt && \
+	  $$UV carclf.in training.in airflow.in cluster.in dev.in -c local.txt -o dev.txt && \
+	  $$UV carclf.in airflow.in cluster.in -c dev.txt -o airflow.txt && \
+	  $$UV carclf.in training.in airflow.in cluster.in gpu.in -c dev.txt -o gpu.txt && $$UV uv.in -o uv.txt
 
 clean: ## remove the environment and the demo's state; what make up keeps in .local/up stays
 	rm -rf .venv .local/demo

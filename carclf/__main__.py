@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -15,6 +14,7 @@ import typer
 
 from carclf import config as configuration
 from carclf.commands.champion import champion_app
+from carclf.commands.experiment import experiment_app
 from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.commands.runs import runs_app
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.add_typer(champion_app, name="champion")
+app.add_typer(experiment_app, name="experiment")
 app.add_typer(runs_app, name="runs")
 app.add_typer(models_app)
 
@@ -46,7 +47,7 @@ def _finish(result: Result, path: Path | None) -> None:
 
 def _configuration(recipe: str, overrides: list[str]) -> configuration.Config:
     """The recipe with the deployment's settings (CARCLF_SET) and then those of the command line."""
-    given = [*shlex.split(os.environ.get("CARCLF_SET", "")), *overrides]
+    given = configuration.deployment_settings(overrides)
     return configuration.load(recipe, dict(configuration.parse_override(text) for text in given))
 
 
@@ -189,16 +190,18 @@ def _demo_server(
     truth: Annotated[Optional[Path], typer.Option(help="CSV Id,Category to grade against.")] = None,  # noqa: UP045
     holdout: Annotated[Optional[float], typer.Option(help="Share of the training images to test on.")] = None,  # noqa: UP045
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Where it listens, as its clients call it.")] = "127.0.0.1",
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
     work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
     daily_limit: Annotated[
         int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
     ] = 1000,
 ) -> None:
-    """Serve a car competition on a loopback port by Kaggle's protocol."""
+    """Serve a car competition by Kaggle's protocol, on a loopback port unless told otherwise."""
     from carclf.demo.command import serve
 
-    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")), daily_limit)
+    where = work or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
+    serve(data, truth, holdout, (host, port), slug, where, daily_limit)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from carclf.live import recorded
 from carclf.progress import log, printable
 from carclf.records import Record, change_record, parse_record, read_record, record_key
 from carclf.run_index import note
+from carclf.services.metrics import watched
 from carclf.services.storage import Store
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
@@ -43,6 +44,7 @@ from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
+from carclf.tracked import tracked
 
 A = TypeVar("A", bound=Artifact)
 OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
@@ -77,6 +79,7 @@ class Run:
     def __init__(self, run_id: str, store: Store, record: Record) -> None:
         self.run_id, self.store, self.record = run_id, store, record
         self.approved_by = ""  # who agreed to this run's promotion, where gate.approval asks for somebody
+        self.pause_epoch = 0  # after which fine-tuning stops for now, where recipes race
         self.override = ""  # why it is promoted though the gate refuses it
         try:
             self.config = Config.model_validate(record["config"])
@@ -125,7 +128,14 @@ class Run:
         return found
 
     def run_stage(self, stage: str) -> Result:
-        """Run one stage, log its begin and end, and note its result in the record."""
+        """Run one stage, log its begin and end, and note its result in the record; who listens does so meanwhile."""
+        begun = watched(stage, self.record["recipe"], self.record["created"])
+        with tracked(lambda: self.record, self.store, stage), begun as ended:
+            result = self._run_stage(stage)
+            ended("waiting" if result.waiting else "reused" if result.reused else "made", result.figures)
+        return result
+
+    def _run_stage(self, stage: str) -> Result:
         log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
         if "members" in self.record and stage in OF_MEMBERS:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
@@ -205,8 +215,14 @@ class Run:
         if self.record.get("members", names) != names or (self.record["stages"] and "members" not in self.record):
             raise ConfigError(f"The run {self.run_id!r} is in {self.store.url} and is another one. Take another "
                               "--name.")
-        stages = {stage: members[0].record["stages"][stage] for stage in ("download", "validate", "split")}
-        self._change(lambda record: record | {"members": names, "stages": stages | record["stages"]})
+        self._change(lambda record: record | {"members": names})
+        self.take_data(members[0])
+
+    def take_data(self, other: "Run") -> None:
+        """Work on the data and the split of another run, unless this one has its own."""
+        stages = {stage: other.record["stages"][stage] for stage in ("download", "validate", "split")
+                  if stage in other.record["stages"]}
+        self._change(lambda record: record | {"stages": stages | record["stages"]})
 
     def _change(self, change: Callable[[Record], Record]) -> None:
         self.record = change_record(self.store, self.run_id, lambda record: change(record) | {"updated": _now()})
@@ -268,7 +284,7 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
     ),
     "fine_tune": lambda run: fine_tune(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"),
-        run.config, run.store, salt=run.salt,
+        run.config, run.store, salt=run.salt, pause_epoch=run.pause_epoch,
     ),
     "evaluate": lambda run: evaluate(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),

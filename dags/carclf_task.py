@@ -16,8 +16,10 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -32,8 +34,9 @@ log = logging.getLogger("airflow.task")
 DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
 # The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
 ALLOWED = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*|OTEL_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
+    r"|MLFLOW_.*"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
@@ -60,7 +63,8 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
                    "--run", run_id, *arguments]
         if stage == "download":
             command += settings_of(context["params"])
-        status, reason = run_child([*command, "--result", str(path)], child_environment(stage))
+        environment = child_environment(stage) | airflow_address(context)
+        status, reason = run_child([*command, "--result", str(path)], environment)
         result = readable(json.loads(path.read_text())) if path.exists() else {}
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
@@ -106,6 +110,14 @@ def child_environment(stage: str) -> dict[str, str]:
     """What of this process's environment the child of a stage gets."""
     allowed = ALLOWED_WITH_KAGGLE if stage in KAGGLE_STAGES else ALLOWED
     return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
+
+
+def airflow_address(context: Mapping[str, Any]) -> dict[str, str]:
+    """Where this DAG run is seen, for what the child tells to MLflow; nothing where no [api] base_url says so."""
+    if not (base := conf.get("api", "base_url", fallback="").rstrip("/")):
+        return {}
+    run = context["dag_run"]
+    return {"CARCLF_AIRFLOW_RUN": f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id)}"}
 
 
 def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import keras
 
+from carclf.gpus import gpus
 from carclf.progress import log
 
 
@@ -69,3 +70,11 @@ def gpu_megabytes() -> float | None:
 
         used = [(device.memory_stats() or {}).get("bytes_in_use", 0) for device in jax.devices("gpu")]
     return float(max(used) / 2**20)
+
+
+def gpu_figures() -> dict[str, float]:
+    """``gpu_memory_mb`` of this process, and ``gpu_use_fraction`` of the idlest GPU; nothing where there is none."""
+    if (megabytes := gpu_megabytes()) is None:
+        return {}
+    used = [gpu.use_fraction for gpu in gpus()]  # not known of a slice of a GPU
+    return {"gpu_memory_mb": megabytes} | ({"gpu_use_fraction": min(used)} if used else {})

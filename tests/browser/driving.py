@@ -56,7 +56,7 @@ class Viewer:
         self.page.on("console", self._hear)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        if "Content Security Policy" in message.text:
+        if "Content Security Policy" in message.text or "carclf: Cannot" in message.text:
             self.wrong.append(message.text)
 
     def open(self, path: str, title: str) -> FrameLocator:

@@ -173,7 +173,8 @@ def test_the_form_has_every_setting_with_its_type_limits_and_description(describ
 
 
 def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(environment: dict[str, str]) -> None:
-    secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t"}
+    secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t",
+               "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics"}
     done = python(
         "import json, carclf_task as t; print(json.dumps({s: sorted(t.child_environment(s)) for s in "
         f"{STAGES}}}))", environment | secrets,
@@ -182,7 +183,25 @@ def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(
     assert {stage for stage in STAGES if "KAGGLE_KEY" in seen[stage]} == {"download", "submit", "score"}
     assert {stage for stage in STAGES if "CARCLF_KAGGLE_ENDPOINT" in seen[stage]} == {"download", "submit", "score"}
     assert not [name for stage in STAGES for name in seen[stage] if name.startswith("AIRFLOW") or name == "SOME_TOKEN"]
-    assert all({"CARCLF_STORE", "PATH"} <= set(seen[stage]) for stage in STAGES)
+    assert all({"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= set(seen[stage]) for stage in STAGES)
+
+
+def test_a_child_is_told_of_mlflow_and_where_its_dag_run_is_seen(environment: dict[str, str]) -> None:
+    told = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "MLFLOW_TRACKING_USERNAME": "ada",
+            "MLFLOW_TRACKING_PASSWORD": "p", "AIRFLOW__API__BASE_URL": "http://127.0.0.1:8080/"}
+    done = python(
+        """
+        import json, carclf_task as t
+        from types import SimpleNamespace
+        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00")
+        print(json.dumps([t.child_environment("fine_tune"), t.airflow_address({"dag_run": run})]))
+        """, environment | told,
+    )
+    seen, address = json.loads(done.stdout.splitlines()[-1])
+    assert {name: value for name, value in seen.items() if name.startswith("MLFLOW")} == {
+        name: value for name, value in told.items() if name.startswith("MLFLOW")}
+    assert address == {"CARCLF_AIRFLOW_RUN":
+                       "http://127.0.0.1:8080/dags/car_retrain/runs/manual__2026-11-25T05%3A00%3A00%2B00%3A00"}
 
 
 def alive(pid: int) -> bool:
