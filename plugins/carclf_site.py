@@ -19,6 +19,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from carclf.errors import CarclfError
+from carclf.experiments.results import report_of
 from carclf.records import run_id_of
 from carclf.reporting import pages
 from carclf.reporting.facts import artifact_file
@@ -27,7 +28,7 @@ from carclf.reporting.run_report import run_report
 from carclf.services.storage import Store, open_store
 
 DAG = "car_retrain"
-DAGS = (DAG, "car_experiments")
+EXPERIMENTS = "car_experiments"
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
 SANDBOX = "sandbox; default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -87,15 +88,20 @@ def _add_pages(site: FastAPI) -> None:
     def run(request: Request, run_id: str, store: InStore) -> str:
         return pages.run_page(store, _root(request), run_id)
 
-    @site.get("/dag-run", response_class=HTMLResponse)
-    def dag_run(request: Request, store: InStore, dag_id: str, run_id: str) -> str:
-        if dag_id not in DAGS:
-            return pages.problem_page(_root(request), "No report", f"Runs of {dag_id} train no car classifier.")
-        own = run_id_of(run_id)
-        if not pages.begun(store, own):
-            return pages.problem_page(_root(request), "Not begun", f"The run {own} has not begun yet, or it ended "
-                                      "before its first stage did. Its report appears here.", waits_for=own)
-        return pages.run_page(store, _root(request), own)
+    # Asks for the right to read the DAG that the request names, too.
+    @site.get("/dag-run", response_class=HTMLResponse, dependencies=[Depends(requires_access_dag("GET"))])
+    def dag_run(request: Request, store: InStore, dag_id: str, run_id: str) -> Response:
+        root, own = _root(request), run_id_of(run_id)
+        if dag_id == EXPERIMENTS:
+            return _experiment(root, store, own)
+        if dag_id != DAG:
+            page = pages.problem_page(root, "No report", f"Runs of {dag_id} train no car classifier.")
+        elif not pages.begun(store, own):
+            page = pages.problem_page(root, "Not begun", f"The run {own} has not begun yet, or it ended before its "
+                                      "first stage did. Its report appears here.", waits_for=own)
+        else:
+            page = pages.run_page(store, root, own)
+        return HTMLResponse(page)
 
     @site.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, store: InStore, a: str, b: str) -> str:
@@ -141,6 +147,14 @@ def _add_data(site: FastAPI) -> None:
 def _root(request: Request) -> str:
     """The path under which the app itself is served."""
     return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def _experiment(root: str, store: Store, name: str) -> Response:
+    """The page that compares an experiment's recipes."""
+    if (page := report_of(name, store)) is not None:
+        return _file("report.html", page)
+    return HTMLResponse(pages.problem_page(root, "Not compared yet", f"The recipes of {name} are compared by its last "
+                                           "task. Its runs are among all runs meanwhile."))
 
 
 def _file(name: str, content: bytes) -> Response:

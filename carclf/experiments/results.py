@@ -49,6 +49,12 @@ def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
     return parsed
 
 
+def report_of(experiment: str, store: Store) -> bytes | None:
+    """The page that ``write_outcome`` left; None where nothing was compared yet, or for what is no experiment."""
+    found = store.read(f"experiments/{experiment}/report.html") if EXPERIMENT.fullmatch(experiment) else None
+    return None if found is None else found.data
+
+
 def table(found: dict[str, Any], told: str) -> str:
     """The experiment as a section in Markdown; ``told`` says where and when it ran."""
     name = found["experiment"]

@@ -192,6 +192,17 @@ def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
     assert "train no car classifier" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
 
 
+def test_an_experiments_run_shows_its_comparison_without_scripts(store: Store, viewer: TestClient) -> None:
+    path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
+    assert "Not compared yet" in viewer.get(path, headers=HTML).text
+    page = b"<h1>Recipes</h1><script>alert(1)</script>"
+    store.write("experiments/manual__2026-11-25T06-54-51-00-00/report.html", page)
+    answer = viewer.get(path, headers=HTML)
+    assert answer.text.startswith("<h1>Recipes</h1>")
+    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
+    assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
+
+
 def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
     run = Run.begin("r", store, "demo", load("demo"))
     run._tell("fine_tune", run.record["created"], state="running")
