@@ -35,8 +35,17 @@
     return answer.json();
   }
 
+  // The list does not wait for the charts' script, which is large.
+  function chartsScript() {
+    const script = document.getElementById("vega");
+    return window.vegaEmbed ? Promise.resolve() : new Promise((ready) => {
+      script.addEventListener("load", ready);
+      script.addEventListener("error", ready);
+    });
+  }
   // ast and its interpreter: without them Vega would make functions of texts, which the page's policy forbids.
   async function draw(within) {
+    await chartsScript();
     for (const plot of within.querySelectorAll(".plot[data-spec]")) {
       const options = {mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false,
         tooltip: {disableDefaultStyle: true, theme: "custom"}};

@@ -85,7 +85,8 @@ def _said(known: Sequence[Row], threshold: float | None) -> str:
     best, last = max(measured, key=lambda row: row["val_accuracy"]), measured[-1]
     if len(measured) == 1:
         return f"One run was measured: accuracy {last['val_accuracy']:.4f} ({last['run']})."
-    said = (f"Of {len(measured)} runs the last has accuracy {last['val_accuracy']:.4f}, the best "
+    which = f"the newest {len(measured)}" if len(known) == MAX_RUNS else str(len(measured))
+    said = (f"Of {which} runs the last has accuracy {last['val_accuracy']:.4f}, the best "
             f"{best['val_accuracy']:.4f} ({best['run']}).")
     if threshold is None:
         return said
