@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-# They train, or answer with a network: promote where the champion has to be measured anew, submit for the test pictures.
+# They train, or answer with a network: promote where the champion is measured anew, submit for the test pictures.
 GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "submit"}
 
 

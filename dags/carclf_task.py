@@ -24,6 +24,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
     DownstreamTasksSkipped,
 )
+from carclf_killed import out_of_memory_kills, own_cgroup, why_killed
 
 log = logging.getLogger("airflow.task")
 
@@ -54,13 +55,15 @@ def settings_of(params: Mapping[str, Any]) -> list[str]:
 def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
     """Run a stage in a child process and return its result, small enough for XCom."""
     run_id = run_id_of(context["dag_run"].run_id)
-    with tempfile.TemporaryDirectory() as folder:
+    # What a killed child leaves there goes with the folder.
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
         command = [sys.executable, "-u", "-m", "carclf", stage, "--store", os.environ.get("CARCLF_STORE", "store"),
                    "--run", run_id, *arguments]
         if stage == "download":
             command += settings_of(context["params"])
-        status, reason = run_child([*command, "--result", str(path)], child_environment(stage))
+        environment = child_environment(stage) | {"TMPDIR": folder}
+        status, reason = run_child([*command, "--result", str(path)], environment)
         result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
@@ -69,11 +72,12 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
         return result
     if status != 0:
         context["ti"].xcom_push(key="error", value=reason or f"{stage} ended with status {status}")
+    why = f" ({reason})" if status < 0 or status > 128 else ""
     if status in (DATA, CONFIGURATION):
         raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
     if status != 0:
-        raise AirflowException(f"{stage} ended with status {status}; it is tried again")
+        raise AirflowException(f"{stage} ended with status {status}{why}; it is tried again")
     return result
 
 
@@ -103,7 +107,8 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     Whatever ends this, the child's whole group ends with it.
     """
     log.info("$ %s", shlex.join(command))
-    reason = ""
+    reason, cgroup = "", own_cgroup()
+    kills = out_of_memory_kills(cgroup)
     child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         text=True, errors="replace", start_new_session=True, preexec_fn=partial(_die_with_parent, os.getpid()),
@@ -113,7 +118,11 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
         for line in child.stdout:
             log.info("%s", line.rstrip())
             reason = line.strip().removeprefix("carclf: ") if line.startswith("carclf: ") else reason
-        return child.wait(), reason
+        status = child.wait()
+    if status and (killed := why_killed(status, kills, cgroup)):
+        log.error("%s", killed)
+        reason = killed
+    return status, reason
 
 
 def _die_with_parent(parent: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from carclf.artifacts import file_sha256
+from carclf.errors import DataError
 from carclf.progress import log
 from carclf.services.storage import Store
 
@@ -41,7 +42,9 @@ class Checkpoints:
                 self.store.download(f"{self.folder}/{latest['file']}", path)
             except KeyError:
                 return None
-            if file_sha256(path) != latest["sha256"]:
+            except DataError:
+                path.unlink(missing_ok=True)
+            if not path.exists() or file_sha256(path) != latest["sha256"]:
                 log.warning("The checkpoint %s/%s is damaged: training starts anew", self.folder, latest["file"])
                 return None
             with np.load(path) as found:

@@ -17,7 +17,7 @@ import psutil
 from carclf.config import FineTune
 from carclf.data.input_pipeline import Training, batches
 from carclf.data.mixing import Mix
-from carclf.errors import QualityError
+from carclf.errors import QualityError, ServiceError
 from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
@@ -166,8 +166,11 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of everything that decides the next step."""
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-        self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
         self.saved = time.monotonic()
+        try:
+            self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
+        except ServiceError as error:  # hours of training are not ended by a store that is away for a minute
+            log.warning("fine_tune: no checkpoint at step %d, training goes on: %s", self.progress.step, error)
 
     def _restore(self) -> bool:
         """Take up the latest checkpoint; False where there is none that fits."""

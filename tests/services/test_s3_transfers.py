@@ -3,13 +3,12 @@
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -238,26 +237,16 @@ print(sorted(path.name for path in folder.rglob("*") if path.is_file()))
 
 @pytest.mark.parametrize("what", ["s3 to disk", "folder to disk", "disk to folder"])
 def test_a_full_disk_is_told_by_its_name_and_nothing_half_written_stays_on_it(
-    what: str, store: S3Store, large: Path, tmp_path: Path
+    what: str, store: S3Store, large: Path, tmp_path: Path,
+    on_small_disk: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     source, folder = (store if what == "s3 to disk" else FolderStore(tmp_path / "source")), tmp_path / "small"
     source.upload(large, "archives/x.zip")
-    folder.mkdir()
     told = ["upload", str(large)] if what == "disk to folder" else ["download", source.url]
-    done = on_small_disk(folder, [sys.executable, "-c", SMALL_DISK, *told, str(folder)])
+    done = on_small_disk(folder, 8, [sys.executable, "-c", SMALL_DISK, *told, str(folder)])
     path = folder / ("store/archives/x.zip" if what == "disk to folder" else "deep/back")
+    assert done.returncode == 0, done.stderr
     said, left = done.stdout.splitlines()
     assert re.fullmatch(rf"ConfigError The disk is full: {path} could not be written; \d+ of 8 MB are free on {folder}"
                         r"\. Free some, or set CARCLF_CACHE and TMPDIR to folders on a larger disk\.", said)
     assert left in ("[]", "['~lock']")
-
-
-def on_small_disk(folder: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command that sees a disk of 8 MB at the folder, which nobody else sees."""
-    if shutil.which("unshare") is None or subprocess.run(
-            ["unshare", "-rm", "mount", "-t", "tmpfs", "none", str(folder)], capture_output=True).returncode:
-        pytest.skip("this kernel lets no user mount a disk of his own")
-    script = 'mount -t tmpfs -o size=8m none "$0" && exec "$@"'
-    done = subprocess.run(["unshare", "-rm", "sh", "-c", script, str(folder), *command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done
