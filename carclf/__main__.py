@@ -187,16 +187,18 @@ def _demo_server(
     truth: Annotated[Optional[Path], typer.Option(help="CSV Id,Category to grade against.")] = None,  # noqa: UP045
     holdout: Annotated[Optional[float], typer.Option(help="Share of the training images to test on.")] = None,  # noqa: UP045
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Where it listens, as its clients call it.")] = "127.0.0.1",
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
     work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
     daily_limit: Annotated[
         int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
     ] = 1000,
 ) -> None:
-    """Serve a car competition on a loopback port by Kaggle's protocol."""
+    """Serve a car competition by Kaggle's protocol, on a loopback port unless told otherwise."""
     from carclf.demo.command import serve
 
-    serve(data, truth, holdout, port, slug, work or Path(tempfile.mkdtemp(prefix="carclf-demo-")), daily_limit)
+    where = work or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
+    serve(data, truth, holdout, (host, port), slug, where, daily_limit)
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ DAILY_LIMIT = 1000
 
 
 def serve(
-    data: Path | None, truth: Path | None, holdout: float | None, port: int, slug: str, work: Path,
-    daily_limit: int = DAILY_LIMIT,
+    data: Path | None, truth: Path | None, holdout: float | None, address: tuple[str, int], slug: str,
+    work: Path, daily_limit: int = DAILY_LIMIT,
 ) -> None:
     """Print one line with the address, then serve until SIGINT or SIGTERM.
 
@@ -42,7 +42,8 @@ def serve(
                 render_competition(folder)
         truth = truth if truth or holdout is not None else data / "truth.csv"
     competition = open_competition(data, slug=slug, work=work, truth=truth, holdout=holdout)
+    host, port = address
     memory = work / f"{slug}-submissions.json"
-    with DemoServer(competition, port=port, daily_limit=daily_limit, memory=memory) as server:
+    with DemoServer(competition, host=host, port=port, daily_limit=daily_limit, memory=memory) as server:
         print(f"carclf demo-server: competition '{slug}' at {server.url} (user demo, key demo-key)", flush=True)
         stop.wait()

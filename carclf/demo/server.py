@@ -27,7 +27,7 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 class DemoServer(Site):
-    """One competition on 127.0.0.1; a context manager that serves in a thread.
+    """One competition on loopback, or where its clients reach ``host``; a context manager that serves in a thread.
 
     Raises ConfigError where the port is taken.
     """
@@ -36,6 +36,7 @@ class DemoServer(Site):
         self,
         competition: Competition,
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         token: str = "demo-key",
         username: str = "demo",
@@ -55,12 +56,12 @@ class DemoServer(Site):
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()  # of each method, and of the bodies
         self.closed = threading.Event()
-        self.http = self._bind(port)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        self.http = self._bind(host, port)
+        self.url = f"http://{host}:{self.http.server_address[1]}"
 
-    def _bind(self, port: int) -> ThreadingHTTPServer:
+    def _bind(self, host: str, port: int) -> ThreadingHTTPServer:
         try:
-            return _QuietServer(("127.0.0.1", port), type("Bound", (Conversation,), {"demo": self}))
+            return _QuietServer((host, port), type("Bound", (Conversation,), {"demo": self}))
         except (OSError, OverflowError) as error:
             raise ConfigError(f"Port {port} cannot be had: {error}. Give a free one, or 0 for any.") from error
 

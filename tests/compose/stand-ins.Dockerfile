@@ -1,0 +1,28 @@
+# Stand-ins on Debian's packages, for machines that reach no container registry. For tests only: never publish one.
+FROM debian:bookworm-slim AS postgres
+RUN apt-get update && apt-get install -y -q --no-install-recommends postgresql-15 && rm -rf /var/lib/apt/lists/* \
+ && rm -rf /var/lib/postgresql/15 && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data \
+ && install -d -o postgres -g postgres -m 3777 /var/run/postgresql
+ENV PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/var/lib/postgresql/data
+COPY postgres.sh /usr/local/bin/docker-entrypoint.sh
+USER postgres
+VOLUME /var/lib/postgresql/data
+ENTRYPOINT ["bash", "/usr/local/bin/docker-entrypoint.sh"]
+
+FROM debian:bookworm-slim AS redis
+RUN apt-get update && apt-get install -y -q --no-install-recommends redis-server redis-tools && rm -rf /var/lib/apt/lists/* \
+ && install -d -o redis -g redis -m 0700 /data
+USER redis
+WORKDIR /data
+VOLUME /data
+
+FROM python:3.12-slim-bookworm AS store
+RUN apt-get update && apt-get install -y -q --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
+# pip takes no constraints with hashes for a package that is not pinned itself.
+RUN --mount=type=bind,from=pins,source=dev.txt,target=/tmp/dev.txt --mount=type=cache,target=/root/.cache/pip \
+    sed -e '/--hash=/d' -e 's/ \\$//' /tmp/dev.txt > /tmp/constraints.txt \
+ && python -m pip install -q -c /tmp/constraints.txt "moto[server]" && install -d -o 1000 -g 1000 /data
+COPY store.py /store.py
+USER 1000
+VOLUME /data
+ENTRYPOINT ["python", "/store.py"]

@@ -1,0 +1,20 @@
+"""moto's S3 as a container; the arguments of the real server are not read. What it holds is lost when it stops."""
+
+import signal
+import sys
+
+from moto.server import ThreadedMotoServer
+
+
+def main() -> int:
+    """Serve on port 8333 until SIGTERM."""
+    server = ThreadedMotoServer("0.0.0.0", port=8333, verbose=False)
+    server.start()
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    sys.exit(main())
