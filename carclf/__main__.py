@@ -18,6 +18,7 @@ from carclf.artifacts import cache_folder
 from carclf.commands.champion import champion_app
 from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
+from carclf.commands.stores import store_app
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import printable
 from carclf.runs import STAGES, Result, Run, find_setting
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.add_typer(champion_app, name="champion")
+app.add_typer(store_app, name="store")
 app.add_typer(models_app)
 
 
