@@ -18,7 +18,8 @@ def _store() -> None:
 
 @store_app.command("copy")
 def _copy(
-    to: Annotated[str, typer.Option("--to", help="Another folder or s3://bucket/prefix.")], store: StoreOption = "store",
+    to: Annotated[str, typer.Option("--to", help="Another folder or s3://bucket/prefix.")],
+    store: StoreOption = "store",
 ) -> None:
     """Copy a store into another, also while runs go on; what is there already is not copied again."""
     source, target = open_store(store), open_store(to)

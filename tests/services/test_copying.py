@@ -128,6 +128,12 @@ def test_a_damaged_file_is_named_and_not_copied_and_all_else_is(source: FolderSt
     assert f"carclf: DataError: 1 files are damaged, and were not copied: {key}. Restore them" in done.stderr
 
 
+def test_a_file_that_is_gone_is_named(source: FolderStore, tmp_path: Path) -> None:
+    key = make_split(source, 1).files["split.parquet"].key
+    (source.folder / key).unlink()
+    assert copy_store(source, FolderStore(tmp_path / "target")).damaged == [key]
+
+
 def test_a_manifest_that_is_none_stops_the_copy_before_anything_is_written(source: FolderStore, tmp_path: Path) -> None:
     source.write("splits/x/manifest.json", b"[]")
     with pytest.raises(DataError, match=r"splits/x/manifest\.json is damaged"):

@@ -1,5 +1,8 @@
 """Fine-tuning: repeatable, resumable to the bit, guarded, and in phases."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -106,6 +109,21 @@ def test_a_training_killed_at_any_moment_ends_with_the_weights_of_one_never_kill
     assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
 
 
+def test_of_two_that_train_the_same_at_once_neither_writes_over_the_others_checkpoint(pictures, undisturbed, tmp_path):
+    store = open_store(str(tmp_path))
+    with pytest.raises(Killed):
+        trainer(pictures, KilledAt(store, "k", 4)).run(0.0)
+    before = {key: store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")}
+    code = ("import numpy as np; from carclf.services.storage import open_store; from carclf.training.checkpoints "
+            f"import Checkpoints; Checkpoints(open_store({str(tmp_path)!r}), 'k').save([np.zeros(3)], {{'step': 9}})")
+    subprocess.run([sys.executable, "-c", code], check=True)  # one that was taken for dead
+    assert {key: store.read(key).data for key in before} == before
+    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+    assert {store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")} != {b""}
+    Checkpoints(store, "k").clear()
+    assert {store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")} == {b""}
+
+
 class AwayAt(Checkpoints):
     """Its store is away for some savings and then back."""
 
@@ -135,8 +153,10 @@ def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
     store = open_store(str(tmp_path))
     with pytest.raises(Killed):
         trainer(pictures, KilledAt(store, "k", 3)).run(0.0)
-    for name in ("a.npz", "b.npz"):
-        store.write(f"checkpoints/k/{name}", store.read(f"checkpoints/k/{name}").data[:-100])
+    files = [key for key in store.keys("checkpoints/") if key.endswith(".npz")]
+    assert len(files) == 2
+    for key in files:
+        store.write(key, store.read(key).data[:-100])
     assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
 
 

@@ -16,7 +16,7 @@ _IMMUTABLE = re.compile(r"/[0-9a-f]{8}/[^/]+\Z")
 
 @dataclass
 class Copied:
-    """What was copied; ``known`` were there already, ``damaged`` are not what their manifest says."""
+    """What was copied; ``known`` were there already, ``damaged`` are gone or not what their manifest says."""
 
     num_files: int = 0
     num_bytes: int = 0
@@ -35,7 +35,9 @@ def copy_store(source: Store, target: Store) -> Copied:
     known, sums, copied = set(target.keys()), _sums(naming), Copied()
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "file"
-        for key in [key for key in source.keys() if not _rank(key)]:  # noqa: SIM118 (a store is no dictionary)
+        files = [key for key in source.keys() if not _rank(key)]  # noqa: SIM118 (a store is no dictionary)
+        copied.damaged += sorted(set(sums) - set(files))
+        for key in files:
             if key in known and _IMMUTABLE.search(key):
                 copied.known += 1
                 continue
