@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "dags"))
 
-from carclf_killed import MEND, out_of_memory_kills, why_killed  # noqa: E402
+from carclf_killed import COUNTS, MEND, out_of_memory_kills, own_cgroup, why_killed  # noqa: E402
 
 
 @pytest.fixture
@@ -29,6 +29,18 @@ def test_a_kill_for_want_of_memory_is_told_with_the_limit(cgroup: Path) -> None:
     said = f"out of memory: the kernel's OOM killer ended a process of the stage (the limit is 537 MB). {MEND}"
     # A data worker may have been killed instead: then the stage itself ends with an error of its own.
     assert [before, *(why_killed(status, before, cgroup) for status in (-9, 137, 1))] == [1, said, said, said]
+
+
+def test_older_kernels_count_under_other_names(tmp_path: Path) -> None:
+    (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    (tmp_path / "memory.limit_in_bytes").write_text("4294967296\n")
+    assert out_of_memory_kills(tmp_path) == 3
+    assert why_killed(-9, 2, tmp_path).startswith(
+        "out of memory: the kernel's OOM killer ended a process of the stage (the limit is 4295 MB). ")
+
+
+def test_this_process_is_counted_somewhere() -> None:
+    assert any((own_cgroup() / name).is_file() for name in COUNTS)
 
 
 def test_any_other_kill_is_not_called_a_want_of_memory_of_the_container(cgroup: Path, tmp_path: Path) -> None:

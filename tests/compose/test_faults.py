@@ -1,0 +1,314 @@
+"""Each run has its fault: it ends well or says why, nothing is half written, at most one submission is counted."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import FILES, ROOT, Cluster, inside, inspect
+
+from carclf.champion import read_state
+from carclf.errors import ServiceError
+from carclf.services.storage import FolderStore, copy_store
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+# Long enough to be hit in the middle, saved every few seconds; any model passes the gate.
+LONG = {"fine_tune.epochs": 45, "fine_tune.patience": 100, "fine_tune.save_minutes": 0.05, "gate.threshold": 0.0,
+        "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
+STEP = re.compile(r"fine_tune (\d+)/\d+, ")
+TAKEN_UP = re.compile(r"taken up at step (\d+)")
+ANONYMOUS = """
+import pathlib, re
+found = [path for path in map(pathlib.Path, ("/sys/fs/cgroup/memory.stat", "/sys/fs/cgroup/memory/memory.stat"))
+         if path.exists()]
+print(re.search(r"^(?:anon|total_rss) (\\d+)$", found[0].read_text(), re.MULTILINE)[1])
+"""
+SMALL_DISK = 268_435_456  # as in small-disk.yml
+HEADER = ("fault", "outcome", "seconds lost", "steps lost", "submissions")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; None where there is nothing to measure."""
+
+    fault: str
+    outcome: str
+    seconds_lost: float | None
+    steps_lost: int | None
+    submissions: int
+
+
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
+    """The rows, printed at the end."""
+    rows: list[Row] = []
+    yield rows
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    reporter.write_line("")
+    for row in (HEADER, ("---",) * 5, *map(astuple, rows)):
+        cells = ["" if cell is None else f"{cell:.0f}" if isinstance(cell, float) else str(cell) for cell in row]
+        reporter.write_line(f"| {' | '.join(cells)} |")
+
+
+class Trial:
+    """One run of its own, whose fine-tuning no other run has done; what became of it."""
+
+    def __init__(self, cluster: Cluster, number: int, folder: Path) -> None:
+        self.cluster, self.store, self.folder = cluster, cluster.store(), folder
+        self.submitted_before = self.count_submissions()
+        self.trained_before = {key for key in self.store.keys("checkpoints/") if key.endswith("latest.json")}
+        self.conf = LONG | {"fine_tune.learning_rate": 1.5e-3 + number * 1e-10}
+        self.run_id = cluster.trigger(**self.conf)
+        self.step, self.at = 0, 0.0
+
+    def count_submissions(self) -> int:
+        """How many the demo's Kaggle has counted."""
+        code = ("from carclf.services.kaggle import Kaggle; left = Kaggle('demo-cars').submissions_left(); "
+                "print('counted', 0 if left is None else 1000 - left)")
+        environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", "KAGGLE_API_TOKEN=demo-key"]
+        demo = self.cluster.containers("demo")[0]
+        said = subprocess.run(["docker", "exec", *environment, demo, "python", "-c", code], capture_output=True,
+                              text=True, check=True).stdout
+        return int(said.split()[-1])
+
+    def saved_step(self) -> int:
+        """The step of this run's latest checkpoint; 0 where there is none yet, or the store is away."""
+        try:
+            keys = {key for key in self.store.keys("checkpoints/") if key.endswith("latest.json")} - self.trained_before
+            states = [json.loads(found.data) for key in keys if (found := self.store.read(key))]
+        except ServiceError:
+            return 0
+        return max((state["state"]["step"] for state in states if state), default=0)
+
+    def reach_the_middle(self) -> dict[str, Any]:
+        """Wait until fine-tuning is well under way; its task instance."""
+        self.cluster.wait(lambda: self.saved_step() > 20 or self.ended_task(), 400, "fine_tune is in its middle")
+        task = self.cluster.wait_for_task(self.run_id, "fine_tune", {"running"}, 10)
+        told = [int(found.group(1)) for line in self.cluster.log(self.run_id, "fine_tune", task["try_number"])
+                if (found := STEP.search(line))]
+        self.step, self.at = max([*told, self.saved_step()]), time.monotonic()
+        return task
+
+    def seconds_lost(self) -> float:
+        """From the fault until training is further than it was then."""
+        self.cluster.wait(lambda: self.saved_step() > self.step or self.ended_task(), 900, "training is as far again")
+        return time.monotonic() - self.at
+
+    def ended_task(self) -> bool:
+        return self.cluster.tasks(self.run_id)["fine_tune"]["state"] in ("success", "failed")
+
+    def steps_lost(self) -> int:
+        """What had been trained before the fault and had to be trained again."""
+        number = self.cluster.tasks(self.run_id)["fine_tune"]["try_number"]
+        logs = [self.cluster.log(self.run_id, "fine_tune", one) for one in range(1, number + 1)]
+        done = max([self.step, *(int(found[1]) for line in logs[0] if (found := STEP.search(line)))])
+        taken_up = [int(found[1]) for lines in logs[1:] for line in lines if (found := TAKEN_UP.search(line))]
+        return max(done - taken_up[0], 0) if taken_up else 0
+
+    def reason(self, task: str = "fine_tune") -> str:
+        """What the task's last failed attempt said is wrong."""
+        path = f"dags/car_retrain/dagRuns/{self.run_id}/taskInstances/{task}/xcomEntries/error"
+        return str(self.cluster.call("GET", path)["value"])
+
+    def check_nothing_is_half_written(self) -> None:
+        """Every file that a manifest names is in the store and is what the manifest says; the champion is one run's."""
+        copied = copy_store(self.store, FolderStore(self.folder))
+        assert copied.damaged == []
+        state = read_state(self.store)
+        if state and state["champion"]:
+            assert f"models/{state['champion']['model']}/manifest.json" in set(self.store.keys("models/"))
+
+    def row(self, fault: str, outcome: str, seconds: float | None = None, steps: int | None = None) -> Row:
+        """The run's line, once it is certain that it left nothing broken."""
+        self.check_nothing_is_half_written()
+        counted = self.count_submissions() - self.submitted_before
+        assert counted <= 1
+        return Row(fault, outcome, seconds, steps, counted)
+
+
+@pytest.fixture(scope="module")
+def begin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trial]:
+    """Begin a run that no other has trained, with all workers healthy and no other run going on."""
+    folder, numbers = tmp_path_factory.mktemp("copy"), count(time.time_ns() // 10**9 % 10**6)
+
+    def new(*files: str) -> Trial:
+        # Compose would give a new container the old one's disk.
+        cluster.compose(*files, "up", "-d", *(["--renew-anon-volumes"] if files else []), "--wait", "--wait-timeout", "300")
+        return Trial(cluster, next(numbers), folder)
+
+    return new
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def finish(cluster: Cluster, trial: Trial, fault: str) -> Row:
+    """A run that has to end well, in spite of the fault."""
+    seconds = trial.seconds_lost()
+    assert cluster.finish(trial.run_id) == "success", trial.cluster.tasks(trial.run_id)
+    attempts = cluster.tasks(trial.run_id)["fine_tune"]["try_number"]
+    row = trial.row(fault, f"success, {attempts} attempt(s)", seconds, trial.steps_lost())
+    assert row.submissions == 1
+    return row
+
+
+def test_a_killed_workers_training_goes_on_on_the_other_one(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    task = trial.reach_the_middle()
+    killed = cluster.worker_of(task)
+    docker("kill", killed)
+    row = finish(cluster, trial, "worker killed")
+    table.append(row)
+    again = cluster.tasks(trial.run_id)["fine_tune"]
+    assert again["try_number"] == 2 and cluster.worker_of(again) != killed
+    assert any(TAKEN_UP.search(line) for line in cluster.log(trial.run_id, "fine_tune", 2))
+    assert row.steps_lost is not None and row.steps_lost < trial.step
+
+
+def test_a_restarted_broker_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    docker("restart", *cluster.containers("redis"))
+    table.append(finish(cluster, trial, "Redis restarted"))
+
+
+def test_a_restarted_database_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    docker("restart", *cluster.containers("postgres"))
+    table.append(finish(cluster, trial, "PostgreSQL restarted"))
+
+
+def test_a_killed_scheduler_goes_on_where_it_was(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    (scheduler,) = cluster.containers("scheduler")
+    docker("kill", scheduler)
+    docker("start", scheduler)
+    table.append(finish(cluster, trial, "scheduler killed"))
+
+
+def test_a_store_that_is_away_for_a_minute_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    (store,), network = cluster.containers("store"), f"{cluster.project}_work"
+    address = inspect(store)["NetworkSettings"]["Networks"][network]["IPAddress"]
+    docker("network", "disconnect", network, store)
+    time.sleep(60)
+    docker("network", "connect", "--alias", "store", "--ip", address, network, store)
+    table.append(finish(cluster, trial, "S3 away for a minute"))
+
+
+def use_up_memory(container: str) -> None:
+    """Leave 100 MB, and take 300 by a process that the kernel does not choose: so it chooses the largest one."""
+    used = int(inside(container, "python", "-c", ANONYMOUS))
+    docker("update", "--memory", str(used + 100_000_000), "--memory-swap", str(used + 100_000_000), container)
+    taking = "echo -1000 > /proc/self/oom_score_adj; exec python -c 'x = b\"1\" * 300_000_000'"
+    docker("exec", "--privileged", "--user", "root", container, "sh", "-c", taking)
+
+
+def test_out_of_memory_is_told_in_words_and_training_goes_on(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    worker = cluster.worker_of(trial.reach_the_middle())
+    use_up_memory(worker)
+    cluster.wait(lambda: cluster.tasks(trial.run_id)["fine_tune"]["try_number"] == 2, 120, "the training is killed")
+    docker("update", "--memory", "4g", "--memory-swap", "4g", worker)
+    said = trial.reason()
+    assert re.match(r"out of memory: the kernel's OOM killer ended a process of the stage \(the limit is \d+ MB\)\. "
+                    r"Lower fine_tune\.batch_size", said)
+    assert said in cluster.log(trial.run_id, "fine_tune", 1)
+    table.append(finish(cluster, trial, "out of memory"))
+
+
+def fill_small_disk(container: str) -> None:
+    """Take all room on the worker's disk: only if it is the small one, and no more than that has."""
+    kind, size = inside(container, "df", "--output=fstype,size", "--block-size=1", "/scratch").split()[-2:]
+    assert (kind, int(size)) == ("tmpfs", SMALL_DISK)
+    inside(container, "sh", "-c", f"head -c {SMALL_DISK} /dev/zero > /scratch/fill", check=False)
+
+
+def test_a_full_disk_is_told_in_words_and_the_same_run_goes_on_once_there_is_room(
+    cluster: Cluster, begin, table: list[Row]
+) -> None:
+    trial = begin("-f", "tests/compose/small-disk.yml")
+    worker = cluster.worker_of(trial.reach_the_middle())
+    fill_small_disk(worker)
+    state = cluster.wait_for_task(trial.run_id, "fine_tune", {"failed"})
+    assert cluster.finish(trial.run_id) == "failed" and state["max_tries"] >= state["try_number"]
+    said = trial.reason()
+    assert re.match(r"ConfigError: The disk is full: .* could not be written; \d+ of 268 MB are free on /scratch\.",
+                    said), said
+    assert not any(trial.run_id in key for key in trial.store.keys("models/"))
+    table.append(trial.row("disk full", "failed: the disk is full"))
+    inside(worker, "rm", "/scratch/fill")
+    body = {"dry_run": False, "dag_run_id": trial.run_id, "only_failed": True, "task_ids": ["fine_tune"],
+            "include_downstream": True}
+    cluster.call("POST", "dags/car_retrain/clearTaskInstances", body)
+    table.append(finish(cluster, trial, "disk full, then cleared"))
+
+
+def test_a_second_run_started_meanwhile_waits_and_then_reuses_all_and_submits_nothing_twice(
+    cluster: Cluster, begin, table: list[Row]
+) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    second = cluster.trigger(**trial.conf)
+    time.sleep(10)
+    assert cluster.call("GET", f"dags/car_retrain/dagRuns/{second}")["state"] == "queued"
+    assert [cluster.finish(trial.run_id), cluster.finish(second)] == ["success", "success"]
+    assert cluster.result(second, "fine_tune")["reused"] is True
+    table.append(trial.row("second run of the DAG meanwhile", "success, success: waited, and reused all"))
+
+
+def test_a_run_by_hand_at_the_same_time_on_the_same_store_disturbs_nothing(
+    cluster: Cluster, begin, table: list[Row]
+) -> None:
+    trial = begin()
+    worker = cluster.worker_of(trial.reach_the_middle())
+    (other,) = [found for found in cluster.containers("worker") if found != worker]
+    pairs = [part for name, value in trial.conf.items() for part in ("--set", f"{name}={value}")]
+    name = re.sub(r"\W", "-", f"by-hand-{trial.run_id}")
+    by_hand = inside(other, "carclf", "run", "--recipe", "demo", "--run", name, *pairs)
+    assert "score" in by_hand
+    assert cluster.finish(trial.run_id) == "success"
+    table.append(trial.row("the same run by hand at the same time", "success, success"))
+
+
+def test_a_backup_made_while_a_run_goes_on_brings_all_of_it_back(
+    cluster: Cluster, begin, tmp_path: Path, table: list[Row]
+) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    scripts(cluster, "backup.sh", tmp_path / "backup")
+    assert cluster.finish(trial.run_id) == "success"
+    champion = read_state(trial.store)
+    for key in ["champion.json", *trial.store.keys("models/"), *trial.store.keys("evaluations/")]:
+        trial.store.write(key, b"lost")
+    started = time.monotonic()
+    scripts(cluster, "restore.sh", tmp_path / "backup")
+    seconds = time.monotonic() - started
+    cluster.log_in()
+    assert cluster.call("GET", f"dags/car_retrain/dagRuns/{trial.run_id}")["state"] == "running"
+    trial.store = cluster.store()
+    assert read_state(trial.store) != champion
+    assert cluster.finish(trial.run_id) == "success"
+    assert read_state(trial.store) == champion
+    table.append(trial.row("restored from a backup of the middle", "success", seconds))
+
+
+def scripts(cluster: Cluster, name: str, folder: Path) -> None:
+    own = {"COMPOSE_FILE": ":".join(FILES), "COMPOSE_PROJECT_NAME": cluster.project,
+           "COMPOSE_ENV_FILES": str(cluster.env_file)}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("KAGGLE", "AWS", "CARCLF"))}
+    done = subprocess.run([ROOT / "docker" / name, folder], cwd=ROOT, env=kept | cluster.settings | own,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
