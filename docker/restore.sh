@@ -20,6 +20,6 @@ docker compose run --rm -T init
 # Messages of before the backup's return name tasks that the database does not know as they were.
 docker compose exec -T redis sh -c 'REDISCLI_AUTH=$REDIS_PASSWORD redis-cli flushall' > /dev/null
 docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volume "$folder/store:/backup:ro" worker \
-  sh -c 'carclf store copy --store /backup --to "$CARCLF_STORE"'
+  sh -c 'carclf store copy --anew --store /backup --to "$CARCLF_STORE"'
 docker compose up -d --wait
 echo "$folder is restored. A task that ran at the backup's time is retried, and goes on from its checkpoint."

@@ -103,6 +103,16 @@ def test_the_second_copy_brings_only_what_is_new(source: FolderStore, tmp_path: 
     assert (copied.known, copied.num_files) == (1, len(list(source.keys())) - 1)
 
 
+def test_a_copy_made_anew_mends_what_is_damaged_in_the_target(source: FolderStore, tmp_path: Path) -> None:
+    target = FolderStore(tmp_path / "target")
+    copy_store(source, target)
+    key = make_split(source, 1).files["split.parquet"].key
+    target.write(key, b"damaged")
+    assert copy_store(source, target).known == 1 and contents(target)[key] == b"damaged"
+    assert copy_store(source, target, anew=True).known == 0
+    assert contents(target) == contents(source)
+
+
 @pytest.mark.usefixtures("aws")
 def test_a_store_goes_to_s3_and_comes_back_by_command(source: FolderStore, tmp_path: Path) -> None:
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"

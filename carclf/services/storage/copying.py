@@ -24,15 +24,15 @@ class Copied:
     damaged: list[str] = field(default_factory=list)
 
 
-def copy_store(source: Store, target: Store) -> Copied:
+def copy_store(source: Store, target: Store, *, anew: bool = False) -> Copied:
     """Copy every object, so that at each moment what the copy names is in the copy.
 
     What names others is read first and written last: champion.json after the runs' records, these after the
     manifests, these after their files. Files are compared with the SHA-256 in their manifests; those that are damaged
-    are named, and not copied.
+    are named, and not copied. ``anew`` copies also what the target has under a name of its content: it may be damaged.
     """
     naming = _read_naming(source)
-    known, sums, copied = set(target.keys()), _sums(naming), Copied()
+    known, sums, copied = set() if anew else set(target.keys()), _sums(naming), Copied()
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "file"
         files = [key for key in source.keys() if not _rank(key)]  # noqa: SIM118 (a store is no dictionary)
