@@ -187,13 +187,15 @@ def test_a_killed_workers_training_goes_on_on_the_other_one(cluster: Cluster, be
 def test_a_restarted_broker_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
     trial = begin()
     trial.reach_the_middle()
-    table.append(finish(cluster, trial, "Redis restarted", lambda: docker("restart", *cluster.containers("redis"))))
+    (broker,) = cluster.containers("redis")
+    table.append(finish(cluster, trial, "Redis restarted", lambda: docker("restart", broker)))
 
 
 def test_a_restarted_database_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
     trial = begin()
     trial.reach_the_middle()
-    table.append(finish(cluster, trial, "PostgreSQL restarted", lambda: docker("restart", *cluster.containers("postgres"))))
+    (database,) = cluster.containers("postgres")
+    table.append(finish(cluster, trial, "PostgreSQL restarted", lambda: docker("restart", database)))
 
 
 def test_a_killed_scheduler_goes_on_where_it_was(cluster: Cluster, begin, table: list[Row]) -> None:
@@ -305,9 +307,8 @@ def test_a_backup_made_while_a_run_goes_on_brings_all_of_it_back(
     scripts(cluster, "backup.sh", tmp_path / "backup")
     assert cluster.finish(trial.run_id) == "success"
     champion = read_state(trial.store)
-    files = [path for path in (tmp_path / "backup" / "store").rglob("*") if path.is_file()]
-    for path in files:
-        trial.store.write(path.relative_to(tmp_path / "backup" / "store").as_posix(), b"lost")
+    for key in list(FolderStore(tmp_path / "backup" / "store").keys()):  # noqa: SIM118 (a store is no dictionary)
+        trial.store.write(key, b"lost")
     started = time.monotonic()
     scripts(cluster, "restore.sh", tmp_path / "backup")
     seconds = time.monotonic() - started
