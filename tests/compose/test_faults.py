@@ -307,7 +307,7 @@ def test_a_backup_made_while_a_run_goes_on_brings_all_of_it_back(
     scripts(cluster, "backup.sh", tmp_path / "backup")
     assert cluster.finish(trial.run_id) == "success"
     champion = read_state(trial.store)
-    for key in list(FolderStore(tmp_path / "backup" / "store").keys()):  # noqa: SIM118 (a store is no dictionary)
+    for key in list(FolderStore(tmp_path / "backup" / "store").keys()):
         trial.store.write(key, b"lost")
     started = time.monotonic()
     scripts(cluster, "restore.sh", tmp_path / "backup")
