@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 
-.PHONY: help demo up test test-kaggle-newer acceptance lint lock bench backup restore clean
+.PHONY: help demo up secrets test test-kaggle-newer test-compose acceptance lint lock bench backup restore clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -15,11 +15,17 @@ demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT=
 up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION=slug
 	@$(BIN)/python -m local up --competition "$$COMPETITION"
 
+secrets: ## what docker compose needs, generated into .env (mode 600); values that are there stay
+	@$(PYTHON) docker/make_secrets.py
+
 test: .venv/.dev ## every test, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-kaggle-newer: .venv/.dev ## the faults of Kaggle again, against a newer client in a throw-away folder
 	$(BIN)/python tests/faults/newer_kaggle.py
+
+test-compose: .venv/.dev ## the cluster: the real images and Compose file, stand-ins for what a registry would give; needs Docker
+	$(BIN)/pytest -q -m compose tests/compose
 
 acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance

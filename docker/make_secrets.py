@@ -18,6 +18,9 @@ MADE: dict[str, Callable[[], str]] = {
     "REDIS_PASSWORD": lambda: secrets.token_hex(24),
     "STORE_ACCESS_KEY": lambda: secrets.token_hex(10),
     "STORE_SECRET_KEY": lambda: secrets.token_hex(24),
+    "GRAFANA_PASSWORD": lambda: secrets.token_urlsafe(15),
+    "MLFLOW_TRACKING_PASSWORD": lambda: secrets.token_urlsafe(15),
+    "MLFLOW_SECRET_KEY": lambda: secrets.token_hex(32),
 }
 
 

@@ -1,0 +1,30 @@
+"""One cluster for all tests of this folder: building it and starting it takes minutes."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cluster import Cluster  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers on the demo competition, healthy, logged in, the DAG unpaused."""
+    before = dict(os.environ)
+    with Cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def finished_run(cluster: Cluster) -> str:
+    """The id of one run that went from end to end."""
+    run_id = cluster.trigger()
+    assert cluster.finish(run_id) == "success"
+    return run_id
