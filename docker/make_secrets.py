@@ -1,5 +1,9 @@
-"""``make secrets``: what docker-compose.yml needs and has no safe default for, into .env with mode 600."""
+"""``make secrets``: what docker-compose.yml needs and has no safe default for, into .env with mode 600.
 
+With ``--worker HOST`` it prints the .env of another machine instead, whose workers belong to this cluster at HOST.
+"""
+
+import argparse
 import base64
 import os
 import re
@@ -22,6 +26,8 @@ MADE: dict[str, Callable[[], str]] = {
     "MLFLOW_TRACKING_PASSWORD": lambda: secrets.token_urlsafe(15),
     "MLFLOW_SECRET_KEY": lambda: secrets.token_hex(32),
 }
+# Of these a worker on another machine needs the values; of the others only that something stands there.
+WORKER_HAS = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD"}
 
 
 def add_missing(path: Path) -> list[str]:
@@ -40,11 +46,31 @@ def add_missing(path: Path) -> list[str]:
     return added
 
 
+def for_worker(path: Path, host: str) -> str:
+    """The settings of the file without what only the cluster's own machine may know."""
+    kept = [
+        f"{name}=not-on-this-machine" if name in MADE and name not in WORKER_HAS else line
+        for line in path.read_text().splitlines() for name in [line.partition("=")[0].strip()]
+    ]
+    found = {"EXECUTION_API_URL": f"http://{host}:8080/execution/", "REDIS_HOST": host,
+             "AWS_ENDPOINT_URL_S3": f"http://{host}:8333"}
+    given = {line.partition("=")[0].strip() for line in kept}
+    return "\n".join([*kept, *(f"{name}={value}" for name, value in found.items() if name not in given)]) + "\n"
+
+
 def main() -> int:
-    """Say what was added, never the values."""
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else PATH
-    added = add_missing(path)
-    print(f"{path}: {', '.join(added)} added" if added else f"{path}: complete, nothing changed")
+    """Say what was added, never the values; or print a worker's file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", nargs="?", type=Path, default=PATH)
+    parser.add_argument("--worker", metavar="HOST", help="print the .env of a machine that only has workers")
+    options = parser.parse_args()
+    if options.worker and not options.path.exists():
+        parser.error(f"{options.path} is not there: run make secrets on the cluster's own machine first")
+    if options.worker:
+        print(for_worker(options.path, options.worker), end="")
+        return 0
+    added = add_missing(options.path)
+    print(f"{options.path}: {', '.join(added)} added" if added else f"{options.path}: complete, nothing changed")
     return 0
 
 

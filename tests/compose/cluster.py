@@ -1,4 +1,4 @@
-"""The real Compose file, started with stand-ins for what comes from a registry; and its REST API, store and containers."""
+"""The real Compose file with stand-ins for what comes from a registry; its REST API, its store, its containers."""
 
 import json
 import os
@@ -24,8 +24,8 @@ ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 class Cluster:
     """A context manager: what it started is gone when it ends, its volumes too."""
 
-    def __init__(self, folder: Path, *, project: str = "carclf-test", num_workers: int = 2, **settings: str) -> None:
-        self.project, self.num_workers = project, num_workers
+    def __init__(self, folder: Path, *, num_workers: int = 2, **settings: str) -> None:
+        self.project = f"carclf-test-{os.getpid()}"  # several may run on one machine
         self.env_file = folder / "cluster.env"
         subprocess.run([sys.executable, str(ROOT / "docker/make_secrets.py"), str(self.env_file)], check=True)
         self.secrets = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines())
@@ -49,7 +49,8 @@ class Cluster:
             self.compose("down", "-v", "-t", "5")
             self._timed("healthy", lambda: self.compose("up", "-d", "--wait", "--wait-timeout", "600"))
             self.log_in()
-            self.wait(lambda: DAG in {dag["dag_id"] for dag in self.call("GET", "dags")["dags"]}, 120, "the DAG appears")
+            known = lambda: DAG in [dag["dag_id"] for dag in self.call("GET", "dags")["dags"]]  # noqa: E731
+            self.wait(known, 120, "the DAG is there")
             self.call("PATCH", f"dags/{DAG}", {"is_paused": False})
         except BaseException:
             print(self.compose("ps", "-a", check=False), self.compose("logs", "--tail", "40", check=False))

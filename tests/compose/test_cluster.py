@@ -1,8 +1,11 @@
 """A run on the real Compose file: two workers that share nothing but the store."""
 
+import json
 import os
+import subprocess
 from collections import Counter
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from cluster import ENDED, Cluster, inspect, service_of
@@ -16,7 +19,7 @@ def test_a_run_succeeds_on_two_workers_and_counts_one_submission(cluster: Cluste
     tasks = cluster.tasks(finished_run)
     states = {name: task["state"] for name, task in tasks.items()}
     skipped = {"approval.ask": "skipped", "approval.promote": "skipped"}  # nobody need approve
-    assert states == {name: "success" for name in ORDER} | skipped
+    assert states == dict.fromkeys(ORDER, "success") | skipped
     hosts = {task["hostname"] for name, task in tasks.items() if name in ORDER}
     assert hosts == {found[:12] for found in cluster.containers("worker")}
     assert cluster.result(finished_run, "promote")["figures"]["decision"] == "promoted"
@@ -27,9 +30,9 @@ def test_a_run_succeeds_on_two_workers_and_counts_one_submission(cluster: Cluste
 def test_everything_lies_in_the_store_and_no_file_is_shared_between_containers(
     cluster: Cluster, finished_run: str
 ) -> None:
-    folders = Counter(key.partition("/")[0] for key in cluster.store().keys())
-    wanted = {"archives", "inspections", "datasets", "splits", "features", "models", "audits", "evaluations", "decisions",
-              "predictions", "submissions", "scores", "runs", "champion.json"}
+    folders = Counter(key.partition("/")[0] for key in cluster.store().keys(""))
+    wanted = {"archives", "inspections", "datasets", "splits", "features", "models", "audits", "evaluations",
+              "decisions", "predictions", "submissions", "scores", "runs", "champion.json"}
     assert wanted <= set(folders)
     mounts = [(service_of(found), mount["Type"], mount.get("Name") or mount["Source"], mount["Destination"])
               for found in cluster.containers() for mount in inspect(found)["Mounts"] if mount["Type"] != "tmpfs"]
@@ -47,7 +50,8 @@ def test_finished_logs_are_read_from_the_store(cluster: Cluster, finished_run: s
         assert key in found
         lines = cluster.log(finished_run, name)
         assert f"s3://carclf/logs/{key}" in lines
-        assert any(line.startswith(f"$ /opt/venv/bin/python -u -m carclf {name} --store s3://carclf/store") for line in lines)
+        command = f"$ /opt/venv/bin/python -u -m carclf {name} --store s3://carclf/store"
+        assert any(line.startswith(command) for line in lines)
 
 
 def _log_keys(cluster: Cluster) -> list[str]:
@@ -76,26 +80,23 @@ def test_the_log_of_a_task_that_runs_is_read_from_its_worker(cluster: Cluster, f
 def test_what_it_costs(cluster: Cluster, finished_run: str, capsys: pytest.CaptureFixture[str]) -> None:
     tasks = cluster.tasks(finished_run)
     times = [[datetime.fromisoformat(tasks[name][end]) for end in ("start_date", "end_date")] for name in ORDER]
-    gaps = [(after[0] - before[1]).total_seconds() for before, after in zip(times, times[1:], strict=False)]
+    gaps = [(after[0] - before[1]).total_seconds() for before, after in pairwise(times)]
     print_table(cluster, gaps, capsys)
     assert sum(gaps) / len(gaps) < 5
 
 
 def print_table(cluster: Cluster, gaps: list[float], capsys: pytest.CaptureFixture[str]) -> None:
     """The rows for benchmarks/README.md."""
-    import json
-    import subprocess
-
     ids = [found for found in cluster.containers() if service_of(found) != "init"]
     lines = subprocess.check_output(["docker", "stats", "--no-stream", "--format", "{{json .}}", *ids], text=True)
     used = sorted((stats["Name"].removeprefix(f"{cluster.project}-"), stats["MemUsage"].partition(" /")[0])
                   for stats in map(json.loads, lines.splitlines()))
-    sizes = {name: int(subprocess.check_output(
-        ["docker", "image", "inspect", "-f", "{{.Size}}", name], text=True)) / 1e9
-        for name in ("carclf-airflow:latest", "carclf-worker-cpu")}
+    size = ["docker", "image", "inspect", "-f", "{{.Size}}"]
+    images = ("carclf-airflow", "carclf-worker-cpu")
+    sizes = {name: int(subprocess.check_output([*size, name])) / 1e9 for name in images}
     with capsys.disabled():
         print(f"\n{os.cpu_count()} cores; built in {cluster.seconds['build']:.0f} s, healthy after "
               f"{cluster.seconds['healthy']:.0f} s; between two tasks {sum(gaps) / len(gaps):.1f} s "
               f"(longest {max(gaps):.1f} s)")
-        print("images:", ", ".join(f"{name} {size:.2f} GB" for name, size in sizes.items()))
+        print("images:", ", ".join(f"{name} {gigabytes:.2f} GB" for name, gigabytes in sizes.items()))
         print("memory:", ", ".join(f"{name} {memory}" for name, memory in used))

@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_is_told(server: DemoServer, competition: Competiti
 
 
 def test_the_command_serves_the_clients_own_command_line_by_proxy(rendered: Path, tmp_path: Path) -> None:
-    arguments = (rendered, rendered / "truth.csv", None, 0, SLUG, tmp_path)
+    arguments = (rendered, rendered / "truth.csv", None, ("127.0.0.1", 0), SLUG, tmp_path)
     code = (
         "from pathlib import PosixPath, Path; from carclf.demo.command import serve; serve(*" + repr(arguments) + ")"
     )
@@ -251,3 +251,13 @@ def test_the_command_serves_the_clients_own_command_line_by_proxy(rendered: Path
         serving.send_signal(signal.SIGTERM)
         assert serving.wait(10) == 0
     assert (tmp_path / "new" / f"{SLUG}.zip").read_bytes() == (tmp_path / f"{SLUG}.zip").read_bytes()
+
+
+def test_clients_are_sent_to_the_name_by_which_they_reach_it(competition: Competition) -> None:
+    with DemoServer(competition, host="localhost") as server:
+        downloaded = call(server, "DownloadDataFiles")
+        upload = call(server, "StartSubmissionUpload", fileName="answers.csv").json()["createUrl"]
+    assert server.url.startswith("http://localhost:")
+    assert downloaded.url.startswith(f"{server.url}/download/demo-cars.zip")
+    assert downloaded.status_code == 200
+    assert upload == f"{server.url}/upload/upload-0"

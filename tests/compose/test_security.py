@@ -1,0 +1,167 @@
+"""Who may reach what, and where the secrets are: each asked of the running containers and the images."""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import pytest
+import requests
+from cluster import ENDED, ROOT, Cluster, inside, inspect, service_of
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+CONTROL = {"init", "api-server", "scheduler", "dag-processor", "triggerer"}
+# Each secret, and the services whose settings may hold it.
+HOLDERS = {
+    "ADMIN_PASSWORD": {"api-server"},
+    "FERNET_KEY": CONTROL,
+    "JWT_SECRET": {"api-server", "scheduler"},
+    "API_SECRET_KEY": {"api-server", "triggerer", "worker"},
+    "POSTGRES_PASSWORD": CONTROL | {"postgres"},
+    "REDIS_PASSWORD": {"redis", "scheduler", "worker"},
+    "STORE_ACCESS_KEY": {"store", "init", "api-server", "triggerer", "worker"},
+    "STORE_SECRET_KEY": {"store", "init", "api-server", "triggerer", "worker"},
+    "MLFLOW_TRACKING_PASSWORD": {"worker"},
+    "GRAFANA_PASSWORD": set(), "MLFLOW_SECRET_KEY": set(),  # only in their profiles
+}
+
+
+def test_no_process_of_any_container_belongs_to_root(cluster: Cluster) -> None:
+    running = [found for found in cluster.containers() if service_of(found) != "init"]
+    owners = {service_of(found): set(_top(found)) for found in running}
+    assert not [service for service, uids in owners.items() if "0" in uids]
+    assert inspect(cluster.containers("init")[0])["Config"]["User"] == "50000:0"
+    assert set(owners) == {"postgres", "redis", "store", "demo", "worker"} | CONTROL - {"init"}
+
+
+def _top(container: str) -> list[str]:
+    # The daemon's ps: an image need not have one.
+    told = subprocess.check_output(["docker", "top", container, "-eo", "uid,pid"], text=True)
+    return [line.split()[0] for line in told.splitlines()[1:]]
+
+
+def test_every_container_has_no_capability_and_a_root_that_it_cannot_write(cluster: Cluster) -> None:
+    found = {service_of(found): inspect(found)["HostConfig"] for found in cluster.containers()}
+    limits = {service: (host["CapDrop"], host["SecurityOpt"], host["Privileged"], host["Init"])
+              for service, host in found.items()}
+    assert limits == dict.fromkeys(found, (["ALL"], ["no-new-privileges:true"], False, True))
+    assert {service for service, host in found.items() if not host["ReadonlyRootfs"]} == {"store"}
+    assert not [service for service, host in found.items() if not host["Memory"] or not host["PidsLimit"]]
+
+
+def test_nothing_but_the_ui_is_published_and_that_on_loopback(cluster: Cluster) -> None:
+    published = {service_of(found): ports for found in cluster.containers()
+                 if (ports := inspect(found)["HostConfig"]["PortBindings"])}
+    assert published == {"api-server": {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(cluster.port)}]}}
+
+
+@pytest.mark.parametrize("path", ["dags", "dags/car_retrain/dagRuns", "connections", "variables", "eventLogs"])
+def test_the_api_refuses_without_login(cluster: Cluster, path: str) -> None:
+    tries = ({}, {"Authorization": "Bearer nonsense"}, {"Cookie": "_token=nonsense"})
+    found = [requests.get(f"{cluster.url}/api/v2/{path}", headers=headers, timeout=30).status_code for headers in tries]
+    assert found == [401, 403, 403]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), [
+    ("POST", "/api/v2/dags/car_retrain/dagRuns", {"logical_date": None}, 401),
+    ("PATCH", "/api/v2/dags/car_retrain", {"is_paused": True}, 401),
+    ("POST", "/auth/token", {"username": "admin", "password": "admin"}, 401),
+    ("POST", "/auth/token", {"username": "admin", "password": ""}, 400),
+    ("PATCH", "/execution/task-instances/01a21128-2c74-7777-8370-eca19655a0f3/run", {}, 401),
+    ("GET", "/execution/variables/any", None, 401),
+    ("GET", "/ui/dags", None, 401),
+])
+def test_nothing_is_changed_or_read_without_a_token(
+    cluster: Cluster, method: str, path: str, body: Any, status: int
+) -> None:
+    assert requests.request(method, f"{cluster.url}{path}", json=body, timeout=30).status_code == status
+
+
+REACH = """
+import socket, sys
+for name in sys.argv[1:]:
+    host, port = name.split(":")
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+        print(name, "answers")
+    except OSError as error:
+        print(name, "does not")
+"""
+
+
+def test_a_worker_reaches_broker_store_and_api_but_not_the_database(cluster: Cluster) -> None:
+    database = inspect(cluster.containers("postgres")[0])["NetworkSettings"]["Networks"]
+    address = database[f"{cluster.project}_backend"]["IPAddress"]
+    names = ["redis:6379", "store:8333", "api-server:8080", "postgres:5432", f"{address}:5432"]
+    told = inside(cluster.containers("worker")[0], "python", "-c", REACH, *names)
+    assert told.splitlines() == [f"{name} answers" for name in names[:3]] + [f"{name} does not" for name in names[3:]]
+
+
+def test_the_broker_refuses_without_its_password(cluster: Cluster) -> None:
+    ask = "import redis; redis.Redis('redis', socket_timeout=5, protocol=2).ping()"
+    told = subprocess.run(["docker", "exec", cluster.containers("worker")[0], "python", "-c", ask], capture_output=True,
+                          text=True, check=False)
+    assert told.stderr.splitlines()[-1] == "redis.exceptions.AuthenticationError: Authentication required."
+
+
+def test_each_service_is_given_only_the_secrets_that_it_needs(cluster: Cluster) -> None:
+    told = {found: json.dumps(inspect(found)) for found in cluster.containers()}
+    found = {name: {service_of(container) for container, text in told.items() if value in text}
+             for name, value in cluster.secrets.items()}
+    assert found == HOLDERS
+
+
+def test_only_its_owner_may_read_the_file_of_passwords(cluster: Cluster) -> None:
+    told = inside(cluster.containers("api-server")[0], "stat", "-c", "%a %u", "/run/airflow/passwords.json")
+    assert told == "600 50000\n"
+
+
+def test_a_stage_sees_none_of_airflows_secrets(cluster: Cluster, finished_run: str) -> None:
+    run_id = cluster.trigger(seed=21, **{"fine_tune.epochs": 60})
+    worker = cluster.worker_of(cluster.wait_for_task(run_id, "fine_tune", {"running", *ENDED}))
+    child = "^/opt/venv/bin/python -u -m carclf fine_tune"
+    read = f"for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '{child}' && cat $p/environ; done"
+    told = cluster.wait(lambda: inside(worker, "sh", "-c", read, check=False), 60, "the stage runs")
+    names = {pair.partition("=")[0] for pair in told.split("\0") if "=" in pair}
+    assert {"CARCLF_STORE", "AWS_SECRET_ACCESS_KEY", "PATH"} <= names
+    assert not [name for name in names if name.startswith(("AIRFLOW", "KAGGLE", "CARCLF_KAGGLE", "REDIS"))]
+    kept_from_it = {name: value for name, value in cluster.secrets.items() if not name.startswith("STORE")}
+    assert not [name for name, value in kept_from_it.items() if value in told]
+    cluster.call("PATCH", f"dags/car_retrain/dagRuns/{run_id}", {"state": "failed"})
+
+
+def test_no_secret_stands_in_any_log(cluster: Cluster, finished_run: str) -> None:
+    lines = cluster.compose("logs", "--no-color") + "\n".join(
+        line for task in ("download", "fine_tune", "submit") for line in cluster.log(finished_run, task))
+    assert "car_retrain" in lines
+    assert not [name for name, value in cluster.secrets.items() if value in lines]
+
+
+@pytest.mark.parametrize("image", ["carclf-airflow:latest", "carclf-worker-cpu"])
+def test_no_secret_lies_in_an_image(cluster: Cluster, image: str) -> None:
+    told = subprocess.check_output(["docker", "image", "inspect", image], text=True) + subprocess.check_output(
+        ["docker", "history", "--no-trunc", image], text=True)
+    assert not [name for name, value in cluster.secrets.items() if value in told]
+    patterns = cluster.env_file.with_name("patterns")
+    patterns.write_text("".join(f"{value}\n" for value in cluster.secrets.values()))
+    # Every layer, what a later one hides too.
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saved:
+        grep = subprocess.run(["grep", "-acF", "-f", str(patterns)], stdin=saved.stdout, capture_output=True, text=True,
+                              check=False)
+    assert grep.stdout == "0\n"
+
+
+def test_nothing_is_sent_to_the_builder_that_an_image_does_not_need() -> None:
+    listed = subprocess.check_output(
+        ["docker", "run", "--rm", "--network", "none", "carclf-airflow:latest", "ls", "-A", "/opt/carclf"], text=True)
+    assert set(listed.split()) <= {"README.md", "carclf", "dags", "docker", "plugins", "pyproject.toml", "requirements"}
+    assert (ROOT / "docker/Dockerfile.dockerignore").read_text().splitlines()[1] == "*"
+
+
+def test_nothing_starts_without_its_secrets(cluster: Cluster) -> None:
+    command = ["docker", "compose", "--env-file", "/dev/null", "-p", "carclf-none", "config"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False,
+                          env={"PATH": os.environ["PATH"]})
+    assert told.returncode != 0
+    assert "run make secrets" in told.stderr
