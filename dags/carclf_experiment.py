@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from carclf_task import CONFIGURATION, DATA, child_environment, run_child, run_id_of
+from carclf_task import child_environment, require_done, run_child, run_id_of
 
 
 def plan_arguments(params: Mapping[str, Any]) -> list[str]:
@@ -30,9 +29,5 @@ def run_experiment(step: str, context: Mapping[str, Any], *arguments: str) -> An
                    "--store", os.environ.get("CARCLF_STORE", "store"), *arguments, "--result", str(path)]
         # Only the download needs Kaggle's key.
         status, _ = run_child(command, child_environment("download" if step == "prepare" else "split"))
-        if status == 0:
-            return json.loads(path.read_text())
-    if status in (DATA, CONFIGURATION):
-        raise AirflowFailException(f"{step} ended with status {status}: the reason is in the line above; a retry "
-                                   "cannot help before that is mended")
-    raise AirflowException(f"{step} ended with status {status}; it is tried again")
+        require_done(step, status)
+        return json.loads(path.read_text())

@@ -32,9 +32,9 @@ log = logging.getLogger("airflow.task")
 DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
 # The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
 ALLOWED = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*|OTEL_.*"
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
-    r"|MLFLOW_.*"
+    r"|OTEL_.*|MLFLOW_.*"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
@@ -76,12 +76,17 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
         return result
     if status != 0:
         context["ti"].xcom_push(key="error", value=_cut(reason, MAX_TEXT) or f"{stage} ended with status {status}")
+    require_done(stage, status)
+    return result
+
+
+def require_done(what: str, status: int) -> None:
+    """Raise unless a child ended well; AirflowFailException where a retry cannot help."""
     if status in (DATA, CONFIGURATION):
-        raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
+        raise AirflowFailException(f"{what} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
     if status != 0:
-        raise AirflowException(f"{stage} ended with status {status}; it is tried again")
-    return result
+        raise AirflowException(f"{what} ended with status {status}; it is tried again")
 
 
 def readable(result: Mapping[str, Any]) -> dict[str, Any]:

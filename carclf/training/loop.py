@@ -107,14 +107,13 @@ class Trainer:
 
     def _epoch(self, meter: Meter) -> None:
         """The rest of the present epoch, its validation, and a checkpoint."""
-        per_epoch, started = self.source.steps_per_epoch, time.monotonic()
-        begin, waited = self.progress.step, self.stream.wait_seconds
-        self.epoch_started, self.epoch_began, self.epoch_waited = started, begin, waited
+        per_epoch, begin = self.source.steps_per_epoch, self.progress.step
+        self.epoch_started, self.epoch_began, self.epoch_waited = time.monotonic(), begin, self.stream.wait_seconds
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
         with self.stream.own_errors():
             self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
-        seconds, waited = time.monotonic() - started, self.stream.wait_seconds - waited
+        seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
         if not np.isfinite(logs["loss"]):
             raise NotANumber

@@ -8,9 +8,11 @@ from carclf.services.storage.claims import claim, give_up
 from carclf.services.storage.folder import FolderStore
 from carclf.services.storage.protocol import Store, Versioned
 from carclf.services.storage.s3 import S3Store
-from carclf.services.storage.swapping import change_object
+from carclf.services.storage.swapping import NUM_TRIES, change_object
 
-__all__ = ["FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "give_up", "open_store"]
+__all__ = [
+    "NUM_TRIES", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "give_up", "open_store",
+]
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:
