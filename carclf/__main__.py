@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -16,8 +15,10 @@ import typer
 from carclf import config as configuration
 from carclf.artifacts import cache_folder
 from carclf.commands.champion import champion_app
+from carclf.commands.experiment import experiment_app
 from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
+from carclf.commands.runs import runs_app
 from carclf.commands.stores import store_app
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import printable
@@ -31,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.add_typer(champion_app, name="champion")
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 app.add_typer(models_app)
 
@@ -46,7 +49,7 @@ def _finish(result: Result, path: Path | None) -> None:
 
 def _configuration(recipe: str, overrides: list[str]) -> configuration.Config:
     """The recipe with the deployment's settings (CARCLF_SET) and then those of the command line."""
-    given = [*shlex.split(os.environ.get("CARCLF_SET", "")), *overrides]
+    given = configuration.deployment_settings(overrides)
     return configuration.load(recipe, dict(configuration.parse_override(text) for text in given))
 
 

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,6 +70,7 @@ class Split(Section):
     """Which images train and which validate."""
 
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Share of each class held out for validation.")
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the split; empty takes the run's seed.")
     num_folds: int = Field(0, ge=0, le=20, description="Folds of a cross-validation; 0 holds val_fraction out.")
     fold: int = Field(0, ge=0, description="The fold that validates, from 0; without folds it must be 0.")
 
@@ -149,6 +151,9 @@ class FineTune(Section):
     warmup_fraction: Fraction = Field(0.15, description="Share of the steps in which the rate rises from 0.")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
     unfrozen_fraction: Fraction = Field(1.0, description="Share of the backbone's blocks, from the top, that train.")
+    batch_norm: Literal["inference", "training"] = Field(
+        "inference", description="BatchNormalization while fine-tuning; in training mode its statistics drift."
+    )
     num_phases: int = Field(1, ge=1, le=10, description="Steps in which blocks are unfrozen and pictures grow.")
     first_size: float = Field(1.0, ge=0.25, le=1, description="Side of the first phase's pictures, as a share.")
     label_smoothing: Fraction = Field(0.1, description="Share of the target spread over all classes.")
@@ -326,6 +331,14 @@ def fields(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str
             yield f"{prefix}{name}", field
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of a dumped configuration, of whatever version, by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return found
+
+
 def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
     """The recipe's configuration with dotted overrides, ``{"fine_tune.epochs": 3}``; None means "as the recipe says".
 
@@ -351,6 +364,11 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
         if name not in known:
             raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
         raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}. {known[name].description}") from error
+
+
+def deployment_settings(overrides: Sequence[str]) -> list[str]:
+    """The deployment's ``key=value`` settings (CARCLF_SET), and then these."""
+    return [*shlex.split(os.environ.get("CARCLF_SET", "")), *overrides]
 
 
 def require_weights(weights: str) -> Path:

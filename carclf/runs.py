@@ -2,9 +2,10 @@
 
 import json
 import platform
-import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import (
+    MADE,
     Archive,
     Artifact,
     Dataset,
@@ -23,9 +25,13 @@ from carclf.artifacts import (
     Submission,
 )
 from carclf.champion import champion_split
-from carclf.config import NAMED_WEIGHTS, Config, require_weights
-from carclf.errors import ConfigError, DataError, NotYet
+from carclf.config import NAMED_WEIGHTS, Config, flat, require_weights
+from carclf.errors import CarclfError, ConfigError, DataError, NotYet
+from carclf.live import recorded
 from carclf.progress import log, printable
+from carclf.records import Record, change_record, parse_record, read_record, record_key
+from carclf.run_index import note
+from carclf.services.metrics import watched
 from carclf.services.storage import Store
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
@@ -37,10 +43,11 @@ from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
+from carclf.tracked import tracked
 
 A = TypeVar("A", bound=Artifact)
 OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+MAX_REASON = 2000  # characters of an error's words in the record
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,10 @@ class Result:
 class Run:
     """One run's configuration and results, kept in ``runs/<run id>.json``."""
 
-    def __init__(self, run_id: str, store: Store, record: dict[str, Any]) -> None:
+    def __init__(self, run_id: str, store: Store, record: Record) -> None:
         self.run_id, self.store, self.record = run_id, store, record
         self.approved_by = ""  # who agreed to this run's promotion, where gate.approval asks for somebody
+        self.pause_epoch = 0  # after which fine-tuning stops for now, where recipes race
         self.override = ""  # why it is promoted though the gate refuses it
         try:
             self.config = Config.model_validate(record["config"])
@@ -82,30 +90,30 @@ class Run:
     @classmethod
     def begin(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
         """Write a new record, or go on with the run of that id; ConfigError where its configuration is another."""
-        path, settings = _record_key(run_id), config.model_dump()
+        path, settings = record_key(run_id), config.model_dump()
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
             require_weights(config.model.weights)  # now, and not after the download
-        if found := store.read(path):
-            run = cls(run_id, store, _parsed(found.data, run_id, store))
-            if run.config != config:
-                raise ConfigError(f"The run {run_id!r} is in {store.url} with other settings. Take another --run, or "
-                                  "leave it out for a new one.")
-            return run
         record = {
-            "run": run_id, "recipe": recipe, "config": settings, "stages": {},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run": run_id, "recipe": recipe, "config": settings, "stages": {}, "attempts": {}, "created": _now(),
             "versions": {name: version(name) for name in ("carclf", "keras", "tensorflow", "numpy", "albumentations")},
             "machine": platform.platform(),
         }
-        store.write(path, json.dumps(record, indent=1).encode())
-        return cls(run_id, store, record)
+        found = store.read(path)
+        if found is None and store.write_if(path, json.dumps(record, indent=1).encode(), None):
+            note(store, run_id)
+            return cls(run_id, store, record)
+        run = cls(run_id, store, parse_record(found.data, run_id, store)) if found else cls.load(run_id, store)
+        if run.config != config:
+            raise ConfigError(f"The run {run_id!r} is in {store.url} with other settings. Take another --run, or leave "
+                              "it out for a new one.")
+        return run
 
     @classmethod
     def load(cls, run_id: str, store: Store) -> "Run":
         """Read the record; ConfigError where there is none, DataError where it is damaged."""
-        if (found := store.read(_record_key(run_id))) is None:
+        if (record := read_record(store, run_id)) is None:
             raise ConfigError(f"There is no run {run_id!r} in {store.url}. Begin it: carclf download --run {run_id}")
-        return cls(run_id, store, _parsed(found.data, run_id, store))
+        return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
         """What a stage of this run left; ConfigError where it did not run yet."""
@@ -119,22 +127,30 @@ class Run:
         return found
 
     def run_stage(self, stage: str) -> Result:
-        """Run one stage, log its begin and end, and note its result in the record."""
+        """Run one stage, log its begin and end, and note its result in the record; who listens does so meanwhile."""
+        begun = watched(stage, self.record["recipe"], self.record["created"])
+        with tracked(lambda: self.record, self.store, stage), begun as ended:
+            result = self._run_stage(stage)
+            ended("waiting" if result.waiting else "reused" if result.reused else "made", result.figures)
+        return result
+
+    def _run_stage(self, stage: str) -> Result:
         log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
         if "members" in self.record and stage in OF_MEMBERS:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
                               f"did {stage}. Join them again by carclf ensemble.")
+        log.info("%s: %s", stage, self._given(stage))
         started = time.monotonic()
         try:
-            artifact, reused = STAGES[stage](self)
+            with self._attempt(stage), recorded(self.store, self.run_id, stage):
+                artifact, reused = STAGES[stage](self)
         except NotYet as waiting:
-            until = waiting.until.isoformat(timespec="seconds") if waiting.until else ""
             log.info("%s: %s", stage, waiting)
-            return Result(stage, "", False, 0.0, waiting.figures, str(waiting), waiting=True, until=until)
+            return Result(stage, "", False, 0.0, waiting.figures, str(waiting), waiting=True, until=_until(waiting))
         seconds = round(time.monotonic() - started, 2)
         figures = _with_places(stage, artifact)
         summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items()
-                            if name != "reason" and value != "")
+                            if name not in ("reason", "class_names") and value != "")
         result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
         self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
@@ -148,9 +164,46 @@ class Run:
         return result
 
     def note(self, result: Result) -> None:
-        """Keep a stage's result in the record."""
-        self.record["stages"][result.stage] = vars(result)
-        self._write()
+        """Keep a stage's result in the record; the attempt at it is over."""
+        done = vars(result) | {"ended": _now(), "gpu": _gpu()}
+        self._change(lambda record: record | {
+            "stages": record["stages"] | {result.stage: done},
+            "attempts": {stage: told for stage, told in record.get("attempts", {}).items() if stage != result.stage},
+        })
+
+    @contextmanager
+    def _attempt(self, stage: str) -> Iterator[None]:
+        """While this holds the record says that the stage is under way, and afterwards why it failed or waits."""
+        since = _now()
+        self._tell(stage, since, state="running")
+        try:
+            yield
+        except NotYet as waiting:
+            self._tell(stage, since, state="waiting", text=str(waiting), until=_until(waiting), figures=waiting.figures)
+            raise
+        except BaseException as error:
+            reason = printable(f"{type(error).__name__}: {error}")[:MAX_REASON]
+            self._tell(stage, since, state="failed", text=reason, ended=_now())
+            raise
+
+    def _tell(self, stage: str, since: str, **told: Any) -> None:
+        """Keep in the record how an attempt goes: for those who look on, so no stage fails where that fails."""
+        attempt = {"stage": stage, "since": since} | told
+        try:
+            self._change(lambda record: record | {"attempts": record.get("attempts", {}) | {stage: attempt}})
+        except CarclfError as error:
+            log.warning("%s: that it is %s was not noted: %s", stage, told["state"], error)
+
+    def _given(self, stage: str) -> str:
+        """A line on the artifacts that a stage is given and its settings, where they are not the defaults."""
+        earlier, sections = TOLD[stage]
+        done = self.record["stages"]
+        keys = [f"{MADE[name].folder}/{done[name]['key']}" for name in earlier.split() if name in done]
+        default, own = flat(Config().model_dump()), flat(self.config.model_dump())
+        changed = [f"{name}={value}" for name, value in own.items()
+                   if name.partition(".")[0] in sections.split() and value != default[name]]
+        return (f"from {', '.join(keys) or 'nothing earlier'}; "
+                + (f"settings unlike the defaults: {', '.join(changed)}" if changed else "settings as by default"))
 
     def join(self, members: "list[Run]") -> None:
         """Make this run, which has only begun, one of an ensemble: data and split are those of its first member.
@@ -161,12 +214,18 @@ class Run:
         if self.record.get("members", names) != names or (self.record["stages"] and "members" not in self.record):
             raise ConfigError(f"The run {self.run_id!r} is in {self.store.url} and is another one. Take another "
                               "--name.")
-        stages = {stage: members[0].record["stages"][stage] for stage in ("download", "validate", "split")}
-        self.record |= {"members": names, "stages": stages | self.record["stages"]}
-        self._write()
+        self._change(lambda record: record | {"members": names})
+        self.take_data(members[0])
 
-    def _write(self) -> None:
-        self.store.write(_record_key(self.run_id), json.dumps(self.record, indent=1).encode())
+    def take_data(self, other: "Run") -> None:
+        """Work on the data and the split of another run, unless this one has its own."""
+        stages = {stage: other.record["stages"][stage] for stage in ("download", "validate", "split")
+                  if stage in other.record["stages"]}
+        self._change(lambda record: record | {"stages": stages | record["stages"]})
+
+    def _change(self, change: Callable[[Record], Record]) -> None:
+        self.record = change_record(self.store, self.run_id, lambda record: change(record) | {"updated": _now()})
+        note(self.store, self.run_id)
 
 
 def find_setting(run: Run, name: str) -> tuple[Any, float]:
@@ -195,21 +254,21 @@ def _short(value: float | int | str) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _parsed(data: bytes, run_id: str, store: Store) -> dict[str, Any]:
-    try:
-        record = json.loads(data)
-    except ValueError:
-        record = None
-    if isinstance(record, dict) and isinstance(record.get("stages"), dict) and "config" in record:
-        return record
-    raise DataError(f"{_record_key(run_id)} in {store.url} is damaged: it is no record of a run. Restore it from a "
-                    "backup, or begin a new run under another --run: what this one made is reused.")
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _record_key(run_id: str) -> str:
-    if not RUN_ID.fullmatch(run_id):
-        raise ConfigError(f"{run_id!r} is no run id: use letters, digits and ._- only.")
-    return f"runs/{run_id}.json"
+def _until(waiting: NotYet) -> str:
+    return waiting.until.isoformat(timespec="seconds") if waiting.until else ""
+
+
+def _gpu() -> str:
+    """The GPU that this process computes on, "" where it computes on none; a reused stage loads nothing to know."""
+    if "keras" not in sys.modules:
+        return ""
+    from carclf.training.strategies import gpu_name
+
+    return gpu_name()
 
 
 # The chain in its order: what each stage is given.
@@ -224,7 +283,7 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
     ),
     "fine_tune": lambda run: fine_tune(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"),
-        run.config, run.store, salt=run.salt,
+        run.config, run.store, salt=run.salt, pause_epoch=run.pause_epoch,
     ),
     "evaluate": lambda run: evaluate(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
@@ -242,4 +301,12 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
     "score": lambda run: score(
         run.artifact(Submission, "submit"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
     ),
+}
+# Of each stage: whose artifacts and which sections of the configuration its log begins with.
+TOLD = {
+    "download": ("", "competition force download"), "validate": ("download", "validation duplicates"),
+    "split": ("validate", "seed split"), "train_head": ("download split", "seed audit model augment head"),
+    "fine_tune": ("download split train_head", "seed augment fine_tune"),
+    "evaluate": ("download split fine_tune", "evaluate"), "promote": ("split fine_tune evaluate", "gate"),
+    "submit": ("validate fine_tune", "competition evaluate submit"), "score": ("submit evaluate", "competition score"),
 }

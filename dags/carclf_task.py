@@ -16,8 +16,10 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from airflow.sdk import PokeReturnValue
+from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -33,10 +35,14 @@ DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
 ALLOWED = re.compile(
     r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
+    r"|OTEL_.*|MLFLOW_.*"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
 GRACE_SECONDS = 10.0
+# XCom holds what a person reads: the rest is in the store's record of the run.
+MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # figures; characters of one, and of a reason or a summary
+UNREAD, REASONS = {"class_names", "weights"}, {"reason", "refusal", "override"}
 PR_SET_PDEATHSIG = 1
 
 
@@ -62,23 +68,39 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
                    "--run", run_id, *arguments]
         if stage == "download":
             command += settings_of(context["params"])
-        environment = child_environment(stage) | {"TMPDIR": folder}
+        environment = child_environment(stage) | airflow_address(context) | {"TMPDIR": folder}
         status, reason = run_child([*command, "--result", str(path)], environment)
-        result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        result = readable(json.loads(path.read_text())) if path.exists() else {}
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
         skip(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
     if status == LATER and result.get("waiting"):  # a passing fault ends with 75 too, but leaves no result
         return result
     if status != 0:
-        context["ti"].xcom_push(key="error", value=reason or f"{stage} ended with status {status}")
-    why = f" ({reason})" if status < 0 or status > 128 else ""
+        context["ti"].xcom_push(key="error", value=_cut(reason, MAX_TEXT) or f"{stage} ended with status {status}")
+    require_done(stage, status, reason)
+    return result
+
+
+def require_done(what: str, status: int, reason: str | None = None) -> None:
+    """Raise unless a child ended well; AirflowFailException where a retry cannot help."""
     if status in (DATA, CONFIGURATION):
-        raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
+        raise AirflowFailException(f"{what} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
     if status != 0:
-        raise AirflowException(f"{stage} ended with status {status}{why}; it is tried again")
-    return result
+        why = f" ({reason})" if reason and (status < 0 or status > 128) else ""
+        raise AirflowException(f"{what} ended with status {status}{why}; it is tried again")
+
+
+def readable(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's result as XCom holds it: small, whatever the run."""
+    figures = {str(name)[:MAX_FIGURE]: _cut(value, MAX_TEXT if name in REASONS else MAX_FIGURE)
+               for name, value in list(result.get("figures", {}).items())[:MAX_FIGURES] if name not in UNREAD}
+    return {name: figures if name == "figures" else _cut(value, MAX_TEXT) for name, value in result.items()}
+
+
+def _cut(value: Any, length: int) -> Any:
+    return f"{value[:length - 1]}…" if isinstance(value, str) and len(value) > length else value
 
 
 def poke_stage(stage: str, context: Mapping[str, Any]) -> PokeReturnValue:
@@ -99,6 +121,14 @@ def child_environment(stage: str) -> dict[str, str]:
     """What of this process's environment the child of a stage gets."""
     allowed = ALLOWED_WITH_KAGGLE if stage in KAGGLE_STAGES else ALLOWED
     return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
+
+
+def airflow_address(context: Mapping[str, Any]) -> dict[str, str]:
+    """Where this DAG run is seen, for what the child tells to MLflow; nothing where no [api] base_url says so."""
+    if not (base := conf.get("api", "base_url", fallback="").rstrip("/")):
+        return {}
+    run = context["dag_run"]
+    return {"CARCLF_AIRFLOW_RUN": f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id)}"}
 
 
 def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

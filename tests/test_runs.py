@@ -45,7 +45,9 @@ def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
         Run.load("old", store)
 
 
-@pytest.mark.parametrize("content", [b'{"run": ', b"[]", b"{}", b'{"config": {}, "stages": []}'])
+@pytest.mark.parametrize("content", [b'{"run": ', b"[]", b"{}", b'{"config": {}, "stages": []}',
+                                     b'{"config": {}, "stages": {"split": 1}}',
+                                     b'{"config": {}, "stages": {}, "attempts": []}'])
 def test_a_damaged_record_is_told_in_words(store: Store, content: bytes) -> None:
     Run.begin("r", store, "demo", load("demo"))
     store.write("runs/r.json", content)

@@ -13,6 +13,7 @@ from carclf.errors import ConfigError, QualityError
 from carclf.progress import printable
 from carclf.runs import Run
 from carclf.services.storage import Store, open_store
+from carclf.tracked import tell_champion
 
 champion_app = typer.Typer(help="The champion, its history and the threshold.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -89,6 +90,7 @@ def _rollback(
     """Make an earlier champion the champion again, by default the one before."""
     place = open_store(store)
     event = roll_back(place, to, by)
+    tell_champion(place)
     run = printable(str(event.get("run") or "unknown"))
     print(f"The champion is {event['model']} of the run {run}, and no more {event['from']}. "
           f"The stored threshold is still {_state(place)['threshold']:.4f}: carclf champion set-threshold changes it.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Model
-from carclf.champion import Event, State, action, promotions
+from carclf.champion import Event, State, action, promotions, standing, time_of
 from carclf.progress import printable
 from carclf.services.storage import Store
 
@@ -23,9 +23,9 @@ def history_table(found: Sequence[dict[str, Any]]) -> list[str]:
     for one in found:
         interval = "" if one["low"] is None else f"{one['low']:.4f}-{one['high']:.4f}"
         note = f"by hand, because {one['override']}" if one["override"] else ""
-        rows.append(("*" if one["champion"] else "", one["model"], one["run"], _decimals(one["val_accuracy"]), interval,
-                     _decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
-    return _aligned(rows)
+        rows.append(("*" if one["champion"] else "", one["model"], one["run"], decimals(one["val_accuracy"]), interval,
+                     decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
+    return aligned(rows)
 
 
 def shown(store: Store, state: State, event: Event) -> dict[str, Any]:
@@ -45,30 +45,26 @@ def shown(store: Store, state: State, event: Event) -> dict[str, Any]:
 
 def table_of(found: dict[str, Any]) -> list[str]:
     """The lines of what ``shown`` found."""
-    rules = [(row["rule"], _digits(row["value"]), _digits(row["limit"]), "yes" if row["passed"] else "NO",
+    rules = [(row["rule"], digits(row["value"]), digits(row["limit"]), "yes" if row["passed"] else "NO",
               row.get("text", "")) for row in found["rules"]]
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
-    events = [f"{_time(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
+    events = [f"{time_of(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
     lines = [
         f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
         found["reason"] or "its decision is gone from the store", "",
-        *_aligned([("rule", "value", "limit", "passed", ""), *rules]), "",
-        *_aligned([(name, _digits(value)) for name, value in found["figures"].items()]), "", *files, "", *events,
+        *aligned([("rule", "value", "limit", "passed", ""), *rules]), "",
+        *aligned([(name, digits(value)) for name, value in found["figures"].items()]), "", *files, "", *events,
     ]
     return [printable(line) for line in lines]
 
 
 def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
     evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
-    figures = evaluation.figures if evaluation else {}
-    scores = [other for other in state["history"] if action(other) == "scored" and other["model"] == event["model"]]
-    last = scores[-1] if scores else {}
-    return {
-        "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
-        "low": figures.get("low"), "high": figures.get("high"), "public_score": last.get("public_score"),
-        "rank": last.get("rank", ""), "time": _time(event), "by": event.get("approved_by", ""),
-        "override": event.get("override", ""), "refusal": event.get("refusal", ""),
+    known = standing(state, event, evaluation)
+    return known | {
+        "rank": "" if known["rank"] is None else known["rank"], "time": time_of(event),
+        "by": event.get("approved_by", ""), "override": event.get("override", ""), "refusal": event.get("refusal", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
@@ -81,19 +77,18 @@ def _told(event: Event) -> str:
     return "".join(f", {word} {value}" for word, value in told if value)
 
 
-def _time(event: Event) -> str:
-    return str(event.get("time") or event.get("promoted", ""))  # as older versions wrote it
-
-
-def _decimals(value: Any) -> str:
+def decimals(value: Any) -> str:
+    """A figure with four places; "" for none."""
     return f"{value:.4f}" if isinstance(value, float) else str(value if value is not None else "")
 
 
-def _digits(value: Any) -> str:
+def digits(value: Any) -> str:
+    """A figure with four digits; "" for none."""
     return f"{value:.4g}" if isinstance(value, float) else str(value if value is not None else "")
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table, its columns under each other; an empty column is left out."""
     rows = [[printable(cell) for cell in row] for row in rows]  # a reason, or a name, may hold anything
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()

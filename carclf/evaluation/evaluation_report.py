@@ -13,7 +13,7 @@ NUM_SHADES = 9
 def render_evaluation(found: dict[str, Any], pictures: list[dict[str, str]]) -> str:
     """The page of what ``evaluation.json`` holds, and the pictures of its errors in their order."""
     names, confusion = found["class_names"], found["confusion"]
-    classes = _classes(names, confusion)
+    classes = class_rows(names, confusion)
     return render(
         "evaluation_report.html", found=found, tiles=_tiles(found), classes=classes[:MAX_ROWS],
         num_classes=len(classes), pairs=_pairs(names, confusion),
@@ -35,7 +35,7 @@ def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
     return tiles + [(title, form.format(found[name])) for name, (title, form) in units.items() if name in found]
 
 
-def _classes(names: list[int], confusion: list[list[int]]) -> list[dict[str, Any]]:
+def class_rows(names: list[int], confusion: list[list[int]]) -> list[dict[str, Any]]:
     """Each class with images, the lowest recall first: label, num, right, recall, its interval, named (as it)."""
     rows = []
     for position, name in enumerate(names):

@@ -18,18 +18,18 @@ STAND_IN_BATCH, LARGEST_BATCH, NUM_RATES = 32, 512, 100  # while values are trie
 
 
 def fine_tune(
-    archive: Archive, split: Split, start: Model, config: Config, store: Store, *, salt: str = ""
+    archive: Archive, split: Split, start: Model, config: Config, store: Store, *, salt: str = "", pause_epoch: int = 0
 ) -> tuple[Model, bool]:
     """The head's model with unfrozen upper blocks trained on; the epoch with the best validation accuracy.
 
-    A killed training goes on from its last checkpoint when the stage is run again.
+    A killed training goes on from its last checkpoint when the stage is run again. NotYet after ``pause_epoch``.
     """
     inputs = {"archive": archive.key, "split": split.key, "model": start.key}
     settings = fine_tune_settings(config, salt)
     key = artifact_key(Model, VERSION, inputs, settings)
 
     def make(folder: Path) -> Figures:
-        return _fit(folder, archive, split, start, config, store, key)
+        return _fit(folder, archive, split, start, config, store, key, pause_epoch)
 
     model, reused = build(Model, make, store=store, version=VERSION, inputs=inputs, settings=settings)
     Checkpoints(store, key).clear()
@@ -45,7 +45,8 @@ def find_setting(
 
 
 def _fit(
-    folder: Path, archive: Archive, split: Split, start: Model, config: Config, store: Store, key: str
+    folder: Path, archive: Archive, split: Split, start: Model, config: Config, store: Store, key: str,
+    pause_epoch: int,
 ) -> Figures:
     import pandas as pd
 
@@ -64,7 +65,8 @@ def _fit(
         trained, num_blocks = compile_by(config.fine_tune, model, source)
         log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
         trainer = Trainer(trained, source, _mix(start, config), own,
-                          lambda network: validate(network, val, own.batch_size), Checkpoints(store, key))
+                          lambda network: validate(network, val, own.batch_size), Checkpoints(store, key),
+                          pause_epoch=pause_epoch)
         history = trainer.run(accuracy) if own.epochs else pd.DataFrame()
     size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
     write_probe(model, rows[rows["subset"] == "val"], unpack(archive, store), size, folder)

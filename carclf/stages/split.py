@@ -20,7 +20,7 @@ def split(
     What stands on a side of the champion's split stays there. If that split was made of this dataset with these
     settings, it is the answer itself: a run on unchanged data reuses everything also after it won.
     """
-    settings = config.split.model_dump() | {"seed": config.seed, "salt": salt}
+    settings = config.split.model_dump() | {"seed": _seed(config), "salt": salt}
     if (champion is not None and champion.inputs["dataset"] == dataset.key
             and champion.key == artifact_key(Split, VERSION, champion.inputs, settings)):
         return champion, True
@@ -64,10 +64,14 @@ def _memory(champion: Split | None, store: Store) -> Any:
     return pd.read_parquet(champion.path(store, name))
 
 
+def _seed(config: Config) -> int:
+    return config.seed if config.split.seed is None else config.split.seed
+
+
 def _assigned(index: Any, previous: Any, config: Config) -> Any:
     from carclf.data.splits import folded, stratified
 
     own = config.split
     if own.num_folds:
-        return folded(index, num_folds=own.num_folds, fold=own.fold, seed=config.seed, previous=previous)
-    return stratified(index, val_fraction=own.val_fraction, seed=config.seed, previous=previous)
+        return folded(index, num_folds=own.num_folds, fold=own.fold, seed=_seed(config), previous=previous)
+    return stratified(index, val_fraction=own.val_fraction, seed=_seed(config), previous=previous)

@@ -35,7 +35,8 @@ class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         self.best, self.best_epoch, self.meter = -1.0, 0, meter
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.meter(epoch + 1, self.params["epochs"], f"val_accuracy {logs['val_accuracy']:.3f}")
+        figures = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
+        self.meter(epoch + 1, self.params["epochs"], f"val_accuracy {logs['val_accuracy']:.3f}", figures)
         if logs["val_accuracy"] > self.best:
             self.best, self.best_epoch, self.weights = logs["val_accuracy"], epoch + 1, self.model.get_weights()
 

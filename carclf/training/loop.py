@@ -17,13 +17,13 @@ import psutil
 from carclf.config import FineTune
 from carclf.data.input_pipeline import Training, batches
 from carclf.data.mixing import Mix
-from carclf.errors import QualityError, ServiceError
+from carclf.errors import NotYet, QualityError, ServiceError
 from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
 from carclf.training.feeding import Feed, Stream
 from carclf.training.optimizers import BlockwiseAdamW
-from carclf.training.strategies import gpu_megabytes
+from carclf.training.strategies import gpu_figures
 from carclf.training.validation import averaged
 
 FINITE_STEPS = 20  # between two looks at whether the loss is a number
@@ -54,9 +54,10 @@ class Trainer:
 
     def __init__(
         self, model: keras.Model, source: Training, mix: Mix, settings: FineTune, validate: Validate,
-        checkpoints: Checkpoints,
+        checkpoints: Checkpoints, *, pause_epoch: int = 0,
     ) -> None:
         self.model, self.source, self.mix, self.settings = model, source, mix, settings
+        self.pause_epoch = pause_epoch  # after which it stops for now; 0 for none
         self.validate, self.checkpoints = validate, checkpoints
         self.optimizer: BlockwiseAdamW = model.optimizer
         self.stream, self.progress = Stream(self._open_at), Progress()
@@ -70,6 +71,7 @@ class Trainer:
             self.save()
         with Meter("fine_tune", done=self.progress.step) as meter:
             while not self._ended():
+                self._pause()
                 try:
                     self._epoch(meter)
                 except NotANumber:
@@ -85,6 +87,14 @@ class Trainer:
         return batches(self.source, self.source.batch_size, start_batch=number,
                        num_workers=self.settings.num_workers, mix=self.mix)
 
+    def _pause(self) -> None:
+        """NotYet where this is the end for now: the checkpoint is at an epoch's end, and nothing is lost."""
+        epoch = self.progress.step // self.source.steps_per_epoch
+        if self.pause_epoch and epoch >= self.pause_epoch:
+            self.stream.close()
+            raise NotYet(f"paused after epoch {epoch} of {self.settings.epochs}",
+                         figures={"epoch": epoch, "val_accuracy": self.progress.best_accuracy})
+
     def _ended(self) -> bool:
         own, progress = self.settings, self.progress
         if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
@@ -97,14 +107,13 @@ class Trainer:
 
     def _epoch(self, meter: Meter) -> None:
         """The rest of the present epoch, its validation, and a checkpoint."""
-        per_epoch, started = self.source.steps_per_epoch, time.monotonic()
-        begin, waited = self.progress.step, self.stream.wait_seconds
-        self.epoch_started, self.epoch_began, self.epoch_waited = started, begin, waited
+        per_epoch, begin = self.source.steps_per_epoch, self.progress.step
+        self.epoch_started, self.epoch_began, self.epoch_waited = time.monotonic(), begin, self.stream.wait_seconds
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
         with self.stream.own_errors():
             self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
-        seconds, waited = time.monotonic() - started, self.stream.wait_seconds - waited
+        seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
         if not np.isfinite(logs["loss"]):
             raise NotANumber
@@ -146,8 +155,7 @@ class Trainer:
             "data_wait_fraction": (self.stream.wait_seconds - self.epoch_waited) / seconds,
             "memory_mb": psutil.Process().memory_info().rss / 2**20,
         }
-        on_gpu = gpu_megabytes()
-        return found if on_gpu is None else found | {"gpu_memory_mb": on_gpu}
+        return found | gpu_figures()
 
     def _epoch_number(self) -> int:
         """Of the epoch that the last step was in, from 1; the budget may end it early."""
@@ -242,6 +250,7 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
 def _words(figures: dict[str, float]) -> str:
     """What a line of progress says beside the steps."""
     on_gpu = f", GPU {figures['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in figures else ""
+    on_gpu += f" at {100 * figures['gpu_use_fraction']:.0f}%" if "gpu_use_fraction" in figures else ""
     return (f"epoch {figures['epoch']:.0f}, loss {figures['loss']:.3f}, accuracy {figures['accuracy']:.3f}, "
             f"rate {figures['learning_rate']:.2g}, {figures['images_per_second']:.1f} img/s, "
             f"data wait {100 * figures['data_wait_fraction']:.1f}%, {figures['memory_mb']:.0f} MB{on_gpu}")

@@ -27,7 +27,7 @@ def compile_by(own: FineTune, model: keras.Model, source: Training, rate: Any = 
     ``rate`` stands for another learning-rate schedule than theirs.
     """
     num_steps = source.epochs * source.steps_per_epoch
-    groups = unfreeze(model, own.unfrozen_fraction)
+    groups = unfreeze(model, own.unfrozen_fraction, batch_norm=own.batch_norm)
     phases = phase_of_epoch(own.epochs, own.num_phases)
     starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
     rates = block_rates(len(groups), decay=own.layer_decay, phase_starts=starts or [0])

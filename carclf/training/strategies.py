@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import keras
 
+from carclf.gpus import gpus
 from carclf.progress import log
 
 
@@ -40,6 +41,22 @@ def _gpus() -> list[str]:
         return []
 
 
+def gpu_name() -> str:
+    """The name of the GPU in use, with their number where there are several; "" where there is none."""
+    if not (gpus := _gpus()):
+        return ""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
+        name = str(details.get("device_name", "GPU"))
+    else:
+        import jax
+
+        name = str(jax.devices("gpu")[0].device_kind)
+    return name if len(gpus) == 1 else f"{len(gpus)} x {name}"
+
+
 def gpu_megabytes() -> float | None:
     """Memory in use on the fullest GPU, in MB; None where there is none."""
     if not (gpus := _gpus()):
@@ -53,3 +70,11 @@ def gpu_megabytes() -> float | None:
 
         used = [(device.memory_stats() or {}).get("bytes_in_use", 0) for device in jax.devices("gpu")]
     return float(max(used) / 2**20)
+
+
+def gpu_figures() -> dict[str, float]:
+    """``gpu_memory_mb`` of this process, and ``gpu_use_fraction`` of the idlest GPU; nothing where there is none."""
+    if (megabytes := gpu_megabytes()) is None:
+        return {}
+    used = [gpu.use_fraction for gpu in gpus()]  # not known of a slice of a GPU
+    return {"gpu_memory_mb": megabytes} | ({"gpu_use_fraction": min(used)} if used else {})

@@ -9,11 +9,11 @@ from carclf.training.backbones import all_layers, backbone_layers, blocks
 from carclf.training.optimizers import BlockRate
 
 
-def unfreeze(model: keras.Model, fraction: float) -> list[list[Any]]:
+def unfreeze(model: keras.Model, fraction: float, *, batch_norm: str = "inference") -> list[list[Any]]:
     """Let the head and this share of the backbone's blocks, from the top, train; return those blocks, topmost last.
 
-    Every BatchNormalization layer stays frozen. A nested call with training=False is not enough for that:
-    ``fit`` reaches the nested layers with training=True all the same (seen in Keras 3.15).
+    In inference mode every BatchNormalization layer stays frozen. A nested call with training=False is not enough for
+    that: ``fit`` reaches the nested layers with training=True all the same (seen in Keras 3.15).
     """
     groups = blocks(backbone_layers(model))
     num_frozen = len(groups) - math.ceil(fraction * len(groups))
@@ -21,7 +21,7 @@ def unfreeze(model: keras.Model, fraction: float) -> list[list[Any]]:
     for position, group in enumerate(groups):
         for layer in group:
             layer.trainable = position >= num_frozen
-    for layer in all_layers(model):
+    for layer in all_layers(model) if batch_norm == "inference" else []:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     return groups[num_frozen:]

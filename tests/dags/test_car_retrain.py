@@ -173,7 +173,8 @@ def test_the_form_has_every_setting_with_its_type_limits_and_description(describ
 
 
 def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(environment: dict[str, str]) -> None:
-    secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t"}
+    secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t",
+               "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics"}
     done = python(
         "import json, carclf_task as t; print(json.dumps({s: sorted(t.child_environment(s)) for s in "
         f"{STAGES}}}))", environment | secrets,
@@ -182,7 +183,25 @@ def test_no_secret_of_airflow_reaches_a_child_and_kaggles_key_only_three_stages(
     assert {stage for stage in STAGES if "KAGGLE_KEY" in seen[stage]} == {"download", "submit", "score"}
     assert {stage for stage in STAGES if "CARCLF_KAGGLE_ENDPOINT" in seen[stage]} == {"download", "submit", "score"}
     assert not [name for stage in STAGES for name in seen[stage] if name.startswith("AIRFLOW") or name == "SOME_TOKEN"]
-    assert all({"CARCLF_STORE", "PATH"} <= set(seen[stage]) for stage in STAGES)
+    assert all({"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT"} <= set(seen[stage]) for stage in STAGES)
+
+
+def test_a_child_is_told_of_mlflow_and_where_its_dag_run_is_seen(environment: dict[str, str]) -> None:
+    told = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", "MLFLOW_TRACKING_USERNAME": "ada",
+            "MLFLOW_TRACKING_PASSWORD": "p", "AIRFLOW__API__BASE_URL": "http://127.0.0.1:8080/"}
+    done = python(
+        """
+        import json, carclf_task as t
+        from types import SimpleNamespace
+        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00")
+        print(json.dumps([t.child_environment("fine_tune"), t.airflow_address({"dag_run": run})]))
+        """, environment | told,
+    )
+    seen, address = json.loads(done.stdout.splitlines()[-1])
+    assert {name: value for name, value in seen.items() if name.startswith("MLFLOW")} == {
+        name: value for name, value in told.items() if name.startswith("MLFLOW")}
+    assert address == {"CARCLF_AIRFLOW_RUN":
+                       "http://127.0.0.1:8080/dags/car_retrain/runs/manual__2026-11-25T05%3A00%3A00%2B00%3A00"}
 
 
 def alive(pid: int) -> bool:
@@ -273,6 +292,26 @@ def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, 
     done = python(code, environment)
     expected = "['approval.ask', 'score', 'submit'] {'return_value': {'skip': 'refused: weak'}}"
     assert done.stdout.splitlines()[-1] == expected, done.stderr[-2000:]
+
+
+def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environment: dict[str, str]) -> None:
+    code = """
+        import json, sys
+        import carclf_task
+        long = "x" * 100_000
+        figures = {f"figure {n} {long}": long for n in range(500)} | {"reason": long}
+        huge = {"stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "figures": {"reason": long} | figures,
+                "summary": long, "skip": long, "waiting": False, "until": ""}
+        usual = huge | {"figures": {"val_accuracy": 0.9, "class_names": "0 1 2", "reason": "r" * 600},
+                        "summary": "val_accuracy 0.9", "skip": ""}
+        print(len(json.dumps(carclf_task.readable(huge))), json.dumps(carclf_task.readable(usual)))
+    """
+    done = python(code, environment)
+    size, usual = done.stdout.splitlines()[-1].split(maxsplit=1)
+    assert int(size) < 24_000
+    assert json.loads(usual) == {
+        "stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "summary": "val_accuracy 0.9", "skip": "",
+        "figures": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
 
 
 def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: dict[str, str]) -> None:

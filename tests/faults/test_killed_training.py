@@ -16,6 +16,7 @@ from carclf.config import load
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
 from carclf.demo.server import DemoServer
+from carclf.live import live_points
 from carclf.runs import Run
 from carclf.services.storage import open_store
 
@@ -81,8 +82,13 @@ def test_trainings_killed_again_and_again_end_with_the_weights_of_one_never_kill
     for target in (0, 3, 9, 17):
         kill_when(start("fine_tune", killed), lambda target=target: saved_step(killed) >= target)
         steps.append(saved_step(killed))
+        assert Run.load("r", killed).record["attempts"]["fine_tune"]["state"] == "running"
     assert f"taken up at step {steps[-1]}" in finish("fine_tune", killed)
     assert steps == sorted(steps) and steps[-1] >= 17
+    told = live_points(killed, "r")["fine_tune"]
+    epochs = [epoch["step"] for epoch in told["series"]["fine_tune"]["epochs"]]
+    assert (told["state"], told["done"], Run.load("r", killed).record["attempts"]) == ("ended", told["total"], {})
+    assert epochs == sorted(set(epochs)) and epochs[-1] == told["total"]
     for stage in ("train_head", "fine_tune"):
         for one, other in zip(weights(undisturbed, stage), weights(killed, stage), strict=True):
             np.testing.assert_array_equal(one, other)

@@ -10,10 +10,12 @@ from carclf.services.storage.disk import full_disk_in
 from carclf.services.storage.folder import FolderStore
 from carclf.services.storage.protocol import Store, Versioned
 from carclf.services.storage.s3 import S3Store
-from carclf.services.storage.swapping import change_object
+from carclf.services.storage.swapping import NUM_TRIES, change_object
 
-__all__ = ["Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "copy_store",
-           "full_disk_in", "give_up", "open_store"]  # fmt: skip
+__all__ = [
+    "NUM_TRIES", "Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "copy_store",
+    "full_disk_in", "give_up", "open_store",
+]
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:

@@ -1,11 +1,14 @@
 """Changing one object that several may change at once."""
 
+import random
+import time
 from collections.abc import Callable
 
 from carclf.errors import ServiceError
 from carclf.services.storage.protocol import Store
 
 NUM_TRIES = 20
+FIRST_WAIT, LONGEST_WAIT = 0.005, 0.5  # seconds before the next try, at most
 
 
 def change_object(store: Store, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
@@ -14,9 +17,11 @@ def change_object(store: Store, key: str, change: Callable[[bytes | None], bytes
     ``change`` gets None where there is no object, and is called again where another was first. ServiceError where
     others were first each time.
     """
-    for _ in range(NUM_TRIES):
+    for number in range(NUM_TRIES):
         found = store.read(key)
         data = change(None if found is None else found.data)
         if data is None or store.write_if(key, data, None if found is None else found.version):
             return
+        # As long as chance says: those who met once do not meet again.
+        time.sleep(random.uniform(0, min(LONGEST_WAIT, FIRST_WAIT * 2**number)))
     raise ServiceError(f"{store.url}/{key} changed {NUM_TRIES} times while it was to be written. Try again.")

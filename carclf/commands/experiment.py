@@ -1,0 +1,167 @@
+"""``carclf experiment``: recipes x seeds x folds, trained, raced and compared."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from carclf import config as configuration
+from carclf.commands.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
+from carclf.errors import CarclfError, ConfigError
+from carclf.experiments import members, racing
+from carclf.experiments.plan import Plan, find_plan, make_plan, read_plan, write_plan
+from carclf.experiments.search import TRIAL, propose
+from carclf.services.storage import Store, open_store
+
+experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
+NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
+TryOption = Annotated[list[str], typer.Option(
+    "--try", help="A shipped ablation, ensemble, or NAME [ABLATION] key=value...: beside the baseline. Repeat it.",
+)]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of training, the same for every recipe.")]
+FoldsOption = Annotated[int, typer.Option("--folds", min=0, help="Folds of a cross-validation; 0: the holdout.")]
+RungsOption = Annotated[str, typer.Option("--rungs", help="Epochs after which the worse recipes stop, such as 2,5.")]
+KeepOption = Annotated[float, typer.Option("--keep", help="Share of the recipes that goes on after a rung.")]
+BudgetOption = Annotated[float, typer.Option("--budget-minutes", min=0, help="Of training, after which none begins.")]
+
+
+SearchOption = Annotated[list[str], typer.Option("--search", help="key=low..high or key=a|b: Optuna proposes.")]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, help="Recipes that --search proposes.")]
+StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r} are no whole numbers, separated by commas.") from error
+
+
+@experiment_app.command("plan")
+def _plan(
+    name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",  # noqa: B006
+    set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",  # noqa: B006
+    keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,  # noqa: B006
+    study: StudyOption = "", result: ResultOption = None,
+) -> None:
+    """Write down what will be trained; every member's settings are checked."""
+    place = open_store(store)
+    options: dict[str, Any] = {
+        "settings": dict(configuration.parse_override(text) for text in configuration.deployment_settings(set_)),
+        "seeds": _numbers(seeds, "--seeds"), "num_folds": folds, "rungs": _numbers(rungs, "--rungs"), "keep": keep,
+        "budget_minutes": budget_minutes, "study": (study or name) if search else "",
+    }
+    plan = make_plan(name, recipe, try_, **options)  # before a study proposes anything
+    if search:
+        plan = make_plan(name, recipe, try_, _proposed(name, options["study"], search, trials, place), **options)
+    write_plan(plan, place)
+    _say_plan(plan, result)
+
+
+def _proposed(name: str, study: str, search: list[str], trials: int, store: Store) -> dict[str, dict[str, Any]]:
+    """The trials of this plan where it is there already, so that a retry asks for none again."""
+    if there := find_plan(name, store):
+        return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL.fullmatch(recipe)}
+    return propose(study, search, trials, store)
+
+
+def _say_plan(plan: Plan, result: Path | None) -> None:
+    told = {"folds": list(range(max(1, plan.num_folds))), "groups": plan.groups(), "num_rungs": len(plan.rungs)}
+    _say(told, result)
+    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.members)} trainings")
+
+
+@experiment_app.command("prepare")
+def _prepare(name: NameOption, store: StoreOption = "store", fold: int = 0, result: ResultOption = None) -> None:
+    """Download, check and split once for all members (of a fold)."""
+    place = open_store(store)
+    members.prepare(read_plan(name, place), fold, place)
+    _say({"fold": fold}, result)
+
+
+@experiment_app.command("train")
+def _train(
+    name: NameOption, group: Annotated[str, typer.Option("--members", help="Numbers, separated by commas.")],
+    store: StoreOption = "store", rung: Annotated[int, typer.Option(min=0, help="Stop at this rung, from 1.")] = 0,
+    result: ResultOption = None,
+) -> None:
+    """Train members to a rung, or to their end."""
+    place = open_store(store)
+    plan = read_plan(name, place)
+    _say(members.train_group(plan, _numbers(group, "--members"), place, pause_epoch=_epoch(plan, rung)), result)
+
+
+@experiment_app.command("survivors")
+def _survivors(
+    name: NameOption, store: StoreOption = "store",
+    rung: Annotated[int, typer.Option(min=0, help="After this rung, from 1; 0: all.")] = 0, result: ResultOption = None,
+) -> None:
+    """Which groups of members train on after a rung."""
+    place = open_store(store)
+    plan = read_plan(name, place)
+    print(", ".join(racing.survivors(plan, rung, place)))
+    _say(racing.groups_after(plan, rung, place), result)
+
+
+@experiment_app.command("compare")
+def _compare(name: NameOption, store: StoreOption = "store", result: ResultOption = None) -> None:
+    """Compare what was trained so far with the baseline."""
+    from carclf.evaluation.experiment_report import ranked
+    from carclf.experiments.results import write_outcome  # pandas: no other command shall wait for it
+
+    place = open_store(store)
+    found = write_outcome(read_plan(name, place), place)
+    for row in ranked(found):
+        print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['sentence']}")
+    for row in found["failed"]:
+        print(f"{row['run']} failed: {row['error']}")
+    print(f"experiments/{name}/report.html")
+    _say({row["recipe"]: row["sentence"] for row in found["rows"]}, result)
+
+
+@experiment_app.command("run")
+def _run(name: NameOption, store: StoreOption = "store") -> None:
+    """Train and compare a planned experiment here, without Airflow; broken off, it goes on."""
+    place = open_store(store)
+    plan = read_plan(name, place)
+    for fold in range(max(1, plan.num_folds)):
+        members.prepare(plan, fold, place)
+    for rung in range(1, len(plan.rungs) + 2):
+        for group in racing.groups_after(plan, rung - 1, place):
+            _tried(plan, group, rung if rung <= len(plan.rungs) else 0, store)
+    _compare(name, store)
+
+
+def _tried(plan: Plan, group: list[int], rung: int, store: str) -> None:
+    try:
+        members.train_group(plan, group, open_store(store), pause_epoch=_epoch(plan, rung))
+    except CarclfError as error:  # it is in the comparison's list of failures
+        print(f"{plan.members[group[0]].run_id} failed: {error}")
+
+
+@experiment_app.command("table")
+def _table(
+    name: NameOption, store: StoreOption = "store",
+    to: Annotated[Optional[Path], typer.Option("--to", help="A Markdown file.", callback=writable)] = None,  # noqa: UP045
+    note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
+) -> None:
+    """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""
+    from carclf.experiments.results import put_into, read_outcome, table
+
+    found = read_outcome(name, open_store(store))
+    if to:
+        put_into(to, found, note)
+    else:
+        print(table(found, note))
+
+
+def _epoch(plan: Plan, rung: int) -> int:
+    if rung > len(plan.rungs):
+        raise ConfigError(f"The experiment {plan.experiment!r} has {len(plan.rungs)} rungs, and no rung {rung}.")
+    return plan.rungs[rung - 1] if rung else 0
+
+
+def _say(found: Any, path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(found))

@@ -1,0 +1,42 @@
+"""The page of an experiment, and accuracy over cost with its Pareto front."""
+
+import base64
+import io
+from typing import Any
+
+from carclf.evaluation.pages import render
+
+COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
+
+
+def render_experiment(found: dict[str, Any], picture: bytes) -> str:
+    """The page of an experiment's ``comparison.json`` and its picture (PNG)."""
+    return render("experiment_report.html", found=found, rows=ranked(found),
+                  picture=base64.b64encode(picture).decode())
+
+
+def ranked(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows, the most accurate first."""
+    return sorted(found["rows"], key=lambda row: -row["accuracy"])
+
+
+def draw_front(found: dict[str, Any]) -> bytes:
+    """Accuracy over minutes of training of each recipe, the front as a line; a PNG."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in found["rows"] if "minutes" in row]
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for row in rows:
+        axes.plot(row["minutes"], row["accuracy"], "o", color=COLOURS.get(row["finding"], "#57606a"))
+        axes.annotate(row["recipe"], (row["minutes"], row["accuracy"]), (4, 4), textcoords="offset points", fontsize=8)
+    front = sorted((row["minutes"], row["accuracy"]) for row in rows if row["front"])
+    axes.plot(*zip(*front, strict=True), "-", color="#0969da", linewidth=1, zorder=0, label="Pareto front")
+    axes.set(xlabel="minutes of training", ylabel="accuracy", title=found["experiment"])
+    axes.legend()
+    with io.BytesIO() as file:
+        figure.savefig(file, format="png", dpi=100)
+        plt.close(figure)
+        return file.getvalue()

@@ -1,0 +1,1 @@
+"""Recipes compared: which, by how much, and is it real."""

@@ -1,0 +1,166 @@
+"""What an experiment found: each recipe beside the baseline on the same images, and what it cost."""
+
+from dataclasses import asdict
+from functools import reduce
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carclf.artifacts import Evaluation, Model
+from carclf.config import RECIPES
+from carclf.errors import CarclfError, QualityError
+from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
+from carclf.experiments.ablations import ENSEMBLE
+from carclf.experiments.plan import BASELINE, Member, Plan
+from carclf.experiments.racing import dropped
+from carclf.records import Record, read_record
+from carclf.runs import Run
+from carclf.services.storage import Store
+
+Tables = dict[str, dict[int, pd.DataFrame]]  # of each recipe and seed: id, label and probabilities, all folds
+
+
+def outcome(plan: Plan, store: Store) -> dict[str, Any]:
+    """The comparison as ``comparison.json`` holds it; QualityError where the baseline did not finish."""
+    runs, failed = _finished(plan, store)
+    tables = _tables(plan, runs)
+    if BASELINE not in tables:
+        raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
+                           f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
+    answers = _answers(tables, ensemble=plan.ensemble)
+    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level)
+    costs = {name: _cost(name, plan, runs) for name in answers}
+    rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
+            for name in answers]
+    lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
+    known = {member.recipe for member in runs} | set(lost)
+    return {
+        "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
+        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
+        "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": _with_front(rows),
+        "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
+                    for name, (epoch, accuracy) in lost.items()],
+        "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
+                   if member.recipe not in lost],
+        "left_out": [name for name in plan.recipes if name not in known],
+    }
+
+
+def _finished(plan: Plan, store: Store) -> tuple[dict[Member, Run], dict[Member, str]]:
+    """The runs that were evaluated, and why others were not (those that never began are in neither)."""
+    runs, failed = {}, {}
+    for member in plan.members:
+        record: Record | None = {}
+        try:
+            if (record := read_record(store, member.run_id)) is None:
+                continue
+            run = Run(member.run_id, store, record)
+            run.artifact(Evaluation, "evaluate")
+        except CarclfError as error:
+            failed[member] = _reason(record or {}) or str(error)
+        else:
+            runs[member] = run
+    return runs, failed
+
+
+def _reason(record: Record) -> str:
+    """What the record says of the stages that failed."""
+    attempts = record.get("attempts", {}).values()
+    return "; ".join(str(told["text"]) for told in attempts if told["state"] == "failed")
+
+
+def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
+    """The predictions of each recipe and seed of which every fold was evaluated."""
+    found: Tables = {}
+    for name in plan.recipes:
+        for seed in plan.seeds:
+            own = [run for member, run in runs.items() if (member.recipe, member.seed) == (name, seed)]
+            if len(own) == max(1, plan.num_folds):
+                parts = [pd.read_parquet(run.artifact(Evaluation, "evaluate").path(run.store, "predictions.parquet"))
+                         for run in own]
+                found.setdefault(name, {})[seed] = pd.concat(parts).set_index("id").sort_index()
+    return found
+
+
+def _answers(tables: Tables, *, ensemble: bool) -> dict[str, Correct]:
+    """Which answers are right (seeds, images), on the images that all have."""
+    every = [table for seeds in tables.values() for table in seeds.values()]
+    ids = every[0].index
+    for table in every[1:]:
+        ids = ids.intersection(table.index)
+    found = {name: np.stack([(table.loc[ids, "predicted"] == table.loc[ids, "label"]).to_numpy()
+                             for table in seeds.values()]) for name, seeds in tables.items()}
+    own = list(tables[BASELINE].values())
+    if ensemble and len(own) > 1:
+        shares = [table.loc[ids].filter(regex=r"^p\d+$") for table in own]
+        named = reduce(pd.DataFrame.add, shares).idxmax(axis="columns").str[1:].astype(int)
+        found[ENSEMBLE] = (named == own[0].loc[ids, "label"]).to_numpy()[None]
+    return found
+
+
+def _cost(name: str, plan: Plan, runs: dict[Member, Run]) -> dict[str, float]:
+    """Minutes of training for one seed (all folds), and img/s while fine-tuning."""
+    own = {member: run for member, run in runs.items() if member.recipe == (BASELINE if name == ENSEMBLE else name)}
+    if not own:
+        return {}
+    num_seeds = 1 if name == ENSEMBLE else len({member.seed for member in own})
+    seconds, rates = zip(*(_seconds(run) for run in own.values()), strict=True)
+    known = [rate for rate in rates if rate]
+    return {"minutes": sum(seconds) / 60 / num_seeds} | ({"images_per_second": mean(known)} if known else {})
+
+
+def _seconds(run: Run) -> tuple[float, float]:
+    """What head and fine-tuning took when they were made, by whoever made them first, and img/s."""
+    tuned, head = run.artifact(Model, "fine_tune"), run.artifact(Model, "train_head")
+    history = _history(tuned, run.store)
+    if history.empty:
+        return head.seconds, 0.0
+    return head.seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
+
+
+def _history(model: Model, store: Store) -> pd.DataFrame:
+    path = model.path(store, "history.csv")
+    return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
+
+
+def _row(
+    name: str, correct: Correct, costs: dict[str, dict[str, float]], verdict: Verdict | None, plan: Plan
+) -> dict[str, Any]:
+    own, base = costs[name], costs[BASELINE]
+    ratio = own["minutes"] / base["minutes"] if own and base["minutes"] else None
+    changes = plan.recipes.get(name, {})
+    found: dict[str, Any] = {
+        "recipe": name, "changes": changes, "num_seeds": len(correct), "accuracy": float(correct.mean()),
+        "spread": float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None, **own, "cost": ratio,
+        "sentence": "the baseline", "finding": "", "command": _command(plan, name),
+        "runs": [member.run_id for member in plan.members if member.recipe == name],
+    }
+    if verdict:
+        found |= asdict(verdict) | {"finding": verdict.finding, "sentence": verdict.sentence(ratio)}
+    return found
+
+
+def _command(plan: Plan, name: str) -> str:
+    """What repeats a row alone; the ensemble is made of the baseline's runs."""
+    if name == ENSEMBLE:
+        runs = [member.run_id for member in plan.members if member.recipe == BASELINE]
+        return "carclf ensemble " + " ".join(f"--run {run}" for run in runs)
+    changed = plan.settings | plan.recipes[name]
+    base = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
+    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {key}={_word(base[key])}" for key in base)])
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _with_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with ``front``: no other one costs less and is as accurate, or is more accurate and costs no more."""
+    def beaten(row: dict[str, Any]) -> bool:
+        return any(other["minutes"] <= row["minutes"] and other["accuracy"] >= row["accuracy"]
+                   and (other["minutes"], other["accuracy"]) != (row["minutes"], row["accuracy"])
+                   for other in rows if "minutes" in other)
+
+    return [row | {"front": "minutes" in row and not beaten(row)} for row in rows]

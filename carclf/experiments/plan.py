@@ -1,0 +1,179 @@
+"""What an experiment trains: recipes x seeds x folds, written down before anything is spent."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from carclf.config import RECIPES, Config, load, parse_override
+from carclf.errors import ConfigError
+from carclf.experiments.ablations import ABLATIONS, ENSEMBLE
+from carclf.services.storage import Store
+
+BASELINE = "baseline"
+NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}", re.IGNORECASE)
+EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_MEMBERS = 1000
+# Members compete with each other: what they send, and whom they would replace, is for the one that wins.
+OF_ALL = {"submit.enabled": False, "audit.enabled": False}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training of an experiment; its run has an id of its own."""
+
+    number: int
+    recipe: str
+    seed: int
+    fold: int
+    run_id: str
+
+
+class Plan(BaseModel):
+    """An experiment; ``recipes`` are what each changes of ``recipe`` with ``settings``, the baseline first.
+
+    ``rungs`` are epochs after which the better ``keep`` of the recipes goes on. No member begins once
+    ``budget_minutes`` of training are spent (0: no limit).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    experiment: str
+    recipe: str
+    settings: dict[str, Any] = {}
+    recipes: dict[str, dict[str, Any]]
+    seeds: list[int] = Field([0, 1], min_length=1)
+    num_folds: int = Field(0, ge=0, le=20)
+    rungs: list[int] = []
+    keep: float = Field(0.5, gt=0, lt=1)
+    budget_minutes: float = Field(0, ge=0)
+    level: float = Field(0.05, gt=0, lt=0.5)
+    ensemble: bool = False
+    study: str = ""  # whose trials are among the recipes
+
+    @property
+    def members(self) -> list[Member]:
+        """Every training: the baseline's first, and a seed of every recipe before the next seed of any."""
+        found = [(recipe, seed, fold) for seed in self.seeds for recipe in self.recipes
+                 for fold in range(max(1, self.num_folds))]
+        return [Member(number, recipe, seed, fold, self._run_id(recipe, seed, fold))
+                for number, (recipe, seed, fold) in enumerate(found)]
+
+    def _run_id(self, recipe: str, seed: int, fold: int) -> str:
+        return f"{self.experiment}-{recipe}-s{seed}" + (f"-f{fold}" if self.num_folds else "")
+
+    def config(self, recipe: str, seed: int, fold: int) -> Config:
+        """A member's configuration: of a split that is the same for every seed."""
+        folds = {"split.num_folds": self.num_folds, "split.fold": fold} if self.num_folds else {}
+        seed_of_split = self.settings.get("split.seed", self.settings.get("seed", 0))
+        own = {"seed": seed, "split.seed": seed_of_split} | folds
+        return load(self.recipe, self.settings | OF_ALL | self.recipes[recipe] | own)
+
+    def groups(self) -> list[list[int]]:
+        """Numbers of members that differ in nothing but how they are evaluated: they share one training."""
+        found: dict[str, list[int]] = {}
+        for member in self.members:
+            config = self.config(member.recipe, member.seed, member.fold)
+            found.setdefault(config.model_dump_json(exclude={"evaluate"}), []).append(member.number)
+        return list(found.values())
+
+
+def parse_recipe(text: str) -> tuple[str, dict[str, Any]]:
+    """``NAME`` of a shipped ablation, or ``NAME [ABLATION...] key=value...``: a name and what it changes.
+
+    ConfigError where it is neither.
+    """
+    name, *words = shlex.split(text) or [""]
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{text!r} begins with no name: letters, digits and .- (such as my-rates "
+                          "fine_tune.learning_rate=2e-3).")
+    changes: dict[str, Any] = {}
+    for word in words or [name]:
+        if "=" in word:
+            key, value = parse_override(word)
+            changes[key] = value
+        elif word in ABLATIONS:
+            changes |= ABLATIONS[word]
+        else:
+            raise ConfigError(f"{word!r} is no shipped ablation and no key=value. The ablations are "
+                              f"{', '.join(ABLATIONS)}, and {ENSEMBLE}.")
+    return name, changes
+
+
+def make_plan(
+    experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, dict[str, Any]] | None = None,
+    **options: Any,
+) -> Plan:
+    """The plan of these recipes (texts as ``parse_recipe`` reads them) and of those that a study proposed.
+
+    Every member's configuration is checked: ConfigError says what is wrong, before anything is spent.
+    """
+    if not EXPERIMENT.fullmatch(experiment):
+        raise ConfigError(f"{experiment!r} is no name of an experiment: use letters, digits and ._- only.")
+    if recipe not in RECIPES:
+        raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
+    parsed = [parse_recipe(text) for text in recipes if text.strip() != ENSEMBLE]
+    parsed += (proposed or {}).items()
+    names = [BASELINE, *(name for name, _ in parsed)]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"The recipe {twice[0]!r} is there twice. Give each a name of its own"
+                          f"{'; the baseline is always there' if twice[0] == BASELINE else ''}.")
+    try:
+        plan = Plan(experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed),
+                    ensemble=ENSEMBLE in map(str.strip, recipes), **options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}.") from error
+    _check(plan)
+    return plan
+
+
+def _check(plan: Plan) -> None:
+    if len(plan.members) > MAX_MEMBERS:
+        raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
+                          f"{len(plan.members)} trainings; at most {MAX_MEMBERS} are taken. Leave some out.")
+    if len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
+        raise ConfigError(f"The seeds {plan.seeds} are not different whole numbers from 0.")
+    if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
+        raise ConfigError(f"The rungs {plan.rungs} are not growing numbers of epochs, such as 2,5.")
+    for name in plan.recipes:
+        try:
+            plan.config(name, plan.seeds[0], 0)
+        except ConfigError as error:
+            raise ConfigError(f"Recipe {name}: {error}") from error
+        if foreign := sorted(key for key in plan.recipes[name]
+                             if key.partition(".")[0] in ("split", "validation", "download", "duplicates", "seed",
+                                                          "competition")):
+            raise ConfigError(f"Recipe {name} changes {foreign[0]}: then its images would be others, and no comparison "
+                              "possible. Set it for all recipes instead.")
+
+
+def write_plan(plan: Plan, store: Store) -> None:
+    """Keep the plan under ``experiments/<name>/plan.json``; ConfigError where another one is there."""
+    data = plan.model_dump_json(indent=1).encode()
+    if store.write_if(_key(plan.experiment), data, None):
+        return
+    if read_plan(plan.experiment, store) != plan:
+        raise ConfigError(f"The experiment {plan.experiment!r} is in {store.url} with another plan. Take another name.")
+
+
+def find_plan(experiment: str, store: Store) -> Plan | None:
+    """The plan of that name, or None."""
+    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(_key(experiment))) is None:
+        return None
+    return Plan.model_validate(json.loads(found.data))
+
+
+def read_plan(experiment: str, store: Store) -> Plan:
+    """The plan of that name; ConfigError where there is none."""
+    if (found := find_plan(experiment, store)) is None:
+        raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: carclf experiment plan")
+    return found
+
+
+def _key(experiment: str) -> str:
+    return f"experiments/{experiment}/plan.json"

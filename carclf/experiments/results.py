@@ -1,0 +1,84 @@
+"""What an experiment leaves in the store, and the table of results in the documentation."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from carclf.errors import ConfigError, DataError
+from carclf.evaluation.experiment_report import draw_front, ranked, render_experiment
+from carclf.experiments.outcome import outcome
+from carclf.experiments.plan import EXPERIMENT, Plan
+from carclf.experiments.search import tell
+from carclf.services.storage import Store
+
+BEGIN = "<!-- experiment {name} -->"
+END = "<!-- end of {name} -->"
+INTRODUCTION = """\
+# Results
+
+Made by `carclf experiment table` from the artifacts of experiments; do not edit between the marks. A difference is in
+points of accuracy against the baseline on the same images; its interval is corrected for the number of recipes.
+"""
+
+
+def write_outcome(plan: Plan, store: Store) -> dict[str, Any]:
+    """Compare, and leave ``comparison.json``, ``report.html`` and ``front.png`` under ``experiments/<name>/``."""
+    found = outcome(plan, store)
+    if plan.study:
+        tell(plan.study, found, store)
+    picture = draw_front(found)
+    page = render_experiment(found, picture).encode("utf-8", errors="backslashreplace")
+    for name, data in (("front.png", picture), ("report.html", page),
+                       ("comparison.json", json.dumps(found, indent=1).encode())):
+        store.write(f"experiments/{plan.experiment}/{name}", data)
+    return found
+
+
+def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
+    """What ``write_outcome`` left; ConfigError where there is nothing."""
+    key = f"experiments/{experiment}/comparison.json"
+    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(key)) is None:
+        raise ConfigError(f"The experiment {experiment!r} in {store.url} was not compared yet: "
+                          f"carclf experiment compare --name {experiment}")
+    try:
+        parsed: dict[str, Any] = json.loads(found.data)
+    except ValueError as error:
+        raise DataError(f"{key} in {store.url} is damaged. Make it again: carclf experiment compare --name "
+                        f"{experiment}") from error
+    return parsed
+
+
+def table(found: dict[str, Any], told: str) -> str:
+    """The experiment as a section in Markdown; ``told`` says where and when it ran."""
+    name = found["experiment"]
+    head = ["| recipe | accuracy | difference | finding | minutes | repeat |", "|---|---|---|---|---|---|"]
+    lines = [_line(row) for row in ranked(found)]
+    rest = [f"- Stopped early: {row['recipe']} after epoch {row['epoch']}, at {row['val_accuracy']:.4f}."
+            for row in found["dropped"]]
+    rest += [f"- Failed: {row['run']}: {row['error']}" for row in found["failed"]]
+    rest += [f"- Not trained: {', '.join(found['left_out'])}."] if found["left_out"] else []
+    folds = f" in {found['num_folds']} folds" if found["num_folds"] else ""
+    text = (f"Recipe {found['recipe']}, seeds {', '.join(map(str, found['seeds']))}, {found['num_images']} images"
+            f"{folds}. {told}".rstrip())
+    body = "\n".join([*head, *lines, *(["", *rest] if rest else [])])
+    return f"{BEGIN.format(name=name)}\n## {name}\n\n{text}\n\n{body}\n{END.format(name=name)}\n"
+
+
+def put_into(path: Path, found: dict[str, Any], told: str) -> None:
+    """Write the experiment's section into a file: in the place of what was there of it, or at the end."""
+    text = path.read_text(encoding="utf-8") if path.exists() else INTRODUCTION
+    name, section = found["experiment"], table(found, told)
+    there = re.compile(f"{re.escape(BEGIN.format(name=name))}.*?{re.escape(END.format(name=name))}\n", re.DOTALL)
+    text = there.sub(lambda _: section, text) if there.search(text) else f"{text.rstrip()}\n\n{section}"
+    path.write_text(text, encoding="utf-8")
+
+
+def _line(row: dict[str, Any]) -> str:
+    spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.1f}"
+    difference = (f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+                  if "difference" in row else "")
+    minutes = f"{row['minutes']:.1f}" if "minutes" in row else ""
+    name = f"**{row['recipe']}**" if row["front"] else row["recipe"]
+    cells = (name, f"{100 * row['accuracy']:.1f}{spread}", difference, row["sentence"], minutes, f"`{row['command']}`")
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

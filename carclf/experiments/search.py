@@ -1,0 +1,96 @@
+"""A search over settings: Optuna proposes recipes, an experiment trains them, and its outcome is told to Optuna.
+
+A study's journal lies in the store, ``studies/<name>.log``, so that the next experiment of it proposes better ones.
+"""
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carclf.config import fields, parse_override
+from carclf.errors import ConfigError, ServiceError
+from carclf.experiments.plan import EXPERIMENT
+from carclf.services.storage import Store
+
+if TYPE_CHECKING:
+    import optuna
+
+TRIAL = re.compile(r"trial-(\d+)")
+
+
+def parse_range(text: str) -> tuple[str, Any]:
+    """A setting and Optuna's distribution of it: ``key=low..high`` or ``key=a|b|c``; ConfigError where it is neither.
+
+    Numbers that are a factor of ten or more apart are searched by their logarithm.
+    """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    key, equals, value = text.partition("=")
+    if key not in dict(fields()):
+        raise ConfigError(f"{key!r} is no setting that could be searched. They are {', '.join(dict(fields()))}.")
+    if equals and "|" in value:
+        return key, CategoricalDistribution([parse_override(f"{key}={word}")[1] for word in value.split("|")])
+    ends = [parse_override(f"{key}={word}")[1] for word in value.split("..")] if equals else []
+    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or ends[0] >= ends[1]:
+        raise ConfigError(f"{text!r} is no range: give key=low..high or key=one|another, such as "
+                          "fine_tune.learning_rate=1e-4..1e-2.")
+    low, high = ends
+    logarithmic = low > 0 and high >= 10 * low
+    if isinstance(low, int) and isinstance(high, int):
+        return key, IntDistribution(low, high, log=logarithmic)
+    return key, FloatDistribution(float(low), float(high), log=logarithmic)
+
+
+def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, dict[str, Any]]:
+    """Recipes ``trial-<n>`` and what each changes, from what the study knows; they are kept in it as running."""
+    space = dict(parse_range(text) for text in ranges)
+    with _study(name, store) as study:
+        trials = [study.ask(space) for _ in range(num_trials)]
+        return {f"trial-{trial.number}": dict(trial.params) for trial in trials}
+
+
+def tell(name: str, found: dict[str, Any], store: Store) -> None:
+    """Tell the study what an experiment's ``comparison.json`` says of its trials; those that are told stay."""
+    from optuna.trial import TrialState
+
+    reached = {row["recipe"]: row["accuracy"] for row in found["rows"]}
+    pruned = {row["recipe"]: row["val_accuracy"] for row in found["dropped"]}
+    with _study(name, store) as study:
+        for trial in study.get_trials(states=[TrialState.RUNNING]):
+            recipe = f"trial-{trial.number}"
+            if recipe in reached:
+                study.tell(trial.number, reached[recipe])
+            elif recipe in pruned:
+                study.tell(trial.number, pruned[recipe])
+            elif recipe in _of_failed(found):
+                study.tell(trial.number, state=TrialState.FAIL)
+
+
+def _of_failed(found: dict[str, Any]) -> set[str]:
+    runs = " ".join(row["run"] for row in found["failed"])
+    return {match.group() for match in TRIAL.finditer(runs)}
+
+
+@contextmanager
+def _study(name: str, store: Store) -> "Iterator[optuna.Study]":
+    """The study, whose journal is put back into the store; ServiceError where another one wrote meanwhile."""
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if not EXPERIMENT.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name of a study: use letters, digits and ._- only.")
+    key = f"studies/{name}.log"
+    before = store.read(key)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+        path = Path(folder) / "journal.log"
+        path.write_bytes(before.data if before else b"")
+        sampler = optuna.samplers.TPESampler(seed=len(before.data) if before else 0, constant_liar=True)
+        yield optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), sampler=sampler,
+                                  study_name=name, direction="maximize", load_if_exists=True)
+        if not store.write_if(key, path.read_bytes(), before.version if before else None):
+            raise ServiceError(f"The study {name!r} in {store.url} was changed by another experiment. Try again.")

@@ -1,0 +1,104 @@
+"""Where facts come from: a run's record, and the artifacts that it names; a part that cannot be read is told."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from carclf.artifacts import MADE, Artifact, Decision
+from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.records import Record, read_record
+from carclf.services.storage import Store
+
+T = TypeVar("T")
+# What a file that is whole, and of another version or written by somebody else, may lead to.
+OF_OTHER_SHAPE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+
+
+@dataclass
+class Source:
+    """A run's record and its artifacts; ``problems`` are those parts that could not be read."""
+
+    store: Store
+    run_id: str
+    record: Record
+    problems: list[dict[str, str]] = field(default_factory=list)
+    found: dict[str, Artifact | None] = field(default_factory=dict)
+
+    def part(self, name: str, make: Callable[[], T], otherwise: T) -> T:
+        """What ``make`` makes; where it cannot, that is noted among the problems, and ``otherwise`` stands for it."""
+        try:
+            return make()
+        except CarclfError as error:
+            self.problems.append({"part": name, "text": str(error)})
+        except OF_OTHER_SHAPE as error:
+            text = f"What the store has is damaged, or of another version of carclf: {error!r}. Run the stage again."
+            self.problems.append({"part": name, "text": text})
+        return otherwise
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What the record says of a stage's end; empty where it has not ended."""
+        told: dict[str, Any] = self.record["stages"].get(stage) or {}
+        return told
+
+    def attempt(self, stage: str) -> dict[str, Any]:
+        """What the record says of a try that is under way, failed or waits; empty where the last one ended well."""
+        told: dict[str, Any] = (self.record.get("attempts") or {}).get(stage) or {}
+        return told
+
+    def artifact(self, stage: str) -> Artifact | None:
+        """What a stage left; None where it has not ended, DataError where it is gone or damaged."""
+        if stage not in self.found:
+            key = self.result(stage).get("key") or ""
+            if not key and stage == "promote":
+                key = _judged(self.attempt(stage))
+            self.found[stage] = _artifact(self.store, MADE[stage], key) if key else None
+        return self.found[stage]
+
+    def content(self, stage: str, name: str) -> bytes | None:
+        """A file of what a stage left, checked; None where there is none."""
+        artifact = self.artifact(stage)
+        file = artifact.files.get(name) if artifact else None
+        if file is None:
+            return None
+        data = self.store.read(file.key)
+        if data is None:
+            raise DataError(f"{file.key} is gone from {self.store.url}. Run {stage} again with force to make it anew.")
+        if hashlib.sha256(data.data).hexdigest() != file.sha256:
+            raise DataError(f"{file.key} is damaged in {self.store.url}. Run {stage} again with force.")
+        return data.data
+
+    def parsed(self, stage: str, name: str) -> Any:
+        """A JSON file of what a stage left; None where there is none."""
+        data = self.content(stage, name)
+        return None if data is None else json.loads(data)
+
+
+def source(store: Store, run_id: str) -> Source:
+    """The source of a run's facts; ConfigError where there is no such run, DataError where its record is damaged."""
+    if (record := read_record(store, run_id)) is None:
+        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: carclf runs list")
+    return Source(store, run_id, record)
+
+
+def plain(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _artifact(store: Store, kind: type[Artifact], key: str) -> Artifact:
+    if (found := kind.find(store, key)) is None:
+        raise DataError(f"{kind.folder}/{key} is gone from {store.url}. Run the stage again to make it anew.")
+    return found
+
+
+def _judged(attempt: dict[str, Any]) -> str:
+    """The key of the decision that waits for an approval: the record names its page only."""
+    folder, _, rest = str(attempt.get("figures", {}).get("report", "")).partition("/")
+    return rest.partition("/")[0] if folder == Decision.folder else ""

@@ -1,0 +1,117 @@
+"""An experiment of real stages on a few rendered cars, by its commands."""
+
+import json
+
+import pytest
+from small_runs import SMALL
+from typer.testing import CliRunner
+
+from carclf.__main__ import app
+from carclf.errors import ConfigError, QualityError
+from carclf.services.storage import open_store
+
+SETTINGS = SMALL | {"fine_tune.epochs": 2, "fine_tune.patience": 5}
+
+
+def carclf(store, *arguments):
+    answer = CliRunner().invoke(app, ["experiment", *arguments, "--store", store.url])
+    if answer.exception and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+def plan(store, name, *arguments):
+    given = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    return carclf(store, "plan", "--name", name, "--recipe", "demo", *given, *arguments)
+
+
+@pytest.fixture(scope="module")
+def compared(cars, tmp_path_factory):
+    """The store of an experiment that raced, was compared, and whose last recipe's training failed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
+        patch.setenv("KAGGLE_API_TOKEN", "demo-key")
+        patch.setenv("CARCLF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        store = open_store(str(tmp_path_factory.mktemp("store")))
+        plan(store, "one", "--try", "frozen", "--try", "one-look", "--try", "ensemble",
+             "--try", 'lost model.weights="champion"', "--try", "mixup", "--rungs", "1", "--keep", "0.7")
+        carclf(store, "run", "--name", "one")
+    return store
+
+
+def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did_not(compared):
+    found = json.loads(compared.read("experiments/one/comparison.json").data)
+    assert [row["recipe"] for row in found["rows"]][:3] == ["baseline", "frozen", "one-look"]
+    assert found["rows"][-1]["recipe"] == "ensemble"
+    assert [row["run"] for row in found["failed"]] == ["one-lost-s0", "one-lost-s1"]
+    assert all("the store has none to go on from" in row["error"] for row in found["failed"])
+    assert found["num_images"] > 20
+    for row in found["rows"][1:]:
+        assert row["low"] <= row["difference"] <= row["high"]
+        assert row["sentence"].startswith(("no difference", "better", "worse"))
+
+
+def test_recipes_that_share_a_training_cost_the_same_and_have_one_model(compared):
+    runs = {name: json.loads(compared.read(f"runs/one-{name}-s0.json").data)["stages"]
+            for name in ("baseline", "one-look", "frozen")}
+    assert runs["baseline"]["fine_tune"]["key"] == runs["one-look"]["fine_tune"]["key"]
+    assert runs["baseline"]["evaluate"]["key"] != runs["one-look"]["evaluate"]["key"]
+    assert len({stages["split"]["key"] for stages in runs.values()}) == 1
+    rows = {row["recipe"]: row for row in json.loads(compared.read("experiments/one/comparison.json").data)["rows"]}
+    assert rows["one-look"]["minutes"] == rows["baseline"]["minutes"]
+    assert rows["ensemble"]["cost"] == pytest.approx(2)
+    assert rows["frozen"]["cost"] < 1
+
+
+def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_it(compared, tmp_path):
+    page = compared.read("experiments/one/report.html").data.decode()
+    assert all(f"{name}" in page for name in ("baseline", "frozen", "one-look", "ensemble", "one-lost-s0"))
+    path = tmp_path / "results.md"
+    path.write_text("# Ours\n\nWords before.\n")
+    carclf(compared, "table", "--name", "one", "--to", str(path), "--note", "On a test's machine.")
+    carclf(compared, "table", "--name", "one", "--to", str(path), "--note", "Again | there.")
+    text = path.read_text()
+    assert text.startswith("# Ours\n\nWords before.\n\n<!-- experiment one -->\n## one\n")
+    assert text.count("<!-- experiment one -->") == 1
+    assert "Again | there." in text
+    assert "On a test's machine." not in text
+    assert "`carclf run --recipe demo --set" in text
+    assert "--set fine_tune.epochs=0" in text
+
+
+def test_a_member_that_trained_to_a_rung_goes_on_to_the_same_weights_as_one_that_was_never_stopped(
+    compared, kaggle, tmp_path
+):
+    store = open_store(str(tmp_path))
+    plan(store, "straight", "--try", "one-look", "--seeds", "0")
+    carclf(store, "run", "--name", "straight")
+    raced, straight = (json.loads(place.read(f"models/{key}/manifest.json").data) for place, key in (
+        (place, json.loads(place.read(f"runs/{name}-baseline-s0.json").data)["stages"]["fine_tune"]["key"])
+        for place, name in ((compared, "one"), (store, "straight"))))
+    assert raced["key"] == straight["key"]
+    assert raced["files"]["probe.parquet"]["sha256"] == straight["files"]["probe.parquet"]["sha256"]
+
+
+def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    plan(store, "short", "--try", "frozen", "--try", "mixup", "--seeds", "0", "--budget-minutes", "0.001")
+    carclf(store, "run", "--name", "short")
+    found = json.loads(store.read("experiments/short/comparison.json").data)
+    assert [row["recipe"] for row in found["rows"]] == ["baseline"]
+    assert found["left_out"] == ["frozen", "mixup"]
+
+
+def test_what_was_not_trained_or_compared_is_said(tmp_path):
+    store = open_store(str(tmp_path))
+    plan(store, "early", "--try", "frozen")
+    with pytest.raises(QualityError, match="The baseline of 'early' finished with no seed"):
+        carclf(store, "compare", "--name", "early")
+    with pytest.raises(ConfigError, match="was not compared yet"):
+        carclf(store, "table", "--name", "early")
+    with pytest.raises(ConfigError, match="has no member 9: they are 0 to 3"):
+        carclf(store, "train", "--name", "early", "--members", "9")
+    with pytest.raises(ConfigError, match="has 0 rungs, and no rung 2"):
+        carclf(store, "train", "--name", "early", "--members", "0", "--rung", "2")
+    with pytest.raises(ConfigError, match="are no whole numbers"):
+        carclf(store, "train", "--name", "early", "--members", "a")

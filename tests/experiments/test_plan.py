@@ -1,0 +1,80 @@
+import pytest
+
+from carclf.errors import ConfigError
+from carclf.experiments.ablations import ABLATIONS
+from carclf.experiments.plan import make_plan, parse_recipe, read_plan, write_plan
+from carclf.services.storage import open_store
+
+
+def test_a_recipe_is_a_shipped_ablation_or_a_name_with_changes():
+    assert parse_recipe("mixup") == ("mixup", ABLATIONS["mixup"])
+    assert parse_recipe("wild mixup fine_tune.mixup=0.9 augment.flip=false") == (
+        "wild", {"fine_tune.mixup": 0.9, "augment.flip": False})
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", "begins with no name"), ("a/b x=1", "begins with no name"), ("mixupp", "no shipped ablation and no key=value"),
+    ("wild mixupp", "no shipped ablation"),
+])
+def test_what_is_neither_is_refused(text, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_recipe(text)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name):
+    for recipe in ("gpu", "cars10"):
+        plan = make_plan("one", recipe, [name], settings={"fine_tune.epochs": 5})
+        assert plan.config(name, 0, 0) != plan.config("baseline", 0, 0) or name in ("batch-32", "size-224", "larger",
+                                                                                  "backbone-EfficientNetV2S",
+                                                                                  "backbone-EfficientNetV2B0")
+
+
+@pytest.mark.parametrize(("recipes", "options", "words"), [
+    (["a fine_tune.mixup=2"], {}, "Recipe a: fine_tune.mixup = 2"),
+    (["a fine_tune.mixups=0.2"], {}, "Recipe a: Unknown configuration key 'fine_tune.mixups'"),
+    (["a split.val_fraction=0.2"], {}, "Recipe a changes split.val_fraction"),
+    (["a seed=3"], {}, "Recipe a changes seed"),
+    (["mixup", "mixup"], {}, "'mixup' is there twice"),
+    (["baseline augment.flip=false"], {}, "the baseline is always there"),
+    (["mixup"], {"seeds": [1, 1]}, "not different whole numbers"),
+    (["mixup"], {"seeds": []}, "seeds"),
+    (["mixup"], {"rungs": [5, 2]}, "not growing numbers of epochs"),
+    (["mixup"], {"keep": 1.0}, "keep"),
+    (["mixup"], {"seeds": list(range(600))}, "1200 trainings"),
+])
+def test_a_plan_that_cannot_be_carried_out_is_refused_before_anything_is_spent(recipes, options, words):
+    with pytest.raises(ConfigError, match=words):
+        make_plan("one", "demo", recipes, **options)
+
+
+def test_members_are_every_recipe_seed_and_fold_on_a_split_that_no_seed_changes():
+    plan = make_plan("one", "demo", ["wide augment.squeeze=0.3"], seeds=[0, 7], num_folds=2, settings={"seed": 3})
+    assert [member.run_id for member in plan.members] == [
+        "one-baseline-s0-f0", "one-baseline-s0-f1", "one-wide-s0-f0", "one-wide-s0-f1",
+        "one-baseline-s7-f0", "one-baseline-s7-f1", "one-wide-s7-f0", "one-wide-s7-f1",
+    ]
+    configs = [plan.config(member.recipe, member.seed, member.fold) for member in plan.members]
+    assert {config.split.seed for config in configs} == {3}
+    assert [config.seed for config in configs] == [0] * 4 + [7] * 4
+    assert [config.split.fold for config in configs] == [0, 1] * 4
+    assert not any(config.submit.enabled for config in configs)
+
+
+def test_members_that_are_only_evaluated_otherwise_share_a_training():
+    plan = make_plan("one", "demo", ["one-look", "no-augmentation"], seeds=[0, 1])
+    assert plan.groups() == [[0, 1], [2], [3, 4], [5]]
+
+
+def test_a_plan_is_written_once_and_the_same_one_again_changes_nothing(tmp_path):
+    store = open_store(str(tmp_path))
+    plan = make_plan("one", "demo", ["one-look"])
+    write_plan(plan, store)
+    write_plan(plan, store)
+    assert read_plan("one", store) == plan
+    with pytest.raises(ConfigError, match="with another plan"):
+        write_plan(make_plan("one", "demo", ["one-look"], seeds=[5]), store)
+    with pytest.raises(ConfigError, match="There is no experiment 'two'"):
+        read_plan("two", store)
+    with pytest.raises(ConfigError, match=r"There is no experiment '\.\./one'"):
+        read_plan("../one", store)
