@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 
-.PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench clean
+.PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench backup restore \
+  clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +43,12 @@ lint: .venv/.dev ## ruff, mypy strict, the layers
 bench: .venv/.dev ## the list of benchmarks
 	@for name in validation near_duplicates label_errors input_pipeline frozen_head cars10 memory gpu; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
+
+backup: ## copy the running stack's database and store into TO=folder
+	docker/backup.sh "$(TO)"
+
+restore: ## put a backup, FROM=folder, in the place of the stack's own database and store
+	docker/restore.sh "$(FROM)"
 
 lock: .venv/bin/uv ## compile the pins with hashes, without any index address
 	cd requirements && UV="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \

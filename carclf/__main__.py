@@ -8,21 +8,23 @@ import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
 from carclf import config as configuration
+from carclf.artifacts import cache_folder
 from carclf.commands.champion import champion_app
 from carclf.commands.experiment import experiment_app
 from carclf.commands.models import models_app
 from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
 from carclf.commands.runs import runs_app
+from carclf.commands.stores import store_app
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import printable
 from carclf.reporting.run_report import run_reported
 from carclf.runs import STAGES, Result, Run, find_setting
-from carclf.services.storage import open_store
+from carclf.services.storage import full_disk_in, open_store
 
 SKIP_WHAT_FOLLOWS = 99
 
@@ -33,6 +35,7 @@ app = typer.Typer(
 app.add_typer(champion_app, name="champion")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(runs_app, name="runs")
+app.add_typer(store_app, name="store")
 app.add_typer(models_app)
 
 
@@ -212,8 +215,16 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except CarclfError as error:
-        print(f"carclf: {type(error).__name__}: {printable(str(error))}", file=sys.stderr, flush=True)
-        raise SystemExit(error.exit_status) from None
+        _end(error)
+    except Exception as error:
+        if (text := full_disk_in(error, [cache_folder()])) is None:
+            raise
+        _end(ConfigError(text))
+
+
+def _end(error: CarclfError) -> NoReturn:
+    print(f"carclf: {type(error).__name__}: {printable(str(error))}", file=sys.stderr, flush=True)
+    raise SystemExit(error.exit_status) from None
 
 
 if __name__ == "__main__":

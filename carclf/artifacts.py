@@ -171,6 +171,13 @@ class PublicScore(Artifact):
     folder = "scores"
 
 
+# What each stage makes.
+MADE: dict[str, type[Artifact]] = {
+    "download": Archive, "validate": Dataset, "split": Split, "train_head": Model, "fine_tune": Model,
+    "evaluate": Evaluation, "promote": Decision, "submit": Submission, "score": PublicScore,
+}
+
+
 def fingerprint(**parts: Any) -> str:
     """Sixteen hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))

@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Artifact, Figures, Model, Split, file_sha256, is_ensemble
+from carclf.artifacts import Artifact, Evaluation, Figures, Model, Split, file_sha256, is_ensemble
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.services.storage import Store, change_object
+from carclf.services.storage import NUM_TRIES, Store, change_object
 
 CHAMPION = "champion.json"
 State = dict[str, Any]
 Event = dict[str, Any]
-NUM_TRIES = 20
 # What a rolling back repeats of the promotion.
 ENTRY = ("model", "decision", "evaluation", "run", "val_accuracy")
 
@@ -181,6 +180,23 @@ def record_score(store: Store, model_key: str, figures: Figures) -> None:
 def action(event: Event) -> str:
     """What an event did."""
     return str(event.get("action", "promoted"))
+
+
+def time_of(event: Event) -> str:
+    """When it was, in ISO format; "" where that is not known."""
+    return str(event.get("time") or event.get("promoted", ""))  # as older versions wrote it
+
+
+def standing(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
+    """What is known of an event's model: accuracy, its interval and the last public score; None for what is not."""
+    figures = evaluation.figures if evaluation else {}
+    scores = [other for other in state["history"] if action(other) == "scored" and other["model"] == event["model"]]
+    last = scores[-1] if scores else {}
+    return {
+        "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
+        "low": figures.get("low"), "high": figures.get("high"), "public_score": last.get("public_score"),
+        "rank": last.get("rank"),
+    }
 
 
 def promotions(state: State) -> list[Event]:

@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import (
+    MADE,
     Archive,
     Artifact,
     Dataset,
-    Decision,
     Evaluation,
     Figures,
     Model,
-    PublicScore,
     Split,
     Submission,
 )
@@ -303,11 +302,7 @@ STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
         run.artifact(Submission, "submit"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
     ),
 }
-# Of each stage: what it makes; and whose artifacts and which sections of the configuration its log begins with.
-MADE: dict[str, type[Artifact]] = {
-    "download": Archive, "validate": Dataset, "split": Split, "train_head": Model, "fine_tune": Model,
-    "evaluate": Evaluation, "promote": Decision, "submit": Submission, "score": PublicScore,
-}
+# Of each stage: whose artifacts and which sections of the configuration its log begins with.
 TOLD = {
     "download": ("", "competition force download"), "validate": ("download", "validation duplicates"),
     "split": ("validate", "seed split"), "train_head": ("download split", "seed audit model augment head"),

@@ -2,29 +2,18 @@
 
 import copy
 import csv
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from carclf.artifacts import (
-    Archive,
-    Artifact,
-    Dataset,
-    Decision,
-    Evaluation,
-    Figures,
-    Model,
-    PublicScore,
-    Split,
-    Submission,
-)
+from carclf.artifacts import MADE, Artifact, Figures, Model
 from carclf.champion import Event, read_state
+from carclf.config import flat
 from carclf.progress import heard_by, log
+from carclf.records import Record, read_record
 from carclf.services.storage import Store
 from carclf.services.tracking import (
     Aside,
@@ -36,11 +25,6 @@ from carclf.services.tracking import (
     switched_on,
 )
 
-Record = dict[str, Any]
-KINDS: dict[str, type[Artifact]] = {
-    "download": Archive, "validate": Dataset, "split": Split, "train_head": Model, "fine_tune": Model,
-    "evaluate": Evaluation, "promote": Decision, "submit": Submission, "score": PublicScore,
-}
 # What a person looks at. Models, features and predictions stay in the store: the figures name their keys.
 SHOWN = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
          "batch_size.png", "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
@@ -123,7 +107,7 @@ def bring_up_to_date(run: FollowedRun, record: Record, store: Store) -> None:
     run.log_figures(_figures(record, run.metrics))
     for stage, done in record["stages"].items():
         known = run.tags.get(f"carclf.{stage}") == done["key"]
-        if known or (artifact := KINDS[stage].find(store, done["key"])) is None:
+        if known or (artifact := MADE[stage].find(store, done["key"])) is None:
             continue
         run.log_epochs(stage, _history(artifact, store))
         for name in SHOWN:
@@ -166,20 +150,13 @@ def _facts(record: Record, store: Store) -> RunFacts:
     tags = {"carclf.store": store.url, "carclf.recipe": record["recipe"],
             "carclf.members": " ".join(record.get("members", []))}
     tags |= {f"version.{name}": version for name, version in record.get("versions", {}).items()}
-    return RunFacts(_name(record), record["run"], record["created"], {"recipe": record["recipe"]} | _flat(
+    return RunFacts(_name(record), record["run"], record["created"], {"recipe": record["recipe"]} | flat(
         record["config"]), {name: text for name, text in tags.items() if text})
 
 
 def _name(record: Record) -> str:
     """Of the experiment and of the registered model: MLFLOW_EXPERIMENT_NAME, or the competition's."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or str(record["config"]["competition"])
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
 
 
 def _tell_champion(store: Store) -> None:
@@ -191,12 +168,11 @@ def _tell_champion(store: Store) -> None:
 
 
 def _name_champion(event: Event, store: Store) -> None:
-    found = store.read(f"runs/{event['run']}.json") if event.get("run") else None
-    if found is None:
+    record = read_record(store, event["run"]) if event.get("run") else None
+    if record is None:
         log.warning("MLflow: the record of the run that made the champion %s is gone: it is not registered",
                     event["model"])
         return
-    record: Record = json.loads(found.data)
     if champion_version(_name(record), event["model"]):
         return
     run = FollowedRun(_facts(record, store))

@@ -31,6 +31,7 @@ from airflow.sdk import chain, dag, get_current_context, task
 from carclf_approval import approval, promote_or_ask
 from carclf_notify import callbacks
 from carclf_params import params
+from carclf_pods import pod_of
 from carclf_task import poke_stage, run_stage
 
 HOURS = {"download": 2, "validate": 2, "split": 1, "train_head": 12, "fine_tune": 48, "evaluate": 6}
@@ -48,13 +49,13 @@ POKE_SECONDS = float(os.environ.get("CARCLF_POKE_SECONDS", "30"))
 )
 def car_retrain():
     def stage(name, hours):
-        @task(task_id=name, execution_timeout=timedelta(hours=hours))
+        @task(task_id=name, execution_timeout=timedelta(hours=hours), **pod_of(name))
         def call():
             return run_stage(name, get_current_context())
 
         return call()
 
-    @task(execution_timeout=timedelta(hours=6))
+    @task(execution_timeout=timedelta(hours=6), **pod_of("promote"))
     def promote():
         return promote_or_ask(get_current_context())
 
@@ -62,7 +63,7 @@ def car_retrain():
     def sensor(name, *, hours, timeout, **options):
         @task.sensor(
             task_id=name, execution_timeout=timedelta(hours=hours), timeout=timeout.total_seconds(),
-            poke_interval=POKE_SECONDS, mode="reschedule", **options,
+            poke_interval=POKE_SECONDS, mode="reschedule", **pod_of(name), **options,
         )
         def look():
             return poke_stage(name, get_current_context())

@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import get_current_context, task, task_group
+from carclf_pods import pod_of
 from carclf_task import run_stage, skip
 
 log = logging.getLogger("airflow.task")
@@ -53,7 +54,7 @@ def approval() -> None:
         execution_timeout=timedelta(minutes=10), ignore_downstream_trigger_rules=True, on_success_callback=_tell,
     )
 
-    @task(task_id="promote", execution_timeout=timedelta(hours=1))
+    @task(task_id="promote", execution_timeout=timedelta(hours=1), **pod_of("promote"))
     def promote() -> dict[str, Any]:
         context = get_current_context()
         user = context["ti"].xcom_pull(task_ids="approval.ask")["responded_by_user"]

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from carclf_task import CONFIGURATION, DATA, child_environment, run_child, run_id_of
+from carclf_task import airflow_address, child_environment, require_done, run_child, run_id_of
 
 
 def plan_arguments(params: Mapping[str, Any]) -> list[str]:
@@ -24,15 +23,12 @@ def plan_arguments(params: Mapping[str, Any]) -> list[str]:
 def run_experiment(step: str, context: Mapping[str, Any], *arguments: str) -> Any:
     """Run a step of ``carclf experiment`` in a child process and return its result, small enough for XCom."""
     name = run_id_of(context["dag_run"].run_id)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
         command = [sys.executable, "-u", "-m", "carclf", "experiment", step, "--name", name,
                    "--store", os.environ.get("CARCLF_STORE", "store"), *arguments, "--result", str(path)]
         # Only the download needs Kaggle's key.
-        status, _ = run_child(command, child_environment("download" if step == "prepare" else "split"))
-        if status == 0:
-            return json.loads(path.read_text())
-    if status in (DATA, CONFIGURATION):
-        raise AirflowFailException(f"{step} ended with status {status}: the reason is in the line above; a retry "
-                                   "cannot help before that is mended")
-    raise AirflowException(f"{step} ended with status {status}; it is tried again")
+        allowed = child_environment("download" if step == "prepare" else "split")
+        status, reason = run_child(command, allowed | airflow_address(context) | {"TMPDIR": folder})
+        require_done(step, status, reason)
+        return json.loads(path.read_text())

@@ -26,6 +26,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
     DownstreamTasksSkipped,
 )
+from carclf_killed import out_of_memory_kills, own_cgroup, why_killed
 
 from carclf.records import run_id_of
 
@@ -34,9 +35,9 @@ log = logging.getLogger("airflow.task")
 DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
 # The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
 ALLOWED = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*|OTEL_.*"
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
-    r"|MLFLOW_.*"
+    r"|OTEL_.*|MLFLOW_.*"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
@@ -57,13 +58,14 @@ def settings_of(params: Mapping[str, Any]) -> list[str]:
 def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
     """Run a stage in a child process and return its result, small enough for XCom."""
     run_id = run_id_of(context["dag_run"].run_id)
-    with tempfile.TemporaryDirectory() as folder:
+    # What a killed child leaves there goes with the folder.
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
         command = [sys.executable, "-u", "-m", "carclf", stage, "--store", os.environ.get("CARCLF_STORE", "store"),
                    "--run", run_id, *arguments]
         if stage == "download":
             command += settings_of(context["params"])
-        environment = child_environment(stage) | airflow_address(context)
+        environment = child_environment(stage) | airflow_address(context) | {"TMPDIR": folder}
         status, reason = run_child([*command, "--result", str(path)], environment)
         result = readable(json.loads(path.read_text())) if path.exists() else {}
     if status == SKIP_WHAT_FOLLOWS:
@@ -73,12 +75,18 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
         return result
     if status != 0:
         context["ti"].xcom_push(key="error", value=_cut(reason, MAX_TEXT) or f"{stage} ended with status {status}")
+    require_done(stage, status, reason)
+    return result
+
+
+def require_done(what: str, status: int, reason: str | None = None) -> None:
+    """Raise unless a child ended well; AirflowFailException where a retry cannot help."""
     if status in (DATA, CONFIGURATION):
-        raise AirflowFailException(f"{stage} ended with status {status}: the reason is in the line above; a retry "
+        raise AirflowFailException(f"{what} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
     if status != 0:
-        raise AirflowException(f"{stage} ended with status {status}; it is tried again")
-    return result
+        why = f" ({reason})" if reason and (status < 0 or status > 128) else ""
+        raise AirflowException(f"{what} ended with status {status}{why}; it is tried again")
 
 
 def readable(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +134,8 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     Whatever ends this, the child's whole group ends with it.
     """
     log.info("$ %s", shlex.join(command))
-    reason = ""
+    reason, cgroup = "", own_cgroup()
+    kills = out_of_memory_kills(cgroup)
     child = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         text=True, errors="replace", start_new_session=True, preexec_fn=partial(_die_with_parent, os.getpid()),
@@ -136,7 +145,11 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
         for line in child.stdout:
             log.info("%s", line.rstrip())
             reason = line.strip().removeprefix("carclf: ") if line.startswith("carclf: ") else reason
-        return child.wait(), reason
+        status = child.wait()
+    if status and (killed := why_killed(status, kills, cgroup)):
+        log.error("%s", killed)
+        reason = killed
+    return status, reason
 
 
 def _die_with_parent(parent: int) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import random
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from moto.server import ThreadedMotoServer
 
 from carclf.demo.competition import Competition, open_competition
 from carclf.demo.server import DemoServer
+
+OnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[str]]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -38,6 +42,22 @@ def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
                         "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def on_small_disk() -> OnSmallDisk:
+    """Run a command that sees a disk of so many MB at the folder, which nobody else sees."""
+
+    def run(folder: Path, megabytes: int, command: list[str]) -> subprocess.CompletedProcess[str]:
+        folder.mkdir()
+        script = f'mount -t tmpfs -o size={megabytes}m none "$0" && exec "$@"'
+        if not (unshare := shutil.which("unshare")) or subprocess.run(
+                [unshare, "-rm", "sh", "-c", script, str(folder), "true"], capture_output=True).returncode:
+            pytest.skip("this system lets no user mount a disk of his own")
+        return subprocess.run([unshare, "-rm", "sh", "-c", script, str(folder), *command], capture_output=True,
+                              text=True)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """The commands as a user types them: exit status and the line that names the mend."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,25 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_is_fetched(tmp_
     (tmp_path / "file").write_text("")
     done = carclf("download", "--run", "r", "--store", str(tmp_path / "file" / "store"), home=tmp_path)
     assert done.returncode == 78 and f"{tmp_path}/file" in done.stderr
+
+
+@pytest.mark.usefixtures("kaggle")
+def test_a_full_disk_ends_a_stage_with_78_and_its_name_and_leaves_nothing_on_it(
+    tmp_path: Path, on_small_disk: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, small = tmp_path / "store", tmp_path / "small"
+    carclf, run = [sys.executable, "-m", "carclf"], ["--run", "r", "--store", str(store)]
+    subprocess.run([*carclf, "download", *run, "--set", "competition=demo-cars"], check=True)
+    before = sorted(open_store(store).keys())
+    monkeypatch.setenv("CARCLF_CACHE", str(small))
+    # Room for the archive's copy, but not for the pictures in it. What is left is asked where the disk is seen.
+    left = ["sh", "-c", '"$@"; echo "$?"; find "$CARCLF_CACHE" -type f', "sh"]
+    done = on_small_disk(small, 6, [*left, *carclf, "validate", *run])
+    assert [line.rpartition("/")[2] for line in done.stdout.splitlines()] == ["78", "archive.zip"]
+    assert re.search(rf"^carclf: ConfigError: The disk is full: a file in {small} could not be written; \d of 6 MB "
+                     rf"are free on {small}\. Free some, or set CARCLF_CACHE", done.stderr, re.MULTILINE), done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(open_store(store).keys()) == before
 
 
 def test_the_doctor_names_each_mend_and_ends_with_78(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Model
-from carclf.champion import Event, State, action, promotions
+from carclf.champion import Event, State, action, promotions, standing, time_of
 from carclf.progress import printable
 from carclf.services.storage import Store
 
@@ -49,7 +49,7 @@ def table_of(found: dict[str, Any]) -> list[str]:
               row.get("text", "")) for row in found["rules"]]
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
-    events = [f"{_time(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
+    events = [f"{time_of(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
     lines = [
         f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
         found["reason"] or "its decision is gone from the store", "",
@@ -61,14 +61,10 @@ def table_of(found: dict[str, Any]) -> list[str]:
 
 def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
     evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
-    figures = evaluation.figures if evaluation else {}
-    scores = [other for other in state["history"] if action(other) == "scored" and other["model"] == event["model"]]
-    last = scores[-1] if scores else {}
-    return {
-        "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
-        "low": figures.get("low"), "high": figures.get("high"), "public_score": last.get("public_score"),
-        "rank": last.get("rank", ""), "time": _time(event), "by": event.get("approved_by", ""),
-        "override": event.get("override", ""), "refusal": event.get("refusal", ""),
+    known = standing(state, event, evaluation)
+    return known | {
+        "rank": "" if known["rank"] is None else known["rank"], "time": time_of(event),
+        "by": event.get("approved_by", ""), "override": event.get("override", ""), "refusal": event.get("refusal", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
@@ -79,10 +75,6 @@ def _told(event: Event) -> str:
     told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("from")),
             ("because", event.get("override"))]
     return "".join(f", {word} {value}" for word, value in told if value)
-
-
-def _time(event: Event) -> str:
-    return str(event.get("time") or event.get("promoted", ""))  # as older versions wrote it
 
 
 def decimals(value: Any) -> str:

@@ -9,8 +9,7 @@ import typer
 from carclf import config as configuration
 from carclf.commands.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError
-from carclf.evaluation.experiment_report import ranked
-from carclf.experiments import members, racing, results
+from carclf.experiments import members, racing
 from carclf.experiments.plan import Plan, find_plan, make_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, propose
 from carclf.services.storage import Store, open_store
@@ -108,8 +107,11 @@ def _survivors(
 @experiment_app.command("compare")
 def _compare(name: NameOption, store: StoreOption = "store", result: ResultOption = None) -> None:
     """Compare what was trained so far with the baseline."""
+    from carclf.evaluation.experiment_report import ranked
+    from carclf.experiments.results import write_outcome  # pandas: no other command shall wait for it
+
     place = open_store(store)
-    found = results.write_outcome(read_plan(name, place), place)
+    found = write_outcome(read_plan(name, place), place)
     for row in ranked(found):
         print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['sentence']}")
     for row in found["failed"]:
@@ -145,11 +147,13 @@ def _table(
     note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
 ) -> None:
     """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""
-    found = results.read_outcome(name, open_store(store))
+    from carclf.experiments.results import put_into, read_outcome, table
+
+    found = read_outcome(name, open_store(store))
     if to:
-        results.put_into(to, found, note)
+        put_into(to, found, note)
     else:
-        print(results.table(found, note))
+        print(table(found, note))
 
 
 def _epoch(plan: Plan, rung: int) -> int:

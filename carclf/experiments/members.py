@@ -7,6 +7,7 @@ from carclf.artifacts import Model
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments.plan import Member, Plan
 from carclf.progress import log
+from carclf.records import read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
 
@@ -59,9 +60,8 @@ def train_group(plan: Plan, numbers: list[int], store: Store, *, pause_epoch: in
 
 def minutes_spent(plan: Plan, store: Store) -> float:
     """What all members' stages took so far, in minutes."""
-    records = (store.read(f"runs/{member.run_id}.json") for member in plan.members)
-    stages = (stage for found in records if found for name, stage in json.loads(found.data)["stages"].items()
-              if name in OF_MEMBERS)
+    records = (read_record(store, member.run_id) for member in plan.members)
+    stages = (stage for record in records if record for name, stage in record["stages"].items() if name in OF_MEMBERS)
     return sum(float(stage["seconds"]) for stage in stages) / 60
 
 

@@ -15,6 +15,7 @@ from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.plan import BASELINE, Member, Plan
 from carclf.experiments.racing import dropped
+from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
 
@@ -51,21 +52,22 @@ def _finished(plan: Plan, store: Store) -> tuple[dict[Member, Run], dict[Member,
     """The runs that were evaluated, and why others were not (those that never began are in neither)."""
     runs, failed = {}, {}
     for member in plan.members:
-        if store.read(f"runs/{member.run_id}.json") is None:
-            continue
+        record: Record | None = {}
         try:
-            run = Run.load(member.run_id, store)
+            if (record := read_record(store, member.run_id)) is None:
+                continue
+            run = Run(member.run_id, store, record)
             run.artifact(Evaluation, "evaluate")
         except CarclfError as error:
-            failed[member] = _reason(member, store) or str(error)
+            failed[member] = _reason(record or {}) or str(error)
         else:
             runs[member] = run
     return runs, failed
 
 
-def _reason(member: Member, store: Store) -> str:
-    """What the record says of the stage that failed last."""
-    attempts = Run.load(member.run_id, store).record.get("attempts", {}).values()
+def _reason(record: Record) -> str:
+    """What the record says of the stages that failed."""
+    attempts = record.get("attempts", {}).values()
     return "; ".join(str(told["text"]) for told in attempts if told["state"] == "failed")
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.config import fields, parse_override
 from carclf.errors import ConfigError, ServiceError
+from carclf.experiments.plan import EXPERIMENT
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import optuna
 
-STUDY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 TRIAL = re.compile(r"trial-(\d+)")
 
 
@@ -81,7 +81,7 @@ def _study(name: str, store: Store) -> "Iterator[optuna.Study]":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if not STUDY.fullmatch(name):
+    if not EXPERIMENT.fullmatch(name):
         raise ConfigError(f"{name!r} is no name of a study: use letters, digits and ._- only.")
     key = f"studies/{name}.log"
     before = store.read(key)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, action, read_state
+from carclf.champion import Event, State, read_state, standing, time_of
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -30,13 +30,9 @@ def _champion(store: Store, state: State, event: Event) -> dict[str, Any]:
         evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
     except DataError:  # the champion is known all the same; its interval is not
         evaluation = None
-    figures = evaluation.figures if evaluation else {}
-    scores = [other for other in state["history"] if action(other) == "scored" and other["model"] == event["model"]]
-    last = scores[-1] if scores else {}
-    return {
-        "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
-        "low": figures.get("low"), "high": figures.get("high"), "public_score": last.get("public_score"),
-        "rank": last.get("rank") or None, "since": event.get("time") or event.get("promoted", ""),
+    known = standing(state, event, evaluation)
+    return known | {
+        "rank": known["rank"] or None, "since": time_of(event),
         "by": event.get("approved_by") or event.get("by") or "",
     }
 

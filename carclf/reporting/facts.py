@@ -8,13 +8,13 @@ import csv
 import io
 from typing import Any
 
+from carclf.artifacts import MADE
 from carclf.evaluation.evaluation_report import class_rows
 from carclf.live import Live, live_points
 from carclf.reporting.champion_facts import champion_facts
 from carclf.reporting.sources import Source, plain, source
 from carclf.reporting.stage_facts import changed_settings, stage_facts
 from carclf.run_index import TRAINING, Row, is_champion, row_of
-from carclf.runs import MADE
 from carclf.services.storage import Store
 
 __all__ = ["Facts", "artifact_file", "champion_facts", "facts", "picture"]

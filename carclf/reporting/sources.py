@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from carclf.artifacts import Artifact, Decision
+from carclf.artifacts import MADE, Artifact, Decision
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.records import Record, read_record
-from carclf.runs import MADE
 from carclf.services.storage import Store
 
 T = TypeVar("T")

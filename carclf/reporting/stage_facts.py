@@ -5,10 +5,11 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
+from carclf.artifacts import MADE
 from carclf.config import flat, load
 from carclf.live import SILENT_SECONDS, Live
 from carclf.reporting.sources import Source
-from carclf.runs import MADE, STAGES
+from carclf.runs import STAGES
 
 Setting = dict[str, Any]
 

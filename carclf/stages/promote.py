@@ -9,10 +9,9 @@ from carclf.config import Config
 from carclf.errors import DataError, NotYet, ServiceError
 from carclf.evaluation.measuring import measured
 from carclf.progress import log
-from carclf.services.storage import Store
+from carclf.services.storage import NUM_TRIES, Store
 
 VERSION = 3
-NUM_TRIES = 20
 # These say what follows when a model is crowned, and not whether it should be.
 NOT_JUDGED = {"threshold", "raise_threshold", "approval"}
 

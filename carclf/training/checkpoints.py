@@ -1,6 +1,7 @@
 """The state of a training in the store: saved whole or not at all, and taken up by whichever machine comes next."""
 
 import json
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,21 @@ from typing import Any
 import numpy as np
 
 from carclf.artifacts import file_sha256
+from carclf.errors import DataError
 from carclf.progress import log
 from carclf.services.storage import Store
 
 Arrays = list[Any]
 
 
+MARK = secrets.token_hex(4)  # whose files they are: this process's
+
+
 class Checkpoints:
-    """``checkpoints/<key>/latest.json`` names one of two files, which are written in turn: the newest whole one."""
+    """``checkpoints/<key>/latest.json`` names the newest whole one of files, two of each process, written in turn.
+
+    A worker that is taken for dead may live on while another does its work: neither writes over the other's file.
+    """
 
     def __init__(self, store: Store, key: str) -> None:
         self.store, self.folder = store, f"checkpoints/{key}"
@@ -23,7 +31,7 @@ class Checkpoints:
     def save(self, arrays: Arrays, state: dict[str, Any]) -> None:
         """Write the arrays into the file that is not the latest, then name it."""
         latest = self._latest()
-        name = "b.npz" if latest and latest["file"] == "a.npz" else "a.npz"
+        name = f"{MARK}-b.npz" if latest and latest["file"] == f"{MARK}-a.npz" else f"{MARK}-a.npz"
         with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
             path = Path(folder) / name
             np.savez(path, *arrays)
@@ -41,7 +49,9 @@ class Checkpoints:
                 self.store.download(f"{self.folder}/{latest['file']}", path)
             except KeyError:
                 return None
-            if file_sha256(path) != latest["sha256"]:
+            except DataError:
+                path.unlink(missing_ok=True)
+            if not path.exists() or file_sha256(path) != latest["sha256"]:
                 log.warning("The checkpoint %s/%s is damaged: training starts anew", self.folder, latest["file"])
                 return None
             with np.load(path) as found:
@@ -51,8 +61,8 @@ class Checkpoints:
         """Give the room back once the trained model is in the store."""
         if self._latest():
             self.store.write(f"{self.folder}/latest.json", b"null")
-            for name in ("a.npz", "b.npz"):
-                self.store.write(f"{self.folder}/{name}", b"")
+            for key in [key for key in self.store.keys(f"{self.folder}/") if key.endswith(".npz")]:
+                self.store.write(key, b"")
 
     def _latest(self) -> dict[str, Any] | None:
         found = self.store.read(f"{self.folder}/latest.json")

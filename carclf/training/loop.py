@@ -17,7 +17,7 @@ import psutil
 from carclf.config import FineTune
 from carclf.data.input_pipeline import Training, batches
 from carclf.data.mixing import Mix
-from carclf.errors import NotYet, QualityError
+from carclf.errors import NotYet, QualityError, ServiceError
 from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
@@ -107,14 +107,13 @@ class Trainer:
 
     def _epoch(self, meter: Meter) -> None:
         """The rest of the present epoch, its validation, and a checkpoint."""
-        per_epoch, started = self.source.steps_per_epoch, time.monotonic()
-        begin, waited = self.progress.step, self.stream.wait_seconds
-        self.epoch_started, self.epoch_began, self.epoch_waited = started, begin, waited
+        per_epoch, begin = self.source.steps_per_epoch, self.progress.step
+        self.epoch_started, self.epoch_began, self.epoch_waited = time.monotonic(), begin, self.stream.wait_seconds
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
         with self.stream.own_errors():
             self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
-        seconds, waited = time.monotonic() - started, self.stream.wait_seconds - waited
+        seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
         if not np.isfinite(logs["loss"]):
             raise NotANumber
@@ -175,8 +174,11 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of everything that decides the next step."""
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-        self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
         self.saved = time.monotonic()
+        try:
+            self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
+        except ServiceError as error:  # hours of training are not ended by a store that is away for a minute
+            log.warning("fine_tune: no checkpoint at step %d, training goes on: %s", self.progress.step, error)
 
     def _restore(self) -> bool:
         """Take up the latest checkpoint; False where there is none that fits."""

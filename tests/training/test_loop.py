@@ -1,5 +1,8 @@
 """Fine-tuning: repeatable, resumable to the bit, guarded, and in phases."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -9,7 +12,7 @@ from carclf.config import load
 from carclf.data.augmentation import Augmenter
 from carclf.data.input_pipeline import Examples, Plain, Training
 from carclf.data.mixing import Mix
-from carclf.errors import DataError, QualityError
+from carclf.errors import DataError, QualityError, ServiceError
 from carclf.services.storage import open_store
 from carclf.training import loop
 from carclf.training.backbones import all_layers, build_backbone
@@ -106,12 +109,54 @@ def test_a_training_killed_at_any_moment_ends_with_the_weights_of_one_never_kill
     assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
 
 
+def test_of_two_that_train_the_same_at_once_neither_writes_over_the_others_checkpoint(pictures, undisturbed, tmp_path):
+    store = open_store(str(tmp_path))
+    with pytest.raises(Killed):
+        trainer(pictures, KilledAt(store, "k", 4)).run(0.0)
+    before = {key: store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")}
+    code = ("import numpy as np; from carclf.services.storage import open_store; from carclf.training.checkpoints "
+            f"import Checkpoints; Checkpoints(open_store({str(tmp_path)!r}), 'k').save([np.zeros(3)], {{'step': 9}})")
+    subprocess.run([sys.executable, "-c", code], check=True)  # one that was taken for dead
+    assert {key: store.read(key).data for key in before} == before
+    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+    assert {store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")} != {b""}
+    Checkpoints(store, "k").clear()
+    assert {store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")} == {b""}
+
+
+class AwayAt(Checkpoints):
+    """Its store is away for some savings and then back."""
+
+    def __init__(self, store, key, away):
+        super().__init__(store, key)
+        self.away, self.saved = away, 0
+
+    def save(self, arrays, state):
+        self.saved += 1
+        if self.saved in self.away:
+            raise ServiceError("The store cannot be reached.")
+        super().save(arrays, state)
+
+
+def test_a_store_that_is_away_for_a_minute_ends_no_training(pictures, undisturbed, tmp_path, caplog):
+    checkpoints = AwayAt(open_store(str(tmp_path)), "k", away={1, 3, 4})
+    weights, history = weights_and_history(trainer(pictures, checkpoints))
+    assert checkpoints.saved > 5
+    told = [line for line in caplog.messages if line.startswith("fine_tune: no checkpoint at step")]
+    assert [line.partition(", ")[2] for line in told] == ["training goes on: The store cannot be reached."] * 3
+    for one, other in zip(weights, undisturbed[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    pd.testing.assert_frame_equal(history, undisturbed[1])
+
+
 def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
     store = open_store(str(tmp_path))
     with pytest.raises(Killed):
         trainer(pictures, KilledAt(store, "k", 3)).run(0.0)
-    for name in ("a.npz", "b.npz"):
-        store.write(f"checkpoints/k/{name}", store.read(f"checkpoints/k/{name}").data[:-100])
+    files = [key for key in store.keys("checkpoints/") if key.endswith(".npz")]
+    assert len(files) == 2
+    for key in files:
+        store.write(key, store.read(key).data[:-100])
     assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
 
 

@@ -5,12 +5,17 @@ from pathlib import Path
 
 from carclf.errors import ConfigError
 from carclf.services.storage.claims import claim, give_up
+from carclf.services.storage.copying import Copied, copy_store
+from carclf.services.storage.disk import full_disk_in
 from carclf.services.storage.folder import FolderStore
 from carclf.services.storage.protocol import Store, Versioned
 from carclf.services.storage.s3 import S3Store
-from carclf.services.storage.swapping import change_object
+from carclf.services.storage.swapping import NUM_TRIES, change_object
 
-__all__ = ["FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "give_up", "open_store"]
+__all__ = [
+    "NUM_TRIES", "Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "copy_store",
+    "full_disk_in", "give_up", "open_store",
+]
 
 
 def open_store(url: str | os.PathLike[str]) -> Store:

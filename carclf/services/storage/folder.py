@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
+from carclf.services.storage.disk import room_on
 from carclf.services.storage.protocol import Versioned, check_key, check_prefix
 
 # No key can hold a "~", so such files never pass for objects.
@@ -56,7 +57,7 @@ class FolderStore:
         with self._errors():
             if not source_path.is_file():
                 raise KeyError(key)
-            with source_path.open("rb") as source, _replacing(path) as temporary:
+            with source_path.open("rb") as source, room_on(path), _replacing(path) as temporary:
                 _copy(source, temporary)
 
     def upload(self, path: Path, key: str) -> None:
@@ -80,7 +81,7 @@ class FolderStore:
 
     def _put(self, key: str, source: BinaryIO, condition: Callable[[], bool] = lambda: True) -> bool:
         path = self._path(key)
-        with self._errors():
+        with self._errors(), room_on(path):
             temporary = _beside(path)
             try:
                 _copy(source, temporary)
@@ -109,7 +110,7 @@ class FolderStore:
             if error.errno in _PASSING:
                 raise ServiceError(f"{text} Try again; if it stays, check the disk or its mount.") from error
             raise ConfigError(
-                f"{text} Give a folder that this user may write to, with space left (--store or CARCLF_STORE)."
+                f"{text} Give a folder that this user may write to (--store or CARCLF_STORE)."
             ) from error
 
 

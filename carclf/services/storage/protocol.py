@@ -20,7 +20,8 @@ class Store(Protocol):
 
     Keys are relative, ``/``-separated, of letters, digits and ``._-`` in each part, never ``..``:
     anything else raises ValueError. Writes are atomic: a reader sees the old object or the new one.
-    Errors: ConfigError (no such bucket, no permission, no credentials), ServiceError (transient).
+    Errors: ConfigError (no such bucket, no permission, no credentials, a full disk), ServiceError (transient),
+    DataError (what is fetched is not what was put there, where the store can tell).
     """
 
     url: str

@@ -1,13 +1,18 @@
 """A store in an S3 bucket, or in anything that speaks S3 (AWS_ENDPOINT_URL_S3 names it)."""
 
+import hashlib
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carclf.errors import CarclfError, ConfigError, ServiceError
+from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
 from carclf.services.storage.protocol import Versioned, check_key, check_prefix
+from carclf.services.storage.s3_download import download
+from carclf.services.storage.s3_parts import NUM_TRIES, parts_in
+from carclf.services.storage.s3_upload import put_object, upload
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -32,18 +37,35 @@ class S3Store:
         name = self._name(key)
         with self._errors():
             try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=name)
-                return Versioned(answer["Body"].read(), answer["ETag"])
+                return self._read(name)
             except self._client.exceptions.ClientError as error:
                 if _code(error) in _MISSING:
                     return None
                 raise
 
+    def _read(self, name: str) -> Versioned:
+        from botocore.exceptions import FlexibleChecksumError, IncompleteReadError, ResponseStreamingError
+
+        # boto sends a request again, but not for a body that was cut off or damaged on its way.
+        for tries in range(1, NUM_TRIES + 1):
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=name)
+                data = answer["Body"].read()
+                parts = parts_in(answer["Metadata"], len(data)) or []
+                if len(parts) != 1 or _sha256(data).startswith(parts[0].digest):
+                    return Versioned(data, answer["ETag"])
+            except (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
+                if tries == NUM_TRIES:
+                    raise
+            time.sleep(0.5 * tries)
+        raise DataError(f"{self.bucket}/{name} arrives damaged each time: it is not what was written. Restore it from "
+                        "a backup.")
+
     def write(self, key: str, data: bytes) -> None:
         """Put the object, replacing what is there."""
         name = self._name(key)
         with self._errors():
-            self._client.put_object(Bucket=self.bucket, Key=name, Body=data)
+            put_object(self._client, {"Bucket": self.bucket, "Key": name}, data)
 
     def write_if(self, key: str, data: bytes, version: str | None) -> bool:
         """Put the object if its version is still this one (None: if there is none); False if it is not."""
@@ -51,9 +73,7 @@ class S3Store:
         condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
         with self._errors():
             try:
-                self._client.put_object(
-                    Bucket=self.bucket, Key=name, Body=data, Metadata={"write": mark}, **condition
-                )
+                put_object(self._client, {"Bucket": self.bucket, "Key": name, **condition}, data, {"write": mark})
             except self._client.exceptions.ClientError as error:
                 if _code(error) not in _LOST_RACE | _MISSING:
                     raise
@@ -74,32 +94,22 @@ class S3Store:
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object to a local file, atomically; KeyError where there is none."""
-        name = self._name(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f"~{uuid.uuid4().hex}"
-        try:
-            with self._errors():
-                self._fetch(key, name, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _fetch(self, key: str, name: str, path: Path) -> None:
-        try:
-            self._client.download_file(self.bucket, name, str(path))
-        except self._client.exceptions.ClientError as error:
-            if _code(error) not in _MISSING:
-                raise
-            # A HEAD has no body to tell a missing object from a missing bucket.
-            self._client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
-            raise KeyError(key) from error
+        named = {"Bucket": self.bucket, "Key": self._name(key)}
+        with self._errors():
+            try:
+                download(self._client, named, path)
+            except self._client.exceptions.ClientError as error:
+                if _code(error) not in _MISSING:
+                    raise
+                # A HEAD has no body to tell a missing object from a missing bucket.
+                self._client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+                raise KeyError(key) from error
 
     def upload(self, path: Path, key: str) -> None:
         """Copy a local file to the object."""
-        name = self._name(key)
-        # upload_file would hide the error's code in a text; upload_fileobj lets it through.
-        with path.open("rb") as source, self._errors():
-            self._client.upload_fileobj(source, self.bucket, name)
+        named = {"Bucket": self.bucket, "Key": self._name(key)}
+        with self._errors():
+            upload(self._client, named, path)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
@@ -156,7 +166,10 @@ def _connect() -> Any:
     from botocore.config import Config
 
     # A session of its own: boto3's default one is not safe to make clients from in several threads.
-    config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
+    # AWS_MAX_ATTEMPTS says how often a request is sent: a cluster's workers sit out a minute, a terminal does not.
+    # Checksums are asked for by name and here: what boto does unasked changed in 2025, and other servers stumbled.
+    config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60,
+                    request_checksum_calculation="when_required", response_checksum_validation="when_supported")
     try:
         return boto3.session.Session().client("s3", config=config)
     except ValueError as error:
@@ -165,6 +178,10 @@ def _connect() -> Any:
 
 def _code(error: Exception) -> str:
     return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _metadata(error: Exception) -> dict[str, Any]:

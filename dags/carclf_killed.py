@@ -1,0 +1,44 @@
+"""Why the kernel killed a child: what it counts says whether the memory ran out."""
+
+import re
+import signal
+from pathlib import Path
+
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+CGROUPS = Path("/sys/fs/cgroup")
+# What the second and the first version of control groups call them.
+COUNTS = ("memory.events", "memory.oom_control")
+LIMITS = ("memory.max", "memory.limit_in_bytes")
+MEND = ("Lower fine_tune.batch_size or the model's input size, or give the worker more memory (WORKER_MEMORY in .env, "
+        "limits.memory in a pod)")
+
+
+def own_cgroup() -> Path:
+    """Where the kernel counts for this container, or for this user's session."""
+    found = dict(re.findall(r"^\d+:(memory|):/(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE))
+    memory = CGROUPS / "memory"
+    # In a container the path may be the host's name for what is mounted there as the root.
+    places = (CGROUPS / found.get("", ""), CGROUPS, memory / found.get("memory", ""), memory)
+    return next((place for place in places if any((place / name).is_file() for name in COUNTS)), CGROUPS)
+
+
+def out_of_memory_kills(cgroup: Path) -> int:
+    """How many processes were killed there because the memory had run out; 0 where the kernel does not say."""
+    found = re.search(r"^oom_kill (\d+)$", _text(cgroup, COUNTS), re.MULTILINE)
+    return int(found.group(1)) if found else 0
+
+
+def why_killed(status: int, kills_before: int, cgroup: Path) -> str:
+    """The reason in words; "" for a status that says nothing of a kill."""
+    if out_of_memory_kills(cgroup) > kills_before:
+        limit = _text(cgroup, LIMITS).strip()
+        told = f" (the limit is {int(limit) / 1e6:.0f} MB)" if limit.isdecimal() else ""
+        return f"out of memory: the kernel's OOM killer ended a process of the stage{told}. {MEND}"
+    if status in KILLED:
+        return ("killed by SIGKILL, and not by this container's own memory limit: the machine may have run out of "
+                f"memory (its kernel log says so), or somebody ended it. {MEND}")
+    return ""
+
+
+def _text(cgroup: Path, names: tuple[str, str]) -> str:
+    return next(((cgroup / name).read_text() for name in names if (cgroup / name).is_file()), "")

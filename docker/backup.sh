@@ -1,0 +1,21 @@
+#!/bin/sh
+# Copy the database and the store of the running stack into a folder: docker/backup.sh FOLDER
+# Runs may go on meanwhile. The same folder again copies only what is new of the store. COMPOSE_FILE and
+# COMPOSE_PROJECT_NAME name the stack, as for docker compose.
+set -eu
+[ $# -eq 1 ] || { echo "Usage: $0 FOLDER" >&2; exit 64; }
+umask 077
+mkdir -p "$1/store"
+folder=$(cd "$1" && pwd)
+
+# The database first: what it knows of the store is then in the store.
+docker compose exec -T postgres pg_dump -U airflow -Fc airflow > "$folder/database.dump.new"
+docker compose exec -T postgres pg_restore --list < "$folder/database.dump.new" > /dev/null
+mv "$folder/database.dump.new" "$folder/database.dump"
+
+docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volume "$folder/store:/backup" worker \
+  carclf store copy --to /backup
+cd "$folder"
+find database.dump store -type f ! -name '~*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > SHA256SUMS.new
+mv SHA256SUMS.new SHA256SUMS
+echo "$folder: $(wc -l < SHA256SUMS) files with their SHA-256 in SHA256SUMS. Keep .env apart from it: FERNET_KEY is needed."
