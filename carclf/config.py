@@ -306,10 +306,10 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fine_tune.epochs": 5, "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.9,
     },
     "cars10-long": {
-        "model.backbone": "EfficientNetV2B0", "model.image_height": 192, "model.image_width": 384,
+        "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 448,
         "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.4,
         "gate.threshold": 0.7, "gate.min_recall": 0.4,
-        "fine_tune.epochs": 20, "fine_tune.learning_rate": 1.5e-3, "fine_tune.mixup": 0.2, "fine_tune.patience": 20,
+        "fine_tune.epochs": 24, "fine_tune.learning_rate": 1.5e-3, "fine_tune.mixup": 0.2, "fine_tune.patience": 24,
     },
     "demo": {
         "model.backbone": "Tiny", "model.weights": "none", "model.image_height": 48, "model.image_width": 64,
