@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from carclf.__main__ import app
 from carclf.config import fields, load
-from carclf.errors import ServiceError
+from carclf.errors import ConfigError
 from carclf.runs import STAGES, Run
 from carclf.services.storage import FolderStore, Store, open_store
 from carclf.services.tracking import FollowedRun, RunFacts
@@ -56,7 +56,7 @@ def client(server: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
 
 
 class LossyStore(FolderStore):
-    """A folder on a disk that goes away when the third checkpoint is written."""
+    """A folder on a disk that is full when the third checkpoint is written."""
 
     num_checkpoints = 0
 
@@ -64,7 +64,7 @@ class LossyStore(FolderStore):
         if key.startswith("checkpoints/"):
             self.num_checkpoints += 1
             if self.num_checkpoints == 3:
-                raise ServiceError("the disk went away")
+                raise ConfigError("the disk is full")
         super().upload(path, key)
 
 
@@ -98,7 +98,7 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
         for stage in STAGES:
             run = Run.begin("chain", LossyStore(folder), "demo", config)  # as each stage's own process does
             if stage == "fine_tune":
-                with pytest.raises(ServiceError, match="the disk went away"):
+                with pytest.raises(ConfigError, match="the disk is full"):
                     run.run_stage(stage)
                 (failed,) = runs_of(MlflowClient(server), "cars")
                 run = Run.load("chain", open_store(str(folder)))
@@ -131,7 +131,7 @@ def test_each_epoch_is_one_point_though_the_training_was_taken_up_before_an_epoc
 ) -> None:
     failed, (run,) = chain[1], runs_of(client, "cars")
     assert (failed.info.run_id, failed.info.status) == (run.info.run_id, "FAILED")
-    assert failed.data.tags["error"] == "fine_tune: ServiceError: the disk went away"
+    assert failed.data.tags["error"] == "fine_tune: ConfigError: the disk is full"
     assert steps(client, failed, "fine_tune/val_accuracy")[:2] == [1, 2]  # the second epoch was in no checkpoint
     for column in ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_second"):
         assert steps(client, run, f"fine_tune/{column}") == [1, 2, 3]
