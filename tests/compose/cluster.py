@@ -35,6 +35,7 @@ class Cluster:
         self.session = requests.Session()
         self.session.trust_env = False
         self.seconds: dict[str, float] = {}
+        self.volumes: set[str] = set()
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         """Run ``docker compose`` on this cluster; its standard output."""
@@ -59,7 +60,16 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.note_volumes()
         self.compose("down", "-v", "-t", "5", "--remove-orphans", check=False)
+        left = self.volumes & set(_run(["docker", "volume", "ls", "-q"]).split())
+        if left:
+            _run(["docker", "volume", "rm", *left])
+
+    def note_volumes(self) -> None:
+        """Remember the containers' own volumes: Compose forgets those of a container that it replaces."""
+        mounts = [mount for found in self.containers() for mount in inspect(found)["Mounts"]]
+        self.volumes |= {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
 
     def _timed(self, name: str, call: Callable[[], object]) -> None:
         started = time.monotonic()
