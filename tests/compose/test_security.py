@@ -22,8 +22,8 @@ HOLDERS = {
     "REDIS_PASSWORD": {"redis", "scheduler", "worker"},
     "STORE_ACCESS_KEY": {"store", "init", "api-server", "triggerer", "worker"},
     "STORE_SECRET_KEY": {"store", "init", "api-server", "triggerer", "worker"},
-    "MLFLOW_TRACKING_PASSWORD": {"worker"},
-    "GRAFANA_PASSWORD": set(), "MLFLOW_SECRET_KEY": set(),  # only in their profiles
+    # Only in their profiles, and the worker only where there is a server to tell.
+    "GRAFANA_PASSWORD": set(), "MLFLOW_SECRET_KEY": set(), "MLFLOW_TRACKING_PASSWORD": set(),
 }
 
 
