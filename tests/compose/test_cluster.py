@@ -71,7 +71,7 @@ def test_the_log_of_a_task_that_runs_is_read_from_its_worker(cluster: Cluster, f
     def told() -> list[str]:
         return [line for line in cluster.log(run_id, "fine_tune") if "img/s" in line]
 
-    assert cluster.wait(told, 120, "a line of progress comes")
+    assert cluster.wait(told, 300, "a line of progress comes")
     assert cluster.tasks(run_id)["fine_tune"]["state"] == "running"
     assert any(line.startswith(f"http://{task['hostname']}:8793/log/") for line in cluster.log(run_id, "fine_tune"))
     cluster.call("PATCH", f"dags/car_retrain/dagRuns/{run_id}", {"state": "failed"})

@@ -112,6 +112,13 @@ def test_each_service_is_given_only_the_secrets_that_it_needs(cluster: Cluster) 
     assert found == HOLDERS
 
 
+def test_no_secret_stands_in_a_list_of_processes(cluster: Cluster) -> None:
+    told = "".join(subprocess.check_output(["docker", "top", found, "-eo", "pid,args"], text=True)
+                   for found in cluster.containers() if service_of(found) != "init")
+    assert "redis-server" in told and "airflow" in told
+    assert not [name for name, value in cluster.secrets.items() if value in told]
+
+
 def test_only_its_owner_may_read_the_file_of_passwords(cluster: Cluster) -> None:
     told = inside(cluster.containers("api-server")[0], "stat", "-c", "%a %u", "/run/airflow/passwords.json")
     assert told == "600 50000\n"
