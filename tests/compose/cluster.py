@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,15 @@ class Cluster:
     def trigger(self, **conf: Any) -> str:
         """Start a run; ``seed=3`` or ``**{"fine_tune.epochs": 30}`` are fields of the form. Return its id."""
         return str(self.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+    @contextmanager
+    def running(self, **conf: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A run whose fine-tuning goes on, and that task instance; the run is ended in any case."""
+        run_id = self.trigger(**conf)
+        try:
+            yield run_id, self.wait_for_task(run_id, "fine_tune", {"running", *ENDED})
+        finally:
+            self.call("PATCH", f"dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
 
     def tasks(self, run_id: str) -> dict[str, dict[str, Any]]:
         """The run's task instances by name."""
