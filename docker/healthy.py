@@ -4,7 +4,7 @@ import json
 import sys
 import urllib.request
 
-SECONDS = 10
+SECONDS = 20
 
 
 def main() -> int:

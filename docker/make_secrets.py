@@ -40,9 +40,12 @@ def add_missing(path: Path) -> list[str]:
     # Beside it and then renamed: a full disk must not cost the secrets that are there.
     beside = path.with_name(f"{path.name}.new")
     beside.unlink(missing_ok=True)
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    beside.replace(path)
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
     return added
 
 
@@ -69,7 +72,11 @@ def main() -> int:
     if options.worker:
         print(for_worker(options.path, options.worker), end="")
         return 0
-    added = add_missing(options.path)
+    try:
+        added = add_missing(options.path)
+    except OSError as error:
+        print(f"{options.path} could not be written ({error.strerror}); what was there is as it was.", file=sys.stderr)
+        return 1
     print(f"{options.path}: {', '.join(added)} added" if added else f"{options.path}: complete, nothing changed")
     return 0
 

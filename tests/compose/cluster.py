@@ -6,7 +6,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Cluster:
         self.session = requests.Session()
         self.session.trust_env = False
         self.seconds: dict[str, float] = {}
+        self.volumes: set[str] = set()
 
     def compose(self, *arguments: str, check: bool = True) -> str:
         """Run ``docker compose`` on this cluster; its standard output."""
@@ -59,7 +61,16 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.note_volumes()
         self.compose("down", "-v", "-t", "5", "--remove-orphans", check=False)
+        left = self.volumes & set(_run(["docker", "volume", "ls", "-q"]).split())
+        if left:
+            _run(["docker", "volume", "rm", *left])
+
+    def note_volumes(self) -> None:
+        """Remember the containers' own volumes: Compose forgets those of a container that it replaces."""
+        mounts = [mount for found in self.containers() for mount in inspect(found)["Mounts"]]
+        self.volumes |= {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
 
     def _timed(self, name: str, call: Callable[[], object]) -> None:
         started = time.monotonic()
@@ -95,6 +106,15 @@ class Cluster:
     def trigger(self, **conf: Any) -> str:
         """Start a run; ``seed=3`` or ``**{"fine_tune.epochs": 30}`` are fields of the form. Return its id."""
         return str(self.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+    @contextmanager
+    def running(self, **conf: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """A run whose fine-tuning goes on, and that task instance; the run is ended in any case."""
+        run_id = self.trigger(**conf)
+        try:
+            yield run_id, self.wait_for_task(run_id, "fine_tune", {"running", *ENDED})
+        finally:
+            self.call("PATCH", f"dags/{DAG}/dagRuns/{run_id}", {"state": "failed"})
 
     def tasks(self, run_id: str) -> dict[str, dict[str, Any]]:
         """The run's task instances by name."""

@@ -19,9 +19,9 @@ VOLUME /data
 FROM python:3.12-slim-bookworm AS store
 RUN apt-get update && apt-get install -y -q --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
 # pip takes no constraints with hashes for a package that is not pinned itself.
-RUN --mount=type=bind,from=pins,source=dev.txt,target=/tmp/dev.txt --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=bind,from=pins,source=dev.txt,target=/tmp/dev.txt --mount=type=cache,target=/var/cache/pip \
     sed -e '/--hash=/d' -e 's/ \\$//' /tmp/dev.txt > /tmp/constraints.txt \
- && python -m pip install -q -c /tmp/constraints.txt "moto[server]" && install -d -o 1000 -g 1000 /data
+ && PIP_CACHE_DIR=/var/cache/pip python -m pip install -q -c /tmp/constraints.txt "moto[server]" && install -d -o 1000 -g 1000 /data
 COPY store.py /store.py
 USER 1000
 VOLUME /data

@@ -49,6 +49,7 @@ def begin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callabl
     def new(*files: str) -> Trial:
         # Compose would give a new container the old one's disk.
         own_disk = ["--renew-anon-volumes"] if files else []
+        cluster.note_volumes()
         cluster.compose(*files, "up", "-d", *own_disk, "--wait", "--wait-timeout", "300")
         return Trial(cluster, next(numbers), folder)
 

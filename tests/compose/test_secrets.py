@@ -45,6 +45,14 @@ def test_values_that_are_there_stay_and_what_is_missing_or_empty_is_added(tmp_pa
     assert path.read_text() == text
 
 
+def test_a_file_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / ".env"
+    command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path)]
+    told = subprocess.run(command, capture_output=True, text=True)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == f"{path} could not be written (No such file or directory); what was there is as it was.\n"
+
+
 def test_what_stands_in_a_url_needs_no_escape(tmp_path: Path) -> None:
     make(tmp_path / ".env")
     found = values(tmp_path / ".env")

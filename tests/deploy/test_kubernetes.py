@@ -86,8 +86,18 @@ def test_the_charts_values_hold_no_secret_but_their_names() -> None:
     assert VALUES["data"] == {"metadataSecretName": "carclf-airflow"}
     assert {VALUES[name] for name in ("fernetKeySecretName", "jwtSecretName", "apiSecretKeySecretName")} == {
         "carclf-airflow"}
-    assert VALUES["apiServer"]["env"][1] == {
-        "name": "AIRFLOW_ADMIN_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "carclf-admin", "key": "password"}}}
+    assert {"name": "AIRFLOW_ADMIN_PASSWORD", "valueFrom": {"secretKeyRef": {"name": "carclf-admin", "key": "password"}}
+            } in VALUES["apiServer"]["env"]
+
+
+def test_only_the_api_server_is_given_the_pages_and_it_knows_the_pods_store(pods) -> None:
+    pages = {"name": "AIRFLOW__CORE__PLUGINS_FOLDER", "value": "/opt/carclf/plugins"}
+    assert pages in VALUES["apiServer"]["env"] and (ROOT / "plugins/carclf_plugin.py").is_file()
+    (container,) = pods["stage"]["spec"]["containers"]
+    assert pages["name"] not in [variable["name"] for variable in VALUES["env"] + container["env"]]
+    known = {"name": "CARCLF_STORE", "value": "s3://carclf/store"}
+    assert known in VALUES["env"] and known in container["env"]
+    assert "name: carclf-store" in VALUES["extraEnvFrom"]
 
 
 CHAIN = """
