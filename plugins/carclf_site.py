@@ -1,7 +1,7 @@
 """What the pages inside Airflow's UI are served by: login, rights, headers; what they show is carclf.reporting's.
 
-All is read-only. The store is the one of the DAGs (CARCLF_STORE); a request names runs, stages and files of manifests,
-never a key of the store.
+All is read-only; a request that would change anything asks for the right to edit the DAG, whichever route it is for.
+The store is the one of the DAGs (CARCLF_STORE); a request names runs, stages and files of manifests, never a key.
 """
 
 import base64
@@ -9,16 +9,17 @@ import hashlib
 import mimetypes
 import os
 import re
+from functools import cache
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from airflow.api_fastapi.core_api.security import requires_access_dag
+from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from carclf.errors import CarclfError
+from carclf.errors import CarclfError, ConfigError
 from carclf.experiments.results import report_of
 from carclf.records import run_id_of
 from carclf.reporting import pages
@@ -37,7 +38,7 @@ HEADERS = {
     "Cache-Control": "no-store", "Cross-Origin-Resource-Policy": "same-origin",
 }
 KEPT = {"Cache-Control": "private, max-age=86400"}  # the address of script and style changes with them
-MAY_READ = Depends(requires_access_dag("GET", param_dag_id=DAG))
+may_read, may_edit = (requires_access_dag(method, param_dag_id=DAG) for method in ("GET", "PUT"))
 SHOWN_INLINE = ("text/html", "image/png")
 
 
@@ -59,16 +60,28 @@ class Headers:
         await self.app(scope, receive, sent)
 
 
+def permitted(request: Request, user: GetUserDep) -> None:
+    """Who only looks must be allowed to read the DAG, and who would change anything to edit it."""
+    (may_read if request.method in ("GET", "HEAD") else may_edit)(request, user)
+
+
+_opened = cache(open_store)  # once in a process: to connect to S3 takes a third of a second
+
+
 def _store() -> Store:
-    return open_store(os.environ.get("CARCLF_STORE") or "store")
+    try:
+        return _opened(os.environ.get("CARCLF_STORE") or "store")
+    except ConfigError as error:
+        raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, f"{error} Mend CARCLF_STORE of the api-server.") from error
 
 
 InStore = Annotated[Store, Depends(_store)]
 
 
 def make_site() -> FastAPI:
-    """The app; each of its routes asks for the right to read the DAG."""
-    site = FastAPI(title="Car classifier", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[MAY_READ])
+    """The app; each of its routes asks who it is."""
+    site = FastAPI(title="Car classifier", docs_url=None, redoc_url=None, openapi_url=None,
+                   dependencies=[Depends(permitted)])
     site.add_middleware(Headers)
     _add_pages(site)
     _add_data(site)
@@ -177,9 +190,9 @@ def _impossible(request: Request, error: Exception) -> Response:
 
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    headings = {401: "Log in", 403: "Not allowed", 404: "Not found"}
+    headings = {401: "Log in", 403: "Not allowed", 404: "Not found", 503: "The store cannot be used"}
     words = {401: "This page is for those who are logged in to Airflow. Load Airflow anew, and log in.",
-             403: f"You may not see the DAG {DAG}."}
+             403: f"You may not {'see' if request.method in ('GET', 'HEAD') else 'edit'} the DAG {DAG}."}
     return _told(request, error.status_code, headings.get(error.status_code, "Not possible"),
                  words.get(error.status_code, str(error.detail)))
 

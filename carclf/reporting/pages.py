@@ -91,11 +91,13 @@ def static_file(name: str) -> tuple[str, str] | None:
 
 def explained(error: CarclfError) -> tuple[HTTPStatus, str]:
     """The status and the heading for what the store or a request made impossible."""
-    if isinstance(error, ConfigError):
-        return HTTPStatus.NOT_FOUND, "Not found"
     if isinstance(error, DataError):
         return HTTPStatus.INTERNAL_SERVER_ERROR, "Something in the store is damaged"
-    return HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer"
+    if not isinstance(error, ConfigError):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer"
+    if error.__cause__ is not None:  # the disk's or the bucket's own refusal
+        return HTTPStatus.SERVICE_UNAVAILABLE, "The store cannot be used"
+    return HTTPStatus.NOT_FOUND, "Not found"
 
 
 def _age(since: str) -> str:

@@ -43,11 +43,16 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def second(airflow: Running) -> str:
-    """Another run, of another seed, that has ended."""
-    run = airflow.trigger(seed=2, **{"fine_tune.epochs": 4})
-    assert airflow.wait(run) == "success"
-    return run
+def training(airflow: Running) -> str:
+    """Another run, of another seed, that has just begun when the first test asks for it."""
+    return airflow.trigger(seed=3, **{"fine_tune.epochs": 60, "fine_tune.patience": 60})
+
+
+@pytest.fixture(scope="session")
+def second(airflow: Running, training: str) -> str:
+    """The same run, once it has ended."""
+    assert airflow.wait(training) == "success"
+    return training
 
 
 @pytest.fixture(scope="session")

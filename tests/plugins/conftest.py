@@ -69,6 +69,12 @@ def viewer(stranger: TestClient) -> TestClient:
 
 
 @pytest.fixture
+def editor(stranger: TestClient) -> TestClient:
+    """Somebody who may edit the DAGs."""
+    return logged_in(stranger, "user")
+
+
+@pytest.fixture
 def nobody(stranger: TestClient) -> TestClient:
     """Somebody with a login and without any right."""
     return logged_in(stranger, None)

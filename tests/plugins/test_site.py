@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import socket
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -68,10 +69,28 @@ def test_a_login_without_rights_gets_403_from_every_route(site: FastAPI, nobody:
     assert {request: nobody.request(*request).status_code for request in requests} == dict.fromkeys(requests, 403)
 
 
-def test_nothing_can_be_changed_by_any_route(site: FastAPI) -> None:
+def test_no_route_changes_anything(site: FastAPI) -> None:
     *routes, last = site.routes
     assert {method for route in routes for method in route.methods} == {"GET"}
     assert last.path == "/{path:path}"
+
+
+def changing(site: FastAPI) -> list[tuple[str, str]]:
+    """A request to each route by each method that would change something."""
+    paths = dict.fromkeys(path for _, path in asked(site))
+    return [(method, path) for path in paths for method in ("POST", "PUT", "PATCH", "DELETE")]
+
+
+def test_what_would_change_something_asks_for_the_right_to_edit_the_dag(site: FastAPI, viewer: TestClient) -> None:
+    requests = changing(site)
+    assert {request: viewer.request(*request).status_code for request in requests} == dict.fromkeys(requests, 403)
+    assert "You may not edit the DAG car_retrain" in viewer.post("/", headers=HTML).text
+
+
+def test_whoever_may_edit_the_dag_finds_nothing_that_can_be_changed(site: FastAPI, editor: TestClient) -> None:
+    requests = changing(site)
+    assert {request: editor.request(*request).status_code for request in requests} == dict.fromkeys(requests, 404)
+    assert editor.get("/", headers=HTML).status_code == 200
 
 
 def test_every_answer_has_the_strict_policy(store: Store, viewer: TestClient) -> None:
@@ -164,17 +183,53 @@ def test_what_a_store_holds_is_text_on_every_page(store: Store, viewer: TestClie
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_a_store_that_is_away_or_damaged_is_a_page_in_words(
-    store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_store_that_is_damaged_away_or_wrongly_named_is_a_page_in_words(
+    store: Store, viewer: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("champion.json", b"{")
     page = viewer.get("/", headers=HTML)
     assert page.status_code == 500 and "champion.json in" in page.text and "is damaged" in page.text
+    (tmp_path / "file").write_text("")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for url, words in {
+        "ftp://nowhere": "is neither a folder nor s3://bucket/prefix", "s3://": "names no bucket",
+        str(tmp_path / "file"): "Give a folder that this user may write to",
+        "s3://no-credentials": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }.items():
+        monkeypatch.setenv("CARCLF_STORE", url)
+        page = viewer.get("/", headers=HTML)
+        assert page.status_code == 503 and "The store cannot be used" in page.text and words in page.text, url
     monkeypatch.setenv("CARCLF_STORE", "ftp://nowhere")
+    assert viewer.get("/data/runs").json() == {"detail": "The store 'ftp://nowhere' is neither a folder nor "
+                                               "s3://bucket/prefix. Mend CARCLF_STORE of the api-server."}
+
+
+def test_a_store_that_does_not_answer_is_a_page_in_words(viewer: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port()}", "AWS_MAX_ATTEMPTS": "1",
+             "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "CARCLF_STORE": "s3://away/store"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
     page = viewer.get("/", headers=HTML)
-    assert page.status_code == 404 and "is neither a folder nor s3://bucket/prefix" in page.text
-    assert viewer.get("/data/runs").json() == {
-        "detail": "The store 'ftp://nowhere' is neither a folder nor s3://bucket/prefix."}
+    assert page.status_code == 503
+    assert "The store does not answer" in page.text and "check the network and AWS_ENDPOINT_URL" in page.text
+
+
+def test_a_process_opens_its_store_once(site: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    import carclf_site
+
+    monkeypatch.setenv("CARCLF_STORE", "s3://bucket/one")
+    first = carclf_site._store()
+    assert first is carclf_site._store() and first.url == "s3://bucket/one"
 
 
 def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
