@@ -20,7 +20,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from carclf.errors import CarclfError, ConfigError
-from carclf.experiments.results import report_of
+from carclf.experiments.results import read_outcome, report_of
 from carclf.records import run_id_of
 from carclf.reporting import pages
 from carclf.reporting.facts import artifact_file
@@ -103,18 +103,16 @@ def _add_pages(site: FastAPI) -> None:
 
     # Asks for the right to read the DAG that the request names, too.
     @site.get("/dag-run", response_class=HTMLResponse, dependencies=[Depends(requires_access_dag("GET"))])
-    def dag_run(request: Request, store: InStore, dag_id: str, run_id: str) -> Response:
+    def dag_run(request: Request, store: InStore, dag_id: str, run_id: str) -> str:
         root, own = _root(request), run_id_of(run_id)
         if dag_id == EXPERIMENTS:
             return _experiment(root, store, own)
         if dag_id != DAG:
-            page = pages.problem_page(root, "No report", f"Runs of {dag_id} train no car classifier.")
-        elif not pages.begun(store, own):
-            page = pages.problem_page(root, "Not begun", f"The run {own} has not begun yet, or it ended before its "
+            return pages.problem_page(root, "No report", f"Runs of {dag_id} train no car classifier.")
+        if not pages.begun(store, own):
+            return pages.problem_page(root, "Not begun", f"The run {own} has not begun yet, or it ended before its "
                                       "first stage did. Its report appears here.", waits_for=own)
-        else:
-            page = pages.run_page(store, root, own)
-        return HTMLResponse(page)
+        return pages.run_page(store, root, own)
 
     @site.get("/compare", response_class=HTMLResponse)
     def compare(request: Request, store: InStore, a: str, b: str) -> str:
@@ -137,6 +135,12 @@ def _add_data(site: FastAPI) -> None:
     @site.get("/runs/{run_id}/report.html")
     def report(run_id: str, store: InStore) -> Response:
         return _file(f"{run_id}.html", run_report(store, run_id).encode(errors="backslashreplace"))
+
+    @site.get("/experiments/{name}/report.html")
+    def experiment_report(name: str, store: InStore) -> Response:
+        if (page := report_of(name, store)) is None:
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"No experiment {name[:100]} was compared.")
+        return _file(f"{name}.html", page)
 
     @site.get("/runs/{run_id}/files/{stage}/{name}")
     def file(run_id: str, stage: str, name: str, store: InStore) -> Response:
@@ -162,12 +166,12 @@ def _root(request: Request) -> str:
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
-def _experiment(root: str, store: Store, name: str) -> Response:
+def _experiment(root: str, store: Store, name: str) -> str:
     """The page that compares an experiment's recipes."""
-    if (page := report_of(name, store)) is not None:
-        return _file("report.html", page)
-    return HTMLResponse(pages.problem_page(root, "Not compared yet", f"The recipes of {name} are compared by its last "
-                                           "task. Its runs are among all runs meanwhile."))
+    if report_of(name, store) is None:
+        return pages.problem_page(root, "Not compared yet", f"The recipes of {name} are compared by its last task.",
+                                  runs=name)
+    return pages.experiment_page(root, read_outcome(name, store))
 
 
 def _file(name: str, content: bytes) -> Response:

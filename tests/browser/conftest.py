@@ -22,7 +22,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "local", "demo"], text=True, stdout=subprocess.PIPE,
-        env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache")})
+        env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"})
     assert process.stdout is not None
     try:
         lines = []

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import socket
-from functools import partial
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +13,7 @@ import pytest
 from candidates import candidate
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ HOSTILE = ["..", "../secret.txt", "..%2f..%2fsecret.txt", "....//secret.txt", "%
            "%2e%2e%2fsecret.txt", "..\\secret.txt", "s3://bucket/x", "champion.json", "a" * 5000, "😀", "%ff%fe", "r;x",
            "manifest.json", "<script>alert(1)</script>", "' OR 1=1", "file:///etc/passwd", "."]
 # What is rightly answered with 200: a run that has not begun, and "." and "..", which lead to other pages.
-HARMLESS = ("has not begun yet", '"version":"none"', "Car classifier</h1>")
+HARMLESS = ("has not begun yet", "Not compared yet", '"version":"none"', "Car classifier</h1>")
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
 
@@ -123,31 +124,64 @@ def test_script_style_and_chart_library_come_from_the_package(viewer: TestClient
     assert "window.vegaEmbed" in found["vega.js"].text and len(found["vega.js"].content) > 500_000
 
 
-@pytest.mark.parametrize("path", [
-    "/runs/{}", "/data/runs/{}/live", "/runs/{}/report.html", "/runs/{}/files/evaluate/evaluation.json",
-    "/runs/good/files/{}/evaluation.json", "/runs/good/files/evaluate/{}", "/static/{}",
-    "/dag-run?dag_id=car_retrain&run_id={}", "/compare?a=good&b={}", "/compare?a={}&b=good"])
+NAMED = ["/runs/{}", "/data/runs/{}/live", "/runs/{}/report.html", "/runs/{}/files/evaluate/evaluation.json",
+         "/runs/good/files/{}/evaluation.json", "/runs/good/files/evaluate/{}", "/static/{}",
+         "/experiments/{}/report.html", "/dag-run?dag_id=car_retrain&run_id={}",
+         "/dag-run?dag_id=car_experiments&run_id={}", "/compare?a=good&b={}", "/compare?a={}&b=good"]
+
+
+def test_every_route_that_takes_a_name_is_asked_with_hostile_ones(site: FastAPI) -> None:
+    taken = {route.path for route in site.routes if "{" in route.path} - {"/{path:path}"}
+    known = {re.sub(r"good|evaluate|evaluation\.json|\{\}", "{}", path.split("?")[0]) for path in NAMED}
+    assert {re.sub(r"\{\w+\}", "{}", path) for path in taken} - known == set()
+
+
+def refused(answer: Response) -> bool:
+    """Whether an answer to a hostile name tells nothing of what lies beside the store."""
+    known = answer.status_code == 200 and any(text in answer.text for text in HARMLESS)
+    raw = "<script>alert" in answer.text and answer.headers["content-type"] != "application/json"
+    hidden = all(text not in answer.text for text in (SECRET, "root:", "Traceback"))
+    return (answer.status_code in (404, 422) or known) and hidden and not raw
+
+
+@pytest.mark.parametrize("path", NAMED)
 def test_hostile_names_are_refused_and_never_leave_the_store(
     store: Store, viewer: TestClient, tmp_path: Path, path: str
 ) -> None:
     noted(store, "good")
     (tmp_path / "secret.txt").write_text(SECRET)
-    for name in HOSTILE:
-        answer = viewer.get(path.format(name), headers=HTML)
-        known = answer.status_code == 200 and any(text in answer.text for text in HARMLESS)
-        assert answer.status_code in (404, 422) or known, name
-        assert SECRET not in answer.text and "root:" not in answer.text
-        assert "<script>alert" not in answer.text or answer.headers["content-type"] == "application/json"
-        assert "Traceback" not in answer.text
+    wrong = {name: answer.text for name in HOSTILE
+             if not refused(answer := viewer.get(path.format(name), headers=HTML))}
+    assert wrong == {}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(*[st.text(min_size=1, max_size=40).map(partial(quote, safe="", errors="replace"))] * 3)
-def test_files_are_served_only_as_a_runs_manifests_name_them(
-    store: Store, viewer: TestClient, run: str, stage: str, name: str
+class Watch:
+    """The files that this process opens while it is held."""
+
+    def __init__(self) -> None:
+        self.held, self.opened = False, set[str]()
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.held and event == "open":
+            self.opened.add(str(arguments[0]))
+
+
+WATCH = Watch()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(NAMED), st.text(min_size=1, max_size=40) | st.text("./%\\0ab:", min_size=1, max_size=20))
+def test_whatever_the_name_no_file_beside_the_store_is_opened(
+    store: Store, viewer: TestClient, tmp_path: Path, path: str, name: str
 ) -> None:
-    answer = viewer.get(f"/runs/{run}/files/{stage}/{name}")
-    assert answer.status_code in (404, 422)
+    (tmp_path / "secret.txt").write_text(SECRET)
+    WATCH.opened, WATCH.held = set(), True
+    answer = viewer.get(path.format(quote(name, safe="", errors="replace")), headers=HTML)
+    WATCH.held = False
+    assert refused(answer), answer.text
+    beside = {file for file in WATCH.opened if file.startswith(str(tmp_path)) and not file.startswith(store.url)}
+    assert beside == set() and "/etc/passwd" not in WATCH.opened
 
 
 def test_a_files_page_is_shown_without_scripts_network_or_this_sites_origin(store: Store, viewer: TestClient) -> None:
@@ -247,14 +281,29 @@ def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
     assert "train no car classifier" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
 
 
-def test_an_experiments_run_shows_its_comparison_without_scripts(store: Store, viewer: TestClient) -> None:
+def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of_it(
+    store: Store, viewer: TestClient
+) -> None:
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
-    assert "Not compared yet" in viewer.get(path, headers=HTML).text
-    page = b"<h1>Recipes</h1><script>alert(1)</script>"
-    store.write("experiments/manual__2026-11-25T06-54-51-00-00/report.html", page)
-    answer = viewer.get(path, headers=HTML)
-    assert answer.text.startswith("<h1>Recipes</h1>")
-    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
+    own = "manual__2026-11-25T06-54-51-00-00"
+    waiting = viewer.get(path, headers=HTML).text
+    assert "Not compared yet" in waiting and f'<a href="/carclf/?text={own}">' in waiting
+    assert viewer.get(f"/experiments/{own}/report.html").status_code == 404
+    store.write(f"experiments/{own}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
+    row = {"recipe": "baseline", "accuracy": 0.9, "spread": None, "num_seeds": 1, "finding": "", "sentence": "",
+           "front": False, "command": "", "runs": []}
+    found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_compared": 0,
+             "level": 0.05, "seed_shift": None, "rows": [row], "dropped": [], "failed": [], "left_out": []}
+    store.write(f"experiments/{own}/comparison.json", json.dumps(found).encode())
+    page = viewer.get(path, headers=HTML)
+    assert page.status_code == 200 and f"Experiment <bdi>{own}</bdi>" in page.text
+    assert page.headers["content-security-policy"] == POLICY
+    report = viewer.get(f"/experiments/{own}/report.html")
+    assert report.text.startswith("<h1>Recipes</h1>")
+    assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
+    store.write(f"experiments/{own}/comparison.json", b"{}")
+    page = viewer.get(path, headers=HTML)
+    assert page.status_code == 500 and "Make it again: carclf experiment compare" in page.text
     assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
 
 
