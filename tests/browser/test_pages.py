@@ -27,7 +27,7 @@ def test_the_tab_of_a_run_that_trains_shows_a_curve_that_grows(
     airflow: Running, training: str, viewer: Viewer, shots: Path
 ) -> None:
     frame = viewer.report(training)
-    frame.locator("#chart-live-fine_tune-loss svg").wait_for(timeout=180_000)
+    frame.locator("#chart-live-fine_tune-loss svg").wait_for(timeout=300_000)
     frame.locator("html").evaluate("root => root.dataset.mark = 'same page'")
     points = frame.locator("#chart-live-fine_tune-loss path[aria-roledescription=point]")
     for _ in range(3):  # each time another point is drawn without the page being loaded
