@@ -8,7 +8,7 @@ from carclf.reporting.charts import BLUE, GREEN, RED, SOFT, Chart, Spec, Values,
 from carclf.reporting.sources import OF_OTHER_SHAPE
 
 Row = Mapping[str, Any]
-TITLE = "Accuracy and cost"
+TITLE = "Accuracy over minutes of training"
 KINDS = {"better": GREEN, "worse": RED, "cannot tell": SOFT, "baseline": BLUE}
 SHARED = ("experiment", "recipe", "seeds", "num_images", "num_folds", "num_compared", "level", "seed_shift", "dropped",
           "failed", "left_out")
@@ -30,7 +30,8 @@ def over_cost(rows: Sequence[Row]) -> Chart:
     known = [row for row in rows if "minutes" in row]
     values: Values = [{"recipe": row["recipe"], "minutes": row["minutes"], "accuracy": row["accuracy"],
                        "kind": row["finding"] or "baseline", "said": row["sentence"]} for row in known]
-    at: Spec = {"x": axis("minutes", "minutes of training"), "y": axis("accuracy", "accuracy")}
+    at: Spec = {"x": axis("minutes", "minutes of training", axis={"tickCount": 8, "format": "~g"}),
+                "y": axis("accuracy", "accuracy")}
     layers: list[Spec] = [
         {"data": {"values": [value for value, row in zip(values, known, strict=True) if row["front"]]},
          "mark": {"type": "line", "color": BLUE, "strokeWidth": 1, "opacity": 0.7}, "encoding": at},
