@@ -45,7 +45,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="session")
 def training(airflow: Running) -> str:
     """Another run, of another seed, that has just begun when the first test asks for it."""
-    return airflow.trigger(seed=3, **{"fine_tune.epochs": 60, "fine_tune.patience": 60})
+    return airflow.trigger(seed=3, **{"fine_tune.epochs": 40, "fine_tune.patience": 40})
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,7 @@ def changing(site: FastAPI) -> list[tuple[str, str]]:
 def test_what_would_change_something_asks_for_the_right_to_edit_the_dag(site: FastAPI, viewer: TestClient) -> None:
     requests = changing(site)
     assert {request: viewer.request(*request).status_code for request in requests} == dict.fromkeys(requests, 403)
-    assert "You may not edit the DAG car_retrain" in viewer.post("/", headers=HTML).text
+    assert "You may not edit this DAG" in viewer.post("/", headers=HTML).text
 
 
 def test_whoever_may_edit_the_dag_finds_nothing_that_can_be_changed(site: FastAPI, editor: TestClient) -> None:
