@@ -9,7 +9,7 @@ from driving import Running, Viewer
 
 from carclf.records import run_id_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
@@ -172,6 +172,19 @@ def test_a_task_leads_to_its_part_of_the_report(airflow: Running, viewer: Viewer
     frame = viewer.page.frame_locator("iframe[title='Car classifier']")
     frame.locator("#evaluation").wait_for()
     assert viewer.page.url.endswith("#evaluation")
+
+
+def test_a_tasks_log_says_in_colours_what_went_in_and_what_came_of_it(
+    airflow: Running, viewer: Viewer, shots: Path
+) -> None:
+    viewer.page.goto(f"{airflow.url}/dags/car_retrain/runs/{airflow.run}/tasks/validate")
+    given, made = (viewer.page.get_by_text(f"validate: {text}/").first for text in ("from archives", "made datasets"))
+    made.wait_for()
+    style = "one => [getComputedStyle(one).color, getComputedStyle(one).fontWeight]"
+    (plain, bold), (green, normal) = given.evaluate(style), made.evaluate(style)
+    assert (bold, normal) == ("700", "400") and plain != green
+    assert "num_classes 10" in (made.text_content() or "") and "\x1b" not in (made.text_content() or "")
+    viewer.page.screenshot(path=shots / "log.png")
 
 
 def test_whoever_is_not_logged_in_sees_nothing(airflow: Running, browser) -> None:
