@@ -43,7 +43,7 @@ def _points(span: list[str]) -> Spec:
     return {
         "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.8},
         "encoding": {
-            "x": {"field": "created", "type": "temporal", "title": None} | (
+            "x": {"field": "created", "type": "temporal", "title": None, "axis": {"tickCount": 8}} | (
                 {"scale": {"domain": span}} if span else {}),
             "y": axis("value", axis={"format": ".3~f"}),
             "color": colours("kind", kinds),
