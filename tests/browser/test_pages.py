@@ -136,9 +136,8 @@ def test_every_chart_has_a_sentence_and_a_table(airflow: Running, viewer: Viewer
 
 def test_a_report_of_the_store_opens_and_is_confined(airflow: Running, viewer: Viewer) -> None:
     frame = viewer.report(airflow.run)
-    frame.locator("#artifacts").scroll_into_view_if_needed()
-    frame.get_by_role("link", name="report.html").nth(1).click()
-    frame.get_by_role("heading", name="Evaluation").wait_for()
+    frame.get_by_role("link", name="The whole report of evaluate").click()
+    frame.get_by_role("heading", level=1, name="Evaluation").wait_for()  # the run's page has one of level 2
     assert frame.locator("body").evaluate("body => getComputedStyle(body).maxWidth") != "none"
 
 
