@@ -99,7 +99,7 @@ def site() -> Any:
     import carclf_site
 
     app = carclf_site.make_site()
-    app.dependency_overrides[carclf_site.MAY_READ.dependency] = lambda: None
+    app.dependency_overrides[carclf_site.permitted] = lambda: None
     return app
 
 

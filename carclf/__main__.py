@@ -21,7 +21,7 @@ from carclf.commands.options import RecipeOption, ResultOption, RunOption, SetOp
 from carclf.commands.runs import runs_app
 from carclf.commands.stores import store_app
 from carclf.errors import CarclfError, ConfigError, ServiceError
-from carclf.progress import printable
+from carclf.progress import LogLines, printable
 from carclf.reporting.run_report import run_reported
 from carclf.runs import STAGES, Result, Run, find_setting
 from carclf.services.storage import full_disk_in, open_store
@@ -210,7 +210,9 @@ def _demo_server(
 def main() -> None:
     """Run a command; errors are one line on stderr and the exit status that Airflow's task reads."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(LogLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[lines])
     logging.getLogger("carclf").setLevel(logging.INFO)
     try:
         app(standalone_mode=True)

@@ -1,6 +1,7 @@
 """How far a long piece of work is: a bar on a terminal, else a line every few seconds."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,26 @@ def _one_line(record: logging.LogRecord) -> bool:
 
 
 log.addFilter(_one_line)
+
+BEGIN, END, WARNING = "1", "32", "33"  # ANSI: bold, green, yellow
+
+
+class LogLines(logging.Formatter):
+    """Warnings are called so; in colours, where those are wanted, a stage's begin, its end and warnings stand out."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(mark)s%(message)s")
+        wanted = "FORCE_COLOR" in os.environ or sys.stderr.isatty()
+        self.coloured = wanted and "NO_COLOR" not in os.environ
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
+        """The line; a call of the log names its colour by ``extra={"colour": BEGIN}``."""
+        warned = record.levelno >= logging.WARNING
+        record.mark = "warning: " if warned else ""
+        colour = WARNING if warned else getattr(record, "colour", "")
+        line = super().formatMessage(record)
+        return f"\x1b[{colour}m{line}\x1b[0m" if colour and self.coloured else line
+
 
 SECONDS_BETWEEN_LINES = 5.0
 # What is told: of which work, how much of it is done, of how much, and what was measured meanwhile.

@@ -28,7 +28,7 @@ from carclf.champion import champion_split
 from carclf.config import NAMED_WEIGHTS, Config, flat, require_weights
 from carclf.errors import CarclfError, ConfigError, DataError, NotYet
 from carclf.live import recorded
-from carclf.progress import log, printable
+from carclf.progress import BEGIN, END, log, printable
 from carclf.records import Record, change_record, parse_record, read_record, record_key
 from carclf.run_index import note
 from carclf.services.metrics import watched
@@ -135,11 +135,11 @@ class Run:
         return result
 
     def _run_stage(self, stage: str) -> Result:
-        log.info("%s: run %s, store %s", stage, self.run_id, self.store.url)
+        log.info("%s: run %s, store %s", stage, self.run_id, self.store.url, extra={"colour": BEGIN})
         if "members" in self.record and stage in OF_MEMBERS:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
                               f"did {stage}. Join them again by carclf ensemble.")
-        log.info("%s: %s", stage, self._given(stage))
+        log.info("%s: %s", stage, self._given(stage), extra={"colour": BEGIN})
         started = time.monotonic()
         try:
             with self._attempt(stage), recorded(self.store, self.run_id, stage):
@@ -154,7 +154,7 @@ class Run:
         result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
         self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
-        log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary)
+        log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary, extra={"colour": END})
         if result.skip:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
         if result.figures.get("num_suspects"):

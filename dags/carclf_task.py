@@ -136,15 +136,17 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     log.info("$ %s", shlex.join(command))
     reason, cgroup = "", own_cgroup()
     kills = out_of_memory_kills(cgroup)
+    colours = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log shows them
     child = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        command, env=environment | colours, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         text=True, errors="replace", start_new_session=True, preexec_fn=partial(_die_with_parent, os.getpid()),
     )
     with _ending_group(child):
         assert child.stdout is not None
         for line in child.stdout:
-            log.info("%s", line.rstrip())
-            reason = line.strip().removeprefix("carclf: ") if line.startswith("carclf: ") else reason
+            wrong = line.startswith("carclf: ")
+            log.log(logging.ERROR if wrong else logging.INFO, "%s", line.rstrip())
+            reason = line.strip().removeprefix("carclf: ") if wrong else reason
         status = child.wait()
     if status and (killed := why_killed(status, kills, cgroup)):
         log.error("%s", killed)

@@ -83,7 +83,7 @@ class Airflow:
 
     def __init__(self, home: Path, processes: Processes, environment: dict[str, str]) -> None:
         self.home, self.processes = home, processes
-        self.port = free_port(8080)
+        self.port = free_port(int(os.environ.get("CARCLF_PORT") or 8080))
         self.url = f"http://127.0.0.1:{self.port}"
         path = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
         self.environment = environment | settings(home, self.port) | {"PATH": path}
@@ -117,6 +117,8 @@ class Airflow:
     def _log_in(self) -> None:
         body = {"username": "admin", "password": secrets_of(self.home)["admin"]}
         answer = self.session.post(f"{self.url}/auth/token", json=body, timeout=30)
+        if answer.status_code == 401:  # the port was free when it was chosen
+            raise AirflowFailed(f"Another Airflow answers at {self.url}. Start again, or set CARCLF_PORT.")
         answer.raise_for_status()
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 

@@ -12,7 +12,7 @@ from typing import Any
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is fetched
 WIDTH = 560  # of a chart that is no page's, in pixels
 DATA = "shown"  # the name under which a page changes a chart's values
-BLUE, ORANGE, RED, SOFT, LINE = "var(--train)", "var(--test)", "var(--bad)", "var(--soft)", "var(--line)"
+BLUE, ORANGE, RED, GREEN, SOFT, LINE = (f"var(--{name})" for name in ("train", "test", "bad", "good", "soft", "line"))
 CLIP = re.compile(r"(?<=#)clip\d+|(?<=id=\")clip\d+")
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]

@@ -1,6 +1,6 @@
 """The pages inside Airflow's UI as HTML, and the data that they ask for while they are open."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -10,6 +10,7 @@ from carclf.live import live_points
 from carclf.records import read_record
 from carclf.reporting import rendering
 from carclf.reporting.comparison import compare
+from carclf.reporting.experiment_view import experiment_view
 from carclf.reporting.facts import champion_facts, facts
 from carclf.reporting.icons import ICONS
 from carclf.reporting.run_charts import class_differences
@@ -56,9 +57,14 @@ def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
     return rendering.for_site("comparison.html", root, differences=class_differences(found["classes"]), **found)
 
 
-def problem_page(root: str, heading: str, text: str, waits_for: str = "") -> str:
-    """What went wrong, in words; where it ``waits_for`` a run to begin, the page looks for that."""
-    return rendering.for_site("problem.html", root, heading=heading, text=text, waits_for=waits_for)
+def experiment_page(root: str, found: Mapping[str, Any]) -> str:
+    """An experiment's recipes beside the baseline, of its ``comparison.json``; DataError where that is another's."""
+    return rendering.for_site("experiment.html", root, **experiment_view(found))
+
+
+def problem_page(root: str, heading: str, text: str, *, waits_for: str = "", runs: str = "") -> str:
+    """What went wrong, in words; it shows the way to ``runs`` of that name, and looks for the one it ``waits_for``."""
+    return rendering.for_site("problem.html", root, heading=heading, text=text, waits_for=waits_for, runs=runs)
 
 
 def live(store: Store, run_id: str) -> dict[str, Any]:
@@ -91,11 +97,13 @@ def static_file(name: str) -> tuple[str, str] | None:
 
 def explained(error: CarclfError) -> tuple[HTTPStatus, str]:
     """The status and the heading for what the store or a request made impossible."""
-    if isinstance(error, ConfigError):
-        return HTTPStatus.NOT_FOUND, "Not found"
     if isinstance(error, DataError):
         return HTTPStatus.INTERNAL_SERVER_ERROR, "Something in the store is damaged"
-    return HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer"
+    if not isinstance(error, ConfigError):
+        return HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer"
+    if error.__cause__ is not None:  # the disk's or the bucket's own refusal
+        return HTTPStatus.SERVICE_UNAVAILABLE, "The store cannot be used"
+    return HTTPStatus.NOT_FOUND, "Not found"
 
 
 def _age(since: str) -> str:

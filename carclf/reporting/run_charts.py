@@ -13,7 +13,7 @@ FIGURES: tuple[tuple[str, str, dict[str, str], str], ...] = (
     ("accuracy", "Accuracy", {"accuracy": "training", "val_accuracy": "validation"}, ".3~g"),
     ("learning_rate", "Learning rate", {"learning_rate": "learning rate"}, ".1e"),
     ("images_per_second", "Images a second", {"images_per_second": "images a second"}, "~s"),
-    ("data_wait_fraction", "Waiting for data", {"data_wait_fraction": "share of the time"}, ".0%"),
+    ("data_wait_fraction", "Waiting for data", {"data_wait_fraction": "share of the time"}, ".2~%"),
 )
 
 

@@ -20,27 +20,31 @@ def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
                        "decision": row["decision"] or "none yet"}
                       for row in known for name, kind in KINDS.items() if row[name] is not None]
     threshold = champion["threshold"] if champion else None
-    layers = [_points(_around(known)), *([_steps(_threshold_values(champion, known))] if champion and known else [])]
+    layers = [_points(_span(known))]
+    if champion and known:
+        layers.append(_steps(_threshold_values(champion, _span(known))))
     table = [[row["run"], row["created"], *(number(row[name]) for name in KINDS), row["decision"]]
              for row in reversed(known)]
     return Chart("over-time", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
                  ["run", "begun", *KINDS.values(), "decision"], table)
 
 
-def _around(known: Sequence[Row]) -> Spec:
-    """A day around a single moment, whose axis would else count milliseconds; of several none is needed."""
-    if len({row["created"] for row in known}) != 1:
-        return {}
-    moment = datetime.fromisoformat(known[0]["created"])
-    return {"scale": {"domain": [(moment + timedelta(hours=hours)).isoformat() for hours in (-12, 12)]}}
+def _span(known: Sequence[Row]) -> list[str]:
+    """From the first run to the last; of a single moment a day around it, whose axis would else count milliseconds."""
+    moments = [row["created"] for row in known]
+    if len(set(moments)) != 1:
+        return moments[:1] + moments[-1:]
+    moment = datetime.fromisoformat(moments[0])
+    return [(moment + timedelta(hours=hours)).isoformat() for hours in (-12, 12)]
 
 
-def _points(around: Spec) -> Spec:
+def _points(span: list[str]) -> Spec:
     kinds = {"validation accuracy": BLUE, "public score": ORANGE}
     return {
         "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.8},
         "encoding": {
-            "x": {"field": "created", "type": "temporal", "title": None} | around,
+            "x": {"field": "created", "type": "temporal", "title": None, "axis": {"tickCount": 8}} | (
+                {"scale": {"domain": span}} if span else {}),
             "y": axis("value", axis={"format": ".3~f"}),
             "color": colours("kind", kinds),
             "shape": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds),
@@ -52,9 +56,9 @@ def _points(around: Spec) -> Spec:
     }
 
 
-def _threshold_values(champion: Mapping[str, Any], known: Sequence[Row]) -> Values:
-    """The threshold from the first run that is drawn to the last."""
-    first, last = known[0]["created"], known[-1]["created"]
+def _threshold_values(champion: Mapping[str, Any], span: list[str]) -> Values:
+    """The threshold from the begin of what is drawn to its end."""
+    first, last = span
     changes = [change for change in champion["thresholds"] if change["time"]]
     before = [change["threshold"] for change in changes if change["time"] <= first]
     begin = before[-1] if before else changes[0]["threshold"] if changes else champion["threshold"]

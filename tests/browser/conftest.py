@@ -22,7 +22,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "local", "demo"], text=True, stdout=subprocess.PIPE,
-        env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache")})
+        env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"})
     assert process.stdout is not None
     try:
         lines = []
@@ -43,11 +43,16 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def second(airflow: Running) -> str:
-    """Another run, of another seed, that has ended."""
-    run = airflow.trigger(seed=2, **{"fine_tune.epochs": 4})
-    assert airflow.wait(run) == "success"
-    return run
+def training(airflow: Running) -> str:
+    """Another run, of another seed, that has just begun when the first test asks for it."""
+    return airflow.trigger(seed=3, **{"fine_tune.epochs": 40, "fine_tune.patience": 40})
+
+
+@pytest.fixture(scope="session")
+def second(airflow: Running, training: str) -> str:
+    """The same run, once it has ended."""
+    assert airflow.wait(training) == "success"
+    return training
 
 
 @pytest.fixture(scope="session")

@@ -235,6 +235,22 @@ def test_ending_the_task_ends_the_child_and_its_children(
     assert not alive(grandchild)
 
 
+def test_the_tasks_log_has_the_childs_colours_and_its_error_as_one(environment: dict[str, str]) -> None:
+    code = """
+        import json, logging, os, sys, carclf_task
+        heard = []
+        carclf_task.log.addFilter(lambda record: heard.append([record.levelname, record.getMessage()]) or False)
+        child = "import os; print(os.environ.get('FORCE_COLOR')); print('carclf: DataError: empty'); exit(65)"
+        status, reason = carclf_task.run_child([sys.executable, "-c", child], dict(os.environ))
+        print(json.dumps([status, reason, heard[1:]]))
+    """
+    wanted = [65, "DataError: empty", [["INFO", "1"], ["ERROR", "carclf: DataError: empty"]]]
+    environment = {name: value for name, value in environment.items() if name not in ("FORCE_COLOR", "NO_COLOR")}
+    assert json.loads(python(code, environment).stdout.splitlines()[-1]) == wanted
+    wanted[2][0][1] = "None"
+    assert json.loads(python(code, environment | {"NO_COLOR": "1"}).stdout.splitlines()[-1]) == wanted
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
     folder = tmp_path_factory.mktemp("cars")

@@ -1,8 +1,6 @@
 """The real pages behind Airflow's real login: a database of its own in a file, tokens as Airflow signs them."""
 
-import os
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,15 +13,22 @@ from carclf.services.storage import Store, open_store
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     home = tmp_path_factory.mktemp("airflow")
-    os.environ |= {  # Airflow reads them when it is imported, which no other test does in this process
+    known = {  # Airflow reads them when it is imported, which no other test does in this process
         "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
         "AIRFLOW__API__BASE_URL": "http://testserver/prefix", "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
     }
-    sys.path.insert(0, str(ROOT / "plugins"))
+    with pytest.MonkeyPatch.context() as patch:  # other tests' child processes shall not inherit them
+        for name, value in known.items():
+            patch.setenv(name, value)
+        patch.syspath_prepend(ROOT / "plugins")
+        yield _site()
+
+
+def _site() -> FastAPI:
     from airflow import settings
     from airflow.api_fastapi.app import create_auth_manager
     from airflow.models.base import Base
@@ -66,6 +71,12 @@ def logged_in(client: TestClient, role: str | None) -> TestClient:
 def viewer(stranger: TestClient) -> TestClient:
     """Somebody who may read the DAGs, and no more."""
     return logged_in(stranger, "viewer")
+
+
+@pytest.fixture
+def editor(stranger: TestClient) -> TestClient:
+    """Somebody who may edit the DAGs."""
+    return logged_in(stranger, "user")
 
 
 @pytest.fixture

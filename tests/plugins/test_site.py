@@ -4,7 +4,8 @@ import base64
 import hashlib
 import json
 import re
-from functools import partial
+import socket
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ import pytest
 from candidates import candidate
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ HOSTILE = ["..", "../secret.txt", "..%2f..%2fsecret.txt", "....//secret.txt", "%
            "%2e%2e%2fsecret.txt", "..\\secret.txt", "s3://bucket/x", "champion.json", "a" * 5000, "😀", "%ff%fe", "r;x",
            "manifest.json", "<script>alert(1)</script>", "' OR 1=1", "file:///etc/passwd", "."]
 # What is rightly answered with 200: a run that has not begun, and "." and "..", which lead to other pages.
-HARMLESS = ("has not begun yet", '"version":"none"', "Car classifier</h1>")
+HARMLESS = ("has not begun yet", "Not compared yet", '"version":"none"', "Car classifier</h1>")
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
 
@@ -68,10 +70,28 @@ def test_a_login_without_rights_gets_403_from_every_route(site: FastAPI, nobody:
     assert {request: nobody.request(*request).status_code for request in requests} == dict.fromkeys(requests, 403)
 
 
-def test_nothing_can_be_changed_by_any_route(site: FastAPI) -> None:
+def test_no_route_changes_anything(site: FastAPI) -> None:
     *routes, last = site.routes
     assert {method for route in routes for method in route.methods} == {"GET"}
     assert last.path == "/{path:path}"
+
+
+def changing(site: FastAPI) -> list[tuple[str, str]]:
+    """A request to each route by each method that would change something."""
+    paths = dict.fromkeys(path for _, path in asked(site))
+    return [(method, path) for path in paths for method in ("POST", "PUT", "PATCH", "DELETE")]
+
+
+def test_what_would_change_something_asks_for_the_right_to_edit_the_dag(site: FastAPI, viewer: TestClient) -> None:
+    requests = changing(site)
+    assert {request: viewer.request(*request).status_code for request in requests} == dict.fromkeys(requests, 403)
+    assert "You may not edit this DAG" in viewer.post("/", headers=HTML).text
+
+
+def test_whoever_may_edit_the_dag_finds_nothing_that_can_be_changed(site: FastAPI, editor: TestClient) -> None:
+    requests = changing(site)
+    assert {request: editor.request(*request).status_code for request in requests} == dict.fromkeys(requests, 404)
+    assert editor.get("/", headers=HTML).status_code == 200
 
 
 def test_every_answer_has_the_strict_policy(store: Store, viewer: TestClient) -> None:
@@ -104,31 +124,64 @@ def test_script_style_and_chart_library_come_from_the_package(viewer: TestClient
     assert "window.vegaEmbed" in found["vega.js"].text and len(found["vega.js"].content) > 500_000
 
 
-@pytest.mark.parametrize("path", [
-    "/runs/{}", "/data/runs/{}/live", "/runs/{}/report.html", "/runs/{}/files/evaluate/evaluation.json",
-    "/runs/good/files/{}/evaluation.json", "/runs/good/files/evaluate/{}", "/static/{}",
-    "/dag-run?dag_id=car_retrain&run_id={}", "/compare?a=good&b={}", "/compare?a={}&b=good"])
+NAMED = ["/runs/{}", "/data/runs/{}/live", "/runs/{}/report.html", "/runs/{}/files/evaluate/evaluation.json",
+         "/runs/good/files/{}/evaluation.json", "/runs/good/files/evaluate/{}", "/static/{}",
+         "/experiments/{}/report.html", "/dag-run?dag_id=car_retrain&run_id={}",
+         "/dag-run?dag_id=car_experiments&run_id={}", "/compare?a=good&b={}", "/compare?a={}&b=good"]
+
+
+def test_every_route_that_takes_a_name_is_asked_with_hostile_ones(site: FastAPI) -> None:
+    taken = {route.path for route in site.routes if "{" in route.path} - {"/{path:path}"}
+    known = {re.sub(r"good|evaluate|evaluation\.json|\{\}", "{}", path.split("?")[0]) for path in NAMED}
+    assert {re.sub(r"\{\w+\}", "{}", path) for path in taken} - known == set()
+
+
+def refused(answer: Response) -> bool:
+    """Whether an answer to a hostile name tells nothing of what lies beside the store."""
+    known = answer.status_code == 200 and any(text in answer.text for text in HARMLESS)
+    raw = "<script>alert" in answer.text and answer.headers["content-type"] != "application/json"
+    hidden = all(text not in answer.text for text in (SECRET, "root:", "Traceback"))
+    return (answer.status_code in (404, 422) or known) and hidden and not raw
+
+
+@pytest.mark.parametrize("path", NAMED)
 def test_hostile_names_are_refused_and_never_leave_the_store(
     store: Store, viewer: TestClient, tmp_path: Path, path: str
 ) -> None:
     noted(store, "good")
     (tmp_path / "secret.txt").write_text(SECRET)
-    for name in HOSTILE:
-        answer = viewer.get(path.format(name), headers=HTML)
-        known = answer.status_code == 200 and any(text in answer.text for text in HARMLESS)
-        assert answer.status_code in (404, 422) or known, name
-        assert SECRET not in answer.text and "root:" not in answer.text
-        assert "<script>alert" not in answer.text or answer.headers["content-type"] == "application/json"
-        assert "Traceback" not in answer.text
+    wrong = {name: answer.text for name in HOSTILE
+             if not refused(answer := viewer.get(path.format(name), headers=HTML))}
+    assert wrong == {}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(*[st.text(min_size=1, max_size=40).map(partial(quote, safe="", errors="replace"))] * 3)
-def test_files_are_served_only_as_a_runs_manifests_name_them(
-    store: Store, viewer: TestClient, run: str, stage: str, name: str
+class Watch:
+    """The files that this process opens while it is held."""
+
+    def __init__(self) -> None:
+        self.held, self.opened = False, set[str]()
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.held and event == "open":
+            self.opened.add(str(arguments[0]))
+
+
+WATCH = Watch()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(NAMED), st.text(min_size=1, max_size=40) | st.text("./%\\0ab:", min_size=1, max_size=20))
+def test_whatever_the_name_no_file_beside_the_store_is_opened(
+    store: Store, viewer: TestClient, tmp_path: Path, path: str, name: str
 ) -> None:
-    answer = viewer.get(f"/runs/{run}/files/{stage}/{name}")
-    assert answer.status_code in (404, 422)
+    (tmp_path / "secret.txt").write_text(SECRET)
+    WATCH.opened, WATCH.held = set(), True
+    answer = viewer.get(path.format(quote(name, safe="", errors="replace")), headers=HTML)
+    WATCH.held = False
+    assert refused(answer), answer.text
+    beside = {file for file in WATCH.opened if file.startswith(str(tmp_path)) and not file.startswith(store.url)}
+    assert beside == set() and "/etc/passwd" not in WATCH.opened
 
 
 def test_a_files_page_is_shown_without_scripts_network_or_this_sites_origin(store: Store, viewer: TestClient) -> None:
@@ -164,17 +217,53 @@ def test_what_a_store_holds_is_text_on_every_page(store: Store, viewer: TestClie
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_a_store_that_is_away_or_damaged_is_a_page_in_words(
-    store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_store_that_is_damaged_away_or_wrongly_named_is_a_page_in_words(
+    store: Store, viewer: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write("champion.json", b"{")
     page = viewer.get("/", headers=HTML)
     assert page.status_code == 500 and "champion.json in" in page.text and "is damaged" in page.text
+    (tmp_path / "file").write_text("")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for url, words in {
+        "ftp://nowhere": "is neither a folder nor s3://bucket/prefix", "s3://": "names no bucket",
+        str(tmp_path / "file"): "Give a folder that this user may write to",
+        "s3://no-credentials": "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }.items():
+        monkeypatch.setenv("CARCLF_STORE", url)
+        page = viewer.get("/", headers=HTML)
+        assert page.status_code == 503 and "The store cannot be used" in page.text and words in page.text, url
     monkeypatch.setenv("CARCLF_STORE", "ftp://nowhere")
+    assert viewer.get("/data/runs").json() == {"detail": "The store 'ftp://nowhere' is neither a folder nor "
+                                               "s3://bucket/prefix. Mend CARCLF_STORE of the api-server."}
+
+
+def test_a_store_that_does_not_answer_is_a_page_in_words(viewer: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{closed_port()}", "AWS_MAX_ATTEMPTS": "1",
+             "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "CARCLF_STORE": "s3://away/store"}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
     page = viewer.get("/", headers=HTML)
-    assert page.status_code == 404 and "is neither a folder nor s3://bucket/prefix" in page.text
-    assert viewer.get("/data/runs").json() == {
-        "detail": "The store 'ftp://nowhere' is neither a folder nor s3://bucket/prefix."}
+    assert page.status_code == 503
+    assert "The store does not answer" in page.text and "check the network and AWS_ENDPOINT_URL" in page.text
+
+
+def test_a_process_opens_its_store_once(site: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    import carclf_site
+
+    monkeypatch.setenv("CARCLF_STORE", "s3://bucket/one")
+    first = carclf_site._store()
+    assert first is carclf_site._store() and first.url == "s3://bucket/one"
 
 
 def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
@@ -192,14 +281,29 @@ def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
     assert "train no car classifier" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
 
 
-def test_an_experiments_run_shows_its_comparison_without_scripts(store: Store, viewer: TestClient) -> None:
+def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of_it(
+    store: Store, viewer: TestClient
+) -> None:
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
-    assert "Not compared yet" in viewer.get(path, headers=HTML).text
-    page = b"<h1>Recipes</h1><script>alert(1)</script>"
-    store.write("experiments/manual__2026-11-25T06-54-51-00-00/report.html", page)
-    answer = viewer.get(path, headers=HTML)
-    assert answer.text.startswith("<h1>Recipes</h1>")
-    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
+    own = "manual__2026-11-25T06-54-51-00-00"
+    waiting = viewer.get(path, headers=HTML).text
+    assert "Not compared yet" in waiting and f'<a href="/carclf/?text={own}">' in waiting
+    assert viewer.get(f"/experiments/{own}/report.html").status_code == 404
+    store.write(f"experiments/{own}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
+    row = {"recipe": "baseline", "accuracy": 0.9, "spread": None, "num_seeds": 1, "finding": "", "sentence": "",
+           "front": False, "command": "", "runs": []}
+    found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_compared": 0,
+             "level": 0.05, "seed_shift": None, "rows": [row], "dropped": [], "failed": [], "left_out": []}
+    store.write(f"experiments/{own}/comparison.json", json.dumps(found).encode())
+    page = viewer.get(path, headers=HTML)
+    assert page.status_code == 200 and f"Experiment <bdi>{own}</bdi>" in page.text
+    assert page.headers["content-security-policy"] == POLICY
+    report = viewer.get(f"/experiments/{own}/report.html")
+    assert report.text.startswith("<h1>Recipes</h1>")
+    assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
+    store.write(f"experiments/{own}/comparison.json", b"{}")
+    page = viewer.get(path, headers=HTML)
+    assert page.status_code == 500 and "Make it again: carclf experiment compare" in page.text
     assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
 
 

@@ -58,3 +58,9 @@ def test_the_threshold_over_time_begins_with_what_held_then():
     assert spec["layer"][1]["data"]["values"] == [
         {"created": "2026-11-02T00:00:00+00:00", "value": 0.6}, {"created": "2026-11-03T00:00:00+00:00", "value": 0.8},
         {"created": "2026-11-04T00:00:00+00:00", "value": 0.8}]
+
+
+def test_the_threshold_is_a_line_beside_a_single_run_too():
+    spec = over_time([row("a", 2, 0.7)], {"threshold": 0.6, "thresholds": [{"time": "", "threshold": 0.6}]}).spec
+    assert spec["layer"][1]["data"]["values"] == [{"created": "2026-11-01T12:00:00+00:00", "value": 0.6},
+                                                  {"created": "2026-11-02T12:00:00+00:00", "value": 0.6}]
