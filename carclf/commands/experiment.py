@@ -10,6 +10,7 @@ from carclf import config as configuration
 from carclf.commands.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import members, racing
+from carclf.experiments.form import numbers, plan_of, read_form
 from carclf.experiments.plan import Plan, find_plan, make_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, propose
 from carclf.services.storage import Store, open_store
@@ -17,7 +18,7 @@ from carclf.services.storage import Store, open_store
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
 TryOption = Annotated[list[str], typer.Option(
-    "--try", help="A shipped ablation, ensemble, or NAME [ABLATION] key=value...: beside the baseline. Repeat it.",
+    "--try", help="A shipped ablation, ensemble [NAME...], or NAME [OTHER...] key=value...: repeat it.",
 )]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of training, the same for every recipe.")]
 FoldsOption = Annotated[int, typer.Option("--folds", min=0, help="Folds of a cross-validation; 0: the holdout.")]
@@ -31,11 +32,7 @@ TrialsOption = Annotated[int, typer.Option("--trials", min=1, help="Recipes that
 StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r} are no whole numbers, separated by commas.") from error
+FormOption = Annotated[str, typer.Option("--form", help="Fields of the DAG's form as JSON, or a file of them.")]
 
 
 @experiment_app.command("plan")
@@ -43,13 +40,16 @@ def _plan(
     name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",  # noqa: B006
     set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",  # noqa: B006
     keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,  # noqa: B006
-    study: StudyOption = "", result: ResultOption = None,
+    study: StudyOption = "", form: FormOption = "", result: ResultOption = None,
 ) -> None:
     """Write down what will be trained; every member's settings are checked."""
     place = open_store(store)
+    if form:
+        _say_plan(_planned(name, form, place), result)
+        return
     options: dict[str, Any] = {
         "settings": dict(configuration.parse_override(text) for text in configuration.deployment_settings(set_)),
-        "seeds": _numbers(seeds, "--seeds"), "num_folds": folds, "rungs": _numbers(rungs, "--rungs"), "keep": keep,
+        "seeds": numbers(seeds, "--seeds"), "num_folds": folds, "rungs": numbers(rungs, "--rungs"), "keep": keep,
         "budget_minutes": budget_minutes, "study": (study or name) if search else "",
     }
     plan = make_plan(name, recipe, try_, **options)  # before a study proposes anything
@@ -57,6 +57,12 @@ def _plan(
         plan = make_plan(name, recipe, try_, _proposed(name, options["study"], search, trials, place), **options)
     write_plan(plan, place)
     _say_plan(plan, result)
+
+
+def _planned(name: str, form: str, store: Store) -> Plan:
+    plan = plan_of(name, read_form(form))
+    write_plan(plan, store)
+    return plan
 
 
 def _proposed(name: str, study: str, search: list[str], trials: int, store: Store) -> dict[str, dict[str, Any]]:
@@ -89,7 +95,7 @@ def _train(
     """Train members to a rung, or to their end."""
     place = open_store(store)
     plan = read_plan(name, place)
-    _say(members.train_group(plan, _numbers(group, "--members"), place, pause_epoch=_epoch(plan, rung)), result)
+    _say(members.train_group(plan, numbers(group, "--members"), place, pause_epoch=_epoch(plan, rung)), result)
 
 
 @experiment_app.command("survivors")
@@ -117,14 +123,16 @@ def _compare(name: NameOption, store: StoreOption = "store", result: ResultOptio
     for row in found["failed"]:
         print(f"{row['run']} failed: {row['error']}")
     print(f"experiments/{name}/report.html")
-    _say({row["recipe"]: row["sentence"] for row in found["rows"]}, result)
+    if found["winner"]:
+        print(f"To promote the winner: carclf champion promote --run {found['winner']}")
+    _say({"winner": found["winner"], "sentences": {row["recipe"]: row["sentence"] for row in found["rows"]}}, result)
 
 
 @experiment_app.command("run")
-def _run(name: NameOption, store: StoreOption = "store") -> None:
-    """Train and compare a planned experiment here, without Airflow; broken off, it goes on."""
+def _run(name: NameOption, store: StoreOption = "store", form: FormOption = "") -> None:
+    """Train and compare an experiment here, planned or given by its form; broken off, it goes on."""
     place = open_store(store)
-    plan = read_plan(name, place)
+    plan = _planned(name, form, place) if form else read_plan(name, place)
     for fold in range(max(1, plan.num_folds)):
         members.prepare(plan, fold, place)
     for rung in range(1, len(plan.rungs) + 2):

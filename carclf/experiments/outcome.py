@@ -29,7 +29,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     if BASELINE not in tables:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
                            f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
-    answers = _answers(tables, ensemble=plan.ensemble)
+    answers = _answers(tables, plan.ensemble)
     verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level)
     costs = {name: _cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
@@ -40,12 +40,23 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
         "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
         "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": _with_front(rows),
+        "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
                     for name, (epoch, accuracy) in lost.items()],
         "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
                    if member.recipe not in lost],
         "left_out": [name for name in plan.recipes if name not in known],
     }
+
+
+def _winner(rows: list[dict[str, Any]], runs: dict[Member, Run]) -> str:
+    """The run to promote: the best seed of the most accurate recipe that is better than the baseline; "" for none."""
+    better = [row for row in rows if row["finding"] == "better" and row["recipe"] != ENSEMBLE]
+    if not better:
+        return ""
+    name = max(better, key=lambda row: float(row["accuracy"]))["recipe"]
+    own = {member.run_id: run for member, run in runs.items() if member.recipe == name}
+    return max(own, key=lambda run: float(own[run].artifact(Evaluation, "evaluate").figures["val_accuracy"]))
 
 
 def _finished(plan: Plan, store: Store) -> tuple[dict[Member, Run], dict[Member, str]]:
@@ -84,7 +95,7 @@ def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
     return found
 
 
-def _answers(tables: Tables, *, ensemble: bool) -> dict[str, Correct]:
+def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
     """Which answers are right (seeds, images), on the images that all have."""
     every = [table for seeds in tables.values() for table in seeds.values()]
     ids = every[0].index
@@ -92,8 +103,8 @@ def _answers(tables: Tables, *, ensemble: bool) -> dict[str, Correct]:
         ids = ids.intersection(table.index)
     found = {name: np.stack([(table.loc[ids, "predicted"] == table.loc[ids, "label"]).to_numpy()
                              for table in seeds.values()]) for name, seeds in tables.items()}
-    own = list(tables[BASELINE].values())
-    if ensemble and len(own) > 1:
+    own = [table for name in ensemble for table in tables.get(name, {}).values()]
+    if len(own) > 1:
         shares = [table.loc[ids].filter(regex=r"^p\d+$") for table in own]
         named = reduce(pd.DataFrame.add, shares).idxmax(axis="columns").str[1:].astype(int)
         found[ENSEMBLE] = (named == own[0].loc[ids, "label"]).to_numpy()[None]
@@ -101,12 +112,15 @@ def _answers(tables: Tables, *, ensemble: bool) -> dict[str, Correct]:
 
 
 def _cost(name: str, plan: Plan, runs: dict[Member, Run]) -> dict[str, float]:
-    """Minutes of training for one seed (all folds), and img/s while fine-tuning."""
-    own = {member: run for member, run in runs.items() if member.recipe == (BASELINE if name == ENSEMBLE else name)}
+    """Minutes of training for one seed (all folds; of an ensemble all its seeds), and img/s while fine-tuning."""
+    recipes = plan.ensemble if name == ENSEMBLE else [name]
+    own = {member: run for member, run in runs.items() if member.recipe in recipes}
     if not own:
         return {}
     num_seeds = 1 if name == ENSEMBLE else len({member.seed for member in own})
-    seconds, rates = zip(*(_seconds(run) for run in own.values()), strict=True)
+    # Members that differ only in how they are evaluated have one model, and an ensemble of them pays for it once.
+    trained = {run.artifact(Model, "fine_tune").key: run for run in own.values()}
+    seconds, rates = zip(*(_seconds(run) for run in trained.values()), strict=True)
     known = [rate for rate in rates if rate]
     return {"minutes": sum(seconds) / 60 / num_seeds} | ({"images_per_second": mean(known)} if known else {})
 
@@ -143,9 +157,9 @@ def _row(
 
 
 def _command(plan: Plan, name: str) -> str:
-    """What repeats a row alone; the ensemble is made of the baseline's runs."""
+    """What repeats a row alone; the ensemble is made of its recipes' runs."""
     if name == ENSEMBLE:
-        runs = [member.run_id for member in plan.members if member.recipe == BASELINE]
+        runs = [member.run_id for member in plan.members if member.recipe in plan.ensemble]
         return "carclf ensemble " + " ".join(f"--run {run}" for run in runs)
     changed = plan.settings | plan.recipes[name]
     base = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}

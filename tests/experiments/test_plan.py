@@ -12,9 +12,19 @@ def test_a_recipe_is_a_shipped_ablation_or_a_name_with_changes():
         "wild", {"fine_tune.mixup": 0.9, "augment.flip": False})
 
 
+def test_a_recipe_stands_on_earlier_ones_and_an_ensemble_is_of_those_that_are_named():
+    plan = make_plan("one", "demo", ["a fine_tune.mixup=0.1 augment.flip=false", "b a fine_tune.mixup=0.2",
+                                     "ensemble a b"])
+    assert plan.recipes["b"] == {"fine_tune.mixup": 0.2, "augment.flip": False}
+    assert plan.ensemble == ["a", "b"]
+    assert make_plan("one", "demo", ["ensemble"]).ensemble == ["baseline"]
+    assert make_plan("one", "demo", ["a augment.flip=false"]).ensemble == []
+
+
 @pytest.mark.parametrize(("text", "words"), [
-    ("", "begins with no name"), ("a/b x=1", "begins with no name"), ("mixupp", "no shipped ablation and no key=value"),
-    ("wild mixupp", "no shipped ablation"),
+    ("", "begins with no name"), ("a/b x=1", "begins with no name"),
+    ("mixupp", "no shipped ablation, no earlier recipe and no key=value"),
+    ("wild mixupp", "no shipped ablation"), ("wild 'mixup", "No closing quotation. Close the quotation mark"),
 ])
 def test_what_is_neither_is_refused(text, words):
     with pytest.raises(ConfigError, match=words):
@@ -38,7 +48,10 @@ def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name)
     (["mixup", "mixup"], {}, "'mixup' is there twice"),
     (["baseline augment.flip=false"], {}, "the baseline is always there"),
     (["mixup"], {"seeds": [1, 1]}, "not different whole numbers"),
-    (["mixup"], {"seeds": []}, "seeds"),
+    (["mixup"], {"seeds": []}, r"The seeds \[\] are not different whole numbers from 0, such as 0,1"),
+    (["ensemble mixup"], {}, "ensemble mixup: 'mixup' is no recipe of this experiment"),
+    (["ensemble", "ensemble baseline"], {}, "'ensemble' is there twice"),
+    (["a b", "b mixup"], {}, "'b' is no shipped ablation, no earlier recipe"),
     (["mixup"], {"rungs": [5, 2]}, "not growing numbers of epochs"),
     (["mixup"], {"keep": 1.0}, "keep"),
     (["mixup"], {"seeds": list(range(600))}, "1200 trainings"),
