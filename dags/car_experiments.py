@@ -28,6 +28,7 @@ from carclf_experiment import num_rungs_of, promote_run, run_experiment
 from carclf_pods import pod_of
 
 from carclf.config import RECIPES
+from carclf.experiments.ablations import ABLATIONS
 
 NUM_RUNGS = 3  # at most; those that a plan does not have are skipped
 RECIPE = os.environ.get("CARCLF_RECIPE") or "gpu"
@@ -41,7 +42,8 @@ PARAMS = {
                       description="key=value, separated by spaces, such as fine_tune.epochs=3"),
     "recipes": Param(["frozen", "no-augmentation", "one-look"], type="array", title="Recipes", section="Recipes",
                      items={"type": "string"},
-                     description="A line each: a shipped ablation, ensemble [NAME…], or NAME [OTHER…] key=value…"),
+                     description="A line each: NAME [OTHER…] key=value…, ensemble [NAME…], or one of: "
+                                 f"{', '.join(ABLATIONS)}."),
     "seeds": Param("0,1", type="string", pattern=r"^\d+(,\d+)*$", title="Seeds", section="Design",
                    description="Each recipe is trained once with each."),
     "folds": Param(0, type="integer", minimum=0, maximum=20, title="Folds", section="Design",

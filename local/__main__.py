@@ -4,12 +4,10 @@ import argparse
 import fcntl
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +21,9 @@ from local.airflow import ROOT, Airflow, AirflowFailed
 from local.experiment import run_experiment
 from local.follow import abandon, follow, trigger
 from local.processes import Processes
+from local.server import start_server
 
 STATE = Path(os.environ.get("CARCLF_LOCAL", ROOT / ".local"))
-SERVER_SECONDS = 120.0
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -46,7 +44,8 @@ def demo(options: argparse.Namespace) -> int:
             "CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2", "CARCLF_RECIPE": recipe,
             "CARCLF_SET": shlex.join(given),
         }
-        endpoint = _start_server(processes, options, home / "server", environment)
+        given_data = {name: getattr(options, name) for name in ("data", "truth", "holdout")}
+        endpoint = start_server(processes, home / "server", environment, **given_data)
         # The token goes before every other credential that the user may have.
         environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
         print("Starting Airflow (half a minute)", flush=True)
@@ -120,30 +119,6 @@ def _alone(home: Path) -> Iterator[None]:
             raise ConfigError(f"Another one runs in {home}. Stop it first (Ctrl-C), or set CARCLF_LOCAL to another "
                               "folder.") from None
         yield
-
-
-def _start_server(
-    processes: Processes, options: argparse.Namespace, work: Path, environment: dict[str, str]
-) -> str:
-    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work", str(work)]
-    for name in ("data", "truth", "holdout"):
-        if value := getattr(options, name):
-            command += [f"--{name}", str(value)]
-    path = processes.start("demo-server", command, environment)
-    limit = time.monotonic() + SERVER_SECONDS
-    while time.monotonic() < limit:
-        if found := re.search(r"at (http://127\.0\.0\.1:\d+)", path.read_text()):
-            return found[1]
-        if processes.ended():
-            raise ConfigError(f"The demo server did not start: {_reason(path.read_text())}")
-        time.sleep(0.2)
-    raise AirflowFailed(f"The demo server gave no address; look into {path}")
-
-
-def _reason(output: str) -> str:
-    """The line in which carclf says what is wrong, or the last lines."""
-    lines = output.strip().splitlines()
-    return next((line for line in reversed(lines) if line.startswith("carclf: ")), "\n".join(lines[-5:]))
 
 
 def _show(summary: dict[str, Any]) -> None:

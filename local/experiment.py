@@ -25,7 +25,7 @@ def follow_experiment(airflow: Airflow, run_id: str) -> dict[str, Any]:
     started, shown = time.monotonic(), dict[str, dict[str, Any]]()
     while True:
         state = airflow.call("GET", f"dags/{DAG}/dagRuns/{run_id}")["state"]
-        tasks = _instances(airflow, run_id)
+        tasks = instances(airflow, run_id)
         for task in sorted(tasks, key=lambda task: str(task["end_date"])):
             name = task["task_id"] + (f"[{task['map_index']}]" if task["map_index"] >= 0 else "")
             if task["state"] in FINISHED and name not in shown:
@@ -37,7 +37,8 @@ def follow_experiment(airflow: Airflow, run_id: str) -> dict[str, Any]:
         time.sleep(1)
 
 
-def _instances(airflow: Airflow, run_id: str) -> list[dict[str, Any]]:
+def instances(airflow: Airflow, run_id: str) -> list[dict[str, Any]]:
+    """Every task of the run, a mapped one once for each of its members, as Airflow's REST API tells it."""
     found: list[dict[str, Any]] = []
     while True:
         path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances?limit={PAGE}&offset={len(found)}&order_by=id"
