@@ -155,11 +155,12 @@ def _table(
     note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
 ) -> None:
     """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""
+    from carclf.evaluation.experiment_report import draw_front
     from carclf.experiments.results import put_into, read_outcome, table
 
     found = read_outcome(name, open_store(store))
     if to:
-        put_into(to, found, note)
+        put_into(to, found, note, draw_front(found))
     else:
         print(table(found, note))
 

@@ -1,7 +1,9 @@
 """What an experiment found: each recipe beside the baseline on the same images, and what it cost."""
 
+import shlex
 from dataclasses import asdict
 from functools import reduce
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -35,7 +37,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
             for name in answers]
     lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
-    known = {member.recipe for member in runs} | set(lost)
+    known = {member.recipe for member in (*runs, *failed)} | set(lost)
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
         "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
@@ -161,13 +163,17 @@ def _command(plan: Plan, name: str) -> str:
     if name == ENSEMBLE:
         runs = [member.run_id for member in plan.members if member.recipe in plan.ensemble]
         return "carclf ensemble " + " ".join(f"--run {run}" for run in runs)
-    changed = plan.settings | plan.recipes[name]
-    base = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
-    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {key}={_word(base[key])}" for key in base)])
+    folds = {"split.num_folds": plan.num_folds} if plan.num_folds else {}
+    changed = folds | plan.settings | plan.recipes[name] | {"submit.enabled": False}
+    own = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
+    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {_word(key, own[key])}" for key in own)])
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _word(key: str, value: Any) -> str:
+    """``key=value`` for a shell; of a file of weights the name, for where it lies is another matter elsewhere."""
+    if key == "model.weights" and Path(value).is_absolute():
+        value = Path(value).name
+    return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
 
 
 def _with_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

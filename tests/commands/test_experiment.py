@@ -46,7 +46,9 @@ def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did
     assert found["rows"][-1]["recipe"] == "ensemble"
     assert [row["run"] for row in found["failed"]] == ["one-lost-s0", "one-lost-s1"]
     assert all("the store has none to go on from" in row["error"] for row in found["failed"])
+    assert found["left_out"] == []
     assert found["num_images"] > 20
+    assert found["winner"] == ""  # so few images tell nothing apart
     for row in found["rows"][1:]:
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["sentence"].startswith(("no difference", "better", "worse"))
@@ -77,7 +79,11 @@ def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_i
     assert "Again | there." in text
     assert "On a test's machine." not in text
     assert "`carclf run --recipe demo --set" in text
-    assert "--set fine_tune.epochs=0" in text
+    assert "--set fine_tune.epochs=0 " in text
+    assert text.count("--set submit.enabled=false`") == 4  # whoever repeats a row sends nothing by it
+    assert "Not trained" not in text
+    assert "![Accuracy over minutes of training](one.png)" in text
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_member_that_trained_to_a_rung_goes_on_to_the_same_weights_as_one_that_was_never_stopped(

@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 FORM = {
     "recipe": "demo", "settings": "fine_tune.epochs=0 head.epochs=3 gate.threshold=0.2 gate.min_recall=0 "
                                   "gate.max_calibration_error=1",
-    "recipes": ["tuned fine_tune.epochs=4", "lost model.weights=champion"], "seeds": "0,1", "promote": True,
+    "recipes": ["tuned fine_tune.epochs=4", "lost model.weights=champion"], "seeds": "0,1", "rungs": "1",
+    "promote": True,
 }
 
 
@@ -30,9 +31,10 @@ def test_the_members_that_fail_stop_nobody_and_the_winner_goes_through_the_gate(
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     states = {name: task["state"] for name, task in summary["tasks"].items()}
-    lost = ["finish[2]", "finish[5]"]  # the last recipe of three, with each of two seeds
+    lost = ["rung_1[2]", "rung_1[5]"]  # the last recipe of three, with each of two seeds
     assert sorted(name for name, state in states.items() if state == "failed") == lost
-    assert sorted(name for name, state in states.items() if state == "skipped") == ["rung_1", "rung_2", "rung_3"]
+    assert sorted(name for name, state in states.items() if state == "skipped") == ["rung_2", "rung_3"]
+    assert sorted(name for name in states if name.startswith("finish")) == [f"finish[{number}]" for number in range(4)]
     assert list(summary["found"]) == ["baseline", "tuned"]
     assert summary["found"]["tuned"].startswith("better by ")
     assert done.stdout.count("the store has none to go on from. Run once with 'imagenet'") == 2
