@@ -15,6 +15,7 @@ from carclf.config import RECIPES
 from carclf.errors import CarclfError, QualityError
 from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
+from carclf.experiments.members import began
 from carclf.experiments.plan import BASELINE, Member, Plan
 from carclf.experiments.racing import dropped
 from carclf.records import Record, read_record
@@ -67,7 +68,8 @@ def _finished(plan: Plan, store: Store) -> tuple[dict[Member, Run], dict[Member,
     for member in plan.members:
         record: Record | None = {}
         try:
-            if (record := read_record(store, member.run_id)) is None:
+            record = read_record(store, member.run_id)
+            if record is None or not began(record):
                 continue
             run = Run(member.run_id, store, record)
             run.artifact(Evaluation, "evaluate")

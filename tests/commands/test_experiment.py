@@ -105,7 +105,8 @@ def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     carclf(store, "run", "--name", "short")
     found = json.loads(store.read("experiments/short/comparison.json").data)
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
-    assert found["left_out"] == ["frozen", "mixup"]
+    assert (found["left_out"], found["failed"]) == (["frozen", "mixup"], [])
+    assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
 
 
 def test_what_was_not_trained_or_compared_is_said(tmp_path):
