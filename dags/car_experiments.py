@@ -29,6 +29,7 @@ from carclf_pods import pod_of
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
+from carclf.experiments.plan import MAX_MEMBERS
 
 NUM_RUNGS = 3  # at most; those that a plan does not have are skipped
 RECIPE = os.environ.get("CARCLF_RECIPE") or "gpu"
@@ -60,7 +61,8 @@ PARAMS = {
 
 
 @dag(
-    dag_id="car_experiments", schedule=None, catchup=False, max_active_runs=1, params=PARAMS, doc_md=__doc__,
+    dag_id="car_experiments", schedule=None, catchup=False, max_active_runs=1, max_active_tasks=MAX_MEMBERS,
+    params=PARAMS, doc_md=__doc__,
     tags=["carclf"],
     default_args={
         "queue": "gpu", "retries": 3, "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=30),

@@ -112,6 +112,6 @@ def test_a_form_that_cannot_be_carried_out_fails_in_plan_and_says_how_to_mend_it
         except Exception as error:
             print(type(error).__name__)
         """, tmp_path)
-    assert "carclf: ConfigError: 'frozzen' is no shipped ablation, no earlier recipe and no key=value." in done.stdout
+    assert "carclf: ConfigError: 'frozzen' is no shipped ablation, no recipe and no key=value." in done.stdout
     assert done.stdout.splitlines()[-1] == "AirflowFailException"
     assert not (tmp_path / "store" / "runs").exists()
