@@ -55,6 +55,11 @@ PARAMS = {
                   description="Share of the recipes that goes on after a rung."),
     "budget_minutes": Param(0, type="number", minimum=0, title="Budget in minutes", section="Racing",
                             description="Of training in all; once it is spent no other training begins. 0: none."),
+    "search": Param([], type="array", items={"type": "string"}, title="Ranges", section="Search",
+                    description="A line each: key=low..high or key=one|another; Optuna proposes recipes in them."),
+    "trials": Param(8, type="integer", minimum=1, maximum=100, title="Recipes that are proposed", section="Search"),
+    "study": Param("", type=["string", "null"], title="Study", section="Search",
+                   description="An earlier study that goes on; by default a new one."),
     "promote": Param(False, type="boolean", title="Promote the winner", section="Design",
                      description="Its best run goes through the gate, approved by you."),
 }
@@ -62,8 +67,7 @@ PARAMS = {
 
 @dag(
     dag_id="car_experiments", schedule=None, catchup=False, max_active_runs=1, max_active_tasks=MAX_MEMBERS,
-    params=PARAMS, doc_md=__doc__,
-    tags=["carclf"],
+    params=PARAMS, doc_md=__doc__, tags=["carclf"],
     default_args={
         "queue": "gpu", "retries": 3, "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=30),
         "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_SECONDS", "30"))),

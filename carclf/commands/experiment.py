@@ -1,17 +1,17 @@
 """``carclf experiment``: recipes x seeds x folds, trained, raced and compared."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from carclf import config as configuration
 from carclf.commands.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import members, racing
-from carclf.experiments.form import numbers, plan_of, read_form
-from carclf.experiments.plan import Plan, find_plan, make_plan, read_plan, write_plan
+from carclf.experiments.form import Form, numbers, plan_of, read_form
+from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, propose
 from carclf.services.storage import Store, open_store
 
@@ -43,33 +43,28 @@ def _plan(
     study: StudyOption = "", form: FormOption = "", result: ResultOption = None,
 ) -> None:
     """Write down what will be trained; every member's settings are checked."""
-    place = open_store(store)
-    if form:
-        _say_plan(_planned(name, form, place), result)
-        return
-    options: dict[str, Any] = {
-        "settings": dict(configuration.parse_override(text) for text in configuration.deployment_settings(set_)),
-        "seeds": numbers(seeds, "--seeds"), "num_folds": folds, "rungs": numbers(rungs, "--rungs"), "keep": keep,
-        "budget_minutes": budget_minutes, "study": (study or name) if search else "",
-    }
-    plan = make_plan(name, recipe, try_, **options)  # before a study proposes anything
-    if search:
-        plan = make_plan(name, recipe, try_, _proposed(name, options["study"], search, trials, place), **options)
-    write_plan(plan, place)
-    _say_plan(plan, result)
+    if form and try_:
+        raise ConfigError("--form has the recipes already: write those of --try into it.")
+    given = read_form(form) if form else Form(
+        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs, keep=keep,
+        budget_minutes=budget_minutes, search=search, trials=trials, study=study,
+    )
+    _say_plan(_planned(name, given, open_store(store)), result)
 
 
-def _planned(name: str, form: str, store: Store) -> Plan:
-    plan = plan_of(name, read_form(form))
+def _planned(name: str, form: Form, store: Store) -> Plan:
+    plan = plan_of(name, form)  # checked before a study proposes anything
+    if plan.study:
+        plan = plan_of(name, form, _proposed(plan, form, store))
     write_plan(plan, store)
     return plan
 
 
-def _proposed(name: str, study: str, search: list[str], trials: int, store: Store) -> dict[str, dict[str, Any]]:
+def _proposed(plan: Plan, form: Form, store: Store) -> dict[str, dict[str, Any]]:
     """The trials of this plan where it is there already, so that a retry asks for none again."""
-    if there := find_plan(name, store):
+    if there := find_plan(plan.experiment, store):
         return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL.fullmatch(recipe)}
-    return propose(study, search, trials, store)
+    return propose(plan.study, form.search, form.trials, store)
 
 
 def _say_plan(plan: Plan, result: Path | None) -> None:
@@ -132,7 +127,7 @@ def _compare(name: NameOption, store: StoreOption = "store", result: ResultOptio
 def _run(name: NameOption, store: StoreOption = "store", form: FormOption = "") -> None:
     """Train and compare an experiment here, planned or given by its form; broken off, it goes on."""
     place = open_store(store)
-    plan = _planned(name, form, place) if form else read_plan(name, place)
+    plan = _planned(name, read_form(form), place) if form else read_plan(name, place)
     for fold in range(max(1, plan.num_folds)):
         members.prepare(plan, fold, place)
     for rung in range(1, len(plan.rungs) + 2):

@@ -1,13 +1,16 @@
 """An experiment as the DAG's trigger form gives it, and as a file of the same fields does."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carclf.config import deployment_settings, parse_override
 from carclf.errors import ConfigError
-from carclf.experiments.plan import Plan, make_plan, words_of
+from carclf.experiments.plan import Plan, make_plan
+from carclf.experiments.recipes import words_of
 
 
 class Form(BaseModel):
@@ -24,6 +27,9 @@ class Form(BaseModel):
     keep: float = 0.5
     budget_minutes: float = 0
     promote: bool = False
+    search: list[str] = []
+    trials: int = 8
+    study: str = ""
 
 
 def read_form(text: str) -> Form:
@@ -45,13 +51,16 @@ def read_form(text: str) -> Form:
         raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}.") from error
 
 
-def plan_of(experiment: str, form: Form) -> Plan:
-    """The plan that a form asks for, with the deployment's settings (CARCLF_SET) before its own."""
+def plan_of(experiment: str, form: Form, proposed: Mapping[str, dict[str, Any]] | None = None) -> Plan:
+    """The plan that a form asks for, with the deployment's settings (CARCLF_SET) before its own.
+
+    ``proposed`` are the recipes of its search.
+    """
     settings = dict(map(parse_override, deployment_settings(words_of(form.settings))))
     return make_plan(
-        experiment, form.recipe, [text for text in form.recipes if text.strip()], settings=settings,
+        experiment, form.recipe, [text for text in form.recipes if text.strip()], proposed, settings=settings,
         seeds=numbers(form.seeds, "seeds"), num_folds=form.folds, rungs=numbers(form.rungs, "rungs"),
-        keep=form.keep, budget_minutes=form.budget_minutes,
+        keep=form.keep, budget_minutes=form.budget_minutes, study=(form.study or experiment) if form.search else "",
     )
 
 

@@ -4,20 +4,21 @@ import shlex
 from dataclasses import asdict
 from functools import reduce
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carclf.artifacts import Evaluation, Model
+from carclf.artifacts import Evaluation
 from carclf.config import RECIPES
 from carclf.errors import CarclfError, QualityError
 from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
+from carclf.experiments.costs import cost, with_front
 from carclf.experiments.members import began
-from carclf.experiments.plan import BASELINE, Member, Plan
+from carclf.experiments.plan import Member, Plan
 from carclf.experiments.racing import dropped
+from carclf.experiments.recipes import BASELINE
 from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
@@ -34,7 +35,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
                            f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
     answers = _answers(tables, plan.ensemble)
     verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level)
-    costs = {name: _cost(name, plan, runs) for name in answers}
+    costs = {name: cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
             for name in answers]
     lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
@@ -42,7 +43,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
         "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
-        "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": _with_front(rows),
+        "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": with_front(rows),
         "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
                     for name, (epoch, accuracy) in lost.items()],
@@ -115,34 +116,6 @@ def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
     return found
 
 
-def _cost(name: str, plan: Plan, runs: dict[Member, Run]) -> dict[str, float]:
-    """Minutes of training for one seed (all folds; of an ensemble all its seeds), and img/s while fine-tuning."""
-    recipes = plan.ensemble if name == ENSEMBLE else [name]
-    own = {member: run for member, run in runs.items() if member.recipe in recipes}
-    if not own:
-        return {}
-    num_seeds = 1 if name == ENSEMBLE else len({member.seed for member in own})
-    # Members that differ only in how they are evaluated have one model, and an ensemble of them pays for it once.
-    trained = {run.artifact(Model, "fine_tune").key: run for run in own.values()}
-    seconds, rates = zip(*(_seconds(run) for run in trained.values()), strict=True)
-    known = [rate for rate in rates if rate]
-    return {"minutes": sum(seconds) / 60 / num_seeds} | ({"images_per_second": mean(known)} if known else {})
-
-
-def _seconds(run: Run) -> tuple[float, float]:
-    """What head and fine-tuning took when they were made, by whoever made them first, and img/s."""
-    tuned, head = run.artifact(Model, "fine_tune"), run.artifact(Model, "train_head")
-    history = _history(tuned, run.store)
-    if history.empty:
-        return head.seconds, 0.0
-    return head.seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
-
-
-def _history(model: Model, store: Store) -> pd.DataFrame:
-    path = model.path(store, "history.csv")
-    return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
-
-
 def _row(
     name: str, correct: Correct, costs: dict[str, dict[str, float]], verdict: Verdict | None, plan: Plan
 ) -> dict[str, Any]:
@@ -176,13 +149,3 @@ def _word(key: str, value: Any) -> str:
     if key == "model.weights" and Path(value).is_absolute():
         value = Path(value).name
     return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
-
-
-def _with_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row with ``front``: no other one costs less and is as accurate, or is more accurate and costs no more."""
-    def beaten(row: dict[str, Any]) -> bool:
-        return any(other["minutes"] <= row["minutes"] and other["accuracy"] >= row["accuracy"]
-                   and (other["minutes"], other["accuracy"]) != (row["minutes"], row["accuracy"])
-                   for other in rows if "minutes" in other)
-
-    return [row | {"front": "minutes" in row and not beaten(row)} for row in rows]

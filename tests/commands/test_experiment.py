@@ -122,3 +122,16 @@ def test_what_was_not_trained_or_compared_is_said(tmp_path):
         carclf(store, "train", "--name", "early", "--members", "0", "--rung", "2")
     with pytest.raises(ConfigError, match="are no whole numbers"):
         carclf(store, "train", "--name", "early", "--members", "a")
+
+
+def test_a_form_with_ranges_asks_its_study_once_however_often_it_is_planned(tmp_path):
+    store = open_store(str(tmp_path))
+    form = {"recipe": "demo", "recipes": ["frozen"], "search": ["fine_tune.learning_rate=1e-4..1e-2"], "trials": 3}
+    for _ in range(2):
+        said = carclf(store, "plan", "--name", "rates", "--form", json.dumps(form))
+        assert said == "rates: 5 recipes, 10 trainings\n"
+    names = ["baseline", "frozen", "trial-0", "trial-1", "trial-2"]
+    plan = json.loads(store.read("experiments/rates/plan.json").data)
+    assert (list(plan["recipes"]), plan["study"]) == (names, "rates")
+    with pytest.raises(ConfigError, match="--form has the recipes already"):
+        carclf(store, "plan", "--name", "rates", "--form", json.dumps(form), "--try", "frozen")

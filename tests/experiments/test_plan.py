@@ -3,7 +3,8 @@ import pytest
 from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.plan import TRAINED, make_plan, parse_recipe, read_plan, write_plan
+from carclf.experiments.plan import make_plan, read_plan, write_plan
+from carclf.experiments.recipes import TRAINED, parse_recipe
 from carclf.services.storage import open_store
 
 
