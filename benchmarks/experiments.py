@@ -12,6 +12,7 @@ and workers without a task at the end). On fewer cores than workers the work its
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from datetime import datetime
@@ -69,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="six members on two workers")
     quick = parser.parse_args().quick
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # else Airflow would stay
     rows = []
     with tempfile.TemporaryDirectory(prefix="carclf-bench-") as folder:
         for num_workers in (2,) if quick else (2, 4):
