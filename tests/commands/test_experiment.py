@@ -80,7 +80,7 @@ def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_i
     assert "On a test's machine." not in text
     assert "`carclf run --recipe demo --set" in text
     assert "--set fine_tune.epochs=0 " in text
-    assert text.count("--set submit.enabled=false`") == 4  # whoever repeats a row sends nothing by it
+    assert text.count("--set submit.enabled=false") == 4  # whoever repeats a row sends nothing by it
     assert "Not trained" not in text
     assert "![Accuracy over minutes of training](one.png)" in text
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
