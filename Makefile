@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
+export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION
 
 .PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench backup restore \
   clean
@@ -9,9 +9,9 @@ export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE COMPETITION
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXIT=1
+demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXPERIMENT= EXIT=1
 	@$(BIN)/python -m local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
-	  --recipe "$$RECIPE" $${EXIT:+--exit}
+	  --recipe "$$RECIPE" --experiment "$$EXPERIMENT" $${EXIT:+--exit}
 
 up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION=slug
 	@$(BIN)/python -m local up --competition "$$COMPETITION"
@@ -41,7 +41,7 @@ lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## the list of benchmarks
-	@for name in validation near_duplicates label_errors input_pipeline frozen_head cars10 memory gpu; do \
+	@for name in validation near_duplicates label_errors input_pipeline frozen_head cars10 memory experiments gpu; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
 backup: ## copy the running stack's database and store into TO=folder

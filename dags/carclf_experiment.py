@@ -8,27 +8,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carclf_task import airflow_address, child_environment, require_done, run_child, run_id_of
+from carclf_task import airflow_address, child_environment, readable, require_done, run_child, run_id_of
 
 
-def plan_arguments(params: Mapping[str, Any]) -> list[str]:
-    """``carclf experiment plan``'s arguments from the trigger form."""
-    tried = [part for text in params["recipes"] for part in ("--try", text)]
-    settings = [part for text in (params["settings"] or "").split() for part in ("--set", text)]
-    return ["--recipe", params["recipe"], *tried, *settings, "--seeds", params["seeds"], "--folds",
-            str(params["folds"]), "--rungs", params["rungs"] or "", "--keep", str(params["keep"]),
-            "--budget-minutes", str(params["budget_minutes"])]
+def num_rungs_of(params: Mapping[str, Any]) -> int:
+    """How many rungs the trigger form names."""
+    return len(params["rungs"].split(",")) if params["rungs"] else 0
 
 
 def run_experiment(step: str, context: Mapping[str, Any], *arguments: str) -> Any:
     """Run a step of ``carclf experiment`` in a child process and return its result, small enough for XCom."""
     name = run_id_of(context["dag_run"].run_id)
+    # Only the download needs Kaggle's key.
+    allowed = child_environment("download" if step == "prepare" else "split")
+    return _result_of(step, ["experiment", step, "--name", name, *arguments], allowed | airflow_address(context))
+
+
+def promote_run(run: str, context: Mapping[str, Any]) -> Any:
+    """Take a run through the gate, as approved by who triggered the experiment; its result, small enough for XCom."""
+    user = context["dag_run"].triggering_user_name or ""
+    command = ["champion", "promote", "--run", run, "--by", user]
+    return readable(_result_of("promote", command, child_environment("promote") | airflow_address(context)))
+
+
+def _result_of(what: str, arguments: list[str], environment: dict[str, str]) -> Any:
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
-        command = [sys.executable, "-u", "-m", "carclf", "experiment", step, "--name", name,
-                   "--store", os.environ.get("CARCLF_STORE", "store"), *arguments, "--result", str(path)]
-        # Only the download needs Kaggle's key.
-        allowed = child_environment("download" if step == "prepare" else "split")
-        status, reason = run_child(command, allowed | airflow_address(context) | {"TMPDIR": folder})
-        require_done(step, status, reason)
+        command = [sys.executable, "-u", "-m", "carclf", *arguments, "--store",
+                   os.environ.get("CARCLF_STORE", "store"), "--result", str(path)]
+        status, reason = run_child(command, environment | {"TMPDIR": folder})
+        require_done(what, status, reason)
         return json.loads(path.read_text())

@@ -4,12 +4,10 @@ import argparse
 import fcntl
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,43 +15,60 @@ from typing import Any
 
 from carclf.config import load, parse_override
 from carclf.errors import CarclfError, ConfigError
+from carclf.experiments.form import plan_of, read_form
+from carclf.gpus import gpus
 from local.airflow import ROOT, Airflow, AirflowFailed
+from local.experiment import run_experiment
 from local.follow import abandon, follow, trigger
 from local.processes import Processes
+from local.server import start_server
 
 STATE = Path(os.environ.get("CARCLF_LOCAL", ROOT / ".local"))
-SERVER_SECONDS = 120.0
 
 
 def demo(options: argparse.Namespace) -> int:
-    """Serve a competition, run the DAG on it once, show the outcome; then stay up, or stop with --exit."""
+    """Serve a competition, run a DAG on it once, show the outcome; then stay up, or stop with --exit."""
     home = STATE / "demo"  # apart from `up`: what a demo began must never go on against the real Kaggle
-    recipe = options.recipe or ("cars10" if options.data else "demo")
+    form = read_form(options.experiment) if options.experiment else None
+    recipe = options.recipe or (form.recipe if form else "cars10" if options.data else "demo")
     store = home / f"store-{recipe}"  # each recipe has a champion and a threshold of its own
     # Not the conf of one run: whoever clicks Trigger in the demo's UI shall get the same.
     chosen = {"competition": "demo-cars"} | ({"model.weights": _weights(options.weights)} if options.weights else {})
     given = [*shlex.split(os.environ.get("CARCLF_SET", "")), *(f"{name}={value}" for name, value in chosen.items())]
     load(recipe, dict(map(parse_override, given)))  # a mistake is told before anything is started
+    if form:
+        form = form.model_copy(update={"recipe": recipe})
+        plan_of("demo", form.model_copy(update={"settings": f"{shlex.join(given)} {form.settings}"}))
     with _alone(home), Processes(home / "logs") as processes:
         environment = _environment(str(store)) | {
             "CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2", "CARCLF_RECIPE": recipe,
             "CARCLF_SET": shlex.join(given),
         }
-        endpoint = _start_server(processes, options, home / "server", environment)
+        given_data = {name: getattr(options, name) for name in ("data", "truth", "holdout")}
+        endpoint = start_server(processes, home / "server", environment, **given_data)
         # The token goes before every other credential that the user may have.
         environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
         print("Starting Airflow (half a minute)", flush=True)
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
-        abandon(airflow)
-        summary = follow(airflow, trigger(airflow))
-        _show(summary, store, airflow)
+        if form:
+            summary = run_experiment(airflow, form.model_dump(), Path(options.experiment).stem)
+        else:
+            summary = _retrain(airflow, store)
+        print(f"artifacts    {store}")
+        _tell_address(airflow)
         if not options.exit:
             _stay()
     if options.exit:
-        submission = str(store / summary["submission"]) if summary["submission"] else None
-        print(json.dumps(summary | {"store": str(store), "submission": submission}))
+        print(json.dumps(summary | {"store": str(store)}))
     return 0 if summary["state"] == "success" else 1
+
+
+def _retrain(airflow: Airflow, store: Path) -> dict[str, Any]:
+    abandon(airflow)
+    summary = follow(airflow, trigger(airflow))
+    _show(summary)
+    return summary | {"submission": str(store / summary["submission"]) if summary["submission"] else None}
 
 
 def up(options: argparse.Namespace) -> int:
@@ -79,7 +94,9 @@ def up(options: argparse.Namespace) -> int:
 
 def _environment(store: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-    return kept | {"CARCLF_STORE": store, "PYTHONPATH": str(ROOT)}
+    # LocalExecutor knows no queues: as many trainings at once as this machine can hold, however many tasks it runs.
+    width = {} if "CARCLF_WIDTH" in kept else {"CARCLF_WIDTH": "1" if gpus() else "2"}
+    return kept | width | {"CARCLF_STORE": store, "PYTHONPATH": str(ROOT)}
 
 
 def _weights(text: str) -> str:
@@ -104,31 +121,7 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _start_server(
-    processes: Processes, options: argparse.Namespace, work: Path, environment: dict[str, str]
-) -> str:
-    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work", str(work)]
-    for name in ("data", "truth", "holdout"):
-        if value := getattr(options, name):
-            command += [f"--{name}", str(value)]
-    path = processes.start("demo-server", command, environment)
-    limit = time.monotonic() + SERVER_SECONDS
-    while time.monotonic() < limit:
-        if found := re.search(r"at (http://127\.0\.0\.1:\d+)", path.read_text()):
-            return found[1]
-        if processes.ended():
-            raise ConfigError(f"The demo server did not start: {_reason(path.read_text())}")
-        time.sleep(0.2)
-    raise AirflowFailed(f"The demo server gave no address; look into {path}")
-
-
-def _reason(output: str) -> str:
-    """The line in which carclf says what is wrong, or the last lines."""
-    lines = output.strip().splitlines()
-    return next((line for line in reversed(lines) if line.startswith("carclf: ")), "\n".join(lines[-5:]))
-
-
-def _show(summary: dict[str, Any], store: Path, airflow: Airflow) -> None:
+def _show(summary: dict[str, Any]) -> None:
     accuracy, score = summary["val_accuracy"], summary["public_score"]
     print(f"\nrun          {summary['state']} in {summary['seconds']:.0f} s")
     if accuracy is not None:
@@ -138,8 +131,6 @@ def _show(summary: dict[str, Any], store: Path, airflow: Airflow) -> None:
     print(f"public score {'none came' if score is None else score}{place}")
     if summary["warning"]:
         print(f"warning      {summary['warning']}")
-    print(f"artifacts    {store}")
-    _tell_address(airflow)
 
 
 def _tell_address(airflow: Airflow) -> None:
@@ -166,7 +157,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="local", description=__doc__)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("demo")
-    for name in ("data", "weights", "truth", "recipe"):
+    for name in ("data", "weights", "truth", "recipe", "experiment"):
         one.add_argument(f"--{name}", default="")
     one.add_argument("--holdout", type=_share)
     one.add_argument("--exit", action="store_true")

@@ -16,6 +16,7 @@ import requests
 from local.processes import Processes
 
 HEALTHY_SECONDS = 180.0
+NUM_WORKERS = 4  # tasks at once
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -56,13 +57,13 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def settings(home: Path, port: int) -> dict[str, str]:
+def settings(home: Path, port: int, num_workers: int) -> dict[str, str]:
     """The environment that makes Airflow a small, private one."""
     keys = secrets_of(home)
     options = {
         "core__dags_folder": str(ROOT / "dags"), "core__plugins_folder": str(ROOT / "plugins"),
         "api__instance_name": "Car classifier", "core__load_examples": "False", "core__executor": "LocalExecutor",
-        "core__parallelism": "4", "core__fernet_key": keys["fernet"],
+        "core__parallelism": str(num_workers), "core__fernet_key": keys["fernet"],
         "core__simple_auth_manager_users": "admin:admin",
         "core__simple_auth_manager_passwords_file": str(home / "passwords.json"),
         "core__execution_api_server_url": f"http://127.0.0.1:{port}/execution/",
@@ -81,12 +82,14 @@ def settings(home: Path, port: int) -> dict[str, str]:
 class Airflow:
     """A running Airflow and its REST API."""
 
-    def __init__(self, home: Path, processes: Processes, environment: dict[str, str]) -> None:
+    def __init__(
+        self, home: Path, processes: Processes, environment: dict[str, str], *, num_workers: int = NUM_WORKERS
+    ) -> None:
         self.home, self.processes = home, processes
         self.port = free_port(int(os.environ.get("CARCLF_PORT") or 8080))
         self.url = f"http://127.0.0.1:{self.port}"
         path = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
-        self.environment = environment | settings(home, self.port) | {"PATH": path}
+        self.environment = environment | settings(home, self.port, num_workers) | {"PATH": path}
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy stands before loopback
 

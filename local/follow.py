@@ -16,17 +16,17 @@ TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate",
 FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
-def abandon(airflow: Airflow) -> None:
+def abandon(airflow: Airflow, dag: str = DAG) -> None:
     """Give up the runs that an interrupted demo left: the DAG runs one at a time, and they would stand before ours."""
-    airflow.wait_for_dag(DAG)
-    for run in airflow.call("GET", f"dags/{DAG}/dagRuns?state=running&state=queued")["dag_runs"]:
-        airflow.call("PATCH", f"dags/{DAG}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
+    airflow.wait_for_dag(dag)
+    for run in airflow.call("GET", f"dags/{dag}/dagRuns?state=running&state=queued")["dag_runs"]:
+        airflow.call("PATCH", f"dags/{dag}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
 
-def trigger(airflow: Airflow) -> str:
-    """Unpause the DAG, start a run and return its id."""
-    airflow.call("PATCH", f"dags/{DAG}", {"is_paused": False})
-    run = airflow.call("POST", f"dags/{DAG}/dagRuns", {"logical_date": None})
+def trigger(airflow: Airflow, dag: str = DAG, **given: Any) -> str:
+    """Unpause the DAG, start a run and return its id; ``given`` is its ``conf`` and its ``dag_run_id``."""
+    airflow.call("PATCH", f"dags/{dag}", {"is_paused": False})
+    run = airflow.call("POST", f"dags/{dag}/dagRuns", {"logical_date": None} | given)
     return str(run["dag_run_id"])
 
 
@@ -44,7 +44,7 @@ def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
                 told.add(name)
                 print(text, flush=True)
             if task["state"] in FINISHED and name not in shown:
-                shown[name] = {"state": task["state"], "seconds": _seconds(task)}
+                shown[name] = {"state": task["state"], "seconds": seconds_of(task)}
                 if task["state"] == "success":
                     results[name] = _result(airflow, run_id, name)
                 _show(name, shown[name], results.get(name, {}))
@@ -68,7 +68,7 @@ def _waits_for(airflow: Airflow, run_id: str, task: dict[str, Any]) -> str:
                 f"    or by REST: PATCH {airflow.url}/api/v2/{quote(path)} "
                 '{"chosen_options": ["Approve"], "params_input": {}}')
     if name == "submit" and state == "up_for_reschedule":
-        said = [event for event in _events(airflow.home, run_id, name) if " submit: " in event]
+        said = [event for event in events_of(airflow.home, DAG, run_id, name) if " submit: " in event]
         return f"{name} waits: {said[-1].partition(' submit: ')[2]}" if said else ""
     return ""
 
@@ -83,7 +83,8 @@ def _answer(airflow: Airflow, run_id: str) -> str:
     return f"rejected {who}: nothing is promoted or submitted"
 
 
-def _seconds(task: dict[str, Any]) -> float:
+def seconds_of(task: dict[str, Any]) -> float:
+    """How long a finished task ran."""
     if not task["start_date"] or not task["end_date"]:
         return 0.0
     begin, end = (datetime.fromisoformat(task[name]) for name in ("start_date", "end_date"))
@@ -107,14 +108,16 @@ def _show(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
 
 def _show_log(home: Path, run_id: str, task: str) -> None:
     """The line in which carclf says what is wrong, or the last lines of the task's newest log."""
-    events = _events(home, run_id, task)
+    events = events_of(home, DAG, run_id, task)
     reasons = [event for event in events if event.startswith("carclf: ")]
     for event in reasons[-1:] or events[-12:]:
         print(f"    {event[:1000]}", flush=True)
 
 
-def _events(home: Path, run_id: str, task: str) -> list[str]:
-    logs = sorted((home / "logs" / f"dag_id={DAG}" / f"run_id={run_id}" / f"task_id={task}").glob("attempt=*.log"))
+def events_of(home: Path, dag: str, run_id: str, task: str, number: int = -1) -> list[str]:
+    """What the newest log of a task says, line by line; ``number`` is a mapped one's."""
+    folder = home / "logs" / f"dag_id={dag}" / f"run_id={run_id}" / f"task_id={task}"
+    logs = sorted((folder / f"map_index={number}" if number >= 0 else folder).glob("attempt=*.log"))
     return [_event(line) for line in logs[-1].read_text().splitlines()] if logs else []
 
 

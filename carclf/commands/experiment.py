@@ -1,23 +1,24 @@
 """``carclf experiment``: recipes x seeds x folds, trained, raced and compared."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from carclf import config as configuration
 from carclf.commands.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import members, racing
-from carclf.experiments.plan import Plan, find_plan, make_plan, read_plan, write_plan
+from carclf.experiments.form import Form, numbers, plan_of, read_form
+from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, propose
 from carclf.services.storage import Store, open_store
 
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
 TryOption = Annotated[list[str], typer.Option(
-    "--try", help="A shipped ablation, ensemble, or NAME [ABLATION] key=value...: beside the baseline. Repeat it.",
+    "--try", help="A shipped ablation, ensemble [NAME...], or NAME [OTHER...] key=value...: repeat it.",
 )]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of training, the same for every recipe.")]
 FoldsOption = Annotated[int, typer.Option("--folds", min=0, help="Folds of a cross-validation; 0: the holdout.")]
@@ -31,11 +32,7 @@ TrialsOption = Annotated[int, typer.Option("--trials", min=1, help="Recipes that
 StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r} are no whole numbers, separated by commas.") from error
+FormOption = Annotated[str, typer.Option("--form", help="Fields of the DAG's form as JSON, or a file of them.")]
 
 
 @experiment_app.command("plan")
@@ -43,27 +40,31 @@ def _plan(
     name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",  # noqa: B006
     set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",  # noqa: B006
     keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,  # noqa: B006
-    study: StudyOption = "", result: ResultOption = None,
+    study: StudyOption = "", form: FormOption = "", result: ResultOption = None,
 ) -> None:
     """Write down what will be trained; every member's settings are checked."""
-    place = open_store(store)
-    options: dict[str, Any] = {
-        "settings": dict(configuration.parse_override(text) for text in configuration.deployment_settings(set_)),
-        "seeds": _numbers(seeds, "--seeds"), "num_folds": folds, "rungs": _numbers(rungs, "--rungs"), "keep": keep,
-        "budget_minutes": budget_minutes, "study": (study or name) if search else "",
-    }
-    plan = make_plan(name, recipe, try_, **options)  # before a study proposes anything
-    if search:
-        plan = make_plan(name, recipe, try_, _proposed(name, options["study"], search, trials, place), **options)
-    write_plan(plan, place)
-    _say_plan(plan, result)
+    if form and try_:
+        raise ConfigError("--form has the recipes already: write those of --try into it.")
+    given = read_form(form) if form else Form(
+        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs, keep=keep,
+        budget_minutes=budget_minutes, search=search, trials=trials, study=study,
+    )
+    _say_plan(_planned(name, given, open_store(store)), result)
 
 
-def _proposed(name: str, study: str, search: list[str], trials: int, store: Store) -> dict[str, dict[str, Any]]:
+def _planned(name: str, form: Form, store: Store) -> Plan:
+    plan = plan_of(name, form)  # checked before a study proposes anything
+    if plan.study:
+        plan = plan_of(name, form, _proposed(plan, form, store))
+    write_plan(plan, store)
+    return plan
+
+
+def _proposed(plan: Plan, form: Form, store: Store) -> dict[str, dict[str, Any]]:
     """The trials of this plan where it is there already, so that a retry asks for none again."""
-    if there := find_plan(name, store):
+    if there := find_plan(plan.experiment, store):
         return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL.fullmatch(recipe)}
-    return propose(study, search, trials, store)
+    return propose(plan.study, form.search, form.trials, store)
 
 
 def _say_plan(plan: Plan, result: Path | None) -> None:
@@ -89,7 +90,7 @@ def _train(
     """Train members to a rung, or to their end."""
     place = open_store(store)
     plan = read_plan(name, place)
-    _say(members.train_group(plan, _numbers(group, "--members"), place, pause_epoch=_epoch(plan, rung)), result)
+    _say(members.train_group(plan, numbers(group, "--members"), place, pause_epoch=_epoch(plan, rung)), result)
 
 
 @experiment_app.command("survivors")
@@ -117,14 +118,16 @@ def _compare(name: NameOption, store: StoreOption = "store", result: ResultOptio
     for row in found["failed"]:
         print(f"{row['run']} failed: {row['error']}")
     print(f"experiments/{name}/report.html")
-    _say({row["recipe"]: row["sentence"] for row in found["rows"]}, result)
+    if found["winner"]:
+        print(f"To promote the winner: carclf champion promote --run {found['winner']}")
+    _say({"winner": found["winner"], "sentences": {row["recipe"]: row["sentence"] for row in found["rows"]}}, result)
 
 
 @experiment_app.command("run")
-def _run(name: NameOption, store: StoreOption = "store") -> None:
-    """Train and compare a planned experiment here, without Airflow; broken off, it goes on."""
+def _run(name: NameOption, store: StoreOption = "store", form: FormOption = "") -> None:
+    """Train and compare an experiment here, planned or given by its form; broken off, it goes on."""
     place = open_store(store)
-    plan = read_plan(name, place)
+    plan = _planned(name, read_form(form), place) if form else read_plan(name, place)
     for fold in range(max(1, plan.num_folds)):
         members.prepare(plan, fold, place)
     for rung in range(1, len(plan.rungs) + 2):
@@ -147,11 +150,12 @@ def _table(
     note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
 ) -> None:
     """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""
+    from carclf.evaluation.experiment_report import draw_front
     from carclf.experiments.results import put_into, read_outcome, table
 
     found = read_outcome(name, open_store(store))
     if to:
-        put_into(to, found, note)
+        put_into(to, found, note, draw_front(found))
     else:
         print(table(found, note))
 

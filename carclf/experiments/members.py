@@ -7,7 +7,7 @@ from carclf.artifacts import Model
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments.plan import Member, Plan
 from carclf.progress import log
-from carclf.records import read_record
+from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
 
@@ -29,11 +29,11 @@ def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dic
     A member that already trained goes on from its checkpoint. With the budget spent none begins.
     """
     member = _member(plan, number)
-    run = _begin(plan, member, store)
-    begun = "train_head" in run.record["stages"]
-    if plan.budget_minutes and not begun and (spent := minutes_spent(plan, store)) >= plan.budget_minutes:
+    spent = minutes_spent(plan, store) if plan.budget_minutes else 0.0
+    if 0 < plan.budget_minutes <= spent and not began(read_record(store, member.run_id)):
         log.info("experiment: %s is left out: %.1f of %g minutes are spent", member.run_id, spent, plan.budget_minutes)
         return {"state": "left out", "run": member.run_id}
+    run = _begin(plan, member, store)
     _take_data(plan, member, run, store)
     run.pause_epoch = pause_epoch
     for stage in OF_MEMBERS:
@@ -56,6 +56,11 @@ def train_group(plan: Plan, numbers: list[int], store: Store, *, pause_epoch: in
     if errors:
         raise errors[0]
     return found
+
+
+def began(record: Record | None) -> bool:
+    """Whether a member has done or tried anything but take the data."""
+    return record is not None and any(name in record["stages"] | record.get("attempts", {}) for name in OF_MEMBERS)
 
 
 def minutes_spent(plan: Plan, store: Store) -> float:

@@ -1,20 +1,24 @@
 """What an experiment found: each recipe beside the baseline on the same images, and what it cost."""
 
+import shlex
 from dataclasses import asdict
 from functools import reduce
-from statistics import mean
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carclf.artifacts import Evaluation, Model
+from carclf.artifacts import Evaluation
 from carclf.config import RECIPES
 from carclf.errors import CarclfError, QualityError
 from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
-from carclf.experiments.plan import BASELINE, Member, Plan
+from carclf.experiments.costs import cost, with_front
+from carclf.experiments.members import began
+from carclf.experiments.plan import Member, Plan
 from carclf.experiments.racing import dropped
+from carclf.experiments.recipes import BASELINE
 from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
@@ -29,17 +33,18 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     if BASELINE not in tables:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
                            f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
-    answers = _answers(tables, ensemble=plan.ensemble)
+    answers = _answers(tables, plan.ensemble)
     verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level)
-    costs = {name: _cost(name, plan, runs) for name in answers}
+    costs = {name: cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
             for name in answers]
     lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
-    known = {member.recipe for member in runs} | set(lost)
+    known = {member.recipe for member in (*runs, *failed)} | set(lost)
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
         "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
-        "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": _with_front(rows),
+        "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": with_front(rows),
+        "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
                     for name, (epoch, accuracy) in lost.items()],
         "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
@@ -48,13 +53,24 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
+def _winner(rows: list[dict[str, Any]], runs: dict[Member, Run]) -> str:
+    """The run to promote: the best seed of the most accurate recipe that is better than the baseline; "" for none."""
+    better = [row for row in rows if row["finding"] == "better" and row["recipe"] != ENSEMBLE]
+    if not better:
+        return ""
+    name = max(better, key=lambda row: float(row["accuracy"]))["recipe"]
+    own = {member.run_id: run for member, run in runs.items() if member.recipe == name}
+    return max(own, key=lambda run: float(own[run].artifact(Evaluation, "evaluate").figures["val_accuracy"]))
+
+
 def _finished(plan: Plan, store: Store) -> tuple[dict[Member, Run], dict[Member, str]]:
     """The runs that were evaluated, and why others were not (those that never began are in neither)."""
     runs, failed = {}, {}
     for member in plan.members:
         record: Record | None = {}
         try:
-            if (record := read_record(store, member.run_id)) is None:
+            record = read_record(store, member.run_id)
+            if record is None or not began(record):
                 continue
             run = Run(member.run_id, store, record)
             run.artifact(Evaluation, "evaluate")
@@ -84,7 +100,7 @@ def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
     return found
 
 
-def _answers(tables: Tables, *, ensemble: bool) -> dict[str, Correct]:
+def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
     """Which answers are right (seeds, images), on the images that all have."""
     every = [table for seeds in tables.values() for table in seeds.values()]
     ids = every[0].index
@@ -92,37 +108,12 @@ def _answers(tables: Tables, *, ensemble: bool) -> dict[str, Correct]:
         ids = ids.intersection(table.index)
     found = {name: np.stack([(table.loc[ids, "predicted"] == table.loc[ids, "label"]).to_numpy()
                              for table in seeds.values()]) for name, seeds in tables.items()}
-    own = list(tables[BASELINE].values())
-    if ensemble and len(own) > 1:
+    own = [table for name in ensemble for table in tables.get(name, {}).values()]
+    if len(own) > 1:
         shares = [table.loc[ids].filter(regex=r"^p\d+$") for table in own]
         named = reduce(pd.DataFrame.add, shares).idxmax(axis="columns").str[1:].astype(int)
         found[ENSEMBLE] = (named == own[0].loc[ids, "label"]).to_numpy()[None]
     return found
-
-
-def _cost(name: str, plan: Plan, runs: dict[Member, Run]) -> dict[str, float]:
-    """Minutes of training for one seed (all folds), and img/s while fine-tuning."""
-    own = {member: run for member, run in runs.items() if member.recipe == (BASELINE if name == ENSEMBLE else name)}
-    if not own:
-        return {}
-    num_seeds = 1 if name == ENSEMBLE else len({member.seed for member in own})
-    seconds, rates = zip(*(_seconds(run) for run in own.values()), strict=True)
-    known = [rate for rate in rates if rate]
-    return {"minutes": sum(seconds) / 60 / num_seeds} | ({"images_per_second": mean(known)} if known else {})
-
-
-def _seconds(run: Run) -> tuple[float, float]:
-    """What head and fine-tuning took when they were made, by whoever made them first, and img/s."""
-    tuned, head = run.artifact(Model, "fine_tune"), run.artifact(Model, "train_head")
-    history = _history(tuned, run.store)
-    if history.empty:
-        return head.seconds, 0.0
-    return head.seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
-
-
-def _history(model: Model, store: Store) -> pd.DataFrame:
-    path = model.path(store, "history.csv")
-    return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
 
 def _row(
@@ -143,24 +134,18 @@ def _row(
 
 
 def _command(plan: Plan, name: str) -> str:
-    """What repeats a row alone; the ensemble is made of the baseline's runs."""
+    """What repeats a row alone; the ensemble is made of its recipes' runs."""
     if name == ENSEMBLE:
-        runs = [member.run_id for member in plan.members if member.recipe == BASELINE]
+        runs = [member.run_id for member in plan.members if member.recipe in plan.ensemble]
         return "carclf ensemble " + " ".join(f"--run {run}" for run in runs)
-    changed = plan.settings | plan.recipes[name]
-    base = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
-    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {key}={_word(base[key])}" for key in base)])
+    folds = {"split.num_folds": plan.num_folds} if plan.num_folds else {}
+    changed = folds | plan.settings | plan.recipes[name] | {"submit.enabled": False}
+    own = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
+    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {_word(key, own[key])}" for key in own)])
 
 
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _with_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row with ``front``: no other one costs less and is as accurate, or is more accurate and costs no more."""
-    def beaten(row: dict[str, Any]) -> bool:
-        return any(other["minutes"] <= row["minutes"] and other["accuracy"] >= row["accuracy"]
-                   and (other["minutes"], other["accuracy"]) != (row["minutes"], row["accuracy"])
-                   for other in rows if "minutes" in other)
-
-    return [row | {"front": "minutes" in row and not beaten(row)} for row in rows]
+def _word(key: str, value: Any) -> str:
+    """``key=value`` for a shell; of a file of weights the name, for where it lies is another matter elsewhere."""
+    if key == "model.weights" and Path(value).is_absolute():
+        value = Path(value).name
+    return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")

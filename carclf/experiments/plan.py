@@ -2,20 +2,17 @@
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carclf.config import RECIPES, Config, load, parse_override
+from carclf.config import RECIPES, Config, load
 from carclf.errors import ConfigError
-from carclf.experiments.ablations import ABLATIONS, ENSEMBLE
+from carclf.experiments.recipes import BASELINE, parse_recipes
 from carclf.services.storage import Store
 
-BASELINE = "baseline"
-NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}", re.IGNORECASE)
 EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_MEMBERS = 1000
 # Members compete with each other: what they send, and whom they would replace, is for the one that wins.
@@ -46,13 +43,13 @@ class Plan(BaseModel):
     recipe: str
     settings: dict[str, Any] = {}
     recipes: dict[str, dict[str, Any]]
-    seeds: list[int] = Field([0, 1], min_length=1)
+    seeds: list[int] = [0, 1]
     num_folds: int = Field(0, ge=0, le=20)
     rungs: list[int] = []
     keep: float = Field(0.5, gt=0, lt=1)
     budget_minutes: float = Field(0, ge=0)
     level: float = Field(0.05, gt=0, lt=0.5)
-    ensemble: bool = False
+    ensemble: list[str] = []  # recipes of which all seeds' probabilities are averaged, as a row of its own
     study: str = ""  # whose trials are among the recipes
 
     @property
@@ -82,28 +79,6 @@ class Plan(BaseModel):
         return list(found.values())
 
 
-def parse_recipe(text: str) -> tuple[str, dict[str, Any]]:
-    """``NAME`` of a shipped ablation, or ``NAME [ABLATION...] key=value...``: a name and what it changes.
-
-    ConfigError where it is neither.
-    """
-    name, *words = shlex.split(text) or [""]
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"{text!r} begins with no name: letters, digits and .- (such as my-rates "
-                          "fine_tune.learning_rate=2e-3).")
-    changes: dict[str, Any] = {}
-    for word in words or [name]:
-        if "=" in word:
-            key, value = parse_override(word)
-            changes[key] = value
-        elif word in ABLATIONS:
-            changes |= ABLATIONS[word]
-        else:
-            raise ConfigError(f"{word!r} is no shipped ablation and no key=value. The ablations are "
-                              f"{', '.join(ABLATIONS)}, and {ENSEMBLE}.")
-    return name, changes
-
-
 def make_plan(
     experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, dict[str, Any]] | None = None,
     **options: Any,
@@ -116,7 +91,7 @@ def make_plan(
         raise ConfigError(f"{experiment!r} is no name of an experiment: use letters, digits and ._- only.")
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
-    parsed = [parse_recipe(text) for text in recipes if text.strip() != ENSEMBLE]
+    parsed, ensemble = parse_recipes(recipe, recipes)
     parsed += (proposed or {}).items()
     names = [BASELINE, *(name for name, _ in parsed)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -124,7 +99,7 @@ def make_plan(
                           f"{'; the baseline is always there' if twice[0] == BASELINE else ''}.")
     try:
         plan = Plan(experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed),
-                    ensemble=ENSEMBLE in map(str.strip, recipes), **options)
+                    ensemble=ensemble, **options)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}.") from error
@@ -136,8 +111,8 @@ def _check(plan: Plan) -> None:
     if len(plan.members) > MAX_MEMBERS:
         raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
                           f"{len(plan.members)} trainings; at most {MAX_MEMBERS} are taken. Leave some out.")
-    if len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
-        raise ConfigError(f"The seeds {plan.seeds} are not different whole numbers from 0.")
+    if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
+        raise ConfigError(f"The seeds {plan.seeds} are not different whole numbers from 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
         raise ConfigError(f"The rungs {plan.rungs} are not growing numbers of epochs, such as 2,5.")
     for name in plan.recipes:

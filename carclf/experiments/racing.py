@@ -8,7 +8,8 @@ import math
 from statistics import mean
 
 from carclf.experiments.members import rung_key
-from carclf.experiments.plan import BASELINE, Plan
+from carclf.experiments.plan import Plan
+from carclf.experiments.recipes import BASELINE
 from carclf.services.storage import Store
 
 

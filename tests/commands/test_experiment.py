@@ -46,7 +46,9 @@ def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did
     assert found["rows"][-1]["recipe"] == "ensemble"
     assert [row["run"] for row in found["failed"]] == ["one-lost-s0", "one-lost-s1"]
     assert all("the store has none to go on from" in row["error"] for row in found["failed"])
+    assert found["left_out"] == []
     assert found["num_images"] > 20
+    assert found["winner"] == ""  # so few images tell nothing apart
     for row in found["rows"][1:]:
         assert row["low"] <= row["difference"] <= row["high"]
         assert row["sentence"].startswith(("no difference", "better", "worse"))
@@ -77,7 +79,11 @@ def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_i
     assert "Again | there." in text
     assert "On a test's machine." not in text
     assert "`carclf run --recipe demo --set" in text
-    assert "--set fine_tune.epochs=0" in text
+    assert "--set fine_tune.epochs=0 " in text
+    assert text.count("--set submit.enabled=false") == 4  # whoever repeats a row sends nothing by it
+    assert "Not trained" not in text
+    assert "![Accuracy over minutes of training](one.png)" in text
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_member_that_trained_to_a_rung_goes_on_to_the_same_weights_as_one_that_was_never_stopped(
@@ -99,7 +105,8 @@ def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     carclf(store, "run", "--name", "short")
     found = json.loads(store.read("experiments/short/comparison.json").data)
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
-    assert found["left_out"] == ["frozen", "mixup"]
+    assert (found["left_out"], found["failed"]) == (["frozen", "mixup"], [])
+    assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
 
 
 def test_what_was_not_trained_or_compared_is_said(tmp_path):
@@ -115,3 +122,16 @@ def test_what_was_not_trained_or_compared_is_said(tmp_path):
         carclf(store, "train", "--name", "early", "--members", "0", "--rung", "2")
     with pytest.raises(ConfigError, match="are no whole numbers"):
         carclf(store, "train", "--name", "early", "--members", "a")
+
+
+def test_a_form_with_ranges_asks_its_study_once_however_often_it_is_planned(tmp_path):
+    store = open_store(str(tmp_path))
+    form = {"recipe": "demo", "recipes": ["frozen"], "search": ["fine_tune.learning_rate=1e-4..1e-2"], "trials": 3}
+    for _ in range(2):
+        said = carclf(store, "plan", "--name", "rates", "--form", json.dumps(form))
+        assert said == "rates: 5 recipes, 10 trainings\n"
+    names = ["baseline", "frozen", "trial-0", "trial-1", "trial-2"]
+    plan = json.loads(store.read("experiments/rates/plan.json").data)
+    assert (list(plan["recipes"]), plan["study"]) == (names, "rates")
+    with pytest.raises(ConfigError, match="--form has the recipes already"):
+        carclf(store, "plan", "--name", "rates", "--form", json.dumps(form), "--try", "frozen")

@@ -1,8 +1,10 @@
 import pytest
 
+from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.plan import make_plan, parse_recipe, read_plan, write_plan
+from carclf.experiments.plan import make_plan, read_plan, write_plan
+from carclf.experiments.recipes import TRAINED, parse_recipe
 from carclf.services.storage import open_store
 
 
@@ -12,22 +14,45 @@ def test_a_recipe_is_a_shipped_ablation_or_a_name_with_changes():
         "wild", {"fine_tune.mixup": 0.9, "augment.flip": False})
 
 
+def test_a_recipe_stands_on_earlier_ones_and_an_ensemble_is_of_those_that_are_named():
+    plan = make_plan("one", "demo", ["a fine_tune.mixup=0.1 augment.flip=false", "b a fine_tune.mixup=0.2",
+                                     "ensemble a b"])
+    assert plan.recipes["b"] == {"fine_tune.mixup": 0.2, "augment.flip": False}
+    assert plan.ensemble == ["a", "b"]
+    assert make_plan("one", "demo", ["ensemble"]).ensemble == ["baseline"]
+    assert make_plan("one", "demo", ["a augment.flip=false"]).ensemble == []
+
+
+def test_a_line_may_name_another_recipe_of_carclf_and_then_it_trains_as_that_one_does():
+    plan = make_plan("one", "cars10", ["seed seed-xception", "seed-b5", "half seed fine_tune.epochs=4"])
+    for name, recipe in (("seed", "seed-xception"), ("seed-b5", "seed-b5")):
+        own, other = plan.config(name, 0, 0), load(recipe)
+        assert own.model_dump(include=set(TRAINED)) == other.model_dump(include=set(TRAINED))
+        assert own.gate == plan.config("baseline", 0, 0).gate
+    assert plan.recipes["half"] == plan.recipes["seed"] | {"fine_tune.epochs": 4}
+
+
 @pytest.mark.parametrize(("text", "words"), [
-    ("", "begins with no name"), ("a/b x=1", "begins with no name"), ("mixupp", "no shipped ablation and no key=value"),
-    ("wild mixupp", "no shipped ablation"),
+    ("", "begins with no name"), ("a/b x=1", "begins with no name"),
+    ("mixupp", "no shipped ablation, no recipe and no key=value"),
+    ("wild mixupp", "no shipped ablation"), ("wild 'mixup", "No closing quotation. Close the quotation mark"),
 ])
 def test_what_is_neither_is_refused(text, words):
     with pytest.raises(ConfigError, match=words):
         parse_recipe(text)
 
 
+# what the recipe does already
+SAME = {"gpu": {"batch-32", "size-384x512", "backbone-EfficientNetV2S"},
+        "cars10": {"batch-32", "backbone-EfficientNetV2B0"}}
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name):
     for recipe in ("gpu", "cars10"):
         plan = make_plan("one", recipe, [name], settings={"fine_tune.epochs": 5})
-        assert plan.config(name, 0, 0) != plan.config("baseline", 0, 0) or name in ("batch-32", "size-224", "larger",
-                                                                                  "backbone-EfficientNetV2S",
-                                                                                  "backbone-EfficientNetV2B0")
+        same = plan.config(name, 0, 0) == plan.config("baseline", 0, 0)
+        assert same == (name in SAME[recipe])
 
 
 @pytest.mark.parametrize(("recipes", "options", "words"), [
@@ -38,7 +63,10 @@ def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name)
     (["mixup", "mixup"], {}, "'mixup' is there twice"),
     (["baseline augment.flip=false"], {}, "the baseline is always there"),
     (["mixup"], {"seeds": [1, 1]}, "not different whole numbers"),
-    (["mixup"], {"seeds": []}, "seeds"),
+    (["mixup"], {"seeds": []}, r"The seeds \[\] are not different whole numbers from 0, such as 0,1"),
+    (["ensemble mixup"], {}, "ensemble mixup: 'mixup' is no recipe of this experiment"),
+    (["ensemble", "ensemble baseline"], {}, "'ensemble' is there twice"),
+    (["a b", "b mixup"], {}, "'b' is no shipped ablation, no recipe"),
     (["mixup"], {"rungs": [5, 2]}, "not growing numbers of epochs"),
     (["mixup"], {"keep": 1.0}, "keep"),
     (["mixup"], {"seeds": list(range(600))}, "1200 trainings"),
