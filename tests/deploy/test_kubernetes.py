@@ -62,7 +62,7 @@ def test_only_the_gpu_template_asks_for_a_gpu_and_the_two_are_alike_besides(pods
 def test_a_pod_runs_the_workers_image_with_the_tasks_command(pods) -> None:
     for pod in pods.values():
         (container,) = pod["spec"]["containers"]
-        assert container["image"] == "registry.example.com/carclf-worker:latest"
+        assert container["image"] == "carclf-worker:latest"
         assert container["args"] == ["python", "-m", "airflow.sdk.execution_time.execute_workload"]
         assert pod["metadata"]["labels"]["dag_id"] == "car_retrain"
 
