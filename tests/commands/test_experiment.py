@@ -40,6 +40,7 @@ def compared(cars, tmp_path_factory):
     return store
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did_not(compared):
     found = json.loads(compared.read("experiments/one/comparison.json").data)
     assert [row["recipe"] for row in found["rows"]][:3] == ["baseline", "frozen", "one-look"]
@@ -54,6 +55,7 @@ def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did
         assert row["sentence"].startswith(("no difference", "better", "worse"))
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_recipes_that_share_a_training_cost_the_same_and_have_one_model(compared):
     runs = {name: json.loads(compared.read(f"runs/one-{name}-s0.json").data)["stages"]
             for name in ("baseline", "one-look", "frozen")}
@@ -66,6 +68,7 @@ def test_recipes_that_share_a_training_cost_the_same_and_have_one_model(compared
     assert rows["frozen"]["cost"] < 1
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_it(compared, tmp_path):
     page = compared.read("experiments/one/report.html").data.decode()
     assert all(f"{name}" in page for name in ("baseline", "frozen", "one-look", "ensemble", "one-lost-s0"))
@@ -86,6 +89,7 @@ def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_i
     assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_a_member_that_trained_to_a_rung_goes_on_to_the_same_weights_as_one_that_was_never_stopped(
     compared, kaggle, tmp_path
 ):
