@@ -39,8 +39,8 @@ def finish(state: Path, *arguments: str) -> tuple[int, str, dict[str, object]]:
 
 
 def running() -> set[int]:
-    """Every process of an Airflow or a carclf: environments and titles can be overwritten, so all of them count."""
-    found = psutil.process_iter(["pid", "cmdline"])
+    """This user's processes of an Airflow or a carclf: environments and titles can be overwritten, so all count."""
+    found = (one for one in psutil.process_iter(["pid", "cmdline", "uids"]) if one.info["uids"].real == os.getuid())
     return {one.pid for one in found if any("airflow" in part or "carclf" in part for part in one.info["cmdline"] or [])
             and "pytest" not in " ".join(one.info["cmdline"])}
 
