@@ -26,5 +26,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def finished_run(cluster: Cluster) -> str:
     """The id of one run that went from end to end."""
     run_id = cluster.trigger()
-    assert cluster.finish(run_id) == "success"
+    state = cluster.finish(run_id)
+    assert state == "success", {name: task["state"] for name, task in cluster.tasks(run_id).items()}
     return run_id
