@@ -24,11 +24,12 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from carclf_experiment import num_rungs_of, promote_run, run_experiment
+from carclf_experiment import promote_run, run_experiment
 from carclf_pods import pod_of
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
+from carclf.experiments.form import numbers
 from carclf.experiments.plan import MAX_MEMBERS
 
 NUM_RUNGS = 3  # at most; those that a plan does not have are skipped
@@ -88,7 +89,7 @@ def car_experiments():
         if not len(prepared):
             raise AirflowSkipException("There is nothing to train on: look at plan and prepare")
         context = get_current_context()
-        num_rungs = num_rungs_of(context["params"])
+        num_rungs = len(numbers(context["params"]["rungs"] or "", "rungs"))
         if num_rungs < rung <= NUM_RUNGS:  # there is no such rung
             return []
         return run_experiment("survivors", context, "--rung", str(min(rung - 1, num_rungs)))

@@ -1,19 +1,9 @@
 """A step of an experiment as a child process of an Airflow task."""
 
-import json
-import os
-import sys
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from carclf_task import airflow_address, child_environment, readable, require_done, run_child, run_id_of
-
-
-def num_rungs_of(params: Mapping[str, Any]) -> int:
-    """How many rungs the trigger form names."""
-    return len(params["rungs"].split(",")) if params["rungs"] else 0
+from carclf_task import airflow_address, child_environment, readable, require_done, run_carclf, run_id_of
 
 
 def run_experiment(step: str, context: Mapping[str, Any], *arguments: str) -> Any:
@@ -32,10 +22,6 @@ def promote_run(run: str, context: Mapping[str, Any]) -> Any:
 
 
 def _result_of(what: str, arguments: list[str], environment: dict[str, str]) -> Any:
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        path = Path(folder) / "result.json"
-        command = [sys.executable, "-u", "-m", "carclf", *arguments, "--store",
-                   os.environ.get("CARCLF_STORE", "store"), "--result", str(path)]
-        status, reason = run_child(command, environment | {"TMPDIR": folder})
-        require_done(what, status, reason)
-        return json.loads(path.read_text())
+    status, reason, result = run_carclf(arguments, environment)
+    require_done(what, status, reason)
+    return result

@@ -58,16 +58,10 @@ def settings_of(params: Mapping[str, Any]) -> list[str]:
 def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
     """Run a stage in a child process and return its result, small enough for XCom."""
     run_id = run_id_of(context["dag_run"].run_id)
-    # What a killed child leaves there goes with the folder.
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        path = Path(folder) / "result.json"
-        command = [sys.executable, "-u", "-m", "carclf", stage, "--store", os.environ.get("CARCLF_STORE", "store"),
-                   "--run", run_id, *arguments]
-        if stage == "download":
-            command += settings_of(context["params"])
-        environment = child_environment(stage) | airflow_address(context) | {"TMPDIR": folder}
-        status, reason = run_child([*command, "--result", str(path)], environment)
-        result = readable(json.loads(path.read_text())) if path.exists() else {}
+    settings = settings_of(context["params"]) if stage == "download" else []
+    environment = child_environment(stage) | airflow_address(context)
+    status, reason, left = run_carclf([stage, "--run", run_id, *arguments, *settings], environment)
+    result = readable(left or {})
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
         skip(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
@@ -77,6 +71,17 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
         context["ti"].xcom_push(key="error", value=_cut(reason, MAX_TEXT) or f"{stage} ended with status {status}")
     require_done(stage, status, reason)
     return result
+
+
+def run_carclf(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, Any]:
+    """A command of carclf as a child: its exit status, what it said is wrong, and its result (None: it left none)."""
+    # What a killed child leaves there goes with the folder.
+    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+        path = Path(folder) / "result.json"
+        command = [sys.executable, "-u", "-m", "carclf", *arguments, "--store", os.environ.get("CARCLF_STORE", "store"),
+                   "--result", str(path)]
+        status, reason = run_child(command, environment | {"TMPDIR": folder})
+        return status, reason, json.loads(path.read_text()) if path.exists() else None
 
 
 def require_done(what: str, status: int, reason: str | None = None) -> None:
