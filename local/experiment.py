@@ -5,7 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from local.airflow import Airflow
-from local.follow import FINISHED, abandon, events_of, seconds_of, trigger
+from local.follow import FINISHED, abandon, seconds_of, show_log, trigger
 
 DAG = "car_experiments"
 PAGE = 100  # task instances that one answer holds at most
@@ -53,9 +53,7 @@ def _show(airflow: Airflow, run_id: str, task: dict[str, Any], name: str) -> Non
         return
     print(f"{name:<17}{task['state']:<16}{seconds_of(task):7.1f} s", flush=True)
     if task["state"] == "failed":
-        said = events_of(airflow.home, DAG, run_id, task["task_id"], task["map_index"])
-        for line in [line for line in said if line.startswith("carclf: ")][-1:] or said[-12:]:
-            print(f"    {line[:1000]}", flush=True)
+        show_log(airflow.home, DAG, run_id, task["task_id"], task["map_index"])
 
 
 def _found(airflow: Airflow, run_id: str) -> dict[str, str]:

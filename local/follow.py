@@ -49,7 +49,7 @@ def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
                     results[name] = _result(airflow, run_id, name)
                 _show(name, shown[name], results.get(name, {}))
                 if task["state"] == "failed":
-                    _show_log(airflow.home, run_id, name)
+                    show_log(airflow.home, DAG, run_id, name)
         if state in ("success", "failed") and len(shown) == len(TASKS):
             if ASK in results and shown["approval.promote"]["state"] == "skipped":
                 results["approval.promote"] = {"figures": {"decision": "rejected",
@@ -68,7 +68,7 @@ def _waits_for(airflow: Airflow, run_id: str, task: dict[str, Any]) -> str:
                 f"    or by REST: PATCH {airflow.url}/api/v2/{quote(path)} "
                 '{"chosen_options": ["Approve"], "params_input": {}}')
     if name == "submit" and state == "up_for_reschedule":
-        said = [event for event in events_of(airflow.home, DAG, run_id, name) if " submit: " in event]
+        said = [event for event in _events_of(airflow.home, DAG, run_id, name) if " submit: " in event]
         return f"{name} waits: {said[-1].partition(' submit: ')[2]}" if said else ""
     return ""
 
@@ -106,15 +106,15 @@ def _show(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
     print(f"{name:<17}{end['state']:<10}{end['seconds']:7.1f} s  {how}{result.get('summary', '')}", flush=True)
 
 
-def _show_log(home: Path, run_id: str, task: str) -> None:
+def show_log(home: Path, dag: str, run_id: str, task: str, number: int = -1) -> None:
     """The line in which carclf says what is wrong, or the last lines of the task's newest log."""
-    events = events_of(home, DAG, run_id, task)
+    events = _events_of(home, dag, run_id, task, number)
     reasons = [event for event in events if event.startswith("carclf: ")]
     for event in reasons[-1:] or events[-12:]:
         print(f"    {event[:1000]}", flush=True)
 
 
-def events_of(home: Path, dag: str, run_id: str, task: str, number: int = -1) -> list[str]:
+def _events_of(home: Path, dag: str, run_id: str, task: str, number: int = -1) -> list[str]:
     """What the newest log of a task says, line by line; ``number`` is a mapped one's."""
     folder = home / "logs" / f"dag_id={dag}" / f"run_id={run_id}" / f"task_id={task}"
     logs = sorted((folder / f"map_index={number}" if number >= 0 else folder).glob("attempt=*.log"))
