@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from carclf.errors import ConfigError
-from carclf.experiments.results import read_outcome, report_of
+from carclf.experiments.results import find_outcome, report_of
 from carclf.records import run_id_of
 from carclf.reporting import pages
 from carclf.reporting.facts import artifact_file
@@ -127,7 +127,7 @@ def _add_data(site: FastAPI) -> None:
 
 def _experiment(root: str, store: Store, name: str) -> str:
     """The page that compares an experiment's recipes."""
-    if report_of(name, store) is None:
+    if (found := find_outcome(name, store)) is None:
         return pages.problem_page(root, "Not compared yet", f"The recipes of {name} are compared by its last task.",
                                   runs=name)
-    return pages.experiment_page(root, read_outcome(name, store))
+    return pages.experiment_page(root, found)

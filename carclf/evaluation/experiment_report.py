@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from carclf.evaluation.pages import render
@@ -15,7 +16,7 @@ def render_experiment(found: dict[str, Any], picture: bytes) -> str:
                   picture=base64.b64encode(picture).decode())
 
 
-def ranked(found: dict[str, Any]) -> list[dict[str, Any]]:
+def ranked(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows, the most accurate first."""
     return sorted(found["rows"], key=lambda row: -row["accuracy"])
 

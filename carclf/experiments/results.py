@@ -39,10 +39,17 @@ def write_outcome(plan: Plan, store: Store) -> dict[str, Any]:
 
 def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
     """What ``write_outcome`` left; ConfigError where there is nothing."""
-    key = f"experiments/{experiment}/comparison.json"
-    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(key)) is None:
+    if (found := find_outcome(experiment, store)) is None:
         raise ConfigError(f"The experiment {experiment!r} in {store.url} was not compared yet: "
                           f"carclf experiment compare --name {experiment}")
+    return found
+
+
+def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
+    """The same; None where nothing was compared yet, or for what is no experiment. DataError where it is damaged."""
+    key = f"experiments/{experiment}/comparison.json"
+    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(key)) is None:
+        return None
     try:
         parsed: dict[str, Any] = json.loads(found.data)
     except ValueError as error:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carclf.errors import DataError
+from carclf.evaluation.experiment_report import ranked
 from carclf.reporting.charts import BLUE, GREEN, RED, SOFT, Chart, Spec, Values, axis, colours, number, spec
 from carclf.reporting.sources import OF_OTHER_SHAPE
 
@@ -17,7 +18,7 @@ SHARED = ("experiment", "recipe", "seeds", "num_images", "num_folds", "num_compa
 def experiment_view(found: Mapping[str, Any]) -> dict[str, Any]:
     """The values of the template ``experiment.html``, of an experiment's ``comparison.json``; DataError for another."""
     try:
-        rows = sorted(found["rows"], key=lambda row: -row["accuracy"])
+        rows = ranked(found)
         return {name: found[name] for name in SHARED} | {
             "rows": [_shown(row) for row in rows], "over_cost": over_cost(rows)}
     except OF_OTHER_SHAPE as error:
