@@ -52,7 +52,7 @@ class S3Store:
                 answer = self._client.get_object(Bucket=self.bucket, Key=name)
                 data = answer["Body"].read()
                 parts = parts_in(answer["Metadata"], len(data)) or []
-                if len(parts) != 1 or _sha256(data).startswith(parts[0].digest):
+                if len(parts) != 1 or hashlib.sha256(data).digest().startswith(parts[0].digest):
                     return Versioned(data, answer["ETag"])
             except (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
                 if tries == NUM_TRIES:
@@ -178,10 +178,6 @@ def _connect() -> Any:
 
 def _code(error: Exception) -> str:
     return str(getattr(error, "response", {}).get("Error", {}).get("Code", ""))
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 def _metadata(error: Exception) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from carclf.progress import log
 from carclf.services.storage.s3_parts import NUM_TRIES, Part, each, metadata_of, part_digest, parts_in, split
 
 Sent = dict[str, Any]
-# What S3 says of a part that is not what its checksum says; and of an upload that the other of two has ended.
+# What S3 says of a part that is not what its checksum says.
 _DAMAGED = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _NOT_TO_BE_LISTED = {"AccessDenied", "NotImplemented", "MethodNotAllowed"}
 _ABANDONED = timedelta(days=1)
