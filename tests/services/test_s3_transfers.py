@@ -138,28 +138,24 @@ def test_a_download_that_was_cut_off_goes_on_with_the_parts_that_are_not_there(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "large.bin"]
 
 
-def test_a_connection_cut_once_is_no_error(way: FaultyWay, store: S3Store, large: Path, tmp_path: Path) -> None:
-    store.upload(large, "archives/x.zip")
-    store.write("runs/r.json", b"{}" * 100)
-    left = [*ranges(3), ""]
-    way.fault = lambda method, what: left.remove(what) or "cut" if method == "GET" and what in left else None
-    store.download("archives/x.zip", tmp_path / "back")
-    found = store.read("runs/r.json")
-    assert left == [] and found is not None and found.data == b"{}" * 100
-    assert (tmp_path / "back").read_bytes() == large.read_bytes()
-
-
-def test_what_is_damaged_on_its_way_from_the_store_is_fetched_again_and_never_passed_on(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+@pytest.mark.parametrize(("fault", "part"), [("cut", 3), ("flip", 1)])
+def test_what_is_cut_off_or_damaged_once_on_its_way_from_the_store_is_fetched_again(
+    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path, fault: str, part: int
 ) -> None:
     store.upload(large, "archives/x.zip")
     store.write("runs/r.json", b"{}" * 100)
-    left = [*ranges(1), ""]
-    way.fault = lambda method, what: left.remove(what) or "flip" if method == "GET" and what in left else None
+    left = [*ranges(part), ""]
+    way.fault = lambda method, what: left.remove(what) or fault if method == "GET" and what in left else None
     store.download("archives/x.zip", tmp_path / "back")
     found = store.read("runs/r.json")
     assert left == [] and found is not None and found.data == b"{}" * 100
     assert (tmp_path / "back").read_bytes() == large.read_bytes()
+
+
+def test_what_arrives_damaged_each_time_is_never_passed_on(
+    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+) -> None:
+    store.upload(large, "archives/x.zip")
     way.fault = lambda method, what: "flip" if what in ranges(4) else None
     with pytest.raises(DataError, match=r"Part 4 of some/prefix/archives/x.zip arrives damaged each time"):
         store.download("archives/x.zip", tmp_path / "other")
