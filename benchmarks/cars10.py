@@ -89,7 +89,8 @@ def ways(options: argparse.Namespace) -> dict[str, Callable[..., Answers]]:
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the seeds that every way has run, and the ratios to the seed's way."""
-    frame = pd.DataFrame(rows)
+    # Rows of interrupted trainings have no times.
+    frame = pd.DataFrame(rows).reindex(columns=["way", "seed", "accuracy", "seconds", "cpu_seconds"])
     num_ways = frame["way"].nunique()
     frame = frame[frame.groupby("seed")["way"].transform("nunique") == num_ways]
     means = frame.groupby("way")[["accuracy", "seconds", "cpu_seconds"]].mean()
