@@ -11,17 +11,17 @@ def run_experiment(step: str, context: Mapping[str, Any], *arguments: str) -> An
     name = run_id_of(context["dag_run"].run_id)
     # Only the download needs Kaggle's key.
     allowed = child_environment("download" if step == "prepare" else "split")
-    return _result_of(step, ["experiment", step, "--name", name, *arguments], allowed | airflow_address(context))
+    return _result_of(f"experiment {step}", ["--name", name, *arguments], allowed | airflow_address(context))
 
 
 def promote_run(run: str, context: Mapping[str, Any]) -> Any:
     """Take a run through the gate, as approved by who triggered the experiment; its result, small enough for XCom."""
     user = context["dag_run"].triggering_user_name or ""
-    command = ["champion", "promote", "--run", run, "--by", user]
-    return readable(_result_of("promote", command, child_environment("promote") | airflow_address(context)))
+    environment = child_environment("promote") | airflow_address(context)
+    return readable(_result_of("champion promote", ["--run", run, "--by", user], environment))
 
 
-def _result_of(what: str, arguments: list[str], environment: dict[str, str]) -> Any:
-    status, reason, result = run_carclf(arguments, environment)
-    require_done(what, status, reason)
+def _result_of(command: str, options: list[str], environment: dict[str, str]) -> Any:
+    status, reason, result = run_carclf(command, options, environment)
+    require_done(command.split()[-1], status, reason)
     return result

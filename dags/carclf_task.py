@@ -60,7 +60,7 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     run_id = run_id_of(context["dag_run"].run_id)
     settings = settings_of(context["params"]) if stage == "download" else []
     environment = child_environment(stage) | airflow_address(context)
-    status, reason, left = run_carclf([stage, "--run", run_id, *arguments, *settings], environment)
+    status, reason, left = run_carclf(stage, ["--run", run_id, *arguments, *settings], environment)
     result = readable(left or {})
     if status == SKIP_WHAT_FOLLOWS:
         log.info("What follows is skipped: %s", result["skip"])
@@ -73,14 +73,14 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     return result
 
 
-def run_carclf(arguments: list[str], environment: dict[str, str]) -> tuple[int, str, Any]:
+def run_carclf(command: str, options: list[str], environment: dict[str, str]) -> tuple[int, str, Any]:
     """A command of carclf as a child: its exit status, what it said is wrong, and its result (None: it left none)."""
     # What a killed child leaves there goes with the folder.
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
-        command = [sys.executable, "-u", "-m", "carclf", *arguments, "--store", os.environ.get("CARCLF_STORE", "store"),
-                   "--result", str(path)]
-        status, reason = run_child(command, environment | {"TMPDIR": folder})
+        arguments = [*command.split(), "--store", os.environ.get("CARCLF_STORE", "store"), *options]
+        child = [sys.executable, "-u", "-m", "carclf", *arguments, "--result", str(path)]
+        status, reason = run_child(child, environment | {"TMPDIR": folder})
         return status, reason, json.loads(path.read_text()) if path.exists() else None
 
 
