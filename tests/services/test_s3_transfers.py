@@ -22,6 +22,7 @@ from carclf.services.storage import FolderStore, S3Store, open_store, s3_parts
 MIB = 1 << 20
 PART = 5 * MIB  # S3 takes no smaller one but the last
 NUM_PARTS = 5
+SLEEP = time.sleep
 
 
 @pytest.fixture
@@ -103,7 +104,9 @@ def test_a_file_that_is_there_already_is_not_sent_again(way: FaultyWay, store: S
 def test_several_that_upload_one_file_at_once_all_succeed(
     store: S3Store, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")  # moto answers 500 to a part whose upload another one has just ended
+    # moto answers 500 to a part whose upload another one has ended, and only a while later holds the object.
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
+    monkeypatch.setattr(time, "sleep", SLEEP)
     with ThreadPoolExecutor(3) as pool:
         done = [pool.submit(open_store(store.url).upload, large, "archives/x.zip") for _ in range(3)]
     assert [one.exception() for one in done] == [None] * 3
