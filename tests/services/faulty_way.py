@@ -1,4 +1,7 @@
-"""A way to an S3 server that cuts connections, damages bytes and refuses damaged parts, as S3 itself does."""
+"""A way to an S3 server that cuts connections and damages bytes.
+
+It refuses damaged parts, and parts for an upload that was ended (moto stumbles over them), as S3 itself does.
+"""
 
 import base64
 import hashlib
@@ -12,6 +15,7 @@ from urllib.parse import urlsplit
 Fault = Callable[[str, str], str | None]
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "date", "server"}
 BAD_DIGEST = b"<Error><Code>BadDigest</Code><Message>The checksum did not match.</Message></Error>"
+NO_SUCH_UPLOAD = b"<Error><Code>NoSuchUpload</Code><Message>The upload does not exist.</Message></Error>"
 
 
 class FaultyWay:
@@ -40,6 +44,8 @@ class FaultyWay:
                 server.request(self.command, self.path, body, dict(self.headers))
                 found = server.getresponse()
                 answer, headers = found.read(), dict(found.getheaders())
+                if found.status == 500 and "uploadId=" in what:
+                    return self._answer(404, {}, NO_SUCH_UPLOAD)
                 if self.command == "GET" and fault == "flip":
                     answer = _flipped(answer)
                 self._answer(found.status, headers, answer, cut=self.command == "GET" and fault == "cut")

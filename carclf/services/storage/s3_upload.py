@@ -28,16 +28,22 @@ def upload(client: Any, named: Mapping[str, str], path: Path) -> None:
     parts = split(path)
     if len(parts) == 1:
         put_object(client, named, path.read_bytes())
-    elif not _is_there(client, named, parts):
+    else:
+        _send_unless_there(client, named, path, parts)
+
+
+def _send_unless_there(client: Any, named: Mapping[str, str], path: Path, parts: Sequence[Part]) -> None:
+    # Other workers with the same file may have taken up the same upload; the first of them ends it for all.
+    for tries in range(1, NUM_TRIES + 1):
+        if _is_there(client, named, parts):
+            return
         try:
             _send(client, named, path, parts)
+            return
         except client.exceptions.ClientError as error:
-            # Another worker with the same file may have taken up the same upload, and was first to end it.
-            if _is_there(client, named, parts):
-                return
-            if error.response["Error"]["Code"] != "NoSuchUpload":
+            if error.response["Error"]["Code"] != "NoSuchUpload" or tries == NUM_TRIES:
                 raise
-            _send(client, named, path, parts)
+            time.sleep(0.5 * tries)
 
 
 def put_object(
