@@ -1,5 +1,6 @@
 """Small real runs in one store, for the commands that do something with trained models."""
 
+import fcntl
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,19 +30,30 @@ def kaggle(cars: tuple[Path, DemoServer], monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture(scope="session")
-def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Runs seed-0 (the champion), seed-1 and wide to evaluate on one split, fold-0 and fold-1 on two."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
-        patch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        patch.setenv("CARCLF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        place = open_store(str(tmp_path_factory.mktemp("store")))
-        for fold in range(2):
-            run_to("evaluate", place, f"fold-{fold}", **FOLDS | {"split.fold": fold})
-        run_to("promote", place, "seed-0", **{"evaluate.zooms": "1,1.2"})
-        run_to("evaluate", place, "seed-1", seed=1)
-        run_to("evaluate", place, "wide", **{"model.image_height": 96, "model.image_width": 128})
-    return place
+def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Store:
+    """Runs seed-0 (the champion), seed-1 and wide to evaluate on one split, fold-0 and fold-1 on two.
+
+    Whichever process of the tests comes first makes it; the others wait and take it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "trained"
+    with folder.with_suffix(".lock").open("w") as lock, pytest.MonkeyPatch.context() as patch:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
+            patch.setenv("KAGGLE_API_TOKEN", "demo-key")
+            patch.setenv("CARCLF_CACHE", str(base / "cache"))
+            _train(open_store(str(folder.with_suffix(".part"))))
+            folder.with_suffix(".part").rename(folder)
+    return open_store(str(folder))
+
+
+def _train(place: Store) -> None:
+    for fold in range(2):
+        run_to("evaluate", place, f"fold-{fold}", **FOLDS | {"split.fold": fold})
+    run_to("promote", place, "seed-0", **{"evaluate.zooms": "1,1.2"})
+    run_to("evaluate", place, "seed-1", seed=1)
+    run_to("evaluate", place, "wide", **{"model.image_height": 96, "model.image_width": 128})
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from small_runs import run_to
 
-from carclf.artifacts import Evaluation
+from carclf.artifacts import Archive, Evaluation
+from carclf.data.images import unpack
 from carclf.reporting.comparison import compare
 from carclf.reporting.facts import artifact_file, facts, picture
 from carclf.run_index import rebuild, rows
@@ -75,7 +76,8 @@ def test_the_pictures_of_errors_are_given_one_by_one_too(store: Store) -> None:
     assert page is not None and page.startswith(b"<!")
 
 
-def test_two_real_runs_are_compared_on_their_common_images(store: Store, own_cache: Path) -> None:
+def test_two_real_runs_are_compared_on_their_common_images(store: Store) -> None:
+    unpack(Run.load("seed-0", store).artifact(Archive, "download"), store)
     found = compare(store, "seed-0", "wide")
     answers = [Run.load(run, store).artifact(Evaluation, "evaluate").figures for run in ("seed-0", "wide")]
     paired = found["paired"]
@@ -87,7 +89,7 @@ def test_two_real_runs_are_compared_on_their_common_images(store: Store, own_cac
     assert found["num_changed"] == len(found["changed"]) > 0
     for one in found["changed"]:
         assert 0 < one["a_probability"] <= 1 and 0 < one["b_probability"] <= 1
-        assert one["picture"].startswith(JPEG)  # this machine has the images unpacked
+        assert one["picture"].startswith(JPEG)
     other = compare(store, "fold-0", "fold-1")
     assert other["verdict"] == "none"  # each trained on the other's validation images
 
