@@ -34,15 +34,15 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
                            f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
     answers = _answers(tables, plan.ensemble)
-    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level)
+    lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
+    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level, num_stopped=len(lost))
     costs = {name: cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
             for name in answers]
-    lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
     known = {member.recipe for member in (*runs, *failed)} | set(lost)
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
-        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
+        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts) + len(lost), "seeds": plan.seeds,
         "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": with_front(rows),
         "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}

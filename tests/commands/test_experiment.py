@@ -49,6 +49,7 @@ def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did
     assert all("the store has none to go on from" in row["error"] for row in found["failed"])
     assert found["left_out"] == []
     assert found["num_images"] > 20
+    assert found["num_compared"] == len(found["rows"]) - 1 + len(found["dropped"])
     assert found["winner"] == ""  # so few images tell nothing apart
     for row in found["rows"][1:]:
         assert row["low"] <= row["difference"] <= row["high"]

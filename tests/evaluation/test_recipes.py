@@ -36,6 +36,19 @@ def test_of_2000_experiments_without_a_difference_at_most_one_in_twenty_finds_on
     assert alarms / 2000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
 
 
+@pytest.mark.parametrize(("num_recipes", "num_kept", "num_seeds", "shift"), [(64, 2, 2, 0.1), (32, 1, 1, 0.0)])
+def test_the_luckiest_of_many_that_raced_is_found_better_no_more_often(num_recipes, num_kept, num_seeds, shift):
+    random = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(1000):
+        ran = simulated(random, num_recipes, num_seeds, 400, shift)
+        best = sorted(list(ran)[1:], key=lambda name: -ran[name].mean())[:num_kept]
+        verdicts, _ = compare_recipes({name: ran[name] for name in ("0", *best)}, "0",
+                                      num_stopped=num_recipes - 1 - num_kept)
+        alarms += any(verdict.finding != "cannot tell" for verdict in verdicts)
+    assert alarms / 1000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
+
+
 def test_a_real_difference_is_found_with_its_sign_and_its_size_inside_of_the_interval():
     random = np.random.default_rng(1)
     base = random.random((2, 2000)) < 0.8
