@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from carclf.__main__ import app
 from carclf.errors import ConfigError, QualityError
+from carclf.experiments.members import minutes_spent
+from carclf.experiments.plan import read_plan
 from carclf.services.storage import open_store
 
 SETTINGS = SMALL | {"fine_tune.epochs": 2, "fine_tune.patience": 5}
@@ -112,6 +114,20 @@ def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
     assert (found["left_out"], found["failed"]) == (["frozen", "mixup"], [])
     assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
+
+
+def test_what_is_spent_stays_spent_when_the_experiment_is_run_again_or_pauses_at_a_rung(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    for name, options in (("again", []), ("raced", ["--rungs", "1"])):
+        plan(store, name, "--try", "frozen", "--try", "mixup", "--seeds", "0", *options)
+        carclf(store, "prepare", "--name", name)
+        spent = [0.0]
+        for rung in ("1", "0", "0") if options else ("0", "0"):
+            carclf(store, "train", "--name", name, "--members", "0", "--rung", rung)
+            spent.append(minutes_spent(read_plan(name, store), store))
+        assert spent == sorted(spent)
+        head = json.loads(store.read(f"runs/{name}-baseline-s0.json").data)["stages"]["train_head"]
+        assert 60 * spent[1] > head["seconds"] + 0.1  # the epochs to the rung too
 
 
 def test_what_was_not_trained_or_compared_is_said(tmp_path):
