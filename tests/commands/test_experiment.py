@@ -130,6 +130,24 @@ def test_what_is_spent_stays_spent_when_the_experiment_is_run_again_or_pauses_at
         assert 60 * spent[1] > head["seconds"] + 0.1  # the epochs to the rung too
 
 
+def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_computed_them(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0")
+    carclf(store, "run", "--name", "shared")
+    computed = sum(json.loads(store.read(key).data)["seconds"] for key in store.keys("features/")
+                   if key.endswith("manifest.json"))
+    saved = {}
+    for name in ("baseline", "smooth"):
+        key = json.loads(store.read(f"runs/shared-{name}-s0.json").data)["stages"]["train_head"]["key"]
+        head = json.loads(store.read(f"models/{key}/manifest.json").data)
+        saved[name] = head["figures"]["seconds_saved"]
+        row = next(row for row in json.loads(store.read("experiments/shared/comparison.json").data)["rows"]
+                   if row["recipe"] == name)
+        assert 60 * row["minutes"] == pytest.approx(head["seconds"] + saved[name])
+    assert saved["baseline"] < 0.1 * computed
+    assert 0.2 * computed < saved["smooth"] <= computed
+
+
 def test_what_was_not_trained_or_compared_is_said(tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "early", "--try", "frozen")
