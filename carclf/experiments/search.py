@@ -44,6 +44,19 @@ def parse_range(text: str) -> tuple[str, Any]:
     return key, FloatDistribution(float(low), float(high), log=logarithmic)
 
 
+def ends(ranges: Sequence[str], num_trials: int) -> dict[str, dict[str, Any]]:
+    """As many recipes as a search would propose, of the first, the last and every named value of its ranges.
+
+    ConfigError for two ranges of one setting.
+    """
+    space = [parse_range(text) for text in ranges]
+    if len(dict(space)) < len(space):
+        raise ConfigError(f"A setting has two ranges in {', '.join(ranges)}. Give it one.")
+    values = {key: getattr(found, "choices", None) or (found.low, found.high) for key, found in space}
+    return {f"trial-{number}": {key: those[number % len(those)] for key, those in values.items()}
+            for number in range(max(num_trials, *map(len, values.values())) if values else 0)}
+
+
 def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, dict[str, Any]]:
     """Recipes ``trial-<n>`` and what each changes, from what the study knows; they are kept in it as running."""
     space = dict(parse_range(text) for text in ranges)

@@ -106,6 +106,19 @@ def test_a_member_that_trained_to_a_rung_goes_on_to_the_same_weights_as_one_that
     assert raced["files"]["probe.parquet"]["sha256"] == straight["files"]["probe.parquet"]["sha256"]
 
 
+@pytest.mark.parametrize(("ranges", "words"), [
+    (["split.val_fraction=0.1..0.2"], "changes split.val_fraction"),
+    (["fine_tune.epochs=1..5000"], "fine_tune.epochs = 5000: Input should be less than or equal to 500"),
+    (["fine_tune.schedule=cosine|plateau|plataeu"], "fine_tune.schedule = 'plataeu'"),
+    (["fine_tune.mixup=0..0.2", "fine_tune.mixup=0..0.3"], "A setting has two ranges"),
+])
+def test_a_search_that_cannot_be_carried_out_asks_nothing_of_its_study(tmp_path, ranges, words):
+    store = open_store(str(tmp_path))
+    with pytest.raises(ConfigError, match=words):
+        carclf(store, "plan", "--name", "rates", "--form", json.dumps({"recipe": "demo", "search": ranges}))
+    assert list(store.keys("studies/")) == []
+
+
 def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "short", "--try", "frozen", "--try", "mixup", "--seeds", "0", "--budget-minutes", "0.001")
