@@ -118,10 +118,10 @@ def _verdict(name: str, own: Correct, base: Correct, design: _Design) -> Verdict
     p_value = min(1.0, float(2 * t.sf(abs(difference) / error, degrees)) * design.num_compared)
     return Verdict(
         name, len(own), float(own.mean()), float(own.mean(1).std(ddof=1)) if len(own) > 1 else None,
-        difference, difference - reach, difference + reach, p_value,
-        reach + float(t.isf(1 - POWER, degrees)) * error,
+        difference, max(-1.0, difference - reach), min(1.0, difference + reach), p_value,
+        min(1.0, reach + float(t.isf(1 - POWER, degrees)) * error),
     )
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{round(100 * share, 1) + 0:+.1f}"  # + 0: no "-0.0"

@@ -72,6 +72,19 @@ def test_one_and_the_same_answers_are_no_proof_of_equality():
     assert verdict.sentence().startswith("no difference that this experiment could see: +0.0 points (")
 
 
+def test_two_images_claim_no_more_than_there_is():
+    [verdict], _ = compare_recipes({"baseline": answers("10", "00"), "other": answers("01", "11")}, "baseline")
+    assert (verdict.low, verdict.high, verdict.smallest_difference) == (-1, 1, 1)
+    assert verdict.finding == "cannot tell"
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    base = answers("1" * 3000 + "0")
+    [verdict], _ = compare_recipes({"baseline": base, "other": answers("1" * 2999 + "00")}, "baseline")
+    assert verdict.difference < 0
+    assert ": +0.0 points (" in verdict.sentence()
+
+
 def test_a_seed_that_is_better_on_all_images_widens_every_interval():
     quiet = answers("1" * 80 + "0" * 20, "0" * 10 + "1" * 80 + "0" * 10)
     loud = answers("1" * 95 + "0" * 5, "1" * 65 + "0" * 35)
