@@ -44,13 +44,19 @@ def test_what_is_neither_is_refused(text, words):
 
 
 # what the recipe does already
-SAME = {"gpu": {"batch-32", "size-384x512", "backbone-EfficientNetV2S"},
-        "cars10": {"batch-32", "backbone-EfficientNetV2B0"}}
+OURS = {"head-with-batch-norm", "no-hidden-layer", "whole-unfrozen", "batch-32", "cosine", "label-smoothing",
+        "mirror-look"}
+SEEDS = {"head-with-batch-norm", "hidden-layer", "half-unfrozen", "plateau", "size-224", "no-label-smoothing",
+         "no-average", "one-look"}
+SAME = {"gpu": OURS | {"average", "size-384x512", "backbone-EfficientNetV2S"},
+        "cars10": OURS | {"backbone-EfficientNetV2B0"},
+        "seed-xception": SEEDS | {"batch-32", "backbone-Xception"},
+        "seed-b5": SEEDS | {"batch-16", "backbone-EfficientNetB5"}}
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name):
-    for recipe in ("gpu", "cars10"):
+    for recipe in SAME:
         plan = make_plan("one", recipe, [name], settings={"fine_tune.epochs": 5})
         same = plan.config(name, 0, 0) == plan.config("baseline", 0, 0)
         assert same == (name in SAME[recipe])
