@@ -1,16 +1,13 @@
 """What an experiment found: each recipe beside the baseline on the same images, and what it cost."""
 
-import shlex
 from dataclasses import asdict
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from carclf.artifacts import Evaluation
-from carclf.config import RECIPES
 from carclf.errors import CarclfError, QualityError
 from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
@@ -19,6 +16,7 @@ from carclf.experiments.members import began
 from carclf.experiments.plan import Member, Plan
 from carclf.experiments.racing import dropped
 from carclf.experiments.recipes import BASELINE
+from carclf.experiments.repeating import command_of
 from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
@@ -38,8 +36,10 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level, num_stopped=len(lost))
     costs = {name: cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
+            | {"command": command_of(name, plan, runs)}
             for name in answers]
-    known = {member.recipe for member in (*runs, *failed)} | set(lost)
+    known = {member.recipe for member in failed} | set(lost) | set(answers)
+    wanted = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
         "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts) + len(lost), "seeds": plan.seeds,
@@ -49,7 +49,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
                     for name, (epoch, accuracy) in lost.items()],
         "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
                    if member.recipe not in lost],
-        "left_out": [name for name in plan.recipes if name not in known],
+        "left_out": [name for name in wanted if name not in known],
     }
 
 
@@ -125,27 +125,15 @@ def _row(
     found: dict[str, Any] = {
         "recipe": name, "changes": changes, "num_seeds": len(correct), "accuracy": float(correct.mean()),
         "spread": float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None, **own, "cost": ratio,
-        "sentence": "the baseline", "finding": "", "command": _command(plan, name),
+        "sentence": "the baseline", "finding": "",
         "runs": [member.run_id for member in plan.members if member.recipe == name],
     }
     if verdict:
         found |= asdict(verdict) | {"finding": verdict.finding, "sentence": verdict.sentence(ratio)}
+    if name not in (BASELINE, ENSEMBLE) and _changes_nothing(plan, name):
+        found["sentence"] = "the same as the baseline: it changes nothing of it"
     return found
 
 
-def _command(plan: Plan, name: str) -> str:
-    """What repeats a row alone; the ensemble is made of its recipes' runs."""
-    if name == ENSEMBLE:
-        runs = [member.run_id for member in plan.members if member.recipe in plan.ensemble]
-        return "carclf ensemble " + " ".join(f"--run {run}" for run in runs)
-    folds = {"split.num_folds": plan.num_folds} if plan.num_folds else {}
-    changed = folds | plan.settings | plan.recipes[name] | {"submit.enabled": False}
-    own = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
-    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {_word(key, own[key])}" for key in own)])
-
-
-def _word(key: str, value: Any) -> str:
-    """``key=value`` for a shell; of a file of weights the name, for where it lies is another matter elsewhere."""
-    if key == "model.weights" and Path(value).is_absolute():
-        value = Path(value).name
-    return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+def _changes_nothing(plan: Plan, name: str) -> bool:
+    return plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0)

@@ -121,11 +121,12 @@ def test_a_search_that_cannot_be_carried_out_asks_nothing_of_its_study(tmp_path,
 
 def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     store = open_store(str(tmp_path))
-    plan(store, "short", "--try", "frozen", "--try", "mixup", "--seeds", "0", "--budget-minutes", "0.001")
+    plan(store, "short", "--try", "frozen", "--try", "mixup", "--try", "ensemble frozen mixup", "--seeds", "0",
+         "--budget-minutes", "0.001")
     carclf(store, "run", "--name", "short")
     found = json.loads(store.read("experiments/short/comparison.json").data)
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
-    assert (found["left_out"], found["failed"]) == (["frozen", "mixup"], [])
+    assert (found["left_out"], found["failed"]) == (["frozen", "mixup", "ensemble"], [])
     assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
 
 
@@ -145,8 +146,10 @@ def test_what_is_spent_stays_spent_when_the_experiment_is_run_again_or_pauses_at
 
 def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_computed_them(kaggle, tmp_path):
     store = open_store(str(tmp_path))
-    plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0")
-    carclf(store, "run", "--name", "shared")
+    plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3",
+         "--try", "batch-32", "--seeds", "0")
+    said = carclf(store, "run", "--name", "shared")
+    assert "the same as the baseline: it changes nothing of it" in said  # 32 is what the baseline has
     computed = sum(json.loads(store.read(key).data)["seconds"] for key in store.keys("features/")
                    if key.endswith("manifest.json"))
     saved = {}
@@ -157,6 +160,7 @@ def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_comp
         row = next(row for row in json.loads(store.read("experiments/shared/comparison.json").data)["rows"]
                    if row["recipe"] == name)
         assert 60 * row["minutes"] == pytest.approx(head["seconds"] + saved[name])
+    assert "say nothing of other seeds" in carclf(store, "table", "--name", "shared")
     assert saved["baseline"] < 0.1 * computed
     assert 0.2 * computed < saved["smooth"] <= computed
 
