@@ -52,17 +52,17 @@ class Verdict:
 
 
 def compare_recipes(
-    answers: Mapping[str, Correct], baseline: str, *, level: float = 0.05, num_stopped: int = 0
+    answers: Mapping[str, Correct], baseline: str, *, level: float = 0.05, num_before: int = 0
 ) -> tuple[list[Verdict], float | None]:
     """A verdict for each recipe but the baseline, and the standard deviation of what a seed changes on all images.
 
     Every recipe has the same images in the same order; ``level`` is the chance that any verdict of a whole experiment
-    without a real difference finds one (Bonferroni). The ``num_stopped`` recipes that lost a race on these images count
-    too: the luckiest of many was chosen. The second is None where no recipe has two seeds: then the
-    verdicts tell these models apart and say nothing of other seeds.
+    without a real difference finds one (Bonferroni). The ``num_before`` recipes by which these were chosen, in a race
+    or a study, count too: these may be the luckiest of many. The second is None where no recipe has two seeds: then
+    the verdicts tell these models apart and say nothing of other seeds.
     """
     shift, noise = _seed_variances(list(answers.values()))
-    design = _Design(shift, noise, level, len(answers) - 1 + num_stopped)
+    design = _Design(shift, noise, level, len(answers) - 1 + num_before)
     verdicts = [_verdict(name, correct, answers[baseline], design)
                 for name, correct in answers.items() if name != baseline]
     return verdicts, None if noise is None else math.sqrt(shift)

@@ -17,6 +17,7 @@ from carclf.experiments.plan import Member, Plan
 from carclf.experiments.racing import dropped
 from carclf.experiments.recipes import BASELINE
 from carclf.experiments.repeating import command_of
+from carclf.experiments.search import num_earlier_trials
 from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
@@ -33,7 +34,8 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
                            f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
     answers = _answers(tables, plan.ensemble)
     lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
-    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level, num_stopped=len(lost))
+    num_before = len(lost) + num_earlier_trials(plan)
+    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level, num_before=num_before)
     costs = {name: cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
             | {"command": command_of(name, plan, runs)}
@@ -42,7 +44,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     wanted = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
-        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts) + len(lost), "seeds": plan.seeds,
+        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts) + num_before, "seeds": plan.seeds,
         "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": with_front(rows),
         "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}

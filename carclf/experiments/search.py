@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.config import fields, parse_override
 from carclf.errors import ConfigError, ServiceError
-from carclf.experiments.plan import EXPERIMENT
+from carclf.experiments.plan import EXPERIMENT, Plan
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
@@ -63,6 +63,12 @@ def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> 
     with _study(name, store) as study:
         trials = [study.ask(space) for _ in range(num_trials)]
         return {f"trial-{trial.number}": dict(trial.params) for trial in trials}
+
+
+def num_earlier_trials(plan: Plan) -> int:
+    """How many recipes the plan's study had proposed before: by what they reached the plan's own were chosen."""
+    own = [int(found[1]) for found in map(TRIAL.fullmatch, plan.recipes) if found]
+    return min(own, default=0) if plan.study else 0
 
 
 def tell(name: str, found: dict[str, Any], store: Store) -> None:

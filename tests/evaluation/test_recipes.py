@@ -44,7 +44,7 @@ def test_the_luckiest_of_many_that_raced_is_found_better_no_more_often(num_recip
         ran = simulated(random, num_recipes, num_seeds, 400, shift)
         best = sorted(list(ran)[1:], key=lambda name: -ran[name].mean())[:num_kept]
         verdicts, _ = compare_recipes({name: ran[name] for name in ("0", *best)}, "0",
-                                      num_stopped=num_recipes - 1 - num_kept)
+                                      num_before=num_recipes - 1 - num_kept)
         alarms += any(verdict.finding != "cannot tell" for verdict in verdicts)
     assert alarms / 1000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
 
