@@ -13,6 +13,7 @@ from carclf.experiments import members, racing
 from carclf.experiments.form import Form, numbers, plan_of, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, ends, propose
+from carclf.progress import log
 from carclf.services.storage import Store, open_store
 
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
@@ -142,6 +143,9 @@ def _tried(plan: Plan, group: list[int], rung: int, store: str) -> None:
         members.train_group(plan, group, open_store(store), pause_epoch=_epoch(plan, rung))
     except CarclfError as error:  # it is in the comparison's list of failures
         print(f"{plan.members[group[0]].run_id} failed: {error}")
+    except Exception as error:  # noqa: BLE001 (so is this: memory that ran out for one recipe is none of the others')
+        log.exception("experiment: %s", plan.members[group[0]].run_id)
+        print(f"{plan.members[group[0]].run_id} failed: {type(error).__name__}: {error}")
 
 
 @experiment_app.command("table")

@@ -165,6 +165,21 @@ def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_comp
     assert 0.2 * computed < saved["smooth"] <= computed
 
 
+def test_a_training_that_breaks_in_a_way_nobody_foresaw_stops_no_other(kaggle, tmp_path, monkeypatch):
+    store = open_store(str(tmp_path / "store"))
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "decoded").write_text("a file where fine-tuning needs a folder")
+    plan(store, "broken", "--set", "fine_tune.epochs=0", "--set", "fine_tune.cache_gb=0",
+         "--try", "cached fine_tune.cache_gb=1 fine_tune.mixup=0.1", "--try", "smooth head.label_smoothing=0.3",
+         "--seeds", "0")
+    said = carclf(store, "run", "--name", "broken")
+    assert "broken-cached-s0 failed: FileExistsError: " in said
+    found = json.loads(store.read("experiments/broken/comparison.json").data)
+    assert [row["recipe"] for row in found["rows"]] == ["baseline", "smooth"]
+    assert [row["run"] for row in found["failed"]] == ["broken-cached-s0"]
+
+
 def test_what_was_not_trained_or_compared_is_said(tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "early", "--try", "frozen")
