@@ -165,6 +165,19 @@ def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_comp
     assert 0.2 * computed < saved["smooth"] <= computed
 
 
+def test_a_recipe_of_which_a_fold_was_not_trained_is_named(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    plan(store, "folds", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0",
+         "--folds", "2")
+    for fold in ("0", "1"):
+        carclf(store, "prepare", "--name", "folds", "--fold", fold)
+    carclf(store, "train", "--name", "folds", "--members", "0,1,2")
+    carclf(store, "compare", "--name", "folds")
+    found = json.loads(store.read("experiments/folds/comparison.json").data)
+    assert [row["recipe"] for row in found["rows"]] == ["baseline"]
+    assert found["left_out"] == ["smooth"]
+
+
 def test_a_training_that_breaks_in_a_way_nobody_foresaw_stops_no_other(kaggle, tmp_path, monkeypatch):
     store = open_store(str(tmp_path / "store"))
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
