@@ -9,6 +9,7 @@ import pandas as pd
 
 from carclf.artifacts import Evaluation
 from carclf.errors import CarclfError, QualityError
+from carclf.evaluation.calibration import calibrated
 from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.costs import cost, with_front
@@ -22,6 +23,7 @@ from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
 
+SHARES = r"^p\d+$"  # columns of probabilities
 Tables = dict[str, dict[int, pd.DataFrame]]  # of each recipe and seed: id, label and probabilities, all folds
 
 
@@ -96,10 +98,17 @@ def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
         for seed in plan.seeds:
             own = [run for member, run in runs.items() if (member.recipe, member.seed) == (name, seed)]
             if len(own) == max(1, plan.num_folds):
-                parts = [pd.read_parquet(run.artifact(Evaluation, "evaluate").path(run.store, "predictions.parquet"))
-                         for run in own]
-                found.setdefault(name, {})[seed] = pd.concat(parts).set_index("id").sort_index()
+                found.setdefault(name, {})[seed] = pd.concat(map(_predictions, own)).set_index("id").sort_index()
     return found
+
+
+def _predictions(run: Run) -> pd.DataFrame:
+    """A run's answers, with calibrated probabilities: those that `carclf ensemble` averages."""
+    evaluation = run.artifact(Evaluation, "evaluate")
+    table = pd.read_parquet(evaluation.path(run.store, "predictions.parquet"))
+    names = table.filter(regex=SHARES).columns
+    table[names] = calibrated(table[names].to_numpy(float), float(evaluation.figures["temperature"]))
+    return table
 
 
 def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
@@ -110,11 +119,12 @@ def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
         ids = ids.intersection(table.index)
     found = {name: np.stack([(table.loc[ids, "predicted"] == table.loc[ids, "label"]).to_numpy()
                              for table in seeds.values()]) for name, seeds in tables.items()}
-    own = [table for name in ensemble for table in tables.get(name, {}).values()]
-    if len(own) > 1:
-        shares = [table.loc[ids].filter(regex=r"^p\d+$") for table in own]
+    own = [list(tables[name].values()) for name in ensemble if name in tables]
+    if sum(map(len, own)) > 1:
+        # a recipe with more seeds counts no more than another one
+        shares = [table.loc[ids].filter(regex=SHARES) / len(seeds) for seeds in own for table in seeds]
         named = reduce(pd.DataFrame.add, shares).idxmax(axis="columns").str[1:].astype(int)
-        found[ENSEMBLE] = (named == own[0].loc[ids, "label"]).to_numpy()[None]
+        found[ENSEMBLE] = (named == own[0][0].loc[ids, "label"]).to_numpy()[None]
     return found
 
 

@@ -72,6 +72,14 @@ def test_recipes_that_share_a_training_cost_the_same_and_have_one_model(compared
 
 
 @pytest.mark.acceptance  # with real trainings
+def test_the_row_of_an_ensemble_is_what_its_command_makes(compared):
+    row = json.loads(compared.read("experiments/one/comparison.json").data)["rows"][-1]
+    answer = CliRunner().invoke(app, [*row["command"].split()[1:], "--store", compared.url, "--name", "joined"])
+    record = json.loads(compared.read("runs/joined.json").data)
+    assert record["stages"]["evaluate"]["figures"]["val_accuracy"] == pytest.approx(row["accuracy"]), answer.output
+
+
+@pytest.mark.acceptance  # with real trainings
 def test_the_page_and_the_table_name_every_recipe_and_the_command_that_repeats_it(compared, tmp_path):
     page = compared.read("experiments/one/report.html").data.decode()
     assert all(f"{name}" in page for name in ("baseline", "frozen", "one-look", "ensemble", "one-lost-s0"))
