@@ -46,11 +46,11 @@ PARAMS = {
                      items={"type": "string"},
                      description="A line each: NAME [OTHER…] key=value…, ensemble [NAME…], or one of: "
                                  f"{', '.join(ABLATIONS)}."),
-    "seeds": Param("0,1", type="string", pattern=r"^\d+(,\d+)*$", title="Seeds", section="Design",
+    "seeds": Param("0,1", type="string", pattern=r"^ *\d+( *, *\d+)* *$", title="Seeds", section="Design",
                    description="Each recipe is trained once with each."),
     "folds": Param(0, type="integer", minimum=0, maximum=20, title="Folds", section="Design",
                    description="Of a cross-validation; 0: the holdout."),
-    "rungs": Param("", type=["string", "null"], pattern=r"^(\d+(,\d+){0,2})?$", title="Rungs", section="Racing",
+    "rungs": Param("", type=["string", "null"], pattern=r"^( *\d+( *, *\d+){0,2} *)?$", title="Rungs", section="Racing",
                    description="Epochs after which the worse recipes stop, at most three, such as 2,5."),
     "keep": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, title="Share kept", section="Racing",
                   description="Share of the recipes that goes on after a rung."),

@@ -16,9 +16,10 @@ from typing import Any
 from carclf.config import load, parse_override
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments.form import plan_of, read_form
+from carclf.experiments.search import ends
 from carclf.gpus import gpus
 from local.airflow import ROOT, Airflow, AirflowFailed
-from local.experiment import run_experiment
+from local.experiment import name_of, run_experiment
 from local.follow import abandon, follow, trigger
 from local.processes import Processes
 from local.server import start_server
@@ -38,7 +39,8 @@ def demo(options: argparse.Namespace) -> int:
     load(recipe, dict(map(parse_override, given)))  # a mistake is told before anything is started
     if form:
         form = form.model_copy(update={"recipe": recipe})
-        plan_of("demo", form.model_copy(update={"settings": f"{shlex.join(given)} {form.settings}"}))
+        whole = form.model_copy(update={"settings": f"{shlex.join(given)} {form.settings}"})
+        plan_of("demo", whole, ends(form.search, form.trials))
     with _alone(home), Processes(home / "logs") as processes:
         environment = _environment(str(store)) | {
             "CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2", "CARCLF_RECIPE": recipe,
@@ -52,7 +54,7 @@ def demo(options: argparse.Namespace) -> int:
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
         if form:
-            summary = run_experiment(airflow, form.model_dump(), Path(options.experiment).stem)
+            summary = run_experiment(airflow, form.model_dump(), name_of(options.experiment))
         else:
             summary = _retrain(airflow, store)
         print(f"artifacts    {store}")

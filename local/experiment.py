@@ -1,6 +1,8 @@
 """An experiment in the terminal: a line per finished task, and what was found."""
 
+import re
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +11,12 @@ from local.follow import FINISHED, abandon, seconds_of, show_log, trigger
 
 DAG = "car_experiments"
 PAGE = 100  # task instances that one answer holds at most
+
+
+def name_of(form: str) -> str:
+    """The name of the experiment of a file of its form, in characters that Airflow and the store take."""
+    stem = "" if form.lstrip().startswith("{") else Path(form).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:80] or "experiment"
 
 
 def run_experiment(airflow: Airflow, conf: dict[str, Any], name: str) -> dict[str, Any]:

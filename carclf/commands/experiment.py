@@ -12,7 +12,8 @@ from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import members, racing
 from carclf.experiments.form import Form, numbers, plan_of, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
-from carclf.experiments.search import TRIAL, propose
+from carclf.experiments.search import TRIAL, ends, propose
+from carclf.progress import log
 from carclf.services.storage import Store, open_store
 
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
@@ -28,7 +29,7 @@ BudgetOption = Annotated[float, typer.Option("--budget-minutes", min=0, help="Of
 
 
 SearchOption = Annotated[list[str], typer.Option("--search", help="key=low..high or key=a|b: Optuna proposes.")]
-TrialsOption = Annotated[int, typer.Option("--trials", min=1, help="Recipes that --search proposes.")]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, max=100, help="Recipes that --search proposes.")]
 StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
 
 
@@ -53,7 +54,8 @@ def _plan(
 
 
 def _planned(name: str, form: Form, store: Store) -> Plan:
-    plan = plan_of(name, form)  # checked before a study proposes anything
+    # Checked before a study proposes anything: what is asked of it stays in it.
+    plan = plan_of(name, form, ends(form.search, form.trials))
     if plan.study:
         plan = plan_of(name, form, _proposed(plan, form, store))
     write_plan(plan, store)
@@ -141,6 +143,9 @@ def _tried(plan: Plan, group: list[int], rung: int, store: str) -> None:
         members.train_group(plan, group, open_store(store), pause_epoch=_epoch(plan, rung))
     except CarclfError as error:  # it is in the comparison's list of failures
         print(f"{plan.members[group[0]].run_id} failed: {error}")
+    except Exception as error:  # noqa: BLE001 (so is this: memory that ran out for one recipe is none of the others')
+        log.exception("experiment: %s", plan.members[group[0]].run_id)
+        print(f"{plan.members[group[0]].run_id} failed: {type(error).__name__}: {error}")
 
 
 @experiment_app.command("table")

@@ -52,16 +52,17 @@ class Verdict:
 
 
 def compare_recipes(
-    answers: Mapping[str, Correct], baseline: str, *, level: float = 0.05
+    answers: Mapping[str, Correct], baseline: str, *, level: float = 0.05, num_before: int = 0
 ) -> tuple[list[Verdict], float | None]:
     """A verdict for each recipe but the baseline, and the standard deviation of what a seed changes on all images.
 
     Every recipe has the same images in the same order; ``level`` is the chance that any verdict of a whole experiment
-    without a real difference finds one (Bonferroni). The second is None where no recipe has two seeds: then the
-    verdicts tell these models apart and say nothing of other seeds.
+    without a real difference finds one (Bonferroni). The ``num_before`` recipes by which these were chosen, in a race
+    or a study, count too: these may be the luckiest of many. The second is None where no recipe has two seeds: then
+    the verdicts tell these models apart and say nothing of other seeds.
     """
     shift, noise = _seed_variances(list(answers.values()))
-    design = _Design(shift, noise, level, len(answers) - 1)
+    design = _Design(shift, noise, level, len(answers) - 1 + num_before)
     verdicts = [_verdict(name, correct, answers[baseline], design)
                 for name, correct in answers.items() if name != baseline]
     return verdicts, None if noise is None else math.sqrt(shift)
@@ -117,10 +118,10 @@ def _verdict(name: str, own: Correct, base: Correct, design: _Design) -> Verdict
     p_value = min(1.0, float(2 * t.sf(abs(difference) / error, degrees)) * design.num_compared)
     return Verdict(
         name, len(own), float(own.mean()), float(own.mean(1).std(ddof=1)) if len(own) > 1 else None,
-        difference, difference - reach, difference + reach, p_value,
-        reach + float(t.isf(1 - POWER, degrees)) * error,
+        difference, max(-1.0, difference - reach), min(1.0, difference + reach), p_value,
+        min(1.0, reach + float(t.isf(1 - POWER, degrees)) * error),
     )
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return f"{round(100 * share, 1) + 0:+.1f}"  # + 0: no "-0.0"

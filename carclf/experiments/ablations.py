@@ -1,4 +1,7 @@
-"""The rows of the seed's and the published lists, each as what it changes of the recipe that is its baseline."""
+"""The rows of the seed's and the published lists, each as what it changes of the recipe that is its baseline.
+
+Of two opposites one is what the baseline does already; which one, differs between the recipes.
+"""
 
 from typing import Any, get_args
 
@@ -11,28 +14,35 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-augmentation": NO_AUGMENTATION,
     "crops-and-flips-only": {"augment.squeeze": 0.0, "augment.rotate_degrees": 0.0, "augment.colour": 0.0},
     "strong-augmentation": {"augment.crop_scale": 0.3, "augment.colour": 0.4, "augment.rotate_degrees": 10},
+    "head-with-batch-norm": {"model.batch_norm": True},
     "head-without-batch-norm": {"model.batch_norm": False},
     "hidden-layer": {"model.hidden_units": 256},
+    "no-hidden-layer": {"model.hidden_units": 0},
     "frozen": {"fine_tune.epochs": 0},
     "half-unfrozen": {"fine_tune.unfrozen_fraction": 0.5},
+    "whole-unfrozen": {"fine_tune.unfrozen_fraction": 1.0},
     "step-wise": {"fine_tune.num_phases": 3},
     "batch-norm-training": {"fine_tune.batch_norm": "training"},
     "batch-16": {"fine_tune.batch_size": 16},
     "batch-32": {"fine_tune.batch_size": 32},
     "batch-64": {"fine_tune.batch_size": 64},
     "plateau": {"fine_tune.schedule": "plateau", "fine_tune.warmup_fraction": 0.0},
+    "cosine": {"fine_tune.schedule": "cosine", "fine_tune.warmup_fraction": 0.15},
     "layer-decay": {"fine_tune.layer_decay": 0.9},
     "size-224": {"model.image_height": 224, "model.image_width": 224},
     "size-192x384": {"model.image_height": 192, "model.image_width": 384},
     "size-384x512": {"model.image_height": 384, "model.image_width": 512},
     "size-480x640": {"model.image_height": 480, "model.image_width": 640},
     "progressive": {"fine_tune.num_phases": 3, "fine_tune.first_size": 0.6},
+    "label-smoothing": {"fine_tune.label_smoothing": 0.1, "head.label_smoothing": 0.05},
     "no-label-smoothing": {"fine_tune.label_smoothing": 0.0, "head.label_smoothing": 0.0},
     "mixup": {"fine_tune.mixup": 0.5},
     "cutmix": {"fine_tune.cutmix": 0.5},
+    "average": {"fine_tune.ema_momentum": 0.98},
     "no-average": {"fine_tune.ema_momentum": 0.0},
     "longer": {"fine_tune.epochs": 20, "fine_tune.patience": 20},
     "one-look": {"evaluate.flip_tta": False, "evaluate.zooms": "1"},
+    "mirror-look": {"evaluate.flip_tta": True, "evaluate.zooms": "1"},
     "more-looks": {"evaluate.flip_tta": True, "evaluate.zooms": "1,1.15"},
     **{f"backbone-{name}": {"model.backbone": name} for name in get_args(Backbone) if name != "Tiny"},
 }

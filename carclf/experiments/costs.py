@@ -27,12 +27,16 @@ def cost(name: str, plan: Plan, runs: dict[Member, Run]) -> dict[str, float]:
 
 
 def _seconds(run: Run) -> tuple[float, float]:
-    """What head and fine-tuning took when they were made, by whoever made them first, and img/s."""
+    """What head and fine-tuning take alone, by whoever made them first, and img/s.
+
+    The features are counted for each that needs them, not only for the one that came first and computed them.
+    """
     tuned, head = run.artifact(Model, "fine_tune"), run.artifact(Model, "train_head")
+    seconds = head.seconds + float(head.figures.get("seconds_saved", 0))
     history = _history(tuned, run.store)
     if history.empty:
-        return head.seconds, 0.0
-    return head.seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
+        return seconds, 0.0
+    return seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
 
 
 def _history(model: Model, store: Store) -> pd.DataFrame:

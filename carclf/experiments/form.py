@@ -1,11 +1,12 @@
 """An experiment as the DAG's trigger form gives it, and as a file of the same fields does."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carclf.config import deployment_settings, parse_override
 from carclf.errors import ConfigError
@@ -28,7 +29,7 @@ class Form(BaseModel):
     budget_minutes: float = 0
     promote: bool = False
     search: list[str] = []
-    trials: int = 8
+    trials: int = Field(8, ge=1, le=100)
     study: str = ""
 
 
@@ -66,10 +67,10 @@ def plan_of(experiment: str, form: Form, proposed: Mapping[str, dict[str, Any]] 
 
 def numbers(text: str, field: str) -> list[int]:
     """Whole numbers separated by commas; ConfigError for anything else."""
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError as error:
-        raise ConfigError(f"{field} {text!r} are no whole numbers, separated by commas, such as 0,1.") from error
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(re.fullmatch(r"-?[0-9]{1,19}", part) for part in parts):
+        raise ConfigError(f"{field} {text!r} are no whole numbers, separated by commas, such as 0,1.")
+    return [int(part) for part in parts]
 
 
 def _content(path: Path) -> str:

@@ -1,18 +1,22 @@
 """The trainings of an experiment: data once for all, then each member, to a rung or to its end."""
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from carclf.artifacts import Model
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments.plan import Member, Plan
 from carclf.progress import log
-from carclf.records import Record, read_record
+from carclf.records import Record, change_record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
 
 OF_DATA = ("download", "validate", "split")
 OF_MEMBERS = ("train_head", "fine_tune", "evaluate")
+SPENT = "spent_seconds"  # in a member's record
 
 
 def prepare(plan: Plan, fold: int, store: Store) -> None:
@@ -36,10 +40,11 @@ def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dic
     run = _begin(plan, member, store)
     _take_data(plan, member, run, store)
     run.pause_epoch = pause_epoch
-    for stage in OF_MEMBERS:
-        result = run.run_stage(stage)
-        if result.waiting:
-            return _told(plan, member, "paused", result.figures, pause_epoch, store)
+    with _spending(run):
+        for stage in OF_MEMBERS:
+            result = run.run_stage(stage)
+            if result.waiting:
+                return _told(plan, member, "paused", result.figures, pause_epoch, store)
     found = {"val_accuracy": float(run.artifact(Model, "fine_tune").figures["val_accuracy"])}
     return _told(plan, member, "done", found, pause_epoch, store)
 
@@ -64,10 +69,20 @@ def began(record: Record | None) -> bool:
 
 
 def minutes_spent(plan: Plan, store: Store) -> float:
-    """What all members' stages took so far, in minutes."""
+    """What all members took so far, in minutes: also to a rung, also where they failed (not where they were killed)."""
     records = (read_record(store, member.run_id) for member in plan.members)
-    stages = (stage for record in records if record for name, stage in record["stages"].items() if name in OF_MEMBERS)
-    return sum(float(stage["seconds"]) for stage in stages) / 60
+    return sum(float(record.get(SPENT, 0)) for record in records if record) / 60
+
+
+@contextmanager
+def _spending(run: Run) -> Iterator[None]:
+    """Add what this takes to the run's record: a stage's own seconds are of its last attempt alone."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        seconds = round(time.monotonic() - started, 2)
+        change_record(run.store, run.run_id, lambda record: record | {SPENT: record.get(SPENT, 0) + seconds})
 
 
 def rung_key(plan: Plan, number: int, pause_epoch: int) -> str:

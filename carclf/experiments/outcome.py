@@ -1,17 +1,15 @@
 """What an experiment found: each recipe beside the baseline on the same images, and what it cost."""
 
-import shlex
 from dataclasses import asdict
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from carclf.artifacts import Evaluation
-from carclf.config import RECIPES
 from carclf.errors import CarclfError, QualityError
+from carclf.evaluation.calibration import calibrated
 from carclf.evaluation.recipes import Correct, Verdict, compare_recipes
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.costs import cost, with_front
@@ -19,10 +17,13 @@ from carclf.experiments.members import began
 from carclf.experiments.plan import Member, Plan
 from carclf.experiments.racing import dropped
 from carclf.experiments.recipes import BASELINE
+from carclf.experiments.repeating import command_of
+from carclf.experiments.search import num_earlier_trials
 from carclf.records import Record, read_record
 from carclf.runs import Run
 from carclf.services.storage import Store
 
+SHARES = r"^p\d+$"  # columns of probabilities
 Tables = dict[str, dict[int, pd.DataFrame]]  # of each recipe and seed: id, label and probabilities, all folds
 
 
@@ -34,22 +35,25 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
                            f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
     answers = _answers(tables, plan.ensemble)
-    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level)
+    lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
+    num_before = len(lost) + num_earlier_trials(plan)
+    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level, num_before=num_before)
     costs = {name: cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
+            | {"command": command_of(name, plan, runs)}
             for name in answers]
-    lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
-    known = {member.recipe for member in (*runs, *failed)} | set(lost)
+    known = {member.recipe for member in failed} | set(lost) | set(answers)
+    wanted = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
         "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
-        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts), "seeds": plan.seeds,
+        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts) + num_before, "seeds": plan.seeds,
         "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": with_front(rows),
         "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
                     for name, (epoch, accuracy) in lost.items()],
         "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
                    if member.recipe not in lost],
-        "left_out": [name for name in plan.recipes if name not in known],
+        "left_out": [name for name in wanted if name not in known],
     }
 
 
@@ -94,10 +98,17 @@ def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
         for seed in plan.seeds:
             own = [run for member, run in runs.items() if (member.recipe, member.seed) == (name, seed)]
             if len(own) == max(1, plan.num_folds):
-                parts = [pd.read_parquet(run.artifact(Evaluation, "evaluate").path(run.store, "predictions.parquet"))
-                         for run in own]
-                found.setdefault(name, {})[seed] = pd.concat(parts).set_index("id").sort_index()
+                found.setdefault(name, {})[seed] = pd.concat(map(_predictions, own)).set_index("id").sort_index()
     return found
+
+
+def _predictions(run: Run) -> pd.DataFrame:
+    """A run's answers, with calibrated probabilities: those that `carclf ensemble` averages."""
+    evaluation = run.artifact(Evaluation, "evaluate")
+    table = pd.read_parquet(evaluation.path(run.store, "predictions.parquet"))
+    names = table.filter(regex=SHARES).columns
+    table[names] = calibrated(table[names].to_numpy(float), float(evaluation.figures["temperature"]))
+    return table
 
 
 def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
@@ -108,11 +119,12 @@ def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
         ids = ids.intersection(table.index)
     found = {name: np.stack([(table.loc[ids, "predicted"] == table.loc[ids, "label"]).to_numpy()
                              for table in seeds.values()]) for name, seeds in tables.items()}
-    own = [table for name in ensemble for table in tables.get(name, {}).values()]
-    if len(own) > 1:
-        shares = [table.loc[ids].filter(regex=r"^p\d+$") for table in own]
+    own = [list(tables[name].values()) for name in ensemble if name in tables]
+    if sum(map(len, own)) > 1:
+        # a recipe with more seeds counts no more than another one
+        shares = [table.loc[ids].filter(regex=SHARES) / len(seeds) for seeds in own for table in seeds]
         named = reduce(pd.DataFrame.add, shares).idxmax(axis="columns").str[1:].astype(int)
-        found[ENSEMBLE] = (named == own[0].loc[ids, "label"]).to_numpy()[None]
+        found[ENSEMBLE] = (named == own[0][0].loc[ids, "label"]).to_numpy()[None]
     return found
 
 
@@ -125,27 +137,15 @@ def _row(
     found: dict[str, Any] = {
         "recipe": name, "changes": changes, "num_seeds": len(correct), "accuracy": float(correct.mean()),
         "spread": float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None, **own, "cost": ratio,
-        "sentence": "the baseline", "finding": "", "command": _command(plan, name),
+        "sentence": "the baseline", "finding": "",
         "runs": [member.run_id for member in plan.members if member.recipe == name],
     }
     if verdict:
         found |= asdict(verdict) | {"finding": verdict.finding, "sentence": verdict.sentence(ratio)}
+    if name not in (BASELINE, ENSEMBLE) and _changes_nothing(plan, name):
+        found["sentence"] = "the same as the baseline: it changes nothing of it"
     return found
 
 
-def _command(plan: Plan, name: str) -> str:
-    """What repeats a row alone; the ensemble is made of its recipes' runs."""
-    if name == ENSEMBLE:
-        runs = [member.run_id for member in plan.members if member.recipe in plan.ensemble]
-        return "carclf ensemble " + " ".join(f"--run {run}" for run in runs)
-    folds = {"split.num_folds": plan.num_folds} if plan.num_folds else {}
-    changed = folds | plan.settings | plan.recipes[name] | {"submit.enabled": False}
-    own = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
-    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {_word(key, own[key])}" for key in own)])
-
-
-def _word(key: str, value: Any) -> str:
-    """``key=value`` for a shell; of a file of weights the name, for where it lies is another matter elsewhere."""
-    if key == "model.weights" and Path(value).is_absolute():
-        value = Path(value).name
-    return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")
+def _changes_nothing(plan: Plan, name: str) -> bool:
+    return plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0)

@@ -10,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carclf.config import RECIPES, Config, load
 from carclf.errors import ConfigError
-from carclf.experiments.recipes import BASELINE, parse_recipes
+from carclf.experiments.ablations import ENSEMBLE
+from carclf.experiments.recipes import BASELINE, TRAINED, parse_recipes
 from carclf.services.storage import Store
 
 EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_MEMBERS = 1000
+OF_IMAGES = ("split", "validation", "download", "duplicates", "seed", "competition")  # they say which images there are
 # Members compete with each other: what they send, and whom they would replace, is for the one that wins.
 OF_ALL = {"submit.enabled": False, "audit.enabled": False}
 
@@ -120,11 +122,18 @@ def _check(plan: Plan) -> None:
             plan.config(name, plan.seeds[0], 0)
         except ConfigError as error:
             raise ConfigError(f"Recipe {name}: {error}") from error
-        if foreign := sorted(key for key in plan.recipes[name]
-                             if key.partition(".")[0] in ("split", "validation", "download", "duplicates", "seed",
-                                                          "competition")):
-            raise ConfigError(f"Recipe {name} changes {foreign[0]}: then its images would be others, and no comparison "
-                              "possible. Set it for all recipes instead.")
+        _check_changes(name, plan.recipes[name])
+    if len(set(plan.ensemble)) * len(plan.seeds) == 1:
+        raise ConfigError(f"{ENSEMBLE} {' '.join(plan.ensemble)}: one training makes no ensemble. Name a second recipe "
+                          "in its line, or give a second seed.")
+
+
+def _check_changes(name: str, changes: Mapping[str, Any]) -> None:
+    if foreign := sorted(key for key in changes if key.partition(".")[0] not in TRAINED):
+        section = foreign[0].partition(".")[0]
+        why = "then its images would be others" if section in OF_IMAGES else "that is no part of its training"
+        raise ConfigError(f"Recipe {name} changes {foreign[0]}: {why}, and no comparison possible. Set it for all "
+                          "recipes instead.")
 
 
 def write_plan(plan: Plan, store: Store) -> None:

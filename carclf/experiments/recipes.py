@@ -10,7 +10,7 @@ from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS, ENSEMBLE
 
 BASELINE = "baseline"
-NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,59}", re.IGNORECASE)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,59}")
 TRAINED = ("model", "augment", "head", "fine_tune", "evaluate")  # the sections in which recipes are compared
 
 
@@ -55,16 +55,17 @@ def _instead_of(baseline: str) -> dict[str, dict[str, Any]]:
 def parse_recipes(baseline: str, recipes: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
     """The recipes in their order, and of which the ensemble is made (none: there is none)."""
     found: list[tuple[str, dict[str, Any]]] = []
-    shipped = _instead_of(baseline) | ABLATIONS
+    known = _instead_of(baseline) | ABLATIONS
     ensembles: list[list[str]] = []
     for text in recipes:
         if (words := words_of(text))[:1] == [ENSEMBLE]:
             ensembles.append(words[1:] or [BASELINE])
         else:
-            found.append(parse_recipe(text, shipped | dict(found)))
+            found.append(parse_recipe(text, known))
+            known |= found[-1:]
     if len(ensembles) > 1:
         raise ConfigError(f"{ENSEMBLE!r} is there twice. One experiment compares one: leave one out.")
-    members = ensembles[0] if ensembles else []
+    members = list(dict.fromkeys(ensembles[0])) if ensembles else []
     if unknown := [name for name in members if name not in (BASELINE, *(name for name, _ in found))]:
         raise ConfigError(f"{ENSEMBLE} {' '.join(members)}: {unknown[0]!r} is no recipe of this experiment.")
     return found, members

@@ -20,7 +20,7 @@ INTRODUCTION = """\
 Made by `carclf experiment table` from the artifacts of experiments; do not edit between the marks. A difference is in
 points of accuracy on the same images; its interval is corrected for the number of recipes. Accuracy is the mean over
 the seeds ± their standard deviation, minutes are of training one seed; bold: on the Pareto front of the two.
-A row's command trains with seed 0; `--set seed=1 --set split.seed=0` is the next one on the same images.
+A row's command trains with the first seed; `--set seed=1 --set split.seed=0` is the next one on the same images.
 """
 
 
@@ -76,6 +76,8 @@ def table(found: dict[str, Any], told: str) -> str:
     folds = f" in {found['num_folds']} folds" if found["num_folds"] else ""
     text = (f"Recipe {found['recipe']}, seeds {', '.join(map(str, found['seeds']))}, {found['num_images']} images"
             f"{folds}. {told}".rstrip())
+    if found["seed_shift"] is None:
+        text += " With one seed the verdicts tell these models apart, and say nothing of other seeds."
     picture = ["", f"![Accuracy over minutes of training]({name}.png)"]
     body = "\n".join([*head, *lines, *(["", *rest] if rest else []), *picture])
     return f"{BEGIN.format(name=name)}\n## {name}\n\n{text}\n\n{body}\n{END.format(name=name)}\n"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.config import fields, parse_override
 from carclf.errors import ConfigError, ServiceError
-from carclf.experiments.plan import EXPERIMENT
+from carclf.experiments.plan import EXPERIMENT, Plan
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
@@ -44,12 +44,31 @@ def parse_range(text: str) -> tuple[str, Any]:
     return key, FloatDistribution(float(low), float(high), log=logarithmic)
 
 
+def ends(ranges: Sequence[str], num_trials: int) -> dict[str, dict[str, Any]]:
+    """As many recipes as a search would propose, of the first, the last and every named value of its ranges.
+
+    ConfigError for two ranges of one setting.
+    """
+    space = [parse_range(text) for text in ranges]
+    if len(dict(space)) < len(space):
+        raise ConfigError(f"A setting has two ranges in {', '.join(ranges)}. Give it one.")
+    values = {key: getattr(found, "choices", None) or (found.low, found.high) for key, found in space}
+    return {f"trial-{number}": {key: those[number % len(those)] for key, those in values.items()}
+            for number in range(max(num_trials, *map(len, values.values())) if values else 0)}
+
+
 def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, dict[str, Any]]:
     """Recipes ``trial-<n>`` and what each changes, from what the study knows; they are kept in it as running."""
     space = dict(parse_range(text) for text in ranges)
     with _study(name, store) as study:
         trials = [study.ask(space) for _ in range(num_trials)]
         return {f"trial-{trial.number}": dict(trial.params) for trial in trials}
+
+
+def num_earlier_trials(plan: Plan) -> int:
+    """How many recipes the plan's study had proposed before: by what they reached the plan's own were chosen."""
+    own = [int(found[1]) for found in map(TRIAL.fullmatch, plan.recipes) if found]
+    return min(own, default=0) if plan.study else 0
 
 
 def tell(name: str, found: dict[str, Any], store: Store) -> None:

@@ -38,6 +38,7 @@ class Shards:
     ) -> None:
         self.backbone, self.archive, self.split = backbone, archive, split
         self.config, self.store, self.settings, self.meter = config, store, settings, meter
+        self.seconds = 0.0  # what it took to compute what was loaded, whoever did
 
     def load(self, parts: Sequence[Part]) -> list[npt.NDArray[np.float32]]:
         """(rows, features) of each part."""
@@ -46,6 +47,7 @@ class Shards:
         order = list(range(len(shards)))
         random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(order)  # decides nothing but who makes what
         made = [self._make(*shards[position][1:]) for position in order]
+        self.seconds = sum(shard.seconds for shard, _ in made)
         log.info("features: %d of %d shards made here", sum(not reused for _, reused in made), len(shards))
         found = dict(zip(order, (np.load(shard.path(self.store, "features.npy")) for shard, _ in made), strict=True))
         return [np.concatenate([found[position] for position, shard in enumerate(shards) if shard[0] == number])

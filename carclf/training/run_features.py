@@ -23,6 +23,7 @@ class RunFeatures:
         self.beginning = beginning  # the model whose backbone is taken, where the weights are not the named ones
         self.archive, self.split, self.config, self.store, self.settings = archive, split, config, store, settings
         self.size = (config.model.image_height, config.model.image_width)
+        self.seconds = 0.0  # what it took to compute those of this run's pictures, whoever did
 
     @cached_property
     def backbone(self) -> Any:
@@ -46,23 +47,27 @@ class RunFeatures:
         """(rows, features) by subset and view; all at once, so that several workers can share the work."""
         views = [("train", view) for view in range(1, self.config.head.num_views)]
         wanted = [(subset, 0) for subset in self.subsets] + views
-        return dict(zip(wanted, self._load(self.archive, self.split, self.subsets, wanted), strict=True))
+        features, self.seconds = self._load(self.archive, self.split, self.subsets, wanted)
+        return dict(zip(wanted, features, strict=True))
 
     def plain(self, archive: Archive, split: Split) -> tuple[Any, Any]:
         """Every usable labelled picture's row and the features of its plain view; also of another run's pictures."""
         if (archive.key, split.key) == (self.archive.key, self.split.key):
             return _joined(self.subsets, [self.loaded[subset, 0] for subset in self.subsets])
         subsets = _subsets(split, self.store)
-        return _joined(subsets, self._load(archive, split, subsets, [(subset, 0) for subset in subsets]))
+        return _joined(subsets, self._load(archive, split, subsets, [(subset, 0) for subset in subsets])[0])
 
-    def _load(self, archive: Archive, split: Split, subsets: dict[str, Any], wanted: list[tuple[str, int]]) -> Any:
+    def _load(
+        self, archive: Archive, split: Split, subsets: dict[str, Any], wanted: list[tuple[str, int]]
+    ) -> tuple[list[Any], float]:
         from carclf.training.feature_shards import Shards
         from carclf.training.precision import computing_in
 
         with computing_in(self.config.model.precision, self.backbone) as precision, Meter("features") as meter:
             settings = self.settings | {"precision": precision}
             shards = Shards(self.backbone, archive, split, self.config, self.store, settings, meter)
-            return shards.load([(subsets[subset], subset, view) for subset, view in wanted])
+            features = shards.load([(subsets[subset], subset, view) for subset, view in wanted])
+            return features, shards.seconds
 
 
 def _subsets(split: Split, store: Store) -> dict[str, Any]:

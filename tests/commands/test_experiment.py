@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from carclf.__main__ import app
 from carclf.errors import ConfigError, QualityError
+from carclf.experiments.members import minutes_spent
+from carclf.experiments.plan import read_plan
 from carclf.services.storage import open_store
 
 SETTINGS = SMALL | {"fine_tune.epochs": 2, "fine_tune.patience": 5}
@@ -49,6 +51,7 @@ def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did
     assert all("the store has none to go on from" in row["error"] for row in found["failed"])
     assert found["left_out"] == []
     assert found["num_images"] > 20
+    assert found["num_compared"] == len(found["rows"]) - 1 + len(found["dropped"])
     assert found["winner"] == ""  # so few images tell nothing apart
     for row in found["rows"][1:]:
         assert row["low"] <= row["difference"] <= row["high"]
@@ -66,6 +69,14 @@ def test_recipes_that_share_a_training_cost_the_same_and_have_one_model(compared
     assert rows["one-look"]["minutes"] == rows["baseline"]["minutes"]
     assert rows["ensemble"]["cost"] == pytest.approx(2)
     assert rows["frozen"]["cost"] < 1
+
+
+@pytest.mark.acceptance  # with real trainings
+def test_the_row_of_an_ensemble_is_what_its_command_makes(compared):
+    row = json.loads(compared.read("experiments/one/comparison.json").data)["rows"][-1]
+    answer = CliRunner().invoke(app, [*row["command"].split()[1:], "--store", compared.url, "--name", "joined"])
+    record = json.loads(compared.read("runs/joined.json").data)
+    assert record["stages"]["evaluate"]["figures"]["val_accuracy"] == pytest.approx(row["accuracy"]), answer.output
 
 
 @pytest.mark.acceptance  # with real trainings
@@ -103,14 +114,91 @@ def test_a_member_that_trained_to_a_rung_goes_on_to_the_same_weights_as_one_that
     assert raced["files"]["probe.parquet"]["sha256"] == straight["files"]["probe.parquet"]["sha256"]
 
 
+@pytest.mark.parametrize(("ranges", "words"), [
+    (["split.val_fraction=0.1..0.2"], "changes split.val_fraction"),
+    (["fine_tune.epochs=1..5000"], "fine_tune.epochs = 5000: Input should be less than or equal to 500"),
+    (["fine_tune.schedule=cosine|plateau|plataeu"], "fine_tune.schedule = 'plataeu'"),
+    (["fine_tune.mixup=0..0.2", "fine_tune.mixup=0..0.3"], "A setting has two ranges"),
+])
+def test_a_search_that_cannot_be_carried_out_asks_nothing_of_its_study(tmp_path, ranges, words):
+    store = open_store(str(tmp_path))
+    with pytest.raises(ConfigError, match=words):
+        carclf(store, "plan", "--name", "rates", "--form", json.dumps({"recipe": "demo", "search": ranges}))
+    assert list(store.keys("studies/")) == []
+
+
 def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     store = open_store(str(tmp_path))
-    plan(store, "short", "--try", "frozen", "--try", "mixup", "--seeds", "0", "--budget-minutes", "0.001")
+    plan(store, "short", "--try", "frozen", "--try", "mixup", "--try", "ensemble frozen mixup", "--seeds", "0",
+         "--budget-minutes", "0.001")
     carclf(store, "run", "--name", "short")
     found = json.loads(store.read("experiments/short/comparison.json").data)
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
-    assert (found["left_out"], found["failed"]) == (["frozen", "mixup"], [])
+    assert (found["left_out"], found["failed"]) == (["frozen", "mixup", "ensemble"], [])
     assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
+
+
+def test_what_is_spent_stays_spent_when_the_experiment_is_run_again_or_pauses_at_a_rung(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    for name, options in (("again", []), ("raced", ["--rungs", "1"])):
+        plan(store, name, "--try", "frozen", "--try", "mixup", "--seeds", "0", *options)
+        carclf(store, "prepare", "--name", name)
+        spent = [0.0]
+        for rung in ("1", "0", "0") if options else ("0", "0"):
+            carclf(store, "train", "--name", name, "--members", "0", "--rung", rung)
+            spent.append(minutes_spent(read_plan(name, store), store))
+        assert spent == sorted(spent)
+        head = json.loads(store.read(f"runs/{name}-baseline-s0.json").data)["stages"]["train_head"]
+        assert 60 * spent[1] > head["seconds"] + 0.1  # the epochs to the rung too
+
+
+def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_computed_them(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3",
+         "--try", "batch-32", "--seeds", "0")
+    said = carclf(store, "run", "--name", "shared")
+    assert "the same as the baseline: it changes nothing of it" in said  # 32 is what the baseline has
+    computed = sum(json.loads(store.read(key).data)["seconds"] for key in store.keys("features/")
+                   if key.endswith("manifest.json"))
+    saved = {}
+    for name in ("baseline", "smooth"):
+        key = json.loads(store.read(f"runs/shared-{name}-s0.json").data)["stages"]["train_head"]["key"]
+        head = json.loads(store.read(f"models/{key}/manifest.json").data)
+        saved[name] = head["figures"]["seconds_saved"]
+        row = next(row for row in json.loads(store.read("experiments/shared/comparison.json").data)["rows"]
+                   if row["recipe"] == name)
+        assert 60 * row["minutes"] == pytest.approx(head["seconds"] + saved[name])
+    assert "say nothing of other seeds" in carclf(store, "table", "--name", "shared")
+    assert saved["baseline"] < 0.1 * computed
+    assert 0.2 * computed < saved["smooth"] <= computed
+
+
+def test_a_recipe_of_which_a_fold_was_not_trained_is_named(kaggle, tmp_path):
+    store = open_store(str(tmp_path))
+    plan(store, "folds", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0",
+         "--folds", "2")
+    for fold in ("0", "1"):
+        carclf(store, "prepare", "--name", "folds", "--fold", fold)
+    carclf(store, "train", "--name", "folds", "--members", "0,1,2")
+    carclf(store, "compare", "--name", "folds")
+    found = json.loads(store.read("experiments/folds/comparison.json").data)
+    assert [row["recipe"] for row in found["rows"]] == ["baseline"]
+    assert found["left_out"] == ["smooth"]
+
+
+def test_a_training_that_breaks_in_a_way_nobody_foresaw_stops_no_other(kaggle, tmp_path, monkeypatch):
+    store = open_store(str(tmp_path / "store"))
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "decoded").write_text("a file where fine-tuning needs a folder")
+    plan(store, "broken", "--set", "fine_tune.epochs=0", "--set", "fine_tune.cache_gb=0",
+         "--try", "cached fine_tune.cache_gb=1 fine_tune.mixup=0.1", "--try", "smooth head.label_smoothing=0.3",
+         "--seeds", "0")
+    said = carclf(store, "run", "--name", "broken")
+    assert "broken-cached-s0 failed: FileExistsError: " in said
+    found = json.loads(store.read("experiments/broken/comparison.json").data)
+    assert [row["recipe"] for row in found["rows"]] == ["baseline", "smooth"]
+    assert [row["run"] for row in found["failed"]] == ["broken-cached-s0"]
 
 
 def test_what_was_not_trained_or_compared_is_said(tmp_path):

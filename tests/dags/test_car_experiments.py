@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -78,6 +79,9 @@ def test_trainings_are_as_many_at_once_as_the_deployment_says_and_on_the_gpu(des
 def test_the_form_has_the_fields_that_the_command_reads(described) -> None:
     params = described["params"]
     assert sorted(params) == sorted(Form.model_fields)
+    for pattern in (params[name]["pattern"] for name in ("seeds", "rungs")):
+        assert all(re.search(pattern, text) for text in ("2,5", "0, 1 ", "7"))
+        assert not any(re.search(pattern, text) for text in ("a", "1,", "1 2"))
     assert params["recipes"]["items"] == {"type": "string"}
     Form.model_validate({name: param["default"] for name, param in params.items()})
 

@@ -36,6 +36,19 @@ def test_of_2000_experiments_without_a_difference_at_most_one_in_twenty_finds_on
     assert alarms / 2000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
 
 
+@pytest.mark.parametrize(("num_recipes", "num_kept", "num_seeds", "shift"), [(64, 2, 2, 0.1), (32, 1, 1, 0.0)])
+def test_the_luckiest_of_many_that_raced_is_found_better_no_more_often(num_recipes, num_kept, num_seeds, shift):
+    random = np.random.default_rng(6)
+    alarms = 0
+    for _ in range(1000):
+        ran = simulated(random, num_recipes, num_seeds, 400, shift)
+        best = sorted(list(ran)[1:], key=lambda name: -ran[name].mean())[:num_kept]
+        verdicts, _ = compare_recipes({name: ran[name] for name in ("0", *best)}, "0",
+                                      num_before=num_recipes - 1 - num_kept)
+        alarms += any(verdict.finding != "cannot tell" for verdict in verdicts)
+    assert alarms / 1000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
+
+
 def test_a_real_difference_is_found_with_its_sign_and_its_size_inside_of_the_interval():
     random = np.random.default_rng(1)
     base = random.random((2, 2000)) < 0.8
@@ -57,6 +70,19 @@ def test_one_and_the_same_answers_are_no_proof_of_equality():
     assert verdict.low < -0.2
     assert verdict.finding == "cannot tell"
     assert verdict.sentence().startswith("no difference that this experiment could see: +0.0 points (")
+
+
+def test_two_images_claim_no_more_than_there_is():
+    [verdict], _ = compare_recipes({"baseline": answers("10", "00"), "other": answers("01", "11")}, "baseline")
+    assert (verdict.low, verdict.high, verdict.smallest_difference) == (-1, 1, 1)
+    assert verdict.finding == "cannot tell"
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    base = answers("1" * 3000 + "0")
+    [verdict], _ = compare_recipes({"baseline": base, "other": answers("1" * 2999 + "00")}, "baseline")
+    assert verdict.difference < 0
+    assert ": +0.0 points (" in verdict.sentence()
 
 
 def test_a_seed_that_is_better_on_all_images_widens_every_interval():

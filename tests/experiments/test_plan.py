@@ -35,6 +35,7 @@ def test_a_line_may_name_another_recipe_of_carclf_and_then_it_trains_as_that_one
 @pytest.mark.parametrize(("text", "words"), [
     ("", "begins with no name"), ("a/b x=1", "begins with no name"),
     ("mixupp", "no shipped ablation, no recipe and no key=value"),
+    ("gro\u017f fine_tune.mixup=0.1", "begins with no name"), ("\u212a fine_tune.mixup=0.1", "begins with no name"),
     ("wild mixupp", "no shipped ablation"), ("wild 'mixup", "No closing quotation. Close the quotation mark"),
 ])
 def test_what_is_neither_is_refused(text, words):
@@ -43,13 +44,19 @@ def test_what_is_neither_is_refused(text, words):
 
 
 # what the recipe does already
-SAME = {"gpu": {"batch-32", "size-384x512", "backbone-EfficientNetV2S"},
-        "cars10": {"batch-32", "backbone-EfficientNetV2B0"}}
+OURS = {"head-with-batch-norm", "no-hidden-layer", "whole-unfrozen", "batch-32", "cosine", "label-smoothing",
+        "mirror-look"}
+SEEDS = {"head-with-batch-norm", "hidden-layer", "half-unfrozen", "plateau", "size-224", "no-label-smoothing",
+         "no-average", "one-look"}
+SAME = {"gpu": OURS | {"average", "size-384x512", "backbone-EfficientNetV2S"},
+        "cars10": OURS | {"backbone-EfficientNetV2B0"},
+        "seed-xception": SEEDS | {"batch-32", "backbone-Xception"},
+        "seed-b5": SEEDS | {"batch-16", "backbone-EfficientNetB5"}}
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name):
-    for recipe in ("gpu", "cars10"):
+    for recipe in SAME:
         plan = make_plan("one", recipe, [name], settings={"fine_tune.epochs": 5})
         same = plan.config(name, 0, 0) == plan.config("baseline", 0, 0)
         assert same == (name in SAME[recipe])
@@ -60,6 +67,10 @@ def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name)
     (["a fine_tune.mixups=0.2"], {}, "Recipe a: Unknown configuration key 'fine_tune.mixups'"),
     (["a split.val_fraction=0.2"], {}, "Recipe a changes split.val_fraction"),
     (["a seed=3"], {}, "Recipe a changes seed"),
+    (["a gate.min_recall=0"], {}, "Recipe a changes gate.min_recall: that is no part of its training"),
+    (["a submit.enabled=true"], {}, "Recipe a changes submit.enabled"),
+    (["ensemble"], {"seeds": [0]}, "ensemble baseline: one training makes no ensemble"),
+    (["a augment.flip=false", "ensemble a a"], {"seeds": [3]}, "ensemble a: one training makes no ensemble"),
     (["mixup", "mixup"], {}, "'mixup' is there twice"),
     (["baseline augment.flip=false"], {}, "the baseline is always there"),
     (["mixup"], {"seeds": [1, 1]}, "not different whole numbers"),

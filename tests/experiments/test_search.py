@@ -2,7 +2,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from carclf.errors import ConfigError, ServiceError
-from carclf.experiments.search import parse_range, propose, tell
+from carclf.experiments.plan import make_plan
+from carclf.experiments.search import num_earlier_trials, parse_range, propose, tell
 from carclf.services.storage import open_store
 
 RANGES = ["fine_tune.learning_rate=1e-4..1e-2", "fine_tune.schedule=cosine|plateau"]
@@ -43,6 +44,14 @@ def test_a_study_goes_on_from_what_an_experiment_told_it_and_never_names_two_tri
     mean = {len(trials): sum(c["fine_tune.learning_rate"] for c in trials.values()) / 12 for trials in (first, second)}
     later = sum(changes["fine_tune.learning_rate"] for changes in second.values()) / 12
     assert later > sum(rates.values()) / 12, mean
+
+
+def test_a_study_that_goes_on_corrects_for_what_it_tried_before():
+    trials = [{f"trial-{number}": {"fine_tune.mixup": number / 10}} for number in range(6)]
+    earlier = make_plan("one", "demo", ["frozen"], trials[0] | trials[1], study="rates")
+    later = make_plan("two", "demo", ["frozen"], trials[4] | trials[5], study="rates")
+    assert (num_earlier_trials(earlier), num_earlier_trials(later)) == (0, 4)
+    assert num_earlier_trials(make_plan("one", "demo", ["trial-7 fine_tune.mixup=0.1"])) == 0
 
 
 def test_what_was_stopped_or_failed_is_told_too_and_a_second_telling_changes_nothing(tmp_path):
