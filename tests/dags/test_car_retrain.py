@@ -330,6 +330,23 @@ def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environ
         "figures": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
 
 
+def test_figures_come_to_xcom_rounded_as_a_person_reads_them(environment: dict[str, str]) -> None:
+    code = """
+        import carclf_experiment, carclf_task, json
+        from types import SimpleNamespace as N
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
+        found = [{"figures": {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
+                              "num_images": 12345678, "public_score": 0.88666}}, [{"run": "m", "val_accuracy": 1 / 3}]]
+        left = iter(found)
+        carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(next(left))) and 0, "")
+        print(json.dumps([carclf_task.run_stage("evaluate", context)["figures"],
+                          carclf_experiment.run_experiment("train", context)]))
+    """
+    assert json.loads(python(code, environment).stdout.splitlines()[-1]) == [
+        {"val_accuracy": 0.278846, "reload_difference": 3.33067e-16, "num_images": 12345678, "public_score": 0.88666},
+        [{"run": "m", "val_accuracy": 0.333333}]]
+
+
 def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: dict[str, str]) -> None:
     code = """
         import carclf_task, json
