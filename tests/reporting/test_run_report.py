@@ -48,6 +48,19 @@ def test_a_late_stage_leaves_the_report_in_the_store_also_where_it_waits_for_a_p
     assert "awaiting approval" in page and "accuracy 0.9167 reaches the stored 0.1000" in page
 
 
+def test_a_part_that_is_lost_is_not_told_as_one_that_has_not_run(store):
+    run = evaluated(store, **{"gate.threshold": 0.1})
+    run_reported(run, "promote")
+    for place in ("evaluations", "decisions"):
+        for name in ("pictures.json", "decision.json", "evaluation.json"):
+            for path in Path(store.url, place).rglob(name):
+                path.write_text("{")
+    page = run_report(store, "r")
+    assert page.count("Cannot be read: see the top of the page.") == 3  # evaluation, errors, gate
+    assert "Not evaluated yet" not in page and "Not judged yet" not in page and "None yet" not in page
+    assert "Nothing has been trained yet." in page
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a folder in the way stands for a store that refuses")
 def test_a_report_that_cannot_be_written_is_a_warning(store, caplog):
     run = evaluated(store, **{"gate.threshold": 0.1})
