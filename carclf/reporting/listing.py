@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from carclf.reporting.heard import heard
 from carclf.run_index import rows
 from carclf.services.storage import Store
 
@@ -33,7 +34,7 @@ class Wanted(BaseModel):
 
 def listing(store: Store, wanted: Wanted) -> dict[str, Any]:
     """``rows`` of the part, ``num_found``, ``num_runs``; all ``recipes``, ``decisions`` and ``states`` there are."""
-    every = rows(store)
+    every = heard(store, rows(store))
     found = arranged(every, wanted)
     return {
         "rows": found[wanted.offset : wanted.offset + wanted.limit], "num_found": len(found), "num_runs": len(every),
