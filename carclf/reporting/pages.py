@@ -21,7 +21,7 @@ from carclf.services.storage import Store
 
 COLUMNS = (  # of the list: a row's name, its title, whether it is a number
     ("run", "Run", False), ("val_accuracy", "Accuracy (95%)", True), ("public_score", "Public score", True),
-    ("decision", "Decision", False), ("state", "State", False), ("created", "Begun", False),
+    ("decision", "Decision", False), ("state", "State", False), ("created", "Begun (UTC)", False),
     ("recipe", "Recipe", False), ("dataset", "Data", False), ("minutes", "Minutes", True),
     ("gpu_minutes", "GPU minutes", True),
 )

@@ -50,6 +50,19 @@ def test_time_and_threshold_are_told_in_words():
         "Of 2 runs the last has accuracy 0.5000, the best 0.7000 (a). 1 reach the threshold of now, 0.6000.")
 
 
+def test_a_run_whose_time_is_none_leaves_the_axis_of_the_others_as_it_is():
+    champion = {"threshold": 0.6, "thresholds": []}
+    usual = [row("a", 1, 0.7), row("b", 3, 0.5)]
+    for odd in ("garbage", "", None):
+        assert over_time([*usual, row("c", 2, 0.9) | {"created": odd}], champion) == over_time(usual, champion)
+
+
+def test_the_axis_of_time_is_utc_wherever_it_is_drawn(monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    drawing = svg(over_time([row("a", 1, 0.7), row("b", 2, 0.5)], None))
+    assert ">12 PM<" in drawing and ">4 PM<" not in drawing and ">UTC<" in drawing
+
+
 def test_the_threshold_over_time_begins_with_what_held_then():
     champion = {"threshold": 0.8, "thresholds": [
         {"time": "", "threshold": 0.5}, {"time": "2026-11-01T12:00:00+00:00", "threshold": 0.6},
