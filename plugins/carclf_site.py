@@ -20,7 +20,7 @@ from carclf.experiments.results import find_outcome, report_of
 from carclf.records import run_id_of
 from carclf.reporting import pages
 from carclf.reporting.facts import artifact_file
-from carclf.reporting.listing import Wanted, listing
+from carclf.reporting.listing import Wanted, as_csv, listing
 from carclf.reporting.run_report import run_report
 from carclf.services.storage import Store, open_store
 
@@ -89,6 +89,10 @@ def _add_data(site: FastAPI) -> None:
     @site.get("/data/runs")
     def data_runs(store: InStore, wanted: Annotated[Wanted, Query()]) -> dict[str, Any]:
         return listing(store, wanted)
+
+    @site.get("/data/runs.csv")
+    def table(store: InStore, wanted: Annotated[Wanted, Query()]) -> Response:
+        return stored_file("runs.csv", as_csv(store, wanted).encode(errors="backslashreplace"))
 
     @site.get("/data/timeline")
     def timeline(store: InStore) -> dict[str, Any]:

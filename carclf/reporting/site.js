@@ -220,7 +220,9 @@
   function showRows(answer) {
     const body = document.querySelector("#table tbody"), last = Math.min(wanted.offset + LIMIT, answer.num_found);
     body.replaceChildren(...answer.rows.map(rowOf));
-    document.getElementById("found").textContent = answer.num_found === answer.num_runs
+    document.getElementById("csv").href = `${root()}/data/runs.csv?${asQuery({offset: ""})}`;
+    document.getElementById("found").textContent = !answer.num_runs ? "No runs yet: trigger the Dag car_retrain."
+      : answer.num_found === answer.num_runs
       ? `${answer.num_runs} ${answer.num_runs === 1 ? "run" : "runs"}` : `${answer.num_found} of ${answer.num_runs} runs`;
     document.getElementById("place").textContent = answer.num_found ? `${wanted.offset + 1}–${last} of ${answer.num_found}` : "None";
     document.getElementById("before").disabled = wanted.offset === 0;

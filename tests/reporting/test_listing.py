@@ -1,5 +1,7 @@
 """The list of runs: filtered, sorted, in parts."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -9,7 +11,7 @@ from typer.testing import CliRunner
 from carclf.__main__ import app
 from carclf.config import load
 from carclf.reporting.facts import facts
-from carclf.reporting.listing import Wanted, arranged, listing
+from carclf.reporting.listing import Wanted, arranged, as_csv, listing
 from carclf.run_index import rebuild
 from carclf.runs import Result, Run
 from carclf.services.storage import Store, open_store
@@ -49,6 +51,19 @@ def test_a_run_whose_process_was_killed_is_silent_in_the_list_as_on_its_page(sto
     assert listing(store, Wanted())["states"] == ["open", "running", "silent"]
     listed = CliRunner().invoke(app, ["runs", "list", "--store", store.url, "--json"])
     assert {row["run"]: row["state"] for row in json.loads(listed.stdout)}["killed"] == "silent"
+
+
+def test_the_list_is_a_table_for_a_spreadsheet_with_all_that_fits_in_its_order(store):
+    run = Run.begin("d", store, "demo", load("demo"))
+    store.write("runs/d.json", json.dumps(run.record | {"recipe": "=HYPERLINK(1)"}).encode())
+    rebuild(store)
+    table = as_csv(store, Wanted(sort="val_accuracy", limit=1, offset=2))
+    head, *lines = list(csv.reader(io.StringIO(table)))
+    assert head[:3] == ["run", "created", "recipe"]
+    assert [line[0] for line in lines] == ["a", "b", "d", "C-x"]
+    assert [line[head.index("val_accuracy")] for line in lines] == ["0.9", "0.7", "", ""]
+    assert lines[2][head.index("recipe")] == "'=HYPERLINK(1)"
+    assert len(as_csv(store, Wanted(recipe="cars10")).splitlines()) == 2
 
 
 def test_runs_are_found_by_words_in_any_case_and_by_exact_values(store):
