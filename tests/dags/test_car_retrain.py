@@ -150,6 +150,27 @@ def test_what_waits_holds_no_slot_and_outlasts_a_night(described) -> None:
     assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_HOURS=1.5
 
 
+def test_the_question_before_a_promotion_shows_the_figures_and_leads_to_the_runs_report(
+    environment: dict[str, str]
+) -> None:
+    code = """
+        import car_retrain, jinja2
+        from types import SimpleNamespace as N
+        results = {"promote": {"threshold": 0.9, "val_accuracy": 0.95, "decision": "awaiting approval", "champion": "",
+                               "reason": "awaiting approval: all hold. To go on: carclf promote", "p_value": 0.0123456},
+                   "evaluate": {"val_accuracy": 0.95, "low": 0.93, "high": 0.97, "num_images": 500, "weakest_class": 2,
+                                "weakest_recall": 0.8, "calibration_error": 0.01}}
+        ti = N(xcom_pull=lambda task_ids: {"figures": results[task_ids]})
+        body = car_retrain.car_retrain().get_task("approval.ask").body
+        print(jinja2.Template(body).render(ti=ti, run_id="manual__2026-11-25T06:54:51+00:00"))
+    """
+    done = python(code, environment | {"AIRFLOW__API__BASE_URL": "https://host/airflow/", "CARCLF_STORE": "s3://b/p"})
+    run = "manual__2026-11-25T06%3A54%3A51%2B00%3A00"
+    assert f"[The run's report](/airflow/dags/car_retrain/runs/{run}/plugin/car-classifier-report)" in done.stdout
+    assert "0.9500 (95%: 0.9300 to 0.9700, 500 images)" in done.stdout and "| p value | 0.01235 |" in done.stdout
+    assert "In the store, s3://b/p:" in done.stdout and "var_" not in done.stdout and "To go on" not in done.stdout
+
+
 def test_nobody_is_told_unless_the_deployment_says_whom(described, environment: dict[str, str]) -> None:
     assert described["callbacks"] == [None, None]
     wrong = python("import car_retrain", environment | {"CARCLF_NOTIFY": "ftp://secret@host"})
