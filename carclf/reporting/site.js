@@ -232,9 +232,9 @@
       else head.removeAttribute("aria-sort");
     }
     for (const [name, values] of [["recipe", answer.recipes], ["decision", answer.decisions], ["state", answer.states]]) {
-      const select = document.querySelector(`#filter [name=${name}]`), all = new Set([...values, ...(wanted[name] ? [wanted[name]] : [])]);
-      if (select.options.length === all.size + 1) continue;
-      select.replaceChildren(element("option", "all", {value: ""}), ...[...all].map((value) => element("option", value, {value})));
+      const select = document.querySelector(`#filter [name=${name}]`), all = new Set(["", ...values, ...(wanted[name] ? [wanted[name]] : [])]);
+      if ([...select.options].map((option) => option.value).join("\n") === [...all].join("\n")) continue;
+      select.replaceChildren(...[...all].map((value) => element("option", value || "all", {value})));
       select.value = wanted[name];
     }
   }

@@ -91,6 +91,23 @@ def test_times_are_utc_in_list_and_chart_wherever_the_browser_is(
         page.close()
 
 
+def test_the_filters_offer_what_there_is_when_the_list_is_asked_again(
+    store: Store, tmp_path: Path, browser: Browser
+) -> None:
+    run = measured(store, "run", 0.7, "2026-11-25T14:00:00.000+00:00")
+    with served(store, tmp_path) as url:
+        page = shown(browser)
+        page.goto(url)
+        page.locator("#filter [name=state] option[value=open]").wait_for(state="attached")
+        run._tell("promote", run.record["created"], state="failed", text="no")
+        page.get_by_label("Search").fill("run")
+        page.locator("#filter [name=state] option[value=failed]").wait_for(state="attached")
+        page.get_by_label("State").select_option("failed")
+        page.get_by_text("1 run").wait_for()
+        assert page.locator("#filter [name=state] option").all_text_contents() == ["all", "failed"]
+        page.close()
+
+
 def test_what_is_listed_can_be_had_as_csv(store: Store, tmp_path: Path, browser: Browser) -> None:
     for name, accuracy in (("one", 0.7), ("two", 0.8)):
         measured(store, name, accuracy, "2026-11-25T14:00:00.000+00:00")
