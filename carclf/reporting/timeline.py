@@ -40,7 +40,8 @@ def _is_time(text: str) -> bool:
 def _time(span: list[str] | None = None) -> Spec:
     """The axis of time: UTC, as all times of the pages, wherever the browser is."""
     scale: Spec = {"type": "utc"} | ({"domain": span} if span else {})
-    return {"field": "created", "type": "temporal", "title": "UTC", "axis": {"tickCount": 8}, "scale": scale}
+    ticks: Spec = {"tickCount": 8, "format": {"hours": "%H:%M", "minutes": "%H:%M"}}  # else 14:28 would be 02:28
+    return {"field": "created", "type": "temporal", "title": "UTC", "axis": ticks, "scale": scale}
 
 
 def _span(known: Sequence[Row]) -> list[str]:

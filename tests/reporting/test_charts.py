@@ -60,7 +60,7 @@ def test_a_run_whose_time_is_none_leaves_the_axis_of_the_others_as_it_is():
 def test_the_axis_of_time_is_utc_wherever_it_is_drawn(monkeypatch):
     monkeypatch.setenv("TZ", "America/Los_Angeles")
     drawing = svg(over_time([row("a", 1, 0.7), row("b", 2, 0.5)], None))
-    assert ">12 PM<" in drawing and ">4 PM<" not in drawing and ">UTC<" in drawing
+    assert ">15:00<" in drawing and "PM<" not in drawing and ">UTC<" in drawing
 
 
 def test_the_threshold_over_time_begins_with_what_held_then():
