@@ -350,6 +350,7 @@ def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: St
         found, page = viewer.get("/data/runs/r/live").json(), viewer.get("/runs/r", headers=HTML).text
         assert f'data-version="{found["version"]}"' in page
         assert all(f'id="chart-{chart["name"]}"' in page for chart in found["charts"])
+        assert "aria-live" not in page  # what changes every three seconds would be read out without an end
         seen.append(found)
     assert [len(found["charts"]) for found in seen] == [0, 5, 5]
     assert seen[0]["version"] != seen[1]["version"] == seen[2]["version"]
