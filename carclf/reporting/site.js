@@ -120,7 +120,7 @@
     if (text === last) return;
     last = text;
     const next = document.adoptNode(new DOMParser().parseFromString(text, "text/html").getElementById("main"));
-    const before = document.getElementById("main"), focused = document.activeElement && document.activeElement.id;
+    const before = document.getElementById("main"), focused = pathTo(document.activeElement);
     for (const open of before.querySelectorAll("details[open]")) {
       const same = open.id && next.querySelector(`#${CSS.escape(open.id)}`);
       if (same) same.open = true;
@@ -132,7 +132,14 @@
     await draw(next);
     next.style.minHeight = "";
     pictures(next);
-    if (focused) document.getElementById(focused)?.focus({preventScroll: true});
+    if (focused) document.querySelector(focused)?.focus({preventScroll: true});
+  }
+  // How what has the focus is found again in a page that is shown anew.
+  function pathTo(one) {
+    const part = one?.closest("details[id]"), link = one?.getAttribute("href");
+    if (one?.id) return `#${CSS.escape(one.id)}`;
+    if (link) return `a[href="${CSS.escape(link)}"]`;
+    return part && one.tagName === "SUMMARY" ? `#${CSS.escape(part.id)} > summary` : "";
   }
   async function follow() {
     const main = document.getElementById("main"), run = main.dataset.run;

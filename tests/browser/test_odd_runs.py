@@ -124,6 +124,21 @@ def test_what_is_listed_can_be_had_as_csv(store: Store, tmp_path: Path, browser:
         page.close()
 
 
+def test_the_focus_stays_where_it_is_when_a_page_is_shown_anew(store: Store, tmp_path: Path, browser: Browser) -> None:
+    run = measured(store, "run", 0.7, "2026-11-25T14:00:00.000+00:00")
+    with served(store, tmp_path) as url:
+        page = shown(browser)
+        page.goto(f"{url}/runs/run")
+        focused = page.get_by_role("link", name="All runs"), page.get_by_text("repeat split", exact=True)
+        for number, one in enumerate(focused):
+            one.focus()
+            run.note(Result("split", f"{number}", False, 1.0, {}, f"split {number}"))
+            page.get_by_text(f"split {number}", exact=True).wait_for()
+            page.wait_for_timeout(500)
+            assert one.evaluate("one => one === document.activeElement"), number
+        page.close()
+
+
 def test_a_page_that_is_followed_says_when_it_cannot_be_brought_up_to_date(
     store: Store, tmp_path: Path, browser: Browser
 ) -> None:
