@@ -12,7 +12,7 @@ from carclf.reporting.stage_facts import state_of
 from carclf.run_index import NUM_READERS, Row
 from carclf.services.storage import Store
 
-MAX_ASKED = 64  # runs of which one list asks the store: the newest
+MAX_ASKED = 16  # runs of which one list asks the store: the newest
 
 
 def heard(store: Store, rows: Sequence[Row]) -> list[Row]:
