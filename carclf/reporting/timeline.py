@@ -109,4 +109,4 @@ def _said(known: Sequence[Row], threshold: float | None) -> str:
     if threshold is None:
         return said
     reach = sum(row["val_accuracy"] >= threshold for row in measured)
-    return f"{said} {reach} reach the threshold of now, {threshold:.4f}."
+    return f"{said} {reach} {'reaches' if reach == 1 else 'reach'} the threshold of now, {threshold:.4f}."

@@ -47,7 +47,7 @@ def test_time_and_threshold_are_told_in_words():
     assert over_time([], champion).summary == "No run was measured yet."
     assert over_time([row("a", 1, 0.7)], None).summary == "One run was measured: accuracy 0.7000 (a)."
     assert over_time([row("a", 1, 0.7), row("b", 2, 0.5)], champion).summary == (
-        "Of 2 runs the last has accuracy 0.5000, the best 0.7000 (a). 1 reach the threshold of now, 0.6000.")
+        "Of 2 runs the last has accuracy 0.5000, the best 0.7000 (a). 1 reaches the threshold of now, 0.6000.")
 
 
 def test_a_run_whose_time_is_none_leaves_the_axis_of_the_others_as_it_is():

@@ -57,6 +57,7 @@ def test_the_page_says_what_was_found_and_what_was_not_trained_to_its_end(store:
         left_out=["late"]))
     assert '<b>&lt;b&gt;more</b>: <span class="ok">better by 5.0 points</span>' in page and "<b>more" not in page
     assert '<a href="/carclf/runs/e-baseline-s0">' in page and "carclf run --recipe demo --set x=baseline" in page
+    assert "1 recipe beside the baseline" in page
     assert "slow: after epoch 2, at 0.5" in page and "<bdi>&lt;i&gt;</bdi>" in page and "<p>late</p>" in page
 
 
