@@ -21,6 +21,8 @@ from carclf.services.storage import Store
 __all__ = ["Facts", "artifact_file", "champion_facts", "facts", "picture"]
 Facts = dict[str, Any]
 MAX_LISTED = 100  # of the data's findings and problems
+FILES = {"validate": ("report.json",), "train_head": ("history.csv",), "fine_tune": ("history.csv",),
+         "evaluate": ("evaluation.json", "pictures.json"), "promote": ("decision.json",)}  # that facts are made of
 KINDS = ("picture", "overlay")
 JPEG = "data:image/jpeg;base64,"
 SHOWN, MAX_SHOWN_BYTES = (".html", ".json", ".csv", ".png", ".md"), 32_000_000  # files that a browser is given
@@ -56,6 +58,7 @@ def facts(store: Store, run_id: str) -> Facts:
     ``problems``: ``part`` and ``text`` of each part that could not be read; ``unread``: the names of all those parts.
     """
     own = source(store, run_id)
+    own.fetch(FILES)
     live: dict[str, Live] = own.part("live", lambda: live_points(store, run_id), {})
     settings: list[Facts] = own.part("settings", lambda: changed_settings(own), [])
     stages = stage_facts(own, settings, live)

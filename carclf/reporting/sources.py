@@ -4,13 +4,16 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from carclf.artifacts import MADE, Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.records import Record, read_record
+from carclf.run_index import NUM_READERS
 from carclf.services.storage import Store
 
 T = TypeVar("T")
@@ -29,6 +32,18 @@ class Source:
     record: Record
     problems: list[dict[str, str]] = field(default_factory=list)
     found: dict[str, Artifact | None] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)  # files by their keys
+
+    def fetch(self, files: Mapping[str, Sequence[str]]) -> None:
+        """Read what the stages left and these files of it at once; what cannot be read is told by who asks for it."""
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            list(pool.map(lambda stage: self._fetch(stage, files.get(stage, ())), (*MADE, AUDIT)))
+
+    def _fetch(self, stage: str, names: Sequence[str]) -> None:
+        with suppress(CarclfError, *OF_OTHER_SHAPE):
+            self.artifact(stage)
+            for name in names:
+                self.content(stage, name)
 
     def part(self, name: str, make: Callable[[], T], otherwise: T) -> T:
         """What ``make`` makes; where it cannot, that is noted among the problems, and ``otherwise`` stands for it."""
@@ -72,11 +87,14 @@ class Source:
         file = artifact.files.get(name) if artifact else None
         if file is None:
             return None
+        if file.key in self.contents:
+            return self.contents[file.key]
         data = self.store.read(file.key)
         if data is None:
             raise DataError(f"{file.key} is gone from {self.store.url}. Run {stage} again with force to make it anew.")
         if hashlib.sha256(data.data).hexdigest() != file.sha256:
             raise DataError(f"{file.key} is damaged in {self.store.url}. Run {stage} again with force.")
+        self.contents[file.key] = data.data
         return data.data
 
     def parsed(self, stage: str, name: str) -> Any:

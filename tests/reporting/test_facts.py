@@ -1,6 +1,7 @@
 """Facts of a run where stages have not run, failed, or left what is damaged; and ids that are none."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,33 @@ def test_damaged_and_missing_artifacts_are_problems_of_their_part_and_the_rest_i
     assert unlike == {"evaluation", "problems", "stages", "unread"}
     assert [stage["name"] for stage, other in zip(found["stages"], whole["stages"], strict=True) if stage != other] == [
         "evaluate"]
+
+
+class Slow(FolderStore):
+    """A folder that answers like a bucket far away, and counts how much is under way at once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked: list[str] = []
+        self.under_way, self.most = 0, 0
+
+    def read(self, key: str) -> Versioned | None:
+        self.asked.append(key)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        time.sleep(0.1)
+        self.under_way -= 1
+        return super().read(key)
+
+
+def test_a_run_on_a_slow_store_is_read_at_once_and_nothing_of_it_twice(store: Store) -> None:
+    one = candidate(store, "good", config=load("demo", {"gate.threshold": 0.1}))
+    run, (decision, _) = noted(store, one), one.promote(store)
+    run.note(Result("promote", decision.key, False, 1.0, decision.figures, ""))
+    slow = Slow(Path(store.url))
+    assert facts(slow, "r") == facts(store, "r")
+    assert len(slow.asked) == len(set(slow.asked)) >= 9
+    assert slow.most >= 5
 
 
 def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> None:
