@@ -5,9 +5,11 @@ import os
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import get_current_context, task, task_group
+from airflow.sdk.configuration import conf
 from carclf_pods import pod_of
 from carclf_task import run_stage, skip
 
@@ -33,8 +35,8 @@ BODY = """\
    if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'champion', 'report') -%}
 | {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else value }} |
 {% endfor %}
-[The evaluation's log](/dags/car_retrain/runs/{{ run_id | urlencode }}/tasks/evaluate). The reports lie in the store, \
-{{ var_store }}:
+[The run's report]({{ var_base }}/dags/car_retrain/runs/{{ run_id | urlencode }}/plugin/car-classifier-report) has the \
+gate's rules, and the errors with their pictures. In the store, {{ var_store }}:
 {% for place in (judged.get('report'), measured.get('report')) if place %}
 - `{{ place }}`
 {% endfor %}
@@ -48,8 +50,7 @@ def approval() -> None:
     """``ask`` waits without a slot; ``promote`` makes the promotion that was agreed to."""
     ask = ApprovalOperator(
         task_id="ask", subject="Promote the model of {{ run_id }}, and submit its predictions?",
-        body=BODY.replace("{{ var_store }}", os.environ.get("CARCLF_STORE", "store")).replace(
-            "{{ var_hours }}", f"{HOURS:g}"),
+        body=_body(),
         defaults=ApprovalOperator.REJECT, response_timeout=timedelta(hours=HOURS),
         execution_timeout=timedelta(minutes=10), ignore_downstream_trigger_rules=True, on_success_callback=_tell,
     )
@@ -61,6 +62,16 @@ def approval() -> None:
         return run_stage("promote", context, "--approved-by", user["name"])
 
     ask >> promote()
+
+
+def _body() -> str:
+    """The question's text with what is known when the DAG is read; Airflow renders the rest."""
+    known = {"store": os.environ.get("CARCLF_STORE", "store"), "hours": f"{HOURS:g}",
+             "base": urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")}
+    text = BODY
+    for name, value in known.items():
+        text = text.replace(f"{{{{ var_{name} }}}}", value)
+    return text
 
 
 def promote_or_ask(context: Mapping[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ KAGGLE_STAGES = ("download", "submit", "score")
 GRACE_SECONDS = 10.0
 # XCom holds what a person reads: the rest is in the store's record of the run.
 MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # figures; characters of one, and of a reason or a summary
+DIGITS = 6  # of a figure: enough for a public score
 UNREAD, REASONS = {"class_names", "weights"}, {"reason", "refusal", "override"}
 PR_SET_PDEATHSIG = 1
 
@@ -81,7 +82,7 @@ def run_carclf(command: str, options: list[str], environment: dict[str, str]) ->
         arguments = [*command.split(), "--store", os.environ.get("CARCLF_STORE", "store"), *options]
         child = [sys.executable, "-u", "-m", "carclf", *arguments, "--result", str(path)]
         status, reason = run_child(child, environment | {"TMPDIR": folder})
-        return status, reason, json.loads(path.read_text()) if path.exists() else None
+        return status, reason, json.loads(path.read_text(), parse_float=_rounded) if path.exists() else None
 
 
 def require_done(what: str, status: int, reason: str | None = None) -> None:
@@ -99,6 +100,11 @@ def readable(result: Mapping[str, Any]) -> dict[str, Any]:
     figures = {str(name)[:MAX_FIGURE]: _cut(value, MAX_TEXT if name in REASONS else MAX_FIGURE)
                for name, value in list(result.get("figures", {}).items())[:MAX_FIGURES] if name not in UNREAD}
     return {name: figures if name == "figures" else _cut(value, MAX_TEXT) for name, value in result.items()}
+
+
+def _rounded(text: str) -> float:
+    """A figure as a person reads it in XCom; decisions are made by the children, from what the store has."""
+    return float(f"{float(text):.{DIGITS}g}")
 
 
 def _cut(value: Any, length: int) -> Any:

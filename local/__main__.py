@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,7 @@ def demo(options: argparse.Namespace) -> int:
         print(f"artifacts    {store}")
         _tell_address(airflow)
         if not options.exit:
-            _stay()
+            _stay(processes)
     if options.exit:
         print(json.dumps(summary | {"store": str(store)}))
     return 0 if summary["state"] == "success" else 1
@@ -90,7 +91,7 @@ def up(options: argparse.Namespace) -> int:
         print("The DAG car_retrain is paused: unpause it for a weekly run, or trigger it." if paused
               else "The DAG car_retrain is not paused: it runs by its schedule.")
         _tell_address(airflow)
-        _stay()
+        _stay(processes)
     return 0
 
 
@@ -139,12 +140,16 @@ def _tell_address(airflow: Airflow) -> None:
     print(f"UI           {airflow.url}  (user admin, password in {airflow.home / 'passwords.json'})", flush=True)
 
 
-def _stay() -> None:
+def _stay(processes: Processes) -> None:
+    """Until Ctrl-C; AirflowFailed where a part ends, without which runs would wait for ever."""
     print("Ctrl-C stops everything.", flush=True)
     try:
-        signal.pause()
+        while not (name := processes.ended()):
+            time.sleep(1)
     except KeyboardInterrupt:
         print("Stopping", flush=True)
+        return
+    raise AirflowFailed(f"{name} has ended; look into {processes.logs}/{name}.log, and start again")
 
 
 def _share(text: str) -> float | None:

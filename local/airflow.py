@@ -16,6 +16,7 @@ import requests
 from local.processes import Processes
 
 HEALTHY_SECONDS = 180.0
+LOCKED_SECONDS = 60  # that a part waits for the database, which others lock for long on a busy disk; else it ends
 NUM_WORKERS = 4  # tasks at once
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -67,7 +68,7 @@ def settings(home: Path, port: int, num_workers: int) -> dict[str, str]:
         "core__simple_auth_manager_users": "admin:admin",
         "core__simple_auth_manager_passwords_file": str(home / "passwords.json"),
         "core__execution_api_server_url": f"http://127.0.0.1:{port}/execution/",
-        "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}",
+        "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={LOCKED_SECONDS}",
         "api__host": "127.0.0.1", "api__port": str(port), "api__base_url": f"http://127.0.0.1:{port}",
         "api__secret_key": keys["api"], "api_auth__jwt_secret": keys["jwt"], "api__workers": "1",
         "logging__base_log_folder": str(home / "logs"),

@@ -48,9 +48,10 @@ class ReportLink(BaseOperatorLink):
         """The address inside Airflow's UI; "" where there is none."""
         if ti_key.dag_id not in DAGS:
             return ""
-        part = PARTS.get(ti_key.task_id.rpartition(".")[2], "stages")  # approval.promote is promote
-        run = quote(ti_key.run_id, safe="")
-        return f"{_base()}/plugin/{ROUTE}{PREFIX}/dag-run?dag_id={ti_key.dag_id}&run_id={run}#{part}"
+        page = f"{_base()}/plugin/{ROUTE}{PREFIX}/dag-run?dag_id={ti_key.dag_id}&run_id={quote(ti_key.run_id, safe='')}"
+        if ti_key.dag_id != DAGS[0]:  # an experiment's page has no parts of its tasks
+            return page
+        return f"{page}#{PARTS.get(ti_key.task_id.rpartition('.')[2], 'stages')}"  # approval.promote is promote
 
 
 ICONS = {"icon": f"{_base()}{PREFIX}/static/icon.svg", "icon_dark_mode": f"{_base()}{PREFIX}/static/icon-dark.svg"}

@@ -15,16 +15,18 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
 from carclf.errors import ConfigError
+from carclf.experiments.plan import find_plan
 from carclf.experiments.results import find_outcome, report_of
 from carclf.records import run_id_of
 from carclf.reporting import pages
 from carclf.reporting.facts import artifact_file
-from carclf.reporting.listing import Wanted, listing
+from carclf.reporting.listing import Wanted, as_csv, listing
 from carclf.reporting.run_report import run_report
 from carclf.services.storage import Store, open_store
 
 DAG, EXPERIMENTS = "car_retrain", "car_experiments"
 KEPT = {"Cache-Control": "private, max-age=86400"}  # the address of script and style changes with them
+may_see_experiments = requires_access_dag("GET", param_dag_id=EXPERIMENTS)
 may_read, may_edit = (requires_access_dag(method, param_dag_id=DAG) for method in ("GET", "PUT"))
 
 
@@ -88,6 +90,10 @@ def _add_data(site: FastAPI) -> None:
     def data_runs(store: InStore, wanted: Annotated[Wanted, Query()]) -> dict[str, Any]:
         return listing(store, wanted)
 
+    @site.get("/data/runs.csv")
+    def table(store: InStore, wanted: Annotated[Wanted, Query()]) -> Response:
+        return stored_file("runs.csv", as_csv(store, wanted).encode(errors="backslashreplace"))
+
     @site.get("/data/timeline")
     def timeline(store: InStore) -> dict[str, Any]:
         return pages.timeline(store)
@@ -100,7 +106,7 @@ def _add_data(site: FastAPI) -> None:
     def report(run_id: str, store: InStore) -> Response:
         return stored_file(f"{run_id}.html", run_report(store, run_id).encode(errors="backslashreplace"))
 
-    @site.get("/experiments/{name}/report.html")
+    @site.get("/experiments/{name}/report.html", dependencies=[Depends(may_see_experiments)])
     def experiment_report(name: str, store: InStore) -> Response:
         if (page := report_of(name, store)) is None:
             raise HTTPException(HTTPStatus.NOT_FOUND, f"No experiment {name[:100]} was compared.")
@@ -126,8 +132,8 @@ def _add_data(site: FastAPI) -> None:
 
 
 def _experiment(root: str, store: Store, name: str) -> str:
-    """The page that compares an experiment's recipes."""
+    """The page that compares an experiment's recipes; how they are trained where they are not compared yet."""
     if (found := find_outcome(name, store)) is None:
-        return pages.problem_page(root, "Not compared yet", f"The recipes of {name} are compared by its last task.",
-                                  runs=name)
-    return pages.experiment_page(root, found)
+        plan = find_plan(name, store)
+        return pages.trainings_page(store, root, name, [vars(member) for member in plan.members] if plan else [])
+    return pages.experiment_page(store, root, found)

@@ -30,8 +30,10 @@ def _list(
     name = sort.removeprefix("-")
     if name not in FIELDS:
         raise ConfigError(f"Runs cannot be sorted by {name!r}: give one of {', '.join(FIELDS)}.")
+    from carclf.reporting.heard import heard
+
     place = open_store(store)
-    found = rows(place)
+    found = heard(place, rows(place))
     known = [row for row in found if row[name] is not None]
     unknown = [row for row in found if row[name] is None]  # always the last
     ordered = [*sorted(known, key=lambda row: row[name], reverse=sort.startswith("-")), *unknown]

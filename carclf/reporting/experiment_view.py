@@ -1,12 +1,18 @@
 """What the page of an experiment shows: each recipe beside the baseline, in words, and accuracy over cost."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carclf.errors import DataError
 from carclf.evaluation.experiment_report import ranked
+from carclf.live import live_points
 from carclf.reporting.charts import BLUE, GREEN, RED, SOFT, Chart, Spec, Values, axis, colours, number, spec
+from carclf.reporting.heard import heard
+from carclf.reporting.run_view import progress
 from carclf.reporting.sources import OF_OTHER_SHAPE
+from carclf.run_index import rows as rows_of
+from carclf.services.storage import Store
 
 Row = Mapping[str, Any]
 TITLE = "Accuracy over minutes of training"
@@ -15,15 +21,33 @@ SHARED = ("experiment", "recipe", "seeds", "num_images", "num_folds", "num_compa
           "failed", "left_out")
 
 
-def experiment_view(found: Mapping[str, Any]) -> dict[str, Any]:
+def experiment_view(found: Mapping[str, Any], store: Store) -> dict[str, Any]:
     """The values of the template ``experiment.html``, of an experiment's ``comparison.json``; DataError for another."""
     try:
-        rows = ranked(found)
+        rows, winner = ranked(found), str(found.get("winner") or "")
+        promote = shlex.join(["carclf", "champion", "promote", "--run", winner, "--store", store.url])
         return {name: found[name] for name in SHARED} | {
-            "rows": [_shown(row) for row in rows], "over_cost": over_cost(rows)}
+            "rows": [_shown(row) for row in rows], "over_cost": over_cost(rows), "winner": winner, "promote": promote}
     except OF_OTHER_SHAPE as error:
         raise DataError(f"The comparison is damaged, or of another version of carclf: {error!r}. Make it again: carclf "
                         "experiment compare --name with the experiment's name") from error
+
+
+def members_view(store: Store, members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """How the trainings go that an experiment planned: each ``recipe``, ``seed``, ``fold`` and ``run_id``.
+
+    With ``row`` of the index (None: not begun) and ``progress``: a line for what is under way.
+    """
+    names = {member["run_id"] for member in members}
+    found = {row["run"]: row for row in heard(store, [row for row in rows_of(store) if row["run"] in names])}
+    return [{**member, "row": (row := found.get(member["run_id"])), "progress": _under_way(store, row)}
+            for member in members]
+
+
+def _under_way(store: Store, row: Row | None) -> list[str]:
+    if row is None or row["state"] != "running":
+        return []
+    return [line["text"] for line in progress(live_points(store, row["run"]))]
 
 
 def over_cost(rows: Sequence[Row]) -> Chart:

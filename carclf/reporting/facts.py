@@ -6,13 +6,14 @@ What is damaged or gone is told among ``problems`` in place of being raised.
 import base64
 import csv
 import io
+from functools import partial
 from typing import Any
 
 from carclf.artifacts import MADE
 from carclf.evaluation.evaluation_report import class_rows
 from carclf.live import Live, live_points
 from carclf.reporting.champion_facts import champion_facts
-from carclf.reporting.sources import Source, plain, source
+from carclf.reporting.sources import AUDIT, Source, plain, source
 from carclf.reporting.stage_facts import changed_settings, stage_facts
 from carclf.run_index import TRAINING, Row, is_champion, row_of
 from carclf.services.storage import Store
@@ -20,6 +21,8 @@ from carclf.services.storage import Store
 __all__ = ["Facts", "artifact_file", "champion_facts", "facts", "picture"]
 Facts = dict[str, Any]
 MAX_LISTED = 100  # of the data's findings and problems
+FILES = {"validate": ("report.json",), "train_head": ("history.csv",), "fine_tune": ("history.csv",),
+         "evaluate": ("evaluation.json", "pictures.json"), "promote": ("decision.json",)}  # that facts are made of
 KINDS = ("picture", "overlay")
 JPEG = "data:image/jpeg;base64,"
 SHOWN, MAX_SHOWN_BYTES = (".html", ".json", ".csv", ".png", ".md"), 32_000_000  # files that a browser is given
@@ -40,8 +43,8 @@ def facts(store: Store, run_id: str) -> Facts:
     ``val_loss``, ``val_accuracy``, and of fine_tune ``learning_rate``, ``images_per_second``, ``data_wait_fraction``,
     ``seconds``; [] where there are none yet.
     ``data``: None, or ``figures`` of the dataset, ``split`` and ``audit``: figures of those, {} where they have not
-    run; ``classes`` (``label``, ``num``), ``findings`` (``severity``, ``kind``, ``path``, ``text``) and ``problems``
-    (``path``, ``problem``), MAX_LISTED of each at most.
+    run; ``audit_pages``: the names of the audit's pages; ``classes`` (``label``, ``num``), ``findings`` (``severity``,
+    ``kind``, ``path``, ``text``) and ``problems`` (``path``, ``problem``), MAX_LISTED of each at most.
     ``evaluation``: None, or ``accuracy``, ``interval`` (low, high), ``num_images``, ``num_correct``, ``temperature``,
     ``calibration_error``, ``uncalibrated_error``, ``milliseconds``, ``model_mb``, ``class_names``, ``confusion``
     (rows: labels), ``classes`` (``label``, ``num``, ``recall``, ``low``, ``high``, ``named``: how many were called so;
@@ -52,9 +55,10 @@ def facts(store: Store, run_id: str) -> Facts:
     ``picture`` and ``overlay`` as data: URIs ("" where there is none).
     ``decision``: None, or ``decision``, ``reason``, ``threshold``, ``champion`` (a model's key or None), ``rules``
     (``rule``, ``value``, ``limit``, ``passed``, ``text``), ``paired`` (None, or what ``evaluation.comparison`` tells).
-    ``problems``: ``part`` and ``text`` of each part that could not be read.
+    ``problems``: ``part`` and ``text`` of each part that could not be read; ``unread``: the names of all those parts.
     """
     own = source(store, run_id)
+    own.fetch(FILES)
     live: dict[str, Live] = own.part("live", lambda: live_points(store, run_id), {})
     settings: list[Facts] = own.part("settings", lambda: changed_settings(own), [])
     stages = stage_facts(own, settings, live)
@@ -66,7 +70,8 @@ def facts(store: Store, run_id: str) -> Facts:
         "evaluation": own.part("evaluation", lambda: _evaluation(own), None), "errors": errors,
         "decision": own.part("decision", lambda: own.parsed("promote", "decision.json"), None),
     }
-    return dict(plain(found | {"problems": _without_repeats(own.problems)}))
+    unread = sorted({problem["part"] for problem in own.problems})
+    return dict(plain(found | {"problems": _without_repeats(own.problems), "unread": unread}))
 
 
 def picture(store: Store, run_id: str, number: int, kind: str) -> bytes | None:
@@ -82,12 +87,12 @@ def picture(store: Store, run_id: str, number: int, kind: str) -> bytes | None:
 
 
 def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | None:
-    """A page, table or picture among the files of what a stage left, checked; None where its manifest names none.
+    """A page, table or picture among the files of what a stage or the audit left, checked; None where there is none.
 
     Models and archives are none of those. ConfigError for what is no run, DataError where the file is damaged.
     """
     own = source(store, run_id)
-    artifact = own.artifact(stage) if stage in MADE else None
+    artifact = own.artifact(stage) if stage in (*MADE, AUDIT) else None
     file = artifact.files.get(name) if artifact else None
     if file is None or not name.endswith(SHOWN) or file.num_bytes > MAX_SHOWN_BYTES:
         return None
@@ -123,12 +128,14 @@ def _curves(own: Source, stage: str) -> list[dict[str, float | None]]:
 def _data(own: Source) -> Facts | None:
     if (report := own.parsed("validate", "report.json")) is None:
         return None
-    model, split = own.artifact("train_head"), own.artifact("split")
+    model, split = (own.part(stage, partial(own.artifact, stage), None) for stage in ("train_head", "split"))
+    audit = own.part(AUDIT, lambda: own.artifact(AUDIT), None)
     told = own.result("train_head").get("figures", {})
     return {
         "figures": {name: value for name, value in report.items() if isinstance(value, int | float | str)},
         "split": split.figures if split else {},
         "audit": {name: value for name, value in told.items() if model and name not in model.figures},
+        "audit_pages": [name for name in (audit.files if audit else ()) if name.endswith(".html")],
         "classes": [{"label": int(label), "num": num} for label, num in report.get("class_counts", {}).items()],
         "findings": report.get("findings", {}).get("listed", [])[:MAX_LISTED],
         "problems": report.get("problems", [])[:MAX_LISTED],
@@ -144,10 +151,13 @@ def _evaluation(own: Source) -> Facts | None:
 
 def _errors(own: Source) -> list[Facts]:
     errors = (own.parsed("evaluate", "evaluation.json") or {}).get("errors", [])
-    pictures = (own.parsed("evaluate", "pictures.json") or []) if errors else []
-    shown = [{kind: _jpeg(one, kind) for kind in KINDS} for one in pictures]
+    shown: list[dict[str, str]] = own.part("pictures", lambda: _pictures(own), []) if errors else []
     shown += [dict.fromkeys(KINDS, "")] * (len(errors) - len(shown))
     return [{"number": number} | error | one for number, (error, one) in enumerate(zip(errors, shown, strict=False))]
+
+
+def _pictures(own: Source) -> list[dict[str, str]]:
+    return [{kind: _jpeg(one, kind) for kind in KINDS} for one in own.parsed("evaluate", "pictures.json") or []]
 
 
 def _jpeg(pictures: dict[str, str], kind: str) -> str:

@@ -1,10 +1,13 @@
 """The list of runs as its page asks for it: filtered, sorted, a part at a time."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from carclf.reporting.heard import heard
 from carclf.run_index import rows
 from carclf.services.storage import Store
 
@@ -13,6 +16,9 @@ MAX_CHOICES = 50  # recipes that the filter offers
 Sortable = Literal["created", "run", "recipe", "dataset", "state", "val_accuracy", "public_score", "decision",
                    "minutes", "gpu_minutes"]
 Text = Annotated[str, Field(max_length=200)]
+CSV = ("run", "created", "recipe", "dataset", "model", "state", "val_accuracy", "low", "high", "public_score", "rank",
+       "decision", "champion", "minutes", "gpu_minutes", "gpu", "text")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 TEXTS = ("run", "recipe", "dataset", "model", "state", "decision", "text")
 
 
@@ -33,13 +39,29 @@ class Wanted(BaseModel):
 
 def listing(store: Store, wanted: Wanted) -> dict[str, Any]:
     """``rows`` of the part, ``num_found``, ``num_runs``; all ``recipes``, ``decisions`` and ``states`` there are."""
-    every = rows(store)
+    every = heard(store, rows(store))
     found = arranged(every, wanted)
     return {
         "rows": found[wanted.offset : wanted.offset + wanted.limit], "num_found": len(found), "num_runs": len(every),
         "recipes": _choices(every, "recipe"), "decisions": _choices(every, "decision"),
         "states": _choices(every, "state"),
     }
+
+
+def as_csv(store: Store, wanted: Wanted) -> str:
+    """All the runs that fit, in their order, as a table for a spreadsheet; times are UTC."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\r\n")
+    writer.writerow(CSV)
+    for row in arranged(heard(store, rows(store)), wanted):
+        writer.writerow(_cell(row[name]) for name in CSV)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    """A spreadsheet would take a text that begins so for a formula."""
+    text = "" if value is None else str(value)
+    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULAS) else text
 
 
 def arranged(every: Sequence[Mapping[str, Any]], wanted: Wanted) -> list[Mapping[str, Any]]:

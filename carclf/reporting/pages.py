@@ -1,6 +1,6 @@
 """The pages inside Airflow's UI as HTML, and the data that they ask for while they are open."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +10,7 @@ from carclf.live import live_points
 from carclf.records import read_record
 from carclf.reporting import rendering
 from carclf.reporting.comparison import compare
-from carclf.reporting.experiment_view import experiment_view
+from carclf.reporting.experiment_view import experiment_view, members_view
 from carclf.reporting.facts import champion_facts, facts
 from carclf.reporting.icons import ICONS
 from carclf.reporting.run_charts import class_differences
@@ -21,7 +21,7 @@ from carclf.services.storage import Store
 
 COLUMNS = (  # of the list: a row's name, its title, whether it is a number
     ("run", "Run", False), ("val_accuracy", "Accuracy (95%)", True), ("public_score", "Public score", True),
-    ("decision", "Decision", False), ("state", "State", False), ("created", "Begun", False),
+    ("decision", "Decision", False), ("state", "State", False), ("created", "Begun (UTC)", False),
     ("recipe", "Recipe", False), ("dataset", "Data", False), ("minutes", "Minutes", True),
     ("gpu_minutes", "GPU minutes", True),
 )
@@ -57,14 +57,19 @@ def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
     return rendering.for_site("comparison.html", root, differences=class_differences(found["classes"]), **found)
 
 
-def experiment_page(root: str, found: Mapping[str, Any]) -> str:
+def experiment_page(store: Store, root: str, found: Mapping[str, Any]) -> str:
     """An experiment's recipes beside the baseline, of its ``comparison.json``; DataError where that is another's."""
-    return rendering.for_site("experiment.html", root, **experiment_view(found))
+    return rendering.for_site("experiment.html", root, **experiment_view(found, store))
 
 
-def problem_page(root: str, heading: str, text: str, *, waits_for: str = "", runs: str = "") -> str:
-    """What went wrong, in words; it shows the way to ``runs`` of that name, and looks for the one it ``waits_for``."""
-    return rendering.for_site("problem.html", root, heading=heading, text=text, waits_for=waits_for, runs=runs)
+def trainings_page(store: Store, root: str, name: str, members: Sequence[Mapping[str, Any]]) -> str:
+    """How an experiment goes that is not compared yet: its trainings, none before it was planned."""
+    return rendering.for_site("trainings.html", root, experiment=name, members=members_view(store, members))
+
+
+def problem_page(root: str, heading: str, text: str, *, waits_for: str = "") -> str:
+    """What went wrong, in words; it looks for the run that it ``waits_for``."""
+    return rendering.for_site("problem.html", root, heading=heading, text=text, waits_for=waits_for)
 
 
 def live(store: Store, run_id: str) -> dict[str, Any]:

@@ -76,9 +76,9 @@ def _short(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _moment(text: str) -> str:
+def _moment(text: str | None) -> str:
     """A time in ISO format as a person reads it."""
-    return text.replace("T", " ").split("+")[0].split(".")[0]
+    return str(text or "").replace("T", " ").split("+")[0].split(".")[0]
 
 
 @cache

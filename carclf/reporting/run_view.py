@@ -22,7 +22,7 @@ def run_view(found: Facts) -> dict[str, Any]:
     names, confusion = (evaluation["class_names"], evaluation["confusion"]) if evaluation else ([], [])
     return {
         **{name: found[name] for name in ("run", "store", "row", "header", "stages", "data", "evaluation", "errors",
-                                          "decision", "problems")},
+                                          "decision", "problems", "unread")},
         "shown": SHOWN, "version": version(found["row"], found["live"]), "champion": found["row"]["champion"],
         "progress": progress(found["live"]), "trainings": trainings(found),
         "stage_times": stage_times(found["stages"]),

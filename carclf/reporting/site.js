@@ -2,7 +2,7 @@
 // What comes from the store is put into the page as text, never as markup.
 "use strict";
 (() => {
-  const SECONDS_RUNNING = 3, SECONDS_OTHERWISE = 15;
+  const SECONDS_RUNNING = 3, SECONDS_WATCHED = 5, SECONDS_OTHERWISE = 15;
   const views = new Map(); // of the charts, by the figure's id
 
   // Airflow keeps its theme as a class of its own page and in localStorage; alone, the browser's counts.
@@ -29,10 +29,13 @@
     if (text !== undefined) made.textContent = text;
     return made;
   }
-  async function json(path) {
-    const answer = await fetch(root() + path, {headers: {Accept: "application/json"}, credentials: "same-origin"});
+  async function asked(path) {
+    const answer = await fetch(path, {headers: {Accept: "application/json"}, credentials: "same-origin"});
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail || `${answer.status} ${answer.statusText}`);
-    return answer.json();
+    return answer;
+  }
+  async function json(path) {
+    return (await asked(root() + path)).json();
   }
 
   // The list does not wait for the charts' script, which is large.
@@ -99,11 +102,25 @@
       shown.querySelector("progress").value = line.share;
     }
   }
-  async function showAnew(run) {
-    const answer = await fetch(`${root()}/runs/${encodeURIComponent(run)}`, {credentials: "same-origin"});
-    if (!answer.ok) return;
-    const next = document.adoptNode(new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main"));
-    const before = document.getElementById("main"), focused = document.activeElement && document.activeElement.id;
+  // A page that is followed and cannot be asked for says so, and since when: a login ends, a server is restarted.
+  function told(error) {
+    let place = document.getElementById("stale");
+    if (!error) { place?.remove(); return; }
+    console.warn(`carclf: ${error.message}`);
+    if (!place) {
+      place = element("p", undefined, {id: "stale", className: "warn", role: "status"});
+      place.dataset.since = new Date().toISOString().slice(11, 19);
+      document.getElementById("main").prepend(place);
+    }
+    place.textContent = `Not up to date since ${place.dataset.since} UTC: ${error.message}`;
+  }
+  let last = "";
+  async function showAnew(path) {
+    const answer = await asked(path), text = await answer.text();
+    if (text === last) return;
+    last = text;
+    const next = document.adoptNode(new DOMParser().parseFromString(text, "text/html").getElementById("main"));
+    const before = document.getElementById("main"), focused = pathTo(document.activeElement);
     for (const open of before.querySelectorAll("details[open]")) {
       const same = open.id && next.querySelector(`#${CSS.escape(open.id)}`);
       if (same) same.open = true;
@@ -115,7 +132,14 @@
     await draw(next);
     next.style.minHeight = "";
     pictures(next);
-    if (focused) document.getElementById(focused)?.focus({preventScroll: true});
+    if (focused) document.querySelector(focused)?.focus({preventScroll: true});
+  }
+  // How what has the focus is found again in a page that is shown anew.
+  function pathTo(one) {
+    const part = one?.closest("details[id]"), link = one?.getAttribute("href");
+    if (one?.id) return `#${CSS.escape(one.id)}`;
+    if (link) return `a[href="${CSS.escape(link)}"]`;
+    return part && one.tagName === "SUMMARY" ? `#${CSS.escape(part.id)} > summary` : "";
   }
   async function follow() {
     const main = document.getElementById("main"), run = main.dataset.run;
@@ -123,15 +147,22 @@
     if (!document.hidden && !document.querySelector("dialog[open]")) {
       try {
         const found = await json(`/data/runs/${encodeURIComponent(run)}/live`);
-        if (found.version !== main.dataset.version || !changeCharts(found.charts)) await showAnew(run);
+        if (found.version !== main.dataset.version || !changeCharts(found.charts)) await showAnew(`${root()}/runs/${encodeURIComponent(run)}`);
         else showProgress(found.progress);
+        told();
         if (found.state === "running" || found.version === "none" || found.state === "open") seconds = SECONDS_RUNNING;
       } catch (error) {
-        console.warn(`carclf: ${error.message}`);
+        told(error);
         seconds = SECONDS_RUNNING; // asked again
       }
     }
     setTimeout(follow, 1000 * seconds);
+  }
+
+  // An experiment's page, until its recipes are compared.
+  async function watch() {
+    if (!document.hidden) await showAnew(location.pathname + location.search).then(() => told(), told);
+    if ("watched" in document.getElementById("main").dataset) setTimeout(watch, 1000 * SECONDS_WATCHED);
   }
 
   // A picture is opened by mouse or keyboard, and closed by Escape.
@@ -162,7 +193,7 @@
   const number = (value, digits) => value === null ? "" : value.toFixed(digits);
   const wanted = {text: "", recipe: "", decision: "", state: "", sort: "created", descending: true, offset: 0};
   const chosen = [];
-  let asked = 0, waiting = 0;
+  let questions = 0, waiting = 0;
 
   function fromAddress() {
     const given = new URLSearchParams(location.search);
@@ -178,25 +209,27 @@
       .filter(([name, value]) => value !== "" && value !== defaults[name]).map(([name, value]) => [name, String(value)]));
   }
   async function list() {
-    const mine = ++asked, table = document.getElementById("table"), found = document.getElementById("found");
+    const mine = ++questions, table = document.getElementById("table"), found = document.getElementById("found");
     table.setAttribute("aria-busy", "true");
     try {
       const query = asQuery({limit: LIMIT});
       const answer = await json(`/data/runs?${query}`);
-      if (mine !== asked) return; // a later question is under way
+      if (mine !== questions) return; // a later question is under way
       if (wanted.offset && !answer.rows.length) { wanted.offset = 0; return void list(); }
       showRows(answer);
       history.replaceState(null, "", `?${asQuery(Object.fromEntries(chosen.map((run, place) => ["ab"[place], run])))}`);
     } catch (error) {
       found.textContent = `The runs cannot be listed: ${error.message}`;
     } finally {
-      if (mine === asked) table.removeAttribute("aria-busy");
+      if (mine === questions) table.removeAttribute("aria-busy");
     }
   }
   function showRows(answer) {
     const body = document.querySelector("#table tbody"), last = Math.min(wanted.offset + LIMIT, answer.num_found);
     body.replaceChildren(...answer.rows.map(rowOf));
-    document.getElementById("found").textContent = answer.num_found === answer.num_runs
+    document.getElementById("csv").href = `${root()}/data/runs.csv?${asQuery({offset: ""})}`;
+    document.getElementById("found").textContent = !answer.num_runs ? "No runs yet: trigger the Dag car_retrain."
+      : answer.num_found === answer.num_runs
       ? `${answer.num_runs} ${answer.num_runs === 1 ? "run" : "runs"}` : `${answer.num_found} of ${answer.num_runs} runs`;
     document.getElementById("place").textContent = answer.num_found ? `${wanted.offset + 1}–${last} of ${answer.num_found}` : "None";
     document.getElementById("before").disabled = wanted.offset === 0;
@@ -206,9 +239,9 @@
       else head.removeAttribute("aria-sort");
     }
     for (const [name, values] of [["recipe", answer.recipes], ["decision", answer.decisions], ["state", answer.states]]) {
-      const select = document.querySelector(`#filter [name=${name}]`), all = new Set([...values, ...(wanted[name] ? [wanted[name]] : [])]);
-      if (select.options.length === all.size + 1) continue;
-      select.replaceChildren(element("option", "all", {value: ""}), ...[...all].map((value) => element("option", value, {value})));
+      const select = document.querySelector(`#filter [name=${name}]`), all = new Set(["", ...values, ...(wanted[name] ? [wanted[name]] : [])]);
+      if ([...select.options].map((option) => option.value).join("\n") === [...all].join("\n")) continue;
+      select.replaceChildren(...[...all].map((value) => element("option", value || "all", {value})));
       select.value = wanted[name];
     }
   }
@@ -291,5 +324,6 @@
     }
     await draw(document);
     if (main && main.dataset.run) setTimeout(follow, 1000 * SECONDS_RUNNING);
+    if (main && "watched" in main.dataset) setTimeout(watch, 1000 * SECONDS_WATCHED);
   });
 })();

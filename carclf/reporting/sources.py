@@ -3,16 +3,22 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from carclf.artifacts import MADE, Artifact, Decision
+from carclf.artifacts import MADE, Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.records import Record, read_record
+from carclf.run_index import NUM_READERS
 from carclf.services.storage import Store
 
 T = TypeVar("T")
+PAGE = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
+AUDIT = "audit"  # beside the stages: train_head's page of label errors, or of these and drift
 # What a file that is whole, and of another version or written by somebody else, may lead to.
 OF_OTHER_SHAPE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
 
@@ -26,6 +32,18 @@ class Source:
     record: Record
     problems: list[dict[str, str]] = field(default_factory=list)
     found: dict[str, Artifact | None] = field(default_factory=dict)
+    contents: dict[str, bytes] = field(default_factory=dict)  # files by their keys
+
+    def fetch(self, files: Mapping[str, Sequence[str]]) -> None:
+        """Read what the stages left and these files of it at once; what cannot be read is told by who asks for it."""
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            list(pool.map(lambda stage: self._fetch(stage, files.get(stage, ())), (*MADE, AUDIT)))
+
+    def _fetch(self, stage: str, names: Sequence[str]) -> None:
+        with suppress(CarclfError, *OF_OTHER_SHAPE):
+            self.artifact(stage)
+            for name in names:
+                self.content(stage, name)
 
     def part(self, name: str, make: Callable[[], T], otherwise: T) -> T:
         """What ``make`` makes; where it cannot, that is noted among the problems, and ``otherwise`` stands for it."""
@@ -49,13 +67,19 @@ class Source:
         return told
 
     def artifact(self, stage: str) -> Artifact | None:
-        """What a stage left; None where it has not ended, DataError where it is gone or damaged."""
+        """What a stage, or the audit, left; None where it has not ended, DataError where it is gone or damaged."""
         if stage not in self.found:
-            key = self.result(stage).get("key") or ""
-            if not key and stage == "promote":
-                key = _judged(self.attempt(stage))
-            self.found[stage] = _artifact(self.store, MADE[stage], key) if key else None
+            kind, key = self._named(stage)
+            self.found[stage] = _artifact(self.store, kind, key) if key else None
         return self.found[stage]
+
+    def _named(self, stage: str) -> tuple[type[Artifact], str]:
+        if stage == AUDIT:
+            return _of_page(self.result("train_head"), Audit, Drift)
+        if key := self.result(stage).get("key"):
+            return MADE[stage], key
+        # A decision that waits for an approval: the record names its page only.
+        return _of_page(self.attempt(stage), MADE[stage]) if stage == "promote" else (MADE[stage], "")
 
     def content(self, stage: str, name: str) -> bytes | None:
         """A file of what a stage left, checked; None where there is none."""
@@ -63,11 +87,14 @@ class Source:
         file = artifact.files.get(name) if artifact else None
         if file is None:
             return None
+        if file.key in self.contents:
+            return self.contents[file.key]
         data = self.store.read(file.key)
         if data is None:
             raise DataError(f"{file.key} is gone from {self.store.url}. Run {stage} again with force to make it anew.")
         if hashlib.sha256(data.data).hexdigest() != file.sha256:
             raise DataError(f"{file.key} is damaged in {self.store.url}. Run {stage} again with force.")
+        self.contents[file.key] = data.data
         return data.data
 
     def parsed(self, stage: str, name: str) -> Any:
@@ -98,7 +125,8 @@ def _artifact(store: Store, kind: type[Artifact], key: str) -> Artifact:
     return found
 
 
-def _judged(attempt: dict[str, Any]) -> str:
-    """The key of the decision that waits for an approval: the record names its page only."""
-    folder, _, rest = str(attempt.get("figures", {}).get("report", "")).partition("/")
-    return rest.partition("/")[0] if folder == Decision.folder else ""
+def _of_page(told: dict[str, Any], *kinds: type[Artifact]) -> tuple[type[Artifact], str]:
+    """The kind and the key of what has the page that a stage's figures name; "" where that is of none of these."""
+    found = PAGE.match(str(told.get("figures", {}).get("report", "")))
+    kind = next((one for one in kinds if found and one.folder == found["folder"]), None)
+    return (kind, found["key"]) if kind and found else (kinds[0], "")

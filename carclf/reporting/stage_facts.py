@@ -37,7 +37,7 @@ def _stage(source: Source, stage: str, live: Live | None) -> dict[str, Any]:
     artifact = source.part(stage, lambda: source.artifact(stage), None)
     files = artifact.files.items() if artifact else ()
     return {
-        "name": stage, "state": _state(done, attempt, live), "text": attempt.get("text") or done.get("skip") or "",
+        "name": stage, "state": state_of(done, attempt, live), "text": attempt.get("text") or done.get("skip") or "",
         "since": attempt.get("since", ""), "ended": attempt.get("ended") or done.get("ended") or "",
         "seconds": done.get("seconds"), "reused": bool(done.get("reused")), "gpu": done.get("gpu", ""),
         "summary": done.get("summary", ""), "figures": done.get("figures") or attempt.get("figures") or {},
@@ -46,7 +46,8 @@ def _stage(source: Source, stage: str, live: Live | None) -> dict[str, Any]:
     }
 
 
-def _state(done: dict[str, Any], attempt: dict[str, Any], live: Live | None) -> str:
+def state_of(done: dict[str, Any], attempt: dict[str, Any], live: Live | None) -> str:
+    """The state of a stage, by what its record says of its end and of its latest try, and by its live points."""
     state = str(attempt.get("state") or ("done" if done else "open"))
     if state != "running":
         return state

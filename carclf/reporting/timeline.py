@@ -14,10 +14,10 @@ TITLE = "Accuracy and public score over time"
 
 def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
     """A point for each run's accuracy and public score; ``champion`` is of ``facts.champion_facts``."""
-    known = sorted((row for row in rows if any(row[name] is not None for name in KINDS)),
+    known = sorted((row for row in rows if any(row[name] is not None for name in KINDS) and _is_time(row["created"])),
                    key=lambda row: row["created"])[-MAX_RUNS:]
     values: Values = [{"run": row["run"], "created": row["created"], "kind": kind, "value": row[name],
-                       "decision": row["decision"] or "none yet"}
+                       "decision": row["decision"] or "none yet", "begun": row["created"][:16].replace("T", " ")}
                       for row in known for name, kind in KINDS.items() if row[name] is not None]
     threshold = champion["threshold"] if champion else None
     layers = [_points(_span(known))]
@@ -27,6 +27,21 @@ def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
              for row in reversed(known)]
     return Chart("over-time", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
                  ["run", "begun", *KINDS.values(), "decision"], table)
+
+
+def _is_time(text: str) -> bool:
+    """Whether it can stand on the axis: a single wrong one would leave nothing of it."""
+    try:
+        return bool(datetime.fromisoformat(text))
+    except (ValueError, TypeError):
+        return False
+
+
+def _time(span: list[str] | None = None) -> Spec:
+    """The axis of time: UTC, as all times of the pages, wherever the browser is."""
+    scale: Spec = {"type": "utc"} | ({"domain": span} if span else {})
+    ticks: Spec = {"tickCount": 8, "format": {"hours": "%H:%M", "minutes": "%H:%M"}}  # else 14:28 would be 02:28
+    return {"field": "created", "type": "temporal", "title": "UTC", "axis": ticks, "scale": scale}
 
 
 def _span(known: Sequence[Row]) -> list[str]:
@@ -43,15 +58,14 @@ def _points(span: list[str]) -> Spec:
     return {
         "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.8},
         "encoding": {
-            "x": {"field": "created", "type": "temporal", "title": None, "axis": {"tickCount": 8}} | (
-                {"scale": {"domain": span}} if span else {}),
+            "x": _time(span),
             "y": axis("value", axis={"format": ".3~f"}),
             "color": colours("kind", kinds),
             "shape": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds),
                                                                     "range": ["circle", "diamond"]}},
             "tooltip": [{"field": "run"}, {"field": "kind", "title": "figure"},
                         {"field": "value", "format": ".4f"}, {"field": "decision"},
-                        {"field": "created", "type": "temporal", "title": "begun", "format": "%Y-%m-%d %H:%M"}],
+                        {"field": "begun", "title": "begun (UTC)"}],
         },
     }
 
@@ -68,7 +82,7 @@ def _threshold_values(champion: Mapping[str, Any], span: list[str]) -> Values:
 
 
 def _steps(values: Values) -> Spec:
-    at: Spec = {"x": {"field": "created", "type": "temporal"}, "y": axis("value")}
+    at: Spec = {"x": _time(), "y": axis("value")}
     return {
         "data": {"values": values},
         "layer": [
@@ -95,4 +109,4 @@ def _said(known: Sequence[Row], threshold: float | None) -> str:
     if threshold is None:
         return said
     reach = sum(row["val_accuracy"] >= threshold for row in measured)
-    return f"{said} {reach} reach the threshold of now, {threshold:.4f}."
+    return f"{said} {reach} {'reaches' if reach == 1 else 'reach'} the threshold of now, {threshold:.4f}."

@@ -150,6 +150,27 @@ def test_what_waits_holds_no_slot_and_outlasts_a_night(described) -> None:
     assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_HOURS=1.5
 
 
+def test_the_question_before_a_promotion_shows_the_figures_and_leads_to_the_runs_report(
+    environment: dict[str, str]
+) -> None:
+    code = """
+        import car_retrain, jinja2
+        from types import SimpleNamespace as N
+        results = {"promote": {"threshold": 0.9, "val_accuracy": 0.95, "decision": "awaiting approval", "champion": "",
+                               "reason": "awaiting approval: all hold. To go on: carclf promote", "p_value": 0.0123456},
+                   "evaluate": {"val_accuracy": 0.95, "low": 0.93, "high": 0.97, "num_images": 500, "weakest_class": 2,
+                                "weakest_recall": 0.8, "calibration_error": 0.01}}
+        ti = N(xcom_pull=lambda task_ids: {"figures": results[task_ids]})
+        body = car_retrain.car_retrain().get_task("approval.ask").body
+        print(jinja2.Template(body).render(ti=ti, run_id="manual__2026-11-25T06:54:51+00:00"))
+    """
+    done = python(code, environment | {"AIRFLOW__API__BASE_URL": "https://host/airflow/", "CARCLF_STORE": "s3://b/p"})
+    run = "manual__2026-11-25T06%3A54%3A51%2B00%3A00"
+    assert f"[The run's report](/airflow/dags/car_retrain/runs/{run}/plugin/car-classifier-report)" in done.stdout
+    assert "0.9500 (95%: 0.9300 to 0.9700, 500 images)" in done.stdout and "| p value | 0.01235 |" in done.stdout
+    assert "In the store, s3://b/p:" in done.stdout and "var_" not in done.stdout and "To go on" not in done.stdout
+
+
 def test_nobody_is_told_unless_the_deployment_says_whom(described, environment: dict[str, str]) -> None:
     assert described["callbacks"] == [None, None]
     wrong = python("import car_retrain", environment | {"CARCLF_NOTIFY": "ftp://secret@host"})
@@ -328,6 +349,23 @@ def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environ
     assert json.loads(usual) == {
         "stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "summary": "val_accuracy 0.9", "skip": "",
         "figures": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
+
+
+def test_figures_come_to_xcom_rounded_as_a_person_reads_them(environment: dict[str, str]) -> None:
+    code = """
+        import carclf_experiment, carclf_task, json
+        from types import SimpleNamespace as N
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
+        found = [{"figures": {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
+                              "num_images": 12345678, "public_score": 0.88666}}, [{"run": "m", "val_accuracy": 1 / 3}]]
+        left = iter(found)
+        carclf_task.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(next(left))) and 0, "")
+        print(json.dumps([carclf_task.run_stage("evaluate", context)["figures"],
+                          carclf_experiment.run_experiment("train", context)]))
+    """
+    assert json.loads(python(code, environment).stdout.splitlines()[-1]) == [
+        {"val_accuracy": 0.278846, "reload_difference": 3.33067e-16, "num_images": 12345678, "public_score": 0.88666},
+        [{"run": "m", "val_accuracy": 0.333333}]]
 
 
 def test_a_stage_that_waits_for_a_time_is_run_again_at_that_time(environment: dict[str, str]) -> None:

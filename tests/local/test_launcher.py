@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import jwt
 import pandas as pd
 import psutil
 import pytest
@@ -112,9 +113,20 @@ def answer(state: Path, address: str, choice: str) -> None:
     url = address.partition("/api/")[0]
     password = json.loads((state / "demo" / "airflow" / "passwords.json").read_text())["admin"]
     login = requests.post(f"{url}/auth/token", json={"username": "admin", "password": password}, timeout=60).json()
-    told = requests.patch(address, json={"chosen_options": [choice], "params_input": {}}, timeout=60,
-                          headers={"Authorization": f"Bearer {login['access_token']}"})
-    told.raise_for_status()
+    body = {"chosen_options": [choice], "params_input": {}}
+    token = login["access_token"]
+    looks_only, admin = ({"Authorization": f"Bearer {one}"} for one in (as_viewer(state, token), token))
+    assert requests.patch(address, json=body, timeout=60, headers=looks_only).status_code == 403
+    asked = requests.get(address, timeout=60, headers=looks_only)
+    assert (asked.status_code, asked.json()["response_received"]) == (200, False)
+    requests.patch(address, json=body, timeout=60, headers=admin).raise_for_status()
+
+
+def as_viewer(state: Path, token: str) -> str:
+    """The login of somebody who may look at the DAGs and no more, as Airflow would sign it."""
+    key = json.loads((state / "demo" / "airflow" / "secrets.json").read_text())["jwt"]
+    head, claims = jwt.get_unverified_header(token), jwt.decode(token, options={"verify_signature": False})
+    return jwt.encode(claims | {"sub": "guest", "role": "viewer"}, key, algorithm=head["alg"], headers=head)
 
 
 @pytest.mark.parametrize(

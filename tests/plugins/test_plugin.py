@@ -19,7 +19,8 @@ def link(dag, task, run="manual__2026-11-25T06:54:51+00:00"):
 print(json.dumps({
     "errors": plugins_manager.get_import_errors(),
     "apps": plugin["fastapi_apps"], "views": plugin["external_views"],
-    "links": [link("car_retrain", "evaluate"), link("car_retrain", "approval.promote"), link("other", "evaluate")],
+    "links": [link("car_retrain", "evaluate"), link("car_retrain", "approval.promote"),
+              link("car_experiments", "finish"), link("other", "evaluate")],
     "imported": sorted(name for name in ("carclf_site", "carclf", "fastapi", "tensorflow") if name in sys.modules),
 }))
 """
@@ -41,5 +42,6 @@ def test_every_process_of_airflow_finds_the_plugin_and_none_imports_the_site_wit
         ("Report", "dag_run", "/airflow/carclf/dag-run?dag_id={DAG_ID}&run_id={RUN_ID}")]
     run = "manual__2026-11-25T06%3A54%3A51%2B00%3A00"
     page = f"/airflow/plugin/car-classifier/carclf/dag-run?dag_id=car_retrain&run_id={run}"
-    assert found["links"] == [f"{page}#evaluation", f"{page}#gate", ""]
+    assert found["links"] == [
+        f"{page}#evaluation", f"{page}#gate", page.replace("car_retrain", "car_experiments"), ""]
     assert "carclf_site" not in found["imported"] and "tensorflow" not in found["imported"]

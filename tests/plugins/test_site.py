@@ -7,6 +7,7 @@ import re
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carclf.config import load
+from carclf.experiments.plan import make_plan, write_plan
 from carclf.runs import Result, Run
 from carclf.services.storage import Store
 
@@ -287,7 +289,11 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
     own = "manual__2026-11-25T06-54-51-00-00"
     waiting = viewer.get(path, headers=HTML).text
-    assert "Not compared yet" in waiting and f'<a href="/carclf/?text={own}">' in waiting
+    assert "Not compared yet" in waiting and "Nothing is planned yet" in waiting
+    assert f'<a href="/carclf/?text={own}">' in waiting
+    write_plan(make_plan(own, "demo", ["frozen"], seeds=[0]), store)
+    waiting = viewer.get(path, headers=HTML).text
+    assert "Trainings: 0 of 2 begun" in waiting and waiting.count("not begun") == 2
     assert viewer.get(f"/experiments/{own}/report.html").status_code == 404
     store.write(f"experiments/{own}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
     row = {"recipe": "baseline", "accuracy": 0.9, "spread": None, "num_seeds": 1, "finding": "", "sentence": "",
@@ -305,6 +311,23 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 500 and "Make it again: carclf experiment compare" in page.text
     assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
+
+
+def test_an_experiments_pages_ask_for_the_right_to_read_the_dag_of_experiments(
+    store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.api_fastapi.app import get_auth_manager
+
+    store.write("experiments/e/report.html", b"<h1>Recipes</h1>")
+    paths = "/experiments/e/report.html", "/dag-run?dag_id=car_experiments&run_id=e"
+    assert [viewer.get(path).status_code for path in paths] == [200, 200]
+    real = type(get_auth_manager()).is_authorized_dag
+
+    def only_retrain(self: object, *, details: Any = None, **given: Any) -> bool:
+        return details.id == "car_retrain" and real(self, details=details, **given)
+
+    monkeypatch.setattr(type(get_auth_manager()), "is_authorized_dag", only_retrain)
+    assert [viewer.get(path).status_code for path in ("/", *paths)] == [200, 403, 403]
 
 
 def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
@@ -327,6 +350,7 @@ def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: St
         found, page = viewer.get("/data/runs/r/live").json(), viewer.get("/runs/r", headers=HTML).text
         assert f'data-version="{found["version"]}"' in page
         assert all(f'id="chart-{chart["name"]}"' in page for chart in found["charts"])
+        assert "aria-live" not in page  # what changes every three seconds would be read out without an end
         seen.append(found)
     assert [len(found["charts"]) for found in seen] == [0, 5, 5]
     assert seen[0]["version"] != seen[1]["version"] == seen[2]["version"]

@@ -47,7 +47,20 @@ def test_time_and_threshold_are_told_in_words():
     assert over_time([], champion).summary == "No run was measured yet."
     assert over_time([row("a", 1, 0.7)], None).summary == "One run was measured: accuracy 0.7000 (a)."
     assert over_time([row("a", 1, 0.7), row("b", 2, 0.5)], champion).summary == (
-        "Of 2 runs the last has accuracy 0.5000, the best 0.7000 (a). 1 reach the threshold of now, 0.6000.")
+        "Of 2 runs the last has accuracy 0.5000, the best 0.7000 (a). 1 reaches the threshold of now, 0.6000.")
+
+
+def test_a_run_whose_time_is_none_leaves_the_axis_of_the_others_as_it_is():
+    champion = {"threshold": 0.6, "thresholds": []}
+    usual = [row("a", 1, 0.7), row("b", 3, 0.5)]
+    for odd in ("garbage", "", None):
+        assert over_time([*usual, row("c", 2, 0.9) | {"created": odd}], champion) == over_time(usual, champion)
+
+
+def test_the_axis_of_time_is_utc_wherever_it_is_drawn(monkeypatch):
+    monkeypatch.setenv("TZ", "America/Los_Angeles")
+    drawing = svg(over_time([row("a", 1, 0.7), row("b", 2, 0.5)], None))
+    assert ">15:00<" in drawing and "PM<" not in drawing and ">UTC<" in drawing
 
 
 def test_the_threshold_over_time_begins_with_what_held_then():

@@ -1,6 +1,7 @@
 """Facts of a run where stages have not run, failed, or left what is damaged; and ids that are none."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from candidates import Candidate, built, candidate
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from carclf.artifacts import Dataset
+from carclf.artifacts import Artifact, Audit, Dataset, Drift, Evaluation
 from carclf.champion import set_threshold
 from carclf.config import load
 from carclf.errors import CarclfError, ConfigError
@@ -118,9 +119,51 @@ def test_damaged_and_missing_artifacts_are_problems_of_their_part_and_the_rest_i
     assert [said in problem["text"] for problem in found["problems"]] == [True]
     assert (found["evaluation"], found["errors"]) == (None, [])
     unlike = {name for name in whole if whole[name] != found[name]}
-    assert unlike == {"evaluation", "problems", "stages"}
+    assert unlike == {"evaluation", "problems", "stages", "unread"}
     assert [stage["name"] for stage, other in zip(found["stages"], whole["stages"], strict=True) if stage != other] == [
         "evaluate"]
+
+
+class Slow(FolderStore):
+    """A folder that answers like a bucket far away, and counts how much is under way at once."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.asked: list[str] = []
+        self.under_way, self.most = 0, 0
+
+    def read(self, key: str) -> Versioned | None:
+        self.asked.append(key)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        time.sleep(0.1)
+        self.under_way -= 1
+        return super().read(key)
+
+
+def test_a_run_on_a_slow_store_is_read_at_once_and_nothing_of_it_twice(store: Store) -> None:
+    one = candidate(store, "good", config=load("demo", {"gate.threshold": 0.1}))
+    run, (decision, _) = noted(store, one), one.promote(store)
+    run.note(Result("promote", decision.key, False, 1.0, decision.figures, ""))
+    slow = Slow(Path(store.url))
+    assert facts(slow, "r") == facts(store, "r")
+    assert len(slow.asked) == len(set(slow.asked)) >= 9
+    assert slow.most >= 5
+
+
+def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> None:
+    run = noted(store, candidate(store, "one"))
+    error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
+    told = built(store, Evaluation, {}, {}, {}, {
+        "evaluation.json": json.dumps({"class_names": [], "confusion": [], "errors": [error]}).encode(),
+        "pictures.json": json.dumps([{"picture": "data:image/jpeg;base64,/9g="}]).encode()})
+    run.note(Result("evaluate", told.key, False, 1.0, {}, ""))
+    assert facts(store, "r")["errors"] == [error | {"number": 0, "picture": "data:image/jpeg;base64,/9g=",
+                                                    "overlay": ""}]
+    Path(store.url, told.files["pictures.json"].key).unlink()
+    found = facts(store, "r")
+    assert found["errors"] == [error | {"number": 0, "picture": "", "overlay": ""}]
+    assert found["unread"] == ["pictures"]
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -227,6 +270,25 @@ def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
         else:
             assert found is None or name == "r" or isinstance(found, bytes)
     assert set(watched.asked) <= {*watched.keys(), f"runs/{name}.json", "champion.json"}
+
+
+@pytest.mark.parametrize("kind", [Audit, Drift])
+def test_the_page_of_the_suspected_labels_is_given_like_a_stages(store: Store, kind: type[Artifact]) -> None:
+    run = noted(store, one := candidate(store, "one"))
+    report = {"findings": {"listed": []}, "class_counts": {}, "problems": []}
+    dataset = built(store, Dataset, {}, {}, {}, {"report.json": json.dumps(report).encode()})
+    found = built(store, kind, {}, {}, {}, {"report.html": b"suspects", "drift.json": b"{}"})
+    assert artifact_file(store, "r", "audit", "report.html") is None
+    run.note(Result("validate", dataset.key, False, 1.0, {}, ""))
+    run.note(Result("train_head", one.model.key, False, 1.0, {"report": found.files["report.html"].key}, ""))
+    assert artifact_file(store, "r", "audit", "report.html") == b"suspects"
+    assert facts(store, "r")["data"]["audit_pages"] == ["report.html"]
+    Path(store.url, found.folder, found.key, "manifest.json").unlink()
+    told = facts(store, "r")
+    assert (told["data"]["audit_pages"], told["unread"]) == ([], ["audit"])
+    for page in ("champion.json", "models/x/report.html", "audits/../../secret/report.html", ""):
+        run.note(Result("train_head", one.model.key, False, 1.0, {"report": page}, ""))
+        assert artifact_file(store, "r", "audit", "report.html") is None
 
 
 def test_only_what_a_manifest_names_and_a_browser_shows_is_given(store: Store) -> None:

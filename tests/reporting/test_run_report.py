@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from carclf.__main__ import app
 from carclf.config import load
+from carclf.reporting.rendering import style_sheet
 from carclf.reporting.run_report import report_key, run_report, run_reported
 from carclf.runs import Result, Run
 from carclf.services.storage import Store, open_store
@@ -46,6 +47,46 @@ def test_a_late_stage_leaves_the_report_in_the_store_also_where_it_waits_for_a_p
     assert run_reported(run, "promote").waiting
     page = store.read(report_key("r")).data.decode()
     assert "awaiting approval" in page and "accuracy 0.9167 reaches the stored 0.1000" in page
+
+
+def channels(colour):
+    short = colour.removeprefix("#")
+    digits = short if len(short) == 6 else "".join(2 * digit for digit in short)
+    return [int(digits[place : place + 2], 16) for place in (0, 2, 4)]
+
+
+def luminance(rgb):
+    """As WCAG 2 defines it."""
+    shares = [value / 255 for value in rgb]
+    linear = [one / 12.92 if one <= 0.03928 else ((one + 0.055) / 1.055) ** 2.4 for one in shares]
+    return sum(share * value for share, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_confusions_figures_are_readable_on_every_shade(theme):
+    style = style_sheet()
+    rule = re.search(rf'\[data-theme="{theme}"\] {{(.*?)}}', style, re.DOTALL)[1]
+    known = {name: channels(colour) for name, colour in re.findall(r"--(\w+): (#\w+)", rule)}
+    shades = re.findall(r"\.shade\d {[^}]*var\(--(\w+)\) (\d+)%, var\(--card\)", style)
+    assert len(shades) == 18
+    for name, percent in shades:
+        ground = [(int(percent) * one + (100 - int(percent)) * other) / 100
+                  for one, other in zip(known[name], known["card"], strict=True)]
+        dark, light = sorted([luminance(ground), luminance(known["text"])])
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, percent)
+
+
+def test_a_part_that_is_lost_is_not_told_as_one_that_has_not_run(store):
+    run = evaluated(store, **{"gate.threshold": 0.1})
+    run_reported(run, "promote")
+    for place in ("evaluations", "decisions"):
+        for name in ("pictures.json", "decision.json", "evaluation.json"):
+            for path in Path(store.url, place).rglob(name):
+                path.write_text("{")
+    page = run_report(store, "r")
+    assert page.count("Cannot be read: see the top of the page.") == 3  # evaluation, errors, gate
+    assert "Not evaluated yet" not in page and "Not judged yet" not in page and "None yet" not in page
+    assert "Nothing has been trained yet." in page
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a folder in the way stands for a store that refuses")
