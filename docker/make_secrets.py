@@ -26,6 +26,8 @@ MADE: dict[str, Callable[[], str]] = {
     "MLFLOW_TRACKING_PASSWORD": lambda: secrets.token_urlsafe(15),
     "MLFLOW_SECRET_KEY": lambda: secrets.token_hex(32),
 }
+# As Compose reads a line: empty quotes and a comment alone are no value.
+GIVEN = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?!#|""[ \t]*$|''[ \t]*$)\S""")
 # Of these a worker on another machine needs the values; of the others only that something stands there.
 WORKER_HAS = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD"}
 
@@ -33,7 +35,7 @@ WORKER_HAS = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SEC
 def add_missing(path: Path) -> list[str]:
     """Write the values that the file lacks, keep those that it has; return the names that were added."""
     before = path.read_text() if path.exists() else ""
-    have = set(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=\s*\S", before))
+    have = set(GIVEN.findall(before))
     added = [name for name in MADE if name not in have]
     text = before + ("\n" if before and not before.endswith("\n") else "")
     text += "".join(f"{name}={MADE[name]()}\n" for name in added)

@@ -45,6 +45,13 @@ def test_values_that_are_there_stay_and_what_is_missing_or_empty_is_added(tmp_pa
     assert path.read_text() == text
 
 
+def test_a_line_without_a_value_is_one_that_is_missing_as_for_compose(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("FERNET_KEY=\nUI_PORT=8081\nJWT_SECRET=\"\"\nREDIS_PASSWORD=''\nAPI_SECRET_KEY=  # later\n")
+    make(path)
+    assert re.findall(r"(?m)^(\w+)=[\w-]", path.read_text()) == ["UI_PORT", *NAMES]
+
+
 def test_a_file_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / ".env"
     command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path)]
