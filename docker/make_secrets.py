@@ -57,9 +57,10 @@ def for_worker(path: Path, host: str) -> str:
         f"{name}=not-on-this-machine" if name in MADE and name not in WORKER_HAS else line
         for line in path.read_text().splitlines() for name in [line.partition("=")[0].strip()]
     ]
-    found = {"EXECUTION_API_URL": f"http://{host}:8080/execution/", "REDIS_HOST": host,
+    given = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in kept)}
+    port = given.get("LAN_API_PORT") or "8080"
+    found = {"EXECUTION_API_URL": f"http://{host}:{port}/execution/", "REDIS_HOST": host,
              "AWS_ENDPOINT_URL_S3": f"http://{host}:8333"}
-    given = {line.partition("=")[0].strip() for line in kept}
     return "\n".join([*kept, *(f"{name}={value}" for name, value in found.items() if name not in given)]) + "\n"
 
 

@@ -79,3 +79,10 @@ def test_another_machine_is_given_what_a_worker_needs_and_none_of_the_rest(tmp_p
         **{name: mine[name] for name in needed}, "EXECUTION_API_URL": "http://10.0.0.5:8080/execution/",
         "REDIS_HOST": "10.0.0.5", "AWS_ENDPOINT_URL_S3": "http://10.0.0.5:8333",
     }
+
+
+def test_another_machine_is_told_the_port_on_which_the_api_listens_there(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("LAN_API_PORT=8090\n")
+    make(path)
+    assert "EXECUTION_API_URL=http://10.0.0.5:8090/execution/" in make(path, "--worker", "10.0.0.5").splitlines()
