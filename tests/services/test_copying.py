@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -149,35 +148,3 @@ def test_a_manifest_that_is_none_stops_the_copy_before_anything_is_written(sourc
     with pytest.raises(DataError, match=r"splits/x/manifest\.json is damaged"):
         copy_store(source, target := FolderStore(tmp_path / "target"))
     assert contents(target) == {}
-
-
-FAKE_COMPOSE = """#!/bin/sh
-echo "docker $*" >> "$CALLS"
-case "$*" in
-  *" pg_dump "*) echo dump;;
-  *" config "*) printf 'postgres\\nstore\\n';;
-esac
-"""
-
-
-@pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """A ``docker`` that only writes down what it is asked: the stack itself is in tests/compose/."""
-    path = tmp_path / "bin" / "docker"
-    path.parent.mkdir()
-    path.write_text(FAKE_COMPOSE)
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    return lambda: (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
-
-
-def test_a_damaged_backup_replaces_nothing(tmp_path: Path, docker: Callable[[], list[str]]) -> None:
-    scripts = Path(__file__).resolve().parents[2] / "docker"
-    subprocess.run([scripts / "backup.sh", tmp_path / "backup"], check=True, capture_output=True)
-    assert (tmp_path / "backup" / "database.dump").stat().st_mode & 0o077 == 0
-    before = docker()
-    (tmp_path / "backup" / "database.dump").write_text("damp")
-    done = subprocess.run([scripts / "restore.sh", tmp_path / "backup"], capture_output=True, text=True)
-    assert (done.returncode, docker()) == (65, before)
-    assert done.stderr.endswith(f"{tmp_path / 'backup'} is damaged: nothing was changed.\n")
