@@ -1,0 +1,31 @@
+"""What .env changes of the stack, as Compose itself reads it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import ROOT
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+
+
+def read(folder: Path, *lines: str) -> dict[str, Any]:
+    """The stack with these lines in .env, those of all profiles too."""
+    path = folder / "settings.env"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    subprocess.run([sys.executable, ROOT / "docker/make_secrets.py", path], check=True, capture_output=True)
+    command = ["docker", "compose", "--env-file", str(path), "--profile", "*", "config", "--format", "json"]
+    found: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=ROOT, env={"PATH": os.environ["PATH"]}))
+    return found["services"]
+
+
+@pytest.mark.parametrize(("line", "address"), [
+    ("UI_PORT=8081", "http://localhost:8081"), ("BASE_URL=https://cars.example", "https://cars.example"),
+])
+def test_airflow_is_told_where_its_ui_is(tmp_path: Path, line: str, address: str) -> None:
+    services = read(tmp_path, line)
+    assert {services[name]["environment"]["AIRFLOW__API__BASE_URL"] for name in ("api-server", "worker")} == {address}
