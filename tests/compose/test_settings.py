@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,9 @@ def read(folder: Path, *lines: str) -> dict[str, Any]:
 def test_airflow_is_told_where_its_ui_is(tmp_path: Path, line: str, address: str) -> None:
     services = read(tmp_path, line)
     assert {services[name]["environment"]["AIRFLOW__API__BASE_URL"] for name in ("api-server", "worker")} == {address}
+
+
+def test_no_image_is_named_with_a_registry(tmp_path: Path) -> None:
+    images = [service["image"] for service in read(tmp_path).values()]
+    assert any(image.startswith("mlflow:") for image in images)
+    assert not [image for image in images if re.match(r"[^/]*[.:][^/]*/", image)]
