@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import ROOT
+from cluster import ROOT, Cluster
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -36,3 +36,14 @@ def test_no_image_is_named_with_a_registry(tmp_path: Path) -> None:
     images = [service["image"] for service in read(tmp_path).values()]
     assert any(image.startswith("mlflow:") for image in images)
     assert not [image for image in images if re.match(r"[^/]*[.:][^/]*/", image)]
+
+
+def test_a_kaggle_file_that_is_not_there_stops_the_start(cluster: Cluster, tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "kaggle.json"
+    cluster.settings["KAGGLE_JSON"] = str(missing)
+    try:
+        with pytest.raises(AssertionError, match=f"bind source path does not exist: {missing}"):
+            cluster.compose("run", "--rm", "--no-deps", "-T", "worker", "true")
+    finally:
+        del cluster.settings["KAGGLE_JSON"]
+    assert not missing.parent.exists()
