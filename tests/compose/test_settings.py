@@ -38,6 +38,15 @@ def test_no_image_is_named_with_a_registry(tmp_path: Path) -> None:
     assert not [image for image in images if re.match(r"[^/]*[.:][^/]*/", image)]
 
 
+def test_a_gpu_stays_in_the_stack_that_the_documentation_names(tmp_path: Path) -> None:
+    text = (ROOT / "docs/cluster.md").read_text()
+    files = re.findall(r"COMPOSE_FILE=(\S+gpu\.yml)", text)
+    assert files
+    for named in files:
+        device = read(tmp_path, f"COMPOSE_FILE={named}")["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
+        assert (device["driver"], device["device_ids"]) == ("nvidia", ["0"])
+
+
 def test_a_kaggle_file_that_is_not_there_stops_the_start(cluster: Cluster, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "kaggle.json"
     cluster.settings["KAGGLE_JSON"] = str(missing)
