@@ -1,5 +1,6 @@
 """A store copied into another: whole at each moment, checked, and no more than is new."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -33,9 +34,15 @@ def source(tmp_path: Path) -> FolderStore:
     store = FolderStore(tmp_path / "source")
     finish_run(store, "first", make_split(store, 1))
     store.write("label_fixes.csv", b"id,action,label,sha256\n")
-    store.write("checkpoints/k/b.npz", b"weights")
-    store.write("checkpoints/k/latest.json", b'{"file": "b.npz"}')
+    save(store, "b.npz", b"weights")
     return store
+
+
+def save(store: Store, name: str, weights: bytes) -> None:
+    """A training's checkpoint, as it writes one."""
+    store.write(f"checkpoints/k/{name}", weights)
+    latest = {"file": name, "sha256": hashlib.sha256(weights).hexdigest()}
+    store.write("checkpoints/k/latest.json", json.dumps(latest).encode())
 
 
 def contents(store: Store) -> dict[str, bytes]:
@@ -91,6 +98,43 @@ def test_a_copy_made_while_a_run_ends_names_nothing_that_is_not_in_it(source: Fo
     assert json.loads(found["champion.json"]) == {"champion": "first"} and "runs/run1.json" not in found
     copy_store(source, target)
     assert contents(target) == contents(source)
+
+
+class Training(FolderStore):
+    """A training that saves twice, in turn, before an archive is fetched, and once more before its own file is."""
+
+    saves = 0
+
+    def download(self, key, path):  # type: ignore[no-untyped-def]
+        if self.saves < 4:
+            for name in ("a.npz", "b.npz"):
+                self.saves += 1
+                save(FolderStore(self.folder), name, f"save {self.saves}".encode())
+        super().download(key, path)
+
+
+def test_a_copy_made_while_a_training_goes_on_holds_a_checkpoint_that_is_whole(
+    source: FolderStore, tmp_path: Path
+) -> None:
+    source.write("archives/a/00000000/archive.zip", b"fetched first")
+    copied = copy_store(Training(source.folder), target := FolderStore(tmp_path / "target"))
+    found = {key: data for key, data in contents(target).items() if key.startswith("checkpoints/")}
+    latest = {"file": "b.npz", "sha256": hashlib.sha256(b"save 4").hexdigest()}
+    assert found == {"checkpoints/k/b.npz": b"save 4", "checkpoints/k/latest.json": json.dumps(latest).encode()}
+    assert copied.damaged == []
+
+
+def test_a_training_that_is_over_leaves_no_checkpoint_in_a_copy(source: FolderStore, tmp_path: Path) -> None:
+    source.write("checkpoints/k/latest.json", b"null")
+    copy_store(source, target := FolderStore(tmp_path / "target"))
+    assert list(target.keys("checkpoints/")) == ["checkpoints/k/latest.json"]
+
+
+@pytest.mark.parametrize(("key", "data"), [("latest.json", b'{"file": "b'), ("b.npz", b"something else")])
+def test_a_checkpoint_that_is_damaged_is_named(source: FolderStore, tmp_path: Path, key: str, data: bytes) -> None:
+    source.write(f"checkpoints/k/{key}", data)
+    copied = copy_store(source, target := FolderStore(tmp_path / "target"))
+    assert (copied.damaged, list(target.keys("checkpoints/"))) == (["checkpoints/k/latest.json"], [])
 
 
 def test_the_second_copy_brings_only_what_is_new(source: FolderStore, tmp_path: Path) -> None:
