@@ -1,7 +1,10 @@
-"""Why the kernel killed a child: what it counts says whether the memory ran out."""
+"""Why the kernel killed a child: what it counts says whether the memory ran out. And that a child is what it kills."""
 
+import ctypes
+import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -9,6 +12,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 # What the second and the first version of control groups call them.
 COUNTS = ("memory.events", "memory.oom_control")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
+PR_SET_PDEATHSIG = 1
+OOM_SCORE = "500"  # as if it used half of the memory more than it does
 MEND = ("Lower fine_tune.batch_size or the model's input size, or give the worker more memory (WORKER_MEMORY in .env, "
         "limits.memory in a pod)")
 
@@ -38,6 +43,18 @@ def why_killed(status: int, kills_before: int, cgroup: Path) -> str:
         return ("killed by SIGKILL, and not by this container's own memory limit: the machine may have run out of "
                 f"memory (its kernel log says so), or somebody ended it. {MEND}")
     return ""
+
+
+def die_first(parent: int) -> None:
+    """Called in a child: it dies with its parent, and before it where the memory runs out.
+
+    A worker killed with SIGKILL can end nobody, so the kernel does it; one that lives on can tell why the stage died.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    with suppress(OSError):  # not every sandbox has it
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
+    if os.getppid() != parent:  # it died before this was said
+        os._exit(1)
 
 
 def _text(cgroup: Path, names: tuple[str, str]) -> str:

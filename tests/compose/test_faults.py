@@ -130,7 +130,9 @@ def use_up_memory(container: str) -> None:
     """Leave 100 MB, and take 300 by a process that the kernel does not choose: so it chooses the largest one."""
     used = int(inside(container, "python", "-c", ANONYMOUS))
     docker("update", "--memory", str(used + 100_000_000), "--memory-swap", str(used + 100_000_000), container)
-    taking = "echo -1000 > /proc/self/oom_score_adj; exec python -c 'x = b\"1\" * 300_000_000'"
+    # Step by step: what the kernel has just killed needs a moment to give its memory back.
+    code = "import time; x = [(b'1' * 10_000_000, time.sleep(0.2)) for _ in range(30)]"
+    taking = f'echo -1000 > /proc/self/oom_score_adj; exec python -c "{code}"'
     docker("exec", "--privileged", "--user", "root", container, "sh", "-c", taking)
 
 
