@@ -45,16 +45,20 @@ def why_killed(status: int, kills_before: int, cgroup: Path) -> str:
     return ""
 
 
-def die_first(parent: int) -> None:
-    """Called in a child: it dies with its parent, and before it where the memory runs out.
-
-    A worker killed with SIGKILL can end nobody, so the kernel does it; one that lives on can tell why the stage died.
-    """
+def die_with_parent(parent: int) -> None:
+    """Called in a child: a worker killed with SIGKILL can end nobody, so the kernel does it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    with suppress(OSError):  # not every sandbox has it
-        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
     if os.getppid() != parent:  # it died before this was said
         os._exit(1)
+
+
+def let_die_first(child: int) -> None:
+    """Where the memory runs out the kernel takes this child: the worker, which lives on, can tell why it died.
+
+    Called in the parent: Airflow keeps its own processes' settings, a child's until it runs, from everybody but root.
+    """
+    with suppress(OSError):  # it has ended already, or a sandbox has no such thing
+        Path(f"/proc/{child}/oom_score_adj").write_text(OOM_SCORE)
 
 
 def _text(cgroup: Path, names: tuple[str, str]) -> str:

@@ -25,7 +25,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
     DownstreamTasksSkipped,
 )
-from carclf_killed import die_first, out_of_memory_kills, own_cgroup, why_killed
+from carclf_killed import die_with_parent, let_die_first, out_of_memory_kills, own_cgroup, why_killed
 
 from carclf.records import run_id_of
 
@@ -142,9 +142,10 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     colours = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log shows them
     child = subprocess.Popen(
         command, env=environment | colours, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, errors="replace", start_new_session=True, preexec_fn=partial(die_first, os.getpid()),
+        text=True, errors="replace", start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
     )
     with _ending_group(child):
+        let_die_first(child.pid)
         assert child.stdout is not None
         for line in child.stdout:
             wrong = line.startswith("carclf: ")

@@ -54,7 +54,7 @@ def test_any_other_kill_is_not_called_a_want_of_memory_of_the_container(cgroup: 
 def test_a_stage_is_what_the_kernel_kills_first_and_not_the_worker_that_tells_of_it(tmp_path: Path) -> None:
     code = """
         import sys, carclf_task
-        read = "print('carclf: score', open('/proc/self/oom_score_adj').read())"
+        read = "import time; time.sleep(1); print('carclf: score', open('/proc/self/oom_score_adj').read())"
         print(carclf_task.run_child([sys.executable, "-c", read], {}))
     """
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}", "AIRFLOW_HOME": str(tmp_path / "home")}
