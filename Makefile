@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION
+export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION TO FROM
 
 .PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench backup restore \
   clean
@@ -45,10 +45,10 @@ bench: .venv/.dev ## the list of benchmarks
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
 backup: ## copy the running stack's database and store into TO=folder
-	docker/backup.sh "$(TO)"
+	@docker/backup.sh "$$TO"
 
 restore: ## put a backup, FROM=folder, in the place of the stack's own database and store
-	docker/restore.sh "$(FROM)"
+	@docker/restore.sh "$$FROM"
 
 lock: .venv/bin/uv ## compile the pins with hashes, without any index address
 	cd requirements && UV="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \

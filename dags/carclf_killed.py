@@ -1,7 +1,10 @@
-"""Why the kernel killed a child: what it counts says whether the memory ran out."""
+"""Why the kernel killed a child: what it counts says whether the memory ran out. And that a child is what it kills."""
 
+import ctypes
+import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
@@ -9,6 +12,8 @@ CGROUPS = Path("/sys/fs/cgroup")
 # What the second and the first version of control groups call them.
 COUNTS = ("memory.events", "memory.oom_control")
 LIMITS = ("memory.max", "memory.limit_in_bytes")
+PR_SET_PDEATHSIG = 1
+OOM_SCORE = "500"  # as if it used half of the memory more than it does
 MEND = ("Lower fine_tune.batch_size or the model's input size, or give the worker more memory (WORKER_MEMORY in .env, "
         "limits.memory in a pod)")
 
@@ -38,6 +43,22 @@ def why_killed(status: int, kills_before: int, cgroup: Path) -> str:
         return ("killed by SIGKILL, and not by this container's own memory limit: the machine may have run out of "
                 f"memory (its kernel log says so), or somebody ended it. {MEND}")
     return ""
+
+
+def die_with_parent(parent: int) -> None:
+    """Called in a child: a worker killed with SIGKILL can end nobody, so the kernel does it."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before this was said
+        os._exit(1)
+
+
+def let_die_first(child: int) -> None:
+    """Where the memory runs out the kernel takes this child: the worker, which lives on, can tell why it died.
+
+    Called in the parent: Airflow keeps its own processes' settings, a child's until it runs, from everybody but root.
+    """
+    with suppress(OSError):  # it has ended already, or a sandbox has no such thing
+        Path(f"/proc/{child}/oom_score_adj").write_text(OOM_SCORE)
 
 
 def _text(cgroup: Path, names: tuple[str, str]) -> str:

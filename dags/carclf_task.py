@@ -1,6 +1,5 @@
 """A stage as a child process of an Airflow task: its lines in the log, its exit status as the task's end."""
 
-import ctypes
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ from airflow.sdk.exceptions import (
     AirflowRescheduleException,
     DownstreamTasksSkipped,
 )
-from carclf_killed import out_of_memory_kills, own_cgroup, why_killed
+from carclf_killed import die_with_parent, let_die_first, out_of_memory_kills, own_cgroup, why_killed
 
 from carclf.records import run_id_of
 
@@ -46,7 +45,6 @@ GRACE_SECONDS = 10.0
 MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # figures; characters of one, and of a reason or a summary
 DIGITS = 6  # of a figure: enough for a public score
 UNREAD, REASONS = {"class_names", "weights"}, {"reason", "refusal", "override"}
-PR_SET_PDEATHSIG = 1
 
 
 def settings_of(params: Mapping[str, Any]) -> list[str]:
@@ -150,9 +148,10 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     colours = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log shows them
     child = subprocess.Popen(
         command, env=environment | colours, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, errors="replace", start_new_session=True, preexec_fn=partial(_die_with_parent, os.getpid()),
+        text=True, errors="replace", start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
     )
     with _ending_group(child):
+        let_die_first(child.pid)
         assert child.stdout is not None
         for line in child.stdout:
             wrong = line.startswith("carclf: ")
@@ -163,13 +162,6 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
         log.error("%s", killed)
         reason = killed
     return status, reason
-
-
-def _die_with_parent(parent: int) -> None:
-    """A worker killed with SIGKILL can end nobody: so the kernel does it."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before this was said
-        os._exit(1)
 
 
 @contextmanager

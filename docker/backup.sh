@@ -1,21 +1,27 @@
 #!/bin/sh
 # Copy the database and the store of the running stack into a folder: docker/backup.sh FOLDER
 # Runs may go on meanwhile. The same folder again copies only what is new of the store. COMPOSE_FILE and
-# COMPOSE_PROJECT_NAME name the stack, as for docker compose.
+# COMPOSE_PROJECT_NAME, in .env or here, name the stack, as for docker compose.
 set -eu
-[ $# -eq 1 ] || { echo "Usage: $0 FOLDER" >&2; exit 64; }
+[ -n "${1-}" ] && [ $# -eq 1 ] || { echo "Usage: make backup TO=folder, or $0 FOLDER" >&2; exit 64; }
+docker compose config -q
 umask 077
 mkdir -p "$1/store"
 folder=$(cd "$1" && pwd)
 
 # The database first: what it knows of the store is then in the store.
+trap 'rm -f "$folder/database.dump.new"' EXIT
 docker compose exec -T postgres pg_dump -U airflow -Fc airflow > "$folder/database.dump.new"
 docker compose exec -T postgres pg_restore --list < "$folder/database.dump.new" > /dev/null
 mv "$folder/database.dump.new" "$folder/database.dump"
 
+# 65: some files are damaged, and named. All else is a backup.
+status=0
 docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volume "$folder/store:/backup" worker \
-  carclf store copy --to /backup
+  carclf store copy --to /backup || status=$?
+[ $status -eq 0 ] || [ $status -eq 65 ] || exit $status
 cd "$folder"
 find database.dump store -type f ! -name '~*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > SHA256SUMS.new
 mv SHA256SUMS.new SHA256SUMS
 echo "$folder: $(wc -l < SHA256SUMS) files with their SHA-256 in SHA256SUMS. Keep .env apart from it: FERNET_KEY is needed."
+exit $status

@@ -1,4 +1,4 @@
-"""Make the bucket of CARCLF_STORE where it is not there yet; a bucket that exists is left as it is."""
+"""Make the buckets of CARCLF_STORE and LOGS where they are not there yet; one that exists is left as it is."""
 
 import os
 import sys
@@ -22,21 +22,28 @@ def make(bucket: str) -> bool:
     return False
 
 
-def main() -> int:
-    """0 when the bucket is there; else a word about what to look at."""
-    url = os.environ["CARCLF_STORE"]
+def require(name: str, url: str) -> int:
+    """0 when the bucket that the setting names is there; else a word about what to look at."""
     bucket = url.removeprefix("s3://").partition("/")[0]
     if not url.startswith("s3://") or not bucket:
-        print(f"CARCLF_STORE is {url!r}: a cluster needs s3://bucket/prefix in .env.", file=sys.stderr)
+        print(f"{name} is {url!r}: a cluster needs s3://bucket/prefix in .env.", file=sys.stderr)
         return 78
     try:
         if make(bucket):
             print(f"The bucket {bucket} is made")
     except (ClientError, BotoCoreError) as error:
-        print(f"The bucket {bucket} cannot be looked at or made: {error}. Check STORE_ACCESS_KEY, STORE_SECRET_KEY, "
-              "AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION in .env; the key needs s3:ListBucket.", file=sys.stderr)
+        print(f"The bucket {bucket} of {name} cannot be looked at or made: {error}. Check {name}, STORE_ACCESS_KEY, "
+              "STORE_SECRET_KEY, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION in .env; the key needs s3:ListBucket.",
+              file=sys.stderr)
         return 78
     return 0
+
+
+def main() -> int:
+    """0 when both are there."""
+    urls = {"CARCLF_STORE": os.environ["CARCLF_STORE"],
+            "LOGS": os.environ["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"]}
+    return next((status for name, url in urls.items() if (status := require(name, url))), 0)
 
 
 if __name__ == "__main__":

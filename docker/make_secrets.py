@@ -26,6 +26,8 @@ MADE: dict[str, Callable[[], str]] = {
     "MLFLOW_TRACKING_PASSWORD": lambda: secrets.token_urlsafe(15),
     "MLFLOW_SECRET_KEY": lambda: secrets.token_hex(32),
 }
+# As Compose reads a line: empty quotes and a comment alone are no value.
+GIVEN = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?!#|""[ \t]*$|''[ \t]*$)\S""")
 # Of these a worker on another machine needs the values; of the others only that something stands there.
 WORKER_HAS = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD"}
 
@@ -33,7 +35,7 @@ WORKER_HAS = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SEC
 def add_missing(path: Path) -> list[str]:
     """Write the values that the file lacks, keep those that it has; return the names that were added."""
     before = path.read_text() if path.exists() else ""
-    have = set(re.findall(r"(?m)^\s*(?:export\s+)?(\w+)\s*=\s*\S", before))
+    have = set(GIVEN.findall(before))
     added = [name for name in MADE if name not in have]
     text = before + ("\n" if before and not before.endswith("\n") else "")
     text += "".join(f"{name}={MADE[name]()}\n" for name in added)
@@ -55,9 +57,10 @@ def for_worker(path: Path, host: str) -> str:
         f"{name}=not-on-this-machine" if name in MADE and name not in WORKER_HAS else line
         for line in path.read_text().splitlines() for name in [line.partition("=")[0].strip()]
     ]
-    found = {"EXECUTION_API_URL": f"http://{host}:8080/execution/", "REDIS_HOST": host,
+    given = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in kept)}
+    port = given.get("LAN_API_PORT") or "8080"
+    found = {"EXECUTION_API_URL": f"http://{host}:{port}/execution/", "REDIS_HOST": host,
              "AWS_ENDPOINT_URL_S3": f"http://{host}:8333"}
-    given = {line.partition("=")[0].strip() for line in kept}
     return "\n".join([*kept, *(f"{name}={value}" for name, value in found.items() if name not in given)]) + "\n"
 
 

@@ -25,6 +25,9 @@ found = [path for path in map(pathlib.Path, ("/sys/fs/cgroup/memory.stat", "/sys
          if path.exists()]
 print(re.search(r"^(?:anon|total_rss) (\\d+)$", found[0].read_text(), re.MULTILINE)[1])
 """
+# How readily the kernel kills the stage.
+STAGE = "^[^ ]*python -u -m carclf"
+SCORE = f"for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '{STAGE}' && cat $p/oom_score_adj; done"
 SMALL_DISK = 268_435_456  # as in small-disk.yml
 HEADER = ("fault", "outcome", "seconds lost", "steps lost", "submissions")
 
@@ -112,6 +115,20 @@ def test_a_killed_scheduler_goes_on_where_it_was(cluster: Cluster, begin, table:
     table.append(finish(cluster, trial, "scheduler killed", strike))
 
 
+def test_an_api_server_that_is_away_for_a_minute_ends_no_training(cluster: Cluster, begin, table: list[Row]) -> None:
+    trial = begin()
+    trial.reach_the_middle()
+    (server,) = cluster.containers("api-server")
+
+    def strike() -> None:
+        docker("stop", server)
+        time.sleep(60)  # and until it is up again, which takes another one
+        docker("start", server)
+
+    table.append(row := finish(cluster, trial, "api-server away for a minute", strike))
+    assert row.outcome == "success, 1 attempt(s)"
+
+
 def test_a_store_that_is_away_for_a_minute_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
     trial = begin()
     trial.reach_the_middle()
@@ -130,13 +147,16 @@ def use_up_memory(container: str) -> None:
     """Leave 100 MB, and take 300 by a process that the kernel does not choose: so it chooses the largest one."""
     used = int(inside(container, "python", "-c", ANONYMOUS))
     docker("update", "--memory", str(used + 100_000_000), "--memory-swap", str(used + 100_000_000), container)
-    taking = "echo -1000 > /proc/self/oom_score_adj; exec python -c 'x = b\"1\" * 300_000_000'"
+    # Step by step: what the kernel has just killed needs a moment to give its memory back.
+    code = "import time; x = [(b'1' * 10_000_000, time.sleep(0.2)) for _ in range(30)]"
+    taking = f'echo -1000 > /proc/self/oom_score_adj; exec python -c "{code}"'
     docker("exec", "--privileged", "--user", "root", container, "sh", "-c", taking)
 
 
 def test_out_of_memory_is_told_in_words_and_training_goes_on(cluster: Cluster, begin, table: list[Row]) -> None:
     trial = begin()
     worker = cluster.worker_of(trial.reach_the_middle())
+    assert inside(worker, "sh", "-c", SCORE, check=False) == "500\n"
     use_up_memory(worker)
     cluster.wait(lambda: cluster.tasks(trial.run_id)["fine_tune"]["try_number"] == 2, 120, "the training is killed")
     docker("update", "--memory", "4g", "--memory-swap", "4g", worker)

@@ -45,6 +45,13 @@ def test_values_that_are_there_stay_and_what_is_missing_or_empty_is_added(tmp_pa
     assert path.read_text() == text
 
 
+def test_a_line_without_a_value_is_one_that_is_missing_as_for_compose(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("FERNET_KEY=\nUI_PORT=8081\nJWT_SECRET=\"\"\nREDIS_PASSWORD=''\nAPI_SECRET_KEY=  # later\n")
+    make(path)
+    assert re.findall(r"(?m)^(\w+)=[\w-]", path.read_text()) == ["UI_PORT", *NAMES]
+
+
 def test_a_file_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / ".env"
     command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path)]
@@ -72,3 +79,10 @@ def test_another_machine_is_given_what_a_worker_needs_and_none_of_the_rest(tmp_p
         **{name: mine[name] for name in needed}, "EXECUTION_API_URL": "http://10.0.0.5:8080/execution/",
         "REDIS_HOST": "10.0.0.5", "AWS_ENDPOINT_URL_S3": "http://10.0.0.5:8333",
     }
+
+
+def test_another_machine_is_told_the_port_on_which_the_api_listens_there(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    path.write_text("LAN_API_PORT=8090\n")
+    make(path)
+    assert "EXECUTION_API_URL=http://10.0.0.5:8090/execution/" in make(path, "--worker", "10.0.0.5").splitlines()

@@ -51,6 +51,18 @@ def test_any_other_kill_is_not_called_a_want_of_memory_of_the_container(cgroup: 
     assert [why_killed(status, 1, cgroup) for status in (1, 65, 75, 78, -15)] == [""] * 5
 
 
+def test_a_stage_is_what_the_kernel_kills_first_and_not_the_worker_that_tells_of_it(tmp_path: Path) -> None:
+    code = """
+        import sys, carclf_task
+        read = "import time; time.sleep(1); print('carclf: score', open('/proc/self/oom_score_adj').read())"
+        print(carclf_task.run_child([sys.executable, "-c", read], {}))
+    """
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}", "AIRFLOW_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.stdout.splitlines()[-1] == "(0, 'score 500')", done.stderr[-2000:]
+
+
 def test_a_killed_child_is_told_in_the_tasks_log_and_tried_again(tmp_path: Path) -> None:
     code = """
         import json, logging, os, sys

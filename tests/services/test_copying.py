@@ -1,11 +1,11 @@
 """A store copied into another: whole at each moment, checked, and no more than is new."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -34,9 +34,15 @@ def source(tmp_path: Path) -> FolderStore:
     store = FolderStore(tmp_path / "source")
     finish_run(store, "first", make_split(store, 1))
     store.write("label_fixes.csv", b"id,action,label,sha256\n")
-    store.write("checkpoints/k/b.npz", b"weights")
-    store.write("checkpoints/k/latest.json", b'{"file": "b.npz"}')
+    save(store, "b.npz", b"weights")
     return store
+
+
+def save(store: Store, name: str, weights: bytes) -> None:
+    """A training's checkpoint, as it writes one."""
+    store.write(f"checkpoints/k/{name}", weights)
+    latest = {"file": name, "sha256": hashlib.sha256(weights).hexdigest()}
+    store.write("checkpoints/k/latest.json", json.dumps(latest).encode())
 
 
 def contents(store: Store) -> dict[str, bytes]:
@@ -94,6 +100,43 @@ def test_a_copy_made_while_a_run_ends_names_nothing_that_is_not_in_it(source: Fo
     assert contents(target) == contents(source)
 
 
+class Training(FolderStore):
+    """A training that saves twice, in turn, before an archive is fetched, and once more before its own file is."""
+
+    saves = 0
+
+    def download(self, key, path):  # type: ignore[no-untyped-def]
+        if self.saves < 4:
+            for name in ("a.npz", "b.npz"):
+                self.saves += 1
+                save(FolderStore(self.folder), name, f"save {self.saves}".encode())
+        super().download(key, path)
+
+
+def test_a_copy_made_while_a_training_goes_on_holds_a_checkpoint_that_is_whole(
+    source: FolderStore, tmp_path: Path
+) -> None:
+    source.write("archives/a/00000000/archive.zip", b"fetched first")
+    copied = copy_store(Training(source.folder), target := FolderStore(tmp_path / "target"))
+    found = {key: data for key, data in contents(target).items() if key.startswith("checkpoints/")}
+    latest = {"file": "b.npz", "sha256": hashlib.sha256(b"save 4").hexdigest()}
+    assert found == {"checkpoints/k/b.npz": b"save 4", "checkpoints/k/latest.json": json.dumps(latest).encode()}
+    assert copied.damaged == []
+
+
+def test_a_training_that_is_over_leaves_no_checkpoint_in_a_copy(source: FolderStore, tmp_path: Path) -> None:
+    source.write("checkpoints/k/latest.json", b"null")
+    copy_store(source, target := FolderStore(tmp_path / "target"))
+    assert list(target.keys("checkpoints/")) == ["checkpoints/k/latest.json"]
+
+
+@pytest.mark.parametrize(("key", "data"), [("latest.json", b'{"file": "b'), ("b.npz", b"something else")])
+def test_a_checkpoint_that_is_damaged_is_named(source: FolderStore, tmp_path: Path, key: str, data: bytes) -> None:
+    source.write(f"checkpoints/k/{key}", data)
+    copied = copy_store(source, target := FolderStore(tmp_path / "target"))
+    assert (copied.damaged, list(target.keys("checkpoints/"))) == (["checkpoints/k/latest.json"], [])
+
+
 def test_the_second_copy_brings_only_what_is_new(source: FolderStore, tmp_path: Path) -> None:
     target = FolderStore(tmp_path / "target")
     copy_store(source, target)
@@ -149,35 +192,3 @@ def test_a_manifest_that_is_none_stops_the_copy_before_anything_is_written(sourc
     with pytest.raises(DataError, match=r"splits/x/manifest\.json is damaged"):
         copy_store(source, target := FolderStore(tmp_path / "target"))
     assert contents(target) == {}
-
-
-FAKE_COMPOSE = """#!/bin/sh
-echo "docker $*" >> "$CALLS"
-case "$*" in
-  *" pg_dump "*) echo dump;;
-  *" config "*) printf 'postgres\\nstore\\n';;
-esac
-"""
-
-
-@pytest.fixture
-def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """A ``docker`` that only writes down what it is asked: the stack itself is in tests/compose/."""
-    path = tmp_path / "bin" / "docker"
-    path.parent.mkdir()
-    path.write_text(FAKE_COMPOSE)
-    path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{path.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    return lambda: (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
-
-
-def test_a_damaged_backup_replaces_nothing(tmp_path: Path, docker: Callable[[], list[str]]) -> None:
-    scripts = Path(__file__).resolve().parents[2] / "docker"
-    subprocess.run([scripts / "backup.sh", tmp_path / "backup"], check=True, capture_output=True)
-    assert (tmp_path / "backup" / "database.dump").stat().st_mode & 0o077 == 0
-    before = docker()
-    (tmp_path / "backup" / "database.dump").write_text("damp")
-    done = subprocess.run([scripts / "restore.sh", tmp_path / "backup"], capture_output=True, text=True)
-    assert (done.returncode, docker()) == (65, before)
-    assert done.stderr.endswith(f"{tmp_path / 'backup'} is damaged: nothing was changed.\n")

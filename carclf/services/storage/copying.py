@@ -12,6 +12,7 @@ from carclf.services.storage.protocol import Store
 
 # A name of its content never holds another content.
 _IMMUTABLE = re.compile(r"/[0-9a-f]{8}/[^/]+\Z")
+_CHECKPOINTS, _LATEST, _NUM_LOOKS = "checkpoints/", "/latest.json", 5
 
 
 @dataclass
@@ -30,6 +31,7 @@ def copy_store(source: Store, target: Store, *, anew: bool = False) -> Copied:
     What names others is read first and written last: champion.json after the runs' records, these after the
     manifests, these after their files. Files are compared with the SHA-256 in their manifests; those that are damaged
     are named, and not copied. ``anew`` copies also what the target has under a name of its content: it may be damaged.
+    A training under way writes over its checkpoints: each is read with its file, and only the latest is copied.
     """
     naming = _read_naming(source)
     known, sums, copied = set() if anew else set(target.keys()), _sums(naming), Copied()
@@ -40,21 +42,53 @@ def copy_store(source: Store, target: Store, *, anew: bool = False) -> Copied:
         for key in files:
             if key in known and _IMMUTABLE.search(key):
                 copied.known += 1
-                continue
-            if _fetched(source, key, path, sums.get(key)):
-                target.upload(path, key)
-                copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + path.stat().st_size
-            else:
-                copied.damaged.append(key)
+            elif not key.startswith(_CHECKPOINTS):
+                _copy_file(source, target, key, path, sums.get(key), copied)
+            elif key.endswith(_LATEST):
+                _copy_checkpoint(source, target, key, path, copied)
     for key, data in reversed(naming.items()):
-        target.write(key, data)
-        copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + len(data)
+        _write(target, key, data, copied)
     return copied
+
+
+def _copy_checkpoint(source: Store, target: Store, key: str, path: Path, copied: Copied) -> None:
+    """What ``latest.json`` names, then that itself; again where the training went on between the two."""
+    for _ in range(_NUM_LOOKS):
+        data = seen.data if (seen := source.read(key)) else b"null"
+        try:
+            latest = json.loads(data)
+        except ValueError:
+            break
+        file = f"{key.removesuffix(_LATEST)}/{latest['file']}" if latest else ""
+        if latest and not _fetched(source, file, path, latest["sha256"]):
+            continue
+        if latest:
+            _upload(target, file, path, copied)
+        _write(target, key, data, copied)
+        return
+    copied.damaged.append(key)
+
+
+def _copy_file(source: Store, target: Store, key: str, path: Path, sha256: str | None, copied: Copied) -> None:
+    if _fetched(source, key, path, sha256):
+        _upload(target, key, path, copied)
+    else:
+        copied.damaged.append(key)
+
+
+def _upload(target: Store, key: str, path: Path, copied: Copied) -> None:
+    target.upload(path, key)
+    copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + path.stat().st_size
+
+
+def _write(target: Store, key: str, data: bytes, copied: Copied) -> None:
+    target.write(key, data)
+    copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + len(data)
 
 
 def _rank(key: str) -> int:
     """0 for a file; the more for what names others, the later it is written."""
-    if key.endswith(("/manifest.json", "/latest.json")):
+    if key.endswith("/manifest.json"):
         return 1
     if key.startswith("runs/"):
         return 2
