@@ -1,5 +1,6 @@
 """Where facts come from: a run's record, and the artifacts that it names; a part that cannot be read is told."""
 
+import csv
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ T = TypeVar("T")
 PAGE = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
 AUDIT = "audit"  # beside the stages: train_head's page of label errors, or of these and drift
 # What a file that is whole, and of another version or written by somebody else, may lead to.
-OF_OTHER_SHAPE = (ValueError, KeyError, TypeError, AttributeError, IndexError)
+OF_OTHER_SHAPE = (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error)
 
 
 @dataclass

@@ -127,6 +127,7 @@ def test_a_search_that_cannot_be_carried_out_asks_nothing_of_its_study(tmp_path,
     assert list(store.keys("studies/")) == []
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "short", "--try", "frozen", "--try", "mixup", "--try", "ensemble frozen mixup", "--seeds", "0",
@@ -138,9 +139,10 @@ def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_what_is_spent_stays_spent_when_the_experiment_is_run_again_or_pauses_at_a_rung(kaggle, tmp_path):
-    store = open_store(str(tmp_path))
     for name, options in (("again", []), ("raced", ["--rungs", "1"])):
+        store = open_store(str(tmp_path / name))
         plan(store, name, "--try", "frozen", "--try", "mixup", "--seeds", "0", *options)
         carclf(store, "prepare", "--name", name)
         spent = [0.0]
@@ -152,6 +154,7 @@ def test_what_is_spent_stays_spent_when_the_experiment_is_run_again_or_pauses_at
         assert 60 * spent[1] > head["seconds"] + 0.1  # the epochs to the rung too
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_computed_them(kaggle, tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3",
@@ -173,6 +176,7 @@ def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_comp
     assert 0.2 * computed < saved["smooth"] <= computed
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_a_recipe_of_which_a_fold_was_not_trained_is_named(kaggle, tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "folds", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0",
@@ -186,6 +190,7 @@ def test_a_recipe_of_which_a_fold_was_not_trained_is_named(kaggle, tmp_path):
     assert found["left_out"] == ["smooth"]
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_a_training_that_breaks_in_a_way_nobody_foresaw_stops_no_other(kaggle, tmp_path, monkeypatch):
     store = open_store(str(tmp_path / "store"))
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))

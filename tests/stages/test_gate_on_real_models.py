@@ -86,6 +86,7 @@ def test_a_saved_file_that_answers_otherwise_than_the_trained_model_is_refused_b
     assert clauses[1].endswith("reaches the stored 0.0000") and len(clauses) == 3
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_a_champion_that_was_never_measured_on_this_split_is_measured_there_by_the_gate(
     data: tuple[Store, Archive, Split], tmp_path: Path
 ) -> None:

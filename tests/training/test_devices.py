@@ -69,7 +69,7 @@ def alone() -> dict[str, object]:
     return train()
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.acceptance)])
 def test_two_devices_give_the_loss_of_one(alone, backend) -> None:
     two = train(2, backend=backend)
     assert (two["num"], alone["num"]) == (2, 1)

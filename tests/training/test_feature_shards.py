@@ -8,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 
 from carclf.artifacts import Model
 from carclf.config import load
@@ -45,6 +46,7 @@ def weights(store):
     return keras.models.load_model(path, compile=False).get_weights()
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_model(tmp_path, monkeypatch):
     render_competition(tmp_path / "cars", num_train=100, num_test=10)
     store = open_store(str(tmp_path / "store"))

@@ -63,6 +63,7 @@ def cars(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.acceptance  # with real trainings
 def test_auto_is_found_once_recorded_and_trains(cars, tmp_path, monkeypatch):
     settings = {
         "competition": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto", "head.epochs": 2,
