@@ -25,6 +25,7 @@ class FaultyWay:
         self.seen: list[tuple[str, str]] = []
         self.fault: Fault = lambda method, what: None
         way, address = self, urlsplit(endpoint).netloc
+        one_by_one = threading.Lock()  # moto loses parts that arrive at once
 
         class Pass(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -40,10 +41,11 @@ class FaultyWay:
                 said = self.headers.get("x-amz-checksum-sha256")
                 if said and body and base64.b64encode(hashlib.sha256(body).digest()).decode() != said:
                     return self._answer(400, {}, BAD_DIGEST)
-                server = HTTPConnection(address)
-                server.request(self.command, self.path, body, dict(self.headers))
-                found = server.getresponse()
-                answer, headers = found.read(), dict(found.getheaders())
+                with one_by_one:
+                    server = HTTPConnection(address)
+                    server.request(self.command, self.path, body, dict(self.headers))
+                    found = server.getresponse()
+                    answer, headers = found.read(), dict(found.getheaders())
                 if found.status == 500 and "uploadId=" in what:
                     return self._answer(404, {}, NO_SUCH_UPLOAD)
                 if self.command == "GET" and fault == "flip":
