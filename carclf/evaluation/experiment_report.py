@@ -12,8 +12,22 @@ COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
 
 def render_experiment(found: dict[str, Any], picture: bytes) -> str:
     """The page of an experiment's ``comparison.json`` and its picture (PNG)."""
-    return render("experiment_report.html", found=found, rows=ranked(found),
+    return render("experiment_report.html", found=found, rows=ranked(found), introduction=introduction(found),
                   picture=base64.b64encode(picture).decode())
+
+
+def introduction(found: Mapping[str, Any]) -> str:
+    """What was compared, and what its intervals and p-values promise, of an experiment's ``comparison.json``."""
+    num, shift = found["num_compared"], found["seed_shift"]
+    folds = f" out of {found['num_folds']} folds" if found["num_folds"] else ""
+    seeds = ("With one seed it tells these models apart, and says nothing of other seeds." if shift is None else
+             f"Beside chance on single images a seed changes the accuracy by {100 * shift:.2f} points, which is taken "
+             "to be so for every recipe.")
+    return (f"{num} {'recipe' if num == 1 else 'recipes'} beside the baseline (recipe {found['recipe']}), seeds "
+            f"{', '.join(map(str, found['seeds']))}, {found['num_images']} images{folds}. Intervals and p-values are "
+            "corrected for the number of recipes, also of those that lost a race or that the study tried before: the "
+            "chance that an experiment without any real difference finds one is at most "
+            f"{100 * found['level']:.0f}%. {seeds}")
 
 
 def ranked(found: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carclf.errors import DataError
-from carclf.evaluation.experiment_report import ranked
+from carclf.evaluation.experiment_report import introduction, ranked
 from carclf.live import live_points
 from carclf.reporting.charts import BLUE, GREEN, RED, SOFT, Chart, Spec, Values, axis, colours, number, spec
 from carclf.reporting.heard import heard
@@ -17,8 +17,7 @@ from carclf.services.storage import Store
 Row = Mapping[str, Any]
 TITLE = "Accuracy over minutes of training"
 KINDS = {"better": GREEN, "worse": RED, "cannot tell": SOFT, "baseline": BLUE}
-SHARED = ("experiment", "recipe", "seeds", "num_images", "num_folds", "num_compared", "level", "seed_shift", "dropped",
-          "failed", "left_out")
+SHARED = ("experiment", "dropped", "failed", "left_out")
 
 
 def experiment_view(found: Mapping[str, Any], store: Store) -> dict[str, Any]:
@@ -27,7 +26,8 @@ def experiment_view(found: Mapping[str, Any], store: Store) -> dict[str, Any]:
         rows, winner = ranked(found), str(found.get("winner") or "")
         promote = shlex.join(["carclf", "champion", "promote", "--run", winner, "--store", store.url])
         return {name: found[name] for name in SHARED} | {
-            "rows": [_shown(row) for row in rows], "over_cost": over_cost(rows), "winner": winner, "promote": promote}
+            "introduction": introduction(found), "rows": [_shown(row) for row in rows], "over_cost": over_cost(rows),
+            "winner": winner, "promote": promote}
     except OF_OTHER_SHAPE as error:
         raise DataError(f"The comparison is damaged, or of another version of carclf: {error!r}. Make it again: carclf "
                         "experiment compare --name with the experiment's name") from error
