@@ -29,7 +29,7 @@ from carclf_pods import pod_of
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.form import numbers
+from carclf.experiments.form import MAX_TRIALS, numbers
 from carclf.experiments.plan import MAX_MEMBERS
 
 NUM_RUNGS = 3  # at most; those that a plan does not have are skipped
@@ -58,7 +58,8 @@ PARAMS = {
                             description="Of training in all; once it is spent no other training begins. 0: none."),
     "search": Param([], type="array", items={"type": "string"}, title="Ranges", section="Search",
                     description="A line each: key=low..high or key=one|another; Optuna proposes recipes in them."),
-    "trials": Param(8, type="integer", minimum=1, maximum=100, title="Recipes that are proposed", section="Search"),
+    "trials": Param(8, type="integer", minimum=1, maximum=MAX_TRIALS, section="Search",
+                    title="Recipes that are proposed"),
     "study": Param("", type=["string", "null"], title="Study", section="Search",
                    description="An earlier study that goes on; by default a new one."),
     "promote": Param(False, type="boolean", title="Promote the winner", section="Design",

@@ -10,7 +10,7 @@ import typer
 from carclf.commands.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import members, racing
-from carclf.experiments.form import Form, numbers, plan_of, read_form
+from carclf.experiments.form import MAX_TRIALS, Form, numbers, plan_of, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, ends, propose
 from carclf.progress import log
@@ -29,7 +29,7 @@ BudgetOption = Annotated[float, typer.Option("--budget-minutes", min=0, help="Of
 
 
 SearchOption = Annotated[list[str], typer.Option("--search", help="key=low..high or key=a|b: Optuna proposes.")]
-TrialsOption = Annotated[int, typer.Option("--trials", min=1, max=100, help="Recipes that --search proposes.")]
+TrialsOption = Annotated[int, typer.Option("--trials", min=1, max=MAX_TRIALS, help="Recipes that --search proposes.")]
 StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
 
 

@@ -13,6 +13,8 @@ from carclf.errors import ConfigError
 from carclf.experiments.plan import Plan, make_plan
 from carclf.experiments.recipes import words_of
 
+MAX_TRIALS = 100  # of one search: Optuna takes minutes to propose tens of thousands
+
 
 class Form(BaseModel):
     """The trigger form's fields; ``seeds`` and ``rungs`` are numbers separated by commas."""
@@ -29,7 +31,7 @@ class Form(BaseModel):
     budget_minutes: float = 0
     promote: bool = False
     search: list[str] = []
-    trials: int = Field(8, ge=1, le=100)
+    trials: int = Field(8, ge=1, le=MAX_TRIALS)
     study: str = ""
 
 
