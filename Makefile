@@ -41,7 +41,8 @@ lint: .venv/.dev ## ruff, mypy strict, the layers
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## the list of benchmarks
-	@for name in validation near_duplicates label_errors input_pipeline frozen_head cars10 memory experiments gpu; do \
+	@for name in validation near_duplicates near_copies label_errors input_pipeline frozen_head cars10 memory experiments \
+	  runs_page gpu; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
 backup: ## copy the running stack's database and store into TO=folder
