@@ -29,7 +29,7 @@ from carclf.data.augmentation import Augmenter
 from carclf.data.input_pipeline import Examples, Training, batches
 from carclf.data.mixing import Mix
 from carclf.training.backbones import build_backbone
-from carclf.training.feeding import Feed, Stream
+from carclf.training.feeding import Feed, Stream, Waiting
 from carclf.training.heads import build_head, join
 from carclf.training.plan import compile_by
 from carclf.training.precision import computing_in
@@ -57,7 +57,8 @@ def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
         trained, _ = compile_by(FineTune(epochs=epochs, batch_size=batch), model, source)
         trained.fit(Feed(stream, 0, 8), epochs=1, verbose=0)  # compiles
         waited, started = stream.wait_seconds, time.perf_counter()
-        trained.fit(Feed(stream, 8, steps), epochs=1, verbose=0)
+        feed = Feed(stream, 8, steps)
+        trained.fit(feed, epochs=1, verbose=0, callbacks=[Waiting(feed)])
         seconds = time.perf_counter() - started
         waited = stream.wait_seconds - waited
         stream.close()

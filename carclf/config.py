@@ -21,6 +21,7 @@ Backbone = Literal[
     "MobileNetV3Small", "MobileNetV3Large",
 ]
 NAMED_WEIGHTS = ("imagenet", "champion", "none")
+SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}  # px, as in keras.applications; others 32
 # 0 stands for "auto", so that the trigger form's fields stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
@@ -114,10 +115,22 @@ class Model(Section):
     )
 
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        return self.image_height, self.image_width
+
+
+def size_at(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """That share of a height and width, in steps of 32 px; all of it as it is."""
+    height, width = (side if share == 1 else max(32, round(side * share / 32) * 32) for side in size)
+    return height, width
+
+
 class Augment(Section):
     """Random changes of the training images."""
 
-    crop_scale: Fraction = Field(0.6, description="Smallest share of the image's area that a random crop keeps.")
+    crop_scale: float = Field(0.6, ge=0.05, le=1, description="Smallest share of the image's area that a random crop keeps.")
     flip: bool = Field(True, description="Mirror half of the images.")
     squeeze: Fraction = Field(0.15, description="Largest change of the aspect ratio, as a natural logarithm.")
     rotate_degrees: float = Field(5, ge=0, le=45, description="Largest rotation, in degrees.")
@@ -270,6 +283,16 @@ class Config(Section):
         if self.split.num_folds and self.model.weights == "champion":
             raise ValueError("split.num_folds makes folds, and the champion was trained on most of each of them: set "
                              "model.weights to something else, or split.num_folds to 0.")
+        smallest = SMALLEST.get(self.model.backbone, 32)
+        if min(*self.model.size, *size_at(self.model.size, own.first_size)) < smallest:
+            raise ValueError(f"{self.model.backbone} needs pictures of at least {smallest} px: raise "
+                             "model.image_height, model.image_width or fine_tune.first_size.")
+        if own.first_size < 1 and own.num_phases == 1:
+            raise ValueError(f"fine_tune.first_size = {own.first_size:g} is the size in the first of several phases: "
+                             "set fine_tune.num_phases to at least 2, or fine_tune.first_size to 1.")
+        if own.mixup + own.cutmix > 1:
+            raise ValueError(f"fine_tune.mixup = {own.mixup:g} and fine_tune.cutmix = {own.cutmix:g} are shares of "
+                             "the same batches: together they must be at most 1.")
         if own.epochs and own.num_phases > own.epochs:
             raise ValueError(f"fine_tune.num_phases = {own.num_phases} needs as many epochs, not {own.epochs}.")
         return self

@@ -20,6 +20,9 @@ def test_an_override_changes_one_field_and_none_means_as_the_recipe_says() -> No
     assert changed == plain.model_copy(update={"fine_tune": plain.fine_tune.model_copy(update={"epochs": 3})})
 
 
+NO_TINY = {"model.backbone": "Xception"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -31,6 +34,12 @@ def test_an_override_changes_one_field_and_none_means_as_the_recipe_says() -> No
         ({"gate.threshold": 1.2}, "gate.threshold = 1.2"),
         ({"model.weights": "imagenet"}, "set model.weights to none"),
         ({"fine_tune.first_size": 0.5}, "fine_tune.first_size to 1"),
+        ({"model.backbone": "EfficientNetB0", "fine_tune.first_size": 0.5}, "set fine_tune.num_phases to at least 2"),
+        ({"fine_tune.mixup": 0.6, "fine_tune.cutmix": 0.5}, "together they must be at most 1"),
+        ({"augment.crop_scale": 0}, "augment.crop_scale = 0: Input should be greater than or equal to 0.05"),
+        (NO_TINY, "Xception needs pictures of at least 71 px"),
+        (NO_TINY | {"model.image_height": 96, "model.image_width": 96, "fine_tune.num_phases": 2,
+                    "fine_tune.first_size": 0.8}, "Xception needs pictures of at least 71 px"),
         ({"fine_tune.epochs": 2, "fine_tune.num_phases": 3}, "fine_tune.num_phases = 3 needs as many epochs, not 2"),
         ({"split.num_folds": 3, "model.weights": "champion"}, "the champion was trained on most of each of them"),
     ],

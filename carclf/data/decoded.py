@@ -1,9 +1,12 @@
 """The training pictures decoded once: one memory-mapped file of pixels, reduced to what the largest crop needs."""
 
+import fcntl
+import hashlib
 import math
 import os
 import shutil
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
@@ -14,12 +17,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from carclf.artifacts import cache_folder, fingerprint, whole_folder
+from carclf.artifacts import cache_folder, file_sha256, fingerprint, whole_folder
 from carclf.data.images import Pixels, Undecodable, decode
 from carclf.errors import DataError
+from carclf.progress import log
 
-VERSION = 2  # of what is written: another way of decoding needs another number
+VERSION = 3  # of what is written: another way of decoding needs another number
 CHUNK = 256  # pictures that are held in memory at once
+TRIES = 3  # of making a cache that is damaged, or gone, as soon as it is there
 
 
 class Files:
@@ -50,10 +55,17 @@ def read_picture(path: Path, height: int, width: int, *, max_megapixels: float) 
 
 
 class Decoded:
-    """The same pictures out of a folder with ``pixels.bin`` and ``shapes.npy``, by position."""
+    """The same pictures out of a folder with ``pixels.bin``, ``shapes.npy`` and ``sha256``, by position.
+
+    Nothing removes the folder while this is there. Raises OSError and ValueError where it is not whole.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, locked = folder, (folder / "pixels.bin").open("rb")
+        weakref.finalize(self, locked.close)
+        fcntl.flock(locked, fcntl.LOCK_SH)
+        if file_sha256(folder / "pixels.bin") != (folder / "sha256").read_text() or self._ends[-1] != len(self._pixels):
+            raise ValueError(f"{folder} is damaged")
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder}  # each process maps the file itself
@@ -77,43 +89,70 @@ class Decoded:
 
 
 def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
-    """The pictures decoded into this machine's cache, or the files themselves where they would need more room.
+    """The pictures decoded into this machine's cache, or the files themselves where it has no room for them.
 
     ``key`` names the files' content and order. All such caches together take at most ``max_bytes``.
     """
     num_bytes = len(files.paths) * files.height * files.width * 3
-    if num_bytes > max_bytes:
-        return files
     name = fingerprint(version=VERSION, decoded=key, height=files.height, width=files.width)
     folder = cache_folder() / "decoded" / name
-    with whole_folder(folder) as work:
-        if work is not None:
-            _make_room(folder.parent, max_bytes - num_bytes, work)
-            _write(files, work)
-    os.utime(folder, ns=(time.time_ns(),) * 2)  # finer than the kernel's own clock for files
-    return Decoded(folder)
+    for _ in range(TRIES if num_bytes <= max_bytes else 0):
+        with whole_folder(folder) as work:
+            if work is not None:
+                if not _make_room(folder.parent, max_bytes - num_bytes, work):
+                    break
+                _write(files, work)
+        try:
+            decoded = Decoded(folder)
+        except FileNotFoundError:  # another process needed the room before it was locked here
+            shutil.rmtree(folder, ignore_errors=True)
+        except (OSError, ValueError) as error:
+            log.warning("The cache of decoded pictures cannot be used and is made anew: %s", error)
+            shutil.rmtree(folder)
+        else:
+            os.utime(folder, ns=(time.time_ns(),) * 2)  # finer than the kernel's own clock for files
+            return decoded
+    return files
 
 
-def _make_room(parent: Path, max_bytes: float, own: Path) -> None:
-    """Remove the folders that were used the longest time ago until the rest takes at most ``max_bytes``."""
+def _make_room(parent: Path, max_bytes: float, own: Path) -> bool:
+    """Remove the folders that were used the longest time ago, and that nobody uses, until the rest takes at most
+    ``max_bytes``; False where it takes more."""
     others = sorted((path for path in parent.iterdir() if path != own), key=lambda path: path.stat().st_mtime)
     sizes = {path: sum(file.stat().st_size for file in path.glob("*")) for path in others}
     for path in others:
-        if sum(sizes.values()) <= max_bytes:
-            return
-        shutil.rmtree(path, ignore_errors=True)
-        del sizes[path]
+        if sum(sizes.values()) > max_bytes and sizes[path] and not _in_use(path):
+            shutil.rmtree(path, ignore_errors=True)
+            del sizes[path]
+    return sum(sizes.values()) <= max_bytes
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a process reads or writes the folder's pixels; one that was killed does not."""
+    try:
+        with (folder / "pixels.bin").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def _write(files: Files, folder: Path) -> None:
     starts = [*range(0, len(files.paths), CHUNK), len(files.paths)]
     shapes: list[tuple[int, ...]] = []
+    digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool, (folder / "pixels.bin").open("wb") as output:
+        fcntl.flock(output, fcntl.LOCK_EX)
         for begin, end in pairwise(starts):
             for pixels in pool.map(files.__getitem__, range(begin, end)):
                 shapes.append(pixels.shape[:2])
-                output.write(pixels.tobytes())
+                content = pixels.tobytes()
+                digest.update(content)
+                output.write(content)
     np.save(folder / "shapes.npy", np.array(shapes, np.int64).reshape(-1, 2))
+    (folder / "sha256").write_text(digest.hexdigest())
 
 
 def _reduced(pixels: Pixels, height: int, width: int) -> Pixels:

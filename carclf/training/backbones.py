@@ -12,7 +12,6 @@ from carclf.training.weights import weights_file
 TINY = "Tiny"
 RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
 EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
-SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}  # px, as in keras.applications
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
@@ -27,9 +26,6 @@ def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Mo
         if weights != "none":
             raise ConfigError(f"The Tiny backbone has no weights {weights!r}. Set model.weights to none.")
         return _tiny(height, width)
-    if min(height, width) < (smallest := SMALLEST.get(name, 32)):
-        raise ConfigError(f"{name} needs pictures of at least {smallest} px, not {height}x{width}. "
-                          "Raise model.image_height and model.image_width.")
     inputs = keras.Input((None, None, 3), dtype="float32")
     net = _application(name, weights)
     return keras.Model(inputs, net(_preprocess(name, weights)(inputs)), name="backbone")

@@ -59,11 +59,18 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Give the room back once the trained model is in the store."""
-        if self._latest():
+        found = self.store.read(f"{self.folder}/latest.json")
+        if found and found.data != b"null":
             self.store.write(f"{self.folder}/latest.json", b"null")
             for key in [key for key in self.store.keys(f"{self.folder}/") if key.endswith(".npz")]:
                 self.store.write(key, b"")
 
     def _latest(self) -> dict[str, Any] | None:
-        found = self.store.read(f"{self.folder}/latest.json")
-        return json.loads(found.data) if found else None
+        if not (found := self.store.read(f"{self.folder}/latest.json")):
+            return None
+        try:
+            latest = json.loads(found.data)
+        except ValueError:
+            log.warning("%s/latest.json is damaged: no checkpoint is known", self.folder)
+            return None
+        return latest if isinstance(latest, dict) and {"file", "sha256", "state"} <= latest.keys() else None

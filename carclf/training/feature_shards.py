@@ -55,7 +55,7 @@ class Shards:
 
     def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
         def make(folder: Path) -> Figures:
-            size = (self.config.model.image_height, self.config.model.image_width)
+            size = self.config.model.size
             examples = Examples.of(rows, unpack(self.archive, self.store), size)
             np.save(folder / "features.npy", extract(self.backbone, examples, self.config, view, self.meter))
             return {"num_rows": len(rows), "view": view}

@@ -18,7 +18,7 @@ def extract(
     backbone: keras.Model, examples: Examples, config: Config, view: int, meter: Meter
 ) -> npt.NDArray[np.float32]:
     """Features (rows, features) of one view of each picture: view 0 is plain, the others are augmented."""
-    size = (config.model.image_height, config.model.image_width)
+    size = config.model.size
     source: Plain | View = Plain(examples, size)
     if view:
         source = View(examples, size, Augmenter(config.augment), config.seed, view)

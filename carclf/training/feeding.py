@@ -1,4 +1,4 @@
-"""Batches handed to Keras by their number, and how long it waited for them."""
+"""Batches handed to Keras by their number, and how long training waited for them."""
 
 import threading
 import time
@@ -16,30 +16,36 @@ class Stream:
 
     def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
         self.open_at, self.next, self.wait_seconds = open_at, -1, 0.0
+        self.ready: dict[int, float] = {}  # when the batches came that no step has taken yet
         self.iterator: Iterator[Any] = iter(())
         self.recent: dict[int, Any] = {}
         self.lock = threading.Lock()
         self.error: CarclfError | None = None
 
     def get(self, number: int) -> Any:
-        """The batch of that number; ``wait_seconds`` grows by the time that it was not there."""
+        """The batch of that number."""
         with self.lock:
             # Keras looks at the first two batches for their shapes, then asks for them again.
             if number not in self.recent:
                 if number != self.next:
                     self._close()
                     self.iterator, self.next = self.open_at(number), number
-                started = time.monotonic()
                 try:
                     batch = next(self.iterator)
                 except CarclfError as error:
                     self.error = error
                     raise
-                self.wait_seconds += time.monotonic() - started
                 self.next += 1
+                self.ready[number] = time.monotonic()
                 self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}
             return self.recent[number]
 
+    def taken(self, number: int, since: float) -> None:
+        """A step has used that batch, and could have from ``since`` on: ``wait_seconds`` grows if it came later.
+
+        Keras reads ahead in a thread of its own, so the time that reading takes is not what training waits.
+        """
+        self.wait_seconds += max(0.0, self.ready.pop(number, since) - since)
 
     @contextmanager
     def own_errors(self) -> Iterator[None]:
@@ -54,7 +60,7 @@ class Stream:
     def close(self) -> None:
         """End the workers that read ahead."""
         with self.lock:
-            self.recent, self.next = {}, -1
+            self.recent, self.ready, self.next = {}, {}, -1
             self._close()
 
     def _close(self) -> None:
@@ -75,3 +81,18 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
 
     def __getitem__(self, position: int) -> Any:
         return self.stream.get(self.begin + position)
+
+
+class Waiting(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Adds to the stream's ``wait_seconds`` what each step of one ``fit`` waits for its batch."""
+
+    def __init__(self, feed: Feed) -> None:
+        super().__init__()
+        self.feed, self.since = feed, time.monotonic()
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if batch:  # the first one is waited for from the call of fit on, which looks at its shape
+            self.since = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.feed.stream.taken(self.feed.begin + batch, self.since)

@@ -66,4 +66,5 @@ def fit_head(
             batch_size=settings.batch_size, verbose=0, callbacks=[best := _KeepBest(meter)],
         )
     trained.set_weights(best.weights)
-    return pd.DataFrame(history.history).rename_axis("epoch").reset_index(), float(best.best), best.best_epoch
+    rows = pd.DataFrame(history.history, index=pd.RangeIndex(1, settings.epochs + 1, name="epoch"))
+    return rows.reset_index(), float(best.best), best.best_epoch

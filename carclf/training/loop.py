@@ -21,7 +21,7 @@ from carclf.errors import NotYet, QualityError, ServiceError
 from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
-from carclf.training.feeding import Feed, Stream
+from carclf.training.feeding import Feed, Stream, Waiting
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.strategies import gpu_figures
 from carclf.training.validation import averaged
@@ -68,7 +68,7 @@ class Trainer:
         self.progress.best_accuracy = start_accuracy
         build_metrics(self.model, self.source)
         if not self._restore():
-            self.save()
+            self._begin()
         with Meter("fine_tune", done=self.progress.step) as meter:
             while not self._ended():
                 self._pause()
@@ -112,18 +112,19 @@ class Trainer:
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
         with self.stream.own_errors():
-            self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[steps])
+            self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed), steps])
         seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
-        if not np.isfinite(logs["loss"]):
-            raise NotANumber
         with averaged(self.model):
             loss, accuracy = self.validate(self.model)
+            # the last step may have spoiled the weights, which no loss of training has seen yet
+            if not np.isfinite([logs["loss"], loss]).all():
+                raise NotANumber
             self._note(accuracy, loss)
         self.progress.history.append({
             "epoch": self._epoch_number(), "step": self.progress.step, **logs, "val_loss": loss,
             "val_accuracy": accuracy, "learning_rate": self._rate(), "seconds": round(seconds, 2),
-            "images_per_second": round(len(feed) * self.source.batch_size / seconds, 2),
+            "images_per_second": round((self.progress.step - begin) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
         })
         log.info("fine_tune: epoch %d, loss %.4f, val_loss %.4f, val_accuracy %.4f, %.1f img/s, data wait %.1f%%",
@@ -171,9 +172,18 @@ class Trainer:
         """The variables of loss and metrics."""
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
+    def _begin(self) -> None:
+        try:
+            self.save()
+        except NotANumber:
+            raise QualityError("The weights that fine-tuning begins with hold no numbers: look at the file that "
+                               "model.weights names, and train the head again.") from None
+
     def save(self) -> None:
-        """Write a checkpoint of everything that decides the next step."""
+        """Write a checkpoint of everything that decides the next step; NotANumber where that is spoiled."""
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+        if not all(np.isfinite(array).all() for array in arrays):
+            raise NotANumber  # a checkpoint of these would be no way back
         self.saved = time.monotonic()
         try:
             self.checkpoints.save([*arrays, *self.best], asdict(self.progress))

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from carclf.config import FineTune
+from carclf.config import FineTune, size_at
 from carclf.data.input_pipeline import Training
 from carclf.training.compiling import compile_for
 from carclf.training.optimizers import BlockwiseAdamW
@@ -17,8 +17,8 @@ def epoch_sizes(size: tuple[int, int], first: float, num_phases: int, epochs: in
     found = []
     for phase in phase_of_epoch(epochs, num_phases):
         share = first + (1 - first) * phase / (num_phases - 1) if num_phases > 1 else 1.0
-        found.append(size if share == 1 else tuple(max(32, round(side * share / 32) * 32) for side in size))
-    return tuple((height, width) for height, width in found)
+        found.append(size_at(size, share))
+    return tuple(found)
 
 
 def compile_by(own: FineTune, model: keras.Model, source: Training, rate: Any = None) -> tuple[keras.Model, int]:

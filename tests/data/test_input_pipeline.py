@@ -1,5 +1,7 @@
 """Batches: whole, in the seed's order, the same from wherever they start and by however many processes."""
 
+import fcntl
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -95,6 +97,61 @@ def test_all_caches_together_stay_within_the_bound_and_the_oldest_goes_first(
     examples.decoded("a", max_bytes=bound)  # used again
     third = examples.decoded("c", max_bytes=bound).pictures.folder
     assert [folder.exists() for folder in (*found, third)] == [True, False, True]
+
+
+def zeroed(folder: Path) -> None:
+    (folder / "pixels.bin").write_bytes(bytes((folder / "pixels.bin").stat().st_size))  # as a lost power may leave it
+
+
+def cut(folder: Path) -> None:
+    (folder / "pixels.bin").write_bytes((folder / "pixels.bin").read_bytes()[:-1000])
+
+
+def without_shapes(folder: Path) -> None:
+    (folder / "shapes.npy").unlink()
+
+
+def with_other_shapes(folder: Path) -> None:
+    np.save(folder / "shapes.npy", np.ones((NUM, 2), np.int64))
+
+
+@pytest.mark.parametrize("spoil", [zeroed, cut, without_shapes, with_other_shapes])
+def test_a_damaged_cache_is_made_anew(
+    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
+) -> None:
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
+    spoil(examples.decoded("k", max_bytes=1e9).pictures.folder)
+    found = examples.decoded("k", max_bytes=1e9).pictures
+    assert isinstance(found, Decoded)
+    for position in range(NUM):
+        np.testing.assert_array_equal(found[position], examples.pictures[position])
+
+
+def test_a_cache_that_is_in_use_stays_and_the_next_one_has_no_room(
+    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
+    bound = NUM * 48 * 64 * 3 * 1.5  # one fits
+    first = examples.decoded("a", max_bytes=bound).pictures
+    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, Files)
+    folder = first.folder
+    assert folder.exists()
+    del first
+    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, Decoded) and not folder.exists()
+
+
+def test_what_another_process_is_writing_stays_and_what_a_killed_one_left_goes(
+    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
+    bound = NUM * 48 * 64 * 3 * 1.5
+    partial = tmp_path / "decoded" / ".partial-other"
+    partial.mkdir(parents=True)
+    with (partial / "pixels.bin").open("wb") as writing:
+        writing.write(bytes(NUM * 48 * 64 * 3))
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        assert isinstance(examples.decoded("a", max_bytes=bound).pictures, Files) and partial.exists()
+    assert isinstance(examples.decoded("a", max_bytes=bound).pictures, Decoded) and not partial.exists()
 
 
 def test_pictures_that_do_not_fit_the_cache_are_read_from_their_files(examples: Examples) -> None:

@@ -149,6 +149,19 @@ def test_a_store_that_is_away_for_a_minute_ends_no_training(pictures, undisturbe
     pd.testing.assert_frame_equal(history, undisturbed[1])
 
 
+@pytest.mark.parametrize("left", [b"", b'{"file": "ab', b"[]", b"{}"])
+def test_a_damaged_name_of_the_latest_checkpoint_counts_as_none(tmp_path, left):
+    checkpoints = Checkpoints(open_store(str(tmp_path)), "k")
+    checkpoints.save([np.arange(3)], {"step": 1})
+    checkpoints.store.write("checkpoints/k/latest.json", left)
+    assert checkpoints.load() is None
+    checkpoints.save([np.arange(3)], {"step": 2})
+    assert checkpoints.load()[1] == {"step": 2}
+    checkpoints.store.write("checkpoints/k/latest.json", left)
+    checkpoints.clear()
+    assert {checkpoints.store.read(key).data for key in checkpoints.store.keys("checkpoints/")} == {b"null", b""}
+
+
 def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
     store = open_store(str(tmp_path))
     with pytest.raises(Killed):
@@ -178,11 +191,43 @@ def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate
     assert float(one.optimizer.scale) == 0.5
 
 
-def test_a_loss_that_stays_no_number_ends_with_advice(pictures, tmp_path):
+@pytest.mark.parametrize(("step", "save_minutes"), [(4, 5), (6, 0)])  # an epoch's last one; before a save within one
+def test_weights_that_a_step_spoils_reach_no_checkpoint(pictures, tmp_path, monkeypatch, step, save_minutes):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), save_minutes=save_minutes)
+    original, spoiled = loop._Steps.on_train_batch_end, []
+
+    def spoil(self, batch, logs=None):  # the loss of the step itself is a number
+        if one.progress.step + 1 == step and not spoiled:
+            spoiled.append(step)
+            variables = [*one.model.trainable_variables, *one.optimizer._model_variables_moving_average]
+            for variable in variables:
+                variable.assign(np.full(variable.shape, np.nan))
+        original(self, batch, logs)
+
+    monkeypatch.setattr(loop._Steps, "on_train_batch_end", spoil)
+    history = one.run(0.0)
+    assert one.progress.restarts == 1 and list(history["epoch"]) == [1, 2, 3]
+    assert np.isfinite(history[["loss", "val_loss"]]).all(axis=None)
+    assert all(np.isfinite(array).all() for array in one.model.get_weights())
+
+
+def test_a_loss_that_stays_no_number_ends_with_advice(pictures, tmp_path, monkeypatch):
+    original = Mix.__call__
+
+    def poison(self, number, batch):
+        pixels, shares = original(self, number, batch)
+        return pixels, shares * np.float32("nan")
+
+    monkeypatch.setattr(Mix, "__call__", poison)
+    with pytest.raises(QualityError, match=r"Lower fine_tune\.learning_rate"):
+        trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k")).run(0.0)
+
+
+def test_weights_that_are_no_numbers_are_not_trained(pictures, tmp_path):
     def break_it(model):
         model.get_layer("head").get_layer("logits").bias.assign([np.nan] * 3)
 
-    with pytest.raises(QualityError, match=r"Lower fine_tune\.learning_rate"):
+    with pytest.raises(QualityError, match=r"begins with hold no numbers: look at the file that model\.weights names"):
         trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), change=break_it).run(0.0)
 
 

@@ -52,7 +52,6 @@ def test_a_saved_model_predicts_the_same_after_reloading(name: str, tmp_path) ->
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("Xception", "none", "Xception needs pictures of at least 71 px, not 64x64"),
         ("Tiny", "imagenet", "Set model.weights to none"),
         ("EfficientNetB0", "/nowhere/x.weights.h5", "there is no file '/nowhere/x.weights.h5'"),
     ],

@@ -1,0 +1,42 @@
+"""Batches for Keras, and how long training waits for them."""
+
+import keras
+import numpy as np
+import pytest
+
+from carclf.training import feeding
+from carclf.training.feeding import Feed, Stream, Waiting
+
+
+@pytest.fixture()
+def clock(monkeypatch):
+    """Seconds that pass only where a test says so."""
+    now = [0.0]
+    monkeypatch.setattr(feeding.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_reading_ahead_is_no_waiting_and_a_batch_that_comes_late_is(clock):
+    def slow(number):
+        while True:
+            clock[0] += 3  # each batch takes three seconds to read
+            yield number
+            number += 1
+
+    stream = Stream(slow)
+    for number in range(3):
+        stream.get(number)
+    stream.taken(0, since=1.0)  # came at 3
+    stream.taken(1, since=6.5)  # came at 6
+    stream.taken(2, since=8.0)  # came at 9
+    assert stream.wait_seconds == 3.0
+
+
+def test_every_step_of_fit_asks_whether_it_waited():
+    stream = Stream(lambda number: iter([(np.zeros((2, 4)), np.zeros((2, 1)))] * (7 - number)))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    for begin, num in ((0, 3), (3, 4)):
+        feed = Feed(stream, begin, num)
+        model.fit(feed, verbose=0, callbacks=[Waiting(feed)])
+        assert stream.ready == {} and 0 < stream.wait_seconds
