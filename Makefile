@@ -56,7 +56,8 @@ lock: .venv/bin/uv ## compile the pins with hashes, without any index address
 	  --no-annotate" && $$UV carclf.in training.in airflow.in -o local.txt && \
 	  $$UV carclf.in training.in airflow.in cluster.in dev.in -c local.txt -o dev.txt && \
 	  $$UV carclf.in airflow.in cluster.in -c dev.txt -o airflow.txt && \
-	  $$UV carclf.in training.in airflow.in cluster.in gpu.in -c dev.txt -o gpu.txt && $$UV uv.in -o uv.txt
+	  $$UV carclf.in training.in airflow.in cluster.in gpu.in -c dev.txt -o gpu.txt && \
+	  $$UV carclf.in training.in airflow.in cluster.in gpu-jax.in -c dev.txt -o gpu-jax.txt && $$UV uv.in -o uv.txt
 
 clean: ## remove the environment and the demo's state; what make up keeps in .local/up stays
 	rm -rf .venv .local/demo

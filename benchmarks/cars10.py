@@ -7,7 +7,6 @@ training that was interrupted has no time. Seconds of the processors are less di
 import argparse
 import json
 import os
-import resource
 import shutil
 import tempfile
 import time
@@ -21,6 +20,7 @@ import keras
 import pandas as pd
 
 from benchmarks import OPEN_GATE
+from benchmarks.rates import cpu_seconds
 from benchmarks.seed import seeds_way
 from carclf.config import load
 from carclf.demo.competition import Competition, grade, open_competition
@@ -71,12 +71,6 @@ def measure(way: str, seed: int, competition: Competition, options: argparse.Nam
         raise SystemExit(f"{way}: {fault}")
     times = {"seconds": round(seconds), "cpu_seconds": round(used)} if whole else {}
     return {"way": way, "seed": seed, "accuracy": float(score)} | times | figures
-
-
-def cpu_seconds() -> float:
-    """Of all processors, of this process and of those that it has waited for."""
-    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
 def ways(options: argparse.Namespace) -> dict[str, Callable[..., Answers]]:

@@ -130,7 +130,9 @@ def size_at(size: tuple[int, int], share: float) -> tuple[int, int]:
 class Augment(Section):
     """Random changes of the training images."""
 
-    crop_scale: float = Field(0.6, ge=0.05, le=1, description="Smallest share of the image's area that a random crop keeps.")
+    crop_scale: float = Field(
+        0.6, ge=0.05, le=1, description="Smallest share of the image's area that a random crop keeps."
+    )
     flip: bool = Field(True, description="Mirror half of the images.")
     squeeze: Fraction = Field(0.15, description="Largest change of the aspect ratio, as a natural logarithm.")
     rotate_degrees: float = Field(5, ge=0, le=45, description="Largest rotation, in degrees.")

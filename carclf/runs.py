@@ -2,13 +2,11 @@
 
 import json
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -28,6 +26,7 @@ from carclf.champion import champion_split
 from carclf.config import NAMED_WEIGHTS, Config, flat, require_weights
 from carclf.errors import CarclfError, ConfigError, DataError, NotYet
 from carclf.live import recorded
+from carclf.machine import machine, versions
 from carclf.progress import BEGIN, END, log, printable
 from carclf.records import Record, change_record, parse_record, read_record, record_key
 from carclf.run_index import note
@@ -95,8 +94,7 @@ class Run:
             require_weights(config.model.weights)  # now, and not after the download
         record = {
             "run": run_id, "recipe": recipe, "config": settings, "stages": {}, "attempts": {}, "created": _now(),
-            "versions": {name: version(name) for name in ("carclf", "keras", "tensorflow", "numpy", "albumentations")},
-            "machine": platform.platform(),
+            "versions": versions(), "machine": platform.platform(),
         }
         found = store.read(path)
         if found is None and store.write_if(path, json.dumps(record, indent=1).encode(), None):
@@ -165,7 +163,8 @@ class Run:
 
     def note(self, result: Result) -> None:
         """Keep a stage's result in the record; the attempt at it is over."""
-        done = vars(result) | {"ended": _now(), "gpu": _gpu()}
+        where = machine()  # this stage's: another one may run elsewhere
+        done = vars(result) | {"ended": _now(), "gpu": where["gpu"], "machine": where}
         self._change(lambda record: record | {
             "stages": record["stages"] | {result.stage: done},
             "attempts": {stage: told for stage, told in record.get("attempts", {}).items() if stage != result.stage},
@@ -260,15 +259,6 @@ def _now() -> str:
 
 def _until(waiting: NotYet) -> str:
     return waiting.until.isoformat(timespec="seconds") if waiting.until else ""
-
-
-def _gpu() -> str:
-    """The GPU that this process computes on, "" where it computes on none; a reused stage loads nothing to know."""
-    if "keras" not in sys.modules:
-        return ""
-    from carclf.training.strategies import gpu_name
-
-    return gpu_name()
 
 
 # The chain in its order: what each stage is given.

@@ -126,6 +126,11 @@ def _settings(story: Story, store: Store) -> dict[str, Any]:
     }
 
 
+def _trained_on(record: dict[str, Any]) -> dict[str, Any]:
+    where = (record["stages"].get("fine_tune") or {}).get("machine", {})
+    return {name: where[name] for name in ("processor", "gpu", "backend") if where.get(name)}
+
+
 def _keys(story: Story) -> dict[str, Any]:
     record = story.record
     return {
@@ -133,4 +138,5 @@ def _keys(story: Story) -> dict[str, Any]:
         "dataset": story.split.inputs["dataset"], "run": record.get("run"), "begun": record.get("created"),
         "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()),
         "machine": record.get("machine"),
+        **{f"trained on {name}": value for name, value in _trained_on(record).items()},
     }

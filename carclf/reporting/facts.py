@@ -110,8 +110,17 @@ def _header(own: Source, settings: list[dict[str, Any]]) -> Facts:
     record = own.record
     gpus = (result.get("gpu") for result in record["stages"].values())
     return {"recipe": record.get("recipe", ""), "created": record.get("created", ""),
-            "versions": record.get("versions", {}), "machine": record.get("machine", ""),
+            "versions": record.get("versions", {}), "machine": _machine(record),
             "gpu": next(filter(None, gpus), ""), "members": record.get("members", []), "settings": settings}
+
+
+def _machine(record: dict[str, Any]) -> str:
+    """Where it was trained, or begun where nothing is trained yet."""
+    trained = record["stages"].get("fine_tune") or record["stages"].get("train_head") or {}
+    if not (where := trained.get("machine")):
+        return str(record.get("machine", ""))
+    return (f"{where['processor']}, {where['cores']} cores, {where['memory_gb']:g} GB, {where['system']}"
+            + (f", {where['backend']}" if where["backend"] else ""))
 
 
 def _curves(own: Source, stage: str) -> list[dict[str, float | None]]:

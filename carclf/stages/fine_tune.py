@@ -14,7 +14,8 @@ from carclf.training.checkpoints import Checkpoints
 from carclf.training.warm_start import fine_tune_settings
 
 VERSION = 4
-STAND_IN_BATCH, LARGEST_BATCH, NUM_RATES = 32, 512, 100  # while values are tried
+STAND_IN_BATCH, SMALLEST_BATCH, LARGEST_BATCH, NUM_RATES = 32, 8, 512, 100  # while values are tried
+FEWEST_STEPS = 16  # of an epoch with a found batch size: fewer would hardly train
 
 
 def fine_tune(
@@ -91,7 +92,8 @@ def _prepared(archive: Archive, split: Split, start: Model, config: Config, stor
 
     make_repeatable(config.seed)
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
-    with spread():
+    batch_size = min(config.fine_tune.batch_size, int((rows["subset"] == "train").sum())) or LARGEST_BATCH
+    with spread(batch_size):
         model = keras.models.load_model(start.path(store, "model.keras"), compile=False)
         with computing_in(config.model.precision, model) as precision:
             log.info("fine_tune: computing in %s", precision)
@@ -138,7 +140,8 @@ def _try(
     source, _ = _sources(rows, archive, start, config, store)
     if name == "batch_size":
         trained, _ = compile_by(config.fine_tune, model, source)
-        tried = finding.try_batch_sizes(trained, source.sizes[-1], min(LARGEST_BATCH, len(source.examples)))
+        largest = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // FEWEST_STEPS))
+        tried = finding.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, largest)
         chosen: float = finding.best_batch_size(tried)
     else:
         from carclf.data.input_pipeline import batches

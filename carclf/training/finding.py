@@ -53,14 +53,14 @@ def best_rate(tried: pd.DataFrame) -> float:
     return float(tried["rate"].to_numpy()[lowest]) / 10
 
 
-def try_batch_sizes(model: keras.Model, size: tuple[int, int], largest: int) -> pd.DataFrame:
-    """Training steps at powers of two from 8 while memory lasts: batch_size, images_per_second.
+def try_batch_sizes(model: keras.Model, size: tuple[int, int], smallest: int, largest: int) -> pd.DataFrame:
+    """Training steps at smallest, twice that and so on while memory lasts: batch_size, images_per_second.
 
     The model must be compiled; its weights are spoiled afterwards.
     """
     rows: list[dict[str, float]] = []
     random = np.random.default_rng(0)
-    batch_size, grown = 8, 0
+    batch_size, grown = smallest, 0
     with Meter("find-batch-size") as meter:
         while batch_size <= largest and 2 * grown < psutil.virtual_memory().available:
             before = psutil.Process().memory_info().rss
@@ -87,7 +87,10 @@ def _speed(model: keras.Model, pixels: Any, shares: Any) -> float:
 
 
 def best_batch_size(tried: pd.DataFrame) -> int:
-    """The smallest batch that is nearly as fast as the fastest."""
+    """The smallest batch that is nearly as fast as the fastest; QualityError where none was tried."""
+    if tried.empty:
+        raise QualityError("Not even the smallest batch fits into memory: lower model.image_height and "
+                           "model.image_width, or take a smaller backbone.")
     fast = tried["images_per_second"] >= SLACK * tried["images_per_second"].max()
     return int(tried[fast]["batch_size"].min())
 

@@ -247,8 +247,9 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
         due = not ended and now - trainer.saved >= own.save_minutes * 60
         if (due or progress.step % FINITE_STEPS == 0) and not np.isfinite(float(logs["loss"])):
             raise NotANumber
-        if due:
+        if due or self.meter.due:  # JAX keeps the variables' values to itself within an epoch
             getattr(trainer.model, "jax_state_sync", lambda: None)()
+        if due:
             trainer.save()
         if self.meter.due:
             figures = trainer.figures(logs)

@@ -10,12 +10,18 @@ from carclf.progress import log
 
 
 @contextmanager
-def spread(devices: list[str] | None = None) -> Iterator[int]:
-    """Models made and trained inside use all of the devices (default: every GPU seen); yields their number.
+def spread(batch_size: int, devices: list[str] | None = None) -> Iterator[int]:
+    """Models made and trained inside use the devices (default: every GPU seen); yields their number.
 
-    Each step's batch is divided among them. With one device, or none named, nothing changes.
+    Each step's batch is divided among them evenly: of five, a batch of 32 uses four. With one device, or none named,
+    nothing changes.
     """
     devices = devices if devices is not None else _gpus()
+    num = max((num for num in range(1, len(devices) + 1) if batch_size % num == 0), default=0)
+    if num < len(devices):
+        log.warning("A batch of %d cannot be divided among %d devices: %d of them are used", batch_size, len(devices),
+                    num)
+    devices = devices[:num]
     if len(devices) < 2:
         yield 1
         return

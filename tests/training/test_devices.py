@@ -41,7 +41,7 @@ def train():
     config = load("demo", {"model.dropout": 0.0, "fine_tune.epochs": 2, "fine_tune.batch_size": 8,
                            "fine_tune.patience": 9, "fine_tune.num_workers": 0})
     make_repeatable(0)
-    with spread([f"cpu:{i}" for i in range(NUM)]) as num:
+    with spread(8, [f"cpu:{i}" for i in range(NUM)]) as num:
         backbone = build_backbone("Tiny", "none", 48, 64)
         model = join(backbone, build_head(backbone.output_shape[-1], 3, config.model))
         with computing_in(PRECISION, model):
@@ -77,9 +77,15 @@ def test_two_devices_give_the_loss_of_one(alone, backend) -> None:
     np.testing.assert_allclose(two["loss"], reference["loss"], rtol=2e-3)
 
 
+def test_of_three_devices_two_share_a_batch_of_eight(alone) -> None:
+    found = train(3)
+    assert found["num"] == 2
+    np.testing.assert_allclose(found["loss"], alone["loss"], rtol=2e-3)
+
+
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_without_a_gpu_one_device_is_used(backend) -> None:
-    code = "from carclf.training.strategies import spread\nwith spread() as num: print(num)"
+    code = "from carclf.training.strategies import spread\nwith spread(8) as num: print(num)"
     flags = {"KERAS_BACKEND": backend}
     done = subprocess.run([sys.executable, "-c", code], env=os.environ | flags, capture_output=True, text=True)
     assert done.stdout == "1\n", done.stderr[-2000:]

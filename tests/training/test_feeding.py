@@ -39,4 +39,4 @@ def test_every_step_of_fit_asks_whether_it_waited():
     for begin, num in ((0, 3), (3, 4)):
         feed = Feed(stream, begin, num)
         model.fit(feed, verbose=0, callbacks=[Waiting(feed)])
-        assert stream.ready == {} and 0 < stream.wait_seconds
+        assert stream.ready == {} and stream.wait_seconds > 0

@@ -191,6 +191,15 @@ def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate
     assert float(one.optimizer.scale) == 0.5
 
 
+def test_each_line_of_progress_has_the_figures_of_its_step(pictures, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loop.Meter, "_line_due", True)
+    caplog.set_level("INFO", loop.log.name)
+    trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), save_minutes=5).run(0.0)
+    told = [line for line in caplog.messages if line.startswith("fine_tune ") and ", rate " in line]
+    assert [line.split()[1] for line in told] == [f"{step}/12," for step in range(1, 13)]
+    assert [("epoch 1, loss " in line, " rate 0," in line) for line in told[:4]] == [(True, False)] * 4
+
+
 @pytest.mark.parametrize(("step", "save_minutes"), [(4, 5), (6, 0)])  # an epoch's last one; before a save within one
 def test_weights_that_a_step_spoils_reach_no_checkpoint(pictures, tmp_path, monkeypatch, step, save_minutes):
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), save_minutes=save_minutes)
