@@ -26,6 +26,7 @@ SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}  # px, a
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # with all of it nothing could be learnt
 
 
 class Section(BaseModel):
@@ -109,7 +110,7 @@ class Model(Section):
     image_width: int = Field(512, ge=32, le=1024, description="Width of the network's input, in pixels.")
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
     batch_norm: bool = Field(True, description="BatchNormalization in the head.")
-    dropout: Fraction = Field(0.25, description="Dropout before the classifier.")
+    dropout: Share = Field(0.25, description="Dropout before the classifier.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the network's computation; auto is bfloat16 on a GPU that has it."
     )
@@ -150,7 +151,7 @@ class Head(Section):
     batch_size: int = Field(64, ge=2, le=4096, description="Features a step.")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's weight decay.")
-    label_smoothing: Fraction = Field(0.05, description="Share of the target spread over all classes.")
+    label_smoothing: Share = Field(0.05, description="Share of the target spread over all classes.")
 
 
 class FineTune(Section):
@@ -171,7 +172,7 @@ class FineTune(Section):
     )
     num_phases: int = Field(1, ge=1, le=10, description="Steps in which blocks are unfrozen and pictures grow.")
     first_size: float = Field(1.0, ge=0.25, le=1, description="Side of the first phase's pictures, as a share.")
-    label_smoothing: Fraction = Field(0.1, description="Share of the target spread over all classes.")
+    label_smoothing: Share = Field(0.1, description="Share of the target spread over all classes.")
     mixup: Fraction = Field(0.0, description="Share of the batches that MixUp blends.")
     cutmix: Fraction = Field(0.0, description="Share of the batches that CutMix pastes into.")
     ema_momentum: float = Field(0.98, ge=0, lt=1, description="Momentum of the weights' moving average; 0 for none.")

@@ -36,6 +36,7 @@ NO_TINY = {"model.backbone": "Xception"}
         ({"fine_tune.first_size": 0.5}, "fine_tune.first_size to 1"),
         ({"model.backbone": "EfficientNetB0", "fine_tune.first_size": 0.5}, "set fine_tune.num_phases to at least 2"),
         ({"fine_tune.mixup": 0.6, "fine_tune.cutmix": 0.5}, "together they must be at most 1"),
+        ({"fine_tune.label_smoothing": 1}, "fine_tune.label_smoothing = 1: Input should be less than 1"),
         ({"augment.crop_scale": 0}, "augment.crop_scale = 0: Input should be greater than or equal to 0.05"),
         (NO_TINY, "Xception needs pictures of at least 71 px"),
         (NO_TINY | {"model.image_height": 96, "model.image_width": 96, "fine_tune.num_phases": 2,

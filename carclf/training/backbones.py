@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from carclf.errors import ConfigError
 from carclf.training.weights import weights_file
@@ -52,13 +53,16 @@ def _application(name: str, weights: str) -> keras.Model:
         with warnings.catch_warnings():
             # weights that do not fit some layers are only a warning to keras: here they would be a silent random start
             warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
-            return make(include_top=False, weights=wanted, input_shape=(None, None, 3), pooling="avg")
+            net = make(include_top=False, weights=wanted, input_shape=(None, None, 3), pooling="avg")
     except Exception as error:  # keras raises bare Exception where the download fails
         raise ConfigError(
             f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. Let this machine reach Keras' "
             f"storage once, or set model.weights to a file or store URL of {name}'s no-top .weights.h5, or to "
             "'none' for a random start."
         ) from error
+    if not all(np.isfinite(array).all() for array in net.get_weights()):
+        raise ConfigError(f"The {weights} weights of {name} hold values that are no numbers: the file is damaged.")
+    return net
 
 
 def _tiny(height: int, width: int) -> keras.Model:

@@ -62,6 +62,14 @@ def test_a_backbone_that_cannot_be_had_is_a_clear_error(name: str, weights: str,
     assert message in str(error.value)
 
 
+def test_weights_that_are_no_numbers_are_refused(tmp_path) -> None:
+    net = build_backbone("MobileNetV3Small", "none", 64, 64).layers[-1]
+    net.set_weights([np.full_like(array, np.nan) for array in net.get_weights()])
+    net.save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ConfigError, match="hold values that are no numbers: the file is damaged"):
+        build_backbone("MobileNetV3Small", str(tmp_path / "m.weights.h5"), 64, 64)
+
+
 def test_weights_of_another_net_are_refused(tmp_path) -> None:
     build_backbone("MobileNetV3Small", "none", 64, 64).layers[-1].save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ConfigError, match="could not be loaded"):
