@@ -195,7 +195,10 @@ class Trainer:
         self.saved, self.resumed = time.monotonic(), None
         found = self.checkpoints.load()
         variables = self._variables()
-        if not found or [np.shape(a) for a in found[0]] != [tuple(v.shape) for v in [*variables, *self.best]]:
+        if not found:
+            return False
+        if [np.shape(a) for a in found[0]] != [tuple(v.shape) for v in [*variables, *self.best]]:
+            log.warning("fine_tune: the checkpoint is of another network: training starts anew")
             return False
         arrays, state = found
         for variable, array in zip(variables, arrays, strict=False):
