@@ -53,7 +53,7 @@ def by_fit(weights: str, train: Examples, val: Examples, seed: int, epochs: int,
     best = 0.0
     for epoch in range(epochs):
         feed = Feed(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
-        model.fit(feed, epochs=1, verbose=0)
+        model.fit(feed, epochs=1, verbose=0, shuffle=False)
         best = max(best, model.evaluate(pixels, val.labels, batch_size=BATCH, verbose=0, return_dict=True)["accuracy"])
     return best
 

@@ -70,16 +70,19 @@ class Stream:
 
 
 class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """``num`` batches of a stream from ``begin`` on, for Keras."""
+    """``num`` batches of a stream from ``begin`` on, for Keras, which must not shuffle them: the stream is shuffled."""
 
     def __init__(self, stream: Stream, begin: int, num: int) -> None:
         super().__init__(workers=1)
-        self.stream, self.begin, self.num = stream, begin, num
+        self.stream, self.begin, self.num, self.asked = stream, begin, num, 0
 
     def __len__(self) -> int:
         return self.num
 
     def __getitem__(self, position: int) -> Any:
+        if position > self.asked:  # the stream would be opened anew for each batch
+            raise ValueError("Batches come in their order only: fit with shuffle=False")
+        self.asked = max(self.asked, position + 1)
         return self.stream.get(self.begin + position)
 
 

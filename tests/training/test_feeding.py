@@ -38,5 +38,13 @@ def test_every_step_of_fit_asks_whether_it_waited():
     model.compile("sgd", "mse")
     for begin, num in ((0, 3), (3, 4)):
         feed = Feed(stream, begin, num)
-        model.fit(feed, verbose=0, callbacks=[Waiting(feed)])
+        model.fit(feed, verbose=0, shuffle=False, callbacks=[Waiting(feed)])
         assert stream.ready == {} and stream.wait_seconds > 0
+
+
+def test_batches_in_another_order_are_refused():
+    stream = Stream(lambda number: iter([(np.zeros((2, 4)), np.zeros((2, 1)))] * (9 - number)))
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(Exception, match="fit with shuffle=False"):
+        model.fit(Feed(stream, 0, 9), verbose=0)
