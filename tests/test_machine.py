@@ -25,7 +25,7 @@ def test_versions_are_those_of_the_packages_that_are_there() -> None:
     assert versions()["keras"].startswith("3.") and set(versions()) >= {"python", "tensorflow", "numpy", "grain"}
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+@pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.acceptance)])
 def test_the_backend_is_named_only_where_something_was_computed(backend: str) -> None:
     code = ("import json; from carclf.machine import machine; before = machine(); import keras; "
             "print(json.dumps([before['backend'], machine()['backend'], machine()['gpu']]))")

@@ -77,6 +77,7 @@ def test_two_devices_give_the_loss_of_one(alone, backend) -> None:
     np.testing.assert_allclose(two["loss"], reference["loss"], rtol=2e-3)
 
 
+@pytest.mark.acceptance
 def test_of_three_devices_two_share_a_batch_of_eight(alone) -> None:
     found = train(3)
     assert found["num"] == 2
