@@ -117,10 +117,12 @@ def _header(own: Source, settings: list[dict[str, Any]]) -> Facts:
 def _machine(record: dict[str, Any]) -> str:
     """Where it was trained, or begun where nothing is trained yet."""
     trained = record["stages"].get("fine_tune") or record["stages"].get("train_head") or {}
-    if not (where := trained.get("machine")):
+    where = trained.get("machine")
+    if not isinstance(where, dict):  # by a version that did not note it
         return str(record.get("machine", ""))
-    return (f"{where['processor']}, {where['cores']} cores, {where['memory_gb']:g} GB, {where['system']}"
-            + (f", {where['backend']}" if where["backend"] else ""))
+    told = [where.get("processor"), f"{where.get('cores')} cores", f"{where.get('memory_gb')} GB", where.get("system"),
+            where.get("backend")]
+    return ", ".join(str(part) for part in told if part)
 
 
 def _curves(own: Source, stage: str) -> list[dict[str, float | None]]:

@@ -247,14 +247,14 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
         progress.seconds += now - self.last
         self.last, self.logs = now, logs
         ended = batch + 1 == len(self.feed)
-        due = not ended and now - trainer.saved >= own.save_minutes * 60
+        due, shown = not ended and now - trainer.saved >= own.save_minutes * 60, self.meter.due
         if (due or progress.step % FINITE_STEPS == 0) and not np.isfinite(float(logs["loss"])):
             raise NotANumber
-        if due or self.meter.due:  # JAX keeps the variables' values to itself within an epoch
+        if due or shown:  # JAX keeps the variables' values to itself within an epoch
             getattr(trainer.model, "jax_state_sync", lambda: None)()
         if due:
             trainer.save()
-        if self.meter.due:
+        if shown:
             figures = trainer.figures(logs)
             self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, _words(figures), figures)
         if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
