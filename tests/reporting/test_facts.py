@@ -49,6 +49,14 @@ def test_a_run_that_has_only_begun_is_shown_with_open_stages(store: Store) -> No
     assert (found["row"]["state"], found["row"]["champion"]) == ("open", False)
 
 
+def test_the_header_names_the_machine_that_trained(store: Store) -> None:
+    run = noted(store, candidate(store, "weak", range(30)))
+    where = run.record["stages"]["fine_tune"]["machine"]
+    expected = f"{where['processor']}, {where['cores']} cores, {where['memory_gb']} GB, {where['system']}"
+    assert facts(store, "r")["header"]["machine"].startswith(expected)
+    assert where["versions"]["keras"] and "flags" in where
+
+
 def test_a_text_that_looks_like_a_number_is_quoted_in_the_command(store: Store) -> None:
     Run.begin("r", store, "demo", load("demo", {"evaluate.zooms": "2"}))
     assert facts(store, "r")["stages"][0]["command"].endswith("""--set 'evaluate.zooms="2"'""")
