@@ -56,6 +56,13 @@ def parse_record(data: bytes, run_id: str, store: Store) -> Record:
                     "backup, or begin a new run under another --run: what this one made is reused.")
 
 
+def trained_on(record: Record) -> dict[str, Any]:
+    """Where and with what the run's model was trained, as ``machine`` described it; empty where that is not known."""
+    stages = record["stages"]
+    found = (stages.get("fine_tune") or stages.get("train_head") or {}).get("machine")
+    return found if isinstance(found, dict) else {}
+
+
 def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         return False

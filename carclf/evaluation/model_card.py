@@ -10,6 +10,7 @@ import jinja2
 
 from carclf.artifacts import Dataset, Decision, Evaluation, Model, Split
 from carclf.errors import DataError
+from carclf.records import trained_on
 from carclf.services.storage import Store
 
 MARKS = re.compile(r"([\\`*_\[\]<>#|~!&$]|(?<=:)/(?=/)|(?<=www)\.)")
@@ -126,17 +127,12 @@ def _settings(story: Story, store: Store) -> dict[str, Any]:
     }
 
 
-def _trained_on(record: dict[str, Any]) -> dict[str, Any]:
-    where = (record["stages"].get("fine_tune") or {}).get("machine", {})
-    return {name: where[name] for name in ("processor", "gpu", "backend") if where.get(name)}
-
-
 def _keys(story: Story) -> dict[str, Any]:
-    record = story.record
+    record, where = story.record, trained_on(story.record)
     return {
         "model": story.model.key, **{f"from {name}": key for name, key in story.model.inputs.items()},
         "dataset": story.split.inputs["dataset"], "run": record.get("run"), "begun": record.get("created"),
         "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()),
         "machine": record.get("machine"),
-        **{f"trained on {name}": value for name, value in _trained_on(record).items()},
+        **{f"trained on {name}": where[name] for name in ("processor", "gpu", "backend") if where.get(name)},
     }

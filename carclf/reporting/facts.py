@@ -12,6 +12,7 @@ from typing import Any
 from carclf.artifacts import MADE
 from carclf.evaluation.evaluation_report import class_rows
 from carclf.live import Live, live_points
+from carclf.records import trained_on
 from carclf.reporting.champion_facts import champion_facts
 from carclf.reporting.sources import AUDIT, Source, plain, source
 from carclf.reporting.stage_facts import changed_settings, stage_facts
@@ -116,9 +117,7 @@ def _header(own: Source, settings: list[dict[str, Any]]) -> Facts:
 
 def _machine(record: dict[str, Any]) -> str:
     """Where it was trained, or begun where nothing is trained yet."""
-    trained = record["stages"].get("fine_tune") or record["stages"].get("train_head") or {}
-    where = trained.get("machine")
-    if not isinstance(where, dict):  # by a version that did not note it
+    if not (where := trained_on(record)):
         return str(record.get("machine", ""))
     told = [where.get("processor"), f"{where.get('cores')} cores", f"{where.get('memory_gb')} GB", where.get("system"),
             where.get("backend")]
