@@ -86,6 +86,23 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         return self.stream.get(self.begin + position)
 
 
+def untuned(feed: Feed) -> Any:
+    """The feed as fit and predict are to get it: on TensorFlow a pipeline of the same batches without tf.data's tuner.
+
+    With it, which Keras gives no way to leave out, the end of one fit in two took up to a minute: CancellationManager
+    wakes the tuner's thread before it says that it is cancelled, so the thread may sleep on (TensorFlow 2.21).
+    """
+    if keras.backend.backend() != "tensorflow":
+        return feed
+    import tensorflow as tf
+
+    shapes = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), feed[0])
+    found = tf.data.Dataset.from_generator(lambda: map(feed.__getitem__, range(len(feed))), output_signature=shapes)
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return found.apply(tf.data.experimental.assert_cardinality(len(feed))).prefetch(2).with_options(options)
+
+
 class Waiting(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
     """Adds to the stream's ``wait_seconds`` what each step of one ``fit`` waits for its batch."""
 

@@ -21,7 +21,7 @@ from carclf.errors import NotYet, QualityError, ServiceError
 from carclf.progress import Meter, log, tell
 from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
-from carclf.training.feeding import Feed, Stream, Waiting
+from carclf.training.feeding import Feed, Stream, Waiting, untuned
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.strategies import gpu_figures
 from carclf.training.validation import averaged
@@ -112,7 +112,7 @@ class Trainer:
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
         steps = _Steps(self, meter, feed)
         with self.stream.own_errors():
-            self.model.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed), steps])
+            self.model.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed), steps])
         seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
         with averaged(self.model):

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from carclf.data.input_pipeline import Plain, batches, num_batches
-from carclf.training.feeding import Feed, Stream
+from carclf.training.feeding import Feed, Stream, untuned
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def validate(model: keras.Model, source: Plain, batch_size: int) -> tuple[float,
     feed = Feed(stream, 0, num_batches(source, batch_size))
     labels = source.examples.labels
     with stream.own_errors():
-        probabilities = softmax(model.predict(feed, verbose=0)[: len(labels)].astype(float), 1)
+        probabilities = softmax(model.predict(untuned(feed), verbose=0)[: len(labels)].astype(float), 1)
     stream.close()
     likelihood = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), float((probabilities.argmax(1) == labels).mean())
