@@ -13,7 +13,7 @@ from carclf.errors import DataError
 from carclf.progress import log
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 NUM_LOGGED = 5
 NETWORK = ("backbone", "weights", "image_height", "image_width", "precision")  # what decides the plain features
 Plain = Callable[[Archive, Split], tuple[Any, Any]]  # rows, and the features of their plain view

@@ -12,6 +12,7 @@ Array = npt.NDArray[np.float64]
 # Tried on cars10 with planted errors (benchmarks/label_errors.py); neither is sensitive.
 RIDGE, TEMPERATURES = 0.1, (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
 MAX_CENTRES = 3000  # of the kernel: above as many pictures its exact form outgrows memory
+BLOCK = 1000  # pictures whose kernel is held at once
 JITTER = 1e-6
 
 
@@ -52,40 +53,45 @@ def left_out_scores(
 
     It has them in closed form, so each cluster is a fold of its own and nothing is fitted again.
     """
-    kernel, centres = _kernel(features, seed)
-    targets = np.eye(int(labels.max()) + 1)[labels]
+    vectors, targets = unit_vectors(features), np.eye(int(labels.max()) + 1)[labels]
     targets -= 1 / targets.shape[1]
-    normal = kernel.T @ kernel + RIDGE * kernel[centres]
+    centres = vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MAX_CENTRES])]
+    blocks = _blocks(clusters)
+    normal, moments = RIDGE * _kernel(centres, centres), np.zeros((len(centres), targets.shape[1]))
+    for members in blocks:
+        kernel = _kernel(vectors[members], centres)
+        normal += kernel.T @ kernel
+        moments += kernel.T @ targets[members]
     normal[np.diag_indices_from(normal)] += JITTER * len(labels)
-    solved = cho_solve(cho_factor(normal, overwrite_a=True), kernel.T)  # (centres, pictures)
-    wrong = targets - kernel @ (solved @ targets)
-    own = np.einsum("pc,cp->p", kernel, solved)
-    scores: Array = targets - wrong / (1 - own)[:, None]
-    for members in _groups(clusters):
-        block = np.eye(len(members)) - kernel[members] @ solved[:, members]
-        scores[members] = targets[members] - np.linalg.solve(block, wrong[members])
+    factor = cho_factor(normal, overwrite_a=True)
+    weights, scores = cho_solve(factor, moments), np.empty_like(targets)
+    for members in blocks:
+        kernel = _kernel(vectors[members], centres)
+        own = kernel @ cho_solve(factor, kernel.T)  # how much each target weighs in each score
+        own[clusters[members][:, None] != clusters[members]] = 0
+        wrong = targets[members] - kernel @ weights
+        scores[members] = targets[members] - np.linalg.solve(np.eye(len(members)) - own, wrong)
     return scores
 
 
-def _kernel(features: npt.NDArray[np.float32], seed: int) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Gaussian kernel (pictures, centres) of the pictures with some or all of them, and the centres' positions."""
-    vectors, num = unit_vectors(features), min(MAX_CENTRES, len(features))
-    centres = np.sort(np.random.default_rng(seed).permutation(len(features))[:num])
+def _kernel(vectors: npt.NDArray[np.float32], centres: npt.NDArray[np.float32]) -> Array:
+    """Gaussian kernel (vectors, centres)."""
     # unit vectors around zero: the squared distance is 2 - 2ab, and 2 between most of them
-    return np.exp(vectors @ vectors[centres].T - 1).astype(float), centres
+    return np.exp(vectors @ centres.T - 1).astype(float)
 
 
 def unit_vectors(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Pooled features as unit vectors around zero, of the features' signed roots: few large ones outvote no others."""
-    rooted = np.sign(features) * np.sqrt(np.abs(features))
+    rooted = np.sqrt(np.abs(features))
+    np.copysign(rooted, features, out=rooted)
     rooted -= rooted.mean(0)
     rooted /= np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-12)
     return rooted
 
 
-def _groups(clusters: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
-    """The positions of each cluster that has several members."""
+def _blocks(clusters: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
+    """All positions in parts of about BLOCK, no cluster in two of them."""
     order = np.argsort(clusters, kind="stable")
-    starts = np.flatnonzero(np.diff(clusters[order])) + 1
-    return [members for members in np.split(order, starts) if len(members) > 1]
-
+    ends = np.append(np.flatnonzero(np.diff(clusters[order])) + 1, len(order))  # of each cluster
+    cuts = np.unique(ends[np.searchsorted(ends, np.arange(BLOCK, len(order), BLOCK))])
+    return [members for members in np.split(order, cuts) if len(members)]
