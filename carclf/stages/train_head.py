@@ -53,9 +53,8 @@ def _fit(folder: Path, features: RunFeatures, config: Config) -> Figures:
 
     train, val = features.subsets["train"], features.subsets["val"]
     saved = _seconds_saved(features)
-    views = [features.loaded["train", view] for view in range(config.head.num_views)]
-    own_val = (features.loaded["val", 0], val["target"].to_numpy())
-    head, history, figures = _fit_head(folder, views, train, own_val, config)
+    own_val = (features.loaded["val"][0], val["target"].to_numpy())
+    head, history, figures = _fit_head(folder, features.loaded["train"], train, own_val, config)
     model = join(features.backbone, head)
     write_probe(model, val, unpack(features.archive, features.store), features.size, folder)
     save(model, history, folder)
@@ -72,7 +71,7 @@ def _seconds_saved(features: RunFeatures) -> float:
 
 
 def _fit_head(
-    folder: Path, views: list[Any], train: Any, val: tuple[Any, Any], config: Config
+    folder: Path, views: Any, train: Any, val: tuple[Any, Any], config: Config
 ) -> tuple[Any, Any, Figures]:
     """The fitted head, its history and its figures; with several trials, ``trials.csv`` in the folder."""
     import numpy as np
@@ -82,7 +81,7 @@ def _fit_head(
     from carclf.training.heads import build_head, fit_head
 
     own, labels = config.head, train["target"].to_numpy()
-    num_features, num_classes = int(views[0].shape[1]), int(labels.max()) + 1
+    num_features, num_classes = int(views.shape[2]), int(labels.max()) + 1
 
     def fresh() -> Any:
         make_repeatable(config.seed)  # the head is the same whether the features were there or not
@@ -92,7 +91,8 @@ def _fit_head(
         own, tried = choose(fresh, views, labels, train["cluster"].to_numpy(), own, config.seed)
         tried.to_csv(folder / "trials.csv", index=False)
     head = fresh()
-    history, accuracy, best_epoch = fit_head(head, (np.concatenate(views), np.tile(labels, len(views))), val, own)
+    all_views = views.reshape(-1, num_features), np.tile(labels, len(views))
+    history, accuracy, best_epoch = fit_head(head, all_views, val, own)
     return head, history, {
         "val_accuracy": accuracy, "best_epoch": best_epoch, "learning_rate": own.learning_rate,
         "weight_decay": own.weight_decay, "num_classes": num_classes, "num_features": num_features,

@@ -7,7 +7,7 @@ and each goes through them in an order of its own.
 import os
 import random
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from carclf.training.features import extract
 
 VERSION = 2
 SHARD_ROWS = 2000  # pictures whose features are saved together: what a kill can lose
-Part = tuple[pd.DataFrame, str, int]  # the rows of a subset, its name, and the number of the view
+Part = tuple[pd.DataFrame, int]  # the rows of a subset and how many views of them
 
 
 class Shards:
@@ -40,18 +40,24 @@ class Shards:
         self.config, self.store, self.settings, self.meter = config, store, settings, meter
         self.seconds = 0.0  # what it took to compute what was loaded, whoever did
 
-    def load(self, parts: Sequence[Part]) -> list[npt.NDArray[np.float32]]:
-        """(rows, features) of each part."""
-        shards = [(number, rows[start : start + SHARD_ROWS], subset, view, start)
-                  for number, (rows, subset, view) in enumerate(parts) for start in range(0, len(rows), SHARD_ROWS)]
+    def load(self, parts: Mapping[str, Part]) -> dict[str, npt.NDArray[np.float32]]:
+        """(views, rows, features) of each subset."""
+        shards = [(rows[start : start + SHARD_ROWS], subset, view, start) for subset, (rows, num_views) in parts.items()
+                  for view in range(num_views) for start in range(0, len(rows), SHARD_ROWS)]
         order = list(range(len(shards)))
         random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(order)  # decides nothing but who makes what
-        made = [self._make(*shards[position][1:]) for position in order]
+        made = [self._make(*shards[position]) for position in order]
         self.seconds = sum(shard.seconds for shard, _ in made)
         log.info("features: %d of %d shards made here", sum(not reused for _, reused in made), len(shards))
-        found = dict(zip(order, (np.load(shard.path(self.store, "features.npy")) for shard, _ in made), strict=True))
-        return [np.concatenate([found[position] for position, shard in enumerate(shards) if shard[0] == number])
-                for number in range(len(parts))]
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        for position, (shard, _) in zip(order, made, strict=True):
+            _, subset, view, start = shards[position]
+            values = np.load(shard.path(self.store, "features.npy"))
+            if subset not in found:
+                rows, num_views = parts[subset]
+                found[subset] = np.empty((num_views, len(rows), values.shape[1]), np.float32)
+            found[subset][view, start : start + len(values)] = values
+        return found
 
     def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
         def make(folder: Path) -> Figures:

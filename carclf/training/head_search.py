@@ -1,6 +1,6 @@
 """The head's settings chosen on held-out training pictures, never on the validation ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,16 +17,16 @@ HELD_OUT = 5  # every fifth group
 
 
 def choose(
-    build: Callable[[], keras.Model], views: Sequence[npt.NDArray[np.float32]], labels: npt.NDArray[Any],
+    build: Callable[[], keras.Model], views: npt.NDArray[np.float32], labels: npt.NDArray[Any],
     groups: npt.NDArray[Any], settings: config.Head, seed: int,
 ) -> tuple[config.Head, pd.DataFrame]:
     """The trial with the smallest loss on held-out plain pictures, and a row for each trial.
 
-    ``views`` are features (rows, features) of the same pictures, the plain ones first; pictures of one group (copies)
+    ``views`` are features (views, rows, features) of the same pictures, the plain ones first; pictures of one group (copies)
     are on one side. ``build`` makes the same fresh head each time, so that trials differ in their settings alone.
     """
     held_out = is_held_out(groups)
-    train = np.concatenate([view[~held_out] for view in views]), np.tile(labels[~held_out], len(views))
+    train = views[:, ~held_out].reshape(-1, views.shape[2]), np.tile(labels[~held_out], len(views))
     rows: list[dict[str, float]] = []
     tried = trials(settings, seed)
     for trial in tried:

@@ -43,30 +43,29 @@ class RunFeatures:
         return _subsets(self.split, self.store)
 
     @cached_property
-    def loaded(self) -> dict[tuple[str, int], Any]:
-        """(rows, features) by subset and view; all at once, so that several workers can share the work."""
-        views = [("train", view) for view in range(1, self.config.head.num_views)]
-        wanted = [(subset, 0) for subset in self.subsets] + views
-        features, self.seconds = self._load(self.archive, self.split, self.subsets, wanted)
-        return dict(zip(wanted, features, strict=True))
+    def loaded(self) -> dict[str, Any]:
+        """(views, rows, features) by subset; all at once, so that several workers can share the work."""
+        features, self.seconds = self._load(self.archive, self.split, self.subsets, self.config.head.num_views)
+        return features
 
     def plain(self, archive: Archive, split: Split) -> tuple[Any, Any]:
         """Every usable labelled picture's row and the features of its plain view; also of another run's pictures."""
         if (archive.key, split.key) == (self.archive.key, self.split.key):
-            return _joined(self.subsets, [self.loaded[subset, 0] for subset in self.subsets])
+            return _joined(self.subsets, self.loaded)
         subsets = _subsets(split, self.store)
-        return _joined(subsets, self._load(archive, split, subsets, [(subset, 0) for subset in subsets])[0])
+        return _joined(subsets, self._load(archive, split, subsets, 1)[0])
 
     def _load(
-        self, archive: Archive, split: Split, subsets: dict[str, Any], wanted: list[tuple[str, int]]
-    ) -> tuple[list[Any], float]:
+        self, archive: Archive, split: Split, subsets: dict[str, Any], num_views: int
+    ) -> tuple[dict[str, Any], float]:
         from carclf.training.feature_shards import Shards
         from carclf.training.precision import computing_in
 
         with computing_in(self.config.model.precision, self.backbone) as precision, Meter("features") as meter:
             settings = self.settings | {"precision": precision}
             shards = Shards(self.backbone, archive, split, self.config, self.store, settings, meter)
-            features = shards.load([(subsets[subset], subset, view) for subset, view in wanted])
+            features = shards.load({subset: (rows, num_views if subset == "train" else 1)
+                                    for subset, rows in subsets.items()})
             return features, shards.seconds
 
 
@@ -78,8 +77,8 @@ def _subsets(split: Split, store: Store) -> dict[str, Any]:
             if subset in set(rows["subset"])}
 
 
-def _joined(subsets: dict[str, Any], features: list[Any]) -> tuple[Any, Any]:
+def _joined(subsets: dict[str, Any], features: dict[str, Any]) -> tuple[Any, Any]:
     import numpy as np
     import pandas as pd
 
-    return pd.concat(subsets.values(), ignore_index=True), np.concatenate(features)
+    return pd.concat(subsets.values(), ignore_index=True), np.concatenate([features[name][0] for name in subsets])

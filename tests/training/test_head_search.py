@@ -22,7 +22,7 @@ def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
     config, random = load("gpu", SETTINGS), np.random.default_rng(0)
     labels = np.arange(120) % 3
     plain = (np.eye(3)[labels] @ random.normal(size=(3, 16)) + random.normal(size=(120, 16))).astype(np.float32)
-    views, groups = [plain, plain + np.float32(0.1)], np.array([f"{position // 2}" for position in range(120)])
+    views, groups = np.stack([plain, plain + np.float32(0.1)]), np.array([f"{position // 2}" for position in range(120)])
 
     def build():
         keras.utils.set_random_seed(0)
@@ -54,5 +54,5 @@ def test_a_trial_that_diverges_is_not_taken():
         logits.bias.assign(logits.bias * 0 + poisoned.pop(0))
         return head
 
-    chosen, table = choose(build, [features], np.arange(60) % 3, np.arange(60), config.head, 1)
+    chosen, table = choose(build, features[None], np.arange(60) % 3, np.arange(60), config.head, 1)
     assert np.isnan(table["held_out_loss"][0]) and chosen.learning_rate == table["learning_rate"][1]
