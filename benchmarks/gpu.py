@@ -29,7 +29,7 @@ from carclf.data.augmentation import Augmenter
 from carclf.data.input_pipeline import Examples, Training, batches
 from carclf.data.mixing import Mix
 from carclf.training.backbones import build_backbone
-from carclf.training.feeding import Feed, Stream, Waiting
+from carclf.training.feeding import Feed, Stream, Waiting, untuned
 from carclf.training.heads import build_head, join
 from carclf.training.plan import compile_by
 from carclf.training.precision import computing_in
@@ -55,10 +55,10 @@ def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
     stream = Stream(lambda number: batches(source, batch, start_batch=number, mix=mix))
     with computing_in("bfloat16", model):
         trained, _ = compile_by(FineTune(epochs=epochs, batch_size=batch), model, source)
-        trained.fit(Feed(stream, 0, 8), epochs=1, verbose=0, shuffle=False)  # compiles
+        trained.fit(untuned(Feed(stream, 0, 8)), epochs=1, verbose=0, shuffle=False)  # compiles
         waited, started = stream.wait_seconds, time.perf_counter()
         feed = Feed(stream, 8, steps)
-        trained.fit(feed, epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed)])
+        trained.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed)])
         seconds = time.perf_counter() - started
         waited = stream.wait_seconds - waited
         stream.close()

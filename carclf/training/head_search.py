@@ -22,8 +22,9 @@ def choose(
 ) -> tuple[config.Head, pd.DataFrame]:
     """The trial with the smallest loss on held-out plain pictures, and a row for each trial.
 
-    ``views`` are features (views, rows, features) of the same pictures, the plain ones first; pictures of one group (copies)
-    are on one side. ``build`` makes the same fresh head each time, so that trials differ in their settings alone.
+    ``views`` are features (views, rows, features) of the same pictures, the plain ones first; pictures of one group
+    (copies) are on one side. ``build`` makes the same fresh head each time, so that trials differ in their settings
+    alone.
     """
     held_out = is_held_out(groups)
     train = views[:, ~held_out].reshape(-1, views.shape[2]), np.tile(labels[~held_out], len(views))

@@ -71,6 +71,18 @@ def test_more_pictures_than_centres_are_ranked_too(monkeypatch: pytest.MonkeyPat
     assert np.isin(flipped, ranked.head(NUM // 10)["position"]).mean() >= 0.9
 
 
+@pytest.mark.parametrize("block", [1, 7, 59, 60, 1000])
+def test_scores_are_the_same_however_many_pictures_are_looked_at_at_once(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.arange(60) % 3
+    features, clusters = pooled(labels), np.random.default_rng(1).integers(0, 25, 60)
+    monkeypatch.setattr("carclf.evaluation.label_errors.BLOCK", 30)
+    scores = left_out_scores(features, labels, clusters, seed=0)
+    monkeypatch.setattr("carclf.evaluation.label_errors.BLOCK", block)
+    np.testing.assert_allclose(left_out_scores(features, labels, clusters, seed=0), scores, atol=1e-8)
+
+
 @pytest.mark.acceptance
 def test_a_whole_competition_is_ranked_in_a_minute() -> None:
     labels, started = np.arange(15_561) % 10, time.monotonic()

@@ -1,11 +1,14 @@
 """Batches for Keras, and how long training waits for them."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
 
+from carclf.errors import DataError
 from carclf.training import feeding
-from carclf.training.feeding import Feed, Stream, Waiting
+from carclf.training.feeding import Feed, Stream, Waiting, untuned
 
 
 @pytest.fixture()
@@ -48,3 +51,26 @@ def test_batches_in_another_order_are_refused():
     model.compile("sgd", "mse")
     with pytest.raises(Exception, match="fit with shuffle=False"):
         model.fit(Feed(stream, 0, 9), verbose=0)
+
+
+def numbered(begin):
+    """Batches that say which they are."""
+    return ((np.full((2, 3), number, np.float32), np.full(2, number, np.int32)) for number in itertools.count(begin))
+
+
+def test_tensorflow_reads_the_same_batches_without_the_tuner_that_holds_up_the_end():
+    found = untuned(Feed(Stream(numbered), 4, 3))
+    assert found.options().autotune.enabled is False and int(found.cardinality()) == 3
+    assert [(int(x[0, 0]), int(y[1])) for x, y in found] == [(4, 4), (5, 5), (6, 6)]
+
+
+def test_what_ends_a_stream_is_told_in_its_own_words():
+    def ends(begin):
+        yield from itertools.islice(numbered(begin), 2)
+        raise DataError("picture 7 is gone")
+
+    stream = Stream(ends)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(DataError, match="picture 7 is gone"), stream.own_errors():
+        model.fit(untuned(Feed(stream, 0, 5)), verbose=0, shuffle=False)

@@ -22,7 +22,8 @@ def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
     config, random = load("gpu", SETTINGS), np.random.default_rng(0)
     labels = np.arange(120) % 3
     plain = (np.eye(3)[labels] @ random.normal(size=(3, 16)) + random.normal(size=(120, 16))).astype(np.float32)
-    views, groups = np.stack([plain, plain + np.float32(0.1)]), np.array([f"{position // 2}" for position in range(120)])
+    views = np.stack([plain, plain + np.float32(0.1)])
+    groups = np.array([f"{position // 2}" for position in range(120)])
 
     def build():
         keras.utils.set_random_seed(0)
