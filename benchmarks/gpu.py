@@ -57,8 +57,8 @@ def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
         trained, _ = compile_by(FineTune(epochs=epochs, batch_size=batch), model, source)
         trained.fit(untuned(Feed(stream, 0, 8)), epochs=1, verbose=0, shuffle=False)  # compiles
         waited, started = stream.wait_seconds, time.perf_counter()
-        feed = Feed(stream, 8, steps)
-        trained.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed)])
+        waiting = Waiting(feed := Feed(stream, 8, steps))
+        trained.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=[waiting])
         seconds = time.perf_counter() - started
         waited = stream.wait_seconds - waited
         stream.close()

@@ -110,9 +110,9 @@ class Trainer:
         per_epoch, begin = self.source.steps_per_epoch, self.progress.step
         self.epoch_started, self.epoch_began, self.epoch_waited = time.monotonic(), begin, self.stream.wait_seconds
         feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
-        steps = _Steps(self, meter, feed)
+        callbacks = [Waiting(feed), steps := _Steps(self, meter, feed)]
         with self.stream.own_errors():
-            self.model.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=[Waiting(feed), steps])
+            self.model.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
         seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
         with averaged(self.model):
