@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg.blas import dsyrk
 from scipy.special import softmax
 
 Array = npt.NDArray[np.float64]
@@ -57,14 +58,16 @@ def left_out_scores(
     targets -= 1 / targets.shape[1]
     centres = vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MAX_CENTRES])]
     blocks = _blocks(clusters)
-    normal, moments = RIDGE * _kernel(centres, centres), np.zeros((len(centres), targets.shape[1]))
+    normal, moments = _kernel(centres, centres).T, np.zeros((len(centres), targets.shape[1]))
+    normal *= RIDGE
     for members in blocks:
         kernel = _kernel(vectors[members], centres)
-        normal += kernel.T @ kernel
+        normal = dsyrk(1, kernel.T, beta=1, c=normal, overwrite_c=True)  # in place, and its upper half
         moments += kernel.T @ targets[members]
     normal[np.diag_indices_from(normal)] += JITTER * len(labels)
     factor = cho_factor(normal, overwrite_a=True)
-    weights, scores = cho_solve(factor, moments), np.empty_like(targets)
+    weights = cho_solve(factor, moments)
+    scores: Array = np.empty_like(targets)
     for members in blocks:
         kernel = _kernel(vectors[members], centres)
         own = kernel @ cho_solve(factor, kernel.T)  # how much each target weighs in each score
@@ -77,7 +80,8 @@ def left_out_scores(
 def _kernel(vectors: npt.NDArray[np.float32], centres: npt.NDArray[np.float32]) -> Array:
     """Gaussian kernel (vectors, centres)."""
     # unit vectors around zero: the squared distance is 2 - 2ab, and 2 between most of them
-    return np.exp(vectors @ centres.T - 1).astype(float)
+    found: Array = np.exp(vectors @ centres.T - 1).astype(float)
+    return found
 
 
 def unit_vectors(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

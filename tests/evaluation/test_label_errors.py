@@ -80,7 +80,7 @@ def test_scores_are_the_same_however_many_pictures_are_looked_at_at_once(
     monkeypatch.setattr("carclf.evaluation.label_errors.BLOCK", 30)
     scores = left_out_scores(features, labels, clusters, seed=0)
     monkeypatch.setattr("carclf.evaluation.label_errors.BLOCK", block)
-    np.testing.assert_allclose(left_out_scores(features, labels, clusters, seed=0), scores, atol=1e-8)
+    np.testing.assert_allclose(left_out_scores(features, labels, clusters, seed=0), scores, atol=1e-5)  # of float32
 
 
 @pytest.mark.acceptance
