@@ -58,6 +58,7 @@ def fit_head(
         ),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        steps_per_execution=32,  # of a millisecond each: calls of their own cost a quarter more, with the same weights
     )
     shares = np.eye(num_classes, dtype=np.float32)
     with Meter("train_head") as meter:
