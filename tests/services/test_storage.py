@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -148,6 +150,21 @@ def test_a_failed_upload_leaves_nothing_behind(store: Store, tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError):
         store.upload(tmp_path / "none", "raw/x.zip")
     assert list(store.keys()) == []
+
+
+def test_what_a_killed_writer_left_is_removed_a_day_later_and_what_others_write_stays(tmp_path: Path) -> None:
+    store, source, now = FolderStore(tmp_path / "store"), tmp_path / "file", time.time()
+    source.write_text("x")
+    for key, mine in (("a/1", tmp_path / "store" / "a"), ("2", tmp_path / "store")):
+        store.upload(source, key)
+        (mine / "~left").write_text("cut off")
+        os.utime(mine / "~left", (now, now - 90_000))
+        (mine / "~now").write_text("another process writes this")
+    os.utime(tmp_path / "store" / "~lock", (now, now - 90_000))
+    store.upload(source, "a/1")
+    store.upload(source, "2")
+    left = {path.relative_to(tmp_path / "store").as_posix() for path in (tmp_path / "store").rglob("~*")}
+    assert left == {"~lock", "~now", "a/~now"}
 
 
 def test_files_of_other_programs_and_of_the_store_are_not_listed(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import hashlib
 import io
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from carclf.services.storage.protocol import Versioned, check_key, check_prefix
 
 # No key can hold a "~", so such files never pass for objects.
 _LOCK = "~lock"
+LEFT_AFTER = 86_400  # seconds without a change: nobody writes to such a file any more
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 
@@ -62,7 +64,9 @@ class FolderStore:
 
     def upload(self, path: Path, key: str) -> None:
         """Copy a local file to the object."""
-        check_key(key)
+        target = self._path(key)
+        with self._errors():
+            _sweep(target.parent)
         with path.open("rb") as source:
             self._put(key, source)
 
@@ -129,6 +133,14 @@ def _beside(path: Path) -> Path:
     # The name says nothing of the file's own: with it, a long name would no longer fit.
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.parent / f"~{uuid.uuid4().hex}"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for left in folder.glob("~*"):
+        with suppress(FileNotFoundError):  # somebody else may sweep too
+            if left.name != _LOCK and time.time() - left.stat().st_mtime > LEFT_AFTER:
+                left.unlink()
 
 
 @contextmanager
