@@ -64,6 +64,8 @@ def _fit(
         own = config.fine_tune
         source, val = _sources(rows, archive, start, config, store)
         trained, num_blocks = compile_by(config.fine_tune, model, source)
+        if source.batch_size < own.batch_size:
+            log.warning("fine_tune: batches of %d, since there are no more training images", source.batch_size)
         log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
         trainer = Trainer(trained, source, _mix(start, config), own,
                           lambda network: validate(network, val, own.batch_size), Checkpoints(store, key),
@@ -104,18 +106,21 @@ def _without_auto(
     folder: Path, model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store, key: str
 ) -> Config:
     """The configuration with found values for "auto", batch size first; found once, also where training is killed."""
+    import pandas as pd
+
     from carclf.training import finding
 
     for name in ("batch_size", "learning_rate"):
         if getattr(config.fine_tune, name) != AUTO or not config.fine_tune.epochs:
             continue
-        memory = f"checkpoints/{key}/{name}.json"
+        memory = f"checkpoints/{key}/{name}-tried.json"
         if found := store.read(memory):
-            chosen = json.loads(found.data)
+            kept = json.loads(found.data)
+            tried, chosen = pd.DataFrame(kept["tried"]), kept["chosen"]
         else:
             tried, chosen = _try(name, model, rows, archive, start, config, store)
-            finding.draw(tried, chosen, folder / f"{name}.png")
-            store.write(memory, json.dumps(chosen).encode())
+            store.write(memory, json.dumps({"chosen": chosen, "tried": tried.to_dict("list")}).encode())
+        finding.draw(tried, chosen, folder / f"{name}.png")
         log.info("fine_tune: %s %.3g was found", name, chosen)
         config = config.model_copy(update={"fine_tune": config.fine_tune.model_copy(update={name: chosen})})
     return config

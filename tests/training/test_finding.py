@@ -16,6 +16,7 @@ from carclf.errors import QualityError
 from carclf.runs import Run, find_setting
 from carclf.services.storage import open_store
 from carclf.training.finding import best_batch_size, best_rate, draw, try_rates
+from carclf.training.loop import Trainer
 
 
 class Valley:
@@ -68,8 +69,12 @@ def cars(tmp_path_factory) -> Path:
     return folder
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 @pytest.mark.acceptance  # with real trainings
-def test_auto_is_found_once_recorded_and_trains(cars, tmp_path, monkeypatch):
+def test_auto_is_found_once_also_where_the_training_is_killed_and_recorded_with_its_plots(cars, tmp_path, monkeypatch):
     settings = {
         "competition": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto", "head.epochs": 2,
         "fine_tune.epochs": 1, "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
@@ -84,12 +89,15 @@ def test_auto_is_found_once_recorded_and_trains(cars, tmp_path, monkeypatch):
     tried, chosen = find_setting(run, "learning_rate")
     assert 1e-6 < chosen < 0.1 and np.isfinite(tried["loss"]).all()
     assert find_setting(run, "learning_rate")[1] == chosen  # the same test gives the same answer
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "run", interrupted)
+        run.run_stage("fine_tune")
+    found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate-tried.json")]
     figures = run.run_stage("fine_tune").figures
     assert figures["batch_size"] == 8  # of 170 pictures: larger ones would leave fewer than 16 steps an epoch
     assert 1e-6 < figures["learning_rate"] < 0.1
     assert {"learning_rate.png", "batch_size.png"} <= set(run.artifact(Model, "fine_tune").files)
-    found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate.json")]
-    assert [json.loads(store.read(key).data) for key in found] == [figures["learning_rate"]]
+    assert [json.loads(store.read(key).data)["chosen"] for key in found] == [figures["learning_rate"]]
 
 
 def test_without_an_epoch_nothing_is_searched_and_the_heads_model_is_kept(cars, tmp_path, monkeypatch):
