@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from carclf.errors import CarclfError
+from carclf.errors import CarclfError, ServiceError
 
 
 class Stream:
@@ -35,6 +35,13 @@ class Stream:
                 except CarclfError as error:
                     self.error = error
                     raise
+                except RuntimeError as error:  # as Grain tells that one of its processes is gone
+                    if "terminated unexpectedly" not in str(error):
+                        raise
+                    self.error = ServiceError("A process that reads pictures was killed. If memory ran out, lower "
+                                              "fine_tune.num_workers. Run the stage again: it goes on from its last "
+                                              "checkpoint.")
+                    raise self.error from error
                 self.next += 1
                 self.ready[number] = time.monotonic()
                 self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}

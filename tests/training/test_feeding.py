@@ -2,11 +2,15 @@
 
 import itertools
 
+import cv2
 import keras
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
 
-from carclf.errors import DataError
+from carclf.data.input_pipeline import Examples, Plain, batches
+from carclf.errors import DataError, ServiceError
 from carclf.training import feeding
 from carclf.training.feeding import Feed, Stream, Waiting, untuned
 
@@ -74,3 +78,20 @@ def test_what_ends_a_stream_is_told_in_its_own_words():
     model.compile("sgd", "mse")
     with pytest.raises(DataError, match="picture 7 is gone"), stream.own_errors():
         model.fit(untuned(Feed(stream, 0, 5)), verbose=0, shuffle=False)
+
+
+@pytest.mark.acceptance  # processes start slowly
+def test_a_reading_process_that_was_killed_is_told_in_words_and_may_be_tried_again(tmp_path):
+    cv2.imwrite(str(tmp_path / "car.png"), np.zeros((40, 60, 3), np.uint8))
+    rows = pd.DataFrame({"path": ["car.png"] * 4000, "label": 0, "problem": ""})
+    source = Plain(Examples.of(rows, tmp_path, (32, 48)), (32, 48))
+    stream = Stream(lambda number: batches(source, 4, start_batch=number, num_workers=2))
+    stream.get(0)
+    readers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    for reader in readers:
+        reader.kill()
+    with pytest.raises(ServiceError, match=r"was killed.*fine_tune\.num_workers"), stream.own_errors():
+        for number in range(1, 1000):
+            stream.get(number)
+    stream.close()
+    assert len(readers) == 2
