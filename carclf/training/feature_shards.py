@@ -49,14 +49,12 @@ class Shards:
         made = [self._make(*shards[position]) for position in order]
         self.seconds = sum(shard.seconds for shard, _ in made)
         log.info("features: %d of %d shards made here", sum(not reused for _, reused in made), len(shards))
-        found: dict[str, npt.NDArray[np.float32]] = {}
+        width = self.backbone.output_shape[-1]
+        found = {subset: np.empty((num_views, len(rows), width), np.float32)
+                 for subset, (rows, num_views) in parts.items()}
         for position, (shard, _) in zip(order, made, strict=True):
-            _, subset, view, start = shards[position]
-            values = np.load(shard.path(self.store, "features.npy"))
-            if subset not in found:
-                rows, num_views = parts[subset]
-                found[subset] = np.empty((num_views, len(rows), values.shape[1]), np.float32)
-            found[subset][view, start : start + len(values)] = values
+            rows, subset, view, start = shards[position]
+            found[subset][view, start : start + len(rows)] = np.load(shard.path(self.store, "features.npy"))
         return found
 
     def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
