@@ -25,7 +25,7 @@ class Stream:
     def get(self, number: int) -> Any:
         """The batch of that number."""
         with self.lock:
-            # Keras looks at the first two batches for their shapes, then asks for them again.
+            # The first batches are looked at for their shapes, by untuned or by Keras, then asked for again.
             if number not in self.recent:
                 if number != self.next:
                     self._close()
@@ -118,7 +118,7 @@ class Waiting(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyp
         self.feed, self.since = feed, time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if batch:  # the first one is waited for from the call of fit on, which looks at its shape
+        if batch:  # the first is waited for from before fit, where its shape is looked at
             self.since = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:

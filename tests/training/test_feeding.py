@@ -23,6 +23,12 @@ def clock(monkeypatch):
     return now
 
 
+def compiled(width):
+    model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    return model
+
+
 def test_reading_ahead_is_no_waiting_and_a_batch_that_comes_late_is(clock):
     def slow(number):
         while True:
@@ -41,8 +47,7 @@ def test_reading_ahead_is_no_waiting_and_a_batch_that_comes_late_is(clock):
 
 def test_every_step_of_fit_asks_whether_it_waited():
     stream = Stream(lambda number: iter([(np.zeros((2, 4)), np.zeros((2, 1)))] * (7 - number)))
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model = compiled(4)
     for begin, num in ((0, 3), (3, 4)):
         feed = Feed(stream, begin, num)
         model.fit(feed, verbose=0, shuffle=False, callbacks=[Waiting(feed)])
@@ -51,8 +56,7 @@ def test_every_step_of_fit_asks_whether_it_waited():
 
 def test_batches_in_another_order_are_refused():
     stream = Stream(lambda number: iter([(np.zeros((2, 4)), np.zeros((2, 1)))] * (9 - number)))
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model = compiled(4)
     with pytest.raises(Exception, match="fit with shuffle=False"):
         model.fit(Feed(stream, 0, 9), verbose=0)
 
@@ -74,8 +78,7 @@ def test_what_ends_a_stream_is_told_in_its_own_words():
         raise DataError("picture 7 is gone")
 
     stream = Stream(ends)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse")
+    model = compiled(3)
     with pytest.raises(DataError, match="picture 7 is gone"), stream.own_errors():
         model.fit(untuned(Feed(stream, 0, 5)), verbose=0, shuffle=False)
 

@@ -19,7 +19,7 @@ from carclf.services.storage.protocol import Versioned, check_key, check_prefix
 
 # No key can hold a "~", so such files never pass for objects.
 _LOCK = "~lock"
-LEFT_AFTER = 86_400  # seconds without a change: nobody writes to such a file any more
+_LEFT_AFTER = 86_400  # seconds without a change: nobody writes to such a file any more
 _PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
 
@@ -139,7 +139,7 @@ def _sweep(folder: Path) -> None:
     """Remove what processes that were killed while they wrote have left."""
     for left in folder.glob("~*"):
         with suppress(FileNotFoundError):  # somebody else may sweep too
-            if left.name != _LOCK and time.time() - left.stat().st_mtime > LEFT_AFTER:
+            if left.name != _LOCK and time.time() - left.stat().st_mtime > _LEFT_AFTER:
                 left.unlink()
 
 
