@@ -45,7 +45,7 @@ def by_fit(weights: str, train: Examples, val: Examples, seed: int, epochs: int,
     backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
     backbone.trainable = False
     model = join(backbone, build_head(backbone.output_shape[-1], num_classes, config.model))
-    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-3), metrics=["accuracy"],
+    model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-3),
                   loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     source = Training(train, Augmenter(config.augment), [SIZE] * epochs, BATCH, epochs, seed)
     stream = Stream(lambda number: batches(source, BATCH, start_batch=number))
