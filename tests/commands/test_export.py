@@ -95,6 +95,7 @@ def test_an_unknown_format_is_told_before_anything_is_written(store: Store, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("name", ["onnx", "litert"])
 def test_a_network_of_the_zoo_answers_the_same_in_other_runtimes(name: str, tmp_path: Path) -> None:
     if missing := [module for module in exporting.FORMATS[name].modules if importlib.util.find_spec(module) is None]:

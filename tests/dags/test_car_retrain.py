@@ -303,9 +303,25 @@ def test_a_whole_run_of_the_dag_promotes_and_submits_or_says_why_not(
     expected = dict.fromkeys(STAGES, "success") | dict.fromkeys(APPROVAL, "skipped")
     assert json.loads(done.stdout.splitlines()[-1]) == {"state": "success", "tasks": expected}
     assert len(server.submissions) == 1
-    wrong = python(code, environment | kaggle, json.dumps({"recipe": "demo", "fine_tune.epoch": 1}))
-    assert "Unknown configuration key 'fine_tune.epoch'" in wrong.stdout + wrong.stderr
-    assert json.loads(wrong.stdout.splitlines()[-1])["state"] == "failed"
+
+
+def test_a_setting_that_there_is_not_fails_the_first_task_in_words_and_is_not_tried_again(
+    environment: dict[str, str]
+) -> None:
+    code = """
+        import carclf_task
+        from types import SimpleNamespace as N
+        from airflow.sdk.exceptions import AirflowFailException
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {"recipe": "demo", "fine_tune.epoch": 1},
+                   "ti": N(xcom_push=lambda key, value: print(key, value))}
+        try:
+            carclf_task.run_stage("download", context)
+        except AirflowFailException as error:
+            print(error)
+    """
+    told, failed = python(code, environment).stdout.splitlines()[-2:]
+    assert told.startswith("error ConfigError: Unknown configuration key 'fine_tune.epoch'")
+    assert failed.startswith("download ended with status 78") and failed.endswith("cannot help before that is mended")
 
 
 def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, str]) -> None:

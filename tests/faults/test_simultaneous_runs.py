@@ -50,7 +50,7 @@ def check(store: Store, num_rounds: int) -> None:
             assert compared == (history[place - 1]["model"] if place else None)
 
 
-@pytest.mark.parametrize("num_rounds", [10, pytest.param(100, marks=pytest.mark.acceptance)])
+@pytest.mark.parametrize("num_rounds", [5, pytest.param(100, marks=pytest.mark.acceptance)])
 def test_two_runs_that_end_at_once_leave_one_champion_and_both_in_the_history(
     tmp_path: Path, aws: None, num_rounds: int
 ) -> None:

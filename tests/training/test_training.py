@@ -40,15 +40,6 @@ def test_only_the_upper_blocks_and_the_head_are_unfrozen(classifier: keras.Model
     assert classifier.get_layer("head").trainable_weights
 
 
-@pytest.mark.parametrize("name", ["Tiny", "MobileNetV3Small", "EfficientNetB0"])
-def test_a_saved_model_predicts_the_same_after_reloading(name: str, tmp_path) -> None:
-    backbone = build_backbone(name, "none", 64, 64)
-    model = join(backbone, build_head(backbone.output_shape[-1], 3, load("demo").model))
-    model.save(tmp_path / "model.keras")
-    again = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    np.testing.assert_array_equal(model.predict(PICTURES, verbose=0), again.predict(PICTURES, verbose=0))
-
-
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
