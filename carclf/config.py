@@ -32,7 +32,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]  # with all of it nothing could be l
 class Section(BaseModel):
     """A part of the tree: frozen, and it refuses keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class Download(Section):
@@ -164,7 +164,7 @@ class FineTune(Section):
     )
     layer_decay: float = Field(0.95, gt=0, le=1, description="Each block's rate is this share of the block's above it.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="AdamW's weight decay, on kernels.")
-    warmup_fraction: Fraction = Field(0.15, description="Share of the steps in which the rate rises from 0.")
+    warmup_fraction: Fraction = Field(0.15, description="Share of the cosine schedule's steps in which the rate rises.")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
     unfrozen_fraction: Fraction = Field(1.0, description="Share of the backbone's blocks, from the top, that train.")
     batch_norm: Literal["inference", "training"] = Field(
@@ -177,7 +177,7 @@ class FineTune(Section):
     cutmix: Fraction = Field(0.0, description="Share of the batches that CutMix pastes into.")
     ema_momentum: float = Field(0.98, ge=0, lt=1, description="Momentum of the weights' moving average; 0 for none.")
     clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    patience: int = Field(5, ge=1, description="Epochs without a better validation accuracy before the end.")
+    patience: int = Field(5, ge=1, description="Epochs of the last phase without a better accuracy before the end.")
     budget_minutes: float = Field(0, ge=0, description="Minutes after which training ends with the best; 0: no limit.")
     save_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
     num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment; 0 for threads.")

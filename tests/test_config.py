@@ -26,6 +26,7 @@ NO_TINY = {"model.backbone": "Xception"}
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        ({"fine_tune.clip_norm": float("inf")}, "fine_tune.clip_norm"),
         ({"fine_tune.epoch": 1}, "Unknown configuration key 'fine_tune.epoch'"),
         ({"fine_tune": {"epochs": 1}}, "Unknown configuration key 'fine_tune'"),
         ({"fine_tune.epochs": -1}, "fine_tune.epochs = -1: Input should be greater than or equal to 0"),

@@ -104,7 +104,7 @@ class Training:
     epoch_size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        batch_size = max(1, min(self.batch_size, len(self.examples)))  # 0 where nothing will be trained
+        batch_size = min(self.batch_size, len(self.examples))
         object.__setattr__(self, "batch_size", batch_size)
         object.__setattr__(self, "epoch_size", len(self.examples) // batch_size * batch_size)
 

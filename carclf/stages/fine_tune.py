@@ -13,7 +13,7 @@ from carclf.services.storage import Store
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.warm_start import fine_tune_settings
 
-VERSION = 4
+VERSION = 5
 STAND_IN_BATCH, SMALLEST_BATCH, LARGEST_BATCH, NUM_RATES = 32, 8, 512, 100  # while values are tried
 FEWEST_STEPS = 16  # of an epoch with a found batch size: fewer would hardly train
 
@@ -53,33 +53,43 @@ def _fit(
 
     from carclf.data.images import unpack
     from carclf.training.compiling import save
-    from carclf.training.loop import Trainer
-    from carclf.training.plan import compile_by
     from carclf.training.probe import write_probe
-    from carclf.training.validation import validate
 
-    accuracy = float(start.figures["val_accuracy"])
+    figures: Figures = {"val_accuracy": start.figures["val_accuracy"], "best_epoch": 0}
     with _prepared(archive, split, start, config, store) as (model, rows):
-        config = _without_auto(folder, model, rows, archive, start, config, store, key)
-        own = config.fine_tune
-        source, val = _sources(rows, archive, start, config, store)
-        trained, num_blocks = compile_by(config.fine_tune, model, source)
-        if source.batch_size < own.batch_size:
-            log.warning("fine_tune: batches of %d, since there are no more training images", source.batch_size)
-        log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
-        trainer = Trainer(trained, source, _mix(start, config), own,
-                          lambda network: validate(network, val, own.batch_size), Checkpoints(store, key),
-                          pause_epoch=pause_epoch)
-        history = trainer.run(accuracy) if own.epochs else pd.DataFrame()
+        history = pd.DataFrame()
+        if config.fine_tune.epochs:
+            config = _without_auto(folder, model, rows, archive, start, config, store, key)
+            history, figures = _train(model, rows, archive, start, config, store, key, pause_epoch)
     size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
     write_probe(model, rows[rows["subset"] == "val"], unpack(archive, store), size, folder)
     save(model, history, folder)
+    return figures | {"class_names": split.figures["class_names"]} | {
+        name: start.figures[name] for name in ("num_classes", "image_height", "image_width")}
+
+
+def _train(
+    model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store, key: str, pause_epoch: int
+) -> tuple[Any, Figures]:
+    """Train the model; the history, and what it came to."""
+    from carclf.training.loop import Trainer
+    from carclf.training.plan import compile_by
+    from carclf.training.validation import validate
+
+    own, accuracy = config.fine_tune, float(start.figures["val_accuracy"])
+    source, val = _sources(rows, archive, start, config, store)
+    trained, num_blocks = compile_by(own, model, source)
+    if source.batch_size < own.batch_size:
+        log.warning("fine_tune: batches of %d, since there are no more training images", source.batch_size)
+    log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
+    trainer = Trainer(trained, source, _mix(start, config), own,
+                      lambda network: validate(network, val, source.batch_size), Checkpoints(store, key),
+                      pause_epoch=pause_epoch)
+    history = trainer.run(accuracy)
     best = trainer.progress
-    return {"val_accuracy": max(best.best_accuracy, accuracy), "best_epoch": best.best_epoch,
-            "num_blocks": num_blocks, "num_restarts": best.restarts,
-            "learning_rate": own.learning_rate, "batch_size": own.batch_size,
-            "class_names": split.figures["class_names"],
-            **{name: start.figures[name] for name in ("num_classes", "image_height", "image_width")}}
+    return history, {"val_accuracy": best.best_accuracy, "best_epoch": best.best_epoch, "num_blocks": num_blocks,
+                     "num_restarts": best.restarts, "learning_rate": own.learning_rate,
+                     "batch_size": source.batch_size}
 
 
 @contextmanager
@@ -111,7 +121,7 @@ def _without_auto(
     from carclf.training import finding
 
     for name in ("batch_size", "learning_rate"):
-        if getattr(config.fine_tune, name) != AUTO or not config.fine_tune.epochs:
+        if getattr(config.fine_tune, name) != AUTO:
             continue
         memory = f"checkpoints/{key}/{name}-tried.json"
         if found := store.read(memory):

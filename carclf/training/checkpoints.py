@@ -17,10 +17,12 @@ Arrays = list[Any]
 
 
 MARK = secrets.token_hex(4)  # whose files they are: this process's
+NAMED = {"file", "sha256", "state"}  # of each checkpoint in latest.json
 
 
 class Checkpoints:
-    """``checkpoints/<key>/latest.json`` names the newest whole one of files, two of each process, written in turn.
+    """``checkpoints/<key>/latest.json`` names the newest of files, two of each process, written in turn, and the one
+    before it, which stands in where the newest is damaged.
 
     A worker that is taken for dead may live on while another does its work: neither writes over the other's file.
     """
@@ -37,25 +39,32 @@ class Checkpoints:
             np.savez(path, *arrays)
             self.store.upload(path, f"{self.folder}/{name}")
             found = {"file": name, "sha256": file_sha256(path), "state": state}
-        self.store.write(f"{self.folder}/latest.json", json.dumps(found).encode())
+        before = {"previous": {name: latest[name] for name in NAMED}} if latest else {}
+        self.store.write(f"{self.folder}/latest.json", json.dumps(found | before).encode())
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """The latest arrays and state, or None where there are none that are whole."""
-        if not (latest := self._latest()):
-            return None
+        """The latest arrays and state that are whole, or None where there are none."""
+        latest = self._latest() or {}
+        for named in filter(None, (latest, latest.get("previous"))):
+            if found := self._read(named):
+                return found
+            log.warning("The checkpoint %s/%s is damaged or gone: training takes up an earlier one or starts anew",
+                        self.folder, named["file"])
+        return None
+
+    def _read(self, named: dict[str, Any]) -> tuple[Arrays, dict[str, Any]] | None:
         with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-            path = Path(folder) / latest["file"]
+            path = Path(folder) / named["file"]
             try:
-                self.store.download(f"{self.folder}/{latest['file']}", path)
+                self.store.download(f"{self.folder}/{named['file']}", path)
             except KeyError:
                 return None
             except DataError:
                 path.unlink(missing_ok=True)
-            if not path.exists() or file_sha256(path) != latest["sha256"]:
-                log.warning("The checkpoint %s/%s is damaged: training starts anew", self.folder, latest["file"])
+            if not path.exists() or file_sha256(path) != named["sha256"]:
                 return None
             with np.load(path) as found:
-                return [found[f"arr_{position}"] for position in range(len(found.files))], latest["state"]
+                return [found[f"arr_{position}"] for position in range(len(found.files))], named["state"]
 
     def clear(self) -> None:
         """Give the room back once the trained model is in the store."""
@@ -73,4 +82,4 @@ class Checkpoints:
         except ValueError:
             log.warning("%s/latest.json is damaged: no checkpoint is known", self.folder)
             return None
-        return latest if isinstance(latest, dict) and {"file", "sha256", "state"} <= latest.keys() else None
+        return latest if isinstance(latest, dict) and NAMED <= latest.keys() else None

@@ -68,4 +68,5 @@ def fit_head(
         )
     trained.set_weights(best.weights)
     rows = pd.DataFrame(history.history, index=pd.RangeIndex(1, settings.epochs + 1, name="epoch"))
-    return rows.reset_index(), float(best.best), best.best_epoch
+    num_right = round(float(best.best) * len(val_labels))  # Keras divides in float32: what is compared with it does not
+    return rows.reset_index(), num_right / len(val_labels), best.best_epoch

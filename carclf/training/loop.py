@@ -23,6 +23,7 @@ from carclf.training.checkpoints import Arrays, Checkpoints
 from carclf.training.compiling import build_metrics
 from carclf.training.feeding import Feed, Stream, Waiting, untuned
 from carclf.training.optimizers import BlockwiseAdamW
+from carclf.training.schedules import phase_of_epoch
 from carclf.training.strategies import gpu_figures
 from carclf.training.validation import averaged
 
@@ -69,6 +70,7 @@ class Trainer:
         build_metrics(self.model, self.source)
         if not self._restore():
             self._begin()
+        self.counted = time.monotonic()
         with Meter("fine_tune", done=self.progress.step) as meter:
             while not self._ended():
                 self._pause()
@@ -94,6 +96,12 @@ class Trainer:
             self.stream.close()
             raise NotYet(f"paused after epoch {epoch} of {self.settings.epochs}",
                          figures={"epoch": epoch, "val_accuracy": self.progress.best_accuracy})
+
+    def count_time(self) -> None:
+        """Note the time since this was called last: all that the budget is for, validation and saving too."""
+        now = time.monotonic()
+        self.progress.seconds += now - self.counted
+        self.counted = now
 
     def _ended(self) -> bool:
         own, progress = self.settings, self.progress
@@ -131,18 +139,23 @@ class Trainer:
                  self._epoch_number(), logs["loss"], loss, accuracy,
                  self.progress.history[-1]["images_per_second"], 100 * waited / seconds)
         tell("fine_tune", self.progress.step, per_epoch * self.settings.epochs, self.progress.history[-1])
+        self.count_time()
         self.save()
 
     def _note(self, accuracy: float, loss: float) -> None:
-        """Keep the best weights, the earlier of equals; lower the rate of the plateau schedule."""
-        progress = self.progress
+        """Keep the best weights, the earlier of equals; lower the rate of the plateau schedule.
+
+        Patience is for the last phase: before it blocks have yet to join, and pictures to grow.
+        """
+        progress, own = self.progress, self.settings
+        phase = phase_of_epoch(own.epochs, own.num_phases)[self._epoch_number() - 1]
         if accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.stale_epochs = accuracy, 0
             progress.best_epoch = self._epoch_number()
             self.best = self.model.get_weights()
-        else:
+        elif phase == own.num_phases - 1:
             progress.stale_epochs += 1
-        if self.settings.schedule == "plateau" and loss >= progress.best_loss:
+        if own.schedule == "plateau" and loss >= progress.best_loss:
             self.optimizer.scale.assign(self.optimizer.scale * 0.5)
         progress.best_loss = min(loss, progress.best_loss)
 
@@ -212,13 +225,13 @@ class Trainer:
 
     def _go_back(self) -> None:
         """To the last checkpoint with half the learning rate; QualityError after too many times."""
-        restarts = self.progress.restarts + 1
+        restarts, seconds = self.progress.restarts + 1, self.progress.seconds
         if restarts > MAX_RESTARTS or not self._restore():
             raise QualityError(
                 f"The training loss was not a number {restarts} times, at lower and lower learning rates. Lower "
                 "fine_tune.learning_rate, or look for damaged pictures."
             )
-        self.progress.restarts = restarts
+        self.progress.restarts, self.progress.seconds = restarts, seconds
         self.optimizer.scale.assign(self.optimizer.scale * 0.5)
         log.warning("fine_tune: the loss is not a number: back to step %d with the learning rate halved",
                     self.progress.step)
@@ -232,7 +245,6 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
         super().__init__()
         self.trainer, self.meter, self.feed = trainer, meter, feed
         self.logs: Any = {}
-        self.last = time.monotonic()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self.trainer.resumed is not None:
@@ -244,8 +256,8 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
         trainer, now = self.trainer, time.monotonic()
         progress, own = trainer.progress, trainer.settings
         progress.step += 1
-        progress.seconds += now - self.last
-        self.last, self.logs = now, logs
+        trainer.count_time()
+        self.logs = logs
         ended = batch + 1 == len(self.feed)
         due, shown = not ended and now - trainer.saved >= own.save_minutes * 60, self.meter.due
         if (due or progress.step % FINITE_STEPS == 0) and not np.isfinite(float(logs["loss"])):

@@ -1,7 +1,9 @@
 """Fine-tuning: repeatable, resumable to the bit, guarded, and in phases."""
 
+import json
 import subprocess
 import sys
+import time
 
 import cv2
 import keras
@@ -163,6 +165,18 @@ def test_a_damaged_name_of_the_latest_checkpoint_counts_as_none(tmp_path, left):
     assert {checkpoints.store.read(key).data for key in checkpoints.store.keys("checkpoints/")} == {b"null", b""}
 
 
+def test_where_the_latest_checkpoint_is_damaged_the_one_before_it_is_taken_up(pictures, undisturbed, tmp_path, caplog):
+    store = open_store(str(tmp_path))
+    with pytest.raises(Killed):
+        trainer(pictures, KilledAt(store, "k", 7)).run(0.0)
+    latest = json.loads(store.read("checkpoints/k/latest.json").data)
+    store.write(f"checkpoints/k/{latest['file']}", b"half of it")
+    caplog.set_level("INFO")
+    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+    assert f"fine_tune: taken up at step {latest['previous']['state']['step']}" in caplog.messages
+    assert 0 < latest["previous"]["state"]["step"] < latest["state"]["step"]
+
+
 def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
     store = open_store(str(tmp_path))
     with pytest.raises(Killed):
@@ -251,6 +265,13 @@ def test_a_spent_budget_ends_training_with_the_best_model_so_far(pictures, tmp_p
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_budget_is_for_validation_too(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=60)
+    one.validate = lambda model: time.sleep(0.5) or (1.0, 0.5)
+    history = one.run(0.0)
+    assert one.progress.seconds > history["seconds"].sum() + 3 * 0.5 - 0.1
+
+
 def test_the_part_of_an_epoch_that_the_budget_allows_counts(pictures, tmp_path):
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=1e-9)
     history = one.run(-1.0)
@@ -271,6 +292,11 @@ def test_early_stopping_leaves_the_best_weights(pictures, tmp_path):
     best = int(history["val_accuracy"].argmax())
     assert len(history) == best + 2 < 50
     assert one.validate(one.model)[1] == history["val_accuracy"][best] == one.progress.best_accuracy
+
+
+def test_patience_is_not_spent_before_the_last_phase(pictures, tmp_path):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), patience=1, epochs=6, num_phases=2)
+    assert list(one.run(1.0)["epoch"]) == [1, 2, 3, 4]  # nothing can be better than the start
 
 
 def test_validation_sees_the_average_of_the_weights_and_training_goes_on_with_its_own(pictures, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.training.backbones import all_layers, backbone_layers, blocks, build_backbone
-from carclf.training.heads import build_head, join
+from carclf.training.heads import build_head, fit_head, join
 from carclf.training.unfreezing import unfreeze
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
@@ -65,3 +65,14 @@ def test_weights_of_another_net_are_refused(tmp_path) -> None:
     build_backbone("MobileNetV3Small", "none", 64, 64).layers[-1].save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ConfigError, match="could not be loaded"):
         build_backbone("EfficientNetB0", str(tmp_path / "m.weights.h5"), 64, 64)
+
+
+def test_the_heads_accuracy_is_exactly_the_share_of_right_answers() -> None:
+    """What a later epoch is compared with: in float32 an equal one would look better."""
+    random = np.random.default_rng(0)
+    x, labels = random.normal(size=(103, 4)).astype(np.float32), random.integers(0, 3, 103)
+    config = load("demo", {"head.epochs": 3})
+    keras.utils.set_random_seed(0)
+    head = build_head(4, 3, config.model)
+    _, accuracy, _ = fit_head(head, (x, labels), (x, labels), config.head)
+    assert accuracy == (head.predict(x, verbose=0).argmax(1) == labels).mean() != np.float32(accuracy)
