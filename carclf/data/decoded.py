@@ -1,5 +1,6 @@
 """The training pictures decoded once: one memory-mapped file of pixels, reduced to what the largest crop needs."""
 
+import errno
 import fcntl
 import hashlib
 import math
@@ -97,11 +98,18 @@ def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
     name = fingerprint(version=VERSION, decoded=key, height=files.height, width=files.width)
     folder = cache_folder() / "decoded" / name
     for _ in range(TRIES if num_bytes <= max_bytes else 0):
-        with whole_folder(folder) as work:
-            if work is not None:
-                if not _make_room(folder.parent, max_bytes - num_bytes, work):
-                    break
-                _write(files, work)
+        try:
+            with whole_folder(folder) as work:
+                if work is not None:
+                    if not _make_room(folder.parent, max_bytes - num_bytes, work):
+                        break
+                    _write(files, work)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.warning("The disk has no room to keep the decoded pictures under %s: they are read from their files",
+                        folder.parent)
+            break
         try:
             decoded = Decoded(folder)
         except FileNotFoundError:  # another process needed the room before it was locked here

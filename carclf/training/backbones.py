@@ -14,7 +14,7 @@ TINY = "Tiny"
 RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
 EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
+BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?(_\d+)?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
 
 def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Model:

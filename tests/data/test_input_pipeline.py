@@ -1,12 +1,15 @@
 """Batches: whole, in the seed's order, the same from wherever they start and by however many processes."""
 
 import fcntl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 
 from carclf.config import Augment
@@ -178,3 +181,32 @@ def test_mixing_nothing_leaves_the_pictures_alone() -> None:
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
     same, shares = Mix(2, 0)(0, (pixels, np.array([1, 0])))
     assert same is pixels and shares.tolist() == [[0, 1], [1, 0]]
+
+
+SMALL_DISK = """
+import os, sys
+from pathlib import Path
+os.environ["CARCLF_CACHE"] = sys.argv[2]
+from carclf.data.decoded import Files, decode_once
+files = Files(sorted(Path(sys.argv[1]).glob("*.png")) * 20, 48, 64)
+found = decode_once(files, "k", max_bytes=1e9)
+print(found is files, [path.name for path in (Path(sys.argv[2]) / "decoded").iterdir()])
+"""
+
+
+def test_where_the_disk_has_no_room_for_the_cache_pictures_are_read_from_their_files(
+    folder: Path, tmp_path: Path, on_small_disk: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    small = tmp_path / "small"
+    done = on_small_disk(small, 1, [sys.executable, "-c", SMALL_DISK, str(folder), str(small)])
+    assert done.stdout == "True []\n", done.stderr
+    assert "The disk has no room to keep the decoded pictures" in done.stderr
+
+
+def test_twenty_epochs_need_no_more_memory_than_five(examples: Examples) -> None:
+    size, process, used = (240, 320), psutil.Process(), []
+    source = Training(examples, Augmenter(Augment()), [size] * 20, 5, 20, seed=1)
+    for number, _ in enumerate(batches(source, 5)):
+        if number % source.steps_per_epoch == 0:
+            used.append(process.memory_info().rss)
+    assert len(used) == 20 and used[-1] - used[4] < 20e6  # all pictures of fifteen epochs are 69 MB
