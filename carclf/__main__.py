@@ -126,6 +126,8 @@ def _find(name: str, run: str, store: str, plot: Path) -> None:
     tried, chosen = find_setting(Run.load(run, open_store(store)), name)
     print(tried.to_string(index=False))
     draw(tried, chosen, plot)
+    if name == "batch_size":
+        print(f"the largest that fits into memory, of those that can be set: {tried['batch_size'].max()}")
     print(f"fine_tune.{name}={chosen:.3g}   (the curve is in {plot})")
 
 

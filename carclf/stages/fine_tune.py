@@ -14,7 +14,7 @@ from carclf.training.checkpoints import Checkpoints
 from carclf.training.warm_start import fine_tune_settings
 
 VERSION = 5
-STAND_IN_BATCH, SMALLEST_BATCH, LARGEST_BATCH, NUM_RATES = 32, 8, 512, 100  # while values are tried
+STAND_IN_BATCH, SMALLEST_BATCH, LARGEST_BATCH, NUM_RATES = 32, 8, 1024, 100  # while values are tried
 FEWEST_STEPS = 16  # of an epoch with a found batch size: fewer would hardly train
 
 
@@ -40,9 +40,12 @@ def fine_tune(
 def find_setting(
     archive: Archive, split: Split, start: Model, config: Config, store: Store, name: str
 ) -> tuple[Any, float]:
-    """Try values of ``learning_rate`` or ``batch_size`` as fine-tuning would: what was tried, and the choice."""
+    """Try values of ``learning_rate`` or ``batch_size`` as fine-tuning would: what was tried, and the choice.
+
+    Every batch size that fits into memory is tried, also those that are too large for so few pictures.
+    """
     with _prepared(archive, split, start, config, store) as (model, rows):
-        return _try(name, model, rows, archive, start, config, store)
+        return _try(name, model, rows, archive, start, config, store, every=True)
 
 
 def _fit(
@@ -137,7 +140,8 @@ def _without_auto(
 
 
 def _try(
-    name: str, model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store
+    name: str, model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store, *,
+    every: bool = False,
 ) -> tuple[Any, Any]:
     import keras
 
@@ -155,9 +159,9 @@ def _try(
     source, _ = _sources(rows, archive, start, config, store)
     if name == "batch_size":
         trained, _ = compile_by(config.fine_tune, model, source)
-        largest = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // FEWEST_STEPS))
-        tried = finding.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, largest)
-        chosen: float = finding.best_batch_size(tried)
+        useful = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // FEWEST_STEPS))
+        tried = finding.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, LARGEST_BATCH if every else useful)
+        chosen: float = finding.best_batch_size(tried, useful)
     else:
         from carclf.data.input_pipeline import batches
 

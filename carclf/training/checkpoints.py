@@ -82,4 +82,4 @@ class Checkpoints:
         except ValueError:
             log.warning("%s/latest.json is damaged: no checkpoint is known", self.folder)
             return None
-        return latest if isinstance(latest, dict) and NAMED <= latest.keys() else None
+        return latest if isinstance(latest, dict) and latest.keys() >= NAMED else None

@@ -86,11 +86,12 @@ def _speed(model: keras.Model, pixels: Any, shares: Any) -> float:
     return num_steps * len(pixels) / (time.perf_counter() - started)
 
 
-def best_batch_size(tried: pd.DataFrame) -> int:
-    """The smallest batch that is nearly as fast as the fastest; QualityError where none was tried."""
+def best_batch_size(tried: pd.DataFrame, largest: int) -> int:
+    """The smallest batch that is nearly as fast as the fastest up to the largest; QualityError where none was tried."""
     if tried.empty:
         raise QualityError("Not even the smallest batch fits into memory: lower model.image_height and "
                            "model.image_width, or take a smaller backbone.")
+    tried = tried[tried["batch_size"] <= largest]
     fast = tried["images_per_second"] >= SLACK * tried["images_per_second"].max()
     return int(tried[fast]["batch_size"].min())
 

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from carclf.__main__ import app
 from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
@@ -15,7 +18,8 @@ from carclf.demo.server import DemoServer
 from carclf.errors import QualityError
 from carclf.runs import Run, find_setting
 from carclf.services.storage import open_store
-from carclf.training.finding import best_batch_size, best_rate, draw, try_rates
+from carclf.training import finding
+from carclf.training.finding import best_batch_size, best_rate, draw, try_batch_sizes, try_rates
 from carclf.training.loop import Trainer
 
 
@@ -49,12 +53,47 @@ def test_a_loss_that_never_falls_is_told():
 
 def test_the_smallest_of_the_fast_batches_is_taken():
     tried = pd.DataFrame({"batch_size": [8, 16, 32, 64], "images_per_second": [50.0, 97.0, 100.0, 99.0]})
-    assert best_batch_size(tried) == 16
+    assert best_batch_size(tried, 64) == 16 and best_batch_size(tried, 8) == 8
 
 
 def test_no_batch_that_fits_is_told():
     with pytest.raises(QualityError, match=r"Not even the smallest batch fits into memory: lower model\.image_height"):
-        best_batch_size(pd.DataFrame([]))
+        best_batch_size(pd.DataFrame([]), 8)
+
+
+class Net:
+    """A model of three classes that does something else than training with a batch of pictures."""
+
+    output_shape = (None, 3)
+
+    def __init__(self, train):
+        self.train = train
+
+    def train_on_batch(self, pixels, shares):
+        assert pixels.shape[1:] == (2, 4, 3) and shares.shape == (len(pixels), 3)
+        self.train(len(pixels))
+
+
+@pytest.mark.parametrize("message", ["RESOURCE_EXHAUSTED: Out of memory", "OOM when allocating"])
+def test_batches_are_tried_until_a_device_has_no_more_memory(message):
+    def train(batch_size):
+        if batch_size > 32:
+            raise RuntimeError(message)
+
+    assert list(try_batch_sizes(Net(train), (2, 4), 8, 1024)["batch_size"]) == [8, 16, 32]
+
+
+def test_another_error_of_a_batch_is_told():
+    with pytest.raises(ZeroDivisionError):
+        try_batch_sizes(Net(lambda batch_size: 1 / 0), (2, 4), 8, 1024)
+
+
+def test_no_batch_is_tried_that_would_use_up_the_machines_memory(monkeypatch):
+    kept, available = [], SimpleNamespace(available=130e6)
+    monkeypatch.setattr(finding.psutil, "virtual_memory", lambda: available)
+    # three steps of each size: 24, 48 and 96 MB more
+    tried = try_batch_sizes(Net(lambda batch_size: kept.append(b"x" * batch_size * 1_000_000)), (2, 4), 8, 1024)
+    assert list(tried["batch_size"]) == [8, 16, 32]
 
 
 def test_the_curve_is_drawn(tmp_path):
@@ -88,7 +127,13 @@ def test_auto_is_found_once_also_where_the_training_is_killed_and_recorded_with_
             run.run_stage(stage)
     tried, chosen = find_setting(run, "learning_rate")
     assert 1e-6 < chosen < 0.1 and np.isfinite(tried["loss"]).all()
-    assert find_setting(run, "learning_rate")[1] == chosen  # the same test gives the same answer
+    command = ["find-lr", "--run", "r", "--store", store.url, "--plot", str(tmp_path / "lr.png")]
+    told = CliRunner().invoke(app, command).output  # the same test gives the same answer
+    assert f"fine_tune.learning_rate={chosen:.3g}   (the curve is in {tmp_path / 'lr.png'})" in told
+    command = ["find-batch-size", "--run", "r", "--store", store.url, "--plot", str(tmp_path / "batch.png")]
+    told = CliRunner().invoke(app, command).output
+    assert "of those that can be set: 1024\nfine_tune.batch_size=8   (the curve is in" in told
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("lr.png", "batch.png"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "run", interrupted)
         run.run_stage("fine_tune")
