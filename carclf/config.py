@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -121,6 +122,13 @@ class Model(Section):
         """Height and width of the network's input."""
         return self.image_height, self.image_width
 
+    @field_validator("weights")
+    @classmethod
+    def _names_a_file(cls, weights: str) -> str:
+        if "://" in weights and not re.fullmatch(r"\w+://[^/].*/[^/]+", weights):
+            raise ValueError("a URL must name a file, such as s3://bucket/folder/name.weights.h5")
+        return weights
+
 
 def size_at(size: tuple[int, int], share: float) -> tuple[int, int]:
     """That share of a height and width, in steps of 32 px; all of it as it is."""
@@ -191,6 +199,9 @@ class Evaluate(Section):
     zooms: str = Field(
         "1", pattern=r"^\d(\.\d+)?(,\d(\.\d+)?){0,7}$",
         description="Average over these enlargements of the image's middle too, such as 1,1.15.",
+    )
+    crops: Literal["middle", "corners"] = Field(
+        "middle", description="What enlargements show: the image's middle, or its four corners as well."
     )
     batch_size: int = Field(32, ge=1, le=1024, description="Images a prediction step.")
 

@@ -27,6 +27,7 @@ NO_TINY = {"model.backbone": "Xception"}
     ("overrides", "message"),
     [
         ({"fine_tune.clip_norm": float("inf")}, "fine_tune.clip_norm"),
+        *(({"model.weights": url}, "a URL must name a file") for url in ("s3://", "s3://bucket", "s3://bucket/")),
         ({"fine_tune.epoch": 1}, "Unknown configuration key 'fine_tune.epoch'"),
         ({"fine_tune": {"epochs": 1}}, "Unknown configuration key 'fine_tune'"),
         ({"fine_tune.epochs": -1}, "fine_tune.epochs = -1: Input should be greater than or equal to 0"),

@@ -41,7 +41,8 @@ def _question(chosen: Chosen, store: Store) -> Any:
     told = chosen.evaluation.settings if chosen.evaluation else {}
     settings = Evaluate.model_validate({name: told[name] for name in Evaluate.model_fields if name in told})
     temperature = chosen.temperature
-    looks = f"zooms {settings.zooms}{', mirrored too' if settings.flip_tta else ''}"
+    looks = (f"zooms {settings.zooms}{', corners too' if settings.crops == 'corners' else ''}"
+             f"{', mirrored too' if settings.flip_tta else ''}")
     if temperature is None or chosen.evaluation is None:
         log.warning("predict: %s, %s; %s; no evaluation in the store tells a temperature, so the probabilities are "
                     "not calibrated. Make one: carclf evaluate --run RUN", chosen.origin, chosen.model.key, looks)

@@ -88,7 +88,8 @@ def _calibration(evaluation: Evaluation | None) -> list[dict[str, Any]]:
 def _looks(evaluation: Evaluation | None) -> str:
     settings = evaluation.settings if evaluation else {}
     zooms = settings.get("zooms", "1")
-    return f"the picture at zoom {zooms}" + (" and its mirror image" if settings.get("flip_tta") else "")
+    corners = " in five crops" if settings.get("crops") == "corners" else ""
+    return f"the picture at zoom {zooms}{corners}" + (" and its mirror image" if settings.get("flip_tta") else "")
 
 
 def _data(story: Story, store: Store) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from carclf.progress import Meter
 
 Pictures = npt.NDArray[np.uint8]
 NUM_TIMED = 3
+MIDDLE, CORNERS = (0.5, 0.5), ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))  # of an enlargement: right, down
 
 
 def predict(model: keras.Model, source: Plain, settings: Evaluate) -> npt.NDArray[np.float64]:
@@ -47,17 +48,18 @@ def milliseconds_per_image(model: keras.Model, source: Plain, settings: Evaluate
 
 
 def looks(pixels: Pictures, settings: Evaluate) -> list[Pictures]:
-    """The pictures (batch, height, width, 3) at each zoom, and their mirror images."""
-    zoomed = [_zoomed(pixels, zoom) for zoom in settings.zoom_factors]
+    """The pictures (batch, height, width, 3) at each zoom, in each crop of it, and their mirror images."""
+    zoomed = [_zoomed(pixels, zoom, *place) for zoom in settings.zoom_factors
+              for place in (MIDDLE, *(CORNERS if settings.crops == "corners" and zoom > 1 else ()))]
     mirrored = [look[:, :, ::-1] for look in zoomed] if settings.flip_tta else []
     return zoomed + mirrored
 
 
-def _zoomed(pixels: Pictures, zoom: float) -> Pictures:
-    """The middle of each picture, enlarged by the factor to the picture's size."""
+def _zoomed(pixels: Pictures, zoom: float, right: float, down: float) -> Pictures:
+    """A part of each picture, enlarged by the factor to the picture's size; 0 is at the left or the top, 1 opposite."""
     if zoom == 1:
         return pixels
     height, width = pixels.shape[1:3]
-    matrix = np.array([[zoom, 0, (1 - zoom) * width / 2], [0, zoom, (1 - zoom) * height / 2]])
+    matrix = np.array([[zoom, 0, (1 - zoom) * width * right], [0, zoom, (1 - zoom) * height * down]])
     border = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
     return np.stack([np.asarray(cv2.warpAffine(one, matrix, (width, height), **border), np.uint8) for one in pixels])

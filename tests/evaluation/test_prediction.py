@@ -32,7 +32,7 @@ def network() -> keras.Model:
                              keras.layers.Dense(4)])
 
 
-@pytest.mark.parametrize("settings", [{"flip_tta": False}, {"flip_tta": True, "zooms": "1,1.2,0.8"}])
+@pytest.mark.parametrize("settings", [{"flip_tta": False}, {"flip_tta": True, "zooms": "1,1.2,.8", "crops": "corners"}])
 @pytest.mark.parametrize("batch_size", [4, 32])
 def test_each_row_has_the_mean_probability_of_its_own_looks(source, network, settings, batch_size) -> None:
     wanted = []
@@ -52,6 +52,15 @@ def test_the_looks_are_the_picture_its_zooms_and_their_mirror_images(source) -> 
     np.testing.assert_array_equal(closer_mirrored, closer[:, :, ::-1])
     np.testing.assert_array_equal(closer[0, 16, 24], pixels[0, 16, 24])  # the middle stays
     assert closer.shape == pixels.shape
+
+
+def test_crops_in_the_corners_show_each_corner_and_only_of_enlargements(source) -> None:
+    pixels = source[0][0][None]
+    _, middle, *corners, _ = looks(pixels, Evaluate(zooms="1,2,0.8", crops="corners", flip_tta=False))
+    assert len(corners) == 4 and corners[0].shape == middle.shape == pixels.shape
+    for corner, (row, column) in zip(corners, [(0, 0), (0, 24), (16, 0), (16, 24)], strict=True):
+        # every second pixel at twice the size is one of the quarter's
+        np.testing.assert_array_equal(corner[0, ::2, ::2], pixels[0, row : row + 16, column : column + 24])
 
 
 @pytest.mark.parametrize("zooms", ["", "1,", "0.2", "big", "1;2"])

@@ -39,7 +39,11 @@ class Source:
 
 def train():
     config = load("demo", {"model.dropout": 0.0, "fine_tune.epochs": 2, "fine_tune.batch_size": 8,
-                           "fine_tune.patience": 9, "fine_tune.num_workers": 0})
+                           "fine_tune.num_phases": 2, "fine_tune.layer_decay": 0.5, "fine_tune.ema_momentum": 0.9})
+    averages = []
+    def validate(network):
+        averages.append([float(np.abs(array).sum()) for array in network.get_weights()])
+        return 1.0, 0.5
     make_repeatable(0)
     with spread(8, [f"cpu:{i}" for i in range(NUM)]) as num:
         backbone = build_backbone("Tiny", "none", 48, 64)
@@ -47,9 +51,9 @@ def train():
         with computing_in(PRECISION, model):
             trained, _ = compile_by(config.fine_tune, model, Source())
             checkpoints = Checkpoints(open_store(tempfile.mkdtemp()), "k")
-            trainer = loop.Trainer(trained, Source(), Mix(3, 0), config.fine_tune, lambda m: (1.0, 0.5), checkpoints)
+            trainer = loop.Trainer(trained, Source(), Mix(3, 0), config.fine_tune, validate, checkpoints)
             history = trainer.run(-1.0)
-    return {"num": num, "loss": list(history["loss"]), "weight": float(np.abs(trained.get_weights()[0]).sum()),
+    return {"num": num, "loss": list(history["loss"]), "averages": averages,
             "dtype": str(trained.get_weights()[0].dtype)}
 
 print("RESULT" + json.dumps(train()))
@@ -70,11 +74,13 @@ def alone() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.acceptance)])
-def test_two_devices_give_the_loss_of_one(alone, backend) -> None:
+def test_two_devices_give_the_loss_and_the_averaged_weights_of_one(alone, backend) -> None:
     two = train(2, backend=backend)
     assert (two["num"], alone["num"]) == (2, 1)
+    assert alone["averages"][0] != alone["averages"][1]
     reference = alone if backend == "tensorflow" else train(backend="jax")
     np.testing.assert_allclose(two["loss"], reference["loss"], rtol=2e-3)
+    np.testing.assert_allclose(two["averages"], reference["averages"], rtol=1e-5)
 
 
 @pytest.mark.acceptance
