@@ -405,10 +405,10 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
+        name, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
         if name not in known:
-            raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
-        raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}. {known[name].description}") from error
+            raise ConfigError(message) from error
+        raise ConfigError(f"{name} = {first['input']!r}: {message}. {known[name].description}") from error
 
 
 def deployment_settings(overrides: Sequence[str]) -> list[str]:
