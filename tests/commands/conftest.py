@@ -11,6 +11,8 @@ from small_runs import FOLDS, run_to
 from carclf.demo.competition import open_competition
 from carclf.demo.render import render_competition
 from carclf.demo.server import DemoServer
+from carclf.evaluation import reloading
+from carclf.runtimes import LOADERS
 from carclf.services.storage import Store, open_store
 
 
@@ -43,18 +45,19 @@ def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactor
             patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
             patch.setenv("KAGGLE_API_TOKEN", "demo-key")
             patch.setenv("CARCLF_CACHE", str(base / "cache"))
+            # five seconds of imports for each evaluation; the tests of evaluations and of ensembles reload in earnest
+            patch.setattr(reloading, "answers", lambda name, path, pictures: LOADERS[name](path)(pictures))
             _train(open_store(str(folder.with_suffix(".part"))))
             folder.with_suffix(".part").rename(folder)
     return open_store(str(folder))
 
 
 def _train(place: Store) -> None:
-    # what comes after the champion is compared with it, which takes a process each
-    run_to("evaluate", place, "wide", **{"model.image_height": 96, "model.image_width": 128})
     for fold in range(2):
         run_to("evaluate", place, f"fold-{fold}", **FOLDS | {"split.fold": fold})
     run_to("promote", place, "seed-0", **{"evaluate.zooms": "1,1.2"})
     run_to("evaluate", place, "seed-1", seed=1)
+    run_to("evaluate", place, "wide", **{"model.image_height": 96, "model.image_width": 128})
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_bit_with_any_number_of_work
 
 
 # 4 steps an epoch; a save before the first step, after each step, and one after each epoch's validation
-@pytest.mark.parametrize("moments", [[0], [1], [3], [4], [5], [7, 2, 1], [1, 1, 1, 1]])
+@pytest.mark.parametrize("moments", [[0], [3], [4], [5], [7, 2, 1], [1, 1, 1, 1]])
 def test_a_training_killed_at_any_moment_ends_with_the_weights_of_one_never_killed(
     pictures, undisturbed, tmp_path, moments
 ):
