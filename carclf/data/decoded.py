@@ -1,6 +1,5 @@
 """The training pictures decoded once: one memory-mapped file of pixels, reduced to what the largest crop needs."""
 
-import errno
 import fcntl
 import hashlib
 import math
@@ -22,6 +21,7 @@ from carclf.artifacts import cache_folder, file_sha256, fingerprint, whole_folde
 from carclf.data.images import Pixels, Undecodable, decode
 from carclf.errors import DataError
 from carclf.progress import log
+from carclf.services.storage import full_disk_in
 
 VERSION = 3  # of what is written: another way of decoding needs another number
 CHUNK = 256  # pictures that are held in memory at once
@@ -105,10 +105,10 @@ def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
                         break
                     _write(files, work)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not (full := full_disk_in(error, [folder.parent])):
                 raise
-            log.warning("The disk has no room to keep the decoded pictures under %s: they are read from their files",
-                        folder.parent)
+            log.warning("The disk has no room to keep the decoded pictures under %s: they are read from their files. "
+                        "%s", folder.parent, full)
             break
         try:
             decoded = Decoded(folder)
