@@ -197,7 +197,7 @@ def test_a_training_that_breaks_in_a_way_nobody_foresaw_stops_no_other(kaggle, t
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "decoded").write_text("a file where fine-tuning needs a folder")
     plan(store, "broken", "--set", "fine_tune.epochs=0", "--set", "fine_tune.cache_gb=0",
-         "--try", "cached fine_tune.cache_gb=1 fine_tune.mixup=0.1", "--try", "smooth head.label_smoothing=0.3",
+         "--try", "cached fine_tune.cache_gb=1 fine_tune.epochs=1", "--try", "smooth head.label_smoothing=0.3",
          "--seeds", "0")
     said = carclf(store, "run", "--name", "broken")
     assert "broken-cached-s0 failed: FileExistsError: " in said
