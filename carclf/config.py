@@ -23,6 +23,13 @@ Backbone = Literal[
 ]
 NAMED_WEIGHTS = ("imagenet", "champion", "none")
 SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}  # px, as in keras.applications; others 32
+# px, the square pictures that each is made for there; others 224
+PUBLISHED = {
+    "Xception": 299, "InceptionResNetV2": 299, "InceptionV3": 299,
+    "EfficientNetB1": 240, "EfficientNetB2": 260, "EfficientNetB3": 300, "EfficientNetB4": 380, "EfficientNetB5": 456,
+    "EfficientNetB6": 528, "EfficientNetB7": 600, "EfficientNetV2B1": 240, "EfficientNetV2B2": 260,
+    "EfficientNetV2B3": 300, "EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480,
+}
 # 0 stands for "auto", so that the trigger form's fields stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
@@ -107,8 +114,12 @@ class Model(Section):
     weights: str = Field(
         "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'."
     )
-    image_height: int = Field(384, ge=32, le=1024, description="Height of the network's input, in pixels.")
-    image_width: int = Field(512, ge=32, le=1024, description="Width of the network's input, in pixels.")
+    image_height: Annotated[int, Auto] = Field(
+        AUTO, ge=0, le=1024, description="Height of the network's input, in pixels; 0 (auto) goes by the backbone."
+    )
+    image_width: Annotated[int, Auto] = Field(
+        AUTO, ge=0, le=1024, description="Width of the network's input, in pixels; 0 (auto) goes by the backbone."
+    )
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
     batch_norm: bool = Field(True, description="BatchNormalization in the head.")
     dropout: Share = Field(0.25, description="Dropout before the classifier.")
@@ -116,11 +127,19 @@ class Model(Section):
         "auto", description="Precision of the network's computation; auto is bfloat16 on a GPU that has it."
     )
 
-
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         return self.image_height, self.image_width
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_by_backbone(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Sides that were left to us: photographs' shape, 3:4, near the published height, in steps of 32 px."""
+        backbone = str(given.get("backbone", cls.model_fields["backbone"].default))
+        steps = round(PUBLISHED.get(backbone, 224) / 96)
+        own = {"image_height": 96 * steps, "image_width": 128 * steps}
+        return given | {side: own[side] for side in own if given.get(side, AUTO) in (AUTO, "auto")}
 
     @field_validator("weights")
     @classmethod
@@ -205,7 +224,6 @@ class Evaluate(Section):
     )
     batch_size: int = Field(32, ge=1, le=1024, description="Images a prediction step.")
 
-
     @property
     def zoom_factors(self) -> list[float]:
         """``zooms`` as numbers."""
@@ -286,7 +304,6 @@ class Config(Section):
     gate: Gate = Gate()
     submit: Submit = Submit()
     score: Score = Score()
-
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Config":

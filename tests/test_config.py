@@ -1,6 +1,8 @@
+from typing import get_args
+
 import pytest
 
-from carclf.config import RECIPES, fields, load, parse_override
+from carclf.config import RECIPES, Backbone, fields, load, parse_override
 from carclf.errors import ConfigError
 
 
@@ -56,6 +58,23 @@ def test_a_wrong_setting_is_refused_with_its_name(overrides: dict[str, object], 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="the recipes are gpu, seed-xception"):
         load("xception")
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [("EfficientNetV2S", (384, 512)), ("Xception", (288, 384)), ("EfficientNetB5", (480, 640)),
+     ("EfficientNetB7", (576, 768)), ("ConvNeXtBase", (192, 256)), ("MobileNetV3Small", (192, 256))],
+)
+def test_a_backbone_sees_pictures_of_about_its_published_height(backbone: str, size: tuple[int, int]) -> None:
+    assert load("gpu", {"model.backbone": backbone}).model.size == size
+    given = {"model.backbone": backbone, "model.image_height": "auto", "model.image_width": 320}
+    assert load("gpu", given).model.size == (size[0], 320)
+
+
+@pytest.mark.parametrize("backbone", get_args(Backbone))
+def test_every_backbone_has_a_size_of_its_own_in_the_shape_of_photographs(backbone: str) -> None:
+    height, width = load("gpu", {"model.backbone": backbone, "model.weights": "none"}).model.size
+    assert 3 * width == 4 * height and height % 32 == width % 32 == 0 and 192 <= height <= 576
 
 
 @pytest.mark.parametrize(
