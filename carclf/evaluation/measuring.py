@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Evaluation, Figures, Model, Split, build, is_ensemble
+from carclf.champion import Event, model_of
 from carclf.config import Config
 from carclf.errors import DataError, QualityError
 from carclf.services.storage import Store
@@ -30,6 +31,19 @@ def measured(
     return build(Evaluation, make, store=store, version=VERSION,
                  inputs={"archive": archive.key, "split": split.key, "model": model.key},
                  settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt})
+
+
+def champion_measured(
+    archive: Archive, split: Split, event: Event, config: Config, store: Store, *, salt: str = ""
+) -> tuple[Evaluation, bool]:
+    """The same of the champion that an event names, by the looks that it was promoted with: it answers by those.
+
+    By the candidate's, looks that spoil every model's answers would make a worse one pass for no worse.
+    """
+    promoted = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
+    known = {name: value for name, value in promoted.settings.items() if name != "salt"} if promoted else {}
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=known)})
+    return measured(archive, split, model_of(store, event), config, store, salt=salt)
 
 
 def class_names_of(model: Model, store: Store) -> list[int]:

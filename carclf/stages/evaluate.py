@@ -1,9 +1,9 @@
 """Measure the candidate on the validation images, and the champion on the same ones."""
 
 from carclf.artifacts import Archive, Evaluation, Model, Split
-from carclf.champion import champion_model
+from carclf.champion import read_state
 from carclf.config import Config
-from carclf.evaluation.measuring import measured
+from carclf.evaluation.measuring import champion_measured, measured
 from carclf.progress import log
 from carclf.services.storage import Store
 
@@ -13,10 +13,10 @@ def evaluate(
 ) -> tuple[Evaluation, bool]:
     """The candidate's evaluation; the champion's is left in the store, where the gate finds it."""
     found, reused = measured(archive, split, model, config, store, salt=salt)
-    champion = champion_model(store)
-    if champion is None or champion.key == model.key:
+    champion = (read_state(store) or {"champion": None})["champion"]
+    if champion is None or champion["model"] == model.key:
         return found, reused
-    theirs, known = measured(archive, split, champion, config, store, salt=salt)
+    theirs, known = champion_measured(archive, split, champion, config, store, salt=salt)
     log.info("evaluate: on these images the champion %s has the accuracy %.4f, the candidate %.4f",
-             champion.key, theirs.figures["val_accuracy"], found.figures["val_accuracy"])
+             champion["model"], theirs.figures["val_accuracy"], found.figures["val_accuracy"])
     return found, reused and known

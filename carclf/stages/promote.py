@@ -7,7 +7,7 @@ from carclf.artifacts import Archive, Decision, Evaluation, Figures, Model, Spli
 from carclf.champion import Event, State, begun_state, crown, model_of, promotion_of
 from carclf.config import Config
 from carclf.errors import DataError, NotYet, ServiceError
-from carclf.evaluation.measuring import measured
+from carclf.evaluation.measuring import champion_measured
 from carclf.progress import log
 from carclf.services.storage import NUM_TRIES, Store
 
@@ -50,7 +50,7 @@ def promote(
         if decision.figures["decision"] == "refused":
             return decision, reused
         if config.gate.approval == "required" and not approved_by:
-            raise _awaiting(decision, run_id)
+            raise _awaiting(decision, run_id, store)
         if crown(store, _event(candidate, decision, run_id, approved_by), state, raise_to=_raised(candidate)):
             return decision, reused
         log.info("promote: the champion or the threshold changed meanwhile; judged again")
@@ -86,7 +86,7 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
     inputs = {"model": own.model.key, "evaluation": own.evaluation.key}
     if state["champion"] and gate.champion_rule != "off":
         model = model_of(own.store, state["champion"])
-        found, _ = measured(own.archive, own.split, model, own.config, own.store, salt=own.salt)
+        found, _ = champion_measured(own.archive, own.split, state["champion"], own.config, own.store, salt=own.salt)
         inputs["champion_evaluation"] = found.key
     threshold = float(state["threshold"])
 
@@ -120,9 +120,9 @@ def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision,
                  settings=refused.settings | {"override": reason})
 
 
-def _awaiting(decision: Decision, run_id: str) -> NotYet:
+def _awaiting(decision: Decision, run_id: str, store: Store) -> NotYet:
     text = (f"awaiting approval: {decision.figures['reason']}. To go on: "
-            f"carclf promote --run {run_id or 'RUN'} --approved-by NAME")
+            f"carclf promote --run {run_id or 'RUN'} --store {store.url} --approved-by NAME")
     return NotYet(text, figures=decision.figures | {"decision": "awaiting approval", "reason": text,
                                                     "report": decision.files["report.html"].key})
 

@@ -81,6 +81,16 @@ def test_a_candidate_that_breaks_one_rule_is_refused_by_just_that_and_the_champi
         first.model.key]
 
 
+def test_the_champion_is_judged_by_its_own_looks_and_not_by_those_of_the_candidate(store: Store) -> None:
+    first = candidate(store, "first", [0])
+    first.promote(store)
+    spoiled = load("demo", {"evaluate.zooms": "1.5", "evaluate.crops": "corners", "evaluate.flip_tta": False})
+    second = candidate(store, "second", range(20), config=spoiled)
+    decision, _ = second.promote(store)
+    assert decision.inputs["champion_evaluation"] == first.evaluation.key
+    assert decision.figures["decision"] == "refused" and content(store, decision)["paired"]["lost"] == 19
+
+
 def test_the_decision_holds_both_models_answers_on_the_same_images(store: Store) -> None:
     first, second = candidate(store, "first", [0, 1, 2, 3]), candidate(store, "second", [3, 4])
     first.promote(store)
@@ -215,7 +225,7 @@ def test_a_promotion_that_must_be_approved_waits_and_crowns_nobody_until_somebod
     with pytest.raises(NotYet) as waiting:
         own.promote(store, run_id="r7")
     text = ("awaiting approval: promoted: accuracy 0.9833 reaches the stored 0.6000; there is no champion yet. To go "
-            "on: carclf promote --run r7 --approved-by NAME")
+            f"on: carclf promote --run r7 --store {store.url} --approved-by NAME")
     assert str(waiting.value) == waiting.value.figures["reason"] == text
     assert waiting.value.figures["decision"] == "awaiting approval" and champion(store) is None
     decision, reused = own.promote(store, run_id="r7", approved_by="Ada")
