@@ -46,6 +46,7 @@ from carclf.tracked import tracked
 
 A = TypeVar("A", bound=Artifact)
 OF_MEMBERS = ("download", "validate", "split", "train_head", "fine_tune")  # what an ensemble's run never does itself
+OF_THE_MAKING = ("reused", "seconds", "ended", "gpu", "machine")  # what a stage's first result says of how it came
 MAX_REASON = 2000  # characters of an error's words in the record
 
 
@@ -110,7 +111,8 @@ class Run:
     def load(cls, run_id: str, store: Store) -> "Run":
         """Read the record; ConfigError where there is none, DataError where it is damaged."""
         if (record := read_record(store, run_id)) is None:
-            raise ConfigError(f"There is no run {run_id!r} in {store.url}. Begin it: carclf download --run {run_id}")
+            raise ConfigError(f"There is no run {run_id!r} in {store.url}. Those that are there: carclf runs list "
+                              f"--store {store.url}. To begin it: carclf download --run {run_id} --store {store.url}")
         return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
@@ -118,10 +120,10 @@ class Run:
         done = self.record["stages"].get(stage)
         if done is None or done.get("waiting"):
             raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. "
-                              f"Run it first: carclf {stage} --run {self.run_id}")
+                              f"Run it first: carclf {stage} --run {self.run_id} --store {self.store.url}")
         if (found := kind.find(self.store, done["key"])) is None:
             raise DataError(f"The artifact {kind.folder}/{done['key']} is gone from {self.store.url}. "
-                            f"Make it again: carclf {stage} --run {self.run_id}")
+                            f"Make it again: carclf {stage} --run {self.run_id} --store {self.store.url}")
         return found
 
     def run_stage(self, stage: str) -> Result:
@@ -157,18 +159,27 @@ class Run:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
         if result.figures.get("num_suspects"):
             log.info("%s: %d suspected labels, of which many are right: look at %s first, then name those that are "
-                     "wrong: carclf label-fixes --run %s --id ID", stage, result.figures["num_suspects"],
-                     result.figures["report"], self.run_id)
+                     "wrong: carclf label-fixes --run %s --store %s --id ID", stage, result.figures["num_suspects"],
+                     result.figures["report"], self.run_id, self.store.url)
         return result
 
     def note(self, result: Result) -> None:
-        """Keep a stage's result in the record; the attempt at it is over."""
+        """Keep a stage's result in the record; the attempt at it is over.
+
+        A stage that is run again and makes nothing stays as long as it was, and where.
+        """
         where = machine()  # this stage's: another one may run elsewhere
         done = vars(result) | {"ended": _now(), "gpu": where["gpu"], "machine": where}
-        self._change(lambda record: record | {
-            "stages": record["stages"] | {result.stage: done},
-            "attempts": {stage: told for stage, told in record.get("attempts", {}).items() if stage != result.stage},
-        })
+
+        def noted(record: Record) -> Record:
+            before = record["stages"].get(result.stage, {})
+            again = result.reused and before.get("key") == result.key
+            kept = {name: before[name] for name in OF_THE_MAKING if again and name in before}
+            attempts = record.get("attempts", {})
+            return record | {"stages": record["stages"] | {result.stage: done | kept},
+                             "attempts": {stage: told for stage, told in attempts.items() if stage != result.stage}}
+
+        self._change(noted)
 
     @contextmanager
     def _attempt(self, stage: str) -> Iterator[None]:
@@ -181,7 +192,10 @@ class Run:
             self._tell(stage, since, state="waiting", text=str(waiting), until=_until(waiting), figures=waiting.figures)
             raise
         except BaseException as error:
-            reason = printable(f"{type(error).__name__}: {error}")[:MAX_REASON]
+            interrupted = isinstance(error, KeyboardInterrupt)
+            if interrupted:
+                log.warning("%s: interrupted; the same command goes on from here", stage)
+            reason = "interrupted" if interrupted else printable(f"{type(error).__name__}: {error}")[:MAX_REASON]
             self._tell(stage, since, state="failed", text=reason, ended=_now())
             raise
 

@@ -10,7 +10,7 @@ from candidates import candidate
 from carclf.champion import set_threshold
 from carclf.config import load
 from carclf.errors import ConfigError, DataError
-from carclf.runs import Run
+from carclf.runs import STAGES, Result, Run
 from carclf.services.storage import Store, open_store
 from carclf.training.weights import weights_identity
 
@@ -67,6 +67,40 @@ def test_a_run_goes_on_under_its_id_and_another_configuration_is_refused(store: 
     with pytest.raises(ConfigError, match=r"with other settings\. Take another --run"):
         Run.begin("r", store, "demo", load("demo", {"seed": 1}))
     assert Run.load("r", store).record == first.record
+
+
+def test_a_stage_that_is_run_again_and_makes_nothing_stays_as_long_as_it_was_and_where(store: Store) -> None:
+    run = Run.begin("r", store, "demo", load("demo"))
+    run.note(Result("split", "k1", False, 30.0, {}, "first"))
+    first = run.record["stages"]["split"]
+    run.record["stages"]["split"]["machine"] = first["machine"] | {"processor": "another"}
+    store.write("runs/r.json", json.dumps(run.record).encode())
+    run.note(Result("split", "k1", True, 0.1, {}, "again"))
+    again = Run.load("r", store).record["stages"]["split"]
+    assert again == first | {"summary": "again"}
+    run.note(Result("split", "k2", True, 0.1, {}, "of another run"))
+    other = Run.load("r", store).record["stages"]["split"]
+    assert (other["seconds"], other["reused"]) == (0.1, True) and other["machine"]["processor"] != "another"
+
+
+def test_an_interrupted_stage_says_so_and_how_to_go_on(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(STAGES, "download", interrupted)
+    run = Run.begin("r", store, "demo", load("demo"))
+    with pytest.raises(KeyboardInterrupt):
+        run.run_stage("download")
+    assert "download: interrupted; the same command goes on from here" in caplog.text
+    attempt = Run.load("r", store).record["attempts"]["download"]
+    assert (attempt["state"], attempt["text"]) == ("failed", "interrupted")
+
+
+def test_a_misspelt_run_is_told_with_where_to_look(store: Store) -> None:
+    with pytest.raises(ConfigError, match=rf"no run 'nobody' in {store.url}.*carclf runs list --store {store.url}"):
+        Run.load("nobody", store)
 
 
 def test_a_missing_weights_file_is_told_before_the_download(store: Store) -> None:
