@@ -443,11 +443,14 @@ def require_weights(weights: str) -> Path:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Read ``key=value``, the value as JSON where it is JSON and as a string otherwise."""
+    """Read ``key=value``, the value as JSON where it is JSON; else, and where the setting is a text, as it stands."""
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"{text!r} is not of the form key=value, for example fine_tune.epochs=3.")
     try:
-        return key, json.loads(value)
+        read = json.loads(value)
     except json.JSONDecodeError:
         return key, value
+    setting = dict(fields()).get(key)
+    is_text = setting is not None and setting.annotation is str and read is not None
+    return key, value if is_text and not isinstance(read, str) else read

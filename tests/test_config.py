@@ -79,7 +79,9 @@ def test_every_backbone_has_a_size_of_its_own_in_the_shape_of_photographs(backbo
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("a.b=3", ("a.b", 3)), ("a=x=y", ("a", "x=y")), ("a=true", ("a", True)), ("a=", ("a", ""))],
+    [("a.b=3", ("a.b", 3)), ("a=x=y", ("a", "x=y")), ("a=true", ("a", True)), ("a=", ("a", "")),
+     ("evaluate.zooms=1", ("evaluate.zooms", "1")), ('evaluate.zooms="1,1.5"', ("evaluate.zooms", "1,1.5")),
+     ("download.extra_data=2024", ("download.extra_data", "2024")), ("evaluate.zooms=null", ("evaluate.zooms", None))],
 )
 def test_overrides_are_read_as_json_or_text(text: str, expected: tuple[str, object]) -> None:
     assert parse_override(text) == expected
