@@ -114,7 +114,11 @@ def _weights(text: str) -> str:
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Hold the folder's lock: two Airflows on one database would run each other's tasks."""
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The folder {home} cannot be made ({error.strerror}). Set CARCLF_LOCAL to a "
+                          "folder.") from None
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

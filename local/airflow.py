@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 
+from carclf.errors import ConfigError
 from local.processes import Processes
 
 HEALTHY_SECONDS = 180.0
@@ -25,10 +26,19 @@ class AirflowFailed(Exception):
     """Airflow did not start or answer; the message says where its log is."""
 
 
+def _wanted_port() -> int:
+    text = os.environ.get("CARCLF_PORT") or "8080"
+    if not text.isdecimal() or int(text) > 65535:
+        raise ConfigError(f"CARCLF_PORT={text} is no port. Give a number up to 65535, or 0 for any that is free.")
+    return int(text)
+
+
 def free_port(wanted: int) -> int:
     """The wanted port if it is free on loopback, else any free one."""
     for port in (wanted, 0):
         with socket.socket() as probe:
+            # connections of a server that has just ended keep its port from others, but not from its like
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
@@ -87,7 +97,7 @@ class Airflow:
         self, home: Path, processes: Processes, environment: dict[str, str], *, num_workers: int = NUM_WORKERS
     ) -> None:
         self.home, self.processes = home, processes
-        self.port = free_port(int(os.environ.get("CARCLF_PORT") or 8080))
+        self.port = free_port(_wanted_port())
         self.url = f"http://127.0.0.1:{self.port}"
         path = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
         self.environment = environment | settings(home, self.port, num_workers) | {"PATH": path}

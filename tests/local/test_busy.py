@@ -1,6 +1,7 @@
-"""The local Airflow on a busy machine: its database is locked for a while, a part of it ends."""
+"""The local Airflow where it meets the machine: a locked database, a part that ends, ports, folders."""
 
 import os
+import socket
 import sqlite3
 import sys
 import threading
@@ -8,8 +9,9 @@ import threading
 import pytest
 import sqlalchemy
 
-from local.__main__ import _stay
-from local.airflow import AirflowFailed, settings
+from carclf.errors import ConfigError
+from local.__main__ import _alone, _stay
+from local.airflow import Airflow, AirflowFailed, free_port, settings
 from local.processes import Processes
 
 
@@ -21,6 +23,33 @@ def test_a_part_waits_while_another_keeps_the_database_locked_for_longer_than_sq
     threading.Timer(6.5, other.rollback).start()  # sqlite3 gives up after 5 s
     with sqlalchemy.create_engine(url).begin() as connection:
         connection.execute(sqlalchemy.text("CREATE TABLE seen (id INTEGER)"))
+
+
+@pytest.mark.parametrize("number_of_uses", [1, 2])
+def test_the_wanted_port_is_had_again_right_after_a_server_with_connections_has_ended(number_of_uses):
+    port = free_port(0)
+    for _ in range(number_of_uses):
+        with socket.create_server(("127.0.0.1", port)) as server:
+            assert free_port(port) != port
+            with socket.create_connection(("127.0.0.1", port)):
+                accepted, _ = server.accept()
+                accepted.close()  # first, so that the port stays in TIME_WAIT
+        assert free_port(port) == port
+
+
+@pytest.mark.parametrize("text", ["abc", "-5", "99999", "80.5"])
+def test_what_is_no_port_is_told_with_the_variable(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("CARCLF_PORT", text)
+    with Processes(tmp_path) as processes, pytest.raises(ConfigError, match=f"CARCLF_PORT={text} is no port"):
+        Airflow(tmp_path, processes, {})
+
+
+def test_a_state_that_is_no_folder_is_told_with_the_variable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/demo cannot be made .*Set CARCLF_LOCAL to a folder"), _alone(
+        tmp_path / "file" / "demo"
+    ):
+        pass
 
 
 def test_who_stays_up_is_told_when_a_part_has_ended(tmp_path):
