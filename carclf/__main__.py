@@ -98,7 +98,8 @@ def _run(
     for stage in STAGES:
         result = _wait(current, stage)
         if result.waiting:
-            print(f"{result.summary}\nThen the rest of the stages: carclf STAGE --run {name}, from {stage} on")
+            print(f"{result.summary}\nThen the rest of the stages: carclf STAGE --run {name} --store "
+                  f"{current.store.url}, from {stage} on")
             raise typer.Exit(ServiceError.exit_status)
         print(result.line(), flush=True)
         if result.figures.get("public_score") == "":
@@ -115,7 +116,7 @@ def _wait(run: Run, stage: str) -> Result:
             return result
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
-                               f"carclf {stage} --run {run.run_id}")
+                               f"carclf {stage} --run {run.run_id} --store {run.store.url}")
         time.sleep(run.config.score.poll_seconds)
     return result
 

@@ -79,7 +79,8 @@ def _promote(
     own, now = current.artifact(Model, "fine_tune").key, _state(current.store)["champion"]["model"]
     if own != now:
         raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "
-                          f"champion is {now}. To bring it back: carclf champion rollback --to {own}")
+                          f"champion is {now}. To bring it back: carclf champion rollback --to {own} --store "
+                          f"{current.store.url}")
     print(printable(reason))
 
 
@@ -103,4 +104,8 @@ def _set_threshold(
     store: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Change the stored accuracy threshold of the gate."""
-    set_threshold(open_store(store), threshold, by)
+    place = open_store(store)
+    before = read_state(place)
+    set_threshold(place, threshold, by)
+    told = f"it was {before['threshold']:.4f}" if before else "there was none"
+    print(f"The stored threshold in {place.url} is {threshold:.4f}; {told}.")

@@ -17,7 +17,11 @@ OWN = ("evaluate", "gate", "submit", "score", "force")  # sections that an ensem
 
 
 def begin(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
-    """A new run, or one that goes on, with the first member's configuration and these changes of it."""
+    """A new run, or one that goes on, with the first member's configuration and these changes of it.
+
+    ConfigError where the members do not fit together.
+    """
+    _require_alike(members)
     first, changes = members[0], dict(configuration.parse_override(text) for text in overrides)
     if settled := sorted(key for key in changes if key.partition(".")[0] not in OWN):
         raise ConfigError(f"{settled[0]} was settled when the members were made. --set changes {', '.join(OWN)}.")
@@ -27,11 +31,7 @@ def begin(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
 
 
 def ensemble(run: Run, members: Sequence[Run]) -> Result:
-    """Join the members' models as the fine-tuned model of ``run``, and note it in its record.
-
-    ConfigError where they do not fit together.
-    """
-    _require_alike(members)
+    """Join the members' models as the fine-tuned model of ``run``, and note it in its record."""
     members = _in_order(run, members)
     run.join(members)
     started = time.monotonic()
@@ -72,7 +72,8 @@ def _require_alike(members: Sequence[Run]) -> None:
             raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} know different classes.")
         if "temperature" not in member.artifact(Evaluation, "evaluate").figures:
             raise ConfigError(f"The evaluation of the run {member.run_id!r} is of an older version and tells no "
-                              f"temperature. Evaluate it again: carclf evaluate --run {member.run_id}")
+                              f"temperature. Evaluate it again: carclf evaluate --run {member.run_id} --store "
+                              f"{member.store.url}")
     _require_shape(members, models)
 
 

@@ -121,7 +121,7 @@ def _compare(name: NameOption, store: StoreOption = "store", result: ResultOptio
         print(f"{row['run']} failed: {row['error']}")
     print(f"experiments/{name}/report.html")
     if found["winner"]:
-        print(f"To promote the winner: carclf champion promote --run {found['winner']}")
+        print(f"To promote the winner: carclf champion promote --run {found['winner']} --store {place.url}")
     _say({"winner": found["winner"], "sentences": {row["recipe"]: row["sentence"] for row in found["rows"]}}, result)
 
 

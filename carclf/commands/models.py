@@ -72,7 +72,7 @@ def _ensemble(
         print(result.line(), flush=True)
         if result.waiting:
             approved = " --approved-by NAME" if stage == "promote" else ""  # what it waits for
-            print(f"To go on: carclf {stage} --run {joined.run_id}{approved}")
+            print(f"To go on: carclf {stage} --run {joined.run_id} --store {place.url}{approved}")
         if result.waiting or result.skip:
             print(f"{result.skip or result.summary}; what follows is left")
             break

@@ -60,9 +60,12 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _training_files(folder: Path) -> list[Path]:
-    found = [path for path in _files(folder, "train/*/*") if path.parent.name.isdecimal()]
+    found = [path for path in _files(folder, "train/*/*") if not path.parent.name.startswith(".")]
     if not found:
         raise DataError(f"{folder} has no train/<class number>/*.jpg. Give a folder in the competition's layout.")
+    if unnumbered := next((path.parent for path in found if not path.parent.name.isdecimal()), None):
+        raise DataError(f"{unnumbered} is no class number, as train/<class number>/*.jpg needs. Rename the folder to "
+                        "its class's number, or move it elsewhere.")
     return found
 
 

@@ -33,7 +33,8 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     tables = _tables(plan, runs)
     if BASELINE not in tables:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
-                           f"{'; '.join(failed.values()) or 'it was left out'}. Mend it and run the experiment again.")
+                           f"{'; '.join(failed.values()) or 'it was not trained, or left out'}. Mend it and run the "
+                           f"experiment again: carclf experiment run --name {plan.experiment} --store {store.url}")
     answers = _answers(tables, plan.ensemble)
     lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
     num_before = len(lost) + num_earlier_trials(plan)

@@ -107,7 +107,7 @@ class Source:
 def source(store: Store, run_id: str) -> Source:
     """The source of a run's facts; ConfigError where there is no such run, DataError where its record is damaged."""
     if (record := read_record(store, run_id)) is None:
-        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: carclf runs list")
+        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: carclf runs list --store {store.url}")
     return Source(store, run_id, record)
 
 

@@ -119,7 +119,8 @@ def test_a_rolled_back_model_is_not_promoted_again_but_rolled_back_to(store: Sto
         carclf(store, "champion", "promote", "--run", "second")
     assert str(told_why.value) == (
         f"The model {second.model.key} of the run second was promoted before and is not crowned again: the champion is "
-        f"{first.model.key}. To bring it back: carclf champion rollback --to {second.model.key}")
+        f"{first.model.key}. To bring it back: carclf champion rollback --to {second.model.key} "
+        f"--store {store.url}")
     assert state(store)["champion"]["model"] == first.model.key
     carclf(store, "champion", "rollback", "--to", "second")
     assert [(event["action"], event.get("by")) for event in state(store)["history"][2:]] == [
@@ -144,7 +145,9 @@ def test_a_reason_and_a_runs_name_forge_no_line_of_a_terminal(store: Store) -> N
 
 
 def test_a_threshold_is_set_by_somebody(store: Store) -> None:
-    carclf(store, "champion", "set-threshold", "0.8", "--by", "Bob")
+    said = [carclf(store, "champion", "set-threshold", value, "--by", "Bob").stdout for value in ("0.7", "0.8")]
+    assert said == [f"The stored threshold in {store.url} is 0.7000; there was none.\n",
+                    f"The stored threshold in {store.url} is 0.8000; it was 0.7000.\n"]
     assert (state(store)["threshold"], state(store)["history"][0]["by"]) == (0.8, "Bob")
 
 

@@ -127,6 +127,13 @@ def test_a_truth_of_another_form_is_told(rendered: Path, tmp_path: Path, text: s
         open_competition(rendered, slug="c", work=tmp_path, truth=tmp_path / "truth.csv")
 
 
+def test_a_class_folder_without_a_number_is_refused_and_not_left_out(rendered: Path, tmp_path: Path) -> None:
+    folder = copy_of(rendered, tmp_path)
+    (folder / "train" / "3").rename(folder / "train" / "BMW")
+    with pytest.raises(DataError, match=r"train/BMW is no class number.*Rename the folder"):
+        open_competition(folder, slug="c", work=tmp_path)
+
+
 def test_a_row_without_a_picture_is_told(rendered: Path, tmp_path: Path) -> None:
     folder = copy_of(rendered, tmp_path)
     min((folder / "test_upload").iterdir()).unlink()

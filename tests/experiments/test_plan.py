@@ -3,6 +3,7 @@ import pytest
 from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS
+from carclf.experiments.members import prepare
 from carclf.experiments.plan import make_plan, read_plan, write_plan
 from carclf.experiments.recipes import TRAINED, parse_recipe
 from carclf.services.storage import open_store
@@ -12,6 +13,13 @@ def test_a_recipe_is_a_shipped_ablation_or_a_name_with_changes():
     assert parse_recipe("mixup") == ("mixup", ABLATIONS["mixup"])
     assert parse_recipe("wild mixup fine_tune.mixup=0.9 augment.flip=false") == (
         "wild", {"fine_tune.mixup": 0.9, "augment.flip": False})
+
+
+def test_a_fold_that_the_experiment_does_not_have_is_refused(tmp_path):
+    plan = make_plan("one", "demo", ["mixup"], num_folds=2)
+    for fold in (-1, 2):
+        with pytest.raises(ConfigError, match=f"'one' has no fold {fold}: give one from 0 to 1"):
+            prepare(plan, fold, open_store(str(tmp_path)))
 
 
 def test_a_recipe_stands_on_earlier_ones_and_an_ensemble_is_of_those_that_are_named():

@@ -121,7 +121,8 @@ def test_what_cannot_be_compared_is_refused_with_the_mend(store: Store) -> None:
     gone = run_of(store, "gone", candidate(store, "gone", [1]))
     for other, error, text in (
         ("whole", ConfigError, "'whole' is one run. Give two different ones: carclf runs compare A B"),
-        ("nobody", ConfigError, f"There is no run 'nobody' in {store.url}. List them: carclf runs list"),
+        ("nobody", ConfigError, f"There is no run 'nobody' in {store.url}. List them: carclf runs list --store "
+         f"{store.url}"),
         ("../whole", ConfigError, "'../whole' is no run id: use letters, digits and ._- only."),
         ("begun", ConfigError, "The run 'begun' has no split yet, which is needed to compare. Make it first: "
                                "carclf split --run begun"),
