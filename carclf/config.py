@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -411,9 +412,9 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
     values = RECIPES[recipe] | {key: value for key, value in (overrides or {}).items() if value is not None}
     known = dict(fields())
     if unknown := sorted(set(overrides or {}) - set(known)):
-        raise ConfigError(
-            f"Unknown configuration key {', '.join(map(repr, unknown))}. Remove it or use one of: {', '.join(known)}."
-        )
+        near = [key for key in known if key.rpartition(".")[2] == unknown[0]] or get_close_matches(unknown[0], known)
+        raise ConfigError(f"Unknown configuration key {', '.join(map(repr, unknown))}. Remove it or use one of: "
+                          f"{', '.join(near or known)}.")
     tree: dict[str, Any] = {}
     for key, value in values.items():
         section, _, leaf = key.rpartition(".")

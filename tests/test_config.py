@@ -30,7 +30,9 @@ NO_TINY = {"model.backbone": "Xception"}
     [
         ({"fine_tune.clip_norm": float("inf")}, "fine_tune.clip_norm"),
         *(({"model.weights": url}, "a URL must name a file") for url in ("s3://", "s3://bucket", "s3://bucket/")),
-        ({"fine_tune.epoch": 1}, "Unknown configuration key 'fine_tune.epoch'"),
+        ({"fine_tune.epoch": 1}, "'fine_tune.epoch'. Remove it or use one of: fine_tune.epochs,"),
+        ({"epochs": 1}, "Unknown configuration key 'epochs'. Remove it or use one of: head.epochs, fine_tune.epochs."),
+        ({"xyzzy": 1}, "Unknown configuration key 'xyzzy'. Remove it or use one of: competition, seed, force"),
         ({"fine_tune": {"epochs": 1}}, "Unknown configuration key 'fine_tune'"),
         ({"fine_tune.epochs": -1}, "fine_tune.epochs = -1: Input should be greater than or equal to 0"),
         ({"model.backbone": 7}, "model.backbone = 7: Input should be 'Tiny', 'Xception'"),

@@ -55,10 +55,10 @@ def _application(name: str, weights: str) -> keras.Model:
             warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
             net = make(include_top=False, weights=wanted, input_shape=(None, None, 3), pooling="avg")
     except Exception as error:  # keras raises bare Exception where the download fails
+        fetched = "Let this machine reach Keras' storage once, or set" if wanted == "imagenet" else "Set"
         raise ConfigError(
-            f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. Let this machine reach Keras' "
-            f"storage once, or set model.weights to a file or store URL of {name}'s no-top .weights.h5, or to "
-            "'none' for a random start."
+            f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. {fetched} model.weights to a "
+            f"file or store URL of {name}'s no-top .weights.h5, or to 'none' for a random start."
         ) from error
     if not all(np.isfinite(array).all() for array in net.get_weights()):
         raise ConfigError(f"The {weights} weights of {name} hold values that are no numbers: the file is damaged.")
