@@ -24,7 +24,7 @@ from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import LogLines, printable
 from carclf.reporting.run_report import run_reported
 from carclf.runs import STAGES, Result, Run, find_setting
-from carclf.services.storage import full_disk_in, open_store
+from carclf.services.storage import command_on, full_disk_in, open_store
 
 SKIP_WHAT_FOLLOWS = 99
 
@@ -98,8 +98,8 @@ def _run(
     for stage in STAGES:
         result = _wait(current, stage)
         if result.waiting:
-            print(f"{result.summary}\nThen the rest of the stages: carclf STAGE --run {name} --store "
-                  f"{current.store.url}, from {stage} on")
+            print(f"{result.summary}\nThen the rest of the stages: "
+                  f"{command_on(current.store, f'STAGE --run {name}')}, from {stage} on")
             raise typer.Exit(ServiceError.exit_status)
         print(result.line(), flush=True)
         if result.figures.get("public_score") == "":
@@ -116,7 +116,7 @@ def _wait(run: Run, stage: str) -> Result:
             return result
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
-                               f"carclf {stage} --run {run.run_id} --store {run.store.url}")
+                               f"{command_on(run.store, f'{stage} --run {run.run_id}')}")
         time.sleep(run.config.score.poll_seconds)
     return result
 

@@ -31,7 +31,7 @@ from carclf.progress import BEGIN, END, log, printable
 from carclf.records import Record, change_record, parse_record, read_record, record_key
 from carclf.run_index import note
 from carclf.services.metrics import watched
-from carclf.services.storage import Store
+from carclf.services.storage import Store, command_on
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
 from carclf.stages.fine_tune import find_setting as try_setting
@@ -111,8 +111,9 @@ class Run:
     def load(cls, run_id: str, store: Store) -> "Run":
         """Read the record; ConfigError where there is none, DataError where it is damaged."""
         if (record := read_record(store, run_id)) is None:
-            raise ConfigError(f"There is no run {run_id!r} in {store.url}. Those that are there: carclf runs list "
-                              f"--store {store.url}. To begin it: carclf download --run {run_id} --store {store.url}")
+            raise ConfigError(f"There is no run {run_id!r} in {store.url}. Those that are there: "
+                              f"{command_on(store, 'runs list')}. To begin it: "
+                              f"{command_on(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
@@ -120,10 +121,10 @@ class Run:
         done = self.record["stages"].get(stage)
         if done is None or done.get("waiting"):
             raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. "
-                              f"Run it first: carclf {stage} --run {self.run_id} --store {self.store.url}")
+                              f"Run it first: {command_on(self.store, f'{stage} --run {self.run_id}')}")
         if (found := kind.find(self.store, done["key"])) is None:
             raise DataError(f"The artifact {kind.folder}/{done['key']} is gone from {self.store.url}. "
-                            f"Make it again: carclf {stage} --run {self.run_id} --store {self.store.url}")
+                            f"Make it again: {command_on(self.store, f'{stage} --run {self.run_id}')}")
         return found
 
     def run_stage(self, stage: str) -> Result:
@@ -159,8 +160,8 @@ class Run:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
         if result.figures.get("num_suspects"):
             log.info("%s: %d suspected labels, of which many are right: look at %s first, then name those that are "
-                     "wrong: carclf label-fixes --run %s --store %s --id ID", stage, result.figures["num_suspects"],
-                     result.figures["report"], self.run_id, self.store.url)
+                     "wrong: %s --id ID", stage, result.figures["num_suspects"], result.figures["report"],
+                     command_on(self.store, f"label-fixes --run {self.run_id}"))
         return result
 
     def note(self, result: Result) -> None:

@@ -13,7 +13,7 @@ from carclf.errors import ConfigError, QualityError
 from carclf.progress import printable
 from carclf.reporting.run_report import run_reported
 from carclf.runs import Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, command_on, open_store
 from carclf.tracked import tell_champion
 
 champion_app = typer.Typer(help="The champion, its history and the threshold.", no_args_is_help=True)
@@ -79,8 +79,8 @@ def _promote(
     own, now = current.artifact(Model, "fine_tune").key, _state(current.store)["champion"]["model"]
     if own != now:
         raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "
-                          f"champion is {now}. To bring it back: carclf champion rollback --to {own} --store "
-                          f"{current.store.url}")
+                          f"champion is {now}. To bring it back: "
+                          f"{command_on(current.store, f'champion rollback --to {own}')}")
     print(printable(reason))
 
 

@@ -11,6 +11,7 @@ from carclf.commands.joining import join_models, size_of
 from carclf.errors import ConfigError
 from carclf.evaluation.measuring import class_names_of
 from carclf.runs import Result, Run
+from carclf.services.storage import command_on
 
 MAX_ASPECT_DIFFERENCE = 0.01
 OWN = ("evaluate", "gate", "submit", "score", "force")  # sections that an ensemble's run has of its own
@@ -72,8 +73,8 @@ def _require_alike(members: Sequence[Run]) -> None:
             raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} know different classes.")
         if "temperature" not in member.artifact(Evaluation, "evaluate").figures:
             raise ConfigError(f"The evaluation of the run {member.run_id!r} is of an older version and tells no "
-                              f"temperature. Evaluate it again: carclf evaluate --run {member.run_id} --store "
-                              f"{member.store.url}")
+                              f"temperature. Evaluate it again: "
+                              f"{command_on(member.store, f'evaluate --run {member.run_id}')}")
     _require_shape(members, models)
 
 

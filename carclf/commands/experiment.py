@@ -14,7 +14,7 @@ from carclf.experiments.form import MAX_TRIALS, Form, numbers, plan_of, read_for
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL, ends, propose
 from carclf.progress import log
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, command_on, open_store
 
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
@@ -70,7 +70,7 @@ def _proposed(plan: Plan, form: Form, store: Store) -> dict[str, dict[str, Any]]
 
 
 def _say_plan(plan: Plan, result: Path | None) -> None:
-    told = {"folds": list(range(max(1, plan.num_folds))), "groups": plan.groups(), "num_rungs": len(plan.rungs)}
+    told = {"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}
     _say(told, result)
     print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.members)} trainings")
 
@@ -121,7 +121,7 @@ def _compare(name: NameOption, store: StoreOption = "store", result: ResultOptio
         print(f"{row['run']} failed: {row['error']}")
     print(f"experiments/{name}/report.html")
     if found["winner"]:
-        print(f"To promote the winner: carclf champion promote --run {found['winner']} --store {place.url}")
+        print(f"To promote the winner: {command_on(place, 'champion promote --run ' + found['winner'])}")
     _say({"winner": found["winner"], "sentences": {row["recipe"]: row["sentence"] for row in found["rows"]}}, result)
 
 
@@ -130,7 +130,7 @@ def _run(name: NameOption, store: StoreOption = "store", form: FormOption = "") 
     """Train and compare an experiment here, planned or given by its form; broken off, it goes on."""
     place = open_store(store)
     plan = _planned(name, read_form(form), place) if form else read_plan(name, place)
-    for fold in range(max(1, plan.num_folds)):
+    for fold in plan.folds:
         members.prepare(plan, fold, place)
     for rung in range(1, len(plan.rungs) + 2):
         for group in racing.groups_after(plan, rung - 1, place):

@@ -10,7 +10,7 @@ from carclf.commands.chosen import choose
 from carclf.commands.options import SetOption, StoreOption, writable
 from carclf.errors import ServiceError
 from carclf.runs import Run
-from carclf.services.storage import open_store
+from carclf.services.storage import command_on, open_store
 
 models_app = typer.Typer()
 DEFAULT_FORMATS = "keras,saved_model,litert"
@@ -72,7 +72,7 @@ def _ensemble(
         print(result.line(), flush=True)
         if result.waiting:
             approved = " --approved-by NAME" if stage == "promote" else ""  # what it waits for
-            print(f"To go on: carclf {stage} --run {joined.run_id} --store {place.url}{approved}")
+            print(f"To go on: {command_on(place, f'{stage} --run {joined.run_id}')}{approved}")
         if result.waiting or result.skip:
             print(f"{result.skip or result.summary}; what follows is left")
             break

@@ -21,10 +21,10 @@ SPENT = "spent_seconds"  # in a member's record
 
 def prepare(plan: Plan, fold: int, store: Store) -> None:
     """Run the data's stages once for a fold: every member takes what they left, whoever is crowned meanwhile."""
-    first = next((member for member in plan.members if member.fold == fold), None)
-    if first is None:
+    if fold not in plan.folds:
         raise ConfigError(f"The experiment {plan.experiment!r} has no fold {fold}: give one from 0 to "
-                          f"{max(1, plan.num_folds) - 1}.")
+                          f"{plan.folds[-1]}.")
+    first = next(member for member in plan.members if member.fold == fold)
     run = _begin(plan, first, store)
     for stage in OF_DATA:
         run.run_stage(stage)

@@ -21,7 +21,7 @@ from carclf.experiments.repeating import command_of
 from carclf.experiments.search import num_earlier_trials
 from carclf.records import Record, read_record
 from carclf.runs import Run
-from carclf.services.storage import Store
+from carclf.services.storage import Store, command_on
 
 SHARES = r"^p\d+$"  # columns of probabilities
 Tables = dict[str, dict[int, pd.DataFrame]]  # of each recipe and seed: id, label and probabilities, all folds
@@ -34,7 +34,7 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     if BASELINE not in tables:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
                            f"{'; '.join(failed.values()) or 'it was not trained, or left out'}. Mend it and run the "
-                           f"experiment again: carclf experiment run --name {plan.experiment} --store {store.url}")
+                           f"experiment again: {command_on(store, f'experiment run --name {plan.experiment}')}")
     answers = _answers(tables, plan.ensemble)
     lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
     num_before = len(lost) + num_earlier_trials(plan)
@@ -98,7 +98,7 @@ def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
     for name in plan.recipes:
         for seed in plan.seeds:
             own = [run for member, run in runs.items() if (member.recipe, member.seed) == (name, seed)]
-            if len(own) == max(1, plan.num_folds):
+            if len(own) == len(plan.folds):
                 found.setdefault(name, {})[seed] = pd.concat(map(_predictions, own)).set_index("id").sort_index()
     return found
 

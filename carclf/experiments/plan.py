@@ -55,10 +55,15 @@ class Plan(BaseModel):
     study: str = ""  # whose trials are among the recipes
 
     @property
+    def folds(self) -> range:
+        """The folds that are trained; the one of a split without folds is 0."""
+        return range(max(1, self.num_folds))
+
+    @property
     def members(self) -> list[Member]:
         """Every training: the baseline's first, and a seed of every recipe before the next seed of any."""
         found = [(recipe, seed, fold) for seed in self.seeds for recipe in self.recipes
-                 for fold in range(max(1, self.num_folds))]
+                 for fold in self.folds]
         return [Member(number, recipe, seed, fold, self._run_id(recipe, seed, fold))
                 for number, (recipe, seed, fold) in enumerate(found)]
 

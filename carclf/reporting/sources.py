@@ -15,7 +15,7 @@ from carclf.artifacts import MADE, Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.records import Record, read_record
 from carclf.run_index import NUM_READERS
-from carclf.services.storage import Store
+from carclf.services.storage import Store, command_on
 
 T = TypeVar("T")
 PAGE = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
@@ -107,7 +107,7 @@ class Source:
 def source(store: Store, run_id: str) -> Source:
     """The source of a run's facts; ConfigError where there is no such run, DataError where its record is damaged."""
     if (record := read_record(store, run_id)) is None:
-        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: carclf runs list --store {store.url}")
+        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: {command_on(store, 'runs list')}")
     return Source(store, run_id, record)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carclf.errors import ConfigError, ServiceError
-from carclf.services.storage import FolderStore, Store, Versioned, open_store
+from carclf.services.storage import FolderStore, Store, Versioned, command_on, open_store
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -173,3 +174,8 @@ def test_files_of_other_programs_and_of_the_store_are_not_listed(tmp_path: Path)
     (tmp_path / "a" / ".DS_Store").write_text("")
     (tmp_path / "a" / "~0123").write_text("a write that was cut off")
     assert list(store.keys()) == ["a/1"]
+
+
+def test_a_command_on_a_store_can_be_pasted_into_a_terminal(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "my cars")
+    assert shlex.split(command_on(store, "runs list")) == ["carclf", "runs", "list", "--store", store.url]

@@ -1,6 +1,7 @@
 """Where artifacts live: ``open_store`` gives a folder or an S3 bucket behind the Protocol ``Store``."""
 
 import os
+import shlex
 from pathlib import Path
 
 from carclf.errors import ConfigError
@@ -13,8 +14,8 @@ from carclf.services.storage.s3 import S3Store
 from carclf.services.storage.swapping import NUM_TRIES, change_object
 
 __all__ = [
-    "NUM_TRIES", "Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "copy_store",
-    "full_disk_in", "give_up", "open_store",
+    "NUM_TRIES", "Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "command_on",
+    "copy_store", "full_disk_in", "give_up", "open_store",
 ]
 
 
@@ -26,3 +27,8 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     if "://" in text or not text:
         raise ConfigError(f"The store {text!r} is neither a folder nor s3://bucket/prefix.")
     return FolderStore(Path(text))
+
+
+def command_on(store: Store, words: str) -> str:
+    """The command of carclf with that store, as it can be pasted into a terminal."""
+    return f"carclf {words} --store {shlex.quote(store.url)}"
