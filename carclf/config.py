@@ -115,10 +115,10 @@ class Model(Section):
     weights: str = Field(
         "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'."
     )
-    image_height: Annotated[int, Auto] = Field(
+    image_height: int = Field(
         AUTO, ge=0, le=1024, description="Height of the network's input, in pixels; 0 (auto) goes by the backbone."
     )
-    image_width: Annotated[int, Auto] = Field(
+    image_width: int = Field(
         AUTO, ge=0, le=1024, description="Width of the network's input, in pixels; 0 (auto) goes by the backbone."
     )
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for none.")
@@ -452,6 +452,5 @@ def parse_override(text: str) -> tuple[str, Any]:
         read = json.loads(value)
     except json.JSONDecodeError:
         return key, value
-    setting = dict(fields()).get(key)
-    is_text = setting is not None and setting.annotation is str and read is not None
-    return key, value if is_text and not isinstance(read, str) else read
+    is_text = (key, str) in ((name, field.annotation) for name, field in fields())
+    return key, value if is_text and not isinstance(read, str | None) else read
