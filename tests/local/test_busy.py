@@ -25,10 +25,9 @@ def test_a_part_waits_while_another_keeps_the_database_locked_for_longer_than_sq
         connection.execute(sqlalchemy.text("CREATE TABLE seen (id INTEGER)"))
 
 
-@pytest.mark.parametrize("number_of_uses", [1, 2])
-def test_the_wanted_port_is_had_again_right_after_a_server_with_connections_has_ended(number_of_uses):
+def test_the_wanted_port_is_had_again_right_after_a_server_with_connections_has_ended():
     port = free_port(0)
-    for _ in range(number_of_uses):
+    for _ in range(2):
         with socket.create_server(("127.0.0.1", port)) as server:
             assert free_port(port) != port
             with socket.create_connection(("127.0.0.1", port)):
