@@ -74,12 +74,16 @@ def begun_state(store: Store, threshold: float) -> State:
     return state
 
 
+def champion_event(store: Store) -> Event | None:
+    """The event that made the champion; None where there is no champion."""
+    state = read_state(store)
+    return None if state is None else state["champion"]
+
+
 def champion_model(store: Store) -> Model | None:
     """The champion's fine-tuned model; None where there is no champion, DataError where its artifact is gone."""
-    state = read_state(store)
-    if state is None or state["champion"] is None:
-        return None
-    return model_of(store, state["champion"])
+    event = champion_event(store)
+    return None if event is None else model_of(store, event)
 
 
 def model_of(store: Store, event: Event) -> Model:

@@ -7,7 +7,7 @@ from typing import Any
 
 from carclf.artifacts import Dataset, Split
 from carclf.commands.chosen import Chosen
-from carclf.config import Evaluate, Validation
+from carclf.config import Validation
 from carclf.errors import ConfigError, DataError
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -36,10 +36,10 @@ def predicted(chosen: Chosen, paths: Iterable[Path], store: Store, *, top: int, 
 def _question(chosen: Chosen, store: Store) -> Any:
     import keras
 
+    from carclf.evaluation.measuring import looks_of
     from carclf.evaluation.singles import Question
 
-    told = chosen.evaluation.settings if chosen.evaluation else {}
-    settings = Evaluate.model_validate({name: told[name] for name in Evaluate.model_fields if name in told})
+    settings = looks_of(chosen.evaluation)
     temperature = chosen.temperature
     looks = (f"zooms {settings.zooms}{', corners too' if settings.crops == 'corners' else ''}"
              f"{', mirrored too' if settings.flip_tta else ''}")

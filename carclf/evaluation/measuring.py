@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Evaluation, Figures, Model, Split, build, is_ensemble
-from carclf.champion import Event, model_of
-from carclf.config import Config
+from carclf.champion import Event
+from carclf.config import Config, Evaluate
 from carclf.errors import DataError, QualityError
 from carclf.services.storage import Store
 
@@ -33,17 +33,22 @@ def measured(
                  settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt})
 
 
-def champion_measured(
-    archive: Archive, split: Split, event: Event, config: Config, store: Store, *, salt: str = ""
-) -> tuple[Evaluation, bool]:
-    """The same of the champion that an event names, by the looks that it was promoted with: it answers by those.
+def looks_of(evaluation: Evaluation | None) -> Evaluate:
+    """The looks that an evaluation was made with; the default for what it is too old to tell."""
+    told = evaluation.settings if evaluation else {}
+    return Evaluate.model_validate({name: told[name] for name in Evaluate.model_fields if name in told})
 
-    By the candidate's, looks that spoil every model's answers would make a worse one pass for no worse.
+
+def as_promoted(config: Config, event: Event, store: Store) -> Config:
+    """The configuration with the looks that the event's model was promoted with, where they are known.
+
+    It answers by those. By a candidate's that spoil every model's answers, a worse one would pass for no worse.
     """
-    promoted = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
-    known = {name: value for name, value in promoted.settings.items() if name != "salt"} if promoted else {}
-    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update=known)})
-    return measured(archive, split, model_of(store, event), config, store, salt=salt)
+    key = event.get("evaluation")  # a champion of an early version has none
+    if not key or (promoted := Evaluation.find(store, key)) is None:
+        return config
+    looks = looks_of(promoted).model_copy(update={"batch_size": config.evaluate.batch_size})
+    return config.model_copy(update={"evaluate": looks})
 
 
 def class_names_of(model: Model, store: Store) -> list[int]:

@@ -1,9 +1,9 @@
 """Measure the candidate on the validation images, and the champion on the same ones."""
 
 from carclf.artifacts import Archive, Evaluation, Model, Split
-from carclf.champion import read_state
+from carclf.champion import champion_event, model_of
 from carclf.config import Config
-from carclf.evaluation.measuring import champion_measured, measured
+from carclf.evaluation.measuring import as_promoted, measured
 from carclf.progress import log
 from carclf.services.storage import Store
 
@@ -13,10 +13,11 @@ def evaluate(
 ) -> tuple[Evaluation, bool]:
     """The candidate's evaluation; the champion's is left in the store, where the gate finds it."""
     found, reused = measured(archive, split, model, config, store, salt=salt)
-    champion = (read_state(store) or {"champion": None})["champion"]
+    champion = champion_event(store)
     if champion is None or champion["model"] == model.key:
         return found, reused
-    theirs, known = champion_measured(archive, split, champion, config, store, salt=salt)
+    own = as_promoted(config, champion, store)
+    theirs, known = measured(archive, split, model_of(store, champion), own, store, salt=salt)
     log.info("evaluate: on these images the champion %s has the accuracy %.4f, the candidate %.4f",
              champion["model"], theirs.figures["val_accuracy"], found.figures["val_accuracy"])
     return found, reused and known

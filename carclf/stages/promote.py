@@ -7,9 +7,9 @@ from carclf.artifacts import Archive, Decision, Evaluation, Figures, Model, Spli
 from carclf.champion import Event, State, begun_state, crown, model_of, promotion_of
 from carclf.config import Config
 from carclf.errors import DataError, NotYet, ServiceError
-from carclf.evaluation.measuring import champion_measured
+from carclf.evaluation.measuring import as_promoted, measured
 from carclf.progress import log
-from carclf.services.storage import NUM_TRIES, Store
+from carclf.services.storage import NUM_TRIES, Store, command_on
 
 VERSION = 3
 # These say what follows when a model is crowned, and not whether it should be.
@@ -86,7 +86,8 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
     inputs = {"model": own.model.key, "evaluation": own.evaluation.key}
     if state["champion"] and gate.champion_rule != "off":
         model = model_of(own.store, state["champion"])
-        found, _ = champion_measured(own.archive, own.split, state["champion"], own.config, own.store, salt=own.salt)
+        config = as_promoted(own.config, state["champion"], own.store)
+        found, _ = measured(own.archive, own.split, model, config, own.store, salt=own.salt)
         inputs["champion_evaluation"] = found.key
     threshold = float(state["threshold"])
 
@@ -122,7 +123,7 @@ def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision,
 
 def _awaiting(decision: Decision, run_id: str, store: Store) -> NotYet:
     text = (f"awaiting approval: {decision.figures['reason']}. To go on: "
-            f"carclf promote --run {run_id or 'RUN'} --store {store.url} --approved-by NAME")
+            f"{command_on(store, 'promote --run ' + (run_id or 'RUN'))} --approved-by NAME")
     return NotYet(text, figures=decision.figures | {"decision": "awaiting approval", "reason": text,
                                                     "report": decision.files["report.html"].key})
 

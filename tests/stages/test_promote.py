@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from candidates import candidate, ensemble, evaluation, split_in
+from candidates import built, candidate, ensemble, evaluation, split_in
 
-from carclf.artifacts import Decision
+from carclf.artifacts import Decision, Evaluation
 from carclf.champion import read_state, roll_back, set_threshold
-from carclf.config import load
+from carclf.config import Evaluate, load
 from carclf.errors import ConfigError, DataError, NotYet
+from carclf.evaluation.measuring import as_promoted
 from carclf.services.storage import FolderStore, Store, open_store
 
 
@@ -89,6 +90,16 @@ def test_the_champion_is_judged_by_its_own_looks_and_not_by_those_of_the_candida
     decision, _ = second.promote(store)
     assert decision.inputs["champion_evaluation"] == first.evaluation.key
     assert decision.figures["decision"] == "refused" and content(store, decision)["paired"]["lost"] == 19
+
+
+def test_a_champion_from_before_there_were_crops_is_looked_at_without_them(store: Store) -> None:
+    old = built(store, Evaluation, {}, {"flip_tta": False, "zooms": "1.2", "salt": ""}, {})
+    config = load("demo", {"evaluate.crops": "corners", "evaluate.batch_size": 7})
+    own = as_promoted(config, {"evaluation": old.key}, store)
+    assert own.evaluate == Evaluate(flip_tta=False, zooms="1.2", crops="middle", batch_size=7)
+    assert own.model_copy(update={"evaluate": config.evaluate}) == config
+    for event in ({}, {"evaluation": "gone"}):
+        assert as_promoted(config, event, store) == config
 
 
 def test_the_decision_holds_both_models_answers_on_the_same_images(store: Store) -> None:
