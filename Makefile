@@ -10,11 +10,11 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXPERIMENT= EXIT=1
-	@$(BIN)/python -m local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
+	@$(BIN)/python -m carclf_airflow.local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
 	  --recipe "$$RECIPE" --experiment "$$EXPERIMENT" $${EXIT:+--exit}
 
 up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION=slug
-	@$(BIN)/python -m local up --competition "$$COMPETITION"
+	@$(BIN)/python -m carclf_airflow.local up --competition "$$COMPETITION"
 
 secrets: ## what docker compose needs, generated into .env (mode 600); values that are there stay
 	@$(PYTHON) docker/make_secrets.py
@@ -30,7 +30,7 @@ test-compose: .venv/.dev ## the cluster: the real images and Compose file, stand
 
 acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance
-	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_loop.py
+	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
 
 test-browser: .venv/.dev ## the pages in a real Airflow, by Chromium (/usr/bin/chromium, or CHROMIUM=); SHOTS=folder keeps pictures
 	$(BIN)/pytest -q -m browser tests/browser

@@ -20,12 +20,12 @@ import keras
 import pandas as pd
 
 from benchmarks import OPEN_GATE
-from benchmarks.rates import cpu_seconds
-from benchmarks.seed import seeds_way
+from benchmarks.original_notebook import seeds_way
+from benchmarks.timing import cpu_seconds
 from carclf.config import load
 from carclf.demo.competition import Competition, grade, open_competition
 from carclf.demo.server import DemoServer
-from carclf.runs import STAGES, Run
+from carclf.runs.run import STAGES, Run
 from carclf.services.storage import open_store
 
 HOLDOUT = 0.2

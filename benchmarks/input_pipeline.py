@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from benchmarks.pictures import write_pictures
+from benchmarks.generated_images import write_pictures
 from carclf.config import Augment
-from carclf.data.augmentation import Augmenter
-from carclf.data.images import decode
-from carclf.data.input_pipeline import Examples, Training, batches
+from carclf.images.decode import decode
+from carclf.pipeline.augmentation import Augmenter
+from carclf.pipeline.batches import Examples, Training, batches
 
 SIZE, BATCH, CORES = 224, 32, 2
 FRAME = (224, 298)  # what 640x480 pictures need so that their shorter side is 224

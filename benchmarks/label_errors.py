@@ -13,18 +13,18 @@ import keras
 import numpy as np
 import pandas as pd
 
-from benchmarks.frozen_head import read_index
+from benchmarks.head_training import read_index
+from carclf.audit.label_errors import rank_labels
 from carclf.config import Config, Duplicates, load
-from carclf.data.duplicates import find_clusters
-from carclf.data.hashes import perceptual_hash, pixels_sha256
-from carclf.data.images import decode
-from carclf.data.input_pipeline import Examples
-from carclf.data.splits import stratified
-from carclf.evaluation.label_errors import rank_labels
+from carclf.dataset.duplicates import find_clusters
+from carclf.dataset.splits import stratified
+from carclf.images.decode import decode
+from carclf.images.hashes import perceptual_hash, pixels_sha256
+from carclf.pipeline.batches import Examples
 from carclf.progress import Meter
 from carclf.training.backbones import build_backbone
-from carclf.training.determinism import make_repeatable
-from carclf.training.features import extract
+from carclf.training.compile import make_repeatable
+from carclf.training.feature_shards import extract
 from carclf.training.heads import build_head, fit_head
 
 FLIPPED, FIRST = 0.05, 0.1  # shares of the labelled pictures

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf.config import load
-from carclf.run_index import note, rebuild, rows
+from carclf.runs.index import note, rebuild, rows
 from carclf.services.storage import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,10 +96,10 @@ def measure(store: Store, num_runs: int, repeats: int) -> dict[str, Any]:
 def site() -> Any:
     """The pages' app with Airflow's login set aside: what uvicorn serves here."""
     sys.path.insert(0, str(ROOT / "plugins"))
-    import carclf_site
+    from carclf_airflow import routes
 
-    app = carclf_site.make_site()
-    app.dependency_overrides[carclf_site.permitted] = lambda: None
+    app = routes.make_site()
+    app.dependency_overrides[routes.permitted] = lambda: None
     return app
 
 
@@ -145,7 +145,7 @@ def ask(base: str, num_runs: int, repeats: int) -> dict[str, Any]:
 
 def served(url: str, num_runs: int, repeats: int) -> dict[str, Any]:
     """The route's figures of a store; none where there are no pages."""
-    if not (ROOT / "plugins" / "carclf_site.py").exists():
+    if not (ROOT / "plugins" / "routes.py").exists():
         return {}
     uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:site", "--log-level", "error",
                "--port"]

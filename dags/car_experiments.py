@@ -24,13 +24,13 @@ from datetime import timedelta
 
 from airflow.sdk import Param, dag, get_current_context, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
-from carclf_experiment import promote_run, run_experiment
-from carclf_pods import pod_of
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
 from carclf.experiments.form import MAX_TRIALS, numbers
 from carclf.experiments.plan import MAX_MEMBERS
+from carclf_airflow.experiment_steps import promote_run, run_experiment
+from carclf_airflow.pods import pod_of
 
 NUM_RUNGS = 3  # at most; those that a plan does not have are skipped
 RECIPE = os.environ.get("CARCLF_RECIPE") or "gpu"

@@ -28,11 +28,12 @@ import os
 from datetime import timedelta
 
 from airflow.sdk import chain, dag, get_current_context, task
-from carclf_approval import approval, promote_or_ask
-from carclf_notify import callbacks
-from carclf_params import params
-from carclf_pods import pod_of
-from carclf_task import poke_stage, run_stage
+
+from carclf_airflow.approval import approval, promote_or_ask
+from carclf_airflow.form import params
+from carclf_airflow.notifications import callbacks
+from carclf_airflow.pods import pod_of
+from carclf_airflow.stage_process import poke_stage, run_stage
 
 HOURS = {"download": 2, "validate": 2, "split": 1, "train_head": 12, "fine_tune": 48, "evaluate": 6}
 SCHEDULE = os.environ.get("CARCLF_SCHEDULE", "@weekly")

@@ -10,7 +10,7 @@ from typing import Any
 
 import boto3
 import pytest
-from candidates import Candidate, candidate, ensemble, split_in
+from gate_candidates import Candidate, candidate, ensemble, split_in
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from otlp import receiving
+from otlp_receiver import receiving
 
-from carclf.gpus import gpus
-from carclf.training.loop import _words
-from carclf.training.strategies import gpu_figures
+from carclf.hardware import gpu_figures, gpus
+from carclf.training.trainer import _words
 
 without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
 FIGURES = {"epoch": 2.0, "loss": 0.5, "accuracy": 0.75, "learning_rate": 0.001, "images_per_second": 812.0,
@@ -54,7 +53,7 @@ def test_a_line_of_progress_says_what_the_gpu_does_as_far_as_it_is_known() -> No
 def test_only_the_gpus_that_cuda_shows_are_asked_and_a_slice_that_cannot_say_is_left_out(
     library: Path, visible: str | None, expected: list[str]
 ) -> None:
-    code = "import json; from carclf.gpus import gpus; print(json.dumps([vars(gpu) for gpu in gpus()]))"
+    code = "import json; from carclf.hardware import gpus; print(json.dumps([vars(gpu) for gpu in gpus()]))"
     shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert json.loads(in_child(code, library, **shown)) == [
         {"name": name, "use_fraction": 0.87, "memory_bytes": 30 << 30, "memory_limit_bytes": 80 << 30}
@@ -62,7 +61,7 @@ def test_only_the_gpus_that_cuda_shows_are_asked_and_a_slice_that_cannot_say_is_
 
 
 def test_what_the_gpus_do_is_among_the_metrics(library: Path) -> None:
-    code = ("from carclf.services.metrics import watched\n"
+    code = ("from carclf.services.telemetry import watched\n"
             "with watched('fine_tune', 'gpu', '2026-01-01T00:00:00+00:00') as ended: ended('made', {})")
     with receiving() as receiver:
         in_child(code, library, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from carclf.machine import machine, versions
+from carclf.hardware import machine, versions
 
 
 def test_the_processor_and_the_flags_that_change_figures_are_named_and_no_secret_is(
@@ -27,7 +27,7 @@ def test_versions_are_those_of_the_packages_that_are_there() -> None:
 
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.acceptance)])
 def test_the_backend_is_named_only_where_something_was_computed(backend: str) -> None:
-    code = ("import json; from carclf.machine import machine; before = machine(); import keras; "
+    code = ("import json; from carclf.hardware import machine; before = machine(); import keras; "
             "print(json.dumps([before['backend'], machine()['backend'], machine()['gpu']]))")
     done = subprocess.run([sys.executable, "-c", code], env={"PATH": "", "KERAS_BACKEND": backend},
                           capture_output=True, text=True)

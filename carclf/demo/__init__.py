@@ -1,0 +1,1 @@
+"""A rendered competition and a loopback server that speaks Kaggle's protocol."""

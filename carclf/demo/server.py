@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from carclf.demo.competition import Competition
-from carclf.demo.conversation import Conversation
 from carclf.demo.faults import Fault, FaultKind, take_fault
-from carclf.demo.site import Entry, Site
+from carclf.demo.http_handler import Conversation
+from carclf.demo.kaggle_api import Entry, Site
 from carclf.errors import ConfigError
 
 __all__ = ["DemoServer", "Entry", "Fault", "FaultKind"]

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carclf.evaluation.binning import Floats
-from carclf.evaluation.calibration import calibrated, calibration_error, fit_temperature, reliability
 from carclf.evaluation.metrics import summarize
 from carclf.evaluation.slices import slices
+from carclf.inference.calibration import calibrated, calibration_error, fit_temperature, reliability
+from carclf.stats import Floats
 
 MAX_ERRORS = 24
 

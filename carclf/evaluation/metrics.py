@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from carclf.evaluation.statistics import wilson
+from carclf.stats import wilson
 
 
 def summarize(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> dict[str, Any]:

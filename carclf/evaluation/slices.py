@@ -6,8 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.evaluation.binning import equal_mass
-from carclf.evaluation.statistics import wilson
+from carclf.stats import equal_mass, wilson
 
 MAX_GROUPS, SMALLEST_GROUP = 4, 20
 

@@ -1,1 +1,1 @@
-"""Recipes compared: which, by how much, and is it real."""
+"""Recipes compared with a baseline."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from carclf.config import deployment_settings, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.plan import Plan, make_plan
-from carclf.experiments.recipes import words_of
+from carclf.experiments.variants import words_of
 
 MAX_TRIALS = 100  # of one search: Optuna takes minutes to propose tens of thousands
 

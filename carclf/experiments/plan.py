@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from carclf.config import RECIPES, Config, load
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ENSEMBLE
-from carclf.experiments.recipes import BASELINE, TRAINED, parse_recipes
+from carclf.experiments.variants import BASELINE, TRAINED, parse_recipes
 from carclf.services.storage import Store
 
 EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

@@ -7,9 +7,9 @@ import json
 import math
 from statistics import mean
 
-from carclf.experiments.members import rung_key
 from carclf.experiments.plan import Plan
-from carclf.experiments.recipes import BASELINE
+from carclf.experiments.trainings import rung_key
+from carclf.experiments.variants import BASELINE
 from carclf.services.storage import Store
 
 

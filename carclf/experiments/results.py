@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from carclf.errors import ConfigError, DataError
-from carclf.evaluation.experiment_report import draw_front, ranked, render_experiment
 from carclf.experiments.outcome import outcome
 from carclf.experiments.plan import EXPERIMENT, Plan
 from carclf.experiments.search import tell
+from carclf.reports.experiment_report import draw_front, ranked, render_experiment
 from carclf.services.storage import Store
 
 BEGIN = "<!-- experiment {name} -->"

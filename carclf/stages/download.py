@@ -4,10 +4,10 @@ from pathlib import Path
 
 from carclf.artifacts import Archive, Figures, build
 from carclf.config import Config
-from carclf.data.archives import pack
-from carclf.data.extra import ExtraData, gathered, packed_content
+from carclf.dataset.archives import pack
+from carclf.dataset.extra_data import ExtraData, gathered, packed_content
 from carclf.errors import ServiceError
-from carclf.services.kaggle import Kaggle
+from carclf.services.kaggle.client import Kaggle
 from carclf.services.storage import Store
 
 VERSION = 1

@@ -3,7 +3,7 @@
 from carclf.artifacts import Archive, Evaluation, Model, Split
 from carclf.champion import champion_event, model_of
 from carclf.config import Config
-from carclf.evaluation.measuring import as_promoted, measured
+from carclf.evaluation.evaluate import as_promoted, measured
 from carclf.progress import log
 from carclf.services.storage import Store
 

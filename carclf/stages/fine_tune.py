@@ -54,8 +54,8 @@ def _fit(
 ) -> Figures:
     import pandas as pd
 
-    from carclf.data.images import unpack
-    from carclf.training.compiling import save
+    from carclf.dataset.archives import unpack
+    from carclf.training.compile import save
     from carclf.training.probe import write_probe
 
     figures: Figures = {"val_accuracy": start.figures["val_accuracy"], "best_epoch": 0}
@@ -75,8 +75,8 @@ def _train(
     model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store, key: str, pause_epoch: int
 ) -> tuple[Any, Figures]:
     """Train the model; the history, and what it came to."""
-    from carclf.training.loop import Trainer
-    from carclf.training.plan import compile_by
+    from carclf.training.schedules import compile_by
+    from carclf.training.trainer import Trainer
     from carclf.training.validation import validate
 
     own, accuracy = config.fine_tune, float(start.figures["val_accuracy"])
@@ -101,9 +101,9 @@ def _prepared(archive: Archive, split: Split, start: Model, config: Config, stor
     import keras
     import pandas as pd
 
-    from carclf.training.determinism import make_repeatable
+    from carclf.training.compile import make_repeatable
+    from carclf.training.distribution import spread
     from carclf.training.precision import computing_in
-    from carclf.training.strategies import spread
 
     make_repeatable(config.seed)
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
@@ -121,7 +121,7 @@ def _without_auto(
     """The configuration with found values for "auto", batch size first; found once, also where training is killed."""
     import pandas as pd
 
-    from carclf.training import finding
+    from carclf.training import tuning as finding
 
     for name in ("batch_size", "learning_rate"):
         if getattr(config.fine_tune, name) != AUTO:
@@ -145,9 +145,9 @@ def _try(
 ) -> tuple[Any, Any]:
     import keras
 
-    from carclf.training import finding
-    from carclf.training.determinism import make_repeatable
-    from carclf.training.plan import compile_by
+    from carclf.training import tuning as finding
+    from carclf.training.compile import make_repeatable
+    from carclf.training.schedules import compile_by
 
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     own = config.fine_tune
@@ -163,7 +163,7 @@ def _try(
         tried = finding.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, LARGEST_BATCH if every else useful)
         chosen: float = finding.best_batch_size(tried, useful)
     else:
-        from carclf.data.input_pipeline import batches
+        from carclf.pipeline.batches import batches
 
         stream = batches(source, source.batch_size, mix=_mix(start, config))
         tried = finding.try_rates(lambda rate: compile_by(config.fine_tune, model, source, rate)[0], stream, NUM_RATES)
@@ -176,10 +176,10 @@ def _try(
 
 def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: Store) -> tuple[Any, Any]:
     """The training pictures, augmented and shuffled, and the plain validation pictures."""
-    from carclf.data.augmentation import Augmenter
-    from carclf.data.images import unpack
-    from carclf.data.input_pipeline import Examples, Plain, Training
-    from carclf.training.plan import epoch_sizes
+    from carclf.dataset.archives import unpack
+    from carclf.pipeline.augmentation import Augmenter
+    from carclf.pipeline.batches import Examples, Plain, Training
+    from carclf.training.schedules import epoch_sizes
 
     own, images = config.fine_tune, unpack(archive, store)
     size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
@@ -193,6 +193,6 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
 
 
 def _mix(start: Model, config: Config) -> Any:
-    from carclf.data.mixing import Mix
+    from carclf.pipeline.mixing import Mix
 
     return Mix(int(start.figures["num_classes"]), config.seed, config.fine_tune.mixup, config.fine_tune.cutmix)

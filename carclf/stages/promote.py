@@ -7,7 +7,7 @@ from carclf.artifacts import Archive, Decision, Evaluation, Figures, Model, Spli
 from carclf.champion import Event, State, begun_state, crown, model_of, promotion_of
 from carclf.config import Config
 from carclf.errors import DataError, NotYet, ServiceError
-from carclf.evaluation.measuring import as_promoted, measured
+from carclf.evaluation.evaluate import as_promoted, measured
 from carclf.progress import log
 from carclf.services.storage import NUM_TRIES, Store, command_on
 
@@ -92,7 +92,7 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
     threshold = float(state["threshold"])
 
     def make(folder: Path) -> Figures:
-        from carclf.evaluation.decision import Measured, decide, write_decision
+        from carclf.gate.decision import Measured, decide, write_decision
 
         champion = Measured(model, found) if model and found else None
         return write_decision(folder, decide(
@@ -109,7 +109,7 @@ def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision,
     def make(folder: Path) -> Figures:
         import json
 
-        from carclf.evaluation.decision import write_decision
+        from carclf.gate.decision import write_decision
 
         decision = json.loads(refused.path(store, "decision.json").read_text())
         return write_decision(folder, decision | {

@@ -6,10 +6,10 @@ from carclf.artifacts import Evaluation, Figures, PublicScore, Submission, artif
 from carclf.champion import record_score
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, NotYet
-from carclf.evaluation.agreement import disagreement
 from carclf.progress import log
-from carclf.services.kaggle import Kaggle, SubmissionState, ungraded
+from carclf.services.kaggle.client import Kaggle, SubmissionState, ungraded
 from carclf.services.storage import Store
+from carclf.stats import disagreement
 
 VERSION = 3
 

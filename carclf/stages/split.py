@@ -35,8 +35,8 @@ def split(
 def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Figures:
     import pandas as pd
 
-    from carclf.data.known import remembered
-    from carclf.data.leaks import find_leaks, leak_figures
+    from carclf.dataset.champion_split import remembered
+    from carclf.dataset.leaks import find_leaks, leak_figures
 
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
     memory = _memory(champion, store)
@@ -69,7 +69,7 @@ def _seed(config: Config) -> int:
 
 
 def _assigned(index: Any, previous: Any, config: Config) -> Any:
-    from carclf.data.splits import folded, stratified
+    from carclf.dataset.splits import folded, stratified
 
     own = config.split
     if own.num_folds:

@@ -11,7 +11,7 @@ from carclf.champion import promotion_of, read_state
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, NotYet
 from carclf.progress import log
-from carclf.services.kaggle import Kaggle, SubmissionState, ungraded
+from carclf.services.kaggle.client import Kaggle, SubmissionState, ungraded
 from carclf.services.storage import Store, claim, give_up
 
 if TYPE_CHECKING:
@@ -125,9 +125,9 @@ def _probabilities(
     import keras
     import pandas as pd
 
-    from carclf.data.images import unpack
-    from carclf.data.input_pipeline import Examples, Plain
-    from carclf.evaluation.prediction import predict
+    from carclf.dataset.archives import unpack
+    from carclf.inference.tta import predict
+    from carclf.pipeline.batches import Examples, Plain
 
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
     test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Archive, Figures, Model, Split, build
+from carclf.audit.auditor import Auditor
 from carclf.config import Config
-from carclf.evaluation.audit import Auditor
 from carclf.services.storage import Store
 from carclf.training.run_features import RunFeatures
 from carclf.training.warm_start import champions_beginning
@@ -46,8 +46,8 @@ def train_head(
 
 
 def _fit(folder: Path, features: RunFeatures, config: Config) -> Figures:
-    from carclf.data.images import unpack
-    from carclf.training.compiling import save
+    from carclf.dataset.archives import unpack
+    from carclf.training.compile import save
     from carclf.training.heads import join
     from carclf.training.probe import write_probe
 
@@ -76,7 +76,7 @@ def _fit_head(
     """The fitted head, its history and its figures; with several trials, ``trials.csv`` in the folder."""
     import numpy as np
 
-    from carclf.training.determinism import make_repeatable
+    from carclf.training.compile import make_repeatable
     from carclf.training.head_search import choose
     from carclf.training.heads import build_head, fit_head
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from carclf.artifacts import Archive, Dataset, Figures, Inspection, artifact_key, build, upload
 from carclf.config import Config
-from carclf.data.label_fixes import LabelFixes, read_fixes
+from carclf.dataset.fixes import LabelFixes, read_fixes
 from carclf.errors import DataError
 from carclf.progress import Meter
 from carclf.services.storage import Store
@@ -27,8 +27,8 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
     inputs = {"archive": archive.key}
 
     def make(folder: Path) -> Figures:
-        from carclf.data.checks import check
-        from carclf.data.images import unpack
+        from carclf.dataset.archives import unpack
+        from carclf.dataset.checks import check
 
         images = unpack(archive, store)
         context = _context(images, fixes, config)
@@ -52,9 +52,9 @@ def _leave_report(folder: Path, store: Store, key: str) -> str:
 
 def _context(images: Path, fixes: LabelFixes, config: Config) -> Any:
     """What the checks need beside the index; DataError for fixes that could not be applied, before the pass."""
-    from carclf.data.checks import read_context
-    from carclf.data.indexing import places
-    from carclf.data.label_fixes import check_fixes
+    from carclf.dataset.checks import read_context
+    from carclf.dataset.fixes import check_fixes
+    from carclf.dataset.indexing import places
 
     context = read_context(images, config.validation)
     table = context[0].table
@@ -70,10 +70,10 @@ def _inspected(archive: Archive, config: Config, store: Store, salt: str) -> Ins
     def make(folder: Path) -> Figures:
         import pandas as pd
 
-        from carclf.data.duplicates import find_clusters
-        from carclf.data.images import unpack
-        from carclf.data.indexing import write_index
-        from carclf.data.inspection import loader
+        from carclf.dataset.archives import unpack
+        from carclf.dataset.duplicates import find_clusters
+        from carclf.dataset.indexing import write_index
+        from carclf.dataset.inspection import loader
 
         images, target = unpack(archive, store), folder / "index.parquet"
         with Meter("validate") as meter:
@@ -93,9 +93,9 @@ def _examine(
     """The dataset's files, its figures, and all that was found."""
     import pandas as pd
 
-    from carclf.data.checks import find, known_classes
-    from carclf.data.label_fixes import apply_fixes
-    from carclf.evaluation.data_report import write_report
+    from carclf.dataset.checks import find, known_classes
+    from carclf.dataset.fixes import apply_fixes
+    from carclf.reports.dataset_report import write_report
 
     own, of_tables = context
     raw = pd.read_parquet(inspected)
@@ -117,8 +117,8 @@ def _examine(
 
 
 def _lists(index: Any) -> dict[str, Any]:
-    from carclf.data.duplicates import describe_clusters
-    from carclf.data.findings import LISTED
+    from carclf.dataset.duplicates import describe_clusters
+    from carclf.dataset.findings import LISTED
 
     clusters = describe_clusters(index)
     return {
@@ -129,7 +129,7 @@ def _lists(index: Any) -> dict[str, Any]:
 
 
 def _figures(index: Any, findings: Any, fixed: Any) -> Figures:
-    from carclf.data.picture_checks import contradicting
+    from carclf.dataset.image_checks import contradicting
 
     usable = index[index["problem"] == ""]
     train = usable[usable["label"] >= 0]

@@ -1,0 +1,1 @@
+"""Training: backbones, head, fine-tuning."""

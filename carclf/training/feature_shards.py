@@ -4,6 +4,7 @@ The same command on several machines at once shares the work: each looks for a s
 and each goes through them in an order of its own.
 """
 
+
 import os
 import random
 import socket
@@ -18,11 +19,11 @@ import pandas as pd
 
 from carclf.artifacts import Archive, Features, Figures, Split, build
 from carclf.config import Config
-from carclf.data.images import unpack
-from carclf.data.input_pipeline import Examples
+from carclf.dataset.archives import unpack
+from carclf.pipeline.augmentation import Augmenter
+from carclf.pipeline.batches import Examples, Plain, View, batches, num_batches
 from carclf.progress import Meter, log
 from carclf.services.storage import Store
-from carclf.training.features import extract
 
 VERSION = 2
 SHARD_ROWS = 2000  # pictures whose features are saved together: what a kill can lose
@@ -75,3 +76,20 @@ class Shards:
         }
         return build(Features, make, store=self.store, version=VERSION, settings=settings,
                      inputs={"archive": self.archive.key, "split": self.split.key})
+
+BATCH_SIZE = 32  # no setting: it would have to be in the features' key
+
+
+def extract(
+    backbone: keras.Model, examples: Examples, config: Config, view: int, meter: Meter
+) -> npt.NDArray[np.float32]:
+    """Features (rows, features) of one view of each picture: view 0 is plain, the others are augmented."""
+    size = config.model.size
+    source: Plain | View = Plain(examples, size)
+    if view:
+        source = View(examples, size, Augmenter(config.augment), config.seed, view)
+    found: list[Any] = []
+    for pixels, _ in batches(source, BATCH_SIZE):
+        found.append(backbone.predict_on_batch(pixels))
+        meter(len(found), num_batches(source, BATCH_SIZE), f"view {view}")
+    return np.concatenate(found).astype(np.float32)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from carclf.data.input_pipeline import Examples, Plain, Size, batches
+from carclf.pipeline.batches import Examples, Plain, Size, batches
 
 NUM_PROBED = 64
 BATCH_SIZE = 16  # no setting: what is compared is computed alike on both sides

@@ -29,7 +29,7 @@ class RunFeatures:
     def backbone(self) -> Any:
         """The frozen network; the same one each time, also where it begins at random."""
         from carclf.training.backbones import build_backbone
-        from carclf.training.determinism import make_repeatable
+        from carclf.training.compile import make_repeatable
 
         make_repeatable(self.config.seed)
         network = self.config.model

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from scipy.special import softmax
 
-from carclf.data.input_pipeline import Plain, batches, num_batches
-from carclf.training.feeding import Feed, Stream, untuned
+from carclf.pipeline.batches import Plain, batches, num_batches
+from carclf.training.feed import Feed, Stream, untuned
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driving import Running, Viewer
+from browser_pages import Running, Viewer
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
@@ -21,7 +21,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     state = tmp_path_factory.mktemp("browser")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "local", "demo"], text=True, stdout=subprocess.PIPE,
+        [sys.executable, "-u", "-m", "carclf_airflow.local", "demo"], text=True, stdout=subprocess.PIPE,
         env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"})
     assert process.stdout is not None
     try:

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from benchmarks.runs_page import ROOT, fill, serving
-from carclf.run_index import rebuild
+from carclf.runs.index import rebuild
 from carclf.services.storage import open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]

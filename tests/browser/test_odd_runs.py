@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks.runs_page import ROOT, serving
 from carclf.config import load
-from carclf.run_index import rebuild
-from carclf.runs import Result, Run
+from carclf.runs.index import rebuild
+from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]

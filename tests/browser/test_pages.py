@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 import pytest
-from driving import Running, Viewer
+from browser_pages import Running, Viewer
 
-from carclf.records import run_id_of
+from carclf.runs.record import run_id_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from driving import Running, Viewer
+from browser_pages import Running, Viewer
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 

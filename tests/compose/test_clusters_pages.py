@@ -4,7 +4,7 @@ import pytest
 import requests
 from cluster import Cluster, inspect, service_of
 
-from carclf.records import run_id_of
+from carclf.runs.record import run_id_of
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 

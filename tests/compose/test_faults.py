@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cluster import FILES, ROOT, Cluster, inside
-from trial import TAKEN_UP, Row, Trial
+from fault_trial import TAKEN_UP, Row, Trial
 
 from carclf.champion import read_state
 from carclf.services.storage import FolderStore

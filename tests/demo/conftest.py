@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from carclf.demo.competition import Competition, open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 
 SLUG = "demo-cars"

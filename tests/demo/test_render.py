@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from carclf.demo.render import picture, render_competition
+from carclf.demo.rendering import picture, render_competition
 from carclf.errors import ConfigError
 
 

@@ -222,7 +222,7 @@ def test_a_port_that_is_taken_is_told(server: DemoServer, competition: Competiti
 def test_the_command_serves_the_clients_own_command_line_by_proxy(rendered: Path, tmp_path: Path) -> None:
     arguments = (rendered, rendered / "truth.csv", None, ("127.0.0.1", 0), SLUG, tmp_path)
     code = (
-        "from pathlib import PosixPath, Path; from carclf.demo.command import serve; serve(*" + repr(arguments) + ")"
+        "from pathlib import PosixPath, Path; from carclf.demo.serve import serve; serve(*" + repr(arguments) + ")"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None

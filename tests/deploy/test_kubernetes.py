@@ -92,7 +92,7 @@ def test_the_charts_values_hold_no_secret_but_their_names() -> None:
 
 def test_only_the_api_server_is_given_the_pages_and_it_knows_the_pods_store(pods) -> None:
     pages = {"name": "AIRFLOW__CORE__PLUGINS_FOLDER", "value": "/opt/carclf/plugins"}
-    assert pages in VALUES["apiServer"]["env"] and (ROOT / "plugins/carclf_plugin.py").is_file()
+    assert pages in VALUES["apiServer"]["env"] and (ROOT / "carclf_airflow/plugin.py").is_file()
     (container,) = pods["stage"]["spec"]["containers"]
     assert pages["name"] not in [variable["name"] for variable in VALUES["env"] + container["env"]]
     known = {"name": "CARCLF_STORE", "value": "s3://carclf/store"}
@@ -125,5 +125,5 @@ def test_what_trains_or_answers_with_a_network_gets_the_gpu_template_and_nothing
 
 
 def test_without_kubernetes_no_task_is_given_a_pod() -> None:
-    code = "import carclf_pods as p, json; print(json.dumps([p.pod_of(stage) for stage in sorted(p.GPU_STAGES)]))"
+    code = "import carclf_airflow.pods as p, json; print(json.dumps([p.pod_of(stage) for stage in sorted(p.GPU_STAGES)]))"
     assert python(code, PYTHONPATH=str(ROOT / "dags")) == [{}] * 5

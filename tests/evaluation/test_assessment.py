@@ -8,7 +8,7 @@ import pytest
 
 from carclf.evaluation.assessment import MAX_ERRORS, Answers, assess
 from carclf.evaluation.slices import slices
-from carclf.evaluation.statistics import wilson
+from carclf.stats import wilson
 
 CLASSES = [3, 5, 9]
 

@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import binomtest
 
 from carclf.evaluation.metrics import summarize
-from carclf.evaluation.statistics import wilson
+from carclf.stats import wilson
 
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 10), (10, 10), (7, 10), (930, 1000), (1, 3)])

@@ -3,9 +3,9 @@ import pytest
 from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.members import prepare
 from carclf.experiments.plan import make_plan, read_plan, write_plan
-from carclf.experiments.recipes import TRAINED, parse_recipe
+from carclf.experiments.trainings import prepare
+from carclf.experiments.variants import TRAINED, parse_recipe
 from carclf.services.storage import open_store
 
 

@@ -1,8 +1,8 @@
 import json
 
-from carclf.experiments.members import rung_key
 from carclf.experiments.plan import make_plan
 from carclf.experiments.racing import dropped, groups_after, survivors
+from carclf.experiments.trainings import rung_key
 from carclf.services.storage import open_store
 
 RECIPES = ["one-look", "a fine_tune.mixup=0.1", "b fine_tune.mixup=0.2", "c fine_tune.mixup=0.3"]

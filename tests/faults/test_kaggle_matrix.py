@@ -18,7 +18,7 @@ from carclf.config import load
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import CarclfError, ConfigError, DataError, NotYet, ServiceError
-from carclf.services.kaggle import Kaggle
+from carclf.services.kaggle.client import Kaggle
 from carclf.services.storage import open_store
 from carclf.stages.score import score
 from carclf.stages.submit import send

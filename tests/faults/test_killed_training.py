@@ -14,10 +14,10 @@ import pytest
 from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.live import live_points
-from carclf.runs import Run
+from carclf.runs.live import live_points
+from carclf.runs.run import Run
 from carclf.services.storage import open_store
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]

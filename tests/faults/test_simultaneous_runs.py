@@ -8,7 +8,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from candidates import candidate
+from gate_candidates import candidate
 
 from carclf.artifacts import Decision
 from carclf.champion import read_state

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from emitted import LABELS, asked, of_airflow, of_carclf, of_flower, prometheus_name
+from metric_names import LABELS, asked, of_airflow, of_carclf, of_flower, prometheus_name
 
-from carclf.services.metrics.table import METRICS
+from carclf.services.telemetry.instruments import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker/observability"

@@ -13,8 +13,8 @@ import requests
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, ServiceError
-from carclf.services.kaggle import Kaggle, SubmissionState
-from carclf.services.kaggle.archive import Download
+from carclf.services.kaggle.archive_download import Download
+from carclf.services.kaggle.client import Kaggle, SubmissionState
 from carclf.services.kaggle.retries import FAULTS
 
 SLUG = "demo-cars"
@@ -150,7 +150,7 @@ def test_an_old_submission_is_found_on_a_later_page(server: DemoServer, submissi
 
 def test_the_import_is_light_and_the_client_prints_nothing(server: DemoServer, tmp_path: Path) -> None:
     code = (
-        "import sys, carclf.services.kaggle as k\n"
+        "import sys, carclf.services.kaggle.client as k\n"
         "assert not {'kaggle', 'kagglesdk'} & set(sys.modules)\n"
         f"k.Kaggle({SLUG!r}).download(__import__('pathlib').Path({str(tmp_path / 'new')!r}), timeout_seconds=60)\n"
     )

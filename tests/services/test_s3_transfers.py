@@ -14,7 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_way import FaultyWay
+from faulty_proxy import FaultyWay
 
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage import FolderStore, S3Store, open_store, s3_parts

@@ -10,17 +10,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from otlp import Receiver, receiving
+from otlp_receiver import Receiver, receiving
 
 from carclf.config import load
 from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError, DataError
-from carclf.runs import STAGES, Result, Run
-from carclf.services.metrics import watched
-from carclf.services.metrics.table import GPU_LIMIT, GPU_MEMORY, GPU_USE, METRICS, RUNS
+from carclf.runs.run import STAGES, Result, Run
 from carclf.services.storage import Store, open_store
+from carclf.services.telemetry import watched
+from carclf.services.telemetry.instruments import GPU_LIMIT, GPU_MEMORY, GPU_USE, METRICS, RUNS
 
 SMALL = {
     "competition": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 1,
@@ -143,7 +143,7 @@ def test_a_stage_tells_meanwhile_how_long_it_and_its_run_take(receiver: Receiver
 
 def timed(endpoint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> tuple[float, list[str]]:
     """The seconds that a stage without work takes with its metrics going there, and the warnings of two such stages."""
-    monkeypatch.setattr("carclf.services.metrics.sending._one_warning.said", False)
+    monkeypatch.setattr("carclf.services.telemetry.otlp._one_warning.said", False)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     caplog.set_level(logging.INFO)
     started = time.monotonic()
@@ -182,7 +182,7 @@ def test_an_endpoint_that_knows_no_metrics_is_named_by_its_answer(monkeypatch, c
     ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
 ])
 def test_a_wrong_variable_is_a_warning_and_no_failed_stage(monkeypatch, caplog, name: str, value: str) -> None:
-    monkeypatch.setattr("carclf.services.metrics.sending._one_warning.said", False)
+    monkeypatch.setattr("carclf.services.telemetry.otlp._one_warning.said", False)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://127.0.0.1:9")
     monkeypatch.setenv(name, value)
     with watched("split", "demo", NOW) as ended:
@@ -191,8 +191,8 @@ def test_a_wrong_variable_is_a_warning_and_no_failed_stage(monkeypatch, caplog, 
 
 
 def test_without_an_endpoint_opentelemetry_is_not_imported() -> None:
-    code = ("import sys, carclf.__main__\n"
-            f"with carclf.runs.watched('split', 'demo', '{NOW}') as ended: ended('made', {{}})\n"
+    code = ("import sys, carclf.cli.app\n"
+            f"with carclf.runs.run.watched('split', 'demo', '{NOW}') as ended: ended('made', {{}})\n"
             "sys.exit(any(name.partition('.')[0] in ('opentelemetry', 'pynvml') for name in sys.modules))")
     done = subprocess.run([sys.executable, "-c", code], env={"PATH": "", "PYTHONPATH": ":".join(sys.path)})
     assert done.returncode == 0

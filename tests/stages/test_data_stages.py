@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from carclf.config import Config, load
-from carclf.data.images import unpack
+from carclf.dataset.archives import unpack
 from carclf.demo.competition import open_competition
-from carclf.demo.render import picture, render_competition
+from carclf.demo.rendering import picture, render_competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage import Store, open_store

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from candidates import built
+from gate_candidates import built
 
 from carclf.artifacts import Archive, Model, Split
 from carclf.config import load
-from carclf.data.images import unpack
+from carclf.dataset.archives import unpack
 from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.evaluation.measuring import measured
+from carclf.evaluation.evaluate import measured
 from carclf.services.storage import Store, open_store
 from carclf.stages.download import download
 from carclf.stages.promote import promote

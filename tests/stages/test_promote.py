@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from candidates import built, candidate, ensemble, evaluation, split_in
+from gate_candidates import built, candidate, ensemble, evaluation, split_in
 
 from carclf.artifacts import Decision, Evaluation
 from carclf.champion import read_state, roll_back, set_threshold
 from carclf.config import Evaluate, load
 from carclf.errors import ConfigError, DataError, NotYet
-from carclf.evaluation.measuring import as_promoted
+from carclf.evaluation.evaluate import as_promoted
 from carclf.services.storage import FolderStore, Store, open_store
 
 
@@ -136,7 +136,7 @@ def test_the_page_shows_rules_answers_and_ids_and_lets_nothing_in(store: Store) 
 
 
 def test_a_name_that_looks_like_markup_is_shown_as_text() -> None:
-    from carclf.evaluation.decision_report import render_decision
+    from carclf.reports.decision_report import render_decision
 
     paired = {"num_images": 1, "num_known": 0, "num_shared": 0, "gained": 1, "lost": 0,
               "both_right": 0, "both_wrong": 0, "p_worse": 1.0, "p_better": 0.5, "p_different": 1.0, "classes": [],

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from candidates import candidate
+from gate_candidates import candidate
 
 from carclf.artifacts import Evaluation, Figures, Submission, build
 from carclf.champion import read_state
 from carclf.config import load
 from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError
-from carclf.services.kaggle import Kaggle
+from carclf.services.kaggle.client import Kaggle
 from carclf.services.storage import Store, open_store
 from carclf.stages.score import score
 

@@ -14,9 +14,9 @@ from carclf.champion import change_state
 from carclf.config import load
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, DataError, NotYet, ServiceError
-from carclf.services.kaggle import Kaggle
+from carclf.services.kaggle.client import Kaggle
 from carclf.services.storage import Store, open_store
-from carclf.services.storage.claims import claim, give_up
+from carclf.services.storage.leases import claim, give_up
 from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send, submit
 
 CONFIG = load("demo", {"competition": "demo-cars"})
@@ -178,7 +178,7 @@ def test_a_claim_holds_until_it_is_given_up_or_its_time_is_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def become(name: str) -> None:
-        monkeypatch.setattr("carclf.services.storage.claims.MARK", name)
+        monkeypatch.setattr("carclf.services.storage.leases.MARK", name)
 
     become("one")
     assert claim(store, "claims/x", 60) and claim(store, "claims/x", 60)
@@ -198,14 +198,14 @@ def test_a_failed_sending_leaves_no_claim_behind(store: Store, kaggle: DemoServe
     kaggle.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
     with pytest.raises(ServiceError, match="asks to wait 4000 s"):
         sent(store, kaggle.competition.ids)
-    monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
+    monkeypatch.setattr("carclf.services.storage.leases.MARK", "a retry's process")
     assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
 
 
 def test_a_claim_that_a_slow_list_outlasts_is_renewed_and_the_list_read_again_before_sending(
     store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("carclf.services.kaggle.CALL_SECONDS", CLAIM_SECONDS - 2)
+    monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", CLAIM_SECONDS - 2)
     limits = Kaggle.submissions_left
 
     def then_slow(self: Kaggle) -> int | None:
@@ -222,7 +222,7 @@ def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_se
     store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
-    monkeypatch.setattr("carclf.services.kaggle.CALL_SECONDS", 0.5)
+    monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", 0.5)
     limits, look = Kaggle.submissions_left, Kaggle.find_submission
     mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
 
@@ -233,9 +233,9 @@ def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_se
     def overtaken(self: Kaggle, fingerprint: str) -> Any:
         found = look(self, fingerprint)
         if "GetSubmissionLimits" in kaggle.calls:  # another process came while this one waited for the list
-            monkeypatch.setattr("carclf.services.storage.claims.MARK", "another")
+            monkeypatch.setattr("carclf.services.storage.leases.MARK", "another")
             assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60)
-            monkeypatch.setattr("carclf.services.storage.claims.MARK", "this")
+            monkeypatch.setattr("carclf.services.storage.leases.MARK", "this")
         return found
 
     monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
@@ -261,7 +261,7 @@ def test_an_interruption_gives_the_claim_up_only_where_nothing_can_have_been_sen
     with pytest.raises(KeyboardInterrupt):
         sent(store, kaggle.competition.ids)
     mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
-    monkeypatch.setattr("carclf.services.storage.claims.MARK", "a retry's process")
+    monkeypatch.setattr("carclf.services.storage.leases.MARK", "a retry's process")
     assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60) == given_up
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from carclf.config import Backbone, load
 from carclf.training.backbones import all_layers, backbone_layers, blocks, build_backbone
-from carclf.training.compiling import compile_for
+from carclf.training.compile import compile_for
 from carclf.training.heads import build_head, join
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
-from carclf.training.unfreezing import unfreeze
+from carclf.training.schedules import unfreeze
 
 HEIGHT, WIDTH = 96, 128
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)

@@ -13,16 +13,16 @@ import pytest
 from carclf.artifacts import Model
 from carclf.config import load
 from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.runs import Run
+from carclf.runs.run import Run
 from carclf.services.storage import open_store
 
 SETTINGS = {"competition": "cars", "head.epochs": 1, "validation.min_images_per_class": 5,
             "validation.max_unusable_fraction": 0.5}
 WORKER = """
 import sys
-from carclf.__main__ import main
+from carclf.cli.app import main
 from carclf.training import feature_shards
 feature_shards.SHARD_ROWS = 7
 sys.argv = ["carclf", "train_head", "--run", "r"]

@@ -6,11 +6,11 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from carclf.config import Augment, FineTune
-from carclf.data.augmentation import Augmenter
-from carclf.data.decoded import Files
-from carclf.data.input_pipeline import Examples, Training
-from carclf.training.compiling import compile_for
-from carclf.training.plan import compile_by
+from carclf.pipeline.augmentation import Augmenter
+from carclf.pipeline.batches import Examples, Training
+from carclf.pipeline.decode_cache import Files
+from carclf.training.compile import compile_for
+from carclf.training.schedules import compile_by
 from carclf.training.validation import averaged
 
 OWN = FineTune(

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from carclf.training.optimizers import BlockRate
-from carclf.training.schedules import phase_of_epoch, warmup_cosine
-from carclf.training.unfreezing import block_rates
+from carclf.training.schedules import block_rates, phase_of_epoch, warmup_cosine
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from carclf.config import load
 from carclf.errors import ConfigError
 from carclf.training.backbones import all_layers, backbone_layers, blocks, build_backbone
 from carclf.training.heads import build_head, fit_head, join
-from carclf.training.unfreezing import unfreeze
+from carclf.training.schedules import unfreeze
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
 

@@ -9,10 +9,10 @@ import pytest
 from carclf.artifacts import Model, Split, build
 from carclf.config import load
 from carclf.demo.competition import open_competition
-from carclf.demo.render import render_competition
+from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError, DataError
-from carclf.runs import STAGES, Run
+from carclf.runs.run import STAGES, Run
 from carclf.services.storage import open_store
 from carclf.training.backbones import backbone_layers
 from carclf.training.warm_start import champions_beginning

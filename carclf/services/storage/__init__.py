@@ -5,13 +5,13 @@ import shlex
 from pathlib import Path
 
 from carclf.errors import ConfigError
-from carclf.services.storage.claims import claim, give_up
-from carclf.services.storage.copying import Copied, copy_store
-from carclf.services.storage.disk import full_disk_in
+from carclf.services.storage.copy import Copied, copy_store
+from carclf.services.storage.disk_full import full_disk_in
 from carclf.services.storage.folder import FolderStore
+from carclf.services.storage.leases import claim, give_up
 from carclf.services.storage.protocol import Store, Versioned
 from carclf.services.storage.s3 import S3Store
-from carclf.services.storage.swapping import NUM_TRIES, change_object
+from carclf.services.storage.update import NUM_TRIES, change_object
 
 __all__ = [
     "NUM_TRIES", "Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "command_on",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
-from carclf.services.storage.disk import room_on
+from carclf.services.storage.disk_full import room_on
 from carclf.services.storage.protocol import Versioned, check_key, check_prefix
 
 # No key can hold a "~", so such files never pass for objects.

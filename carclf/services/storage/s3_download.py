@@ -13,7 +13,7 @@ from typing import Any
 
 from carclf.errors import DataError, ServiceError
 from carclf.progress import log
-from carclf.services.storage.disk import room_on
+from carclf.services.storage.disk_full import room_on
 from carclf.services.storage.s3_parts import NUM_TRIES, Part, each, part_digest, parts_in
 
 _BLOCK = 1 << 20

@@ -1,0 +1,80 @@
+"""Peak memory of each stage's process at 1, 4 and 16 times the data: rendered cars, the files repeated as links."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks import OPEN_GATE
+from carclf.demo.competition import open_competition
+from carclf.demo.rendering import render_competition
+from carclf.demo.server import DemoServer
+from carclf.runs.run import STAGES
+
+
+def repeat(source: Path, target: Path, times: int) -> None:
+    """The competition's folder with every picture that many times, as hard links under other names."""
+    for path in sorted(source.rglob("*.jpg")):
+        folder = target / path.parent.relative_to(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(times):
+            os.link(path, folder / f"{number}-{path.name}")
+    for name in ("sample-submission.csv", "truth.csv"):
+        table = pd.read_csv(source / name)
+        copies = [table.assign(Id=[f"{number}-{one}" for one in table["Id"]]) for number in range(times)]
+        pd.concat(copies).to_csv(target / name, index=False)
+
+
+def peak(command: list[str], environment: dict[str, str]) -> float:
+    """Run a command and return its largest resident set in MB."""
+    pid = os.posix_spawn(command[0], command, environment)
+    _, status, usage = os.wait4(pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage.ru_maxrss / 1024
+
+
+def measure(folder: Path, work: Path) -> dict[str, float]:
+    """MB of each stage, each in a process of its own as in the DAG."""
+    competition = open_competition(folder, slug="cars", work=work, truth=folder / "truth.csv")
+    found = {}
+    with DemoServer(competition, scoring_seconds=0) as server:
+        environment = dict(os.environ) | {
+            "CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key", "CARCLF_CACHE": str(work / "cache"),
+            "CARCLF_STORE": str(work / "store"), "CARCLF_SET": "", "CARCLF_RECIPE": "demo",
+        }
+        for stage in STAGES:
+            command = [sys.executable, "-m", "carclf", stage, "--run", "r"]
+            if stage == "download":
+                for name, value in {"competition": "cars", "fine_tune.epochs": 2, **OPEN_GATE}.items():
+                    command += ["--set", f"{name}={value}"]
+            found[stage] = peak(command, environment)
+    return found
+
+
+def main() -> None:
+    """Print MB by stage and factor, and the ratio of the last factor to the first."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    factors = (1, 2) if parser.parse_args().quick else (1, 4, 16)
+    table = {}
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "source"
+        render_competition(source)
+        for factor in factors:
+            folder, work = Path(name) / f"data{factor}", Path(name) / f"work{factor}"
+            work.mkdir()
+            repeat(source, folder, factor)
+            table[f"{factor}x"] = measure(folder, work)
+    frame = pd.DataFrame(table)
+    print(frame.round(0).to_string())
+    ratios = (frame.iloc[:, -1] / frame.iloc[:, 0]).round(2)
+    print(json.dumps({"factor": factors[-1], "ratios": ratios.to_dict()}))
+
+
+if __name__ == "__main__":
+    main()

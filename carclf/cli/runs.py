@@ -1,0 +1,82 @@
+"""``carclf runs``: the runs of a store, one of them, and two side by side."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from carclf.cli.options import StoreOption, writable
+from carclf.cli.tables import comparison_lines, run_lines, runs_table
+from carclf.errors import ConfigError
+from carclf.reports.render import write_page
+from carclf.runs.index import INDEX, rebuild, row_of, rows
+from carclf.services.storage import open_store
+
+runs_app = typer.Typer(help="The runs of a store, and what came of them.", no_args_is_help=True)
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
+FIELDS = [*row_of({"stages": {}}), "champion"]
+
+
+@runs_app.command("list")
+def _list(
+    store: StoreOption = "store", as_json: JsonOption = False,
+    sort: Annotated[
+        str, typer.Option("--sort", help=f"One of {', '.join(FIELDS)}; a - before it turns the order.")
+    ] = "-created",
+    limit: Annotated[int, typer.Option(min=0, help="Show the first N only; 0: all.")] = 0,
+) -> None:
+    """List the runs, the newest first, with their figures, decisions and minutes."""
+    name = sort.removeprefix("-")
+    if name not in FIELDS:
+        raise ConfigError(f"Runs cannot be sorted by {name!r}: give one of {', '.join(FIELDS)}.")
+    from carclf.dashboard.liveness import heard
+
+    place = open_store(store)
+    found = heard(place, rows(place))
+    known = [row for row in found if row[name] is not None]
+    unknown = [row for row in found if row[name] is None]  # always the last
+    ordered = [*sorted(known, key=lambda row: row[name], reverse=sort.startswith("-")), *unknown]
+    shown = ordered[:limit] if limit else ordered
+    print(*([json.dumps(shown, indent=1)] if as_json else runs_table(shown)), sep="\n")
+
+
+@runs_app.command("show")
+def _show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    store: StoreOption = "store", as_json: JsonOption = False,
+    html: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--html", metavar="FILE", help="Write its report there, as one file.", callback=writable),
+    ] = None,
+) -> None:
+    """Show a run: its settings, its stages with their figures, and what the gate said."""
+    from carclf.dashboard.run_facts import facts
+
+    if html:
+        from carclf.dashboard.run_report import run_report
+
+        write_page(html, run_report(open_store(store), run))
+        return
+    found = facts(open_store(store), run)
+    print(*([json.dumps(found, indent=1)] if as_json else run_lines(found)), sep="\n")
+
+
+@runs_app.command("compare")
+def _compare(
+    run_a: Annotated[str, typer.Argument(metavar="A", help="A run's id.")],
+    run_b: Annotated[str, typer.Argument(metavar="B", help="The other run's id.")],
+    store: StoreOption = "store", as_json: JsonOption = False,
+) -> None:
+    """Compare two runs: settings, figures, and a paired test on the images that both validated on."""
+    from carclf.dashboard.run_comparison import compare
+
+    found = compare(open_store(store), run_a, run_b)
+    print(*([json.dumps(found, indent=1)] if as_json else comparison_lines(found)), sep="\n")
+
+
+@runs_app.command("reindex")
+def _reindex(store: StoreOption = "store") -> None:
+    """Make the index of runs anew from the runs' records."""
+    place = open_store(store)
+    print(f"{INDEX} in {place.url}: {rebuild(place)} runs")

@@ -1,0 +1,28 @@
+"""Settings and recipes."""
+
+from carclf.config.overrides import deployment_settings, fields, flat, load, parse_override, require_weights
+from carclf.config.recipes import RECIPES
+from carclf.config.settings import (
+    AUTO,
+    NAMED_WEIGHTS,
+    PUBLISHED,
+    SMALLEST,
+    Audit,
+    Augment,
+    Backbone,
+    Config,
+    Download,
+    Duplicates,
+    Evaluate,
+    FineTune,
+    Gate,
+    Head,
+    Model,
+    Score,
+    Split,
+    Submit,
+    Validation,
+    size_at,
+)
+
+__all__ = ['RECIPES', 'AUTO', 'Audit', 'Augment', 'Backbone', 'Config', 'Download', 'Duplicates', 'Evaluate', 'FineTune', 'Gate', 'Head', 'Model', 'NAMED_WEIGHTS', 'PUBLISHED', 'SMALLEST', 'Score', 'Split', 'Submit', 'Validation', 'size_at', 'deployment_settings', 'fields', 'flat', 'load', 'parse_override', 'require_weights']

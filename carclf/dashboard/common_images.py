@@ -1,0 +1,126 @@
+"""The images that two runs' models answered and that neither was trained on, with both answers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from carclf.artifacts import Evaluation, Model, Split
+from carclf.ensembles.members import answered_alike
+from carclf.gate.comparison import trained_by
+from carclf.inference.calibration import calibrated
+from carclf.services.storage import Store
+from carclf.stats import Paired
+
+MAX_CHANGED = 200
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A run's model, the split that it was trained on, and its answers on that split's validation images."""
+
+    model: Model
+    split: Split
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Common:
+    """``rows``: id, path ("" where unknown), label, a, b (answers), a_sure, b_sure (calibrated, NaN where unknown).
+
+    ``num_known``, ``num_other`` and ``num_shared`` were left out: one model was trained on them or on copies, they
+    have another label or content now, the same members answer for both models.
+    """
+
+    rows: pd.DataFrame
+    num_known: int
+    num_other: int
+    num_shared: int
+
+    def paired(self) -> dict[str, Any]:
+        """Both models' right answers, McNemar's exact test and the difference (b - a) with its interval."""
+        right_a, right_b = (self.rows[side] == self.rows["label"] for side in ("a", "b"))
+        table = Paired(len(self.rows), int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum()))
+        found: dict[str, Any] = {
+            "num_images": table.num_images, "only_a": table.lost, "only_b": table.gained,
+            "both_right": int((right_a & right_b).sum()), "both_wrong": int((~right_a & ~right_b).sum()),
+            "num_known": self.num_known, "num_other": self.num_other, "num_shared": self.num_shared,
+        }
+        if self.rows.empty:
+            return found
+        return found | {
+            "accuracy_a": float(right_a.mean()), "accuracy_b": float(right_b.mean()), "difference": table.difference,
+            "interval": list(table.interval()), "p_value": table.p_different,
+        }
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Each class's recalls, that first which b loses most of."""
+        right = self.rows.assign(**{side: self.rows[side] == self.rows["label"] for side in ("a", "b")})
+        table = right.groupby("label").agg(num=("id", "size"), a=("a", "mean"), b=("b", "mean"))
+        table = table.assign(difference=table["b"] - table["a"]).reset_index()
+        found = table.sort_values(["difference", "label"]).to_dict("records")
+        return [{str(name): value for name, value in row.items()} for row in found]
+
+    @property
+    def num_changed(self) -> int:
+        """How many are answered otherwise."""
+        return int((self.rows["a"] != self.rows["b"]).sum())
+
+    def changed(self) -> list[dict[str, Any]]:
+        """Those answered otherwise, the surest of b first, MAX_CHANGED at most."""
+        rows = self.rows[self.rows["a"].ne(self.rows["b"])]
+        rows = rows.sort_values(["b_sure", "id"], ascending=[False, True]).head(MAX_CHANGED)
+        return [{
+            "id": row.id, "path": row.path, "label": row.label, "a": row.a, "a_probability": row.a_sure, "b": row.b,
+            "b_probability": row.b_sure,
+            "kind": _kind(row),
+        } for row in rows.itertuples(index=False)]
+
+
+def _kind(row: Any) -> str:
+    """Whether b is right where a was wrong, the other way, or both are wrong in their ways."""
+    if row.b == row.label:
+        return "gained"
+    return "lost" if row.a == row.label else "other"
+
+
+def common(one: Answered, other: Answered, store: Store) -> Common:
+    """The images that both answered, that are the same for both, and that none knows from its training."""
+    rows_a, rows_b = (_validated(answered, store) for answered in (one, other))
+    known: set[str] = set()
+    if one.split.key != other.split.key:
+        known = trained_by(rows_a, _memory(other.split, store)) | trained_by(rows_b, _memory(one.split, store))
+    both = rows_a.merge(rows_b, on="id", suffixes=("_a", "_b"), validate="one_to_one")
+    alike = both["label_a"].eq(both["label_b"]) & both["sha256_a"].eq(both["sha256_b"])
+    own = both[alike & ~both["id"].isin(known)].reset_index(drop=True)
+    columns = rows_a[rows_a["id"].isin(own["id"])].reset_index(drop=True)
+    shared = answered_alike(columns, one.model, other.model, store)
+    own = own[~own["id"].isin(shared)].reset_index(drop=True)
+    rows = pd.DataFrame({
+        "id": own["id"], "path": own["path_a"], "label": own["label_a"], "a": own["predicted_a"],
+        "b": own["predicted_b"], "a_sure": own["sure_a"], "b_sure": own["sure_b"],
+    })
+    return Common(rows, int(both["id"].isin(known).sum()), int((~alike & ~both["id"].isin(known)).sum()), len(shared))
+
+
+def _validated(one: Answered, store: Store) -> pd.DataFrame:
+    """The split's rows of the images that a model answered, with ``predicted`` and ``sure``."""
+    answers = pd.read_parquet(one.evaluation.path(store, "predictions.parquet"))
+    rows = pd.read_parquet(one.split.path(store, "split.parquet"))
+    if "path" not in rows:
+        rows = rows.assign(path="")
+    told = answers[["id", "predicted"]].assign(sure=_sure(answers, one.evaluation))
+    return rows[rows["subset"] == "val"].merge(told, on="id", validate="one_to_one")
+
+
+def _sure(answers: pd.DataFrame, evaluation: Evaluation) -> Any:
+    shares = answers.filter(regex=r"^p\d+$").to_numpy(float)
+    if not shares.size:
+        return np.full(len(answers), np.nan)
+    return calibrated(shares, float(evaluation.figures.get("temperature", 1.0))).max(1)
+
+
+def _memory(split: Split, store: Store) -> pd.DataFrame:
+    """What the models of a split know: with what those knew that they began with."""
+    return pd.read_parquet(split.path(store, "known.parquet" if "known.parquet" in split.files else "split.parquet"))

@@ -1,0 +1,1 @@
+"""What the data is: archives, the index of images, checks, near-duplicates, label fixes and splits."""

@@ -1,0 +1,1 @@
+"""A trained model in other formats, with its model card."""

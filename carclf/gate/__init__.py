@@ -1,0 +1,1 @@
+"""Rules that decide whether a candidate replaces the champion."""

@@ -1,0 +1,40 @@
+"""Small pictures as data: URIs, for pages that are one file."""
+
+import base64
+from pathlib import Path
+
+import cv2
+
+from carclf.images.decode import Pixels, Undecodable, decode, read
+
+HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
+
+
+class Thumbnails:
+    """The picture of a path, relative to a folder, as a JPEG in a data: URI; each is made once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        """The URI, or "" where the file is no usable picture."""
+        if path not in self.made:
+            self.made[path] = self._make(path)
+        return self.made[path]
+
+    def _make(self, path: str) -> str:
+        try:
+            pixels = decode(read(self.folder / path), frame=(HEIGHT, WIDTH))
+        except (Undecodable, OSError, ValueError):  # ValueError: a name that no file system takes
+            return ""
+        return data_uri(pixels)
+
+
+def data_uri(pixels: Pixels) -> str:
+    """Pixels, uint8 RGB, as a JPEG of at most HEIGHT times WIDTH."""
+    scale = min(1.0, HEIGHT / pixels.shape[0], WIDTH / pixels.shape[1])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

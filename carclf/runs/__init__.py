@@ -1,0 +1,1 @@
+"""Runs: record, index and live progress."""

@@ -1,5 +1,0 @@
-"""Metrics by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT names a place to send them to; else nothing at all."""
-
-from carclf.services.metrics.watching import watched
-
-__all__ = ["watched"]

@@ -1,7 +1,0 @@
-"""MLflow, on when MLFLOW_TRACKING_URI is set: what it is told of a run, beside the stage and never in its way."""
-
-from carclf.services.tracking.aside import Aside, switched_on
-from carclf.services.tracking.followed import FollowedRun, RunFacts
-from carclf.services.tracking.registry import ModelFacts, champion_version, name_champion
-
-__all__ = ["Aside", "FollowedRun", "ModelFacts", "RunFacts", "champion_version", "name_champion", "switched_on"]

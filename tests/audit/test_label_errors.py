@@ -1,0 +1,102 @@
+"""Suspected labels: planted flips are found, and copies do not vouch for each other."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from carclf.audit.label_errors import left_out_scores, rank_labels, rank_suspects
+
+NUM, CLASSES = 600, 6
+
+
+def pooled(labels: np.ndarray, width: int = 96, *, seed: int = 0) -> np.ndarray:
+    """Features like a pooled activation's: positive, with a mean of its own for each class."""
+    random = np.random.default_rng(seed)
+    means = random.exponential(size=(labels.max() + 1, width))
+    return random.gamma(2, means[labels] / 2).astype(np.float32)
+
+
+def planted(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """True labels, the same with 5% flipped, and the positions of those."""
+    random = np.random.default_rng(seed)
+    true = np.arange(NUM) % CLASSES
+    flipped = random.choice(NUM, NUM // 20, replace=False)
+    given = true.copy()
+    given[flipped] = (true[flipped] + random.integers(1, CLASSES, len(flipped))) % CLASSES
+    return true, given, flipped
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_flips_stand_first_with_their_right_labels(seed: int) -> None:
+    true, given, flipped = planted(seed)
+    ranked = rank_labels(pooled(true, seed=seed), given, np.arange(NUM), seed=0)
+    first = ranked.head(NUM // 10)
+    found = first[first["position"].isin(flipped)]
+    assert len(found) >= 0.95 * len(flipped)
+    assert (found["suggested"] == true[found["position"]]).mean() >= 0.95
+    suspects = ranked[ranked["suspect"]]
+    assert np.isin(suspects["position"], flipped).mean() > 0.8 and np.isin(flipped, suspects["position"]).mean() > 0.8
+    assert ranked["score"].is_monotonic_increasing and sorted(ranked["position"]) == list(range(NUM))
+
+
+def test_a_clusters_own_labels_decide_nothing_of_its_scores() -> None:
+    labels = np.arange(60) % 3
+    features, clusters = pooled(labels), np.arange(60) // 2
+    scores = left_out_scores(features, labels, clusters, seed=0)
+    changed = labels.copy()
+    changed[[10, 11]] = (labels[[10, 11]] + 1) % 3  # a cluster's own labels decide nothing of its own scores
+    again = left_out_scores(features, changed, clusters, seed=0)
+    np.testing.assert_allclose(scores[[10, 11]], again[[10, 11]], atol=1e-8)
+    assert np.abs(scores - again)[12:].max() > 1e-3
+
+
+def test_copies_with_the_same_wrong_label_do_not_vouch_for_each_other() -> None:
+    true = np.arange(NUM) % CLASSES
+    features = pooled(true)
+    features[1:5] = features[0]
+    given = true.copy()
+    given[:5] = 3
+    apart = rank_labels(features, given, np.arange(NUM), seed=0).set_index("position")["score"]
+    together = rank_labels(features, given, np.r_[[0] * 5, 5:NUM], seed=0).set_index("position")["score"]
+    assert together[0] < 0.1 and apart[0] > 0.3
+
+
+def test_more_pictures_than_centres_are_ranked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carclf.audit.label_errors.MAX_CENTRES", 150)
+    true, given, flipped = planted(0)
+    ranked = rank_labels(pooled(true), given, np.arange(NUM), seed=0)
+    assert np.isin(flipped, ranked.head(NUM // 10)["position"]).mean() >= 0.9
+
+
+@pytest.mark.parametrize("block", [1, 7, 59, 60, 1000])
+def test_scores_are_the_same_however_many_pictures_are_looked_at_at_once(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.arange(60) % 3
+    features, clusters = pooled(labels), np.random.default_rng(1).integers(0, 25, 60)
+    monkeypatch.setattr("carclf.audit.label_errors.BLOCK", 30)
+    scores = left_out_scores(features, labels, clusters, seed=0)
+    monkeypatch.setattr("carclf.audit.label_errors.BLOCK", block)
+    np.testing.assert_allclose(left_out_scores(features, labels, clusters, seed=0), scores, atol=1e-5)  # of float32
+
+
+@pytest.mark.acceptance
+def test_a_whole_competition_is_ranked_in_a_minute() -> None:
+    labels, started = np.arange(15_561) % 10, time.monotonic()
+    rank_labels(pooled(labels, 2048), labels, np.arange(len(labels)) // 2, seed=0)
+    assert time.monotonic() - started < 60
+
+
+def test_a_suspect_is_named_as_label_fixes_know_it() -> None:
+    true, given, _ = planted(0)
+    rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(NUM)], "label": given * 10, "target": given,
+                         "cluster": np.arange(NUM)})
+    rows = rows.assign(path="train/" + rows["label"].astype(str) + "/" + rows["id"])
+    rows.loc[1, "id"] = "0.jpg"
+    found = rank_suspects(rows, pooled(true), 0)
+    assert list(found.columns) == ["id", "path", "label", "suggested", "score", "suspect"]
+    assert set(found["suggested"]) <= set(rows["label"]) and len(found) == NUM
+    named = found.set_index("path")["id"]
+    assert all(named[path] == path for path in rows["path"][:2]) and named[rows["path"][2]] == "2.jpg"

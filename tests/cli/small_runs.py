@@ -1,0 +1,20 @@
+"""Runs of a minute's settings in seconds: real stages on a few rendered cars."""
+
+from carclf.config import load
+from carclf.runs.run import STAGES, Run
+from carclf.services.storage import Store
+
+SMALL = {
+    "competition": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 0,
+    "gate.threshold": 0, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",
+    "submit.enabled": False, "split.val_fraction": 0.3,
+    "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
+}
+FOLDS = {"split.num_folds": 2, "evaluate.flip_tta": False}
+
+
+def run_to(last: str, store: Store, name: str, **settings: object) -> Run:
+    run = Run.begin(name, store, "demo", load("demo", SMALL | settings))
+    for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
+        run.run_stage(stage)
+    return run

@@ -1,0 +1,335 @@
+"""What a run leaves in MLflow: real stages, a real server on loopback, and servers that are away or hang."""
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gate_candidates import Candidate, candidate
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+from mlflow_test_server import mlflow_server
+from small_runs import SMALL
+from typer.testing import CliRunner
+
+from carclf.cli.app import app
+from carclf.config import fields, load
+from carclf.errors import ConfigError
+from carclf.runs.run import STAGES, Run
+from carclf.services.mlflow import FollowedRun, RunFacts
+from carclf.services.mlflow.background import DEFAULTS, THREAD
+from carclf.services.storage import FolderStore, Store, open_store
+
+AIRFLOW_RUN = "http://localhost:8080/dags/car_retrain/runs/manual__1"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that never met an MLflow."""
+    for name in [*DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARCLF_AIRFLOW_RUN"]:
+        monkeypatch.setenv(name, "")  # so that what carclf sets is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("carclf.services.mlflow.background._Pause.until", 0.0)
+    monkeypatch.setattr("carclf.services.mlflow.background._Pause.told", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def client(server: str, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """MLflow switched on, and a client to look into it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    return MlflowClient(server)
+
+
+class LossyStore(FolderStore):
+    """A folder on a disk that is full when the third checkpoint is written."""
+
+    num_checkpoints = 0
+
+    def upload(self, path: Path, key: str) -> None:
+        if key.startswith("checkpoints/"):
+            self.num_checkpoints += 1
+            if self.num_checkpoints == 3:
+                raise ConfigError("the disk is full")
+        super().upload(path, key)
+
+
+def runs_of(client: MlflowClient, experiment: str) -> list[MlflowRun]:
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
+def steps(client: MlflowClient, run: MlflowRun, metric: str) -> list[int]:
+    return [one.step for one in client.get_metric_history(run.info.run_id, metric)]
+
+
+def files_of(client: MlflowClient, run: MlflowRun) -> dict[str, list[str]]:
+    def names(path: str) -> list[str]:
+        return [Path(file.path).name for file in client.list_artifacts(run.info.run_id, path)]
+
+    return {folder: names(folder) for folder in names("")}
+
+
+@pytest.fixture(scope="module")
+def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, MlflowRun]:
+    """A run through all stages but the sending, its training interrupted after an epoch that no checkpoint has."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"CARCLF_KAGGLE_ENDPOINT": cars[1].url, "KAGGLE_API_TOKEN": "demo-key",
+                            "CARCLF_CACHE": str(tmp_path_factory.getbasetemp() / "cache"),
+                            "MLFLOW_TRACKING_URI": server, "CARCLF_AIRFLOW_RUN": AIRFLOW_RUN}.items():
+            patch.setenv(name, value)
+        config = load("demo", SMALL | {"fine_tune.epochs": 3, "audit.enabled": True})
+        for stage in STAGES:
+            run = Run.begin("chain", LossyStore(folder), "demo", config)  # as each stage's own process does
+            if stage == "fine_tune":
+                with pytest.raises(ConfigError, match="the disk is full"):
+                    run.run_stage(stage)
+                (failed,) = runs_of(MlflowClient(server), "cars")
+                run = Run.load("chain", open_store(str(folder)))
+            if run.run_stage(stage).skip:
+                break
+    return open_store(str(folder)), failed
+
+
+@pytest.mark.timeout(200)
+def test_a_chain_of_stages_is_one_run_with_its_settings_and_who_started_it(
+    chain: tuple[Store, MlflowRun], client: MlflowClient
+) -> None:
+    (run,) = runs_of(client, "cars")
+    record = Run.load("chain", chain[0]).record
+    assert (run.info.run_name, run.info.status) == ("chain", "FINISHED")
+    assert set(run.data.params) == {"recipe", *(name for name, _ in fields())}
+    assert (run.data.params["fine_tune.epochs"], run.data.params["competition"]) == ("3", "cars")
+    tags = run.data.tags
+    assert {name: tags[name] for name in ("carclf.run", "carclf.created", "carclf.store", "airflow_run")} == {
+        "carclf.run": "chain", "carclf.created": record["created"], "carclf.store": chain[0].url,
+        "airflow_run": AIRFLOW_RUN}
+    assert tags["promote.decision"] == "promoted"
+    assert {stage: tags[f"carclf.{stage}"] for stage in record["stages"]} == {
+        stage: done["key"] for stage, done in record["stages"].items()}
+    assert run.data.metrics["evaluate.val_accuracy"] == record["stages"]["evaluate"]["figures"]["val_accuracy"]
+
+
+def test_each_epoch_is_one_point_though_the_training_was_taken_up_before_an_epoch_that_was_told(
+    chain: tuple[Store, MlflowRun], client: MlflowClient
+) -> None:
+    failed, (run,) = chain[1], runs_of(client, "cars")
+    assert (failed.info.run_id, failed.info.status) == (run.info.run_id, "FAILED")
+    assert failed.data.tags["error"] == "fine_tune: ConfigError: the disk is full"
+    assert steps(client, failed, "fine_tune/val_accuracy")[:2] == [1, 2]  # the second epoch was in no checkpoint
+    for column in ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_second"):
+        assert steps(client, run, f"fine_tune/{column}") == [1, 2, 3]
+    assert steps(client, run, "train_head/val_loss") == [1, 2, 3]
+    assert steps(client, run, "evaluate.val_accuracy") == [0]
+    assert "error" not in {name for name, value in run.data.tags.items() if value}
+
+
+def test_what_a_person_looks_at_is_among_the_artifacts_and_the_model_only_by_its_manifest(
+    chain: tuple[Store, MlflowRun], client: MlflowClient
+) -> None:
+    store, (run,) = chain[0], runs_of(client, "cars")
+    assert files_of(client, run) == {
+        "validate": ["report.html", "report.json"], "split": ["leaks.json"],
+        "train_head": ["curves.png", "history.csv", "report.html"], "fine_tune": ["curves.png", "history.csv"],
+        "evaluate": ["evaluation.json", "report.html"], "promote": ["decision.json", "report.html"],
+        "model": ["manifest.json"],
+    }
+    manifest = json.loads(Path(client.download_artifacts(run.info.run_id, "model/manifest.json")).read_text())
+    champion = client.get_model_version_by_alias("cars", "champion")
+    assert (champion.run_id, champion.source) == (run.info.run_id, f"runs:/{run.info.run_id}/model")
+    assert champion.tags == {"carclf.model": manifest["key"], "carclf.run": "chain",
+                             "carclf.url": f"{store.url}/models/{manifest['key']}"}
+    assert champion.description.startswith("promoted: accuracy")
+
+
+def test_a_stage_that_is_run_again_changes_nothing_in_mlflow(
+    chain: tuple[Store, MlflowRun], client: MlflowClient, kaggle: None
+) -> None:
+    (before,) = runs_of(client, "cars")
+    for stage in ("fine_tune", "promote"):
+        assert Run.load("chain", chain[0]).run_stage(stage).reused
+    (after,) = runs_of(client, "cars")
+    assert (after.data.params, after.data.metrics, after.data.tags, after.info.status) == (
+        before.data.params, before.data.metrics, before.data.tags, before.info.status)
+    assert all(len(steps(client, after, name)) == (3 if "/" in name else 1) for name in after.data.metrics)
+    assert [version.version for version in client.search_model_versions("name = 'cars'")] == ["1"]
+
+
+def judged(store: Store, name: str, wrong: Any, competition: str) -> Candidate:
+    """A run that is evaluated, by stages that knew nothing of MLflow, and not promoted yet."""
+    config = load("demo", {"competition": competition, "gate.champion_rule": "off"})
+    own = candidate(store, name, wrong, config=config)
+    run = Run.begin(name, store, "demo", config)
+    run.record["stages"] = {stage: {"key": one.key, "figures": one.figures, "seconds": 1.0, "reused": False}
+                            for stage, one in (("download", own.archive), ("split", own.split),
+                                               ("fine_tune", own.model), ("evaluate", own.evaluation))}
+    store.write(f"runs/{name}.json", json.dumps(run.record).encode())
+    return own
+
+
+def champion_key(client: MlflowClient, name: str) -> str:
+    return str(client.get_model_version_by_alias(name, "champion").tags["carclf.model"])
+
+
+def test_the_alias_follows_promotions_and_a_roll_back(client: MlflowClient, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    first, second = judged(store, "first", [0, 1], "rolled"), judged(store, "second", [1], "rolled")
+    seen = []
+    for name in ("first", "second"):
+        Run.load(name, store).run_stage("promote")
+        seen.append(champion_key(client, "rolled"))
+    done = CliRunner().invoke(app, ["champion", "rollback", "--store", store.url, "--by", "ada"])
+    assert done.exit_code == 0, done.output
+    assert [*seen, champion_key(client, "rolled")] == [first.model.key, second.model.key, first.model.key]
+    assert len(client.search_model_versions("name = 'rolled'")) == 2
+
+
+def test_a_champion_that_was_promoted_while_mlflow_was_off_is_registered_when_it_comes_back(
+    client: MlflowClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    first = judged(store, "first", [0, 1], "late")
+    judged(store, "second", [1], "late")
+    with monkeypatch.context() as off:
+        off.delenv("MLFLOW_TRACKING_URI")
+        for name in ("first", "second"):
+            Run.load(name, store).run_stage("promote")
+    assert client.get_experiment_by_name("late") is None
+    assert CliRunner().invoke(app, ["champion", "rollback", "--store", store.url]).exit_code == 0
+    (run,) = runs_of(client, "late")
+    assert champion_key(client, "late") == first.model.key
+    assert (run.info.run_name, run.data.metrics["evaluate.val_accuracy"]) == (
+        "first", first.evaluation.figures["val_accuracy"])
+
+
+def test_a_store_in_s3_is_the_source_of_the_registered_model(client: MlflowClient, aws: None) -> None:
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="cars")
+    store = open_store("s3://cars/store")
+    own = judged(store, "first", [0], "in-s3")
+    Run.load("first", store).run_stage("promote")
+    assert client.get_model_version_by_alias("in-s3", "champion").source == f"s3://cars/store/models/{own.model.key}"
+
+
+def test_workers_that_met_a_run_at_the_same_moment_end_with_one(client: MlflowClient) -> None:
+    facts = RunFacts("at-once", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {})
+    FollowedRun(RunFacts("at-once", "other", "", {}, {}))  # the experiment is there
+    with ThreadPoolExecutor(4) as pool:
+        begun = list(pool.map(FollowedRun, [facts] * 4))
+        settled = list(pool.map(FollowedRun.settled, begun))
+    left = [run.info.run_id for run in runs_of(client, "at-once") if run.info.run_name == "r"]
+    assert left == [settled[0].id] and {run.id for run in settled} == {left[0]}
+
+
+def test_a_run_that_another_worker_began_a_moment_earlier_takes_the_later_ones_place(client: MlflowClient) -> None:
+    own = FollowedRun(RunFacts("moment", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {}))
+    started = client.get_run(own.id).info
+    other = client.create_run(  # begun before, and seen by nobody until now
+        started.experiment_id, started.start_time - 5,
+        {"carclf.run": "r", "carclf.created": "2026-01-01T00:00:00+00:00"}).info.run_id
+    assert own.settled().id == other
+    (left,) = runs_of(client, "moment")
+    assert (left.info.run_id, left.data.params) == (other, {"seed": "1"})
+
+
+def test_one_id_in_two_stores_is_two_runs(client: MlflowClient, tmp_path: Path) -> None:
+    for number, created in enumerate(("2026-01-01T00:00:00+00:00", "2026-01-08T00:00:00+00:00")):
+        FollowedRun(RunFacts("two-stores", "scheduled__1", created, {"seed": number}, {}))
+    assert sorted(run.data.params["seed"] for run in runs_of(client, "two-stores")) == ["0", "1"]
+
+
+def promoted(store: Store) -> tuple[str, float]:
+    """The decision of a run of one stage, and how long that stage took."""
+    judged(store, "r", [0], "cars")
+    started = time.monotonic()
+    result = Run.load("r", store).run_stage("promote")
+    return str(result.figures["decision"]), time.monotonic() - started
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_server_that_is_away_costs_one_warning_without_the_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
+    store = open_store(str(tmp_path / "store"))
+    decision, seconds = promoted(store)
+    Run.load("r", store).run_stage("promote")
+    (warning,) = warnings(caplog)
+    assert decision == "promoted" and seconds < 5
+    assert warning.startswith("MLflow at http://127.0.0.1:9: API request to http://127.0.0.1:9/api/") and (
+        warning.endswith("The run goes on without it; the next stage that reaches it tells it everything"))
+    assert "secret" not in caplog.text
+
+
+def test_a_server_that_never_answers_holds_a_stage_up_for_a_moment_and_the_next_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("carclf.services.mlflow.background.WAIT_SECONDS", 2.0)
+    store = open_store(str(tmp_path / "store"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        decision, first = promoted(store)
+        started = time.monotonic()
+        Run.load("r", store).run_stage("promote")
+        second = time.monotonic() - started
+    for thread in threading.enumerate():  # what was left behind ends when its requests have failed
+        if thread.name == THREAD:
+            thread.join(30)
+    assert decision == "promoted" and first < 6 and second < 2
+    assert warnings(caplog) == [
+        f"MLflow at {address}: it has not taken everything within 2 s. The run goes on without it; the next stage that "
+        "reaches it tells it everything"]
+
+
+def test_a_server_that_came_back_is_told_what_it_missed(
+    client: MlflowClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    judged(store, "r", [0], "missed")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    Run.load("r", store).run_stage("promote")
+    monkeypatch.setattr("carclf.services.mlflow.background._Pause.until", 0.0)  # two minutes later
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    Run.load("r", store).run_stage("promote")
+    (run,) = runs_of(client, "missed")
+    assert run.data.tags["promote.decision"] == "promoted" and run.data.metrics["evaluate.val_accuracy"] > 0.9
+    assert files_of(client, run)["evaluate"] == ["evaluation.json"] and len(warnings(caplog)) == 1
+
+
+def test_nothing_of_mlflow_is_imported_where_it_is_not_asked_for(tmp_path: Path) -> None:
+    code = ("import sys\nfrom carclf.runs.run import tracked\nfrom carclf.services.storage import open_store\n"
+            f"with tracked(dict, open_store({str(tmp_path)!r}), 'download'): pass\n"
+            "assert not [name for name in sys.modules if name.startswith('mlflow')]")
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_variable_without_its_client_is_one_warning(tmp_path: Path) -> None:
+    code = ("import sys\nsys.modules['mlflow'] = None  # as where it is not installed\n"
+            "from carclf.runs.run import tracked\nfrom carclf.services.storage import open_store\n"
+            f"for _ in 'ab':\n with tracked(dict, open_store({str(tmp_path)!r}), 'download'): print('ran')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,
+                          env={"PATH": "", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+                               "PYTHONPATH": ":".join(sys.path)})
+    assert done.stdout.split() == ["ran", "ran"] and done.stderr.count("MLflow at http://127.0.0.1:9: ") == 1

@@ -1,0 +1,181 @@
+"""Mutated pictures and archives, seeded: refused in words or read, and nothing else; nothing leaves the folder."""
+
+import io
+import random
+import stat
+import struct
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from carclf.config import Validation
+from carclf.dataset.archives import extract
+from carclf.dataset.findings import KINDS
+from carclf.dataset.inspection import inspect
+from carclf.errors import DataError
+
+SLOWEST_SECONDS = 5.0  # a hang, on a machine that is busy
+CONFIG = Validation(min_side=8, max_megapixels=2)
+Mutation = Callable[[random.Random, bytes], bytes]
+
+
+def jpegs() -> list[bytes]:
+    """Small pictures of every kind of JPEG that cameras and editors write."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a car"
+    ways = [{}, {"progressive": True}, {"exif": exif}, {"subsampling": 0}, {"restart_marker_blocks": 2},
+            {"comment": b"x" * 80}, {"icc_profile": bytes(200)}]
+    found = [(image, way) for way in ways] + [(image.convert("L"), {}), (image.convert("CMYK"), {})]
+    return [_encoded(one, "JPEG", **way) for one, way in found]
+
+
+def _encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def flip_bits(random: random.Random, data: bytes) -> bytes:
+    changed = bytearray(data)
+    for _ in range(random.choice((1, 1, 2, 8, 64))):
+        changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
+    return bytes(changed)
+
+
+def truncate(random: random.Random, data: bytes) -> bytes:
+    return data[: random.randrange(len(data))] + random.choice((b"", b"\xff\xd9", bytes(8)))
+
+
+def splice(random: random.Random, data: bytes) -> bytes:
+    other = random.choice(SEEDS)
+    begin, end = sorted(random.choices(range(len(other)), k=2))
+    at, upto = sorted(random.choices(range(len(data)), k=2))
+    return data[:at] + other[begin:end] + data[upto if random.random() < 0.5 else at :]
+
+
+def change_header(random: random.Random, data: bytes) -> bytes:
+    """Other lengths, sizes, numbers of components and tables behind one of the markers."""
+    markers = [at for at in range(len(data) - 12) if data[at] == 0xFF and 0xC0 <= data[at + 1] <= 0xFE]
+    at = random.choice(markers) + random.randrange(1, 10)
+    return data[:at] + random.choice((b"\0\0", b"\xff\xff", b"\x80\0", random.randbytes(2))) + data[at + 2 :]
+
+
+def repeat(random: random.Random, data: bytes) -> bytes:
+    begin, end = sorted(random.choices(range(len(data)), k=2))
+    return data[:end] + data[begin:end] * random.randrange(1, 20) + data[end:]
+
+
+SEEDS = jpegs()
+JPEG_MUTATIONS: tuple[Mutation, ...] = (flip_bits, truncate, splice, change_header, repeat)
+
+
+def fuzz_jpegs(num: int, path: Path) -> dict[str, int]:
+    """How many of the mutated pictures came out as which kind."""
+    outcomes: dict[str, int] = {}
+    for number in range(num):
+        chance = random.Random(number)
+        data = chance.choice(SEEDS)
+        for _ in range(chance.choice((1, 1, 2))):
+            data = chance.choice(JPEG_MUTATIONS)(chance, data) or b"\xff"
+        path.write_bytes(data)
+        started = time.monotonic()
+        row = inspect(path, CONFIG)
+        assert time.monotonic() - started < SLOWEST_SECONDS, number
+        assert bool(row["problem"]) == bool(row["kind"]) and (not row["kind"] or KINDS[row["kind"]] == "unusable")
+        assert row["problem"] or min(row["width"], row["height"], row["phash"] + 1) > 0, number
+        outcomes[row["kind"] or "usable"] = outcomes.get(row["kind"] or "usable", 0) + 1
+    return outcomes
+
+
+GOOD_NAMES = (
+    "train/0/a.jpg", "train/1/b.jpg", "top/train/1/c.jpg", "test_upload/d.jpg", "sample-submission.csv", "train.zip",
+    "test.zip", "train/./0/e.jpg", "train/0/\u202egpj.exe", "~/train/0/i.jpg", "train/0/.hidden", "train/0/",
+)
+BAD_NAMES = (
+    "train", "train/0", "train/0/a.jpg/b.jpg", "train/../../evil.jpg", "/evil.jpg", "..\\train\\evil.jpg", "train/0/..",
+    "//train//0//f.jpg", "C:\\train\\0\\g.jpg", "train/0/" + "n" * 300, "train/\0/h.jpg", ".", "..", "../a.csv",
+)
+CONTENTS = (b"", b"../../x", b"Id,Category\n", bytes(5000))
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+MODES = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFDIR)
+
+
+def archive(random: random.Random, depth: int = 0) -> bytes:
+    """A small archive with names, links, nests and methods of compression as nobody should make them."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as opened:
+        for _ in range(random.randrange(1, 6)):
+            member = zipfile.ZipInfo(random.choice(random.choices((GOOD_NAMES, BAD_NAMES), (9, 1))[0]))
+            mode = random.choices(MODES, (40, 1, 1, 1))[0]
+            member.external_attr, member.create_system = (mode | 0o644) << 16, 3
+            nested = member.filename.endswith(".zip") and depth < 4
+            data = archive(random, depth + 1) if nested else random.choice(CONTENTS)
+            opened.writestr(member, data, random.choice(METHODS))
+    return buffer.getvalue()
+
+
+def change_sizes(random: random.Random, data: bytes) -> bytes:
+    """Other numbers in the local headers, the directory or its end."""
+    signature = random.choice((b"PK\3\4", b"PK\1\2", b"PK\5\6"))
+    if (at := data.find(signature)) < 0:
+        return data
+    at += random.randrange(4, 30)
+    number = random.choice((struct.pack("<I", random.getrandbits(32)), b"\xff" * 4, bytes(4)))
+    return data[:at] + number + data[at + 4 :]
+
+
+def rename(random: random.Random, data: bytes) -> bytes:
+    """The same length of name, but another name: in the directory, in the local header, or in both."""
+    return data.replace(b"train/0/", random.choice((b"../../..", b"/train/0", b"train/\0/", b"\xff\xfe\xfd/xyz")),
+                        random.choice((1, 2, -1)))
+
+
+ARCHIVE_MUTATIONS: tuple[Mutation, ...] = (
+    lambda _, data: data, flip_bits, truncate, change_sizes, rename, repeat,
+)
+
+
+def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
+    """How many of the mutated archives were unpacked and how many refused."""
+    outcomes = {"unpacked": 0, "refused": 0}
+    (folder / "deep/er").mkdir(parents=True)
+    path = folder / "a.zip"
+    for number in range(num):
+        chance, target = random.Random(number), folder / "deep/er" / str(number)
+        path.write_bytes(chance.choice(ARCHIVE_MUTATIONS)(chance, archive(chance)))
+        target.mkdir()
+        started = time.monotonic()
+        try:
+            extract(path, target, tops=("train", "test_upload"))
+            outcomes["unpacked"] += 1
+        except DataError as error:
+            assert str(error)
+            outcomes["refused"] += 1
+        assert time.monotonic() - started < SLOWEST_SECONDS, number
+        assert not any(found.is_symlink() or not (found.is_file() or found.is_dir()) for found in target.rglob("*"))
+    outside = {found.name for found in (*folder.iterdir(), *(folder / "deep").iterdir())}
+    assert outside == {"a.zip", "deep", "er"}
+    assert {found.name for found in (folder / "deep/er").iterdir()} == {str(number) for number in range(num)}
+    return outcomes
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::UserWarning:zipfile")
+@pytest.mark.parametrize("num", [1500, pytest.param(10_000, marks=pytest.mark.acceptance)])
+def test_mutated_jpegs_are_read_or_refused_in_words(num: int, tmp_path: Path) -> None:
+    outcomes = fuzz_jpegs(num, tmp_path / "a.jpg")
+    print(outcomes)
+    assert min(outcomes.get(kind, 0) for kind in ("usable", "truncated", "undecodable")) > 0
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("num", [400, pytest.param(10_000, marks=pytest.mark.acceptance)])
+def test_mutated_archives_are_unpacked_or_refused_in_words(num: int, tmp_path: Path) -> None:
+    outcomes = fuzz_archives(num, tmp_path / "work")
+    print(outcomes)
+    assert min(outcomes.values()) > 0

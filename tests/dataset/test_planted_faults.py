@@ -1,0 +1,190 @@
+"""Every fault that validation knows, planted in one dataset: each is found, and nothing else."""
+
+import io
+import stat
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter
+
+from carclf.config import Duplicates, Validation
+from carclf.dataset.archives import extract
+from carclf.dataset.checks import check, find, known_classes, read_context
+from carclf.dataset.duplicates import find_clusters
+from carclf.dataset.findings import KINDS, Findings
+from carclf.dataset.fixes import LabelFix, LabelFixes, apply_fixes
+from carclf.dataset.indexing import write_index
+from carclf.dataset.inspection import loader
+from carclf.demo.rendering import picture, render_competition
+from carclf.errors import DataError
+
+SETTINGS = Validation(min_images_per_class=5, max_megapixels=1, max_unusable_fraction=0.02, max_imbalance=3)
+FIXES = LabelFixes((
+    LabelFix(2, "910020.jpg", "drop", None), LabelFix(3, "910021.jpg", "relabel", 3),
+    LabelFix(4, "nowhere.jpg", "drop", None),
+))
+Planted = set[tuple[str, str]]
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+class Planter:
+    """Writes files into a rendered competition and remembers what should be found."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.random, self.planted = folder, np.random.default_rng(9), Planted()
+
+    def car(self, label: int) -> Image.Image:
+        return Image.open(io.BytesIO(picture(label, self.random)))
+
+    def put(self, path: str, data: bytes | Image.Image | None = None, *kinds: str) -> None:
+        if data is None:
+            data = picture(1, self.random)
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(encoded(data, quality=90) if isinstance(data, Image.Image) else data)
+        self.planted |= {(kind, path) for kind in kinds}
+
+
+def plant_broken_files(to: Planter) -> None:
+    whole = picture(0, to.random)
+    to.planted |= {("truncated", "train/0/900001.jpg"), ("empty", "train/1/900002.jpg"),
+                   ("undecodable", "train/2/900003.jpg")}  # by render_competition
+    to.put("train/0/910001.jpg", whole[:-2], "truncated")
+    to.put("train/0/910002.jpg", encoded(to.car(0), "PNG")[:9000], "truncated")
+    to.put("train/0/910003.jpg", encoded(Image.new("L", (1200, 900)), "PNG"), "too_many_pixels")
+    to.put("train/0/910004.jpg", bytes(4_000_001), "too_many_pixels")
+    to.put("train/0/910005.jpg", to.car(0).resize((24, 20)), "too_small")
+    middle = len(whole) * 3 // 4
+    to.put("train/0/910006.jpg", whole[:middle] + bytes(64) + whole[middle + 64 :], "damaged")
+
+
+def plant_odd_files(to: Planter) -> None:
+    to.planted |= {("other_format", "train/3/900004.jpg"), ("other_mode", "train/4/900005.jpg")}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    to.put("train/1/910007.jpg", encoded(to.car(1), exif=exif), "turned")
+    to.put("train/1/910008.jpg", encoded(to.car(1).convert("CMYK")), "other_mode")
+    to.put("train/1/910009.jpg", encoded(to.car(1).convert("RGBA"), "PNG"), "other_mode", "other_format")
+    to.put("train/1/910010.png", encoded(to.car(1), "PNG"))
+    to.put("train/2/910011.jpg", to.car(2).resize((900, 140)), "extreme_aspect")
+    to.put("train/2/910012.jpg", ImageEnhance.Brightness(to.car(2)).enhance(0.05), "dark")
+    to.put("train/2/910013.jpg", Image.eval(to.car(2), lambda value: 250 + value // 64), "bright")
+    to.put("train/2/910014.jpg", Image.new("RGB", (320, 240), (120, 130, 140)), "flat")
+    to.put("train/2/910015.jpg", to.car(2).filter(ImageFilter.GaussianBlur(10)), "blurred")
+
+
+def plant_names_and_classes(to: Planter) -> None:
+    for place in ("train/3/910016.jpg", "train/4/910016.jpg", "train/5/910017.jpg", "test_upload/910017.jpg",
+                  "extra/0/3/a.jpg", "extra/1/3/a.jpg"):
+        to.put(place, None, "name_twice")
+    same = picture(6, to.random)
+    to.put("train/6/910018.jpg", same, "contradiction")
+    to.put("train/7/910019.jpg", same, "contradiction")
+    to.put("train/3/910020.jpg", None, "dropped")
+    to.put("train/4/910021.jpg")
+    to.put("train/sedan/910022.jpg", None, "unknown_class")
+    to.put("extra/1/77/b.jpg", None, "unknown_class")
+    to.put("extra/1/4/c.jpg")
+    to.put("test_upload/a/910023.jpg", None, "test_name_twice")
+    to.put("test_upload/b/910023.jpg")
+    to.put("test_upload/910024.jpg", None, "not_in_sample")
+    for label, number in (("8", 6), ("9", 3)):  # too few, and far fewer than the others
+        for path in sorted((to.folder / "train" / label).iterdir())[number:]:
+            path.unlink()
+    to.planted |= {("few_images", "9"), ("imbalance", ""), ("too_many_unusable", ""), ("unknown_fix", "nowhere.jpg")}
+
+
+def plant_in_tables(to: Planter) -> None:
+    sample = pd.read_csv(to.folder / "sample-submission.csv", dtype=str)
+    names = ["lost.jpg", "910017.jpg", "910023.jpg"]
+    pd.concat([sample, pd.DataFrame({"Id": names, "Category": "0"})]).to_csv(
+        to.folder / "sample-submission.csv", index=False)
+    to.planted |= {("missing_test_image", "lost.jpg"), ("empty_class", "10")}
+    rows = [(path.name, path.parent.name) for path in sorted((to.folder / "train").glob("[0-9]/*"))]
+    table = pd.DataFrame(rows, columns=["Id", "Category"])
+    table.loc[table["Id"] == "910010.png", "Category"] = "7"
+    to.planted.add(("label_differs", "train/1/910010.png"))
+    pd.concat([table, pd.DataFrame({"Id": ["none.jpg"], "Category": ["10"]})]).to_csv(
+        to.folder / "train.csv", index=False)
+
+
+def refused(tmp_path: Path) -> Planted:
+    """Archives that would leave the folder: which of them are refused."""
+    found = Planted()
+    for kind, name, mode in (("path_traversal", "train/0/../../../x.jpg", 0o644),
+                             ("link", "train/0/x.jpg", stat.S_IFLNK | 0o777), ("neither", "train/0/x.jpg", 0o644)):
+        member = zipfile.ZipInfo(name)
+        member.external_attr = mode << 16
+        with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+            archive.writestr(member, b"/etc/passwd")
+        try:
+            extract(tmp_path / "x.zip", tmp_path / kind, tops=("train",))
+        except DataError:
+            found.add((kind, name))
+    return found
+
+
+def examined(folder: Path, fixes: LabelFixes = FIXES) -> Findings:
+    write_index(folder, folder / "index.parquet", SETTINGS)
+    index, (context, of_tables) = pd.read_parquet(folder / "index.parquet"), read_context(folder, SETTINGS)
+    index = index.assign(cluster=find_clusters(index, loader(folder, index["path"]), Duplicates()))
+    fixed = apply_fixes(index, fixes, known_classes(index, context))
+    findings = find(fixed.index, context)
+    findings.add(of_tables + fixed.findings())
+    return findings
+
+
+def scores(planted: Planted, found: Planted) -> pd.DataFrame:
+    """Recall and precision for each kind and for all."""
+    kinds = sorted({kind for kind, _ in planted | found})
+    rows = {kind: ({p for p in planted if p[0] == kind}, {f for f in found if f[0] == kind}) for kind in kinds}
+    rows["all"] = (planted, found)
+    return pd.DataFrame([
+        {"kind": kind, "planted": len(p), "found": len(f), "recall": len(p & f) / max(len(p), 1),
+         "precision": len(p & f) / max(len(f), 1)} for kind, (p, f) in rows.items()
+    ])
+
+
+def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "cars"
+    render_competition(folder, num_train=200, num_test=20)
+    planter = Planter(folder)
+    for plant in (plant_broken_files, plant_odd_files, plant_names_and_classes, plant_in_tables):
+        plant(planter)
+    findings = examined(folder)
+    found = {(finding.kind, finding.path) for finding in findings.listed} | refused(tmp_path)
+    planted = planter.planted | {("path_traversal", "train/0/../../../x.jpg"), ("link", "train/0/x.jpg")}
+    table = scores(planted, found)
+    print("\n" + table.to_string(index=False, float_format="{:.2f}".format))
+    assert (planted - found, found - planted) == (set(), set())
+    assert (table[["recall", "precision"]] == 1.0).all(axis=None)
+    elsewhere = {"few_classes", "train_table"}  # they leave no room for the others
+    assert {kind for kind, _ in planted} - {"path_traversal", "link"} == set(KINDS) - elsewhere
+    with pytest.raises(DataError) as error:
+        check(findings)
+    assert all(text in str(error.value) for text in findings.errors) and len(findings.errors) == 7
+
+
+def test_one_class_and_a_table_that_is_none_are_found(tmp_path: Path) -> None:
+    render_competition(tmp_path, num_train=120, num_test=10)
+    for label in range(1, 10):
+        for path in (tmp_path / "train" / str(label)).iterdir():
+            path.unlink()
+    (tmp_path / "train.csv").write_text("Name\n")
+    counts = examined(tmp_path, LabelFixes()).counts
+    assert counts == {"truncated": 1, "too_many_unusable": 1, "few_classes": 1, "train_table": 1}
+
+
+def test_a_sound_dataset_has_no_findings(tmp_path: Path) -> None:
+    render_competition(tmp_path, num_train=120, num_test=10)
+    for path in tmp_path.rglob("9000*.jpg"):
+        path.unlink()
+    assert examined(tmp_path, LabelFixes()).counts == {}

@@ -1,0 +1,60 @@
+"""The names under which Prometheus keeps what carclf, Airflow and Flower tell, and the names that a query asks for."""
+
+import re
+from dataclasses import dataclass
+
+from carclf.services.telemetry.instruments import METRICS
+
+UNITS = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "1": ""}
+PER = {"s": "second"}
+LABELS = {"stage", "recipe", "outcome", "decision", "error_type", "hw_id", "instance", "dag_id", "queue", "worker"}
+WORDS = {"or", "and", "unless", "offset", "bool"}
+
+
+def prometheus_name(name: str, unit: str, *, counter: bool = False) -> str:
+    """By the rules of prometheus/otlptranslator with its default strategy, UnderscoreEscapingWithSuffixes."""
+    main, _, per = unit.partition("/")
+    suffixes = ["" if "{" in main else UNITS[main] if main else "", f"per_{PER[per]}" if per else ""]
+    parts = re.findall(r"[A-Za-z0-9:]+", name)
+    parts += [suffix for suffix in suffixes if suffix and suffix not in parts]
+    if counter:
+        parts = [*(part for part in parts if part != "total"), "total"]
+    elif unit == "1":
+        parts = [*(part for part in parts if part != "ratio"), "ratio"]
+    return "_".join(parts)
+
+
+def of_carclf() -> set[str]:
+    return {prometheus_name(one.name, one.unit, counter=one.kind == "counter") for one in METRICS}
+
+
+def of_airflow() -> set[str]:
+    """By the registry of the installed Airflow: its timers are histograms in milliseconds."""
+    from airflow._shared.observability.metrics.metrics_registry import MetricsRegistry
+
+    return {prometheus_name(f"airflow.{name}", "ms" if kind == "timer" else "", counter=kind == "counter")
+            for name, one in MetricsRegistry()._metrics.items()
+            if "{" not in name for kind in [one["type"]]}
+
+
+def of_flower() -> set[str]:
+    from flower.events import get_prometheus_metrics
+
+    return {metric._name for metric in vars(get_prometheus_metrics()).values()}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a query in PromQL asks for."""
+
+    names: set[str]
+    labels: set[str]
+
+
+def asked(query: str) -> Asked:
+    query = re.sub(r'"[^"]*"', '""', query)
+    labels = {label for inside in re.findall(r"\{([^}]*)\}", query) for label in re.findall(r"(\w+)\s*[=!]", inside)}
+    labels |= {label for inside in re.findall(r"\bby \(([^)]*)\)", query) for label in re.findall(r"\w+", inside)}
+    plain = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\bby \([^)]*\)|\boffset \w+", " ", query)
+    names = {name for name in re.findall(r"\b([A-Za-z_]\w*)\b(?!\s*\()", plain) if name not in WORDS}
+    return Asked(names, labels)
