@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-export CHROMIUM SHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION TO FROM
+export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION TO FROM
 
 .PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench backup restore \
   clean
@@ -17,7 +17,7 @@ up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION
 	@$(BIN)/python -m carclf_airflow.local up --competition "$$COMPETITION"
 
 secrets: ## what docker compose needs, generated into .env (mode 600); values that are there stay
-	@$(PYTHON) docker/make_secrets.py
+	@$(PYTHON) docker/generate_secrets.py
 
 test: .venv/.dev ## every test, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
@@ -32,7 +32,7 @@ acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted,
 	$(BIN)/pytest -q -m acceptance
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
 
-test-browser: .venv/.dev ## the pages in a real Airflow, by Chromium (/usr/bin/chromium, or CHROMIUM=); SHOTS=folder keeps pictures
+test-browser: .venv/.dev ## the pages in a real Airflow, by Chromium (/usr/bin/chromium, or CHROMIUM=); SCREENSHOTS=folder keeps pictures
 	$(BIN)/pytest -q -m browser tests/browser
 
 lint: .venv/.dev ## ruff, mypy strict, the layers

@@ -2,4 +2,4 @@
 
 # With these every model is promoted, so that it is submitted and graded.
 OPEN_GATE = {"gate.threshold": 0, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",
-             "gate.max_milliseconds": 1e6}
+             "gate.max_latency_ms": 1e6}

@@ -20,9 +20,9 @@ import keras
 import pandas as pd
 
 from benchmarks import OPEN_GATE
-from benchmarks.original_notebook import seeds_way
+from benchmarks.original_notebook import train_original_notebook
 from benchmarks.timing import cpu_seconds
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import Competition, grade, open_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.run import STAGES, Run
@@ -41,19 +41,19 @@ def by_recipe(recipe: str, settings: dict[str, Any]) -> Callable[..., Answers]:
         with DemoServer(competition, scoring_seconds=0) as server:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key"}
             given = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
-            run = Run.begin("run", store, recipe, load(recipe, given | settings))
+            run = Run.begin("run", store, recipe, load_config(recipe, given | settings))
             done = {stage: run.run_stage(stage) for stage in STAGES}
-        rows = pd.read_csv(work / "store" / str(done["submit"].figures["submission"]), dtype=str)
-        figures = {"val_accuracy": float(done["evaluate"].figures["val_accuracy"])}
-        return dict(zip(rows["Id"], rows["Category"], strict=True)), figures
+        rows = pd.read_csv(work / "store" / str(done["submit"].metrics["submission"]), dtype=str)
+        metrics = {"val_accuracy": float(done["evaluate"].metrics["val_accuracy"])}
+        return dict(zip(rows["Id"], rows["Category"], strict=True)), metrics
 
     return train
 
 
-def by_seeds_way(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Answers:
+def run_original_notebook(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Answers:
     """The notebook that this project began as, on the same pictures."""
     epochs = (1, 1) if options.quick else (5, 8)
-    return seeds_way(options.data, competition, options.weights, seed, epochs)
+    return train_original_notebook(options.data, competition, options.weights, seed, epochs)
 
 
 def measure(way: str, seed: int, competition: Competition, options: argparse.Namespace) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def measure(way: str, seed: int, competition: Competition, options: argparse.Nam
     work = options.stores / f"{way}-{seed}"
     whole = not work.exists()
     started, used = time.perf_counter(), cpu_seconds()
-    answers, figures = ways(options)[way](competition, seed, options, work)
+    answers, metrics = ways(options)[way](competition, seed, options, work)
     seconds, used = time.perf_counter() - started, cpu_seconds() - used
     shutil.rmtree(work, ignore_errors=True)
     table = "Id,Category\n" + "".join(f"{name},{answers[name]}\n" for name in competition.ids)
@@ -70,7 +70,7 @@ def measure(way: str, seed: int, competition: Competition, options: argparse.Nam
     if fault:
         raise SystemExit(f"{way}: {fault}")
     times = {"seconds": round(seconds), "cpu_seconds": round(used)} if whole else {}
-    return {"way": way, "seed": seed, "accuracy": float(score)} | times | figures
+    return {"way": way, "seed": seed, "accuracy": float(score)} | times | metrics
 
 
 def ways(options: argparse.Namespace) -> dict[str, Callable[..., Answers]]:
@@ -79,7 +79,7 @@ def ways(options: argparse.Namespace) -> dict[str, Callable[..., Answers]]:
     if options.quick:
         quick = {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1,
                  "audit.enabled": False, "validation.min_images_per_class": 5}
-    return {"seed": by_seeds_way} | {recipe: by_recipe(recipe, quick) for recipe in ("cars10-short", "cars10-long")}
+    return {"seed": run_original_notebook} | {recipe: by_recipe(recipe, quick) for recipe in ("cpu-fast", "cpu-accurate")}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -102,12 +102,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
     parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", help="Of seed, cars10-short and cars10-long; all, or by --quick the "
+    parser.add_argument("--ways", nargs="+", help="Of seed, cpu-fast and cpu-accurate; all, or by --quick the "
                         "first two, which walk the same paths.")
     parser.add_argument("--results", type=Path, help="A file of JSON lines: rows that are there are not made again.")
     parser.add_argument("--quick", action="store_true", help="One seed, an epoch of each part, every 20th image.")
     options = parser.parse_args()
-    options.ways = options.ways or ["seed", "cars10-short", *([] if options.quick else ["cars10-long"])]
+    options.ways = options.ways or ["seed", "cpu-fast", *([] if options.quick else ["cpu-accurate"])]
     rows: list[dict[str, Any]] = []
     if options.results and options.results.exists():
         rows = [json.loads(line) for line in options.results.read_text().splitlines()]

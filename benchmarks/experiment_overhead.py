@@ -19,11 +19,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from carclf.experiments.trainings import OF_MEMBERS
-from carclf_airflow.local.demo_server import start_server
-from carclf_airflow.local.experiment_run import instances, run_experiment
-from carclf_airflow.local.processes import Processes
-from carclf_airflow.local.server import ROOT, Airflow
+from carclf.experiments.trainings import TRAINING_STAGES
+from carclf_airflow.local.demo_server import start_demo_server
+from carclf_airflow.local.experiment_run import list_task_instances, run_experiment
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow
 
 
 def form(num_recipes: int) -> dict[str, Any]:
@@ -33,31 +33,31 @@ def form(num_recipes: int) -> dict[str, Any]:
 
 
 def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float]:
-    """One experiment in an Airflow of its own; figures in seconds."""
+    """One experiment in an Airflow of its own; metrics in seconds."""
     store = folder / "store"
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CARCLF", "KAGGLE"))}
     environment = kept | {
-        "CARCLF_STORE": str(store), "CARCLF_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT),
-        "CARCLF_SET": "competition=demo-cars", "CARCLF_SCHEDULE": "none", "KAGGLE_API_TOKEN": "demo-key",
+        "CARCLF_STORE": str(store), "CARCLF_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY_ROOT),
+        "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none", "KAGGLE_API_TOKEN": "demo-key",
     }
-    with Processes(folder / "logs") as processes:
-        environment["CARCLF_KAGGLE_ENDPOINT"] = start_server(processes, folder.parent / "server", environment)
+    with ProcessGroup(folder / "logs") as processes:
+        environment["CARCLF_KAGGLE_ENDPOINT"] = start_demo_server(processes, folder.parent / "server", environment)
         airflow = Airflow(folder / "airflow", processes, environment, num_workers=num_workers)
         airflow.start()
         summary = run_experiment(airflow, form(num_recipes), "members")
-        tasks = [task for task in instances(airflow, "members") if task["task_id"] == "finish"]
+        tasks = [task for task in list_task_instances(airflow, "members") if task["task_id"] == "finish"]
     if summary["state"] != "success" or any(task["state"] != "success" for task in tasks):
         sys.exit(f"The experiment ended with {summary['state']}; look into the lines above.")
-    return figures(tasks, store, num_workers)
+    return metrics(tasks, store, num_workers)
 
 
-def figures(tasks: list[dict[str, Any]], store: Path, num_workers: int) -> dict[str, float]:
+def metrics(tasks: list[dict[str, Any]], store: Path, num_workers: int) -> dict[str, float]:
     """Of Airflow's task instances and the members' records."""
     begun, ended = ([datetime.fromisoformat(task[name]) for task in tasks] for name in ("start_date", "end_date"))
     wall = (max(ended) - min(datetime.fromisoformat(task["queued_when"]) for task in tasks)).total_seconds()
     busy = sum((end - begin).total_seconds() for begin, end in zip(begun, ended, strict=True))
     records = [json.loads(path.read_text())["stages"] for path in store.glob("runs/*.json")]
-    work = sum(float(stages[name]["seconds"]) for stages in records for name in OF_MEMBERS)
+    work = sum(float(stages[name]["seconds"]) for stages in records for name in TRAINING_STAGES)
     num, ideal = len(tasks), work / num_workers
     return {"workers": num_workers, "members": num, "wall": round(wall, 1), "ideal": round(ideal, 1),
             "wall_vs_ideal": round(wall / ideal, 2), "work_each": round(work / num, 2),

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 
-def write_pictures(
+def write_images(
     folder: Path, num: int, *, height: int = 480, width: int = 640, num_classes: int = 10
 ) -> pd.DataFrame:
     """Write ``num`` JPEGs (about 60 kB each) and return their index: path, label, problem."""

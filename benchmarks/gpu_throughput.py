@@ -22,17 +22,17 @@ os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 import keras
 import numpy as np
 
-from benchmarks.generated_images import write_pictures
-from benchmarks.timing import rate
-from carclf.config import Augment, FineTune, load
+from benchmarks.generated_images import write_images
+from benchmarks.timing import images_per_second
+from carclf.config import Augment, FineTune, load_config
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Training, batches
-from carclf.pipeline.mixing import Mix
+from carclf.pipeline.batches import Examples, TrainingSource, batches
+from carclf.pipeline.mixing import BatchMixer
 from carclf.training.backbones import build_backbone
-from carclf.training.feed import Feed, Stream, Waiting, untuned
-from carclf.training.heads import build_head, join
-from carclf.training.precision import computing_in
-from carclf.training.schedules import compile_by
+from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
+from carclf.training.heads import build_head, join_backbone_and_head
+from carclf.training.precision import compute_precision
+from carclf.training.schedules import compile_for_fine_tuning
 
 NETS = {"Xception": (299, 128, "legacy_xception"), "EfficientNetB5": (456, 32, "tf_efficientnet_b5"),
         "ConvNeXtBase": (288, 64, "convnext_base")}
@@ -46,24 +46,24 @@ def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
     """Training through ``fit`` on fresh pictures, and prediction of one batch again and again."""
     keras.utils.set_random_seed(0)
     backbone = build_backbone(name, "none", size, size)
-    model = join(backbone, build_head(backbone.output_shape[-1], CLASSES, load("gpu").model))
-    index = write_pictures(folder, 4 * batch)
+    model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], CLASSES, load_config("gpu").model))
+    index = write_images(folder, 4 * batch)
     examples = Examples.of(index, folder, (size, size)).decoded(str(folder), max_bytes=1e10)
     epochs = 3 + steps // 4  # of four batches
-    source = Training(examples, Augmenter(Augment()), [(size, size)] * epochs, batch, epochs, 0)
-    mix = Mix(CLASSES, 0)
-    stream = Stream(lambda number: batches(source, batch, start_batch=number, mix=mix))
-    with computing_in("bfloat16", model):
-        trained, _ = compile_by(FineTune(epochs=epochs, batch_size=batch), model, source)
-        trained.fit(untuned(Feed(stream, 0, 8)), epochs=1, verbose=0, shuffle=False)  # compiles
+    source = TrainingSource(examples, Augmenter(Augment()), [(size, size)] * epochs, batch, epochs, 0)
+    mix = BatchMixer(CLASSES, 0)
+    stream = BatchStream(lambda number: batches(source, batch, start_batch=number, mix=mix))
+    with compute_precision("bfloat16", model):
+        trained, _ = compile_for_fine_tuning(FineTune(epochs=epochs, batch_size=batch), model, source)
+        trained.fit(without_autotune(BatchSequence(stream, 0, 8)), epochs=1, verbose=0, shuffle=False)  # compiles
         waited, started = stream.wait_seconds, time.perf_counter()
-        waiting = Waiting(feed := Feed(stream, 8, steps))
-        trained.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=[waiting])
+        waiting = DataWaitCallback(feed := BatchSequence(stream, 8, steps))
+        trained.fit(without_autotune(feed), epochs=1, verbose=0, shuffle=False, callbacks=[waiting])
         seconds = time.perf_counter() - started
         waited = stream.wait_seconds - waited
         stream.close()
         pixels = np.stack([source[drawn][0] for drawn in range(batch)])
-        predict = rate(lambda: trained.predict_on_batch(pixels), batch, steps)
+        predict = images_per_second(lambda: trained.predict_on_batch(pixels), batch, steps)
     return {"train": steps * batch / seconds, "predict": predict, "data_wait": waited / seconds}
 
 

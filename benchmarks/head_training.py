@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.timing import cpu_seconds
-from carclf.config import load
-from carclf.dataset.splits import stratified
+from carclf.config import load_config
+from carclf.dataset.splits import stratified_holdout
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Plain, Training, batches
+from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.progress import Meter
 from carclf.training.backbones import build_backbone
-from carclf.training.compile import make_repeatable
-from carclf.training.feature_shards import extract
-from carclf.training.feed import Feed, Stream, untuned
-from carclf.training.heads import build_head, fit_head, join
+from carclf.training.compile import make_deterministic
+from carclf.training.feature_shards import extract_features
+from carclf.training.feed import BatchSequence, BatchStream, without_autotune
+from carclf.training.heads import build_head, fit_head, join_backbone_and_head
 
 SIZE, BATCH = (224, 224), 32
 
@@ -40,20 +40,20 @@ def read_index(data: Path) -> pd.DataFrame:
 
 def by_fit(weights: str, train: Examples, val: Examples, seed: int, epochs: int, num_classes: int) -> float:
     """``fit`` of the whole network with the backbone frozen: the validation accuracy of its best epoch."""
-    make_repeatable(seed)
-    config = load("cars10")
+    make_deterministic(seed)
+    config = load_config("cpu")
     backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
     backbone.trainable = False
-    model = join(backbone, build_head(backbone.output_shape[-1], num_classes, config.model))
+    model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], num_classes, config.model))
     model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-3),
                   loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    source = Training(train, Augmenter(config.augment), [SIZE] * epochs, BATCH, epochs, seed)
-    stream = Stream(lambda number: batches(source, BATCH, start_batch=number))
-    plain = [pixels for pixels, _ in batches(Plain(val, SIZE), BATCH)]
+    source = TrainingSource(train, Augmenter(config.augment), [SIZE] * epochs, BATCH, epochs, seed)
+    stream = BatchStream(lambda number: batches(source, BATCH, start_batch=number))
+    plain = [pixels for pixels, _ in batches(LetterboxedSource(val, SIZE), BATCH)]
     best = 0.0
     for epoch in range(epochs):
-        feed = Feed(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
-        model.fit(untuned(feed), epochs=1, verbose=0, shuffle=False)
+        feed = BatchSequence(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
+        model.fit(without_autotune(feed), epochs=1, verbose=0, shuffle=False)
         answers = np.concatenate([model.predict_on_batch(pixels).argmax(1) for pixels in plain])
         best = max(best, float((answers == val.labels).mean()))
     return best
@@ -61,12 +61,12 @@ def by_fit(weights: str, train: Examples, val: Examples, seed: int, epochs: int,
 
 def by_features(weights: str, train: Examples, val: Examples, seed: int, num_views: int, num_classes: int) -> float:
     """Our way: features of some views once, the plain one first, then the head on them."""
-    config = load("cars10", {"seed": seed})
-    make_repeatable(seed)
+    config = load_config("cpu", {"seed": seed})
+    make_deterministic(seed)
     backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
     with Meter("features") as meter:
-        views = [extract(backbone, train, config, view, meter) for view in range(num_views)]
-        val_features = extract(backbone, val, config, 0, meter)
+        views = [extract_features(backbone, train, config, view, meter) for view in range(num_views)]
+        val_features = extract_features(backbone, val, config, 0, meter)
     head = build_head(val_features.shape[1], num_classes, config.model)
     labels: Any = np.tile(train.labels, len(views))
     return fit_head(head, (np.concatenate(views), labels), (val_features, val.labels), config.head)[1]
@@ -85,7 +85,7 @@ def main() -> None:
         index = index.groupby("label").head(40)
     rows: list[dict[str, Any]] = []
     for seed in seeds:
-        split = stratified(index, val_fraction=0.15, seed=seed)
+        split = stratified_holdout(index, val_fraction=0.15, seed=seed)
         train, val = (Examples.of(split[split["subset"] == name], options.data, SIZE) for name in ("train", "val"))
         for way, train_by in (("fit", lambda *given: by_fit(*given, epochs, 10)),
                               ("one view", lambda *given: by_features(*given, 1, 10)),

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from benchmarks.generated_images import write_pictures
+from benchmarks.generated_images import write_images
 from carclf.config import Augment
 from carclf.images.decode import decode
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Training, batches
+from carclf.pipeline.batches import Examples, TrainingSource, batches
 
 SIZE, BATCH, CORES = 224, 32, 2
 FRAME = (224, 298)  # what 640x480 pictures need so that their shorter side is 224
@@ -138,7 +138,7 @@ def ours(folder: Path, index: pd.DataFrame, num_workers: int, epochs: int) -> tu
     largest = round(SIZE * 0.6**-0.5)
     started = time.perf_counter()
     examples = Examples.of(index, folder, (largest, largest)).decoded(f"{folder} {num_workers}", max_bytes=1e10)
-    source = Training(examples, Augmenter(Augment()), [(SIZE, SIZE)] * epochs, BATCH, epochs, 0)
+    source = TrainingSource(examples, Augmenter(Augment()), [(SIZE, SIZE)] * epochs, BATCH, epochs, 0)
     stream = batches(source, BATCH, num_workers=num_workers)
     for _ in range(source.steps_per_epoch):
         next(stream)
@@ -158,7 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["CARCLF_CACHE"] = str(folder / "cache")
-        index = write_pictures(folder, num)
+        index = write_images(folder, num)
         peers = {"ImageDataGenerator": seeds_way, "tf.data + numpy_function": numpy_function,
                  "PyDataset": py_dataset, "Keras layers": keras_layers}
         epochs = {title: make(folder, index) for title, make in peers.items()}

@@ -15,16 +15,16 @@ import pandas as pd
 
 from benchmarks.head_training import read_index
 from carclf.audit.label_errors import rank_labels
-from carclf.config import Config, Duplicates, load
+from carclf.config import Config, Duplicates, load_config
 from carclf.dataset.duplicates import find_clusters
-from carclf.dataset.splits import stratified
+from carclf.dataset.splits import stratified_holdout
 from carclf.images.decode import decode
 from carclf.images.hashes import perceptual_hash, pixels_sha256
 from carclf.pipeline.batches import Examples
 from carclf.progress import Meter
 from carclf.training.backbones import build_backbone
-from carclf.training.compile import make_repeatable
-from carclf.training.feature_shards import extract
+from carclf.training.compile import make_deterministic
+from carclf.training.feature_shards import extract_features
 from carclf.training.heads import build_head, fit_head
 
 FLIPPED, FIRST = 0.05, 0.1  # shares of the labelled pictures
@@ -36,7 +36,7 @@ def features_of(index: pd.DataFrame, data: Path, config: Config) -> Any:
     backbone = build_backbone(model.backbone, model.weights, model.image_height, model.image_width)
     examples = Examples.of(index, data, (model.image_height, model.image_width))
     with Meter("features") as meter:
-        return extract(backbone, examples, config, 0, meter)
+        return extract_features(backbone, examples, config, 0, meter)
 
 
 def hashed(index: pd.DataFrame, data: Path) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def flipped(labels: Any, seed: int) -> tuple[Any, Any]:
 
 def accuracy(features: Any, labels: Any, val: Any, truth: Any, config: Config) -> float:
     """Of a head trained on these labels, on clean validation pictures, after its last epoch."""
-    make_repeatable(config.seed)
+    make_deterministic(config.seed)
     head = build_head(features.shape[1], 10, config.model)
     held = (features[val], truth[val])
     # the last epoch's value, not the best one's: nobody has clean labels to choose an epoch by
@@ -91,7 +91,7 @@ def retrained(index: pd.DataFrame, features: Any, seed: int, config: Config) -> 
     """
     truth = index["label"].to_numpy()
     given, _ = flipped(truth, seed)
-    held = stratified(index, val_fraction=0.15, seed=seed).query("subset == 'val'")["id"]
+    held = stratified_holdout(index, val_fraction=0.15, seed=seed).query("subset == 'val'")["id"]
     val = index["id"].isin(held).to_numpy()
     train = np.flatnonzero(~val)
     ranked = rank_labels(features[train], given[train], index["cluster"].to_numpy()[train], seed=seed)
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--features", type=Path, help="Keep the features in this .npy file.")
     parser.add_argument("--quick", action="store_true", help="A fifth of the pictures, two seeds, six epochs.")
     options = parser.parse_args()
-    config = load("cars10", {"model.weights": options.weights, "model.image_height": options.height,
+    config = load_config("cpu", {"model.weights": options.weights, "model.image_height": options.height,
                              "model.image_width": options.width, "head.epochs": 6 if options.quick else 60})
     index = hashed(read_index(options.data), options.data)
     if options.quick:
@@ -135,7 +135,7 @@ def main() -> None:
         print(f"seed {seed}  " + "  ".join(f"{name} {value:.3f}" for name, value in rows[-1].items()), flush=True)
     means = pd.DataFrame(rows).mean().round(4)
     print(means.to_string())
-    print(json.dumps({"found_fraction": means.pop("found")} | means.to_dict()))
+    print(json.dumps({"recall": means.pop("found")} | means.to_dict()))
 
 
 if __name__ == "__main__":

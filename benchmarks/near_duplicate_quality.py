@@ -16,13 +16,13 @@ import pandas as pd
 from PIL import Image, ImageEnhance
 
 from carclf.config import Duplicates
-from carclf.dataset.champion_split import known
-from carclf.dataset.inspection import reduced
-from carclf.dataset.matching import difference, thumbnail
-from carclf.dataset.near_hashes import near_across
-from carclf.demo.rendering import picture
-from carclf.images.decode import Picture, Pixels
-from carclf.images.hashes import look, perceptual_hash
+from carclf.dataset.champion_split import previous_values
+from carclf.dataset.inspection import decode_reduced
+from carclf.dataset.matching import thumbnail, thumbnail_difference
+from carclf.dataset.near_hashes import near_pairs_between
+from carclf.demo.rendering import car_image
+from carclf.images.decode import EncodedImage, Pixels
+from carclf.images.hashes import color_signature, perceptual_hash
 
 SETTINGS = Duplicates()
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -66,10 +66,10 @@ def saved(image: Image.Image, random: np.random.Generator) -> bytes:
 
 def table(files: list[bytes], name: str) -> tuple[pd.DataFrame, list[Pixels]]:
     """The rows that a split has of the pictures, and their thumbnails."""
-    pictures = [reduced(Picture(data)) for data in files]
+    pictures = [decode_reduced(EncodedImage(data)) for data in files]
     numbers = [f"{name} {number}" for number in range(len(files))]
     rows = pd.DataFrame({"sha256": numbers, "pixels_sha256": numbers, "subset": "train", "number": range(len(files)),
-                         "look": [look(pixels) for pixels in pictures],
+                         "look": [color_signature(pixels) for pixels in pictures],
                          "phash": np.array([perceptual_hash(pixels) for pixels in pictures], np.uint64)})
     return rows, [thumbnail(pixels) for pixels in pictures]
 
@@ -80,10 +80,10 @@ def copies(change: Change, files: list[bytes]) -> dict[str, float]:
     images = (Image.open(io.BytesIO(data)).convert("RGB") for data in files)
     (rows, own), (again, others) = table(files, "a"), table([saved(change(one, random), random) for one in images], "b")
     bits = np.bitwise_count(rows["phash"].to_numpy() ^ again["phash"].to_numpy())
-    near = bits <= SETTINGS.max_distance
-    joined = [near and difference(one, other) <= SETTINGS.max_difference
+    near = bits <= SETTINGS.max_hash_distance
+    joined = [near and thumbnail_difference(one, other) <= SETTINGS.max_pixel_difference
               for near, one, other in zip(near.tolist(), own, others, strict=True)]
-    found = known(again, rows, "number")
+    found = previous_values(again, rows, "number")
     return {"copies": len(files), "near hash": near.mean(), "joined": float(np.mean(joined)),
             "known": (found == again["number"]).mean(), "taken for others": (found.notna() & (
                 found != again["number"])).mean()}
@@ -93,15 +93,15 @@ def strangers(title: str, files: list[bytes]) -> dict[str, float]:
     """Different pictures: pairs with near hashes and those joined, and the share of one half known by the other."""
     rows, thumbnails = table(files, "a")
     hashes = rows["phash"].to_numpy(np.uint64)
-    near = {(one, other) for one, other in near_across(hashes, hashes, SETTINGS.max_distance) if one < other}
-    joined = sum(difference(thumbnails[one], thumbnails[other]) <= SETTINGS.max_difference for one, other in near)
+    near = {(one, other) for one, other in near_pairs_between(hashes, hashes, SETTINGS.max_hash_distance) if one < other}
+    joined = sum(thumbnail_difference(thumbnails[one], thumbnails[other]) <= SETTINGS.max_pixel_difference for one, other in near)
     halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    by_hash = known(halves[1].drop(columns="look"), halves[0].drop(columns="look"), "subset").notna().mean()
+    by_hash = previous_values(halves[1].drop(columns="look"), halves[0].drop(columns="look"), "subset").notna().mean()
     found = {"pairs": comb(len(rows), 2), "near": len(near), "joined": joined,
-             "known": known(halves[1], halves[0], "subset").notna().mean(), "known by hash alone": by_hash}
-    figures = {name: round(float(figure), 4) for name, figure in found.items()}
-    print(f"different pictures of {title}: {figures}")
-    return figures
+             "known": previous_values(halves[1], halves[0], "subset").notna().mean(), "known by hash alone": by_hash}
+    metrics = {name: round(float(figure), 4) for name, figure in found.items()}
+    print(f"different pictures of {title}: {metrics}")
+    return metrics
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def main() -> None:
     print(shares.to_string(float_format="{:.3f}".format))
     random = np.random.default_rng(0)
     photographs = strangers("cars10", [path.read_bytes() for path in paths])
-    rendered = strangers("the demo", [picture(number % 10, random) for number in range(300 if options.quick else 1500)])
+    rendered = strangers("the demo", [car_image(number % 10, random) for number in range(300 if options.quick else 1500)])
     print(json.dumps({"joined": shares["joined"].round(3).to_dict(), "known": shares["known"].round(3).to_dict(),
                       "strangers_joined": photographs["joined"], "strangers_known": photographs["known"],
                       "rendered_known": rendered["known"]}))

@@ -18,7 +18,7 @@ from carclf.demo.competition import Competition
 SIZE, BATCH, VAL_FRACTION = (224, 224), 32, 0.15
 
 
-def seeds_way(
+def train_original_notebook(
     data: Path, competition: Competition, weights: str, seed: int, epochs: tuple[int, int]
 ) -> tuple[dict[str, str], dict[str, float]]:
     """The answer for each held-out picture, and the validation accuracy; epochs frozen and unfrozen."""

@@ -23,8 +23,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from carclf.config import load
-from carclf.runs.index import note, rebuild, rows
+from carclf.config import load_config
+from carclf.runs.index import list_runs, rebuild_index, update_index
 from carclf.services.storage import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +35,7 @@ STAGES = {
     "train_head": {"val_accuracy": 0.91, "best_epoch": 31, "learning_rate": 2e-3},
     "fine_tune": {"val_accuracy": 0.94, "best_epoch": 9, "learning_rate": 1e-3, "batch_size": 32},
     "evaluate": {"val_accuracy": 0.94, "low": 0.926, "high": 0.951, "temperature": 1.1},
-    "promote": {"decision": "refused", "threshold": 0.93, "reason": "refused: class 7 recall 0.78 is below 0.8"},
+    "promote": {"decision": "rejected", "threshold": 0.93, "reason": "rejected: class 7 recall 0.78 is below 0.8"},
     "submit": {"ref": 1001, "num_rows": 6675}, "score": {"public_score": 0.95, "rank": 12, "warning": ""},
 }
 
@@ -44,16 +44,16 @@ def record(number: int) -> dict[str, Any]:
     """One run's record, as large as real ones."""
     name = f"scheduled__{2000 + number // 360:04d}-{number // 30 % 12 + 1:02d}-{number % 30 + 1:02d}T00-00-00-00-00"
     stages = {stage: {
-        "stage": stage, "key": f"{number:016x}", "reused": False, "seconds": 60.0 + number % 7, "figures": figures,
-        "summary": ", ".join(f"{name} {value}" for name, value in figures.items()), "skip": "", "waiting": False,
+        "stage": stage, "key": f"{number:016x}", "reused": False, "seconds": 60.0 + number % 7, "metrics": metrics,
+        "summary": ", ".join(f"{name} {value}" for name, value in metrics.items()), "skip": "", "waiting": False,
         "until": "", "ended": "2026-11-25T05:03:31.214+00:00", "gpu": "NVIDIA H100 80GB HBM3",
-    } for stage, figures in STAGES.items()}
-    return {"run": name, "recipe": ("gpu", "demo", "cars10")[number % 3], "config": load("gpu").model_dump(),
+    } for stage, metrics in STAGES.items()}
+    return {"run": name, "recipe": ("gpu", "demo", "cars10")[number % 3], "config": load_config("gpu").model_dump(),
             "stages": stages, "attempts": {}, "created": f"{name[11:21]}T00:00:00.000+00:00",
             "versions": {"carclf": "0.1.0", "keras": "3.15.1"}, "machine": "Linux-6.18-x86_64-with-glibc2.36"}
 
 
-def fill(store: Store, num_runs: int) -> None:
+def write_run_records(store: Store, num_runs: int) -> None:
     """Write the records; the index is not there yet."""
     def write(number: int) -> None:
         one = record(number)
@@ -75,21 +75,21 @@ def milliseconds(call: Callable[[], object], repeats: int) -> float:
 
 def measure(store: Store, num_runs: int, repeats: int) -> dict[str, Any]:
     """Figures of the index in one store; the time of ``rows`` also where another run was noted meanwhile."""
-    fill(store, num_runs)
+    write_run_records(store, num_runs)
     started = time.perf_counter()
-    assert rebuild(store) == num_runs
+    assert rebuild_index(store) == num_runs
     rebuilt = round(time.perf_counter() - started, 1)
     found = store.read("runs.json")
     assert found is not None
 
     def changed() -> None:
-        note(store, record(len(noted))["run"])
+        update_index(store, record(len(noted))["run"])
         noted.append(1)
 
     noted: list[int] = []
     return {
         "reindex_s": rebuilt, "index_mb": round(len(found.data) / 1e6, 2), "rows_ms": milliseconds(
-            lambda: rows(store), repeats), "note_ms": milliseconds(changed, max(3, repeats // 5)),
+            lambda: list_runs(store), repeats), "note_ms": milliseconds(changed, max(3, repeats // 5)),
     }
 
 
@@ -98,13 +98,13 @@ def site() -> Any:
     sys.path.insert(0, str(ROOT / "plugins"))
     from carclf_airflow import routes
 
-    app = routes.make_site()
-    app.dependency_overrides[routes.permitted] = lambda: None
+    app = routes.create_app()
+    app.dependency_overrides[routes.require_permission] = lambda: None
     return app
 
 
 @contextlib.contextmanager
-def serving(command: list[str], environment: dict[str, str], path: str) -> Iterator[str]:
+def serve(command: list[str], environment: dict[str, str], path: str) -> Iterator[str]:
     """The address of a server of its own process, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -144,14 +144,14 @@ def ask(base: str, num_runs: int, repeats: int) -> dict[str, Any]:
 
 
 def served(url: str, num_runs: int, repeats: int) -> dict[str, Any]:
-    """The route's figures of a store; none where there are no pages."""
+    """The route's metrics of a store; none where there are no pages."""
     if not (ROOT / "plugins" / "routes.py").exists():
         return {}
     uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:site", "--log-level", "error",
                "--port"]
     with tempfile.TemporaryDirectory() as home:
         environment = {"CARCLF_STORE": url, "AIRFLOW_HOME": home, "PYTHONPATH": str(ROOT)}
-        with serving(uvicorn, environment, "/data/runs") as base:
+        with serve(uvicorn, environment, "/data/runs") as base:
             return ask(base, num_runs, repeats)
 
 
@@ -165,7 +165,7 @@ def main() -> None:
     num_runs, repeats = (300, 5) if options.quick else (options.runs, options.repeats)
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
     found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, serving(
+    with tempfile.TemporaryDirectory() as folder, serve(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"], {}, "/moto-api/") as endpoint:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
         bucket = urllib.request.Request(f"{endpoint}/runs", method="PUT")

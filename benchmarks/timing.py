@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def rate(step: Callable[[], Any], batch: int, steps: int, wait: Callable[[], Any] = lambda: None) -> float:
+def images_per_second(step: Callable[[], Any], batch: int, steps: int, wait: Callable[[], Any] = lambda: None) -> float:
     """Pictures a second of ``steps`` calls, after three that compile and warm up; ``wait`` waits for the device."""
     for _ in range(3):
         step()

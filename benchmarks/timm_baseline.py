@@ -10,7 +10,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.timing import rate
+from benchmarks.timing import images_per_second
 
 CLASSES = 10
 
@@ -38,9 +38,9 @@ def measure(name: str, size: int, batch: int, steps: int, device: str) -> dict[s
             compiled(pixels)
 
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    train = rate(step, batch, steps, wait)
+    train = images_per_second(step, batch, steps, wait)
     net.eval()
-    return {"train": train, "predict": rate(predict, batch, steps, wait), "flops": counter.get_total_flops()}
+    return {"train": train, "predict": images_per_second(predict, batch, steps, wait), "flops": counter.get_total_flops()}
 
 
 if __name__ == "__main__":

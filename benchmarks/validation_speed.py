@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from benchmarks.generated_images import write_pictures
+from benchmarks.generated_images import write_images
 from carclf.config import Duplicates, Validation
 from carclf.dataset import indexing
-from carclf.dataset.checks import find, read_context
+from carclf.dataset.checks import find_problems, read_context
 from carclf.dataset.duplicates import find_clusters
-from carclf.dataset.inspection import loader, reduced
-from carclf.images.decode import Picture
+from carclf.dataset.inspection import decode_reduced, make_pixel_loader
+from carclf.images.decode import EncodedImage
 
 NUM_CLASSES = 10
 CONFIG = Validation(min_images_per_class=2)
@@ -51,8 +51,8 @@ def write_rows(folder: Path) -> int:
 def check_rows(folder: Path) -> None:
     """What follows: the search for copies, and all checks."""
     index = pd.read_parquet(folder / "index.parquet")
-    index["cluster"] = find_clusters(index, loader(folder, index["path"].to_list()), Duplicates())
-    findings = find(index, read_context(folder, CONFIG)[0])
+    index["cluster"] = find_clusters(index, make_pixel_loader(folder, index["path"].to_list()), Duplicates())
+    findings = find_problems(index, read_context(folder, CONFIG)[0])
     assert not findings.errors, findings.errors
 
 
@@ -65,11 +65,11 @@ def validated(folder: Path) -> int:
 
 def decode_alone(folder: Path) -> int:
     """Reading and decoding at the pass's own reduced scale, by as many threads, in as large pieces."""
-    paths = [folder / place.path for place in indexing.places(folder)]
+    paths = [folder / place.path for place in indexing.list_images(folder)]
     pieces = [paths[start : start + indexing.CHUNK] for start in range(0, len(paths), indexing.CHUNK)]
 
     def one(piece: list[Path]) -> int:
-        return sum(reduced(Picture(path.read_bytes())).shape[2] == 3 for path in piece)
+        return sum(decode_reduced(EncodedImage(path.read_bytes())).shape[2] == 3 for path in piece)
 
     with ThreadPoolExecutor(indexing.NUM_THREADS) as pool:
         return sum(pool.map(one, pieces))
@@ -113,7 +113,7 @@ def main() -> None:
         work = Path(name)
         (work / "sources").mkdir()
         if not options.pictures:
-            write_pictures(work / "sources", 256)
+            write_images(work / "sources", 256)
         sources = sorted((options.pictures or work / "sources").rglob("*.jpg"))
         folder = link(sources, work / "speed", num)
         ways = {"decoding alone": decode_alone, "validation": validated}

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store
 
-Figures = dict[str, float | int | str]
+Metrics = dict[str, float | int | str]
 A = TypeVar("A", bound="Artifact")
 
 
@@ -42,7 +42,7 @@ class Artifact(BaseModel):
     inputs: dict[str, str]
     settings: dict[str, Any]
     files: dict[str, File]
-    figures: Figures
+    metrics: Metrics
     seconds: float
 
     @classmethod
@@ -59,14 +59,14 @@ class Artifact(BaseModel):
 
     def path(self, store: Store, name: str) -> Path:
         """A local, checksum-verified copy of one of the files; DataError where the store's copy is damaged."""
-        return cached(store, self.files[name])
+        return fetch_file(store, self.files[name])
 
     def checked(self, store: Store, name: str) -> Path:
         """As ``path``, but verified at this moment: a copy that was altered since is fetched anew. For small files."""
-        path = cached(store, self.files[name])
+        path = fetch_file(store, self.files[name])
         if file_sha256(path) != self.files[name].sha256:
             path.unlink()
-        return cached(store, self.files[name])
+        return fetch_file(store, self.files[name])
 
 
 class Archive(Artifact):
@@ -125,9 +125,9 @@ class Drift(Artifact):
 
 
 class Model(Artifact):
-    """``model.keras``, ``history.csv`` and ``probe.parquet``: what it answers before it is saved.
+    """``model.keras``, ``history.csv`` and ``reference_logits.parquet``: what it answers before it is saved.
 
-    The input's size and the classes are in its figures.
+    The input's size and the classes are in its metrics.
     """
 
     folder = "models"
@@ -141,7 +141,7 @@ def is_ensemble(model: Model) -> bool:
 class Evaluation(Artifact):
     """``predictions.parquet`` of the validation images (id, label, predicted, p<class>), uncalibrated.
 
-    ``evaluation.json``: all figures; ``pictures.json``: its errors as data: URIs; ``report.html`` shows both.
+    ``evaluation.json``: all metrics; ``error_images.json``: its errors as data: URIs; ``report.html`` shows both.
     """
 
     folder = "evaluations"
@@ -160,19 +160,19 @@ class Prediction(Artifact):
 
 
 class Submission(Artifact):
-    """The prediction's ``submission.csv``, and the reference under which Kaggle counted it in the figures."""
+    """The prediction's ``submission.csv``, and the reference under which Kaggle counted it in the metrics."""
 
     folder = "submissions"
 
 
 class PublicScore(Artifact):
-    """The figures alone: ``public_score``, and the ``ref`` that it is the score of."""
+    """The metrics alone: ``public_score``, and the ``ref`` that it is the score of."""
 
     folder = "scores"
 
 
 # What each stage makes.
-MADE: dict[str, type[Artifact]] = {
+STAGE_ARTIFACTS: dict[str, type[Artifact]] = {
     "download": Archive, "validate": Dataset, "split": Split, "train_head": Model, "fine_tune": Model,
     "evaluate": Evaluation, "promote": Decision, "submit": Submission, "score": PublicScore,
 }
@@ -199,7 +199,7 @@ def artifact_key(
 
 def build(
     kind: type[A],
-    make: Callable[[Path], Figures],
+    make: Callable[[Path], Metrics],
     *,
     store: Store,
     version: int,
@@ -217,10 +217,10 @@ def build(
         return found, True
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="carclf-") as name:
-        figures = make(Path(name))
+        metrics = make(Path(name))
         files = {path.name: upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
     artifact = kind(
-        key=key, inputs=dict(inputs), settings=dict(settings), files=dict(kept or {}) | files, figures=figures,
+        key=key, inputs=dict(inputs), settings=dict(settings), files=dict(kept or {}) | files, metrics=metrics,
         seconds=round(time.monotonic() - started, 2),
     )
     if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):
@@ -248,7 +248,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def cached(store: Store, file: File) -> Path:
+def fetch_file(store: Store, file: File) -> Path:
     """The local copy of a file, fetched once and verified by its checksum."""
     path = cache_folder() / "files" / file.sha256[:2] / file.sha256 / Path(file.key).name
     if path.exists() and path.stat().st_size == file.num_bytes:
@@ -268,7 +268,7 @@ def cached(store: Store, file: File) -> Path:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path | None]:
+def atomic_folder(path: Path) -> Iterator[Path | None]:
     """Yield an empty folder that becomes ``path`` when the block ends well; None where ``path`` is there already."""
     if path.exists():
         yield None

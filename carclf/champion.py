@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Artifact, Evaluation, Figures, Model, Split, file_sha256, is_ensemble
+from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256, is_ensemble
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.services.storage import NUM_TRIES, Store, change_object
+from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, update_object
 
 CHAMPION = "champion.json"
 State = dict[str, Any]
@@ -42,7 +42,7 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
         state = change(None if data is None else _parsed(data, store))
         return None if state is None else json.dumps(state, indent=1).encode()
 
-    change_object(store, CHAMPION, changed)
+    update_object(store, CHAMPION, changed)
 
 
 def _parsed(data: bytes, store: Store) -> State:
@@ -67,7 +67,7 @@ def _damaged(store: Store, what: str) -> DataError:
     return DataError(f"{CHAMPION} in {store.url} is damaged: {what}. Restore it from a backup.")
 
 
-def begun_state(store: Store, threshold: float) -> State:
+def ensure_state(store: Store, threshold: float) -> State:
     """The store's state; a store without one gets this threshold and no champion."""
     while (state := read_state(store)) is None:
         change_state(store, lambda there: None if there else _new_state(threshold))
@@ -83,10 +83,10 @@ def champion_event(store: Store) -> Event | None:
 def champion_model(store: Store) -> Model | None:
     """The champion's fine-tuned model; None where there is no champion, DataError where its artifact is gone."""
     event = champion_event(store)
-    return None if event is None else model_of(store, event)
+    return None if event is None else load_event_model(store, event)
 
 
-def model_of(store: Store, event: Event) -> Model:
+def load_event_model(store: Store, event: Event) -> Model:
     """The model that an event names; DataError where it is gone."""
     key = str(event["model"])
     if (model := Model.find(store, key)) is None:
@@ -97,10 +97,10 @@ def model_of(store: Store, event: Event) -> Model:
 def champion_split(store: Store) -> Split | None:
     """The split that the champion was trained on; None where there is no champion, DataError where it is gone."""
     model = champion_model(store)
-    return None if model is None else split_of(store, model)
+    return None if model is None else load_training_split(store, model)
 
 
-def split_of(store: Store, champion: Model) -> Split:
+def load_training_split(store: Store, champion: Model) -> Split:
     """The split that a champion was trained on; DataError where it is gone."""
     key = champion.inputs["split"]
     if (split := Split.find(store, key)) is None:
@@ -109,7 +109,7 @@ def split_of(store: Store, champion: Model) -> Split:
     return split
 
 
-def crown(store: Store, event: Event, judged: State, *, raise_to: float | None = None) -> bool:
+def record_promotion(store: Store, event: Event, judged: State, *, raise_to: float | None = None) -> bool:
     """Append a promotion; False where champion or threshold are no more those of the state that was judged.
 
     The threshold rises to ``raise_to`` where it is lower, and never falls. DataError where that is no accuracy.
@@ -119,7 +119,7 @@ def crown(store: Store, event: Event, judged: State, *, raise_to: float | None =
                         "force, or set gate.raise_threshold=off.")
 
     def holds(state: State) -> bool:
-        return _ground(state) == _ground(judged) and promotion_of(state, event["model"]) is None
+        return _ground(state) == _ground(judged) and promotion_of_model(state, event["model"]) is None
 
     def changed(state: State) -> State:
         if raise_to is None or raise_to <= state["threshold"]:
@@ -135,20 +135,20 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     ``name``: its model's key, the key's beginning, or its run; by default the one before the champion. ConfigError
     where there is none, DataError where anything of it is gone or damaged.
     """
-    for _ in range(NUM_TRIES):
+    for _ in range(MAX_UPDATE_ATTEMPTS):
         if (state := read_state(store)) is None or (now := state["champion"]) is None:
             raise ConfigError(f"There is no champion in {store.url}.")
         wanted = find_promotion(store, state, name) if name else _the_one_before(state)
         if wanted["model"] == now["model"]:
             raise ConfigError(f"{now['model']} is the champion already.")
-        model = model_of(store, wanted)
+        model = load_event_model(store, wanted)
         _check_all_of(store, model)
         event = {"action": "rolled_back"} | {part: wanted[part] for part in ENTRY if part in wanted} | {
             "from": now["model"], "by": by}
         # where somebody was first, the one before is another
         if _change_if(store, lambda state: state["champion"] == now, lambda state: _crowned(state, event)):  # noqa: B023
             return event
-    raise ServiceError(f"The champion changed {NUM_TRIES} times while it was to be rolled back. Try again.")
+    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while it was to be rolled back. Try again.")
 
 
 def set_threshold(store: Store, threshold: float, by: str = "") -> None:
@@ -166,49 +166,49 @@ def set_threshold(store: Store, threshold: float, by: str = "") -> None:
     change_state(store, change)
 
 
-def record_score(store: Store, model_key: str, figures: Figures) -> None:
+def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
     """Append a submission's ``ref``, ``public_score`` and ``rank`` to the history, once for a model and a ref.
 
     An empty public score is none yet, and a store without a champion's file keeps no history: both leave all as it is.
     """
     def recorded(event: Event) -> bool:
-        return action(event) == "scored" and (event["model"], event["ref"]) == (model_key, figures["ref"])
+        return event_action(event) == "scored" and (event["model"], event["ref"]) == (model_key, metrics["ref"])
 
-    event = {"action": "scored", "model": model_key, "ref": figures["ref"],
-             "public_score": figures["public_score"], "rank": figures.get("rank", "")}
-    if figures["public_score"] != "":
+    event = {"action": "scored", "model": model_key, "ref": metrics["ref"],
+             "public_score": metrics["public_score"], "rank": metrics.get("rank", "")}
+    if metrics["public_score"] != "":
         _change_if(store, lambda state: not any(map(recorded, state["history"])),
                    lambda state: _with_event(state, event))
 
 
-def action(event: Event) -> str:
+def event_action(event: Event) -> str:
     """What an event did."""
     return str(event.get("action", "promoted"))
 
 
-def time_of(event: Event) -> str:
+def event_time(event: Event) -> str:
     """When it was, in ISO format; "" where that is not known."""
     return str(event.get("time") or event.get("promoted", ""))  # as older versions wrote it
 
 
-def standing(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
+def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
     """What is known of an event's model: accuracy, its interval and the last public score; None for what is not."""
-    figures = evaluation.figures if evaluation else {}
-    scores = [other for other in state["history"] if action(other) == "scored" and other["model"] == event["model"]]
+    metrics = evaluation.metrics if evaluation else {}
+    scores = [other for other in state["history"] if event_action(other) == "scored" and other["model"] == event["model"]]
     last = scores[-1] if scores else {}
     return {
         "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
-        "low": figures.get("low"), "high": figures.get("high"), "public_score": last.get("public_score"),
+        "low": metrics.get("low"), "high": metrics.get("high"), "public_score": last.get("public_score"),
         "rank": last.get("rank"),
     }
 
 
 def promotions(state: State) -> list[Event]:
     """The events that promoted a model, oldest first."""
-    return [event for event in state["history"] if action(event) == "promoted"]
+    return [event for event in state["history"] if event_action(event) == "promoted"]
 
 
-def promotion_of(state: State, model_key: str) -> Event | None:
+def promotion_of_model(state: State, model_key: str) -> Event | None:
     """The event that promoted a model; None where it never was."""
     return next((event for event in promotions(state) if event["model"] == model_key), None)
 
@@ -227,7 +227,7 @@ def find_promotion(store: Store, state: State, name: str) -> Event:
     raise ConfigError(f"No champion of {store.url} has the key or the run {name!r}. The champions were: {known}.")
 
 
-def check_whole(store: Store, artifact: Artifact) -> None:
+def verify_artifact(store: Store, artifact: Artifact) -> None:
     """Raise DataError where a file of the artifact is gone from the store or damaged there, whatever is cached here."""
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         for name, file in artifact.files.items():
@@ -244,8 +244,8 @@ def check_whole(store: Store, artifact: Artifact) -> None:
 
 def _check_all_of(store: Store, model: Model) -> None:
     """Raise DataError where anything is gone or damaged that later runs read of a champion."""
-    for artifact in (model, split_of(store, model)):
-        check_whole(store, artifact)
+    for artifact in (model, load_training_split(store, model)):
+        verify_artifact(store, artifact)
     if not is_ensemble(model):
         return
     # its members' networks are in its own file; who of them may answer for a picture is told by their splits
@@ -254,18 +254,18 @@ def _check_all_of(store: Store, model: Model) -> None:
         if (split := Split.find(store, key)) is None:
             raise DataError(f"The split {key} of a member of the ensemble {model.key} is gone from {store.url}: nobody "
                             f"can tell which pictures the member knows. Restore splits/{key}.")
-        check_whole(store, split)
+        verify_artifact(store, split)
 
 
 def _the_one_before(state: State) -> Event:
     """The promotion of the model that was the champion when the present one was promoted."""
     before = None
     for event in state["history"]:
-        if action(event) == "promoted" and event["model"] == state["champion"]["model"]:
+        if event_action(event) == "promoted" and event["model"] == state["champion"]["model"]:
             break
-        if action(event) in ("promoted", "rolled_back"):
+        if event_action(event) in ("promoted", "rolled_back"):
             before = event["model"]
-    found = promotion_of(state, before) if before else None
+    found = promotion_of_model(state, before) if before else None
     if found is None:
         raise ConfigError(f"There was no champion before {state['champion']['model']}. Name another one: --to MODEL.")
     return found

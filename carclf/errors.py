@@ -34,14 +34,14 @@ class ServiceError(CarclfError):
     exit_status = 75
 
 
-class NotYet(Exception):
+class StageWaiting(Exception):
     """No error: a stage waits for something outside, and is to be run again, best not before ``until``.
 
-    ``figures`` are what it knows already.
+    ``metrics`` are what it knows already.
     """
 
     def __init__(
-        self, message: str, *, until: datetime | None = None, figures: dict[str, float | int | str] | None = None
+        self, message: str, *, until: datetime | None = None, metrics: dict[str, float | int | str] | None = None
     ) -> None:
         super().__init__(message)
-        self.until, self.figures = until, figures or {}
+        self.until, self.metrics = until, metrics or {}

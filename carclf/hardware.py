@@ -20,12 +20,12 @@ class Gpu:
     """One GPU: the share of the last moments in which it computed, in [0, 1], and its memory in bytes."""
 
     name: str
-    use_fraction: float
-    memory_bytes: int
-    memory_limit_bytes: int
+    utilization: float
+    memory_used_bytes: int
+    memory_total_bytes: int
 
 
-def gpus() -> list[Gpu]:
+def list_gpus() -> list[Gpu]:
     """The GPUs that this process may use (CUDA_VISIBLE_DEVICES), and what all processes do on them."""
     with _library() as nvml:
         if nvml is None:
@@ -75,18 +75,18 @@ PACKAGES = ("carclf", "keras", "tensorflow", "jax", "numpy", "albumentations", "
 FLAGS = re.compile(r"(TF|XLA|KERAS|CUDA|OMP|OPENBLAS)_\w+")
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """``system``, ``processor``, ``cores`` (this process may use), ``memory_gb``, ``gpu``, ``backend`` ("" for the last
     two where nothing was computed), ``versions`` of the packages that are there, ``flags`` of the environment."""
     return {
         "system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "gpu": _gpu(), "backend": _backend(),
-        "versions": versions(),
+        "versions": package_versions(),
         "flags": {name: value for name, value in sorted(os.environ.items()) if FLAGS.fullmatch(name)},
     }
 
 
-def versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """The versions of what decides a figure, by package, and of Python."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -151,12 +151,12 @@ def gpu_megabytes() -> float | None:
     return float(max(used) / 2**20)
 
 
-def gpu_figures() -> dict[str, float]:
-    """``gpu_memory_mb`` of this process, and ``gpu_use_fraction`` of the idlest GPU; nothing where there is none."""
+def gpu_metrics() -> dict[str, float]:
+    """``gpu_memory_mb`` of this process, and ``gpu_utilization`` of the idlest GPU; nothing where there is none."""
     if (megabytes := gpu_megabytes()) is None:
         return {}
-    used = [gpu.use_fraction for gpu in gpus()]  # not known of a slice of a GPU
-    return {"gpu_memory_mb": megabytes} | ({"gpu_use_fraction": min(used)} if used else {})
+    used = [gpu.utilization for gpu in list_gpus()]  # not known of a slice of a GPU
+    return {"gpu_memory_mb": megabytes} | ({"gpu_utilization": min(used)} if used else {})
 
 
 def gpu_devices() -> list[str]:

@@ -26,7 +26,7 @@ def _one_line(record: logging.LogRecord) -> bool:
 
 log.addFilter(_one_line)
 
-BEGIN, END, WARNING = "1", "32", "33"  # ANSI: bold, green, yellow
+STAGE_START_COLOR, STAGE_END_COLOR, WARNING = "1", "32", "33"  # ANSI: bold, green, yellow
 
 
 class LogLines(logging.Formatter):
@@ -38,12 +38,12 @@ class LogLines(logging.Formatter):
         self.coloured = wanted and "NO_COLOR" not in os.environ
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        """The line; a call of the log names its colour by ``extra={"colour": BEGIN}``."""
+        """The line; a call of the log names its color by ``extra={"color": BEGIN}``."""
         warned = record.levelno >= logging.WARNING
         record.mark = "warning: " if warned else ""
-        colour = WARNING if warned else getattr(record, "colour", "")
+        color = WARNING if warned else getattr(record, "color", "")
         line = super().formatMessage(record)
-        return f"\x1b[{colour}m{line}\x1b[0m" if colour and self.coloured else line
+        return f"\x1b[{color}m{line}\x1b[0m" if color and self.coloured else line
 
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -53,7 +53,7 @@ _listeners: list[Listener] = []
 
 
 @contextmanager
-def heard_by(listener: Listener) -> Iterator[None]:
+def progress_listener(listener: Listener) -> Iterator[None]:
     """While this holds, the listener is told every few seconds what the lines of the log say."""
     _listeners.append(listener)
     try:
@@ -62,14 +62,14 @@ def heard_by(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def tell(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+def report_progress(what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
     """Tell the listeners, without a line in the log."""
     for listener in _listeners:
-        listener(what, done, total, figures)
+        listener(what, done, total, metrics)
 
 
 class Meter:
-    """Call it with (done, total, note, figures); use it as a context manager so that the bar is put away."""
+    """Call it with (done, total, note, metrics); use it as a context manager so that the bar is put away."""
 
     def __init__(self, what: str, *, done: int = 0) -> None:
         self.what, self.before = what, done  # what an earlier process did tells nothing of this one's speed
@@ -98,14 +98,14 @@ class Meter:
     def _line_due(self) -> bool:
         return time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
 
-    def __call__(self, done: int, total: int, note: str = "", figures: Mapping[str, float] | None = None) -> None:
+    def __call__(self, done: int, total: int, note: str = "", metrics: Mapping[str, float] | None = None) -> None:
         if self.bar:
             self.bar.update(self.task, completed=done, total=total, description=f"{self.what} {note}")
         if not self._line_due:
             return
         now = self.last_line = time.monotonic()
         rate = (done - self.before) / (now - self.started)
-        tell(self.what, done, total, {"per_second": rate, **(figures or {})})
+        report_progress(self.what, done, total, {"per_second": rate, **(metrics or {})})
         if not self.bar:
             eta = f"{(total - done) / rate:.0f} s" if rate else "unknown"
             log.info("%s %d/%d, %.1f/s, ETA %s%s", self.what, done, total, rate, eta, f", {note}" if note else "")

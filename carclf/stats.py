@@ -11,7 +11,7 @@ import numpy.typing as npt
 POWER = 0.8
 
 
-def wilson(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson_interval(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """The 95% score interval of a proportion (Wilson 1927)."""
     if total == 0:
         return 0.0, 1.0
@@ -22,7 +22,7 @@ def wilson(successes: int, total: int, z: float = 1.959963984540054) -> tuple[fl
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedCounts:
     """The answers of a candidate and a champion on the same images.
 
     ``gained``: only the candidate is right; ``lost``: only the champion is.
@@ -76,7 +76,7 @@ class Paired:
             return 0.0 if abs(distance) < 1e-9 * n else math.copysign(math.inf, distance)
         return distance / math.sqrt(variance)
 
-    def smallest_difference(self, level: float) -> float | None:
+    def minimum_detectable_difference(self, level: float) -> float | None:
         """The smallest difference that the one-sided exact test at ``level`` would find four times of five.
 
         On as many images, as many of which are answered differently, or so many more as the difference needs. None
@@ -87,14 +87,14 @@ class Paired:
         differing = (self.gained + self.lost) / self.num_images
 
         def power(delta: float) -> float:
-            return exact_power(self.num_images, max(differing, delta), delta, level)
+            return mcnemar_power(self.num_images, max(differing, delta), delta, level)
 
         if power(1.0) < POWER:
             return None
         return float(brentq(lambda delta: power(delta) - POWER, 0.0, 1.0, xtol=1e-6))
 
 
-def exact_power(num_images: int, differing: float, difference: float, level: float) -> float:
+def mcnemar_power(num_images: int, differing: float, difference: float, level: float) -> float:
     """How often the one-sided exact McNemar test finds a difference, where that share is answered differently."""
     import numpy as np
     from scipy.stats import binom
@@ -117,7 +117,7 @@ def _upper_tail(successes: int, total: int) -> float:
 Proportion = tuple[float, float, float]  # the share, and the bounds of its interval
 
 
-def difference_interval(first: Proportion, second: Proportion) -> tuple[float, float]:
+def newcombe_interval(first: Proportion, second: Proportion) -> tuple[float, float]:
     """The interval of the difference of two independent shares from their Wilson intervals.
 
     Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17
@@ -127,9 +127,9 @@ def difference_interval(first: Proportion, second: Proportion) -> tuple[float, f
     return p - q - math.hypot(p - low, upper - q), p - q + math.hypot(high - p, q - lower)
 
 
-def disagreement(validation: Proportion, public: float, num_test: int) -> str:
+def accuracy_gap_warning(validation: Proportion, public: float, num_test: int) -> str:
     """A warning where the two accuracies differ by more than their joint 95% interval allows; else ""."""
-    low, high = difference_interval(validation, (public, *wilson(round(public * num_test), num_test)))
+    low, high = newcombe_interval(validation, (public, *wilson_interval(round(public * num_test), num_test)))
     if low <= 0 <= high:
         return ""
     gap = validation[0] - public
@@ -138,10 +138,10 @@ def disagreement(validation: Proportion, public: float, num_test: int) -> str:
     return (f"validation accuracy {validation[0]:.4f} and public score {public:.4f} differ by {gap:+.4f} (95%: "
             f"{low:+.4f} to {high:+.4f}), more than chance explains: look for {cause}")
 
-Floats = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 
 
-def equal_mass(values: Floats, num_groups: int) -> npt.NDArray[np.int64]:
+def equal_frequency_bins(values: FloatArray, num_groups: int) -> npt.NDArray[np.int64]:
     """The group of each value, from 0: as many in each as can be, equal values together, no group empty."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, num_groups + 1)[1:-1]))
     found: npt.NDArray[Any] = np.searchsorted(edges, values, side="right")

@@ -11,16 +11,16 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.configuration import conf
 
-from carclf_airflow.pods import pod_of
-from carclf_airflow.stage_process import run_stage, skip
+from carclf_airflow.pods import gpu_task_options
+from carclf_airflow.stage_process import run_stage, skip_tasks
 
 log = logging.getLogger("airflow.task")
 
-HOURS = float(os.environ.get("CARCLF_APPROVAL_HOURS") or "24")
+HOURS = float(os.environ.get("CARCLF_APPROVAL_TIMEOUT_HOURS") or "24")
 TASKS = ["approval.ask", "approval.promote"]
 BODY = """\
-{% set judged = ti.xcom_pull(task_ids='promote')['figures'] -%}
-{% set measured = ti.xcom_pull(task_ids='evaluate')['figures'] -%}
+{% set judged = ti.xcom_pull(task_ids='promote')['metrics'] -%}
+{% set measured = ti.xcom_pull(task_ids='evaluate')['metrics'] -%}
 {{ judged['reason'].partition('. To go on: ')[0] }}
 
 | figure | |
@@ -47,7 +47,7 @@ neither.
 
 
 @task_group(group_id="approval")
-def approval() -> None:
+def approval_tasks() -> None:
     """``ask`` waits without a slot; ``promote`` makes the promotion that was agreed to."""
     ask = ApprovalOperator(
         task_id="ask", subject="Promote the model of {{ run_id }}, and submit its predictions?",
@@ -56,7 +56,7 @@ def approval() -> None:
         execution_timeout=timedelta(minutes=10), ignore_downstream_trigger_rules=True, on_success_callback=_tell,
     )
 
-    @task(task_id="promote", execution_timeout=timedelta(hours=1), **pod_of("promote"))
+    @task(task_id="promote", execution_timeout=timedelta(hours=1), **gpu_task_options("promote"))
     def promote() -> dict[str, Any]:
         context = get_current_context()
         user = context["ti"].xcom_pull(task_ids="approval.ask")["responded_by_user"]
@@ -75,11 +75,11 @@ def _body() -> str:
     return text
 
 
-def promote_or_ask(context: Mapping[str, Any]) -> dict[str, Any]:
+def promote_or_request_approval(context: Mapping[str, Any]) -> dict[str, Any]:
     """Run promote; where nobody need approve, what would ask is skipped."""
     result = run_stage("promote", context)
     if not result["waiting"]:
-        skip(context, TASKS, result)
+        skip_tasks(context, TASKS, result)
     return result
 
 

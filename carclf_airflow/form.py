@@ -5,9 +5,9 @@ from typing import Any, get_args
 
 from airflow.sdk import Param
 
-from carclf.config import RECIPES, fields, load
+from carclf.config import RECIPES, iter_settings, load_config
 
-# How long and how often score looks is the sensor's matter here: CARCLF_POKE_SECONDS.
+# How long and how often score looks is the sensor's matter here: CARCLF_POKE_INTERVAL_SECONDS.
 NOT_IN_THE_FORM = "score."
 TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "pattern": "pattern"}
@@ -18,14 +18,14 @@ def deployment_recipe() -> str:
     return os.environ.get("CARCLF_RECIPE") or "gpu"
 
 
-def params() -> dict[str, Param]:
+def form_params() -> dict[str, Param]:
     """An empty field means "as the recipe says"; the limits are the configuration's own."""
     recipe = deployment_recipe()
     form = {
         "recipe": Param(recipe, type="string", enum=list(RECIPES), section="Recipe", title="Recipe",
                         description="A named set of settings; the fields below change single ones.")
     }
-    shown = [(name, field) for name, field in fields() if not name.startswith(NOT_IN_THE_FORM)]
+    shown = [(name, field) for name, field in iter_settings() if not name.startswith(NOT_IN_THE_FORM)]
     return form | {name: _param(name, field, recipe) for name, field in shown}
 
 
@@ -46,7 +46,7 @@ def _param(name: str, field: Any, recipe: str) -> Param:
 
 
 def _value(name: str, recipe: str) -> Any:
-    value: Any = load(recipe)
+    value: Any = load_config(recipe)
     for part in name.split("."):
         value = getattr(value, part)
     return value

@@ -1,4 +1,4 @@
-"""One message when a run ends, where the deployment names somebody to tell (CARCLF_NOTIFY)."""
+"""One message when a run ends, where the deployment names somebody to tell (CARCLF_NOTIFICATION_URL)."""
 
 import html
 import os
@@ -17,36 +17,36 @@ STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate"
           "submit", "score")
 
 
-def callbacks() -> dict[str, Any]:
-    """The DAG's callbacks, which run in the DAG processor; none where CARCLF_NOTIFY is not set."""
+def notification_callbacks() -> dict[str, Any]:
+    """The DAG's callbacks, which run in the DAG processor; none where CARCLF_NOTIFICATION_URL is not set."""
     if not (target := _target()):
         return {}
     if not target.startswith(("http://", "https://", MAIL)):
-        raise ValueError("CARCLF_NOTIFY is neither an http:// or https:// URL nor mailto:address.")
-    return {"on_success_callback": partial(tell, "success"), "on_failure_callback": partial(tell, "failed")}
+        raise ValueError("CARCLF_NOTIFICATION_URL is neither an http:// or https:// URL nor mailto:address.")
+    return {"on_success_callback": partial(send_notification, "success"), "on_failure_callback": partial(send_notification, "failed")}
 
 
 def _target() -> str:
     # Read when it is needed: Airflow may log a callback with its arguments, and the URL may hold a secret.
-    return os.environ.get("CARCLF_NOTIFY", "")
+    return os.environ.get("CARCLF_NOTIFICATION_URL", "")
 
 
-def tell(state: str, context: Mapping[str, Any]) -> None:
+def send_notification(state: str, context: Mapping[str, Any]) -> None:
     """Send what became of the run to a URL or a mail address."""
-    found = notice(state, context)
+    found = build_notification(state, context)
     _notifier(_target())({**context, "notice": found | {"html": html.escape(found["text"])}})
 
 
-def notice(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
+def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
     """What is told: ``text`` in one line, and its parts."""
     run_id = context["run_id"]
-    outcome, reason, figures = _outcome(state, context)
+    outcome, reason, metrics = _outcome(state, context)
     link = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
-    known = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in figures.items())
+    known = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in metrics.items())
     said = reason if reason.startswith(outcome) else f"{outcome}: {reason}"
     text = f"car_retrain {run_id}: {said}{f' ({known})' if known else ''} {link}"
     return {"text": text, "dag": "car_retrain", "run": run_id, "state": state, "outcome": outcome, "reason": reason,
-            "figures": figures, "link": link}
+            "metrics": metrics, "link": link}
 
 
 def _outcome(state: str, context: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -54,18 +54,18 @@ def _outcome(state: str, context: Mapping[str, Any]) -> tuple[str, str, dict[str
         return state, str(context.get("reason", "")), {}
     pull = context["ti"].xcom_pull
     results = {name: result for name in STAGES if isinstance(result := pull(task_ids=name), dict)}
-    decided = results.get("approval.promote") or results.get("promote") or {"figures": {}}
-    figures = _figures(decided["figures"] | results.get("score", {"figures": {}})["figures"])
+    decided = results.get("approval.promote") or results.get("promote") or {"metrics": {}}
+    metrics = _figures(decided["metrics"] | results.get("score", {"metrics": {}})["metrics"])
     if state == "failed":
         errors = {name: error for name in STAGES if (error := pull(task_ids=name, key="error"))}
         last = "; ".join(f"{name}: {error}" for name, error in errors.items() if name not in results)
-        return "failed", last or str(context.get("reason", "")), figures
-    reason = str(decided["figures"].get("reason", ""))
+        return "failed", last or str(context.get("reason", "")), metrics
+    reason = str(decided["metrics"].get("reason", ""))
     if decided.get("waiting"):
         answer = pull(task_ids="approval.ask", key="answer") or "rejected"
         # How to go on would lead around the answer.
-        return "not approved", f"{answer}; {reason.partition('. To go on: ')[0]}", figures
-    return str(decided["figures"].get("decision", state)), reason, figures
+        return "not approved", f"{answer}; {reason.partition('. To go on: ')[0]}", metrics
+    return str(decided["metrics"].get("decision", state)), reason, metrics
 
 
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _short(value: Any) -> str:
 
 def _notifier(target: str) -> BaseNotifier:
     if not target.startswith(MAIL):
-        return Post(target)
+        return WebhookNotifier(target)
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     # From the connection of [email] email_conn_id (smtp_default). The context's words are no templates themselves.
@@ -87,7 +87,7 @@ def _notifier(target: str) -> BaseNotifier:
                         subject="carclf: {{ notice.run }} {{ notice.outcome }}", html_content="{{ notice.html }}")
 
 
-class Post(BaseNotifier):
+class WebhookNotifier(BaseNotifier):
     """A JSON POST. HttpNotifier would want a connection of its own, and has no time-out unless told there."""
 
     def __init__(self, url: str) -> None:

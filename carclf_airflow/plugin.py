@@ -24,7 +24,7 @@ def _base() -> str:
     return urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
 
 
-class Site:
+class LazyApp:
     """An ASGI app that makes the real one when it is asked for the first time."""
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class Site:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass the request on."""
         if self.app is None:
-            from carclf_airflow.routes import make_site
+            from carclf_airflow.routes import create_app
 
-            self.app = make_site()
+            self.app = create_app()
         await self.app(scope, receive, send)
 
 
@@ -61,7 +61,7 @@ class CarclfPlugin(AirflowPlugin):
     """What Airflow finds here."""
 
     name = "carclf"
-    fastapi_apps: ClassVar = [{"name": NAME, "app": Site(), "url_prefix": PREFIX}]
+    fastapi_apps: ClassVar = [{"name": NAME, "app": LazyApp(), "url_prefix": PREFIX}]
     external_views: ClassVar = [
         {"name": NAME, "href": f"{_base()}{PREFIX}/", "destination": "nav", "url_route": ROUTE, "nav_top_level": True,
          **ICONS},

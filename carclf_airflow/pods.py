@@ -7,11 +7,11 @@ from typing import Any
 GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "submit"}
 
 
-def pod_of(stage: str) -> dict[str, Any]:
-    """The task's arguments that name its pod's template, CARCLF_GPU_POD, which the scheduler reads.
+def gpu_task_options(stage: str) -> dict[str, Any]:
+    """The task's arguments that name its pod's template, CARCLF_GPU_POD_TEMPLATE, which the scheduler reads.
 
     Empty where that is not set, as with Celery and on one machine. By its file, because a template given as an object
     would have every parsing of the DAG import Kubernetes' client.
     """
-    template = os.environ.get("CARCLF_GPU_POD")
+    template = os.environ.get("CARCLF_GPU_POD_TEMPLATE")
     return {"executor_config": {"pod_template_file": template}} if template and stage in GPU_STAGES else {}

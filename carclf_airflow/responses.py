@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from carclf.dashboard import pages
 from carclf.errors import CarclfError
 
-READING = ("GET", "HEAD")
+SAFE_METHODS = ("GET", "HEAD")
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'self'")
 SANDBOX = "sandbox; default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
@@ -26,7 +26,7 @@ HEADERS = {
 SHOWN_INLINE = ("text/html", "image/png")
 
 
-class Headers:
+class SecurityHeaders:
     """Puts the headers on every answer, whoever made it; an answer with a policy of its own keeps that."""
 
     def __init__(self, app: Any) -> None:
@@ -44,21 +44,21 @@ class Headers:
         await self.app(scope, receive, sent)
 
 
-def add_answers(site: FastAPI) -> None:
+def add_error_handlers(site: FastAPI) -> None:
     """The headers of all answers, and those to what cannot be answered."""
-    site.add_middleware(Headers)
+    site.add_middleware(SecurityHeaders)
     site.add_exception_handler(CarclfError, _impossible)
     site.add_exception_handler(HTTPException, _refused)
     site.add_exception_handler(RequestValidationError, _misunderstood)
     site.add_exception_handler(Exception, _unforeseen)
 
 
-def root_of(request: Request) -> str:
+def app_root_path(request: Request) -> str:
     """The path under which the app itself is served."""
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
-def stored_file(name: str, content: bytes) -> Response:
+def stored_file_response(name: str, content: bytes) -> Response:
     """A file of the store, which may hold anything: without scripts, network, forms or this site's origin."""
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     styles = re.findall(rb"<style>(.*?)</style>", content, re.DOTALL) if kind == "text/html" else []
@@ -72,7 +72,7 @@ def stored_file(name: str, content: bytes) -> Response:
 
 def _impossible(request: Request, error: Exception) -> Response:
     assert isinstance(error, CarclfError)
-    status, heading = pages.explained(error)
+    status, heading = pages.describe_error(error)
     return _told(request, status, heading, str(error))
 
 
@@ -80,7 +80,7 @@ def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headings = {401: "Log in", 403: "Not allowed", 404: "Not found", 503: "The store cannot be used"}
     words = {401: "This page is for those who are logged in to Airflow. Load Airflow anew, and log in.",
-             403: f"You may not {'see' if request.method in READING else 'edit'} this DAG."}
+             403: f"You may not {'see' if request.method in SAFE_METHODS else 'edit'} this DAG."}
     return _told(request, error.status_code, headings.get(error.status_code, "Not possible"),
                  words.get(error.status_code, str(error.detail)))
 
@@ -101,7 +101,7 @@ def _unforeseen(request: Request, error: Exception) -> Response:
 
 def _told(request: Request, status: int, heading: str, text: str) -> Response:
     """A page for a person, JSON for a script."""
-    asked_by_script = request.url.path.startswith(f"{root_of(request)}/data/")
+    asked_by_script = request.url.path.startswith(f"{app_root_path(request)}/data/")
     if "text/html" in request.headers.get("accept", "") and not asked_by_script:
-        return HTMLResponse(pages.problem_page(root_of(request), heading, text), int(status))
+        return HTMLResponse(pages.error_page(app_root_path(request), heading, text), int(status))
     return JSONResponse({"detail": text}, int(status))

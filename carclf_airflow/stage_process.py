@@ -26,12 +26,12 @@ from airflow.sdk.exceptions import (
     DownstreamTasksSkipped,
 )
 
-from carclf.runs.record import run_id_of
-from carclf_airflow.oom import die_with_parent, let_die_first, out_of_memory_kills, own_cgroup, why_killed
+from carclf.runs.record import run_id_from_dag_run
+from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
 log = logging.getLogger("airflow.task")
 
-DATA, LATER, CONFIGURATION, SKIP_WHAT_FOLLOWS = 65, 75, 78, 99
+EXIT_DATA, EXIT_RETRY, EXIT_CONFIG, EXIT_SKIP = 65, 75, 78, 99
 # The child gets what it needs and none of Airflow's secrets; Kaggle's key goes to three stages only.
 ALLOWED = re.compile(
     r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
@@ -42,13 +42,13 @@ ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*
 KAGGLE_STAGES = ("download", "submit", "score")
 GRACE_SECONDS = 10.0
 # XCom holds what a person reads: the rest is in the store's record of the run.
-MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # figures; characters of one, and of a reason or a summary
+MAX_FIGURES, MAX_FIGURE, MAX_TEXT = 40, 200, 1000  # metrics; characters of one, and of a reason or a summary
 DIGITS = 6  # of a figure: enough for a public score
-UNREAD, REASONS = {"class_names", "weights"}, {"reason", "refusal", "override"}
+UNREAD, REASONS = {"class_names", "weights"}, {"reason", "rejection", "override"}
 
 
-def settings_of(params: Mapping[str, Any]) -> list[str]:
-    """``download``'s arguments from the trigger form; carclf adds CARCLF_SET and refuses what it does not know."""
+def download_arguments(params: Mapping[str, Any]) -> list[str]:
+    """``download``'s arguments from the trigger form; carclf adds CARCLF_SETTINGS and refuses what it does not know."""
     chosen = {key: json.dumps(value) for key, value in params.items() if value is not None and key != "recipe"}
     pairs = [f"{key}={value}" for key, value in chosen.items()]
     return ["--recipe", str(params["recipe"]), *(part for pair in pairs for part in ("--set", pair))]
@@ -56,23 +56,23 @@ def settings_of(params: Mapping[str, Any]) -> list[str]:
 
 def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
     """Run a stage in a child process and return its result, small enough for XCom."""
-    run_id = run_id_of(context["dag_run"].run_id)
-    settings = settings_of(context["params"]) if stage == "download" else []
-    environment = child_environment(stage) | airflow_address(context)
-    status, reason, left = run_carclf(stage, ["--run", run_id, *arguments, *settings], environment)
-    result = readable(left or {})
-    if status == SKIP_WHAT_FOLLOWS:
+    run_id = run_id_from_dag_run(context["dag_run"].run_id)
+    settings = download_arguments(context["params"]) if stage == "download" else []
+    environment = child_environment(stage) | airflow_run_environment(context)
+    status, reason, left = run_command(stage, ["--run", run_id, *arguments, *settings], environment)
+    result = truncate_result(left or {})
+    if status == EXIT_SKIP:
         log.info("What follows is skipped: %s", result["skip"])
-        skip(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
-    if status == LATER and result.get("waiting"):  # a passing fault ends with 75 too, but leaves no result
+        skip_tasks(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
+    if status == EXIT_RETRY and result.get("waiting"):  # a passing fault ends with 75 too, but leaves no result
         return result
     if status != 0:
         context["ti"].xcom_push(key="error", value=_cut(reason, MAX_TEXT) or f"{stage} ended with status {status}")
-    require_done(stage, status, reason)
+    raise_for_status(stage, status, reason)
     return result
 
 
-def run_carclf(command: str, options: list[str], environment: dict[str, str]) -> tuple[int, str, Any]:
+def run_command(command: str, options: list[str], environment: dict[str, str]) -> tuple[int, str, Any]:
     """A command of carclf as a child: its exit status, what it said is wrong, and its result (None: it left none)."""
     # What a killed child leaves there goes with the folder.
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
@@ -83,9 +83,9 @@ def run_carclf(command: str, options: list[str], environment: dict[str, str]) ->
         return status, reason, json.loads(path.read_text(), parse_float=_rounded) if path.exists() else None
 
 
-def require_done(what: str, status: int, reason: str | None = None) -> None:
+def raise_for_status(what: str, status: int, reason: str | None = None) -> None:
     """Raise unless a child ended well; AirflowFailException where a retry cannot help."""
-    if status in (DATA, CONFIGURATION):
+    if status in (EXIT_DATA, EXIT_CONFIG):
         raise AirflowFailException(f"{what} ended with status {status}: the reason is in the line above; a retry "
                                    "cannot help before that is mended")
     if status != 0:
@@ -93,11 +93,11 @@ def require_done(what: str, status: int, reason: str | None = None) -> None:
         raise AirflowException(f"{what} ended with status {status}{why}; it is tried again")
 
 
-def readable(result: Mapping[str, Any]) -> dict[str, Any]:
+def truncate_result(result: Mapping[str, Any]) -> dict[str, Any]:
     """A stage's result as XCom holds it: small, whatever the run."""
-    figures = {str(name)[:MAX_FIGURE]: _cut(value, MAX_TEXT if name in REASONS else MAX_FIGURE)
-               for name, value in list(result.get("figures", {}).items())[:MAX_FIGURES] if name not in UNREAD}
-    return {name: figures if name == "figures" else _cut(value, MAX_TEXT) for name, value in result.items()}
+    metrics = {str(name)[:MAX_FIGURE]: _cut(value, MAX_TEXT if name in REASONS else MAX_FIGURE)
+               for name, value in list(result.get("metrics", {}).items())[:MAX_FIGURES] if name not in UNREAD}
+    return {name: metrics if name == "metrics" else _cut(value, MAX_TEXT) for name, value in result.items()}
 
 
 def _rounded(text: str) -> float:
@@ -117,7 +117,7 @@ def poke_stage(stage: str, context: Mapping[str, Any]) -> PokeReturnValue:
     return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)
 
 
-def skip(context: Mapping[str, Any], tasks: list[str], result: dict[str, Any]) -> None:
+def skip_tasks(context: Mapping[str, Any], tasks: list[str], result: dict[str, Any]) -> None:
     """End this task with its result and skip these tasks."""
     context["ti"].xcom_push(key="return_value", value=result)
     raise DownstreamTasksSkipped(tasks=tasks)
@@ -129,12 +129,12 @@ def child_environment(stage: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
 
 
-def airflow_address(context: Mapping[str, Any]) -> dict[str, str]:
+def airflow_run_environment(context: Mapping[str, Any]) -> dict[str, str]:
     """Where this DAG run is seen, for what the child tells to MLflow; nothing where no [api] base_url says so."""
     if not (base := conf.get("api", "base_url", fallback="").rstrip("/")):
         return {}
     run = context["dag_run"]
-    return {"CARCLF_AIRFLOW_RUN": f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id)}"}
+    return {"CARCLF_AIRFLOW_RUN_URL": f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id)}"}
 
 
 def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
@@ -143,22 +143,22 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     Whatever ends this, the child's whole group ends with it.
     """
     log.info("$ %s", shlex.join(command))
-    reason, cgroup = "", own_cgroup()
-    kills = out_of_memory_kills(cgroup)
+    reason, cgroup = "", find_cgroup()
+    kills = count_oom_kills(cgroup)
     colours = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log shows them
     child = subprocess.Popen(
         command, env=environment | colours, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        text=True, errors="replace", start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()),
+        text=True, errors="replace", start_new_session=True, preexec_fn=partial(set_parent_death_signal, os.getpid()),
     )
     with _ending_group(child):
-        let_die_first(child.pid)
+        raise_oom_score(child.pid)
         assert child.stdout is not None
         for line in child.stdout:
             wrong = line.startswith("carclf: ")
             log.log(logging.ERROR if wrong else logging.INFO, "%s", line.rstrip())
             reason = line.strip().removeprefix("carclf: ") if wrong else reason
         status = child.wait()
-    if status and (killed := why_killed(status, kills, cgroup)):
+    if status and (killed := explain_kill(status, kills, cgroup)):
         log.error("%s", killed)
         reason = killed
     return status, reason

@@ -27,22 +27,22 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.form import MAX_TRIALS, numbers
-from carclf.experiments.plan import MAX_MEMBERS
-from carclf_airflow.experiment_steps import promote_run, run_experiment
-from carclf_airflow.pods import pod_of
+from carclf.experiments.form import MAX_TRIALS, parse_integers
+from carclf.experiments.plan import MAX_TRAINING_RUNS
+from carclf_airflow.experiment_steps import promote_run, run_experiment_step
+from carclf_airflow.pods import gpu_task_options
 
 NUM_RUNGS = 3  # at most; those that a plan does not have are skipped
 RECIPE = os.environ.get("CARCLF_RECIPE") or "gpu"
 # Trainings at once; by default all that there are workers for.
-WIDTH = int(os.environ.get("CARCLF_WIDTH") or 0) or None
+WIDTH = int(os.environ.get("CARCLF_MAX_PARALLEL_TRAININGS") or 0) or None
 
 PARAMS = {
     "recipe": Param(RECIPE, type="string", enum=list(RECIPES), title="Baseline", section="Recipes",
                     description="What every recipe is compared with."),
     "settings": Param("", type=["string", "null"], title="Settings for all", section="Recipes",
                       description="key=value, separated by spaces, such as fine_tune.epochs=3"),
-    "recipes": Param(["frozen", "no-augmentation", "one-look"], type="array", title="Recipes", section="Recipes",
+    "recipes": Param(["frozen", "no-augmentation", "single-view"], type="array", title="Recipes", section="Recipes",
                      items={"type": "string"},
                      description="A line each: NAME [OTHER…] key=value…, ensemble [NAME…], or one of: "
                                  f"{', '.join(ABLATIONS)}."),
@@ -52,13 +52,13 @@ PARAMS = {
                    description="Of a cross-validation; 0: the holdout."),
     "rungs": Param("", type=["string", "null"], pattern=r"^( *\d+( *, *\d+){0,2} *)?$", title="Rungs", section="Racing",
                    description="Epochs after which the worse recipes stop, at most three, such as 2,5."),
-    "keep": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, title="Share kept", section="Racing",
+    "keep_fraction": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, title="Share kept", section="Racing",
                   description="Share of the recipes that goes on after a rung."),
     "budget_minutes": Param(0, type="number", minimum=0, title="Budget in minutes", section="Racing",
                             description="Of training in all; once it is spent no other training begins. 0: none."),
     "search": Param([], type="array", items={"type": "string"}, title="Ranges", section="Search",
                     description="A line each: key=low..high or key=one|another; Optuna proposes recipes in them."),
-    "trials": Param(8, type="integer", minimum=1, maximum=MAX_TRIALS, section="Search",
+    "num_trials": Param(8, type="integer", minimum=1, maximum=MAX_TRIALS, section="Search",
                     title="Recipes that are proposed"),
     "study": Param("", type=["string", "null"], title="Study", section="Search",
                    description="An earlier study that goes on; by default a new one."),
@@ -68,45 +68,45 @@ PARAMS = {
 
 
 @dag(
-    dag_id="car_experiments", schedule=None, catchup=False, max_active_runs=1, max_active_tasks=MAX_MEMBERS,
+    dag_id="car_experiments", schedule=None, catchup=False, max_active_runs=1, max_active_tasks=MAX_TRAINING_RUNS,
     params=PARAMS, doc_md=__doc__, tags=["carclf"],
     default_args={
         "queue": "gpu", "retries": 3, "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=30),
-        "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_SECONDS", "30"))),
+        "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_DELAY_SECONDS", "30"))),
     },
 )
 def car_experiments():
     @task(execution_timeout=timedelta(minutes=10))
     def plan():
         context = get_current_context()
-        return run_experiment("plan", context, "--form", json.dumps(dict(context["params"])))["folds"]
+        return run_experiment_step("plan", context, "--form", json.dumps(dict(context["params"])))["folds"]
 
     @task(execution_timeout=timedelta(hours=4))
     def prepare(fold):
-        return run_experiment("prepare", get_current_context(), "--fold", str(fold))
+        return run_experiment_step("prepare", get_current_context(), "--fold", str(fold))
 
     @task(execution_timeout=timedelta(minutes=10), trigger_rule="all_done")
     def choose(prepared, rung):
         if not len(prepared):
             raise AirflowSkipException("There is nothing to train on: look at plan and prepare")
         context = get_current_context()
-        num_rungs = len(numbers(context["params"]["rungs"] or "", "rungs"))
+        num_rungs = len(parse_integers(context["params"]["rungs"] or "", "rungs"))
         if num_rungs < rung <= NUM_RUNGS:  # there is no such rung
             return []
-        return run_experiment("survivors", context, "--rung", str(min(rung - 1, num_rungs)))
+        return run_experiment_step("survivors", context, "--rung", str(min(rung - 1, num_rungs)))
 
-    @task(execution_timeout=timedelta(hours=48), max_active_tis_per_dag=WIDTH, **pod_of("fine_tune"))
+    @task(execution_timeout=timedelta(hours=48), max_active_tis_per_dag=WIDTH, **gpu_task_options("fine_tune"))
     def train(group, rung):
         numbers = ",".join(map(str, group))
-        return run_experiment("train", get_current_context(), "--members", numbers, "--rung", str(rung))
+        return run_experiment_step("train", get_current_context(), "--training-runs", numbers, "--rung", str(rung))
 
     @task(execution_timeout=timedelta(hours=1), trigger_rule="all_done")
     def compare(prepared):
         if not len(prepared):
             raise AirflowFailException("There is nothing to compare: look at plan and prepare")
-        return run_experiment("compare", get_current_context())
+        return run_experiment_step("compare", get_current_context())
 
-    @task(execution_timeout=timedelta(hours=6), **pod_of("promote"))
+    @task(execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
     def promote(compared):
         context = get_current_context()
         if not context["params"]["promote"]:
@@ -120,7 +120,7 @@ def car_experiments():
         chosen = choose.override(task_id=f"choose_{rung}")(prepared, rung)
         last >> chosen
         last = train.override(task_id=f"rung_{rung}").partial(rung=rung).expand(group=chosen)
-    chosen = choose.override(task_id="choose_last")(prepared, NUM_RUNGS + 1)
+    chosen = choose.override(task_id="choose_finalists")(prepared, NUM_RUNGS + 1)
     last >> chosen
     train.override(task_id="finish").partial(rung=0).expand(group=chosen) >> (compared := compare(prepared))
     promote(compared)

@@ -29,42 +29,42 @@ from datetime import timedelta
 
 from airflow.sdk import chain, dag, get_current_context, task
 
-from carclf_airflow.approval import approval, promote_or_ask
-from carclf_airflow.form import params
-from carclf_airflow.notifications import callbacks
-from carclf_airflow.pods import pod_of
+from carclf_airflow.approval import approval_tasks, promote_or_request_approval
+from carclf_airflow.form import form_params
+from carclf_airflow.notifications import notification_callbacks
+from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import poke_stage, run_stage
 
 HOURS = {"download": 2, "validate": 2, "split": 1, "train_head": 12, "fine_tune": 48, "evaluate": 6}
 SCHEDULE = os.environ.get("CARCLF_SCHEDULE", "@weekly")
-POKE_SECONDS = float(os.environ.get("CARCLF_POKE_SECONDS", "30"))
+POKE_SECONDS = float(os.environ.get("CARCLF_POKE_INTERVAL_SECONDS", "30"))
 
 
 @dag(
     dag_id="car_retrain", schedule=None if SCHEDULE in ("", "none") else SCHEDULE, catchup=False, max_active_runs=1,
-    params=params(), doc_md=__doc__, tags=["carclf"], **callbacks(),
+    params=form_params(), doc_md=__doc__, tags=["carclf"], **notification_callbacks(),
     default_args={
         "queue": "gpu", "retries": 3, "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=30),
-        "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_SECONDS", "30"))),
+        "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_DELAY_SECONDS", "30"))),
     },
 )
 def car_retrain():
     def stage(name, hours):
-        @task(task_id=name, execution_timeout=timedelta(hours=hours), **pod_of(name))
+        @task(task_id=name, execution_timeout=timedelta(hours=hours), **gpu_task_options(name))
         def call():
             return run_stage(name, get_current_context())
 
         return call()
 
-    @task(execution_timeout=timedelta(hours=6), **pod_of("promote"))
+    @task(execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
     def promote():
-        return promote_or_ask(get_current_context())
+        return promote_or_request_approval(get_current_context())
 
     # Between two looks a sensor holds no slot: submit may wait for tomorrow's submissions, score for the score.
     def sensor(name, *, hours, timeout, **options):
         @task.sensor(
             task_id=name, execution_timeout=timedelta(hours=hours), timeout=timeout.total_seconds(),
-            poke_interval=POKE_SECONDS, mode="reschedule", **pod_of(name), **options,
+            poke_interval=POKE_SECONDS, mode="reschedule", **gpu_task_options(name), **options,
         )
         def look():
             return poke_stage(name, get_current_context())
@@ -74,7 +74,7 @@ def car_retrain():
     chain(
         *(stage(name, hours) for name, hours in HOURS.items()),
         promote(),
-        approval(),
+        approval_tasks(),
         # none_failed: approval's tasks are skipped where nobody need approve
         sensor("submit", hours=6, timeout=timedelta(days=3), trigger_rule="none_failed"),
         sensor("score", hours=1, timeout=timedelta(hours=6)),

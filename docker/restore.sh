@@ -30,7 +30,7 @@ docker compose exec -T redis sh -c 'REDISCLI_AUTH=$REDIS_PASSWORD redis-cli flus
 # 65: files that were damaged already when the backup was made are named, and not there.
 status=0
 docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volume "$folder/store:/backup:ro" worker \
-  sh -c 'carclf store copy --anew --store /backup --to "$CARCLF_STORE"' || status=$?
+  sh -c 'carclf store copy --overwrite --store /backup --to "$CARCLF_STORE"' || status=$?
 [ $status -eq 0 ] || [ $status -eq 65 ] || exit $status
 docker compose up -d --wait
 trap - EXIT

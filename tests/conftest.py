@@ -13,17 +13,17 @@ from moto.server import ThreadedMotoServer
 from carclf.demo.competition import Competition, open_competition
 from carclf.demo.server import DemoServer
 
-OnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[str]]
+RunOnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[str]]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("CARCLF_CACHE", str(cache))
-    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SET"):
+    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS"):
         monkeypatch.delenv(name, raising=False)
     return cache
 
@@ -45,7 +45,7 @@ def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def on_small_disk() -> OnSmallDisk:
+def run_on_small_disk() -> RunOnSmallDisk:
     """Run a command that sees a disk of so many MB at the folder, which nobody else sees."""
 
     def run(folder: Path, megabytes: int, command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -61,7 +61,7 @@ def on_small_disk() -> OnSmallDisk:
 
 
 @pytest.fixture(scope="session")
-def small_competition(tmp_path_factory: pytest.TempPathFactory) -> Competition:
+def random_bytes_competition(tmp_path_factory: pytest.TempPathFactory) -> Competition:
     """One whose pictures are any bytes that do not compress: the service never looks into them."""
     folder, rng = tmp_path_factory.mktemp("competition"), random.Random(0)
     names = [f"{number}.jpg" for number in range(40)]
@@ -76,7 +76,7 @@ def small_competition(tmp_path_factory: pytest.TempPathFactory) -> Competition:
 
 
 @pytest.fixture
-def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def no_kaggle_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials in any of Kaggle's places."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -85,9 +85,9 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def kaggle(small_competition: Competition, no_account: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DemoServer]:
+def kaggle(random_bytes_competition: Competition, no_kaggle_credentials: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DemoServer]:
     """A server for the small competition, and the variables that lead to it."""
-    with DemoServer(small_competition, scoring_seconds=0) as running:
+    with DemoServer(random_bytes_competition, scoring_seconds=0) as running:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", running.url)
         monkeypatch.setenv("KAGGLE_USERNAME", "demo")
         monkeypatch.setenv("KAGGLE_KEY", "demo-key")

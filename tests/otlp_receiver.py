@@ -22,7 +22,7 @@ class Point:
 
 
 @dataclass
-class Receiver:
+class OtlpReceiver:
     """What came, in its order."""
 
     url: str = ""
@@ -50,9 +50,9 @@ class Receiver:
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
+def otlp_receiver() -> Iterator[OtlpReceiver]:
     """A receiver on a loopback port."""
-    found = Receiver()
+    found = OtlpReceiver()
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from carclf.artifacts import Figures, Model, build
+from carclf.artifacts import Metrics, Model, build
 from carclf.errors import DataError
 from carclf.services.storage import Store, open_store
 
@@ -20,7 +20,7 @@ def url(kind: str, tmp_path: Path) -> str:
 
 
 def built(store: Store, content: bytes, both: threading.Barrier) -> tuple[Model, bool]:
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         (folder / "model.keras").write_bytes(content)
         both.wait(30)  # nobody found it, and both upload
         return {"worker": int(content)}
@@ -39,7 +39,7 @@ def test_two_workers_that_make_an_artifact_at_once_leave_a_whole_one_and_go_on_w
     store = open_store(place)
     [model, _], _ = found
     assert found == [(model, False)] * 2 and Model.find(store, model.key) == model
-    assert model.path(store, "model.keras").read_bytes() == contents[model.figures["worker"]]
+    assert model.path(store, "model.keras").read_bytes() == contents[model.metrics["worker"]]
     assert len(list(store.keys(f"models/{model.key}/"))) == 3
     assert built(store, b"", both) == (model, True)
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import boto3
 import pytest
-from gate_candidates import Candidate, candidate, ensemble, split_in
+from gate_candidates import Candidate, build_candidate, build_ensemble, build_split
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from carclf.champion import (
-    action,
-    begun_state,
-    crown,
+    ensure_state,
+    event_action,
     find_promotion,
-    promotion_of,
+    promotion_of_model,
     promotions,
     read_state,
+    record_promotion,
     record_score,
     roll_back,
     set_threshold,
@@ -47,18 +47,18 @@ def store(tmp_path: Path) -> Store:
 
 
 def promoted(store: Store, *names: str) -> list[Candidate]:
-    found = [candidate(store, name, [place]) for place, name in enumerate(names)]
+    found = [build_candidate(store, name, [place]) for place, name in enumerate(names)]
     for one in found:
-        one.promote(store, run_id=f"run-{one.model.figures['name']}")
+        one.promote(store, run_id=f"run-{one.model.metrics['name']}")
     return found
 
 
 def champion(store: Store) -> Any:
-    return (begun_state(store, 0.5)["champion"] or {}).get("model")
+    return (ensure_state(store, 0.5)["champion"] or {}).get("model")
 
 
 def history(store: Store) -> list[dict[str, Any]]:
-    return begun_state(store, 0.5)["history"]
+    return ensure_state(store, 0.5)["history"]
 
 
 class History(RuleBasedStateMachine):
@@ -68,8 +68,8 @@ class History(RuleBasedStateMachine):
     def begin(self) -> None:
         self.folder = tempfile.mkdtemp()
         self.store = open_store(self.folder)
-        self.candidates = [candidate(self.store, name) for name in "abcd"]
-        self.threshold, self.champion, self.seen = begun_state(self.store, 0.5)["threshold"], None, []
+        self.candidates = [build_candidate(self.store, name) for name in "abcd"]
+        self.threshold, self.champion, self.seen = ensure_state(self.store, 0.5)["threshold"], None, []
         self.scored: set[tuple[str, int]] = set()
 
     def teardown(self) -> None:
@@ -77,22 +77,22 @@ class History(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 3), raise_to=st.sampled_from([None, 0.3, 0.7, 0.95]))
     def promotes(self, which: int, raise_to: float | None) -> None:
-        own, judged = self.candidates[which], begun_state(self.store, 0.5)
-        new = promotion_of(judged, own.model.key) is None
+        own, judged = self.candidates[which], ensure_state(self.store, 0.5)
+        new = promotion_of_model(judged, own.model.key) is None
         event = {"model": own.model.key, "decision": "d", "evaluation": own.evaluation.key, "run": str(which)}
-        assert crown(self.store, event, judged, raise_to=raise_to) == new
+        assert record_promotion(self.store, event, judged, raise_to=raise_to) == new
         if new:
             self.champion, self.threshold = own.model.key, max(self.threshold, raise_to or 0)
 
     @rule(which=st.integers(0, 3))
     def promotes_what_was_judged_by_another_state(self, which: int) -> None:
-        judged = begun_state(self.store, 0.5) | {"threshold": 0.123}
-        assert not crown(self.store, {"model": self.candidates[which].model.key}, judged)
+        judged = ensure_state(self.store, 0.5) | {"threshold": 0.123}
+        assert not record_promotion(self.store, {"model": self.candidates[which].model.key}, judged)
 
     @rule(which=st.integers(0, 3))
     def rolls_back(self, which: int) -> None:
         key = self.candidates[which].model.key
-        if promotion_of(begun_state(self.store, 0.5), key) and key != self.champion:
+        if promotion_of_model(ensure_state(self.store, 0.5), key) and key != self.champion:
             roll_back(self.store, key)
             self.champion = key
         else:
@@ -113,15 +113,15 @@ class History(RuleBasedStateMachine):
 
     @invariant()
     def the_history_grew_and_the_champion_is_the_last_that_was_crowned(self) -> None:
-        found = begun_state(self.store, 0.5)
+        found = ensure_state(self.store, 0.5)
         assert found["history"][: len(self.seen)] == self.seen
         self.seen = found["history"]
-        crownings = [event for event in self.seen if action(event) in ("promoted", "rolled_back")]
+        crownings = [event for event in self.seen if event_action(event) in ("promoted", "rolled_back")]
         assert found["champion"] == (crownings[-1] if crownings else None)
         assert (found["champion"] or {}).get("model") == self.champion and found["threshold"] == self.threshold
         models = [event["model"] for event in promotions(found)]
         assert len(models) == len(set(models))
-        scored = [(event["model"], event["ref"]) for event in self.seen if action(event) == "scored"]
+        scored = [(event["model"], event["ref"]) for event in self.seen if event_action(event) == "scored"]
         assert set(scored) == self.scored and len(scored) == len(self.scored)
 
 
@@ -134,7 +134,7 @@ def test_a_rolling_back_makes_the_one_before_the_champion_by_a_new_event(store: 
     first, second = promoted(store, "first", "second")
     before = history(store)
     event = roll_back(store, by="Ada")
-    assert history(store) == [*before, begun_state(store, 0.5)["champion"]] and champion(store) == first.model.key
+    assert history(store) == [*before, ensure_state(store, 0.5)["champion"]] and champion(store) == first.model.key
     assert history(store)[-1] | {"time": ""} == event | {"time": ""} == {
         "action": "rolled_back", "model": first.model.key, "decision": before[0]["decision"],
         "evaluation": first.evaluation.key, "run": "run-first", "val_accuracy": before[0]["val_accuracy"],
@@ -156,7 +156,7 @@ def test_the_one_before_is_who_was_champion_then_and_never_one_that_was_rolled_b
 def test_whom_nobody_can_roll_back_to_is_told_in_words(store: Store) -> None:
     with pytest.raises(ConfigError, match="There is no champion in"):
         roll_back(store)
-    refused = candidate(store, "refused", range(40))
+    refused = build_candidate(store, "rejected", range(40))
     refused.promote(store)
     first, second = promoted(store, "first", "second")
     for name, words in (
@@ -210,9 +210,9 @@ def test_a_champion_that_is_not_whole_any_more_is_not_rolled_back_to(
 def test_an_ensemble_whose_members_splits_are_not_whole_is_not_rolled_back_to(
     store: Store, tmp_path: Path, how: str, words: str
 ) -> None:
-    members = [candidate(store, name, [0], split=split_in(store, 60, name)) for name in ("one", "other")]
-    ensemble(store, members, [0.5, 0.5], [1]).promote(store)
-    second = candidate(store, "second", [], split=members[0].split)
+    members = [build_candidate(store, name, [0], split=build_split(store, 60, name)) for name in ("one", "other")]
+    build_ensemble(store, members, [0.5, 0.5], [1]).promote(store)
+    second = build_candidate(store, "second", [], split=members[0].split)
     second.promote(store)
     (file,) = members[1].split.files.values()
     if how == "damage":
@@ -236,9 +236,9 @@ def test_a_threshold_is_an_event_and_the_same_one_again_is_none(store: Store) ->
 
 @pytest.mark.parametrize("raised", [float("nan"), float("inf"), 1.1])
 def test_a_promotion_raises_the_threshold_to_no_number_that_is_no_accuracy(store: Store, raised: float) -> None:
-    own, before = candidate(store, "own"), begun_state(store, 0.5)
+    own, before = build_candidate(store, "own"), ensure_state(store, 0.5)
     with pytest.raises(DataError, match=f"cannot be raised to {raised}, which is no accuracy"):
-        crown(store, {"model": own.model.key}, before, raise_to=raised)
+        record_promotion(store, {"model": own.model.key}, before, raise_to=raised)
     assert read_state(store) == before
 
 
@@ -269,9 +269,9 @@ def test_a_threshold_that_is_no_accuracy_is_refused(store: Store, threshold: flo
 
 def test_a_public_score_is_recorded_once_and_an_empty_one_not_at_all(store: Store) -> None:
     (first,) = promoted(store, "first")
-    for figures in ({"ref": 5, "public_score": ""}, {"ref": 5, "public_score": 0.81, "rank": 7},
+    for metrics in ({"ref": 5, "public_score": ""}, {"ref": 5, "public_score": 0.81, "rank": 7},
                     {"ref": 5, "public_score": 0.82, "rank": 6}, {"ref": 6, "public_score": 0.8}):
-        record_score(store, first.model.key, figures)
+        record_score(store, first.model.key, metrics)
     assert [event | {"time": ""} for event in history(store)[1:]] == [
         {"action": "scored", "model": first.model.key, "ref": 5, "public_score": 0.81, "rank": 7, "time": ""},
         {"action": "scored", "model": first.model.key, "ref": 6, "public_score": 0.8, "rank": "", "time": ""},
@@ -287,8 +287,8 @@ def test_a_store_without_a_champions_file_gets_none_by_a_score(store: Store) -> 
 def test_promotion_rolling_back_thresholds_and_scores_at_once_lose_nothing(url: str) -> None:
     place = open_store(url)
     first, second = promoted(place, "first", "second")
-    late = [candidate(place, f"late {n}", [10 + n]) for n in range(3)]
-    place.write("champion.json", json.dumps(begun_state(place, 0.5)).encode())
+    late = [build_candidate(place, f"late {n}", [10 + n]) for n in range(3)]
+    place.write("champion.json", json.dumps(ensure_state(place, 0.5)).encode())
     works: list[Any] = [lambda store, own=own: own.promote(store) for own in late]
     works += [lambda store: roll_back(store, first.model.key), lambda store: set_threshold(store, 0.55),
               lambda store: set_threshold(store, 0.56)]
@@ -300,7 +300,7 @@ def test_promotion_rolling_back_thresholds_and_scores_at_once_lose_nothing(url: 
             done.result()
     found = history(place)
     assert found[:2] == before
-    assert sorted(map(action, found[2:])) == ["promoted"] * 3 + ["rolled_back"] + ["scored"] * 3 + ["threshold"] * 2
-    crownings = [event for event in found if action(event) in ("promoted", "rolled_back")]
-    assert begun_state(place, 0.5)["champion"] == crownings[-1]
-    assert begun_state(place, 0.5)["threshold"] == [e for e in found if action(e) == "threshold"][-1]["threshold"]
+    assert sorted(map(event_action, found[2:])) == ["promoted"] * 3 + ["rolled_back"] + ["scored"] * 3 + ["threshold"] * 2
+    crownings = [event for event in found if event_action(event) in ("promoted", "rolled_back")]
+    assert ensure_state(place, 0.5)["champion"] == crownings[-1]
+    assert ensure_state(place, 0.5)["threshold"] == [e for e in found if event_action(e) == "threshold"][-1]["threshold"]

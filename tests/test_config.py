@@ -2,23 +2,23 @@ from typing import get_args
 
 import pytest
 
-from carclf.config import RECIPES, Backbone, fields, load, parse_override
+from carclf.config import RECIPES, Backbone, iter_settings, load_config, parse_override
 from carclf.errors import ConfigError
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_loads(recipe: str) -> None:
-    config = load(recipe)
+    config = load_config(recipe)
     assert config.gate.threshold == (0.6 if recipe == "demo" else 0.7 if recipe.startswith("cars10") else 0.93)
 
 
 def test_every_field_has_a_description() -> None:
-    assert [name for name, field in fields() if not field.description] == []
+    assert [name for name, field in iter_settings() if not field.description] == []
 
 
 def test_an_override_changes_one_field_and_none_means_as_the_recipe_says() -> None:
-    plain = load("demo")
-    changed = load("demo", {"fine_tune.epochs": 3, "head.epochs": None})
+    plain = load_config("demo")
+    changed = load_config("demo", {"fine_tune.epochs": 3, "head.epochs": None})
     assert changed == plain.model_copy(update={"fine_tune": plain.fine_tune.model_copy(update={"epochs": 3})})
 
 
@@ -28,7 +28,7 @@ NO_TINY = {"model.backbone": "Xception"}
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"fine_tune.clip_norm": float("inf")}, "fine_tune.clip_norm"),
+        ({"fine_tune.global_clipnorm": float("inf")}, "fine_tune.global_clipnorm"),
         *(({"model.weights": url}, "a URL must name a file") for url in ("s3://", "s3://bucket", "s3://bucket/")),
         ({"fine_tune.epoch": 1}, "'fine_tune.epoch'. Remove it or use one of: fine_tune.epochs,"),
         ({"epochs": 1}, "Unknown configuration key 'epochs'. Remove it or use one of: head.epochs, fine_tune.epochs."),
@@ -39,27 +39,27 @@ NO_TINY = {"model.backbone": "Xception"}
         ({"competition": "../x"}, "competition = '../x'"),
         ({"gate.threshold": 1.2}, "gate.threshold = 1.2"),
         ({"model.weights": "imagenet"}, "set model.weights to none"),
-        ({"fine_tune.first_size": 0.5}, "fine_tune.first_size to 1"),
-        ({"model.backbone": "EfficientNetB0", "fine_tune.first_size": 0.5}, "set fine_tune.num_phases to at least 2"),
+        ({"fine_tune.initial_size_fraction": 0.5}, "fine_tune.initial_size_fraction to 1"),
+        ({"model.backbone": "EfficientNetB0", "fine_tune.initial_size_fraction": 0.5}, "set fine_tune.num_phases to at least 2"),
         ({"fine_tune.mixup": 0.6, "fine_tune.cutmix": 0.5}, "together they must be at most 1"),
         ({"fine_tune.label_smoothing": 1}, "fine_tune.label_smoothing = 1: Input should be less than 1"),
         ({"augment.crop_scale": 0}, "augment.crop_scale = 0: Input should be greater than or equal to 0.05"),
         (NO_TINY, "Xception needs pictures of at least 71 px"),
         (NO_TINY | {"model.image_height": 96, "model.image_width": 96, "fine_tune.num_phases": 2,
-                    "fine_tune.first_size": 0.8}, "Xception needs pictures of at least 71 px"),
+                    "fine_tune.initial_size_fraction": 0.8}, "Xception needs pictures of at least 71 px"),
         ({"fine_tune.epochs": 2, "fine_tune.num_phases": 3}, "fine_tune.num_phases = 3 needs as many epochs, not 2"),
         ({"split.num_folds": 3, "model.weights": "champion"}, "the champion was trained on most of each of them"),
     ],
 )
 def test_a_wrong_setting_is_refused_with_its_name(overrides: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=None) as error:
-        load("demo", overrides)
+        load_config("demo", overrides)
     assert message in str(error.value)
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="the recipes are gpu, seed-xception"):
-        load("xception")
+    with pytest.raises(ConfigError, match="the recipes are gpu, baseline-xception"):
+        load_config("xception")
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,14 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
      ("EfficientNetB7", (576, 768)), ("ConvNeXtBase", (192, 256)), ("MobileNetV3Small", (192, 256))],
 )
 def test_a_backbone_sees_pictures_of_about_its_published_height(backbone: str, size: tuple[int, int]) -> None:
-    assert load("gpu", {"model.backbone": backbone}).model.size == size
+    assert load_config("gpu", {"model.backbone": backbone}).model.size == size
     given = {"model.backbone": backbone, "model.image_height": "auto", "model.image_width": 320}
-    assert load("gpu", given).model.size == (size[0], 320)
+    assert load_config("gpu", given).model.size == (size[0], 320)
 
 
 @pytest.mark.parametrize("backbone", get_args(Backbone))
 def test_every_backbone_has_a_size_of_its_own_in_the_shape_of_photographs(backbone: str) -> None:
-    height, width = load("gpu", {"model.backbone": backbone, "model.weights": "none"}).model.size
+    height, width = load_config("gpu", {"model.backbone": backbone, "model.weights": "none"}).model.size
     assert 3 * width == 4 * height and height % 32 == width % 32 == 0 and 192 <= height <= 576
 
 

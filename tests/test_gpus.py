@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from otlp_receiver import receiving
+from otlp_receiver import otlp_receiver
 
-from carclf.hardware import gpu_figures, gpus
+from carclf.hardware import gpu_metrics, list_gpus
 from carclf.training.trainer import _words
 
 without_gpu = pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU")
@@ -39,12 +39,12 @@ def in_child(code: str, library: Path, **environment: str) -> str:
 
 @without_gpu
 def test_without_a_gpu_nothing_is_known_and_nothing_is_said() -> None:
-    assert (gpus(), gpu_figures(), _words(FIGURES)) == ([], {}, WORDS)
+    assert (list_gpus(), gpu_metrics(), _words(FIGURES)) == ([], {}, WORDS)
 
 
 def test_a_line_of_progress_says_what_the_gpu_does_as_far_as_it_is_known() -> None:
     assert _words(FIGURES | {"gpu_memory_mb": 30720.0}) == f"{WORDS}, GPU 30720 MB"
-    assert _words(FIGURES | {"gpu_memory_mb": 30720.0, "gpu_use_fraction": 0.87}) == f"{WORDS}, GPU 30720 MB at 87%"
+    assert _words(FIGURES | {"gpu_memory_mb": 30720.0, "gpu_utilization": 0.87}) == f"{WORDS}, GPU 30720 MB at 87%"
 
 
 @pytest.mark.parametrize(("visible", "expected"), [
@@ -56,14 +56,14 @@ def test_only_the_gpus_that_cuda_shows_are_asked_and_a_slice_that_cannot_say_is_
     code = "import json; from carclf.hardware import gpus; print(json.dumps([vars(gpu) for gpu in gpus()]))"
     shown = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
     assert json.loads(in_child(code, library, **shown)) == [
-        {"name": name, "use_fraction": 0.87, "memory_bytes": 30 << 30, "memory_limit_bytes": 80 << 30}
+        {"name": name, "utilization": 0.87, "memory_used_bytes": 30 << 30, "memory_total_bytes": 80 << 30}
         for name in expected]
 
 
 def test_what_the_gpus_do_is_among_the_metrics(library: Path) -> None:
     code = ("from carclf.services.telemetry import watched\n"
             "with watched('fine_tune', 'gpu', '2026-01-01T00:00:00+00:00') as ended: ended('made', {})")
-    with receiving() as receiver:
+    with otlp_receiver() as receiver:
         in_child(code, library, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     labels = {"stage": "fine_tune", "recipe": "gpu", "hw.id": "0"}
     assert receiver.last("hw.gpu.utilization", **labels) == 0.87

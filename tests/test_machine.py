@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from carclf.hardware import machine, versions
+from carclf.hardware import describe_machine, package_versions
 
 
 def test_the_processor_and_the_flags_that_change_figures_are_named_and_no_secret_is(
@@ -14,7 +14,7 @@ def test_the_processor_and_the_flags_that_change_figures_are_named_and_no_secret
 ) -> None:
     for name in ("XLA_FLAGS", "TF_DETERMINISTIC_OPS", "AWS_SECRET_ACCESS_KEY", "KAGGLE_KEY", "NVIDIA_API_KEY"):
         monkeypatch.setenv(name, "1")
-    found = machine()
+    found = describe_machine()
     assert found["cores"] >= 1 and found["memory_gb"] > 0.1 and found["processor"] and found["system"]
     assert {"XLA_FLAGS", "TF_DETERMINISTIC_OPS"} <= found["flags"].keys()
     assert not {name for name in found["flags"] if "KEY" in name}
@@ -22,7 +22,7 @@ def test_the_processor_and_the_flags_that_change_figures_are_named_and_no_secret
 
 
 def test_versions_are_those_of_the_packages_that_are_there() -> None:
-    assert versions()["keras"].startswith("3.") and set(versions()) >= {"python", "tensorflow", "numpy", "grain"}
+    assert package_versions()["keras"].startswith("3.") and set(package_versions()) >= {"python", "tensorflow", "numpy", "grain"}
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", pytest.param("jax", marks=pytest.mark.acceptance)])

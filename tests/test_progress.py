@@ -2,26 +2,26 @@ import logging
 
 import pytest
 
-from carclf.progress import BEGIN, LogLines, Meter, heard_by
+from carclf.progress import STAGE_START_COLOR, LogLines, Meter, progress_listener
 
 
 def test_a_listener_is_told_what_a_line_of_the_log_says_and_nothing_once_it_has_left(caplog, monkeypatch):
     monkeypatch.setattr("carclf.progress.SECONDS_BETWEEN_LINES", 0.0)
     heard = []
     with caplog.at_level(logging.INFO, logger="carclf"), Meter("fine_tune") as meter:
-        with heard_by(lambda *told: heard.append(told)):
+        with progress_listener(lambda *told: heard.append(told)):
             meter(3, 12, "loss 0.5", {"loss": 0.5})
         meter(4, 12, "loss 0.4", {"loss": 0.4})
-    [(what, done, total, figures)] = heard
-    assert (what, done, total, figures["loss"]) == ("fine_tune", 3, 12, 0.5)
-    assert figures["per_second"] > 0
+    [(what, done, total, metrics)] = heard
+    assert (what, done, total, metrics["loss"]) == ("fine_tune", 3, 12, 0.5)
+    assert metrics["per_second"] > 0
     assert [record.getMessage().split(",")[0] for record in caplog.records] == ["fine_tune 3/12", "fine_tune 4/12"]
 
 
 def test_between_two_lines_a_listener_hears_nothing():
     heard = []
-    with heard_by(lambda *told: heard.append(told)), Meter("fine_tune") as meter:
-        meter(1, 12, figures={"loss": 0.5})
+    with progress_listener(lambda *told: heard.append(told)), Meter("fine_tune") as meter:
+        meter(1, 12, metrics={"loss": 0.5})
     assert heard == []
 
 
@@ -42,6 +42,6 @@ def test_a_warning_is_called_one_and_colours_are_there_where_they_are_wanted(mon
         vars(record).update(more)
         return lines.format(record).replace(lines.formatTime(record), "{time}").removeprefix("{time} ")
 
-    assert line(logging.INFO, "fine_tune: run r", colour=BEGIN) == begin
+    assert line(logging.INFO, "fine_tune: run r", color=STAGE_START_COLOR) == begin
     assert line(logging.WARNING, "score: away") == warning
     assert line(logging.INFO, "epoch 1") == "epoch 1"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf import artifacts
-from carclf.artifacts import Archive, Dataset, Figures, Split, build
+from carclf.artifacts import Archive, Dataset, Metrics, Split, build
 from carclf.champion import champion_model, champion_split
 from carclf.config import Config
 from carclf.errors import DataError
@@ -15,7 +15,7 @@ from carclf.services.storage import Store
 
 VERSION = 2
 NUM_LOGGED = 5
-NETWORK = ("backbone", "weights", "image_height", "image_width", "precision")  # what decides the plain features
+NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # what decides the plain features
 Plain = Callable[[Archive, Split], tuple[Any, Any]]  # rows, and the features of their plain view
 
 
@@ -26,28 +26,28 @@ class Auditor:
         self, archive: Archive, split: Split, config: Config, store: Store, settings: dict[str, Any], plain: Plain
     ) -> None:
         self.archive, self.split, self.config, self.store, self.plain = archive, split, config, store, plain
-        network = {name: settings["model"][name] for name in NETWORK}
+        network = {name: settings["model"][name] for name in NETWORK_SETTINGS}
         self.settings = {"network": network, "seed": settings["seed"], "salt": settings["salt"]}
 
-    def figures(self) -> tuple[Figures, bool]:
+    def metrics(self) -> tuple[Metrics, bool]:
         """What the audit found and whether all was reused; DataError where the drift is more than is allowed."""
         audit, reused = self.suspects()
-        figures: Figures = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.figures}
+        metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
         if (compared := self._champions()) is None:
-            return figures, reused
+            return metrics, reused
         drift, known = self.drift(audit, *compared)
         page = drift.files["report.html"].key
-        if drift.figures["verdict"] == "stop":
-            raise DataError(f"{drift.figures['reason']} Look at {page} in {self.store.url}. Are these the right data? "
+        if drift.metrics["verdict"] == "stop":
+            raise DataError(f"{drift.metrics['reason']} Look at {page} in {self.store.url}. Are these the right data? "
                             "If so, raise audit.drift_stop, or begin a store of their own.")
-        if drift.figures["verdict"] == "warn":
-            log.warning("%s Look at %s", drift.figures["reason"], page)
-        return figures | {"report": page, "drift": drift.figures["value"]}, reused and known
+        if drift.metrics["verdict"] == "warn":
+            log.warning("%s Look at %s", drift.metrics["reason"], page)
+        return metrics | {"report": page, "drift": drift.metrics["value"]}, reused and known
 
     def suspects(self) -> tuple[artifacts.Audit, bool]:
         """Every usable labelled picture ranked by how little others believe its label."""
 
-        def make(folder: Path) -> Figures:
+        def make(folder: Path) -> Metrics:
             from carclf.audit.label_errors import rank_suspects
 
             rows, features = self.plain(self.archive, self.split)
@@ -66,7 +66,7 @@ class Auditor:
         """This run's data beside those of another archive and split."""
         own = self.config.audit
 
-        def make(folder: Path) -> Figures:
+        def make(folder: Path) -> Metrics:
             import pandas as pd
 
             from carclf.audit.drift import measure_drift
@@ -108,13 +108,13 @@ class Auditor:
     def _write_page(self, folder: Path, suspects: Any, drift: dict[str, Any] | None) -> None:
         import pandas as pd
 
-        from carclf.dataset.archives import unpack
-        from carclf.reports.dataset_report import write_report
+        from carclf.dataset.archives import extract_images
+        from carclf.reports.dataset_report import write_dataset_report
 
         key = self.split.inputs["dataset"]
         if (dataset := Dataset.find(self.store, key)) is None:
             raise DataError(f"The dataset {key} is gone from {self.store.url}. Run validate again.")
         index = pd.read_parquet(dataset.path(self.store, "index.parquet"))
         report = json.loads(dataset.path(self.store, "report.json").read_text())
-        write_report(folder / "report.html", index, report, unpack(self.archive, self.store), suspects=suspects,
+        write_dataset_report(folder / "report.html", index, report, extract_images(self.archive, self.store), suspects=suspects,
                      drift=drift)

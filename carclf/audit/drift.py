@@ -14,10 +14,10 @@ import pandas as pd
 from scipy.linalg import solve
 from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
 
-from carclf.audit.label_errors import unit_vectors
+from carclf.audit.label_errors import normalize_features
 from carclf.config import Audit
 
-LEVEL = 0.01  # the share of comparisons without any drift in which something is reported, all measures together
+SIGNIFICANCE = 0.01  # the share of comparisons without any drift in which something is reported, all measures together
 STATISTICS = ("width", "height", "brightness", "contrast", "sharpness")
 MAX_COMPARED = 2000  # pictures of each dataset whose features are compared
 RIDGE = 0.3
@@ -46,7 +46,7 @@ def measure_drift(
     effects = [_class_shares(own[0]["label"], other[0]["label"]), *_statistics(own[0], other[0])]
     if own[1] is not None and other[1] is not None:
         effects.append(_features((own[1], _contents(own[0], "own")), (other[1], _contents(other[0], "other")), seed))
-    measures = [_judged(effect, effect.p * len(effects) < LEVEL, settings) for effect in effects]
+    measures = [_judged(effect, effect.p * len(effects) < SIGNIFICANCE, settings) for effect in effects]
     counts = other[0]["label"].value_counts()
     if lost := sorted(set(counts.index[counts >= FEW]) - set(own[0]["label"])):
         # whatever its share was: a new model could not answer it any more
@@ -71,7 +71,7 @@ def _class_shares(own: pd.Series, other: pd.Series) -> Effect:
     place = int(change.abs().to_numpy().argmax())
     note = f"class {shares.index[place]}: {shares['other'].iloc[place]:.1%} → {shares['own'].iloc[place]:.1%}"
     p = float(chi2_contingency(counts.to_numpy()).pvalue) if len(counts) > 1 else 1.0
-    return Effect("class shares", float(change.abs().sum() / 2), p, note)
+    return Effect("class distribution", float(change.abs().sum() / 2), p, note)
 
 
 def _statistics(own: pd.DataFrame, other: pd.DataFrame) -> Iterator[Effect]:
@@ -95,7 +95,7 @@ def _features(
     """A classifier tells the datasets apart (Lopez-Paz and Oquab 2017): Somers' D, 2 AUC - 1, on pictures unseen."""
     rng = np.random.default_rng(seed)
     chosen = [rng.permutation(len(contents))[:MAX_COMPARED] for _, contents in (own, other)]
-    vectors = unit_vectors(np.concatenate([own[0][chosen[0]], other[0][chosen[1]]]))
+    vectors = normalize_features(np.concatenate([own[0][chosen[0]], other[0][chosen[1]]]))
     is_own = np.arange(len(vectors)) < len(chosen[0])
     # A picture of both datasets is learned from in both or judged in both: learned as one's own and judged as the
     # other's, it would hide what is new.

@@ -42,20 +42,20 @@ def out_of_fold(
     features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
 ) -> Array:
     """Class probabilities (pictures, classes), each picture's from all pictures but those of its cluster."""
-    scores, rows = left_out_scores(features, labels, clusters, seed=seed), np.arange(len(labels))
+    scores, rows = leave_cluster_out_scores(features, labels, clusters, seed=seed), np.arange(len(labels))
     tried: list[Array] = [softmax(scores * temperature, 1) for temperature in TEMPERATURES]
     # the temperature under which the given labels are likeliest
     return min(tried, key=lambda found: -np.log(found[rows, labels] + 1e-12).mean())
 
 
-def left_out_scores(
+def leave_cluster_out_scores(
     features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
 ) -> Array:
     """Scores (pictures, classes) of kernel ridge regression without the picture's own cluster.
 
     It has them in closed form, so each cluster is a fold of its own and nothing is fitted again.
     """
-    vectors, targets = unit_vectors(features), np.eye(int(labels.max()) + 1)[labels]
+    vectors, targets = normalize_features(features), np.eye(int(labels.max()) + 1)[labels]
     targets -= 1 / targets.shape[1]
     centres = vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MAX_CENTRES])]
     blocks = _blocks(clusters)
@@ -85,7 +85,7 @@ def _kernel(vectors: npt.NDArray[np.float32], centres: npt.NDArray[np.float32]) 
     return found
 
 
-def unit_vectors(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def normalize_features(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Pooled features as unit vectors around zero, of the features' signed roots: few large ones outvote no others."""
     rooted = np.sqrt(np.abs(features))
     np.copysign(rooted, features, out=rooted)

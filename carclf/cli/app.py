@@ -17,14 +17,14 @@ from carclf.artifacts import cache_folder
 from carclf.cli.champions import champion_app
 from carclf.cli.experiment import experiment_app
 from carclf.cli.models import models_app
-from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, writable
+from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, validate_parent_folder
 from carclf.cli.runs import runs_app
 from carclf.cli.store import store_app
-from carclf.dashboard.run_report import run_reported
+from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import CarclfError, ConfigError, ServiceError
 from carclf.progress import LogLines, printable
 from carclf.runs.run import STAGES, Result, Run, find_setting
-from carclf.services.storage import command_on, full_disk_in, open_store
+from carclf.services.storage import disk_full_message, format_command, open_store
 
 SKIP_WHAT_FOLLOWS = 99
 
@@ -49,9 +49,9 @@ def _finish(result: Result, path: Path | None) -> None:
 
 
 def _configuration(recipe: str, overrides: list[str]) -> configuration.Config:
-    """The recipe with the deployment's settings (CARCLF_SET) and then those of the command line."""
+    """The recipe with the deployment's settings (CARCLF_SETTINGS) and then those of the command line."""
     given = configuration.deployment_settings(overrides)
-    return configuration.load(recipe, dict(configuration.parse_override(text) for text in given))
+    return configuration.load_config(recipe, dict(configuration.parse_override(text) for text in given))
 
 
 def _new_run(store: str, run: str, recipe: str, overrides: list[str]) -> Run:
@@ -69,7 +69,7 @@ def _download(
 def _add_stage(stage: str) -> None:
     @app.command(stage, help=(sys.modules[f"carclf.stages.{stage}"].__doc__ or "").strip())
     def _command(run: RunOption, store: StoreOption = "store", result: ResultOption = None) -> None:
-        _finish(run_reported(Run.load(run, open_store(store)), stage), result)
+        _finish(run_stage_with_report(Run.load(run, open_store(store)), stage), result)
 
 
 for _stage in list(STAGES)[1:]:
@@ -84,7 +84,7 @@ def _promote(
 ) -> None:
     current = Run.load(run, open_store(store))
     current.approved_by = approved_by.strip()
-    _finish(run_reported(current, "promote"), result)
+    _finish(run_stage_with_report(current, "promote"), result)
 
 
 @app.command("run")
@@ -99,10 +99,10 @@ def _run(
         result = _wait(current, stage)
         if result.waiting:
             print(f"{result.summary}\nThen the rest of the stages: "
-                  f"{command_on(current.store, f'STAGE --run {name}')}, from {stage} on")
+                  f"{format_command(current.store, f'STAGE --run {name}')}, from {stage} on")
             raise typer.Exit(ServiceError.exit_status)
         print(result.line(), flush=True)
-        if result.figures.get("public_score") == "":
+        if result.metrics.get("public_score") == "":
             print("No public score came: the competition gives none.")
         if result.skip:
             print(f"{result.skip}; what follows is skipped")
@@ -111,28 +111,28 @@ def _run(
 
 def _wait(run: Run, stage: str) -> Result:
     limit = time.monotonic() + run.config.score.timeout_seconds
-    while (result := run_reported(run, stage)).waiting:
+    while (result := run_stage_with_report(run, stage)).waiting:
         if result.until or stage == "promote":  # for another day, or for a person: no command waits for that
             return result
         if time.monotonic() > limit:
             raise ServiceError(f"{result.summary} after {run.config.score.timeout_seconds} s. Ask again: "
-                               f"{command_on(run.store, f'{stage} --run {run.run_id}')}")
+                               f"{format_command(run.store, f'{stage} --run {run.run_id}')}")
         time.sleep(run.config.score.poll_seconds)
     return result
 
 
 def _find(name: str, run: str, store: str, plot: Path) -> None:
-    from carclf.training.tuning import draw
+    from carclf.training.tuning import plot_trials
 
     tried, chosen = find_setting(Run.load(run, open_store(store)), name)
     print(tried.to_string(index=False))
-    draw(tried, chosen, plot)
+    plot_trials(tried, chosen, plot)
     if name == "batch_size":
         print(f"the largest that fits into memory, of those that can be set: {tried['batch_size'].max()}")
     print(f"fine_tune.{name}={chosen:.3g}   (the curve is in {plot})")
 
 
-PlotOption = Annotated[Path, typer.Option("--plot", help="Where the curve is drawn.", callback=writable)]
+PlotOption = Annotated[Path, typer.Option("--plot", help="Where the curve is drawn.", callback=validate_parent_folder)]
 
 
 @app.command("find-lr")
@@ -164,25 +164,25 @@ def _label_fixes(
     from carclf.cli import label_fixes as fixing
 
     place = open_store(store)
-    wanted = fixing.fixes_in(file) if file else []
+    wanted = fixing.read_fixes(file) if file else []
     if not run and (show or not file):
         raise ConfigError("Give --run with the run whose suspects are meant, or --file with your own fixes.")
     if run:
-        suspects = fixing.suspects_of(Run.load(run, place))
+        suspects = fixing.read_suspects(Run.load(run, place))
         if show or not (top or id_ or file):
-            print(*fixing.shown(suspects, top or 20), sep="\n")
+            print(*fixing.suspect_lines(suspects, top or 20), sep="\n")
             return
-        wanted += fixing.chosen(suspects, top, id_, drop=drop)
-    index = fixing.index_of(Run.load(run, place)) if run else None
-    print(*fixing.written(place, *fixing.merge(place, wanted, replace=replace, index=index)), sep="\n")
+        wanted += fixing.select_fixes(suspects, top, id_, drop=drop)
+    index = fixing.read_index(Run.load(run, place)) if run else None
+    print(*fixing.result_lines(place, *fixing.merge_fixes(place, wanted, replace=replace, index=index)), sep="\n")
 
 
 @app.command("doctor")
 def _doctor(store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = []) -> None:  # noqa: B006
     """Check what a run needs, before anything is spent; exit status 78 where something is missing."""
-    from carclf.cli.doctor import examine
+    from carclf.cli.doctor import run_checks
 
-    findings = examine(_configuration(recipe, set_), store)
+    findings = run_checks(_configuration(recipe, set_), store)
     for finding in findings:
         mark = {True: "ok", False: "MISSING", None: "warning"}[finding.passed]
         print(f"{finding.name:<10}{mark:<10}{finding.text}")
@@ -222,7 +222,7 @@ def main() -> None:
     except CarclfError as error:
         _end(error)
     except Exception as error:
-        if (text := full_disk_in(error, [cache_folder()])) is None:
+        if (text := disk_full_message(error, [cache_folder()])) is None:
             raise
         _end(ConfigError(text))
 

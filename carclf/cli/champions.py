@@ -8,13 +8,13 @@ import typer
 from carclf.artifacts import Model
 from carclf.champion import find_promotion, read_state, roll_back, set_threshold
 from carclf.cli.options import ResultOption, RunOption, StoreOption
-from carclf.cli.tables import entries, history_table, shown, table_of
-from carclf.dashboard.run_report import run_reported
+from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
+from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
 from carclf.progress import printable
-from carclf.runs.mlflow_mirror import tell_champion
+from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
-from carclf.services.storage import Store, command_on, open_store
+from carclf.services.storage import Store, format_command, open_store
 
 champion_app = typer.Typer(help="The champion, its history and the threshold.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -30,10 +30,10 @@ def _state(store: Store) -> dict[str, Any]:
 
 @champion_app.command("list")
 def _list(store: StoreOption = "store", as_json: JsonOption = False) -> None:
-    """List every champion with its figures and its public score, and the threshold."""
+    """List every champion with its metrics and its public score, and the threshold."""
     place = open_store(store)
     state = _state(place)
-    found = entries(place, state)
+    found = champion_rows(place, state)
     if as_json:
         print(json.dumps({"champion": (state["champion"] or {}).get("model"), "threshold": state["threshold"],
                           "promotions": found, "history": state["history"]}, indent=1))
@@ -47,14 +47,14 @@ def _show(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's key, its beginning, or a run.")] = "",
     store: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
-    """Show a champion, by default the present one: its figures, why it was promoted, and where its files lie."""
+    """Show a champion, by default the present one: its metrics, why it was promoted, and where its files lie."""
     place = open_store(store)
     state = _state(place)
     if not name and state["champion"] is None:
         raise ConfigError(f"There is no champion in {place.url} yet.")
     event = find_promotion(place, state, name or state["champion"]["model"])
-    found = shown(place, state, event)
-    print(*([json.dumps(found, indent=1)] if as_json else table_of(found)), sep="\n")
+    found = champion_details(place, state, event)
+    print(*([json.dumps(found, indent=1)] if as_json else details_table(found)), sep="\n")
 
 
 @champion_app.command("promote")
@@ -68,11 +68,11 @@ def _promote(
         raise ConfigError("--override needs a reason: it stands in the history.")
     current = Run.load(run, open_store(store))
     current.approved_by, current.override = by, override.strip()
-    done = run_reported(current, "promote")
+    done = run_stage_with_report(current, "promote")
     if result:
         result.write_text(json.dumps(vars(done)))
-    reason = str(done.figures["reason"])
-    if done.figures["decision"] == "refused":
+    reason = str(done.metrics["reason"])
+    if done.metrics["decision"] == "rejected":
         raise QualityError(f"{reason}. To crown it nevertheless: --override REASON")
     if done.waiting:
         raise ConfigError(reason)
@@ -80,7 +80,7 @@ def _promote(
     if own != now:
         raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "
                           f"champion is {now}. To bring it back: "
-                          f"{command_on(current.store, f'champion rollback --to {own}')}")
+                          f"{format_command(current.store, f'champion rollback --to {own}')}")
     print(printable(reason))
 
 
@@ -92,7 +92,7 @@ def _rollback(
     """Make an earlier champion the champion again, by default the one before."""
     place = open_store(store)
     event = roll_back(place, to, by)
-    tell_champion(place)
+    sync_champion_alias(place)
     run = printable(str(event.get("run") or "unknown"))
     print(f"The champion is {event['model']} of the run {run}, and no more {event['from']}. "
           f"The stored threshold is still {_state(place)['threshold']:.4f}: carclf champion set-threshold changes it.")

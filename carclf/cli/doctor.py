@@ -10,7 +10,7 @@ from carclf.artifacts import cache_folder
 from carclf.champion import champion_model
 from carclf.config import Config
 from carclf.errors import CarclfError, ConfigError
-from carclf.services.kaggle.client import Kaggle
+from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 
 MIN_FREE_GB = 10
@@ -25,10 +25,10 @@ class Finding:
     text: str
 
 
-def examine(config: Config, store_url: str) -> list[Finding]:
+def run_checks(config: Config, store_url: str) -> list[Finding]:
     """Run every check; none raises."""
     checks: dict[str, Callable[[], str | None]] = {
-        "Kaggle": lambda: f"{Kaggle(config.competition).check()} files in {config.competition}, rules accepted",
+        "Kaggle": lambda: f"{KaggleClient(config.competition).check()} files in {config.competition}, rules accepted",
         "store": lambda: _store(store_url),
         "weights": lambda: _weights(config, store_url),
     }
@@ -57,9 +57,9 @@ def _weights(config: Config, store_url: str) -> str:
     if config.model.weights == "champion":
         if (champion := champion_model(open_store(store_url))) is None:
             raise ConfigError(f"model.weights is 'champion', and {store_url} has none yet. Run once with 'imagenet'.")
-        from carclf.training.warm_start import require_backbone
+        from carclf.training.warm_start import require_single_backbone
 
-        require_backbone(champion)
+        require_single_backbone(champion)
         return f"those of the champion, {champion.key}"
     from carclf.training.backbones import build_backbone
 

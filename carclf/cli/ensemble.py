@@ -7,17 +7,17 @@ from functools import reduce
 from carclf import config as configuration
 from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split, is_ensemble
 from carclf.champion import champion_split
-from carclf.ensembles.build import join_models, size_of
+from carclf.ensembles.build import build_ensemble_model, input_size
 from carclf.errors import ConfigError
 from carclf.evaluation.evaluate import class_names_of
 from carclf.runs.run import Result, Run
-from carclf.services.storage import command_on
+from carclf.services.storage import format_command
 
 MAX_ASPECT_DIFFERENCE = 0.01
 OWN = ("evaluate", "gate", "submit", "score", "force")  # sections that an ensemble's run has of its own
 
 
-def begin(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
+def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
     """A new run, or one that goes on, with the first member's configuration and these changes of it.
 
     ConfigError where the members do not fit together.
@@ -26,19 +26,19 @@ def begin(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
     first, changes = members[0], dict(configuration.parse_override(text) for text in overrides)
     if settled := sorted(key for key in changes if key.partition(".")[0] not in OWN):
         raise ConfigError(f"{settled[0]} was settled when the members were made. --set changes {', '.join(OWN)}.")
-    theirs = {key: reduce(getattr, key.split("."), first.config) for key, _ in configuration.fields()}
+    theirs = {key: reduce(getattr, key.split("."), first.config) for key, _ in configuration.iter_settings()}
     recipe = str(first.record["recipe"])
-    return Run.begin(name, first.store, recipe, configuration.load(recipe, theirs | changes))
+    return Run.begin(name, first.store, recipe, configuration.load_config(recipe, theirs | changes))
 
 
-def ensemble(run: Run, members: Sequence[Run]) -> Result:
+def join_runs(run: Run, members: Sequence[Run]) -> Result:
     """Join the members' models as the fine-tuned model of ``run``, and note it in its record."""
     members = _in_order(run, members)
     run.join(members)
     started = time.monotonic()
-    model, reused = join_models(run, members)
-    summary = ", ".join(f"{name} {value}" for name, value in model.figures.items())
-    result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.figures, summary)
+    model, reused = build_ensemble_model(run, members)
+    summary = ", ".join(f"{name} {value}" for name, value in model.metrics.items())
+    result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.metrics, summary)
     run.note(result)
     return result
 
@@ -71,15 +71,15 @@ def _require_alike(members: Sequence[Run]) -> None:
                                   f"{stage} differs. Run one of them again on the other's.")
         if class_names_of(model, member.store) != class_names_of(models[0], first.store):
             raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} know different classes.")
-        if "temperature" not in member.artifact(Evaluation, "evaluate").figures:
+        if "temperature" not in member.artifact(Evaluation, "evaluate").metrics:
             raise ConfigError(f"The evaluation of the run {member.run_id!r} is of an older version and tells no "
                               f"temperature. Evaluate it again: "
-                              f"{command_on(member.store, f'evaluate --run {member.run_id}')}")
+                              f"{format_command(member.store, f'evaluate --run {member.run_id}')}")
     _require_shape(members, models)
 
 
 def _require_shape(members: Sequence[Run], models: Sequence[Model]) -> None:
-    sizes = [size_of(model) for model in models]
+    sizes = [input_size(model) for model in models]
     ratios = [width / height for height, width in sizes]
     if max(ratios) / min(ratios) > 1 + MAX_ASPECT_DIFFERENCE:
         told = ", ".join(f"{member.run_id}: {height}x{width}" for member, (height, width) in

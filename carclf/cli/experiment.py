@@ -7,15 +7,15 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOption, writable
+from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOption, validate_parent_folder
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import racing
 from carclf.experiments import trainings as members
-from carclf.experiments.form import MAX_TRIALS, Form, numbers, plan_of, read_form
+from carclf.experiments.form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
-from carclf.experiments.search import TRIAL, ends, propose
+from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.progress import log
-from carclf.services.storage import Store, command_on, open_store
+from carclf.services.storage import Store, format_command, open_store
 
 experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
@@ -25,12 +25,12 @@ TryOption = Annotated[list[str], typer.Option(
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of training, the same for every recipe.")]
 FoldsOption = Annotated[int, typer.Option("--folds", min=0, help="Folds of a cross-validation; 0: the holdout.")]
 RungsOption = Annotated[str, typer.Option("--rungs", help="Epochs after which the worse recipes stop, such as 2,5.")]
-KeepOption = Annotated[float, typer.Option("--keep", help="Share of the recipes that goes on after a rung.")]
+KeepOption = Annotated[float, typer.Option("--keep-fraction", help="Share of the recipes that goes on after a rung.")]
 BudgetOption = Annotated[float, typer.Option("--budget-minutes", min=0, help="Of training, after which none begins.")]
 
 
 SearchOption = Annotated[list[str], typer.Option("--search", help="key=low..high or key=a|b: Optuna proposes.")]
-TrialsOption = Annotated[int, typer.Option("--trials", min=1, max=MAX_TRIALS, help="Recipes that --search proposes.")]
+TrialsOption = Annotated[int, typer.Option("--num-trials", min=1, max=MAX_TRIALS, help="Recipes that --search proposes.")]
 StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
 
 
@@ -56,9 +56,9 @@ def _plan(
 
 def _planned(name: str, form: Form, store: Store) -> Plan:
     # Checked before a study proposes anything: what is asked of it stays in it.
-    plan = plan_of(name, form, ends(form.search, form.trials))
+    plan = plan_from_form(name, form, boundary_recipes(form.search, form.num_trials))
     if plan.study:
-        plan = plan_of(name, form, _proposed(plan, form, store))
+        plan = plan_from_form(name, form, _proposed(plan, form, store))
     write_plan(plan, store)
     return plan
 
@@ -66,14 +66,14 @@ def _planned(name: str, form: Form, store: Store) -> Plan:
 def _proposed(plan: Plan, form: Form, store: Store) -> dict[str, dict[str, Any]]:
     """The trials of this plan where it is there already, so that a retry asks for none again."""
     if there := find_plan(plan.experiment, store):
-        return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL.fullmatch(recipe)}
-    return propose(plan.study, form.search, form.trials, store)
+        return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL_NAME.fullmatch(recipe)}
+    return propose(plan.study, form.search, form.num_trials, store)
 
 
 def _say_plan(plan: Plan, result: Path | None) -> None:
     told = {"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}
     _say(told, result)
-    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.members)} trainings")
+    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.training_runs)} trainings")
 
 
 @experiment_app.command("prepare")
@@ -86,14 +86,14 @@ def _prepare(name: NameOption, store: StoreOption = "store", fold: int = 0, resu
 
 @experiment_app.command("train")
 def _train(
-    name: NameOption, group: Annotated[str, typer.Option("--members", help="Numbers, separated by commas.")],
+    name: NameOption, group: Annotated[str, typer.Option("--training-runs", help="Numbers, separated by commas.")],
     store: StoreOption = "store", rung: Annotated[int, typer.Option(min=0, help="Stop at this rung, from 1.")] = 0,
     result: ResultOption = None,
 ) -> None:
     """Train members to a rung, or to their end."""
     place = open_store(store)
     plan = read_plan(name, place)
-    _say(members.train_group(plan, numbers(group, "--members"), place, pause_epoch=_epoch(plan, rung)), result)
+    _say(members.train_group(plan, parse_integers(group, "--training-runs"), place, pause_epoch=_epoch(plan, rung)), result)
 
 
 @experiment_app.command("survivors")
@@ -105,25 +105,25 @@ def _survivors(
     place = open_store(store)
     plan = read_plan(name, place)
     print(", ".join(racing.survivors(plan, rung, place)))
-    _say(racing.groups_after(plan, rung, place), result)
+    _say(racing.remaining_groups(plan, rung, place), result)
 
 
 @experiment_app.command("compare")
 def _compare(name: NameOption, store: StoreOption = "store", result: ResultOption = None) -> None:
     """Compare what was trained so far with the baseline."""
     from carclf.experiments.results import write_outcome  # pandas: no other command shall wait for it
-    from carclf.reports.experiment_report import ranked
+    from carclf.reports.experiment_report import sort_by_accuracy
 
     place = open_store(store)
     found = write_outcome(read_plan(name, place), place)
-    for row in ranked(found):
+    for row in sort_by_accuracy(found):
         print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['sentence']}")
     for row in found["failed"]:
         print(f"{row['run']} failed: {row['error']}")
     print(f"experiments/{name}/report.html")
     if found["winner"]:
-        print(f"To promote the winner: {command_on(place, 'champion promote --run ' + found['winner'])}")
-    _say({"winner": found["winner"], "sentences": {row["recipe"]: row["sentence"] for row in found["rows"]}}, result)
+        print(f"To promote the winner: {format_command(place, 'champion promote --run ' + found['winner'])}")
+    _say({"winner": found["winner"], "summaries": {row["recipe"]: row["summary"] for row in found["rows"]}}, result)
 
 
 @experiment_app.command("run")
@@ -134,7 +134,7 @@ def _run(name: NameOption, store: StoreOption = "store", form: FormOption = "") 
     for fold in plan.folds:
         members.prepare(plan, fold, place)
     for rung in range(1, len(plan.rungs) + 2):
-        for group in racing.groups_after(plan, rung - 1, place):
+        for group in racing.remaining_groups(plan, rung - 1, place):
             _tried(plan, group, rung if rung <= len(plan.rungs) else 0, store)
     _compare(name, store)
 
@@ -143,27 +143,27 @@ def _tried(plan: Plan, group: list[int], rung: int, store: str) -> None:
     try:
         members.train_group(plan, group, open_store(store), pause_epoch=_epoch(plan, rung))
     except CarclfError as error:  # it is in the comparison's list of failures
-        print(f"{plan.members[group[0]].run_id} failed: {error}")
+        print(f"{plan.training_runs[group[0]].run_id} failed: {error}")
     except Exception as error:  # noqa: BLE001 (so is this: memory that ran out for one recipe is none of the others')
-        log.exception("experiment: %s", plan.members[group[0]].run_id)
-        print(f"{plan.members[group[0]].run_id} failed: {type(error).__name__}: {error}")
+        log.exception("experiment: %s", plan.training_runs[group[0]].run_id)
+        print(f"{plan.training_runs[group[0]].run_id} failed: {type(error).__name__}: {error}")
 
 
 @experiment_app.command("table")
 def _table(
     name: NameOption, store: StoreOption = "store",
-    to: Annotated[Optional[Path], typer.Option("--to", help="A Markdown file.", callback=writable)] = None,  # noqa: UP045
+    to: Annotated[Optional[Path], typer.Option("--to", help="A Markdown file.", callback=validate_parent_folder)] = None,  # noqa: UP045
     note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
 ) -> None:
     """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""
-    from carclf.experiments.results import put_into, read_outcome, table
-    from carclf.reports.experiment_report import draw_front
+    from carclf.experiments.results import read_outcome, results_table, update_results_file
+    from carclf.reports.experiment_report import plot_pareto_front
 
     found = read_outcome(name, open_store(store))
     if to:
-        put_into(to, found, note, draw_front(found))
+        update_results_file(to, found, note, plot_pareto_front(found))
     else:
-        print(table(found, note))
+        print(results_table(found, note))
 
 
 def _epoch(plan: Plan, rung: int) -> int:

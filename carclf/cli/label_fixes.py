@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Audit, Dataset
-from carclf.dataset.fixes import CONTENT, HEADER, NAME, LabelFix, LabelFixes, apply_fixes, parse_fixes
+from carclf.dataset.fixes import (
+    LABEL_FIXES_FILE,
+    REQUIRED_COLUMNS,
+    SHA256_COLUMN,
+    LabelFix,
+    LabelFixes,
+    apply_fixes,
+    parse_fixes,
+)
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
-from carclf.services.storage import Store, change_object
+from carclf.services.storage import Store, update_object
 
 
-def suspects_of(run: Run) -> Any:
+def read_suspects(run: Run) -> Any:
     """The ranked suspects of a run's audit as a table; ConfigError where it was not audited.
 
     A run that drift stopped has an audit too, though its train_head has not finished.
@@ -22,7 +30,7 @@ def suspects_of(run: Run) -> Any:
     import pandas as pd
 
     done = run.record["stages"].get("train_head")
-    audit = _audit_of_split(run) if done is None else Audit.find(run.store, done["figures"].get("audit", "none"))
+    audit = _audit_of_split(run) if done is None else Audit.find(run.store, done["metrics"].get("audit", "none"))
     if audit is None:
         raise ConfigError(f"The run {run.run_id!r} has no audit. Run it first: carclf train_head --run {run.run_id} "
                           "(with audit.enabled).")
@@ -46,34 +54,34 @@ def _likeness(audit: Audit, run: Run) -> tuple[int, bool]:
     return sum(value == own[name] for name, value in network.items()), audit.settings["seed"] == run.config.seed
 
 
-def chosen(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
+def select_fixes(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
     """Fixes of the first ``top`` suspects and of those named; ConfigError for a name that is not suspected."""
     if strangers := sorted(set(ids) - set(suspects["id"])):
         raise ConfigError(f"{strangers[0]!r} is not among the {len(suspects)} suspects. See them with --show, or give "
-                          f"your own fixes: --file fixes.csv with the header {','.join(HEADER)}.")
+                          f"your own fixes: --file fixes.csv with the header {','.join(REQUIRED_COLUMNS)}.")
     rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
     return [LabelFix(0, row.id, "drop" if drop else "relabel", None if drop else int(row.suggested))
             for row in rows.itertuples()]
 
 
-def fixes_in(path: Path) -> list[LabelFix]:
+def read_fixes(path: Path) -> list[LabelFix]:
     """The fixes of a user's own file; DataError for a line that is wrong, ConfigError where there is no file."""
     try:
         return list(parse_fixes(path.read_bytes(), str(path)).lines)
     except OSError as error:
         raise ConfigError(f"--file: {path} cannot be read: {error.strerror}. Give a CSV with the header "
-                          f"{','.join(HEADER)}.") from error
+                          f"{','.join(REQUIRED_COLUMNS)}.") from error
 
 
-def index_of(run: Run) -> Any:
+def read_index(run: Run) -> Any:
     """The index of a run's pictures, as far as fixes need it."""
     import pandas as pd
 
-    columns = ["id", "path", "label", "source", CONTENT, "kind", "problem"]
+    columns = ["id", "path", "label", "source", SHA256_COLUMN, "kind", "problem"]
     return pd.read_parquet(run.artifact(Dataset, "validate").path(run.store, "index.parquet"), columns=columns)
 
 
-def merge(
+def merge_fixes(
     store: Store, wanted: Iterable[LabelFix], *, replace: bool, index: Any = None
 ) -> tuple[list[LabelFix], list[LabelFix]]:
     """Add the fixes to the store's file by compare-and-swap: those that were added, and those left as they are.
@@ -98,7 +106,7 @@ def merge(
             _require_applicable(text, index)
         return text if added else None
 
-    change_object(store, NAME, merged)
+    update_object(store, LABEL_FIXES_FILE, merged)
     return added, kept
 
 
@@ -107,7 +115,7 @@ def _with_content(fixes: Iterable[LabelFix], index: Any) -> list[LabelFix]:
     labelled = index[index["source"] != "test"]
     found = []
     for fix in fixes:
-        named = labelled.loc[(labelled["id"] == fix.id) | (labelled["path"] == fix.id), CONTENT]
+        named = labelled.loc[(labelled["id"] == fix.id) | (labelled["path"] == fix.id), SHA256_COLUMN]
         found.append(changed(fix, sha256=named.iloc[0]) if len(named) == 1 and not fix.sha256 else fix)
     return found
 
@@ -129,13 +137,13 @@ def _require_applicable(text: bytes, index: Any) -> None:
 def _written(fixes: Iterable[LabelFix]) -> bytes:
     """The file with its lines; with the column of contents where any has one."""
     rows: list[list[Any]] = [[fix.id, fix.action, "" if fix.label is None else fix.label, fix.sha256] for fix in fixes]
-    width = len(HEADER) + any(row[-1] for row in rows)
+    width = len(REQUIRED_COLUMNS) + any(row[-1] for row in rows)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(row[:width] for row in [[*HEADER, CONTENT], *rows])
+    csv.writer(text, lineterminator="\n").writerows(row[:width] for row in [[*REQUIRED_COLUMNS, SHA256_COLUMN], *rows])
     return text.getvalue().encode()
 
 
-def shown(suspects: Any, top: int) -> Iterator[str]:
+def suspect_lines(suspects: Any, top: int) -> Iterator[str]:
     """A line for each of the first suspects, and what to do with them."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
         yield f"{rank:>4}. {row.id}: {row.label}, rather {row.suggested} (score {row.score:.3f})"
@@ -143,13 +151,13 @@ def shown(suspects: Any, top: int) -> Iterator[str]:
            "write those that are wrong with --id ID, or the first N with --top N; --drop leaves them out instead.")
 
 
-def written(store: Store, added: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:
+def result_lines(store: Store, added: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:
     """Lines that say what was written and what comes of it."""
     for fix in added:
         yield f"wrote  {_words(fix)}"
     for fix in kept:
         yield f"kept   {_words(fix)}"
-    yield f"{len(added)} fixes written to {store.url}/{NAME}, {len(kept)} were there." + (
+    yield f"{len(added)} fixes written to {store.url}/{LABEL_FIXES_FILE}, {len(kept)} were there." + (
         " The next run applies them." if added else "")
 
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from carclf.cli.options import SetOption, StoreOption, writable
+from carclf.cli.options import SetOption, StoreOption, validate_parent_folder
 from carclf.errors import ServiceError
-from carclf.runs.model_selection import choose
+from carclf.runs.model_selection import select_model
 from carclf.runs.run import Run
-from carclf.services.storage import command_on, open_store
+from carclf.services.storage import format_command, open_store
 
 models_app = typer.Typer()
 DEFAULT_FORMATS = "keras,saved_model,litert"
@@ -27,25 +27,25 @@ def _predict(
     json_: Annotated[bool, typer.Option("--json", help="A JSON object per line, with all classes.")] = False,
 ) -> None:
     """Say the class of single pictures, with calibrated probabilities; exit status 65 where some cannot be read."""
-    from carclf.cli.predict import predicted
+    from carclf.cli.predict import prediction_lines
 
     place = open_store(store)
-    for line in predicted(choose(place, model, run), files, place, top=top, as_json=json_):
+    for line in prediction_lines(select_model(place, model, run), files, place, top=top, as_json=json_):
         print(line, flush=True)
 
 
 @models_app.command("export")
 def _export(
-    to: Annotated[Path, typer.Option("--to", help="The folder to be made.", callback=writable)],
+    to: Annotated[Path, typer.Option("--to", help="The folder to be made.", callback=validate_parent_folder)],
     store: StoreOption = "store", model: ModelOption = "", run: OfRunOption = "",
     format_: Annotated[str, typer.Option("--format", help="Some of keras,saved_model,onnx,litert.")] = DEFAULT_FORMATS,
 ) -> None:
     """Write a model in other runtimes' formats, each checked by its runtime, with a model card."""
-    from carclf.export.bundle import export_to
+    from carclf.export.bundle import export_model
 
     place = open_store(store)
     formats = [name.strip() for name in format_.split(",")]
-    for name, largest in export_to(to, choose(place, model, run), formats, place).items():
+    for name, largest in export_model(to, select_model(place, model, run), formats, place).items():
         print(f"{name:<12} probabilities differ by {largest:.1e} at most")
     print(f"{to}: model_card.md, export.json and {len(formats)} formats")
 
@@ -60,19 +60,19 @@ def _ensemble(
     )] = False,
 ) -> None:
     """Join the models of finished runs, weighted by what they predicted unseen, and take them through the gate."""
-    from carclf.cli.ensemble import begin, ensemble
+    from carclf.cli.ensemble import join_runs, start_ensemble_run
 
     place = open_store(store)
     members = [Run.load(one, place) for one in run]
     asked = [*set_, *(["submit.enabled=true"] if submit else [])]  # else the first member's setting would say no
-    joined = begin(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, asked)
-    print(ensemble(joined, members).line(), flush=True)
+    joined = start_ensemble_run(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, asked)
+    print(join_runs(joined, members).line(), flush=True)
     for stage in ("evaluate", "promote", *(("submit", "score") if submit else ())):
         result = joined.run_stage(stage)
         print(result.line(), flush=True)
         if result.waiting:
             approved = " --approved-by NAME" if stage == "promote" else ""  # what it waits for
-            print(f"To go on: {command_on(place, f'{stage} --run {joined.run_id}')}{approved}")
+            print(f"To go on: {format_command(place, f'{stage} --run {joined.run_id}')}{approved}")
         if result.waiting or result.skip:
             print(f"{result.skip or result.summary}; what follows is left")
             break

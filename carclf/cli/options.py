@@ -8,7 +8,7 @@ import typer
 from carclf.config import RECIPES
 
 
-def writable(path: Path | None) -> Path | None:
+def validate_parent_folder(path: Path | None) -> Path | None:
     """The path itself, where something can be written to it."""
     if path and not path.parent.is_dir():
         raise typer.BadParameter(f"There is no folder {path.parent}.")
@@ -19,7 +19,7 @@ StoreOption = Annotated[str, typer.Option("--store", envvar="CARCLF_STORE", help
 RunOption = Annotated[str, typer.Option("--run", help="The run's id: letters, digits and ._-")]
 ResultOption = Annotated[
     Optional[Path],  # noqa: UP045
-    typer.Option("--result", help="Write the result there, as JSON.", callback=writable),
+    typer.Option("--result", help="Write the result there, as JSON.", callback=validate_parent_folder),
 ]
 RecipeOption = Annotated[
     str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"One of {', '.join(RECIPES)}.")

@@ -9,16 +9,16 @@ from carclf.artifacts import Dataset, Split
 from carclf.config import Validation
 from carclf.errors import ConfigError, DataError
 from carclf.progress import log
-from carclf.runs.model_selection import Chosen
+from carclf.runs.model_selection import SelectedModel
 from carclf.services.storage import Store
 
 
-def predicted(chosen: Chosen, paths: Iterable[Path], store: Store, *, top: int, as_json: bool) -> Iterator[str]:
+def prediction_lines(chosen: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool) -> Iterator[str]:
     """A line for each picture; DataError at the end where some could not be read."""
     from carclf.evaluation.evaluate import class_names_of
-    from carclf.inference.files import files_of
+    from carclf.inference.files import list_files
 
-    if not (files := files_of(paths)):
+    if not (files := list_files(paths)):
         raise ConfigError("There is no file in what was given. Name pictures, or folders with pictures in them.")
     names = [str(name) for name in class_names_of(chosen.model, store)]
     num_unread = 0
@@ -33,13 +33,13 @@ def predicted(chosen: Chosen, paths: Iterable[Path], store: Store, *, top: int, 
                         "above. Leave them out, or mend them.")
 
 
-def _question(chosen: Chosen, store: Store) -> Any:
+def _question(chosen: SelectedModel, store: Store) -> Any:
     import keras
 
-    from carclf.evaluation.evaluate import looks_of
-    from carclf.inference.files import Question
+    from carclf.evaluation.evaluate import tta_settings
+    from carclf.inference.files import ImagePredictor
 
-    settings = looks_of(chosen.evaluation)
+    settings = tta_settings(chosen.evaluation)
     temperature = chosen.temperature
     looks = (f"zooms {settings.zooms}{', corners too' if settings.crops == 'corners' else ''}"
              f"{', mirrored too' if settings.flip_tta else ''}")
@@ -50,17 +50,17 @@ def _question(chosen: Chosen, store: Store) -> Any:
         log.info("predict: %s, %s; %s; calibrated by the temperature %.3f of the evaluation %s", chosen.origin,
                  chosen.model.key, looks, temperature, chosen.evaluation.key)
     network = keras.models.load_model(chosen.model.path(store, "model.keras"), compile=False)
-    return Question(network, chosen.size, settings, temperature or 1.0, _max_megapixels(chosen, store))
+    return ImagePredictor(network, chosen.size, settings, temperature or 1.0, _max_megapixels(chosen, store))
 
 
-def _max_megapixels(chosen: Chosen, store: Store) -> float:
+def _max_megapixels(chosen: SelectedModel, store: Store) -> float:
     """The limit of the data that the model was trained on."""
     split = Split.find(store, chosen.model.inputs.get("split", "none"))
     dataset = split and Dataset.find(store, split.inputs["dataset"])
     return float(dataset.settings["max_megapixels"]) if dataset else Validation().max_megapixels
 
 
-def _described(chosen: Chosen, one: Any, names: list[str]) -> dict[str, Any]:
+def _described(chosen: SelectedModel, one: Any, names: list[str]) -> dict[str, Any]:
     told: dict[str, Any] = {"file": str(one.path), "model": chosen.model.key}
     if one.problem:
         return told | {"error": one.problem}

@@ -20,7 +20,7 @@ def _store() -> None:
 def _copy(
     to: Annotated[str, typer.Option("--to", help="Another folder or s3://bucket/prefix.")],
     store: StoreOption = "store",
-    anew: Annotated[bool, typer.Option("--anew", help="Also what is there already: it may be damaged.")] = False,
+    anew: Annotated[bool, typer.Option("--overwrite", help="Also what is there already: it may be damaged.")] = False,
 ) -> None:
     """Copy a store into another, also while runs go on; what is there already is not copied again."""
     source, target = open_store(store), open_store(to)

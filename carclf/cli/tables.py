@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Model
-from carclf.champion import Event, State, action, promotions, standing, time_of
+from carclf.champion import Event, State, event_action, event_time, model_summary, promotions
 from carclf.progress import printable
 from carclf.services.storage import Store
 
 HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
 
 
-def entries(store: Store, state: State) -> list[dict[str, Any]]:
+def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
     """Each promotion, oldest first, with its interval, its last public score, and whether it is the champion now."""
     return [_entry(store, state, event) for event in promotions(state)]
 
@@ -24,71 +24,71 @@ def history_table(found: Sequence[dict[str, Any]]) -> list[str]:
     for one in found:
         interval = "" if one["low"] is None else f"{one['low']:.4f}-{one['high']:.4f}"
         note = f"by hand, because {one['override']}" if one["override"] else ""
-        rows.append(("*" if one["champion"] else "", one["model"], one["run"], decimals(one["val_accuracy"]), interval,
-                     decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
-    return aligned(rows)
+        rows.append(("*" if one["champion"] else "", one["model"], one["run"], format_decimals(one["val_accuracy"]), interval,
+                     format_decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
+    return format_table(rows)
 
 
-def shown(store: Store, state: State, event: Event) -> dict[str, Any]:
-    """An entry with its decision, the figures of its evaluation, where its files lie, and its events."""
+def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]:
+    """An entry with its decision, the metrics of its evaluation, where its files lie, and its events."""
     kinds = {"model": Model, "evaluation": Evaluation, "decision": Decision}
     found = {name: kind.find(store, event[name]) for name, kind in kinds.items() if event.get(name)}
     decision, evaluation = found.get("decision"), found.get("evaluation")
     rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
     return _entry(store, state, event) | {
-        "reason": decision.figures["reason"] if decision else None, "rules": rules,
-        "figures": evaluation.figures if evaluation else {},
+        "reason": decision.metrics["reason"] if decision else None, "rules": rules,
+        "metrics": evaluation.metrics if evaluation else {},
         "files": {name: {file: f"{store.url}/{known.key}" for file, known in one.files.items()} if one else None
                   for name, one in found.items()},
         "events": [other for other in state["history"] if other.get("model") == event["model"]],
     }
 
 
-def table_of(found: dict[str, Any]) -> list[str]:
+def details_table(found: dict[str, Any]) -> list[str]:
     """The lines of what ``shown`` found."""
-    rules = [(row["rule"], digits(row["value"]), digits(row["limit"]), "yes" if row["passed"] else "NO",
+    rules = [(row["rule"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
               row.get("text", "")) for row in found["rules"]]
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
-    events = [f"{time_of(event)}  {action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
+    events = [f"{event_time(event)}  {event_action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
     lines = [
         f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
         found["reason"] or "its decision is gone from the store", "",
-        *aligned([("rule", "value", "limit", "passed", ""), *rules]), "",
-        *aligned([(name, digits(value)) for name, value in found["figures"].items()]), "", *files, "", *events,
+        *format_table([("rule", "value", "limit", "passed", ""), *rules]), "",
+        *format_table([(name, format_digits(value)) for name, value in found["metrics"].items()]), "", *files, "", *events,
     ]
     return [printable(line) for line in lines]
 
 
 def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
     evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
-    known = standing(state, event, evaluation)
+    known = model_summary(state, event, evaluation)
     return known | {
-        "rank": "" if known["rank"] is None else known["rank"], "time": time_of(event),
-        "by": event.get("approved_by", ""), "override": event.get("override", ""), "refusal": event.get("refusal", ""),
+        "rank": "" if known["rank"] is None else known["rank"], "time": event_time(event),
+        "by": event.get("approved_by", ""), "override": event.get("override", ""), "rejection": event.get("rejection", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
 
 def _told(event: Event) -> str:
-    if action(event) == "scored":
+    if event_action(event) == "scored":
         return f": public score {event['public_score']}" + (f", rank {event['rank']}" if event["rank"] != "" else "")
     told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("from")),
             ("because", event.get("override"))]
     return "".join(f", {word} {value}" for word, value in told if value)
 
 
-def decimals(value: Any) -> str:
+def format_decimals(value: Any) -> str:
     """A figure with four places; "" for none."""
     return f"{value:.4f}" if isinstance(value, float) else str(value if value is not None else "")
 
 
-def digits(value: Any) -> str:
+def format_digits(value: Any) -> str:
     """A figure with four digits; "" for none."""
     return f"{value:.4g}" if isinstance(value, float) else str(value if value is not None else "")
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, its columns under each other; an empty column is left out."""
     rows = [[printable(cell) for cell in row] for row in rows]  # a reason, or a name, may hold anything
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -106,9 +106,9 @@ def runs_table(rows: list[dict[str, Any]]) -> list[str]:
         interval = "" if row["low"] is None else f"{row['low']:.4f}-{row['high']:.4f}"
         on_gpu = f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else ""
         table.append(("*" if row["champion"] else "", row["run"], row["recipe"], row["created"][:16], row["state"],
-                      row["stage"], decimals(row["val_accuracy"]), interval, decimals(row["public_score"]),
+                      row["stage"], format_decimals(row["val_accuracy"]), interval, format_decimals(row["public_score"]),
                       row["decision"], f"{row['minutes']:.1f}", on_gpu))
-    return aligned(table)
+    return format_table(table)
 
 
 def run_lines(found: dict[str, Any]) -> list[str]:
@@ -121,8 +121,8 @@ def run_lines(found: dict[str, Any]) -> list[str]:
     lines = [
         f"{found['run']}, recipe {header['recipe']}, begun {header['created']}{', the champion' * row['champion']}",
         f"{row['state']}{' at ' if row['stage'] else ''}{row['stage']}", *([decision["reason"]] if decision else []),
-        "", *aligned([("stage", "state", "", "", ""), *stages]),
-        "", *(aligned([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
+        "", *format_table([("stage", "state", "", "", ""), *stages]),
+        "", *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
         *(["", *problems] if problems else []),
     ]
     return [printable(line) for line in lines]
@@ -132,12 +132,12 @@ def comparison_lines(found: dict[str, Any]) -> list[str]:
     """The lines of what ``reporting.comparison`` found."""
     names = (found["a"]["run"], found["b"]["run"])
     settings = [(one["name"], str(one["a"]), str(one["b"])) for one in found["settings"]]
-    figures = [(one["name"], digits(one["a"]), digits(one["b"])) for one in found["figures"]]
-    classes = [(f"recall of class {one['label']} ({one['num']} images)", digits(one["a"]), digits(one["b"]))
+    metrics = [(one["name"], format_digits(one["a"]), format_digits(one["b"])) for one in found["metrics"]]
+    classes = [(f"recall of class {one['label']} ({one['num']} images)", format_digits(one["a"]), format_digits(one["b"]))
                for one in found["classes"] if one["difference"]]
     changed = [(one["id"], f"class {one['label']}", f"{one['a']} → {one['b']}", one["kind"])
                for one in found["changed"][:MAX_SHOWN]]
-    lines = [found["sentence"], "", *aligned([("", *names), *settings, *figures, *classes[:MAX_SHOWN]])]
+    lines = [found["summary"], "", *format_table([("", *names), *settings, *metrics, *classes[:MAX_SHOWN]])]
     if changed:
-        lines += ["", f"{found['num_changed']} images are answered otherwise:", *aligned(changed)]
+        lines += ["", f"{found['num_changed']} images are answered otherwise:", *format_table(changed)]
     return [printable(line) for line in lines]

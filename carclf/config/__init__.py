@@ -1,6 +1,13 @@
 """Settings and recipes."""
 
-from carclf.config.overrides import deployment_settings, fields, flat, load, parse_override, require_weights
+from carclf.config.overrides import (
+    deployment_settings,
+    flatten,
+    iter_settings,
+    load_config,
+    parse_override,
+    require_weights,
+)
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import (
     AUTO,
@@ -22,7 +29,7 @@ from carclf.config.settings import (
     Split,
     Submit,
     Validation,
-    size_at,
+    scaled_size,
 )
 
-__all__ = ['RECIPES', 'AUTO', 'Audit', 'Augment', 'Backbone', 'Config', 'Download', 'Duplicates', 'Evaluate', 'FineTune', 'Gate', 'Head', 'Model', 'NAMED_WEIGHTS', 'PUBLISHED', 'SMALLEST', 'Score', 'Split', 'Submit', 'Validation', 'size_at', 'deployment_settings', 'fields', 'flat', 'load', 'parse_override', 'require_weights']
+__all__ = ['RECIPES', 'AUTO', 'Audit', 'Augment', 'Backbone', 'Config', 'Download', 'Duplicates', 'Evaluate', 'FineTune', 'Gate', 'Head', 'Model', 'NAMED_WEIGHTS', 'PUBLISHED', 'SMALLEST', 'Score', 'Split', 'Submit', 'Validation', 'scaled_size', 'deployment_settings', 'iter_settings', 'flatten', 'load_config', 'parse_override', 'require_weights']

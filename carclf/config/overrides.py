@@ -17,24 +17,24 @@ from carclf.errors import ConfigError
 Overrides = Mapping[str, Any]
 
 
-def fields(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted name, pydantic FieldInfo) of every leaf of the tree, in order."""
     for name, field in tree.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from fields(field.annotation, f"{prefix}{name}.")
+            yield from iter_settings(field.annotation, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The leaves of a dumped configuration, of whatever version, by their dotted names."""
     found: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
 
 
-def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
+def load_config(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
     """The recipe's configuration with dotted overrides, ``{"fine_tune.epochs": 3}``; None means "as the recipe says".
 
     Raises ConfigError for an unknown recipe or key and for a value out of its limits.
@@ -42,7 +42,7 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
     values = RECIPES[recipe] | {key: value for key, value in (overrides or {}).items() if value is not None}
-    known = dict(fields())
+    known = dict(iter_settings())
     if unknown := sorted(set(overrides or {}) - set(known)):
         near = [key for key in known if key.rpartition(".")[2] == unknown[0]] or get_close_matches(unknown[0], known)
         raise ConfigError(f"Unknown configuration key {', '.join(map(repr, unknown))}. Remove it or use one of: "
@@ -62,8 +62,8 @@ def load(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
 
 
 def deployment_settings(overrides: Sequence[str]) -> list[str]:
-    """The deployment's ``key=value`` settings (CARCLF_SET), and then these."""
-    return [*shlex.split(os.environ.get("CARCLF_SET", "")), *overrides]
+    """The deployment's ``key=value`` settings (CARCLF_SETTINGS), and then these."""
+    return [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), *overrides]
 
 
 def require_weights(weights: str) -> Path:
@@ -84,5 +84,5 @@ def parse_override(text: str) -> tuple[str, Any]:
         read = json.loads(value)
     except json.JSONDecodeError:
         return key, value
-    is_text = (key, str) in ((name, field.annotation) for name, field in fields())
+    is_text = (key, str) in ((name, field.annotation) for name, field in iter_settings())
     return key, value if is_text and not isinstance(read, str | None) else read

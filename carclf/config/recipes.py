@@ -5,7 +5,7 @@ from typing import Any
 # Each recipe says only what differs from the defaults above. Sources: facts of the published solutions.
 RECIPES: dict[str, dict[str, Any]] = {
     "gpu": {},
-    "seed-xception": {
+    "baseline-xception": {
         "model.backbone": "Xception", "model.image_height": 224, "model.image_width": 224,
         "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0, "head.num_trials": 1,
         "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
@@ -14,7 +14,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
         "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.0,
     },
-    "seed-b5": {
+    "baseline-b5": {
         "model.backbone": "EfficientNetB5", "model.image_height": 224, "model.image_width": 224,
         "model.hidden_units": 256, "head.num_views": 1, "head.label_smoothing": 0.0, "head.num_trials": 1,
         "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
@@ -30,7 +30,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "gate.threshold": 0.7, "gate.min_recall": 0.4,
         "fine_tune.epochs": 5, "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.9,
     },
-    "cars10-short": {
+    "cpu-fast": {
         # the head's features see one view, and the lower blocks, which cost the most, are not trained
         "model.backbone": "EfficientNetV2B0", "model.image_height": 192, "model.image_width": 384,
         "head.num_views": 1, "head.num_trials": 1, "augment.crop_scale": 0.5,
@@ -38,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.4, "fine_tune.learning_rate": 1.5e-3,
         "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.9,
     },
-    "cars10-long": {
+    "cpu-accurate": {
         "model.backbone": "EfficientNetV2B0", "model.image_height": 224, "model.image_width": 448,
         "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.4,
         "gate.threshold": 0.7, "gate.min_recall": 0.4,

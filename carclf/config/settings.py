@@ -63,8 +63,8 @@ class Duplicates(Section):
     # Measured on cars10 (benchmarks.near_duplicate_quality): of copies saved again, resized or lit all are found, of those cropped
     # by 1, 2, 3, 5% on each side 100, 92, 65, 13%, by up to that much 100, 99, 93, 65%; of 1.8 million pairs of its
     # pictures 2 are joined. Mirrored ones are not found; cars10 has none.
-    max_distance: int = Field(8, ge=0, le=12, description="Bits of 64 in which near-copies' hashes differ at most.")
-    max_difference: float = Field(
+    max_hash_distance: int = Field(8, ge=0, le=12, description="Bits of 64 in which near-copies' hashes differ at most.")
+    max_pixel_difference: float = Field(
         0.18, ge=0, le=0.5, description="Mean difference of near-copies' pixels at most, in standard deviations."
     )
 
@@ -142,7 +142,7 @@ class Model(Section):
         return weights
 
 
-def size_at(size: tuple[int, int], share: float) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], share: float) -> tuple[int, int]:
     """That share of a height and width, in steps of 32 px; all of it as it is."""
     height, width = (side if share == 1 else max(32, round(side * share / 32) * 32) for side in size)
     return height, width
@@ -155,9 +155,9 @@ class Augment(Section):
         0.6, ge=0.05, le=1, description="Smallest share of the image's area that a random crop keeps."
     )
     flip: bool = Field(True, description="Mirror half of the images.")
-    squeeze: Fraction = Field(0.15, description="Largest change of the aspect ratio, as a natural logarithm.")
+    aspect_jitter: Fraction = Field(0.15, description="Largest change of the aspect ratio, as a natural logarithm.")
     rotate_degrees: float = Field(5, ge=0, le=45, description="Largest rotation, in degrees.")
-    colour: Fraction = Field(0.2, description="Strength of brightness, contrast and saturation changes.")
+    color: Fraction = Field(0.2, description="Strength of brightness, contrast and saturation changes.")
 
 
 class Head(Section):
@@ -191,15 +191,15 @@ class FineTune(Section):
         "inference", description="BatchNormalization while fine-tuning; in training mode its statistics drift."
     )
     num_phases: int = Field(1, ge=1, le=10, description="Steps in which blocks are unfrozen and pictures grow.")
-    first_size: float = Field(1.0, ge=0.25, le=1, description="Side of the first phase's pictures, as a share.")
+    initial_size_fraction: float = Field(1.0, ge=0.25, le=1, description="Side of the first phase's pictures, as a share.")
     label_smoothing: Share = Field(0.1, description="Share of the target spread over all classes.")
     mixup: Fraction = Field(0.0, description="Share of the batches that MixUp blends.")
     cutmix: Fraction = Field(0.0, description="Share of the batches that CutMix pastes into.")
     ema_momentum: float = Field(0.98, ge=0, lt=1, description="Momentum of the weights' moving average; 0 for none.")
-    clip_norm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    global_clipnorm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     patience: int = Field(5, ge=1, description="Epochs of the last phase without a better accuracy before the end.")
     budget_minutes: float = Field(0, ge=0, description="Minutes after which training ends with the best; 0: no limit.")
-    save_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
+    checkpoint_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
     num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment; 0 for threads.")
     cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
 
@@ -242,12 +242,12 @@ class Gate(Section):
     )
     significance: float = Field(0.05, gt=0, lt=0.5, description="Level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Floor of each class's recall.")
-    class_floors: str = Field(
+    min_recall_by_class: str = Field(
         "", pattern=r"^(\d+=(0(\.\d+)?|1(\.0+)?)(,\d+=(0(\.\d+)?|1(\.0+)?))*)?$",
         description="Floors of single classes instead, such as 7=0.7,9=0.75.",
     )
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error, once calibrated.")
-    max_milliseconds: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
+    max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
     max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")
     max_reload_difference: Fraction = Field(
         0.01, description="Largest difference of a probability once the model was saved and loaded in another process."
@@ -257,9 +257,9 @@ class Gate(Section):
     )
 
     @property
-    def floors(self) -> dict[int, float]:
-        """``class_floors`` by class."""
-        pairs = (pair.partition("=") for pair in self.class_floors.split(",") if pair)
+    def min_recalls(self) -> dict[int, float]:
+        """``min_recall_by_class`` by class."""
+        pairs = (pair.partition("=") for pair in self.min_recall_by_class.split(",") if pair)
         return {int(name): float(floor) for name, _, floor in pairs}
 
 
@@ -301,19 +301,19 @@ class Config(Section):
     @model_validator(mode="after")
     def _fit_together(self) -> "Config":
         own = self.fine_tune
-        if self.model.backbone == "Tiny" and (self.model.weights not in ("none", "champion") or own.first_size != 1):
+        if self.model.backbone == "Tiny" and (self.model.weights not in ("none", "champion") or own.initial_size_fraction != 1):
             raise ValueError("The backbone Tiny has no weights to load and takes pictures of one size only: set "
-                             "model.weights to none and fine_tune.first_size to 1.")
+                             "model.weights to none and fine_tune.initial_size_fraction to 1.")
         if self.split.num_folds and self.model.weights == "champion":
             raise ValueError("split.num_folds makes folds, and the champion was trained on most of each of them: set "
                              "model.weights to something else, or split.num_folds to 0.")
         smallest = SMALLEST.get(self.model.backbone, 32)
-        if min(*self.model.size, *size_at(self.model.size, own.first_size)) < smallest:
+        if min(*self.model.size, *scaled_size(self.model.size, own.initial_size_fraction)) < smallest:
             raise ValueError(f"{self.model.backbone} needs pictures of at least {smallest} px: raise "
-                             "model.image_height, model.image_width or fine_tune.first_size.")
-        if own.first_size < 1 and own.num_phases == 1:
-            raise ValueError(f"fine_tune.first_size = {own.first_size:g} is the size in the first of several phases: "
-                             "set fine_tune.num_phases to at least 2, or fine_tune.first_size to 1.")
+                             "model.image_height, model.image_width or fine_tune.initial_size_fraction.")
+        if own.initial_size_fraction < 1 and own.num_phases == 1:
+            raise ValueError(f"fine_tune.initial_size_fraction = {own.initial_size_fraction:g} is the size in the first of several phases: "
+                             "set fine_tune.num_phases to at least 2, or fine_tune.initial_size_fraction to 1.")
         if own.mixup + own.cutmix > 1:
             raise ValueError(f"fine_tune.mixup = {own.mixup:g} and fine_tune.cutmix = {own.cutmix:g} are shares of "
                              "the same batches: together they must be at most 1.")

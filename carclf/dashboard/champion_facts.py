@@ -3,7 +3,7 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, read_state, standing, time_of
+from carclf.champion import Event, State, event_time, model_summary, read_state
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -30,9 +30,9 @@ def _champion(store: Store, state: State, event: Event) -> dict[str, Any]:
         evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
     except DataError:  # the champion is known all the same; its interval is not
         evaluation = None
-    known = standing(state, event, evaluation)
+    known = model_summary(state, event, evaluation)
     return known | {
-        "rank": known["rank"] or None, "since": time_of(event),
+        "rank": known["rank"] or None, "since": event_time(event),
         "by": event.get("approved_by") or event.get("by") or "",
     }
 

@@ -12,13 +12,13 @@ from typing import Any
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is fetched
 WIDTH = 560  # of a chart that is no page's, in pixels
 DATA = "shown"  # the name under which a page changes a chart's values
-BLUE, ORANGE, RED, GREEN, SOFT, LINE = (f"var(--{name})" for name in ("train", "test", "bad", "good", "soft", "line"))
+BLUE, ORANGE, RED, GREEN, MUTED, LINE = (f"var(--{name})" for name in ("train", "test", "bad", "good", "muted", "line"))
 CLIP = re.compile(r"(?<=#)clip\d+|(?<=id=\")clip\d+")
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]
 CONFIG: Spec = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
-    "axis": {"labelColor": SOFT, "titleColor": SOFT, "gridColor": LINE, "gridOpacity": 0.6, "domainColor": LINE,
+    "axis": {"labelColor": MUTED, "titleColor": MUTED, "gridColor": LINE, "gridOpacity": 0.6, "domainColor": LINE,
              "tickColor": LINE, "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
              "labelOverlap": True},
     "legend": {"labelColor": "var(--text)", "orient": "top", "title": None, "labelFontSize": 12,
@@ -43,7 +43,7 @@ class Chart:
         return list(self.spec["data"]["values"])
 
 
-def svg(chart: Chart) -> str:
+def render_svg(chart: Chart) -> str:
     """The chart as SVG that needs no script; its colours are the page's."""
     import vl_convert
 
@@ -67,12 +67,12 @@ def axis(field: str, title: str | None = None, **options: Any) -> Spec:
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False}} | options
 
 
-def colours(field: str, kinds: Mapping[str, str]) -> Spec:
-    """Which colour each kind has; the legend only where there are several."""
+def color_scale(field: str, kinds: Mapping[str, str]) -> Spec:
+    """Which color each kind has; the legend only where there are several."""
     scale = {"domain": list(kinds), "range": list(kinds.values())}
     return {"field": field, "type": "nominal", "scale": scale} | ({} if len(kinds) > 1 else {"legend": None})
 
 
-def number(value: float | None, form: str = ".4g") -> str:
+def format_number(value: float | None, form: str = ".4g") -> str:
     """A number as a table has it; "" where it is not known."""
     return "" if value is None else format(value, form)

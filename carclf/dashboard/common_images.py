@@ -7,17 +7,17 @@ import numpy as np
 import pandas as pd
 
 from carclf.artifacts import Evaluation, Model, Split
-from carclf.ensembles.members import answered_alike
-from carclf.gate.comparison import trained_by
-from carclf.inference.calibration import calibrated
+from carclf.ensembles.members import ids_predicted_identically
+from carclf.gate.comparison import ids_trained_on
+from carclf.inference.calibration import apply_temperature
 from carclf.services.storage import Store
-from carclf.stats import Paired
+from carclf.stats import PairedCounts
 
 MAX_CHANGED = 200
 
 
 @dataclass(frozen=True)
-class Answered:
+class EvaluatedRun:
     """A run's model, the split that it was trained on, and its answers on that split's validation images."""
 
     model: Model
@@ -26,26 +26,26 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Common:
-    """``rows``: id, path ("" where unknown), label, a, b (answers), a_sure, b_sure (calibrated, NaN where unknown).
+class CommonImages:
+    """``rows``: id, path ("" where unknown), label, a, b (answers), a_probability, b_probability (calibrated, NaN where unknown).
 
-    ``num_known``, ``num_other`` and ``num_shared`` were left out: one model was trained on them or on copies, they
+    ``num_trained_on``, ``num_mismatched`` and ``num_same_members`` were left out: one model was trained on them or on copies, they
     have another label or content now, the same members answer for both models.
     """
 
     rows: pd.DataFrame
-    num_known: int
-    num_other: int
-    num_shared: int
+    num_trained_on: int
+    num_mismatched: int
+    num_same_members: int
 
     def paired(self) -> dict[str, Any]:
         """Both models' right answers, McNemar's exact test and the difference (b - a) with its interval."""
         right_a, right_b = (self.rows[side] == self.rows["label"] for side in ("a", "b"))
-        table = Paired(len(self.rows), int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum()))
+        table = PairedCounts(len(self.rows), int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum()))
         found: dict[str, Any] = {
-            "num_images": table.num_images, "only_a": table.lost, "only_b": table.gained,
+            "num_images": table.num_images, "only_a_correct": table.lost, "only_b_correct": table.gained,
             "both_right": int((right_a & right_b).sum()), "both_wrong": int((~right_a & ~right_b).sum()),
-            "num_known": self.num_known, "num_other": self.num_other, "num_shared": self.num_shared,
+            "num_trained_on": self.num_trained_on, "num_mismatched": self.num_mismatched, "num_same_members": self.num_same_members,
         }
         if self.rows.empty:
             return found
@@ -70,10 +70,10 @@ class Common:
     def changed(self) -> list[dict[str, Any]]:
         """Those answered otherwise, the surest of b first, MAX_CHANGED at most."""
         rows = self.rows[self.rows["a"].ne(self.rows["b"])]
-        rows = rows.sort_values(["b_sure", "id"], ascending=[False, True]).head(MAX_CHANGED)
+        rows = rows.sort_values(["b_probability", "id"], ascending=[False, True]).head(MAX_CHANGED)
         return [{
-            "id": row.id, "path": row.path, "label": row.label, "a": row.a, "a_probability": row.a_sure, "b": row.b,
-            "b_probability": row.b_sure,
+            "id": row.id, "path": row.path, "label": row.label, "a": row.a, "a_probability": row.a_probability, "b": row.b,
+            "b_probability": row.b_probability,
             "kind": _kind(row),
         } for row in rows.itertuples(index=False)]
 
@@ -85,26 +85,26 @@ def _kind(row: Any) -> str:
     return "lost" if row.a == row.label else "other"
 
 
-def common(one: Answered, other: Answered, store: Store) -> Common:
+def find_common_images(one: EvaluatedRun, other: EvaluatedRun, store: Store) -> CommonImages:
     """The images that both answered, that are the same for both, and that none knows from its training."""
     rows_a, rows_b = (_validated(answered, store) for answered in (one, other))
     known: set[str] = set()
     if one.split.key != other.split.key:
-        known = trained_by(rows_a, _memory(other.split, store)) | trained_by(rows_b, _memory(one.split, store))
+        known = ids_trained_on(rows_a, _memory(other.split, store)) | ids_trained_on(rows_b, _memory(one.split, store))
     both = rows_a.merge(rows_b, on="id", suffixes=("_a", "_b"), validate="one_to_one")
     alike = both["label_a"].eq(both["label_b"]) & both["sha256_a"].eq(both["sha256_b"])
     own = both[alike & ~both["id"].isin(known)].reset_index(drop=True)
     columns = rows_a[rows_a["id"].isin(own["id"])].reset_index(drop=True)
-    shared = answered_alike(columns, one.model, other.model, store)
+    shared = ids_predicted_identically(columns, one.model, other.model, store)
     own = own[~own["id"].isin(shared)].reset_index(drop=True)
     rows = pd.DataFrame({
         "id": own["id"], "path": own["path_a"], "label": own["label_a"], "a": own["predicted_a"],
-        "b": own["predicted_b"], "a_sure": own["sure_a"], "b_sure": own["sure_b"],
+        "b": own["predicted_b"], "a_probability": own["sure_a"], "b_probability": own["sure_b"],
     })
-    return Common(rows, int(both["id"].isin(known).sum()), int((~alike & ~both["id"].isin(known)).sum()), len(shared))
+    return CommonImages(rows, int(both["id"].isin(known).sum()), int((~alike & ~both["id"].isin(known)).sum()), len(shared))
 
 
-def _validated(one: Answered, store: Store) -> pd.DataFrame:
+def _validated(one: EvaluatedRun, store: Store) -> pd.DataFrame:
     """The split's rows of the images that a model answered, with ``predicted`` and ``sure``."""
     answers = pd.read_parquet(one.evaluation.path(store, "predictions.parquet"))
     rows = pd.read_parquet(one.split.path(store, "split.parquet"))
@@ -118,9 +118,9 @@ def _sure(answers: pd.DataFrame, evaluation: Evaluation) -> Any:
     shares = answers.filter(regex=r"^p\d+$").to_numpy(float)
     if not shares.size:
         return np.full(len(answers), np.nan)
-    return calibrated(shares, float(evaluation.figures.get("temperature", 1.0))).max(1)
+    return apply_temperature(shares, float(evaluation.metrics.get("temperature", 1.0))).max(1)
 
 
 def _memory(split: Split, store: Store) -> pd.DataFrame:
     """What the models of a split know: with what those knew that they began with."""
-    return pd.read_parquet(split.path(store, "known.parquet" if "known.parquet" in split.files else "split.parquet"))
+    return pd.read_parquet(split.path(store, "split_history.parquet" if "split_history.parquet" in split.files else "split.parquet"))

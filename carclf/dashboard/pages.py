@@ -6,16 +6,16 @@ from http import HTTPStatus
 from typing import Any
 
 from carclf.dashboard import templates as rendering
-from carclf.dashboard.experiment_view import experiment_view, members_view
+from carclf.dashboard.experiment_view import experiment_view, training_runs_view
 from carclf.dashboard.icons import ICONS
 from carclf.dashboard.run_charts import class_differences
-from carclf.dashboard.run_comparison import compare
-from carclf.dashboard.run_facts import champion_facts, facts
-from carclf.dashboard.run_view import live_curves, progress, run_view, version
-from carclf.dashboard.timeline import over_time
+from carclf.dashboard.run_comparison import compare_runs
+from carclf.dashboard.run_facts import champion_facts, run_facts
+from carclf.dashboard.run_view import live_curves, page_version, progress, run_view
+from carclf.dashboard.timeline import timeline_chart
 from carclf.errors import CarclfError, ConfigError, DataError
-from carclf.runs.index import TRAINING, row_of, rows
-from carclf.runs.live import live_points
+from carclf.runs.index import TRAINING, index_row, list_runs
+from carclf.runs.live import read_live_progress
 from carclf.runs.record import read_record
 from carclf.services.storage import Store
 
@@ -32,44 +32,44 @@ FILES: dict[str, tuple[Callable[[], str], str]] = {
 
 
 def runs_page(store: Store, root: str) -> str:
-    """The champion, the figures over time, and the list of all runs."""
+    """The champion, the metrics over time, and the list of all runs."""
     champion = champion_facts(store)
     since = champion["champion"]["since"] if champion and champion["champion"] else ""
-    return rendering.for_site(
-        "runs.html", root, champion=champion, age=_age(since), over_time=over_time(rows(store), champion),
+    return rendering.render_page(
+        "runs.html", root, champion=champion, age=_age(since), over_time=timeline_chart(list_runs(store), champion),
         columns=COLUMNS,
     )
 
 
 def run_page(store: Store, root: str, run_id: str) -> str:
     """The report of a run, as far as it is; ConfigError where there is no such run."""
-    return rendering.for_site("run.html", root, **run_view(facts(store, run_id)))
+    return rendering.render_page("run.html", root, **run_view(run_facts(store, run_id)))
 
 
-def begun(store: Store, run_id: str) -> bool:
+def run_exists(store: Store, run_id: str) -> bool:
     """Whether there is such a run; ConfigError for what is no run id."""
     return read_record(store, run_id) is not None
 
 
 def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
     """Two runs side by side; ConfigError where they cannot be compared."""
-    found = compare(store, run_a, run_b)
-    return rendering.for_site("comparison.html", root, differences=class_differences(found["classes"]), **found)
+    found = compare_runs(store, run_a, run_b)
+    return rendering.render_page("comparison.html", root, differences=class_differences(found["classes"]), **found)
 
 
 def experiment_page(store: Store, root: str, found: Mapping[str, Any]) -> str:
-    """An experiment's recipes beside the baseline, of its ``comparison.json``; DataError where that is another's."""
-    return rendering.for_site("experiment.html", root, **experiment_view(found, store))
+    """An experiment's recipes beside the baseline, of its ``outcome.json``; DataError where that is another's."""
+    return rendering.render_page("experiment.html", root, **experiment_view(found, store))
 
 
-def trainings_page(store: Store, root: str, name: str, members: Sequence[Mapping[str, Any]]) -> str:
+def experiment_progress_page(store: Store, root: str, name: str, members: Sequence[Mapping[str, Any]]) -> str:
     """How an experiment goes that is not compared yet: its trainings, none before it was planned."""
-    return rendering.for_site("trainings.html", root, experiment=name, members=members_view(store, members))
+    return rendering.render_page("experiment_progress.html", root, experiment=name, members=training_runs_view(store, members))
 
 
-def problem_page(root: str, heading: str, text: str, *, waits_for: str = "") -> str:
-    """What went wrong, in words; it looks for the run that it ``waits_for``."""
-    return rendering.for_site("problem.html", root, heading=heading, text=text, waits_for=waits_for)
+def error_page(root: str, heading: str, text: str, *, awaited_run_id: str = "") -> str:
+    """What went wrong, in words; it looks for the run that it ``awaited_run_id``."""
+    return rendering.render_page("error.html", root, heading=heading, text=text, awaited_run_id=awaited_run_id)
 
 
 def live(store: Store, run_id: str) -> dict[str, Any]:
@@ -77,11 +77,11 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
     record = read_record(store, run_id)
     if record is None:
         return {"version": "none", "state": "open", "progress": [], "charts": []}
-    found, row = live_points(store, run_id), row_of(record)
+    found, row = read_live_progress(store, run_id), index_row(record)
     running = [found[stage] for stage in TRAINING if stage in found and found[stage]["state"] == "running"]
     charts = [chart for one in running for chart in live_curves(one)]
     return {
-        "version": version(row, found), "state": row["state"], "progress": progress(found),
+        "version": page_version(row, found), "state": row["state"], "progress": progress(found),
         "charts": [{"name": chart.name, "values": chart.values, "summary": chart.summary, "rows": chart.rows}
                    for chart in charts],
     }
@@ -89,7 +89,7 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
 
 def timeline(store: Store) -> dict[str, Any]:
     """The chart over time as JSON: ``spec``, ``summary``, ``columns`` and ``rows``."""
-    return vars(over_time(rows(store), champion_facts(store)))
+    return vars(timeline_chart(list_runs(store), champion_facts(store)))
 
 
 def static_file(name: str) -> tuple[str, str] | None:
@@ -100,7 +100,7 @@ def static_file(name: str) -> tuple[str, str] | None:
     return (make(), kind) if make else None
 
 
-def explained(error: CarclfError) -> tuple[HTTPStatus, str]:
+def describe_error(error: CarclfError) -> tuple[HTTPStatus, str]:
     """The status and the heading for what the store or a request made impossible."""
     if isinstance(error, DataError):
         return HTTPStatus.INTERNAL_SERVER_ERROR, "Something in the store is damaged"

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from carclf.artifacts import Archive, cache_folder
-from carclf.dashboard.run_sources import Source
+from carclf.dashboard.run_sources import RunReader
 from carclf.reports.thumbnails import Thumbnails
 
 MAX_MADE = 60  # pictures that are decoded for one page
 
 
-class CheapPictures:
+class Previews:
     """Of a path the picture as a data: URI: from the evaluations' errors, else from this machine's images; else ""."""
 
-    def __init__(self, sources: list[Source]) -> None:
+    def __init__(self, sources: list[RunReader]) -> None:
         self.known: dict[str, str] = {}
         for own in sources:
             self.known |= _of_errors(own)
@@ -29,16 +29,16 @@ class CheapPictures:
         return self.make(path) if inside else ""
 
 
-def _images(own: Source) -> Path:
+def _images(own: RunReader) -> Path:
     """Where this machine has the run's unpacked images, if it has."""
     archive = own.artifact("download")
     return cache_folder() / "images" / archive.content if isinstance(archive, Archive) else Path()
 
 
-def _of_errors(own: Source) -> dict[str, str]:
+def _of_errors(own: RunReader) -> dict[str, str]:
     def read() -> dict[str, str]:
         errors = (own.parsed("evaluate", "evaluation.json") or {}).get("errors", [])
-        pictures = (own.parsed("evaluate", "pictures.json") or []) if errors else []
+        pictures = (own.parsed("evaluate", "error_images.json") or []) if errors else []
         return {error["path"]: picture["picture"] for error, picture in zip(errors, pictures, strict=False)}
 
     return own.part("pictures", read, {})

@@ -3,7 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carclf.dashboard.charts import BLUE, ORANGE, RED, SOFT, Chart, Spec, Values, axis, colours, number, spec
+from carclf.dashboard.charts import (
+    BLUE,
+    MUTED,
+    ORANGE,
+    RED,
+    Chart,
+    Spec,
+    Values,
+    axis,
+    color_scale,
+    format_number,
+    spec,
+)
 
 Point = Mapping[str, Any]
 MAX_BARS = 60  # classes that a chart of bars can still show
@@ -35,7 +47,7 @@ def _curve(
         "encoding": {
             "x": axis("x", x_title, axis={"tickMinStep": 1, "format": "~s"}),
             "y": axis("value", axis={"format": form, "tickCount": 5}),
-            "color": colours("kind", dict(zip(series.values(), (BLUE, ORANGE), strict=False))),
+            "color": color_scale("kind", dict(zip(series.values(), (BLUE, ORANGE), strict=False))),
             "tooltip": [{"field": "x", "title": x_title, "format": ",.6~g"}, {"field": "kind", "title": title},
                         {"field": "value", "title": "value", "format": ".4~g"}],
         },
@@ -43,7 +55,7 @@ def _curve(
     by_x: dict[float, dict[str, float]] = {}
     for value in values:
         by_x.setdefault(value["x"], {})[value["kind"]] = value["value"]
-    table = [[number(at, ".6g"), *(number(found.get(kind)) for kind in series.values())]
+    table = [[format_number(at, ".6g"), *(format_number(found.get(kind)) for kind in series.values())]
              for at, found in sorted(by_x.items())]
     return Chart(name, title, spec(title, values, [layer], 190), _said(values), [x_title, *series.values()], table)
 
@@ -52,8 +64,8 @@ def _said(values: Values) -> str:
     said = []
     for kind in dict.fromkeys(value["kind"] for value in values):
         own = [value["value"] for value in values if value["kind"] == kind]
-        said.append(f"{kind} {number(own[0])} → {number(own[-1])} (lowest {number(min(own))}, highest "
-                    f"{number(max(own))})")
+        said.append(f"{kind} {format_number(own[0])} → {format_number(own[-1])} (lowest {format_number(min(own))}, highest "
+                    f"{format_number(max(own))})")
     return "; ".join(said)
 
 
@@ -68,7 +80,7 @@ def stage_times(stages: Sequence[Mapping[str, Any]]) -> Chart:
             "y": {"field": "stage", "type": "nominal", "sort": None, "title": None,
                   "axis": {"domain": False, "ticks": False}},
             "x": {"field": "seconds", "type": "quantitative", "title": "seconds"},
-            "color": colours("how", {"made": BLUE, "reused": SOFT}),
+            "color": color_scale("how", {"made": BLUE, "reused": MUTED}),
             "tooltip": [{"field": "stage"}, {"field": "seconds", "format": ".2f"}, {"field": "how"}],
         },
     }
@@ -117,7 +129,7 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart:
                *({"field": name, "format": ".3f"} for name in ("confidence", "accuracy", "low", "high"))]
     ends: Spec = {"values": [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]}
     layers: list[Spec] = [
-        {"data": ends, "mark": {"type": "line", "color": SOFT, "strokeDash": [4, 4], "strokeWidth": 1},
+        {"data": ends, "mark": {"type": "line", "color": MUTED, "strokeDash": [4, 4], "strokeWidth": 1},
          "encoding": {"x": x, "y": y}},
         {"mark": {"type": "rule", "color": BLUE, "strokeWidth": 2},
          "encoding": {"x": x, "y": axis("low", "accuracy") | share, "y2": {"field": "high"}, "tooltip": tooltip}},
@@ -143,7 +155,7 @@ def class_differences(classes: Sequence[Mapping[str, Any]]) -> Chart:
             "y": {"field": "label", "type": "nominal", "sort": None, "title": "class"},
             "x": {"field": "difference", "type": "quantitative", "title": "recall of B less that of A",
                   "axis": {"format": "+.2f", "tickCount": 8}},
-            "color": colours("kind", {"gained": BLUE, "lost": RED}),
+            "color": color_scale("kind", {"gained": BLUE, "lost": RED}),
             "tooltip": [{"field": "label", "title": "class"}, {"field": "num", "title": "images"},
                         {"field": "a", "title": "A", "format": ".3f"}, {"field": "b", "title": "B", "format": ".3f"},
                         {"field": "difference", "format": "+.3f"}],

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from carclf.dashboard.liveness import heard
-from carclf.runs.index import rows
+from carclf.dashboard.liveness import mark_stale_runs
+from carclf.runs.index import list_runs
 from carclf.services.storage import Store
 
 MAX_LIMIT = 200
@@ -22,7 +22,7 @@ FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 TEXTS = ("run", "recipe", "dataset", "model", "state", "decision", "text")
 
 
-class Wanted(BaseModel):
+class RunQuery(BaseModel):
     """Which runs, in which order, from which position on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,23 +37,23 @@ class Wanted(BaseModel):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
 
 
-def listing(store: Store, wanted: Wanted) -> dict[str, Any]:
-    """``rows`` of the part, ``num_found``, ``num_runs``; all ``recipes``, ``decisions`` and ``states`` there are."""
-    every = heard(store, rows(store))
-    found = arranged(every, wanted)
+def query_runs(store: Store, wanted: RunQuery) -> dict[str, Any]:
+    """``rows`` of the part, ``num_matching``, ``num_runs``; all ``recipes``, ``decisions`` and ``states`` there are."""
+    every = mark_stale_runs(store, list_runs(store))
+    found = filter_and_sort(every, wanted)
     return {
-        "rows": found[wanted.offset : wanted.offset + wanted.limit], "num_found": len(found), "num_runs": len(every),
+        "rows": found[wanted.offset : wanted.offset + wanted.limit], "num_matching": len(found), "num_runs": len(every),
         "recipes": _choices(every, "recipe"), "decisions": _choices(every, "decision"),
         "states": _choices(every, "state"),
     }
 
 
-def as_csv(store: Store, wanted: Wanted) -> str:
+def runs_as_csv(store: Store, wanted: RunQuery) -> str:
     """All the runs that fit, in their order, as a table for a spreadsheet; times are UTC."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(CSV)
-    for row in arranged(heard(store, rows(store)), wanted):
+    for row in filter_and_sort(mark_stale_runs(store, list_runs(store)), wanted):
         writer.writerow(_cell(row[name]) for name in CSV)
     return text.getvalue()
 
@@ -64,7 +64,7 @@ def _cell(value: Any) -> str:
     return f"'{text}" if isinstance(value, str) and text.startswith(FORMULAS) else text
 
 
-def arranged(every: Sequence[Mapping[str, Any]], wanted: Wanted) -> list[Mapping[str, Any]]:
+def filter_and_sort(every: Sequence[Mapping[str, Any]], wanted: RunQuery) -> list[Mapping[str, Any]]:
     """The rows that fit, in their order; those without the value that is sorted by come last, whatever the order."""
     found = [row for row in every if _fits(row, wanted)]
     known = [row for row in found if row[wanted.sort] not in (None, "")]
@@ -72,7 +72,7 @@ def arranged(every: Sequence[Mapping[str, Any]], wanted: Wanted) -> list[Mapping
     return sorted(known, key=lambda row: row[wanted.sort], reverse=wanted.descending) + unknown
 
 
-def _fits(row: Mapping[str, Any], wanted: Wanted) -> bool:
+def _fits(row: Mapping[str, Any], wanted: RunQuery) -> bool:
     exact = ((wanted.recipe, "recipe"), (wanted.decision, "decision"), (wanted.state, "state"))
     if any(value and row[name] != value for value, name in exact):
         return False

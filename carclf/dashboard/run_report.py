@@ -1,8 +1,8 @@
 """The report of a run as one file of HTML, to be mailed or archived: no script, no network; the page's own template."""
 
-from carclf.dashboard.run_facts import facts
+from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_view import run_view
-from carclf.dashboard.templates import self_contained
+from carclf.dashboard.templates import render_self_contained
 from carclf.errors import CarclfError
 from carclf.progress import log
 from carclf.runs.run import Result, Run
@@ -14,7 +14,7 @@ ASKED_OFTEN = ("submit", "score")  # while they wait nothing new is known
 
 def run_report(store: Store, run_id: str) -> str:
     """The report, as far as the run is; ConfigError where there is no such run."""
-    return self_contained("run.html", **run_view(facts(store, run_id)))
+    return render_self_contained("run.html", **run_view(run_facts(store, run_id)))
 
 
 def report_key(run_id: str) -> str:
@@ -22,7 +22,7 @@ def report_key(run_id: str) -> str:
     return f"reports/{run_id}.html"
 
 
-def run_reported(run: Run, stage: str) -> Result:
+def run_stage_with_report(run: Run, stage: str) -> Result:
     """Run a stage of a run; after a late one the run's report is kept in the store."""
     result = run.run_stage(stage)
     if stage in LATE and not (result.waiting and stage in ASKED_OFTEN):

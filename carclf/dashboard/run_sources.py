@@ -11,21 +11,21 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from carclf.artifacts import MADE, Artifact, Audit, Drift
+from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.runs.index import NUM_READERS
 from carclf.runs.record import Record, read_record
-from carclf.services.storage import Store, command_on
+from carclf.services.storage import Store, format_command
 
 T = TypeVar("T")
 PAGE = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
 AUDIT = "audit"  # beside the stages: train_head's page of label errors, or of these and drift
 # What a file that is whole, and of another version or written by somebody else, may lead to.
-OF_OTHER_SHAPE = (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error)
+MALFORMED_DATA_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error)
 
 
 @dataclass
-class Source:
+class RunReader:
     """A run's record and its artifacts; ``problems`` are those parts that could not be read."""
 
     store: Store
@@ -38,10 +38,10 @@ class Source:
     def fetch(self, files: Mapping[str, Sequence[str]]) -> None:
         """Read what the stages left and these files of it at once; what cannot be read is told by who asks for it."""
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            list(pool.map(lambda stage: self._fetch(stage, files.get(stage, ())), (*MADE, AUDIT)))
+            list(pool.map(lambda stage: self._fetch(stage, files.get(stage, ())), (*STAGE_ARTIFACTS, AUDIT)))
 
     def _fetch(self, stage: str, names: Sequence[str]) -> None:
-        with suppress(CarclfError, *OF_OTHER_SHAPE):
+        with suppress(CarclfError, *MALFORMED_DATA_ERRORS):
             self.artifact(stage)
             for name in names:
                 self.content(stage, name)
@@ -52,7 +52,7 @@ class Source:
             return make()
         except CarclfError as error:
             self.problems.append({"part": name, "text": str(error)})
-        except OF_OTHER_SHAPE as error:
+        except MALFORMED_DATA_ERRORS as error:
             text = f"What the store has is damaged, or of another version of carclf: {error!r}. Run the stage again."
             self.problems.append({"part": name, "text": text})
         return otherwise
@@ -78,9 +78,9 @@ class Source:
         if stage == AUDIT:
             return _of_page(self.result("train_head"), Audit, Drift)
         if key := self.result(stage).get("key"):
-            return MADE[stage], key
+            return STAGE_ARTIFACTS[stage], key
         # A decision that waits for an approval: the record names its page only.
-        return _of_page(self.attempt(stage), MADE[stage]) if stage == "promote" else (MADE[stage], "")
+        return _of_page(self.attempt(stage), STAGE_ARTIFACTS[stage]) if stage == "promote" else (STAGE_ARTIFACTS[stage], "")
 
     def content(self, stage: str, name: str) -> bytes | None:
         """A file of what a stage left, checked; None where there is none."""
@@ -104,19 +104,19 @@ class Source:
         return None if data is None else json.loads(data)
 
 
-def source(store: Store, run_id: str) -> Source:
+def open_run(store: Store, run_id: str) -> RunReader:
     """The source of a run's facts; ConfigError where there is no such run, DataError where its record is damaged."""
     if (record := read_record(store, run_id)) is None:
-        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: {command_on(store, 'runs list')}")
-    return Source(store, run_id, record)
+        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List them: {format_command(store, 'runs list')}")
+    return RunReader(store, run_id, record)
 
 
-def plain(value: Any) -> Any:
+def to_jsonable(value: Any) -> Any:
     """The same with None for numbers that JSON has no word for."""
     if isinstance(value, dict):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): to_jsonable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [to_jsonable(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -127,7 +127,7 @@ def _artifact(store: Store, kind: type[Artifact], key: str) -> Artifact:
 
 
 def _of_page(told: dict[str, Any], *kinds: type[Artifact]) -> tuple[type[Artifact], str]:
-    """The kind and the key of what has the page that a stage's figures name; "" where that is of none of these."""
-    found = PAGE.match(str(told.get("figures", {}).get("report", "")))
+    """The kind and the key of what has the page that a stage's metrics name; "" where that is of none of these."""
+    found = PAGE.match(str(told.get("metrics", {}).get("report", "")))
     kind = next((one for one in kinds if found and one.folder == found["folder"]), None)
     return (kind, found["key"]) if kind and found else (kinds[0], "")

@@ -7,9 +7,9 @@ from typing import Any
 
 from carclf.dashboard.charts import Chart
 from carclf.dashboard.run_charts import curves, recalls, reliability, stage_times
-from carclf.dashboard.run_facts import SHOWN
-from carclf.reports.evaluation_report import MAX_CONFUSION, confused_pairs, confusion_matrix
-from carclf.runs.live import Live
+from carclf.dashboard.run_facts import VIEWABLE_SUFFIXES
+from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
+from carclf.runs.live import LiveProgress
 
 Facts = Mapping[str, Any]
 UNITS = {"fine_tune": "step"}  # what the training loop counts; the head counts epochs
@@ -23,12 +23,12 @@ def run_view(found: Facts) -> dict[str, Any]:
     return {
         **{name: found[name] for name in ("run", "store", "row", "header", "stages", "data", "evaluation", "errors",
                                           "decision", "problems", "unread")},
-        "shown": SHOWN, "version": version(found["row"], found["live"]), "champion": found["row"]["champion"],
+        "shown": VIEWABLE_SUFFIXES, "version": page_version(found["row"], found["live"]), "champion": found["row"]["champion"],
         "progress": progress(found["live"]), "trainings": trainings(found),
         "stage_times": stage_times(found["stages"]),
         "recalls": recalls(evaluation["classes"]) if evaluation else None,
         "reliability": reliability(evaluation["reliability"]) if "reliability" in (evaluation or {}) else None,
-        "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CONFUSION else None,
+        "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CONFUSION_CLASSES else None,
         "pairs": confused_pairs(names, confusion),
     }
 
@@ -47,7 +47,7 @@ def trainings(found: Facts) -> list[dict[str, Any]]:
     return shown
 
 
-def live_curves(live: Live) -> list[Chart]:
+def live_curves(live: LiveProgress) -> list[Chart]:
     """The curves of a stage that trains or trained, of what it told meanwhile."""
     charts = []
     for what, series in live["series"].items():
@@ -56,20 +56,20 @@ def live_curves(live: Live) -> list[Chart]:
     return charts
 
 
-def progress(live: Mapping[str, Live]) -> list[dict[str, Any]]:
+def progress(live: Mapping[str, LiveProgress]) -> list[dict[str, Any]]:
     """A line for each stage that is under way: ``stage``, ``text`` and ``share`` of the work that is done."""
     return [{"stage": stage, "text": _progress_text(stage, one), "share": one["done"] / max(1, one["total"])}
-            for stage, one in live.items() if one["state"] in ("running", "silent")]
+            for stage, one in live.items() if one["state"] in ("running", "stale")]
 
 
-def _progress_text(stage: str, one: Live) -> str:
-    if one["state"] == "silent":
+def _progress_text(stage: str, one: LiveProgress) -> str:
+    if one["state"] == "stale":
         return f"{stage}: nothing was heard of it since {one['updated']}; it was probably killed"
-    figures = one["figures"]
+    metrics = one["metrics"]
     known = {"epoch": "{:.0f}", "loss": "{:.3f}", "accuracy": "{:.3f}", "images_per_second": "{:.0f}",
              "data_wait_fraction": "{:.0%}"}
-    said = [f"{name.replace('_', ' ')} {form.format(figures[name])}" for name, form in known.items()
-            if figures.get(name) is not None]
+    said = [f"{name.replace('_', ' ')} {form.format(metrics[name])}" for name, form in known.items()
+            if metrics.get(name) is not None]
     eta = [] if one["eta_seconds"] is None else [f"{one['eta_seconds']:.0f} s to go"]
     if not one["total"]:
         return f"{stage}: it begins"
@@ -77,7 +77,7 @@ def _progress_text(stage: str, one: Live) -> str:
     return f"{stage}:{what} " + ", ".join([f"{one['done']} of {one['total']}", *said, *eta])
 
 
-def version(row: Mapping[str, Any], live: Mapping[str, Live]) -> str:
+def page_version(row: Mapping[str, Any], live: Mapping[str, LiveProgress]) -> str:
     """What changes where a page would show other parts than before, and not only other points."""
     parts = [row["updated"], sorted((stage, one["state"], list(one["series"])) for stage, one in live.items())]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

@@ -225,15 +225,15 @@
     }
   }
   function showRows(answer) {
-    const body = document.querySelector("#table tbody"), last = Math.min(wanted.offset + LIMIT, answer.num_found);
+    const body = document.querySelector("#table tbody"), last = Math.min(wanted.offset + LIMIT, answer.num_matching);
     body.replaceChildren(...answer.rows.map(rowOf));
     document.getElementById("csv").href = `${root()}/data/runs.csv?${asQuery({offset: ""})}`;
     document.getElementById("found").textContent = !answer.num_runs ? "No runs yet: trigger the Dag car_retrain."
-      : answer.num_found === answer.num_runs
-      ? `${answer.num_runs} ${answer.num_runs === 1 ? "run" : "runs"}` : `${answer.num_found} of ${answer.num_runs} runs`;
-    document.getElementById("place").textContent = answer.num_found ? `${wanted.offset + 1}–${last} of ${answer.num_found}` : "None";
+      : answer.num_matching === answer.num_runs
+      ? `${answer.num_runs} ${answer.num_runs === 1 ? "run" : "runs"}` : `${answer.num_matching} of ${answer.num_runs} runs`;
+    document.getElementById("place").textContent = answer.num_matching ? `${wanted.offset + 1}–${last} of ${answer.num_matching}` : "None";
     document.getElementById("before").disabled = wanted.offset === 0;
-    document.getElementById("after").disabled = last >= answer.num_found;
+    document.getElementById("after").disabled = last >= answer.num_matching;
     for (const head of document.querySelectorAll("#table th[data-sort]")) {
       if (head.dataset.sort === wanted.sort) head.setAttribute("aria-sort", wanted.descending ? "descending" : "ascending");
       else head.removeAttribute("aria-sort");

@@ -5,23 +5,23 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
-from carclf.artifacts import MADE
-from carclf.config import flat, load
-from carclf.dashboard.run_sources import Source
-from carclf.runs.live import SILENT_SECONDS, Live
+from carclf.artifacts import STAGE_ARTIFACTS
+from carclf.config import flatten, load_config
+from carclf.dashboard.run_sources import RunReader
+from carclf.runs.live import STALE_SECONDS, LiveProgress
 from carclf.runs.run import STAGES
 
 Setting = dict[str, Any]
 
 
-def changed_settings(source: Source) -> list[Setting]:
+def changed_settings(source: RunReader) -> list[Setting]:
     """The run's settings that are not its recipe's: name, value, default (None: not known in this version)."""
-    defaults, own = flat(load(source.record["recipe"]).model_dump()), flat(source.record["config"])
+    defaults, own = flatten(load_config(source.record["recipe"]).model_dump()), flatten(source.record["config"])
     return [{"name": name, "value": value, "default": defaults.get(name)} for name, value in own.items()
             if name not in defaults or value != defaults[name]]
 
 
-def stage_facts(source: Source, settings: list[Setting], live: dict[str, Live]) -> list[dict[str, Any]]:
+def stage_facts(source: RunReader, settings: list[Setting], live: dict[str, LiveProgress]) -> list[dict[str, Any]]:
     """All stages in their order, as ``facts`` describes them."""
     found, skip = [], ""
     for stage in STAGES:
@@ -32,32 +32,32 @@ def stage_facts(source: Source, settings: list[Setting], live: dict[str, Live]) 
     return found
 
 
-def _stage(source: Source, stage: str, live: Live | None) -> dict[str, Any]:
+def _stage(source: RunReader, stage: str, live: LiveProgress | None) -> dict[str, Any]:
     done, attempt = source.result(stage), source.attempt(stage)
     artifact = source.part(stage, lambda: source.artifact(stage), None)
     files = artifact.files.items() if artifact else ()
     return {
-        "name": stage, "state": state_of(done, attempt, live), "text": attempt.get("text") or done.get("skip") or "",
+        "name": stage, "state": stage_state(done, attempt, live), "text": attempt.get("text") or done.get("skip") or "",
         "since": attempt.get("since", ""), "ended": attempt.get("ended") or done.get("ended") or "",
         "seconds": done.get("seconds"), "reused": bool(done.get("reused")), "gpu": done.get("gpu", ""),
-        "summary": done.get("summary", ""), "figures": done.get("figures") or attempt.get("figures") or {},
-        "folder": MADE[stage].folder, "key": artifact.key if artifact else done.get("key", ""),
+        "summary": done.get("summary", ""), "metrics": done.get("metrics") or attempt.get("metrics") or {},
+        "folder": STAGE_ARTIFACTS[stage].folder, "key": artifact.key if artifact else done.get("key", ""),
         "files": [{"name": name, "key": file.key, "num_bytes": file.num_bytes} for name, file in files],
     }
 
 
-def state_of(done: dict[str, Any], attempt: dict[str, Any], live: Live | None) -> str:
+def stage_state(done: dict[str, Any], attempt: dict[str, Any], live: LiveProgress | None) -> str:
     """The state of a stage, by what its record says of its end and of its latest try, and by its live points."""
     state = str(attempt.get("state") or ("done" if done else "open"))
     if state != "running":
         return state
     if live is None or live["started"][:19] < attempt["since"][:19]:  # of an earlier attempt, or of none
         age = (datetime.now(UTC) - datetime.fromisoformat(attempt["since"])).total_seconds()
-        return "silent" if age > SILENT_SECONDS else "running"
-    return "silent" if live["state"] == "silent" else "running"
+        return "stale" if age > STALE_SECONDS else "running"
+    return "stale" if live["state"] == "stale" else "running"
 
 
-def _command(source: Source, stage: str, settings: list[Setting]) -> str:
+def _command(source: RunReader, stage: str, settings: list[Setting]) -> str:
     place, members = ["--store", source.store.url], source.record.get("members", [])
     if members and stage == "fine_tune":
         return shlex.join(["carclf", "ensemble", *(part for member in members for part in ("--run", member)),

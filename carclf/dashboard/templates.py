@@ -11,22 +11,22 @@ import jinja2
 from markupsafe import Markup
 
 from carclf import reports
-from carclf.dashboard.charts import Chart, svg
-from carclf.reports.evaluation_report import MAX_CONFUSION
+from carclf.dashboard.charts import Chart, render_svg
+from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES
 from carclf.reports.render import MAX_ROWS
 
 HERE = Path(__file__).parent
 SHARED = Path(reports.__file__).parent  # page.html and page.css, of which all pages of carclf are
 
 
-def for_site(template: str, root: str, **values: object) -> str:
+def render_page(template: str, root: str, **values: object) -> str:
     """A page inside Airflow's UI, which loads script and style from ``root``."""
     return _environment().get_template(template).render(
         layout="site.html", root=root, draw=None, release=release(), **_common(), **values
     )
 
 
-def self_contained(template: str, **values: object) -> str:
+def render_self_contained(template: str, **values: object) -> str:
     """A page that is one file: its charts are SVG, and it needs no script and no network."""
     style = style_sheet()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -62,11 +62,11 @@ def release() -> str:
 
 
 def _common() -> dict[str, Any]:
-    return {"max_rows": MAX_ROWS, "max_confusion": MAX_CONFUSION}
+    return {"max_rows": MAX_ROWS, "max_confusion": MAX_CONFUSION_CLASSES}
 
 
 def _drawn(chart: Chart) -> Markup:
-    return Markup(svg(chart))
+    return Markup(render_svg(chart))
 
 
 def _short(value: Any) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from carclf.dashboard.charts import BLUE, ORANGE, RED, Chart, Spec, Values, axis, colours, number, spec
+from carclf.dashboard.charts import BLUE, ORANGE, RED, Chart, Spec, Values, axis, color_scale, format_number, spec
 
 Row = Mapping[str, Any]
 MAX_RUNS = 500  # the newest, that are drawn
@@ -12,7 +12,7 @@ KINDS = {"val_accuracy": "validation accuracy", "public_score": "public score"}
 TITLE = "Accuracy and public score over time"
 
 
-def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
+def timeline_chart(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
     """A point for each run's accuracy and public score; ``champion`` is of ``facts.champion_facts``."""
     known = sorted((row for row in rows if any(row[name] is not None for name in KINDS) and _is_time(row["created"])),
                    key=lambda row: row["created"])[-MAX_RUNS:]
@@ -23,9 +23,9 @@ def over_time(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
     layers = [_points(_span(known))]
     if champion and known:
         layers.append(_steps(_threshold_values(champion, _span(known))))
-    table = [[row["run"], row["created"], *(number(row[name]) for name in KINDS), row["decision"]]
+    table = [[row["run"], row["created"], *(format_number(row[name]) for name in KINDS), row["decision"]]
              for row in reversed(known)]
-    return Chart("over-time", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
+    return Chart("timeline", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
                  ["run", "begun", *KINDS.values(), "decision"], table)
 
 
@@ -60,7 +60,7 @@ def _points(span: list[str]) -> Spec:
         "encoding": {
             "x": _time(span),
             "y": axis("value", axis={"format": ".3~f"}),
-            "color": colours("kind", kinds),
+            "color": color_scale("kind", kinds),
             "shape": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds),
                                                                     "range": ["circle", "diamond"]}},
             "tooltip": [{"field": "run"}, {"field": "kind", "title": "figure"},

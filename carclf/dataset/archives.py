@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from carclf.artifacts import Archive, cache_folder, cached, whole_folder
+from carclf.artifacts import Archive, atomic_folder, cache_folder, fetch_file
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -29,18 +29,18 @@ BROKEN = (
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}
 
 
-def extract(archive: Path, folder: Path, *, tops: tuple[str, ...]) -> None:
+def extract(archive: Path, folder: Path, *, top_folders: tuple[str, ...]) -> None:
     """Unpack what lies under one of the top folders, and every CSV, also from archives within the archive.
 
     DataError for damage, names that leave the folder, links, names that occur twice, and far too much content.
     """
     with archive.open("rb") as file:
-        _Unpacking(folder, tops, archive.stat().st_size).unpack(file, "the archive", 0)
+        _Unpacking(folder, top_folders, archive.stat().st_size).unpack(file, "the archive", 0)
 
 
 class _Unpacking:
-    def __init__(self, folder: Path, tops: tuple[str, ...], num_bytes: int) -> None:
-        self.folder, self.tops = folder, tops
+    def __init__(self, folder: Path, top_folders: tuple[str, ...], num_bytes: int) -> None:
+        self.folder, self.top_folders = folder, top_folders
         self.room = ALWAYS_ALLOWED + MAX_EXPANSION * num_bytes
 
     def unpack(self, file: IO[bytes], name: str, depth: int) -> None:
@@ -81,7 +81,7 @@ class _Unpacking:
         hidden = any(part.startswith(".") for part in parts) or "__MACOSX" in parts[:-1]
         if not parts or hidden or parts[-1].endswith(".zip"):
             return None
-        for top in self.tops:  # Kaggle's inner archives may have an extra top folder
+        for top in self.top_folders:  # Kaggle's inner archives may have an extra top folder
             if top in parts[:-1]:
                 return self.folder.joinpath(*parts[parts.index(top):])
         return self.folder / parts[-1] if parts[-1].endswith(".csv") else None
@@ -122,15 +122,15 @@ def pack(path: Path, pictures: Mapping[str, Path]) -> None:
                 shutil.copyfileobj(content, target, 1 << 20)
 
 
-def unpack(archive: Archive, store: Store) -> Path:
+def extract_images(archive: Archive, store: Store) -> Path:
     """The local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
 
     It is unpacked once per content; DataError for archives that are damaged or would leave the folder.
     """
     folder = cache_folder() / "images" / archive.content
-    with whole_folder(folder) as work:
+    with atomic_folder(folder) as work:
         if work is not None:
-            extract(cached(store, archive.files["archive.zip"]), work, tops=("train", "test_upload"))
+            extract(fetch_file(store, archive.files["archive.zip"]), work, top_folders=("train", "test_upload"))
             if extra := archive.files.get("extra.zip"):
-                extract(cached(store, extra), work, tops=("extra",))
+                extract(fetch_file(store, extra), work, top_folders=("extra",))
     return folder

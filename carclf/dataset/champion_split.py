@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.dataset.matching import FAINTEST
-from carclf.dataset.near_hashes import NONE, Hashes, Positions, near_across, nearest
+from carclf.dataset.matching import MIN_CONTRAST
+from carclf.dataset.near_hashes import NO_POSITION, Hashes, Positions, near_pairs_between, nearest_hashes
 
-TRAIN, VAL, LEFT_OUT = "train", "val", "left_out"
+TRAIN, VAL, EXCLUDED = "train", "val", "left_out"
 # Bits of the perceptual hash, and mean difference of the looks in standard deviations, of a picture that was saved
 # again or a little cropped. Measured on cars10 (benchmarks.near_duplicate_quality): of copies saved again, resized or lit all are
 # known, of those cropped by up to 2% a side 99%, by up to 3% 92%; of different photographs none. Of the demo's
@@ -21,7 +21,7 @@ BATCH = 16384  # pairs whose looks are compared at once
 NO_FOLD = -1
 
 
-def remembered(rows: pd.DataFrame, memory: pd.DataFrame | None) -> pd.DataFrame:
+def with_split_history(rows: pd.DataFrame, memory: pd.DataFrame | None) -> pd.DataFrame:
     """A split's rows and, of what champions before it knew, the pictures that it has no more.
 
     Without them a picture that is away for one champion would come back as new: it may have trained the one before,
@@ -35,7 +35,7 @@ def remembered(rows: pd.DataFrame, memory: pd.DataFrame | None) -> pd.DataFrame:
     return pd.concat([rows, away.assign(fold=NO_FOLD)], ignore_index=True)
 
 
-def known(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
+def previous_values(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
     """What the earlier split says in a column of each row's picture; missing where the picture is new.
 
     A picture is known by its bytes, else by its pixels, else by nearly the same perceptual hash and the same look.
@@ -61,21 +61,21 @@ def known(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd
 def _near(new: pd.DataFrame, earlier: pd.DataFrame) -> Positions:
     """The position of the earlier picture with the nearest hash, among those without a look; -1 for none."""
     unseen = np.flatnonzero(_looks(earlier) == b"")
-    places, _ = nearest(_hashes(new), _hashes(earlier)[unseen], UNSEEN_BITS)
+    places, _ = nearest_hashes(_hashes(new), _hashes(earlier)[unseen], UNSEEN_BITS)
     return np.where(places >= 0, unseen[places] if len(unseen) else -1, -1)
 
 
 def _alike(new: pd.DataFrame, earlier: pd.DataFrame) -> Positions:
     """The position of the first earlier picture with nearly the same hash and the same look; -1 for none."""
-    best = np.full(len(new), NONE)
+    best = np.full(len(new), NO_POSITION)
     looks, others = _looks(new), _looks(earlier)
-    pairs = near_across(_hashes(new), _hashes(earlier), NEAR_BITS)
+    pairs = near_pairs_between(_hashes(new), _hashes(earlier), NEAR_BITS)
     seen = ((own, other) for own, other in pairs if looks[own] and others[other])
     while batch := list(islice(seen, BATCH)):
         one, other = np.array(batch).T
         alike = _difference(looks[one], others[other]) <= LOOKS_ALIKE
         np.minimum.at(best, one[alike], other[alike])
-    return np.where(best < NONE, best, -1)
+    return np.where(best < NO_POSITION, best, -1)
 
 
 def _hashes(rows: pd.DataFrame) -> Hashes:
@@ -89,6 +89,6 @@ def _looks(rows: pd.DataFrame) -> "npt.NDArray[np.object_]":
 def _difference(*looks: "npt.NDArray[np.object_]") -> "npt.NDArray[np.float32]":
     """Mean absolute difference of pairs of looks; brightness and contrast do not count, colours do."""
     one, other = (np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1).astype(np.float32) for some in looks)
-    one, other = ((some - some.mean(1, keepdims=True)) / np.maximum(some.std(1, keepdims=True), FAINTEST)
+    one, other = ((some - some.mean(1, keepdims=True)) / np.maximum(some.std(1, keepdims=True), MIN_CONTRAST)
                   for some in (one, other))
     return np.asarray(np.abs(one - other).mean(1), np.float32)

@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from carclf.config import Duplicates
-from carclf.dataset.matching import Matcher, Pair
+from carclf.dataset.matching import DuplicateMatcher, Pair
 from carclf.dataset.near_hashes import Hashes, near_pairs
 from carclf.images.decode import Pixels
 
@@ -56,13 +56,13 @@ def _near_groups(
     hashes: Hashes, pictures: Positions, load: Callable[[int], Pixels], settings: Duplicates
 ) -> Iterator[Positions]:
     """Groups among the pictures, which are positions in the order of their hashes, that are near-copies."""
-    matcher, joined = Matcher(load, settings.max_difference), DisjointSet()
+    matcher, joined = DuplicateMatcher(load, settings.max_pixel_difference), DisjointSet()
     distinct, starts, counts = np.unique(hashes[pictures], return_index=True, return_counts=True)
     looks = {int(place): _looks(pictures[starts[place] : starts[place] + counts[place]].tolist(), matcher, joined)
              for place in np.flatnonzero(counts > 1)}
 
     def candidates() -> Iterator[Pair]:
-        for first, second in near_pairs(distinct, settings.max_distance):
+        for first, second in near_pairs(distinct, settings.max_hash_distance):
             for places in zip(first.tolist(), second.tolist(), strict=True):
                 yield from product(*(looks.get(place, [int(pictures[starts[place]])]) for place in places))
 
@@ -72,7 +72,7 @@ def _near_groups(
         yield np.array(sorted(group))
 
 
-def _looks(pictures: list[int], matcher: Matcher, joined: DisjointSet) -> list[int]:
+def _looks(pictures: list[int], matcher: DuplicateMatcher, joined: DisjointSet) -> list[int]:
     """One picture of each look among those of one hash, the others joined to theirs: a star, not all pairs."""
     found: list[int] = []
     while pictures and len(found) < MOST_LOOKS:
@@ -85,7 +85,7 @@ def _looks(pictures: list[int], matcher: Matcher, joined: DisjointSet) -> list[i
     return found
 
 
-def _join(candidates: Iterator[Pair], matcher: Matcher, joined: DisjointSet) -> None:
+def _join(candidates: Iterator[Pair], matcher: DuplicateMatcher, joined: DisjointSet) -> None:
     """Compare the pairs that no earlier pair has joined."""
     while batch := list(islice(candidates, BATCH)):
         open_pairs = [(one, other) for one, other in batch
@@ -103,7 +103,7 @@ def _merge(joined: DisjointSet, pairs: list[Pair]) -> None:
 def describe_clusters(index: pd.DataFrame) -> list[dict[str, Any]]:
     """The clusters of several usable pictures: of several classes first, then those with test pictures, then by size.
 
-    ``kind`` is exact where all have the same pixels. ``spans_classes``: one of the labels is wrong for sure.
+    ``kind`` is exact where all have the same pixels. ``has_conflicting_labels``: one of the labels is wrong for sure.
     """
     usable = index[index["problem"] == ""]
     several = usable[usable["cluster"].duplicated(keep=False)].sort_values(["cluster", "path"], ignore_index=True)
@@ -116,8 +116,8 @@ def describe_clusters(index: pd.DataFrame) -> list[dict[str, Any]]:
         found.append({
             "cluster": numbers[start], "num_members": end - start,
             "kind": "exact" if (copies[start:end] == copies[start]).all() else "near",
-            "spans_classes": len(labels - {-1}) > 1, "spans_test": -1 in labels and len(labels) > 1,
+            "has_conflicting_labels": len(labels - {-1}) > 1, "in_train_and_test": -1 in labels and len(labels) > 1,
             "labels": sorted(labels - {-1}), "members": members[start : min(end, start + NUM_LISTED)],
         })
-    return sorted(found, key=lambda one: (not one["spans_classes"], not one["spans_test"], -one["num_members"],
+    return sorted(found, key=lambda one: (not one["has_conflicting_labels"], not one["in_train_and_test"], -one["num_members"],
                                           one["cluster"]))

@@ -32,7 +32,7 @@ def _content(listing: list[list[str | int]]) -> dict[str, str | int]:
     return {"num": len(listing), "listing": fingerprint(listing=sorted(listing))}
 
 
-def packed_content(path: Path) -> dict[str, str | int]:
+def archive_content(path: Path) -> dict[str, str | int]:
     """The ``content`` of the pictures that an archive was packed with."""
     listing: list[list[str | int]] = []
     with zipfile.ZipFile(path) as archive:
@@ -44,7 +44,7 @@ def packed_content(path: Path) -> dict[str, str | int]:
 
 
 @contextmanager
-def gathered(sources: str) -> Iterator[ExtraData]:
+def gather_extra_data(sources: str) -> Iterator[ExtraData]:
     """The pictures of the comma-separated folders and s3:// prefixes; what comes from a store is fetched.
 
     DataError for a source that is missing, is empty, or holds a picture outside of a class's folder.

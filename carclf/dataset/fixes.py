@@ -12,20 +12,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from carclf.dataset.findings import Finding, enumerated
+from carclf.dataset.findings import Finding, format_labels
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from carclf.dataset.indexing import Place
+    from carclf.dataset.indexing import ImagePath
 
-NAME = "label_fixes.csv"
-HEADER = ["id", "action", "label"]
-CONTENT = "sha256"  # a fourth column, which people need not write
-COLUMNS = f"its header is {','.join(HEADER)} or {','.join(HEADER)},{CONTENT}."
-MEND = f"Mend {NAME} at the store's root, or remove it; {COLUMNS}"
+LABEL_FIXES_FILE = "label_fixes.csv"
+REQUIRED_COLUMNS = ["id", "action", "label"]
+SHA256_COLUMN = "sha256"  # a fourth column, which people need not write
+COLUMNS = f"its header is {','.join(REQUIRED_COLUMNS)} or {','.join(REQUIRED_COLUMNS)},{SHA256_COLUMN}."
+MEND = f"Mend {LABEL_FIXES_FILE} at the store's root, or remove it; {COLUMNS}"
 MEND_OTHER = f"Mend it; {COLUMNS}"
 
 
@@ -49,7 +49,7 @@ class LabelFixes:
 
 
 @dataclass
-class Applied:
+class FixedIndex:
     """What became of the fixes: each that changed a row with what it was before, and those without a picture."""
 
     index: "pd.DataFrame"
@@ -58,7 +58,7 @@ class Applied:
 
     def findings(self) -> list[Finding]:
         """A warning for each fix without a picture."""
-        return [Finding("unknown_fix", fix.id, f"{NAME} names it, but {_missing(fix)}; the fix is not applied")
+        return [Finding("unmatched_label_fix", fix.id, f"{LABEL_FIXES_FILE} names it, but {_missing(fix)}; the fix is not applied")
                 for fix in self.unknown]
 
 
@@ -69,15 +69,15 @@ def _missing(fix: LabelFix) -> str:
 
 def read_fixes(store: Store) -> LabelFixes:
     """The store's label fixes; none where the file is missing. DataError names the line that is wrong."""
-    return LabelFixes() if (found := store.read(NAME)) is None else parse_fixes(found.data)
+    return LabelFixes() if (found := store.read(LABEL_FIXES_FILE)) is None else parse_fixes(found.data)
 
 
-def parse_fixes(data: bytes, name: str = NAME) -> LabelFixes:
+def parse_fixes(data: bytes, name: str = LABEL_FIXES_FILE) -> LabelFixes:
     """The fixes in a file's bytes; DataError names the file and the line that is wrong."""
     try:
         return LabelFixes(_lines(data), hashlib.sha256(data).hexdigest())
     except ValueError as error:
-        raise DataError(f"{name}{error} {MEND if name == NAME else MEND_OTHER}") from error
+        raise DataError(f"{name}{error} {MEND if name == LABEL_FIXES_FILE else MEND_OTHER}") from error
 
 
 def _lines(data: bytes) -> tuple[LabelFix, ...]:
@@ -85,7 +85,7 @@ def _lines(data: bytes) -> tuple[LabelFix, ...]:
         rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f" is no CSV: {error}.") from error
-    if not rows or rows[0] not in (HEADER, [*HEADER, CONTENT]):
+    if not rows or rows[0] not in (REQUIRED_COLUMNS, [*REQUIRED_COLUMNS, SHA256_COLUMN]):
         raise ValueError(f" begins with {rows[0] if rows else 'nothing'}.")
     lines = tuple(_line(number, row, rows[0]) for number, row in enumerate(rows[1:], start=2) if row)
     seen: dict[str, int] = {}
@@ -111,7 +111,7 @@ def _line(number: int, row: list[str], header: list[str]) -> LabelFix:
                      "number, or drop with an empty label.")
 
 
-def check_fixes(fixes: LabelFixes, places: "Iterable[Place]", classes: set[int] | None) -> None:
+def check_fixes(fixes: LabelFixes, places: "Iterable[ImagePath]", classes: set[int] | None) -> None:
     """Raise what ``apply_fixes`` would, as far as it can be known before the pictures are read.
 
     Without ``classes`` they are those of the places. What a fix with a content means is known later.
@@ -130,13 +130,13 @@ def check_fixes(fixes: LabelFixes, places: "Iterable[Place]", classes: set[int] 
     apply_fixes(index, LabelFixes(tuple(fix for fix in fixes.lines if not fix.sha256)), classes or labels)
 
 
-def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> Applied:
+def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> FixedIndex:
     """A new index with the fixes in it.
 
     DataError for a class that is none, for a name of several pictures, and for a picture that two lines name.
     """
     _require_classes(fixes, classes)
-    done, places = Applied(index.copy()), _places(index, fixes)
+    done, places = FixedIndex(index.copy()), _places(index, fixes)
     lines: dict[int, int] = {}  # of each row that was named
     for fix in fixes.lines:
         match sorted(_meant(fix, places)):
@@ -144,12 +144,12 @@ def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> 
                 done.unknown.append(fix)
             case [row]:
                 if (before := lines.setdefault(row, fix.line)) != fix.line:
-                    raise DataError(f"{NAME}, lines {before} and {fix.line}: both name the picture "
+                    raise DataError(f"{LABEL_FIXES_FILE}, lines {before} and {fix.line}: both name the picture "
                                     f"{index['path'][row]}. Keep one of them. {MEND}")
                 _apply(fix, row, done)
             case several:
                 paths = ", ".join(index.loc[several, "path"])
-                raise DataError(f"{NAME}, line {fix.line}: {fix.id!r} is the name of several pictures ({paths}). "
+                raise DataError(f"{LABEL_FIXES_FILE}, line {fix.line}: {fix.id!r} is the name of several pictures ({paths}). "
                                 f"Write the path of the one that is meant. {MEND}")
     return done
 
@@ -157,15 +157,15 @@ def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> 
 def _require_classes(fixes: LabelFixes, classes: set[int]) -> None:
     for fix in fixes.lines:
         if fix.label is not None and fix.label not in classes:
-            raise DataError(f"{NAME}, line {fix.line}: there is no class {fix.label}; the classes are "
-                            f"{enumerated(classes)}. {MEND}")
+            raise DataError(f"{LABEL_FIXES_FILE}, line {fix.line}: there is no class {fix.label}; the classes are "
+                            f"{format_labels(classes)}. {MEND}")
 
 
 def _places(index: "pd.DataFrame", fixes: LabelFixes) -> dict[str, set[int]]:
     """The rows of labelled pictures by the wanted ids, paths and contents."""
     wanted = {fix.id for fix in fixes.lines} | {fix.sha256 for fix in fixes.lines if fix.sha256}
     labelled, places = index[index["source"] != "test"], dict[str, set[int]]()
-    for column in ("id", "path", CONTENT):
+    for column in ("id", "path", SHA256_COLUMN):
         named = labelled[labelled[column].isin(wanted)]
         for row, name in zip(named.index, named[column], strict=True):
             places.setdefault(name, set()).add(row)
@@ -180,11 +180,11 @@ def _meant(fix: LabelFix, places: dict[str, set[int]]) -> set[int]:
     return same & named if len(same) > 1 else same
 
 
-def _apply(fix: LabelFix, row: int, done: Applied) -> None:
+def _apply(fix: LabelFix, row: int, done: FixedIndex) -> None:
     index = done.index
     done.applied.append({"path": index.at[row, "path"], "action": fix.action, "from": int(index["label"][row]),
                          "to": fix.label})
     if fix.label is not None:
         index.at[row, "label"] = fix.label
     elif not index.at[row, "problem"]:
-        index.at[row, "kind"], index.at[row, "problem"] = "dropped", f"dropped by {NAME}"
+        index.at[row, "kind"], index.at[row, "problem"] = "dropped", f"dropped by {LABEL_FIXES_FILE}"

@@ -8,7 +8,7 @@ import pandas as pd
 
 from carclf.config import Validation
 from carclf.dataset.findings import Finding
-from carclf.images.color import STRETCHED
+from carclf.images.color import HIGH_BIT_DEPTH_MODES
 
 MAD_TO_DEVIATION = 1.4826  # of a normal distribution
 # An outlier must also look like one to anybody, and what does so is found in any company.
@@ -19,7 +19,7 @@ SMALLEST_SPREAD = {"brightness": 4.0, "sharpness": 0.1}  # else equal pictures w
 
 
 @dataclass(frozen=True)
-class Context:
+class CheckContext:
     """What the checks need beside the index."""
 
     sample: pd.DataFrame
@@ -27,7 +27,7 @@ class Context:
     config: Validation
 
 
-Check = Callable[[pd.DataFrame, Context], Iterator[Finding]]
+Check = Callable[[pd.DataFrame, CheckContext], Iterator[Finding]]
 
 
 def _about(kind: str, rows: pd.DataFrame, text: str) -> Iterator[Finding]:
@@ -36,40 +36,40 @@ def _about(kind: str, rows: pd.DataFrame, text: str) -> Iterator[Finding]:
         yield Finding(kind, str(row.path), text.format(row=row))
 
 
-def unusable(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def unusable(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Pictures with a problem, by its kind."""
     # a class that cannot be known is an error of the whole dataset, and told there
     for kind, rows in index[(index["problem"] != "") & (index["kind"] != "unknown_class")].groupby("kind"):
         yield from _about(str(kind), rows, "{row.problem}")
 
 
-def formats(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def formats(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """What decoding makes RGB and upright, and JPEGs that only a forgiving decoder reads."""
     for words, rows in index[index["problem"] == ""].groupby("format"):
         form, mode, *others = str(words).split(" ")
         named_jpeg = rows["path"].str.lower().str.endswith((".jpg", ".jpeg"))
         if form not in ("JPEG", "MPO"):
-            yield from _about("other_format", rows[named_jpeg], f"a {form} named as a JPEG")
-        if mode in STRETCHED:
-            yield from _about("other_mode", rows, f"its greys are {mode}, stretched to 0 to 255")
+            yield from _about("wrong_file_extension", rows[named_jpeg], f"a {form} named as a JPEG")
+        if mode in HIGH_BIT_DEPTH_MODES:
+            yield from _about("non_rgb_mode", rows, f"its greys are {mode}, stretched to 0 to 255")
         elif mode != "RGB" or "transparent" in others:
             on_white = ", what is transparent on white" if "transparent" in others else ""
-            yield from _about("other_mode", rows, f"its colours are {mode}, read as RGB{on_white}")
+            yield from _about("non_rgb_mode", rows, f"its colours are {mode}, read as RGB{on_white}")
         if "turned" in others:
             yield from _about("turned", rows, "its EXIF data turn or mirror it")
         if "damaged" in others:
             yield from _about("damaged", rows, "parts of it are damaged and may look wrong")
 
 
-def shapes(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def shapes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Usable pictures that are far longer than wide, or wider than high."""
     sides = index[["width", "height"]]
     ratio = sides.max(axis=1) / sides.min(axis=1).clip(1)
     odd = (ratio > context.config.max_aspect_ratio) & (index["problem"] == "")
-    yield from _about("extreme_aspect", index[odd], "{row.width}x{row.height} is unusually long")
+    yield from _about("extreme_aspect_ratio", index[odd], "{row.width}x{row.height} is unusually long")
 
 
-def light_and_sharpness(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def light_and_sharpness(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Dark, bright, flat and blurred pictures; each has one of these names at most."""
     rows = index[index["problem"] == ""]
     limit, brightness, sharpness = context.config.outlier_score, rows["brightness"], rows["sharpness"]
@@ -91,15 +91,15 @@ def _robust_score(values: pd.Series, smallest_spread: float) -> pd.Series:
     return distance / max(MAD_TO_DEVIATION * distance.abs().median(), smallest_spread)
 
 
-def names(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """One name for several pictures: under two classes, in train and in test, or in the extra data."""
     name = index["path"].str.replace(r"^.*/", "", regex=True)
     extra = index["source"] == "extra"
-    twice = (_repeated(name, ~extra) & ~twice_in_test(index)) | _repeated(name, extra)
-    yield from _about("name_twice", index[twice], "another picture has the same name")
+    twice = (_repeated(name, ~extra) & ~duplicate_test_ids(index)) | _repeated(name, extra)
+    yield from _about("duplicate_name", index[twice], "another picture has the same name")
 
 
-def twice_in_test(index: pd.DataFrame) -> pd.Series:
+def duplicate_test_ids(index: pd.DataFrame) -> pd.Series:
     """Test pictures whose id another test picture has too: which one would be predicted?"""
     return _repeated(index["id"], index["source"] == "test")
 
@@ -108,20 +108,20 @@ def _repeated(values: pd.Series, among: pd.Series) -> pd.Series:
     return among & values.where(among).duplicated(keep=False)
 
 
-def contradictions(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def contradictions(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Usable pictures of which a copy or near-copy stands under another label."""
-    twice = index["cluster"].isin(contradicting(index)) & (index["label"] >= 0) & (index["problem"] == "")
-    yield from _about("contradiction", index[twice], "a copy of it stands under another label")
+    twice = index["cluster"].isin(conflicting_clusters(index)) & (index["label"] >= 0) & (index["problem"] == "")
+    yield from _about("conflicting_labels", index[twice], "a copy of it stands under another label")
 
 
-def contradicting(index: pd.DataFrame) -> list[int]:
+def conflicting_clusters(index: pd.DataFrame) -> list[int]:
     """The clusters of usable pictures that stand under more than one label: one of the labels is wrong for sure."""
     train = index[(index["label"] >= 0) & (index["problem"] == "")]
     labels = train.groupby("cluster")["label"].nunique()
     return sorted(labels.index[labels > 1])
 
 
-def tables(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Test pictures that the sample does not know, and classes that differ from train.csv's."""
     strange = (index["source"] == "test") & ~index["id"].isin(context.sample["Id"])
     yield from _about("not_in_sample", index[strange], "is not in sample-submission.csv and is not predicted")
@@ -132,7 +132,7 @@ def tables(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
     said = pd.MultiIndex.from_frame(context.table[["Id", "Category"]])
     agrees = pd.MultiIndex.from_arrays([train["id"], filed]).isin(said)
     differs = train[~agrees & train["id"].isin(context.table["Id"]).to_numpy()]
-    yield from _about("label_differs", differs, "train.csv gives it another class than its folder, which counts")
+    yield from _about("label_mismatch", differs, "train.csv gives it another class than its folder, which counts")
 
 
 CHECKS: tuple[Check, ...] = (
@@ -140,7 +140,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def odd_pictures(index: pd.DataFrame, context: Context) -> Iterator[Finding]:
+def check_images(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """The findings of every check above."""
     for check in CHECKS:
         yield from check(index, context)

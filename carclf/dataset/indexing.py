@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from carclf.config import Validation
-from carclf.dataset.inspection import Row, inspect
+from carclf.dataset.inspection import Row, inspect_image
 from carclf.errors import DataError
 
 NUM_THREADS = max(2, len(os.sched_getaffinity(0)))  # decoding releases the interpreter's lock
@@ -31,7 +31,7 @@ SCHEMA = pa.schema([
 ])
 
 
-class Place(NamedTuple):
+class ImagePath(NamedTuple):
     """Where a picture lies (relative to the folder) and what that says of it; the label is -1 where nothing."""
 
     id: str
@@ -45,7 +45,7 @@ def write_index(
     folder: Path, target: Path, config: Validation, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> int:
     """Inspect every picture and write its row of SCHEMA to the Parquet file; return how many there are."""
-    total = sum(1 for _ in places(folder))
+    total = sum(1 for _ in list_images(folder))
     if not total:
         raise DataError(f"No pictures under train/ or test_upload/ in {folder}. Is this the right competition?")
     rows = _inspected(folder, config)
@@ -62,11 +62,11 @@ def write_index(
 def _inspected(folder: Path, config: Validation) -> Iterator[Row]:
     """The rows in the places' order; only a few chunks of pictures are in flight."""
 
-    def one(chunk: list[Place]) -> list[Row]:
+    def one(chunk: list[ImagePath]) -> list[Row]:
         return [_row(folder, place, config) for place in chunk]
 
     waiting: deque[Future[list[Row]]] = deque()
-    remaining = places(folder)
+    remaining = list_images(folder)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         while chunk := list(islice(remaining, CHUNK)):
             waiting.append(pool.submit(one, chunk))
@@ -76,14 +76,14 @@ def _inspected(folder: Path, config: Validation) -> Iterator[Row]:
             yield from waiting.popleft().result()
 
 
-def _row(folder: Path, place: Place, config: Validation) -> Row:
-    row = inspect(folder / place.path, config)
+def _row(folder: Path, place: ImagePath, config: Validation) -> Row:
+    row = inspect_image(folder / place.path, config)
     if not place.well and not row["problem"]:
         row |= {"kind": "unknown_class", "problem": "its folder is no class number"}
     return row | {"id": place.id, "path": place.path, "label": place.label, "source": place.source}
 
 
-def places(folder: Path) -> Iterator[Place]:
+def list_images(folder: Path) -> Iterator[ImagePath]:
     """Every file under the three top folders, sorted; memory for one folder's names at a time."""
     for top, source in TOPS.items():
         for path in _files(folder / top, top):
@@ -106,9 +106,9 @@ def _files(folder: Path, relative: str) -> Iterator[str]:
 FORMS = {"train": re.compile(r"train/([0-9]{1,9})/[^/]+"), "extra": re.compile(r"extra/[0-9]+/([0-9]{1,9})/[^/]+")}
 
 
-def _place(path: str, source: str) -> Place:
+def _place(path: str, source: str) -> ImagePath:
     name = path if source == "extra" else path.rpartition("/")[2]
     if source == "test":
-        return Place(name, path, -1, source, True)
+        return ImagePath(name, path, -1, source, True)
     found = FORMS[source].fullmatch(path)
-    return Place(name, path, int(found[1]) if found else -1, source, bool(found))
+    return ImagePath(name, path, int(found[1]) if found else -1, source, bool(found))

@@ -11,8 +11,15 @@ import numpy as np
 
 from carclf.artifacts import file_sha256
 from carclf.config import Validation
-from carclf.images.decode import Picture, Pixels, Undecodable, large_alone, read, strict_complaint
-from carclf.images.hashes import look, perceptual_hash, pixels_sha256
+from carclf.images.decode import (
+    EncodedImage,
+    ImageDecodeError,
+    Pixels,
+    large_image_lock,
+    read_image_bytes,
+    strict_decode_error,
+)
+from carclf.images.hashes import color_signature, perceptual_hash, pixels_sha256
 
 # The reduced scale: halved, up to three times, while the shorter side keeps this many pixels. The JPEG decoder is
 # fast at halves only, and reads the whole stream at every scale: what is cut off is found at each.
@@ -25,24 +32,24 @@ UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "pha
                 "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "kind": "", "problem": ""}
 
 
-def inspect(path: Path, config: Validation) -> Row:
+def inspect_image(path: Path, config: Validation) -> Row:
     """The columns of UNKNOWN; where the picture is unusable, ``problem`` says why and ``kind`` in one word."""
-    with large_alone(path.stat().st_size):
+    with large_image_lock(path.stat().st_size):
         row = UNKNOWN
         try:
-            data = read(path, config.max_megapixels)
+            data = read_image_bytes(path, config.max_megapixels)
             row = UNKNOWN | {"sha256": hashlib.sha256(data).hexdigest()}
             return row | _measure(data, config)
-        except Undecodable as error:
+        except ImageDecodeError as error:
             sha256 = row["sha256"] or file_sha256(path)
             return row | {"sha256": sha256, "kind": error.kind, "problem": f"cannot be decoded: {error}"}
 
 
 def _measure(data: bytes, config: Validation) -> Row:
     if not data:
-        raise Undecodable("the file is empty", "empty")
-    picture = Picture(data, config.max_megapixels)
-    pixels = reduced(picture)
+        raise ImageDecodeError("the file is empty", "empty")
+    picture = EncodedImage(data, config.max_megapixels)
+    pixels = decode_reduced(picture)
     height, width = picture.height, picture.width
     if picture.turned and (pixels.shape[0] > pixels.shape[1]) != (height > width):
         height, width = width, height
@@ -50,11 +57,11 @@ def _measure(data: bytes, config: Validation) -> Row:
     if min(width, height) < config.min_side:
         return row | {"kind": "too_small", "problem": f"{width}x{height} is smaller than {config.min_side}"}
     brightness, contrast, sharpness = statistics(pixels)
-    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "look": look(pixels),
+    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "look": color_signature(pixels),
                   "brightness": brightness, "contrast": contrast, "sharpness": sharpness}
 
 
-def reduced(picture: Picture) -> Pixels:
+def decode_reduced(picture: EncodedImage) -> Pixels:
     """The picture's pixels at the reduced scale. Raises Undecodable."""
     scale = 8
     while scale > 1 and min(picture.height, picture.width) < SMALLEST_SIDE * scale:
@@ -68,12 +75,12 @@ def reduced(picture: Picture) -> Pixels:
     return pixels
 
 
-def loader(folder: Path, paths: Sequence[str]) -> Callable[[int], Pixels]:
+def make_pixel_loader(folder: Path, paths: Sequence[str]) -> Callable[[int], Pixels]:
     """What gives the pixels of a usable picture, at the reduced scale, by its position."""
 
     def load(position: int) -> Pixels:
         # no limit here: the pass has refused what is too large
-        return reduced(Picture((folder / paths[position]).read_bytes(), math.inf))
+        return decode_reduced(EncodedImage((folder / paths[position]).read_bytes(), math.inf))
 
     return load
 
@@ -95,7 +102,7 @@ def statistics(pixels: Pixels) -> tuple[float, float, float]:
     return float(mean[0, 0]), contrast, float(energy**0.5 / max(contrast, 1.0))
 
 
-def _format(picture: Picture) -> str:
+def _format(picture: EncodedImage) -> str:
     """Such as ``JPEG RGB``, ``PNG RGBA transparent`` or ``JPEG RGB turned damaged``."""
     words = [picture.format, picture.mode]
     if picture.is_transparent:
@@ -103,6 +110,6 @@ def _format(picture: Picture) -> str:
     if picture.turned:
         words.append("turned")
     plain = picture.mode == "RGB" and not picture.turned  # then the strict decoder had the first word
-    if picture.complaint or (picture.format == "JPEG" and not plain and strict_complaint(picture)):
+    if picture.decode_warning or (picture.format == "JPEG" and not plain and strict_decode_error(picture)):
         words.append("damaged")
     return " ".join(words)

@@ -8,7 +8,7 @@ import pandas as pd
 from carclf.errors import DataError
 
 
-def read_sample(folder: Path) -> pd.DataFrame:
+def read_sample_submission(folder: Path) -> pd.DataFrame:
     """The sample submission, columns Id and Category, in its own order."""
     path = folder / "sample-submission.csv"
     if not path.exists():
@@ -23,7 +23,7 @@ def read_sample(folder: Path) -> pd.DataFrame:
     return sample
 
 
-def read_train_table(folder: Path) -> pd.DataFrame | str | None:
+def read_train_csv(folder: Path) -> pd.DataFrame | str | None:
     """train.csv as Id (str) and Category (int); why it is of no use; None where there is none.
 
     The folders say the classes: the table only checks them, so a bad one stops nothing.

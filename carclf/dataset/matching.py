@@ -17,7 +17,7 @@ Pair = tuple[int, int]
 Floats = npt.NDArray[np.float32]
 SIDE = 64
 BLUR = (3, 3)  # what recompressing changes most is the finest detail
-FAINTEST = 4.0  # grey levels: a picture with less contrast counts as flat
+MIN_CONTRAST = 4.0  # grey levels: a picture with less contrast counts as flat
 STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-4)
 NUM_THREADS = 4  # decoding and comparing release the GIL
 NUM_THUMBNAILS = 4096  # kept in memory, 12 kB each
@@ -32,7 +32,7 @@ def thumbnail(pixels: Pixels) -> Pixels:
     return np.asarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA))
 
 
-def difference(one: Pixels, other: Pixels) -> float:
+def thumbnail_difference(one: Pixels, other: Pixels) -> float:
     """Mean absolute difference of two thumbnails, laid over each other, in standard deviations.
 
     Brightness and contrast do not count; a small crop or shift does not, since the second is first moved onto the
@@ -60,14 +60,14 @@ def _onto(one: Pixels, other: Pixels) -> Floats:
 
 def _standard(pixels: Pixels) -> Floats:
     values = pixels.astype(np.float32)
-    return np.asarray((values - values.mean()) / max(float(values.std()), FAINTEST), np.float32)
+    return np.asarray((values - values.mean()) / max(float(values.std()), MIN_CONTRAST), np.float32)
 
 
-class Matcher:
+class DuplicateMatcher:
     """Compares pictures of a dataset by position, several pairs at once, with a bounded memory for thumbnails."""
 
-    def __init__(self, load: Callable[[int], Pixels], max_difference: float) -> None:
-        self.max_difference = max_difference
+    def __init__(self, load: Callable[[int], Pixels], max_pixel_difference: float) -> None:
+        self.max_pixel_difference = max_pixel_difference
         self._thumbnail = lru_cache(NUM_THUMBNAILS)(lambda position: thumbnail(load(position)))
         self._failures: Counter[int] = Counter()
 
@@ -82,4 +82,4 @@ class Matcher:
         return [found.get(pair, False) for pair in pairs]
 
     def _match(self, pair: Pair) -> bool:
-        return difference(*map(self._thumbnail, pair)) <= self.max_difference
+        return thumbnail_difference(*map(self._thumbnail, pair)) <= self.max_pixel_difference

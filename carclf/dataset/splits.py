@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carclf.dataset.champion_split import LEFT_OUT, NO_FOLD, TRAIN, VAL, known
+from carclf.dataset.champion_split import EXCLUDED, NO_FOLD, TRAIN, VAL, previous_values
 from carclf.errors import DataError
 
 
-def stratified(
+def stratified_holdout(
     index: pd.DataFrame, *, val_fraction: float, seed: int, previous: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Add ``subset`` (train, val, left_out) to usable labelled rows: in each class the wanted share validates.
@@ -28,9 +28,9 @@ def stratified(
     rows = _usable(index, seed)
     extra = rows["source"] == "extra"
     earlier = _earlier(rows, extra, previous)
-    trained = (earlier == TRAIN) | ((earlier == LEFT_OUT) & ~extra)  # or is a copy of what trained
+    trained = (earlier == TRAIN) | ((earlier == EXCLUDED) & ~extra)  # or is a copy of what trained
     tainted = trained.groupby(rows["cluster"]).transform("any")
-    left_out = earlier.isin([VAL, LEFT_OUT]) & (tainted | extra)
+    left_out = earlier.isin([VAL, EXCLUDED]) & (tainted | extra)
     validates = ((earlier == VAL) & ~extra & ~tainted).groupby(rows["cluster"]).transform("any")
     side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
     groups = _groups(rows[~left_out & ~extra], side)
@@ -40,7 +40,7 @@ def stratified(
     return _finished(rows.assign(subset=_subset(rows["cluster"].isin(chosen), extra, left_out), fold=NO_FOLD))
 
 
-def folded(
+def stratified_k_fold(
     index: pd.DataFrame, *, num_folds: int, fold: int, seed: int, previous: pd.DataFrame | None = None
 ) -> pd.DataFrame:
     """Add ``fold`` to usable labelled rows, of equal size in each class, and ``subset``: val in that fold alone.
@@ -52,7 +52,7 @@ def folded(
     rows = _usable(index, seed)
     extra = rows["source"] == "extra"
     same = previous is not None and "fold" in previous and previous["fold"].max() + 1 == num_folds
-    earlier = known(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
+    earlier = previous_values(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
     folds: dict[Any, int] = {}
     for label, members in _groups(rows[~extra], earlier).groupby("label"):
         folds |= _spread(members, num_folds, label)
@@ -74,15 +74,15 @@ def _earlier(rows: pd.DataFrame, extra: "pd.Series[bool]", previous: pd.DataFram
     """
     own = previous
     if previous is not None and "source" in previous:
-        own = previous[(previous["source"] != "extra") | (previous["subset"] != LEFT_OUT)]
-    found = known(rows[~extra], own, "subset")
-    return pd.concat([found, known(rows[extra], previous, "subset")]).reindex(rows.index) if extra.any() else found
+        own = previous[(previous["source"] != "extra") | (previous["subset"] != EXCLUDED)]
+    found = previous_values(rows[~extra], own, "subset")
+    return pd.concat([found, previous_values(rows[extra], previous, "subset")]).reindex(rows.index) if extra.any() else found
 
 
 def _subset(
     validates: "pd.Series[bool]", extra: "pd.Series[bool]", left_out: "pd.Series[bool] | bool" = False
 ) -> "pd.Series[Any]":
-    return pd.Series(TRAIN, validates.index).mask(validates, VAL).mask(validates & extra | left_out, LEFT_OUT)
+    return pd.Series(TRAIN, validates.index).mask(validates, VAL).mask(validates & extra | left_out, EXCLUDED)
 
 
 def _finished(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 EPOCH = (2020, 1, 1, 0, 0, 0)
 
 
-def table(rows: Iterable[tuple[str, str]]) -> bytes:
+def id_category_csv(rows: Iterable[tuple[str, str]]) -> bytes:
     """Rows as a CSV with the columns Id,Category."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

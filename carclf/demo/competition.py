@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carclf.demo.archive import table, write_archive
-from carclf.demo.grading import COLUMNS, grade_answers
+from carclf.demo.archive import id_category_csv, write_archive
+from carclf.demo.grading import COLUMNS, grade_submission
 from carclf.errors import ConfigError, DataError
 
 
@@ -44,15 +44,15 @@ def open_competition(
         work / f"{slug}.zip",
         train=train,
         test=test,
-        train_csv=table(_train_rows(folder, train)),
-        sample_csv=table((name, "0") for name in ids),
+        train_csv=id_category_csv(_train_rows(folder, train)),
+        sample_csv=id_category_csv((name, "0") for name in ids),
     )
     return Competition(slug, archive, ids, answers)
 
 
 def grade(competition: Competition, data: bytes) -> tuple[str, str]:
     """The public score, cut to 5 digits ("" without a truth), and what is wrong with the file ("" if nothing)."""
-    return grade_answers(competition.ids, competition.truth, data)
+    return grade_submission(competition.ids, competition.truth, data)
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:

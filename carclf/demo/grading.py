@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 COLUMNS = ["Id", "Category"]
 
 
-def grade_answers(ids: Sequence[str], truth: Mapping[str, str] | None, data: bytes) -> tuple[str, str]:
+def grade_submission(ids: Sequence[str], truth: Mapping[str, str] | None, data: bytes) -> tuple[str, str]:
     """The accuracy, cut to 5 digits ("" without a truth), and what is wrong with the file ("" if nothing)."""
     try:
         rows = [row for row in csv.reader(data.decode("utf-8-sig").splitlines()) if row]

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from carclf.demo.faults import Fault
-from carclf.demo.kaggle_api import Refused
+from carclf.demo.kaggle_api import ApiError
 from carclf.demo.served_files import ServedFile, open_file
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 EXPIRED = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code></Error>"
 
 
-class Conversation(BaseHTTPRequestHandler):
+class RequestHandler(BaseHTTPRequestHandler):
     """One connection; a proxy's absolute paths and plain ones are the same."""
 
     demo: "DemoServer"
@@ -37,7 +37,7 @@ class Conversation(BaseHTTPRequestHandler):
         body = self._body()
         try:
             self._call(body)
-        except Refused as refused:
+        except ApiError as refused:
             self._refuse(refused.status, refused.message)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             self._refuse(400, f"The request is malformed: {error}")
@@ -49,9 +49,9 @@ class Conversation(BaseHTTPRequestHandler):
         if (service, method) == ("security.OAuthService", "IntrospectToken"):
             return self._introspect(json.loads(body or b"{}"))
         if self.headers.get("Authorization") not in self.demo.credentials:
-            raise Refused(401, "Unauthorized")
+            raise ApiError(401, "Unauthorized")
         if service != "competitions.CompetitionApiService":
-            raise Refused(404, f"{self.path} is not served here")
+            raise ApiError(404, f"{self.path} is not served here")
         fault = self.demo.next_fault(method)
         if fault and fault.kind != "drop_after":
             return self._break(fault)

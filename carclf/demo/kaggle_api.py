@@ -24,7 +24,7 @@ METHODS = frozenset({
 
 
 @dataclass
-class Entry:
+class SubmissionEntry:
     """A submission as the server keeps it."""
 
     ref: int
@@ -44,7 +44,7 @@ class Upload:
     data: bytes | None = None
 
 
-class Refused(Exception):
+class ApiError(Exception):
     """An answer with an error status and Kaggle's JSON."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -56,11 +56,11 @@ def _time(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.0000000Z")
 
 
-def _best_first(entries: list[Entry]) -> list[Entry]:
+def _best_first(entries: list[SubmissionEntry]) -> list[SubmissionEntry]:
     return sorted((entry for entry in entries if entry.score), key=lambda entry: float(entry.score), reverse=True)
 
 
-class Site:
+class KaggleBackend:
     """One competition and one user's submissions; safe to call from many threads."""
 
     def __init__(
@@ -85,7 +85,7 @@ class Site:
         partial.write_text(json.dumps(rows))
         partial.replace(self.memory)
 
-    def _remembered(self) -> list[Entry]:
+    def _remembered(self) -> list[SubmissionEntry]:
         """The submissions of earlier servers, graded anew: the truth may have come since."""
         if self.memory is None or not self.memory.exists():
             return []
@@ -93,23 +93,23 @@ class Site:
         for row in json.loads(self.memory.read_text()):
             data = base64.b64decode(row["data"])
             score, error = grade(self.competition, data)
-            found.append(Entry(row["ref"], row["description"], row["file_name"], score, error, data, row["created"]))
+            found.append(SubmissionEntry(row["ref"], row["description"], row["file_name"], score, error, data, row["created"]))
         return found
 
     def require_competition(self, request: Json) -> None:
         """Refuse another competition than ours."""
         if request.get("competitionName") != self.competition.slug:
-            raise Refused(404, "Competition not found")
+            raise ApiError(404, "Competition not found")
 
     def require_rules(self) -> None:
         """Refuse who has not accepted the rules, in Kaggle's words."""
         if not self.rules_accepted:
-            raise Refused(403, "You must accept this competition's rules before you'll be able to download files.")
+            raise ApiError(403, "You must accept this competition's rules before you'll be able to download files.")
 
     def answer(self, method: str, request: Json) -> Json:
         """The JSON answer to one call of the API; Refused where Kaggle would refuse."""
         if method not in METHODS:
-            raise Refused(404, f"{method} is not served here")
+            raise ApiError(404, f"{method} is not served here")
         if method != "GetSubmission":
             self.require_competition(request)
         call = getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower())
@@ -144,14 +144,14 @@ class Site:
     def _create_submission(self, request: Json) -> Json:
         self.require_rules()
         if self._num_today() >= self.daily_limit:
-            raise Refused(400, "You have reached your daily submission limit.")
+            raise ApiError(400, "You have reached your daily submission limit.")
         upload = self.uploads.get(str(request.get("blobFileTokens", "")))
         if upload is None or upload.data is None:
-            raise Refused(400, "The upload is missing")
+            raise ApiError(400, "The upload is missing")
         score, error = grade(self.competition, upload.data)
         description = str(request.get("submissionDescription") or "")
         ref = len(self.submissions) + 1001
-        self.submissions.append(Entry(ref, description, upload.file_name, score, error, upload.data))
+        self.submissions.append(SubmissionEntry(ref, description, upload.file_name, score, error, upload.data))
         self.remember()
         return {"message": f"Successfully submitted to {self.competition.slug}", "ref": ref}
 
@@ -159,10 +159,10 @@ class Site:
         today = _time(time.time())[:10]
         return sum(_time(entry.created)[:10] == today for entry in self.submissions)
 
-    def _pending(self, entry: Entry) -> bool:
+    def _pending(self, entry: SubmissionEntry) -> bool:
         return time.time() - entry.created < self.scoring_seconds
 
-    def _as_json(self, entry: Entry) -> Json:
+    def _as_json(self, entry: SubmissionEntry) -> Json:
         pending = self._pending(entry)
         return {
             "ref": entry.ref,
@@ -180,7 +180,7 @@ class Site:
         for entry in self.submissions:
             if entry.ref == request.get("ref"):
                 return self._as_json(entry)
-        raise Refused(404, "Submission not found")
+        raise ApiError(404, "Submission not found")
 
     def _list_submissions(self, request: Json) -> Json:
         size = int(request.get("pageSize") or 20)

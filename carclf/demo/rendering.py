@@ -1,4 +1,4 @@
-"""A rendered car competition: ten body shapes in any colour, light, place and angle, and some broken files."""
+"""A rendered car competition: ten body shapes in any color, light, place and angle, and some broken files."""
 
 import io
 from pathlib import Path
@@ -35,9 +35,9 @@ def render_competition(folder: Path, *, num_train: int = 700, num_test: int = 15
     ids = [f"{name}.jpg" for name in rng.permutation(800_000)[: num_train + num_test] + 100_000]
     labels = np.arange(num_train + num_test) % NUM_CLASSES
     for name, label in zip(ids[:num_train], labels, strict=False):
-        _write(folder / "train" / str(label) / name, picture(int(label), rng))
+        _write(folder / "train" / str(label) / name, car_image(int(label), rng))
     for name, label in zip(ids[num_train:], labels[num_train:], strict=True):
-        _write(folder / "test_upload" / name, picture(int(label), rng))
+        _write(folder / "test_upload" / name, car_image(int(label), rng))
     truth = pd.DataFrame({"Id": ids[num_train:], "Category": labels[num_train:]}).sample(frac=1, random_state=seed)
     truth.to_csv(folder / "truth.csv", index=False)
     truth.assign(Category=0).to_csv(folder / "sample-submission.csv", index=False)
@@ -58,7 +58,7 @@ def _write_train_table(folder: Path) -> None:
 
 def _plant_faults(folder: Path, rng: np.random.Generator) -> None:
     """Broken files and copies, so that validation has something to find, and two oddities that are usable."""
-    whole = picture(0, rng)
+    whole = car_image(0, rng)
     _write(folder / "train/0/900001.jpg", whole[: len(whole) // 2])
     _write(folder / "train/1/900002.jpg", b"")
     _write(folder / "train/2/900003.jpg", b"<html>no picture</html>")
@@ -69,7 +69,7 @@ def _plant_faults(folder: Path, rng: np.random.Generator) -> None:
         _write(first.with_name(f"90000{label + 1}.jpg"), first.read_bytes())
 
 
-def picture(label: int, rng: np.random.Generator) -> bytes:
+def car_image(label: int, rng: np.random.Generator) -> bytes:
     """One JPEG of a car of that class."""
     return _encoded(_image(label, rng), "JPEG", quality=int(rng.integers(70, 95)))
 

@@ -5,7 +5,7 @@ import signal
 import threading
 from pathlib import Path
 
-from carclf.artifacts import whole_folder
+from carclf.artifacts import atomic_folder
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
@@ -37,7 +37,7 @@ def serve(
         signal.signal(number, lambda *_: stop.set())
     if data is None:
         data = work / "rendered-v2"
-        with whole_folder(data) as folder:
+        with atomic_folder(data) as folder:
             if folder is not None:
                 render_competition(folder)
         truth = truth if truth or holdout is not None else data / "truth.csv"

@@ -11,11 +11,11 @@ from typing import Any
 
 from carclf.demo.competition import Competition
 from carclf.demo.faults import Fault, FaultKind, take_fault
-from carclf.demo.http_handler import Conversation
-from carclf.demo.kaggle_api import Entry, Site
+from carclf.demo.http_handler import RequestHandler
+from carclf.demo.kaggle_api import KaggleBackend, SubmissionEntry
 from carclf.errors import ConfigError
 
-__all__ = ["DemoServer", "Entry", "Fault", "FaultKind"]
+__all__ = ["DemoServer", "SubmissionEntry", "Fault", "FaultKind"]
 log = logging.getLogger(__name__)
 
 
@@ -26,7 +26,7 @@ class _QuietServer(ThreadingHTTPServer):
         log.debug("the client at %s went away", client_address, exc_info=True)
 
 
-class DemoServer(Site):
+class DemoServer(KaggleBackend):
     """One competition on loopback, or where its clients reach ``host``; a context manager that serves in a thread.
 
     Raises ConfigError where the port is taken.
@@ -61,7 +61,7 @@ class DemoServer(Site):
 
     def _bind(self, host: str, port: int) -> ThreadingHTTPServer:
         try:
-            return _QuietServer((host, port), type("Bound", (Conversation,), {"demo": self}))
+            return _QuietServer((host, port), type("Bound", (RequestHandler,), {"demo": self}))
         except (OSError, OverflowError) as error:
             raise ConfigError(f"Port {port} cannot be had: {error}. Give a free one, or 0 for any.") from error
 

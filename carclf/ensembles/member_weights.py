@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 MAX_STEPS, SMALLEST_STEP = 10_000, 1e-9
 # As if each predictor had explained one picture more: none gets the weight 0 for want of pictures.
-DOUBT = 1.0
+PSEUDO_COUNT = 1.0
 
 
 def mixture_weights(likelihoods: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -17,13 +17,13 @@ def mixture_weights(likelihoods: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     Rubin 1977), whose problem is concave: this is stacking of predictive distributions (Yao et al. 2018,
     arXiv:1704.02030).
     """
-    num_predictors, num_pictures = likelihoods.shape
+    num_predictors, num_images = likelihoods.shape
     weights = np.full(num_predictors, 1 / num_predictors)
     floor = np.maximum(likelihoods, 1e-12)
     for _ in range(MAX_STEPS):
         joint = weights[:, None] * floor
         explained = (joint / joint.sum(0)).sum(1)
-        better = (explained + DOUBT) / (num_pictures + num_predictors * DOUBT)
+        better = (explained + PSEUDO_COUNT) / (num_images + num_predictors * PSEUDO_COUNT)
         moved = np.abs(better - weights).max()
         weights = better
         if moved < SMALLEST_STEP:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from carclf.artifacts import Model, Split, is_ensemble
-from carclf.dataset.champion_split import VAL, known
+from carclf.dataset.champion_split import VAL, previous_values
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
-Shares = npt.NDArray[np.float64]
+Probabilities = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,25 @@ class Member:
     weight: float
 
 
-def members_of(model: Model, store: Store) -> list[Member]:
+def read_members(model: Model, store: Store) -> list[Member]:
     """What ``ensemble.json`` says."""
     found = json.loads(model.path(store, "ensemble.json").read_text())["members"]
     return [Member(**member) for member in found]
 
 
-def write_members(path: Path, members: Sequence[Member], figures: dict[str, Any]) -> None:
+def write_members(path: Path, members: Sequence[Member], metrics: dict[str, Any]) -> None:
     """Write ``ensemble.json``."""
-    path.write_text(json.dumps({"members": [asdict(member) for member in members]} | figures, indent=1))
+    path.write_text(json.dumps({"members": [asdict(member) for member in members]} | metrics, indent=1))
 
 
-def who_may_answer(rows: pd.DataFrame, members: Sequence[Member], store: Store) -> npt.NDArray[np.bool_]:
+def held_out_mask(rows: pd.DataFrame, members: Sequence[Member], store: Store) -> npt.NDArray[np.bool_]:
     """(members, rows): whether a member was not trained on a picture, nor on a copy of it."""
     # What it left out has a copy among its training pictures; what it does not know trained nobody.
-    told = [known(rows, split_rows(member.split, store), "subset") for member in members]
+    told = [previous_values(rows, split_rows(member.split, store), "subset") for member in members]
     return np.array([(found.isna() | (found == VAL)).to_numpy() for found in told])
 
 
-def effective_weights(may_answer: npt.NDArray[np.bool_], members: Sequence[Member]) -> Shares:
+def effective_weights(may_answer: npt.NDArray[np.bool_], members: Sequence[Member]) -> Probabilities:
     """What each member counts (members, rows), 1 together; not a number where none may answer.
 
     A group counts with its whole weight wherever one of it may answer, and those that may share it.
@@ -64,7 +64,7 @@ def effective_weights(may_answer: npt.NDArray[np.bool_], members: Sequence[Membe
         return np.asarray(found / found.sum(0))
 
 
-def answered_alike(rows: pd.DataFrame, one: Model, other: Model, store: Store) -> set[str]:
+def ids_predicted_identically(rows: pd.DataFrame, one: Model, other: Model, store: Store) -> set[str]:
     """Ids of the pictures that the same members answer for both models, with the same weights.
 
     A model that is no ensemble is its own only member.
@@ -78,11 +78,11 @@ def answered_alike(rows: pd.DataFrame, one: Model, other: Model, store: Store) -
     return set(rows.loc[np.isclose(own, others).all(0), "id"])
 
 
-def _weights(rows: pd.DataFrame, model: Model, store: Store) -> dict[str, Shares]:
+def _weights(rows: pd.DataFrame, model: Model, store: Store) -> dict[str, Probabilities]:
     if not is_ensemble(model):
         return {model.key: np.ones(len(rows))}
-    members = members_of(model, store)
-    found = effective_weights(who_may_answer(rows, members, store), members)
+    members = read_members(model, store)
+    found = effective_weights(held_out_mask(rows, members, store), members)
     return {member.model: weights for member, weights in zip(members, found, strict=True)}
 
 

@@ -8,15 +8,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Archive, Evaluation, Figures, Model, Split, build, is_ensemble
+from carclf.artifacts import Archive, Evaluation, Metrics, Model, Split, build, is_ensemble
 from carclf.champion import Event
 from carclf.config import Config, Evaluate
 from carclf.errors import DataError, QualityError
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
-    from carclf.evaluation.assessment import Answers
-    from carclf.reports.error_images import Explain
+    from carclf.evaluation.assessment import Predictions
+    from carclf.reports.error_images import ExplainFunction
 
 
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 VERSION = 4
 
 
-def measured(
+def evaluate_model(
     archive: Archive, split: Split, model: Model, config: Config, store: Store, *, salt: str = ""
 ) -> tuple[Evaluation, bool]:
     """The model's evaluation on the split's validation images, and whether it was reused."""
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         return _measure(folder, archive, split, model, config, store)
 
     return build(Evaluation, make, store=store, version=VERSION,
@@ -37,13 +37,13 @@ def measured(
                  settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt})
 
 
-def looks_of(evaluation: Evaluation | None) -> Evaluate:
+def tta_settings(evaluation: Evaluation | None) -> Evaluate:
     """The looks that an evaluation was made with; the default for what it is too old to tell."""
     told = evaluation.settings if evaluation else {}
     return Evaluate.model_validate({name: told[name] for name in Evaluate.model_fields if name in told})
 
 
-def as_promoted(config: Config, event: Event, store: Store) -> Config:
+def with_champion_tta(config: Config, event: Event, store: Store) -> Config:
     """The configuration with the looks that the event's model was promoted with, where they are known.
 
     It answers by those. By a candidate's that spoil every model's answers, a worse one would pass for no worse.
@@ -51,44 +51,44 @@ def as_promoted(config: Config, event: Event, store: Store) -> Config:
     key = event.get("evaluation")  # a champion of an early version has none
     if not key or (promoted := Evaluation.find(store, key)) is None:
         return config
-    looks = looks_of(promoted).model_copy(update={"batch_size": config.evaluate.batch_size})
+    looks = tta_settings(promoted).model_copy(update={"batch_size": config.evaluate.batch_size})
     return config.model_copy(update={"evaluate": looks})
 
 
 def class_names_of(model: Model, store: Store) -> list[int]:
     """The classes that a model knows, in the order of its answers; DataError where nothing tells them any more."""
-    names = model.figures.get("class_names")
+    names = model.metrics.get("class_names")
     if names is None:  # a model from before models told it
         if (split := Split.find(store, model.inputs["split"])) is None:
             raise DataError(f"The model {model.key} was trained on the split {model.inputs['split']}, which is gone "
                             f"from {store.url}: nobody can tell its classes. Restore that split.")
-        names = split.figures["class_names"]
+        names = split.metrics["class_names"]
     return [int(name) for name in str(names).split()]
 
 
 def write_evaluation(
-    folder: Path, answers: "Answers", images: Path, *, measures: Figures, explain: "Explain | None" = None
-) -> Figures:
-    """Write an evaluation's files from a model's, or an ensemble's, answers; returns the artifact's figures.
+    folder: Path, answers: "Predictions", images: Path, *, measures: Metrics, explain: "ExplainFunction | None" = None
+) -> Metrics:
+    """Write an evaluation's files from a model's, or an ensemble's, answers; returns the artifact's metrics.
 
-    ``images`` is the unpacked archive. ``measures`` become figures as they are: milliseconds, model_mb and, where it
+    ``images`` is the unpacked archive. ``measures`` become metrics as they are: milliseconds, model_mb and, where it
     is known, reload_difference. ``explain`` says where a network looked; without it the errors are shown alone.
     """
-    from carclf.evaluation.assessment import assess
-    from carclf.reports.error_images import error_pictures
+    from carclf.evaluation.assessment import compute_evaluation
+    from carclf.reports.error_images import error_images
     from carclf.reports.evaluation_report import render_evaluation
     from carclf.reports.render import write_page
 
-    found = assess(answers) | measures
-    pictures = error_pictures(found["errors"], images, explain)
+    found = compute_evaluation(answers) | measures
+    pictures = error_images(found["errors"], images, explain)
     answers.table().to_parquet(folder / "predictions.parquet", index=False)
     (folder / "evaluation.json").write_text(json.dumps(found, indent=1))
-    (folder / "pictures.json").write_text(json.dumps(pictures))
+    (folder / "error_images.json").write_text(json.dumps(pictures))
     write_page(folder / "report.html", render_evaluation(found, pictures))
     return _figures(found) | measures
 
 
-def _figures(found: dict[str, Any]) -> Figures:
+def _figures(found: dict[str, Any]) -> Metrics:
     recall = {name: value for name, value in zip(found["class_names"], found["recall"], strict=True)
               if value is not None}
     weakest = min(recall, key=lambda name: recall[name])
@@ -99,47 +99,47 @@ def _figures(found: dict[str, Any]) -> Figures:
     }
 
 
-def _measure(folder: Path, archive: Archive, split: Split, model: Model, config: Config, store: Store) -> Figures:
+def _measure(folder: Path, archive: Archive, split: Split, model: Model, config: Config, store: Store) -> Metrics:
     import keras
     import numpy as np
     import pandas as pd
 
-    from carclf.dataset.archives import unpack
-    from carclf.evaluation.assessment import Answers
+    from carclf.dataset.archives import extract_images
+    from carclf.evaluation.assessment import Predictions
     from carclf.inference.tta import milliseconds_per_image
-    from carclf.pipeline.batches import Examples, Plain
+    from carclf.pipeline.batches import Examples, LetterboxedSource
 
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
-    images = unpack(archive, store)
-    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
+    images = extract_images(archive, store)
+    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
     ask = _ask_members if is_ensemble(model) else _ask
     val, probabilities, explain = ask(network, split, model, images, config, store)
     if not np.isfinite(probabilities).all():
         raise QualityError(f"The model {model.key} answers what is no number. Train again with force and with a lower "
                            "fine_tune.learning_rate.")
     measures = _reloaded(rows, images, model, store)
-    pictures = Plain(Examples.of(val, images, size), size)
+    pictures = LetterboxedSource(Examples.of(val, images, size), size)
     measures["milliseconds"] = milliseconds_per_image(network, pictures, config.evaluate)
     measures["model_mb"] = model.files["model.keras"].num_bytes / 1e6
-    answers = Answers(val, class_names_of(model, store), probabilities)
+    answers = Predictions(val, class_names_of(model, store), probabilities)
     return write_evaluation(folder, answers, images, measures=measures, explain=explain)
 
 
 def _ask(
     network: Any, split: Split, model: Model, images: Path, config: Config, store: Store
-) -> tuple[Any, Any, "Explain | None"]:
+) -> tuple[Any, Any, "ExplainFunction | None"]:
     """The validation pictures' rows, the network's probabilities of them, and who says where it looked."""
     import pandas as pd
 
     from carclf.inference.gradcam import Explainer
     from carclf.inference.tta import predict
-    from carclf.pipeline.batches import Examples, Plain
+    from carclf.pipeline.batches import Examples, LetterboxedSource
 
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     val = rows[rows["subset"] == "val"].reset_index(drop=True)
-    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
-    probabilities = predict(network, Plain(Examples.of(val, images, size), size), config.evaluate)
+    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
+    probabilities = predict(network, LetterboxedSource(Examples.of(val, images, size), size), config.evaluate)
     return val, probabilities, Explainer(network, images, size, class_names_of(model, store))
 
 
@@ -147,21 +147,21 @@ def _ask_members(
     network: Any, split: Split, model: Model, images: Path, config: Config, store: Store
 ) -> tuple[Any, Any, None]:
     """The same of an ensemble, each picture by members that were not trained on it; nobody says where they looked."""
-    from carclf.ensembles.network import answers
+    from carclf.ensembles.network import out_of_sample_predictions
 
-    return *answers(network, split, model, images, config.evaluate, store), None
+    return *out_of_sample_predictions(network, split, model, images, config.evaluate, store), None
 
 
-def _reloaded(rows: Any, images: Path, model: Model, store: Store) -> Figures:
+def _reloaded(rows: Any, images: Path, model: Model, store: Store) -> Metrics:
     """``reload_difference``; nothing for a model from before there were probes."""
     import pandas as pd
 
     from carclf.evaluation.reload_check import reload_difference
 
 
-    if "probe.parquet" not in model.files:
+    if "reference_logits.parquet" not in model.files:
         return {}
-    probe = pd.read_parquet(model.path(store, "probe.parquet"))
-    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
+    probe = pd.read_parquet(model.path(store, "reference_logits.parquet"))
+    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
     found = reload_difference(model.path(store, "model.keras"), probe, rows, images, size)
     return {} if found is None else {"reload_difference": found}

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from carclf.stats import wilson
+from carclf.stats import wilson_interval
 
 
-def summarize(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> dict[str, Any]:
+def classification_metrics(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> dict[str, Any]:
     """Figures of predictions: labels (n,) of 0..classes-1, probabilities (n, classes).
 
     The recall of a class without images is None.
@@ -17,7 +17,7 @@ def summarize(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> dict
     confusion = np.zeros((num_classes, num_classes), int)
     np.add.at(confusion, (labels, predicted), 1)
     correct = int((labels == predicted).sum())
-    low, high = wilson(correct, len(labels))
+    low, high = wilson_interval(correct, len(labels))
     counts = confusion.sum(1).tolist()
     recall = [int(confusion[c, c]) / counts[c] if counts[c] else None for c in range(num_classes)]
     return {

@@ -7,15 +7,15 @@ import pandas as pd
 from scipy.special import softmax
 
 from carclf.errors import QualityError
-from carclf.inference.runtimes import answers
-from carclf.pipeline.batches import Examples, Plain, Size, batches
+from carclf.inference.runtimes import predict_logits
+from carclf.pipeline.batches import Examples, LetterboxedSource, Size, batches
 from carclf.progress import log
 
 BATCH_SIZE = 16
 
 
 def reload_difference(path: Path, probe: pd.DataFrame, rows: pd.DataFrame, images: Path, size: Size) -> float | None:
-    """The largest difference of a probability between ``probe.parquet`` and the file, loaded in a fresh process.
+    """The largest difference of a probability between ``reference_logits.parquet`` and the file, loaded in a fresh process.
 
     The pictures are found among the ``rows`` by their content: None where those hold none of them. 1 where the file
     answers no number or cannot be loaded.
@@ -24,9 +24,9 @@ def reload_difference(path: Path, probe: pd.DataFrame, rows: pd.DataFrame, image
     known = there.set_index("sha256", drop=False).loc[probe["sha256"][probe["sha256"].isin(there["sha256"])]]
     if known.empty:
         return None
-    source = Plain(Examples.of(known, images, size), size)
+    source = LetterboxedSource(Examples.of(known, images, size), size)
     try:
-        logits = answers("keras", path, np.concatenate([pixels for pixels, _ in batches(source, BATCH_SIZE)]))
+        logits = predict_logits("keras", path, np.concatenate([pixels for pixels, _ in batches(source, BATCH_SIZE)]))
     except QualityError as error:
         log.warning("evaluate: %s", error)
         return 1.0

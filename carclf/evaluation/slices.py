@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.stats import equal_mass, wilson
+from carclf.stats import equal_frequency_bins, wilson_interval
 
 MAX_GROUPS, SMALLEST_GROUP = 4, 20
 
 
-def slices(rows: pd.DataFrame, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+def compute_slices(rows: pd.DataFrame, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Of each part: by, name, num_images, num_correct, accuracy and its 95% interval, low to high.
 
     ``rows`` have a label, and where it is known width, height (pixels) and brightness: those in groups of equal size.
@@ -26,13 +26,13 @@ def slices(rows: pd.DataFrame, correct: npt.NDArray[np.bool_]) -> list[dict[str,
 
 
 def _by_measure(by: str, values: npt.NDArray[Any], correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
-    groups = equal_mass(values, max(1, min(MAX_GROUPS, len(values) // SMALLEST_GROUP)))
+    groups = equal_frequency_bins(values, max(1, min(MAX_GROUPS, len(values) // SMALLEST_GROUP)))
     parts = [groups == number for number in range(int(groups.max(initial=-1)) + 1)]
     return [_slice(by, f"{values[part].min():.3g} to {values[part].max():.3g}", correct[part]) for part in parts]
 
 
 def _slice(by: str, name: str, correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
     right = int(correct.sum())
-    low, high = wilson(right, len(correct))
+    low, high = wilson_interval(right, len(correct))
     return {"by": by, "name": name, "num_images": len(correct), "num_correct": right,
             "accuracy": right / len(correct), "low": low, "high": high}

@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 from carclf.config import Backbone
 
-NO_AUGMENTATION = {"augment.crop_scale": 1.0, "augment.flip": False, "augment.squeeze": 0.0,
-                   "augment.rotate_degrees": 0.0, "augment.colour": 0.0, "head.num_views": 1}
+NO_AUGMENTATION = {"augment.crop_scale": 1.0, "augment.flip": False, "augment.aspect_jitter": 0.0,
+                   "augment.rotate_degrees": 0.0, "augment.color": 0.0, "head.num_views": 1}
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-augmentation": NO_AUGMENTATION,
-    "crops-and-flips-only": {"augment.squeeze": 0.0, "augment.rotate_degrees": 0.0, "augment.colour": 0.0},
-    "strong-augmentation": {"augment.crop_scale": 0.3, "augment.colour": 0.4, "augment.rotate_degrees": 10},
+    "crops-and-flips-only": {"augment.aspect_jitter": 0.0, "augment.rotate_degrees": 0.0, "augment.color": 0.0},
+    "strong-augmentation": {"augment.crop_scale": 0.3, "augment.color": 0.4, "augment.rotate_degrees": 10},
     "head-with-batch-norm": {"model.batch_norm": True},
     "head-without-batch-norm": {"model.batch_norm": False},
     "hidden-layer": {"model.hidden_units": 256},
@@ -33,17 +33,17 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "size-192x384": {"model.image_height": 192, "model.image_width": 384},
     "size-384x512": {"model.image_height": 384, "model.image_width": 512},
     "size-480x640": {"model.image_height": 480, "model.image_width": 640},
-    "progressive": {"fine_tune.num_phases": 3, "fine_tune.first_size": 0.6},
+    "progressive": {"fine_tune.num_phases": 3, "fine_tune.initial_size_fraction": 0.6},
     "label-smoothing": {"fine_tune.label_smoothing": 0.1, "head.label_smoothing": 0.05},
     "no-label-smoothing": {"fine_tune.label_smoothing": 0.0, "head.label_smoothing": 0.0},
     "mixup": {"fine_tune.mixup": 0.5},
     "cutmix": {"fine_tune.cutmix": 0.5},
     "average": {"fine_tune.ema_momentum": 0.98},
-    "no-average": {"fine_tune.ema_momentum": 0.0},
+    "no-ema": {"fine_tune.ema_momentum": 0.0},
     "longer": {"fine_tune.epochs": 20, "fine_tune.patience": 20},
-    "one-look": {"evaluate.flip_tta": False, "evaluate.zooms": "1"},
-    "mirror-look": {"evaluate.flip_tta": True, "evaluate.zooms": "1"},
-    "more-looks": {"evaluate.flip_tta": True, "evaluate.zooms": "1,1.15"},
+    "single-view": {"evaluate.flip_tta": False, "evaluate.zooms": "1"},
+    "flip-view": {"evaluate.flip_tta": True, "evaluate.zooms": "1"},
+    "flip-and-zoom-views": {"evaluate.flip_tta": True, "evaluate.zooms": "1,1.15"},
     **{f"backbone-{name}": {"model.backbone": name} for name in get_args(Backbone) if name != "Tiny"},
 }
 # Not trained: the baseline's seeds, their probabilities averaged.

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from carclf.config import deployment_settings, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.plan import Plan, make_plan
-from carclf.experiments.variants import words_of
+from carclf.experiments.variants import split_words
 
 MAX_TRIALS = 100  # of one search: Optuna takes minutes to propose tens of thousands
 
@@ -27,11 +27,11 @@ class Form(BaseModel):
     seeds: str = "0,1"
     folds: int = 0
     rungs: str = ""
-    keep: float = 0.5
+    keep_fraction: float = 0.5
     budget_minutes: float = 0
     promote: bool = False
     search: list[str] = []
-    trials: int = Field(8, ge=1, le=MAX_TRIALS)
+    num_trials: int = Field(8, ge=1, le=MAX_TRIALS)
     study: str = ""
 
 
@@ -54,20 +54,20 @@ def read_form(text: str) -> Form:
         raise ConfigError(f"{name} = {first['input']!r}: {first['msg']}.") from error
 
 
-def plan_of(experiment: str, form: Form, proposed: Mapping[str, dict[str, Any]] | None = None) -> Plan:
-    """The plan that a form asks for, with the deployment's settings (CARCLF_SET) before its own.
+def plan_from_form(experiment: str, form: Form, proposed: Mapping[str, dict[str, Any]] | None = None) -> Plan:
+    """The plan that a form asks for, with the deployment's settings (CARCLF_SETTINGS) before its own.
 
     ``proposed`` are the recipes of its search.
     """
-    settings = dict(map(parse_override, deployment_settings(words_of(form.settings))))
+    settings = dict(map(parse_override, deployment_settings(split_words(form.settings))))
     return make_plan(
         experiment, form.recipe, [text for text in form.recipes if text.strip()], proposed, settings=settings,
-        seeds=numbers(form.seeds, "seeds"), num_folds=form.folds, rungs=numbers(form.rungs, "rungs"),
-        keep=form.keep, budget_minutes=form.budget_minutes, study=(form.study or experiment) if form.search else "",
+        seeds=parse_integers(form.seeds, "seeds"), num_folds=form.folds, rungs=parse_integers(form.rungs, "rungs"),
+        keep=form.keep_fraction, budget_minutes=form.budget_minutes, study=(form.study or experiment) if form.search else "",
     )
 
 
-def numbers(text: str, field: str) -> list[int]:
+def parse_integers(text: str, field: str) -> list[int]:
     """Whole numbers separated by commas; ConfigError for anything else."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(re.fullmatch(r"-?[0-9]{1,19}", part) for part in parts):

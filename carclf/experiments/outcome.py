@@ -12,44 +12,44 @@ import pandas as pd
 from carclf.artifacts import Evaluation, Model
 from carclf.errors import CarclfError, QualityError
 from carclf.experiments.ablations import ENSEMBLE
-from carclf.experiments.plan import Member, Plan
-from carclf.experiments.racing import dropped
-from carclf.experiments.reproduce import command_of
+from carclf.experiments.plan import Plan, TrainingRun
+from carclf.experiments.racing import recipes_stopped_early
+from carclf.experiments.reproduce import reproduce_command
 from carclf.experiments.search import num_earlier_trials
-from carclf.experiments.significance import Correct, Verdict, compare_recipes
-from carclf.experiments.trainings import began
+from carclf.experiments.significance import CorrectMatrix, RecipeComparison, compare_recipes
+from carclf.experiments.trainings import has_started
 from carclf.experiments.variants import BASELINE
-from carclf.inference.calibration import calibrated
+from carclf.inference.calibration import apply_temperature
 from carclf.runs.record import Record, read_record
 from carclf.runs.run import Run
-from carclf.services.storage import Store, command_on
+from carclf.services.storage import Store, format_command
 
 SHARES = r"^p\d+$"  # columns of probabilities
 Tables = dict[str, dict[int, pd.DataFrame]]  # of each recipe and seed: id, label and probabilities, all folds
 
 
-def outcome(plan: Plan, store: Store) -> dict[str, Any]:
-    """The comparison as ``comparison.json`` holds it; QualityError where the baseline did not finish."""
+def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
+    """The comparison as ``outcome.json`` holds it; QualityError where the baseline did not finish."""
     runs, failed = _finished(plan, store)
     tables = _tables(plan, runs)
     if BASELINE not in tables:
         raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
                            f"{'; '.join(failed.values()) or 'it was not trained, or left out'}. Mend it and run the "
-                           f"experiment again: {command_on(store, f'experiment run --name {plan.experiment}')}")
+                           f"experiment again: {format_command(store, f'experiment run --name {plan.experiment}')}")
     answers = _answers(tables, plan.ensemble)
-    lost = {name: where for name, where in dropped(plan, store).items() if name not in tables}
-    num_before = len(lost) + num_earlier_trials(plan)
-    verdicts, seed_shift = compare_recipes(answers, BASELINE, level=plan.level, num_before=num_before)
-    costs = {name: cost(name, plan, runs) for name in answers}
+    lost = {name: where for name, where in recipes_stopped_early(plan, store).items() if name not in tables}
+    num_prior_recipes = len(lost) + num_earlier_trials(plan)
+    verdicts, seed_std = compare_recipes(answers, BASELINE, level=plan.significance_level, num_prior_recipes=num_prior_recipes)
+    costs = {name: training_cost(name, plan, runs) for name in answers}
     rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
-            | {"command": command_of(name, plan, runs)}
+            | {"command": reproduce_command(name, plan, runs)}
             for name in answers]
     known = {member.recipe for member in failed} | set(lost) | set(answers)
     wanted = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
-        "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.level,
-        "num_images": answers[BASELINE].shape[1], "num_compared": len(verdicts) + num_before, "seeds": plan.seeds,
-        "num_folds": plan.num_folds, "seed_shift": seed_shift, "rows": with_front(rows),
+        "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.significance_level,
+        "num_images": answers[BASELINE].shape[1], "num_comparisons": len(verdicts) + num_prior_recipes, "seeds": plan.seeds,
+        "num_folds": plan.num_folds, "seed_std": seed_std, "rows": mark_pareto_front(rows),
         "winner": _winner(rows, runs),
         "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
                     for name, (epoch, accuracy) in lost.items()],
@@ -59,24 +59,24 @@ def outcome(plan: Plan, store: Store) -> dict[str, Any]:
     }
 
 
-def _winner(rows: list[dict[str, Any]], runs: dict[Member, Run]) -> str:
+def _winner(rows: list[dict[str, Any]], runs: dict[TrainingRun, Run]) -> str:
     """The run to promote: the best seed of the most accurate recipe that is better than the baseline; "" for none."""
-    better = [row for row in rows if row["finding"] == "better" and row["recipe"] != ENSEMBLE]
+    better = [row for row in rows if row["conclusion"] == "better" and row["recipe"] != ENSEMBLE]
     if not better:
         return ""
     name = max(better, key=lambda row: float(row["accuracy"]))["recipe"]
     own = {member.run_id: run for member, run in runs.items() if member.recipe == name}
-    return max(own, key=lambda run: float(own[run].artifact(Evaluation, "evaluate").figures["val_accuracy"]))
+    return max(own, key=lambda run: float(own[run].artifact(Evaluation, "evaluate").metrics["val_accuracy"]))
 
 
-def _finished(plan: Plan, store: Store) -> tuple[dict[Member, Run], dict[Member, str]]:
+def _finished(plan: Plan, store: Store) -> tuple[dict[TrainingRun, Run], dict[TrainingRun, str]]:
     """The runs that were evaluated, and why others were not (those that never began are in neither)."""
     runs, failed = {}, {}
-    for member in plan.members:
+    for member in plan.training_runs:
         record: Record | None = {}
         try:
             record = read_record(store, member.run_id)
-            if record is None or not began(record):
+            if record is None or not has_started(record):
                 continue
             run = Run(member.run_id, store, record)
             run.artifact(Evaluation, "evaluate")
@@ -93,7 +93,7 @@ def _reason(record: Record) -> str:
     return "; ".join(str(told["text"]) for told in attempts if told["state"] == "failed")
 
 
-def _tables(plan: Plan, runs: dict[Member, Run]) -> Tables:
+def _tables(plan: Plan, runs: dict[TrainingRun, Run]) -> Tables:
     """The predictions of each recipe and seed of which every fold was evaluated."""
     found: Tables = {}
     for name in plan.recipes:
@@ -109,11 +109,11 @@ def _predictions(run: Run) -> pd.DataFrame:
     evaluation = run.artifact(Evaluation, "evaluate")
     table = pd.read_parquet(evaluation.path(run.store, "predictions.parquet"))
     names = table.filter(regex=SHARES).columns
-    table[names] = calibrated(table[names].to_numpy(float), float(evaluation.figures["temperature"]))
+    table[names] = apply_temperature(table[names].to_numpy(float), float(evaluation.metrics["temperature"]))
     return table
 
 
-def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
+def _answers(tables: Tables, ensemble: list[str]) -> dict[str, CorrectMatrix]:
     """Which answers are right (seeds, images), on the images that all have."""
     every = [table for seeds in tables.values() for table in seeds.values()]
     ids = every[0].index
@@ -131,28 +131,28 @@ def _answers(tables: Tables, ensemble: list[str]) -> dict[str, Correct]:
 
 
 def _row(
-    name: str, correct: Correct, costs: dict[str, dict[str, float]], verdict: Verdict | None, plan: Plan
+    name: str, correct: CorrectMatrix, costs: dict[str, dict[str, float]], verdict: RecipeComparison | None, plan: Plan
 ) -> dict[str, Any]:
     own, base = costs[name], costs[BASELINE]
     ratio = own["minutes"] / base["minutes"] if own and base["minutes"] else None
     changes = plan.recipes.get(name, {})
     found: dict[str, Any] = {
         "recipe": name, "changes": changes, "num_seeds": len(correct), "accuracy": float(correct.mean()),
-        "spread": float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None, **own, "cost": ratio,
-        "sentence": "the baseline", "finding": "",
-        "runs": [member.run_id for member in plan.members if member.recipe == name],
+        "accuracy_std": float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None, **own, "cost": ratio,
+        "summary": "the baseline", "conclusion": "",
+        "runs": [member.run_id for member in plan.training_runs if member.recipe == name],
     }
     if verdict:
-        found |= asdict(verdict) | {"finding": verdict.finding, "sentence": verdict.sentence(ratio)}
+        found |= asdict(verdict) | {"conclusion": verdict.conclusion, "summary": verdict.summary(ratio)}
     if name not in (BASELINE, ENSEMBLE) and _changes_nothing(plan, name):
-        found["sentence"] = "the same as the baseline: it changes nothing of it"
+        found["summary"] = "the same as the baseline: it changes nothing of it"
     return found
 
 
 def _changes_nothing(plan: Plan, name: str) -> bool:
     return plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0)
 
-def cost(name: str, plan: Plan, runs: dict[Member, Run]) -> dict[str, float]:
+def training_cost(name: str, plan: Plan, runs: dict[TrainingRun, Run]) -> dict[str, float]:
     """Minutes of training for one seed (all folds; of an ensemble all its seeds), and img/s while fine-tuning."""
     recipes = plan.ensemble if name == ENSEMBLE else [name]
     own = {member: run for member, run in runs.items() if member.recipe in recipes}
@@ -172,7 +172,7 @@ def _seconds(run: Run) -> tuple[float, float]:
     The features are counted for each that needs them, not only for the one that came first and computed them.
     """
     tuned, head = run.artifact(Model, "fine_tune"), run.artifact(Model, "train_head")
-    seconds = head.seconds + float(head.figures.get("seconds_saved", 0))
+    seconds = head.seconds + float(head.metrics.get("seconds_saved", 0))
     history = _history(tuned, run.store)
     if history.empty:
         return seconds, 0.0
@@ -184,11 +184,11 @@ def _history(model: Model, store: Store) -> pd.DataFrame:
     return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
 
-def with_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def mark_pareto_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row with ``front``: no other one costs less and is as accurate, or is more accurate and costs no more."""
     def beaten(row: dict[str, Any]) -> bool:
         return any(other["minutes"] <= row["minutes"] and other["accuracy"] >= row["accuracy"]
                    and (other["minutes"], other["accuracy"]) != (row["minutes"], row["accuracy"])
                    for other in rows if "minutes" in other)
 
-    return [row | {"front": "minutes" in row and not beaten(row)} for row in rows]
+    return [row | {"on_pareto_front": "minutes" in row and not beaten(row)} for row in rows]

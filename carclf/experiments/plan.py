@@ -8,21 +8,21 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carclf.config import RECIPES, Config, load
+from carclf.config import RECIPES, Config, load_config
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ENSEMBLE
-from carclf.experiments.variants import BASELINE, TRAINED, parse_recipes
+from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, parse_recipes
 from carclf.services.storage import Store
 
-EXPERIMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MAX_MEMBERS = 1000
+EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+MAX_TRAINING_RUNS = 1000
 OF_IMAGES = ("split", "validation", "download", "duplicates", "seed", "competition")  # they say which images there are
 # Members compete with each other: what they send, and whom they would replace, is for the one that wins.
 OF_ALL = {"submit.enabled": False, "audit.enabled": False}
 
 
 @dataclass(frozen=True)
-class Member:
+class TrainingRun:
     """One training of an experiment; its run has an id of its own."""
 
     number: int
@@ -48,9 +48,9 @@ class Plan(BaseModel):
     seeds: list[int] = [0, 1]
     num_folds: int = Field(0, ge=0, le=20)
     rungs: list[int] = []
-    keep: float = Field(0.5, gt=0, lt=1)
+    keep_fraction: float = Field(0.5, gt=0, lt=1)
     budget_minutes: float = Field(0, ge=0)
-    level: float = Field(0.05, gt=0, lt=0.5)
+    significance_level: float = Field(0.05, gt=0, lt=0.5)
     ensemble: list[str] = []  # recipes of which all seeds' probabilities are averaged, as a row of its own
     study: str = ""  # whose trials are among the recipes
 
@@ -60,11 +60,11 @@ class Plan(BaseModel):
         return range(max(1, self.num_folds))
 
     @property
-    def members(self) -> list[Member]:
+    def training_runs(self) -> list[TrainingRun]:
         """Every training: the baseline's first, and a seed of every recipe before the next seed of any."""
         found = [(recipe, seed, fold) for seed in self.seeds for recipe in self.recipes
                  for fold in self.folds]
-        return [Member(number, recipe, seed, fold, self._run_id(recipe, seed, fold))
+        return [TrainingRun(number, recipe, seed, fold, self._run_id(recipe, seed, fold))
                 for number, (recipe, seed, fold) in enumerate(found)]
 
     def _run_id(self, recipe: str, seed: int, fold: int) -> str:
@@ -75,7 +75,7 @@ class Plan(BaseModel):
         folds = {"split.num_folds": self.num_folds, "split.fold": fold} if self.num_folds else {}
         seed_of_split = self.settings.get("split.seed", self.settings.get("seed", 0))
         own = {"seed": seed, "split.seed": seed_of_split} | folds
-        return load(self.recipe, self.settings | OF_ALL | self.recipes[recipe] | own)
+        return load_config(self.recipe, self.settings | OF_ALL | self.recipes[recipe] | own)
 
     def groups(self) -> list[list[int]]:
         """Numbers of members that differ in nothing but how they are evaluated: they share one training."""
@@ -94,7 +94,7 @@ def make_plan(
 
     Every member's configuration is checked: ConfigError says what is wrong, before anything is spent.
     """
-    if not EXPERIMENT.fullmatch(experiment):
+    if not EXPERIMENT_NAME.fullmatch(experiment):
         raise ConfigError(f"{experiment!r} is no name of an experiment: use letters, digits and ._- only.")
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
@@ -115,9 +115,9 @@ def make_plan(
 
 
 def _check(plan: Plan) -> None:
-    if len(plan.members) > MAX_MEMBERS:
+    if len(plan.training_runs) > MAX_TRAINING_RUNS:
         raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
-                          f"{len(plan.members)} trainings; at most {MAX_MEMBERS} are taken. Leave some out.")
+                          f"{len(plan.training_runs)} trainings; at most {MAX_TRAINING_RUNS} are taken. Leave some out.")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
         raise ConfigError(f"The seeds {plan.seeds} are not different whole numbers from 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
@@ -134,7 +134,7 @@ def _check(plan: Plan) -> None:
 
 
 def _check_changes(name: str, changes: Mapping[str, Any]) -> None:
-    if foreign := sorted(key for key in changes if key.partition(".")[0] not in TRAINED):
+    if foreign := sorted(key for key in changes if key.partition(".")[0] not in COMPARED_SECTIONS):
         section = foreign[0].partition(".")[0]
         why = "then its images would be others" if section in OF_IMAGES else "that is no part of its training"
         raise ConfigError(f"Recipe {name} changes {foreign[0]}: {why}, and no comparison possible. Set it for all "
@@ -152,7 +152,7 @@ def write_plan(plan: Plan, store: Store) -> None:
 
 def find_plan(experiment: str, store: Store) -> Plan | None:
     """The plan of that name, or None."""
-    if not EXPERIMENT.fullmatch(experiment) or (found := store.read(_key(experiment))) is None:
+    if not EXPERIMENT_NAME.fullmatch(experiment) or (found := store.read(_key(experiment))) is None:
         return None
     return Plan.model_validate(json.loads(found.data))
 

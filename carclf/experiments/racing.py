@@ -16,7 +16,7 @@ from carclf.services.storage import Store
 def reached(plan: Plan, rung: int, store: Store) -> dict[str, float]:
     """Mean validation accuracy over the members of each recipe that got to the rung."""
     found: dict[str, list[float]] = {}
-    for member in plan.members:
+    for member in plan.training_runs:
         if told := store.read(rung_key(plan, member.number, rung)):
             found.setdefault(member.recipe, []).append(float(json.loads(told.data)["val_accuracy"]))
     return {recipe: mean(values) for recipe, values in found.items()}
@@ -30,7 +30,7 @@ def survivors(plan: Plan, num_rungs: int, store: Store) -> list[str]:
     racing = list(plan.recipes)
     for rung in plan.rungs[:num_rungs]:
         accuracy = {name: value for name, value in reached(plan, rung, store).items() if name in racing}
-        num_kept = math.ceil(len(racing) * plan.keep)
+        num_kept = math.ceil(len(racing) * plan.keep_fraction)
         best = sorted(accuracy, key=lambda name: -accuracy[name])[:num_kept]
         racing = _with_sharers(plan, [name for name in racing if name in best or name == BASELINE])
     return racing
@@ -38,20 +38,20 @@ def survivors(plan: Plan, num_rungs: int, store: Store) -> list[str]:
 
 def _with_sharers(plan: Plan, names: list[str]) -> list[str]:
     """Also those that share a training with one of them: it costs nothing to evaluate them too."""
-    members = plan.members
+    members = plan.training_runs
     shared = [{members[number].recipe for number in group} for group in plan.groups()]
     kept = set(names).union(*(recipes for recipes in shared if recipes & set(names)))
     return [name for name in plan.recipes if name in kept]
 
 
-def groups_after(plan: Plan, num_rungs: int, store: Store) -> list[list[int]]:
+def remaining_groups(plan: Plan, num_rungs: int, store: Store) -> list[list[int]]:
     """The groups of members that train on after that many rungs (0: all)."""
-    names, members = set(survivors(plan, num_rungs, store)), plan.members
+    names, members = set(survivors(plan, num_rungs, store)), plan.training_runs
     kept = ([number for number in group if members[number].recipe in names] for group in plan.groups())
     return [group for group in kept if group]
 
 
-def dropped(plan: Plan, store: Store) -> dict[str, tuple[int, float]]:
+def recipes_stopped_early(plan: Plan, store: Store) -> dict[str, tuple[int, float]]:
     """Recipes that raced and lost: the epoch at which they were stopped, and what they had reached."""
     found: dict[str, tuple[int, float]] = {}
     for number, rung in enumerate(plan.rungs):

@@ -7,11 +7,11 @@ from typing import Any
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ENSEMBLE
-from carclf.experiments.plan import Member, Plan
+from carclf.experiments.plan import Plan, TrainingRun
 from carclf.experiments.variants import BASELINE
 
 
-def command_of(name: str, plan: Plan, runs: Iterable[Member]) -> str:
+def reproduce_command(name: str, plan: Plan, runs: Iterable[TrainingRun]) -> str:
     """What repeats a row alone, of its first seed; the ensemble is made of those runs of its recipes that finished."""
     if name == ENSEMBLE:
         return " ".join(["carclf ensemble", *(f"--run {run.run_id}" for run in runs if run.recipe in plan.ensemble)])

@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carclf.config import fields, parse_override
+from carclf.config import iter_settings, parse_override
 from carclf.errors import ConfigError, ServiceError
-from carclf.experiments.plan import EXPERIMENT, Plan
+from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import optuna
 
-TRIAL = re.compile(r"trial-(\d+)")
+TRIAL_NAME = re.compile(r"trial-(\d+)")
 
 
 def parse_range(text: str) -> tuple[str, Any]:
@@ -29,8 +29,8 @@ def parse_range(text: str) -> tuple[str, Any]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     key, equals, value = text.partition("=")
-    if key not in dict(fields()):
-        raise ConfigError(f"{key!r} is no setting that could be searched. They are {', '.join(dict(fields()))}.")
+    if key not in dict(iter_settings()):
+        raise ConfigError(f"{key!r} is no setting that could be searched. They are {', '.join(dict(iter_settings()))}.")
     if equals and "|" in value:
         return key, CategoricalDistribution([parse_override(f"{key}={word}")[1] for word in value.split("|")])
     ends = [parse_override(f"{key}={word}")[1] for word in value.split("..")] if equals else []
@@ -44,7 +44,7 @@ def parse_range(text: str) -> tuple[str, Any]:
     return key, FloatDistribution(float(low), float(high), log=logarithmic)
 
 
-def ends(ranges: Sequence[str], num_trials: int) -> dict[str, dict[str, Any]]:
+def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, dict[str, Any]]:
     """As many recipes as a search would propose, of the first, the last and every named value of its ranges.
 
     ConfigError for two ranges of one setting.
@@ -67,12 +67,12 @@ def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> 
 
 def num_earlier_trials(plan: Plan) -> int:
     """How many recipes the plan's study had proposed before: by what they reached the plan's own were chosen."""
-    own = [int(found[1]) for found in map(TRIAL.fullmatch, plan.recipes) if found]
+    own = [int(found[1]) for found in map(TRIAL_NAME.fullmatch, plan.recipes) if found]
     return min(own, default=0) if plan.study else 0
 
 
-def tell(name: str, found: dict[str, Any], store: Store) -> None:
-    """Tell the study what an experiment's ``comparison.json`` says of its trials; those that are told stay."""
+def report_results(name: str, found: dict[str, Any], store: Store) -> None:
+    """Tell the study what an experiment's ``outcome.json`` says of its trials; those that are told stay."""
     from optuna.trial import TrialState
 
     reached = {row["recipe"]: row["accuracy"] for row in found["rows"]}
@@ -90,7 +90,7 @@ def tell(name: str, found: dict[str, Any], store: Store) -> None:
 
 def _of_failed(found: dict[str, Any]) -> set[str]:
     runs = " ".join(row["run"] for row in found["failed"])
-    return {match.group() for match in TRIAL.finditer(runs)}
+    return {match.group() for match in TRIAL_NAME.finditer(runs)}
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _study(name: str, store: Store) -> "Iterator[optuna.Study]":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    if not EXPERIMENT.fullmatch(name):
+    if not EXPERIMENT_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name of a study: use letters, digits and ._- only.")
     key = f"studies/{name}.log"
     before = store.read(key)

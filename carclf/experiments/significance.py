@@ -15,54 +15,54 @@ import numpy.typing as npt
 
 from carclf.stats import POWER
 
-Correct = npt.NDArray[np.bool_]  # (seeds, images): which answers are right
+CorrectMatrix = npt.NDArray[np.bool_]  # (seeds, images): which answers are right
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RecipeComparison:
     """A recipe against the baseline: accuracies in [0, 1], the p-value and the interval corrected for all recipes."""
 
     recipe: str
     num_seeds: int
     accuracy: float
-    spread: float | None  # standard deviation over the seeds; None with one seed
+    accuracy_std: float | None  # standard deviation over the seeds; None with one seed
     difference: float
     low: float
     high: float
     p_value: float
-    smallest_difference: float  # what this design would find four times of five
+    minimum_detectable_difference: float  # what this design would find four times of five
 
     @property
-    def finding(self) -> str:
+    def conclusion(self) -> str:
         """``better``, ``worse``, or ``cannot tell``."""
         if self.low > 0:
             return "better"
-        return "worse" if self.high < 0 else "cannot tell"
+        return "worse" if self.high < 0 else "inconclusive"
 
-    def sentence(self, cost: float | None = None) -> str:
+    def summary(self, cost: float | None = None) -> str:
         """The finding in words; ``cost`` is the recipe's over the baseline's."""
         paid = "" if cost is None else f", at {cost:.2g}× the cost"
-        if self.finding == "cannot tell":
+        if self.conclusion == "inconclusive":
             return (f"no difference that this experiment could see: {_points(self.difference)} points "
                     f"({_points(self.low)} to {_points(self.high)}), where it would have seen "
-                    f"{100 * self.smallest_difference:.1f}{paid}")
+                    f"{100 * self.minimum_detectable_difference:.1f}{paid}")
         ends = sorted((abs(self.low), abs(self.high)))
-        return (f"{self.finding} by {100 * abs(self.difference):.1f} points "
+        return (f"{self.conclusion} by {100 * abs(self.difference):.1f} points "
                 f"({100 * ends[0]:.1f}–{100 * ends[1]:.1f}){paid}")
 
 
 def compare_recipes(
-    answers: Mapping[str, Correct], baseline: str, *, level: float = 0.05, num_before: int = 0
-) -> tuple[list[Verdict], float | None]:
+    answers: Mapping[str, CorrectMatrix], baseline: str, *, level: float = 0.05, num_prior_recipes: int = 0
+) -> tuple[list[RecipeComparison], float | None]:
     """A verdict for each recipe but the baseline, and the standard deviation of what a seed changes on all images.
 
     Every recipe has the same images in the same order; ``level`` is the chance that any verdict of a whole experiment
-    without a real difference finds one (Bonferroni). The ``num_before`` recipes by which these were chosen, in a race
+    without a real difference finds one (Bonferroni). The ``num_prior_recipes`` recipes by which these were chosen, in a race
     or a study, count too: these may be the luckiest of many. The second is None where no recipe has two seeds: then
     the verdicts tell these models apart and say nothing of other seeds.
     """
     shift, noise = _seed_variances(list(answers.values()))
-    design = _Design(shift, noise, level, len(answers) - 1 + num_before)
+    design = _Design(shift, noise, level, len(answers) - 1 + num_prior_recipes)
     verdicts = [_verdict(name, correct, answers[baseline], design)
                 for name, correct in answers.items() if name != baseline]
     return verdicts, None if noise is None else math.sqrt(shift)
@@ -83,10 +83,10 @@ class _Design:
     shift: float  # variance of what a seed changes on all images
     noise: _Noise | None
     level: float
-    num_compared: int
+    num_comparisons: int
 
 
-def _seed_variances(answers: Sequence[Correct]) -> tuple[float, _Noise | None]:
+def _seed_variances(answers: Sequence[CorrectMatrix]) -> tuple[float, _Noise | None]:
     """What a seed changes on all images alike, as a variance, and all that it changes."""
     several = [correct for correct in answers if len(correct) > 1]
     degrees = sum(len(correct) - 1 for correct in several)
@@ -99,7 +99,7 @@ def _seed_variances(answers: Sequence[Correct]) -> tuple[float, _Noise | None]:
     return max(0.0, total - alone), _Noise(total, degrees)
 
 
-def _verdict(name: str, own: Correct, base: Correct, design: _Design) -> Verdict:
+def _verdict(name: str, own: CorrectMatrix, base: CorrectMatrix, design: _Design) -> RecipeComparison:
     from scipy.stats import t
 
     differences = own.mean(0) - base.mean(0)
@@ -114,9 +114,9 @@ def _verdict(name: str, own: Correct, base: Correct, design: _Design) -> Verdict
     # It subtracts nothing, but the shift is a difference: never fewer than the seeds' own.
     degrees = max(degrees, noise.degrees if noise else 0)
     error = math.sqrt(variance)
-    reach = float(t.isf(design.level / 2 / design.num_compared, degrees)) * error
-    p_value = min(1.0, float(2 * t.sf(abs(difference) / error, degrees)) * design.num_compared)
-    return Verdict(
+    reach = float(t.isf(design.level / 2 / design.num_comparisons, degrees)) * error
+    p_value = min(1.0, float(2 * t.sf(abs(difference) / error, degrees)) * design.num_comparisons)
+    return RecipeComparison(
         name, len(own), float(own.mean()), float(own.mean(1).std(ddof=1)) if len(own) > 1 else None,
         difference, max(-1.0, difference - reach), min(1.0, difference + reach), p_value,
         min(1.0, reach + float(t.isf(1 - POWER, degrees)) * error),

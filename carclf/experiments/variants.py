@@ -5,13 +5,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carclf.config import RECIPES, flat, load, parse_override
+from carclf.config import RECIPES, flatten, load_config, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS, ENSEMBLE
 
 BASELINE = "baseline"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,59}")
-TRAINED = ("model", "augment", "head", "fine_tune", "evaluate")  # the sections in which recipes are compared
+COMPARED_SECTIONS = ("model", "augment", "head", "fine_tune", "evaluate")  # the sections in which recipes are compared
 
 
 def parse_recipe(text: str, known: Mapping[str, dict[str, Any]] = ABLATIONS) -> tuple[str, dict[str, Any]]:
@@ -19,7 +19,7 @@ def parse_recipe(text: str, known: Mapping[str, dict[str, Any]] = ABLATIONS) -> 
 
     OTHER is among ``known``, by default the shipped ablations. ConfigError where it is not.
     """
-    name, *words = words_of(text) or [""]
+    name, *words = split_words(text) or [""]
     if not NAME.fullmatch(name):
         raise ConfigError(f"{text!r} begins with no name: letters, digits and .- (such as my-rates "
                           "fine_tune.learning_rate=2e-3).")
@@ -36,7 +36,7 @@ def parse_recipe(text: str, known: Mapping[str, dict[str, Any]] = ABLATIONS) -> 
     return name, changes
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """The words of a line, as a shell would part them; ConfigError where it cannot."""
     try:
         return shlex.split(text)
@@ -46,9 +46,9 @@ def words_of(text: str) -> list[str]:
 
 def _instead_of(baseline: str) -> dict[str, dict[str, Any]]:
     """What each of carclf's recipes changes of the baseline's, of what is trained: its own, and the defaults."""
-    defaults = flat(load().model_dump())
+    defaults = flatten(load_config().model_dump())
     found = {name: {key: defaults[key] for key in RECIPES[baseline]} | changes for name, changes in RECIPES.items()}
-    return {name: {key: value for key, value in changes.items() if key.partition(".")[0] in TRAINED}
+    return {name: {key: value for key, value in changes.items() if key.partition(".")[0] in COMPARED_SECTIONS}
             for name, changes in found.items()}
 
 
@@ -58,7 +58,7 @@ def parse_recipes(baseline: str, recipes: Sequence[str]) -> tuple[list[tuple[str
     known = _instead_of(baseline) | ABLATIONS
     ensembles: list[list[str]] = []
     for text in recipes:
-        if (words := words_of(text))[:1] == [ENSEMBLE]:
+        if (words := split_words(text))[:1] == [ENSEMBLE]:
             ensembles.append(words[1:] or [BASELINE])
         else:
             found.append(parse_recipe(text, known))

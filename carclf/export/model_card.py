@@ -10,7 +10,7 @@ import jinja2
 
 from carclf.artifacts import Dataset, Decision, Evaluation, Model, Split
 from carclf.errors import DataError
-from carclf.runs.record import trained_on
+from carclf.runs.record import training_machine
 from carclf.services.storage import Store
 
 MARKS = re.compile(r"([\\`*_\[\]<>#|~!&$]|(?<=:)/(?=/)|(?<=www)\.)")
@@ -19,7 +19,7 @@ NUM_WEAK = 5
 
 
 @dataclass(frozen=True)
-class Story:
+class ModelCardSource:
     """A model and what the store knows of it; ``record`` is its run's, ``scores`` events of the history."""
 
     model: Model
@@ -30,21 +30,21 @@ class Story:
     scores: list[dict[str, Any]]
 
 
-def write_card(path: Path, story: Story, facts: dict[str, Any], store: Store) -> None:
+def write_model_card(path: Path, story: ModelCardSource, facts: dict[str, Any], store: Store) -> None:
     """Write the card; ``facts`` are those of ``export.json``."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, finalize=neutral,
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, finalize=escape_markdown,
                                      trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = (Path(__file__).parent / "model_card.md").read_text().replace("\\\n", "")  # a line that goes on
     text = environment.from_string(template).render(**_content(story, facts, store))
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def neutral(value: object) -> str:
+def escape_markdown(value: object) -> str:
     """A value as text in which nothing is Markdown or HTML and no line ends."""
     return MARKS.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def _content(story: Story, facts: dict[str, Any], store: Store) -> dict[str, Any]:
+def _content(story: ModelCardSource, facts: dict[str, Any], store: Store) -> dict[str, Any]:
     evaluation, found = story.evaluation, {}
     if evaluation:
         found = json.loads(evaluation.path(store, "evaluation.json").read_text())
@@ -77,12 +77,12 @@ def _weak(recall: list[dict[str, Any]]) -> str:
 
 
 def _calibration(evaluation: Evaluation | None) -> list[dict[str, Any]]:
-    figures = evaluation.figures if evaluation else {}
+    metrics = evaluation.metrics if evaluation else {}
     named = {
         "calibration error, calibrated": ("calibration_error", "{:.4f}"), "temperature": ("temperature", "{:.4f}"),
         "milliseconds per image": ("milliseconds", "{:.1f}"), "size of the model in MB": ("model_mb", "{:.1f}"),
     }
-    return _rows({name: form.format(figures[figure]) for name, (figure, form) in named.items() if figure in figures})
+    return _rows({name: form.format(metrics[figure]) for name, (figure, form) in named.items() if figure in metrics})
 
 
 def _looks(evaluation: Evaluation | None) -> str:
@@ -92,20 +92,20 @@ def _looks(evaluation: Evaluation | None) -> str:
     return f"the picture at zoom {zooms}{corners}" + (" and its mirror image" if settings.get("flip_tta") else "")
 
 
-def _data(story: Story, store: Store) -> dict[str, Any]:
+def _data(story: ModelCardSource, store: Store) -> dict[str, Any]:
     key = story.split.inputs["dataset"]
     if (dataset := Dataset.find(store, key)) is None:
         raise DataError(f"The dataset {key} of the model is gone from {store.url}. Run validate again.")
     report = json.loads(dataset.path(store, "report.json").read_text())
     counts = report.get("class_counts", {})
     return {
-        "images trained on": story.split.figures.get("num_train"),
-        "images that validate": story.split.figures.get("num_val"),
-        "images with a label, usable": dataset.figures.get("num_train"),
-        "of them added by the user": dataset.figures.get("num_extra"),
+        "images trained on": story.split.metrics.get("num_train"),
+        "images that validate": story.split.metrics.get("num_val"),
+        "images with a label, usable": dataset.metrics.get("num_train"),
+        "of them added by the user": dataset.metrics.get("num_extra"),
         "images of each class": ", ".join(f"{name}: {num}" for name, num in counts.items()),
         "label fixes applied": len(report.get("label_fixes", [])),
-        "unusable, left out": dataset.figures.get("num_unusable"),
+        "unusable, left out": dataset.metrics.get("num_unusable"),
     }
 
 
@@ -115,12 +115,12 @@ def _members(model: Model, store: Store) -> list[dict[str, Any]]:
     return list(json.loads(model.path(store, "ensemble.json").read_text())["members"])
 
 
-def _settings(story: Story, store: Store) -> dict[str, Any]:
+def _settings(story: ModelCardSource, store: Store) -> dict[str, Any]:
     start = Model.find(store, story.model.inputs.get("model", "none"))
     network = start.settings.get("model", {}) if start else {}
     return {
         "recipe": story.record.get("recipe"), "backbone": network.get("backbone"), "weights": network.get("weights"),
-        "input": f"{story.model.figures['image_height']}x{story.model.figures['image_width']} px",
+        "input": f"{story.model.metrics['image_height']}x{story.model.metrics['image_width']} px",
         **{name: network.get(name) for name in ("hidden_units", "dropout", "batch_norm", "precision")},
         "seed": story.model.settings.get("seed"),
         **{f"fine_tune.{name}": value for name, value in story.model.settings.get("fine_tune", {}).items()},
@@ -128,8 +128,8 @@ def _settings(story: Story, store: Store) -> dict[str, Any]:
     }
 
 
-def _keys(story: Story) -> dict[str, Any]:
-    record, where = story.record, trained_on(story.record)
+def _keys(story: ModelCardSource) -> dict[str, Any]:
+    record, where = story.record, training_machine(story.record)
     return {
         "model": story.model.key, **{f"from {name}": key for name, key in story.model.inputs.items()},
         "dataset": story.split.inputs["dataset"], "run": record.get("run"), "begun": record.get("created"),

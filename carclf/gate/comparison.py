@@ -4,25 +4,25 @@ from typing import Any
 
 import pandas as pd
 
-from carclf.dataset.champion_split import LEFT_OUT, TRAIN, VAL, known
-from carclf.gate.rules import Comparison
-from carclf.stats import Paired
+from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values
+from carclf.gate.rules import ChampionComparison
+from carclf.stats import PairedCounts
 
 MAX_IDS = 200  # of a list
 
 
-def trained_by(rows: pd.DataFrame, memory: pd.DataFrame) -> set[str]:
+def ids_trained_on(rows: pd.DataFrame, memory: pd.DataFrame) -> set[str]:
     """Ids of the validation pictures among a split's rows that trained another split's model, or are copies of such.
 
     ``memory``: the other split's rows. Extra data that it left out lay beside validation pictures.
     """
     val = rows[rows["subset"] == VAL]
     if "source" in memory:
-        memory = memory[(memory["source"] != "extra") | (memory["subset"] != LEFT_OUT)]
-    return set(val.loc[known(val, memory, "subset").isin([TRAIN, LEFT_OUT]), "id"])
+        memory = memory[(memory["source"] != "extra") | (memory["subset"] != EXCLUDED)]
+    return set(val.loc[previous_values(val, memory, "subset").isin([TRAIN, EXCLUDED]), "id"])
 
 
-def pair(candidate: pd.DataFrame, champion: pd.DataFrame, left_out: set[str]) -> pd.DataFrame:
+def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame, left_out: set[str]) -> pd.DataFrame:
     """The images that both predicted, without those left out: id, label, candidate, champion (right?)."""
     own, other = (rows.set_index("id") for rows in (candidate, champion))
     both = own[["label", "predicted"]].join(other["predicted"].rename("other"), how="inner", validate="one_to_one")
@@ -31,17 +31,17 @@ def pair(candidate: pd.DataFrame, champion: pd.DataFrame, left_out: set[str]) ->
                          "champion": both["other"] == both["label"]})
 
 
-def counted(champion: str, pairs: pd.DataFrame, num_known: int, num_shared: int) -> Comparison:
+def count_pairs(champion: str, pairs: pd.DataFrame, num_trained_on: int, num_same_members: int) -> ChampionComparison:
     """What of the pairs the gate needs."""
     gained, lost = (pairs["candidate"] & ~pairs["champion"]).sum(), (pairs["champion"] & ~pairs["candidate"]).sum()
-    return Comparison(champion, Paired(len(pairs), int(gained), int(lost)), num_known, num_shared)
+    return ChampionComparison(champion, PairedCounts(len(pairs), int(gained), int(lost)), num_trained_on, num_same_members)
 
 
-def described(pairs: pd.DataFrame, comparison: Comparison, level: float) -> dict[str, Any]:
-    """The comparison in figures: the paired table, its tests and interval, each class, and what changed (ids)."""
+def summarize_comparison(pairs: pd.DataFrame, comparison: ChampionComparison, level: float) -> dict[str, Any]:
+    """The comparison in metrics: the paired table, its tests and interval, each class, and what changed (ids)."""
     own, other, paired = pairs["candidate"], pairs["champion"], comparison.paired
     found: dict[str, Any] = {
-        "num_images": len(pairs), "num_known": comparison.num_known, "num_shared": comparison.num_shared,
+        "num_images": len(pairs), "num_trained_on": comparison.num_trained_on, "num_same_members": comparison.num_same_members,
         "gained": paired.gained, "lost": paired.lost,
         "both_right": int((own & other).sum()), "both_wrong": int((~own & ~other).sum()),
     }
@@ -52,7 +52,7 @@ def described(pairs: pd.DataFrame, comparison: Comparison, level: float) -> dict
     return found | {
         "difference": paired.difference, "interval": list(paired.interval()),
         "p_worse": paired.p_worse, "p_better": paired.p_better, "p_different": paired.p_different,
-        "smallest_difference": paired.smallest_difference(level),
+        "minimum_detectable_difference": paired.minimum_detectable_difference(level),
         "classes": classes.reset_index().to_dict("records"),
         "gained_ids": pairs.loc[own & ~other, "id"].head(MAX_IDS).tolist(),
         "lost_ids": pairs.loc[other & ~own, "id"].head(MAX_IDS).tolist(),

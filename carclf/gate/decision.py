@@ -7,19 +7,19 @@ from typing import Any
 
 import pandas as pd
 
-from carclf.artifacts import Evaluation, Figures, Model, Split
-from carclf.champion import split_of
+from carclf.artifacts import Evaluation, Metrics, Model, Split
+from carclf.champion import load_training_split
 from carclf.config import Gate
-from carclf.ensembles.members import answered_alike
-from carclf.gate.comparison import counted, described, pair, trained_by
-from carclf.gate.rules import judge, require_known_classes, sentence
+from carclf.ensembles.members import ids_predicted_identically
+from carclf.gate.comparison import count_pairs, ids_trained_on, pair_predictions, summarize_comparison
+from carclf.gate.rules import evaluate_rules, format_reason, validate_class_floors
 from carclf.reports.decision_report import render_decision
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
 
 
 @dataclass(frozen=True)
-class Measured:
+class EvaluatedModel:
     """A model and its evaluation."""
 
     model: Model
@@ -27,48 +27,48 @@ class Measured:
 
 
 def decide(
-    candidate: Measured, champion: Measured | None, split: Split, threshold: float, gate: Gate, store: Store
+    candidate: EvaluatedModel, champion: EvaluatedModel | None, split: Split, threshold: float, gate: Gate, store: Store
 ) -> dict[str, Any]:
     """The content of ``decision.json``; both were measured on the validation images of ``split``."""
-    figures = candidate.evaluation.figures
+    metrics = candidate.evaluation.metrics
     found = json.loads(candidate.evaluation.path(store, "evaluation.json").read_text())
-    require_known_classes(gate, found["class_names"])
+    validate_class_floors(gate, found["class_names"])
     compared, paired = None, None
     if champion:
-        pairs, num_known, num_shared = _pairs(candidate, champion, split, store)
-        compared = counted(champion.model.key, pairs, num_known, num_shared)
-        paired = described(pairs, compared, gate.significance)
-    rules = judge(figures, found, compared, threshold, gate)
+        pairs, num_trained_on, num_same_members = _pairs(candidate, champion, split, store)
+        compared = count_pairs(champion.model.key, pairs, num_trained_on, num_same_members)
+        paired = summarize_comparison(pairs, compared, gate.significance)
+    rules = evaluate_rules(metrics, found, compared, threshold, gate)
     return {
-        "decision": "promoted" if all(rule.passed for rule in rules) else "refused", "reason": sentence(rules),
+        "decision": "promoted" if all(rule.passed for rule in rules) else "rejected", "reason": format_reason(rules),
         "rules": [rule.row() for rule in rules], "champion": champion.model.key if champion else None,
         "threshold": threshold, "model": candidate.model.key, "evaluation": candidate.evaluation.key,
         "paired": paired,
     }
 
 
-def write_decision(folder: Path, decision: dict[str, Any]) -> Figures:
-    """Write ``decision.json`` and its page; the figures are those that it has."""
+def write_decision(folder: Path, decision: dict[str, Any]) -> Metrics:
+    """Write ``decision.json`` and its page; the metrics are those that it has."""
     (folder / "decision.json").write_text(json.dumps(decision, indent=1, allow_nan=False))
     write_page(folder / "report.html", render_decision(decision))
     values = {row["rule"]: row["value"] for row in decision["rules"]}
-    figures = {name: decision[name] for name in ("decision", "threshold", "reason", "champion")} | {
+    metrics = {name: decision[name] for name in ("decision", "threshold", "reason", "champion")} | {
         "val_accuracy": values["accuracy"], "p_value": values["champion"],
-        "smallest_difference": (decision["paired"] or {}).get("smallest_difference"),
-        "override": decision.get("override"), "refusal": decision.get("refusal"),
+        "minimum_detectable_difference": (decision["paired"] or {}).get("minimum_detectable_difference"),
+        "override": decision.get("override"), "rejection": decision.get("rejection"),
     }
-    return {name: value for name, value in figures.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _pairs(candidate: Measured, champion: Measured, split: Split, store: Store) -> tuple[pd.DataFrame, int, int]:
+def _pairs(candidate: EvaluatedModel, champion: EvaluatedModel, split: Split, store: Store) -> tuple[pd.DataFrame, int, int]:
     """The images on which both are compared; how many more trained the champion, and how many it answers for both."""
     own, other = (pd.read_parquet(one.evaluation.path(store, "predictions.parquet")) for one in (candidate, champion))
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     known_ids: set[str] = set()
-    if (champions := split_of(store, champion.model)).key != split.key:
-        name = "known.parquet" if "known.parquet" in champions.files else "split.parquet"
-        known_ids = trained_by(rows, pd.read_parquet(champions.path(store, name))) & set(own["id"])
+    if (champions := load_training_split(store, champion.model)).key != split.key:
+        name = "split_history.parquet" if "split_history.parquet" in champions.files else "split.parquet"
+        known_ids = ids_trained_on(rows, pd.read_parquet(champions.path(store, name))) & set(own["id"])
     both = rows[rows["id"].isin(set(own["id"]) & set(other["id"]) - known_ids)]
     # Of those a candidate that has the champion as a member says what the champion says: they can tell nothing.
-    shared = answered_alike(both.reset_index(drop=True), candidate.model, champion.model, store)
-    return pair(own, other, known_ids | shared), len(known_ids), len(shared)
+    shared = ids_predicted_identically(both.reset_index(drop=True), candidate.model, champion.model, store)
+    return pair_predictions(own, other, known_ids | shared), len(known_ids), len(shared)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from carclf.artifacts import Figures
+from carclf.artifacts import Metrics
 from carclf.config import Gate
 from carclf.errors import ConfigError
-from carclf.stats import Paired
+from carclf.stats import PairedCounts
 
 MEASURE = "measure it again, in a new run with --set force=true"
 MAX_CLASSES = 5  # that a sentence names
@@ -36,49 +36,49 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ChampionComparison:
     """A champion beside the candidate; what tells nothing is not among the paired images.
 
-    ``num_known`` images trained it; ``num_shared`` are answered for both by the same members.
+    ``num_trained_on`` images trained it; ``num_same_members`` are answered for both by the same members.
     """
 
     champion: str
-    paired: Paired
-    num_known: int = 0
-    num_shared: int = 0
+    paired: PairedCounts
+    num_trained_on: int = 0
+    num_same_members: int = 0
 
 
-def judge(
-    figures: Figures, found: Mapping[str, Any], comparison: Comparison | None, threshold: float, gate: Gate
+def evaluate_rules(
+    metrics: Metrics, found: Mapping[str, Any], comparison: ChampionComparison | None, threshold: float, gate: Gate
 ) -> list[Rule]:
-    """The verdicts on an evaluation's figures and its ``evaluation.json`` (``found``), in the table's order."""
+    """The verdicts on an evaluation's metrics and its ``evaluation.json`` (``found``), in the table's order."""
     return [
-        _accuracy(figures, threshold),
+        _accuracy(metrics, threshold),
         _champion(comparison, gate),
         _class_floor(found, gate),
-        _at_most("calibration", "calibration error", figures.get("calibration_error"), gate.max_calibration_error),
-        _at_most("prediction_time", "prediction time", figures.get("milliseconds"), gate.max_milliseconds, " ms"),
-        _at_most("model_size", "model size", figures.get("model_mb"), gate.max_model_mb, " MB"),
-        _at_most("reload", "difference after reloading", figures.get("reload_difference"), gate.max_reload_difference),
+        _at_most("calibration", "calibration error", metrics.get("calibration_error"), gate.max_calibration_error),
+        _at_most("prediction_time", "prediction time", metrics.get("milliseconds"), gate.max_latency_ms, " ms"),
+        _at_most("model_size", "model size", metrics.get("model_mb"), gate.max_model_mb, " MB"),
+        _at_most("reload", "difference after reloading", metrics.get("reload_difference"), gate.max_reload_difference),
     ]
 
 
-def sentence(rules: Sequence[Rule]) -> str:
+def format_reason(rules: Sequence[Rule]) -> str:
     """What was decided and why: what failed comes first; accuracy and champion are always named."""
     failed = [rule.clause for rule in rules if not rule.passed]
     named = [rule.clause for rule in rules if rule.passed and rule.rule in ALWAYS_NAMED]
-    return f"{'refused' if failed else 'promoted'}: {'; '.join(failed + named)}"
+    return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + named)}"
 
 
-def require_known_classes(gate: Gate, class_names: Sequence[Any]) -> None:
+def validate_class_floors(gate: Gate, class_names: Sequence[Any]) -> None:
     """Raise ConfigError where a class has a floor that the data do not have."""
-    if strangers := sorted(set(gate.floors) - set(map(int, class_names))):
-        raise ConfigError(f"gate.class_floors has a floor for {', '.join(map(str, strangers))}; the classes are "
+    if strangers := sorted(set(gate.min_recalls) - set(map(int, class_names))):
+        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(map(str, strangers))}; the classes are "
                           f"{', '.join(map(str, class_names))}. Remove it.")
 
 
-def _accuracy(figures: Figures, threshold: float) -> Rule:
-    value = _number(figures.get("val_accuracy"))
+def _accuracy(metrics: Metrics, threshold: float) -> Rule:
+    value = _number(metrics.get("val_accuracy"))
     if value is None:
         return _unmeasured("accuracy", "accuracy", threshold)
     passed = value >= threshold
@@ -87,7 +87,7 @@ def _accuracy(figures: Figures, threshold: float) -> Rule:
                 f"accuracy {own} {'reaches' if passed else 'is below'} the stored {stored}")
 
 
-def _champion(comparison: Comparison | None, gate: Gate) -> Rule:
+def _champion(comparison: ChampionComparison | None, gate: Gate) -> Rule:
     if gate.champion_rule == "off":
         return Rule("champion", None, None, True, "not compared with the champion", "gate.champion_rule is off")
     if comparison is None:
@@ -106,22 +106,22 @@ def _champion(comparison: Comparison | None, gate: Gate) -> Rule:
                 _answers(comparison, gate.significance))
 
 
-def _nothing(comparison: Comparison) -> str:
-    if not comparison.num_shared:
-        return (f"all {comparison.num_known} images trained it. Take its fold, or a holdout, or set "
+def _nothing(comparison: ChampionComparison) -> str:
+    if not comparison.num_same_members:
+        return (f"all {comparison.num_trained_on} images trained it. Take its fold, or a holdout, or set "
                 "gate.champion_rule=off")
-    known = f"; {comparison.num_known} more trained the champion" if comparison.num_known else ""
-    return (f"{comparison.num_shared} images are answered for both by the same members{known}. Join other members, of "
+    known = f"; {comparison.num_trained_on} more trained the champion" if comparison.num_trained_on else ""
+    return (f"{comparison.num_same_members} images are answered for both by the same members{known}. Join other members, of "
             "its holdout or its fold, or set gate.champion_rule=off")
 
 
-def _answers(comparison: Comparison, level: float) -> str:
+def _answers(comparison: ChampionComparison, level: float) -> str:
     paired = comparison.paired
     low, high = (f"{100 * end:+.1f}%" for end in paired.interval())
-    smallest = paired.smallest_difference(level)
-    known = f"; {comparison.num_known} more trained the champion" if comparison.num_known else ""
-    if comparison.num_shared:
-        known += f"; {comparison.num_shared} more are left out, as the same members answer them for both"
+    smallest = paired.minimum_detectable_difference(level)
+    known = f"; {comparison.num_trained_on} more trained the champion" if comparison.num_trained_on else ""
+    if comparison.num_same_members:
+        known += f"; {comparison.num_same_members} more are left out, as the same members answer them for both"
     could = "so few could show no difference" if smallest is None else f"they could show one of {100 * smallest:.1f}%"
     return (f"of {paired.num_images} images {paired.gained} are right only by the candidate, {paired.lost} only by the "
             f"champion, a difference of {100 * paired.difference:+.1f}% (95%: {low} to {high}); "
@@ -133,7 +133,7 @@ def _class_floor(found: Mapping[str, Any], gate: Gate) -> Rule:
         return _unmeasured("class_floor", "recall of each class", gate.min_recall)
     rows = []
     for name, value, counts in zip(found["class_names"], found["recall"], found["confusion"], strict=True):
-        floor = gate.floors.get(int(name), gate.min_recall)
+        floor = gate.min_recalls.get(int(name), gate.min_recall)
         # a class without images has no recall, whatever number stands there
         rows.append((_number(value) if sum(counts) else None, floor, name))
     low = sorted((row for row in rows if row[0] is None or row[0] < row[1]), key=_margin)

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-STRETCHED = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # modes that Pillow itself would cut off at 255
+HIGH_BIT_DEPTH_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # modes that Pillow itself would cut off at 255
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -13,19 +13,19 @@ def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
     They are stretched from the picture's own darkest to its own brightest, since few use their whole range.
     """
     if image.has_transparency_data:
-        image = reducible(image)
+        image = to_reducible_mode(image)
         on_white = Image.new("RGB", image.size, "white")
         on_white.paste(image, mask=image.getchannel("A"))
         return np.asarray(on_white)
-    if image.mode in STRETCHED:
+    if image.mode in HIGH_BIT_DEPTH_MODES:
         grey = _stretched(np.array(image, np.float32))
         return np.repeat(grey[:, :, None], 3, 2)
     return np.asarray(image.convert("RGB"))
 
 
-def reducible(image: Image.Image) -> Image.Image:
+def to_reducible_mode(image: Image.Image) -> Image.Image:
     """The picture in a mode that Pillow reduces, with all that ``to_rgb`` wants of it."""
-    wanted = "RGBA" if image.has_transparency_data else "F" if image.mode in STRETCHED else "RGB"
+    wanted = "RGBA" if image.has_transparency_data else "F" if image.mode in HIGH_BIT_DEPTH_MODES else "RGB"
     return image if image.mode in (wanted, "L") and "transparency" not in image.info else image.convert(wanted)
 
 

@@ -40,6 +40,6 @@ def perceptual_hash(pixels: Pixels) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def look(pixels: Pixels) -> bytes:
+def color_signature(pixels: Pixels) -> bytes:
     """A uint8 RGB picture as one of 8x8 pixels: it tells apart what has nearly the same perceptual hash."""
     return np.asarray(cv2.resize(pixels, (LOOK_SIDE, LOOK_SIDE), interpolation=cv2.INTER_AREA)).tobytes()

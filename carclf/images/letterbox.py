@@ -9,15 +9,15 @@ from carclf.images.decode import Pixels
 Matrix = npt.NDArray[np.float64]
 
 
-def fit_matrix(pixels: Pixels, height: int, width: int) -> Matrix:
+def letterbox_matrix(pixels: Pixels, height: int, width: int) -> Matrix:
     """The 2x3 matrix that fits the whole picture into the middle of (height, width), keeping its aspect ratio."""
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     left, top = (width - pixels.shape[1] * scale) / 2, (height - pixels.shape[0] * scale) / 2
     return np.array([[scale, 0, left], [0, scale, top]])
 
 
-def warp(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixels:
-    """The picture through a 2x3 matrix, on a background of its mean colour."""
+def warp_affine(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixels:
+    """The picture through a 2x3 matrix, on a background of its mean color."""
     background = cv2.mean(pixels)[:3]
     view: Pixels = cv2.warpAffine(
         pixels, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=background
@@ -26,7 +26,7 @@ def warp(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixels:
 
 
 def letterbox(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Resize to fit (height, width), keeping the aspect ratio, on a background of the picture's mean colour."""
+    """Resize to fit (height, width), keeping the aspect ratio, on a background of the picture's mean color."""
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     inner = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

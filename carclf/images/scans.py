@@ -8,7 +8,7 @@ JPEG_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # with a length, or the 
 SEQUENTIAL, SCAN, END = (0xC0, 0xC1), 0xDA, 0xD9
 
 
-def scans_of(data: bytes) -> int:
+def count_scans(data: bytes) -> int:
     """The scans of a JPEG's bytes; 1 for sequential ones, whose scans take bytes for each pixel."""
     place, found = 2, 0
     while (marker := JPEG_MARKER.search(data, place)) and (kind := data[marker.start() + 1]) != END:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.pipeline.batches import Examples, Plain, Size
+from carclf.pipeline.batches import Examples, LetterboxedSource, Size
 
 Maps = npt.NDArray[np.float32]
 BATCH_SIZE = 8
@@ -21,12 +21,12 @@ class Explainer:
 
     def __init__(self, network: keras.Model, images: Path, size: Size, class_names: list[int]) -> None:
         self.images, self.size, self.class_names = images, size, class_names
-        self.before, self.after = split_at_maps(network)
+        self.before, self.after = split_at_feature_maps(network)
 
     def __call__(self, paths: list[str], predicted: list[int]) -> list[tuple[Any, Any]]:
         """Of each picture the pixels, uint8 (height, width, 3), and the heat in 0..1, (height, width) of the maps."""
         rows = pd.DataFrame({"path": paths, "label": 0, "problem": ""})
-        source = Plain(Examples.of(rows, self.images, self.size), self.size)
+        source = LetterboxedSource(Examples.of(rows, self.images, self.size), self.size)
         pixels = [source[position][0] for position in range(len(source))]
         columns = np.searchsorted(self.class_names, predicted)
         heat = [self.heat(np.stack(pixels[start : start + BATCH_SIZE]), columns[start : start + BATCH_SIZE])
@@ -52,7 +52,7 @@ class Explainer:
         return np.asarray(heat / np.maximum(heat.max((1, 2), keepdims=True), 1e-12))
 
 
-def split_at_maps(network: keras.Model) -> tuple[keras.Model, list[Any]]:
+def split_at_feature_maps(network: keras.Model) -> tuple[keras.Model, list[Any]]:
     """The part of a classifier up to its last feature maps, and the layers from there to the logits."""
     layers = _chain(network)
     last = max(place for place, layer in enumerate(layers) if len(layer.output.shape) == 4)

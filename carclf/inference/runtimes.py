@@ -1,6 +1,6 @@
 """A saved network's answers in a process of its own: ``python -m carclf.inference.runtimes FORMAT FILE FOLDER``.
 
-Reads ``pictures.npy`` of the folder and writes ``logits.npy`` beside it; only the format's own runtime is imported.
+Reads ``images.npy`` of the folder and writes ``logits.npy`` beside it; only the format's own runtime is imported.
 """
 
 import os
@@ -21,10 +21,10 @@ BATCH_SIZE = 8
 MAX_SECONDS = 1200
 
 
-def answers(name: str, path: Path, pictures: Array) -> Array:
+def predict_logits(name: str, path: Path, pictures: Array) -> Array:
     """Logits (pictures, classes) of a file in a format, from a fresh process; QualityError where it cannot be used."""
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        np.save(Path(folder) / "pictures.npy", pictures.astype(np.float32))
+        np.save(Path(folder) / "images.npy", pictures.astype(np.float32))
         # On the CPU: this process may have taken the whole memory of a GPU.
         done = subprocess.run(
             [sys.executable, "-m", "carclf.inference.runtimes", name, str(path), folder], capture_output=True, text=True,
@@ -78,7 +78,7 @@ LOADERS = {"keras": _keras, "saved_model": _saved_model, "onnx": _onnx, "litert"
 
 def main(name: str, path: str, folder: str) -> None:
     """Answer the pictures in batches, the last one shorter: the files take any number of pictures."""
-    pictures, answer = np.load(Path(folder) / "pictures.npy"), LOADERS[name](Path(path))
+    pictures, answer = np.load(Path(folder) / "images.npy"), LOADERS[name](Path(path))
     logits = [np.asarray(answer(pictures[begin : begin + BATCH_SIZE]), float)
               for begin in range(0, len(pictures), BATCH_SIZE)]
     np.save(Path(folder) / "logits.npy", np.concatenate(logits))

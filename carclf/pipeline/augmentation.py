@@ -11,7 +11,7 @@ import numpy as np
 
 from carclf.config import Augment
 from carclf.images.decode import Pixels
-from carclf.images.letterbox import Matrix, fit_matrix, warp
+from carclf.images.letterbox import Matrix, letterbox_matrix, warp_affine
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it looks for a newer release on import
 cv2.setNumThreads(0)  # the pipeline's workers are the parallelism
@@ -34,7 +34,7 @@ class Augmenter:
         if not hasattr(self._local, "colours"):
             import albumentations as a
 
-            strength = self.config.colour
+            strength = self.config.color
             saturation = (1 - 2 * strength, 1 + 2 * strength) if strength <= 0.5 else (0.0, 2.0)
             self._local.colours = a.Compose([
                 a.RandomBrightnessContrast(strength, strength, p=0.8),
@@ -49,8 +49,8 @@ class Augmenter:
         # Each example has a seed of its own, so that the number of workers changes nothing.
         number = zlib.crc32(f"{seed}:{epoch}:{example}".encode())
         matrix = self._geometry(pixels, height, width, np.random.default_rng(number))
-        view = warp(pixels, matrix, height, width)
-        if self.config.colour:
+        view = warp_affine(pixels, matrix, height, width)
+        if self.config.color:
             colours = self._colours()
             colours.set_random_seed(number)
             view = colours(image=view)["image"]
@@ -58,12 +58,12 @@ class Augmenter:
 
     def _geometry(self, pixels: Pixels, height: int, width: int, random: np.random.Generator) -> Matrix:
         """The letterbox frame zoomed, squeezed, turned, mirrored and shifted: 2x3, picture to view."""
-        config, fit = self.config, fit_matrix(pixels, height, width)
+        config, fit = self.config, letterbox_matrix(pixels, height, width)
         zoom = random.uniform(config.crop_scale, 1.0) ** -0.5
-        squeeze = np.exp(random.uniform(-config.squeeze, config.squeeze)) ** 0.5
+        aspect_jitter = np.exp(random.uniform(-config.aspect_jitter, config.aspect_jitter)) ** 0.5
         angle = np.deg2rad(random.uniform(-config.rotate_degrees, config.rotate_degrees))
         mirror = -1.0 if config.flip and random.random() < 0.5 else 1.0
-        scales = fit[0, 0] * zoom * np.array([squeeze * mirror, 1 / squeeze])
+        scales = fit[0, 0] * zoom * np.array([aspect_jitter * mirror, 1 / aspect_jitter])
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scales
         frame, picture = np.array([width, height]), np.array([pixels.shape[1], pixels.shape[0]])
         # As a random crop of the zoomed picture: where all of it is in view, it stays in the middle.

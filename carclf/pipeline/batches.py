@@ -19,7 +19,7 @@ from absl import flags
 from carclf.artifacts import fingerprint
 from carclf.images.letterbox import letterbox
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.decode_cache import Decoded, Files, decode_once
+from carclf.pipeline.decode_cache import DecodedImages, ImageFiles, cache_decoded
 
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
 Size = tuple[int, int]
@@ -32,7 +32,7 @@ class Examples:
 
     names: Sequence[str]
     labels: npt.NDArray[np.int32]
-    pictures: Files | Decoded
+    pictures: ImageFiles | DecodedImages
 
     @classmethod
     def of(cls, rows: pd.DataFrame, folder: Path, size: Size) -> "Examples":
@@ -41,21 +41,21 @@ class Examples:
         A picture with a problem, which only the test set keeps, is flat grey.
         """
         whole = zip(rows["path"], rows["problem"] == "", strict=True)
-        files = Files([folder / path if usable else None for path, usable in whole], *size)
+        files = ImageFiles([folder / path if usable else None for path, usable in whole], *size)
         return cls(rows["path"].tolist(), rows["label"].to_numpy(np.int32), files)
 
     def decoded(self, archive: str, *, max_bytes: float) -> "Examples":
         """The same with pixels out of this machine's cache where they find room in it; ``archive`` is its content."""
-        assert isinstance(self.pictures, Files)
+        assert isinstance(self.pictures, ImageFiles)
         key = fingerprint(archive=archive, names=list(self.names))
-        return Examples(self.names, self.labels, decode_once(self.pictures, key, max_bytes=max_bytes))
+        return Examples(self.names, self.labels, cache_decoded(self.pictures, key, max_bytes=max_bytes))
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 @dataclass(frozen=True)
-class Plain:
+class LetterboxedSource:
     """Grain's source of the pictures as they are: position to (pixels, label)."""
 
     examples: Examples
@@ -69,7 +69,7 @@ class Plain:
 
 
 @dataclass(frozen=True)
-class View:
+class AugmentedViewSource:
     """Grain's source of one augmented view of each picture, in the examples' order."""
 
     examples: Examples
@@ -89,7 +89,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingSource:
     """Grain's source of a whole training: the n-th drawn example of all epochs, shuffled anew in each.
 
     An epoch has whole batches only; which examples it leaves out changes with the shuffling.
@@ -126,7 +126,7 @@ class Training:
         return view, self.examples.labels[position]
 
 
-Source = Plain | View | Training
+Source = LetterboxedSource | AugmentedViewSource | TrainingSource
 
 
 @lru_cache(maxsize=4)

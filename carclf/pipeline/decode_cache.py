@@ -17,18 +17,18 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from carclf.artifacts import cache_folder, file_sha256, fingerprint, whole_folder
+from carclf.artifacts import atomic_folder, cache_folder, file_sha256, fingerprint
 from carclf.errors import DataError
-from carclf.images.decode import Pixels, Undecodable, decode
+from carclf.images.decode import ImageDecodeError, Pixels, decode
 from carclf.progress import log
-from carclf.services.storage import full_disk_in
+from carclf.services.storage import disk_full_message
 
 VERSION = 3  # of what is written: another way of decoding needs another number
 CHUNK = 256  # pictures that are held in memory at once
 TRIES = 3  # of making a cache that is damaged, or gone, as soon as it is there
 
 
-class Files:
+class ImageFiles:
     """Pictures read and decoded from their files each time, by position, no larger than fits (height, width)."""
 
     def __init__(self, paths: list[Path | None], height: int, width: int) -> None:
@@ -43,19 +43,19 @@ class Files:
             return np.full((self.height, self.width, 3), 128, np.uint8)
         try:
             # no limit here: validation has refused what is too large
-            return read_picture(path, self.height, self.width, max_megapixels=math.inf)
-        except (Undecodable, OSError) as error:
+            return read_image(path, self.height, self.width, max_megapixels=math.inf)
+        except (ImageDecodeError, OSError) as error:
             raise DataError(f"{path} was whole when it was validated and cannot be read now: {error}. Empty the cache "
                             "folder and run again.") from error
 
 
-def read_picture(path: Path, height: int, width: int, *, max_megapixels: float) -> Pixels:
+def read_image(path: Path, height: int, width: int, *, max_megapixels: float) -> Pixels:
     """The picture in a file, no larger than fits (height, width). Raises Undecodable and OSError."""
     pixels = decode(path.read_bytes(), frame=(height, width), max_megapixels=max_megapixels)
     return _reduced(pixels, height, width)
 
 
-class Decoded:
+class DecodedImages:
     """The same pictures out of a folder with ``pixels.bin``, ``shapes.npy`` and ``sha256``, by position.
 
     Nothing removes the folder while this is there. Raises OSError and ValueError where it is not whole.
@@ -89,7 +89,7 @@ class Decoded:
         return np.asarray(self._pixels[begin:end]).reshape(height, width, 3)
 
 
-def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
+def cache_decoded(files: ImageFiles, key: str, *, max_bytes: float) -> ImageFiles | DecodedImages:
     """The pictures decoded into this machine's cache, or the files themselves where it has no room for them.
 
     ``key`` names the files' content and order. All such caches together take at most ``max_bytes``.
@@ -99,19 +99,19 @@ def decode_once(files: Files, key: str, *, max_bytes: float) -> Files | Decoded:
     folder = cache_folder() / "decoded" / name
     for _ in range(TRIES if num_bytes <= max_bytes else 0):
         try:
-            with whole_folder(folder) as work:
+            with atomic_folder(folder) as work:
                 if work is not None:
                     if not _make_room(folder.parent, max_bytes - num_bytes, work):
                         break
                     _write(files, work)
         except OSError as error:
-            if not (full := full_disk_in(error, [folder.parent])):
+            if not (full := disk_full_message(error, [folder.parent])):
                 raise
             log.warning("The disk has no room to keep the decoded pictures under %s: they are read from their files. "
                         "%s", folder.parent, full)
             break
         try:
-            decoded = Decoded(folder)
+            decoded = DecodedImages(folder)
         except FileNotFoundError:  # another process needed the room before it was locked here
             shutil.rmtree(folder, ignore_errors=True)
         except (OSError, ValueError) as error:
@@ -147,7 +147,7 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def _write(files: Files, folder: Path) -> None:
+def _write(files: ImageFiles, folder: Path) -> None:
     starts = [*range(0, len(files.paths), CHUNK), len(files.paths)]
     shapes: list[tuple[int, ...]] = []
     digest = hashlib.sha256()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 
 @dataclass(frozen=True)
-class Mix:
+class BatchMixer:
     """Turns (pixels, integer labels) into (pixels, label shares [batch, classes]), mixing some of the batches.
 
     ``mixup`` and ``cutmix`` are the shares of batches that each is applied to, with a Beta(0.2, 0.2) and a

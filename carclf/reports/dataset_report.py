@@ -7,11 +7,11 @@ import pandas as pd
 
 from carclf.reports import galleries
 from carclf.reports.histograms import histograms
-from carclf.reports.render import MAX_ROWS, render, write_page
+from carclf.reports.render import MAX_ROWS, render_template, write_page
 from carclf.reports.thumbnails import Thumbnails
 
 
-def write_report(
+def write_dataset_report(
     path: Path, index: pd.DataFrame, report: dict[str, Any], folder: Path, *,
     suspects: pd.DataFrame | None = None, drift: dict[str, Any] | None = None,
 ) -> None:
@@ -20,16 +20,16 @@ def write_report(
     ``suspects`` (path, label, suggested, score) are ranked; ``drift`` has a ``summary`` and rows of ``measures``.
     """
     show = Thumbnails(folder)
-    contradictions, duplicates = galleries.clusters(index, show)
-    page = render(
+    contradictions, duplicates = galleries.duplicate_galleries(index, show)
+    page = render_template(
         "data_report.html",
-        figures=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
+        metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
         classes=_class_rows(index).head(MAX_ROWS).to_dict("records"), num_classes=len(_class_rows(index)),
-        histograms=histograms(index), samples=galleries.samples(index, show),
-        problems=galleries.by_kind(index, "problem", show), warnings=galleries.by_kind(index, "warning", show),
+        histograms=histograms(index), samples=galleries.class_galleries(index, show),
+        problems=galleries.galleries_by_message(index, "problem", show), warnings=galleries.galleries_by_message(index, "warning", show),
         contradictions=contradictions, duplicates=duplicates, drift=drift,
         findings=_other_findings(index, report), fixes=report.get("label_fixes", []), max_rows=MAX_ROWS,
-        suspects=None if suspects is None else galleries.ranked(suspects, show),
+        suspects=None if suspects is None else galleries.suspect_gallery(suspects, show),
     )
     write_page(path, page)
 

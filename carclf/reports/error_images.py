@@ -11,22 +11,22 @@ import numpy.typing as npt
 from carclf.reports.thumbnails import Thumbnails, data_uri
 
 # From pictures' paths and their predicted classes to pixels (height, width, 3) and the heat of each, 0..1.
-Explain = Callable[[list[str], list[int]], list[tuple[Any, Any]]]
+ExplainFunction = Callable[[list[str], list[int]], list[tuple[Any, Any]]]
 HEAT = 0.55  # share of the colours in the overlay where the heat is 1
 
 
-def error_pictures(errors: list[dict[str, Any]], images: Path, explain: Explain | None) -> list[dict[str, str]]:
+def error_images(errors: list[dict[str, Any]], images: Path, explain: ExplainFunction | None) -> list[dict[str, str]]:
     """For each error ``picture`` and ``overlay`` as data: URIs, "" where there is none."""
     show = Thumbnails(images)
     pictures = [show(error["path"]) for error in errors]
     overlays = [""] * len(errors)
     if explain is not None and errors:
         looked = explain([error["path"] for error in errors], [error["predicted"] for error in errors])
-        overlays = [data_uri(overlay(pixels, heat)) for pixels, heat in looked]
+        overlays = [data_uri(overlay_heatmap(pixels, heat)) for pixels, heat in looked]
     return [{"picture": picture, "overlay": over} for picture, over in zip(pictures, overlays, strict=True)]
 
 
-def overlay(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+def overlay_heatmap(pixels: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """The picture in grey with the heat in colours upon it: the hotter, the yellower and the denser."""
     height, width = pixels.shape[:2]
     heat = np.clip(cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)

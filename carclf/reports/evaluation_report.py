@@ -1,11 +1,11 @@
-"""The page of an evaluation, made of its files alone: ``evaluation.json`` and ``pictures.json``."""
+"""The page of an evaluation, made of its files alone: ``evaluation.json`` and ``error_images.json``."""
 
 from typing import Any
 
-from carclf.reports.render import MAX_ROWS, render
-from carclf.stats import wilson
+from carclf.reports.render import MAX_ROWS, render_template
+from carclf.stats import wilson_interval
 
-MAX_CONFUSION = 40  # classes of a confusion matrix that can still be read
+MAX_CONFUSION_CLASSES = 40  # classes of a confusion matrix that can still be read
 MAX_PAIRS = 20
 NUM_SHADES = 9
 
@@ -14,10 +14,10 @@ def render_evaluation(found: dict[str, Any], pictures: list[dict[str, str]]) -> 
     """The page of what ``evaluation.json`` holds, and the pictures of its errors in their order."""
     names, confusion = found["class_names"], found["confusion"]
     classes = class_rows(names, confusion)
-    return render(
+    return render_template(
         "evaluation_report.html", found=found, tiles=_tiles(found), classes=classes[:MAX_ROWS],
         num_classes=len(classes), pairs=confused_pairs(names, confusion),
-        matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION else None,
+        matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION_CLASSES else None,
         parts=[part for part in found["slices"] if part["by"] != "class"],
         errors=[error | picture for error, picture in zip(found["errors"], pictures, strict=True)],
     )
@@ -41,7 +41,7 @@ def class_rows(names: list[int], confusion: list[list[int]]) -> list[dict[str, A
     for position, name in enumerate(names):
         num, right = sum(confusion[position]), confusion[position][position]
         if num:
-            low, high = wilson(right, num)
+            low, high = wilson_interval(right, num)
             rows.append({"label": name, "num": num, "recall": right / num, "low": low, "high": high,
                          "named": sum(row[position] for row in confusion)})
     return sorted(rows, key=lambda row: row["recall"])

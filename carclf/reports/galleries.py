@@ -42,7 +42,7 @@ class Galleries:
     num_more: int
 
 
-def samples(index: pd.DataFrame, show: Thumbnails) -> Galleries:
+def class_galleries(index: pd.DataFrame, show: Thumbnails) -> Galleries:
     """Some pictures of each class, in the order of their content: as if drawn at random, and the same each time."""
     usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256")
     shown = [_gallery(f"Class {label}", usable[usable["label"] == label], None, SAMPLES_OF_A_CLASS, show)
@@ -50,7 +50,7 @@ def samples(index: pd.DataFrame, show: Thumbnails) -> Galleries:
     return Galleries(shown, usable["label"].nunique() - len(shown))
 
 
-def by_kind(index: pd.DataFrame, column: str, show: Thumbnails) -> Galleries:
+def galleries_by_message(index: pd.DataFrame, column: str, show: Thumbnails) -> Galleries:
     """Pictures with a problem or a warning; those whose text differs in numbers only together, commonest first."""
     rows = index[index[column] != ""] if column in index else index.head(0)
     kinds = rows.get(column, pd.Series(dtype=str)).map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
@@ -60,7 +60,7 @@ def by_kind(index: pd.DataFrame, column: str, show: Thumbnails) -> Galleries:
     return Galleries(shown, len(order) - len(shown))
 
 
-def clusters(index: pd.DataFrame, show: Thumbnails) -> tuple[Galleries, Galleries]:
+def duplicate_galleries(index: pd.DataFrame, show: Thumbnails) -> tuple[Galleries, Galleries]:
     """Groups of copies and near-copies: those under several classes, and the others, train with test first."""
     usable = index[index["problem"] == ""]
     column = "cluster" if "cluster" in usable else "sha256"
@@ -90,7 +90,7 @@ def _of_cluster(members: pd.DataFrame, show: Thumbnails) -> Gallery:
     return _gallery(f"{len(members)} {kind}{both}", members, "note", PICTURES_OF_A_CLUSTER, show)
 
 
-def ranked(suspects: pd.DataFrame, show: Thumbnails) -> Gallery:
+def suspect_gallery(suspects: pd.DataFrame, show: Thumbnails) -> Gallery:
     """The first of the suspected labels, with their rank: given → suggested."""
     columns = zip(suspects["label"], suspects["suggested"], suspects["score"], strict=True)
     notes = [f"{rank}. {given} → {suggested} · {score:.3f}"

@@ -12,7 +12,7 @@ MAX_ROWS = 200  # of a table or a list
 HERE = Path(__file__).parent
 
 
-def render(template: str, **values: object) -> str:
+def render_template(template: str, **values: object) -> str:
     """A template of this folder, with ``page.css``; what is not Markup is escaped."""
     style = (HERE / "page.css").read_text()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()

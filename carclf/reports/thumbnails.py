@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 
-from carclf.images.decode import Pixels, Undecodable, decode, read
+from carclf.images.decode import ImageDecodeError, Pixels, decode, read_image_bytes
 
 HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
@@ -25,8 +25,8 @@ class Thumbnails:
 
     def _make(self, path: str) -> str:
         try:
-            pixels = decode(read(self.folder / path), frame=(HEIGHT, WIDTH))
-        except (Undecodable, OSError, ValueError):  # ValueError: a name that no file system takes
+            pixels = decode(read_image_bytes(self.folder / path), frame=(HEIGHT, WIDTH))
+        except (ImageDecodeError, OSError, ValueError):  # ValueError: a name that no file system takes
             return ""
         return data_uri(pixels)
 

@@ -15,9 +15,9 @@ from carclf.champion import read_state
 from carclf.errors import CarclfError, DataError
 from carclf.progress import log
 from carclf.runs.record import RUN_ID, Record, read_record
-from carclf.services.storage import Store, change_object
+from carclf.services.storage import Store, update_object
 
-INDEX, VERSION = "runs.json", 1
+INDEX_FILE, VERSION = "runs.json", 1
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
 LAST, TRAINING = "score", ("train_head", "fine_tune")
@@ -25,7 +25,7 @@ MAX_TEXT = 200  # characters of any text in a row
 NUM_READERS = 16  # records that are read at once
 
 
-def rows(store: Store) -> list[Row]:
+def list_runs(store: Store) -> list[Row]:
     """A row for each run, the newest first; the rows are the caller's own.
 
     Each has ``run``, ``recipe``, ``created`` and ``updated`` (ISO 8601, UTC), ``dataset`` and ``model`` (keys),
@@ -40,15 +40,15 @@ def rows(store: Store) -> list[Row]:
     return [row | {"champion": row["run"] == champion} for row in found]
 
 
-def note(store: Store, run_id: str) -> None:
+def update_index(store: Store, run_id: str) -> None:
     """Bring a run's row up to date with its record; where that fails there is a warning, never an error."""
     try:
-        change_object(store, INDEX, lambda data: _noted(store, data, {run_id}))
+        update_object(store, INDEX_FILE, lambda data: _noted(store, data, {run_id}))
     except CarclfError as error:
         log.warning("The index of runs was not brought up to date: %s Mend it by: carclf runs reindex", error)
 
 
-def rebuild(store: Store) -> int:
+def rebuild_index(store: Store) -> int:
     """Make the index anew from all records; the number of runs in it."""
     return len(_rebuilt(store))
 
@@ -62,12 +62,12 @@ def is_champion(store: Store, row: Row) -> bool:
     return bool(event) and (event.get("run") or row["run"]) == row["run"] and event["model"] == row["model"]
 
 
-def row_of(record: Record) -> Row:
+def index_row(record: Record) -> Row:
     """What the index says of a run: a function of its record alone."""
     stages, latest = record["stages"], _latest_attempt(record)
-    told = {stage: done.get("figures", {}) for stage, done in stages.items()}
+    told = {stage: done.get("metrics", {}) for stage, done in stages.items()}
     evaluated, scored = told.get("evaluate", {}), told.get("score", {})
-    decision = latest.get("figures", {}).get("decision") or told.get("promote", {}).get("decision")
+    decision = latest.get("metrics", {}).get("decision") or told.get("promote", {}).get("decision")
     return {
         "run": _text(record.get("run")), "recipe": _text(record.get("recipe")), "created": _text(record.get("created")),
         "updated": _text(record.get("updated") or record.get("created")),
@@ -122,7 +122,7 @@ def _champions_run(store: Store, found: list[Row]) -> str | None:
 
 
 def _read(store: Store) -> Rows:
-    found = store.read(INDEX)
+    found = store.read(INDEX_FILE)
     known = None if found is None else _parsed(found.data)
     return _rebuilt(store) if known is None else known
 
@@ -142,7 +142,7 @@ def _rebuilt(store: Store) -> Rows:
         return _written(made) if made or data else None
 
     try:
-        change_object(store, INDEX, change)
+        update_object(store, INDEX_FILE, change)
     except CarclfError as error:
         if made is None:
             raise
@@ -170,10 +170,10 @@ def _rows_of(store: Store, names: Iterable[str]) -> dict[str, Row | None]:
 def _row(store: Store, run_id: str) -> Row | None:
     try:
         record = read_record(store, run_id)
-        return None if record is None else row_of(record) | {"run": run_id}
+        return None if record is None else index_row(record) | {"run": run_id}
     except (DataError, KeyError, TypeError, AttributeError) as error:
         text = str(error) if isinstance(error, DataError) else f"the record of the run is damaged: {error!r}"
-        return row_of({"run": run_id, "stages": {}}) | {"state": "damaged", "text": _text(text)}
+        return index_row({"run": run_id, "stages": {}}) | {"state": "damaged", "text": _text(text)}
 
 
 def _with_rows(known: Rows, new: Mapping[str, Row | None]) -> dict[str, Row]:
@@ -194,6 +194,6 @@ def _parsed(data: bytes) -> Rows | None:
     if not isinstance(found, dict) or found.get("version") != VERSION or not isinstance(found.get("rows"), dict):
         return None
     known: Rows = found["rows"]
-    fields = row_of({"stages": {}}).keys()
+    fields = index_row({"stages": {}}).keys()
     whole = all(isinstance(row, dict) and row.keys() == fields and row["run"] == run for run, row in known.items())
     return known if whole else None

@@ -11,28 +11,28 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from carclf.errors import CarclfError, NotYet
-from carclf.progress import heard_by, log
+from carclf.errors import CarclfError, StageWaiting
+from carclf.progress import log, progress_listener
 from carclf.runs.record import record_key
 from carclf.services.storage import Store
 
-MAX_POINTS, MAX_SERIES, MAX_FIGURES, MAX_NAME = 300, 6, 12, 40
+MAX_POINTS, MAX_SERIES, MAX_METRICS, MAX_NAME = 300, 6, 12, 40
 SECONDS_BETWEEN_WRITES = 2.0
 SECONDS_BETWEEN_SIGNS = 30.0  # of life, where nothing is told
 SECONDS_TO_END = 5.0  # that a stage waits for its last points to be written
-SILENT_SECONDS = 120.0  # after which a stage that says "running" is believed to have been killed
-Live = dict[str, Any]
+STALE_SECONDS = 120.0  # after which a stage that says "running" is believed to have been killed
+LiveProgress = dict[str, Any]
 Points = list[dict[str, Any]]
 
 
 @contextmanager
-def recorded(store: Store, run_id: str, stage: str) -> Iterator[None]:
+def record_progress(store: Store, run_id: str, stage: str) -> Iterator[None]:
     """While this holds, what the stage tells is kept in the store; where that fails there is one warning."""
     recorder = _Recorder(store, run_id, stage)
     try:
-        with heard_by(recorder.hear):
+        with progress_listener(recorder.hear):
             yield
-    except NotYet:
+    except StageWaiting:
         recorder.end("ended")
         raise
     except BaseException:
@@ -41,14 +41,14 @@ def recorded(store: Store, run_id: str, stage: str) -> Iterator[None]:
     recorder.end("ended")
 
 
-def live_points(store: Store, run_id: str) -> dict[str, Live]:
+def read_live_progress(store: Store, run_id: str) -> dict[str, LiveProgress]:
     """What each stage of a run tells or told, by the stage's name; without those that told nothing.
 
     ``stage``, ``state`` (running, ended, failed, or silent: running, and nothing heard of it for SILENT_SECONDS, so
     that it was probably killed), ``started`` and ``updated`` (ISO 8601, UTC); ``what`` is being done, ``done`` of
-    ``total``, ``per_second`` and ``eta_seconds`` (None: unknown), ``figures``: the last of each name. ``series`` by
+    ``total``, ``per_second`` and ``eta_seconds`` (None: unknown), ``metrics``: the last of each name. ``series`` by
     what was done: ``points`` and ``epochs``, MAX_POINTS of each at most, in the order of ``done``; each has ``done``,
-    ``time`` and figures: epoch, loss, accuracy, learning_rate, images_per_second, data_wait_fraction, memory_mb;
+    ``time`` and metrics: epoch, loss, accuracy, learning_rate, images_per_second, data_wait_fraction, memory_mb;
     epochs have val_loss and val_accuracy too. ConfigError for what is no run id.
     """
     record_key(run_id)
@@ -66,22 +66,22 @@ class _Recorder:
     def __init__(self, store: Store, run_id: str, stage: str) -> None:
         self.store, self.key = store, f"live/{run_id}/{stage}.json"
         record_key(run_id)
-        self.own: Live = {"stage": stage, "state": "running", "started": _now()}
+        self.own: LiveProgress = {"stage": stage, "state": "running", "started": _now()}
         self.series: dict[str, dict[str, Points]] = {}
-        self.earlier: Live | None = None  # once it was read
+        self.earlier: LiveProgress | None = None  # once it was read
         self.lock, self.over, self.told = threading.Lock(), threading.Event(), threading.Event()
         self.written = self.warned = False
         self.thread = threading.Thread(target=self._write_on, name="carclf-live", daemon=True)
         self.thread.start()
 
-    def hear(self, what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+    def hear(self, what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
         """A listener: nothing here waits for the store."""
-        known = {name[:MAX_NAME]: _digits(value) for name, value in list(figures.items())[:MAX_FIGURES]}
+        known = {name[:MAX_NAME]: _digits(value) for name, value in list(metrics.items())[:MAX_METRICS]}
         rate, what = known.pop("per_second", None), what[:MAX_NAME]
         with self.lock:
             of_rate = {"per_second": rate, "eta_seconds": _digits((total - done) / rate)} if rate else {}
             self.own |= {"what": what, "done": done, "total": total, **of_rate}
-            self.own["figures"] = self.own.get("figures", {}) | known
+            self.own["metrics"] = self.own.get("metrics", {}) | known
             if what in self.series or len(self.series) < MAX_SERIES:
                 kind = "epochs" if "val_loss" in known else "points"
                 points = self.series.setdefault(what, {"points": [], "epochs": []})
@@ -117,7 +117,7 @@ class _Recorder:
                 log.warning("%s: its live points were not written: %s", self.own["stage"], error)
             self.warned = True
 
-    def _joined(self, earlier: Live) -> Live:
+    def _joined(self, earlier: LiveProgress) -> LiveProgress:
         """The earlier attempts' points as far as this one went on from them, and its own."""
         with self.lock:
             series = dict(earlier["series"])
@@ -129,7 +129,7 @@ class _Recorder:
             return _EMPTY | earlier | self.own | {"updated": _now(), "series": series}
 
 
-_EMPTY: Live = {"what": "", "done": 0, "total": 0, "per_second": None, "eta_seconds": None, "figures": {}}
+_EMPTY: LiveProgress = {"what": "", "done": 0, "total": 0, "per_second": None, "eta_seconds": None, "metrics": {}}
 
 
 def _with_point(points: Points, new: dict[str, Any], total: int) -> Points:
@@ -149,7 +149,7 @@ def _thinned(points: Points) -> Points:
     return points
 
 
-def _read(store: Store, key: str) -> Live | None:
+def _read(store: Store, key: str) -> LiveProgress | None:
     """The file; None where there is none, or what is no live file."""
     found = store.read(key)
     try:
@@ -160,9 +160,9 @@ def _read(store: Store, key: str) -> Live | None:
     return live if whole else None
 
 
-def _state(live: Live) -> str:
+def _state(live: LiveProgress) -> str:
     age = (datetime.now(UTC) - datetime.fromisoformat(live["updated"])).total_seconds()
-    return "silent" if live["state"] == "running" and age > SILENT_SECONDS else str(live["state"])
+    return "stale" if live["state"] == "running" and age > STALE_SECONDS else str(live["state"])
 
 
 def _digits(value: float) -> float | None:

@@ -9,44 +9,44 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from carclf.artifacts import MADE, Artifact, Figures, Model
+from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Metrics, Model
 from carclf.champion import Event, read_state
-from carclf.config import flat
-from carclf.progress import heard_by, log
+from carclf.config import flatten
+from carclf.progress import log, progress_listener
 from carclf.runs.record import Record, read_record
 from carclf.services.mlflow import (
-    Aside,
-    FollowedRun,
-    ModelFacts,
-    RunFacts,
-    champion_version,
-    name_champion,
-    switched_on,
+    BackgroundQueue,
+    MlflowRun,
+    ModelDescription,
+    RunDescription,
+    mlflow_enabled,
+    register_champion,
+    set_champion_alias,
 )
 from carclf.services.storage import Store
 
-# What a person looks at. Models, features and predictions stay in the store: the figures name their keys.
+# What a person looks at. Models, features and predictions stay in the store: the metrics name their keys.
 SHOWN = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
          "batch_size.png", "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
 MAX_BYTES = 30_000_000  # of a file: a report has its pictures in it
-AIRFLOW_RUN = "CARCLF_AIRFLOW_RUN"  # the address of the Airflow run that a stage belongs to
+AIRFLOW_RUN_URL = "CARCLF_AIRFLOW_RUN_URL"  # the address of the Airflow run that a stage belongs to
 
 
 @contextmanager
-def tracked(record: Callable[[], Record], store: Store, stage: str) -> Iterator[None]:
+def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> Iterator[None]:
     """While this holds, MLflow follows a stage of the run whose record this tells, where MLFLOW_TRACKING_URI is set."""
-    if not switched_on():
+    if not mlflow_enabled():
         yield
         return
-    follower, aside = _Follower(copy.deepcopy(record()), store), Aside()
+    follower, aside = _Follower(copy.deepcopy(record()), store), BackgroundQueue()
 
-    def listen(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        if what == stage and "epoch" in figures and "val_accuracy" in figures:  # the end of an epoch
-            aside.later(partial(follower.tell_epoch, what, dict(figures)))
+    def listen(what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if what == stage and "epoch" in metrics and "val_accuracy" in metrics:  # the end of an epoch
+            aside.later(partial(follower.tell_epoch, what, dict(metrics)))
 
     aside.later(follower.tell_begin)
     try:
-        with heard_by(listen):
+        with progress_listener(listen):
             yield
         aside.later(partial(follower.tell_all, copy.deepcopy(record()), stage))
     except BaseException as error:
@@ -56,10 +56,10 @@ def tracked(record: Callable[[], Record], store: Store, stage: str) -> Iterator[
         aside.end()
 
 
-def tell_champion(store: Store) -> None:
+def sync_champion_alias(store: Store) -> None:
     """Let MLflow's alias ``champion`` name the store's champion, where MLFLOW_TRACKING_URI is set."""
-    if switched_on():
-        aside = Aside()
+    if mlflow_enabled():
+        aside = BackgroundQueue()
         aside.later(partial(_tell_champion, store))
         aside.end()
 
@@ -69,19 +69,19 @@ class _Follower:
 
     def __init__(self, record: Record, store: Store) -> None:
         self.record, self.store = record, store
-        self._run: FollowedRun | None = None
+        self._run: MlflowRun | None = None
 
     @property
-    def run(self) -> FollowedRun:
+    def run(self) -> MlflowRun:
         """Found or made when it is first needed: MLflow may have been away before."""
         if self._run is None:
-            self._run = FollowedRun(_facts(self.record, self.store))
+            self._run = MlflowRun(_facts(self.record, self.store))
             log.info("MLflow: %s", self._run.url)
         return self._run
 
     def tell_begin(self) -> None:
-        if address := os.environ.get(AIRFLOW_RUN):
-            self.run.log_tags({"airflow_run": address})
+        if address := os.environ.get(AIRFLOW_RUN_URL):
+            self.run.log_tags({"airflow_run_url": address})
         self.run.set_status("RUNNING")
 
     def tell_epoch(self, stage: str, row: Mapping[str, float]) -> None:
@@ -102,26 +102,26 @@ class _Follower:
         self.run.set_status("FINISHED" if skipped or "score" in record["stages"] else "RUNNING")
 
 
-def bring_up_to_date(run: FollowedRun, record: Record, store: Store) -> None:
-    """Log figures, epochs and files of the record's stages; the tag ``carclf.<stage>`` says that MLflow has all."""
-    run.log_figures(_figures(record, run.metrics))
+def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
+    """Log metrics, epochs and files of the record's stages; the tag ``carclf.<stage>`` says that MLflow has all."""
+    run.log_metrics(_figures(record, run.metrics))
     for stage, done in record["stages"].items():
         known = run.tags.get(f"carclf.{stage}") == done["key"]
-        if known or (artifact := MADE[stage].find(store, done["key"])) is None:
+        if known or (artifact := STAGE_ARTIFACTS[stage].find(store, done["key"])) is None:
             continue
         run.log_epochs(stage, _history(artifact, store))
         for name in SHOWN:
             if name in artifact.files and artifact.files[name].num_bytes <= MAX_BYTES:
-                run.log_file(stage, artifact.path(store, name))
+                run.log_artifact(stage, artifact.path(store, name))
         _log_report(run, stage, artifact, done, store)
         run.log_tags({f"carclf.{stage}": done["key"]})
 
 
-def _figures(record: Record, known: Mapping[str, float]) -> Figures:
+def _figures(record: Record, known: Mapping[str, float]) -> Metrics:
     """``<stage>.<figure>`` of all stages, and of each how many seconds it took to make what it left."""
-    found: Figures = {}
+    found: Metrics = {}
     for stage, done in record["stages"].items():
-        found |= {f"{stage}.{name}": value for name, value in done.get("figures", {}).items()}
+        found |= {f"{stage}.{name}": value for name, value in done.get("metrics", {}).items()}
         if not (done.get("reused") and f"{stage}.stage_seconds" in known):
             found[f"{stage}.stage_seconds"] = done.get("seconds", 0.0)
     return found
@@ -135,22 +135,22 @@ def _history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
                 if row.get("epoch")]
 
 
-def _log_report(run: FollowedRun, stage: str, artifact: Artifact, done: Record, store: Store) -> None:
-    """The report that a stage's figures name by its key, where it is no file of the stage's artifact: the audit's."""
-    key = str(done.get("figures", {}).get("report", ""))
+def _log_report(run: MlflowRun, stage: str, artifact: Artifact, done: Record, store: Store) -> None:
+    """The report that a stage's metrics name by its key, where it is no file of the stage's artifact: the audit's."""
+    key = str(done.get("metrics", {}).get("report", ""))
     if not key or key in {file.key for file in artifact.files.values()}:
         return
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / Path(key).name
         store.download(key, path)
-        run.log_file(stage, path)
+        run.log_artifact(stage, path)
 
 
-def _facts(record: Record, store: Store) -> RunFacts:
+def _facts(record: Record, store: Store) -> RunDescription:
     tags = {"carclf.store": store.url, "carclf.recipe": record["recipe"],
             "carclf.members": " ".join(record.get("members", []))}
     tags |= {f"version.{name}": version for name, version in record.get("versions", {}).items()}
-    return RunFacts(_name(record), record["run"], record["created"], {"recipe": record["recipe"]} | flat(
+    return RunDescription(_name(record), record["run"], record["created"], {"recipe": record["recipe"]} | flatten(
         record["config"]), {name: text for name, text in tags.items() if text})
 
 
@@ -173,9 +173,9 @@ def _name_champion(event: Event, store: Store) -> None:
         log.warning("MLflow: the record of the run that made the champion %s is gone: it is not registered",
                     event["model"])
         return
-    if champion_version(_name(record), event["model"]):
+    if set_champion_alias(_name(record), event["model"]):
         return
-    run = FollowedRun(_facts(record, store))
+    run = MlflowRun(_facts(record, store))
     bring_up_to_date(run, record, store)
     model = Model.find(store, event["model"])
     if model is None:
@@ -183,6 +183,6 @@ def _name_champion(event: Event, store: Store) -> None:
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         manifest = Path(folder) / "manifest.json"
         manifest.write_text(model.model_dump_json(indent=1))
-        run.log_file("model", manifest)
-    reason = str(record["stages"].get("promote", {}).get("figures", {}).get("reason", ""))
-    name_champion(_name(record), run, ModelFacts(model.key, f"{store.url}/models/{model.key}", reason))
+        run.log_artifact("model", manifest)
+    reason = str(record["stages"].get("promote", {}).get("metrics", {}).get("reason", ""))
+    register_champion(_name(record), run, ModelDescription(model.key, f"{store.url}/models/{model.key}", reason))

@@ -15,7 +15,7 @@ KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedModel:
     """A model and the words for how it was chosen; where they are known, its evaluation and more of its story.
 
     ``record`` is of the run that made it, ``scores`` are the events of its public scores.
@@ -31,16 +31,16 @@ class Chosen:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
-        return int(self.model.figures["image_height"]), int(self.model.figures["image_width"])
+        return int(self.model.metrics["image_height"]), int(self.model.metrics["image_width"])
 
     @property
     def temperature(self) -> float | None:
         """By which its answers are calibrated; None where no evaluation tells it."""
-        found = self.evaluation.figures.get("temperature") if self.evaluation else None
+        found = self.evaluation.metrics.get("temperature") if self.evaluation else None
         return None if found is None else float(found)
 
 
-def choose(store: Store, key: str = "", run: str = "") -> Chosen:
+def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     """The model of that key, else the fine-tuned one of that run, else the champion; ConfigError where there is none.
 
     Its evaluation is that of the run or of the promotion, else any on the model's own split that the store has.
@@ -62,7 +62,7 @@ def choose(store: Store, key: str = "", run: str = "") -> Chosen:
     return _told(store, found, "a model of the store" if key else "the champion", {})
 
 
-def _told(store: Store, model: Model, origin: str, record: dict[str, Any]) -> Chosen:
+def _told(store: Store, model: Model, origin: str, record: dict[str, Any]) -> SelectedModel:
     state = read_state(store) or {"history": []}
     events = [event for event in state["history"] if event.get("model") == model.key]
     promoted: dict[str, Any] = next((event for event in reversed(events) if "decision" in event), {})
@@ -70,7 +70,7 @@ def _told(store: Store, model: Model, origin: str, record: dict[str, Any]) -> Ch
     if not record and promoted.get("run") and store.read(f"runs/{promoted['run']}.json"):
         record = Run.load(promoted["run"], store).record
     scores = [event for event in events if event.get("action") == "scored"]
-    return Chosen(model, origin, _evaluation(store, model, record, decision), decision, record, scores)
+    return SelectedModel(model, origin, _evaluation(store, model, record, decision), decision, record, scores)
 
 
 def _evaluation(

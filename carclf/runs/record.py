@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from carclf.errors import ConfigError, DataError
-from carclf.services.storage import Store, change_object
+from carclf.services.storage import Store, update_object
 
 Record = dict[str, Any]
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -40,7 +40,7 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
         changed = change(parse_record(data, run_id, store))
         return json.dumps(changed, indent=1).encode()
 
-    change_object(store, record_key(run_id), swapped)
+    update_object(store, record_key(run_id), swapped)
     return changed
 
 
@@ -56,7 +56,7 @@ def parse_record(data: bytes, run_id: str, store: Store) -> Record:
                     "backup, or begin a new run under another --run: what this one made is reused.")
 
 
-def trained_on(record: Record) -> dict[str, Any]:
+def training_machine(record: Record) -> dict[str, Any]:
     """Where and with what the run's model was trained, as ``machine`` described it; empty where that is not known."""
     stages = record["stages"]
     found = (stages.get("fine_tune") or stages.get("train_head") or {}).get("machine")
@@ -70,6 +70,6 @@ def _is_record(record: Any) -> bool:
     return all(isinstance(of, dict) and all(isinstance(one, dict) for one in of.values()) for of in told)
 
 
-def run_id_of(dag_run_id: str) -> str:
+def run_id_from_dag_run(dag_run_id: str) -> str:
     """The run's id in the store of a run of the DAG: Airflow's, with other characters replaced."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id)

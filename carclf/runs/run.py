@@ -12,27 +12,27 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import (
-    MADE,
+    STAGE_ARTIFACTS,
     Archive,
     Artifact,
     Dataset,
     Evaluation,
-    Figures,
+    Metrics,
     Model,
     Split,
     Submission,
 )
 from carclf.champion import champion_split
-from carclf.config import NAMED_WEIGHTS, Config, flat, require_weights
-from carclf.errors import CarclfError, ConfigError, DataError, NotYet
-from carclf.hardware import machine, versions
-from carclf.progress import BEGIN, END, log, printable
-from carclf.runs.index import note
-from carclf.runs.live import recorded
-from carclf.runs.mlflow_mirror import tracked
+from carclf.config import NAMED_WEIGHTS, Config, flatten, require_weights
+from carclf.errors import CarclfError, ConfigError, DataError, StageWaiting
+from carclf.hardware import describe_machine, package_versions
+from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log, printable
+from carclf.runs.index import update_index
+from carclf.runs.live import record_progress
+from carclf.runs.mlflow_mirror import mirror_to_mlflow
 from carclf.runs.record import Record, change_record, parse_record, read_record, record_key
-from carclf.services.storage import Store, command_on
-from carclf.services.telemetry import watched
+from carclf.services.storage import Store, format_command
+from carclf.services.telemetry import export_stage_metrics
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
 from carclf.stages.fine_tune import find_setting as try_setting
@@ -61,7 +61,7 @@ class Result:
     key: str
     reused: bool
     seconds: float
-    figures: Figures
+    metrics: Metrics
     summary: str
     skip: str = ""
     waiting: bool = False
@@ -95,11 +95,11 @@ class Run:
             require_weights(config.model.weights)  # now, and not after the download
         record = {
             "run": run_id, "recipe": recipe, "config": settings, "stages": {}, "attempts": {}, "created": _now(),
-            "versions": versions(), "machine": platform.platform(),
+            "versions": package_versions(), "machine": platform.platform(),
         }
         found = store.read(path)
         if found is None and store.write_if(path, json.dumps(record, indent=1).encode(), None):
-            note(store, run_id)
+            update_index(store, run_id)
             return cls(run_id, store, record)
         run = cls(run_id, store, parse_record(found.data, run_id, store)) if found else cls.load(run_id, store)
         if run.config != config:
@@ -112,8 +112,8 @@ class Run:
         """Read the record; ConfigError where there is none, DataError where it is damaged."""
         if (record := read_record(store, run_id)) is None:
             raise ConfigError(f"There is no run {run_id!r} in {store.url}. Those that are there: "
-                              f"{command_on(store, 'runs list')}. To begin it: "
-                              f"{command_on(store, f'download --run {run_id}')}")
+                              f"{format_command(store, 'runs list')}. To begin it: "
+                              f"{format_command(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
@@ -121,47 +121,47 @@ class Run:
         done = self.record["stages"].get(stage)
         if done is None or done.get("waiting"):
             raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. "
-                              f"Run it first: {command_on(self.store, f'{stage} --run {self.run_id}')}")
+                              f"Run it first: {format_command(self.store, f'{stage} --run {self.run_id}')}")
         if (found := kind.find(self.store, done["key"])) is None:
             raise DataError(f"The artifact {kind.folder}/{done['key']} is gone from {self.store.url}. "
-                            f"Make it again: {command_on(self.store, f'{stage} --run {self.run_id}')}")
+                            f"Make it again: {format_command(self.store, f'{stage} --run {self.run_id}')}")
         return found
 
     def run_stage(self, stage: str) -> Result:
         """Run one stage, log its begin and end, and note its result in the record; who listens does so meanwhile."""
-        begun = watched(stage, self.record["recipe"], self.record["created"])
-        with tracked(lambda: self.record, self.store, stage), begun as ended:
+        begun = export_stage_metrics(stage, self.record["recipe"], self.record["created"])
+        with mirror_to_mlflow(lambda: self.record, self.store, stage), begun as ended:
             result = self._run_stage(stage)
-            ended("waiting" if result.waiting else "reused" if result.reused else "made", result.figures)
+            ended("waiting" if result.waiting else "reused" if result.reused else "made", result.metrics)
         return result
 
     def _run_stage(self, stage: str) -> Result:
-        log.info("%s: run %s, store %s", stage, self.run_id, self.store.url, extra={"colour": BEGIN})
+        log.info("%s: run %s, store %s", stage, self.run_id, self.store.url, extra={"color": STAGE_START_COLOR})
         if "members" in self.record and stage in OF_MEMBERS:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}: they "
                               f"did {stage}. Join them again by carclf ensemble.")
-        log.info("%s: %s", stage, self._given(stage), extra={"colour": BEGIN})
+        log.info("%s: %s", stage, self._given(stage), extra={"color": STAGE_START_COLOR})
         started = time.monotonic()
         try:
-            with self._attempt(stage), recorded(self.store, self.run_id, stage):
+            with self._attempt(stage), record_progress(self.store, self.run_id, stage):
                 artifact, reused = STAGES[stage](self)
-        except NotYet as waiting:
+        except StageWaiting as waiting:
             log.info("%s: %s", stage, waiting)
-            return Result(stage, "", False, 0.0, waiting.figures, str(waiting), waiting=True, until=_until(waiting))
+            return Result(stage, "", False, 0.0, waiting.metrics, str(waiting), waiting=True, until=_until(waiting))
         seconds = round(time.monotonic() - started, 2)
-        figures = _with_places(stage, artifact)
-        summary = ", ".join(f"{name} {_short(value)}" for name, value in figures.items()
+        metrics = _with_places(stage, artifact)
+        summary = ", ".join(f"{name} {_short(value)}" for name, value in metrics.items()
                             if name not in ("reason", "class_names") and value != "")
-        result = Result(stage, artifact.key, reused, seconds, figures, summary, skip=_skip(stage, self.config, figures))
+        result = Result(stage, artifact.key, reused, seconds, metrics, summary, skip=_skip(stage, self.config, metrics))
         self.note(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
-        log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary, extra={"colour": END})
+        log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary, extra={"color": STAGE_END_COLOR})
         if result.skip:
             log.info("%s: %s; what follows is skipped", stage, result.skip)
-        if result.figures.get("num_suspects"):
+        if result.metrics.get("num_suspects"):
             log.info("%s: %d suspected labels, of which many are right: look at %s first, then name those that are "
-                     "wrong: %s --id ID", stage, result.figures["num_suspects"], result.figures["report"],
-                     command_on(self.store, f"label-fixes --run {self.run_id}"))
+                     "wrong: %s --id ID", stage, result.metrics["num_suspects"], result.metrics["report"],
+                     format_command(self.store, f"label-fixes --run {self.run_id}"))
         return result
 
     def note(self, result: Result) -> None:
@@ -169,7 +169,7 @@ class Run:
 
         A stage that is run again and makes nothing stays as long as it was, and where.
         """
-        where = machine()  # this stage's: another one may run elsewhere
+        where = describe_machine()  # this stage's: another one may run elsewhere
         done = vars(result) | {"ended": _now(), "gpu": where["gpu"], "machine": where}
 
         def noted(record: Record) -> Record:
@@ -189,8 +189,8 @@ class Run:
         self._tell(stage, since, state="running")
         try:
             yield
-        except NotYet as waiting:
-            self._tell(stage, since, state="waiting", text=str(waiting), until=_until(waiting), figures=waiting.figures)
+        except StageWaiting as waiting:
+            self._tell(stage, since, state="waiting", text=str(waiting), until=_until(waiting), metrics=waiting.metrics)
             raise
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
@@ -212,8 +212,8 @@ class Run:
         """A line on the artifacts that a stage is given and its settings, where they are not the defaults."""
         earlier, sections = TOLD[stage]
         done = self.record["stages"]
-        keys = [f"{MADE[name].folder}/{done[name]['key']}" for name in earlier.split() if name in done]
-        default, own = flat(Config().model_dump()), flat(self.config.model_dump())
+        keys = [f"{STAGE_ARTIFACTS[name].folder}/{done[name]['key']}" for name in earlier.split() if name in done]
+        default, own = flatten(Config().model_dump()), flatten(self.config.model_dump())
         changed = [f"{name}={value}" for name, value in own.items()
                    if name.partition(".")[0] in sections.split() and value != default[name]]
         return (f"from {', '.join(keys) or 'nothing earlier'}; "
@@ -229,9 +229,9 @@ class Run:
             raise ConfigError(f"The run {self.run_id!r} is in {self.store.url} and is another one. Take another "
                               "--name.")
         self._change(lambda record: record | {"members": names})
-        self.take_data(members[0])
+        self.reuse_data_from(members[0])
 
-    def take_data(self, other: "Run") -> None:
+    def reuse_data_from(self, other: "Run") -> None:
         """Work on the data and the split of another run, unless this one has its own."""
         stages = {stage: other.record["stages"][stage] for stage in ("download", "validate", "split")
                   if stage in other.record["stages"]}
@@ -239,7 +239,7 @@ class Run:
 
     def _change(self, change: Callable[[Record], Record]) -> None:
         self.record = change_record(self.store, self.run_id, lambda record: change(record) | {"updated": _now()})
-        note(self.store, self.run_id)
+        update_index(self.store, self.run_id)
 
 
 def find_setting(run: Run, name: str) -> tuple[Any, float]:
@@ -248,19 +248,19 @@ def find_setting(run: Run, name: str) -> tuple[Any, float]:
     return try_setting(*given, run.config, run.store, name)
 
 
-def _with_places(stage: str, artifact: Artifact) -> Figures:
-    """The figures, and where in the store lies what a person will want to see."""
+def _with_places(stage: str, artifact: Artifact) -> Metrics:
+    """The metrics, and where in the store lies what a person will want to see."""
     named = {"submit": ("submission", "submission.csv"), "evaluate": ("report", "report.html"),
              "promote": ("report", "report.html")}
     name, file = named.get(stage, ("", ""))
-    return artifact.figures | ({name: artifact.files[file].key} if file in artifact.files else {})
+    return artifact.metrics | ({name: artifact.files[file].key} if file in artifact.files else {})
 
 
-def _skip(stage: str, config: Config, figures: Figures) -> str:
+def _skip(stage: str, config: Config, metrics: Metrics) -> str:
     if stage != "promote":
         return ""
-    if figures["decision"] == "refused":
-        return str(figures["reason"])
+    if metrics["decision"] == "rejected":
+        return str(metrics["reason"])
     return "" if config.submit.enabled else "submit.enabled is off"
 
 
@@ -272,7 +272,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _until(waiting: NotYet) -> str:
+def _until(waiting: StageWaiting) -> str:
     return waiting.until.isoformat(timespec="seconds") if waiting.until else ""
 
 

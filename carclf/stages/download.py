@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from carclf.artifacts import Archive, Figures, build
+from carclf.artifacts import Archive, Metrics, build
 from carclf.config import Config
 from carclf.dataset.archives import pack
-from carclf.dataset.extra_data import ExtraData, gathered, packed_content
+from carclf.dataset.extra_data import ExtraData, archive_content, gather_extra_data
 from carclf.errors import ServiceError
-from carclf.services.kaggle.client import Kaggle
+from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store
 
 VERSION = 1
@@ -18,15 +18,15 @@ def download(config: Config, store: Store, *, salt: str = "") -> tuple[Archive, 
 
     Reused while Kaggle lists the same files, sizes and dates, and the extra data are the same to the byte.
     """
-    with gathered(config.download.extra_data) as extra:  # a mistake in it is told before anything is fetched
+    with gather_extra_data(config.download.extra_data) as extra:  # a mistake in it is told before anything is fetched
         archive, reused = _competitions(config, store, salt)
         return _with_extra(archive, extra, store) if extra.pictures else (archive, reused)
 
 
 def _competitions(config: Config, store: Store, salt: str) -> tuple[Archive, bool]:
-    kaggle = Kaggle(config.competition)
+    kaggle = KaggleClient(config.competition)
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         path = kaggle.download(folder, timeout_seconds=config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
@@ -41,12 +41,12 @@ def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archi
 
     content = extra.content
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         pack(folder / "extra.zip", extra.pictures)
-        if packed_content(folder / "extra.zip") != content:
+        if archive_content(folder / "extra.zip") != content:
             raise ServiceError("download.extra_data: pictures changed while they were packed. Run download again, best "
                                "when nobody writes there.")
-        return archive.figures | {"num_extra": len(extra.pictures)}
+        return archive.metrics | {"num_extra": len(extra.pictures)}
 
     return build(Archive, make, store=store, version=VERSION, inputs={"archive": archive.key},
                  settings={"extra": content}, kept=archive.files)

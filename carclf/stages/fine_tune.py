@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Archive, Figures, Model, Split, artifact_key, build
+from carclf.artifacts import Archive, Metrics, Model, Split, artifact_key, build
 from carclf.config import AUTO, Config
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -29,7 +29,7 @@ def fine_tune(
     settings = fine_tune_settings(config, salt)
     key = artifact_key(Model, VERSION, inputs, settings)
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         return _fit(folder, archive, split, start, config, store, key, pause_epoch)
 
     model, reused = build(Model, make, store=store, version=VERSION, inputs=inputs, settings=settings)
@@ -51,37 +51,37 @@ def find_setting(
 def _fit(
     folder: Path, archive: Archive, split: Split, start: Model, config: Config, store: Store, key: str,
     pause_epoch: int,
-) -> Figures:
+) -> Metrics:
     import pandas as pd
 
-    from carclf.dataset.archives import unpack
-    from carclf.training.compile import save
-    from carclf.training.probe import write_probe
+    from carclf.dataset.archives import extract_images
+    from carclf.training.compile import save_model
+    from carclf.training.probe import write_reference_logits
 
-    figures: Figures = {"val_accuracy": start.figures["val_accuracy"], "best_epoch": 0}
+    metrics: Metrics = {"val_accuracy": start.metrics["val_accuracy"], "best_epoch": 0}
     with _prepared(archive, split, start, config, store) as (model, rows):
         history = pd.DataFrame()
         if config.fine_tune.epochs:
             config = _without_auto(folder, model, rows, archive, start, config, store, key)
-            history, figures = _train(model, rows, archive, start, config, store, key, pause_epoch)
-    size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
-    write_probe(model, rows[rows["subset"] == "val"], unpack(archive, store), size, folder)
-    save(model, history, folder)
-    return figures | {"class_names": split.figures["class_names"]} | {
-        name: start.figures[name] for name in ("num_classes", "image_height", "image_width")}
+            history, metrics = _train(model, rows, archive, start, config, store, key, pause_epoch)
+    size = (int(start.metrics["image_height"]), int(start.metrics["image_width"]))
+    write_reference_logits(model, rows[rows["subset"] == "val"], extract_images(archive, store), size, folder)
+    save_model(model, history, folder)
+    return metrics | {"class_names": split.metrics["class_names"]} | {
+        name: start.metrics[name] for name in ("num_classes", "image_height", "image_width")}
 
 
 def _train(
     model: Any, rows: Any, archive: Archive, start: Model, config: Config, store: Store, key: str, pause_epoch: int
-) -> tuple[Any, Figures]:
+) -> tuple[Any, Metrics]:
     """Train the model; the history, and what it came to."""
-    from carclf.training.schedules import compile_by
+    from carclf.training.schedules import compile_for_fine_tuning
     from carclf.training.trainer import Trainer
     from carclf.training.validation import validate
 
-    own, accuracy = config.fine_tune, float(start.figures["val_accuracy"])
+    own, accuracy = config.fine_tune, float(start.metrics["val_accuracy"])
     source, val = _sources(rows, archive, start, config, store)
-    trained, num_blocks = compile_by(own, model, source)
+    trained, num_blocks = compile_for_fine_tuning(own, model, source)
     if source.batch_size < own.batch_size:
         log.warning("fine_tune: batches of %d, since there are no more training images", source.batch_size)
     log.info("fine_tune: %d blocks unfrozen, %d images", num_blocks, len(source.examples))
@@ -101,16 +101,16 @@ def _prepared(archive: Archive, split: Split, start: Model, config: Config, stor
     import keras
     import pandas as pd
 
-    from carclf.training.compile import make_repeatable
-    from carclf.training.distribution import spread
-    from carclf.training.precision import computing_in
+    from carclf.training.compile import make_deterministic
+    from carclf.training.distribution import data_parallel
+    from carclf.training.precision import compute_precision
 
-    make_repeatable(config.seed)
+    make_deterministic(config.seed)
     rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
     batch_size = min(config.fine_tune.batch_size, int((rows["subset"] == "train").sum())) or LARGEST_BATCH
-    with spread(batch_size):
+    with data_parallel(batch_size):
         model = keras.models.load_model(start.path(store, "model.keras"), compile=False)
-        with computing_in(config.model.precision, model) as precision:
+        with compute_precision(config.model.precision, model) as precision:
             log.info("fine_tune: computing in %s", precision)
             yield model, rows
 
@@ -133,7 +133,7 @@ def _without_auto(
         else:
             tried, chosen = _try(name, model, rows, archive, start, config, store)
             store.write(memory, json.dumps({"chosen": chosen, "tried": tried.to_dict("list")}).encode())
-        finding.draw(tried, chosen, folder / f"{name}.png")
+        finding.plot_trials(tried, chosen, folder / f"{name}.png")
         log.info("fine_tune: %s %.3g was found", name, chosen)
         config = config.model_copy(update={"fine_tune": config.fine_tune.model_copy(update={name: chosen})})
     return config
@@ -146,8 +146,8 @@ def _try(
     import keras
 
     from carclf.training import tuning as finding
-    from carclf.training.compile import make_repeatable
-    from carclf.training.schedules import compile_by
+    from carclf.training.compile import make_deterministic
+    from carclf.training.schedules import compile_for_fine_tuning
 
     before = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
     own = config.fine_tune
@@ -158,7 +158,7 @@ def _try(
     config = config.model_copy(update={"fine_tune": own.model_copy(update=stand_ins)})
     source, _ = _sources(rows, archive, start, config, store)
     if name == "batch_size":
-        trained, _ = compile_by(config.fine_tune, model, source)
+        trained, _ = compile_for_fine_tuning(config.fine_tune, model, source)
         useful = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // FEWEST_STEPS))
         tried = finding.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, LARGEST_BATCH if every else useful)
         chosen: float = finding.best_batch_size(tried, useful)
@@ -166,33 +166,33 @@ def _try(
         from carclf.pipeline.batches import batches
 
         stream = batches(source, source.batch_size, mix=_mix(start, config))
-        tried = finding.try_rates(lambda rate: compile_by(config.fine_tune, model, source, rate)[0], stream, NUM_RATES)
-        chosen = finding.best_rate(tried)
+        tried = finding.range_test(lambda rate: compile_for_fine_tuning(config.fine_tune, model, source, rate)[0], stream, NUM_RATES)
+        chosen = finding.best_learning_rate(tried)
     for variable, array in zip(model.variables, before, strict=True):
         variable.assign(array)
-    make_repeatable(config.seed)  # training is the same whether the value was found now or before a kill
+    make_deterministic(config.seed)  # training is the same whether the value was found now or before a kill
     return tried, chosen
 
 
 def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: Store) -> tuple[Any, Any]:
     """The training pictures, augmented and shuffled, and the plain validation pictures."""
-    from carclf.dataset.archives import unpack
+    from carclf.dataset.archives import extract_images
     from carclf.pipeline.augmentation import Augmenter
-    from carclf.pipeline.batches import Examples, Plain, Training
+    from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource
     from carclf.training.schedules import epoch_sizes
 
-    own, images = config.fine_tune, unpack(archive, store)
-    size = (int(start.figures["image_height"]), int(start.figures["image_width"]))
+    own, images = config.fine_tune, extract_images(archive, store)
+    size = (int(start.metrics["image_height"]), int(start.metrics["image_width"]))
     # what the smallest crop shows must have as many pixels as the network sees
     largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
     train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
     train = train.decoded(archive.content, max_bytes=own.cache_gb * 1e9)
-    sizes = epoch_sizes(size, own.first_size, own.num_phases, own.epochs)
-    source = Training(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
-    return source, Plain(Examples.of(rows[rows["subset"] == "val"], images, size), size)
+    sizes = epoch_sizes(size, own.initial_size_fraction, own.num_phases, own.epochs)
+    source = TrainingSource(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
+    return source, LetterboxedSource(Examples.of(rows[rows["subset"] == "val"], images, size), size)
 
 
 def _mix(start: Model, config: Config) -> Any:
-    from carclf.pipeline.mixing import Mix
+    from carclf.pipeline.mixing import BatchMixer
 
-    return Mix(int(start.figures["num_classes"]), config.seed, config.fine_tune.mixup, config.fine_tune.cutmix)
+    return BatchMixer(int(start.metrics["num_classes"]), config.seed, config.fine_tune.mixup, config.fine_tune.cutmix)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from carclf.artifacts import Archive, Decision, Evaluation, Figures, Model, Split, build
-from carclf.champion import Event, State, begun_state, crown, model_of, promotion_of
+from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Split, build
+from carclf.champion import Event, State, ensure_state, load_event_model, promotion_of_model, record_promotion
 from carclf.config import Config
-from carclf.errors import DataError, NotYet, ServiceError
-from carclf.evaluation.evaluate import as_promoted, measured
+from carclf.errors import DataError, ServiceError, StageWaiting
+from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
 from carclf.progress import log
-from carclf.services.storage import NUM_TRIES, Store, command_on
+from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
 
 VERSION = 3
 # These say what follows when a model is crowned, and not whether it should be.
@@ -39,23 +39,23 @@ def promote(
     refused one is crowned nevertheless. NotYet where somebody must approve first.
     """
     candidate = _Candidate(archive, split, model, evaluation, config, store, salt)
-    state = begun_state(store, config.gate.threshold)
+    state = ensure_state(store, config.gate.threshold)
     _tell_threshold(state, config)
-    for _ in range(NUM_TRIES):
-        if earlier := promotion_of(state, model.key):
+    for _ in range(MAX_UPDATE_ATTEMPTS):
+        if earlier := promotion_of_model(state, model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _judged(candidate, state)
-        if decision.figures["decision"] == "refused" and override:
+        if decision.metrics["decision"] == "rejected" and override:
             decision, reused = _overridden(decision, override, store)
-        if decision.figures["decision"] == "refused":
+        if decision.metrics["decision"] == "rejected":
             return decision, reused
         if config.gate.approval == "required" and not approved_by:
             raise _awaiting(decision, run_id, store)
-        if crown(store, _event(candidate, decision, run_id, approved_by), state, raise_to=_raised(candidate)):
+        if record_promotion(store, _event(candidate, decision, run_id, approved_by), state, raise_to=_raised(candidate)):
             return decision, reused
         log.info("promote: the champion or the threshold changed meanwhile; judged again")
-        state = begun_state(store, config.gate.threshold)
-    raise ServiceError(f"The champion changed {NUM_TRIES} times while the candidate was judged. Try again.")
+        state = ensure_state(store, config.gate.threshold)
+    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was judged. Try again.")
 
 
 def _tell_threshold(state: State, config: Config) -> None:
@@ -75,8 +75,8 @@ def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
     note = (f"it was promoted before and is not crowned again: the champion is {now}. To bring it back: carclf "
             f"champion rollback --to {event['model']}")
     log.warning("promote: %s: %s", event["model"], note)
-    reason = f"{decision.figures['reason']}; {note}"
-    return decision.model_copy(update={"figures": decision.figures | {"reason": reason}})
+    reason = f"{decision.metrics['reason']}; {note}"
+    return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
 
 
 def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
@@ -85,18 +85,18 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
     model = found = None
     inputs = {"model": own.model.key, "evaluation": own.evaluation.key}
     if state["champion"] and gate.champion_rule != "off":
-        model = model_of(own.store, state["champion"])
-        config = as_promoted(own.config, state["champion"], own.store)
-        found, _ = measured(own.archive, own.split, model, config, own.store, salt=own.salt)
+        model = load_event_model(own.store, state["champion"])
+        config = with_champion_tta(own.config, state["champion"], own.store)
+        found, _ = evaluate_model(own.archive, own.split, model, config, own.store, salt=own.salt)
         inputs["champion_evaluation"] = found.key
     threshold = float(state["threshold"])
 
-    def make(folder: Path) -> Figures:
-        from carclf.gate.decision import Measured, decide, write_decision
+    def make(folder: Path) -> Metrics:
+        from carclf.gate.decision import EvaluatedModel, decide, write_decision
 
-        champion = Measured(model, found) if model and found else None
+        champion = EvaluatedModel(model, found) if model and found else None
         return write_decision(folder, decide(
-            Measured(own.model, own.evaluation), champion, own.split, threshold, gate, own.store
+            EvaluatedModel(own.model, own.evaluation), champion, own.split, threshold, gate, own.store
         ))
 
     return build(Decision, make, store=own.store, version=VERSION, inputs=inputs, settings={
@@ -106,33 +106,33 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
 
 def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
     """What a person decided against the gate: the decision tells so, and what the gate said."""
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         import json
 
         from carclf.gate.decision import write_decision
 
         decision = json.loads(refused.path(store, "decision.json").read_text())
         return write_decision(folder, decision | {
-            "decision": "promoted", "override": reason, "refusal": decision["reason"],
+            "decision": "promoted", "override": reason, "rejection": decision["reason"],
             "reason": f"promoted by hand, because {reason}, though {decision['reason']}",
         })
 
-    return build(Decision, make, store=store, version=VERSION, inputs=refused.inputs | {"refusal": refused.key},
+    return build(Decision, make, store=store, version=VERSION, inputs=refused.inputs | {"rejection": refused.key},
                  settings=refused.settings | {"override": reason})
 
 
-def _awaiting(decision: Decision, run_id: str, store: Store) -> NotYet:
-    text = (f"awaiting approval: {decision.figures['reason']}. To go on: "
-            f"{command_on(store, 'promote --run ' + (run_id or 'RUN'))} --approved-by NAME")
-    return NotYet(text, figures=decision.figures | {"decision": "awaiting approval", "reason": text,
+def _awaiting(decision: Decision, run_id: str, store: Store) -> StageWaiting:
+    text = (f"awaiting approval: {decision.metrics['reason']}. To go on: "
+            f"{format_command(store, 'promote --run ' + (run_id or 'RUN'))} --approved-by NAME")
+    return StageWaiting(text, metrics=decision.metrics | {"decision": "awaiting approval", "reason": text,
                                                     "report": decision.files["report.html"].key})
 
 
 def _event(candidate: _Candidate, decision: Decision, run_id: str, approved_by: str) -> Event:
-    figures = decision.figures
-    told = {"approved_by": approved_by, "override": figures.get("override"), "refusal": figures.get("refusal")}
+    metrics = decision.metrics
+    told = {"approved_by": approved_by, "override": metrics.get("override"), "rejection": metrics.get("rejection")}
     return {"model": candidate.model.key, "decision": decision.key, "evaluation": candidate.evaluation.key,
-            "run": run_id, "val_accuracy": figures.get("val_accuracy")} | {
+            "run": run_id, "val_accuracy": metrics.get("val_accuracy")} | {
                 name: value for name, value in told.items() if value}
 
 
@@ -141,7 +141,7 @@ def _raised(candidate: _Candidate) -> float | None:
     name = {"off": "", "interval": "low", "accuracy": "val_accuracy"}[candidate.config.gate.raise_threshold]
     if not name:
         return None
-    if (value := candidate.evaluation.figures.get(name)) is None:
+    if (value := candidate.evaluation.metrics.get(name)) is None:
         raise DataError(f"The evaluation {candidate.evaluation.key} has no figure {name!r}, to which "
                         "gate.raise_threshold would raise the threshold. Evaluate again with force.")
     return float(value)

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from carclf.artifacts import Evaluation, Figures, PublicScore, Submission, artifact_key, build
+from carclf.artifacts import Evaluation, Metrics, PublicScore, Submission, artifact_key, build
 from carclf.champion import record_score
 from carclf.config import Config
-from carclf.errors import ConfigError, DataError, NotYet
+from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
-from carclf.services.kaggle.client import Kaggle, SubmissionState, ungraded
+from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
-from carclf.stats import disagreement
+from carclf.stats import accuracy_gap_warning
 
 VERSION = 3
 
@@ -24,8 +24,8 @@ def score(
     final answer: the next run asks again.
     """
     found, reused = _found_or_asked(submission, evaluation, config, store, salt)
-    record_score(store, evaluation.inputs["model"], found.figures)
-    if warning := found.figures["warning"]:
+    record_score(store, evaluation.inputs["model"], found.metrics)
+    if warning := found.metrics["warning"]:
         log.warning("score: %s", warning)
     return found, reused
 
@@ -40,16 +40,16 @@ def _found_or_asked(
 
     if found := PublicScore.find(store, artifact_key(PublicScore, VERSION, inputs, settings(True))):
         return found, True
-    kaggle = Kaggle(config.competition)
+    kaggle = KaggleClient(config.competition)
     state = _look(submission, kaggle, store)
-    figures: Figures = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
+    metrics: Metrics = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
     if state.public_score is not None:
-        figures |= _compared(state.public_score, submission, evaluation) | {"rank": _rank(state.public_score, kaggle)}
-    return build(PublicScore, lambda _: figures, store=store, version=VERSION, inputs=inputs,
+        metrics |= _compared(state.public_score, submission, evaluation) | {"rank": _rank(state.public_score, kaggle)}
+    return build(PublicScore, lambda _: metrics, store=store, version=VERSION, inputs=inputs,
                  settings=settings(state.public_score is not None))
 
 
-def _look(submission: Submission, kaggle: Kaggle, store: Store) -> SubmissionState:
+def _look(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
     # By the mark and not by the number, which another server may have given to another file.
     file = submission.files["submission.csv"]
     mark = file.sha256[:16]
@@ -58,22 +58,22 @@ def _look(submission: Submission, kaggle: Kaggle, store: Store) -> SubmissionSta
         raise DataError(f"Kaggle knows no submission with the mark {mark}: it was sent to another endpoint, or "
                         "removed. Run again with force to send it again.")
     if state.status == "ERROR":
-        raise ungraded(state, kaggle.competition, f"{store.url}/{file.key}", mark)
+        raise ungraded_error(state, kaggle.competition, f"{store.url}/{file.key}", mark)
     if state.status != "COMPLETE":
-        raise NotYet(f"submission {state.ref} is {state.status}")
+        raise StageWaiting(f"submission {state.ref} is {state.status}")
     return state
 
 
-def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Figures:
+def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
     if not 0 <= public_score <= 1:  # not an accuracy, whatever it is
         return {"public_score": public_score}
-    validation = (float(evaluation.figures["val_accuracy"]), float(evaluation.figures["low"]),
-                  float(evaluation.figures["high"]))
+    validation = (float(evaluation.metrics["val_accuracy"]), float(evaluation.metrics["low"]),
+                  float(evaluation.metrics["high"]))
     return {"public_score": public_score, "gap": round(validation[0] - public_score, 5),
-            "warning": disagreement(validation, public_score, int(submission.figures["num_rows"]))}
+            "warning": accuracy_gap_warning(validation, public_score, int(submission.metrics["num_rows"]))}
 
 
-def _rank(public_score: float, kaggle: Kaggle) -> int | str:
+def _rank(public_score: float, kaggle: KaggleClient) -> int | str:
     try:
         rank = kaggle.rank(public_score)
     except ConfigError as error:  # a score without a place is a score

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Dataset, Figures, Split, artifact_key, build
+from carclf.artifacts import Dataset, Metrics, Split, artifact_key, build
 from carclf.config import Config
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -25,18 +25,18 @@ def split(
             and champion.key == artifact_key(Split, VERSION, champion.inputs, settings)):
         return champion, True
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         return _write(folder, dataset, champion, config, store)
 
     inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
     return build(Split, make, store=store, version=VERSION, inputs=inputs, settings=settings)
 
 
-def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Figures:
+def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Metrics:
     import pandas as pd
 
-    from carclf.dataset.champion_split import remembered
-    from carclf.dataset.leaks import find_leaks, leak_figures
+    from carclf.dataset.champion_split import with_split_history
+    from carclf.dataset.leaks import find_leaks, leak_metrics
 
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
     memory = _memory(champion, store)
@@ -44,14 +44,14 @@ def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Confi
     class_names = sorted(rows["label"].unique())
     rows = rows.assign(target=rows["label"].map({name: i for i, name in enumerate(class_names)}))
     rows.to_parquet(folder / "split.parquet", index=False)
-    remembered(rows, memory).to_parquet(folder / "known.parquet", index=False)
+    with_split_history(rows, memory).to_parquet(folder / "split_history.parquet", index=False)
     leaks = find_leaks(rows, index, memory)
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
     if leaked := leaks["champion_train_in_val"]:
         log.warning("split: %d of the validation pictures trained the champion, as in a cross-validation they do: its "
                     "accuracy on them, and that of a model that goes on from it, says little", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "left_out")}
-    return counts | leak_figures(leaks) | {"class_names": " ".join(map(str, class_names))}
+    return counts | leak_metrics(leaks) | {"class_names": " ".join(map(str, class_names))}
 
 
 def _memory(champion: Split | None, store: Store) -> Any:
@@ -60,7 +60,7 @@ def _memory(champion: Split | None, store: Store) -> Any:
 
     if champion is None:
         return None
-    name = "known.parquet" if "known.parquet" in champion.files else "split.parquet"
+    name = "split_history.parquet" if "split_history.parquet" in champion.files else "split.parquet"
     return pd.read_parquet(champion.path(store, name))
 
 
@@ -69,9 +69,9 @@ def _seed(config: Config) -> int:
 
 
 def _assigned(index: Any, previous: Any, config: Config) -> Any:
-    from carclf.dataset.splits import folded, stratified
+    from carclf.dataset.splits import stratified_holdout, stratified_k_fold
 
     own = config.split
     if own.num_folds:
-        return folded(index, num_folds=own.num_folds, fold=own.fold, seed=_seed(config), previous=previous)
-    return stratified(index, val_fraction=own.val_fraction, seed=_seed(config), previous=previous)
+        return stratified_k_fold(index, num_folds=own.num_folds, fold=own.fold, seed=_seed(config), previous=previous)
+    return stratified_holdout(index, val_fraction=own.val_fraction, seed=_seed(config), previous=previous)

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, Submission, build
-from carclf.champion import promotion_of, read_state
+from carclf.artifacts import Archive, Dataset, Metrics, Model, Prediction, Split, Submission, build
+from carclf.champion import promotion_of_model, read_state
 from carclf.config import Config
-from carclf.errors import ConfigError, DataError, NotYet
+from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
-from carclf.services.kaggle.client import Kaggle, SubmissionState, ungraded
-from carclf.services.storage import Store, claim, give_up
+from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
+from carclf.services.storage import Store, acquire_lease, release_lease
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ def submit(
     """
     _require_promoted(model, store)
     prediction, _ = predict_test(archive, dataset, split, model, config, store, salt=salt)
-    return send(prediction, dataset, split, model, config, store, salt=salt)
+    return send_submission(prediction, dataset, split, model, config, store, salt=salt)
 
 
 def predict_test(
@@ -41,13 +41,13 @@ def predict_test(
 ) -> tuple[Prediction, bool]:
     """``probabilities.parquet`` of the test pictures and ``submission.csv``, both in the sample's order."""
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         import numpy as np
         import pandas as pd
 
         sample = dataset.path(store, "sample-submission.csv")
         ids = pd.read_csv(sample, dtype={"Id": str})["Id"].tolist()
-        class_names = str(split.figures["class_names"]).split()
+        class_names = str(split.metrics["class_names"]).split()
         probabilities = _probabilities(ids, archive, dataset, model, config, store)
         table = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])
         table.insert(0, "id", ids)
@@ -64,7 +64,7 @@ def predict_test(
     )
 
 
-def send(
+def send_submission(
     prediction: Prediction, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *,
     salt: str = "",
 ) -> tuple[Submission, bool]:
@@ -75,15 +75,15 @@ def send(
     file = prediction.files["submission.csv"]
     mark = file.sha256[:16]
 
-    def make(_: Path) -> Figures:
+    def make(_: Path) -> Metrics:
         path, text = prediction.checked(store, "submission.csv"), f"carclf {mark} model {model.key}"
         sample = dataset.checked(store, "sample-submission.csv").read_text()
-        check_submission(path.read_text(), sample, str(split.figures["class_names"]).split())
+        check_submission(path.read_text(), sample, str(split.metrics["class_names"]).split())
         sent = _send_once(path, mark, text, config.competition, store)
         if sent.status == "ERROR":
-            raise ungraded(sent, config.competition, f"{store.url}/{file.key}", mark)
+            raise ungraded_error(sent, config.competition, f"{store.url}/{file.key}", mark)
         log.info("submit: submission %d of %s", sent.ref, config.competition)
-        return {"ref": sent.ref, "num_rows": prediction.figures["num_rows"]}
+        return {"ref": sent.ref, "num_rows": prediction.metrics["num_rows"]}
 
     return build(
         Submission, make, store=store, version=VERSION, inputs={"prediction": prediction.key},
@@ -97,23 +97,23 @@ def _send_once(path: Path, mark: str, description: str, competition: str, store:
     def require_claim() -> float:
         # Between the look at Kaggle's list and the sending another process could do the same.
         until = time.monotonic() + CLAIM_SECONDS
-        if not claim(store, key, CLAIM_SECONDS):
-            raise NotYet(f"another process is sending the predictions {mark}, or broke off less than "
+        if not acquire_lease(store, key, CLAIM_SECONDS):
+            raise StageWaiting(f"another process is sending the predictions {mark}, or broke off less than "
                          f"{CLAIM_SECONDS / 60:.0f} minutes ago")
         return until
 
-    kaggle = Kaggle(competition)
+    kaggle = KaggleClient(competition)
     try:
         return kaggle.submit(path, description=description, fingerprint=mark, before_sending=require_claim)
     except BaseException:
-        if not kaggle.in_doubt:  # otherwise the claim runs out, while the list comes to show what was counted
-            give_up(store, key)
+        if not kaggle.submission_uncertain:  # otherwise the claim runs out, while the list comes to show what was counted
+            release_lease(store, key)
         raise
 
 
 def _require_promoted(model: Model, store: Store) -> None:
     state = read_state(store)
-    if state is None or promotion_of(state, model.key) is None:
+    if state is None or promotion_of_model(state, model.key) is None:
         raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Run promote for its run "
                           "first (carclf promote --run RUN); where gate.approval is required, somebody must approve: "
                           "carclf promote --run RUN --approved-by NAME.")
@@ -125,15 +125,15 @@ def _probabilities(
     import keras
     import pandas as pd
 
-    from carclf.dataset.archives import unpack
+    from carclf.dataset.archives import extract_images
     from carclf.inference.tta import predict
-    from carclf.pipeline.batches import Examples, Plain
+    from carclf.pipeline.batches import Examples, LetterboxedSource
 
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
     test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
-    size = (int(model.figures["image_height"]), int(model.figures["image_width"]))
-    return predict(network, Plain(Examples.of(test, unpack(archive, store), size), size), config.evaluate)
+    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
+    return predict(network, LetterboxedSource(Examples.of(test, extract_images(archive, store), size), size), config.evaluate)
 
 
 def check_submission(text: str, sample: str, class_names: list[str]) -> None:

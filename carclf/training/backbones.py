@@ -74,7 +74,7 @@ def _tiny(height: int, width: int) -> keras.Model:
     return keras.Model(inputs, keras.layers.Flatten()(x), name="backbone")
 
 
-def backbone_of(classifier: keras.Model) -> keras.Model:
+def extract_backbone(classifier: keras.Model) -> keras.Model:
     """What stands below the head of a classifier that ``join`` made, with its weights."""
     features = classifier.inputs[0]
     for layer in classifier.layers[1:-1]:
@@ -82,19 +82,19 @@ def backbone_of(classifier: keras.Model) -> keras.Model:
     return keras.Model(classifier.inputs[0], features, name="backbone")
 
 
-def all_layers(model: keras.Model) -> list[Any]:
+def flatten_layers(model: keras.Model) -> list[Any]:
     """Every layer of a model and of the models inside it, in order."""
     return [inner for layer in model.layers
-            for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+            for inner in (flatten_layers(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
 def backbone_layers(classifier: keras.Model) -> list[Any]:
     """Every layer below the head."""
     below = [layer for layer in classifier.layers if layer.name != "head"]
-    return [inner for layer in below for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+    return [inner for layer in below for inner in (flatten_layers(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
-def blocks(layers: list[Any]) -> list[list[Any]]:
+def group_layers_by_block(layers: list[Any]) -> list[list[Any]]:
     """The layers by block, from the stem up: a new block begins where the name's block part changes."""
     groups: list[list[Any]] = [[]]
     current = ""

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from carclf.pipeline.batches import Training
+from carclf.pipeline.batches import TrainingSource
 
 
-def compile_for(model: keras.Model, optimizer: Any, label_smoothing: float) -> keras.Model:
+def compile_classifier(model: keras.Model, optimizer: Any, label_smoothing: float) -> keras.Model:
     """The same layers, compiled: cross-entropy on logits with smoothed label shares, and accuracy.
 
     The model itself stays uncompiled, since Keras would save a nested model's loss with it.
@@ -26,7 +26,7 @@ def compile_for(model: keras.Model, optimizer: Any, label_smoothing: float) -> k
     return trained
 
 
-def build_metrics(model: keras.Model, source: Training) -> None:
+def build_metric_variables(model: keras.Model, source: TrainingSource) -> None:
     """Make the variables of loss and metrics, so that a checkpoint always has the same ones."""
     pixels = np.stack([source[drawn][0] for drawn in range(source.batch_size)])
     shares = np.full((len(pixels), model.output_shape[-1]), 1 / model.output_shape[-1], np.float32)
@@ -34,7 +34,7 @@ def build_metrics(model: keras.Model, source: Training) -> None:
     model.reset_metrics()
 
 
-def save(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
+def save_model(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
     """Write ``model.keras``, ``history.csv`` and ``curves.png``."""
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
@@ -51,7 +51,7 @@ def draw_curves(history: pd.DataFrame, path: Path) -> None:
         axes.legend()
     figure.savefig(path, dpi=100)
 
-def make_repeatable(seed: int) -> None:
+def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend; let TensorFlow take only deterministic kernels."""
     keras.utils.set_random_seed(seed)
     if keras.backend.backend() == "tensorflow":

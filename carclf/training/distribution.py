@@ -10,7 +10,7 @@ from carclf.progress import log
 
 
 @contextmanager
-def spread(batch_size: int, devices: list[str] | None = None) -> Iterator[int]:
+def data_parallel(batch_size: int, devices: list[str] | None = None) -> Iterator[int]:
     """Models made and trained inside use the devices (default: every GPU seen); yields their number.
 
     Each step's batch is divided among them evenly: of five, a batch of 32 uses four. With one device, or none named,

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.artifacts import Archive, Features, Figures, Split, build
+from carclf.artifacts import Archive, Features, Metrics, Split, build
 from carclf.config import Config
-from carclf.dataset.archives import unpack
+from carclf.dataset.archives import extract_images
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Plain, View, batches, num_batches
+from carclf.pipeline.batches import AugmentedViewSource, Examples, LetterboxedSource, batches, num_batches
 from carclf.progress import Meter, log
 from carclf.services.storage import Store
 
@@ -30,7 +30,7 @@ SHARD_ROWS = 2000  # pictures whose features are saved together: what a kill can
 Part = tuple[pd.DataFrame, int]  # the rows of a subset and how many views of them
 
 
-class Shards:
+class FeatureShards:
     """The features of one split's pictures, as one backbone sees them."""
 
     def __init__(
@@ -59,10 +59,10 @@ class Shards:
         return found
 
     def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
-        def make(folder: Path) -> Figures:
+        def make(folder: Path) -> Metrics:
             size = self.config.model.size
-            examples = Examples.of(rows, unpack(self.archive, self.store), size)
-            np.save(folder / "features.npy", extract(self.backbone, examples, self.config, view, self.meter))
+            examples = Examples.of(rows, extract_images(self.archive, self.store), size)
+            np.save(folder / "features.npy", extract_features(self.backbone, examples, self.config, view, self.meter))
             return {"num_rows": len(rows), "view": view}
 
         model, augment = self.settings["model"], self.settings["augment"]
@@ -80,14 +80,14 @@ class Shards:
 BATCH_SIZE = 32  # no setting: it would have to be in the features' key
 
 
-def extract(
+def extract_features(
     backbone: keras.Model, examples: Examples, config: Config, view: int, meter: Meter
 ) -> npt.NDArray[np.float32]:
     """Features (rows, features) of one view of each picture: view 0 is plain, the others are augmented."""
     size = config.model.size
-    source: Plain | View = Plain(examples, size)
+    source: LetterboxedSource | AugmentedViewSource = LetterboxedSource(examples, size)
     if view:
-        source = View(examples, size, Augmenter(config.augment), config.seed, view)
+        source = AugmentedViewSource(examples, size, Augmenter(config.augment), config.seed, view)
     found: list[Any] = []
     for pixels, _ in batches(source, BATCH_SIZE):
         found.append(backbone.predict_on_batch(pixels))

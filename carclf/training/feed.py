@@ -11,7 +11,7 @@ import keras
 from carclf.errors import CarclfError, ServiceError
 
 
-class Stream:
+class BatchStream:
     """Batches by their number: read on where the next one is asked for, opened anew where another is."""
 
     def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
@@ -76,10 +76,10 @@ class Stream:
         self.iterator = iter(())
 
 
-class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
+class BatchSequence(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
     """``num`` batches of a stream from ``begin`` on, for Keras, which must not shuffle them: the stream is shuffled."""
 
-    def __init__(self, stream: Stream, begin: int, num: int) -> None:
+    def __init__(self, stream: BatchStream, begin: int, num: int) -> None:
         super().__init__(workers=1)
         self.stream, self.begin, self.num, self.asked = stream, begin, num, 0
 
@@ -93,7 +93,7 @@ class Feed(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
         return self.stream.get(self.begin + position)
 
 
-def untuned(feed: Feed) -> Any:
+def without_autotune(feed: BatchSequence) -> Any:
     """The feed as fit and predict are to get it: on TensorFlow a pipeline of the same batches without tf.data's tuner.
 
     With it, which Keras gives no way to leave out, the end of one fit in two took up to a minute: CancellationManager
@@ -110,10 +110,10 @@ def untuned(feed: Feed) -> Any:
     return found.apply(tf.data.experimental.assert_cardinality(len(feed))).prefetch(2).with_options(options)
 
 
-class Waiting(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+class DataWaitCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
     """Adds to the stream's ``wait_seconds`` what each step of one ``fit`` waits for its batch."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: BatchSequence) -> None:
         super().__init__()
         self.feed, self.since = feed, time.monotonic()
 

@@ -16,7 +16,7 @@ RATE_DECADES, DECAY_DECADES = (-0.5, 0.5), (-1.0, 2.0)  # around the given value
 HELD_OUT = 5  # every fifth group
 
 
-def choose(
+def search_settings(
     build: Callable[[], keras.Model], views: npt.NDArray[np.float32], labels: npt.NDArray[Any],
     groups: npt.NDArray[Any], settings: config.Head, seed: int,
 ) -> tuple[config.Head, pd.DataFrame]:
@@ -29,7 +29,7 @@ def choose(
     held_out = is_held_out(groups)
     train = views[:, ~held_out].reshape(-1, views.shape[2]), np.tile(labels[~held_out], len(views))
     rows: list[dict[str, float]] = []
-    tried = trials(settings, seed)
+    tried = sample_trials(settings, seed)
     for trial in tried:
         history, accuracy, _ = fit_head(build(), train, (views[0][held_out], labels[held_out]), trial)
         rows.append({"learning_rate": trial.learning_rate, "weight_decay": trial.weight_decay,
@@ -46,7 +46,7 @@ def is_held_out(groups: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(np.unique(groups, return_inverse=True)[1] % HELD_OUT == 0)
 
 
-def trials(settings: config.Head, seed: int) -> list[config.Head]:
+def sample_trials(settings: config.Head, seed: int) -> list[config.Head]:
     """The given settings, then ``num_trials - 1`` with a learning rate and a weight decay drawn around theirs."""
     random = np.random.default_rng(seed)
     factors = [(10 ** random.uniform(*RATE_DECADES), 10 ** random.uniform(*DECAY_DECADES))

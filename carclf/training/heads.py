@@ -22,7 +22,7 @@ def build_head(num_features: int, num_classes: int, model: config.Model) -> kera
     return keras.Model(inputs, keras.layers.Dense(num_classes, dtype="float32", name="logits")(x), name="head")
 
 
-def join(backbone: keras.Model, head: keras.Model) -> keras.Model:
+def join_backbone_and_head(backbone: keras.Model, head: keras.Model) -> keras.Model:
     """One model from pictures to logits."""
     return keras.Model(backbone.input, head(backbone.output), name="classifier")
 
@@ -35,8 +35,8 @@ class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         self.best, self.best_epoch, self.meter = -1.0, 0, meter
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        figures = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
-        self.meter(epoch + 1, self.params["epochs"], f"val_accuracy {logs['val_accuracy']:.3f}", figures)
+        metrics = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
+        self.meter(epoch + 1, self.params["epochs"], f"val_accuracy {logs['val_accuracy']:.3f}", metrics)
         if logs["val_accuracy"] > self.best:
             self.best, self.best_epoch, self.weights = logs["val_accuracy"], epoch + 1, self.model.get_weights()
 

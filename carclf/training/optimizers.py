@@ -22,9 +22,9 @@ class BlockwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]  # keras is 
     which would lose the state of all others. ``scale`` multiplies every rate and can be set while training.
     """
 
-    def __init__(self, learning_rate: Any, *, weight_decay: float, clip_norm: float, ema_momentum: float) -> None:
+    def __init__(self, learning_rate: Any, *, weight_decay: float, global_clipnorm: float, ema_momentum: float) -> None:
         super().__init__(
-            learning_rate, weight_decay=weight_decay, global_clipnorm=clip_norm,
+            learning_rate, weight_decay=weight_decay, global_clipnorm=global_clipnorm,
             use_ema=ema_momentum > 0, ema_momentum=ema_momentum or 0.99, ema_overwrite_frequency=None,
         )
         self._rates: dict[Any, BlockRate] = {}

@@ -5,20 +5,20 @@ from contextlib import contextmanager
 
 import keras
 
-from carclf.training.backbones import all_layers
+from carclf.training.backbones import flatten_layers
 
 BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere: the first with bfloat16 matrix units
 
 
 @contextmanager
-def computing_in(precision: str, model: keras.Model) -> Iterator[str]:
+def compute_precision(precision: str, model: keras.Model) -> Iterator[str]:
     """The model computes in float32, bfloat16, or auto (bfloat16 on a GPU that has it) inside the block.
 
     The logits stay float32. float16 is not offered: EfficientNets overflow in it.
     """
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16() else "float32"
-    layers = [layer for layer in all_layers(model) if layer.name != "logits"]
+    layers = [layer for layer in flatten_layers(model) if layer.name != "logits"]
     before = [layer.dtype_policy for layer in layers]
     for layer in layers:
         layer.dtype_policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"

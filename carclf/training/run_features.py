@@ -7,7 +7,7 @@ from carclf.artifacts import Archive, Model, Split
 from carclf.config import Config
 from carclf.progress import Meter
 from carclf.services.storage import Store
-from carclf.training.warm_start import backbone_from
+from carclf.training.warm_start import load_backbone
 
 
 class RunFeatures:
@@ -29,12 +29,12 @@ class RunFeatures:
     def backbone(self) -> Any:
         """The frozen network; the same one each time, also where it begins at random."""
         from carclf.training.backbones import build_backbone
-        from carclf.training.compile import make_repeatable
+        from carclf.training.compile import make_deterministic
 
-        make_repeatable(self.config.seed)
+        make_deterministic(self.config.seed)
         network = self.config.model
         if self.beginning is not None:
-            return backbone_from(self.beginning, self.store, self.size)
+            return load_backbone(self.beginning, self.store, self.size)
         return build_backbone(network.backbone, network.weights, *self.size)
 
     @cached_property
@@ -58,12 +58,12 @@ class RunFeatures:
     def _load(
         self, archive: Archive, split: Split, subsets: dict[str, Any], num_views: int
     ) -> tuple[dict[str, Any], float]:
-        from carclf.training.feature_shards import Shards
-        from carclf.training.precision import computing_in
+        from carclf.training.feature_shards import FeatureShards
+        from carclf.training.precision import compute_precision
 
-        with computing_in(self.config.model.precision, self.backbone) as precision, Meter("features") as meter:
+        with compute_precision(self.config.model.precision, self.backbone) as precision, Meter("features") as meter:
             settings = self.settings | {"precision": precision}
-            shards = Shards(self.backbone, archive, split, self.config, self.store, settings, meter)
+            shards = FeatureShards(self.backbone, archive, split, self.config, self.store, settings, meter)
             features = shards.load({subset: (rows, num_views if subset == "train" else 1)
                                     for subset, rows in subsets.items()})
             return features, shards.seconds

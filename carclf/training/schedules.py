@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from carclf.config import FineTune, size_at
-from carclf.pipeline.batches import Training
-from carclf.training.backbones import all_layers, backbone_layers, blocks
-from carclf.training.compile import compile_for
+from carclf.config import FineTune, scaled_size
+from carclf.pipeline.batches import TrainingSource
+from carclf.training.backbones import backbone_layers, flatten_layers, group_layers_by_block
+from carclf.training.compile import compile_classifier
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 
 
@@ -24,36 +24,36 @@ def warmup_cosine(
     )
 
 
-def phase_of_epoch(epochs: int, num_phases: int) -> list[int]:
+def phases_by_epoch(epochs: int, num_phases: int) -> list[int]:
     """The phase, from 0, of each epoch: phases of equal length but for rounding, none of them empty."""
     return [epoch * num_phases // epochs for epoch in range(epochs)]
 
 def epoch_sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) -> tuple[tuple[int, int], ...]:
     """The pictures' size in each epoch: growing from phase to phase, in steps of 32 px, the full size last."""
     found = []
-    for phase in phase_of_epoch(epochs, num_phases):
+    for phase in phases_by_epoch(epochs, num_phases):
         share = first + (1 - first) * phase / (num_phases - 1) if num_phases > 1 else 1.0
-        found.append(size_at(size, share))
+        found.append(scaled_size(size, share))
     return tuple(found)
 
 
-def compile_by(own: FineTune, model: keras.Model, source: Training, rate: Any = None) -> tuple[keras.Model, int]:
+def compile_for_fine_tuning(own: FineTune, model: keras.Model, source: TrainingSource, rate: Any = None) -> tuple[keras.Model, int]:
     """The model compiled for a fine-tuning by these settings, and the number of blocks that will train.
 
     ``rate`` stands for another learning-rate schedule than theirs.
     """
     num_steps = source.epochs * source.steps_per_epoch
     groups = unfreeze(model, own.unfrozen_fraction, batch_norm=own.batch_norm)
-    phases = phase_of_epoch(own.epochs, own.num_phases)
+    phases = phases_by_epoch(own.epochs, own.num_phases)
     starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
     rates = block_rates(len(groups), decay=own.layer_decay, phase_starts=starts or [0])
     if rate is None and own.schedule == "cosine":
         rate = warmup_cosine(own.learning_rate, max(1, num_steps), own.warmup_fraction)
     elif rate is None:
         rate = own.learning_rate
-    optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, clip_norm=own.clip_norm,
+    optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, global_clipnorm=own.global_clipnorm,
                                ema_momentum=own.ema_momentum)
-    trained = compile_for(model, optimizer, own.label_smoothing)
+    trained = compile_classifier(model, optimizer, own.label_smoothing)
     optimizer.build_for(trained, list(zip(groups, rates, strict=True)))
     return trained, len(groups)
 
@@ -63,13 +63,13 @@ def unfreeze(model: keras.Model, fraction: float, *, batch_norm: str = "inferenc
     In inference mode every BatchNormalization layer stays frozen. A nested call with training=False is not enough for
     that: ``fit`` reaches the nested layers with training=True all the same (seen in Keras 3.15).
     """
-    groups = blocks(backbone_layers(model))
+    groups = group_layers_by_block(backbone_layers(model))
     num_frozen = len(groups) - math.ceil(fraction * len(groups))
     model.trainable = True
     for position, group in enumerate(groups):
         for layer in group:
             layer.trainable = position >= num_frozen
-    for layer in all_layers(model) if batch_norm == "inference" else []:
+    for layer in flatten_layers(model) if batch_norm == "inference" else []:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.trainable = False
     return groups[num_frozen:]

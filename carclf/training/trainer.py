@@ -15,29 +15,29 @@ import pandas as pd
 import psutil
 
 from carclf.config import FineTune
-from carclf.errors import NotYet, QualityError, ServiceError
-from carclf.hardware import gpu_figures
-from carclf.pipeline.batches import Training, batches
-from carclf.pipeline.mixing import Mix
-from carclf.progress import Meter, log, tell
+from carclf.errors import QualityError, ServiceError, StageWaiting
+from carclf.hardware import gpu_metrics
+from carclf.pipeline.batches import TrainingSource, batches
+from carclf.pipeline.mixing import BatchMixer
+from carclf.progress import Meter, log, report_progress
 from carclf.training.checkpoints import Arrays, Checkpoints
-from carclf.training.compile import build_metrics
-from carclf.training.feed import Feed, Stream, Waiting, untuned
+from carclf.training.compile import build_metric_variables
+from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
-from carclf.training.schedules import phase_of_epoch
-from carclf.training.validation import averaged
+from carclf.training.schedules import phases_by_epoch
+from carclf.training.validation import ema_weights
 
 FINITE_STEPS = 20  # between two looks at whether the loss is a number
 MAX_RESTARTS = 3
 Validate = Callable[[keras.Model], tuple[float, float]]
 
 
-class NotANumber(Exception):
+class NonFiniteLossError(Exception):
     """The loss is not finite any more."""
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a training is, but for its variables."""
 
     step: int = 0
@@ -54,20 +54,20 @@ class Trainer:
     """One fine-tuning of a model that ``compile_for`` compiled; ``run`` leaves the best weights in it."""
 
     def __init__(
-        self, model: keras.Model, source: Training, mix: Mix, settings: FineTune, validate: Validate,
+        self, model: keras.Model, source: TrainingSource, mix: BatchMixer, settings: FineTune, validate: Validate,
         checkpoints: Checkpoints, *, pause_epoch: int = 0,
     ) -> None:
         self.model, self.source, self.mix, self.settings = model, source, mix, settings
         self.pause_epoch = pause_epoch  # after which it stops for now; 0 for none
         self.validate, self.checkpoints = validate, checkpoints
         self.optimizer: BlockwiseAdamW = model.optimizer
-        self.stream, self.progress = Stream(self._open_at), Progress()
+        self.stream, self.progress = BatchStream(self._open_at), TrainingState()
         self.best: Arrays = model.get_weights()
 
     def run(self, start_accuracy: float) -> pd.DataFrame:
         """Train to the end, from the latest checkpoint if there is one; a row of history per epoch."""
         self.progress.best_accuracy = start_accuracy
-        build_metrics(self.model, self.source)
+        build_metric_variables(self.model, self.source)
         if not self._restore():
             self._begin()
         self.counted = time.monotonic()
@@ -76,7 +76,7 @@ class Trainer:
                 self._pause()
                 try:
                     self._epoch(meter)
-                except NotANumber:
+                except NonFiniteLossError:
                     self._go_back()
                     self.stream.close()
         self.stream.close()
@@ -94,8 +94,8 @@ class Trainer:
         epoch = self.progress.step // self.source.steps_per_epoch
         if self.pause_epoch and epoch >= self.pause_epoch:
             self.stream.close()
-            raise NotYet(f"paused after epoch {epoch} of {self.settings.epochs}",
-                         figures={"epoch": epoch, "val_accuracy": self.progress.best_accuracy})
+            raise StageWaiting(f"paused after epoch {epoch} of {self.settings.epochs}",
+                         metrics={"epoch": epoch, "val_accuracy": self.progress.best_accuracy})
 
     def count_time(self) -> None:
         """Note the time since this was called last: all that the budget is for, validation and saving too."""
@@ -117,17 +117,17 @@ class Trainer:
         """The rest of the present epoch, its validation, and a checkpoint."""
         per_epoch, begin = self.source.steps_per_epoch, self.progress.step
         self.epoch_started, self.epoch_began, self.epoch_waited = time.monotonic(), begin, self.stream.wait_seconds
-        feed = Feed(self.stream, begin, per_epoch - begin % per_epoch)
-        callbacks = [Waiting(feed), steps := _Steps(self, meter, feed)]
+        feed = BatchSequence(self.stream, begin, per_epoch - begin % per_epoch)
+        callbacks = [DataWaitCallback(feed), steps := _Steps(self, meter, feed)]
         with self.stream.own_errors():
-            self.model.fit(untuned(feed), epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
+            self.model.fit(without_autotune(feed), epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
         seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
         logs = {name: float(value) for name, value in steps.logs.items()}
-        with averaged(self.model):
+        with ema_weights(self.model):
             loss, accuracy = self.validate(self.model)
             # the last step may have spoiled the weights, which no loss of training has seen yet
             if not np.isfinite([logs["loss"], loss]).all():
-                raise NotANumber
+                raise NonFiniteLossError
             self._note(accuracy, loss)
         self.progress.history.append({
             "epoch": self._epoch_number(), "step": self.progress.step, **logs, "val_loss": loss,
@@ -138,7 +138,7 @@ class Trainer:
         log.info("fine_tune: epoch %d, loss %.4f, val_loss %.4f, val_accuracy %.4f, %.1f img/s, data wait %.1f%%",
                  self._epoch_number(), logs["loss"], loss, accuracy,
                  self.progress.history[-1]["images_per_second"], 100 * waited / seconds)
-        tell("fine_tune", self.progress.step, per_epoch * self.settings.epochs, self.progress.history[-1])
+        report_progress("fine_tune", self.progress.step, per_epoch * self.settings.epochs, self.progress.history[-1])
         self.count_time()
         self.save()
 
@@ -148,7 +148,7 @@ class Trainer:
         Patience is for the last phase: before it blocks have yet to join, and pictures to grow.
         """
         progress, own = self.progress, self.settings
-        phase = phase_of_epoch(own.epochs, own.num_phases)[self._epoch_number() - 1]
+        phase = phases_by_epoch(own.epochs, own.num_phases)[self._epoch_number() - 1]
         if accuracy > progress.best_accuracy:
             progress.best_accuracy, progress.stale_epochs = accuracy, 0
             progress.best_epoch = self._epoch_number()
@@ -159,7 +159,7 @@ class Trainer:
             self.optimizer.scale.assign(self.optimizer.scale * 0.5)
         progress.best_loss = min(loss, progress.best_loss)
 
-    def figures(self, logs: Any) -> dict[str, float]:
+    def step_metrics(self, logs: Any) -> dict[str, float]:
         """What is measured within an epoch."""
         seconds = max(time.monotonic() - self.epoch_started, 1e-9)
         found = {
@@ -169,7 +169,7 @@ class Trainer:
             "data_wait_fraction": (self.stream.wait_seconds - self.epoch_waited) / seconds,
             "memory_mb": psutil.Process().memory_info().rss / 2**20,
         }
-        return found | gpu_figures()
+        return found | gpu_metrics()
 
     def _epoch_number(self) -> int:
         """Of the epoch that the last step was in, from 1; the budget may end it early."""
@@ -179,16 +179,16 @@ class Trainer:
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate * self.optimizer.scale))
 
     def _variables(self) -> list[Any]:
-        return [*self.model.variables, *self.optimizer.variables, *self.metrics()]
+        return [*self.model.variables, *self.optimizer.variables, *self.metric_variables()]
 
-    def metrics(self) -> list[Any]:
+    def metric_variables(self) -> list[Any]:
         """The variables of loss and metrics."""
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
     def _begin(self) -> None:
         try:
             self.save()
-        except NotANumber:
+        except NonFiniteLossError:
             raise QualityError("The weights that fine-tuning begins with hold no numbers: look at the file that "
                                "model.weights names, and train the head again.") from None
 
@@ -196,7 +196,7 @@ class Trainer:
         """Write a checkpoint of everything that decides the next step; NotANumber where that is spoiled."""
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         if not all(np.isfinite(array).all() for array in arrays):
-            raise NotANumber  # a checkpoint of these would be no way back
+            raise NonFiniteLossError  # a checkpoint of these would be no way back
         self.saved = time.monotonic()
         try:
             self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
@@ -216,10 +216,10 @@ class Trainer:
         arrays, state = found
         for variable, array in zip(variables, arrays, strict=False):
             variable.assign(array)
-        self.best, self.progress = arrays[len(variables):], Progress(**state)
+        self.best, self.progress = arrays[len(variables):], TrainingState(**state)
         if self.progress.step % self.source.steps_per_epoch:
             # fit() resets the metrics when it begins: the rest of a broken epoch gets them back.
-            self.resumed = arrays[len(variables) - len(self.metrics()) : len(variables)]
+            self.resumed = arrays[len(variables) - len(self.metric_variables()) : len(variables)]
         log.info("fine_tune: taken up at step %d", self.progress.step)
         return True
 
@@ -241,14 +241,14 @@ class Trainer:
 class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
     """Counts steps, tells the meter, and saves every few minutes."""
 
-    def __init__(self, trainer: Trainer, meter: Meter, feed: Feed) -> None:
+    def __init__(self, trainer: Trainer, meter: Meter, feed: BatchSequence) -> None:
         super().__init__()
         self.trainer, self.meter, self.feed = trainer, meter, feed
         self.logs: Any = {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         if self.trainer.resumed is not None:
-            for variable, array in zip(self.trainer.metrics(), self.trainer.resumed, strict=True):
+            for variable, array in zip(self.trainer.metric_variables(), self.trainer.resumed, strict=True):
                 variable.assign(array)
             self.trainer.resumed = None
 
@@ -259,24 +259,24 @@ class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untype
         trainer.count_time()
         self.logs = logs
         ended = batch + 1 == len(self.feed)
-        due, shown = not ended and now - trainer.saved >= own.save_minutes * 60, self.meter.due
+        due, shown = not ended and now - trainer.saved >= own.checkpoint_minutes * 60, self.meter.due
         if (due or progress.step % FINITE_STEPS == 0) and not np.isfinite(float(logs["loss"])):
-            raise NotANumber
+            raise NonFiniteLossError
         if due or shown:  # JAX keeps the variables' values to itself within an epoch
             getattr(trainer.model, "jax_state_sync", lambda: None)()
         if due:
             trainer.save()
         if shown:
-            figures = trainer.figures(logs)
-            self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, _words(figures), figures)
+            step_metrics = trainer.step_metrics(logs)
+            self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, _words(step_metrics), step_metrics)
         if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
             trainer.model.stop_training = True
 
 
-def _words(figures: dict[str, float]) -> str:
+def _words(step_metrics: dict[str, float]) -> str:
     """What a line of progress says beside the steps."""
-    on_gpu = f", GPU {figures['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in figures else ""
-    on_gpu += f" at {100 * figures['gpu_use_fraction']:.0f}%" if "gpu_use_fraction" in figures else ""
-    return (f"epoch {figures['epoch']:.0f}, loss {figures['loss']:.3f}, accuracy {figures['accuracy']:.3f}, "
-            f"rate {figures['learning_rate']:.2g}, {figures['images_per_second']:.1f} img/s, "
-            f"data wait {100 * figures['data_wait_fraction']:.1f}%, {figures['memory_mb']:.0f} MB{on_gpu}")
+    on_gpu = f", GPU {step_metrics['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in step_metrics else ""
+    on_gpu += f" at {100 * step_metrics['gpu_utilization']:.0f}%" if "gpu_utilization" in step_metrics else ""
+    return (f"epoch {step_metrics['epoch']:.0f}, loss {step_metrics['loss']:.3f}, accuracy {step_metrics['accuracy']:.3f}, "
+            f"rate {step_metrics['learning_rate']:.2g}, {step_metrics['images_per_second']:.1f} img/s, "
+            f"data wait {100 * step_metrics['data_wait_fraction']:.1f}%, {step_metrics['memory_mb']:.0f} MB{on_gpu}")

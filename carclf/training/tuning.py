@@ -21,7 +21,7 @@ SLACK = 0.95  # of the best throughput: a smaller batch that reaches it is taken
 Compile = Callable[[Any], keras.Model]
 
 
-def try_rates(compile_with: Compile, stream: Iterator[Any], num_steps: int) -> pd.DataFrame:
+def range_test(compile_with: Compile, stream: Iterator[Any], num_steps: int) -> pd.DataFrame:
     """One step at each of rising learning rates until the loss diverges: rate, loss, smoothed (Smith 2017,
     arXiv:1506.01186; smoothed exponentially with the bias taken out).
 
@@ -44,7 +44,7 @@ def try_rates(compile_with: Compile, stream: Iterator[Any], num_steps: int) -> p
     return pd.DataFrame(rows)
 
 
-def best_rate(tried: pd.DataFrame) -> float:
+def best_learning_rate(tried: pd.DataFrame) -> float:
     """A tenth of the rate with the smallest smoothed loss; QualityError where no rate lowered the loss."""
     lowest = int(tried["smoothed"].to_numpy().argmin()) if len(tried) else 0
     if lowest == 0:
@@ -96,7 +96,7 @@ def best_batch_size(tried: pd.DataFrame, largest: int) -> int:
     return int(tried[fast]["batch_size"].min())
 
 
-def draw(tried: pd.DataFrame, chosen: float, path: Path) -> None:
+def plot_trials(tried: pd.DataFrame, chosen: float, path: Path) -> None:
     """The first column against the last one, with the chosen value marked, as a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

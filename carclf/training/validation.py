@@ -8,12 +8,12 @@ import keras
 import numpy as np
 from scipy.special import softmax
 
-from carclf.pipeline.batches import Plain, batches, num_batches
-from carclf.training.feed import Feed, Stream, untuned
+from carclf.pipeline.batches import LetterboxedSource, batches, num_batches
+from carclf.training.feed import BatchSequence, BatchStream, without_autotune
 
 
 @contextmanager
-def averaged(model: keras.Model) -> Iterator[None]:
+def ema_weights(model: keras.Model) -> Iterator[None]:
     """The moving average of the weights in the model, for the time of the block."""
     optimizer = model.optimizer
     if not optimizer.use_ema or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
@@ -31,13 +31,13 @@ def averaged(model: keras.Model) -> Iterator[None]:
             variable.assign(array)
 
 
-def validate(model: keras.Model, source: Plain, batch_size: int) -> tuple[float, float]:
+def validate(model: keras.Model, source: LetterboxedSource, batch_size: int) -> tuple[float, float]:
     """Cross-entropy and accuracy on plain pictures."""
-    stream = Stream(lambda number: _filled(batches(source, batch_size, start_batch=number), batch_size))
-    feed = Feed(stream, 0, num_batches(source, batch_size))
+    stream = BatchStream(lambda number: _filled(batches(source, batch_size, start_batch=number), batch_size))
+    feed = BatchSequence(stream, 0, num_batches(source, batch_size))
     labels = source.examples.labels
     with stream.own_errors():
-        probabilities = softmax(model.predict(untuned(feed), verbose=0)[: len(labels)].astype(float), 1)
+        probabilities = softmax(model.predict(without_autotune(feed), verbose=0)[: len(labels)].astype(float), 1)
     stream.close()
     likelihood = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(likelihood, 1e-12)).mean()), float((probabilities.argmax(1) == labels).mean())

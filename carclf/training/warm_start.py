@@ -11,20 +11,20 @@ from carclf.services.storage import Store
 
 NO_CHAMPION = "model.weights is 'champion', and the store has none to go on from. Run once with 'imagenet'."
 # What changes no weight: how fast pictures come, and when the state is saved.
-SPEED = {"num_workers", "cache_gb", "save_minutes"}
+SPEED = {"num_workers", "cache_gb", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)
-class Beginning:
+class WarmStart:
     """The model whose backbone a run goes on from, and what train_head's key knows those weights by."""
 
     model: Model
     identity: str
 
 
-def champions_beginning(
+def champion_warm_start(
     store: Store, inputs: dict[str, str], settings: dict[str, Any], config: Config, version: int
-) -> Beginning:
+) -> WarmStart:
     """Where train_head of these inputs, settings and version goes on from; ConfigError where that does not fit.
 
     DataError where the split does not know the champion: pictures that trained it would validate what goes on from it.
@@ -34,7 +34,7 @@ def champions_beginning(
     """
     champion = champion_model(store)
     if champion is not None:
-        require_backbone(champion)
+        require_single_backbone(champion)
     start = champion and Model.find(store, champion.inputs["model"])
     if champion is None or start is None:
         raise ConfigError(NO_CHAMPION)
@@ -46,10 +46,10 @@ def champions_beginning(
     same = settings | {"model": own | {"weights": theirs["weights"]}}
     unchanged = (start.key == artifact_key(Model, version, inputs, same)
                  and champion.settings == fine_tune_settings(config, settings["salt"]))
-    return Beginning(start, str(theirs["weights"])) if unchanged else Beginning(champion, f"champion:{champion.key}")
+    return WarmStart(start, str(theirs["weights"])) if unchanged else WarmStart(champion, f"champion:{champion.key}")
 
 
-def require_backbone(champion: Model) -> None:
+def require_single_backbone(champion: Model) -> None:
     """ConfigError where the champion has no one backbone to go on from."""
     if is_ensemble(champion):
         raise ConfigError(f"model.weights is 'champion', and the champion {champion.key} is an ensemble of several "
@@ -76,13 +76,13 @@ def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     }
 
 
-def backbone_from(model: Model, store: Store, size: tuple[int, int]) -> Any:
+def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> Any:
     """The model's network below its head, for pictures of the size (height, width)."""
     import keras  # here: a reused stage shall not import the training framework
 
-    from carclf.training.backbones import backbone_of
+    from carclf.training.backbones import extract_backbone
 
-    backbone = backbone_of(keras.models.load_model(model.path(store, "model.keras"), compile=False))
+    backbone = extract_backbone(keras.models.load_model(model.path(store, "model.keras"), compile=False))
     if (own := backbone.input_shape[1:3]) not in ((None, None), size):
         raise ConfigError(f"The champion takes pictures of {own[0]}x{own[1]} px only. Set model.image_height and "
                           "model.image_width to them, or model.weights to 'none'.")

@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carclf.config import load, parse_override
+from carclf.config import load_config, parse_override
 from carclf.errors import CarclfError, ConfigError
-from carclf.experiments.form import plan_of, read_form
-from carclf.experiments.search import ends
-from carclf.hardware import gpus
-from carclf_airflow.local.demo_server import start_server
-from carclf_airflow.local.experiment_run import name_of, run_experiment
-from carclf_airflow.local.processes import Processes
-from carclf_airflow.local.retrain_run import abandon, follow, trigger
-from carclf_airflow.local.server import ROOT, Airflow, AirflowFailed
+from carclf.experiments.form import plan_from_form, read_form
+from carclf.experiments.search import boundary_recipes
+from carclf.hardware import list_gpus
+from carclf_airflow.local.demo_server import start_demo_server
+from carclf_airflow.local.experiment_run import experiment_name, run_experiment
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.retrain_run import fail_active_runs, follow_run, trigger_run
+from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow, AirflowError
 
-STATE = Path(os.environ.get("CARCLF_LOCAL", ROOT / ".local"))
+STATE = Path(os.environ.get("CARCLF_LOCAL_FOLDER", REPOSITORY_ROOT / ".local"))
 
 
 def demo(options: argparse.Namespace) -> int:
@@ -36,40 +36,40 @@ def demo(options: argparse.Namespace) -> int:
     store = home / f"store-{recipe}"  # each recipe has a champion and a threshold of its own
     # Not the conf of one run: whoever clicks Trigger in the demo's UI shall get the same.
     chosen = {"competition": "demo-cars"} | ({"model.weights": _weights(options.weights)} if options.weights else {})
-    given = [*shlex.split(os.environ.get("CARCLF_SET", "")), *(f"{name}={value}" for name, value in chosen.items())]
-    load(recipe, dict(map(parse_override, given)))  # a mistake is told before anything is started
+    given = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), *(f"{name}={value}" for name, value in chosen.items())]
+    load_config(recipe, dict(map(parse_override, given)))  # a mistake is told before anything is started
     if form:
         form = form.model_copy(update={"recipe": recipe})
         whole = form.model_copy(update={"settings": f"{shlex.join(given)} {form.settings}"})
-        plan_of("demo", whole, ends(form.search, form.trials))
-    with _alone(home), Processes(home / "logs") as processes:
+        plan_from_form("demo", whole, boundary_recipes(form.search, form.num_trials))
+    with _exclusive_lock(home), ProcessGroup(home / "logs") as processes:
         environment = _environment(str(store)) | {
-            "CARCLF_SCHEDULE": "none", "CARCLF_POKE_SECONDS": "2", "CARCLF_RECIPE": recipe,
-            "CARCLF_SET": shlex.join(given),
+            "CARCLF_SCHEDULE": "none", "CARCLF_POKE_INTERVAL_SECONDS": "2", "CARCLF_RECIPE": recipe,
+            "CARCLF_SETTINGS": shlex.join(given),
         }
         given_data = {name: getattr(options, name) for name in ("data", "truth", "holdout")}
-        endpoint = start_server(processes, home / "server", environment, **given_data)
+        endpoint = start_demo_server(processes, home / "server", environment, **given_data)
         # The token goes before every other credential that the user may have.
         environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
         print("Starting Airflow (half a minute)", flush=True)
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
         if form:
-            summary = run_experiment(airflow, form.model_dump(), name_of(options.experiment))
+            summary = run_experiment(airflow, form.model_dump(), experiment_name(options.experiment))
         else:
             summary = _retrain(airflow, store)
         print(f"artifacts    {store}")
         _tell_address(airflow)
         if not options.exit:
-            _stay(processes)
+            _wait_until_interrupted(processes)
     if options.exit:
         print(json.dumps(summary | {"store": str(store)}))
     return 0 if summary["state"] == "success" else 1
 
 
 def _retrain(airflow: Airflow, store: Path) -> dict[str, Any]:
-    abandon(airflow)
-    summary = follow(airflow, trigger(airflow))
+    fail_active_runs(airflow)
+    summary = follow_run(airflow, trigger_run(airflow))
     _show(summary)
     return summary | {"submission": str(store / summary["submission"]) if summary["submission"] else None}
 
@@ -79,11 +79,11 @@ def up(options: argparse.Namespace) -> int:
     home = STATE / "up"
     environment = _environment(os.environ.get("CARCLF_STORE") or str(home / "store"))
     if options.competition:
-        environment["CARCLF_SET"] = f"{environment.get('CARCLF_SET', '')} competition={options.competition}".strip()
+        environment["CARCLF_SETTINGS"] = f"{environment.get('CARCLF_SETTINGS', '')} competition={options.competition}".strip()
     if status := subprocess.run([sys.executable, "-m", "carclf", "doctor"], env=environment).returncode:
         print("Mend what is MISSING above, then run make up again.", file=sys.stderr)
         return status
-    with _alone(home), Processes(home / "logs") as processes:
+    with _exclusive_lock(home), ProcessGroup(home / "logs") as processes:
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
         airflow.wait_for_dag("car_retrain")
@@ -91,15 +91,15 @@ def up(options: argparse.Namespace) -> int:
         print("The DAG car_retrain is paused: unpause it for a weekly run, or trigger it." if paused
               else "The DAG car_retrain is not paused: it runs by its schedule.")
         _tell_address(airflow)
-        _stay(processes)
+        _wait_until_interrupted(processes)
     return 0
 
 
 def _environment(store: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     # LocalExecutor knows no queues: as many trainings at once as this machine can hold, however many tasks it runs.
-    width = {} if "CARCLF_WIDTH" in kept else {"CARCLF_WIDTH": "1" if gpus() else "2"}
-    return kept | width | {"CARCLF_STORE": store, "PYTHONPATH": str(ROOT)}
+    width = {} if "CARCLF_MAX_PARALLEL_TRAININGS" in kept else {"CARCLF_MAX_PARALLEL_TRAININGS": "1" if list_gpus() else "2"}
+    return kept | width | {"CARCLF_STORE": store, "PYTHONPATH": str(REPOSITORY_ROOT)}
 
 
 def _weights(text: str) -> str:
@@ -112,18 +112,18 @@ def _weights(text: str) -> str:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def _exclusive_lock(home: Path) -> Iterator[None]:
     """Hold the folder's lock: two Airflows on one database would run each other's tasks."""
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"The folder {home} cannot be made ({error.strerror}). Set CARCLF_LOCAL to a "
+        raise ConfigError(f"The folder {home} cannot be made ({error.strerror}). Set CARCLF_LOCAL_FOLDER to a "
                           "folder.") from None
     with (home / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"Another one runs in {home}. Stop it first (Ctrl-C), or set CARCLF_LOCAL to another "
+            raise ConfigError(f"Another one runs in {home}. Stop it first (Ctrl-C), or set CARCLF_LOCAL_FOLDER to another "
                               "folder.") from None
         yield
 
@@ -144,7 +144,7 @@ def _tell_address(airflow: Airflow) -> None:
     print(f"UI           {airflow.url}  (user admin, password in {airflow.home / 'passwords.json'})", flush=True)
 
 
-def _stay(processes: Processes) -> None:
+def _wait_until_interrupted(processes: ProcessGroup) -> None:
     """Until Ctrl-C; AirflowFailed where a part ends, without which runs would wait for ever."""
     print("Ctrl-C stops everything.", flush=True)
     try:
@@ -153,7 +153,7 @@ def _stay(processes: Processes) -> None:
     except KeyboardInterrupt:
         print("Stopping", flush=True)
         return
-    raise AirflowFailed(f"{name} has ended; look into {processes.logs}/{name}.log, and start again")
+    raise AirflowError(f"{name} has ended; look into {processes.logs}/{name}.log, and start again")
 
 
 def _share(text: str) -> float | None:
@@ -182,7 +182,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background ignores it
     try:
         return int(options.call(options))
-    except (AirflowFailed, CarclfError) as error:
+    except (AirflowError, CarclfError) as error:
         print(f"local: {error}", file=sys.stderr)
         return getattr(error, "exit_status", 1)
     except KeyboardInterrupt:

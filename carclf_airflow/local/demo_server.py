@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from carclf.errors import ConfigError
-from carclf_airflow.local.processes import Processes
-from carclf_airflow.local.server import AirflowFailed
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.server import AirflowError
 
 SERVER_SECONDS = 120.0
 
 
-def start_server(processes: Processes, work: Path, environment: dict[str, str], **given: Any) -> str:
+def start_demo_server(processes: ProcessGroup, work: Path, environment: dict[str, str], **given: Any) -> str:
     """Start ``carclf demo-server`` with the options that are given, and return its address."""
     command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work", str(work)]
     command += [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
@@ -25,7 +25,7 @@ def start_server(processes: Processes, work: Path, environment: dict[str, str], 
         if processes.ended():
             raise ConfigError(f"The demo server did not start: {_reason(path.read_text())}")
         time.sleep(0.2)
-    raise AirflowFailed(f"The demo server gave no address; look into {path}")
+    raise AirflowError(f"The demo server gave no address; look into {path}")
 
 
 def _reason(output: str) -> str:

@@ -7,12 +7,12 @@ import time
 import uuid
 from pathlib import Path
 
-MARK = "CARCLF_LOCAL_ID"
+MARKER_VARIABLE = "CARCLF_PROCESS_GROUP_ID"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_SECONDS = 8.0
 
 
-class Processes:
+class ProcessGroup:
     """A context manager: when it ends, no process that carries its mark in the environment is left."""
 
     def __init__(self, logs: Path) -> None:
@@ -26,7 +26,7 @@ class Processes:
         path = self.logs / f"{name}.log"
         with path.open("wb") as output:
             self.running[name] = subprocess.Popen(
-                command, env=environment | {MARK: self.mark}, stdin=subprocess.DEVNULL, stdout=output,
+                command, env=environment | {MARKER_VARIABLE: self.mark}, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )
         return path
@@ -35,7 +35,7 @@ class Processes:
         """The name of a process that ended by itself, or ""."""
         return next((name for name, process in self.running.items() if process.poll() is not None), "")
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self) -> "ProcessGroup":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,7 +63,7 @@ class Processes:
             process.poll()  # buries those that ended
         sessions = {process.pid for process in self.running.values()}
         pids = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-        return {pid for pid in pids if _belongs(pid, sessions, f"{MARK}={self.mark}".encode())}
+        return {pid for pid in pids if _belongs(pid, sessions, f"{MARKER_VARIABLE}={self.mark}".encode())}
 
 
 def _belongs(pid: int, sessions: set[int], mark: bytes) -> bool:

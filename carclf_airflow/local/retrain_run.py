@@ -13,25 +13,25 @@ DAG = "car_retrain"
 ASK = "approval.ask"
 TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", ASK, "approval.promote",
          "submit", "score")
-FINISHED = {"success", "failed", "skipped", "upstream_failed", "removed"}
+FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
-def abandon(airflow: Airflow, dag: str = DAG) -> None:
+def fail_active_runs(airflow: Airflow, dag: str = DAG) -> None:
     """Give up the runs that an interrupted demo left: the DAG runs one at a time, and they would stand before ours."""
     airflow.wait_for_dag(dag)
     for run in airflow.call("GET", f"dags/{dag}/dagRuns?state=running&state=queued")["dag_runs"]:
         airflow.call("PATCH", f"dags/{dag}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
 
 
-def trigger(airflow: Airflow, dag: str = DAG, **given: Any) -> str:
+def trigger_run(airflow: Airflow, dag: str = DAG, **given: Any) -> str:
     """Unpause the DAG, start a run and return its id; ``given`` is its ``conf`` and its ``dag_run_id``."""
     airflow.call("PATCH", f"dags/{dag}", {"is_paused": False})
     run = airflow.call("POST", f"dags/{dag}/dagRuns", {"logical_date": None} | given)
     return str(run["dag_run_id"])
 
 
-def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
-    """Print each task as it finishes; return the summary: state, tasks, figures and seconds."""
+def follow_run(airflow: Airflow, run_id: str) -> dict[str, Any]:
+    """Print each task as it finishes; return the summary: state, tasks, metrics and seconds."""
     started, shown = time.monotonic(), {}
     results: dict[str, dict[str, Any]] = {}
     told: set[str] = set()
@@ -43,16 +43,16 @@ def follow(airflow: Airflow, run_id: str) -> dict[str, Any]:
             if name not in told and (text := _waits_for(airflow, run_id, task)):
                 told.add(name)
                 print(text, flush=True)
-            if task["state"] in FINISHED and name not in shown:
-                shown[name] = {"state": task["state"], "seconds": seconds_of(task)}
+            if task["state"] in FINISHED_STATES and name not in shown:
+                shown[name] = {"state": task["state"], "seconds": task_seconds(task)}
                 if task["state"] == "success":
                     results[name] = _result(airflow, run_id, name)
                 _show(name, shown[name], results.get(name, {}))
                 if task["state"] == "failed":
-                    show_log(airflow.home, DAG, run_id, name)
+                    print_log_tail(airflow.home, DAG, run_id, name)
         if state in ("success", "failed") and len(shown) == len(TASKS):
             if ASK in results and shown["approval.promote"]["state"] == "skipped":
-                results["approval.promote"] = {"figures": {"decision": "rejected",
+                results["approval.promote"] = {"metrics": {"decision": "rejected",
                                                             "reason": results[ASK]["summary"]}}
             return _summary(state, shown, results, time.monotonic() - started)
         time.sleep(0.5)
@@ -83,7 +83,7 @@ def _answer(airflow: Airflow, run_id: str) -> str:
     return f"rejected {who}: nothing is promoted or submitted"
 
 
-def seconds_of(task: dict[str, Any]) -> float:
+def task_seconds(task: dict[str, Any]) -> float:
     """How long a finished task ran."""
     if not task["start_date"] or not task["end_date"]:
         return 0.0
@@ -106,7 +106,7 @@ def _show(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
     print(f"{name:<17}{end['state']:<10}{end['seconds']:7.1f} s  {how}{result.get('summary', '')}", flush=True)
 
 
-def show_log(home: Path, dag: str, run_id: str, task: str, number: int = -1) -> None:
+def print_log_tail(home: Path, dag: str, run_id: str, task: str, number: int = -1) -> None:
     """The line in which carclf says what is wrong, or the last lines of the task's newest log."""
     events = _events_of(home, dag, run_id, task, number)
     reasons = [event for event in events if event.startswith("carclf: ")]
@@ -132,15 +132,15 @@ def _event(line: str) -> str:
 def _summary(
     state: str, tasks: dict[str, Any], results: dict[str, dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
-    figures = {name: result.get("figures", {}) for name, result in results.items()}
-    promote = figures.get("promote", {}) | figures.get("approval.promote", {})
-    scored = figures.get("score", {})
+    metrics = {name: result.get("metrics", {}) for name, result in results.items()}
+    promote = metrics.get("promote", {}) | metrics.get("approval.promote", {})
+    scored = metrics.get("score", {})
     return {
-        "state": state, "tasks": tasks, "val_accuracy": figures.get("evaluate", {}).get("val_accuracy"),
+        "state": state, "tasks": tasks, "val_accuracy": metrics.get("evaluate", {}).get("val_accuracy"),
         "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
         "public_score": _number(scored.get("public_score")), "rank": _number(scored.get("rank")),
         "warning": scored.get("warning", ""), "seconds": round(seconds, 1),
-        "submission": figures.get("submit", {}).get("submission"),
+        "submission": metrics.get("submit", {}).get("submission"),
     }
 
 

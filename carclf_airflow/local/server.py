@@ -14,15 +14,15 @@ from typing import Any
 import requests
 
 from carclf.errors import ConfigError
-from carclf_airflow.local.processes import Processes
+from carclf_airflow.local.processes import ProcessGroup
 
 HEALTHY_SECONDS = 180.0
 LOCKED_SECONDS = 60  # that a part waits for the database, which others lock for long on a busy disk; else it ends
 NUM_WORKERS = 4  # tasks at once
-ROOT = Path(__file__).resolve().parent.parent
+REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
 
 
-class AirflowFailed(Exception):
+class AirflowError(Exception):
     """Airflow did not start or answer; the message says where its log is."""
 
 
@@ -44,10 +44,10 @@ def free_port(wanted: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise AirflowFailed("No port is free on 127.0.0.1.")
+    raise AirflowError("No port is free on 127.0.0.1.")
 
 
-def secrets_of(home: Path) -> dict[str, str]:
+def load_secrets(home: Path) -> dict[str, str]:
     """Keys and the admin's password, generated once and kept with mode 600."""
     path = home / "secrets.json"
     if not path.exists():
@@ -68,11 +68,11 @@ def _write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def settings(home: Path, port: int, num_workers: int) -> dict[str, str]:
+def airflow_environment(home: Path, port: int, num_workers: int) -> dict[str, str]:
     """The environment that makes Airflow a small, private one."""
-    keys = secrets_of(home)
+    keys = load_secrets(home)
     options = {
-        "core__dags_folder": str(ROOT / "dags"), "core__plugins_folder": str(ROOT / "plugins"),
+        "core__dags_folder": str(REPOSITORY_ROOT / "dags"), "core__plugins_folder": str(REPOSITORY_ROOT / "plugins"),
         "api__instance_name": "Car classifier", "core__load_examples": "False", "core__executor": "LocalExecutor",
         "core__parallelism": str(num_workers), "core__fernet_key": keys["fernet"],
         "core__simple_auth_manager_users": "admin:admin",
@@ -94,13 +94,13 @@ class Airflow:
     """A running Airflow and its REST API."""
 
     def __init__(
-        self, home: Path, processes: Processes, environment: dict[str, str], *, num_workers: int = NUM_WORKERS
+        self, home: Path, processes: ProcessGroup, environment: dict[str, str], *, num_workers: int = NUM_WORKERS
     ) -> None:
         self.home, self.processes = home, processes
         self.port = free_port(_wanted_port())
         self.url = f"http://127.0.0.1:{self.port}"
         path = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
-        self.environment = environment | settings(home, self.port, num_workers) | {"PATH": path}
+        self.environment = environment | airflow_environment(home, self.port, num_workers) | {"PATH": path}
         self.session = requests.Session()
         self.session.trust_env = False  # no proxy stands before loopback
 
@@ -109,14 +109,14 @@ class Airflow:
         command = [sys.executable, "-m", "airflow"]
         made = subprocess.run([*command, "db", "migrate"], env=self.environment, capture_output=True, text=True)
         if made.returncode:
-            raise AirflowFailed(f"airflow db migrate failed:\n{(made.stdout + made.stderr)[-2000:]}")
+            raise AirflowError(f"airflow db migrate failed:\n{(made.stdout + made.stderr)[-2000:]}")
         # Airflow's log server listens on every address; here the logs are read from the folder.
         for name, *options in (("api-server",), ("dag-processor",), ("scheduler", "--skip-serve-logs")):
             self.processes.start(name, [*command, name, *options], self.environment)
         limit = time.monotonic() + HEALTHY_SECONDS
         while not self._healthy():
             if (name := self.processes.ended()) or time.monotonic() > limit:
-                raise AirflowFailed(f"Airflow's {name or 'parts'} did not start; look into {self.processes.logs}")
+                raise AirflowError(f"Airflow's {name or 'parts'} did not start; look into {self.processes.logs}")
             time.sleep(0.5)
         self._log_in()
 
@@ -129,10 +129,10 @@ class Airflow:
         return all(found.get(part, {}).get("status") == "healthy" for part in parts)
 
     def _log_in(self) -> None:
-        body = {"username": "admin", "password": secrets_of(self.home)["admin"]}
+        body = {"username": "admin", "password": load_secrets(self.home)["admin"]}
         answer = self.session.post(f"{self.url}/auth/token", json=body, timeout=30)
         if answer.status_code == 401:  # the port was free when it was chosen
-            raise AirflowFailed(f"Another Airflow answers at {self.url}. Start again, or set CARCLF_PORT.")
+            raise AirflowError(f"Another Airflow answers at {self.url}. Start again, or set CARCLF_PORT.")
         answer.raise_for_status()
         self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
@@ -140,19 +140,19 @@ class Airflow:
         """One call of the REST API; AirflowFailed with its words where it refuses."""
         answer = self._ask(method, f"{self.url}/api/v2/{path}", body)
         if answer.status_code >= 400:
-            raise AirflowFailed(f"Airflow refused {method} {path} ({answer.status_code}): {answer.text[:500]}")
+            raise AirflowError(f"Airflow refused {method} {path} ({answer.status_code}): {answer.text[:500]}")
         return answer.json()
 
     def _ask(self, method: str, url: str, body: Any) -> requests.Response:
         for tries_left in (2, 1, 0):
             if name := self.processes.ended():
-                raise AirflowFailed(f"{name} has ended; look into {self.processes.logs}/{name}.log")
+                raise AirflowError(f"{name} has ended; look into {self.processes.logs}/{name}.log")
             try:
                 return self.session.request(method, url, json=body, timeout=60)
             except requests.RequestException as error:
                 # Only a question may be asked again: a lost answer to POST may have begun a run.
                 if method != "GET" or not tries_left:
-                    raise AirflowFailed(f"Airflow did not answer {method} {url}: {error}") from error
+                    raise AirflowError(f"Airflow did not answer {method} {url}: {error}") from error
                 time.sleep(2)
         raise AssertionError("the last try returns or raises")
 
@@ -163,6 +163,6 @@ class Airflow:
             if any(dag["dag_id"] == dag_id for dag in self.call("GET", "dags")["dags"]):
                 return
             if errors := self.call("GET", "importErrors")["import_errors"]:
-                raise AirflowFailed(f"{errors[0]['filename']} cannot be imported:\n{errors[0]['stack_trace'][-2000:]}")
+                raise AirflowError(f"{errors[0]['filename']} cannot be imported:\n{errors[0]['stack_trace'][-2000:]}")
             time.sleep(0.5)
-        raise AirflowFailed(f"The DAG {dag_id} did not appear; look into {self.processes.logs}")
+        raise AirflowError(f"The DAG {dag_id} did not appear; look into {self.processes.logs}")

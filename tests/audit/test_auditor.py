@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from carclf.artifacts import Audit, Drift
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
@@ -52,20 +52,20 @@ def crowned(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 def run(store: Store, name: str, url: str, patch: pytest.MonkeyPatch, **settings: object) -> dict[str, Result]:
     patch.setenv("CARCLF_KAGGLE_ENDPOINT", url)
     patch.setenv("KAGGLE_API_TOKEN", "demo-key")
-    own = Run.begin(name, store, "demo", load("demo", SMALL | settings))
+    own = Run.begin(name, store, "demo", load_config("demo", SMALL | settings))
     return {stage: own.run_stage(stage) for stage in list(STAGES)[: list(STAGES).index("promote") + 1]}
 
 
 def test_the_audit_ranks_every_usable_picture_and_leaves_a_page(crowned: tuple[Store, dict[str, Result]]) -> None:
     store, first = crowned
-    figures = first["train_head"].figures
-    audit = Audit.find(store, figures["audit"])
+    metrics = first["train_head"].metrics
+    audit = Audit.find(store, metrics["audit"])
     ranked = pd.read_parquet(audit.path(store, "suspects.parquet"))
-    assert len(ranked) == figures["num_audited"] == first["validate"].figures["num_train"]
-    assert ranked["suspect"].sum() == figures["num_suspects"] and ranked["score"].is_monotonic_increasing
-    page = store.read(figures["report"]).data.decode()
+    assert len(ranked) == metrics["num_audited"] == first["validate"].metrics["num_train"]
+    assert ranked["suspect"].sum() == metrics["num_suspects"] and ranked["score"].is_monotonic_increasing
+    page = store.read(metrics["report"]).data.decode()
     assert "Suspected labels" in page and "Drift" not in page and "data:image/jpeg;base64," in page
-    assert "drift" not in figures and not list(store.keys("drifts/"))
+    assert "drift" not in metrics and not list(store.keys("drifts/"))
 
 
 def test_a_second_run_on_the_champions_own_data_reuses_everything(
@@ -74,7 +74,7 @@ def test_a_second_run_on_the_champions_own_data_reuses_everything(
     store, first = crowned
     again = run(store, "again", servers["bright"], monkeypatch)
     assert all(result.reused for result in again.values())
-    assert again["train_head"].figures == first["train_head"].figures
+    assert again["train_head"].metrics == first["train_head"].metrics
     code = (f"import sys; from carclf.runs.run import Run; from carclf.services.storage import open_store; "
             f"print(Run.load('again', open_store({store.url!r})).run_stage('train_head').reused, "
             "sorted({'tensorflow', 'keras', 'sklearn', 'cleanlab', 'pandas'} & set(sys.modules)))")
@@ -96,13 +96,13 @@ def test_other_data_are_compared_with_the_champions_and_once_crowned_are_at_rest
     assert key in str(error.value) and "told apart with an AUC" in store.read(key).data.decode()
     caplog.set_level("INFO", "carclf")
     allowed = run(store, "allowed", servers["dark"], monkeypatch, **{"audit.drift_stop": 1})
-    figures = allowed["train_head"].figures
-    assert figures["drift"] > 0.5 and "above audit.drift_warn = 0.2" in caplog.text
-    assert json.loads(Drift.find(store, figures["report"].split("/")[1]).path(store, "drift.json").read_text())[
+    metrics = allowed["train_head"].metrics
+    assert metrics["drift"] > 0.5 and "above audit.drift_warn = 0.2" in caplog.text
+    assert json.loads(Drift.find(store, metrics["report"].split("/")[1]).path(store, "drift.json").read_text())[
         "verdict"] == "warn"
     assert store.read("champion.json").data != champion  # the dark pictures' model won
     at_rest = run(store, "at-rest", servers["dark"], monkeypatch)
-    assert all(result.reused for result in at_rest.values()) and "drift" not in at_rest["train_head"].figures
+    assert all(result.reused for result in at_rest.values()) and "drift" not in at_rest["train_head"].metrics
 
 
 def test_without_an_audit_nothing_is_compared(
@@ -110,4 +110,4 @@ def test_without_an_audit_nothing_is_compared(
 ) -> None:
     store, _ = crowned
     found = run(store, "unaudited", servers["bright"], monkeypatch, **{"audit.enabled": False, "seed": 1})
-    assert not {"audit", "report", "drift", "num_suspects"} & set(found["train_head"].figures)
+    assert not {"audit", "report", "drift", "num_suspects"} & set(found["train_head"].metrics)

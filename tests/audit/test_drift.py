@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from carclf.audit.drift import LEVEL, measure_drift
-from carclf.config import Audit, load
+from carclf.audit.drift import SIGNIFICANCE, measure_drift
+from carclf.config import Audit, load_config
 from carclf.errors import ConfigError
 
 ALERT = Audit(drift_warn=0, drift_stop=1)  # whatever chance would hardly make
@@ -28,18 +28,18 @@ def data(num: int, seed: int, *, brighter: float = 0, features: float = 0, commo
 def test_without_drift_alarms_are_no_more_frequent_than_the_level() -> None:
     alarms = [measure_drift(data(120, seed), data(150, 10_000 + seed), ALERT, seed)["verdict"] != "ok"
               for seed in range(200)]
-    assert sum(alarms) <= binom.ppf(0.999, len(alarms), LEVEL)
+    assert sum(alarms) <= binom.ppf(0.999, len(alarms), SIGNIFICANCE)
 
 
 @pytest.mark.parametrize(
     ("planted", "measure"),
-    [({"brighter": 30}, "brightness"), ({"features": 3}, "features"), ({"common": 0.6}, "class shares")],
+    [({"brighter": 30}, "brightness"), ({"features": 3}, "features"), ({"common": 0.6}, "class distribution")],
 )
 def test_planted_drift_is_named_and_the_rest_is_quiet(planted: dict[str, float], measure: str) -> None:
     found = measure_drift(data(800, 0, **planted), data(800, 1), Audit(drift_warn=0.1, drift_stop=0.3), 0)
     assert {one["name"]: one["verdict"] for one in found["measures"]} == {
         name: "stop" if name == measure else "ok"
-        for name in ("class shares", "width", "height", "brightness", "contrast", "sharpness", "features")
+        for name in ("class distribution", "width", "height", "brightness", "contrast", "sharpness", "features")
     }
     assert (found["verdict"], found["worst"]) == ("stop", measure) and found["value"] > 0.3
 
@@ -66,7 +66,7 @@ def test_a_class_that_is_gone_is_warned_of_however_small_it_was() -> None:
     (rows, features), other = data(800, 0), data(800, 1)
     kept = (rows["label"] != 9).to_numpy()
     found = measure_drift((rows[kept], features[kept]), other, Audit(drift_warn=0.3), 0)
-    assert (found["verdict"], found["worst"]) == ("warn", "class shares")
+    assert (found["verdict"], found["worst"]) == ("warn", "class distribution")
     assert found["measures"][0]["note"] == "class 9 has no pictures any more"
 
 
@@ -83,7 +83,7 @@ def test_pictures_that_both_datasets_have_do_not_hide_what_is_new() -> None:
 def test_old_indexes_without_measures_and_missing_features_are_compared_by_what_is_known() -> None:
     (rows, _), other = data(100, 0), data(100, 1)
     found = measure_drift((rows[["label", "width", "height"]], None), other, Audit(), 0)
-    assert [one["name"] for one in found["measures"]] == ["class shares", "width", "height"]
+    assert [one["name"] for one in found["measures"]] == ["class distribution", "width", "height"]
 
 
 def test_a_dataset_that_contains_the_other_has_not_drifted() -> None:
@@ -94,4 +94,4 @@ def test_a_dataset_that_contains_the_other_has_not_drifted() -> None:
 
 def test_a_warning_limit_above_the_stop_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"audit\.drift_warn = 0\.6 is above audit\.drift_stop = 0\.5"):
-        load("demo", {"audit.drift_warn": 0.6})
+        load_config("demo", {"audit.drift_warn": 0.6})

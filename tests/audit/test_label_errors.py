@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carclf.audit.label_errors import left_out_scores, rank_labels, rank_suspects
+from carclf.audit.label_errors import leave_cluster_out_scores, rank_labels, rank_suspects
 
 NUM, CLASSES = 600, 6
 
@@ -44,10 +44,10 @@ def test_planted_flips_stand_first_with_their_right_labels(seed: int) -> None:
 def test_a_clusters_own_labels_decide_nothing_of_its_scores() -> None:
     labels = np.arange(60) % 3
     features, clusters = pooled(labels), np.arange(60) // 2
-    scores = left_out_scores(features, labels, clusters, seed=0)
+    scores = leave_cluster_out_scores(features, labels, clusters, seed=0)
     changed = labels.copy()
     changed[[10, 11]] = (labels[[10, 11]] + 1) % 3  # a cluster's own labels decide nothing of its own scores
-    again = left_out_scores(features, changed, clusters, seed=0)
+    again = leave_cluster_out_scores(features, changed, clusters, seed=0)
     np.testing.assert_allclose(scores[[10, 11]], again[[10, 11]], atol=1e-8)
     assert np.abs(scores - again)[12:].max() > 1e-3
 
@@ -77,9 +77,9 @@ def test_scores_are_the_same_however_many_pictures_are_looked_at_at_once(
     labels = np.arange(60) % 3
     features, clusters = pooled(labels), np.random.default_rng(1).integers(0, 25, 60)
     monkeypatch.setattr("carclf.audit.label_errors.BLOCK", 30)
-    scores = left_out_scores(features, labels, clusters, seed=0)
+    scores = leave_cluster_out_scores(features, labels, clusters, seed=0)
     monkeypatch.setattr("carclf.audit.label_errors.BLOCK", block)
-    np.testing.assert_allclose(left_out_scores(features, labels, clusters, seed=0), scores, atol=1e-5)  # of float32
+    np.testing.assert_allclose(leave_cluster_out_scores(features, labels, clusters, seed=0), scores, atol=1e-5)  # of float32
 
 
 @pytest.mark.acceptance

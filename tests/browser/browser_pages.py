@@ -11,7 +11,7 @@ SECONDS = 300  # that a run of the demo may take on a busy machine
 
 
 @dataclass
-class Running:
+class RunningAirflow:
     """Airflow's address, its admin's password, the store, and the run that the demo made."""
 
     url: str
@@ -44,10 +44,10 @@ class Running:
         raise TimeoutError(f"{run} did not end in {SECONDS} s")
 
 
-class Viewer:
+class PageViewer:
     """A page in a browser that is logged in; what it refuses or stumbles on is kept."""
 
-    def __init__(self, context: BrowserContext, airflow: Running) -> None:
+    def __init__(self, context: BrowserContext, airflow: RunningAirflow) -> None:
         self.context, self.airflow = context, airflow
         self.page: Page = context.new_page()
         self.page.set_default_timeout(30_000)

@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser_pages import Running, Viewer
+from browser_pages import PageViewer, RunningAirflow
 from playwright.sync_api import Browser, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="session")
-def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
     """``make demo`` to its end, still up."""
     state = tmp_path_factory.mktemp("browser")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "carclf_airflow.local", "demo"], text=True, stdout=subprocess.PIPE,
-        env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"})
+        env=environment | {"CARCLF_LOCAL_FOLDER": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"})
     assert process.stdout is not None
     try:
         lines = []
@@ -33,7 +33,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         assert lines and lines[-1].startswith("UI "), "".join(lines)
         home = state / "demo"
         password = json.loads((home / "airflow" / "passwords.json").read_text())["admin"]
-        running = Running(lines[-1].split()[1], password, home / "store-demo", "")
+        running = RunningAirflow(lines[-1].split()[1], password, home / "store-demo", "")
         runs = running.call("GET", "dags/car_retrain/dagRuns")["dag_runs"]
         running.run = runs[0]["dag_run_id"]  # type: ignore[index]
         yield running
@@ -43,13 +43,13 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 @pytest.fixture(scope="session")
-def training(airflow: Running) -> str:
+def training(airflow: RunningAirflow) -> str:
     """Another run, of another seed, that has just begun when the first test asks for it."""
     return airflow.trigger(seed=3, **{"fine_tune.epochs": 40, "fine_tune.patience": 40})
 
 
 @pytest.fixture(scope="session")
-def second(airflow: Running, training: str) -> str:
+def second(airflow: RunningAirflow, training: str) -> str:
     """The same run, once it has ended."""
     assert airflow.wait(training) == "success"
     return training
@@ -64,7 +64,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def login(airflow: Running, browser: Browser) -> dict[str, object]:
+def login(airflow: RunningAirflow, browser: Browser) -> dict[str, object]:
     """What a browser keeps after the login form was filled in."""
     page = browser.new_page()
     page.goto(airflow.url)
@@ -76,9 +76,9 @@ def login(airflow: Running, browser: Browser) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where pictures of what was tested are kept."""
-    folder = Path(os.environ.get("SHOTS") or tmp_path_factory.getbasetemp() / "shots")
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.getbasetemp() / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\nScreenshots are in {folder}")
     return folder
@@ -86,11 +86,11 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def viewer(
-    browser: Browser, login: dict[str, object], airflow: Running, request: pytest.FixtureRequest
-) -> Iterator[Viewer]:
+    browser: Browser, login: dict[str, object], airflow: RunningAirflow, request: pytest.FixtureRequest
+) -> Iterator[PageViewer]:
     options = getattr(request, "param", {})
     context = browser.new_context(storage_state=login, **{"viewport": {"width": 1400, "height": 950}} | options)
-    found = Viewer(context, airflow)
+    found = PageViewer(context, airflow)
     yield found
     context.close()
     assert found.wrong == []

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from benchmarks.runs_page import ROOT, serving
-from carclf.config import load
-from carclf.runs.index import rebuild
+from benchmarks.runs_page import ROOT, serve
+from carclf.config import load_config
+from carclf.runs.index import rebuild_index
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
 
@@ -25,7 +25,7 @@ WIDER = "document.documentElement.scrollWidth - document.documentElement.clientW
 def served(store: Store, home: Path) -> Iterator[str]:
     uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:site", "--port"]
     environment = {"CARCLF_STORE": store.url, "AIRFLOW_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    with serving(uvicorn, environment, "/static/vega.js") as url:
+    with serve(uvicorn, environment, "/static/vega.js") as url:
         yield url
 
 
@@ -36,11 +36,11 @@ def store(tmp_path: Path) -> Store:
 
 def measured(store: Store, name: str, accuracy: float, created: str) -> Run:
     """A run that was evaluated and has not ended."""
-    run = Run.begin(name, store, "demo", load("demo"))
+    run = Run.begin(name, store, "demo", load_config("demo"))
     run.note(Result("evaluate", "0", False, 1.0, {"val_accuracy": accuracy, "low": 0.5, "high": 0.9}, ""))
     store.write(f"runs/{name}.json", store.read(f"runs/{name}.json").data.replace(  # type: ignore[union-attr]
         run.record["created"].encode(), created.encode()))
-    rebuild(store)
+    rebuild_index(store)
     return run
 
 
@@ -60,7 +60,7 @@ def test_a_store_without_a_run_says_how_to_begin(store: Store, tmp_path: Path, b
 
 
 def test_odd_texts_are_shown_as_they_are_and_are_no_wider_than_a_phone(
-    store: Store, tmp_path: Path, browser: Browser, shots: Path
+    store: Store, tmp_path: Path, browser: Browser, screenshots: Path
 ) -> None:
     run = measured(store, "failed", 0.7, "2026-11-25T14:28:10.000+00:00")
     run._tell("download", run.record["created"], state="failed", text=LONG)
@@ -71,7 +71,7 @@ def test_odd_texts_are_shown_as_they_are_and_are_no_wider_than_a_phone(
             page.get_by_text("failed").first.wait_for()
             assert page.evaluate(WIDER) <= 0, path
         assert "<img src=x onerror=alert(1)> ü😀" in (page.locator("main").text_content() or "")
-        page.screenshot(path=shots / "odd.png")
+        page.screenshot(path=screenshots / "odd.png")
         page.close()
 
 
@@ -83,11 +83,11 @@ def test_times_are_utc_in_list_and_chart_wherever_the_browser_is(
     with served(store, tmp_path) as url:
         page = shown(browser, timezone_id="Asia/Kolkata")
         page.goto(url)
-        page.locator("#chart-over-time svg").wait_for()
+        page.locator("#chart-timeline svg").wait_for()
         assert page.get_by_role("button", name="Begun (UTC)").count() == 1
         assert page.locator("#table tbody").get_by_text("2026-11-25 14:00").count() == 1
-        ticks = page.locator("#chart-over-time .role-axis-label text").all_text_contents()
-        assert "15:00" in ticks and "UTC" in page.locator("#chart-over-time svg").all_text_contents()[0]
+        ticks = page.locator("#chart-timeline .role-axis-label text").all_text_contents()
+        assert "15:00" in ticks and "UTC" in page.locator("#chart-timeline svg").all_text_contents()[0]
         page.close()
 
 

@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from browser_pages import Running, Viewer
+from browser_pages import PageViewer, RunningAirflow
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 MINUTES = 60_000
 
 
-def triggered(airflow: Running, viewer: Viewer, fields: dict[str, str]) -> str:
+def triggered(airflow: RunningAirflow, viewer: PageViewer, fields: dict[str, str]) -> str:
     """Fill in the form and send it; the address of the DAG run to which Airflow leads."""
     page = viewer.page
     page.goto(f"{airflow.url}/dags/car_experiments")
@@ -30,7 +30,7 @@ def triggered(airflow: Running, viewer: Viewer, fields: dict[str, str]) -> str:
 
 
 def test_an_experiment_is_begun_by_its_form_and_followed_in_its_tab_to_the_winner(
-    airflow: Running, viewer: Viewer, shots: Path
+    airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
 ) -> None:
     address = triggered(airflow, viewer, {
         "settings": "fine_tune.epochs=1 head.epochs=2", "recipes": "longer fine_tune.epochs=8", "seeds": "0"})
@@ -38,13 +38,13 @@ def test_an_experiment_is_begun_by_its_form_and_followed_in_its_tab_to_the_winne
     frame.locator("html").evaluate("root => root.dataset.mark = 'same page'")
     frame.get_by_role("heading", name="Trainings: 2 of 2 begun").wait_for(timeout=8 * MINUTES)
     assert frame.locator("tbody th").all_text_contents() == ["baseline", "longer"]
-    viewer.page.screenshot(path=shots / "trainings.png")
+    viewer.page.screenshot(path=screenshots / "trainings.png")
     frame.get_by_role("heading", name="Winner").wait_for(timeout=8 * MINUTES)
     assert frame.locator("html").get_attribute("data-mark") == "same page"
     winner = frame.locator("#winner + p a")
     assert (winner.text_content() or "").endswith("-longer-s0")
     command = frame.locator("code.command").first.text_content()
     assert command == f"carclf champion promote --run {winner.text_content()} --store {airflow.store}"
-    viewer.page.screenshot(path=shots / "winner.png")
+    viewer.page.screenshot(path=screenshots / "winner.png")
     winner.click()
     frame.get_by_role("heading", name="Run ").wait_for()

@@ -39,7 +39,7 @@ def _site() -> FastAPI:
     create_auth_manager()
     from carclf_airflow import routes
 
-    return routes.make_site()
+    return routes.create_app()
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def stranger(site: FastAPI, store: Store) -> Iterator[TestClient]:
+def anonymous_client(site: FastAPI, store: Store) -> Iterator[TestClient]:
     """Somebody who is not logged in; the pages are mounted as Airflow mounts them."""
     airflow = FastAPI()
     airflow.mount("/carclf", site)
@@ -68,18 +68,18 @@ def logged_in(client: TestClient, role: str | None) -> TestClient:
 
 
 @pytest.fixture
-def viewer(stranger: TestClient) -> TestClient:
+def viewer(anonymous_client: TestClient) -> TestClient:
     """Somebody who may read the DAGs, and no more."""
-    return logged_in(stranger, "viewer")
+    return logged_in(anonymous_client, "viewer")
 
 
 @pytest.fixture
-def editor(stranger: TestClient) -> TestClient:
+def editor(anonymous_client: TestClient) -> TestClient:
     """Somebody who may edit the DAGs."""
-    return logged_in(stranger, "user")
+    return logged_in(anonymous_client, "user")
 
 
 @pytest.fixture
-def nobody(stranger: TestClient) -> TestClient:
+def nobody(anonymous_client: TestClient) -> TestClient:
     """Somebody with a login and without any right."""
-    return logged_in(stranger, None)
+    return logged_in(anonymous_client, None)

@@ -13,7 +13,7 @@ import pytest
 from carclf.experiments.form import Form
 
 ROOT = Path(__file__).resolve().parents[2]
-CHOICES = ["choose_1", "choose_2", "choose_3", "choose_last"]
+CHOICES = ["choose_1", "choose_2", "choose_3", "choose_finalists"]
 TRAININGS = ["rung_1", "rung_2", "rung_3", "finish"]
 
 
@@ -47,7 +47,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
                        for name, param in dag.params._ParamsDict__dict.items()},
         }))
         """,
-        tmp_path_factory.mktemp("airflow"), CARCLF_WIDTH="2", CARCLF_GPU_POD="/gpu.yaml",
+        tmp_path_factory.mktemp("airflow"), CARCLF_MAX_PARALLEL_TRAININGS="2", CARCLF_GPU_POD_TEMPLATE="/gpu.yaml",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -55,7 +55,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 def test_all_members_train_between_the_data_and_the_comparison(described) -> None:
     data = {"plan": ["prepare"], "prepare": [*CHOICES, "compare"], "compare": ["promote"], "promote": []}
-    after = [["choose_2"], ["choose_3"], ["choose_last"], ["compare"]]
+    after = [["choose_2"], ["choose_3"], ["choose_finalists"], ["compare"]]
     expected = {name: [training] for name, training in zip(CHOICES, TRAININGS, strict=True)}
     expected["choose_1"] = ["rung_1"]
     assert {name: sorted(tasks) for name, tasks in described["chain"].items()} == {

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from carclf.config import fields
+from carclf.config import iter_settings
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
@@ -38,8 +38,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "CARCLF_SCHEDULE": "none",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/a.db",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}", "CARCLF_STORE": str(home / "store"),
-        "CARCLF_CACHE": str(home / "cache"), "CARCLF_POKE_SECONDS": "1", "CARCLF_RETRY_SECONDS": "1",
-        "CARCLF_APPROVAL_HOURS": "1.5",
+        "CARCLF_CACHE": str(home / "cache"), "CARCLF_POKE_INTERVAL_SECONDS": "1", "CARCLF_RETRY_DELAY_SECONDS": "1",
+        "CARCLF_APPROVAL_TIMEOUT_HOURS": "1.5",
     }
 
 
@@ -147,7 +147,7 @@ def test_the_chain_is_the_nine_stages_and_an_approval_on_the_gpu_queue(described
 def test_what_waits_holds_no_slot_and_outlasts_a_night(described) -> None:
     assert described["sensors"] == {"submit": ["reschedule", 3 * 24 * 3600, "none_failed"],
                                     "score": ["reschedule", 6 * 3600, "all_success"]}
-    assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_HOURS=1.5
+    assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_TIMEOUT_HOURS=1.5
 
 
 def test_the_question_before_a_promotion_shows_the_figures_and_leads_to_the_runs_report(
@@ -160,7 +160,7 @@ def test_the_question_before_a_promotion_shows_the_figures_and_leads_to_the_runs
                                "reason": "awaiting approval: all hold. To go on: carclf promote", "p_value": 0.0123456},
                    "evaluate": {"val_accuracy": 0.95, "low": 0.93, "high": 0.97, "num_images": 500, "weakest_class": 2,
                                 "weakest_recall": 0.8, "calibration_error": 0.01}}
-        ti = N(xcom_pull=lambda task_ids: {"figures": results[task_ids]})
+        ti = N(xcom_pull=lambda task_ids: {"metrics": results[task_ids]})
         body = car_retrain.car_retrain().get_task("approval.ask").body
         print(jinja2.Template(body).render(ti=ti, run_id="manual__2026-11-25T06:54:51+00:00"))
     """
@@ -173,8 +173,8 @@ def test_the_question_before_a_promotion_shows_the_figures_and_leads_to_the_runs
 
 def test_nobody_is_told_unless_the_deployment_says_whom(described, environment: dict[str, str]) -> None:
     assert described["callbacks"] == [None, None]
-    wrong = python("import car_retrain", environment | {"CARCLF_NOTIFY": "ftp://secret@host"})
-    assert "CARCLF_NOTIFY is neither an http:// or https:// URL nor mailto:address." in wrong.stderr
+    wrong = python("import car_retrain", environment | {"CARCLF_NOTIFICATION_URL": "ftp://secret@host"})
+    assert "CARCLF_NOTIFICATION_URL is neither an http:// or https:// URL nor mailto:address." in wrong.stderr
     assert "secret" not in wrong.stderr
 
 
@@ -185,7 +185,7 @@ def test_parsing_takes_less_than_a_second_and_imports_neither_tensorflow_nor_ker
 
 def test_the_form_has_every_setting_with_its_type_limits_and_description(described) -> None:
     params = described["params"]
-    assert list(params) == ["recipe", *(name for name, _ in fields() if not name.startswith("score."))]
+    assert list(params) == ["recipe", *(name for name, _ in iter_settings() if not name.startswith("score."))]
     epochs = params["fine_tune.epochs"]
     assert (epochs["type"], epochs["minimum"], epochs["maximum"]) == (["integer", "null"], 0, 500)
     assert epochs["description"].endswith("(gpu: 12)") and epochs["section"] == "Fine tune"
@@ -221,7 +221,7 @@ def test_a_child_is_told_of_mlflow_and_where_its_dag_run_is_seen(environment: di
     seen, address = json.loads(done.stdout.splitlines()[-1])
     assert {name: value for name, value in seen.items() if name.startswith("MLFLOW")} == {
         name: value for name, value in told.items() if name.startswith("MLFLOW")}
-    assert address == {"CARCLF_AIRFLOW_RUN":
+    assert address == {"CARCLF_AIRFLOW_RUN_URL":
                        "http://127.0.0.1:8080/dags/car_retrain/runs/manual__2026-11-25T05%3A00%3A00%2B00%3A00"}
 
 
@@ -334,7 +334,7 @@ def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, 
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})),
                    "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "approval.ask"})}
         def run_child(command, env):
-            open(command[-1], "w").write('{"skip": "refused: weak"}')
+            open(command[-1], "w").write('{"skip": "rejected: weak"}')
             return 99, ""
         stage_process.run_child = run_child
         try:
@@ -352,10 +352,10 @@ def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environ
         import json, sys
         from carclf_airflow import stage_process
         long = "x" * 100_000
-        figures = {f"figure {n} {long}": long for n in range(500)} | {"reason": long}
-        huge = {"stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "figures": {"reason": long} | figures,
+        metrics = {f"figure {n} {long}": long for n in range(500)} | {"reason": long}
+        huge = {"stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "metrics": {"reason": long} | metrics,
                 "summary": long, "skip": long, "waiting": False, "until": ""}
-        usual = huge | {"figures": {"val_accuracy": 0.9, "class_names": "0 1 2", "reason": "r" * 600},
+        usual = huge | {"metrics": {"val_accuracy": 0.9, "class_names": "0 1 2", "reason": "r" * 600},
                         "summary": "val_accuracy 0.9", "skip": ""}
         print(len(json.dumps(stage_process.readable(huge))), json.dumps(stage_process.readable(usual)))
     """
@@ -364,7 +364,7 @@ def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environ
     assert int(size) < 24_000
     assert json.loads(usual) == {
         "stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "summary": "val_accuracy 0.9", "skip": "",
-        "figures": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
+        "metrics": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
 
 
 def test_figures_come_to_xcom_rounded_as_a_person_reads_them(environment: dict[str, str]) -> None:
@@ -372,11 +372,11 @@ def test_figures_come_to_xcom_rounded_as_a_person_reads_them(environment: dict[s
         from carclf_airflow import experiment_steps, stage_process, json
         from types import SimpleNamespace as N
         context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
-        found = [{"figures": {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
+        found = [{"metrics": {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
                               "num_images": 12345678, "public_score": 0.88666}}, [{"run": "m", "val_accuracy": 1 / 3}]]
         left = iter(found)
         stage_process.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(next(left))) and 0, "")
-        print(json.dumps([stage_process.run_stage("evaluate", context)["figures"],
+        print(json.dumps([stage_process.run_stage("evaluate", context)["metrics"],
                           experiment_steps.run_experiment("train", context)]))
     """
     assert json.loads(python(code, environment).stdout.splitlines()[-1]) == [
@@ -422,7 +422,7 @@ TOLD = """
     from types import SimpleNamespace as N
     from carclf_airflow import notifications
     for target, state, xcoms in json.loads(sys.argv[1]):
-        os.environ["CARCLF_NOTIFY"] = target
+        os.environ["CARCLF_NOTIFICATION_URL"] = target
         ti = N(xcom_pull=lambda task_ids, key="return_value": xcoms.get(f"{task_ids} {key}"))
         try:
             notifications.callbacks()[f"on_{state}_callback"](
@@ -439,11 +439,11 @@ def test_the_end_of_a_run_is_told_in_its_own_words_to_a_url_or_by_airflows_mail(
     reason = "awaiting approval: promoted: {{ all }} <rules> hold"
     waited = {"decision": "awaiting approval", "threshold": 0.9, "p_value": 0.01234567,
               "reason": f"{reason}. To go on: carclf promote --run r --approved-by NAME"}
-    rejected = {"promote return_value": {"waiting": True, "figures": waited},
+    rejected = {"promote return_value": {"waiting": True, "metrics": waited},
                 "approval.ask answer": "rejected by admin: nothing is promoted or submitted"}
-    refused = {"promote return_value": {"figures": {"decision": "refused", "reason": "refused: weak"}}}
-    scored = {"promote return_value": {"figures": {"decision": "promoted", "reason": "promoted: all rules hold"}},
-              "score return_value": {"figures": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
+    refused = {"promote return_value": {"metrics": {"decision": "rejected", "reason": "rejected: weak"}}}
+    scored = {"promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
+              "score return_value": {"metrics": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
     connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": mailbox.port,
                   "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@cars"}}
     cases = [
@@ -465,11 +465,11 @@ def test_the_end_of_a_run_is_told_in_its_own_words_to_a_url_or_by_airflows_mail(
     assert first == {
         "text": f"car_retrain manual__1: promoted: all rules hold (public score 0.9, rank 2) {link}",
         "dag": "car_retrain", "run": "manual__1", "state": "success", "outcome": "promoted",
-        "reason": "promoted: all rules hold", "figures": {"public_score": 0.9, "rank": 2}, "link": link,
+        "reason": "promoted: all rules hold", "metrics": {"public_score": 0.9, "rank": 2}, "link": link,
     }
     assert [(message["outcome"], message["reason"]) for message in others][:3] == [
         ("not approved", f"rejected by admin: nothing is promoted or submitted; {reason}"),
-        ("refused", "refused: weak"), ("failed", "submit: ServiceError: away"),
+        ("rejected", "rejected: weak"), ("failed", "submit: ServiceError: away"),
     ]
     assert others[0]["text"].endswith(f"hold (threshold 0.9, p value 0.01235) {link}")
     (mail,) = mailbox.mails
@@ -478,7 +478,7 @@ def test_the_end_of_a_run_is_told_in_its_own_words_to_a_url_or_by_airflows_mail(
 
 
 def test_run_ids_of_airflow_become_keys_of_the_store(environment: dict[str, str]) -> None:
-    done = python("from carclf_airflow import stage_process; print(stage_process.run_id_of('manual__2026-11-23T18:00:00+00:00'))", environment)
+    done = python("from carclf_airflow import stage_process; print(stage_process.run_id_from_dag_run('manual__2026-11-23T18:00:00+00:00'))", environment)
     assert done.stdout.splitlines()[-1] == "manual__2026-11-23T18-00-00-00-00"
 
 

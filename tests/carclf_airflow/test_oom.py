@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "dags"))
 
-from carclf_airflow.oom import COUNTS, MEND, out_of_memory_kills, own_cgroup, why_killed  # noqa: E402
+from carclf_airflow.oom import OOM_COUNT_FILES, OOM_HINT, count_oom_kills, explain_kill, find_cgroup  # noqa: E402
 
 
 @pytest.fixture
@@ -24,31 +24,31 @@ def cgroup(tmp_path: Path) -> Path:
 
 
 def test_a_kill_for_want_of_memory_is_told_with_the_limit(cgroup: Path) -> None:
-    before = out_of_memory_kills(cgroup)
+    before = count_oom_kills(cgroup)
     (cgroup / "memory.events").write_text("oom 4\noom_kill 2\n")
-    said = f"out of memory: the kernel's OOM killer ended a process of the stage (the limit is 537 MB). {MEND}"
+    said = f"out of memory: the kernel's OOM killer ended a process of the stage (the limit is 537 MB). {OOM_HINT}"
     # A data worker may have been killed instead: then the stage itself ends with an error of its own.
-    assert [before, *(why_killed(status, before, cgroup) for status in (-9, 137, 1))] == [1, said, said, said]
+    assert [before, *(explain_kill(status, before, cgroup) for status in (-9, 137, 1))] == [1, said, said, said]
 
 
 def test_older_kernels_count_under_other_names(tmp_path: Path) -> None:
     (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     (tmp_path / "memory.limit_in_bytes").write_text("4294967296\n")
-    assert out_of_memory_kills(tmp_path) == 3
-    assert why_killed(-9, 2, tmp_path).startswith(
+    assert count_oom_kills(tmp_path) == 3
+    assert explain_kill(-9, 2, tmp_path).startswith(
         "out of memory: the kernel's OOM killer ended a process of the stage (the limit is 4295 MB). ")
 
 
 def test_this_process_is_counted_somewhere() -> None:
-    assert any((own_cgroup() / name).is_file() for name in COUNTS)
+    assert any((find_cgroup() / name).is_file() for name in OOM_COUNT_FILES)
 
 
 def test_any_other_kill_is_not_called_a_want_of_memory_of_the_container(cgroup: Path, tmp_path: Path) -> None:
-    said = why_killed(-9, 1, cgroup)
+    said = explain_kill(-9, 1, cgroup)
     assert said == ("killed by SIGKILL, and not by this container's own memory limit: the machine may have run out of "
-                    f"memory (its kernel log says so), or somebody ended it. {MEND}")
-    assert why_killed(137, 0, tmp_path / "no such kernel") == said
-    assert [why_killed(status, 1, cgroup) for status in (1, 65, 75, 78, -15)] == [""] * 5
+                    f"memory (its kernel log says so), or somebody ended it. {OOM_HINT}")
+    assert explain_kill(137, 0, tmp_path / "no such kernel") == said
+    assert [explain_kill(status, 1, cgroup) for status in (1, 65, 75, 78, -15)] == [""] * 5
 
 
 def test_a_stage_is_what_the_kernel_kills_first_and_not_the_worker_that_tells_of_it(tmp_path: Path) -> None:

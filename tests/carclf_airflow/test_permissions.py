@@ -14,14 +14,14 @@ REQUESTS = {
 
 
 @pytest.fixture
-def stranger(site: FastAPI) -> TestClient:
+def anonymous_client(site: FastAPI) -> TestClient:
     """Airflow's REST API; the DAGs are not in its database, so that what is allowed is answered by 404."""
     from airflow.api_fastapi.app import create_app
 
     return TestClient(create_app(apps="core"), raise_server_exceptions=False)
 
 
-@pytest.mark.parametrize(("who", "status"), [("stranger", 401), ("nobody", 403), ("viewer", 403), ("editor", 404)])
+@pytest.mark.parametrize(("who", "status"), [("anonymous_client", 401), ("nobody", 403), ("viewer", 403), ("editor", 404)])
 def test_only_who_may_edit_the_dag_approves_a_promotion_or_starts_a_run_that_makes_one(
     request: pytest.FixtureRequest, who: str, status: int
 ) -> None:

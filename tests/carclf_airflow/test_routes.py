@@ -13,12 +13,12 @@ from urllib.parse import quote
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from gate_candidates import candidate
+from gate_candidates import build_candidate
 from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from carclf.config import load
+from carclf.config import load_config
 from carclf.experiments.plan import make_plan, write_plan
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
@@ -35,11 +35,11 @@ POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'sel
 
 
 def noted(store: Store, name: str, wrong: range = range(0)) -> Run:
-    one = candidate(store, name, wrong)
-    run = Run.begin(name, store, "demo", load("demo", {"seed": len(name)}))
+    one = build_candidate(store, name, wrong)
+    run = Run.begin(name, store, "demo", load_config("demo", {"seed": len(name)}))
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
@@ -48,16 +48,16 @@ def asked(site: FastAPI) -> list[tuple[str, str]]:
     return [(method, re.sub(r"\{[^}]*\}", "x", route.path)) for route in site.routes for method in route.methods]
 
 
-def test_without_login_every_route_answers_401(site: FastAPI, stranger: TestClient) -> None:
+def test_without_login_every_route_answers_401(site: FastAPI, anonymous_client: TestClient) -> None:
     requests = asked(site)
     assert len(requests) >= 16
-    assert {request: stranger.request(*request).status_code for request in requests} == dict.fromkeys(requests, 401)
-    assert stranger.get("/nothing/here").status_code == 401
-    page = stranger.get("/", headers=HTML)
+    assert {request: anonymous_client.request(*request).status_code for request in requests} == dict.fromkeys(requests, 401)
+    assert anonymous_client.get("/nothing/here").status_code == 401
+    page = anonymous_client.get("/", headers=HTML)
     assert page.status_code == 401 and "for those who are logged in to Airflow" in page.text
 
 
-def test_a_forged_or_altered_login_is_refused(stranger: TestClient, viewer: TestClient) -> None:
+def test_a_forged_or_altered_login_is_refused(anonymous_client: TestClient, viewer: TestClient) -> None:
     token = viewer.cookies["_token"]
     head, _, signature = token.split(".")
     admin = base64.urlsafe_b64encode(json.dumps({"sub": "admin", "role": "admin"}).encode()).decode().rstrip("=")
@@ -187,10 +187,10 @@ def test_whatever_the_name_no_file_beside_the_store_is_opened(
 
 
 def test_a_files_page_is_shown_without_scripts_network_or_this_sites_origin(store: Store, viewer: TestClient) -> None:
-    one = candidate(store, "good", config=load("demo", {"gate.threshold": 0.1}))
+    one = build_candidate(store, "good", config=load_config("demo", {"gate.threshold": 0.1}))
     decision, _ = one.promote(store)
     run = noted(store, "good")
-    run.note(Result("promote", decision.key, False, 1.0, decision.figures, ""))
+    run.note(Result("promote", decision.key, False, 1.0, decision.metrics, ""))
     page = viewer.get("/runs/good/files/promote/report.html")
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     style = re.search(r"<style>(.*?)</style>", page.text, re.DOTALL)
@@ -276,7 +276,7 @@ def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200 and "has not begun yet" in page.text and f'data-run="{own}"' in page.text
     assert viewer.get(f"/data/runs/{own}/live").json()["version"] == "none"
-    Run.begin(own, store, "demo", load("demo"))
+    Run.begin(own, store, "demo", load_config("demo"))
     page = viewer.get(path, headers=HTML)
     version = viewer.get(f"/data/runs/{own}/live").json()["version"]
     assert f'data-run="{own}" data-version="{version}" data-state="open"' in page.text
@@ -296,18 +296,18 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     assert "Trainings: 0 of 2 begun" in waiting and waiting.count("not begun") == 2
     assert viewer.get(f"/experiments/{own}/report.html").status_code == 404
     store.write(f"experiments/{own}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
-    row = {"recipe": "baseline", "accuracy": 0.9, "spread": None, "num_seeds": 1, "finding": "", "sentence": "",
-           "front": False, "command": "", "runs": []}
-    found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_compared": 0,
-             "level": 0.05, "seed_shift": None, "rows": [row], "dropped": [], "failed": [], "left_out": []}
-    store.write(f"experiments/{own}/comparison.json", json.dumps(found).encode())
+    row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
+           "on_pareto_front": False, "command": "", "runs": []}
+    found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_comparisons": 0,
+             "level": 0.05, "seed_std": None, "rows": [row], "dropped": [], "failed": [], "left_out": []}
+    store.write(f"experiments/{own}/outcome.json", json.dumps(found).encode())
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200 and f"Experiment <bdi>{own}</bdi>" in page.text
     assert page.headers["content-security-policy"] == POLICY
     report = viewer.get(f"/experiments/{own}/report.html")
     assert report.text.startswith("<h1>Recipes</h1>")
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
-    store.write(f"experiments/{own}/comparison.json", b"{}")
+    store.write(f"experiments/{own}/outcome.json", b"{}")
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 500 and "Make it again: carclf experiment compare" in page.text
     assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
@@ -331,7 +331,7 @@ def test_an_experiments_pages_ask_for_the_right_to_read_the_dag_of_experiments(
 
 
 def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     run._tell("fine_tune", run.record["created"], state="running")
 
     def tell(num: int) -> None:
@@ -340,7 +340,7 @@ def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: St
                   for n in range(1, num + 1)]
         live = {"stage": "fine_tune", "state": "running", "started": run.record["created"],
                 "updated": "2999-01-01T00:00:00+00:00", "what": "fine_tune", "done": 10 * num, "total": 100,
-                "per_second": 1.0, "eta_seconds": 9.0, "figures": points[-1] if points else {},
+                "per_second": 1.0, "eta_seconds": 9.0, "metrics": points[-1] if points else {},
                 "series": {"fine_tune": {"points": points, "epochs": []}} if points else {}}
         store.write("live/r/fine_tune.json", json.dumps(live).encode())
 

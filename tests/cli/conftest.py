@@ -61,7 +61,7 @@ def _train(place: Store) -> None:
 
 
 @pytest.fixture
-def own_store(store: Store, tmp_path: Path) -> Store:
+def store_copy(store: Store, tmp_path: Path) -> Store:
     """A copy of the store, for a test that changes its champion or its runs."""
     shutil.copytree(store.url, tmp_path / "store")
     return open_store(str(tmp_path / "store"))

@@ -1,6 +1,6 @@
 """Runs of a minute's settings in seconds: real stages on a few rendered cars."""
 
-from carclf.config import load
+from carclf.config import load_config
 from carclf.runs.run import STAGES, Run
 from carclf.services.storage import Store
 
@@ -14,7 +14,7 @@ FOLDS = {"split.num_folds": 2, "evaluate.flip_tta": False}
 
 
 def run_to(last: str, store: Store, name: str, **settings: object) -> Run:
-    run = Run.begin(name, store, "demo", load("demo", SMALL | settings))
+    run = Run.begin(name, store, "demo", load_config("demo", SMALL | settings))
     for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
         run.run_stage(stage)
     return run

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import Candidate, candidate
+from gate_candidates import Candidate, build_candidate
 from typer.testing import CliRunner, Result
 
 from carclf.champion import read_state, record_score
 from carclf.cli.app import app
-from carclf.config import load
+from carclf.config import load_config
 from carclf.errors import ConfigError, QualityError
 from carclf.runs.run import Run
 from carclf.services.storage import Store, open_store
@@ -23,8 +23,8 @@ def store(tmp_path: Path) -> Store:
 
 def run(store: Store, name: str, wrong: Any, **settings: Any) -> Candidate:
     """A run that is evaluated and not promoted yet."""
-    config = load("demo", {key.replace("__", "."): value for key, value in settings.items()})
-    own = candidate(store, name, wrong, config=config)
+    config = load_config("demo", {key.replace("__", "."): value for key, value in settings.items()})
+    own = build_candidate(store, name, wrong, config=config)
     record = Run.begin(name, store, "demo", config).record
     record["stages"] = {stage: {"key": artifact.key} for stage, artifact in (
         ("download", own.archive), ("split", own.split), ("fine_tune", own.model), ("evaluate", own.evaluation))}
@@ -78,7 +78,7 @@ def test_show_tells_the_decision_the_rules_the_figures_and_where_the_files_lie(s
     found = json.loads(carclf(store, "champion", "show", first.model.key[:9], "--json").stdout)
     assert (found["model"], found["champion"], found["run"]) == (first.model.key, False, "first")
     assert [row["rule"] for row in found["rules"]][:2] == ["accuracy", "champion"]
-    assert found["figures"] == first.evaluation.figures
+    assert found["metrics"] == first.evaluation.metrics
     assert found == json.loads(carclf(store, "champion", "show", "first", "--json").stdout)
 
 
@@ -90,7 +90,7 @@ def test_a_store_without_a_champion_is_told_in_words(store: Store, command: list
 
 def test_a_promotion_by_hand_is_judged_by_the_same_gate_and_noted_in_the_runs_record(store: Store) -> None:
     weak = run(store, "weak", range(30))
-    with pytest.raises(QualityError, match=r"refused: accuracy 0\.5000.* nevertheless: --override REASON"):
+    with pytest.raises(QualityError, match=r"rejected: accuracy 0\.5000.* nevertheless: --override REASON"):
         carclf(store, "champion", "promote", "--run", "weak")
     assert state(store)["champion"] is None
     told = carclf(store, "champion", "promote", "--run", "weak", "--override", "the season ends").stdout
@@ -157,12 +157,12 @@ def test_the_promote_stage_waits_for_approval_and_goes_on_once_it_is_given(store
     assert carclf(store, "promote", "--run", "r").exit_code == 75
     assert carclf(store, "promote", "--run", "r", "--result", path).exit_code == 75
     found = json.loads(Path(path).read_text())
-    assert (found["waiting"], found["figures"]["decision"], found["until"]) == (True, "awaiting approval", "")
-    assert found["figures"]["val_accuracy"] == own.evaluation.figures["val_accuracy"]
+    assert (found["waiting"], found["metrics"]["decision"], found["until"]) == (True, "awaiting approval", "")
+    assert found["metrics"]["val_accuracy"] == own.evaluation.metrics["val_accuracy"]
     assert state(store)["champion"] is None and "promote" not in Run.load("r", store).record["stages"]
     assert carclf(store, "promote", "--run", "r", "--result", path, "--approved-by", "Grace").exit_code == 0
     found = json.loads(Path(path).read_text())
-    assert (found["waiting"], found["figures"]["decision"]) == (False, "promoted")
+    assert (found["waiting"], found["metrics"]["decision"]) == (False, "promoted")
     assert (state(store)["champion"]["approved_by"], state(store)["champion"]["run"]) == ("Grace", "r")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf.artifacts import Figures, Split, build
+from carclf.artifacts import Metrics, Split, build
 from carclf.errors import DataError
 from carclf.services.storage import open_store
 from carclf.stages.submit import check_submission
@@ -49,7 +49,7 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_is_fetched(tmp_
 
 @pytest.mark.usefixtures("kaggle")
 def test_a_full_disk_ends_a_stage_with_78_and_its_name_and_leaves_nothing_on_it(
-    tmp_path: Path, on_small_disk: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, run_on_small_disk: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, small = tmp_path / "store", tmp_path / "small"
     carclf, run = [sys.executable, "-m", "carclf"], ["--run", "r", "--store", str(store)]
@@ -62,7 +62,7 @@ def test_a_full_disk_ends_a_stage_with_78_and_its_name_and_leaves_nothing_on_it(
     monkeypatch.setenv("CARCLF_CACHE", str(small))
     # Room for the archive's copy, but not for the pictures in it. What is left is asked where the disk is seen.
     left = ["sh", "-c", '"$@"; echo "$?"; find "$CARCLF_CACHE" -type f', "sh"]
-    done = on_small_disk(small, 6, [*left, *carclf, "validate", *run])
+    done = run_on_small_disk(small, 6, [*left, *carclf, "validate", *run])
     assert [line.rpartition("/")[2] for line in done.stdout.splitlines()] == ["78", "archive.zip"]
     assert re.search(rf"^carclf: ConfigError: The disk is full: a file in {small} could not be written; \d of 6 MB "
                      rf"are free on {small}\. Free some, or set CARCLF_CACHE", done.stderr, re.MULTILINE), done.stderr
@@ -81,7 +81,7 @@ def test_the_doctor_names_each_mend_and_ends_with_78(tmp_path: Path) -> None:
 def test_an_artifact_is_made_once_and_a_changed_setting_makes_another(tmp_path: Path) -> None:
     store, calls = open_store(str(tmp_path / "store")), []
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         calls.append(folder)
         (folder / "split.parquet").write_bytes(b"content")
         return {"num_train": len(calls)}
@@ -98,7 +98,7 @@ def test_an_artifact_is_made_once_and_a_changed_setting_makes_another(tmp_path: 
 def test_a_failed_stage_leaves_no_manifest_and_a_damaged_file_is_found(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
 
-    def fail(folder: Path) -> Figures:
+    def fail(folder: Path) -> Metrics:
         (folder / "split.parquet").write_bytes(b"half")
         raise DataError("no")
 
@@ -106,7 +106,7 @@ def test_a_failed_stage_leaves_no_manifest_and_a_damaged_file_is_found(tmp_path:
         build(Split, fail, store=store, version=1, inputs={}, settings={})
     assert list(store.keys()) == []
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         (folder / "split.parquet").write_bytes(os.urandom(16))
         return {}
 

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from carclf.artifacts import Audit, Dataset, Figures, build
-from carclf.audit.auditor import NETWORK
+from carclf.artifacts import Audit, Dataset, Metrics, build
+from carclf.audit.auditor import NETWORK_SETTINGS
 from carclf.cli.app import app
-from carclf.cli.label_fixes import merge
-from carclf.config import load
+from carclf.cli.label_fixes import merge_fixes
+from carclf.config import load_config
 from carclf.dataset.fixes import LabelFix, read_fixes
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.runs.run import Run
@@ -35,17 +35,17 @@ def store(tmp_path: Path) -> Store:
     """A store with an audited run ``r``, and one that was not audited, ``plain``."""
     own = open_store(str(tmp_path / "store"))
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         SUSPECTS.to_parquet(folder / "suspects.parquet")
         return {}
 
     audit, _ = build(Audit, make, store=own, version=1, inputs={}, settings={})
     data, _ = build(Dataset, lambda folder: INDEX.to_parquet(folder / "index.parquet") or {}, store=own, version=1,
                     inputs={}, settings={})
-    Run.begin("plain", own, "demo", load("demo"))
-    run = Run.begin("r", own, "demo", load("demo"))
+    Run.begin("plain", own, "demo", load_config("demo"))
+    run = Run.begin("r", own, "demo", load_config("demo"))
     run.record["stages"] = {"validate": {"key": data.key},
-                            "train_head": {"key": "k", "figures": {"audit": audit.key}}}
+                            "train_head": {"key": "k", "metrics": {"audit": audit.key}}}
     own.write("runs/r.json", json.dumps(run.record).encode())
     return own
 
@@ -75,10 +75,10 @@ def test_without_a_choice_the_suspects_are_listed_and_nothing_is_written(store: 
 
 
 def test_a_run_that_drift_stopped_has_its_splits_audit_of_its_own_network_where_there_is_one(store: Store) -> None:
-    run = Run.begin("stopped", store, "demo", load("demo", {"seed": 3}))
+    run = Run.begin("stopped", store, "demo", load_config("demo", {"seed": 3}))
     run.record["stages"]["split"] = {"key": "s"}
     store.write("runs/stopped.json", json.dumps(run.record).encode())
-    own = {name: run.config.model.model_dump()[name] for name in NETWORK}
+    own = {name: run.config.model.model_dump()[name] for name in NETWORK_SETTINGS}
     with pytest.raises(ConfigError, match="has no audit"):
         asked(store, "--run", "stopped")
     for split, network, seed, name in (
@@ -184,5 +184,5 @@ def test_users_who_write_at_once_lose_nothing(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     fixes = [LabelFix(0, f"{n}.jpg", "relabel", n) for n in range(12)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda fix: merge(store, [fix], replace=False), fixes))
+        list(pool.map(lambda fix: merge_fixes(store, [fix], replace=False), fixes))
     assert {fix.id for fix in read_fixes(store).lines} == {fix.id for fix in fixes}

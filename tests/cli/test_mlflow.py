@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import Candidate, candidate
+from gate_candidates import Candidate, build_candidate
 from mlflow import MlflowClient
-from mlflow.entities import Run as MlflowRun
+from mlflow.entities import Run as MlflowEntity
 from mlflow_test_server import mlflow_server
 from small_runs import SMALL
 from typer.testing import CliRunner
 
 from carclf.cli.app import app
-from carclf.config import fields, load
+from carclf.config import iter_settings, load_config
 from carclf.errors import ConfigError
 from carclf.runs.run import STAGES, Run
-from carclf.services.mlflow import FollowedRun, RunFacts
-from carclf.services.mlflow.background import DEFAULTS, THREAD
+from carclf.services.mlflow import MlflowRun, RunDescription
+from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, THREAD_NAME
 from carclf.services.storage import FolderStore, Store, open_store
 
-AIRFLOW_RUN = "http://localhost:8080/dags/car_retrain/runs/manual__1"
+AIRFLOW_RUN_URL = "http://localhost:8080/dags/car_retrain/runs/manual__1"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that never met an MLflow."""
-    for name in [*DEFAULTS, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARCLF_AIRFLOW_RUN"]:
+    for name in [*DEFAULT_ENVIRONMENT, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARCLF_AIRFLOW_RUN_URL"]:
         monkeypatch.setenv(name, "")  # so that what carclf sets is taken back
         monkeypatch.delenv(name)
     monkeypatch.setattr("carclf.services.mlflow.background._Pause.until", 0.0)
@@ -68,17 +68,17 @@ class LossyStore(FolderStore):
         super().upload(path, key)
 
 
-def runs_of(client: MlflowClient, experiment: str) -> list[MlflowRun]:
+def runs_of(client: MlflowClient, experiment: str) -> list[MlflowEntity]:
     found = client.get_experiment_by_name(experiment)
     assert found is not None
     return list(client.search_runs([found.experiment_id]))
 
 
-def steps(client: MlflowClient, run: MlflowRun, metric: str) -> list[int]:
+def steps(client: MlflowClient, run: MlflowEntity, metric: str) -> list[int]:
     return [one.step for one in client.get_metric_history(run.info.run_id, metric)]
 
 
-def files_of(client: MlflowClient, run: MlflowRun) -> dict[str, list[str]]:
+def files_of(client: MlflowClient, run: MlflowEntity) -> dict[str, list[str]]:
     def names(path: str) -> list[str]:
         return [Path(file.path).name for file in client.list_artifacts(run.info.run_id, path)]
 
@@ -86,15 +86,15 @@ def files_of(client: MlflowClient, run: MlflowRun) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, MlflowRun]:
+def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, MlflowEntity]:
     """A run through all stages but the sending, its training interrupted after an epoch that no checkpoint has."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"CARCLF_KAGGLE_ENDPOINT": cars[1].url, "KAGGLE_API_TOKEN": "demo-key",
                             "CARCLF_CACHE": str(tmp_path_factory.getbasetemp() / "cache"),
-                            "MLFLOW_TRACKING_URI": server, "CARCLF_AIRFLOW_RUN": AIRFLOW_RUN}.items():
+                            "MLFLOW_TRACKING_URI": server, "CARCLF_AIRFLOW_RUN_URL": AIRFLOW_RUN_URL}.items():
             patch.setenv(name, value)
-        config = load("demo", SMALL | {"fine_tune.epochs": 3, "audit.enabled": True})
+        config = load_config("demo", SMALL | {"fine_tune.epochs": 3, "audit.enabled": True})
         for stage in STAGES:
             run = Run.begin("chain", LossyStore(folder), "demo", config)  # as each stage's own process does
             if stage == "fine_tune":
@@ -109,25 +109,25 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
 
 @pytest.mark.timeout(200)
 def test_a_chain_of_stages_is_one_run_with_its_settings_and_who_started_it(
-    chain: tuple[Store, MlflowRun], client: MlflowClient
+    chain: tuple[Store, MlflowEntity], client: MlflowClient
 ) -> None:
     (run,) = runs_of(client, "cars")
     record = Run.load("chain", chain[0]).record
     assert (run.info.run_name, run.info.status) == ("chain", "FINISHED")
-    assert set(run.data.params) == {"recipe", *(name for name, _ in fields())}
+    assert set(run.data.params) == {"recipe", *(name for name, _ in iter_settings())}
     assert (run.data.params["fine_tune.epochs"], run.data.params["competition"]) == ("3", "cars")
     tags = run.data.tags
-    assert {name: tags[name] for name in ("carclf.run", "carclf.created", "carclf.store", "airflow_run")} == {
+    assert {name: tags[name] for name in ("carclf.run", "carclf.created", "carclf.store", "airflow_run_url")} == {
         "carclf.run": "chain", "carclf.created": record["created"], "carclf.store": chain[0].url,
-        "airflow_run": AIRFLOW_RUN}
+        "airflow_run_url": AIRFLOW_RUN_URL}
     assert tags["promote.decision"] == "promoted"
     assert {stage: tags[f"carclf.{stage}"] for stage in record["stages"]} == {
         stage: done["key"] for stage, done in record["stages"].items()}
-    assert run.data.metrics["evaluate.val_accuracy"] == record["stages"]["evaluate"]["figures"]["val_accuracy"]
+    assert run.data.metrics["evaluate.val_accuracy"] == record["stages"]["evaluate"]["metrics"]["val_accuracy"]
 
 
 def test_each_epoch_is_one_point_though_the_training_was_taken_up_before_an_epoch_that_was_told(
-    chain: tuple[Store, MlflowRun], client: MlflowClient
+    chain: tuple[Store, MlflowEntity], client: MlflowClient
 ) -> None:
     failed, (run,) = chain[1], runs_of(client, "cars")
     assert (failed.info.run_id, failed.info.status) == (run.info.run_id, "FAILED")
@@ -141,7 +141,7 @@ def test_each_epoch_is_one_point_though_the_training_was_taken_up_before_an_epoc
 
 
 def test_what_a_person_looks_at_is_among_the_artifacts_and_the_model_only_by_its_manifest(
-    chain: tuple[Store, MlflowRun], client: MlflowClient
+    chain: tuple[Store, MlflowEntity], client: MlflowClient
 ) -> None:
     store, (run,) = chain[0], runs_of(client, "cars")
     assert files_of(client, run) == {
@@ -159,7 +159,7 @@ def test_what_a_person_looks_at_is_among_the_artifacts_and_the_model_only_by_its
 
 
 def test_a_stage_that_is_run_again_changes_nothing_in_mlflow(
-    chain: tuple[Store, MlflowRun], client: MlflowClient, kaggle: None
+    chain: tuple[Store, MlflowEntity], client: MlflowClient, kaggle: None
 ) -> None:
     (before,) = runs_of(client, "cars")
     for stage in ("fine_tune", "promote"):
@@ -173,10 +173,10 @@ def test_a_stage_that_is_run_again_changes_nothing_in_mlflow(
 
 def judged(store: Store, name: str, wrong: Any, competition: str) -> Candidate:
     """A run that is evaluated, by stages that knew nothing of MLflow, and not promoted yet."""
-    config = load("demo", {"competition": competition, "gate.champion_rule": "off"})
-    own = candidate(store, name, wrong, config=config)
+    config = load_config("demo", {"competition": competition, "gate.champion_rule": "off"})
+    own = build_candidate(store, name, wrong, config=config)
     run = Run.begin(name, store, "demo", config)
-    run.record["stages"] = {stage: {"key": one.key, "figures": one.figures, "seconds": 1.0, "reused": False}
+    run.record["stages"] = {stage: {"key": one.key, "metrics": one.metrics, "seconds": 1.0, "reused": False}
                             for stage, one in (("download", own.archive), ("split", own.split),
                                                ("fine_tune", own.model), ("evaluate", own.evaluation))}
     store.write(f"runs/{name}.json", json.dumps(run.record).encode())
@@ -215,7 +215,7 @@ def test_a_champion_that_was_promoted_while_mlflow_was_off_is_registered_when_it
     (run,) = runs_of(client, "late")
     assert champion_key(client, "late") == first.model.key
     assert (run.info.run_name, run.data.metrics["evaluate.val_accuracy"]) == (
-        "first", first.evaluation.figures["val_accuracy"])
+        "first", first.evaluation.metrics["val_accuracy"])
 
 
 def test_a_store_in_s3_is_the_source_of_the_registered_model(client: MlflowClient, aws: None) -> None:
@@ -229,17 +229,17 @@ def test_a_store_in_s3_is_the_source_of_the_registered_model(client: MlflowClien
 
 
 def test_workers_that_met_a_run_at_the_same_moment_end_with_one(client: MlflowClient) -> None:
-    facts = RunFacts("at-once", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {})
-    FollowedRun(RunFacts("at-once", "other", "", {}, {}))  # the experiment is there
+    facts = RunDescription("at-once", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {})
+    MlflowRun(RunDescription("at-once", "other", "", {}, {}))  # the experiment is there
     with ThreadPoolExecutor(4) as pool:
-        begun = list(pool.map(FollowedRun, [facts] * 4))
-        settled = list(pool.map(FollowedRun.settled, begun))
+        begun = list(pool.map(MlflowRun, [facts] * 4))
+        settled = list(pool.map(MlflowRun.settled, begun))
     left = [run.info.run_id for run in runs_of(client, "at-once") if run.info.run_name == "r"]
     assert left == [settled[0].id] and {run.id for run in settled} == {left[0]}
 
 
 def test_a_run_that_another_worker_began_a_moment_earlier_takes_the_later_ones_place(client: MlflowClient) -> None:
-    own = FollowedRun(RunFacts("moment", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {}))
+    own = MlflowRun(RunDescription("moment", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {}))
     started = client.get_run(own.id).info
     other = client.create_run(  # begun before, and seen by nobody until now
         started.experiment_id, started.start_time - 5,
@@ -251,7 +251,7 @@ def test_a_run_that_another_worker_began_a_moment_earlier_takes_the_later_ones_p
 
 def test_one_id_in_two_stores_is_two_runs(client: MlflowClient, tmp_path: Path) -> None:
     for number, created in enumerate(("2026-01-01T00:00:00+00:00", "2026-01-08T00:00:00+00:00")):
-        FollowedRun(RunFacts("two-stores", "scheduled__1", created, {"seed": number}, {}))
+        MlflowRun(RunDescription("two-stores", "scheduled__1", created, {"seed": number}, {}))
     assert sorted(run.data.params["seed"] for run in runs_of(client, "two-stores")) == ["0", "1"]
 
 
@@ -260,7 +260,7 @@ def promoted(store: Store) -> tuple[str, float]:
     judged(store, "r", [0], "cars")
     started = time.monotonic()
     result = Run.load("r", store).run_stage("promote")
-    return str(result.figures["decision"]), time.monotonic() - started
+    return str(result.metrics["decision"]), time.monotonic() - started
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -294,7 +294,7 @@ def test_a_server_that_never_answers_holds_a_stage_up_for_a_moment_and_the_next_
         Run.load("r", store).run_stage("promote")
         second = time.monotonic() - started
     for thread in threading.enumerate():  # what was left behind ends when its requests have failed
-        if thread.name == THREAD:
+        if thread.name == THREAD_NAME:
             thread.join(30)
     assert decision == "promoted" and first < 6 and second < 2
     assert warnings(caplog) == [

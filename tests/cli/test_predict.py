@@ -10,10 +10,10 @@ import pytest
 
 from carclf.artifacts import Archive, Evaluation, Split
 from carclf.cli.app import main
-from carclf.dataset.archives import unpack
+from carclf.dataset.archives import extract_images
 from carclf.errors import ConfigError
-from carclf.inference.calibration import calibrated
-from carclf.runs.model_selection import choose
+from carclf.inference.calibration import apply_temperature
+from carclf.runs.model_selection import select_model
 from carclf.runs.run import Run
 from carclf.services.storage import Store, open_store
 
@@ -32,7 +32,7 @@ def validated(store: Store) -> tuple[pd.DataFrame, list[Path]]:
     run = Run.load("seed-0", store)
     rows = pd.read_parquet(run.artifact(Split, "split").path(store, "split.parquet")).set_index("id")
     told = pd.read_parquet(run.artifact(Evaluation, "evaluate").path(store, "predictions.parquet"))
-    folder = unpack(run.artifact(Archive, "download"), store)
+    folder = extract_images(run.artifact(Archive, "download"), store)
     return told, [folder / path for path in rows.loc[told["id"], "path"]]
 
 
@@ -40,8 +40,8 @@ def test_a_picture_gets_the_calibrated_probabilities_of_the_evaluation(
     store: Store, validated: tuple[pd.DataFrame, list[Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     told, paths = validated
-    temperature = Run.load("seed-0", store).artifact(Evaluation, "evaluate").figures["temperature"]
-    wanted = calibrated(told.filter(regex=r"^p\d").to_numpy(float), temperature)
+    temperature = Run.load("seed-0", store).artifact(Evaluation, "evaluate").metrics["temperature"]
+    wanted = apply_temperature(told.filter(regex=r"^p\d").to_numpy(float), temperature)
     assert carclf(store, "predict", *paths, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["file"] for line in lines] == [str(path) for path in paths]
@@ -78,22 +78,22 @@ def test_what_cannot_be_read_is_named_and_the_others_are_answered(
 )
 def test_a_model_that_is_not_there_is_a_clear_error(store: Store, wanted: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        choose(store, **wanted)
+        select_model(store, **wanted)
 
 
 def test_without_a_champion_a_model_must_be_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no champion yet\. Give --run or --model"):
-        choose(open_store(str(tmp_path)))
+        select_model(open_store(str(tmp_path)))
 
 
 def test_a_model_is_found_by_key_by_run_and_as_the_champion_with_its_evaluation(store: Store) -> None:
     run = Run.load("seed-0", store)
     evaluation = run.artifact(Evaluation, "evaluate")
-    champion, by_run = choose(store), choose(store, run="seed-0")
-    by_key = choose(store, key=champion.model.key)
+    champion, by_run = select_model(store), select_model(store, run="seed-0")
+    by_key = select_model(store, key=champion.model.key)
     assert champion.model == by_run.model == by_key.model
     assert champion.evaluation == by_run.evaluation == by_key.evaluation == evaluation
     assert champion.record["run"] == by_run.record["run"] == by_key.record["run"] == "seed-0"
-    assert champion.decision and champion.decision.figures["decision"] == "promoted"
-    other = choose(store, run="seed-1")
-    assert other.decision is None and choose(store, key=other.model.key).evaluation == other.evaluation
+    assert champion.decision and champion.decision.metrics["decision"] == "promoted"
+    other = select_model(store, run="seed-1")
+    assert other.decision is None and select_model(store, key=other.model.key).evaluation == other.evaluation

@@ -16,7 +16,7 @@ import requests
 from carclf.services.storage import S3Store
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-FILES = ("docker-compose.yml", "docker/demo.yml", "tests/compose/stand-ins.yml")
+FILES = ("docker-compose.yml", "docker/demo.yml", "tests/compose/fakes.yml")
 DAG = "car_retrain"
 FINISHED = ("success", "failed")
 ENDED = {"success", "failed", "skipped", "upstream_failed", "removed"}
@@ -28,7 +28,7 @@ class Cluster:
     def __init__(self, folder: Path, *, num_workers: int = 2, **settings: str) -> None:
         self.project = f"carclf-test-{os.getpid()}"  # several may run on one machine
         self.env_file = folder / "cluster.env"
-        subprocess.run([sys.executable, str(ROOT / "docker/make_secrets.py"), str(self.env_file)], check=True)
+        subprocess.run([sys.executable, str(ROOT / "docker/generate_secrets.py"), str(self.env_file)], check=True)
         self.secrets = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines())
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -61,13 +61,13 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.note_volumes()
+        self.record_volumes()
         self.compose("down", "-v", "-t", "5", "--remove-orphans", check=False)
         left = self.volumes & set(_run(["docker", "volume", "ls", "-q"]).split())
         if left:
             _run(["docker", "volume", "rm", *left])
 
-    def note_volumes(self) -> None:
+    def record_volumes(self) -> None:
         """Remember the containers' own volumes: Compose forgets those of a container that it replaces."""
         mounts = [mount for found in self.containers() for mount in inspect(found)["Mounts"]]
         self.volumes |= {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
@@ -141,7 +141,7 @@ class Cluster:
         return str(self.wait(ended, seconds, f"{run_id} has ended"))
 
     def result(self, run_id: str, task: str) -> Any:
-        """What the task returned, with its figures."""
+        """What the task returned, with its metrics."""
         path = f"dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/xcomEntries/return_value?deserialize=true"
         return self.call("GET", path)["value"]
 
@@ -156,7 +156,7 @@ class Cluster:
         """The ids of the service's containers, or of all; a one-shot container that ended counts too."""
         return self.compose("ps", "-aq", *([service] if service else [])).split()
 
-    def worker_of(self, task: dict[str, Any]) -> str:
+    def worker_container(self, task: dict[str, Any]) -> str:
         """The id of the container in which a task instance runs or ran."""
         return next(found for found in self.containers("worker") if found.startswith(task["hostname"]))
 

@@ -16,14 +16,14 @@ from carclf.errors import ServiceError
 from carclf.services.storage import FolderStore, copy_store
 
 # Long enough to be hit in the middle, saved every few seconds; any model passes the gate.
-LONG = {"fine_tune.epochs": 45, "fine_tune.patience": 100, "fine_tune.save_minutes": 0.05, "gate.threshold": 0.0,
+LONG = {"fine_tune.epochs": 45, "fine_tune.patience": 100, "fine_tune.checkpoint_minutes": 0.05, "gate.threshold": 0.0,
         "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
 STEP = re.compile(r"^(\S+ \S+) fine_tune (\d+)/\d+, ([\d.]+)/s")
-TAKEN_UP = re.compile(r"taken up at step (\d+)")
+RESUMED = re.compile(r"taken up at step (\d+)")
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialResult:
     """A line of the table; None where there is nothing to measure."""
 
     fault: str
@@ -33,7 +33,7 @@ class Row:
     submissions: int
 
 
-class Trial:
+class FaultTrial:
     """One run of its own, whose fine-tuning no other run has done; what became of it."""
 
     def __init__(self, cluster: Cluster, number: int, folder: Path) -> None:
@@ -46,7 +46,7 @@ class Trial:
 
     def count_submissions(self) -> int:
         """How many the demo's Kaggle has counted."""
-        code = ("from carclf.services.kaggle.client import Kaggle; left = Kaggle('demo-cars').submissions_left(); "
+        code = ("from carclf.services.kaggle.client import Kaggle; left = Kaggle('demo-cars').remaining_submissions(); "
                 "print('counted', 0 if left is None else 1000 - left)")
         environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", "KAGGLE_API_TOKEN=demo-key"]
         demo = self.cluster.containers("demo")[0]
@@ -54,7 +54,7 @@ class Trial:
                               text=True, check=True).stdout
         return int(said.split()[-1])
 
-    def saved_step(self) -> int:
+    def checkpoint_step(self) -> int:
         """The step of this run's latest checkpoint; 0 where there is none yet, or the store is away."""
         try:
             keys = {key for key in self.store.keys("checkpoints/") if key.endswith("latest.json")} - self.trained_before
@@ -63,21 +63,21 @@ class Trial:
             return 0
         return max((state["state"]["step"] for state in states if state), default=0)
 
-    def reach_the_middle(self) -> dict[str, Any]:
+    def wait_until_mid_training(self) -> dict[str, Any]:
         """Wait until fine-tuning is well under way; its task instance."""
-        self.cluster.wait(lambda: self.saved_step() > 20 or self.ended_task(), 400, "fine_tune is in its middle")
+        self.cluster.wait(lambda: self.checkpoint_step() > 20 or self.fine_tune_finished(), 400, "fine_tune is in its middle")
         task = self.cluster.wait_for_task(self.run_id, "fine_tune", {"running"}, 10)
         lines = self.cluster.log(self.run_id, "fine_tune", task["try_number"])
         told = [found.groups() for line in lines if (found := STEP.search(line))]
-        self.step, self.at = max([*(_step_now(*line) for line in told[-1:]), self.saved_step()]), time.monotonic()
+        self.step, self.at = max([*(_step_now(*line) for line in told[-1:]), self.checkpoint_step()]), time.monotonic()
         return task
 
     def seconds_lost(self) -> float:
         """From the fault until training is further than it was then."""
-        self.cluster.wait(lambda: self.saved_step() > self.step or self.ended_task(), 900, "training is as far again")
+        self.cluster.wait(lambda: self.checkpoint_step() > self.step or self.fine_tune_finished(), 900, "training is as far again")
         return time.monotonic() - self.at
 
-    def ended_task(self) -> bool:
+    def fine_tune_finished(self) -> bool:
         return self.cluster.tasks(self.run_id)["fine_tune"]["state"] in ("success", "failed")
 
     def steps_lost(self) -> int:
@@ -85,7 +85,7 @@ class Trial:
         number = self.cluster.tasks(self.run_id)["fine_tune"]["try_number"]
         logs = [self.cluster.log(self.run_id, "fine_tune", one) for one in range(1, number + 1)]
         done = max([self.step, *(int(found[2]) for line in logs[0] if (found := STEP.search(line)))])
-        taken_up = [int(found[1]) for lines in logs[1:] for line in lines if (found := TAKEN_UP.search(line))]
+        taken_up = [int(found[1]) for lines in logs[1:] for line in lines if (found := RESUMED.search(line))]
         return max(done - taken_up[0], 0) if taken_up else 0
 
     def reason(self, task: str = "fine_tune") -> str:
@@ -93,7 +93,7 @@ class Trial:
         path = f"dags/car_retrain/dagRuns/{self.run_id}/taskInstances/{task}/xcomEntries/error"
         return str(self.cluster.call("GET", path)["value"])
 
-    def check_nothing_is_half_written(self) -> None:
+    def check_store_is_consistent(self) -> None:
         """Every file that a manifest names is in the store and is what the manifest says; the champion is one run's."""
         copied = copy_store(self.store, FolderStore(self.folder))
         assert copied.damaged == []
@@ -101,12 +101,12 @@ class Trial:
         if state and state["champion"]:
             assert f"models/{state['champion']['model']}/manifest.json" in set(self.store.keys("models/"))
 
-    def row(self, fault: str, outcome: str, seconds: float | None = None, steps: int | None = None) -> Row:
+    def row(self, fault: str, outcome: str, seconds: float | None = None, steps: int | None = None) -> TrialResult:
         """The run's line, once it is certain that it left nothing broken."""
-        self.check_nothing_is_half_written()
+        self.check_store_is_consistent()
         counted = self.count_submissions() - self.submitted_before
         assert counted <= 1
-        return Row(fault, outcome, seconds, steps, counted)
+        return TrialResult(fault, outcome, seconds, steps, counted)
 
 
 def _step_now(written: str, step: str, rate: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "docker/make_bucket.py"
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "docker/create_buckets.py"
 
 
 def make(endpoint: str, store: str, region: str = "us-east-1", logs: str = "") -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ def test_a_run_succeeds_on_two_workers_and_counts_one_submission(cluster: Cluste
     assert states == dict.fromkeys(ORDER, "success") | skipped
     hosts = {task["hostname"] for name, task in tasks.items() if name in ORDER}
     assert hosts == {found[:12] for found in cluster.containers("worker")}
-    assert cluster.result(finished_run, "promote")["figures"]["decision"] == "promoted"
+    assert cluster.result(finished_run, "promote")["metrics"]["decision"] == "promoted"
     store = cluster.store()
     assert len(list(store.keys("submissions/"))) == 1 + len(list(store.keys("submissions/claims/")))
 

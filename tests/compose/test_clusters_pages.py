@@ -4,13 +4,13 @@ import pytest
 import requests
 from cluster import Cluster, inspect, service_of
 
-from carclf.runs.record import run_id_of
+from carclf.runs.record import run_id_from_dag_run
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 
 def test_the_pages_answer_those_who_are_logged_in_and_nobody_else(cluster: Cluster, finished_run: str) -> None:
-    run = run_id_of(finished_run)
+    run = run_id_from_dag_run(finished_run)
     paths = ["", f"runs/{run}", f"runs/{run}/report.html", "data/runs", "static/icon.svg", "nothing"]
     addresses = [f"{cluster.url}/carclf/{path}" for path in paths]
     strangers = ({}, {"Cookie": "_token=nonsense"})

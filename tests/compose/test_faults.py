@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cluster import FILES, ROOT, Cluster, inside
-from fault_trial import TAKEN_UP, Row, Trial
+from fault_trial import RESUMED, FaultTrial, TrialResult
 
 from carclf.champion import read_state
 from carclf.services.storage import FolderStore
@@ -33,9 +33,9 @@ HEADER = ("fault", "outcome", "seconds lost", "steps lost", "submissions")
 
 
 @pytest.fixture(scope="module")
-def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
+def table(request: pytest.FixtureRequest) -> Iterator[list[TrialResult]]:
     """The rows, printed at the end."""
-    rows: list[Row] = []
+    rows: list[TrialResult] = []
     yield rows
     with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
         print()
@@ -45,16 +45,16 @@ def table(request: pytest.FixtureRequest) -> Iterator[list[Row]]:
 
 
 @pytest.fixture(scope="module")
-def begin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Trial]:
+def begin(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., FaultTrial]:
     """Begin a run that no other has trained, with all workers healthy and no other run going on."""
     folder, numbers = tmp_path_factory.mktemp("copy"), count(time.time_ns() // 10**9 % 10**6)
 
-    def new(*files: str) -> Trial:
+    def new(*files: str) -> FaultTrial:
         # Compose would give a new container the old one's disk.
         own_disk = ["--renew-anon-volumes"] if files else []
-        cluster.note_volumes()
+        cluster.record_volumes()
         cluster.compose(*files, "up", "-d", *own_disk, "--wait", "--wait-timeout", "300")
-        return Trial(cluster, next(numbers), folder)
+        return FaultTrial(cluster, next(numbers), folder)
 
     return new
 
@@ -63,7 +63,7 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def finish(cluster: Cluster, trial: Trial, fault: str, strike: Callable[[], object] = lambda: None) -> Row:
+def finish(cluster: Cluster, trial: FaultTrial, fault: str, strike: Callable[[], object] = lambda: None) -> TrialResult:
     """A run that has to end well, in spite of the fault that strikes it now."""
     with ThreadPoolExecutor(1) as pool:
         struck = pool.submit(strike)
@@ -71,41 +71,41 @@ def finish(cluster: Cluster, trial: Trial, fault: str, strike: Callable[[], obje
         struck.result()
     assert cluster.finish(trial.run_id) == "success", trial.cluster.tasks(trial.run_id)
     attempts = cluster.tasks(trial.run_id)["fine_tune"]["try_number"]
-    assert cluster.result(trial.run_id, "submit")["figures"]["ref"] > 0
+    assert cluster.result(trial.run_id, "submit")["metrics"]["ref"] > 0
     return trial.row(fault, f"success, {attempts} attempt(s)", seconds, trial.steps_lost())
 
 
-def test_a_killed_workers_training_goes_on_on_the_other_one(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_a_killed_workers_training_goes_on_on_the_other_one(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    task = trial.reach_the_middle()
-    killed = cluster.worker_of(task)
+    task = trial.wait_until_mid_training()
+    killed = cluster.worker_container(task)
     docker("kill", killed)
-    trial.step = max(trial.step, trial.saved_step())  # it went on until that very moment
+    trial.step = max(trial.step, trial.checkpoint_step())  # it went on until that very moment
     row = finish(cluster, trial, "worker killed")
     table.append(row)
     again = cluster.tasks(trial.run_id)["fine_tune"]
-    assert again["try_number"] == 2 and cluster.worker_of(again) != killed
-    assert any(TAKEN_UP.search(line) for line in cluster.log(trial.run_id, "fine_tune", 2))
+    assert again["try_number"] == 2 and cluster.worker_container(again) != killed
+    assert any(RESUMED.search(line) for line in cluster.log(trial.run_id, "fine_tune", 2))
     assert row.steps_lost is not None and row.steps_lost < trial.step
 
 
-def test_a_restarted_broker_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_a_restarted_broker_ends_no_run(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     (broker,) = cluster.containers("redis")
     table.append(finish(cluster, trial, "Redis restarted", lambda: docker("restart", broker)))
 
 
-def test_a_restarted_database_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_a_restarted_database_ends_no_run(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     (database,) = cluster.containers("postgres")
     table.append(finish(cluster, trial, "PostgreSQL restarted", lambda: docker("restart", database)))
 
 
-def test_a_killed_scheduler_goes_on_where_it_was(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_a_killed_scheduler_goes_on_where_it_was(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     (scheduler,) = cluster.containers("scheduler")
 
     def strike() -> None:
@@ -115,9 +115,9 @@ def test_a_killed_scheduler_goes_on_where_it_was(cluster: Cluster, begin, table:
     table.append(finish(cluster, trial, "scheduler killed", strike))
 
 
-def test_an_api_server_that_is_away_for_a_minute_ends_no_training(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_an_api_server_that_is_away_for_a_minute_ends_no_training(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     (server,) = cluster.containers("api-server")
 
     def strike() -> None:
@@ -129,9 +129,9 @@ def test_an_api_server_that_is_away_for_a_minute_ends_no_training(cluster: Clust
     assert row.outcome == "success, 1 attempt(s)"
 
 
-def test_a_store_that_is_away_for_a_minute_ends_no_run(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_a_store_that_is_away_for_a_minute_ends_no_run(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     (store,), network = cluster.containers("store"), f"{cluster.project}_work"
 
     def strike() -> None:
@@ -153,9 +153,9 @@ def use_up_memory(container: str) -> None:
     docker("exec", "--privileged", "--user", "root", container, "sh", "-c", taking)
 
 
-def test_out_of_memory_is_told_in_words_and_training_goes_on(cluster: Cluster, begin, table: list[Row]) -> None:
+def test_out_of_memory_is_told_in_words_and_training_goes_on(cluster: Cluster, begin, table: list[TrialResult]) -> None:
     trial = begin()
-    worker = cluster.worker_of(trial.reach_the_middle())
+    worker = cluster.worker_container(trial.wait_until_mid_training())
     assert inside(worker, "sh", "-c", SCORE, check=False) == "500\n"
     use_up_memory(worker)
     cluster.wait(lambda: cluster.tasks(trial.run_id)["fine_tune"]["try_number"] == 2, 120, "the training is killed")
@@ -175,10 +175,10 @@ def fill_small_disk(container: str) -> None:
 
 
 def test_a_full_disk_is_told_in_words_and_the_same_run_goes_on_once_there_is_room(
-    cluster: Cluster, begin, table: list[Row]
+    cluster: Cluster, begin, table: list[TrialResult]
 ) -> None:
     trial = begin("-f", "tests/compose/small-disk.yml")
-    worker = cluster.worker_of(trial.reach_the_middle())
+    worker = cluster.worker_container(trial.wait_until_mid_training())
     fill_small_disk(worker)
     state = cluster.wait_for_task(trial.run_id, "fine_tune", {"failed"})
     assert cluster.finish(trial.run_id) == "failed" and state["max_tries"] >= state["try_number"]
@@ -195,10 +195,10 @@ def test_a_full_disk_is_told_in_words_and_the_same_run_goes_on_once_there_is_roo
 
 
 def test_a_second_run_started_meanwhile_waits_and_then_reuses_all_and_submits_nothing_twice(
-    cluster: Cluster, begin, table: list[Row]
+    cluster: Cluster, begin, table: list[TrialResult]
 ) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     second = cluster.trigger(**trial.conf)
     time.sleep(10)
     assert cluster.call("GET", f"dags/car_retrain/dagRuns/{second}")["state"] == "queued"
@@ -208,10 +208,10 @@ def test_a_second_run_started_meanwhile_waits_and_then_reuses_all_and_submits_no
 
 
 def test_a_run_by_hand_at_the_same_time_on_the_same_store_disturbs_nothing(
-    cluster: Cluster, begin, table: list[Row]
+    cluster: Cluster, begin, table: list[TrialResult]
 ) -> None:
     trial = begin()
-    worker = cluster.worker_of(trial.reach_the_middle())
+    worker = cluster.worker_container(trial.wait_until_mid_training())
     (other,) = [found for found in cluster.containers("worker") if found != worker]
     pairs = [part for name, value in trial.conf.items() for part in ("--set", f"{name}={value}")]
     name = re.sub(r"\W", "-", f"by-hand-{trial.run_id}")
@@ -222,10 +222,10 @@ def test_a_run_by_hand_at_the_same_time_on_the_same_store_disturbs_nothing(
 
 
 def test_a_backup_made_while_a_run_goes_on_brings_all_of_it_back(
-    cluster: Cluster, begin, tmp_path: Path, table: list[Row]
+    cluster: Cluster, begin, tmp_path: Path, table: list[TrialResult]
 ) -> None:
     trial = begin()
-    trial.reach_the_middle()
+    trial.wait_until_mid_training()
     scripts(cluster, "backup.sh", tmp_path / "backup")
     assert cluster.finish(trial.run_id) == "success"
     champion = read_state(trial.store)

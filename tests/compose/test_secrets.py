@@ -13,7 +13,7 @@ NAMES = [
 
 
 def make(path: Path, *options: str) -> str:
-    command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path), *options]
+    command = [sys.executable, str(ROOT / "docker/generate_secrets.py"), str(path), *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -54,7 +54,7 @@ def test_a_line_without_a_value_is_one_that_is_missing_as_for_compose(tmp_path: 
 
 def test_a_file_that_cannot_be_written_is_told_in_words(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / ".env"
-    command = [sys.executable, str(ROOT / "docker/make_secrets.py"), str(path)]
+    command = [sys.executable, str(ROOT / "docker/generate_secrets.py"), str(path)]
     told = subprocess.run(command, capture_output=True, text=True)
     assert (told.returncode, told.stdout) == (1, "")
     assert told.stderr == f"{path} could not be written (No such file or directory); what was there is as it was.\n"
@@ -75,7 +75,7 @@ def test_another_machine_is_given_what_a_worker_needs_and_none_of_the_rest(tmp_p
     other = tmp_path / "other"
     other.write_text(make(path, "--worker", "10.0.0.5"))
     assert values(other) == {
-        "KAGGLE_API_TOKEN": "token", "ALL_WORKERS": "3", **dict.fromkeys(NAMES, "not-on-this-machine"),
+        "KAGGLE_API_TOKEN": "token", "TOTAL_WORKERS": "3", **dict.fromkeys(NAMES, "not-on-this-machine"),
         **{name: mine[name] for name in needed}, "EXECUTION_API_URL": "http://10.0.0.5:8080/execution/",
         "REDIS_HOST": "10.0.0.5", "AWS_ENDPOINT_URL_S3": "http://10.0.0.5:8333",
     }

@@ -128,7 +128,7 @@ def test_a_stage_sees_none_of_airflows_secrets(cluster: Cluster, finished_run: s
     child = "^/opt/venv/bin/python -u -m carclf fine_tune"
     read = f"for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline | grep -q '{child}' && cat $p/environ; done"
     with cluster.running(seed=21, **{"fine_tune.epochs": 60}) as (_, task):
-        worker = cluster.worker_of(task)
+        worker = cluster.worker_container(task)
         told = cluster.wait(lambda: inside(worker, "sh", "-c", read, check=False), 60, "the stage runs")
     names = {pair.partition("=")[0] for pair in told.split("\0") if "=" in pair}
     assert {"CARCLF_STORE", "AWS_SECRET_ACCESS_KEY", "PATH"} <= names

@@ -18,7 +18,7 @@ def read(folder: Path, *lines: str) -> dict[str, Any]:
     """The stack with these lines in .env, those of all profiles too."""
     path = folder / "settings.env"
     path.write_text("".join(f"{line}\n" for line in lines))
-    subprocess.run([sys.executable, ROOT / "docker/make_secrets.py", path], check=True, capture_output=True)
+    subprocess.run([sys.executable, ROOT / "docker/generate_secrets.py", path], check=True, capture_output=True)
     command = ["docker", "compose", "--env-file", str(path), "--profile", "*", "config", "--format", "json"]
     found: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=ROOT, env={"PATH": os.environ["PATH"]}))
     return found["services"]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from carclf.config import load
+from carclf.config import load_config
 from carclf.dashboard.experiment_view import experiment_view
-from carclf.dashboard.pages import experiment_page, trainings_page
+from carclf.dashboard.pages import experiment_page, experiment_progress_page
 from carclf.errors import DataError
-from carclf.progress import tell
-from carclf.runs.live import recorded
+from carclf.progress import report_progress
+from carclf.runs.live import record_progress
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
 
@@ -23,14 +23,14 @@ def store(tmp_path: Path) -> Store:
 
 def recipe(name: str, accuracy: float, minutes: float, finding: str = "", **more: Any) -> dict[str, Any]:
     verdict = {"difference": 0.05, "low": 0.01, "high": 0.09, "p_value": 0.004} if finding else {}
-    return {"recipe": name, "accuracy": accuracy, "spread": None, "num_seeds": 1, "minutes": minutes, "front": True,
-            "finding": finding, "sentence": f"{finding} by 5.0 points" if finding else "the baseline",
+    return {"recipe": name, "accuracy": accuracy, "accuracy_std": None, "num_seeds": 1, "minutes": minutes, "on_pareto_front": True,
+            "conclusion": finding, "summary": f"{finding} by 5.0 points" if finding else "the baseline",
             "command": f"carclf run --recipe demo --set x={name}", "runs": [f"e-{name}-s0"]} | verdict | more
 
 
 def experiment(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"experiment": "e", "recipe": "demo", "seeds": [0], "num_images": 60, "num_folds": 0, "num_compared": 1,
-            "level": 0.05, "seed_shift": None, "rows": list(rows), "dropped": [], "failed": [], "left_out": []} | more
+    return {"experiment": "e", "recipe": "demo", "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
+            "level": 0.05, "seed_std": None, "rows": list(rows), "dropped": [], "failed": [], "left_out": []} | more
 
 
 def test_recipes_are_told_in_words_and_drawn_over_their_cost_with_the_front_as_a_line(store: Store) -> None:
@@ -38,9 +38,9 @@ def test_recipes_are_told_in_words_and_drawn_over_their_cost_with_the_front_as_a
         recipe("baseline", 0.9, 2.0), recipe("frozen", 0.85, 3.0, "worse", front=False),
         recipe("<b>more", 0.95, 4.0, "better", images_per_second=70.04)), store)
     assert [row["recipe"] for row in view["rows"]] == ["<b>more", "baseline", "frozen"]
-    assert view["rows"][0]["figures"] == ["0.9500", "", "1", "+5.0 (+1.0 to +9.0)", "0.004", "4.0", "70.0"]
-    assert view["rows"][1]["figures"] == ["0.9000", "", "1", "", "", "2.0", ""]
-    cost = view["over_cost"]
+    assert view["rows"][0]["metrics"] == ["0.9500", "", "1", "+5.0 (+1.0 to +9.0)", "0.004", "4.0", "70.0"]
+    assert view["rows"][1]["metrics"] == ["0.9000", "", "1", "", "", "2.0", ""]
+    cost = view["accuracy_over_cost"]
     assert cost.rows == [["<b>more", "4.0", "0.9500", "yes"], ["baseline", "2.0", "0.9000", "yes"],
                          ["frozen", "3.0", "0.8500", ""]]
     line, *_ = cost.spec["layer"]
@@ -72,14 +72,14 @@ def test_the_winner_is_named_with_the_command_that_takes_it_through_the_gate(sto
 
 
 def test_an_experiment_that_goes_on_shows_how_each_of_its_trainings_goes(store: Store) -> None:
-    done, running = (Run.begin(f"e-{name}-s0", store, "demo", load("demo")) for name in ("done", "more"))
+    done, running = (Run.begin(f"e-{name}-s0", store, "demo", load_config("demo")) for name in ("done", "more"))
     done.note(Result("evaluate", "0", False, 90.0, {"val_accuracy": 0.75, "low": 0.61, "high": 0.85}, ""))
     running._tell("fine_tune", running.record["created"], state="running")
     members = [{"recipe": name, "seed": 0, "fold": 0, "run_id": f"e-{name}-s0"} for name in ("done", "more", "<b>")]
-    with recorded(store, "e-more-s0", "fine_tune"):
-        tell("fine_tune", 31, 180, {"epoch": 2, "loss": 2.099})
+    with record_progress(store, "e-more-s0", "fine_tune"):
+        report_progress("fine_tune", 31, 180, {"epoch": 2, "loss": 2.099})
         page = _once_written(store, members)
-    assert "Trainings: 2 of 3 begun" in page and "data-watched" in page
+    assert "Trainings: 2 of 3 begun" in page and "data-auto-refresh" in page
     assert "0.7500 (0.610–0.850)" in page and '<a href="/carclf/runs/e-done-s0">' in page
     assert "fine_tune: 31 of 180, epoch 2, loss 2.099" in page
     assert "&lt;b&gt;</th>" in page and page.count("not begun") == 1
@@ -88,7 +88,7 @@ def test_an_experiment_that_goes_on_shows_how_each_of_its_trainings_goes(store: 
 def _once_written(store: Store, members: list[dict[str, Any]]) -> str:
     limit = time.monotonic() + 30
     while time.monotonic() < limit:
-        if "31 of 180" in (page := trainings_page(store, "/carclf", "e", members)):
+        if "31 of 180" in (page := experiment_progress_page(store, "/carclf", "e", members)):
             return page
         time.sleep(0.2)
     return page

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from gate_candidates import Candidate, built, candidate, split_in
+from gate_candidates import Candidate, build_artifact, build_candidate, build_split
 
 from carclf.artifacts import Split
-from carclf.config import load
-from carclf.dashboard.run_comparison import compare
+from carclf.config import load_config
+from carclf.dashboard.run_comparison import compare_runs
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
@@ -22,10 +22,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def run_of(store: Store, name: str, one: Candidate, **settings: object) -> Run:
-    run = Run.begin(name, store, "demo", load("demo", settings))
+    run = Run.begin(name, store, "demo", load_config("demo", settings))
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
@@ -35,15 +35,15 @@ def rows(num: int, subsets: Sequence[str], **columns: object) -> pd.DataFrame:
 
 
 def test_a_paired_test_recalls_and_changed_images_are_those_computed_by_hand(store: Store) -> None:
-    split = split_in(store)
+    split = build_split(store)
     # a is wrong on 10 images, b on the first of them and two others: 9 gained, 2 lost, 1 both wrong, 48 both right
-    run_of(store, "a", candidate(store, "a", range(10), split=split), **{"seed": 1})
-    run_of(store, "b", candidate(store, "b", [0, 20, 21], split=split, milliseconds=4.0), **{"head.epochs": 7})
-    found = compare(store, "a", "b")
+    run_of(store, "a", build_candidate(store, "a", range(10), split=split), **{"seed": 1})
+    run_of(store, "b", build_candidate(store, "b", [0, 20, 21], split=split, milliseconds=4.0), **{"head.epochs": 7})
+    found = compare_runs(store, "a", "b")
     paired = found["paired"]
     assert paired | {"interval": []} == {
-        "num_images": 60, "only_a": 2, "only_b": 9, "both_right": 48, "both_wrong": 1, "num_known": 0, "num_other": 0,
-        "num_shared": 0, "accuracy_a": 50 / 60, "accuracy_b": 57 / 60, "difference": 7 / 60, "interval": [],
+        "num_images": 60, "only_a_correct": 2, "only_b_correct": 9, "both_right": 48, "both_wrong": 1, "num_trained_on": 0, "num_mismatched": 0,
+        "num_same_members": 0, "accuracy_a": 50 / 60, "accuracy_b": 57 / 60, "difference": 7 / 60, "interval": [],
         # twice the chance of 9 heads or more in 11 throws: (55 + 11 + 1) / 2^11
         "p_value": pytest.approx(2 * 67 / 2**11),
     }
@@ -64,9 +64,9 @@ def test_a_paired_test_recalls_and_changed_images_are_those_computed_by_hand(sto
         "id": "", "path": "", "label": 1, "a": 2, "a_probability": None, "b": 1, "b_probability": None,
         "kind": "gained", "picture": ""}
     assert found["settings"] == [{"name": "seed", "a": 1, "b": 0}, {"name": "head.epochs", "a": 10, "b": 7}]
-    assert {"name": "milliseconds", "a": 5.0, "b": 4.0, "difference": -1.0} in found["figures"]
-    assert found["verdict"] == "undecided"
-    assert found["sentence"] == (
+    assert {"name": "milliseconds", "a": 5.0, "b": 4.0, "difference": -1.0} in found["metrics"]
+    assert found["verdict"] == "inconclusive"
+    assert found["summary"] == (
         "Neither b nor a is shown to be better: 0.9500 against 0.8333 on 60 common images, a difference of +11.67 "
         f"points (95% interval {100 * low:+.2f} to {100 * high:+.2f}, p = 0.0654).")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -75,16 +75,16 @@ def test_a_paired_test_recalls_and_changed_images_are_those_computed_by_hand(sto
 @pytest.mark.parametrize(("first", "second", "verdict", "begin"), [
     (range(20), range(4), "better", "b is better than a: 0.9333 against 0.6667 on 60"),
     (range(4), range(20), "worse", "b is worse than a: 0.6667 against 0.9333 on 60"),
-    (range(4), range(4), "undecided", "Neither b nor a is shown to be better: 0.9333 against 0.9333"),
+    (range(4), range(4), "inconclusive", "Neither b nor a is shown to be better: 0.9333 against 0.9333"),
 ])
 def test_the_sentence_says_who_is_better(
     store: Store, first: range, second: range, verdict: str, begin: str
 ) -> None:
-    split = split_in(store)
+    split = build_split(store)
     for name, wrong in (("a", first), ("b", second)):
-        run_of(store, name, candidate(store, name, wrong, split=split))
-    found = compare(store, "a", "b")
-    assert found["verdict"] == verdict and found["sentence"].startswith(begin)
+        run_of(store, name, build_candidate(store, name, wrong, split=split))
+    found = compare_runs(store, "a", "b")
+    assert found["verdict"] == verdict and found["summary"].startswith(begin)
 
 
 def test_images_that_one_was_trained_on_or_that_are_others_now_do_not_count(store: Store) -> None:
@@ -95,30 +95,30 @@ def test_images_that_one_was_trained_on_or_that_are_others_now_do_not_count(stor
     other.loc[16, "sha256"] = "f" * 64
     # 17 lies under the name 99.jpg in b's training: it is known by its bytes
     copy = rows(1, ["train"]).assign(id="99.jpg", sha256=one.loc[17, "sha256"])
-    splits = [built(store, Split, {}, {"name": name}, {"class_names": "0 1 2"}, {"split.parquet": table})
+    splits = [build_artifact(store, Split, {}, {"name": name}, {"class_names": "0 1 2"}, {"split.parquet": table})
               for name, table in (("one", one), ("other", pd.concat([other, copy])))]
     for name, split in zip("ab", splits, strict=True):
-        run_of(store, name, candidate(store, name, [], split=split))
-    paired = compare(store, "a", "b")["paired"]
-    assert {name: paired[name] for name in ("num_images", "num_known", "num_other", "both_right")} == {
-        "num_images": 12, "num_known": 1, "num_other": 2, "both_right": 12}
+        run_of(store, name, build_candidate(store, name, [], split=split))
+    paired = compare_runs(store, "a", "b")["paired"]
+    assert {name: paired[name] for name in ("num_images", "num_trained_on", "num_mismatched", "both_right")} == {
+        "num_images": 12, "num_trained_on": 1, "num_mismatched": 2, "both_right": 12}
 
 
 def test_runs_without_a_common_image_are_not_compared(store: Store) -> None:
-    splits = [split_in(store, 6, name, subsets) for name, subsets in (
+    splits = [build_split(store, 6, name, subsets) for name, subsets in (
         ("one", ["val"] * 3 + ["train"] * 3), ("other", ["train"] * 3 + ["val"] * 3))]
     for name, split in zip("ab", splits, strict=True):
-        run_of(store, name, candidate(store, name, [], split=split))
-    found = compare(store, "a", "b")
+        run_of(store, name, build_candidate(store, name, [], split=split))
+    found = compare_runs(store, "a", "b")
     assert (found["verdict"], found["classes"], found["changed"], found["paired"]["num_images"]) == ("none", [], [], 0)
-    assert found["sentence"] == ("a and b cannot be compared: there is no image that both validated on and neither was "
+    assert found["summary"] == ("a and b cannot be compared: there is no image that both validated on and neither was "
                                  "trained on.")
 
 
 def test_what_cannot_be_compared_is_refused_with_the_mend(store: Store) -> None:
-    run_of(store, "whole", candidate(store, "whole"))
-    Run.begin("begun", store, "demo", load("demo"))
-    gone = run_of(store, "gone", candidate(store, "gone", [1]))
+    run_of(store, "whole", build_candidate(store, "whole"))
+    Run.begin("begun", store, "demo", load_config("demo"))
+    gone = run_of(store, "gone", build_candidate(store, "gone", [1]))
     for other, error, text in (
         ("whole", ConfigError, "'whole' is one run. Give two different ones: carclf runs compare A B"),
         ("nobody", ConfigError, f"There is no run 'nobody' in {store.url}. List them: carclf runs list --store "
@@ -128,9 +128,9 @@ def test_what_cannot_be_compared_is_refused_with_the_mend(store: Store) -> None:
                                "carclf split --run begun"),
     ):
         with pytest.raises(error) as told:
-            compare(store, "whole", other)
+            compare_runs(store, "whole", other)
         assert str(told.value) == text
     key = gone.record["stages"]["evaluate"]["key"]
     Path(store.url, "evaluations", key, "manifest.json").unlink()
     with pytest.raises(DataError, match=f"evaluations/{key} is gone from"):
-        compare(store, "whole", "gone")
+        compare_runs(store, "whole", "gone")

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import Candidate, built, candidate
+from gate_candidates import Candidate, build_artifact, build_candidate
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from carclf.artifacts import Artifact, Audit, Dataset, Drift, Evaluation
 from carclf.champion import set_threshold
-from carclf.config import load
-from carclf.dashboard.run_comparison import compare
-from carclf.dashboard.run_facts import artifact_file, champion_facts, facts, picture
+from carclf.config import load_config
+from carclf.dashboard.run_comparison import compare_runs
+from carclf.dashboard.run_facts import artifact_file, champion_facts, error_image, run_facts
 from carclf.errors import CarclfError, ConfigError
 from carclf.runs.run import STAGES, Result, Run
-from carclf.services.storage import FolderStore, Store, Versioned, open_store
+from carclf.services.storage import FolderStore, Store, VersionedObject, open_store
 
 
 @pytest.fixture()
@@ -26,16 +26,16 @@ def store(tmp_path: Path) -> Store:
 
 
 def noted(store: Store, one: Candidate) -> Run:
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
 def test_a_run_that_has_only_begun_is_shown_with_open_stages(store: Store) -> None:
-    Run.begin("r", store, "demo", load("demo", {"seed": 3, "evaluate.zooms": "1,1.2", "competition": "my-cars"}))
-    found = facts(store, "r")
+    Run.begin("r", store, "demo", load_config("demo", {"seed": 3, "evaluate.zooms": "1,1.2", "competition": "my-cars"}))
+    found = run_facts(store, "r")
     assert [(stage["name"], stage["state"]) for stage in found["stages"]] == [(stage, "open") for stage in STAGES]
     assert found["header"]["settings"] == [
         {"name": "competition", "value": "my-cars", "default": "sf-dl-car-classification"},
@@ -50,28 +50,28 @@ def test_a_run_that_has_only_begun_is_shown_with_open_stages(store: Store) -> No
 
 
 def test_the_header_names_the_machine_that_trained(store: Store) -> None:
-    run = noted(store, candidate(store, "weak", range(30)))
+    run = noted(store, build_candidate(store, "weak", range(30)))
     where = run.record["stages"]["fine_tune"]["machine"]
     expected = f"{where['processor']}, {where['cores']} cores, {where['memory_gb']} GB, {where['system']}"
-    assert facts(store, "r")["header"]["machine"].startswith(expected)
+    assert run_facts(store, "r")["header"]["machine"].startswith(expected)
     assert where["versions"]["keras"] and "flags" in where
 
 
 def test_a_text_that_looks_like_a_number_is_quoted_in_the_command(store: Store) -> None:
-    Run.begin("r", store, "demo", load("demo", {"evaluate.zooms": "2"}))
-    assert facts(store, "r")["stages"][0]["command"].endswith("""--set 'evaluate.zooms="2"'""")
+    Run.begin("r", store, "demo", load_config("demo", {"evaluate.zooms": "2"}))
+    assert run_facts(store, "r")["stages"][0]["command"].endswith("""--set 'evaluate.zooms="2"'""")
 
 
 def test_a_failed_a_waiting_and_a_skipped_stage_say_why(store: Store) -> None:
-    one = candidate(store, "weak", range(30))
+    one = build_candidate(store, "weak", range(30))
     run = noted(store, one)
     with pytest.raises(ConfigError):
         run.run_stage("submit")
-    decision, _ = one.promote(store, load("demo", {"gate.threshold": 0.9}))
-    run.note(Result("promote", decision.key, False, 1.0, decision.figures, "", skip=str(decision.figures["reason"])))
-    found = facts(store, "r")
+    decision, _ = one.promote(store, load_config("demo", {"gate.threshold": 0.9}))
+    run.note(Result("promote", decision.key, False, 1.0, decision.metrics, "", skip=str(decision.metrics["reason"])))
+    found = run_facts(store, "r")
     told = {stage["name"]: (stage["state"], stage["text"]) for stage in found["stages"]}
-    reason = decision.figures["reason"]
+    reason = decision.metrics["reason"]
     assert told["promote"] == ("done", reason) and told["score"] == ("skipped", reason)
     assert told["submit"][0] == "failed" and told["submit"][1].startswith("ConfigError: validate has not run in 'r'")
     assert found["decision"]["reason"] == reason
@@ -79,14 +79,14 @@ def test_a_failed_a_waiting_and_a_skipped_stage_say_why(store: Store) -> None:
 
 
 def test_a_run_that_waits_for_an_approval_shows_the_decision_that_waits(store: Store) -> None:
-    needed = load("demo", {"gate.approval": "required", "gate.threshold": 0.1})
-    one = candidate(store, "good", config=needed)
+    needed = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
+    one = build_candidate(store, "good", config=needed)
     run = Run.begin("r", store, "demo", needed)
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     assert run.run_stage("promote").waiting
-    found = facts(store, "r")
+    found = run_facts(store, "r")
     stage = found["stages"][6]
     assert (stage["state"], found["row"]["decision"], found["row"]["state"]) == (
         "waiting", "awaiting approval", "waiting")
@@ -98,10 +98,10 @@ def test_a_run_that_waits_for_an_approval_shows_the_decision_that_waits(store: S
 
 @pytest.mark.parametrize("since", ["2020-01-01T00:00:00.000+00:00", ""])
 def test_a_stage_that_says_it_runs_and_is_not_heard_of_is_called_silent(store: Store, since: str) -> None:
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     run._tell("download", since or run.record["created"], state="running")
-    expected = "silent" if since else "running"
-    found = facts(store, "r")
+    expected = "stale" if since else "running"
+    found = run_facts(store, "r")
     assert (found["stages"][0]["state"], found["row"]["state"]) == (expected, expected)
 
 
@@ -114,15 +114,15 @@ def manifests(run: Run) -> dict[str, str]:
 def test_damaged_and_missing_artifacts_are_problems_of_their_part_and_the_rest_is_shown(
     store: Store, content: bytes | None
 ) -> None:
-    run = noted(store, candidate(store, "one"))
-    whole = facts(store, "r")
+    run = noted(store, build_candidate(store, "one"))
+    whole = run_facts(store, "r")
     assert whole["problems"] == []
     path = manifests(run)["evaluate"]
     if content is None:
         Path(store.url, path).unlink()
     else:
         store.write(path, content)
-    found = facts(store, "r")
+    found = run_facts(store, "r")
     said = "gone from" if content is None else "is damaged"
     assert [said in problem["text"] for problem in found["problems"]] == [True]
     assert (found["evaluation"], found["errors"]) == (None, [])
@@ -140,7 +140,7 @@ class Slow(FolderStore):
         self.asked: list[str] = []
         self.under_way, self.most = 0, 0
 
-    def read(self, key: str) -> Versioned | None:
+    def read(self, key: str) -> VersionedObject | None:
         self.asked.append(key)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -150,26 +150,26 @@ class Slow(FolderStore):
 
 
 def test_a_run_on_a_slow_store_is_read_at_once_and_nothing_of_it_twice(store: Store) -> None:
-    one = candidate(store, "good", config=load("demo", {"gate.threshold": 0.1}))
+    one = build_candidate(store, "good", config=load_config("demo", {"gate.threshold": 0.1}))
     run, (decision, _) = noted(store, one), one.promote(store)
-    run.note(Result("promote", decision.key, False, 1.0, decision.figures, ""))
+    run.note(Result("promote", decision.key, False, 1.0, decision.metrics, ""))
     slow = Slow(Path(store.url))
-    assert facts(slow, "r") == facts(store, "r")
+    assert run_facts(slow, "r") == run_facts(store, "r")
     assert len(slow.asked) == len(set(slow.asked)) >= 9
     assert slow.most >= 5
 
 
 def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> None:
-    run = noted(store, candidate(store, "one"))
+    run = noted(store, build_candidate(store, "one"))
     error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
-    told = built(store, Evaluation, {}, {}, {}, {
+    told = build_artifact(store, Evaluation, {}, {}, {}, {
         "evaluation.json": json.dumps({"class_names": [], "confusion": [], "errors": [error]}).encode(),
-        "pictures.json": json.dumps([{"picture": "data:image/jpeg;base64,/9g="}]).encode()})
+        "error_images.json": json.dumps([{"picture": "data:image/jpeg;base64,/9g="}]).encode()})
     run.note(Result("evaluate", told.key, False, 1.0, {}, ""))
-    assert facts(store, "r")["errors"] == [error | {"number": 0, "picture": "data:image/jpeg;base64,/9g=",
+    assert run_facts(store, "r")["errors"] == [error | {"number": 0, "picture": "data:image/jpeg;base64,/9g=",
                                                     "overlay": ""}]
-    Path(store.url, told.files["pictures.json"].key).unlink()
-    found = facts(store, "r")
+    Path(store.url, told.files["error_images.json"].key).unlink()
+    found = run_facts(store, "r")
     assert found["errors"] == [error | {"number": 0, "picture": "", "overlay": ""}]
     assert found["unread"] == ["pictures"]
 
@@ -189,15 +189,15 @@ def test_whatever_another_version_wrote_facts_are_json_and_nothing_is_raised(
     from carclf.artifacts import Evaluation, Model
 
     store = open_store(str(tmp_path_factory.mktemp("store")))
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     files = {"validate": (Dataset, {"report.json": json.dumps(report).encode()}),
              "fine_tune": (Model, {"history.csv": history}),
              "evaluate": (Evaluation, {"evaluation.json": json.dumps(found).encode(),
-                                       "pictures.json": json.dumps(pictures).encode()})}
+                                       "error_images.json": json.dumps(pictures).encode()})}
     for stage, (kind, content) in files.items():
-        artifact = built(store, kind, {}, {"stage": stage}, {}, content)
+        artifact = build_artifact(store, kind, {}, {"stage": stage}, {}, content)
         run.note(Result(stage, artifact.key, False, 1.0, {}, ""))
-    told = facts(store, "r")
+    told = run_facts(store, "r")
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert [stage["state"] for stage in told["stages"]][1] == "done"
 
@@ -210,22 +210,22 @@ def test_whatever_another_version_wrote_facts_are_json_and_nothing_is_raised(
 def test_a_record_of_another_version_is_shown_as_far_as_it_goes(
     store: Store, change: dict[str, Any], expected: str
 ) -> None:
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     store.write("runs/r.json", json.dumps(run.record | change).encode())
-    assert [problem["part"] for problem in facts(store, "r")["problems"]] == ([expected] if expected else [])
+    assert [problem["part"] for problem in run_facts(store, "r")["problems"]] == ([expected] if expected else [])
 
 
 def test_the_champion_with_its_figures_and_the_threshold_over_time(store: Store) -> None:
     assert champion_facts(store) is None
     set_threshold(store, 0.5, by="me")
     set_threshold(store, 0.6)
-    one = candidate(store, "one", range(6))
-    one.promote(store, load("demo", {"gate.raise_threshold": "accuracy"}), run_id="r", approved_by="you")
+    one = build_candidate(store, "one", range(6))
+    one.promote(store, load_config("demo", {"gate.raise_threshold": "accuracy"}), run_id="r", approved_by="you")
     found = champion_facts(store)
     assert found is not None
-    figures = one.evaluation.figures
+    metrics = one.evaluation.metrics
     assert found["champion"] | {"since": ""} == {
-        "model": one.model.key, "run": "r", "val_accuracy": 0.9, "low": figures["low"], "high": figures["high"],
+        "model": one.model.key, "run": "r", "val_accuracy": 0.9, "low": metrics["low"], "high": metrics["high"],
         "public_score": None, "rank": None, "since": "", "by": "you"}
     assert [entry["threshold"] for entry in found["thresholds"]] == [0.5, 0.5, 0.6, 0.9][-len(found["thresholds"]):]
     assert found["threshold"] == 0.9 and [event["action"] for event in found["events"]] == [
@@ -239,7 +239,7 @@ class Watched(FolderStore):
         super().__init__(path)
         self.asked: list[str] = []
 
-    def read(self, key: str) -> Versioned | None:
+    def read(self, key: str) -> VersionedObject | None:
         self.asked.append(key)
         return super().read(key)
 
@@ -256,7 +256,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
     top = tmp_path_factory.mktemp("top")
     (top / "champion.json").write_text("secret")
     store = Watched(top / "store")
-    noted(store, candidate(store, "one"))
+    noted(store, build_candidate(store, "one"))
     return store
 
 
@@ -268,9 +268,9 @@ def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
     watched: Watched, name: str, stage: str, file: str, number: int, kind: str
 ) -> None:
     watched.asked.clear()
-    for use in (lambda: facts(watched, name), lambda: picture(watched, name, number, kind),
-                lambda: artifact_file(watched, name, stage, file), lambda: compare(watched, name, "r"),
-                lambda: artifact_file(watched, "r", stage, file), lambda: picture(watched, "r", number, kind)):
+    for use in (lambda: run_facts(watched, name), lambda: error_image(watched, name, number, kind),
+                lambda: artifact_file(watched, name, stage, file), lambda: compare_runs(watched, name, "r"),
+                lambda: artifact_file(watched, "r", stage, file), lambda: error_image(watched, "r", number, kind)):
         try:
             found = use()
         except ConfigError as error:
@@ -283,32 +283,32 @@ def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
 
 @pytest.mark.parametrize("kind", [Audit, Drift])
 def test_the_page_of_the_suspected_labels_is_given_like_a_stages(store: Store, kind: type[Artifact]) -> None:
-    run = noted(store, one := candidate(store, "one"))
+    run = noted(store, one := build_candidate(store, "one"))
     report = {"findings": {"listed": []}, "class_counts": {}, "problems": []}
-    dataset = built(store, Dataset, {}, {}, {}, {"report.json": json.dumps(report).encode()})
-    found = built(store, kind, {}, {}, {}, {"report.html": b"suspects", "drift.json": b"{}"})
+    dataset = build_artifact(store, Dataset, {}, {}, {}, {"report.json": json.dumps(report).encode()})
+    found = build_artifact(store, kind, {}, {}, {}, {"report.html": b"suspects", "drift.json": b"{}"})
     assert artifact_file(store, "r", "audit", "report.html") is None
     run.note(Result("validate", dataset.key, False, 1.0, {}, ""))
     run.note(Result("train_head", one.model.key, False, 1.0, {"report": found.files["report.html"].key}, ""))
     assert artifact_file(store, "r", "audit", "report.html") == b"suspects"
-    assert facts(store, "r")["data"]["audit_pages"] == ["report.html"]
+    assert run_facts(store, "r")["data"]["audit_reports"] == ["report.html"]
     Path(store.url, found.folder, found.key, "manifest.json").unlink()
-    told = facts(store, "r")
-    assert (told["data"]["audit_pages"], told["unread"]) == ([], ["audit"])
+    told = run_facts(store, "r")
+    assert (told["data"]["audit_reports"], told["unread"]) == ([], ["audit"])
     for page in ("champion.json", "models/x/report.html", "audits/../../secret/report.html", ""):
         run.note(Result("train_head", one.model.key, False, 1.0, {"report": page}, ""))
         assert artifact_file(store, "r", "audit", "report.html") is None
 
 
 def test_only_what_a_manifest_names_and_a_browser_shows_is_given(store: Store) -> None:
-    noted(store, candidate(store, "one"))
+    noted(store, build_candidate(store, "one"))
     content = artifact_file(store, "r", "evaluate", "evaluation.json")
     assert content is not None and json.loads(content)["num_images"] == 60
     for stage, name in (("fine_tune", "model.keras"), ("evaluate", "predictions.parquet"),
                         ("evaluate", "manifest.json"), ("score", "x.html"), ("nope", "evaluation.json"),
                         ("evaluate", "../x.json")):
         assert artifact_file(store, "r", stage, name) is None
-    file = facts(store, "r")["stages"][5]["files"]
+    file = run_facts(store, "r")["stages"][5]["files"]
     key = next(one["key"] for one in file if one["name"] == "evaluation.json")
     store.write(key, b"{}")
     with pytest.raises(CarclfError, match=f"{key} is damaged in"):

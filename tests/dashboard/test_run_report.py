@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-from gate_candidates import candidate
+from gate_candidates import build_candidate
 from typer.testing import CliRunner
 
 from carclf.cli.app import app
-from carclf.config import load
-from carclf.dashboard.run_report import report_key, run_report, run_reported
+from carclf.config import load_config
+from carclf.dashboard.run_report import report_key, run_report, run_stage_with_report
 from carclf.dashboard.templates import style_sheet
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
@@ -24,11 +24,11 @@ def store(tmp_path: Path) -> Store:
 
 
 def evaluated(store: Store, **settings: object) -> Run:
-    one = candidate(store, "one", range(5), config=load("demo", settings))
+    one = build_candidate(store, "one", range(5), config=load_config("demo", settings))
     run = Run.begin("r", store, "demo", one.config)
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.figures, ""))
+        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
@@ -44,13 +44,13 @@ def test_a_report_is_one_file_without_script_and_network(store):
 
 def test_a_late_stage_leaves_the_report_in_the_store_also_where_it_waits_for_a_person(store):
     run = evaluated(store, **{"gate.approval": "required", "gate.threshold": 0.1})
-    assert run_reported(run, "promote").waiting
+    assert run_stage_with_report(run, "promote").waiting
     page = store.read(report_key("r")).data.decode()
     assert "awaiting approval" in page and "accuracy 0.9167 reaches the stored 0.1000" in page
 
 
-def channels(colour):
-    short = colour.removeprefix("#")
+def channels(color):
+    short = color.removeprefix("#")
     digits = short if len(short) == 6 else "".join(2 * digit for digit in short)
     return [int(digits[place : place + 2], 16) for place in (0, 2, 4)]
 
@@ -66,7 +66,7 @@ def luminance(rgb):
 def test_the_confusions_figures_are_readable_on_every_shade(theme):
     style = style_sheet()
     rule = re.search(rf'\[data-theme="{theme}"\] {{(.*?)}}', style, re.DOTALL)[1]
-    known = {name: channels(colour) for name, colour in re.findall(r"--(\w+): (#\w+)", rule)}
+    known = {name: channels(color) for name, color in re.findall(r"--(\w+): (#\w+)", rule)}
     shades = re.findall(r"\.shade\d {[^}]*var\(--(\w+)\) (\d+)%, var\(--card\)", style)
     assert len(shades) == 18
     for name, percent in shades:
@@ -78,9 +78,9 @@ def test_the_confusions_figures_are_readable_on_every_shade(theme):
 
 def test_a_part_that_is_lost_is_not_told_as_one_that_has_not_run(store):
     run = evaluated(store, **{"gate.threshold": 0.1})
-    run_reported(run, "promote")
+    run_stage_with_report(run, "promote")
     for place in ("evaluations", "decisions"):
-        for name in ("pictures.json", "decision.json", "evaluation.json"):
+        for name in ("error_images.json", "decision.json", "evaluation.json"):
             for path in Path(store.url, place).rglob(name):
                 path.write_text("{")
     page = run_report(store, "r")
@@ -93,8 +93,8 @@ def test_a_part_that_is_lost_is_not_told_as_one_that_has_not_run(store):
 def test_a_report_that_cannot_be_written_is_a_warning(store, caplog):
     run = evaluated(store, **{"gate.threshold": 0.1})
     Path(store.url, report_key("r"), "in the way").mkdir(parents=True)
-    result = run_reported(run, "promote")
-    assert result.figures["decision"] == "promoted"
+    result = run_stage_with_report(run, "promote")
+    assert result.metrics["decision"] == "promoted"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][-1].startswith(
         "The report of r was not written: ")
 

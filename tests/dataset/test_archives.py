@@ -38,7 +38,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_pictures_and_tables_are_unpacked_from_archives_within_the_archive(tmp_path: Path) -> None:
     inner = zipped({"top/train/0/a.jpg": b"a", "top/train/0/.hidden": b"", "__MACOSX/train/0/._a.jpg": b"", "b": b""})
     path = archive(tmp_path / "a.zip", {"sample-submission.csv": b"Id", "train.zip": inner, "other/c.jpg": b"c"})
-    extract(path, tmp_path / "out", tops=TOPS)
+    extract(path, tmp_path / "out", top_folders=TOPS)
     assert content(tmp_path / "out") == {"sample-submission.csv": b"Id", "train/0/a.jpg": b"a"}
 
 
@@ -47,27 +47,27 @@ def test_pictures_and_tables_are_unpacked_from_archives_within_the_archive(tmp_p
 )
 def test_a_member_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="leaves its folder"):
-        extract(archive(tmp_path / "a.zip", {name: b"x"}), tmp_path / "out", tops=TOPS)
+        extract(archive(tmp_path / "a.zip", {name: b"x"}), tmp_path / "out", top_folders=TOPS)
     assert content(tmp_path).keys() == {"a.zip"}
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.zip", {"train/0/a.jpg": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777)
     with pytest.raises(DataError, match=r"'train/0/a\.jpg', which is a link"):
-        extract(path, tmp_path / "out", tops=TOPS)
+        extract(path, tmp_path / "out", top_folders=TOPS)
 
 
 @pytest.mark.parametrize("inner", [b"no archive", b""])
 def test_a_damaged_inner_archive_is_named(tmp_path: Path, inner: bytes) -> None:
     with pytest.raises(DataError, match=r"train\.zip in the archive is damaged"):
-        extract(archive(tmp_path / "a.zip", {"train.zip": inner}), tmp_path / "out", tops=TOPS)
+        extract(archive(tmp_path / "a.zip", {"train.zip": inner}), tmp_path / "out", top_folders=TOPS)
 
 
 def test_what_grows_out_of_all_proportion_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 1000)
     path = archive(tmp_path / "a.zip", {"train/0/a.jpg": bytes(1_000_000)})
     with pytest.raises(DataError, match="would grow more than 100 times"):
-        extract(path, tmp_path / "out", tops=TOPS)
+        extract(path, tmp_path / "out", top_folders=TOPS)
 
 
 def test_archives_nested_without_end_are_refused(tmp_path: Path) -> None:
@@ -76,14 +76,14 @@ def test_archives_nested_without_end_are_refused(tmp_path: Path) -> None:
         inner = zipped({"train.zip": inner})
     (tmp_path / "a.zip").write_bytes(inner)
     with pytest.raises(DataError, match="an archive within 3 others"):
-        extract(tmp_path / "a.zip", tmp_path / "out", tops=TOPS)
+        extract(tmp_path / "a.zip", tmp_path / "out", top_folders=TOPS)
 
 
 def test_a_name_that_occurs_twice_is_refused_unless_the_content_is_the_same(tmp_path: Path) -> None:
     same = {"train/0/a.jpg": b"a", "top/train/0/a.jpg": b"a"}
-    extract(archive(tmp_path / "a.zip", same), tmp_path / "out", tops=TOPS)
+    extract(archive(tmp_path / "a.zip", same), tmp_path / "out", top_folders=TOPS)
     with pytest.raises(DataError, match=r"holds train/0/a\.jpg twice"):
-        extract(archive(tmp_path / "b.zip", same | {"train/0/a.jpg": b"b"}), tmp_path / "other", tops=TOPS)
+        extract(archive(tmp_path / "b.zip", same | {"train/0/a.jpg": b"b"}), tmp_path / "other", top_folders=TOPS)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_name_that_occurs_twice_is_refused_unless_the_content_is_the_same(tmp_
 )
 def test_names_that_no_disk_can_hold_are_the_datas_fault(tmp_path: Path, names: list[str]) -> None:
     with pytest.raises(DataError, match="in the archive is damaged"):
-        extract(archive(tmp_path / "a.zip", dict.fromkeys(names, b"x")), tmp_path / "out", tops=TOPS)
+        extract(archive(tmp_path / "a.zip", dict.fromkeys(names, b"x")), tmp_path / "out", top_folders=TOPS)
 
 
 def test_packing_gives_the_same_bytes_whatever_the_order_and_the_files_dates(tmp_path: Path) -> None:
@@ -101,5 +101,5 @@ def test_packing_gives_the_same_bytes_whatever_the_order_and_the_files_dates(tmp
     (tmp_path / "a").touch()
     pack(tmp_path / "2.zip", {"extra/0/0/y.jpg": tmp_path / "a", "extra/0/1/x.jpg": tmp_path / "b"})
     assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
-    extract(tmp_path / "1.zip", tmp_path / "out", tops=("extra",))
+    extract(tmp_path / "1.zip", tmp_path / "out", top_folders=("extra",))
     assert content(tmp_path / "out") == {"extra/0/0/y.jpg": b"a", "extra/0/1/x.jpg": b"b"}

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gate_candidates import candidate
+from gate_candidates import build_candidate
 
-from carclf.artifacts import Dataset, Figures, Split, build
+from carclf.artifacts import Dataset, Metrics, Split, build
 from carclf.champion import champion_split
-from carclf.config import Config, load
-from carclf.dataset.champion_split import known
+from carclf.config import Config, load_config
+from carclf.dataset.champion_split import previous_values
 from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store, open_store
 from carclf.stages.split import split
 
-CONFIG = load("demo")
+CONFIG = load_config("demo")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def rows_of(names: range, *, label: int | None = None) -> pd.DataFrame:
 
 
 def dataset(store: Store, index: pd.DataFrame) -> Dataset:
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         index.to_parquet(folder / "index.parquet", index=False)
         return {}
 
@@ -50,8 +50,8 @@ def dataset(store: Store, index: pd.DataFrame) -> Dataset:
 
 def crown(store: Store, own: Split) -> None:
     """A model of this split wins, whatever the one before it would answer on it."""
-    config = load("demo", {"gate.champion_rule": "off"})
-    candidate(store, own.key, split=own).promote(store, config)
+    config = load_config("demo", {"gate.champion_rule": "off"})
+    build_candidate(store, own.key, split=own).promote(store, config)
     assert champion_split(store) == own
 
 
@@ -84,11 +84,11 @@ def test_a_run_on_unchanged_data_reuses_its_split_after_it_won_and_each_time_aft
 def test_new_data_and_another_seed_move_no_picture_that_the_champion_knows(store: Store) -> None:
     first, _ = run(store, dataset(store, rows_of(range(90))))
     crown(store, first)
-    second, _ = run(store, dataset(store, rows_of(range(30, 200))), load("demo", {"seed": 7}))
+    second, _ = run(store, dataset(store, rows_of(range(30, 200))), load_config("demo", {"seed": 7}))
     old, new = sides(store, first), sides(store, second)
     assert all(new[name] == old[name] for name in old if name in new) and len(new) == 170
-    assert second.figures["num_champion_train_in_val"] == 0
-    assert abs(second.figures["num_val"] - 170 * CONFIG.split.val_fraction) <= 3
+    assert second.metrics["num_champion_train_in_val"] == 0
+    assert abs(second.metrics["num_val"] - 170 * CONFIG.split.val_fraction) <= 3
 
 
 def test_pictures_that_were_saved_again_keep_the_side_that_the_champion_knows(store: Store) -> None:
@@ -97,10 +97,10 @@ def test_pictures_that_were_saved_again_keep_the_side_that_the_champion_knows(st
     crown(store, first)
     again = rows_of(range(500, 590)).assign(phash=index["phash"] ^ np.uint64(1 << 40 | 0b1011), label=index["label"])
     more = pd.concat([again, rows_of(range(900, 930))], ignore_index=True)
-    second, _ = run(store, dataset(store, more), load("demo", {"seed": 7}))
+    second, _ = run(store, dataset(store, more), load_config("demo", {"seed": 7}))
     old, new = sides(store, first), sides(store, second)
     assert [new[f"{name + 500}.jpg"] for name in range(90)] == [old[f"{name}.jpg"] for name in range(90)]
-    assert second.figures["num_champion_train_in_val"] == 0
+    assert second.metrics["num_champion_train_in_val"] == 0
 
 
 def test_flat_pictures_are_not_taken_for_each_other(store: Store) -> None:
@@ -108,16 +108,16 @@ def test_flat_pictures_are_not_taken_for_each_other(store: Store) -> None:
     first, _ = run(store, dataset(store, flat))
     crown(store, first)
     old, new = rows(store, first), rows_of(range(90, 180)).assign(phash=np.uint64(0))
-    assert known(new, old, "subset").isna().all()
+    assert previous_values(new, old, "subset").isna().all()
 
 
 def test_the_report_counts_what_trained_the_champion_and_was_saved_again(store: Store) -> None:
     data, settings = dataset(store, rows_of(range(90))), {"split.num_folds": 3}
-    first, _ = run(store, data, load("demo", settings))
+    first, _ = run(store, data, load_config("demo", settings))
     crown(store, first)
     again = rows_of(range(500, 590)).assign(phash=rows_of(range(90))["phash"] ^ np.uint64(0b101))
-    other, _ = run(store, dataset(store, again), load("demo", settings | {"split.fold": 1}))
-    assert other.figures["num_champion_train_in_val"] == other.figures["num_val"] == 30
+    other, _ = run(store, dataset(store, again), load_config("demo", settings | {"split.fold": 1}))
+    assert other.metrics["num_champion_train_in_val"] == other.metrics["num_val"] == 30
 
 
 def test_force_makes_another_split_with_the_champions_sides(store: Store) -> None:
@@ -150,11 +150,11 @@ def test_the_leak_report_names_what_a_split_lets_through(store: Store) -> None:
     test.loc[1, "cluster"] = index.set_index("id")["cluster"][val]
     second, _ = run(store, dataset(store, pd.concat([index, test], ignore_index=True)))
     leaks = json.loads(second.path(store, "leaks.json").read_text())
-    assert leaks == {"clusters_on_both_sides": [], "champion_train_in_val": [], "test_copies_in_train": ["1000.jpg"],
-                     "val_near_train_unverified": [{"id": val, "train_id": train, "distance": 3}]}
-    assert second.figures == {
-        "num_train": first.figures["num_train"], "num_val": first.figures["num_val"], "num_left_out": 0,
-        "num_clusters_on_both_sides": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
+    assert leaks == {"clusters_in_train_and_val": [], "champion_train_in_val": [], "test_copies_in_train": ["1000.jpg"],
+                     "val_train_hash_matches": [{"id": val, "train_id": train, "distance": 3}]}
+    assert second.metrics == {
+        "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_excluded": 0,
+        "num_clusters_in_train_and_val": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
         "class_names": "0 1 2",
     }
 
@@ -163,14 +163,14 @@ def test_folds_stay_put_and_the_report_counts_the_champions_training_pictures_am
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     data, settings = dataset(store, rows_of(range(90))), {"split.num_folds": 3}
-    first, _ = run(store, data, load("demo", settings))
+    first, _ = run(store, data, load_config("demo", settings))
     crown(store, first)
-    assert run(store, data, load("demo", settings)) == (first, True)
-    other, _ = run(store, dataset(store, rows_of(range(120))), load("demo", settings | {"split.fold": 1, "seed": 3}))
+    assert run(store, data, load_config("demo", settings)) == (first, True)
+    other, _ = run(store, dataset(store, rows_of(range(120))), load_config("demo", settings | {"split.fold": 1, "seed": 3}))
     both = rows(store, first).merge(rows(store, other), on="id")
     assert (both["fold_x"] == both["fold_y"]).all() and len(both) == 90
-    assert (first.figures["num_val"], other.figures["num_val"]) == (30, 40)
-    assert other.figures["num_champion_train_in_val"] == 30
+    assert (first.metrics["num_val"], other.metrics["num_val"]) == (30, 40)
+    assert other.metrics["num_champion_train_in_val"] == 30
     assert "30 of the validation pictures trained the champion" in caplog.text
     holdout, _ = run(store, data)
     assert sides(store, holdout) == sides(store, first)
@@ -179,7 +179,7 @@ def test_folds_stay_put_and_the_report_counts_the_champions_training_pictures_am
 @pytest.mark.parametrize("settings", [{"num_folds": 1}, {"num_folds": 3, "fold": 3}, {"fold": 1}])
 def test_a_fold_that_there_is_not_is_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="give 0 folds and fold 0, or at least 2 folds"):
-        load("demo", {f"split.{name}": value for name, value in settings.items()})
+        load_config("demo", {f"split.{name}": value for name, value in settings.items()})
 
 
 def test_a_split_imports_no_training_framework() -> None:
@@ -193,6 +193,6 @@ def test_what_an_earlier_champion_knew_keeps_its_side_also_after_it_was_away_for
     crown(store, first)
     second, _ = run(store, dataset(store, rows_of(range(60))))
     crown(store, second)
-    third, _ = run(store, dataset(store, rows_of(range(180))), load("demo", {"seed": 5}))
-    assert len(rows(store, second)) == 60 and third.figures["num_champion_train_in_val"] == 0
+    third, _ = run(store, dataset(store, rows_of(range(180))), load_config("demo", {"seed": 5}))
+    assert len(rows(store, second)) == 60 and third.metrics["num_champion_train_in_val"] == 0
     assert sides(store, third).items() >= sides(store, first).items()

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from carclf.config import Duplicates, Validation
-from carclf.dataset.checks import check, find, read_context
+from carclf.dataset.checks import find_problems, raise_on_errors, read_context
 from carclf.dataset.duplicates import find_clusters
 from carclf.dataset.findings import Findings
-from carclf.dataset.image_checks import contradicting
+from carclf.dataset.image_checks import conflicting_clusters
 from carclf.dataset.indexing import write_index
-from carclf.dataset.inspection import loader
-from carclf.dataset.label_table import read_sample, read_train_table
+from carclf.dataset.inspection import make_pixel_loader
+from carclf.dataset.label_table import read_sample_submission, read_train_csv
 from carclf.demo.rendering import render_competition
 from carclf.errors import DataError
 
@@ -37,11 +37,11 @@ SETTINGS = Validation(min_images_per_class=5)
 def indexed(folder: Path, settings: Validation = SETTINGS) -> pd.DataFrame:
     write_index(folder, folder / "index.parquet", settings)
     index = pd.read_parquet(folder / "index.parquet")
-    return index.assign(cluster=find_clusters(index, loader(folder, index["path"]), Duplicates()))
+    return index.assign(cluster=find_clusters(index, make_pixel_loader(folder, index["path"]), Duplicates()))
 
 
 def found(folder: Path, settings: Validation = SETTINGS) -> Findings:
-    return find(indexed(folder, settings), read_context(folder, settings)[0])
+    return find_problems(indexed(folder, settings), read_context(folder, settings)[0])
 
 
 def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
     assert sorted(broken.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]
     assert broken["900002.jpg"] == "cannot be decoded: the file is empty"
     assert sorted(index[index["sha256"].duplicated(keep=False)].groupby("sha256").size()) == [2, 2]
-    check(found(folder))
+    raise_on_errors(found(folder))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
 )
 def test_data_that_cannot_be_trained_on_is_refused(folder: Path, settings: Validation, message: str) -> None:
     with pytest.raises(DataError) as error:
-        check(found(folder, settings))
+        raise_on_errors(found(folder, settings))
     assert message in str(error.value)
 
 
@@ -71,19 +71,19 @@ def test_an_id_of_the_sample_without_image_is_refused_by_name(folder: Path) -> N
     lost = min((folder / "test_upload").iterdir())
     lost.unlink()
     with pytest.raises(DataError, match=rf"1 ids of sample-submission.csv have no image.*{lost.name}"):
-        check(found(folder))
+        raise_on_errors(found(folder))
 
 
 def test_another_competitions_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "train" / "sedan").mkdir()
     shutil.copy(min((folder / "train/0").iterdir()), folder / "train/sedan/x.jpg")
     with pytest.raises(DataError, match="Is this the right competition"):
-        check(found(folder))
+        raise_on_errors(found(folder))
     with pytest.raises(DataError, match="No pictures"):
         write_index(tmp_path / "nothing", tmp_path / "index.parquet", SETTINGS)
     (folder / "sample-submission.csv").write_text("Name,Label\n")
     with pytest.raises(DataError, match="expected Id,Category"):
-        read_sample(folder)
+        read_sample_submission(folder)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_another_competitions_folder_is_refused(folder: Path, tmp_path: Path) ->
 def test_a_sample_that_is_no_table_of_ids_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "sample-submission.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match="sample-submission"):
-        read_sample(tmp_path)
+        read_sample_submission(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -109,21 +109,21 @@ def test_a_line_with_too_many_values_or_too_few_is_refused_by_its_number(
     for name in ("sample-submission.csv", "train.csv"):
         (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=f"sample-submission.csv cannot be read: {message}"):
-        read_sample(tmp_path)
-    assert message in str(read_train_table(tmp_path))
+        read_sample_submission(tmp_path)
+    assert message in str(read_train_csv(tmp_path))
 
 
 def test_a_train_table_without_rows_is_told_and_the_folders_say_the_classes(folder: Path) -> None:
     (folder / "train.csv").write_text("Id,Category\n")
     context, of_tables = read_context(folder, SETTINGS)
-    assert context.table is None and [one.kind for one in of_tables] == ["train_table"]
+    assert context.table is None and [one.kind for one in of_tables] == ["invalid_train_csv"]
     assert "train.csv has no rows" in of_tables[0].text
-    check(find(indexed(folder), context))
+    raise_on_errors(find_problems(indexed(folder), context))
 
 
 def test_an_id_named_na_is_an_id(tmp_path: Path) -> None:
     (tmp_path / "sample-submission.csv").write_text("Id,Category\nNA,0\n")
-    assert list(read_sample(tmp_path)["Id"]) == ["NA"]
+    assert list(read_sample_submission(tmp_path)["Id"]) == ["NA"]
 
 
 def test_a_class_of_copies_of_another_class_is_refused(rendered: Path, tmp_path: Path) -> None:
@@ -133,6 +133,6 @@ def test_a_class_of_copies_of_another_class_is_refused(rendered: Path, tmp_path:
         path.unlink()
     for path in (folder / "train" / "8").iterdir():
         shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
-    assert contradicting(indexed(folder))
+    assert conflicting_clusters(indexed(folder))
     with pytest.raises(DataError, match=r"Class '8' has 0 usable images.*Class '9' has 0 usable images"):
-        check(found(folder))
+        raise_on_errors(found(folder))

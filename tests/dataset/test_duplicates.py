@@ -10,9 +10,9 @@ import pytest
 
 from carclf.config import Duplicates
 from carclf.dataset.duplicates import describe_clusters, find_clusters
-from carclf.dataset.matching import difference, thumbnail
+from carclf.dataset.matching import thumbnail, thumbnail_difference
 from carclf.dataset.near_hashes import near_pairs
-from carclf.demo.rendering import picture
+from carclf.demo.rendering import car_image
 from carclf.images.decode import Pixels, decode
 from carclf.images.hashes import perceptual_hash, pixels_sha256
 
@@ -74,7 +74,7 @@ def test_equal_pixels_in_another_format_are_an_exact_copy_between_train_and_test
     png = cv2.imencode(".png", decode(data)[:, :, ::-1])[1].tobytes()
     index, load = index_of({"train/0/a.jpg": data, "test_upload/b.jpg": png, "train/1/c.jpg": jpeg(scene(1))})
     index = index.assign(cluster=find_clusters(index, load, SETTINGS))
-    assert [(one["kind"], one["spans_test"], one["spans_classes"]) for one in describe_clusters(index)] == [
+    assert [(one["kind"], one["in_train_and_test"], one["has_conflicting_labels"]) for one in describe_clusters(index)] == [
         ("exact", True, False)]
     assert index["cluster"].dtype == np.int64 and index["cluster"].nunique() == 2
 
@@ -84,13 +84,13 @@ def test_a_picture_under_two_classes_is_told_first_as_a_sure_label_error() -> No
              "train/1/d.jpg": jpeg(scene(1)), "train/1/e.jpg": jpeg(scene(1))}
     index, load = index_of(files)
     found = describe_clusters(index.assign(cluster=find_clusters(index, load, SETTINGS)))
-    assert [(one["spans_classes"], one["labels"], one["kind"], one["num_members"]) for one in found] == [
+    assert [(one["has_conflicting_labels"], one["labels"], one["kind"], one["num_members"]) for one in found] == [
         (True, [0, 3], "near", 2), (False, [1], "exact", 3)]
 
 
 def test_rendered_cars_are_different_pictures() -> None:
     random = np.random.default_rng(0)
-    files = {f"train/{number % 10}/{number}.jpg": picture(number % 10, random) for number in range(120)}
+    files = {f"train/{number % 10}/{number}.jpg": car_image(number % 10, random) for number in range(120)}
     assert clusters(files) == []
 
 
@@ -133,8 +133,8 @@ def test_a_chain_of_pictures_that_each_resemble_the_next_is_one_cluster_without_
     index, load = index_of(frames)
     found = find_clusters(index, load, SETTINGS).tolist()
     thumbnails = [thumbnail(load(position)) for position in range(len(index))]
-    pairs = [pair for ends in near_pairs(index["phash"].to_numpy(), SETTINGS.max_distance)
+    pairs = [pair for ends in near_pairs(index["phash"].to_numpy(), SETTINGS.max_hash_distance)
              for pair in zip(*(end.tolist() for end in ends), strict=True)]
-    alike = [pair for pair in pairs if difference(*(thumbnails[one] for one in pair)) <= SETTINGS.max_difference]
+    alike = [pair for pair in pairs if thumbnail_difference(*(thumbnails[one] for one in pair)) <= SETTINGS.max_pixel_difference]
     assert len(alike) > 200 and not [pair for pair in alike if len({found[one] for one in pair}) > 1]
     assert len(set(found)) < len(frames) / 10

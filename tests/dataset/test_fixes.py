@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from carclf.dataset.fixes import LabelFixes, apply_fixes, check_fixes, read_fixes
-from carclf.dataset.indexing import Place
+from carclf.dataset.indexing import ImagePath
 from carclf.errors import DataError
 from carclf.services.storage import Store, open_store
 
@@ -40,7 +40,7 @@ def test_labels_are_changed_pictures_dropped_and_strangers_recorded(store: Store
     assert done.index["kind"].tolist() == ["", "", "dropped", "", ""]
     assert done.index["problem"][2] == "dropped by label_fixes.csv"
     assert [fix.id for fix in done.unknown] == ["t.jpg", "x"]
-    assert [found.kind for found in done.findings()] == ["unknown_fix"] * 2
+    assert [found.kind for found in done.findings()] == ["unmatched_label_fix"] * 2
     assert done.applied == [
         {"path": "train/0/a.jpg", "action": "relabel", "from": 0, "to": 1},
         {"path": "train/1/b.jpg", "action": "drop", "from": 1, "to": None},
@@ -104,7 +104,7 @@ def test_a_fix_with_a_content_means_that_picture_wherever_it_lies_and_none_that_
         meant = done.index.set_index("sha256")
         assert meant["label"]["d" * 64] == 0 and (index is INDEX or meant["label"]["f" * 64] == 1)
         assert (meant["kind"]["a" * 64], meant["kind"]["b" * 64]) == ("", "dropped")
-        assert [(found.kind, found.path) for found in done.findings()] == [("unknown_fix", "a.jpg")]
+        assert [(found.kind, found.path) for found in done.findings()] == [("unmatched_label_fix", "a.jpg")]
         assert "no training picture has the content that is meant" in done.findings()[0].text
 
 
@@ -132,7 +132,7 @@ def test_a_content_that_is_none_is_refused(store: Store) -> None:
     ],
 )
 def test_mistakes_are_known_from_the_names_of_the_files(store: Store, lines: list[str], message: str) -> None:
-    places = [Place(row.id, row.path, row.label, row.source, True) for row in INDEX.itertuples()]
+    places = [ImagePath(row.id, row.path, row.label, row.source, True) for row in INDEX.itertuples()]
     for classes in (None, {0, 1}):
         if not message:
             check_fixes(fixes(store, *lines, header=WITH_CONTENT), places, classes)

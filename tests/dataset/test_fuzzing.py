@@ -15,8 +15,8 @@ from PIL import Image
 
 from carclf.config import Validation
 from carclf.dataset.archives import extract
-from carclf.dataset.findings import KINDS
-from carclf.dataset.inspection import inspect
+from carclf.dataset.findings import SEVERITY_BY_KIND
+from carclf.dataset.inspection import inspect_image
 from carclf.errors import DataError
 
 SLOWEST_SECONDS = 5.0  # a hang, on a machine that is busy
@@ -85,9 +85,9 @@ def fuzz_jpegs(num: int, path: Path) -> dict[str, int]:
             data = chance.choice(JPEG_MUTATIONS)(chance, data) or b"\xff"
         path.write_bytes(data)
         started = time.monotonic()
-        row = inspect(path, CONFIG)
+        row = inspect_image(path, CONFIG)
         assert time.monotonic() - started < SLOWEST_SECONDS, number
-        assert bool(row["problem"]) == bool(row["kind"]) and (not row["kind"] or KINDS[row["kind"]] == "unusable")
+        assert bool(row["problem"]) == bool(row["kind"]) and (not row["kind"] or SEVERITY_BY_KIND[row["kind"]] == "unusable")
         assert row["problem"] or min(row["width"], row["height"], row["phash"] + 1) > 0, number
         outcomes[row["kind"] or "usable"] = outcomes.get(row["kind"] or "usable", 0) + 1
     return outcomes
@@ -143,7 +143,7 @@ ARCHIVE_MUTATIONS: tuple[Mutation, ...] = (
 
 def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
     """How many of the mutated archives were unpacked and how many refused."""
-    outcomes = {"unpacked": 0, "refused": 0}
+    outcomes = {"unpacked": 0, "rejected": 0}
     (folder / "deep/er").mkdir(parents=True)
     path = folder / "a.zip"
     for number in range(num):
@@ -152,11 +152,11 @@ def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
         target.mkdir()
         started = time.monotonic()
         try:
-            extract(path, target, tops=("train", "test_upload"))
+            extract(path, target, top_folders=("train", "test_upload"))
             outcomes["unpacked"] += 1
         except DataError as error:
             assert str(error)
-            outcomes["refused"] += 1
+            outcomes["rejected"] += 1
         assert time.monotonic() - started < SLOWEST_SECONDS, number
         assert not any(found.is_symlink() or not (found.is_file() or found.is_dir()) for found in target.rglob("*"))
     outside = {found.name for found in (*folder.iterdir(), *(folder / "deep").iterdir())}

@@ -13,8 +13,8 @@ from PIL import Image
 
 from carclf.config import Validation
 from carclf.dataset.indexing import CHUNK, NUM_THREADS, write_index
-from carclf.dataset.inspection import inspect
-from carclf.images.decode import Picture, large_alone, strict_complaint
+from carclf.dataset.inspection import inspect_image
+from carclf.images.decode import EncodedImage, large_image_lock, strict_decode_error
 
 HEIGHT, WIDTH = 60, 80
 
@@ -46,7 +46,7 @@ def test_pictures_are_read_no_further_ahead_than_a_few_chunks(tmp_path: Path) ->
 def waits(work: Callable[[], object]) -> bool:
     """Whether the work, in a thread, waits while this one has a large picture in hand; it ends when that is done."""
     thread = Thread(target=work, daemon=True)
-    with large_alone(10**12):
+    with large_image_lock(10**12):
         thread.start()
         thread.join(0.5)
         waited = thread.is_alive()
@@ -58,8 +58,8 @@ def waits(work: Callable[[], object]) -> bool:
 @pytest.mark.parametrize("is_large", [True, False])
 def test_pictures_of_many_pixels_are_decoded_one_at_a_time(is_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carclf.images.decode.LARGE", HEIGHT * WIDTH - is_large)
-    picture = Picture(jpeg())
-    for work in (picture.decode, lambda: picture.shrink(30, 40), lambda: strict_complaint(picture)):
+    picture = EncodedImage(jpeg())
+    for work in (picture.decode, lambda: picture.shrink(30, 40), lambda: strict_decode_error(picture)):
         assert waits(work) == is_large
 
 
@@ -71,4 +71,4 @@ def test_files_of_many_bytes_are_read_one_at_a_time(
     data = jpeg()
     (tmp_path / "a.jpg").write_bytes(data + bytes(is_large * 2 * HEIGHT * WIDTH))
     assert len(data) < 2 * HEIGHT * WIDTH
-    assert waits(lambda: inspect(tmp_path / "a.jpg", Validation())) == is_large
+    assert waits(lambda: inspect_image(tmp_path / "a.jpg", Validation())) == is_large

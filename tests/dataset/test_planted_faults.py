@@ -12,13 +12,13 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from carclf.config import Duplicates, Validation
 from carclf.dataset.archives import extract
-from carclf.dataset.checks import check, find, known_classes, read_context
+from carclf.dataset.checks import expected_labels, find_problems, raise_on_errors, read_context
 from carclf.dataset.duplicates import find_clusters
-from carclf.dataset.findings import KINDS, Findings
+from carclf.dataset.findings import SEVERITY_BY_KIND, Findings
 from carclf.dataset.fixes import LabelFix, LabelFixes, apply_fixes
 from carclf.dataset.indexing import write_index
-from carclf.dataset.inspection import loader
-from carclf.demo.rendering import picture, render_competition
+from carclf.dataset.inspection import make_pixel_loader
+from carclf.demo.rendering import car_image, render_competition
 from carclf.errors import DataError
 
 SETTINGS = Validation(min_images_per_class=5, max_megapixels=1, max_unusable_fraction=0.02, max_imbalance=3)
@@ -42,11 +42,11 @@ class Planter:
         self.folder, self.random, self.planted = folder, np.random.default_rng(9), Planted()
 
     def car(self, label: int) -> Image.Image:
-        return Image.open(io.BytesIO(picture(label, self.random)))
+        return Image.open(io.BytesIO(car_image(label, self.random)))
 
     def put(self, path: str, data: bytes | Image.Image | None = None, *kinds: str) -> None:
         if data is None:
-            data = picture(1, self.random)
+            data = car_image(1, self.random)
         target = self.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(encoded(data, quality=90) if isinstance(data, Image.Image) else data)
@@ -54,7 +54,7 @@ class Planter:
 
 
 def plant_broken_files(to: Planter) -> None:
-    whole = picture(0, to.random)
+    whole = car_image(0, to.random)
     to.planted |= {("truncated", "train/0/900001.jpg"), ("empty", "train/1/900002.jpg"),
                    ("undecodable", "train/2/900003.jpg")}  # by render_competition
     to.put("train/0/910001.jpg", whole[:-2], "truncated")
@@ -67,14 +67,14 @@ def plant_broken_files(to: Planter) -> None:
 
 
 def plant_odd_files(to: Planter) -> None:
-    to.planted |= {("other_format", "train/3/900004.jpg"), ("other_mode", "train/4/900005.jpg")}
+    to.planted |= {("wrong_file_extension", "train/3/900004.jpg"), ("non_rgb_mode", "train/4/900005.jpg")}
     exif = Image.Exif()
     exif[0x0112] = 6
     to.put("train/1/910007.jpg", encoded(to.car(1), exif=exif), "turned")
-    to.put("train/1/910008.jpg", encoded(to.car(1).convert("CMYK")), "other_mode")
-    to.put("train/1/910009.jpg", encoded(to.car(1).convert("RGBA"), "PNG"), "other_mode", "other_format")
+    to.put("train/1/910008.jpg", encoded(to.car(1).convert("CMYK")), "non_rgb_mode")
+    to.put("train/1/910009.jpg", encoded(to.car(1).convert("RGBA"), "PNG"), "non_rgb_mode", "wrong_file_extension")
     to.put("train/1/910010.png", encoded(to.car(1), "PNG"))
-    to.put("train/2/910011.jpg", to.car(2).resize((900, 140)), "extreme_aspect")
+    to.put("train/2/910011.jpg", to.car(2).resize((900, 140)), "extreme_aspect_ratio")
     to.put("train/2/910012.jpg", ImageEnhance.Brightness(to.car(2)).enhance(0.05), "dark")
     to.put("train/2/910013.jpg", Image.eval(to.car(2), lambda value: 250 + value // 64), "bright")
     to.put("train/2/910014.jpg", Image.new("RGB", (320, 240), (120, 130, 140)), "flat")
@@ -84,22 +84,22 @@ def plant_odd_files(to: Planter) -> None:
 def plant_names_and_classes(to: Planter) -> None:
     for place in ("train/3/910016.jpg", "train/4/910016.jpg", "train/5/910017.jpg", "test_upload/910017.jpg",
                   "extra/0/3/a.jpg", "extra/1/3/a.jpg"):
-        to.put(place, None, "name_twice")
-    same = picture(6, to.random)
-    to.put("train/6/910018.jpg", same, "contradiction")
-    to.put("train/7/910019.jpg", same, "contradiction")
+        to.put(place, None, "duplicate_name")
+    same = car_image(6, to.random)
+    to.put("train/6/910018.jpg", same, "conflicting_labels")
+    to.put("train/7/910019.jpg", same, "conflicting_labels")
     to.put("train/3/910020.jpg", None, "dropped")
     to.put("train/4/910021.jpg")
     to.put("train/sedan/910022.jpg", None, "unknown_class")
     to.put("extra/1/77/b.jpg", None, "unknown_class")
     to.put("extra/1/4/c.jpg")
-    to.put("test_upload/a/910023.jpg", None, "test_name_twice")
+    to.put("test_upload/a/910023.jpg", None, "duplicate_test_id")
     to.put("test_upload/b/910023.jpg")
     to.put("test_upload/910024.jpg", None, "not_in_sample")
     for label, number in (("8", 6), ("9", 3)):  # too few, and far fewer than the others
         for path in sorted((to.folder / "train" / label).iterdir())[number:]:
             path.unlink()
-    to.planted |= {("few_images", "9"), ("imbalance", ""), ("too_many_unusable", ""), ("unknown_fix", "nowhere.jpg")}
+    to.planted |= {("too_few_images", "9"), ("class_imbalance", ""), ("too_many_unusable_images", ""), ("unmatched_label_fix", "nowhere.jpg")}
 
 
 def plant_in_tables(to: Planter) -> None:
@@ -111,7 +111,7 @@ def plant_in_tables(to: Planter) -> None:
     rows = [(path.name, path.parent.name) for path in sorted((to.folder / "train").glob("[0-9]/*"))]
     table = pd.DataFrame(rows, columns=["Id", "Category"])
     table.loc[table["Id"] == "910010.png", "Category"] = "7"
-    to.planted.add(("label_differs", "train/1/910010.png"))
+    to.planted.add(("label_mismatch", "train/1/910010.png"))
     pd.concat([table, pd.DataFrame({"Id": ["none.jpg"], "Category": ["10"]})]).to_csv(
         to.folder / "train.csv", index=False)
 
@@ -126,7 +126,7 @@ def refused(tmp_path: Path) -> Planted:
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr(member, b"/etc/passwd")
         try:
-            extract(tmp_path / "x.zip", tmp_path / kind, tops=("train",))
+            extract(tmp_path / "x.zip", tmp_path / kind, top_folders=("train",))
         except DataError:
             found.add((kind, name))
     return found
@@ -135,9 +135,9 @@ def refused(tmp_path: Path) -> Planted:
 def examined(folder: Path, fixes: LabelFixes = FIXES) -> Findings:
     write_index(folder, folder / "index.parquet", SETTINGS)
     index, (context, of_tables) = pd.read_parquet(folder / "index.parquet"), read_context(folder, SETTINGS)
-    index = index.assign(cluster=find_clusters(index, loader(folder, index["path"]), Duplicates()))
-    fixed = apply_fixes(index, fixes, known_classes(index, context))
-    findings = find(fixed.index, context)
+    index = index.assign(cluster=find_clusters(index, make_pixel_loader(folder, index["path"]), Duplicates()))
+    fixed = apply_fixes(index, fixes, expected_labels(index, context))
+    findings = find_problems(fixed.index, context)
     findings.add(of_tables + fixed.findings())
     return findings
 
@@ -166,10 +166,10 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path: Path) -> None:
     print("\n" + table.to_string(index=False, float_format="{:.2f}".format))
     assert (planted - found, found - planted) == (set(), set())
     assert (table[["recall", "precision"]] == 1.0).all(axis=None)
-    elsewhere = {"few_classes", "train_table"}  # they leave no room for the others
-    assert {kind for kind, _ in planted} - {"path_traversal", "link"} == set(KINDS) - elsewhere
+    elsewhere = {"too_few_classes", "invalid_train_csv"}  # they leave no room for the others
+    assert {kind for kind, _ in planted} - {"path_traversal", "link"} == set(SEVERITY_BY_KIND) - elsewhere
     with pytest.raises(DataError) as error:
-        check(findings)
+        raise_on_errors(findings)
     assert all(text in str(error.value) for text in findings.errors) and len(findings.errors) == 7
 
 
@@ -180,7 +180,7 @@ def test_one_class_and_a_table_that_is_none_are_found(tmp_path: Path) -> None:
             path.unlink()
     (tmp_path / "train.csv").write_text("Name\n")
     counts = examined(tmp_path, LabelFixes()).counts
-    assert counts == {"truncated": 1, "too_many_unusable": 1, "few_classes": 1, "train_table": 1}
+    assert counts == {"truncated": 1, "too_many_unusable_images": 1, "too_few_classes": 1, "invalid_train_csv": 1}
 
 
 def test_a_sound_dataset_has_no_findings(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from carclf.demo.rendering import picture, render_competition
+from carclf.demo.rendering import car_image, render_competition
 from carclf.errors import ConfigError
 
 
@@ -55,7 +55,7 @@ def test_five_odd_files_and_two_copies_are_planted(rendered: Path) -> None:
 
 def test_pictures_of_a_class_vary_in_size_and_look() -> None:
     rng = np.random.default_rng(0)
-    pictures = [Image.open(io.BytesIO(picture(3, rng))) for _ in range(8)]
+    pictures = [Image.open(io.BytesIO(car_image(3, rng))) for _ in range(8)]
     assert len({image.size for image in pictures}) == 8
     assert all(240 <= image.width <= 400 for image in pictures)
 

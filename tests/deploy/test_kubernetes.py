@@ -113,9 +113,9 @@ print(json.dumps([{task.task_id: task.executor_config for task in dag.tasks},
 
 
 def test_what_trains_or_answers_with_a_network_gets_the_gpu_template_and_nothing_else_does(tmp_path: Path) -> None:
-    template = {variable["name"]: variable["value"] for variable in VALUES["env"]}["CARCLF_GPU_POD"]
+    template = {variable["name"]: variable["value"] for variable in VALUES["env"]}["CARCLF_GPU_POD_TEMPLATE"]
     folder = {"PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}", "AIRFLOW_HOME": str(tmp_path)}
-    configs, imported = python(CHAIN, **folder, CARCLF_GPU_POD=template)
+    configs, imported = python(CHAIN, **folder, CARCLF_GPU_POD_TEMPLATE=template)
     assert {name for name, found in configs.items() if found == {"pod_template_file": template}} == {
         "train_head", "fine_tune", "evaluate", "promote", "approval.promote", "submit"}
     assert {name for name, found in configs.items() if not found} == {

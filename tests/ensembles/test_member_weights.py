@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.optimize import minimize
 
-from carclf.ensembles.member_weights import DOUBT, log_loss, mixture_weights
+from carclf.ensembles.member_weights import PSEUDO_COUNT, log_loss, mixture_weights
 
 
 def planted(weights: list[float], num: int, seed: int) -> np.ndarray:
@@ -25,7 +25,7 @@ def test_no_other_weights_on_the_simplex_explain_the_labels_better() -> None:
     told = planted([0.7, 0.2, 0.1], 300, seed=1)
 
     def loss(weights: np.ndarray) -> float:
-        return -float(np.log(weights @ told).sum() + DOUBT * np.log(weights).sum())
+        return -float(np.log(weights @ told).sum() + PSEUDO_COUNT * np.log(weights).sum())
 
     best = minimize(loss, np.full(3, 1 / 3), bounds=[(1e-6, 1)] * 3,
                     constraints={"type": "eq", "fun": lambda weights: weights.sum() - 1}, options={"ftol": 1e-12})

@@ -12,9 +12,9 @@ from scipy.special import softmax
 
 from carclf.config import Evaluate
 from carclf.ensembles.members import Member
-from carclf.ensembles.network import join, member_shares, weighted_mean
+from carclf.ensembles.network import build_ensemble, member_probabilities, weighted_mean
 from carclf.inference.tta import predict
-from carclf.pipeline.batches import Examples, Plain
+from carclf.pipeline.batches import Examples, LetterboxedSource
 
 NUM = 9
 MEMBERS = [Member(f"m{n}", "e", "s", f"r{n}", group, temperature, weight)
@@ -28,17 +28,17 @@ def network(seed: int, height: int = 32, width: int = 48) -> keras.Model:
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+def source(tmp_path_factory: pytest.TempPathFactory) -> LetterboxedSource:
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for number in range(NUM):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (32, 48, 3), np.uint8))
     rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "label": range(NUM), "problem": ""})
-    return Plain(Examples.of(rows, folder, (32, 48)), (32, 48))
+    return LetterboxedSource(Examples.of(rows, folder, (32, 48)), (32, 48))
 
 
-def test_the_saved_file_answers_the_weighted_mean_of_the_calibrated_members(tmp_path: Path, source: Plain) -> None:
+def test_the_saved_file_answers_the_weighted_mean_of_the_calibrated_members(tmp_path: Path, source: LetterboxedSource) -> None:
     networks = [network(seed) for seed in range(3)]
-    join(networks, MEMBERS, [(32, 48)] * 3).save(tmp_path / "model.keras")
+    build_ensemble(networks, MEMBERS, [(32, 48)] * 3).save(tmp_path / "model.keras")
     joined = keras.models.load_model(tmp_path / "model.keras", compile=False)
     pictures = np.stack([source[position][0] for position in range(NUM)])
     wanted = sum(member.weight * softmax(np.asarray(one(pictures), float) / member.temperature, 1)
@@ -47,9 +47,9 @@ def test_the_saved_file_answers_the_weighted_mean_of_the_calibrated_members(tmp_
     assert joined.trainable_weights == [] and joined.input_shape == (None, 32, 48, 3)
 
 
-def test_a_smaller_member_sees_the_pictures_in_its_own_size(tmp_path: Path, source: Plain) -> None:
+def test_a_smaller_member_sees_the_pictures_in_its_own_size(tmp_path: Path, source: LetterboxedSource) -> None:
     large, small = network(0), network(1, 16, 24)
-    join([large, small], MEMBERS[1:], [(32, 48), (16, 24)]).save(tmp_path / "model.keras")
+    build_ensemble([large, small], MEMBERS[1:], [(32, 48), (16, 24)]).save(tmp_path / "model.keras")
     joined = keras.models.load_model(tmp_path / "model.keras", compile=False)
     pictures = np.stack([source[position][0] for position in range(NUM)]).astype(np.float32)
     halved = np.stack([cv2.resize(picture, (24, 16), interpolation=cv2.INTER_AREA) for picture in pictures])
@@ -61,10 +61,10 @@ def test_a_smaller_member_sees_the_pictures_in_its_own_size(tmp_path: Path, sour
 
 
 @pytest.mark.parametrize("settings", [{"flip_tta": False}, {"flip_tta": True, "zooms": "1,1.2"}])
-def test_where_all_may_answer_the_members_mean_is_what_the_file_predicts(source: Plain, settings: dict) -> None:
-    joined = join([network(seed) for seed in range(3)], MEMBERS, [(32, 48)] * 3)
+def test_where_all_may_answer_the_members_mean_is_what_the_file_predicts(source: LetterboxedSource, settings: dict) -> None:
+    joined = build_ensemble([network(seed) for seed in range(3)], MEMBERS, [(32, 48)] * 3)
     asked = Evaluate(batch_size=4, **settings)
-    shares = member_shares(joined, 3, source, asked)
+    shares = member_probabilities(joined, 3, source, asked)
     found = weighted_mean(shares, np.ones((3, NUM), bool), MEMBERS)
     np.testing.assert_allclose(found, predict(joined, source, asked), atol=1e-6)
     assert len({tuple(row.round(6)) for row in found}) == NUM

@@ -1,11 +1,11 @@
 import pytest
 
-from carclf.config import load
+from carclf.config import load_config
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS
 from carclf.experiments.plan import make_plan, read_plan, write_plan
 from carclf.experiments.trainings import prepare
-from carclf.experiments.variants import TRAINED, parse_recipe
+from carclf.experiments.variants import COMPARED_SECTIONS, parse_recipe
 from carclf.services.storage import open_store
 
 
@@ -32,10 +32,10 @@ def test_a_recipe_stands_on_earlier_ones_and_an_ensemble_is_of_those_that_are_na
 
 
 def test_a_line_may_name_another_recipe_of_carclf_and_then_it_trains_as_that_one_does():
-    plan = make_plan("one", "cars10", ["seed seed-xception", "seed-b5", "half seed fine_tune.epochs=4"])
-    for name, recipe in (("seed", "seed-xception"), ("seed-b5", "seed-b5")):
-        own, other = plan.config(name, 0, 0), load(recipe)
-        assert own.model_dump(include=set(TRAINED)) == other.model_dump(include=set(TRAINED))
+    plan = make_plan("one", "cars10", ["seed baseline-xception", "baseline-b5", "half seed fine_tune.epochs=4"])
+    for name, recipe in (("seed", "baseline-xception"), ("baseline-b5", "baseline-b5")):
+        own, other = plan.config(name, 0, 0), load_config(recipe)
+        assert own.model_dump(include=set(COMPARED_SECTIONS)) == other.model_dump(include=set(COMPARED_SECTIONS))
         assert own.gate == plan.config("baseline", 0, 0).gate
     assert plan.recipes["half"] == plan.recipes["seed"] | {"fine_tune.epochs": 4}
 
@@ -53,13 +53,13 @@ def test_what_is_neither_is_refused(text, words):
 
 # what the recipe does already
 OURS = {"head-with-batch-norm", "no-hidden-layer", "whole-unfrozen", "batch-32", "cosine", "label-smoothing",
-        "mirror-look"}
+        "flip-view"}
 SEEDS = {"head-with-batch-norm", "hidden-layer", "half-unfrozen", "plateau", "size-224", "no-label-smoothing",
-         "no-average", "one-look"}
+         "no-ema", "single-view"}
 SAME = {"gpu": OURS | {"average", "size-384x512", "backbone-EfficientNetV2S"},
         "cars10": OURS | {"backbone-EfficientNetV2B0"},
-        "seed-xception": SEEDS | {"batch-32", "backbone-Xception"},
-        "seed-b5": SEEDS | {"batch-16", "backbone-EfficientNetB5"}}
+        "baseline-xception": SEEDS | {"batch-32", "backbone-Xception"},
+        "baseline-b5": SEEDS | {"batch-16", "backbone-EfficientNetB5"}}
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
@@ -87,7 +87,7 @@ def test_every_shipped_ablation_fits_every_recipe_of_a_net_that_has_blocks(name)
     (["ensemble", "ensemble baseline"], {}, "'ensemble' is there twice"),
     (["a b", "b mixup"], {}, "'b' is no shipped ablation, no recipe"),
     (["mixup"], {"rungs": [5, 2]}, "not growing numbers of epochs"),
-    (["mixup"], {"keep": 1.0}, "keep"),
+    (["mixup"], {"keep_fraction": 1.0}, "keep_fraction"),
     (["mixup"], {"seeds": list(range(600))}, "1200 trainings"),
 ])
 def test_a_plan_that_cannot_be_carried_out_is_refused_before_anything_is_spent(recipes, options, words):
@@ -96,12 +96,12 @@ def test_a_plan_that_cannot_be_carried_out_is_refused_before_anything_is_spent(r
 
 
 def test_members_are_every_recipe_seed_and_fold_on_a_split_that_no_seed_changes():
-    plan = make_plan("one", "demo", ["wide augment.squeeze=0.3"], seeds=[0, 7], num_folds=2, settings={"seed": 3})
-    assert [member.run_id for member in plan.members] == [
+    plan = make_plan("one", "demo", ["wide augment.aspect_jitter=0.3"], seeds=[0, 7], num_folds=2, settings={"seed": 3})
+    assert [member.run_id for member in plan.training_runs] == [
         "one-baseline-s0-f0", "one-baseline-s0-f1", "one-wide-s0-f0", "one-wide-s0-f1",
         "one-baseline-s7-f0", "one-baseline-s7-f1", "one-wide-s7-f0", "one-wide-s7-f1",
     ]
-    configs = [plan.config(member.recipe, member.seed, member.fold) for member in plan.members]
+    configs = [plan.config(member.recipe, member.seed, member.fold) for member in plan.training_runs]
     assert {config.split.seed for config in configs} == {3}
     assert [config.seed for config in configs] == [0] * 4 + [7] * 4
     assert [config.split.fold for config in configs] == [0, 1] * 4
@@ -109,18 +109,18 @@ def test_members_are_every_recipe_seed_and_fold_on_a_split_that_no_seed_changes(
 
 
 def test_members_that_are_only_evaluated_otherwise_share_a_training():
-    plan = make_plan("one", "demo", ["one-look", "no-augmentation"], seeds=[0, 1])
+    plan = make_plan("one", "demo", ["single-view", "no-augmentation"], seeds=[0, 1])
     assert plan.groups() == [[0, 1], [2], [3, 4], [5]]
 
 
 def test_a_plan_is_written_once_and_the_same_one_again_changes_nothing(tmp_path):
     store = open_store(str(tmp_path))
-    plan = make_plan("one", "demo", ["one-look"])
+    plan = make_plan("one", "demo", ["single-view"])
     write_plan(plan, store)
     write_plan(plan, store)
     assert read_plan("one", store) == plan
     with pytest.raises(ConfigError, match="with another plan"):
-        write_plan(make_plan("one", "demo", ["one-look"], seeds=[5]), store)
+        write_plan(make_plan("one", "demo", ["single-view"], seeds=[5]), store)
     with pytest.raises(ConfigError, match="There is no experiment 'two'"):
         read_plan("two", store)
     with pytest.raises(ConfigError, match=r"There is no experiment '\.\./one'"):

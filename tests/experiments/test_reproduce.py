@@ -1,7 +1,7 @@
 import pytest
 
 from carclf.experiments.plan import make_plan
-from carclf.experiments.reproduce import command_of
+from carclf.experiments.reproduce import reproduce_command
 
 
 @pytest.mark.parametrize(("settings", "seeds", "words"), [
@@ -11,13 +11,13 @@ from carclf.experiments.reproduce import command_of
 ])
 def test_a_row_is_repeated_with_its_first_seed_on_the_experiments_split(settings, seeds, words):
     plan = make_plan("one", "demo", ["mixup"], settings=settings, seeds=seeds)
-    before, _, after = command_of("mixup", plan, []).partition("--set fine_tune.mixup=0.5 ")
+    before, _, after = reproduce_command("mixup", plan, []).partition("--set fine_tune.mixup=0.5 ")
     changed = before.removeprefix("carclf run --recipe demo ") + after.removesuffix("--set submit.enabled=false")
     assert sorted(changed.split("--set ")) == sorted(words.split("--set "))
 
 
 def test_an_ensemble_is_repeated_of_the_runs_that_finished():
     plan = make_plan("one", "demo", ["mixup", "cutmix", "ensemble baseline mixup"])
-    finished = [member for member in plan.members if member.run_id != "one-mixup-s0"]
-    assert command_of("ensemble", plan, finished) == (
+    finished = [member for member in plan.training_runs if member.run_id != "one-mixup-s0"]
+    assert reproduce_command("ensemble", plan, finished) == (
         "carclf ensemble --run one-baseline-s0 --run one-baseline-s1 --run one-mixup-s1")

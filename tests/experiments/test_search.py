@@ -3,7 +3,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from carclf.errors import ConfigError, ServiceError
 from carclf.experiments.plan import make_plan
-from carclf.experiments.search import num_earlier_trials, parse_range, propose, tell
+from carclf.experiments.search import num_earlier_trials, parse_range, propose, report_results
 from carclf.services.storage import open_store
 
 RANGES = ["fine_tune.learning_rate=1e-4..1e-2", "fine_tune.schedule=cosine|plateau"]
@@ -38,7 +38,7 @@ def test_a_study_goes_on_from_what_an_experiment_told_it_and_never_names_two_tri
     assert all(1e-4 <= changes["fine_tune.learning_rate"] <= 1e-2 for changes in first.values())
     # the higher the rate the better
     rates = {name: changes["fine_tune.learning_rate"] for name, changes in first.items()}
-    tell("rates", outcome(rates.items()), store)
+    report_results("rates", outcome(rates.items()), store)
     second = propose("rates", RANGES, 12, store)
     assert list(second) == [f"trial-{number}" for number in range(12, 24)]
     mean = {len(trials): sum(c["fine_tune.learning_rate"] for c in trials.values()) / 12 for trials in (first, second)}
@@ -62,8 +62,8 @@ def test_what_was_stopped_or_failed_is_told_too_and_a_second_telling_changes_not
     store = open_store(str(tmp_path))
     propose("small", RANGES, 4, store)
     found = outcome([("baseline", 0.5), ("trial-0", 0.7)], dropped=[("trial-1", 0.3)], failed=["one-trial-2-s0"])
-    tell("small", found, store)
-    tell("small", outcome([("trial-0", 0.1)]), store)
+    report_results("small", found, store)
+    report_results("small", outcome([("trial-0", 0.1)]), store)
     path = store.folder / "studies/small.log"
     study = optuna.load_study(study_name="small", storage=JournalStorage(JournalFileBackend(str(path))))
     assert [(trial.state.name, trial.value) for trial in study.trials] == [

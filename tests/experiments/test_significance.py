@@ -32,7 +32,7 @@ def test_of_2000_experiments_without_a_difference_at_most_one_in_twenty_finds_on
     alarms = 0
     for _ in range(2000):
         verdicts, _ = compare_recipes(simulated(random, num_recipes, num_seeds, num_images, shift), "0")
-        alarms += any(verdict.finding != "cannot tell" for verdict in verdicts)
+        alarms += any(verdict.conclusion != "inconclusive" for verdict in verdicts)
     assert alarms / 2000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
 
 
@@ -44,8 +44,8 @@ def test_the_luckiest_of_many_that_raced_is_found_better_no_more_often(num_recip
         ran = simulated(random, num_recipes, num_seeds, 400, shift)
         best = sorted(list(ran)[1:], key=lambda name: -ran[name].mean())[:num_kept]
         verdicts, _ = compare_recipes({name: ran[name] for name in ("0", *best)}, "0",
-                                      num_before=num_recipes - 1 - num_kept)
-        alarms += any(verdict.finding != "cannot tell" for verdict in verdicts)
+                                      num_prior_recipes=num_recipes - 1 - num_kept)
+        alarms += any(verdict.conclusion != "inconclusive" for verdict in verdicts)
     assert alarms / 1000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
 
 
@@ -68,21 +68,21 @@ def test_one_and_the_same_answers_are_no_proof_of_equality():
     [verdict], _ = compare_recipes({"baseline": same, "again": same}, "baseline")
     assert verdict.difference == 0
     assert verdict.low < -0.2
-    assert verdict.finding == "cannot tell"
-    assert verdict.sentence().startswith("no difference that this experiment could see: +0.0 points (")
+    assert verdict.conclusion == "inconclusive"
+    assert verdict.summary().startswith("no difference that this experiment could see: +0.0 points (")
 
 
 def test_two_images_claim_no_more_than_there_is():
     [verdict], _ = compare_recipes({"baseline": answers("10", "00"), "other": answers("01", "11")}, "baseline")
-    assert (verdict.low, verdict.high, verdict.smallest_difference) == (-1, 1, 1)
-    assert verdict.finding == "cannot tell"
+    assert (verdict.low, verdict.high, verdict.minimum_detectable_difference) == (-1, 1, 1)
+    assert verdict.conclusion == "inconclusive"
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_sign():
     base = answers("1" * 3000 + "0")
     [verdict], _ = compare_recipes({"baseline": base, "other": answers("1" * 2999 + "00")}, "baseline")
     assert verdict.difference < 0
-    assert ": +0.0 points (" in verdict.sentence()
+    assert ": +0.0 points (" in verdict.summary()
 
 
 def test_a_seed_that_is_better_on_all_images_widens_every_interval():
@@ -109,7 +109,7 @@ def test_more_recipes_make_each_claim_harder():
 def test_with_one_seed_nothing_is_said_of_other_seeds():
     one = answers("1110")
     [verdict], shift = compare_recipes({"baseline": one, "other": answers("0111")}, "baseline")
-    assert (verdict.spread, verdict.num_seeds, shift) == (None, 1, None)
+    assert (verdict.accuracy_std, verdict.num_seeds, shift) == (None, 1, None)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 60), st.integers(0, 2**32 - 1))
@@ -121,4 +121,4 @@ def test_whatever_the_answers_the_verdict_is_finite_and_swaps_with_its_sides(own
     assert there.low <= there.difference <= there.high
     assert (there.difference, there.low) == (pytest.approx(-back.difference), pytest.approx(-back.high))
     assert 0 <= there.p_value <= 1
-    assert math.isfinite(there.smallest_difference)
+    assert math.isfinite(there.minimum_detectable_difference)

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Split, build
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
-from carclf.errors import CarclfError, ConfigError, DataError, NotYet, ServiceError
-from carclf.services.kaggle.client import Kaggle
+from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, StageWaiting
+from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 from carclf.stages.score import score
-from carclf.stages.submit import send
+from carclf.stages.submit import send_submission
 
 SLUG, MARK = "demo-cars", "abcdef"
 ALWAYS = 99
@@ -115,11 +115,11 @@ SUBMISSIONS = [
     sent("500 to the list of submissions", CREATE, Fault("ListSubmissions", "status", 500), attempts=1),
     sent("HTML instead of the list", CREATE, Fault("ListSubmissions", "html"), attempts=1),
     sent("no answer about the limits", CREATE, Fault("GetSubmissionLimits", "drop"), attempts=1),
-    sent("the limit reached, told before", CREATE, attempts=0, sees=(NotYet, LIMIT), daily_limit=1),
-    sent("the limit reached, told by a refusal", CREATE, attempts=1, sees=(NotYet, LIMIT), daily_limit=0),
+    sent("the limit reached, told before", CREATE, attempts=0, sees=(StageWaiting, LIMIT), daily_limit=1),
+    sent("the limit reached, told by a refusal", CREATE, attempts=1, sees=(StageWaiting, LIMIT), daily_limit=0),
 ]
 SCORES = [
-    Row("slow scoring", "ListSubmissions", attempts=3, counted=1, sees=(NotYet, "submission 1001 is PENDING"),
+    Row("slow scoring", "ListSubmissions", attempts=3, counted=1, sees=(StageWaiting, "submission 1001 is PENDING"),
         server={"scoring_seconds": 60}),
     Row("a scoring error", "ListSubmissions", attempts=3, counted=1,
         sees=(DataError, "Kaggle could not score submission 1001: The file has 1 rows")),
@@ -138,13 +138,13 @@ def table(pytestconfig: pytest.Config) -> Iterator[list[tuple[str, ...]]]:
 
 
 @pytest.fixture
-def connected(monkeypatch: pytest.MonkeyPatch, kaggle: DemoServer) -> Callable[[Row], Kaggle]:
-    def connect(row: Row) -> Kaggle:
+def connected(monkeypatch: pytest.MonkeyPatch, kaggle: DemoServer) -> Callable[[Row], KaggleClient]:
+    def connect(row: Row) -> KaggleClient:
         monkeypatch.setenv("KAGGLE_KEY", row.key)
         for name, value in row.server.items():
             setattr(kaggle, name, value)
         kaggle.faults += [dataclasses.replace(fault) for fault in row.faults]
-        return Kaggle(row.slug, tries=4, backoff_seconds=0.01, stall_seconds=0.3, doubt_seconds=0.01)
+        return KaggleClient(row.slug, tries=4, backoff_seconds=0.01, stall_seconds=0.3, recheck_seconds=0.01)
 
     return connect
 
@@ -154,7 +154,7 @@ def check(row: Row, kaggle: DemoServer, table: list[tuple[str, ...]], act: Calla
     error: type[Exception] | None = None
     try:
         text = act()
-    except (CarclfError, NotYet) as caught:
+    except (CarclfError, StageWaiting) as caught:
         error, text = type(caught), str(caught)
     counted = sum(MARK in entry.description for entry in kaggle.submissions)
     attempts = kaggle.calls[row.method]
@@ -167,13 +167,13 @@ def check(row: Row, kaggle: DemoServer, table: list[tuple[str, ...]], act: Calla
 
 @pytest.mark.parametrize("row", DOWNLOADS, ids=lambda row: row.name)
 def test_a_fault_of_a_download(
-    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, small_competition: Competition
+    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, random_bytes_competition: Competition
 ) -> None:
     folder = tmp_path / "new"
 
     def act() -> str:
         path = connected(row).download(folder, timeout_seconds=60)
-        assert path.read_bytes() == small_competition.archive.read_bytes()
+        assert path.read_bytes() == random_bytes_competition.archive.read_bytes()
         return "the archive, whole"
 
     check(row, kaggle, table, act)
@@ -183,10 +183,10 @@ def test_a_fault_of_a_download(
 
 @pytest.mark.parametrize("row", SUBMISSIONS, ids=lambda row: row.name)
 def test_a_fault_of_a_submission(
-    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, small_competition: Competition
+    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, random_bytes_competition: Competition
 ) -> None:
     path = tmp_path / "submission.csv"
-    path.write_text("Id,Category\n" + "".join(f"{name},0\n" for name in small_competition.ids))
+    path.write_text("Id,Category\n" + "".join(f"{name},0\n" for name in random_bytes_competition.ids))
     if row.server.get("daily_limit"):
         connected(Row("", "")).submit(path, description="another", fingerprint="another")
         kaggle.calls.clear()
@@ -206,13 +206,13 @@ def test_a_fault_of_a_submission(
 
 @pytest.mark.parametrize("row", SCORES, ids=lambda row: row.name)
 def test_a_fault_of_the_scoring(
-    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, small_competition: Competition,
+    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, random_bytes_competition: Competition,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store, config = open_store(tmp_path / "store"), load("demo", {"competition": SLUG})
+    store, config = open_store(tmp_path / "store"), load_config("demo", {"competition": SLUG})
     connected(row)
 
-    ids = small_competition.ids[: 1 if row.sees[0] is DataError else None]
+    ids = random_bytes_competition.ids[: 1 if row.sees[0] is DataError else None]
 
     def leave(name: str) -> Callable[[Path], dict[str, Any]]:
         def make(folder: Path) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def test_a_fault_of_the_scoring(
     prediction = made(Prediction, "submission.csv")
     monkeypatch.setattr(f"{__name__}.MARK", prediction.files["submission.csv"].sha256[:16])
     given = made(Dataset, "sample-submission.csv"), made(Split, "split.csv"), made(Model, "model.keras")
-    submission, _ = send(prediction, *given, config, store)
+    submission, _ = send_submission(prediction, *given, config, store)
     evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "low": 0.8, "high": 0.95}, store=store, version=1,
                        inputs={"model": "m"}, settings={})[0]
-    check(row, kaggle, table, lambda: str(score(submission, evaluation, config, store)[0].figures))
+    check(row, kaggle, table, lambda: str(score(submission, evaluation, config, store)[0].metrics))

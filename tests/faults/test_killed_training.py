@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from carclf.artifacts import Model
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.runs.live import live_points
+from carclf.runs.live import read_live_progress
 from carclf.runs.run import Run
 from carclf.services.storage import open_store
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
-SETTINGS = {"competition": "cars", "head.epochs": 2, "fine_tune.epochs": 4, "fine_tune.save_minutes": 0,
+SETTINGS = {"competition": "cars", "head.epochs": 2, "fine_tune.epochs": 4, "fine_tune.checkpoint_minutes": 0,
             "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5}
 
 
@@ -34,7 +34,7 @@ def stores(tmp_path, monkeypatch):
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
         for store in found:
-            run = Run.begin("r", store, "demo", load("demo", SETTINGS))
+            run = Run.begin("r", store, "demo", load_config("demo", SETTINGS))
             for stage in ("download", "validate", "split"):
                 run.run_stage(stage)
     return found
@@ -52,7 +52,7 @@ def finish(stage, store):
     return text
 
 
-def saved_step(store):
+def checkpoint_step(store):
     """The step of the latest checkpoint, -1 where there is none."""
     found = [store.read(key) for key in store.keys("checkpoints/") if key.endswith("latest.json")]
     state = json.loads(found[0].data) if found else None
@@ -80,12 +80,12 @@ def test_trainings_killed_again_and_again_end_with_the_weights_of_one_never_kill
     finish("fine_tune", undisturbed)
     steps = []
     for target in (0, 3, 9, 17):
-        kill_when(start("fine_tune", killed), lambda target=target: saved_step(killed) >= target)
-        steps.append(saved_step(killed))
+        kill_when(start("fine_tune", killed), lambda target=target: checkpoint_step(killed) >= target)
+        steps.append(checkpoint_step(killed))
         assert Run.load("r", killed).record["attempts"]["fine_tune"]["state"] == "running"
     assert f"taken up at step {steps[-1]}" in finish("fine_tune", killed)
     assert steps == sorted(steps) and steps[-1] >= 17
-    told = live_points(killed, "r")["fine_tune"]
+    told = read_live_progress(killed, "r")["fine_tune"]
     epochs = [epoch["step"] for epoch in told["series"]["fine_tune"]["epochs"]]
     assert (told["state"], told["done"], Run.load("r", killed).record["attempts"]) == ("ended", told["total"], {})
     assert epochs == sorted(set(epochs)) and epochs[-1] == told["total"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-from gate_candidates import candidate
+from gate_candidates import build_candidate
 
 from carclf.artifacts import Decision
 from carclf.champion import read_state
-from carclf.config import load
+from carclf.config import load_config
 from carclf.services.storage import Store, open_store
 
 RULES = ["not_worse", *["off"] * 4]  # to compare takes a while: one round of five
@@ -26,10 +26,10 @@ def promote_again_and_again(urls: Sequence[str], name: str, num_rounds: int, sta
     """In each round a new candidate of this process, judged at the moment when the other process's is."""
     for store in map(open_store, urls):
         for turn in range(num_rounds):
-            own = candidate(store, f"{name} {turn}", [turn % 12])
+            own = build_candidate(store, f"{name} {turn}", [turn % 12])
             start.wait(120)
-            decision, _ = own.promote(store, load("demo", {"gate.champion_rule": rule(turn)}), run_id=f"{name}-{turn}")
-            assert decision.figures["decision"] == "promoted"
+            decision, _ = own.promote(store, load_config("demo", {"gate.champion_rule": rule(turn)}), run_id=f"{name}-{turn}")
+            assert decision.metrics["decision"] == "promoted"
 
 
 def check(store: Store, num_rounds: int) -> None:

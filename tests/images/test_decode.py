@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from carclf.config import Validation
-from carclf.dataset.inspection import inspect, loader
+from carclf.dataset.inspection import inspect_image, make_pixel_loader
 from carclf.errors import DataError
-from carclf.images.decode import Undecodable, decode, read
+from carclf.images.decode import ImageDecodeError, decode, read_image_bytes
 from carclf.images.letterbox import letterbox
 from carclf.images.scans import MAX_SCANS
-from carclf.pipeline.decode_cache import Files
+from carclf.pipeline.decode_cache import ImageFiles
 from carclf.reports.thumbnails import Thumbnails
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8).repeat(4, 0).repeat(4, 1)
@@ -54,12 +54,12 @@ def test_a_jpeg_is_decoded_at_the_smallest_scale_that_fills_the_frame(frame: tup
 
 @pytest.mark.parametrize("data", [b"", b"no picture", JPEG[: len(JPEG) // 2], JPEG[:40]])
 def test_what_is_no_whole_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(Undecodable):
+    with pytest.raises(ImageDecodeError):
         decode(data)
 
 
 def test_a_decompression_bomb_is_refused_before_decoding() -> None:
-    with pytest.raises(Undecodable, match="megapixels"):
+    with pytest.raises(ImageDecodeError, match="megapixels"):
         decode(encoded(Image.new("L", (9000, 9000)), "PNG"))
 
 
@@ -68,7 +68,7 @@ def test_a_decompression_bomb_is_refused_before_decoding() -> None:
 def test_mutated_jpegs_decode_or_are_refused_and_nothing_else(at: int, patch: bytes, end: int) -> None:
     try:
         decoded = decode((JPEG[:at] + patch + JPEG[at + len(patch) :])[:end])
-    except Undecodable:
+    except ImageDecodeError:
         return
     assert decoded.ndim == 3
 
@@ -98,7 +98,7 @@ WITH_EXIF = encoded(Image.fromarray(PIXELS), "JPEG", exif=EXIF)
 def test_mutated_exif_data_decode_or_are_refused_and_nothing_else(at: int, patch: bytes) -> None:
     try:
         decoded = decode(WITH_EXIF[:at] + patch + WITH_EXIF[at + len(patch) :])
-    except Undecodable:
+    except ImageDecodeError:
         return
     assert decoded.ndim == 3
 
@@ -112,13 +112,13 @@ def many_scans(num: int) -> bytes:
 
 def test_a_jpeg_of_many_scans_is_refused_before_decoding_wherever_pictures_are_decoded(tmp_path: Path) -> None:
     (tmp_path / "bomb.jpg").write_bytes(data := many_scans(1000))
-    with pytest.raises(Undecodable, match=f"its 10[0-9]{{2}} scans are more than {MAX_SCANS}"):
+    with pytest.raises(ImageDecodeError, match=f"its 10[0-9]{{2}} scans are more than {MAX_SCANS}"):
         decode(data)
-    with pytest.raises(Undecodable, match="scans"):
-        loader(tmp_path, ["bomb.jpg"])(0)
+    with pytest.raises(ImageDecodeError, match="scans"):
+        make_pixel_loader(tmp_path, ["bomb.jpg"])(0)
     with pytest.raises(DataError, match="scans"):
-        Files([tmp_path / "bomb.jpg"], 48, 64)[0]
-    row = inspect(tmp_path / "bomb.jpg", Validation())
+        ImageFiles([tmp_path / "bomb.jpg"], 48, 64)[0]
+    row = inspect_image(tmp_path / "bomb.jpg", Validation())
     assert row["kind"] == "too_many_pixels" and len(row["sha256"]) == 64 and Thumbnails(tmp_path)("bomb.jpg") == ""
 
 
@@ -134,9 +134,9 @@ def test_a_file_that_no_picture_can_fill_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "huge.jpg").open("wb") as file:
         file.truncate(50_000_000 * 4 + 1)
     tracemalloc.start()
-    with pytest.raises(Undecodable, match="200000001 bytes are more than 4 for each pixel"):
-        read(tmp_path / "huge.jpg")
-    row, thumbnail = inspect(tmp_path / "huge.jpg", Validation()), Thumbnails(tmp_path)("huge.jpg")
+    with pytest.raises(ImageDecodeError, match="200000001 bytes are more than 4 for each pixel"):
+        read_image_bytes(tmp_path / "huge.jpg")
+    row, thumbnail = inspect_image(tmp_path / "huge.jpg", Validation()), Thumbnails(tmp_path)("huge.jpg")
     assert (row["kind"], thumbnail) == ("too_many_pixels", "") and tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
@@ -160,7 +160,7 @@ def test_a_float_picture_of_one_value_or_of_none_is_black() -> None:
 
 
 def half_transparent(mode: str) -> bytes:
-    """Left red (or grey) and right transparent, with another colour below it."""
+    """Left red (or grey) and right transparent, with another color below it."""
     image = Image.new("RGBA", (64, 48), (200, 0, 0, 255))
     image.paste((0, 0, 250, 0), (32, 0, 64, 48))
     if mode == "P":
@@ -183,7 +183,7 @@ def test_what_is_transparent_is_white(
         monkeypatch.setattr("carclf.images.decode.LARGE", 1)
         monkeypatch.setattr("carclf.dataset.inspection.SMALLEST_SIDE", 24)
     (tmp_path / "a.png").write_bytes(half_transparent(mode))
-    pixels = loader(tmp_path, ["a.png"])(0) if reduces else decode(half_transparent(mode))
+    pixels = make_pixel_loader(tmp_path, ["a.png"])(0) if reduces else decode(half_transparent(mode))
     assert pixels.shape == ((24, 32, 3) if reduces else (48, 64, 3))
     assert tuple(pixels[5, 2]) == left and tuple(pixels[5, -2]) == (255, 255, 255)
-    assert inspect(tmp_path / "a.png", Validation())["format"] == f"PNG {mode} transparent"
+    assert inspect_image(tmp_path / "a.png", Validation())["format"] == f"PNG {mode} transparent"

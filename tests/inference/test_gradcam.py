@@ -10,11 +10,11 @@ import keras
 import numpy as np
 import pytest
 
-from carclf.config import load
-from carclf.inference.gradcam import Explainer, split_at_maps
-from carclf.reports.error_images import error_pictures, overlay
+from carclf.config import load_config
+from carclf.inference.gradcam import Explainer, split_at_feature_maps
+from carclf.reports.error_images import error_images, overlay_heatmap
 from carclf.training.backbones import build_backbone
-from carclf.training.heads import build_head, join
+from carclf.training.heads import build_head, join_backbone_and_head
 
 SIZE = (64, 64)
 
@@ -25,7 +25,7 @@ def brightness_net(pooled: bool) -> keras.Model:
     x = keras.layers.AveragePooling2D(8)(keras.layers.Rescaling(1 / 255)(inputs))
     x = keras.layers.GlobalAveragePooling2D()(x) if pooled else keras.layers.Flatten()(x)
     backbone = keras.Model(inputs, x, name="backbone")
-    model = join(backbone, build_head(x.shape[-1], 2, load("demo", {"model.dropout": 0.0}).model))
+    model = join_backbone_and_head(backbone, build_head(x.shape[-1], 2, load_config("demo", {"model.dropout": 0.0}).model))
     weights = np.zeros((x.shape[-1], 2), np.float32)
     place = np.zeros((8, 8, 3), np.float32)
     place[:4, :4] = 1
@@ -75,10 +75,10 @@ def test_a_net_cut_at_its_last_maps_answers_as_the_whole_one(name: str, tmp_path
     size = (80, 96)
     keras.utils.set_random_seed(0)
     backbone = added_net(*size) if name == "added" else build_backbone(name, "none", *size)
-    join(backbone, build_head(backbone.output_shape[-1], 2, load("gpu").model)).save(tmp_path / "model.keras")
+    join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 2, load_config("gpu").model)).save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras", compile=False)
     pixels = np.random.default_rng(0).integers(0, 256, (2, *size, 3)).astype(np.uint8)
-    before, after = split_at_maps(model)
+    before, after = split_at_feature_maps(model)
     found = before(pixels)
     assert len(found.shape) == 4 and found.shape[1] <= size[0] / 8
     for layer in after:
@@ -114,17 +114,17 @@ def test_each_error_has_its_own_picture_and_overlay(tmp_path: Path) -> None:
     errors = [{"path": f"{number}.png", "predicted": 7} for number in (1, 0, 1)]
     looked = explainer(brightness_net(pooled=True), tmp_path)(["1.png", "0.png"], [7, 7])
     assert [np.unravel_index(heat.argmax(), heat.shape) for _, heat in looked] == [(5, 5), (0, 0)]
-    found = error_pictures(errors, tmp_path, explainer(brightness_net(pooled=True), tmp_path))
+    found = error_images(errors, tmp_path, explainer(brightness_net(pooled=True), tmp_path))
     assert found[0] == found[2] != found[1]
     assert all(value.startswith("data:image/jpeg;base64,") for pair in found for value in pair.values())
-    plain = error_pictures([{"path": "gone.png", "predicted": 7}, errors[0]], tmp_path, None)
+    plain = error_images([{"path": "gone.png", "predicted": 7}, errors[0]], tmp_path, None)
     assert plain == [{"picture": "", "overlay": ""}, {"picture": found[0]["picture"], "overlay": ""}]
 
 
 def test_an_overlay_is_coloured_where_it_is_hot_and_grey_elsewhere() -> None:
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 1
-    found = overlay(np.full((40, 40, 3), (200, 60, 60), np.uint8), heat)
+    found = overlay_heatmap(np.full((40, 40, 3), (200, 60, 60), np.uint8), heat)
     assert len(set(found[-1, -1].tolist())) == 1
     red, _, blue = found[0, 0].astype(int)
     assert red > blue + 40 and found.shape == (40, 40, 3)

@@ -8,21 +8,21 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from carclf.config import Evaluate, load
+from carclf.config import Evaluate, load_config
 from carclf.errors import ConfigError
-from carclf.inference.tta import looks, predict
-from carclf.pipeline.batches import Examples, Plain
+from carclf.inference.tta import predict, tta_views
+from carclf.pipeline.batches import Examples, LetterboxedSource
 
 NUM = 11
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Plain:
+def source(tmp_path_factory: pytest.TempPathFactory) -> LetterboxedSource:
     folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for number in range(NUM):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (32, 48, 3), np.uint8))
     rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "label": range(NUM), "problem": ""})
-    return Plain(Examples.of(rows, folder, (32, 48)), (32, 48))
+    return LetterboxedSource(Examples.of(rows, folder, (32, 48)), (32, 48))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def network() -> keras.Model:
 def test_each_row_has_the_mean_probability_of_its_own_looks(source, network, settings, batch_size) -> None:
     wanted = []
     for position in range(NUM):
-        seen = looks(source[position][0][None], Evaluate(**settings))
+        seen = tta_views(source[position][0][None], Evaluate(**settings))
         wanted.append(np.mean([softmax(np.asarray(network(look), float), 1)[0] for look in seen], axis=0))
     found = predict(network, source, Evaluate(batch_size=batch_size, **settings))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -46,7 +46,7 @@ def test_each_row_has_the_mean_probability_of_its_own_looks(source, network, set
 
 def test_the_looks_are_the_picture_its_zooms_and_their_mirror_images(source) -> None:
     pixels = source[0][0][None]
-    plain, closer, mirrored, closer_mirrored = looks(pixels, Evaluate(zooms="1,2"))
+    plain, closer, mirrored, closer_mirrored = tta_views(pixels, Evaluate(zooms="1,2"))
     assert plain is pixels
     np.testing.assert_array_equal(mirrored, pixels[:, :, ::-1])
     np.testing.assert_array_equal(closer_mirrored, closer[:, :, ::-1])
@@ -56,7 +56,7 @@ def test_the_looks_are_the_picture_its_zooms_and_their_mirror_images(source) -> 
 
 def test_crops_in_the_corners_show_each_corner_and_only_of_enlargements(source) -> None:
     pixels = source[0][0][None]
-    _, middle, *corners, _ = looks(pixels, Evaluate(zooms="1,2,0.8", crops="corners", flip_tta=False))
+    _, middle, *corners, _ = tta_views(pixels, Evaluate(zooms="1,2,0.8", crops="corners", flip_tta=False))
     assert len(corners) == 4 and corners[0].shape == middle.shape == pixels.shape
     for corner, (row, column) in zip(corners, [(0, 0), (0, 24), (16, 0), (16, 24)], strict=True):
         # every second pixel at twice the size is one of the quarter's
@@ -66,4 +66,4 @@ def test_crops_in_the_corners_show_each_corner_and_only_of_enlargements(source) 
 @pytest.mark.parametrize("zooms", ["", "1,", "0.2", "big", "1;2"])
 def test_zooms_that_are_no_enlargements_are_refused(zooms: str) -> None:
     with pytest.raises(ConfigError, match="zooms"):
-        load("demo", {"evaluate.zooms": zooms})
+        load_config("demo", {"evaluate.zooms": zooms})

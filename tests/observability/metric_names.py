@@ -7,7 +7,7 @@ from carclf.services.telemetry.instruments import METRICS
 
 UNITS = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "1": ""}
 PER = {"s": "second"}
-LABELS = {"stage", "recipe", "outcome", "decision", "error_type", "hw_id", "instance", "dag_id", "queue", "worker"}
+KNOWN_LABELS = {"stage", "recipe", "outcome", "decision", "error_type", "hw_id", "instance", "dag_id", "queue", "worker"}
 WORDS = {"or", "and", "unless", "offset", "bool"}
 
 
@@ -24,11 +24,11 @@ def prometheus_name(name: str, unit: str, *, counter: bool = False) -> str:
     return "_".join(parts)
 
 
-def of_carclf() -> set[str]:
+def carclf_metric_names() -> set[str]:
     return {prometheus_name(one.name, one.unit, counter=one.kind == "counter") for one in METRICS}
 
 
-def of_airflow() -> set[str]:
+def airflow_metric_names() -> set[str]:
     """By the registry of the installed Airflow: its timers are histograms in milliseconds."""
     from airflow._shared.observability.metrics.metrics_registry import MetricsRegistry
 
@@ -37,24 +37,24 @@ def of_airflow() -> set[str]:
             if "{" not in name for kind in [one["type"]]}
 
 
-def of_flower() -> set[str]:
+def flower_metric_names() -> set[str]:
     from flower.events import get_prometheus_metrics
 
     return {metric._name for metric in vars(get_prometheus_metrics()).values()}
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromqlNames:
     """What a query in PromQL asks for."""
 
     names: set[str]
     labels: set[str]
 
 
-def asked(query: str) -> Asked:
+def parse_promql(query: str) -> PromqlNames:
     query = re.sub(r'"[^"]*"', '""', query)
     labels = {label for inside in re.findall(r"\{([^}]*)\}", query) for label in re.findall(r"(\w+)\s*[=!]", inside)}
     labels |= {label for inside in re.findall(r"\bby \(([^)]*)\)", query) for label in re.findall(r"\w+", inside)}
     plain = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\bby \([^)]*\)|\boffset \w+", " ", query)
     names = {name for name in re.findall(r"\b([A-Za-z_]\w*)\b(?!\s*\()", plain) if name not in WORDS}
-    return Asked(names, labels)
+    return PromqlNames(names, labels)

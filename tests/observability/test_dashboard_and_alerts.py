@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 import yaml
-from metric_names import LABELS, asked, of_airflow, of_carclf, of_flower, prometheus_name
+from metric_names import (
+    KNOWN_LABELS,
+    airflow_metric_names,
+    carclf_metric_names,
+    flower_metric_names,
+    parse_promql,
+    prometheus_name,
+)
 
 from carclf.services.telemetry.instruments import METRICS
 
@@ -26,7 +33,7 @@ needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="no pro
 
 @pytest.fixture(scope="module")
 def known() -> set[str]:
-    return of_carclf() | of_airflow() | of_flower() | {"ALERTS"}
+    return carclf_metric_names() | airflow_metric_names() | flower_metric_names() | {"ALERTS"}
 
 
 @pytest.mark.parametrize(("name", "unit", "counter", "expected"), [  # as a database that translates OTLP kept them
@@ -43,14 +50,14 @@ def test_names_follow_prometheus_rules(name: str, unit: str, counter: bool, expe
 
 @pytest.mark.parametrize(("where", "query"), QUERIES)
 def test_a_query_asks_only_for_what_is_told(known: set[str], where: str, query: str) -> None:
-    found = asked(query)
+    found = parse_promql(query)
     assert found.names and found.names <= known
-    assert found.labels <= LABELS | {"alertstate"}
+    assert found.labels <= KNOWN_LABELS | {"alertstate"}
 
 
 def test_every_metric_of_carclf_is_on_the_dashboard() -> None:
-    shown = {name for _, query in TARGETS for name in asked(query).names}
-    assert of_carclf() - shown == set()
+    shown = {name for _, query in TARGETS for name in parse_promql(query).names}
+    assert carclf_metric_names() - shown == set()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
@@ -59,7 +66,7 @@ def test_an_alert_has_a_severity_a_summary_and_a_mend_and_stands_in_the_docs(rul
     assert rule["labels"]["severity"] in ("info", "warning", "critical")
     assert set(rule["annotations"]) == {"summary", "description"} and all(rule["annotations"].values())
     used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
-    assert used <= asked(rule["expr"]).labels
+    assert used <= parse_promql(rule["expr"]).labels
     assert f"| {rule['alert']} |" in DOCS
 
 

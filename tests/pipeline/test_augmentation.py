@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf.config import Augment
-from carclf.images.letterbox import fit_matrix, letterbox, warp
+from carclf.images.letterbox import letterbox, letterbox_matrix, warp_affine
 from carclf.pipeline.augmentation import Augmenter
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
@@ -29,10 +29,10 @@ def test_a_view_depends_on_seed_epoch_and_example_and_on_nothing_else() -> None:
 
 
 def test_without_any_change_a_view_is_the_letterboxed_picture() -> None:
-    still = Augmenter(Augment(crop_scale=1.0, squeeze=0, flip=False, rotate_degrees=0, colour=0))
+    still = Augmenter(Augment(crop_scale=1.0, aspect_jitter=0, flip=False, rotate_degrees=0, color=0))
     smooth = cv2.GaussianBlur(PIXELS, (0, 0), 5)
     found = still(smooth, 48, 64, seed=0, epoch=0, example="x")
-    np.testing.assert_array_equal(found, warp(smooth, fit_matrix(smooth, 48, 64), 48, 64))
+    np.testing.assert_array_equal(found, warp_affine(smooth, letterbox_matrix(smooth, 48, 64), 48, 64))
     assert abs(found.astype(int) - letterbox(smooth, 48, 64)).mean() < 2  # another interpolation
 
 

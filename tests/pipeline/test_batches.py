@@ -15,9 +15,9 @@ import pytest
 from carclf.config import Augment
 from carclf.errors import DataError
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Plain, Training, batches, num_batches
-from carclf.pipeline.decode_cache import Decoded, Files
-from carclf.pipeline.mixing import Mix
+from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches, num_batches
+from carclf.pipeline.decode_cache import DecodedImages, ImageFiles
+from carclf.pipeline.mixing import BatchMixer
 
 NUM = 23
 
@@ -36,8 +36,8 @@ def examples(folder: Path) -> Examples:
     return Examples.of(rows, folder, (48, 64))
 
 
-def training(examples: Examples, batch_size: int = 5) -> Training:
-    return Training(examples, Augmenter(Augment()), [(48, 64)] * 2 + [(64, 96)], batch_size, 3, seed=1)
+def training(examples: Examples, batch_size: int = 5) -> TrainingSource:
+    return TrainingSource(examples, Augmenter(Augment()), [(48, 64)] * 2 + [(64, 96)], batch_size, 3, seed=1)
 
 
 def collected(*arguments: object, **options: object) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -52,8 +52,8 @@ def assert_equal(one: list, other: list) -> None:
 
 
 def test_plain_pictures_come_once_each_in_their_order_with_a_shorter_last_batch(examples: Examples) -> None:
-    found = collected(Plain(examples, (48, 64)), 5)
-    assert [len(labels) for _, labels in found] == [5, 5, 5, 5, 3] and num_batches(Plain(examples, (48, 64)), 5) == 5
+    found = collected(LetterboxedSource(examples, (48, 64)), 5)
+    assert [len(labels) for _, labels in found] == [5, 5, 5, 5, 3] and num_batches(LetterboxedSource(examples, (48, 64)), 5) == 5
     assert np.concatenate([labels for _, labels in found]).tolist() == list(range(NUM))
 
 
@@ -70,7 +70,7 @@ def test_each_epoch_has_whole_batches_of_different_examples_in_another_order(exa
 def test_neither_processes_nor_the_place_to_start_change_a_batch(
     examples: Examples, start: int, num_workers: int
 ) -> None:
-    mix = Mix(NUM, 0, mixup=0.5, cutmix=0.5)
+    mix = BatchMixer(NUM, 0, mixup=0.5, cutmix=0.5)
     whole = collected(training(examples), 5, mix=mix)
     part = collected(training(examples), 5, start_batch=start, num_workers=num_workers, mix=mix)
     assert_equal(whole[start:], part)
@@ -83,7 +83,7 @@ def test_fewer_examples_than_a_batch_make_a_smaller_batch(examples: Examples) ->
 
 def test_the_cache_gives_the_files_pixels_and_is_made_once(examples: Examples, folder: Path) -> None:
     cached = examples.decoded("k", max_bytes=1e9)
-    assert isinstance(cached.pictures, Decoded)
+    assert isinstance(cached.pictures, DecodedImages)
     for position in range(NUM):
         np.testing.assert_array_equal(cached.pictures[position], examples.pictures[position])
         assert max(np.array(cached.pictures[position].shape) - (48, 64, 3)) <= 0  # no more than the frame needs
@@ -125,7 +125,7 @@ def test_a_damaged_cache_is_made_anew(
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
     spoil(examples.decoded("k", max_bytes=1e9).pictures.folder)
     found = examples.decoded("k", max_bytes=1e9).pictures
-    assert isinstance(found, Decoded)
+    assert isinstance(found, DecodedImages)
     for position in range(NUM):
         np.testing.assert_array_equal(found[position], examples.pictures[position])
 
@@ -136,11 +136,11 @@ def test_a_cache_that_is_in_use_stays_and_the_next_one_has_no_room(
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
     bound = NUM * 48 * 64 * 3 * 1.5  # one fits
     first = examples.decoded("a", max_bytes=bound).pictures
-    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, Files)
+    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, ImageFiles)
     folder = first.folder
     assert folder.exists()
     del first
-    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, Decoded) and not folder.exists()
+    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, DecodedImages) and not folder.exists()
 
 
 def test_what_another_process_is_writing_stays_and_what_a_killed_one_left_goes(
@@ -153,12 +153,12 @@ def test_what_another_process_is_writing_stays_and_what_a_killed_one_left_goes(
     with (partial / "pixels.bin").open("wb") as writing:
         writing.write(bytes(NUM * 48 * 64 * 3))
         fcntl.flock(writing, fcntl.LOCK_EX)
-        assert isinstance(examples.decoded("a", max_bytes=bound).pictures, Files) and partial.exists()
-    assert isinstance(examples.decoded("a", max_bytes=bound).pictures, Decoded) and not partial.exists()
+        assert isinstance(examples.decoded("a", max_bytes=bound).pictures, ImageFiles) and partial.exists()
+    assert isinstance(examples.decoded("a", max_bytes=bound).pictures, DecodedImages) and not partial.exists()
 
 
 def test_pictures_that_do_not_fit_the_cache_are_read_from_their_files(examples: Examples) -> None:
-    assert isinstance(examples.decoded("k", max_bytes=1000).pictures, Files)
+    assert isinstance(examples.decoded("k", max_bytes=1000).pictures, ImageFiles)
 
 
 def test_a_picture_that_broke_after_validation_is_an_error_and_one_known_to_be_broken_is_grey(tmp_path: Path) -> None:
@@ -172,14 +172,14 @@ def test_a_picture_that_broke_after_validation_is_an_error_and_one_known_to_be_b
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixed_labels_are_the_shares_of_the_mixed_pictures(kind: str) -> None:
     pixels = np.repeat(np.arange(8, dtype=np.uint8)[:, None, None, None] * 30, 32, 1).repeat(32, 2).repeat(3, 3)
-    mixed, shares = Mix(8, 0, **{kind: 1.0})(3, (pixels, np.arange(8)))
+    mixed, shares = BatchMixer(8, 0, **{kind: 1.0})(3, (pixels, np.arange(8)))
     np.testing.assert_allclose(shares.sum(1), 1, atol=1e-6)
     np.testing.assert_allclose(mixed.mean((1, 2, 3)), shares @ (np.arange(8) * 30), atol=1.01)
 
 
 def test_mixing_nothing_leaves_the_pictures_alone() -> None:
     pixels = np.zeros((2, 4, 4, 3), np.uint8)
-    same, shares = Mix(2, 0)(0, (pixels, np.array([1, 0])))
+    same, shares = BatchMixer(2, 0)(0, (pixels, np.array([1, 0])))
     assert same is pixels and shares.tolist() == [[0, 1], [1, 0]]
 
 
@@ -195,17 +195,17 @@ print(found is files, [path.name for path in (Path(sys.argv[2]) / "decoded").ite
 
 
 def test_where_the_disk_has_no_room_for_the_cache_pictures_are_read_from_their_files(
-    folder: Path, tmp_path: Path, on_small_disk: Callable[..., subprocess.CompletedProcess[str]]
+    folder: Path, tmp_path: Path, run_on_small_disk: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     small = tmp_path / "small"
-    done = on_small_disk(small, 1, [sys.executable, "-c", SMALL_DISK, str(folder), str(small)])
+    done = run_on_small_disk(small, 1, [sys.executable, "-c", SMALL_DISK, str(folder), str(small)])
     assert done.stdout == "True []\n", done.stderr
     assert "The disk has no room to keep the decoded pictures" in done.stderr
 
 
 def test_twenty_epochs_need_no_more_memory_than_five(examples: Examples) -> None:
     size, process, used = (240, 320), psutil.Process(), []
-    source = Training(examples, Augmenter(Augment()), [size] * 20, 5, 20, seed=1)
+    source = TrainingSource(examples, Augmenter(Augment()), [size] * 20, 5, 20, seed=1)
     for number, _ in enumerate(batches(source, 5)):
         if number % source.steps_per_epoch == 0:
             used.append(process.memory_info().rss)

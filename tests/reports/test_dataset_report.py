@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carclf.reports.dataset_report import write_report
+from carclf.reports.dataset_report import write_dataset_report
 
 EVIL = "<script>alert(1)</script>\"'&.jpg"
 FIGURES = {"num_train": 5, "note": "<b>bold</b>", "problems": []}
@@ -52,7 +52,7 @@ def dataset(folder: Path, num: int, *, num_classes: int = 2) -> pd.DataFrame:
 
 
 def page_of(tmp_path: Path, index: pd.DataFrame, **extra: object) -> str:
-    write_report(tmp_path / "report.html", index, FIGURES, tmp_path, **extra)
+    write_dataset_report(tmp_path / "report.html", index, FIGURES, tmp_path, **extra)
     return (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
@@ -101,12 +101,12 @@ def test_every_finding_is_on_the_page_with_its_picture(tmp_path: Path) -> None:
 
 
 def test_findings_about_no_picture_and_applied_fixes_are_listed(tmp_path: Path) -> None:
-    listed = [{"kind": "imbalance", "severity": "warning", "path": "", "text": "class 3 is <b>rare</b>"},
+    listed = [{"kind": "class_imbalance", "severity": "warning", "path": "", "text": "class 3 is <b>rare</b>"},
               {"kind": "blurred", "severity": "warning", "path": "0.jpg", "text": "sharpness 1"}]
-    report = {"findings": {"counts": {"blurred": 1, "imbalance": 1}, "listed": listed},
+    report = {"findings": {"counts": {"blurred": 1, "class_imbalance": 1}, "listed": listed},
               "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "from": 1, "to": 2},
                               {"path": "train/1/c.jpg", "action": "drop", "from": 1, "to": None}]}
-    write_report(tmp_path / "report.html", dataset(tmp_path, 6), report, tmp_path)
+    write_dataset_report(tmp_path / "report.html", dataset(tmp_path, 6), report, tmp_path)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "class 3 is <b>rare</b>" in text and "sharpness 1" not in text
     assert "train/1/<b>.jpg: class 1 → 2" in text and "train/1/c.jpg: class 1, left out" in text
@@ -127,6 +127,6 @@ def test_the_page_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     index = index.assign(cluster=np.arange(30_000) // 3, warning=[f"odd {chr(97 + n % 26)}" for n in range(30_000)])
     index.loc[::10, "problem"] = "x" * 5000
     suspects = index.head(5000).assign(suggested=1, score=0.1)
-    write_report(tmp_path / "report.html", index, FIGURES, tmp_path, suspects=suspects, drift=DRIFT)
+    write_dataset_report(tmp_path / "report.html", index, FIGURES, tmp_path, suspects=suspects, drift=DRIFT)
     assert (tmp_path / "report.html").stat().st_size < 10e6
     assert "and 260 more groups" in (tmp_path / "report.html").read_text()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carclf.evaluation.assessment import Answers
+from carclf.evaluation.assessment import Predictions
 from carclf.evaluation.evaluate import write_evaluation
 from carclf.reports.evaluation_report import render_evaluation
 
@@ -38,7 +38,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def answers(folder: Path, *, num: int = 60, num_classes: int = 3, name: str = "0.png", wrong: float = 0.3) -> Answers:
+def answers(folder: Path, *, num: int = 60, num_classes: int = 3, name: str = "0.png", wrong: float = 0.3) -> Predictions:
     random = np.random.default_rng(0)
     cv2.imwrite(str(folder / "0.png"), random.integers(0, 256, (60, 80, 3), np.uint8))
     if name != "0.png":
@@ -49,14 +49,14 @@ def answers(folder: Path, *, num: int = 60, num_classes: int = 3, name: str = "0
     shares[np.arange(num), predicted] += 0.7
     rows = pd.DataFrame({"id": name, "path": name, "label": labels, "width": 80, "height": 60,
                          "brightness": random.normal(size=num)})
-    return Answers(rows, list(range(num_classes)), shares)
+    return Predictions(rows, list(range(num_classes)), shares)
 
 
 def heat(paths: list[str], predicted: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.full((60, 80, 3), 100, np.uint8), np.eye(4, dtype=np.float32)) for _ in paths]
 
 
-def written(folder: Path, given: Answers, **extra: object) -> str:
+def written(folder: Path, given: Predictions, **extra: object) -> str:
     measures = {"milliseconds": 12.3, "model_mb": 45.6, "reload_difference": 1e-7}
     write_evaluation(folder, given, folder, measures=measures, **extra)
     return (folder / "report.html").read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ def test_the_page_allows_nothing_but_its_own_style_and_pictures(tmp_path: Path) 
 def test_the_page_is_made_again_from_the_evaluations_files(tmp_path: Path) -> None:
     text = written(tmp_path, answers(tmp_path), explain=heat)
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert render_evaluation(found, json.loads((tmp_path / "pictures.json").read_text())) == text
+    assert render_evaluation(found, json.loads((tmp_path / "error_images.json").read_text())) == text
 
 
 def test_every_part_is_there_in_words_and_numbers(tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ def test_every_part_is_there_in_words_and_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("wrong", "word"), [(0.0, "None: every answer is right."), (1.0, "→")])
 def test_a_model_that_is_always_right_or_always_wrong_has_a_page(tmp_path: Path, wrong: float, word: str) -> None:
     given = answers(tmp_path, num=3, wrong=wrong)
-    plain = Answers(given.rows[["id", "path", "label"]], given.class_names, given.probabilities)
-    figures = write_evaluation(tmp_path, plain, tmp_path, measures={"milliseconds": 1.0, "model_mb": 1.0})
+    plain = Predictions(given.rows[["id", "path", "label"]], given.class_names, given.probabilities)
+    metrics = write_evaluation(tmp_path, plain, tmp_path, measures={"milliseconds": 1.0, "model_mb": 1.0})
     text = (tmp_path / "report.html").read_text()
     assert word in text and "once reloaded" not in text and "neither size nor brightness" in text
-    assert figures["val_accuracy"] == 1 - wrong and "reload_difference" not in figures
+    assert metrics["val_accuracy"] == 1 - wrong and "reload_difference" not in metrics
 
 
 def test_the_page_does_not_grow_with_the_images_and_classes(tmp_path: Path) -> None:

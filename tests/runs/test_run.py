@@ -5,10 +5,10 @@ from pathlib import Path
 
 import boto3
 import pytest
-from gate_candidates import candidate
+from gate_candidates import build_candidate
 
 from carclf.champion import set_threshold
-from carclf.config import load
+from carclf.config import load_config
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import STAGES, Result, Run
 from carclf.services.storage import Store, open_store
@@ -27,18 +27,18 @@ def champion(store: Store) -> str:
 def test_the_first_threshold_is_stored_and_only_set_threshold_changes_it(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    weak = candidate(store, "weak", range(30))
+    weak = build_candidate(store, "weak", range(30))
     weak.promote(store)
     caplog.set_level("INFO", "carclf")
-    decision, _ = weak.promote(store, load("demo", {"gate.threshold": 0.4}))
-    assert decision.figures["decision"] == "refused" and "the stored threshold 0.6000 holds" in caplog.text
+    decision, _ = weak.promote(store, load_config("demo", {"gate.threshold": 0.4}))
+    assert decision.metrics["decision"] == "rejected" and "the stored threshold 0.6000 holds" in caplog.text
     set_threshold(store, 0.45)
     decision, _ = weak.promote(store)
-    assert decision.figures["decision"] == "promoted" and champion(store) == weak.model.key
+    assert decision.metrics["decision"] == "promoted" and champion(store) == weak.model.key
 
 
 def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
-    run = Run.begin("old", store, "demo", load("demo"))
+    run = Run.begin("old", store, "demo", load_config("demo"))
     run.record["config"]["fine_tune"]["old_setting"] = 1
     store.write("runs/old.json", json.dumps(run.record).encode())
     with pytest.raises(ConfigError, match="begun by another version of carclf"):
@@ -49,9 +49,9 @@ def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
                                      b'{"config": {}, "stages": {"split": 1}}',
                                      b'{"config": {}, "stages": {}, "attempts": []}'])
 def test_a_damaged_record_is_told_in_words(store: Store, content: bytes) -> None:
-    Run.begin("r", store, "demo", load("demo"))
+    Run.begin("r", store, "demo", load_config("demo"))
     store.write("runs/r.json", content)
-    for use in (lambda: Run.load("r", store), lambda: Run.begin("r", store, "demo", load("demo"))):
+    for use in (lambda: Run.load("r", store), lambda: Run.begin("r", store, "demo", load_config("demo"))):
         with pytest.raises(DataError) as told:
             use()
         assert str(told.value) == (
@@ -60,17 +60,17 @@ def test_a_damaged_record_is_told_in_words(store: Store, content: bytes) -> None
 
 
 def test_a_run_goes_on_under_its_id_and_another_configuration_is_refused(store: Store) -> None:
-    first = Run.begin("r", store, "demo", load("demo"))
+    first = Run.begin("r", store, "demo", load_config("demo"))
     first.record["stages"]["download"] = {"key": "k"}
     store.write("runs/r.json", json.dumps(first.record).encode())
-    assert Run.begin("r", store, "demo", load("demo")).record == first.record
+    assert Run.begin("r", store, "demo", load_config("demo")).record == first.record
     with pytest.raises(ConfigError, match=r"with other settings\. Take another --run"):
-        Run.begin("r", store, "demo", load("demo", {"seed": 1}))
+        Run.begin("r", store, "demo", load_config("demo", {"seed": 1}))
     assert Run.load("r", store).record == first.record
 
 
 def test_a_stage_that_is_run_again_and_makes_nothing_stays_as_long_as_it_was_and_where(store: Store) -> None:
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     run.note(Result("split", "k1", False, 30.0, {}, "first"))
     first = run.record["stages"]["split"]
     run.record["stages"]["split"]["machine"] = first["machine"] | {"processor": "another"}
@@ -90,7 +90,7 @@ def test_an_interrupted_stage_says_so_and_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setitem(STAGES, "download", interrupted)
-    run = Run.begin("r", store, "demo", load("demo"))
+    run = Run.begin("r", store, "demo", load_config("demo"))
     with pytest.raises(KeyboardInterrupt):
         run.run_stage("download")
     assert "download: interrupted; the same command goes on from here" in caplog.text
@@ -105,7 +105,7 @@ def test_a_misspelt_run_is_told_with_where_to_look(store: Store) -> None:
 
 def test_a_missing_weights_file_is_told_before_the_download(store: Store) -> None:
     with pytest.raises(ConfigError, match=r"there is no file '/nowhere/w\.h5'"):
-        Run.begin("r", store, "cars10", load("cars10", {"model.weights": "/nowhere/w.h5"}))
+        Run.begin("r", store, "cars10", load_config("cpu", {"model.weights": "/nowhere/w.h5"}))
     assert store.read("runs/r.json") is None
 
 

@@ -18,7 +18,7 @@ BAD_DIGEST = b"<Error><Code>BadDigest</Code><Message>The checksum did not match.
 NO_SUCH_UPLOAD = b"<Error><Code>NoSuchUpload</Code><Message>The upload does not exist.</Message></Error>"
 
 
-class FaultyWay:
+class FaultyProxy:
     """``fault`` is asked of each request (method, and what of its address or range names it): cut, flip or None."""
 
     def __init__(self, endpoint: str) -> None:

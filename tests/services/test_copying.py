@@ -11,13 +11,13 @@ from pathlib import Path
 import boto3
 import pytest
 
-from carclf.artifacts import Figures, Split, build
+from carclf.artifacts import Metrics, Split, build
 from carclf.errors import DataError
-from carclf.services.storage import Copied, FolderStore, Store, change_object, copy_store, open_store
+from carclf.services.storage import CopyResult, FolderStore, Store, copy_store, open_store, update_object
 
 
 def make_split(store: Store, seed: int) -> Split:
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         (folder / "split.parquet").write_bytes(bytes([seed]) * 1000)
         return {"seed": seed}
 
@@ -26,7 +26,7 @@ def make_split(store: Store, seed: int) -> Split:
 
 def finish_run(store: Store, name: str, split: Split) -> None:
     store.write(f"runs/{name}.json", json.dumps({"run": name, "stages": {"split": {"key": split.key}}}).encode())
-    change_object(store, "champion.json", lambda _: json.dumps({"champion": name}).encode())
+    update_object(store, "champion.json", lambda _: json.dumps({"champion": name}).encode())
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_copy_is_the_same_and_whole_at_each_moment(source: FolderStore, tmp_pa
     target = Checked(tmp_path / "target")
     copied = copy_store(source, target)
     assert contents(target) == contents(source)
-    assert copied == Copied(len(list(source.keys())), sum(map(len, contents(source).values())))
+    assert copied == CopyResult(len(list(source.keys())), sum(map(len, contents(source).values())))
 
 
 def test_a_copy_made_while_a_run_ends_names_nothing_that_is_not_in_it(source: FolderStore, tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ import requests
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, ServiceError
-from carclf.services.kaggle.archive_download import Download
-from carclf.services.kaggle.client import Kaggle, SubmissionState
-from carclf.services.kaggle.retries import FAULTS
+from carclf.services.kaggle.archive_download import ArchiveDownload
+from carclf.services.kaggle.client import KaggleClient, SubmissionState
+from carclf.services.kaggle.retries import TRANSIENT_ERRORS
 
 SLUG = "demo-cars"
-pytestmark = pytest.mark.usefixtures("no_account")
+pytestmark = pytest.mark.usefixtures("no_kaggle_credentials")
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def server(kaggle: DemoServer) -> DemoServer:
     return kaggle
 
 
-def connect(slug: str = SLUG) -> Kaggle:
-    return Kaggle(slug, tries=4, backoff_seconds=0.01, stall_seconds=0.5, doubt_seconds=0)
+def connect(slug: str = SLUG) -> KaggleClient:
+    return KaggleClient(slug, tries=4, backoff_seconds=0.01, stall_seconds=0.5, recheck_seconds=0)
 
 
 @pytest.fixture
-def submission(tmp_path: Path, small_competition: Competition) -> Path:
-    with zipfile.ZipFile(small_competition.archive) as archive:
+def submission(tmp_path: Path, random_bytes_competition: Competition) -> Path:
+    with zipfile.ZipFile(random_bytes_competition.archive) as archive:
         name = next(name for name in archive.namelist() if name.endswith("submission.csv"))
         (tmp_path / "submission.csv").write_bytes(archive.read(name))
     return tmp_path / "submission.csv"
@@ -61,8 +61,8 @@ def test_a_broken_download_goes_on_where_it_stopped(server: DemoServer, tmp_path
         asked.append(headers)
         return kaggle._ask_archive(headers)
 
-    download = Download(tmp_path / "part", ask, deadline=time.monotonic() + 60)
-    with pytest.raises(FAULTS):
+    download = ArchiveDownload(tmp_path / "part", ask, deadline=time.monotonic() + 60)
+    with pytest.raises(TRANSIENT_ERRORS):
         download.fetch()
     half = download.path.stat().st_size
     download.fetch()
@@ -132,7 +132,7 @@ def test_a_submission_is_sent_once_and_scored(server: DemoServer, submission: Pa
     assert (first.status, first.public_score, first.ref, len(server.submissions)) == ("PENDING", None, again.ref, 1)
     score = float(server.submissions[0].score)
     assert kaggle.find_submission("abc") == SubmissionState(first.ref, "COMPLETE", score, "", "a model abc")
-    assert kaggle.submissions_left() == 49
+    assert kaggle.remaining_submissions() == 49
     assert kaggle.rank(score - 0.01) == 2
     assert kaggle.find_submission("none") is None
 

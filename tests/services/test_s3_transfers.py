@@ -14,7 +14,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from faulty_proxy import FaultyWay
+from faulty_proxy import FaultyProxy
 
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage import FolderStore, S3Store, open_store, s3_parts
@@ -26,17 +26,17 @@ SLEEP = time.sleep
 
 
 @pytest.fixture
-def way(s3_endpoint: str, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyWay]:
-    with FaultyWay(s3_endpoint) as running:
+def way(s3_endpoint: str, aws: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    with FaultyProxy(s3_endpoint) as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        monkeypatch.setattr(s3_parts, "PART_BYTES", PART)
+        monkeypatch.setattr(s3_parts, "MIN_PART_BYTES", PART)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         yield running
 
 
 @pytest.fixture
-def store(way: FaultyWay) -> S3Store:
+def store(way: FaultyProxy) -> S3Store:
     bucket = f"bucket-{uuid.uuid4().hex[:8]}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     store = open_store(f"s3://{bucket}/some/prefix")
@@ -65,7 +65,7 @@ def part_of(what: str) -> int:
 
 
 def test_an_upload_that_was_cut_off_goes_on_with_the_parts_that_are_not_there(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     way.fault = lambda method, what: "cut" if method == "PUT" and part_of(what) in (2, 4) else None
     with pytest.raises(ServiceError, match="cannot be reached"):
@@ -80,7 +80,7 @@ def test_an_upload_that_was_cut_off_goes_on_with_the_parts_that_are_not_there(
 
 
 def test_another_files_broken_upload_is_not_gone_on_with(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     way.fault = lambda method, what: "cut" if part_of(what) == 3 else None
     with pytest.raises(ServiceError):
@@ -94,7 +94,7 @@ def test_another_files_broken_upload_is_not_gone_on_with(
     assert (tmp_path / "back").read_bytes() == large.read_bytes()
 
 
-def test_a_file_that_is_there_already_is_not_sent_again(way: FaultyWay, store: S3Store, large: Path) -> None:
+def test_a_file_that_is_there_already_is_not_sent_again(way: FaultyProxy, store: S3Store, large: Path) -> None:
     store.upload(large, "archives/x.zip")
     way.take("PUT", "")
     store.upload(large, "archives/x.zip")
@@ -113,7 +113,7 @@ def test_several_that_upload_one_file_at_once_all_succeed(
 
 
 def test_a_part_damaged_on_its_way_to_the_store_is_sent_again(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     faults = {2: "flip"}
     way.fault = lambda method, what: faults.pop(part_of(what), None) if method == "PUT" else None
@@ -124,7 +124,7 @@ def test_a_part_damaged_on_its_way_to_the_store_is_sent_again(
 
 
 def test_a_download_that_was_cut_off_goes_on_with_the_parts_that_are_not_there(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     store.upload(large, "archives/x.zip")
     way.fault = lambda method, what: "cut" if what in ranges(2, 5) else None
@@ -141,7 +141,7 @@ def test_a_download_that_was_cut_off_goes_on_with_the_parts_that_are_not_there(
 
 @pytest.mark.parametrize(("fault", "part"), [("cut", 3), ("flip", 1)])
 def test_what_is_cut_off_or_damaged_once_on_its_way_from_the_store_is_fetched_again(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path, fault: str, part: int
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path, fault: str, part: int
 ) -> None:
     store.upload(large, "archives/x.zip")
     store.write("runs/r.json", b"{}" * 100)
@@ -154,7 +154,7 @@ def test_what_is_cut_off_or_damaged_once_on_its_way_from_the_store_is_fetched_ag
 
 
 def test_what_arrives_damaged_each_time_is_never_passed_on(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     store.upload(large, "archives/x.zip")
     way.fault = lambda method, what: "flip" if what in ranges(4) else None
@@ -164,7 +164,7 @@ def test_what_arrives_damaged_each_time_is_never_passed_on(
 
 
 def test_an_object_replaced_while_it_is_fetched_is_fetched_from_the_start(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     store.upload(large, "checkpoints/a.npz")
     new = tmp_path / "new.bin"
@@ -176,7 +176,7 @@ def test_an_object_replaced_while_it_is_fetched_is_fetched_from_the_start(
 
 
 def test_a_killed_download_is_gone_on_with_by_the_next_process(
-    way: FaultyWay, store: S3Store, large: Path, tmp_path: Path
+    way: FaultyProxy, store: S3Store, large: Path, tmp_path: Path
 ) -> None:
     store.upload(large, "archives/x.zip")
     way.take("GET", "")
@@ -238,12 +238,12 @@ print(sorted(path.name for path in folder.rglob("*") if path.is_file()))
 @pytest.mark.parametrize("what", ["s3 to disk", "folder to disk", "disk to folder"])
 def test_a_full_disk_is_told_by_its_name_and_nothing_half_written_stays_on_it(
     what: str, store: S3Store, large: Path, tmp_path: Path,
-    on_small_disk: Callable[..., subprocess.CompletedProcess[str]],
+    run_on_small_disk: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     source, folder = (store if what == "s3 to disk" else FolderStore(tmp_path / "source")), tmp_path / "small"
     source.upload(large, "archives/x.zip")
     told = ["upload", str(large)] if what == "disk to folder" else ["download", source.url]
-    done = on_small_disk(folder, 8, [sys.executable, "-c", SMALL_DISK, *told, str(folder)])
+    done = run_on_small_disk(folder, 8, [sys.executable, "-c", SMALL_DISK, *told, str(folder)])
     path = folder / ("store/archives/x.zip" if what == "disk to folder" else "deep/back")
     assert done.returncode == 0, done.stderr
     said, left = done.stdout.splitlines()

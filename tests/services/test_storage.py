@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from carclf.errors import ConfigError, ServiceError
-from carclf.services.storage import FolderStore, Store, Versioned, command_on, open_store
+from carclf.services.storage import FolderStore, Store, VersionedObject, format_command, open_store
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -59,7 +59,7 @@ def test_compare_and_swap_writes_only_over_the_named_version(store: Store) -> No
     assert store.write_if("c.json", b"1", None)
     assert not store.write_if("c.json", b"2", None)
     first = store.read("c.json")
-    assert isinstance(first, Versioned)
+    assert isinstance(first, VersionedObject)
     assert store.write_if("c.json", b"2", first.version)
     assert not store.write_if("c.json", b"3", first.version)
     assert not store.write_if("d.json", b"3", first.version)
@@ -178,4 +178,4 @@ def test_files_of_other_programs_and_of_the_store_are_not_listed(tmp_path: Path)
 
 def test_a_command_on_a_store_can_be_pasted_into_a_terminal(tmp_path: Path) -> None:
     store = open_store(tmp_path / "my cars")
-    assert shlex.split(command_on(store, "runs list")) == ["carclf", "runs", "list", "--store", store.url]
+    assert shlex.split(format_command(store, "runs list")) == ["carclf", "runs", "list", "--store", store.url]

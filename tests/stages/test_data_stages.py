@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carclf.config import Config, load
-from carclf.dataset.archives import unpack
+from carclf.config import Config, load_config
+from carclf.dataset.archives import extract_images
 from carclf.demo.competition import open_competition
-from carclf.demo.rendering import picture, render_competition
+from carclf.demo.rendering import car_image, render_competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage import Store, open_store
 from carclf.services.storage.folder import FolderStore
-from carclf.services.storage.protocol import Versioned
+from carclf.services.storage.protocol import VersionedObject
 from carclf.stages.download import download
 from carclf.stages.validate import validate
 
@@ -40,14 +40,14 @@ def store(kaggle: DemoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def config(extra_data: str | Path = "") -> Config:
-    return load("demo", {"competition": "cars", "validation.min_images_per_class": 4,
+    return load_config("demo", {"competition": "cars", "validation.min_images_per_class": 4,
                          "download.extra_data": str(extra_data)})
 
 
 @pytest.fixture(scope="module")
 def cars() -> list[bytes]:
     random = np.random.default_rng(5)
-    return [picture(3, random) for _ in range(3)]
+    return [car_image(3, random) for _ in range(3)]
 
 
 def laid(folder: Path, pictures: dict[str, bytes]) -> Path:
@@ -60,7 +60,7 @@ def laid(folder: Path, pictures: dict[str, bytes]) -> Path:
 def test_without_extra_data_the_archive_is_what_it_was_before_there_were_any(store: Store) -> None:
     archive, _ = download(config(), store)
     assert list(archive.files) == ["archive.zip"] and archive.content == archive.files["archive.zip"].sha256
-    assert archive.settings.keys() == {"competition", "listing", "salt"} and archive.figures.keys() == {"num_bytes"}
+    assert archive.settings.keys() == {"competition", "listing", "salt"} and archive.metrics.keys() == {"num_bytes"}
 
 
 def test_extra_data_train_with_the_competitions_and_are_checked_alike(
@@ -74,8 +74,8 @@ def test_extra_data_train_with_the_competitions_and_are_checked_alike(
     extra = index[index["source"] == "extra"]
     assert extra["label"].to_dict() == {"extra/0/3/a.jpg": 3, "extra/0/3/broken.JPG": 3, "extra/1/3/c.jpg": 3}
     assert extra["kind"].tolist() == ["", "undecodable", ""] and (extra["path"] == extra.index).all()
-    assert (unpack(archive, store) / "extra/1/3/c.jpg").read_bytes() == cars[1]
-    assert (dataset.figures["num_extra"], dataset.figures["num_train"]) == (2, 86)
+    assert (extract_images(archive, store) / "extra/1/3/c.jpg").read_bytes() == cars[1]
+    assert (dataset.metrics["num_extra"], dataset.metrics["num_train"]) == (2, 86)
 
 
 def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
@@ -108,10 +108,10 @@ def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_
     assert known and not reused and second.key != first.key
     assert second.inputs == first.inputs == {"archive": plain.key}
     assert second.files["archive.zip"] == first.files["archive.zip"] == plain.files["archive.zip"]
-    assert second.figures == plain.figures | {"num_extra": 2}
+    assert second.metrics == plain.metrics | {"num_extra": 2}
     names = sorted(key.rpartition("/")[2] for key in store.keys("archives/"))
     assert names == ["archive.zip", "extra.zip", "extra.zip", "manifest.json", "manifest.json", "manifest.json"]
-    assert (unpack(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
+    assert (extract_images(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
 
 
 class Busy(FolderStore):
@@ -119,7 +119,7 @@ class Busy(FolderStore):
 
     picture, data, asked = Path(), b"", 0
 
-    def read(self, key: str) -> Versioned | None:
+    def read(self, key: str) -> VersionedObject | None:
         if key.startswith("archives/"):
             self.asked += 1
             if self.asked == 2:  # the first is the competition's
@@ -136,7 +136,7 @@ def test_a_picture_that_changes_while_it_is_packed_is_not_stored_as_what_it_was(
     with pytest.raises(ServiceError, match=r"pictures changed while they were packed\. Run"):
         download(config(tmp_path / "one"), busy)
     archive, reused = download(config(tmp_path / "one"), busy)
-    assert not reused and (unpack(archive, busy) / "extra/0/3/a.jpg").read_bytes() == cars[1]
+    assert not reused and (extract_images(archive, busy) / "extra/0/3/a.jpg").read_bytes() == cars[1]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_no_extra_file_vanishes_without_a_word_and_linked_folders_are_followed(
     caplog.set_level("WARNING", "carclf")
     archive, _ = download(config(tmp_path / "extra"), store)
     dataset, _ = validate(archive, config(), store)
-    assert archive.figures["num_extra"] == dataset.figures["num_extra"] == 3
+    assert archive.metrics["num_extra"] == dataset.metrics["num_extra"] == 3
     assert "2 links in" in caplog.text and "the first is '4/gone.jpg'" in caplog.text
     assert "1 files of" in caplog.text and "the first is '3/list.txt'" in caplog.text
 
@@ -203,7 +203,7 @@ def test_also_where_little_or_nothing_is_usable(store: Store, setting: dict[str,
     archive, _ = download(config(), store)
     settings = {"competition": "cars"} | {f"validation.{name}": value for name, value in setting.items()}
     with pytest.raises(DataError, match=r"Look at (\S+/report\.html) in"):
-        validate(archive, load("demo", settings), store)
+        validate(archive, load_config("demo", settings), store)
 
 
 def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None:
@@ -214,8 +214,8 @@ def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None
     store.write("label_fixes.csv", f"id,action,label\n{name},relabel,6\nnone,drop,\n".encode())
     after, reused = validate(archive, config(), store)
     report = json.loads(after.path(store, "report.json").read_text())
-    assert not reused and after.key != before.key and after.figures["num_fixes"] == 1
-    assert report["label_fixes"][0]["to"] == 6 and report["findings"]["counts"]["unknown_fix"] == 1
+    assert not reused and after.key != before.key and after.metrics["num_label_fixes"] == 1
+    assert report["label_fixes"][0]["to"] == 6 and report["findings"]["counts"]["unmatched_label_fix"] == 1
     assert validate(archive, config(), store) == (after, True)
 
 
@@ -226,13 +226,13 @@ def test_another_fix_or_another_limit_does_not_decode_the_pictures_again(store: 
     name = plain.loc[plain["label"] == 5, "id"].iloc[0]
     store.write("label_fixes.csv", f"id,action,label\n{name},drop,\n".encode())
     after, _ = validate(archive, config(), store)
-    other, _ = validate(archive, load("demo", {"competition": "cars", "validation.min_images_per_class": 3}), store)
-    assert len({before.key, after.key, other.key}) == 3 and after.figures["num_fixes"] == 1
+    other, _ = validate(archive, load_config("demo", {"competition": "cars", "validation.min_images_per_class": 3}), store)
+    assert len({before.key, after.key, other.key}) == 3 and after.metrics["num_label_fixes"] == 1
     assert len(list(store.keys("inspections/"))) == 2  # one index and its manifest
     fixed = pd.read_parquet(after.path(store, "index.parquet"))
     columns = [column for column in plain if column not in ("kind", "problem", "warning")]
     pd.testing.assert_frame_equal(fixed[columns], plain[columns])
-    validate(archive, load("demo", {"competition": "cars", "validation.min_side": 33,
+    validate(archive, load_config("demo", {"competition": "cars", "validation.min_side": 33,
                                     "validation.min_images_per_class": 4}), store)
     assert len(list(store.keys("inspections/"))) == 4
 
@@ -259,7 +259,7 @@ def test_a_fix_that_label_fixes_wrote_follows_its_picture_when_the_sources_are_r
     laid(one, {"3/a.jpg": cars[2]})  # another picture under its name
     dataset, _ = validate(download(config(one), store)[0], config(), store)
     report = json.loads(dataset.path(store, "report.json").read_text())
-    assert (dataset.figures["num_fixes"], report["findings"]["counts"]["unknown_fix"]) == (0, 1)
+    assert (dataset.metrics["num_label_fixes"], report["findings"]["counts"]["unmatched_label_fix"]) == (0, 1)
 
 
 def test_the_dataset_says_what_was_found(store: Store) -> None:
@@ -268,6 +268,6 @@ def test_the_dataset_says_what_was_found(store: Store) -> None:
     report = json.loads(dataset.path(store, "report.json").read_text())
     assert set(dataset.files) == {"index.parquet", "report.html", "report.json", "sample-submission.csv"}
     assert report["findings"]["counts"] == {
-        "empty": 1, "other_format": 1, "other_mode": 1, "truncated": 1, "undecodable": 1}
+        "empty": 1, "wrong_file_extension": 1, "non_rgb_mode": 1, "truncated": 1, "undecodable": 1}
     assert report["class_counts"] == {str(label): report["class_counts"][str(label)] for label in range(10)}
     assert [one["kind"] for one in report["clusters"]] == ["exact", "exact"]

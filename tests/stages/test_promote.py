@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gate_candidates import built, candidate, ensemble, evaluation, split_in
+from gate_candidates import build_artifact, build_candidate, build_ensemble, build_evaluation, build_split
 
 from carclf.artifacts import Decision, Evaluation
 from carclf.champion import read_state, roll_back, set_threshold
-from carclf.config import Evaluate, load
-from carclf.errors import ConfigError, DataError, NotYet
-from carclf.evaluation.evaluate import as_promoted
+from carclf.config import Evaluate, load_config
+from carclf.errors import ConfigError, DataError, StageWaiting
+from carclf.evaluation.evaluate import with_champion_tta
 from carclf.services.storage import FolderStore, Store, open_store
 
 
@@ -39,7 +39,7 @@ def content(store: Store, decision: Decision) -> dict[str, Any]:
 
 
 def test_the_first_good_candidate_is_crowned_and_the_history_says_who_when_and_why(store: Store) -> None:
-    first = candidate(store, "first", [0, 1, 2])
+    first = build_candidate(store, "first", [0, 1, 2])
     decision, reused = first.promote(store, run_id="r1")
     event = state(store)["history"][0]
     assert event == state(store)["champion"] == {
@@ -47,7 +47,7 @@ def test_the_first_good_candidate_is_crowned_and_the_history_says_who_when_and_w
         "run": "r1", "val_accuracy": 0.95, "time": event["time"],
     }
     assert state(store)["threshold"] == 0.6 and not reused
-    assert decision.figures == {
+    assert decision.metrics == {
         "decision": "promoted", "threshold": 0.6, "val_accuracy": 0.95,
         "reason": "promoted: accuracy 0.9500 reaches the stored 0.6000; there is no champion yet",
     }
@@ -68,52 +68,52 @@ def test_a_candidate_that_breaks_one_rule_is_refused_by_just_that_and_the_champi
 ) -> None:
     settings = {"gate.threshold": 0.8, "gate.min_recall": 0.6}
     alone = {"gate.champion_rule": "off"} if broken in ("accuracy", "class_floor") else {}
-    config = load("demo", settings | alone)
-    first = candidate(store, "first", [0], config=config)
+    config = load_config("demo", settings | alone)
+    first = build_candidate(store, "first", [0], config=config)
     first.promote(store)
     if broken == "accuracy":
         set_threshold(store, 0.9)
-    weak = candidate(store, "weak", wrong, config=config, **measures)
+    weak = build_candidate(store, "weak", wrong, config=config, **measures)
     decision, _ = weak.promote(store)
     rules = content(store, decision)["rules"]
     assert [row["rule"] for row in rules if not row["passed"]] == [broken]
-    assert decision.figures["decision"] == "refused" and champion(store) == first.model.key
+    assert decision.metrics["decision"] == "rejected" and champion(store) == first.model.key
     assert [event.get("model") for event in state(store)["history"] if event["action"] == "promoted"] == [
         first.model.key]
 
 
 def test_the_champion_is_judged_by_its_own_looks_and_not_by_those_of_the_candidate(store: Store) -> None:
-    first = candidate(store, "first", [0])
+    first = build_candidate(store, "first", [0])
     first.promote(store)
-    spoiled = load("demo", {"evaluate.zooms": "1.5", "evaluate.crops": "corners", "evaluate.flip_tta": False})
-    second = candidate(store, "second", range(20), config=spoiled)
+    spoiled = load_config("demo", {"evaluate.zooms": "1.5", "evaluate.crops": "corners", "evaluate.flip_tta": False})
+    second = build_candidate(store, "second", range(20), config=spoiled)
     decision, _ = second.promote(store)
     assert decision.inputs["champion_evaluation"] == first.evaluation.key
-    assert decision.figures["decision"] == "refused" and content(store, decision)["paired"]["lost"] == 19
+    assert decision.metrics["decision"] == "rejected" and content(store, decision)["paired"]["lost"] == 19
 
 
 def test_a_champion_from_before_there_were_crops_is_looked_at_without_them(store: Store) -> None:
-    old = built(store, Evaluation, {}, {"flip_tta": False, "zooms": "1.2", "salt": ""}, {})
-    config = load("demo", {"evaluate.crops": "corners", "evaluate.batch_size": 7})
-    own = as_promoted(config, {"evaluation": old.key}, store)
+    old = build_artifact(store, Evaluation, {}, {"flip_tta": False, "zooms": "1.2", "salt": ""}, {})
+    config = load_config("demo", {"evaluate.crops": "corners", "evaluate.batch_size": 7})
+    own = with_champion_tta(config, {"evaluation": old.key}, store)
     assert own.evaluate == Evaluate(flip_tta=False, zooms="1.2", crops="middle", batch_size=7)
     assert own.model_copy(update={"evaluate": config.evaluate}) == config
     for event in ({}, {"evaluation": "gone"}):
-        assert as_promoted(config, event, store) == config
+        assert with_champion_tta(config, event, store) == config
 
 
 def test_the_decision_holds_both_models_answers_on_the_same_images(store: Store) -> None:
-    first, second = candidate(store, "first", [0, 1, 2, 3]), candidate(store, "second", [3, 4])
+    first, second = build_candidate(store, "first", [0, 1, 2, 3]), build_candidate(store, "second", [3, 4])
     first.promote(store)
     decision, _ = second.promote(store)
     found = content(store, decision)
-    assert found["champion"] == decision.figures["champion"] == first.model.key
+    assert found["champion"] == decision.metrics["champion"] == first.model.key
     assert decision.inputs == {"model": second.model.key, "evaluation": second.evaluation.key,
                                "champion_evaluation": first.evaluation.key}
     paired = found["paired"]
-    assert {name: paired[name] for name in ("num_images", "num_known", "gained", "lost", "both_right", "both_wrong",
+    assert {name: paired[name] for name in ("num_images", "num_trained_on", "gained", "lost", "both_right", "both_wrong",
                                             "gained_ids", "lost_ids")} == {
-        "num_images": 60, "num_known": 0, "gained": 3, "lost": 1, "both_right": 55, "both_wrong": 1,
+        "num_images": 60, "num_trained_on": 0, "gained": 3, "lost": 1, "both_right": 55, "both_wrong": 1,
         "gained_ids": ["0.jpg", "1.jpg", "2.jpg"], "lost_ids": ["4.jpg"],
     }
     assert paired["classes"] == [
@@ -121,16 +121,16 @@ def test_the_decision_holds_both_models_answers_on_the_same_images(store: Store)
         {"label": 1, "num": 20, "candidate": 0.95, "champion": 0.95},
         {"label": 2, "num": 20, "candidate": 1.0, "champion": 0.95},
     ]
-    assert decision.figures["p_value"] == paired["p_worse"] == 0.9375
-    assert decision.figures["smallest_difference"] == paired["smallest_difference"]
+    assert decision.metrics["p_value"] == paired["p_worse"] == 0.9375
+    assert decision.metrics["minimum_detectable_difference"] == paired["minimum_detectable_difference"]
 
 
 def test_the_page_shows_rules_answers_and_ids_and_lets_nothing_in(store: Store) -> None:
-    first, second = candidate(store, "first", [0, 1]), candidate(store, "second", [4])
+    first, second = build_candidate(store, "first", [0, 1]), build_candidate(store, "second", [4])
     first.promote(store)
     decision, _ = second.promote(store)
     page = decision.path(store, "report.html").read_text()
-    for text in (decision.figures["reason"], "prediction_time", "0.jpg", "4.jpg", first.model.key, "default-src"):
+    for text in (decision.metrics["reason"], "prediction_time", "0.jpg", "4.jpg", first.model.key, "default-src"):
         assert str(text) in page
     assert "<script" not in page and "http://" not in page
 
@@ -138,10 +138,10 @@ def test_the_page_shows_rules_answers_and_ids_and_lets_nothing_in(store: Store) 
 def test_a_name_that_looks_like_markup_is_shown_as_text() -> None:
     from carclf.reports.decision_report import render_decision
 
-    paired = {"num_images": 1, "num_known": 0, "num_shared": 0, "gained": 1, "lost": 0,
+    paired = {"num_images": 1, "num_trained_on": 0, "num_same_members": 0, "gained": 1, "lost": 0,
               "both_right": 0, "both_wrong": 0, "p_worse": 1.0, "p_better": 0.5, "p_different": 1.0, "classes": [],
               "gained_ids": ["<img src=x>"], "lost_ids": []}
-    page = render_decision({"decision": "refused", "reason": "<b>", "rules": [], "champion": None, "threshold": 0.9,
+    page = render_decision({"decision": "rejected", "reason": "<b>", "rules": [], "champion": None, "threshold": 0.9,
                             "model": "m", "evaluation": "e", "paired": paired})
     assert "&lt;img src=x&gt;" in page and "<b>" not in page and "<img" not in page
 
@@ -155,40 +155,40 @@ class Interrupted(FolderStore):
         meanwhile, self.meanwhile = self.meanwhile, None if key.startswith("decisions/") else self.meanwhile
         written = super().write_if(key, data, version)
         if meanwhile and key.startswith("decisions/"):
-            assert json.loads(data)["figures"]["decision"] == "promoted"
+            assert json.loads(data)["metrics"]["decision"] == "promoted"
             meanwhile()
         return written
 
 
 def test_a_lost_race_is_judged_again_beside_the_new_champion(store: Store, tmp_path: Path) -> None:
-    first, better, late = (candidate(store, name, wrong) for name, wrong in (
+    first, better, late = (build_candidate(store, name, wrong) for name, wrong in (
         ("first", range(20)), ("better", [0]), ("late", range(10, 18))))
     first.promote(store)
     own = Interrupted(tmp_path / "store")
     own.meanwhile = lambda: better.promote(store)
     decision, _ = late.promote(own)
-    assert (decision.figures["decision"], decision.figures["champion"]) == ("refused", better.model.key)
+    assert (decision.metrics["decision"], decision.metrics["champion"]) == ("rejected", better.model.key)
     assert champion(store) == better.model.key
 
 
 def test_a_threshold_that_was_raised_meanwhile_holds(store: Store, tmp_path: Path) -> None:
-    late, own = candidate(store, "late", range(12)), Interrupted(tmp_path / "store")
+    late, own = build_candidate(store, "late", range(12)), Interrupted(tmp_path / "store")
     own.meanwhile = lambda: set_threshold(store, 0.9)
     decision, _ = late.promote(own)
-    assert (decision.figures["decision"], decision.figures["threshold"]) == ("refused", 0.9)
+    assert (decision.metrics["decision"], decision.metrics["threshold"]) == ("rejected", 0.9)
     assert champion(store) is None
 
 
 def test_a_candidate_that_is_judged_while_the_champion_is_rolled_back_is_judged_by_the_one_before(
     store: Store, tmp_path: Path
 ) -> None:
-    first, second, late = candidate(store, "1", [0]), candidate(store, "2", [1]), candidate(store, "late", [2])
+    first, second, late = build_candidate(store, "1", [0]), build_candidate(store, "2", [1]), build_candidate(store, "late", [2])
     first.promote(store)
     second.promote(store)
     own = Interrupted(tmp_path / "store")
     own.meanwhile = lambda: roll_back(store)
     decision, _ = late.promote(own)
-    assert decision.figures["champion"] == first.model.key and champion(store) == late.model.key
+    assert decision.metrics["champion"] == first.model.key and champion(store) == late.model.key
     assert [event["action"] for event in state(store)["history"]] == [
         "promoted", "promoted", "rolled_back", "promoted"]
 
@@ -196,174 +196,174 @@ def test_a_candidate_that_is_judged_while_the_champion_is_rolled_back_is_judged_
 def test_running_an_old_run_again_takes_nothing_from_a_later_champion_and_says_so(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    old, new = candidate(store, "old", [0]), candidate(store, "new", [1])
+    old, new = build_candidate(store, "old", [0]), build_candidate(store, "new", [1])
     first, _ = old.promote(store)
     new.promote(store)
     before = state(store)
     again, reused = old.promote(store)
     assert reused and again.key == first.key and state(store) == before
-    assert again.figures["decision"] == "promoted" and str(again.figures["reason"]).endswith(
+    assert again.metrics["decision"] == "promoted" and str(again.metrics["reason"]).endswith(
         f"it was promoted before and is not crowned again: the champion is {new.model.key}. To bring it back: carclf "
         f"champion rollback --to {old.model.key}")
     assert "is not crowned again" in caplog.text
-    assert "not crowned again" not in str(new.promote(store)[0].figures["reason"])
+    assert "not crowned again" not in str(new.promote(store)[0].metrics["reason"])
 
 
 def test_a_rolled_back_run_that_runs_again_is_not_crowned_again(store: Store) -> None:
-    first, second = candidate(store, "first", [0]), candidate(store, "second", [1])
+    first, second = build_candidate(store, "first", [0]), build_candidate(store, "second", [1])
     first.promote(store)
     second.promote(store)
     roll_back(store, by="me")
     before = state(store)
     again, reused = second.promote(store)
-    assert reused and "is not crowned again" in str(again.figures["reason"])
+    assert reused and "is not crowned again" in str(again.metrics["reason"])
     assert state(store) == before and champion(store) == first.model.key
 
 
 def test_a_refused_candidate_is_judged_again_once_the_threshold_is_lower(store: Store) -> None:
-    weak = candidate(store, "weak", range(30))
-    assert weak.promote(store)[0].figures["reason"] == (
-        "refused: accuracy 0.5000 is below the stored 0.6000; there is no champion yet")
+    weak = build_candidate(store, "weak", range(30))
+    assert weak.promote(store)[0].metrics["reason"] == (
+        "rejected: accuracy 0.5000 is below the stored 0.6000; there is no champion yet")
     assert state(store) == {"champion": None, "threshold": 0.6, "history": []}
     assert weak.promote(store)[1]
     set_threshold(store, 0.4, by="me")
-    assert weak.promote(store)[0].figures["decision"] == "promoted" and champion(store) == weak.model.key
+    assert weak.promote(store)[0].metrics["decision"] == "promoted" and champion(store) == weak.model.key
 
 
 def test_a_promotion_that_must_be_approved_waits_and_crowns_nobody_until_somebody_is_named(store: Store) -> None:
-    config = load("demo", {"gate.approval": "required"})
-    own = candidate(store, "own", [0], config=config)
-    with pytest.raises(NotYet) as waiting:
+    config = load_config("demo", {"gate.approval": "required"})
+    own = build_candidate(store, "own", [0], config=config)
+    with pytest.raises(StageWaiting) as waiting:
         own.promote(store, run_id="r7")
     text = ("awaiting approval: promoted: accuracy 0.9833 reaches the stored 0.6000; there is no champion yet. To go "
             f"on: carclf promote --run r7 --store {store.url} --approved-by NAME")
-    assert str(waiting.value) == waiting.value.figures["reason"] == text
-    assert waiting.value.figures["decision"] == "awaiting approval" and champion(store) is None
+    assert str(waiting.value) == waiting.value.metrics["reason"] == text
+    assert waiting.value.metrics["decision"] == "awaiting approval" and champion(store) is None
     decision, reused = own.promote(store, run_id="r7", approved_by="Ada")
-    assert reused and decision.figures["decision"] == "promoted"
+    assert reused and decision.metrics["decision"] == "promoted"
     assert (champion(store), state(store)["champion"]["approved_by"]) == (own.model.key, "Ada")
 
 
 def test_a_refusal_needs_no_approval(store: Store) -> None:
-    own = candidate(store, "own", range(30), config=load("demo", {"gate.approval": "required"}))
-    assert own.promote(store)[0].figures["decision"] == "refused"
+    own = build_candidate(store, "own", range(30), config=load_config("demo", {"gate.approval": "required"}))
+    assert own.promote(store)[0].metrics["decision"] == "rejected"
 
 
 def test_an_override_crowns_a_refused_model_and_reason_and_refusal_stay_for_ever(store: Store) -> None:
-    weak = candidate(store, "weak", range(30))
+    weak = build_candidate(store, "weak", range(30))
     refused, _ = weak.promote(store)
     decision, _ = weak.promote(store, override="the season ends", approved_by="Ada")
-    refusal = refused.figures["reason"]
-    assert decision.figures["reason"] == f"promoted by hand, because the season ends, though {refusal}"
+    refusal = refused.metrics["reason"]
+    assert decision.metrics["reason"] == f"promoted by hand, because the season ends, though {refusal}"
     event = state(store)["champion"]
-    assert (event["override"], event["refusal"], event["approved_by"]) == ("the season ends", refusal, "Ada")
+    assert (event["override"], event["rejection"], event["approved_by"]) == ("the season ends", refusal, "Ada")
     rules = content(store, decision)["rules"]
     assert [row["rule"] for row in rules if not row["passed"]] == ["accuracy"] and decision.key != refused.key
     assert weak.promote(store) == (decision, True)
 
 
 def test_an_override_of_what_the_gate_lets_through_is_a_promotion_like_any(store: Store) -> None:
-    own = candidate(store, "own", [0])
+    own = build_candidate(store, "own", [0])
     decision, _ = own.promote(store, override="sure is sure")
-    assert "override" not in state(store)["champion"] and "by hand" not in str(decision.figures["reason"])
+    assert "override" not in state(store)["champion"] and "by hand" not in str(decision.metrics["reason"])
 
 
 @pytest.mark.parametrize(("how", "raised"), [("off", 0.6), ("accuracy", 0.95), ("interval", "low")])
 def test_a_promotion_raises_the_threshold_as_the_setting_says_and_never_lowers_it(
     store: Store, how: str, raised: Any
 ) -> None:
-    config = load("demo", {"gate.raise_threshold": how})
-    first = candidate(store, "first", [0, 1, 2], config=config)
+    config = load_config("demo", {"gate.raise_threshold": how})
+    first = build_candidate(store, "first", [0, 1, 2], config=config)
     first.promote(store)
-    wanted = first.evaluation.figures["low"] if raised == "low" else raised
+    wanted = first.evaluation.metrics["low"] if raised == "low" else raised
     assert state(store)["threshold"] == wanted
     assert state(store)["champion"].get("threshold") == (None if how == "off" else wanted)
     set_threshold(store, 0.5)
     set_threshold(store, 0.97)
-    second = candidate(store, "second", [0], config=config)
+    second = build_candidate(store, "second", [0], config=config)
     second.promote(store)
     assert champion(store) == second.model.key
-    assert state(store)["threshold"] == (second.evaluation.figures["val_accuracy"] if how == "accuracy" else 0.97)
+    assert state(store)["threshold"] == (second.evaluation.metrics["val_accuracy"] if how == "accuracy" else 0.97)
 
 
 def test_in_folds_images_that_trained_the_champion_are_not_compared(store: Store) -> None:
-    own = split_in(store, 60, "fold 1")
+    own = build_split(store, 60, "fold 1")
     trained = ["train"] * 20 + ["left_out"] * 5 + ["val"] * 35
-    first = candidate(store, "first", [30], split=split_in(store, 60, "fold 0", trained))
+    first = build_candidate(store, "first", [30], split=build_split(store, 60, "fold 0", trained))
     first.promote(store)
-    evaluation(store, first.archive, own, first.model, [50, 51], first.config)
-    second = candidate(store, "second", [0, 1, 55], split=own)
+    build_evaluation(store, first.archive, own, first.model, [50, 51], first.config)
+    second = build_candidate(store, "second", [0, 1, 55], split=own)
     paired = content(store, second.promote(store)[0])["paired"]
-    assert {name: paired[name] for name in ("num_images", "num_known", "gained_ids", "lost_ids")} == {
-        "num_images": 35, "num_known": 25, "gained_ids": ["50.jpg", "51.jpg"], "lost_ids": ["55.jpg"]}
+    assert {name: paired[name] for name in ("num_images", "num_trained_on", "gained_ids", "lost_ids")} == {
+        "num_images": 35, "num_trained_on": 25, "gained_ids": ["50.jpg", "51.jpg"], "lost_ids": ["55.jpg"]}
 
 
 @pytest.mark.parametrize("rule", ["not_worse", "better"])
 def test_an_ensemble_is_not_compared_where_the_champion_alone_answers_for_it(store: Store, rule: str) -> None:
-    champion_ = candidate(store, "fold 0", [0], split=split_in(store, 60, "fold 0"))
-    member = candidate(store, "fold 1", [], split=split_in(store, 61, "fold 1", ["train"] * 60 + ["val"]))
+    champion_ = build_candidate(store, "fold 0", [0], split=build_split(store, 60, "fold 0"))
+    member = build_candidate(store, "fold 1", [], split=build_split(store, 61, "fold 1", ["train"] * 60 + ["val"]))
     champion_.promote(store)
-    decision, _ = ensemble(store, [champion_, member], [0.5, 0.5], [0, 1]).promote(
-        store, load("demo", {"gate.champion_rule": rule}))
-    assert str(decision.figures["reason"]).startswith("refused: nothing to compare with the champion on; accuracy")
+    decision, _ = build_ensemble(store, [champion_, member], [0.5, 0.5], [0, 1]).promote(
+        store, load_config("demo", {"gate.champion_rule": rule}))
+    assert str(decision.metrics["reason"]).startswith("rejected: nothing to compare with the champion on; accuracy")
     paired = content(store, decision)["paired"]
-    assert (paired["num_images"], paired["num_known"], paired["num_shared"]) == (0, 0, 60)
+    assert (paired["num_images"], paired["num_trained_on"], paired["num_same_members"]) == (0, 0, 60)
 
 
 def test_where_another_member_answers_too_the_two_are_compared(store: Store) -> None:
-    champion_ = candidate(store, "fold 0", [0], split=split_in(store, 60, "fold 0"))
-    member = candidate(store, "other", [], split=split_in(store, 60, "other", ["train"] * 25 + ["val"] * 35))
+    champion_ = build_candidate(store, "fold 0", [0], split=build_split(store, 60, "fold 0"))
+    member = build_candidate(store, "other", [], split=build_split(store, 60, "other", ["train"] * 25 + ["val"] * 35))
     champion_.promote(store)
-    both = ensemble(store, [champion_, member], [0.5, 0.5], [1, 30, 31])
-    decision, _ = both.promote(store, load("demo", {"gate.champion_rule": "not_worse"}))
+    both = build_ensemble(store, [champion_, member], [0.5, 0.5], [1, 30, 31])
+    decision, _ = both.promote(store, load_config("demo", {"gate.champion_rule": "not_worse"}))
     paired = content(store, decision)["paired"]
-    assert {name: paired[name] for name in ("num_images", "num_shared", "gained_ids", "lost_ids")} == {
-        "num_images": 35, "num_shared": 25, "gained_ids": [], "lost_ids": ["30.jpg", "31.jpg"]}
+    assert {name: paired[name] for name in ("num_images", "num_same_members", "gained_ids", "lost_ids")} == {
+        "num_images": 35, "num_same_members": 25, "gained_ids": [], "lost_ids": ["30.jpg", "31.jpg"]}
     assert "without 25 that the same members answer for both" in decision.path(store, "report.html").read_text()
 
 
 def test_an_ensemble_beside_a_champion_of_the_same_members_is_compared_where_they_count_differently(
     store: Store,
 ) -> None:
-    own, other = (candidate(store, name, [0], split=split_in(store, 60, name, subsets)) for name, subsets in (
+    own, other = (build_candidate(store, name, [0], split=build_split(store, 60, name, subsets)) for name, subsets in (
         ("fold 0", []), ("other", ["train"] * 25 + ["val"] * 35)))
-    ensemble(store, [own, other], [0.5, 0.5], [0]).promote(store)
-    decision, _ = ensemble(store, [own, other], [0.8, 0.2], [40]).promote(store)
+    build_ensemble(store, [own, other], [0.5, 0.5], [0]).promote(store)
+    decision, _ = build_ensemble(store, [own, other], [0.8, 0.2], [40]).promote(store)
     paired = content(store, decision)["paired"]
-    assert (paired["num_images"], paired["num_shared"], paired["lost_ids"]) == (35, 25, ["40.jpg"])
+    assert (paired["num_images"], paired["num_same_members"], paired["lost_ids"]) == (35, 25, ["40.jpg"])
 
 
 def test_where_all_of_a_fold_trained_the_champion_the_candidate_is_refused_unless_the_rule_is_off(
     store: Store
 ) -> None:
-    own = split_in(store, 60, "fold 1")
-    first = candidate(store, "first", [], split=split_in(store, 90, "fold 0", ["train"] * 60 + ["val"] * 30))
+    own = build_split(store, 60, "fold 1")
+    first = build_candidate(store, "first", [], split=build_split(store, 90, "fold 0", ["train"] * 60 + ["val"] * 30))
     first.promote(store)
-    evaluation(store, first.archive, own, first.model, [], first.config)
-    second = candidate(store, "second", [0], split=own)
+    build_evaluation(store, first.archive, own, first.model, [], first.config)
+    second = build_candidate(store, "second", [0], split=own)
     decision, _ = second.promote(store)
-    assert str(decision.figures["reason"]).startswith("refused: nothing to compare with the champion on")
-    off = load("demo", {"gate.champion_rule": "off"})
-    assert second.promote(store, off)[0].figures["decision"] == "promoted" and champion(store) == second.model.key
+    assert str(decision.metrics["reason"]).startswith("rejected: nothing to compare with the champion on")
+    off = load_config("demo", {"gate.champion_rule": "off"})
+    assert second.promote(store, off)[0].metrics["decision"] == "promoted" and champion(store) == second.model.key
 
 
 def test_a_floor_for_an_unknown_class_stops_the_run_in_words(store: Store) -> None:
-    own = candidate(store, "own", [0])
-    with pytest.raises(ConfigError, match=r"gate\.class_floors has a floor for 8; the classes are 0, 1, 2"):
-        own.promote(store, load("demo", {"gate.class_floors": "8=0.5"}))
+    own = build_candidate(store, "own", [0])
+    with pytest.raises(ConfigError, match=r"gate\.min_recall_by_class has a floor for 8; the classes are 0, 1, 2"):
+        own.promote(store, load_config("demo", {"gate.min_recall_by_class": "8=0.5"}))
     assert champion(store) is None
 
 
 def test_a_champion_that_is_gone_from_the_store_stops_the_run_in_words(store: Store, tmp_path: Path) -> None:
-    first = candidate(store, "first", [0])
+    first = build_candidate(store, "first", [0])
     first.promote(store)
     shutil.rmtree(tmp_path / "store" / "models" / first.model.key)
     with pytest.raises(DataError, match=f"which is gone from .*Restore models/{first.model.key}"):
-        candidate(store, "second", [1]).promote(store)
+        build_candidate(store, "second", [1]).promote(store)
 
 
 def test_a_promotion_whose_decision_is_gone_is_told(store: Store, tmp_path: Path) -> None:
-    first = candidate(store, "first", [0])
+    first = build_candidate(store, "first", [0])
     decision, _ = first.promote(store)
     shutil.rmtree(tmp_path / "store" / "decisions" / decision.key)
     with pytest.raises(DataError, match=f"Restore decisions/{decision.key}"):
@@ -371,7 +371,7 @@ def test_a_promotion_whose_decision_is_gone_is_told(store: Store, tmp_path: Path
 
 
 def test_a_champion_of_an_older_version_is_read_and_the_history_goes_on(store: Store) -> None:
-    first, second = candidate(store, "first", [0]), candidate(store, "second", [1])
+    first, second = build_candidate(store, "first", [0]), build_candidate(store, "second", [1])
     decision, _ = first.promote(store)
     entry = {"model": first.model.key, "decision": decision.key, "val_accuracy": 0.98, "promoted": "2026-01-01"}
     store.write("champion.json", json.dumps({"champion": entry, "threshold": 0.6, "history": [entry]}).encode())
@@ -382,7 +382,7 @@ def test_a_champion_of_an_older_version_is_read_and_the_history_goes_on(store: S
 
 
 def test_a_decision_is_made_and_reused_without_the_training_framework(store: Store, tmp_path: Path) -> None:
-    candidate(store, "first", [0]).promote(store)
+    build_candidate(store, "first", [0]).promote(store)
     code = ("import sys; sys.path.insert(0, 'tests')\n"
             "from candidates import candidate\nfrom carclf.services.storage import open_store\n"
             f"store = open_store({str(tmp_path / 'store')!r})\nsecond = candidate(store, 'second', [1])\n"

@@ -3,20 +3,20 @@
 from pathlib import Path
 
 import pytest
-from gate_candidates import candidate
+from gate_candidates import build_candidate
 
-from carclf.artifacts import Evaluation, Figures, Submission, build
+from carclf.artifacts import Evaluation, Metrics, Submission, build
 from carclf.champion import read_state
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError
-from carclf.services.kaggle.client import Kaggle
+from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store, open_store
 from carclf.stages.score import score
 
-CONFIG = load("demo", {"competition": "cars", "gate.threshold": 0.1, "gate.min_recall": 0.0})
+CONFIG = load_config("demo", {"competition": "cars", "gate.threshold": 0.1, "gate.min_recall": 0.0})
 
 
 @pytest.fixture
@@ -32,21 +32,21 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(store: Store, accuracy: float, low: float, high: float) -> Evaluation:
-    figures = {"val_accuracy": accuracy, "low": low, "high": high}
-    return build(Evaluation, lambda _: figures, store=store, version=1, inputs={"model": "m"}, settings=figures)[0]
+    metrics = {"val_accuracy": accuracy, "low": low, "high": high}
+    return build(Evaluation, lambda _: metrics, store=store, version=1, inputs={"model": "m"}, settings=metrics)[0]
 
 
 def sent(store: Store, answers: Path, monkeypatch: pytest.MonkeyPatch, server: DemoServer) -> Submission:
     monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         (folder / "submission.csv").write_bytes(answers.read_bytes())
         return {"ref": 0, "num_rows": 30}
 
     submission = build(Submission, make, store=store, version=1, inputs={}, settings={"answers": answers.name})[0]
     mark = submission.files["submission.csv"].sha256[:16]
-    Kaggle("cars").submit(answers, description=f"carclf {mark}", fingerprint=mark)
+    KaggleClient("cars").submit(answers, description=f"carclf {mark}", fingerprint=mark)
     return submission
 
 
@@ -58,14 +58,14 @@ def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
     with DemoServer(blind, scoring_seconds=0, memory=memory) as server:
         submission = sent(store, cars / "truth.csv", monkeypatch, server)
         empty = {"ref": 1001, "public_score": "", "rank": "", "gap": "", "warning": ""}
-        assert score(submission, evaluation, CONFIG, store)[0].figures == empty
+        assert score(submission, evaluation, CONFIG, store)[0].metrics == empty
     graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
     with DemoServer(graded, scoring_seconds=0, memory=memory) as server:
         other = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        assert score(other, evaluation, CONFIG, store)[0].figures["rank"] == 2  # behind the perfect answers
+        assert score(other, evaluation, CONFIG, store)[0].metrics["rank"] == 2  # behind the perfect answers
         found, reused = score(submission, evaluation, CONFIG, store)
         expected = {"ref": 1001, "public_score": 1.0, "rank": 1, "gap": -0.03, "warning": ""}
-        assert (found.figures, reused) == (expected, False)
+        assert (found.metrics, reused) == (expected, False)
         assert score(submission, evaluation, CONFIG, store) == (found, True)
     with DemoServer(graded, scoring_seconds=0) as forgetful:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", forgetful.url)
@@ -86,29 +86,29 @@ def test_a_submission_that_kaggle_could_not_grade_gets_the_score_of_one_sent_by_
         with pytest.raises(DataError, match=words + file.sha256[:16]):
             score(submission, evaluation, CONFIG, store)
         by_hand = f"by hand {file.sha256[:16]}"
-        Kaggle("cars").submit(submission.path(store, "submission.csv"), description=by_hand, fingerprint="by hand")
-        found = score(submission, evaluation, CONFIG, store)[0].figures
+        KaggleClient("cars").submit(submission.path(store, "submission.csv"), description=by_hand, fingerprint="by hand")
+        found = score(submission, evaluation, CONFIG, store)[0].metrics
     assert (found["ref"], found["public_score"]) == (1002, 1.0)
 
 
 def test_a_score_far_from_the_validation_warns_and_enters_the_champions_history_once(
     tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    champion = candidate(store, "overfitted", config=CONFIG)
+    champion = build_candidate(store, "overfitted", config=CONFIG)
     champion.promote(store)
     graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        figures = score(submission, champion.evaluation, CONFIG, store)[0].figures
+        metrics = score(submission, champion.evaluation, CONFIG, store)[0].metrics
         score(submission, champion.evaluation, CONFIG, store)
-    assert figures["gap"] == round(1 - float(figures["public_score"]), 5) > 0.5
-    assert "more than chance explains: look for leakage from training" in str(figures["warning"])
-    assert str(figures["warning"]) in caplog.text
+    assert metrics["gap"] == round(1 - float(metrics["public_score"]), 5) > 0.5
+    assert "more than chance explains: look for leakage from training" in str(metrics["warning"])
+    assert str(metrics["warning"]) in caplog.text
     state = read_state(store)
     assert state is not None
     scored = [event for event in state["history"] if event.get("action") == "scored"]
     assert [(event["model"], event["ref"], event["public_score"], event["rank"]) for event in scored] == [
-        (champion.model.key, 1001, figures["public_score"], 1)
+        (champion.model.key, 1001, metrics["public_score"], 1)
     ]
 
 
@@ -119,5 +119,5 @@ def test_a_leaderboard_that_may_not_be_read_costs_the_rank_and_not_the_score(
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = sent(store, cars / "truth.csv", monkeypatch, server)
         server.faults.append(Fault("GetLeaderboard", "status", 403))
-        figures = score(submission, measured(store, 1.0, 0.9, 1.0), CONFIG, store)[0].figures
-    assert figures == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}
+        metrics = score(submission, measured(store, 1.0, 0.9, 1.0), CONFIG, store)[0].metrics
+    assert metrics == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}

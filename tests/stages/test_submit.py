@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from carclf.artifacts import Archive, Dataset, Figures, Model, Prediction, Split, Submission, build
+from carclf.artifacts import Archive, Dataset, Metrics, Model, Prediction, Split, Submission, build
 from carclf.champion import change_state
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.server import DemoServer, Fault
-from carclf.errors import ConfigError, DataError, NotYet, ServiceError
-from carclf.services.kaggle.client import Kaggle
+from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
+from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store, open_store
-from carclf.services.storage.leases import claim, give_up
-from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send, submit
+from carclf.services.storage.leases import acquire_lease, release_lease
+from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send_submission, submit
 
-CONFIG = load("demo", {"competition": "demo-cars"})
+CONFIG = load_config("demo", {"competition": "demo-cars"})
 SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
 
 
@@ -29,10 +29,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def inputs(store: Store, ids: tuple[str, ...]) -> tuple[Archive, Dataset, Split, Model]:
-    def made(kind: Any, **figures: Any) -> Any:
-        return build(kind, lambda _: figures, store=store, version=1, inputs={}, settings={})[0]
+    def made(kind: Any, **metrics: Any) -> Any:
+        return build(kind, lambda _: metrics, store=store, version=1, inputs={}, settings={})[0]
 
-    def sample(folder: Path) -> Figures:
+    def sample(folder: Path) -> Metrics:
         (folder / "sample-submission.csv").write_text("Id,Category\n" + "".join(f"{name},0\n" for name in ids))
         return {}
 
@@ -44,7 +44,7 @@ def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction
     """What an earlier try of submit left, before it asked for a quota."""
     archive, dataset, _, model = inputs(store, ids)
 
-    def make(folder: Path) -> Figures:
+    def make(folder: Path) -> Metrics:
         (folder / "submission.csv").write_text("Id,Category\n" + "".join(f"{name},{answer}\n" for name in ids))
         return {"num_rows": len(ids)}
 
@@ -54,7 +54,7 @@ def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction
 
 
 def sent(store: Store, ids: tuple[str, ...], answer: int = 0) -> tuple[Submission, bool]:
-    return send(predicted(store, ids, answer), *inputs(store, ids)[1:], CONFIG, store)
+    return send_submission(predicted(store, ids, answer), *inputs(store, ids)[1:], CONFIG, store)
 
 
 def crown(store: Store, model: Model) -> None:
@@ -77,14 +77,14 @@ def test_without_a_submission_left_nothing_is_sent_until_the_reset_and_the_predi
     given, prediction = inputs(store, kaggle.competition.ids), predicted(store, kaggle.competition.ids)
     crown(store, given[3])
     kaggle.daily_limit = 0
-    with pytest.raises(NotYet, match=r"00:00 UTC.*Nothing was sent, and the predictions are kept") as caught:
+    with pytest.raises(StageWaiting, match=r"00:00 UTC.*Nothing was sent, and the predictions are kept") as caught:
         submit(*given, CONFIG, store)
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     assert caught.value.until == datetime(tomorrow.year, tomorrow.month, tomorrow.day, 0, 5, tzinfo=UTC)
     assert kaggle.submissions == []
     kaggle.daily_limit = 1
     found, reused = submit(*given, CONFIG, store)
-    assert (found.figures, reused, found.inputs) == ({"ref": 1001, "num_rows": 12}, False,
+    assert (found.metrics, reused, found.inputs) == ({"ref": 1001, "num_rows": 12}, False,
                                                      {"prediction": prediction.key})
     assert found.files == {"submission.csv": prediction.files["submission.csv"]}
     assert submit(*given, CONFIG, store) == (found, True)
@@ -112,7 +112,7 @@ def test_kept_predictions_that_are_not_as_the_sample_wants_them_are_not_sent(
     ids = kaggle.competition.ids
     given, kept = inputs(store, ids), predicted(store, ids if answer else ids[1:], answer)
     with pytest.raises(DataError, match=words):
-        send(kept, *given[1:], CONFIG, store)
+        send_submission(kept, *given[1:], CONFIG, store)
     assert kaggle.calls == {} and kaggle.submissions == []
 
 
@@ -122,20 +122,20 @@ def test_a_submission_that_kaggle_could_not_grade_is_not_called_sent_until_it_wa
     file = predicted(store, kaggle.competition.ids).files["submission.csv"]
     broken, mark = tmp_path / "submission.csv", file.sha256[:16]
     broken.write_text("Id,Category\n")
-    Kaggle("demo-cars").submit(broken, description="altered on its way", fingerprint=mark)
+    KaggleClient("demo-cars").submit(broken, description="altered on its way", fingerprint=mark)
     with pytest.raises(DataError, match=f"could not score submission 1001.*send .*{file.key} by hand.* with {mark} in"):
         sent(store, kaggle.competition.ids)
     assert len(kaggle.submissions) == 1 and not [key for key in store.keys("submissions/") if "manifest" in key]
     broken.write_bytes(predicted(store, kaggle.competition.ids).path(store, "submission.csv").read_bytes())
-    Kaggle("demo-cars").submit(broken, description=f"by hand: {mark}", fingerprint="by hand")
-    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1002
+    KaggleClient("demo-cars").submit(broken, description=f"by hand: {mark}", fingerprint="by hand")
+    assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1002
 
 
 def test_the_same_answers_of_another_model_are_not_sent_again(store: Store, kaggle: DemoServer, tmp_path: Path) -> None:
     other = open_store(tmp_path / "other")  # another team mate's store, for all we know
     first, _ = sent(store, kaggle.competition.ids)
     second, reused = sent(other, kaggle.competition.ids)
-    assert (first.figures, reused, len(kaggle.submissions)) == (second.figures, False, 1)
+    assert (first.metrics, reused, len(kaggle.submissions)) == (second.metrics, False, 1)
 
 
 ROUNDS = 8
@@ -151,7 +151,7 @@ def send_together(url: str, endpoint: str, ids: tuple[str, ...], barrier: Any, a
         try:
             sent(store, ids, number)
             answers.put("sent")
-        except NotYet as waiting:
+        except StageWaiting as waiting:
             answers.put(str(waiting))
     assert "tensorflow" not in sys.modules
 
@@ -178,42 +178,42 @@ def test_a_claim_holds_until_it_is_given_up_or_its_time_is_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def become(name: str) -> None:
-        monkeypatch.setattr("carclf.services.storage.leases.MARK", name)
+        monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", name)
 
     become("one")
-    assert claim(store, "claims/x", 60) and claim(store, "claims/x", 60)
+    assert acquire_lease(store, "claims/x", 60) and acquire_lease(store, "claims/x", 60)
     become("two")
-    assert not claim(store, "claims/x", 60)
-    give_up(store, "claims/x")  # not its own
-    assert not claim(store, "claims/x", 60)
+    assert not acquire_lease(store, "claims/x", 60)
+    release_lease(store, "claims/x")  # not its own
+    assert not acquire_lease(store, "claims/x", 60)
     become("one")
-    give_up(store, "claims/x")
+    release_lease(store, "claims/x")
     become("two")
-    assert claim(store, "claims/x", -1)
+    assert acquire_lease(store, "claims/x", -1)
     become("three")
-    assert claim(store, "claims/x", 60)
+    assert acquire_lease(store, "claims/x", 60)
 
 
 def test_a_failed_sending_leaves_no_claim_behind(store: Store, kaggle: DemoServer, monkeypatch: Any) -> None:
     kaggle.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
     with pytest.raises(ServiceError, match="asks to wait 4000 s"):
         sent(store, kaggle.competition.ids)
-    monkeypatch.setattr("carclf.services.storage.leases.MARK", "a retry's process")
-    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
+    monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "a retry's process")
+    assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1001
 
 
 def test_a_claim_that_a_slow_list_outlasts_is_renewed_and_the_list_read_again_before_sending(
     store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", CLAIM_SECONDS - 2)
-    limits = Kaggle.submissions_left
+    limits = KaggleClient.remaining_submissions
 
-    def then_slow(self: Kaggle) -> int | None:
+    def then_slow(self: KaggleClient) -> int | None:
         kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=3))
         return limits(self)
 
-    monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
-    assert sent(store, kaggle.competition.ids)[0].figures["ref"] == 1001
+    monkeypatch.setattr(KaggleClient, "remaining_submissions", then_slow)
+    assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1001
     # Once before the claim; under it refused, then answered too late; and once more under the renewed claim.
     assert (kaggle.calls["ListSubmissions"], len(kaggle.submissions)) == (4, 1)
 
@@ -223,24 +223,24 @@ def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_se
 ) -> None:
     monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
     monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", 0.5)
-    limits, look = Kaggle.submissions_left, Kaggle.find_submission
+    limits, look = KaggleClient.remaining_submissions, KaggleClient.find_submission
     mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
 
-    def then_slow(self: Kaggle) -> int | None:
+    def then_slow(self: KaggleClient) -> int | None:
         kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=2))
         return limits(self)
 
-    def overtaken(self: Kaggle, fingerprint: str) -> Any:
+    def overtaken(self: KaggleClient, fingerprint: str) -> Any:
         found = look(self, fingerprint)
         if "GetSubmissionLimits" in kaggle.calls:  # another process came while this one waited for the list
-            monkeypatch.setattr("carclf.services.storage.leases.MARK", "another")
-            assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60)
-            monkeypatch.setattr("carclf.services.storage.leases.MARK", "this")
+            monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "another")
+            assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60)
+            monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "this")
         return found
 
-    monkeypatch.setattr(Kaggle, "submissions_left", then_slow)
-    monkeypatch.setattr(Kaggle, "find_submission", overtaken)
-    with pytest.raises(NotYet, match="another process is sending"):
+    monkeypatch.setattr(KaggleClient, "remaining_submissions", then_slow)
+    monkeypatch.setattr(KaggleClient, "find_submission", overtaken)
+    with pytest.raises(StageWaiting, match="another process is sending"):
         sent(store, kaggle.competition.ids)
     assert kaggle.submissions == []
 
@@ -249,20 +249,20 @@ def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_se
 def test_an_interruption_gives_the_claim_up_only_where_nothing_can_have_been_sent(
     store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch, during: str, given_up: bool
 ) -> None:
-    call, calls = getattr(Kaggle, during), []
+    call, calls = getattr(KaggleClient, during), []
 
-    def interrupted(self: Kaggle, *arguments: Any) -> Any:
+    def interrupted(self: KaggleClient, *arguments: Any) -> Any:
         calls.append(call(self, *arguments))
         if during != "find_submission" or len(calls) == 2:  # the second look is under the claim
             raise KeyboardInterrupt
         return calls[-1]
 
-    monkeypatch.setattr(Kaggle, during, interrupted)
+    monkeypatch.setattr(KaggleClient, during, interrupted)
     with pytest.raises(KeyboardInterrupt):
         sent(store, kaggle.competition.ids)
     mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
-    monkeypatch.setattr("carclf.services.storage.leases.MARK", "a retry's process")
-    assert claim(store, f"submissions/claims/demo-cars-{mark}.json", 60) == given_up
+    monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "a retry's process")
+    assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60) == given_up
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from carclf.artifacts import Model
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
@@ -53,7 +53,7 @@ def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_mo
     with DemoServer(open_competition(tmp_path / "cars", slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        run = Run.begin("r", store, "demo", load("demo", SETTINGS))
+        run = Run.begin("r", store, "demo", load_config("demo", SETTINGS))
         for stage in ("download", "validate", "split"):
             run.run_stage(stage)
     shutil.copytree(tmp_path / "store", tmp_path / "another")

@@ -7,15 +7,15 @@ from scipy.special import log_softmax, softmax
 
 from carclf.config import Augment, FineTune
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Training
-from carclf.pipeline.decode_cache import Files
-from carclf.training.compile import compile_for
-from carclf.training.schedules import compile_by
-from carclf.training.validation import averaged
+from carclf.pipeline.batches import Examples, TrainingSource
+from carclf.pipeline.decode_cache import ImageFiles
+from carclf.training.compile import compile_classifier
+from carclf.training.schedules import compile_for_fine_tuning
+from carclf.training.validation import ema_weights
 
 OWN = FineTune(
     epochs=4, batch_size=2, learning_rate=0.1, layer_decay=0.5, weight_decay=0.3, warmup_fraction=0.25, num_phases=2,
-    label_smoothing=0.3, ema_momentum=0.6, clip_norm=0.4,
+    label_smoothing=0.3, ema_momentum=0.6, global_clipnorm=0.4,
 )
 NUM_STEPS = 8  # two in each epoch
 RISING_AND_FALLING = [0.0, 0.05, *(0.05 * (1 + np.cos(np.pi * np.arange(6) / 6)))]
@@ -35,9 +35,9 @@ def model() -> keras.Model:
     ])
 
 
-def source(own: FineTune) -> Training:
-    examples = Examples([""] * 4, np.zeros(4, np.int32), Files([None] * 4, 4, 4))
-    return Training(examples, Augmenter(Augment()), [(4, 4)] * own.epochs, own.batch_size, own.epochs, 0)
+def source(own: FineTune) -> TrainingSource:
+    examples = Examples([""] * 4, np.zeros(4, np.int32), ImageFiles([None] * 4, 4, 4))
+    return TrainingSource(examples, Augmenter(Augment()), [(4, 4)] * own.epochs, own.batch_size, own.epochs, 0)
 
 
 def gradients(weights, inputs, shares):
@@ -77,12 +77,12 @@ def train(weights, rates):
 def test_a_fine_tuning_makes_the_steps_that_its_settings_ask_for(model, schedule, rates):
     own = OWN.model_copy(update={"schedule": schedule})
     start = model.get_weights()
-    trained, _ = compile_by(own, model, source(own))
+    trained, _ = compile_for_fine_tuning(own, model, source(own))
     trained.fit(INPUTS.reshape(-1, 4), SHARES.reshape(-1, 3), batch_size=2, shuffle=False, verbose=0)
     expected, average = train(start, rates)
     for found, array in zip(trained.get_weights(), expected, strict=True):
         np.testing.assert_allclose(found, array, rtol=1e-3, atol=1e-4)
-    with averaged(trained):
+    with ema_weights(trained):
         for found, array in zip(trained.get_weights(), average, strict=True):
             np.testing.assert_allclose(found, array, rtol=1e-3, atol=1e-4)
 
@@ -97,7 +97,7 @@ def test_a_fine_tuning_makes_the_steps_that_its_settings_ask_for(model, schedule
 )
 def test_the_rate_of_each_step_is_the_schedules_unless_another_is_given(model, schedule, given, expected):
     own = OWN.model_copy(update={"schedule": schedule})
-    optimizer = compile_by(own, model, source(own), given)[0].optimizer
+    optimizer = compile_for_fine_tuning(own, model, source(own), given)[0].optimizer
     found = []
     for step in range(NUM_STEPS):
         optimizer.iterations.assign(step)
@@ -110,7 +110,7 @@ def test_the_loss_spreads_the_share_that_is_smoothed_over_all_classes(smoothing)
     logits = RANDOM.normal(size=(5, 3)).astype(np.float32)
     shares = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]]
     inputs = keras.Input((3,))
-    trained = compile_for(keras.Model(inputs, keras.layers.Identity()(inputs)), "sgd", smoothing)
+    trained = compile_classifier(keras.Model(inputs, keras.layers.Identity()(inputs)), "sgd", smoothing)
     spread = (1 - smoothing) * shares + smoothing / 3
     expected = {"loss": -(spread * log_softmax(logits, 1)).sum(1).mean(),
                 "accuracy": (logits.argmax(1) == shares.argmax(1)).mean()}

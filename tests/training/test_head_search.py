@@ -3,23 +3,23 @@
 import keras
 import numpy as np
 
-from carclf.config import load
-from carclf.training.head_search import choose, is_held_out, trials
+from carclf.config import load_config
+from carclf.training.head_search import is_held_out, sample_trials, search_settings
 from carclf.training.heads import build_head
 
 SETTINGS = {"head.num_trials": 3, "head.epochs": 8, "head.learning_rate": 1e-4, "head.weight_decay": 1e-3}
 
 
 def test_the_first_trial_is_as_given_and_the_others_are_drawn_around_it():
-    head = load("gpu", SETTINGS | {"head.num_trials": 9}).head
-    first, *others = trials(head, seed=4)
+    head = load_config("gpu", SETTINGS | {"head.num_trials": 9}).head
+    first, *others = sample_trials(head, seed=4)
     assert first == head and len({other.learning_rate for other in others}) == 8
     assert all(1e-4 / 4 < other.learning_rate < 4e-4 and 1e-4 <= other.weight_decay <= 0.1 for other in others)
-    assert trials(head, seed=4) == [first, *others] != trials(head, seed=5)
+    assert sample_trials(head, seed=4) == [first, *others] != sample_trials(head, seed=5)
 
 
 def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
-    config, random = load("gpu", SETTINGS), np.random.default_rng(0)
+    config, random = load_config("gpu", SETTINGS), np.random.default_rng(0)
     labels = np.arange(120) % 3
     plain = (np.eye(3)[labels] @ random.normal(size=(3, 16)) + random.normal(size=(120, 16))).astype(np.float32)
     views = np.stack([plain, plain + np.float32(0.1)])
@@ -29,11 +29,11 @@ def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
         keras.utils.set_random_seed(0)
         return build_head(16, 3, config.model)
 
-    chosen, table = choose(build, views, labels, groups, config.head, 1)
+    chosen, table = search_settings(build, views, labels, groups, config.head, 1)
     best = table.loc[table["held_out_loss"].idxmin()]
     assert (chosen.learning_rate, chosen.weight_decay) == (best["learning_rate"], best["weight_decay"])
     assert len(table) == 3 and table["held_out_loss"].nunique() == 3
-    again = choose(build, views, labels, groups, config.head, 1)
+    again = search_settings(build, views, labels, groups, config.head, 1)
     assert again[0] == chosen and again[1].equals(table)
 
 
@@ -44,7 +44,7 @@ def test_copies_are_held_out_together_about_a_fifth_of_them():
 
 
 def test_a_trial_that_diverges_is_not_taken():
-    config, random = load("gpu", SETTINGS | {"head.num_trials": 2, "head.epochs": 2}), np.random.default_rng(0)
+    config, random = load_config("gpu", SETTINGS | {"head.num_trials": 2, "head.epochs": 2}), np.random.default_rng(0)
     features = random.normal(size=(60, 8)).astype(np.float32)
     poisoned = [float("nan"), 1.0]  # the first trial's weights, then the second's
 
@@ -55,5 +55,5 @@ def test_a_trial_that_diverges_is_not_taken():
         logits.bias.assign(logits.bias * 0 + poisoned.pop(0))
         return head
 
-    chosen, table = choose(build, features[None], np.arange(60) % 3, np.arange(60), config.head, 1)
+    chosen, table = search_settings(build, features[None], np.arange(60) % 3, np.arange(60), config.head, 1)
     assert np.isnan(table["held_out_loss"][0]) and chosen.learning_rate == table["learning_rate"][1]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
-from carclf.training.validation import averaged
+from carclf.training.validation import ema_weights
 
 # of two layers, lower and head: the kernel and bias of each
 START = [np.array([[1.0, -2.0], [3.0, 4.0]]), np.array([0.5, -1.0]), np.array([[2.0], [-3.0]]), np.array([1.5])]
@@ -18,10 +18,10 @@ FLAT = [np.zeros_like(array) for array in START]
 def stepped():
     """The model and its weights after each of the steps with these gradients, at a rate of 0.1."""
 
-    def step(gradients, lower=BlockRate(1.0, 0), *, weight_decay=0.0, clip_norm=1e9, ema_momentum=0.0):
+    def step(gradients, lower=BlockRate(1.0, 0), *, weight_decay=0.0, global_clipnorm=1e9, ema_momentum=0.0):
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2), keras.layers.Dense(1)])
         model.set_weights(START)
-        optimizer = BlockwiseAdamW(0.1, weight_decay=weight_decay, clip_norm=clip_norm, ema_momentum=ema_momentum)
+        optimizer = BlockwiseAdamW(0.1, weight_decay=weight_decay, global_clipnorm=global_clipnorm, ema_momentum=ema_momentum)
         model.compile(optimizer)
         optimizer.build_for(model, [(model.layers[:1], lower)])
         history = []
@@ -62,7 +62,7 @@ def test_a_block_that_joins_later_neither_moves_nor_decays_before(stepped):
 
 
 def test_a_gradient_that_is_longer_than_allowed_is_shortened_and_another_is_not(stepped):
-    _, history = stepped([[7 * array for array in UPHILL], [array / 100 for array in UPHILL]], clip_norm=0.5)
+    _, history = stepped([[7 * array for array in UPHILL], [array / 100 for array in UPHILL]], global_clipnorm=0.5)
     norm = np.sqrt(sum((array**2).sum() for array in UPHILL))
     first, second = 0.5 / norm, 0.01
     assert_close(history[0], [start - 0.1 * sign for start, sign in zip(START, SIGNS, strict=True)])
@@ -76,7 +76,7 @@ def test_the_average_of_the_weights_follows_them_and_is_in_the_model_only_where_
     model, (first, second, third) = stepped([UPHILL] * 3, ema_momentum=0.75)
     model.optimizer.finalize_variable_values(model.trainable_variables)
     assert_close(model.get_weights(), third)
-    with averaged(model):
+    with ema_weights(model):
         found = model.get_weights()
     parts = zip(first, second, third, strict=True)
     assert_close(found, [0.75 * (0.75 * one + 0.25 * two) + 0.25 * three for one, two, three in parts])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from carclf.training.optimizers import BlockRate
-from carclf.training.schedules import block_rates, phase_of_epoch, warmup_cosine
+from carclf.training.schedules import block_rates, phases_by_epoch, warmup_cosine
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,6 @@ def test_each_block_below_another_learns_more_slowly_and_joins_no_sooner():
 
 
 def test_phases_are_of_equal_length_but_for_rounding():
-    assert phase_of_epoch(6, 3) == [0, 0, 1, 1, 2, 2]
-    assert phase_of_epoch(5, 2) == [0, 0, 0, 1, 1]
-    assert phase_of_epoch(0, 2) == []
+    assert phases_by_epoch(6, 3) == [0, 0, 1, 1, 2, 2]
+    assert phases_by_epoch(5, 2) == [0, 0, 0, 1, 1]
+    assert phases_by_epoch(0, 2) == []

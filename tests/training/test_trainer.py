@@ -11,22 +11,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carclf.config import load
+from carclf.config import load_config
 from carclf.errors import DataError, QualityError, ServiceError
 from carclf.pipeline.augmentation import Augmenter
-from carclf.pipeline.batches import Examples, Plain, Training
-from carclf.pipeline.mixing import Mix
+from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource
+from carclf.pipeline.mixing import BatchMixer
 from carclf.services.storage import open_store
 from carclf.training import trainer as loop
-from carclf.training.backbones import all_layers, build_backbone
+from carclf.training.backbones import build_backbone, flatten_layers
 from carclf.training.checkpoints import Checkpoints
-from carclf.training.compile import make_repeatable
-from carclf.training.heads import build_head, join
-from carclf.training.schedules import compile_by, epoch_sizes
-from carclf.training.validation import averaged, validate
+from carclf.training.compile import make_deterministic
+from carclf.training.heads import build_head, join_backbone_and_head
+from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
+from carclf.training.validation import ema_weights, validate
 
 SIZE = (48, 64)
-SETTINGS = {"fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.save_minutes": 0, "fine_tune.num_workers": 0,
+SETTINGS = {"fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
             "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3}
 
 
@@ -60,18 +60,18 @@ def pictures(tmp_path_factory):
 
 def trainer(pictures, checkpoints, change=lambda model: None, **settings):
     folder, rows = pictures
-    config = load("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
+    config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
     own = config.fine_tune
-    make_repeatable(0)
+    make_deterministic(0)
     backbone = build_backbone("Tiny", "none", *SIZE)
-    model = join(backbone, build_head(backbone.output_shape[-1], 3, config.model))
+    model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, config.model))
     examples = Examples.of(rows[:36], folder, SIZE)
-    sizes = epoch_sizes(SIZE, own.first_size, own.num_phases, own.epochs)
-    source = Training(examples, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
-    val = Plain(Examples.of(rows[36:], folder, SIZE), SIZE)
-    trained, _ = compile_by(own, model, source)
+    sizes = epoch_sizes(SIZE, own.initial_size_fraction, own.num_phases, own.epochs)
+    source = TrainingSource(examples, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
+    val = LetterboxedSource(Examples.of(rows[36:], folder, SIZE), SIZE)
+    trained, _ = compile_for_fine_tuning(own, model, source)
     change(trained)
-    return loop.Trainer(trained, source, Mix(3, 0, own.mixup, own.cutmix), own,
+    return loop.Trainer(trained, source, BatchMixer(3, 0, own.mixup, own.cutmix), own,
                         lambda network: validate(network, val, 8), checkpoints)
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
 
 def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate(pictures, tmp_path, monkeypatch):
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"))
-    original, poisoned = Mix.__call__, []
+    original, poisoned = BatchMixer.__call__, []
 
     def poison(self, number, batch):
         pixels, shares = original(self, number, batch)
@@ -199,7 +199,7 @@ def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate
             return pixels, shares * np.float32("nan")
         return pixels, shares
 
-    monkeypatch.setattr(Mix, "__call__", poison)
+    monkeypatch.setattr(BatchMixer, "__call__", poison)
     history = one.run(0.0)
     assert one.progress.restarts == 1 and poisoned == [5]
     assert list(history["epoch"]) == [1, 2, 3] and np.isfinite(history["loss"]).all()
@@ -209,16 +209,16 @@ def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate
 def test_each_line_of_progress_has_the_figures_of_its_step(pictures, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loop.Meter, "_line_due", True)
     caplog.set_level("INFO", loop.log.name)
-    trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), save_minutes=5).run(0.0)
+    trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), checkpoint_minutes=5).run(0.0)
     told = [line for line in caplog.messages if line.startswith("fine_tune ") and ", rate " in line]
     assert [line.split()[1] for line in told] == [f"{step}/12," for step in range(1, 13)]
     assert [("epoch 1, loss " in line, " rate 0," in line) for line in told[:4]] == [(True, False)] * 4
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="within fit nobody but JAX itself changes a variable")
-@pytest.mark.parametrize(("step", "save_minutes"), [(4, 5), (6, 0)])  # an epoch's last one; before a save within one
-def test_weights_that_a_step_spoils_reach_no_checkpoint(pictures, tmp_path, monkeypatch, step, save_minutes):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), save_minutes=save_minutes)
+@pytest.mark.parametrize(("step", "checkpoint_minutes"), [(4, 5), (6, 0)])  # an epoch's last one; before a save within one
+def test_weights_that_a_step_spoils_reach_no_checkpoint(pictures, tmp_path, monkeypatch, step, checkpoint_minutes):
+    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), checkpoint_minutes=checkpoint_minutes)
     original, spoiled = loop._Steps.on_train_batch_end, []
 
     def spoil(self, batch, logs=None):  # the loss of the step itself is a number
@@ -237,13 +237,13 @@ def test_weights_that_a_step_spoils_reach_no_checkpoint(pictures, tmp_path, monk
 
 
 def test_a_loss_that_stays_no_number_ends_with_advice(pictures, tmp_path, monkeypatch):
-    original = Mix.__call__
+    original = BatchMixer.__call__
 
     def poison(self, number, batch):
         pixels, shares = original(self, number, batch)
         return pixels, shares * np.float32("nan")
 
-    monkeypatch.setattr(Mix, "__call__", poison)
+    monkeypatch.setattr(BatchMixer, "__call__", poison)
     with pytest.raises(QualityError, match=r"Lower fine_tune\.learning_rate"):
         trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k")).run(0.0)
 
@@ -303,7 +303,7 @@ def test_validation_sees_the_average_of_the_weights_and_training_goes_on_with_it
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), ema_momentum=0.9)
     one.run(0.0)
     own = [np.array(variable) for variable in one.model.trainable_variables]
-    with averaged(one.model):
+    with ema_weights(one.model):
         average = [np.array(variable) for variable in one.model.trainable_variables]
     assert not np.allclose(own[0], average[0])
     np.testing.assert_array_equal(own[0], np.array(one.model.trainable_variables[0]))
@@ -312,7 +312,7 @@ def test_validation_sees_the_average_of_the_weights_and_training_goes_on_with_it
 def test_blocks_join_from_the_top_phase_by_phase_with_falling_rates(pictures, tmp_path):
     one = trainer(pictures, KilledAt(open_store(str(tmp_path)), "k", 4), num_phases=3, layer_decay=0.5, epochs=3,
                   weight_decay=0.0)
-    convolutions = [layer for layer in all_layers(one.model) if "conv" in layer.name]
+    convolutions = [layer for layer in flatten_layers(one.model) if "conv" in layer.name]
     before = [np.array(layer.kernel) for layer in convolutions]
     with pytest.raises(Killed):  # after the four steps of the first phase
         one.run(0.0)

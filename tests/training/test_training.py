@@ -2,10 +2,10 @@ import keras
 import numpy as np
 import pytest
 
-from carclf.config import load
+from carclf.config import load_config
 from carclf.errors import ConfigError
-from carclf.training.backbones import all_layers, backbone_layers, blocks, build_backbone
-from carclf.training.heads import build_head, fit_head, join
+from carclf.training.backbones import backbone_layers, build_backbone, flatten_layers, group_layers_by_block
+from carclf.training.heads import build_head, fit_head, join_backbone_and_head
 from carclf.training.schedules import unfreeze
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
@@ -15,14 +15,14 @@ PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("flo
 def classifier() -> keras.Model:
     keras.utils.set_random_seed(0)
     backbone = build_backbone("EfficientNetV2B0", "none", 64, 64)
-    return join(backbone, build_head(backbone.output_shape[-1], 3, load("demo").model))
+    return join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, load_config("demo").model))
 
 
 def test_batch_normalization_stays_in_inference_mode_when_everything_else_trains(classifier: keras.Model) -> None:
     unfreeze(classifier, 1.0)
-    frozen = [layer for layer in all_layers(classifier) if isinstance(layer, keras.layers.BatchNormalization)]
+    frozen = [layer for layer in flatten_layers(classifier) if isinstance(layer, keras.layers.BatchNormalization)]
     before = [np.array(weight) for layer in frozen for weight in layer.weights]
-    for layer in all_layers(classifier):
+    for layer in flatten_layers(classifier):
         if isinstance(layer, keras.layers.Dropout):
             layer.rate = 0.0
     np.testing.assert_allclose(classifier(PICTURES, training=True), classifier(PICTURES, training=False), atol=1e-5)
@@ -33,7 +33,7 @@ def test_batch_normalization_stays_in_inference_mode_when_everything_else_trains
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
 def test_only_the_upper_blocks_and_the_head_are_unfrozen(classifier: keras.Model, fraction: float) -> None:
     num_unfrozen = len(unfreeze(classifier, fraction))
-    groups = blocks(backbone_layers(classifier))
+    groups = group_layers_by_block(backbone_layers(classifier))
     trained = [any(layer.trainable_weights for layer in group) for group in groups]
     assert len(groups) > 20 and num_unfrozen == -(-len(groups) * fraction // 1)
     assert trained == [position >= len(groups) - num_unfrozen for position in range(len(groups))]
@@ -71,7 +71,7 @@ def test_the_heads_accuracy_is_exactly_the_share_of_right_answers() -> None:
     """What a later epoch is compared with: in float32 an equal one would look better."""
     random = np.random.default_rng(0)
     x, labels = random.normal(size=(103, 4)).astype(np.float32), random.integers(0, 3, 103)
-    config = load("demo", {"head.epochs": 3})
+    config = load_config("demo", {"head.epochs": 3})
     keras.utils.set_random_seed(0)
     head = build_head(4, 3, config.model)
     _, accuracy, _ = fit_head(head, (x, labels), (x, labels), config.head)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from carclf.artifacts import Model
 from carclf.cli.app import app
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
@@ -20,7 +20,7 @@ from carclf.runs.run import Run, find_setting
 from carclf.services.storage import open_store
 from carclf.training import tuning as finding
 from carclf.training.trainer import Trainer
-from carclf.training.tuning import best_batch_size, best_rate, draw, try_batch_sizes, try_rates
+from carclf.training.tuning import best_batch_size, best_learning_rate, plot_trials, range_test, try_batch_sizes
 
 
 class Valley:
@@ -40,15 +40,15 @@ class Valley:
 
 
 def test_the_rate_is_a_tenth_of_where_the_loss_turns():
-    tried = try_rates(Valley, iter([(0, 0)] * 200), 200)
-    assert 1e-2 / 10 / 2 < best_rate(tried) < 1e-2 / 10 * 2
+    tried = range_test(Valley, iter([(0, 0)] * 200), 200)
+    assert 1e-2 / 10 / 2 < best_learning_rate(tried) < 1e-2 / 10 * 2
     assert len(tried) < 200 and list(tried.columns) == ["rate", "loss", "smoothed"]
 
 
 def test_a_loss_that_never_falls_is_told():
     rising = pd.DataFrame({"rate": [1e-6, 1e-5], "loss": [1.0, 2.0], "smoothed": [1.0, 2.0]})
     with pytest.raises(QualityError, match="No learning rate lowered the loss"):
-        best_rate(rising)
+        best_learning_rate(rising)
 
 
 def test_the_smallest_of_the_fast_batches_is_taken():
@@ -97,7 +97,7 @@ def test_no_batch_is_tried_that_would_use_up_the_machines_memory(monkeypatch):
 
 
 def test_the_curve_is_drawn(tmp_path):
-    draw(pd.DataFrame({"rate": [1e-6, 1e-3], "smoothed": [2.0, 1.0]}), 1e-4, tmp_path / "lr.png")
+    plot_trials(pd.DataFrame({"rate": [1e-6, 1e-3], "smoothed": [2.0, 1.0]}), 1e-4, tmp_path / "lr.png")
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -122,7 +122,7 @@ def test_auto_is_found_once_also_where_the_training_is_killed_and_recorded_with_
     with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        run = Run.begin("r", store, "demo", load("demo", settings))
+        run = Run.begin("r", store, "demo", load_config("demo", settings))
         for stage in ("download", "validate", "split", "train_head"):
             run.run_stage(stage)
     tried, chosen = find_setting(run, "learning_rate")
@@ -137,12 +137,12 @@ def test_auto_is_found_once_also_where_the_training_is_killed_and_recorded_with_
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "run", interrupted)
         run.run_stage("fine_tune")
-    found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate-tried.json")]
-    figures = run.run_stage("fine_tune").figures
-    assert figures["batch_size"] == 8  # of 170 pictures: larger ones would leave fewer than 16 steps an epoch
-    assert 1e-6 < figures["learning_rate"] < 0.1
+    found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate-trials.json")]
+    metrics = run.run_stage("fine_tune").metrics
+    assert metrics["batch_size"] == 8  # of 170 pictures: larger ones would leave fewer than 16 steps an epoch
+    assert 1e-6 < metrics["learning_rate"] < 0.1
     assert {"learning_rate.png", "batch_size.png"} <= set(run.artifact(Model, "fine_tune").files)
-    assert [json.loads(store.read(key).data)["chosen"] for key in found] == [figures["learning_rate"]]
+    assert [json.loads(store.read(key).data)["chosen"] for key in found] == [metrics["learning_rate"]]
 
 
 def test_without_an_epoch_nothing_is_searched_and_the_heads_model_is_kept(cars, tmp_path, monkeypatch):
@@ -154,7 +154,7 @@ def test_without_an_epoch_nothing_is_searched_and_the_heads_model_is_kept(cars, 
     with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        run = Run.begin("r", store, "demo", load("demo", settings))
+        run = Run.begin("r", store, "demo", load_config("demo", settings))
         results = [run.run_stage(stage) for stage in ("download", "validate", "split", "train_head", "fine_tune")]
-    assert results[-1].figures["val_accuracy"] == results[-2].figures["val_accuracy"]
-    assert results[-1].figures["best_epoch"] == 0
+    assert results[-1].metrics["val_accuracy"] == results[-2].metrics["val_accuracy"]
+    assert results[-1].metrics["best_epoch"] == 0

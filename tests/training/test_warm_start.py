@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from carclf.artifacts import Model, Split, build
-from carclf.config import load
+from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
@@ -15,7 +15,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.runs.run import STAGES, Run
 from carclf.services.storage import open_store
 from carclf.training.backbones import backbone_layers
-from carclf.training.warm_start import champions_beginning
+from carclf.training.warm_start import champion_warm_start
 
 SMALL = {
     "competition": "cars", "head.epochs": 2, "fine_tune.epochs": 1, "gate.threshold": 0, "submit.enabled": False,
@@ -39,7 +39,7 @@ def kaggle(server, monkeypatch):
 
 
 def run_to(last, store, name, **settings):
-    run = Run.begin(name, store, "demo", load("demo", SMALL | settings))
+    run = Run.begin(name, store, "demo", load_config("demo", SMALL | settings))
     names = list(STAGES)
     return {stage: run.run_stage(stage) for stage in names[: names.index(last) + 1]}
 
@@ -113,7 +113,7 @@ def a_split(store, name, champion=None):
 
 
 def crown(store, split):
-    settings = {"model": load("demo").model.model_dump()}
+    settings = {"model": load_config("demo").model.model_dump()}
     head, _ = build(Model, lambda folder: {}, store=store, version=1, inputs={"split": split.key}, settings=settings)
     model, _ = build(Model, lambda folder: {}, store=store, version=1, settings={},
                      inputs={"split": split.key, "model": head.key})
@@ -128,9 +128,9 @@ def test_a_champion_that_the_split_does_not_know_is_not_gone_on_from(tmp_path):
     own, others = a_split(store, "own", first), a_split(store, "others", first)
 
     def beginning(split):
-        config = load("demo", {"model.weights": "champion"})
+        config = load_config("demo", {"model.weights": "champion"})
         settings = {"model": config.model.model_dump(), "salt": ""}
-        return champions_beginning(store, {"archive": "a", "split": split.key}, settings, config, 1).model
+        return champion_warm_start(store, {"archive": "a", "split": split.key}, settings, config, 1).model
 
     beginning(own)
     champion = crown(store, others)  # another run wins before this one trains

@@ -14,7 +14,7 @@ from typing import Any
 import requests
 
 from carclf.errors import ConfigError, DataError
-from carclf.services.kaggle.retries import PassingFault, Retries
+from carclf.services.kaggle.retries import RetryPolicy, TransientError
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
@@ -22,7 +22,7 @@ LOG_SECONDS = 10.0
 
 
 @dataclass
-class Download:
+class ArchiveDownload:
     """One download; what came of it lies in ``path`` and is continued by the next ``fetch``."""
 
     path: Path
@@ -47,11 +47,11 @@ class Download:
 
     def _read(self, response: requests.Response, have: int) -> None:
         if "html" in response.headers.get("Content-Type", ""):
-            raise PassingFault("a web page came in place of the archive")
+            raise TransientError("a web page came in place of the archive")
         resumed = have > 0 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         if response.status_code == 206 and not resumed:
             self.etag = ""
-            raise PassingFault("another part came than was asked for")
+            raise TransientError("another part came than was asked for")
         etag = response.headers.get("ETag", "")
         # If-Range takes strong validators only.
         self.etag = "" if etag.startswith("W/") else etag
@@ -68,17 +68,17 @@ class Download:
             done += len(chunk)
             now = time.monotonic()
             if now > self.deadline:
-                raise PassingFault(f"the time ran out after {done} of {size} bytes")
+                raise TransientError(f"the time ran out after {done} of {size} bytes")
             if now - logged > LOG_SECONDS:
                 rate = (done - first) / (now - started)
                 log.info("%d of %d MB, %.1f MB/s", done // 10**6, size // 10**6, rate / 10**6)
                 logged = now
         if response.headers.get("Content-Length") and done != size:
-            raise PassingFault(f"{done} bytes came in place of {size}")
+            raise TransientError(f"{done} bytes came in place of {size}")
 
 
 def download_archive(
-    path: Path, ask: Callable[[dict[str, str]], requests.Response], retries: Retries, *, timeout_seconds: float
+    path: Path, ask: Callable[[dict[str, str]], requests.Response], retries: RetryPolicy, *, timeout_seconds: float
 ) -> Path:
     """The archive at ``path``, each of its members checked; DataError if it is broken twice over."""
     deadline = time.monotonic() + timeout_seconds
@@ -88,9 +88,9 @@ def download_archive(
         for again in (False, True):
             # Broken at its full size: nothing of it can be built upon.
             part.unlink(missing_ok=True)
-            download = Download(part, ask, deadline)
+            download = ArchiveDownload(part, ask, deadline)
             retries.call(f"download {path.name}", download.fetch, deadline=deadline)
-            fault = find_fault(part)
+            fault = find_archive_error(part)
             if fault is None:
                 part.replace(path)
                 return path
@@ -105,7 +105,7 @@ def download_archive(
     )
 
 
-def find_fault(path: Path) -> str | None:
+def find_archive_error(path: Path) -> str | None:
     """What is wrong with a zip archive, or None; every member is read, for the sizes alone say little."""
     try:
         with zipfile.ZipFile(path) as archive:

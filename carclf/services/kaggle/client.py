@@ -12,10 +12,17 @@ import requests
 
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.kaggle.archive_download import download_archive
-from carclf.services.kaggle.credentials import CONNECT_SECONDS, connect, find_credentials
-from carclf.services.kaggle.retries import FAULTS, RETRIED_STATUSES, PassingFault, Retries, limit_reached, status_of
+from carclf.services.kaggle.credentials import CONNECT_TIMEOUT_SECONDS, create_client, find_credentials
+from carclf.services.kaggle.retries import (
+    RETRYABLE_STATUSES,
+    TRANSIENT_ERRORS,
+    RetryPolicy,
+    TransientError,
+    http_status,
+    submission_limit_error,
+)
 
-__all__ = ["Kaggle", "SubmissionState", "ungraded"]
+__all__ = ["KaggleClient", "SubmissionState", "ungraded_error"]
 
 PAGE_SIZE = 100
 MAX_PAGES = 1000
@@ -34,20 +41,20 @@ class SubmissionState:
     description: str
 
 
-class Kaggle:
+class KaggleClient:
     """One competition. Raises ConfigError, ServiceError, DataError and NotYet, never the vendor's errors."""
 
     def __init__(
         self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0,
-        doubt_seconds: float = 15.0,
+        recheck_seconds: float = 15.0,
     ) -> None:
         self.competition = competition
-        self.in_doubt = False  # whether a submission may have been sent of which Kaggle's list shows nothing yet
-        self._stall_seconds, self._doubt_seconds = stall_seconds, doubt_seconds
+        self.submission_uncertain = False  # whether a submission may have been sent of which Kaggle's list shows nothing yet
+        self._stall_seconds, self._doubt_seconds = stall_seconds, recheck_seconds
         credentials = find_credentials()
-        self._http = connect(credentials, stall_seconds=stall_seconds)
+        self._http = create_client(credentials, stall_seconds=stall_seconds)
         self._api = self._http.competitions.competition_api_client
-        self._retries = Retries(competition, credentials.source, tries, backoff_seconds)
+        self._retries = RetryPolicy(competition, credentials.source, tries, backoff_seconds)
 
     def check(self) -> int:
         """The number of data files; ConfigError where they may not be downloaded."""
@@ -68,7 +75,7 @@ class Kaggle:
         path = folder / f"{self.competition}.zip"
         return download_archive(path, self._ask_archive, self._retries, timeout_seconds=timeout_seconds)
 
-    def submissions_left(self) -> int | None:
+    def remaining_submissions(self) -> int | None:
         """How many submissions Kaggle still takes today; None where it does not tell."""
         from kagglesdk.competitions.types import competition_api_service as api
 
@@ -103,7 +110,7 @@ class Kaggle:
         """Send the file unless a submission with this fingerprint is there; it counts exactly once.
 
         ``before_sending`` is called before each send and may raise; it says until when (``time.monotonic``) nobody else
-        sends. NotYet where today's limit is reached. Where it raises, ``in_doubt`` tells whether something was sent.
+        sends. NotYet where today's limit is reached. Where it raises, ``submission_uncertain`` tells whether something was sent.
         """
         if found := self.find_submission(fingerprint):
             return found
@@ -115,10 +122,10 @@ class Kaggle:
             if found := self._look_alone(fingerprint, before_sending):
                 return found
             try:
-                self.in_doubt = True
+                self.submission_uncertain = True
                 return SubmissionState(self._create(token, text), "PENDING", None, "", text)
-            except FAULTS as fault:
-                self.in_doubt = not 400 <= status_of(fault) < 500
+            except TRANSIENT_ERRORS as fault:
+                self.submission_uncertain = not 400 <= http_status(fault) < 500
                 self._retries.check("submit", fault)
                 doubt = fault
             # The answer may be lost and the submission counted: look before sending again.
@@ -140,8 +147,8 @@ class Kaggle:
         return 1 + sum(sign * other > sign * score for other in scores)
 
     def _require_quota(self) -> None:
-        if self.submissions_left() == 0:
-            raise limit_reached(f"Kaggle takes no more submissions to {self.competition} today")
+        if self.remaining_submissions() == 0:
+            raise submission_limit_error(f"Kaggle takes no more submissions to {self.competition} today")
 
     def _look_alone(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
         """The submission, looked for while nobody else sends, and with time left to send it if it is not there."""
@@ -155,12 +162,12 @@ class Kaggle:
     def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
         """The submission after a doubtful answer; None once it was waited for and may be sent again."""
         # A submission may show up in the list a moment after it was counted; what was turned away did not count.
-        doubtful = status_of(doubt) not in RETRIED_STATUSES
+        doubtful = http_status(doubt) not in RETRYABLE_STATUSES
         for seconds in (0.0, self._doubt_seconds) if doubtful else ():
             time.sleep(seconds)
             if found := self.find_submission(fingerprint):
                 return found
-        self.in_doubt = False
+        self.submission_uncertain = False
         self._retries.pause("submit", doubt, attempt)
         return None
 
@@ -176,9 +183,9 @@ class Kaggle:
         request.content_length, request.last_modified_epoch_seconds = len(data), modified
         answer = self._api.start_submission_upload(request)
         # The package's own upload answers a refusal with a message and ref 0; a status can be judged.
-        put = requests.put(answer.create_url, data=data, timeout=(CONNECT_SECONDS, self._stall_seconds))
+        put = requests.put(answer.create_url, data=data, timeout=(CONNECT_TIMEOUT_SECONDS, self._stall_seconds))
         if put.status_code not in (200, 201):
-            raise PassingFault(f"the upload was answered with {put.status_code}")
+            raise TransientError(f"the upload was answered with {put.status_code}")
         return str(answer.token)
 
     def _create(self, token: str, description: str) -> int:
@@ -189,7 +196,7 @@ class Kaggle:
         request.submission_description = description
         answer = self._api.create_submission(request)
         if not answer.ref:
-            raise PassingFault(f"Kaggle named no submission: {answer.message!r}")
+            raise TransientError(f"Kaggle named no submission: {answer.message!r}")
         return int(answer.ref)
 
     def _ask_archive(self, headers: dict[str, str]) -> requests.Response:
@@ -223,7 +230,7 @@ class Kaggle:
             token = answer.next_page_token
 
 
-def ungraded(state: SubmissionState, competition: str, file: str, mark: str) -> DataError:
+def ungraded_error(state: SubmissionState, competition: str, file: str, mark: str) -> DataError:
     """The error of a submission that Kaggle could not grade, and how to go on: another with its mark replaces it."""
     return DataError(
         f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again by itself. To go on, send "

@@ -12,9 +12,9 @@ from requests.adapters import HTTPAdapter
 from carclf.errors import ConfigError, ServiceError
 
 # Another server that speaks Kaggle's protocol: the demo's and the tests'.
-ENDPOINT_VARIABLE = "CARCLF_KAGGLE_ENDPOINT"
-CONNECT_SECONDS = 10.0
-HELP = (
+ENDPOINT_ENV_VAR = "CARCLF_KAGGLE_ENDPOINT"
+CONNECT_TIMEOUT_SECONDS = 10.0
+CREDENTIALS_HELP = (
     "Make an API token on your Kaggle account's settings page (https://www.kaggle.com/settings/api) and give it as "
     "~/.kaggle/kaggle.json with mode 600, as KAGGLE_USERNAME and KAGGLE_KEY, or as KAGGLE_API_TOKEN."
 )
@@ -41,9 +41,9 @@ def find_credentials() -> Credentials:
         found = Credentials(str(source), token=token) if token else _from_variables() or _from_files() or _from_login()
     except OSError as error:
         # Not the whole error: the SDK tries the token itself as a path, and the error would print it.
-        raise ConfigError(f"Kaggle's credentials cannot be read: {error.strerror}. {HELP}") from None
+        raise ConfigError(f"Kaggle's credentials cannot be read: {error.strerror}. {CREDENTIALS_HELP}") from None
     if found is None:
-        raise ConfigError(f"There are no Kaggle credentials. {HELP}")
+        raise ConfigError(f"There are no Kaggle credentials. {CREDENTIALS_HELP}")
     return found
 
 
@@ -68,26 +68,26 @@ def _from_file(path: Path) -> Credentials:
         content = json.loads(path.read_text())
         return Credentials(str(path), username=str(content["username"]), key=str(content["key"]))
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not the file that Kaggle gives ({error!r}). {HELP}") from error
+        raise ConfigError(f"{path} is not the file that Kaggle gives ({error!r}). {CREDENTIALS_HELP}") from error
 
 
 def _from_login() -> Credentials | None:
     # What `kaggle auth login` leaves; its short-lived token is renewed through the client.
     from kagglesdk.kaggle_creds import KaggleCredentials
 
-    login = KaggleCredentials.load(client=_client(Credentials("login", username="-", key="-"), CONNECT_SECONDS))
+    login = KaggleCredentials.load(client=_client(Credentials("login", username="-", key="-"), CONNECT_TIMEOUT_SECONDS))
     if login is None:
         return None
     try:
         token = login.get_access_token()
     except requests.HTTPError as error:
-        raise ConfigError(f"The login of `kaggle auth login` is no longer valid: {error}. {HELP}") from error
+        raise ConfigError(f"The login of `kaggle auth login` is no longer valid: {error}. {CREDENTIALS_HELP}") from error
     except requests.RequestException as error:
         raise ServiceError(f"Kaggle could not renew the login: {error}. Try again later.") from error
     return Credentials("kaggle auth login", token=token)
 
 
-def connect(credentials: Credentials, *, stall_seconds: float) -> Any:
+def create_client(credentials: Credentials, *, stall_seconds: float) -> Any:
     """A Kaggle client whose calls time out when nothing comes for so long."""
     return _client(credentials, stall_seconds)
 
@@ -96,7 +96,7 @@ def _client(credentials: Credentials, stall_seconds: float) -> Any:
     from kagglesdk.kaggle_client import KaggleClient
     from kagglesdk.kaggle_env import KaggleEnv
 
-    endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
+    endpoint = os.environ.get(ENDPOINT_ENV_VAR, "").rstrip("/")
     client = KaggleClient(
         env=KaggleEnv.PROD if endpoint else None,
         username=credentials.username,
@@ -117,7 +117,7 @@ class _ImpatientAdapter(HTTPAdapter):
 
     def __init__(self, stall_seconds: float) -> None:
         super().__init__()
-        self._timeout = (CONNECT_SECONDS, stall_seconds)
+        self._timeout = (CONNECT_TIMEOUT_SECONDS, stall_seconds)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         kwargs["timeout"] = kwargs.get("timeout") or self._timeout

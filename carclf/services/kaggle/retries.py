@@ -12,28 +12,28 @@ from typing import TypeVar
 import requests
 import urllib3
 
-from carclf.errors import CarclfError, ConfigError, NotYet, ServiceError
-from carclf.services.kaggle.credentials import HELP
+from carclf.errors import CarclfError, ConfigError, ServiceError, StageWaiting
+from carclf.services.kaggle.credentials import CREDENTIALS_HELP
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
 RESET_MARGIN = timedelta(minutes=5)  # clocks differ
-RETRIED_STATUSES = {408, 425, 429}
+RETRYABLE_STATUSES = {408, 425, 429}
 _MALFORMED = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 
 
-class PassingFault(Exception):
+class TransientError(Exception):
     """An answer that is no HTTP error and still worth another try."""
 
 
 # JSONDecodeError: a page in HTML with status 200, such as a maintenance notice.
-FAULTS = (requests.RequestException, urllib3.exceptions.HTTPError, json.JSONDecodeError, PassingFault)
+TRANSIENT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, json.JSONDecodeError, TransientError)
 
 
 @dataclass(frozen=True)
-class Retries:
+class RetryPolicy:
     """Calls Kaggle until it answers; every fault comes out as a CarclfError."""
 
     competition: str
@@ -46,7 +46,7 @@ class Retries:
         for attempt in range(1, self.tries + 1):
             try:
                 return call()
-            except FAULTS as fault:
+            except TRANSIENT_ERRORS as fault:
                 self.check(what, fault)
                 self.pause(what, fault, attempt, deadline)
         raise AssertionError("pause() raises after the last try")
@@ -55,8 +55,8 @@ class Retries:
         """Raise ConfigError or ServiceError if trying again at once cannot help."""
         if isinstance(fault, _MALFORMED):
             raise ConfigError(f"Could not {what}: {fault}. Mend CARCLF_KAGGLE_ENDPOINT.") from fault
-        status = status_of(fault)
-        if 400 <= status < 500 and status not in RETRIED_STATUSES:
+        status = http_status(fault)
+        if 400 <= status < 500 and status not in RETRYABLE_STATUSES:
             raise self._refusal(what, status, str(fault)) from fault
 
     def pause(self, what: str, fault: Exception, attempt: int, deadline: float = float("inf")) -> None:
@@ -71,29 +71,29 @@ class Retries:
         log.warning("%s Next try in %.1f s.", text, wait)
         time.sleep(wait)
 
-    def _refusal(self, what: str, status: int, fault: str) -> CarclfError | NotYet:
+    def _refusal(self, what: str, status: int, fault: str) -> CarclfError | StageWaiting:
         text = f"Could not {what}: Kaggle answered {status}: {fault}."
         if status == 401:
-            return ConfigError(f"{text} The token from {self.source} is wrong or stale. {HELP}")
+            return ConfigError(f"{text} The token from {self.source} is wrong or stale. {CREDENTIALS_HELP}")
         if status == 403:
             url = f"https://www.kaggle.com/competitions/{self.competition}/rules"
             return ConfigError(f"{text} Join the competition and accept its rules at {url} with the token's account.")
         if status == 404:
             return ConfigError(f"{text} Check the slug: the competition is set to {self.competition!r}.")
         if what == "submit" and status == 400 and "limit" in fault.lower():
-            return limit_reached(text.rstrip("."))
+            return submission_limit_error(text.rstrip("."))
         return ConfigError(f"{text} A retry cannot help: check the request against Kaggle's message.")
 
 
-def limit_reached(what: str) -> NotYet:
+def submission_limit_error(what: str) -> StageWaiting:
     """The daily limit, and the time of the next submission: Kaggle counts by days of UTC."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     until = midnight + RESET_MARGIN
-    return NotYet(f"{what}. The limit resets at 00:00 UTC; the next try is at {until:%Y-%m-%d %H:%M} UTC. Nothing was "
+    return StageWaiting(f"{what}. The limit resets at 00:00 UTC; the next try is at {until:%Y-%m-%d %H:%M} UTC. Nothing was "
                   "sent, and the predictions are kept.", until=until)
 
 
-def status_of(fault: Exception) -> int:
+def http_status(fault: Exception) -> int:
     """The HTTP status of Kaggle's own refusal; 0 where the fault is of another kind."""
     response = getattr(fault, "response", None)
     if not isinstance(fault, requests.HTTPError) or response is None:

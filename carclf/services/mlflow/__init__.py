@@ -1,7 +1,7 @@
 """MLflow, on when MLFLOW_TRACKING_URI is set: what it is told of a run, beside the stage and never in its way."""
 
-from carclf.services.mlflow.background import Aside, switched_on
-from carclf.services.mlflow.mlflow_run import FollowedRun, RunFacts
-from carclf.services.mlflow.model_registry import ModelFacts, champion_version, name_champion
+from carclf.services.mlflow.background import BackgroundQueue, mlflow_enabled
+from carclf.services.mlflow.mlflow_run import MlflowRun, RunDescription
+from carclf.services.mlflow.model_registry import ModelDescription, register_champion, set_champion_alias
 
-__all__ = ["Aside", "FollowedRun", "ModelFacts", "RunFacts", "champion_version", "name_champion", "switched_on"]
+__all__ = ["BackgroundQueue", "MlflowRun", "ModelDescription", "RunDescription", "set_champion_alias", "register_champion", "mlflow_enabled"]

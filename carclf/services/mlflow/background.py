@@ -12,9 +12,9 @@ from carclf.progress import log
 
 WAIT_SECONDS = 20.0  # at the end of a stage, for what MLflow has not taken yet
 PAUSE_SECONDS = 120.0  # after a failure, until MLflow is asked again
-THREAD = "carclf-mlflow"
+THREAD_NAME = "carclf-mlflow"
 # MLflow's own would wait for minutes, and it would call home and print to the standard output.
-DEFAULTS = {
+DEFAULT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -28,14 +28,14 @@ class _Pause:
     told = False
 
 
-def switched_on() -> bool:
+def mlflow_enabled() -> bool:
     """Whether MLflow is to be told anything; its client is then imported (about two seconds), by the calling thread.
 
     An import by another thread, while the stage imports TensorFlow, could meet half-imported modules.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return False
-    for name, value in DEFAULTS.items():
+    for name, value in DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import mlflow  # noqa: F401
@@ -47,15 +47,15 @@ def switched_on() -> bool:
 
 
 def _not_ours(record: logging.LogRecord) -> bool:
-    return record.threadName != THREAD  # each retry of a request would be a warning of its own
+    return record.threadName != THREAD_NAME  # each retry of a request would be a warning of its own
 
 
-class Aside:
+class BackgroundQueue:
     """Does pieces of work in their order in a thread of its own; leave it by ``end``."""
 
     def __init__(self) -> None:
         self._pieces: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name=THREAD, daemon=True)
+        self._thread = Thread(target=self._work, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
     def later(self, piece: Callable[[], None]) -> None:
@@ -84,9 +84,9 @@ def _give_up(error: Exception) -> None:
     level = logging.DEBUG if _Pause.told else logging.WARNING
     _Pause.told = True
     log.log(level, "MLflow at %s: %s. The run goes on without it; the next stage that reaches it tells it everything",
-            without_password(os.environ["MLFLOW_TRACKING_URI"]), without_password(str(error))[:400])
+            redact_credentials(os.environ["MLFLOW_TRACKING_URI"]), redact_credentials(str(error))[:400])
 
 
-def without_password(text: str) -> str:
+def redact_credentials(text: str) -> str:
     """The text with no name and password in its URLs."""
     return re.sub(r"://[^/@\s]*@", "://", text)

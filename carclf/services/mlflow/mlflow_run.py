@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from carclf.services.mlflow.background import without_password
+from carclf.services.mlflow.background import redact_credentials
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class RunFacts:
+class RunDescription:
     """What a run is known by (its id, and when it was begun, since two stores may have one id), and what it is."""
 
     experiment: str
@@ -30,10 +30,10 @@ class RunFacts:
     tags: Mapping[str, str]
 
 
-class FollowedRun:
+class MlflowRun:
     """The MLflow run of a run, made where there is none; ``tags`` and ``metrics`` are what MLflow has of it."""
 
-    def __init__(self, facts: RunFacts) -> None:
+    def __init__(self, facts: RunDescription) -> None:
         from mlflow import MlflowClient
 
         self.client, self.facts = MlflowClient(), facts
@@ -44,7 +44,7 @@ class FollowedRun:
         self._epochs: dict[str, set[int]] = {}
         self._log_params({name: value for name, value in facts.params.items() if name not in run.data.params})
         self.log_tags(facts.tags)
-        self.url = f"{without_password(self.client.tracking_uri)}/#/experiments/{experiment}/runs/{self.id}"
+        self.url = f"{redact_credentials(self.client.tracking_uri)}/#/experiments/{experiment}/runs/{self.id}"
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -70,12 +70,12 @@ class FollowedRun:
             "mlflow.source.type": "JOB",
         })
 
-    def settled(self) -> "FollowedRun":
+    def settled(self) -> "MlflowRun":
         """This run; where two workers made one at the same moment, the first, and this one is deleted.
 
         Ask a while after the beginning: MLflow promises nothing at the moment itself.
         """
-        first = FollowedRun(self.facts)
+        first = MlflowRun(self.facts)
         if first.id == self.id:
             return self
         self.client.delete_run(self.id)
@@ -109,14 +109,14 @@ class FollowedRun:
                    for row in new for name, value in row.items() if name != "epoch"], {})
         known |= {int(row["epoch"]) for row in new}
 
-    def log_figures(self, figures: Mapping[str, float | int | str]) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | int | str]) -> None:
         """Log numbers as metrics and texts as tags, those that are new or changed."""
-        numbers = {name: float(value) for name, value in figures.items() if not isinstance(value, str)}
+        numbers = {name: float(value) for name, value in metrics.items() if not isinstance(value, str)}
         self._log([_metric(name, value, 0) for name, value in numbers.items() if value != self.metrics.get(name)],
-                  {name: value for name, value in figures.items() if isinstance(value, str)})
+                  {name: value for name, value in metrics.items() if isinstance(value, str)})
         self.metrics |= numbers
 
-    def log_file(self, folder: str, path: Path) -> None:
+    def log_artifact(self, folder: str, path: Path) -> None:
         """Put a file among the run's artifacts."""
         self.client.log_artifact(self.id, str(path), folder)
 

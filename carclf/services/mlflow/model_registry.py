@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from carclf.services.mlflow.mlflow_run import FollowedRun
+from carclf.services.mlflow.mlflow_run import MlflowRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -13,7 +13,7 @@ ALIAS, KEY = "champion", "carclf.model"
 
 
 @dataclass(frozen=True)
-class ModelFacts:
+class ModelDescription:
     """A model in the store: its key, where it lies, and why it was promoted."""
 
     key: str
@@ -21,7 +21,7 @@ class ModelFacts:
     reason: str
 
 
-def champion_version(name: str, model_key: str) -> bool:
+def set_champion_alias(name: str, model_key: str) -> bool:
     """Make ``champion`` the version of that model and tell whether there is one; the alias may be there already."""
     from mlflow import MlflowClient
 
@@ -35,7 +35,7 @@ def champion_version(name: str, model_key: str) -> bool:
     return True
 
 
-def name_champion(name: str, run: FollowedRun, model: ModelFacts) -> None:
+def register_champion(name: str, run: MlflowRun, model: ModelDescription) -> None:
     """Register the model that a run made, and make it ``champion``."""
     _registered(run.client, name)
     # MLflow's server takes no folder outside of its own as a source: then it is the manifest among the run's artifacts.
@@ -44,7 +44,7 @@ def name_champion(name: str, run: FollowedRun, model: ModelFacts) -> None:
         name, source, run.id, tags={KEY: model.key, "carclf.run": run.facts.run_id, "carclf.url": model.url},
         description=model.reason, await_creation_for=0,
     )
-    champion_version(name, model.key)
+    set_champion_alias(name, model.key)
 
 
 def _registered(client: "MlflowClient", name: str) -> "RegisteredModel":

@@ -5,17 +5,17 @@ import shlex
 from pathlib import Path
 
 from carclf.errors import ConfigError
-from carclf.services.storage.copy import Copied, copy_store
-from carclf.services.storage.disk_full import full_disk_in
+from carclf.services.storage.copy import CopyResult, copy_store
+from carclf.services.storage.disk_full import disk_full_message
 from carclf.services.storage.folder import FolderStore
-from carclf.services.storage.leases import claim, give_up
-from carclf.services.storage.protocol import Store, Versioned
+from carclf.services.storage.leases import acquire_lease, release_lease
+from carclf.services.storage.protocol import Store, VersionedObject
 from carclf.services.storage.s3 import S3Store
-from carclf.services.storage.update import NUM_TRIES, change_object
+from carclf.services.storage.update import MAX_UPDATE_ATTEMPTS, update_object
 
 __all__ = [
-    "NUM_TRIES", "Copied", "FolderStore", "S3Store", "Store", "Versioned", "change_object", "claim", "command_on",
-    "copy_store", "full_disk_in", "give_up", "open_store",
+    "MAX_UPDATE_ATTEMPTS", "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "update_object", "acquire_lease", "command_on",
+    "copy_store", "disk_full_message", "release_lease", "open_store",
 ]
 
 
@@ -29,6 +29,6 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     return FolderStore(Path(text))
 
 
-def command_on(store: Store, words: str) -> str:
+def format_command(store: Store, words: str) -> str:
     """The command of carclf with that store, as it can be pasted into a terminal."""
     return f"carclf {words} --store {shlex.quote(store.url)}"

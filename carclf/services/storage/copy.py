@@ -16,7 +16,7 @@ _CHECKPOINTS, _LATEST, _NUM_LOOKS = "checkpoints/", "/latest.json", 5
 
 
 @dataclass
-class Copied:
+class CopyResult:
     """What was copied; ``known`` were there already, ``damaged`` are gone or not what their manifest says."""
 
     num_files: int = 0
@@ -25,7 +25,7 @@ class Copied:
     damaged: list[str] = field(default_factory=list)
 
 
-def copy_store(source: Store, target: Store, *, anew: bool = False) -> Copied:
+def copy_store(source: Store, target: Store, *, anew: bool = False) -> CopyResult:
     """Copy every object, so that at each moment what the copy names is in the copy.
 
     What names others is read first and written last: champion.json after the runs' records, these after the
@@ -34,7 +34,7 @@ def copy_store(source: Store, target: Store, *, anew: bool = False) -> Copied:
     A training under way writes over its checkpoints: each is read with its file, and only the latest is copied.
     """
     naming = _read_naming(source)
-    known, sums, copied = set() if anew else set(target.keys()), _sums(naming), Copied()
+    known, sums, copied = set() if anew else set(target.keys()), _sums(naming), CopyResult()
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "file"
         files = [key for key in source.keys() if not _rank(key)]  # noqa: SIM118 (a store is no dictionary)
@@ -51,7 +51,7 @@ def copy_store(source: Store, target: Store, *, anew: bool = False) -> Copied:
     return copied
 
 
-def _copy_checkpoint(source: Store, target: Store, key: str, path: Path, copied: Copied) -> None:
+def _copy_checkpoint(source: Store, target: Store, key: str, path: Path, copied: CopyResult) -> None:
     """What ``latest.json`` names, then that itself; again where the training went on between the two."""
     for _ in range(_NUM_LOOKS):
         data = seen.data if (seen := source.read(key)) else b"null"
@@ -69,19 +69,19 @@ def _copy_checkpoint(source: Store, target: Store, key: str, path: Path, copied:
     copied.damaged.append(key)
 
 
-def _copy_file(source: Store, target: Store, key: str, path: Path, sha256: str | None, copied: Copied) -> None:
+def _copy_file(source: Store, target: Store, key: str, path: Path, sha256: str | None, copied: CopyResult) -> None:
     if _fetched(source, key, path, sha256):
         _upload(target, key, path, copied)
     else:
         copied.damaged.append(key)
 
 
-def _upload(target: Store, key: str, path: Path, copied: Copied) -> None:
+def _upload(target: Store, key: str, path: Path, copied: CopyResult) -> None:
     target.upload(path, key)
     copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + path.stat().st_size
 
 
-def _write(target: Store, key: str, data: bytes, copied: Copied) -> None:
+def _write(target: Store, key: str, data: bytes, copied: CopyResult) -> None:
     target.write(key, data)
     copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + len(data)
 

@@ -14,7 +14,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
-def room_on(path: Path) -> Iterator[None]:
+def raise_if_disk_full(path: Path) -> Iterator[None]:
     """ConfigError where the disk that a file is written to becomes full: which disk, and what is left on it."""
     try:
         yield
@@ -24,7 +24,7 @@ def room_on(path: Path) -> Iterator[None]:
         raise ConfigError(_full_disk(str(path), path)) from error
 
 
-def full_disk_in(error: BaseException, folders: list[Path]) -> str | None:
+def disk_full_message(error: BaseException, folders: list[Path]) -> str | None:
     """What to say of an error that a full disk was the reason of, whoever raised it; None where it was not.
 
     Libraries lose the file's name: then it is said of that one of the folders that has the least space left.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
-from carclf.services.storage.disk_full import room_on
-from carclf.services.storage.protocol import Versioned, check_key, check_prefix
+from carclf.services.storage.disk_full import raise_if_disk_full
+from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 
 # No key can hold a "~", so such files never pass for objects.
 _LOCK = "~lock"
@@ -30,7 +30,7 @@ class FolderStore:
         self.folder = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow links)
         self.url = str(self.folder)
 
-    def read(self, key: str) -> Versioned | None:
+    def read(self, key: str) -> VersionedObject | None:
         """The object, or None where there is none."""
         path = self._path(key)
         with self._errors():
@@ -38,7 +38,7 @@ class FolderStore:
                 data = path.read_bytes()
             except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
                 return None
-        return Versioned(data, _version(data))
+        return VersionedObject(data, _version(data))
 
     def write(self, key: str, data: bytes) -> None:
         """Put the object, replacing what is there."""
@@ -59,7 +59,7 @@ class FolderStore:
         with self._errors():
             if not source_path.is_file():
                 raise KeyError(key)
-            with source_path.open("rb") as source, room_on(path), _replacing(path) as temporary:
+            with source_path.open("rb") as source, raise_if_disk_full(path), _replacing(path) as temporary:
                 _copy(source, temporary)
 
     def upload(self, path: Path, key: str) -> None:
@@ -72,7 +72,7 @@ class FolderStore:
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
-        top = self.folder / check_prefix(prefix).rpartition("/")[0]
+        top = self.folder / validate_prefix(prefix).rpartition("/")[0]
         with self._errors():
             if self.folder.exists() and not self.folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "it is a file", self.url)
@@ -81,11 +81,11 @@ class FolderStore:
         yield from found
 
     def _path(self, key: str) -> Path:
-        return self.folder / check_key(key)
+        return self.folder / validate_key(key)
 
     def _put(self, key: str, source: BinaryIO, condition: Callable[[], bool] = lambda: True) -> bool:
         path = self._path(key)
-        with self._errors(), room_on(path):
+        with self._errors(), raise_if_disk_full(path):
             temporary = _beside(path)
             try:
                 _copy(source, temporary)
@@ -120,7 +120,7 @@ class FolderStore:
 
 def _is_key(name: str) -> bool:
     try:
-        return bool(check_key(name))
+        return bool(validate_key(name))
     except ValueError:
         return False
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Versioned:
+class VersionedObject:
     """An object's bytes and the version (ETag) that a compare-and-swap names."""
 
     data: bytes
@@ -26,7 +26,7 @@ class Store(Protocol):
 
     url: str
 
-    def read(self, key: str) -> Versioned | None:
+    def read(self, key: str) -> VersionedObject | None:
         """The object, or None where there is none."""
 
     def write(self, key: str, data: bytes) -> None:
@@ -49,7 +49,7 @@ class Store(Protocol):
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}\Z", re.ASCII)
 
 
-def check_key(key: str) -> str:
+def validate_key(key: str) -> str:
     """The key itself; ValueError where it could leave the store or would not fit every kind of store."""
     parts = key.split("/")
     if len(key) > 900 or not all(_PART.match(part) for part in parts):
@@ -57,8 +57,8 @@ def check_key(key: str) -> str:
     return key
 
 
-def check_prefix(prefix: str) -> str:
+def validate_prefix(prefix: str) -> str:
     """The prefix itself; ValueError where no key could start with it."""
     if prefix:
-        check_key(prefix.removesuffix("/"))
+        validate_key(prefix.removesuffix("/"))
     return prefix

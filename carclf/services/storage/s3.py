@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
-from carclf.services.storage.protocol import Versioned, check_key, check_prefix
-from carclf.services.storage.s3_download import download
-from carclf.services.storage.s3_parts import NUM_TRIES, parts_in
-from carclf.services.storage.s3_upload import put_object, upload
+from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
+from carclf.services.storage.s3_download import download_object
+from carclf.services.storage.s3_parts import MAX_ATTEMPTS, parse_parts_metadata
+from carclf.services.storage.s3_upload import put_object, upload_file
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
@@ -32,7 +32,7 @@ class S3Store:
         with self._errors():
             self._client = _connect()
 
-    def read(self, key: str) -> Versioned | None:
+    def read(self, key: str) -> VersionedObject | None:
         """The object, or None where there is none."""
         name = self._name(key)
         with self._errors():
@@ -43,19 +43,19 @@ class S3Store:
                     return None
                 raise
 
-    def _read(self, name: str) -> Versioned:
+    def _read(self, name: str) -> VersionedObject:
         from botocore.exceptions import FlexibleChecksumError, IncompleteReadError, ResponseStreamingError
 
         # boto sends a request again, but not for a body that was cut off or damaged on its way.
-        for tries in range(1, NUM_TRIES + 1):
+        for tries in range(1, MAX_ATTEMPTS + 1):
             try:
                 answer = self._client.get_object(Bucket=self.bucket, Key=name)
                 data = answer["Body"].read()
-                parts = parts_in(answer["Metadata"], len(data)) or []
+                parts = parse_parts_metadata(answer["Metadata"], len(data)) or []
                 if len(parts) != 1 or hashlib.sha256(data).digest().startswith(parts[0].digest):
-                    return Versioned(data, answer["ETag"])
+                    return VersionedObject(data, answer["ETag"])
             except (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError):
-                if tries == NUM_TRIES:
+                if tries == MAX_ATTEMPTS:
                     raise
             time.sleep(0.5 * tries)
         raise DataError(f"{self.bucket}/{name} arrives damaged each time: it is not what was written. Restore it from "
@@ -97,7 +97,7 @@ class S3Store:
         named = {"Bucket": self.bucket, "Key": self._name(key)}
         with self._errors():
             try:
-                download(self._client, named, path)
+                download_object(self._client, named, path)
             except self._client.exceptions.ClientError as error:
                 if _code(error) not in _MISSING:
                     raise
@@ -109,18 +109,18 @@ class S3Store:
         """Copy a local file to the object."""
         named = {"Bucket": self.bucket, "Key": self._name(key)}
         with self._errors():
-            upload(self._client, named, path)
+            upload_file(self._client, named, path)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
-        start = self.prefix + check_prefix(prefix)
+        start = self.prefix + validate_prefix(prefix)
         with self._errors():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
             names = [item["Key"] for page in pages for item in page.get("Contents", [])]
         yield from sorted(name.removeprefix(self.prefix) for name in names if not name.endswith("/"))
 
     def _name(self, key: str) -> str:
-        return self.prefix + check_key(key)
+        return self.prefix + validate_key(key)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

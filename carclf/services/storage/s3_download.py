@@ -13,8 +13,8 @@ from typing import Any
 
 from carclf.errors import DataError, ServiceError
 from carclf.progress import log
-from carclf.services.storage.disk_full import room_on
-from carclf.services.storage.s3_parts import NUM_TRIES, Part, each, part_digest, parts_in
+from carclf.services.storage.disk_full import raise_if_disk_full
+from carclf.services.storage.s3_parts import MAX_ATTEMPTS, Part, map_parts, parse_parts_metadata, part_digest
 
 _BLOCK = 1 << 20
 
@@ -23,14 +23,14 @@ class _Replaced(Exception):
     """Another object took the place of the one that is fetched."""
 
 
-def download(client: Any, named: Mapping[str, str], path: Path) -> None:
+def download_object(client: Any, named: Mapping[str, str], path: Path) -> None:
     """Fetch an object that tells of its parts; what an earlier process fetched of it is checked and kept.
 
     Whatever does not tell of its parts is fetched by boto3. DataError where a part is damaged each time.
     """
-    for _ in range(NUM_TRIES):
+    for _ in range(MAX_ATTEMPTS):
         head = client.head_object(**named)
-        if (parts := parts_in(head["Metadata"], head["ContentLength"])) is None:
+        if (parts := parse_parts_metadata(head["Metadata"], head["ContentLength"])) is None:
             return _download_others(client, named, path)
         try:
             with _partial(path, f"{named} {head['ETag']}") as (temporary, file):
@@ -39,14 +39,14 @@ def download(client: Any, named: Mapping[str, str], path: Path) -> None:
             return None
         except _Replaced:
             continue
-    raise ServiceError(f"{named['Key']} was replaced {NUM_TRIES} times while it was fetched. Try again.")
+    raise ServiceError(f"{named['Key']} was replaced {MAX_ATTEMPTS} times while it was fetched. Try again.")
 
 
 def _download_others(client: Any, named: Mapping[str, str], path: Path) -> None:
     temporary = path.parent / f"~{uuid.uuid4().hex}"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with room_on(path):
+        with raise_if_disk_full(path):
             client.download_file(named["Bucket"], named["Key"], str(temporary))
         temporary.replace(path)
     finally:
@@ -60,7 +60,7 @@ def _fill(client: Any, named: Mapping[str, str], parts: Sequence[Part], file: in
         log.info("download: %d of %d parts of %s are here already", len(parts) - len(missing), len(parts), named["Key"])
     if size := parts[-1].start + parts[-1].num_bytes:
         os.posix_fallocate(file, 0, size)  # a full disk shows now, and not after an hour
-        each(missing, partial(_fetch, client, named, file))
+        map_parts(missing, partial(_fetch, client, named, file))
     os.fsync(file)
 
 
@@ -68,7 +68,7 @@ def _fetch(client: Any, named: Mapping[str, str], file: int, part: Part) -> None
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
     reason: Exception | None = None
-    for tries in range(NUM_TRIES):
+    for tries in range(MAX_ATTEMPTS):
         time.sleep(0.5 * tries)
         try:
             if _copied(client, named, file, part):
@@ -112,7 +112,7 @@ def _partial(path: Path, what: str) -> Iterator[tuple[Path, int]]:
     """A file beside the path that outlasts an interruption, but not a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lasting = path.parent / f"~{hashlib.sha256(what.encode()).hexdigest()[:32]}"
-    with room_on(path):
+    with raise_if_disk_full(path):
         temporary, file = _locked(lasting)
         try:
             yield temporary, file

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 R = TypeVar("R")
 
-PART_BYTES = 16 << 20
+MIN_PART_BYTES = 16 << 20
 MAX_PARTS = 100  # S3 gives an object's metadata 2 KB: that many digests of 16 digits
 NUM_THREADS = 4
-NUM_TRIES = 5
-_SIZE, _DIGESTS, _DIGEST_BYTES = "part-bytes", "part-sha256", 8
+MAX_ATTEMPTS = 5
+_SIZE, _DIGESTS, _DIGEST_BYTES = "part-size", "part-sha256", 8
 _BLOCK = 1 << 20
 
 
@@ -28,10 +28,10 @@ class Part:
     digest: bytes
 
 
-def split(path: Path) -> list[Part]:
+def split_file(path: Path) -> list[Part]:
     """The parts in which a file is sent: one where it is small, a hundred at most."""
     size = path.stat().st_size
-    part_bytes = max(PART_BYTES, -(-size // MAX_PARTS))
+    part_bytes = max(MIN_PART_BYTES, -(-size // MAX_PARTS))
     with path.open("rb") as file:
         return [
             Part(number, start, min(part_bytes, size - start), part_digest(file.fileno(), start, part_bytes))
@@ -48,13 +48,13 @@ def part_digest(file: int, start: int, num_bytes: int, kind: str = "sha256") -> 
     return digest.digest()
 
 
-def metadata_of(parts: Sequence[Part]) -> dict[str, str]:
+def parts_metadata(parts: Sequence[Part]) -> dict[str, str]:
     """What an object says of its parts."""
     digests = "".join(part.digest[:_DIGEST_BYTES].hex() for part in parts)
     return {_SIZE: str(parts[0].num_bytes), _DIGESTS: digests}
 
 
-def parts_in(metadata: Mapping[str, str], size: int) -> list[Part] | None:
+def parse_parts_metadata(metadata: Mapping[str, str], size: int) -> list[Part] | None:
     """What an object of this size says of its parts; None where it does not: another program put it there."""
     try:
         part_bytes, digests = int(metadata[_SIZE]), bytes.fromhex(metadata[_DIGESTS])
@@ -69,7 +69,7 @@ def parts_in(metadata: Mapping[str, str], size: int) -> list[Part] | None:
     ]
 
 
-def each(parts: Sequence[Part], work: Callable[[Part], R]) -> list[R]:
+def map_parts(parts: Sequence[Part], work: Callable[[Part], R]) -> list[R]:
     """What the work on each part gives, several at once; where one fails, what has not begun never does."""
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         futures = [pool.submit(work, part) for part in parts]

@@ -11,7 +11,15 @@ from types import MappingProxyType
 from typing import Any
 
 from carclf.progress import log
-from carclf.services.storage.s3_parts import NUM_TRIES, Part, each, metadata_of, part_digest, parts_in, split
+from carclf.services.storage.s3_parts import (
+    MAX_ATTEMPTS,
+    Part,
+    map_parts,
+    parse_parts_metadata,
+    part_digest,
+    parts_metadata,
+    split_file,
+)
 
 Sent = dict[str, Any]
 # What S3 says of a part that is not what its checksum says.
@@ -20,12 +28,12 @@ _NOT_TO_BE_LISTED = {"AccessDenied", "NotImplemented", "MethodNotAllowed"}
 _ABANDONED = timedelta(days=1)
 
 
-def upload(client: Any, named: Mapping[str, str], path: Path) -> None:
+def upload_file(client: Any, named: Mapping[str, str], path: Path) -> None:
     """Put a file; a large one that was sent in part before, by anyone, goes on from there.
 
     An upload in S3 stays until it is ended, and lists its parts with their checksums: nothing is noted elsewhere.
     """
-    parts = split(path)
+    parts = split_file(path)
     if len(parts) == 1:
         put_object(client, named, path.read_bytes())
     else:
@@ -34,14 +42,14 @@ def upload(client: Any, named: Mapping[str, str], path: Path) -> None:
 
 def _send_unless_there(client: Any, named: Mapping[str, str], path: Path, parts: Sequence[Part]) -> None:
     # Other workers with the same file may have taken up the same upload; the first of them ends it for all.
-    for tries in range(1, NUM_TRIES + 1):
+    for tries in range(1, MAX_ATTEMPTS + 1):
         if _is_there(client, named, parts):
             return
         try:
             _send(client, named, path, parts)
             return
         except client.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] != "NoSuchUpload" or tries == NUM_TRIES:
+            if error.response["Error"]["Code"] != "NoSuchUpload" or tries == MAX_ATTEMPTS:
                 raise
             time.sleep(0.5 * tries)
 
@@ -51,7 +59,7 @@ def put_object(
 ) -> None:
     """Put bytes, with a checksum that S3 compares on arrival and one that whoever reads them does."""
     part = Part(1, 0, len(data), hashlib.sha256(data).digest())
-    client.put_object(**named, Body=data, ChecksumSHA256=_coded(part), Metadata={**metadata_of([part]), **metadata})
+    client.put_object(**named, Body=data, ChecksumSHA256=_coded(part), Metadata={**parts_metadata([part]), **metadata})
 
 
 def _send(client: Any, named: Mapping[str, str], path: Path, parts: Sequence[Part]) -> None:
@@ -59,27 +67,27 @@ def _send(client: Any, named: Mapping[str, str], path: Path, parts: Sequence[Par
     if sent:
         log.info("upload: %d of %d parts of %s are in the store already", len(sent), len(parts), path.name)
     missing = [part for part in parts if part.number not in sent]
-    new = each(missing, partial(_send_part, client, {**named, "UploadId": upload_id}, path))
+    new = map_parts(missing, partial(_send_part, client, {**named, "UploadId": upload_id}, path))
     sent = sent | {part.number: answer for part, answer in zip(missing, new, strict=True)}
     listing = {"Parts": [sent[part.number] for part in parts]}
     client.complete_multipart_upload(**named, UploadId=upload_id, MultipartUpload=listing)
 
 
 def _begin(client: Any, named: Mapping[str, str], parts: Sequence[Part]) -> str:
-    begun = client.create_multipart_upload(**named, ChecksumAlgorithm="SHA256", Metadata=metadata_of(parts))
+    begun = client.create_multipart_upload(**named, ChecksumAlgorithm="SHA256", Metadata=parts_metadata(parts))
     return str(begun["UploadId"])
 
 
 def _send_part(client: Any, named: Mapping[str, str], path: Path, part: Part) -> Sent:
     from s3transfer.utils import ReadFileChunk
 
-    for tries in range(1, NUM_TRIES + 1):
+    for tries in range(1, MAX_ATTEMPTS + 1):
         try:
             with ReadFileChunk.from_filename(str(path), part.start, part.num_bytes) as body:
                 answer = client.upload_part(**named, PartNumber=part.number, Body=body, ChecksumSHA256=_coded(part))
             return _as_sent(part, answer["ETag"])
         except client.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] not in _DAMAGED or tries == NUM_TRIES:
+            if error.response["Error"]["Code"] not in _DAMAGED or tries == MAX_ATTEMPTS:
                 raise
             log.warning("upload: part %d of %s arrived damaged; it is sent again", part.number, path.name)
             time.sleep(0.5 * tries)
@@ -132,8 +140,8 @@ def _is_there(client: Any, named: Mapping[str, str], parts: Sequence[Part]) -> b
         if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
             return False
         raise
-    found = parts_in(head["Metadata"], head["ContentLength"]) or []
-    return metadata_of(found) == metadata_of(parts) if found else False
+    found = parse_parts_metadata(head["Metadata"], head["ContentLength"]) or []
+    return parts_metadata(found) == parts_metadata(parts) if found else False
 
 
 def _as_sent(part: Part, etag: str) -> Sent:

@@ -19,22 +19,22 @@ class Metric:
     text: str
 
 
-RUNS = Metric("carclf.stage.runs", "counter", "{run}", "Ends of a stage, by outcome")
-DECISIONS = Metric("carclf.gate.decisions", "counter", "{decision}", "Decisions of the gate")
+STAGE_RUNS = Metric("carclf.stage.runs", "counter", "{run}", "Ends of a stage, by outcome")
+DECISION_COUNT = Metric("carclf.gate.decisions", "counter", "{decision}", "Decisions of the gate")
 SUBMISSIONS = Metric("carclf.submissions", "counter", "{submission}", "Submissions that Kaggle counted")
-DURATION = Metric("carclf.stage.duration", "gauge", "s", "Seconds that the last end of a stage took")
-PROGRESS = Metric("carclf.stage.progress", "gauge", "1", "Done share of the present piece of work")
+STAGE_DURATION = Metric("carclf.stage.duration", "gauge", "s", "Seconds that the last end of a stage took")
+STAGE_PROGRESS = Metric("carclf.stage.progress", "gauge", "1", "Done share of the present piece of work")
 
-ELAPSED = Metric("carclf.stage.elapsed", "observed", "s", "Seconds since the stage that runs began")
+STAGE_ELAPSED = Metric("carclf.stage.elapsed", "observed", "s", "Seconds since the stage that runs began")
 RUN_ELAPSED = Metric("carclf.run.elapsed", "observed", "s", "Seconds since the run of the stage that runs began")
-MEMORY = Metric("process.memory.usage", "observed", "By", "Memory of the stage's process")
-DISK = Metric("system.filesystem.utilization", "observed", "1", "Used share of the disk that stages work on")
-GPU_USE = Metric("hw.gpu.utilization", "observed", "1", "Share of the time in which a GPU computed")
-GPU_MEMORY = Metric("hw.gpu.memory.usage", "observed", "By", "Memory in use on a GPU, by all processes")
-GPU_LIMIT = Metric("hw.gpu.memory.limit", "observed", "By", "Memory of a GPU")
+MEMORY_USAGE = Metric("process.memory.usage", "observed", "By", "Memory of the stage's process")
+DISK_UTILIZATION = Metric("system.filesystem.utilization", "observed", "1", "Used share of the disk that stages work on")
+GPU_UTILIZATION = Metric("hw.gpu.utilization", "observed", "1", "Share of the time in which a GPU computed")
+GPU_MEMORY_USAGE = Metric("hw.gpu.memory.usage", "observed", "By", "Memory in use on a GPU, by all processes")
+GPU_MEMORY_LIMIT = Metric("hw.gpu.memory.limit", "observed", "By", "Memory of a GPU")
 
-# By the names of the figures that a training tells while it runs (carclf.progress).
-TRAINING = {
+# By the names of the metrics that a training tells while it runs (carclf.progress).
+TRAINING_METRICS = {
     "epoch": Metric("carclf.training.epoch", "gauge", "{epoch}", "Present epoch, from 1"),
     "loss": Metric("carclf.training.loss", "gauge", "", "Training loss, the mean of the epoch so far"),
     "accuracy": Metric("carclf.training.accuracy", "gauge", "1", "Training accuracy, of the epoch so far"),
@@ -44,18 +44,18 @@ TRAINING = {
     "val_accuracy": Metric("carclf.validation.accuracy", "gauge", "1", "Validation accuracy"),
     "val_loss": Metric("carclf.validation.loss", "gauge", "", "Validation loss"),
 }
-# By the names of the figures that a stage ends with.
-ENDED = {
-    "val_accuracy": TRAINING["val_accuracy"],
+# By the names of the metrics that a stage ends with.
+RESULT_METRICS = {
+    "val_accuracy": TRAINING_METRICS["val_accuracy"],
     "threshold": Metric("carclf.gate.threshold", "gauge", "1", "Accuracy that the gate asks for"),
     "public_score": Metric("carclf.public_score", "gauge", "", "Public score of the last submission"),
 }
 METRICS = (
-    RUNS, DECISIONS, SUBMISSIONS, DURATION, PROGRESS, ELAPSED, RUN_ELAPSED, MEMORY, DISK, GPU_USE, GPU_MEMORY,
-    GPU_LIMIT, *TRAINING.values(), ENDED["threshold"], ENDED["public_score"],
+    STAGE_RUNS, DECISION_COUNT, SUBMISSIONS, STAGE_DURATION, STAGE_PROGRESS, STAGE_ELAPSED, RUN_ELAPSED, MEMORY_USAGE, DISK_UTILIZATION, GPU_UTILIZATION, GPU_MEMORY_USAGE,
+    GPU_MEMORY_LIMIT, *TRAINING_METRICS.values(), RESULT_METRICS["threshold"], RESULT_METRICS["public_score"],
 )
 
 OUTCOMES = ("made", "reused", "waiting", "failed")
 # Other errors are told as the conventions' "_OTHER": so their number does not grow.
-ERRORS = ("DataError", "QualityError", "ConfigError", "ServiceError", "MemoryError", "KeyboardInterrupt", "_OTHER")
-DECIDED = ("promoted", "refused")
+ERROR_TYPES = ("DataError", "QualityError", "ConfigError", "ServiceError", "MemoryError", "KeyboardInterrupt", "_OTHER")
+GATE_DECISIONS = ("promoted", "rejected")

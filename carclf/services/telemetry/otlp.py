@@ -35,7 +35,7 @@ class _OneWarning(logging.Filter):
 _one_warning = _OneWarning()
 
 
-def new_provider() -> MeterProvider:
+def create_meter_provider() -> MeterProvider:
     """A way out for one stage's metrics; ValueError or OSError where the variables OTEL_* are wrong."""
     logging.getLogger(metric_exporter.__name__).addFilter(_one_warning)
     own = any(os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"))

@@ -10,14 +10,14 @@ import pytest
 import sqlalchemy
 
 from carclf.errors import ConfigError
-from carclf_airflow.local.__main__ import _alone, _stay
-from carclf_airflow.local.processes import Processes
-from carclf_airflow.local.server import Airflow, AirflowFailed, free_port, settings
+from carclf_airflow.local.__main__ import _exclusive_lock, _wait_until_interrupted
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.server import Airflow, AirflowError, airflow_environment, free_port
 
 
 def test_a_part_waits_while_another_keeps_the_database_locked_for_longer_than_sqlite_would(tmp_path):
     (tmp_path / "airflow").mkdir()
-    url = settings(tmp_path / "airflow", 1, 1)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+    url = airflow_environment(tmp_path / "airflow", 1, 1)["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
     other = sqlite3.connect(tmp_path / "airflow" / "airflow.db", check_same_thread=False, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     threading.Timer(6.5, other.rollback).start()  # sqlite3 gives up after 5 s
@@ -39,20 +39,20 @@ def test_the_wanted_port_is_had_again_right_after_a_server_with_connections_has_
 @pytest.mark.parametrize("text", ["abc", "-5", "99999", "80.5"])
 def test_what_is_no_port_is_told_with_the_variable(tmp_path, monkeypatch, text):
     monkeypatch.setenv("CARCLF_PORT", text)
-    with Processes(tmp_path) as processes, pytest.raises(ConfigError, match=f"CARCLF_PORT={text} is no port"):
+    with ProcessGroup(tmp_path) as processes, pytest.raises(ConfigError, match=f"CARCLF_PORT={text} is no port"):
         Airflow(tmp_path, processes, {})
 
 
 def test_a_state_that_is_no_folder_is_told_with_the_variable(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file/demo cannot be made .*Set CARCLF_LOCAL to a folder"), _alone(
+    with pytest.raises(ConfigError, match=r"file/demo cannot be made .*Set CARCLF_LOCAL_FOLDER to a folder"), _exclusive_lock(
         tmp_path / "file" / "demo"
     ):
         pass
 
 
 def test_who_stays_up_is_told_when_a_part_has_ended(tmp_path):
-    with Processes(tmp_path) as processes:
+    with ProcessGroup(tmp_path) as processes:
         processes.start("scheduler", [sys.executable, "-c", "pass"], dict(os.environ))
-        with pytest.raises(AirflowFailed, match=f"scheduler has ended; look into {tmp_path}/scheduler.log"):
-            _stay(processes)
+        with pytest.raises(AirflowError, match=f"scheduler has ended; look into {tmp_path}/scheduler.log"):
+            _wait_until_interrupted(processes)

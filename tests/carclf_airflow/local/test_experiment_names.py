@@ -2,8 +2,8 @@
 
 import pytest
 
-from carclf.experiments.plan import EXPERIMENT
-from carclf_airflow.local.experiment_run import name_of
+from carclf.experiments.plan import EXPERIMENT_NAME
+from carclf_airflow.local.experiment_run import experiment_name
 
 
 @pytest.mark.parametrize(("form", "name"), [
@@ -11,5 +11,5 @@ from carclf_airflow.local.experiment_run import name_of
     ("\u8eca.json", "experiment"), ('{"recipe": "demo"}', "experiment"), (f"{'a' * 200}.json", "a" * 80),
 ])
 def test_whatever_the_file_is_called_airflow_and_the_store_take_the_experiments_name(form, name):
-    assert name_of(form) == name
-    assert EXPERIMENT.fullmatch(f"{name}-20261125T151449")
+    assert experiment_name(form) == name
+    assert EXPERIMENT_NAME.fullmatch(f"{name}-20261125T151449")

@@ -21,7 +21,7 @@ FORM = {
 def start(folder: Path, form: dict[str, object]) -> subprocess.CompletedProcess[str]:
     (folder / "small.json").write_text(json.dumps(form))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
-    environment |= {"CARCLF_LOCAL": str(folder / "local"), "CARCLF_CACHE": str(folder / "cache")}
+    environment |= {"CARCLF_LOCAL_FOLDER": str(folder / "local"), "CARCLF_CACHE": str(folder / "cache")}
     command = [sys.executable, "-m", "carclf_airflow.local", "demo", "--exit", "--experiment", str(folder / "small.json")]
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
@@ -39,7 +39,7 @@ def test_the_members_that_fail_stop_nobody_and_the_winner_goes_through_the_gate(
     assert summary["found"]["tuned"].startswith("better by ")
     assert done.stdout.count("the store has none to go on from. Run once with 'imagenet'") == 2
     store = Path(summary["store"])
-    found = json.loads((store / "experiments/small/comparison.json").read_text())
+    found = json.loads((store / "experiments/small/outcome.json").read_text())
     assert found["winner"] in ("small-tuned-s0", "small-tuned-s1")
     assert [row["run"] for row in found["failed"]] == ["small-lost-s0", "small-lost-s1"]
     [crowned] = json.loads((store / "champion.json").read_text())["history"]

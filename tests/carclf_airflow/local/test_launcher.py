@@ -28,7 +28,7 @@ def start(state: Path, *arguments: str, settings: Mapping[str, str] = {}, **opti
     environment |= settings
     return subprocess.Popen(
         [sys.executable, "-m", "carclf_airflow.local", "demo", "--exit", *arguments], text=True, stdout=subprocess.PIPE,
-        env=environment | {"CARCLF_LOCAL": str(state), "CARCLF_CACHE": str(state / "cache")},
+        env=environment | {"CARCLF_LOCAL_FOLDER": str(state), "CARCLF_CACHE": str(state / "cache")},
         **options,
     )
 
@@ -89,7 +89,7 @@ def test_an_unchanged_run_reuses_every_artifact_and_says_so(state):
 @pytest.mark.parametrize(("choice", "decision"), [("Reject", "rejected"), ("Approve", "promoted")])
 def test_a_run_that_needs_approval_waits_and_does_as_it_is_told(tmp_path_factory, choice, decision):
     state = tmp_path_factory.getbasetemp() / "approval"  # what the first run made, the second reuses
-    process = start(state, settings={"CARCLF_SET": "gate.approval=required"})
+    process = start(state, settings={"CARCLF_SETTINGS": "gate.approval=required"})
     lines = []
     for line in process.stdout:
         lines.append(line)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf_airflow.local.processes import Processes
+from carclf_airflow.local.processes import ProcessGroup
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -34,7 +34,7 @@ def alive(pid: int) -> bool:
 
 def test_a_process_that_ignores_sigterm_and_its_child_in_another_session_both_end(tmp_path, monkeypatch):
     monkeypatch.setattr("carclf_airflow.local.processes.GRACE_SECONDS", 0.5)
-    with Processes(tmp_path) as processes:
+    with ProcessGroup(tmp_path) as processes:
         path = processes.start("stubborn", [sys.executable, "-c", STUBBORN], dict(os.environ))
         grandchild = int(wait_for(path, "ready").split()[0])
         pids = [processes.running["stubborn"].pid, grandchild]
@@ -53,7 +53,7 @@ time.sleep(600)
 
 
 def test_a_process_that_overwrote_its_environment_by_a_title_ends_though_its_parent_is_gone(tmp_path):
-    with Processes(tmp_path) as processes:
+    with ProcessGroup(tmp_path) as processes:
         path = processes.start("titled", [sys.executable, "-c", TITLED], dict(os.environ))
         wait_for(path, "ready")
         (pid,) = processes._left() - {processes.running["titled"].pid}
@@ -62,14 +62,14 @@ def test_a_process_that_overwrote_its_environment_by_a_title_ends_though_its_par
 
 def test_processes_of_others_are_left_alone(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as other:
-        with Processes(tmp_path) as processes:
+        with ProcessGroup(tmp_path) as processes:
             processes.start("one", [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ))
         assert alive(other.pid)
         other.kill()
 
 
 def test_a_process_that_ended_by_itself_is_named(tmp_path):
-    with Processes(tmp_path) as processes:
+    with ProcessGroup(tmp_path) as processes:
         processes.start("brief", [sys.executable, "-c", ""], dict(os.environ))
         limit = time.monotonic() + 20
         while processes.ended() != "brief":
@@ -78,7 +78,7 @@ def test_a_process_that_ended_by_itself_is_named(tmp_path):
 
 
 def test_everything_ends_when_the_block_is_left_by_an_error(tmp_path):
-    with pytest.raises(KeyboardInterrupt), Processes(tmp_path) as processes:
+    with pytest.raises(KeyboardInterrupt), ProcessGroup(tmp_path) as processes:
         processes.start("one", [sys.executable, "-c", "import time; time.sleep(600)"], dict(os.environ))
         pid = processes.running["one"].pid
         raise KeyboardInterrupt

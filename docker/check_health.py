@@ -1,4 +1,4 @@
-"""A container's health: ``healthy.py URL [COMPONENT]`` ends with 0 where the URL says so of the component."""
+"""A container's health: ``check_health.py URL [COMPONENT]`` ends with 0 where the URL says so of the component."""
 
 import json
 import sys
