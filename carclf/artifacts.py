@@ -1,4 +1,4 @@
-"""What the stages leave in the store: frozen manifests, keyed by a fingerprint of everything they came from."""
+"""Artifacts: what the stages leave in the store, as immutable manifests keyed by a fingerprint of their provenance."""
 
 import hashlib
 import json
@@ -8,21 +8,55 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from carclf.config import Config
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store
 
-Metrics = dict[str, float | int | str]
+if TYPE_CHECKING:
+    import pandas as pd
+
+MetricValue = float | int | str | list[int]
+Metrics = dict[str, MetricValue]
 A = TypeVar("A", bound="Artifact")
 
 
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage works with besides its inputs.
+
+    ``salt`` is empty unless the run sets ``force``. It is part of every key, so that a forced run reuses nothing and
+    overwrites nothing.
+    """
+
+    store: Store
+    config: Config
+    salt: str = ""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an artifact is made from: the version of the code, the keys of its inputs, and its settings."""
+
+    version: int
+    inputs: Mapping[str, str]
+    settings: Mapping[str, Any]
+
+    def key(self, kind: type["Artifact"]) -> str:
+        """Return the key of the artifact of this kind: a fingerprint of the kind and the provenance."""
+        return fingerprint(
+            kind=kind.folder, version=self.version, inputs=dict(self.inputs), settings=dict(self.settings)
+        )
+
+
 class File(BaseModel):
-    """One file of an artifact: its key in the store, its SHA-256 and its size in bytes."""
+    """One file of an artifact: its key in the store, its SHA-256, and its size in bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,7 +66,7 @@ class File(BaseModel):
 
 
 class Artifact(BaseModel):
-    """A manifest: where it is in the store, the artifact is whole, since it is written last, and once."""
+    """The manifest of an artifact. It is written last and only once, so an artifact with a manifest is complete."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,63 +81,118 @@ class Artifact(BaseModel):
 
     @classmethod
     def find(cls, store: Store, key: str) -> Self | None:
-        """The artifact of that key, or None where it is not whole; DataError where its manifest is damaged."""
+        """Return the artifact with this key, or None if it is missing.
+
+        Raises:
+            DataError: The manifest is damaged.
+        """
         path = f"{cls.folder}/{key}/manifest.json"
-        if (found := store.read(path)) is None:
+        if (manifest := store.read(path)) is None:
             return None
         try:
-            return cls.model_validate_json(found.data)
+            return cls.model_validate_json(manifest.data)
         except ValidationError as error:
-            raise DataError(f"{path} in {store.url} is damaged: it is no manifest of a {cls.__name__}. Restore it from "
-                            "a backup, or run again with force (--set force=true) to make it anew.") from error
+            raise DataError(
+                f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore it from a "
+                "backup, or run again with --set force=true to rebuild the artifact."
+            ) from error
+
+    @classmethod
+    def require(cls, store: Store, key: str) -> Self:
+        """Return the artifact with this key.
+
+        Raises:
+            DataError: The artifact is missing or its manifest is damaged.
+        """
+        if (artifact := cls.find(store, key)) is None:
+            raise DataError(
+                f"The artifact {cls.folder}/{key} is missing from {store.url}. Restore that folder from a backup."
+            )
+        return artifact
 
     def path(self, store: Store, name: str) -> Path:
-        """A local, checksum-verified copy of one of the files; DataError where the store's copy is damaged."""
+        """Return a local, checksum-verified copy of one file.
+
+        Raises:
+            DataError: The file in the store is missing or damaged.
+        """
         return fetch_file(store, self.files[name])
 
-    def checked(self, store: Store, name: str) -> Path:
-        """As ``path``, but verified at this moment: a copy that was altered since is fetched anew. For small files."""
+    def verified_path(self, store: Store, name: str) -> Path:
+        """Like ``path``, but verify a cached copy again. Meant for small files."""
         path = fetch_file(store, self.files[name])
         if file_sha256(path) != self.files[name].sha256:
             path.unlink()
         return fetch_file(store, self.files[name])
 
+    def number(self, name: str) -> float:
+        """Return a metric that is a number.
+
+        Raises:
+            DataError: The metric is missing or is not a number.
+        """
+        value = self.metrics.get(name)
+        if isinstance(value, int | float):
+            return float(value)
+        raise DataError(
+            f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the stage that "
+            "created it again with --set force=true."
+        )
+
 
 class Archive(Artifact):
-    """The competition's archive as it came, ``archive.zip``, and where there are extra data ``extra.zip``.
+    """The competition's archive, ``archive.zip``, and with extra data also ``extra.zip``.
 
-    With extra data it has the archive without them as its input, and that one's ``archive.zip``.
+    An archive with extra data has the archive without them as its input and shares that ``archive.zip``.
     """
 
     folder = "archives"
 
     @property
-    def content(self) -> str:
-        """What all the pictures together are known by: the same where they are the same."""
-        own, extra = self.files["archive.zip"], self.files.get("extra.zip")
-        return own.sha256 if extra is None else fingerprint(archive=own.sha256, extra=extra.sha256)
+    def content_hash(self) -> str:
+        """A hash of all images: two archives with the same images have the same hash."""
+        archive, extra = self.files["archive.zip"], self.files.get("extra.zip")
+        if extra is None:
+            return archive.sha256
+        return fingerprint(archive=archive.sha256, extra=extra.sha256)
 
 
 class Inspection(Artifact):
-    """The dataset's ``index.parquet`` as the pass over the pictures left it: without label fixes and warnings."""
+    """``index.parquet`` before label fixes are applied and dataset-wide checks are run."""
 
     folder = "inspections"
 
 
 class Dataset(Artifact):
-    """``index.parquet``, one row per picture, ``report.json``, ``report.html`` and ``sample-submission.csv``.
+    """``index.parquet`` with one row per image, ``report.json``, ``report.html`` and ``sample-submission.csv``.
 
-    Columns: id, path, label (-1: none), width, height, sha256, pixels_sha256, phash, look, brightness, contrast,
-    sharpness, format, source (train, test, extra), kind and problem ("" where usable), warning, cluster.
+    The columns of the index are documented in ``carclf.dataset.indexing``.
     """
 
     folder = "datasets"
 
+    def index(self, store: Store) -> "pd.DataFrame":
+        """Return the index, one row per image."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path(store, "index.parquet"))
+
 
 class Split(Artifact):
-    """``split.parquet``: the usable labelled images with ``subset`` train, val or left_out; ``leaks.json``."""
+    """``split.parquet``: the usable labeled images with their ``subset`` (train, val or excluded); ``leaks.json``."""
 
     folder = "splits"
+
+    @property
+    def class_names(self) -> list[int]:
+        """The classes in the order of the model's outputs."""
+        return _class_names(self)
+
+    def rows(self, store: Store) -> "pd.DataFrame":
+        """Return the rows of ``split.parquet``, one per image."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path(store, "split.parquet"))
 
 
 class Features(Artifact):
@@ -113,65 +202,79 @@ class Features(Artifact):
 
 
 class Audit(Artifact):
-    """``suspects.parquet`` (id, path, label, suggested, score, suspect), ranked, and ``report.html`` with the first."""
+    """``suspects.parquet``, the images ranked by label quality, and ``report.html`` with the most suspect ones."""
 
     folder = "audits"
 
 
 class Drift(Artifact):
-    """``drift.json``: this dataset beside the champion's; ``report.html`` with it and the suspects."""
+    """``drift.json``, this dataset compared with the champion's, and ``report.html`` with drift and label errors."""
 
     folder = "drifts"
 
 
 class Model(Artifact):
-    """``model.keras``, ``history.csv`` and ``reference_logits.parquet``: what it answers before it is saved.
-
-    The input's size and the classes are in its metrics.
-    """
+    """``model.keras``, ``history.csv``, and ``reference_logits.parquet`` with its logits before it was saved."""
 
     folder = "models"
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return int(self.number("image_height")), int(self.number("image_width"))
 
-def is_ensemble(model: Model) -> bool:
-    """Whether a model is several joined: ``ensemble.json`` then names them."""
-    return "members" in model.inputs
+    @property
+    def class_names(self) -> list[int]:
+        """The classes in the order of the model's outputs."""
+        return _class_names(self)
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the model averages the predictions of several members, which ``ensemble.json`` lists."""
+        return "ensemble.json" in self.files
 
 
 class Evaluation(Artifact):
-    """``predictions.parquet`` of the validation images (id, label, predicted, p<class>), uncalibrated.
+    """Predictions of the validation images and what was measured of them.
 
-    ``evaluation.json``: all metrics; ``error_images.json``: its errors as data: URIs; ``report.html`` shows both.
+    ``predictions.parquet`` holds id, label, predicted, p<class> (uncalibrated); ``evaluation.json`` all metrics;
+    ``error_images.json`` the misclassified images as data URIs; ``report.html`` shows both.
     """
 
     folder = "evaluations"
 
 
 class Decision(Artifact):
-    """``decision.json``: the gate's rules with value, limit and verdict; ``report.html`` beside the champion."""
+    """``decision.json``, the gate's rules with value, limit and result, and ``report.html``."""
 
     folder = "decisions"
 
 
 class Prediction(Artifact):
-    """``submission.csv`` in the sample's order and ``probabilities.parquet`` of the test images."""
+    """``submission.csv`` in the order of the sample submission, and ``probabilities.parquet`` of the test images."""
 
     folder = "predictions"
 
 
 class Submission(Artifact):
-    """The prediction's ``submission.csv``, and the reference under which Kaggle counted it in the metrics."""
+    """The ``submission.csv`` that was sent. The metrics hold Kaggle's reference number."""
 
     folder = "submissions"
 
 
 class PublicScore(Artifact):
-    """The metrics alone: ``public_score``, and the ``ref`` that it is the score of."""
+    """No files. The metrics hold ``public_score`` and the ``ref`` of the submission it belongs to."""
 
     folder = "scores"
 
 
-# What each stage makes.
+def _class_names(artifact: Artifact) -> list[int]:
+    names = artifact.metrics["class_names"]
+    assert isinstance(names, list)
+    return names
+
+
+# The artifact of each stage.
 STAGE_ARTIFACTS: dict[str, type[Artifact]] = {
     "download": Archive, "validate": Dataset, "split": Split, "train_head": Model, "fine_tune": Model,
     "evaluate": Evaluation, "promote": Decision, "submit": Submission, "score": PublicScore,
@@ -179,59 +282,56 @@ STAGE_ARTIFACTS: dict[str, type[Artifact]] = {
 
 
 def fingerprint(**parts: Any) -> str:
-    """Sixteen hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
+    """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def artifact_key(
-    kind: type[Artifact], version: int, inputs: Mapping[str, str], settings: Mapping[str, Any]
-) -> str:
-    """The fingerprint of an artifact's kind, its stage's version, its inputs' keys and the settings."""
-    return fingerprint(kind=kind.folder, version=version, inputs=dict(inputs), settings=dict(settings))
 
 
 def build(
     kind: type[A],
     make: Callable[[Path], Metrics],
-    *,
+    provenance: Provenance,
     store: Store,
-    version: int,
-    inputs: Mapping[str, str],
-    settings: Mapping[str, Any],
-    kept: Mapping[str, File] | None = None,
+    inherited_files: Mapping[str, File] | None = None,
 ) -> tuple[A, bool]:
-    """Return the artifact and whether it was reused: found in the store, or made by ``make`` in an empty folder.
+    """Return the artifact and whether it was reused.
 
-    ``kept`` are files of an input that belong to the artifact too. Of several workers that make it at once the first
-    to end is believed: the others return what it left.
+    A complete artifact with the same key is returned without calling ``make``. Otherwise ``make`` writes the files
+    into an empty folder and returns the metrics. ``inherited_files`` are files of an input that belong to the new
+    artifact too. If several workers build the same artifact at once, the first manifest wins and all return it.
     """
-    key = artifact_key(kind, version, inputs, settings)
-    if (found := kind.find(store, key)) is not None:
-        return found, True
+    key = provenance.key(kind)
+    if (existing := kind.find(store, key)) is not None:
+        return existing, True
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="carclf-") as name:
         metrics = make(Path(name))
         files = {path.name: upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
     artifact = kind(
-        key=key, inputs=dict(inputs), settings=dict(settings), files=dict(kept or {}) | files, metrics=metrics,
+        key=key,
+        inputs=dict(provenance.inputs),
+        settings=dict(provenance.settings),
+        files=dict(inherited_files or {}) | files,
+        metrics=metrics,
         seconds=round(time.monotonic() - started, 2),
     )
     if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):
         return artifact, False
     if (first := kind.find(store, key)) is None:
-        raise ServiceError(f"{kind.folder}/{key} was removed from {store.url} while it was made. Run the stage again.")
+        raise ServiceError(
+            f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage again."
+        )
     return first, False
 
 
 def upload(store: Store, path: Path, folder: str) -> File:
-    """Put a file under a name of its content, which no other content overwrites; its own name is the last part."""
+    """Upload a file under a key that contains its hash, so that other content never overwrites it."""
     sha256 = file_sha256(path)
     file = File(key=f"{folder}/{sha256[:8]}/{path.name}", sha256=sha256, num_bytes=path.stat().st_size)
     store.upload(path, file.key)
@@ -239,17 +339,25 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 
 def cache_folder() -> Path:
-    """Where this machine keeps verified copies: CARCLF_CACHE, or the user's cache folder."""
+    """Return the folder of verified local copies: CARCLF_CACHE, or the user's cache folder.
+
+    Raises:
+        ConfigError: The folder cannot be created.
+    """
     folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"The cache folder {folder} cannot be made: {error.strerror}. Set CARCLF_CACHE.") from error
+        raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder.") from error
     return folder
 
 
 def fetch_file(store: Store, file: File) -> Path:
-    """The local copy of a file, fetched once and verified by its checksum."""
+    """Return the local copy of a file, downloaded once and verified by its checksum.
+
+    Raises:
+        DataError: The file in the store is missing or damaged.
+    """
     path = cache_folder() / "files" / file.sha256[:2] / file.sha256 / Path(file.key).name
     if path.exists() and path.stat().st_size == file.num_bytes:
         return path
@@ -257,19 +365,19 @@ def fetch_file(store: Store, file: File) -> Path:
     try:
         store.download(file.key, path)
     except KeyError as error:
-        raise DataError(f"{store.url}/{file.key} is gone. Run again with force to make it anew.") from error
-    if (found := file_sha256(path)) != file.sha256:
+        raise DataError(f"{store.url}/{file.key} is missing. Run again with --set force=true to rebuild it.") from error
+    if (sha256 := file_sha256(path)) != file.sha256:
         path.unlink()
         raise DataError(
-            f"{store.url}/{file.key} is damaged: its SHA-256 is {found}, not {file.sha256}. "
-            "Run again with force to make it anew."
+            f"{store.url}/{file.key} is damaged: its SHA-256 is {sha256}, not {file.sha256}. "
+            "Run again with --set force=true to rebuild it."
         )
     return path
 
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path | None]:
-    """Yield an empty folder that becomes ``path`` when the block ends well; None where ``path`` is there already."""
+    """Yield an empty folder that is renamed to ``path`` if the block succeeds; yield None if ``path`` exists."""
     if path.exists():
         yield None
         return
@@ -280,7 +388,7 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
         try:
             work.rename(path)
         except OSError:
-            if not path.exists():  # otherwise another process was first, with the same content
+            if not path.exists():  # another process created it first, with the same content
                 raise
     finally:
         shutil.rmtree(work, ignore_errors=True)

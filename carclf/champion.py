@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256, is_ensemble
+from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, update_object
 
@@ -246,7 +246,7 @@ def _check_all_of(store: Store, model: Model) -> None:
     """Raise DataError where anything is gone or damaged that later runs read of a champion."""
     for artifact in (model, load_training_split(store, model)):
         verify_artifact(store, artifact)
-    if not is_ensemble(model):
+    if not model.is_ensemble:
         return
     # its members' networks are in its own file; who of them may answer for a picture is told by their splits
     members = json.loads(model.path(store, "ensemble.json").read_text())["members"]

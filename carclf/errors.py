@@ -41,7 +41,7 @@ class StageWaiting(Exception):
     """
 
     def __init__(
-        self, message: str, *, until: datetime | None = None, metrics: dict[str, float | int | str] | None = None
+        self, message: str, *, until: datetime | None = None, metrics: dict[str, float | int | str | list[int]] | None = None
     ) -> None:
         super().__init__(message)
         self.until, self.metrics = until, metrics or {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Split, build
+from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, build
 from carclf.config import Config, load_config
 from carclf.evaluation import evaluate as measuring
 from carclf.evaluation.metrics import classification_metrics
@@ -42,7 +42,7 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(num_val)], "label": [n % 3 for n in range(num_val)],
                          "subset": list(subsets) or "val", "sha256": [f"{n:064x}" for n in range(num_val)],
                          "source": "train"})
-    return build_artifact(store, Split, {}, {"name": name}, {"class_names": "0 1 2"}, {"split.parquet": rows})
+    return build_artifact(store, Split, {}, {"name": name}, {"class_names": [0, 1, 2]}, {"split.parquet": rows})
 
 
 def build_candidate(
@@ -101,4 +101,4 @@ def build_artifact(
                 content.to_parquet(folder / name, index=False)
         return metrics
 
-    return build(kind, make, store=store, version=version, inputs=inputs, settings=settings)[0]
+    return build(kind, make, Provenance(version, inputs, settings), store)[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from carclf.artifacts import Metrics, Model, build
+from carclf.artifacts import Metrics, Model, Provenance, build
 from carclf.errors import DataError
 from carclf.services.storage import Store, open_store
 
@@ -25,7 +25,7 @@ def built(store: Store, content: bytes, both: threading.Barrier) -> tuple[Model,
         both.wait(30)  # nobody found it, and both upload
         return {"worker": int(content)}
 
-    return build(Model, make, store=store, version=1, inputs={"split": "s"}, settings={})
+    return build(Model, make, Provenance(1, {"split": "s"}, {}), store)
 
 
 @pytest.mark.parametrize("kind", ["folder", "s3"])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf import artifacts
-from carclf.artifacts import Archive, Dataset, Metrics, Split, build
+from carclf.artifacts import Archive, Dataset, Metrics, Provenance, Split, build
 from carclf.champion import champion_model, champion_split
 from carclf.config import Config
 from carclf.errors import DataError
@@ -59,8 +59,7 @@ class Auditor:
                 log.info("suspected label: %s, %s is rather %s (%.3f)", row.path, row.label, row.suggested, row.score)
             return {"num_suspects": len(found), "num_audited": len(ranked)}
 
-        return build(artifacts.Audit, make, store=self.store, version=VERSION, settings=self.settings,
-                     inputs={"archive": self.archive.key, "split": self.split.key})
+        return build(artifacts.Audit, make, Provenance(VERSION, {"archive": self.archive.key, "split": self.split.key}, self.settings), self.store)
 
     def drift(self, audit: artifacts.Audit, archive: Archive, split: Split) -> tuple[artifacts.Drift, bool]:
         """This run's data beside those of another archive and split."""
@@ -83,9 +82,7 @@ class Auditor:
             self._write_page(folder, suspects[suspects["suspect"]], drift)
             return {name: drift[name] for name in ("verdict", "worst", "value")} | {"reason": drift["summary"]}
 
-        return build(artifacts.Drift, make, store=self.store, version=VERSION,
-                     inputs={"audit": audit.key, "champion": split.key},
-                     settings=self.settings | own.model_dump())
+        return build(artifacts.Drift, make, Provenance(VERSION, {"audit": audit.key, "champion": split.key}, self.settings | own.model_dump()), self.store)
 
     def _champions(self) -> tuple[Archive, Split] | None:
         """The archive and the split of the champion, where its dataset is another one than this."""

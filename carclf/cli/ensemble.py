@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from functools import reduce
 
 from carclf import config as configuration
-from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split, is_ensemble
+from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
 from carclf.ensembles.build import build_ensemble_model, input_size
 from carclf.errors import ConfigError
-from carclf.evaluation.evaluate import class_names_of
 from carclf.runs.run import Result, Run
 from carclf.services.storage import format_command
 
@@ -62,14 +61,14 @@ def _require_alike(members: Sequence[Run]) -> None:
         raise ConfigError("An ensemble is of two models or more, each once. Give --run for each of their runs.")
     first = members[0]
     for member, model in zip(members, models, strict=True):
-        if is_ensemble(model):
+        if model.is_ensemble:
             raise ConfigError(f"The run {member.run_id!r} is an ensemble itself. Give its members instead: "
                               f"{' '.join(f'--run {name}' for name in member.record.get('members', []))}")
         for kind, stage in ((Archive, "download"), (Dataset, "validate")):
             if member.artifact(kind, stage).key != first.artifact(kind, stage).key:
                 raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} have not the same data: their "
                                   f"{stage} differs. Run one of them again on the other's.")
-        if class_names_of(model, member.store) != class_names_of(models[0], first.store):
+        if model.class_names != models[0].class_names:
             raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} know different classes.")
         if "temperature" not in member.artifact(Evaluation, "evaluate").metrics:
             raise ConfigError(f"The evaluation of the run {member.run_id!r} is of an older version and tells no "

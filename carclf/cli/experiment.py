@@ -48,8 +48,8 @@ def _plan(
     if form and try_:
         raise ConfigError("--form has the recipes already: write those of --try into it.")
     given = read_form(form) if form else Form(
-        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs, keep=keep,
-        budget_minutes=budget_minutes, search=search, trials=trials, study=study,
+        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs, keep_fraction=keep,
+        budget_minutes=budget_minutes, search=search, num_trials=trials, study=study,
     )
     _say_plan(_planned(name, given, open_store(store)), result)
 

@@ -15,12 +15,11 @@ from carclf.services.storage import Store
 
 def prediction_lines(chosen: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool) -> Iterator[str]:
     """A line for each picture; DataError at the end where some could not be read."""
-    from carclf.evaluation.evaluate import class_names_of
     from carclf.inference.files import list_files
 
     if not (files := list_files(paths)):
         raise ConfigError("There is no file in what was given. Name pictures, or folders with pictures in them.")
-    names = [str(name) for name in class_names_of(chosen.model, store)]
+    names = [str(name) for name in chosen.model.class_names]
     num_unread = 0
     for one in _question(chosen, store).answers(files):
         num_unread += bool(one.problem)

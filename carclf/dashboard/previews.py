@@ -32,7 +32,7 @@ class Previews:
 def _images(own: RunReader) -> Path:
     """Where this machine has the run's unpacked images, if it has."""
     archive = own.artifact("download")
-    return cache_folder() / "images" / archive.content if isinstance(archive, Archive) else Path()
+    return cache_folder() / "images" / archive.content_hash if isinstance(archive, Archive) else Path()
 
 
 def _of_errors(own: RunReader) -> dict[str, str]:

@@ -127,7 +127,7 @@ def extract_images(archive: Archive, store: Store) -> Path:
 
     It is unpacked once per content; DataError for archives that are damaged or would leave the folder.
     """
-    folder = cache_folder() / "images" / archive.content
+    folder = cache_folder() / "images" / archive.content_hash
     with atomic_folder(folder) as work:
         if work is not None:
             extract(fetch_file(store, archive.files["archive.zip"]), work, top_folders=("train", "test_upload"))

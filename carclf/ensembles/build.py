@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Archive, Evaluation, Metrics, Model, Split, build, fingerprint
-from carclf.evaluation.evaluate import class_names_of
+from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, build, fingerprint
 from carclf.progress import log
 from carclf.runs.run import Run
 from carclf.training.warm_start import fine_tune_settings
@@ -20,7 +19,7 @@ MIN_PICTURES = 30  # that every recipe predicted unseen: with fewer the recipes 
 
 def input_size(model: Model) -> tuple[int, int]:
     """Height and width of a model's pictures, in pixels."""
-    return int(model.metrics["image_height"]), int(model.metrics["image_width"])
+    return int(model.number("image_height")), int(model.number("image_width"))
 
 
 def build_ensemble_model(run: Run, members: Sequence[Run]) -> tuple[Model, bool]:
@@ -33,10 +32,10 @@ def build_ensemble_model(run: Run, members: Sequence[Run]) -> tuple[Model, bool]
         return _join(folder, members, models, split, archive)
 
     groups = _groups(members)
-    return build(Model, make, store=run.store, version=VERSION, settings={"groups": groups, "salt": run.salt}, inputs={
+    return build(Model, make, Provenance(VERSION, {
         "archive": archive.key, "split": split.key, "members": " ".join(model.key for model in models),
         "evaluations": " ".join(evaluation.key for evaluation in evaluations),
-    })
+    }, {"groups": groups, "salt": run.salt}), run.store)
 
 
 def _groups(members: Sequence[Run]) -> list[int]:
@@ -69,7 +68,7 @@ def _join(
     return {
         "num_members": len(members), "weights": " ".join(f"{member.weight:.4f}" for member in members),
         "num_classes": models[0].metrics["num_classes"], "image_height": height, "image_width": width,
-        "class_names": " ".join(map(str, class_names_of(models[0], store))),
+        "class_names": models[0].class_names,
     }
 
 
@@ -99,7 +98,7 @@ def _member(run: Run, group: int) -> "Member":
 
     evaluation = run.artifact(Evaluation, "evaluate")
     return Member(run.artifact(Model, "fine_tune").key, evaluation.key, run.artifact(Split, "split").key, run.run_id,
-                  group, float(evaluation.metrics["temperature"]), 0.0)
+                  group, evaluation.number("temperature"), 0.0)
 
 
 def _likelihoods(runs: Sequence[Run], members: "Sequence[Member]") -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.artifacts import Model, Split, is_ensemble
+from carclf.artifacts import Model, Split
 from carclf.dataset.champion_split import VAL, previous_values
 from carclf.errors import DataError
 from carclf.services.storage import Store
@@ -69,7 +69,7 @@ def ids_predicted_identically(rows: pd.DataFrame, one: Model, other: Model, stor
 
     A model that is no ensemble is its own only member.
     """
-    if not (is_ensemble(one) or is_ensemble(other)):
+    if not (one.is_ensemble or other.is_ensemble):
         return set()
     weights = [_weights(rows, model, store) for model in (one, other)]
     keys = sorted(weights[0].keys() | weights[1].keys())
@@ -79,7 +79,7 @@ def ids_predicted_identically(rows: pd.DataFrame, one: Model, other: Model, stor
 
 
 def _weights(rows: pd.DataFrame, model: Model, store: Store) -> dict[str, Probabilities]:
-    if not is_ensemble(model):
+    if not model.is_ensemble:
         return {model.key: np.ones(len(rows))}
     members = read_members(model, store)
     found = effective_weights(held_out_mask(rows, members, store), members)

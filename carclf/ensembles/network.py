@@ -85,6 +85,6 @@ def out_of_sample_predictions(
         log.warning("evaluate: %d of %d pictures trained every member of the ensemble and are left out", num_trained_on,
                     len(rows))
     rows = rows[answered].reset_index(drop=True)
-    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
+    size = model.image_size
     shares = member_probabilities(network, len(members), LetterboxedSource(Examples.of(rows, images, size), size), settings)
     return rows, weighted_mean(shares, may_answer[:, answered], members)

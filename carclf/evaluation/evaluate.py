@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Archive, Evaluation, Metrics, Model, Split, build, is_ensemble
+from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import Event
 from carclf.config import Config, Evaluate
-from carclf.errors import DataError, QualityError
+from carclf.errors import QualityError
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
@@ -25,16 +25,15 @@ VERSION = 4
 
 
 def evaluate_model(
-    archive: Archive, split: Split, model: Model, config: Config, store: Store, *, salt: str = ""
+    archive: Archive, split: Split, model: Model, context: StageContext
 ) -> tuple[Evaluation, bool]:
     """The model's evaluation on the split's validation images, and whether it was reused."""
+    config, store, salt = context.config, context.store, context.salt
 
     def make(folder: Path) -> Metrics:
         return _measure(folder, archive, split, model, config, store)
 
-    return build(Evaluation, make, store=store, version=VERSION,
-                 inputs={"archive": archive.key, "split": split.key, "model": model.key},
-                 settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt})
+    return build(Evaluation, make, Provenance(VERSION, {"archive": archive.key, "split": split.key, "model": model.key}, config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt}), store)
 
 
 def tta_settings(evaluation: Evaluation | None) -> Evaluate:
@@ -54,16 +53,6 @@ def with_champion_tta(config: Config, event: Event, store: Store) -> Config:
     looks = tta_settings(promoted).model_copy(update={"batch_size": config.evaluate.batch_size})
     return config.model_copy(update={"evaluate": looks})
 
-
-def class_names_of(model: Model, store: Store) -> list[int]:
-    """The classes that a model knows, in the order of its answers; DataError where nothing tells them any more."""
-    names = model.metrics.get("class_names")
-    if names is None:  # a model from before models told it
-        if (split := Split.find(store, model.inputs["split"])) is None:
-            raise DataError(f"The model {model.key} was trained on the split {model.inputs['split']}, which is gone "
-                            f"from {store.url}: nobody can tell its classes. Restore that split.")
-        names = split.metrics["class_names"]
-    return [int(name) for name in str(names).split()]
 
 
 def write_evaluation(
@@ -112,8 +101,8 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, config:
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
     images = extract_images(archive, store)
-    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
-    ask = _ask_members if is_ensemble(model) else _ask
+    size = model.image_size
+    ask = _ask_members if model.is_ensemble else _ask
     val, probabilities, explain = ask(network, split, model, images, config, store)
     if not np.isfinite(probabilities).all():
         raise QualityError(f"The model {model.key} answers what is no number. Train again with force and with a lower "
@@ -122,7 +111,7 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, config:
     pictures = LetterboxedSource(Examples.of(val, images, size), size)
     measures["milliseconds"] = milliseconds_per_image(network, pictures, config.evaluate)
     measures["model_mb"] = model.files["model.keras"].num_bytes / 1e6
-    answers = Predictions(val, class_names_of(model, store), probabilities)
+    answers = Predictions(val, model.class_names, probabilities)
     return write_evaluation(folder, answers, images, measures=measures, explain=explain)
 
 
@@ -138,9 +127,9 @@ def _ask(
 
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     val = rows[rows["subset"] == "val"].reset_index(drop=True)
-    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
+    size = model.image_size
     probabilities = predict(network, LetterboxedSource(Examples.of(val, images, size), size), config.evaluate)
-    return val, probabilities, Explainer(network, images, size, class_names_of(model, store))
+    return val, probabilities, Explainer(network, images, size, model.class_names)
 
 
 def _ask_members(
@@ -162,6 +151,6 @@ def _reloaded(rows: Any, images: Path, model: Model, store: Store) -> Metrics:
     if "reference_logits.parquet" not in model.files:
         return {}
     probe = pd.read_parquet(model.path(store, "reference_logits.parquet"))
-    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
+    size = model.image_size
     found = reload_difference(model.path(store, "model.keras"), probe, rows, images, size)
     return {} if found is None else {"reload_difference": found}

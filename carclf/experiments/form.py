@@ -63,7 +63,7 @@ def plan_from_form(experiment: str, form: Form, proposed: Mapping[str, dict[str,
     return make_plan(
         experiment, form.recipe, [text for text in form.recipes if text.strip()], proposed, settings=settings,
         seeds=parse_integers(form.seeds, "seeds"), num_folds=form.folds, rungs=parse_integers(form.rungs, "rungs"),
-        keep=form.keep_fraction, budget_minutes=form.budget_minutes, study=(form.study or experiment) if form.search else "",
+        keep_fraction=form.keep_fraction, budget_minutes=form.budget_minutes, study=(form.study or experiment) if form.search else "",
     )
 
 

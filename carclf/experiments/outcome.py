@@ -109,7 +109,7 @@ def _predictions(run: Run) -> pd.DataFrame:
     evaluation = run.artifact(Evaluation, "evaluate")
     table = pd.read_parquet(evaluation.path(run.store, "predictions.parquet"))
     names = table.filter(regex=SHARES).columns
-    table[names] = apply_temperature(table[names].to_numpy(float), float(evaluation.metrics["temperature"]))
+    table[names] = apply_temperature(table[names].to_numpy(float), evaluation.number("temperature"))
     return table
 
 

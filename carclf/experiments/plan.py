@@ -80,7 +80,7 @@ class Plan(BaseModel):
     def groups(self) -> list[list[int]]:
         """Numbers of members that differ in nothing but how they are evaluated: they share one training."""
         found: dict[str, list[int]] = {}
-        for member in self.members:
+        for member in self.training_runs:
             config = self.config(member.recipe, member.seed, member.fold)
             found.setdefault(config.model_dump_json(exclude={"evaluate"}), []).append(member.number)
         return list(found.values())

@@ -85,12 +85,11 @@ def _split(chosen: SelectedModel, store: Store) -> Split:
 
 def _facts(chosen: SelectedModel, store: Store, differences: dict[str, float]) -> dict[str, Any]:
     """``export.json``: what a program that uses the files must know."""
-    from carclf.evaluation.evaluate import class_names_of
     from carclf.export import formats as exporting
 
     height, width = chosen.size
     return {
-        "model": chosen.model.key, "class_names": class_names_of(chosen.model, store),
+        "model": chosen.model.key, "class_names": chosen.model.class_names,
         "input": {"height": height, "width": width, "channels": "RGB", "range": [0, 255], "dtype": "float32"},
         "output": "logits", "temperature": chosen.temperature,
         "files": {name: exporting.FORMATS[name].file for name in differences},

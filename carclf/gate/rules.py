@@ -156,7 +156,7 @@ def _below(row: tuple[float | None, float, Any]) -> str:
     return f"class {row[2]} has recall {own}, below its floor {floor}"
 
 
-def _at_most(rule: str, words: str, found: float | int | str | None, limit: float, unit: str = "") -> Rule:
+def _at_most(rule: str, words: str, found: float | int | str | list[int] | None, limit: float, unit: str = "") -> Rule:
     value = _number(found)
     if value is None:
         return _unmeasured(rule, words, limit)

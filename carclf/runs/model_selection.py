@@ -31,7 +31,7 @@ class SelectedModel:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
-        return int(self.model.metrics["image_height"]), int(self.model.metrics["image_width"])
+        return int(self.model.number("image_height")), int(self.model.number("image_width"))
 
     @property
     def temperature(self) -> float | None:

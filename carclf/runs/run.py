@@ -18,8 +18,10 @@ from carclf.artifacts import (
     Dataset,
     Evaluation,
     Metrics,
+    MetricValue,
     Model,
     Split,
+    StageContext,
     Submission,
 )
 from carclf.champion import champion_split
@@ -86,6 +88,7 @@ class Run:
             raise ConfigError(f"The run {run_id!r} was begun by another version of carclf: its settings are not known "
                               "here. Begin a new run.") from error
         self.salt = run_id if self.config.force else ""
+        self.context = StageContext(store, self.config, self.salt)
 
     @classmethod
     def begin(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
@@ -264,7 +267,7 @@ def _skip(stage: str, config: Config, metrics: Metrics) -> str:
     return "" if config.submit.enabled else "submit.enabled is off"
 
 
-def _short(value: float | int | str) -> str:
+def _short(value: MetricValue) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
@@ -278,34 +281,19 @@ def _until(waiting: StageWaiting) -> str:
 
 # The chain in its order: what each stage is given.
 STAGES: dict[str, Callable[[Run], tuple[Artifact, bool]]] = {
-    "download": lambda run: download(run.config, run.store, salt=run.salt),
-    "validate": lambda run: validate(run.artifact(Archive, "download"), run.config, run.store, salt=run.salt),
-    "split": lambda run: split(
-        run.artifact(Dataset, "validate"), champion_split(run.store), run.config, run.store, salt=run.salt
-    ),
-    "train_head": lambda run: train_head(
-        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.config, run.store, salt=run.salt
-    ),
-    "fine_tune": lambda run: fine_tune(
-        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"),
-        run.config, run.store, salt=run.salt, pause_epoch=run.pause_epoch,
-    ),
-    "evaluate": lambda run: evaluate(
-        run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
-        run.config, run.store, salt=run.salt,
-    ),
+    "download": lambda run: download(run.context),
+    "validate": lambda run: validate(run.artifact(Archive, "download"), run.context),
+    "split": lambda run: split(run.artifact(Dataset, "validate"), champion_split(run.store), run.context),
+    "train_head": lambda run: train_head(run.artifact(Archive, "download"), run.artifact(Split, "split"), run.context),
+    "fine_tune": lambda run: fine_tune(run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"), run.context, pause_epoch=run.pause_epoch),
+    "evaluate": lambda run: evaluate(run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"), run.context),
     "promote": lambda run: promote(
         run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"),
         run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt, run_id=run.run_id,
         approved_by=run.approved_by, override=run.override,
     ),
-    "submit": lambda run: submit(
-        run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"),
-        run.artifact(Model, "fine_tune"), run.config, run.store, salt=run.salt,
-    ),
-    "score": lambda run: score(
-        run.artifact(Submission, "submit"), run.artifact(Evaluation, "evaluate"), run.config, run.store, salt=run.salt
-    ),
+    "submit": lambda run: submit(run.artifact(Archive, "download"), run.artifact(Dataset, "validate"), run.artifact(Split, "split"), run.artifact(Model, "fine_tune"), run.context),
+    "score": lambda run: score(run.artifact(Submission, "submit"), run.artifact(Evaluation, "evaluate"), run.context),
 }
 # Of each stage: whose artifacts and which sections of the configuration its log begins with.
 TOLD = {

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from carclf.artifacts import Archive, Metrics, build
-from carclf.config import Config
+from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build
 from carclf.dataset.archives import pack
 from carclf.dataset.extra_data import ExtraData, archive_content, gather_extra_data
 from carclf.errors import ServiceError
@@ -13,17 +12,19 @@ from carclf.services.storage import Store
 VERSION = 1
 
 
-def download(config: Config, store: Store, *, salt: str = "") -> tuple[Archive, bool]:
+def download(context: StageContext) -> tuple[Archive, bool]:
     """The verified archive and the packed extra data.
 
     Reused while Kaggle lists the same files, sizes and dates, and the extra data are the same to the byte.
     """
+    config, store, _salt = context.config, context.store, context.salt
     with gather_extra_data(config.download.extra_data) as extra:  # a mistake in it is told before anything is fetched
-        archive, reused = _competitions(config, store, salt)
+        archive, reused = _competitions(context)
         return _with_extra(archive, extra, store) if extra.pictures else (archive, reused)
 
 
-def _competitions(config: Config, store: Store, salt: str) -> tuple[Archive, bool]:
+def _competitions(context: StageContext) -> tuple[Archive, bool]:
+    config, store, salt = context.config, context.store, context.salt
     kaggle = KaggleClient(config.competition)
 
     def make(folder: Path) -> Metrics:
@@ -32,8 +33,7 @@ def _competitions(config: Config, store: Store, salt: str) -> tuple[Archive, boo
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
 
     listing = [list(file) for file in kaggle.listing()]
-    return build(Archive, make, store=store, version=VERSION, inputs={},
-                 settings={"competition": config.competition, "listing": listing, "salt": salt})
+    return build(Archive, make, Provenance(VERSION, {}, {"competition": config.competition, "listing": listing, "salt": salt}), store)
 
 
 def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
@@ -48,5 +48,4 @@ def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archi
                                "when nobody writes there.")
         return archive.metrics | {"num_extra": len(extra.pictures)}
 
-    return build(Archive, make, store=store, version=VERSION, inputs={"archive": archive.key},
-                 settings={"extra": content}, kept=archive.files)
+    return build(Archive, make, Provenance(VERSION, {"archive": archive.key}, {"extra": content}), store, archive.files)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Archive, Metrics, Model, Split, artifact_key, build
+from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.config import AUTO, Config
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -19,20 +19,21 @@ FEWEST_STEPS = 16  # of an epoch with a found batch size: fewer would hardly tra
 
 
 def fine_tune(
-    archive: Archive, split: Split, start: Model, config: Config, store: Store, *, salt: str = "", pause_epoch: int = 0
+    archive: Archive, split: Split, start: Model, context: StageContext, *, pause_epoch: int = 0
 ) -> tuple[Model, bool]:
     """The head's model with unfrozen upper blocks trained on; the epoch with the best validation accuracy.
 
     A killed training goes on from its last checkpoint when the stage is run again. NotYet after ``pause_epoch``.
     """
+    config, store, salt = context.config, context.store, context.salt
     inputs = {"archive": archive.key, "split": split.key, "model": start.key}
     settings = fine_tune_settings(config, salt)
-    key = artifact_key(Model, VERSION, inputs, settings)
+    key = Provenance(VERSION, inputs, settings).key(Model)
 
     def make(folder: Path) -> Metrics:
         return _fit(folder, archive, split, start, config, store, key, pause_epoch)
 
-    model, reused = build(Model, make, store=store, version=VERSION, inputs=inputs, settings=settings)
+    model, reused = build(Model, make, Provenance(VERSION, inputs, settings), store)
     Checkpoints(store, key).clear()
     return model, reused
 
@@ -64,7 +65,7 @@ def _fit(
         if config.fine_tune.epochs:
             config = _without_auto(folder, model, rows, archive, start, config, store, key)
             history, metrics = _train(model, rows, archive, start, config, store, key, pause_epoch)
-    size = (int(start.metrics["image_height"]), int(start.metrics["image_width"]))
+    size = start.image_size
     write_reference_logits(model, rows[rows["subset"] == "val"], extract_images(archive, store), size, folder)
     save_model(model, history, folder)
     return metrics | {"class_names": split.metrics["class_names"]} | {
@@ -79,7 +80,7 @@ def _train(
     from carclf.training.trainer import Trainer
     from carclf.training.validation import validate
 
-    own, accuracy = config.fine_tune, float(start.metrics["val_accuracy"])
+    own, accuracy = config.fine_tune, start.number("val_accuracy")
     source, val = _sources(rows, archive, start, config, store)
     trained, num_blocks = compile_for_fine_tuning(own, model, source)
     if source.batch_size < own.batch_size:
@@ -182,11 +183,11 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
     from carclf.training.schedules import epoch_sizes
 
     own, images = config.fine_tune, extract_images(archive, store)
-    size = (int(start.metrics["image_height"]), int(start.metrics["image_width"]))
+    size = start.image_size
     # what the smallest crop shows must have as many pixels as the network sees
     largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
     train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
-    train = train.decoded(archive.content, max_bytes=own.cache_gb * 1e9)
+    train = train.decoded(archive.content_hash, max_bytes=own.cache_gb * 1e9)
     sizes = epoch_sizes(size, own.initial_size_fraction, own.num_phases, own.epochs)
     source = TrainingSource(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
     return source, LetterboxedSource(Examples.of(rows[rows["subset"] == "val"], images, size), size)
@@ -195,4 +196,4 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
 def _mix(start: Model, config: Config) -> Any:
     from carclf.pipeline.mixing import BatchMixer
 
-    return BatchMixer(int(start.metrics["num_classes"]), config.seed, config.fine_tune.mixup, config.fine_tune.cutmix)
+    return BatchMixer(int(start.number("num_classes")), config.seed, config.fine_tune.mixup, config.fine_tune.cutmix)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Split, build
+from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import Event, State, ensure_state, load_event_model, promotion_of_model, record_promotion
 from carclf.config import Config
 from carclf.errors import DataError, ServiceError, StageWaiting
@@ -87,7 +87,7 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
     if state["champion"] and gate.champion_rule != "off":
         model = load_event_model(own.store, state["champion"])
         config = with_champion_tta(own.config, state["champion"], own.store)
-        found, _ = evaluate_model(own.archive, own.split, model, config, own.store, salt=own.salt)
+        found, _ = evaluate_model(own.archive, own.split, model, StageContext(own.store, config, own.salt))
         inputs["champion_evaluation"] = found.key
     threshold = float(state["threshold"])
 
@@ -99,9 +99,9 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
             EvaluatedModel(own.model, own.evaluation), champion, own.split, threshold, gate, own.store
         ))
 
-    return build(Decision, make, store=own.store, version=VERSION, inputs=inputs, settings={
+    return build(Decision, make, Provenance(VERSION, inputs, {
         "threshold": threshold, "gate": gate.model_dump(exclude=NOT_JUDGED), "salt": own.salt,
-    })
+    }), own.store)
 
 
 def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
@@ -117,8 +117,7 @@ def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision,
             "reason": f"promoted by hand, because {reason}, though {decision['reason']}",
         })
 
-    return build(Decision, make, store=store, version=VERSION, inputs=refused.inputs | {"rejection": refused.key},
-                 settings=refused.settings | {"override": reason})
+    return build(Decision, make, Provenance(VERSION, refused.inputs | {"rejection": refused.key}, refused.settings | {"override": reason}), store)
 
 
 def _awaiting(decision: Decision, run_id: str, store: Store) -> StageWaiting:

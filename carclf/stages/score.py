@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from carclf.artifacts import Evaluation, Metrics, PublicScore, Submission, artifact_key, build
+from carclf.artifacts import Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
 from carclf.champion import record_score
-from carclf.config import Config
 from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
@@ -15,7 +14,7 @@ VERSION = 3
 
 
 def score(
-    submission: Submission, evaluation: Evaluation, config: Config, store: Store, *, salt: str = ""
+    submission: Submission, evaluation: Evaluation, context: StageContext
 ) -> tuple[PublicScore, bool]:
     """The public score ("" where the competition gives none) beside the validation; NotYet while Kaggle scores.
 
@@ -23,7 +22,8 @@ def score(
     ``warning`` is not "" where that is more than chance. The champion's history gets them too. An empty score is no
     final answer: the next run asks again.
     """
-    found, reused = _found_or_asked(submission, evaluation, config, store, salt)
+    _config, store, _salt = context.config, context.store, context.salt
+    found, reused = _found_or_asked(submission, evaluation, context)
     record_score(store, evaluation.inputs["model"], found.metrics)
     if warning := found.metrics["warning"]:
         log.warning("score: %s", warning)
@@ -31,22 +31,22 @@ def score(
 
 
 def _found_or_asked(
-    submission: Submission, evaluation: Evaluation, config: Config, store: Store, salt: str
+    submission: Submission, evaluation: Evaluation, context: StageContext
 ) -> tuple[PublicScore, bool]:
+    config, store, salt = context.config, context.store, context.salt
     inputs = {"submission": submission.key, "evaluation": evaluation.key}
 
     def settings(graded: bool) -> dict[str, Any]:
         return {"competition": config.competition, "graded": graded, "salt": salt}
 
-    if found := PublicScore.find(store, artifact_key(PublicScore, VERSION, inputs, settings(True))):
+    if found := PublicScore.find(store, Provenance(VERSION, inputs, settings(True)).key(PublicScore)):
         return found, True
     kaggle = KaggleClient(config.competition)
     state = _look(submission, kaggle, store)
     metrics: Metrics = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
     if state.public_score is not None:
         metrics |= _compared(state.public_score, submission, evaluation) | {"rank": _rank(state.public_score, kaggle)}
-    return build(PublicScore, lambda _: metrics, store=store, version=VERSION, inputs=inputs,
-                 settings=settings(state.public_score is not None))
+    return build(PublicScore, lambda _: metrics, Provenance(VERSION, inputs, settings(state.public_score is not None)), store)
 
 
 def _look(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
@@ -67,10 +67,10 @@ def _look(submission: Submission, kaggle: KaggleClient, store: Store) -> Submiss
 def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
     if not 0 <= public_score <= 1:  # not an accuracy, whatever it is
         return {"public_score": public_score}
-    validation = (float(evaluation.metrics["val_accuracy"]), float(evaluation.metrics["low"]),
-                  float(evaluation.metrics["high"]))
+    validation = (evaluation.number("val_accuracy"), evaluation.number("low"),
+                  evaluation.number("high"))
     return {"public_score": public_score, "gap": round(validation[0] - public_score, 5),
-            "warning": accuracy_gap_warning(validation, public_score, int(submission.metrics["num_rows"]))}
+            "warning": accuracy_gap_warning(validation, public_score, int(submission.number("num_rows")))}
 
 
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:

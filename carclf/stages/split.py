@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Dataset, Metrics, Split, artifact_key, build
+from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.config import Config
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -13,23 +13,24 @@ VERSION = 3
 
 
 def split(
-    dataset: Dataset, champion: Split | None, config: Config, store: Store, *, salt: str = ""
+    dataset: Dataset, champion: Split | None, context: StageContext
 ) -> tuple[Split, bool]:
     """The usable labelled pictures, each in the subset train, val or left_out; copies on one side.
 
     What stands on a side of the champion's split stays there. If that split was made of this dataset with these
     settings, it is the answer itself: a run on unchanged data reuses everything also after it won.
     """
+    config, store, salt = context.config, context.store, context.salt
     settings = config.split.model_dump() | {"seed": _seed(config), "salt": salt}
     if (champion is not None and champion.inputs["dataset"] == dataset.key
-            and champion.key == artifact_key(Split, VERSION, champion.inputs, settings)):
+            and champion.key == Provenance(VERSION, champion.inputs, settings).key(Split)):
         return champion, True
 
     def make(folder: Path) -> Metrics:
         return _write(folder, dataset, champion, config, store)
 
     inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
-    return build(Split, make, store=store, version=VERSION, inputs=inputs, settings=settings)
+    return build(Split, make, Provenance(VERSION, inputs, settings), store)
 
 
 def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Metrics:
@@ -51,7 +52,7 @@ def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Confi
         log.warning("split: %d of the validation pictures trained the champion, as in a cross-validation they do: its "
                     "accuracy on them, and that of a model that goes on from it, says little", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "left_out")}
-    return counts | leak_metrics(leaks) | {"class_names": " ".join(map(str, class_names))}
+    return counts | leak_metrics(leaks) | {"class_names": [int(name) for name in class_names]}
 
 
 def _memory(champion: Split | None, store: Store) -> Any:

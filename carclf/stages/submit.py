@@ -6,7 +6,18 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from carclf.artifacts import Archive, Dataset, Metrics, Model, Prediction, Split, Submission, build
+from carclf.artifacts import (
+    Archive,
+    Dataset,
+    Metrics,
+    Model,
+    Prediction,
+    Provenance,
+    Split,
+    StageContext,
+    Submission,
+    build,
+)
 from carclf.champion import promotion_of_model, read_state
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, StageWaiting
@@ -25,21 +36,23 @@ CLAIM_SECONDS = 180.0
 
 
 def submit(
-    archive: Archive, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *, salt: str = ""
+    archive: Archive, dataset: Dataset, split: Split, model: Model, context: StageContext
 ) -> tuple[Submission, bool]:
     """The reference under which Kaggle counted the model's predictions of the test pictures.
 
     ConfigError where the model was never promoted; NotYet, with the predictions kept, where Kaggle takes no more today.
     """
+    store = context.store
     _require_promoted(model, store)
-    prediction, _ = predict_test(archive, dataset, split, model, config, store, salt=salt)
-    return send_submission(prediction, dataset, split, model, config, store, salt=salt)
+    prediction, _ = predict_test(archive, dataset, split, model, context)
+    return send_submission(prediction, dataset, split, model, context)
 
 
 def predict_test(
-    archive: Archive, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *, salt: str = ""
+    archive: Archive, dataset: Dataset, split: Split, model: Model, context: StageContext
 ) -> tuple[Prediction, bool]:
     """``probabilities.parquet`` of the test pictures and ``submission.csv``, both in the sample's order."""
+    config, store, salt = context.config, context.store, context.salt
 
     def make(folder: Path) -> Metrics:
         import numpy as np
@@ -47,7 +60,7 @@ def predict_test(
 
         sample = dataset.path(store, "sample-submission.csv")
         ids = pd.read_csv(sample, dtype={"Id": str})["Id"].tolist()
-        class_names = str(split.metrics["class_names"]).split()
+        class_names = [str(name) for name in split.class_names]
         probabilities = _probabilities(ids, archive, dataset, model, config, store)
         table = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])
         table.insert(0, "id", ids)
@@ -57,38 +70,31 @@ def predict_test(
         check_submission((folder / "submission.csv").read_text(), sample.read_text(), class_names)
         return {"num_rows": len(answers)}
 
-    return build(
-        Prediction, make, store=store, version=VERSION,
-        inputs={"archive": archive.key, "dataset": dataset.key, "model": model.key},
-        settings=config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt},
-    )
+    return build(Prediction, make, Provenance(VERSION, {"archive": archive.key, "dataset": dataset.key, "model": model.key}, config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt}), store)
 
 
 def send_submission(
-    prediction: Prediction, dataset: Dataset, split: Split, model: Model, config: Config, store: Store, *,
-    salt: str = "",
+    prediction: Prediction, dataset: Dataset, split: Split, model: Model, context: StageContext
 ) -> tuple[Submission, bool]:
     """Check a prediction's ``submission.csv`` once more and send it, unless Kaggle has it already.
 
     DataError where it is not as the sample wants it, or where Kaggle has it and could not grade it.
     """
+    config, store, salt = context.config, context.store, context.salt
     file = prediction.files["submission.csv"]
     mark = file.sha256[:16]
 
     def make(_: Path) -> Metrics:
-        path, text = prediction.checked(store, "submission.csv"), f"carclf {mark} model {model.key}"
-        sample = dataset.checked(store, "sample-submission.csv").read_text()
-        check_submission(path.read_text(), sample, str(split.metrics["class_names"]).split())
+        path, text = prediction.verified_path(store, "submission.csv"), f"carclf {mark} model {model.key}"
+        sample = dataset.verified_path(store, "sample-submission.csv").read_text()
+        check_submission(path.read_text(), sample, [str(name) for name in split.class_names])
         sent = _send_once(path, mark, text, config.competition, store)
         if sent.status == "ERROR":
             raise ungraded_error(sent, config.competition, f"{store.url}/{file.key}", mark)
         log.info("submit: submission %d of %s", sent.ref, config.competition)
         return {"ref": sent.ref, "num_rows": prediction.metrics["num_rows"]}
 
-    return build(
-        Submission, make, store=store, version=VERSION, inputs={"prediction": prediction.key},
-        settings={"competition": config.competition, "salt": salt}, kept={"submission.csv": file},
-    )
+    return build(Submission, make, Provenance(VERSION, {"prediction": prediction.key}, {"competition": config.competition, "salt": salt}), store, {"submission.csv": file})
 
 
 def _send_once(path: Path, mark: str, description: str, competition: str, store: Store) -> SubmissionState:
@@ -132,7 +138,7 @@ def _probabilities(
     index = pd.read_parquet(dataset.path(store, "index.parquet"))
     test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
-    size = (int(model.metrics["image_height"]), int(model.metrics["image_width"]))
+    size = model.image_size
     return predict(network, LetterboxedSource(Examples.of(test, extract_images(archive, store), size), size), config.evaluate)
 
 

@@ -4,10 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Archive, Metrics, Model, Split, build
+from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.audit.auditor import Auditor
 from carclf.config import Config
-from carclf.services.storage import Store
 from carclf.training.run_features import RunFeatures
 from carclf.training.warm_start import champion_warm_start
 from carclf.training.weights import weights_identity
@@ -16,12 +15,13 @@ VERSION = 4
 
 
 def train_head(
-    archive: Archive, split: Split, config: Config, store: Store, *, salt: str = ""
+    archive: Archive, split: Split, context: StageContext
 ) -> tuple[Model, bool]:
     """Backbone and new head as one model, the head fitted to cached features of several views.
 
     The metrics tell what the audit of the data found too: they are no part of the model, but this run's.
     """
+    config, store, salt = context.config, context.store, context.salt
     inputs = {"archive": archive.key, "split": split.key}
     settings: dict[str, Any] = {
         "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
@@ -41,7 +41,7 @@ def train_head(
     def make(folder: Path) -> Metrics:
         return _fit(folder, features, config)
 
-    model, reused = build(Model, make, store=store, version=VERSION, settings=settings, inputs=inputs)
+    model, reused = build(Model, make, Provenance(VERSION, inputs, settings), store)
     return model.model_copy(update={"metrics": model.metrics | found}), reused and audited_before
 
 

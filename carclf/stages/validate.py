@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Archive, Dataset, Inspection, Metrics, artifact_key, build, upload
+from carclf.artifacts import Archive, Dataset, Inspection, Metrics, Provenance, StageContext, build, upload
 from carclf.config import Config
 from carclf.dataset.fixes import LabelFixes, read_fixes
 from carclf.errors import DataError
@@ -14,11 +14,12 @@ from carclf.services.storage import Store
 VERSION = 4
 
 
-def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") -> tuple[Dataset, bool]:
+def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     """The index of the archive's pictures and a report of what is wrong with them; DataError where too much is.
 
     The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset.
     """
+    config, store, salt = context.config, context.store, context.salt
     fixes = read_fixes(store)
     settings = config.validation.model_dump() | {"duplicates": config.duplicates.model_dump(), "salt": salt}
     if fixes.sha256:
@@ -32,16 +33,16 @@ def validate(archive: Archive, config: Config, store: Store, *, salt: str = "") 
 
         images = extract_images(archive, store)
         context = _context(images, fixes, config)
-        inspection = _inspected(archive, config, store, salt)
+        inspection = _inspected(archive, context)
         metrics, findings = _examine(folder, images, inspection.path(store, "index.parquet"), fixes, context)
         try:
             raise_on_errors(findings)
         except DataError as error:
-            page = _leave_report(folder, store, artifact_key(Dataset, VERSION, inputs, settings))
+            page = _leave_report(folder, store, Provenance(VERSION, inputs, settings).key(Dataset))
             raise DataError(f"{error} Look at {page} in {store.url}.") from error
         return metrics
 
-    return build(Dataset, make, store=store, version=VERSION, inputs=inputs, settings=settings)
+    return build(Dataset, make, Provenance(VERSION, inputs, settings), store)
 
 
 def _leave_report(folder: Path, store: Store, key: str) -> str:
@@ -62,8 +63,9 @@ def _context(images: Path, fixes: LabelFixes, config: Config) -> Any:
     return context
 
 
-def _inspected(archive: Archive, config: Config, store: Store, salt: str) -> Inspection:
+def _inspected(archive: Archive, context: StageContext) -> Inspection:
     """The pass over the pictures, which label fixes and limits of the whole dataset do not repeat."""
+    config, store, salt = context.config, context.store, context.salt
     settings = {"min_side": config.validation.min_side, "max_megapixels": config.validation.max_megapixels,
                 "duplicates": config.duplicates.model_dump(), "salt": salt}
 
@@ -84,7 +86,7 @@ def _inspected(archive: Archive, config: Config, store: Store, salt: str) -> Ins
         return {"num_images": num_images}
 
     inputs = {"archive": archive.key}
-    return build(Inspection, make, store=store, version=VERSION, inputs=inputs, settings=settings)[0]
+    return build(Inspection, make, Provenance(VERSION, inputs, settings), store)[0]
 
 
 def _examine(

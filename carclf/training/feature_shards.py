@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.artifacts import Archive, Features, Metrics, Split, build
+from carclf.artifacts import Archive, Features, Metrics, Provenance, Split, build
 from carclf.config import Config
 from carclf.dataset.archives import extract_images
 from carclf.pipeline.augmentation import Augmenter
@@ -74,8 +74,7 @@ class FeatureShards:
             "precision": self.settings["precision"], "salt": self.settings["salt"],
             "subset": subset, "view": view, "start": start, "num": len(rows),
         }
-        return build(Features, make, store=self.store, version=VERSION, settings=settings,
-                     inputs={"archive": self.archive.key, "split": self.split.key})
+        return build(Features, make, Provenance(VERSION, {"archive": self.archive.key, "split": self.split.key}, settings), self.store)
 
 BATCH_SIZE = 32  # no setting: it would have to be in the features' key
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from carclf.artifacts import Model, Split, artifact_key, is_ensemble
+from carclf.artifacts import Model, Provenance, Split
 from carclf.champion import champion_model
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError
@@ -44,14 +44,14 @@ def champion_warm_start(
         raise ConfigError(f"model.weights is 'champion', whose backbone is {theirs['backbone']}, not "
                           f"{own['backbone']}. Set model.backbone to it, or model.weights to 'imagenet'.")
     same = settings | {"model": own | {"weights": theirs["weights"]}}
-    unchanged = (start.key == artifact_key(Model, version, inputs, same)
+    unchanged = (start.key == Provenance(version, inputs, same).key(Model)
                  and champion.settings == fine_tune_settings(config, settings["salt"]))
     return WarmStart(start, str(theirs["weights"])) if unchanged else WarmStart(champion, f"champion:{champion.key}")
 
 
 def require_single_backbone(champion: Model) -> None:
     """ConfigError where the champion has no one backbone to go on from."""
-    if is_ensemble(champion):
+    if champion.is_ensemble:
         raise ConfigError(f"model.weights is 'champion', and the champion {champion.key} is an ensemble of several "
                           "networks. Set model.weights to 'imagenet', or roll back to a champion that is one.")
 

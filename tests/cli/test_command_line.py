@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf.artifacts import Metrics, Split, build
+from carclf.artifacts import Metrics, Provenance, Split, build
 from carclf.errors import DataError
 from carclf.services.storage import open_store
 from carclf.stages.submit import check_submission
@@ -87,7 +87,7 @@ def test_an_artifact_is_made_once_and_a_changed_setting_makes_another(tmp_path: 
         return {"num_train": len(calls)}
 
     def built(**settings: int) -> tuple[Split, bool]:
-        return build(Split, make, store=store, version=1, inputs={"dataset": "d"}, settings=settings)
+        return build(Split, make, Provenance(1, {"dataset": "d"}, settings), store)
 
     (first, made), (second, reused), (other, _) = built(a=1), built(a=1), built(a=2)
     assert (made, reused, len(calls)) == (False, True, 2)
@@ -103,14 +103,14 @@ def test_a_failed_stage_leaves_no_manifest_and_a_damaged_file_is_found(tmp_path:
         raise DataError("no")
 
     with pytest.raises(DataError, match="no"):
-        build(Split, fail, store=store, version=1, inputs={}, settings={})
+        build(Split, fail, Provenance(1, {}, {}), store)
     assert list(store.keys()) == []
 
     def make(folder: Path) -> Metrics:
         (folder / "split.parquet").write_bytes(os.urandom(16))
         return {}
 
-    split, _ = build(Split, make, store=store, version=1, inputs={}, settings={})
+    split, _ = build(Split, make, Provenance(1, {}, {}), store)
     store.write(split.files["split.parquet"].key, b"damaged")
     with pytest.raises(DataError, match=r"is damaged.*force"):
         split.path(store, "split.parquet")

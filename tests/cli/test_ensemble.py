@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_runs import SMALL, run_to
 
-from carclf.artifacts import Archive, Decision, Evaluation, Model, Split
+from carclf.artifacts import Archive, Decision, Evaluation, Model, Split, StageContext
 from carclf.champion import champion_model, champion_split
 from carclf.cli.app import main
 from carclf.cli.ensemble import join_runs, start_ensemble_run
@@ -133,8 +133,7 @@ def test_the_member_of_the_champions_split_comes_first_and_stays_first(store_cop
 def test_on_another_split_too_only_members_answer_that_were_not_trained_on_a_picture(store_copy: Store) -> None:
     """As for a later candidate, whose pictures the champion may know."""
     run, other = joined(store_copy, "folds", "fold-0", "fold-1"), Run.load("fold-1", store_copy)
-    evaluation, _ = evaluate_model(run.artifact(Archive, "download"), other.artifact(Split, "split"),
-                             run.artifact(Model, "fine_tune"), run.config, store_copy)
+    evaluation, _ = evaluate_model(run.artifact(Archive, "download"), other.artifact(Split, "split"), run.artifact(Model, "fine_tune"), StageContext(store_copy, run.config))
     found, wanted = predictions(store_copy, evaluation), told_by(store_copy, other)
     assert found.index.tolist() == wanted.index.tolist()
     np.testing.assert_allclose(shares(found), shares(wanted), atol=1e-6)

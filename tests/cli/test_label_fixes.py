@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from carclf.artifacts import Audit, Dataset, Metrics, build
+from carclf.artifacts import Audit, Dataset, Metrics, Provenance, build
 from carclf.audit.auditor import NETWORK_SETTINGS
 from carclf.cli.app import app
 from carclf.cli.label_fixes import merge_fixes
@@ -39,9 +39,8 @@ def store(tmp_path: Path) -> Store:
         SUSPECTS.to_parquet(folder / "suspects.parquet")
         return {}
 
-    audit, _ = build(Audit, make, store=own, version=1, inputs={}, settings={})
-    data, _ = build(Dataset, lambda folder: INDEX.to_parquet(folder / "index.parquet") or {}, store=own, version=1,
-                    inputs={}, settings={})
+    audit, _ = build(Audit, make, Provenance(1, {}, {}), own)
+    data, _ = build(Dataset, lambda folder: INDEX.to_parquet(folder / "index.parquet") or {}, Provenance(1, {}, {}), own)
     Run.begin("plain", own, "demo", load_config("demo"))
     run = Run.begin("r", own, "demo", load_config("demo"))
     run.record["stages"] = {"validate": {"key": data.key},
@@ -86,8 +85,7 @@ def test_a_run_that_drift_stopped_has_its_splits_audit_of_its_own_network_where_
         ("s", own, 4, "another seed"), ("s", own, 3, "its own"), ("other", own, 3, "another split"),
     ):
         one = SUSPECTS.head(1).assign(id=name)
-        build(Audit, lambda folder, one=one: one.to_parquet(folder / "suspects.parquet") or {}, store=store, version=1,
-              inputs={"split": split}, settings={"network": network, "seed": seed, "salt": ""})
+        build(Audit, lambda folder, one=one: one.to_parquet(folder / "suspects.parquet") or {}, Provenance(1, {"split": split}, {"network": network, "seed": seed, "salt": ""}), store)
         if split == "s":
             assert f" {name}: 0, rather 1" in asked(store, "--run", "stopped")
     assert " its own: 0" in asked(store, "--run", "stopped")

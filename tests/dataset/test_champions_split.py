@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from gate_candidates import build_candidate
 
-from carclf.artifacts import Dataset, Metrics, Split, build
+from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.champion import champion_split
 from carclf.config import Config, load_config
 from carclf.dataset.champion_split import previous_values
@@ -45,7 +45,7 @@ def dataset(store: Store, index: pd.DataFrame) -> Dataset:
         return {}
 
     settings = {"rows": hashlib.sha256(index.to_json().encode()).hexdigest()}
-    return build(Dataset, make, store=store, version=1, inputs={}, settings=settings)[0]
+    return build(Dataset, make, Provenance(1, {}, settings), store)[0]
 
 
 def crown(store: Store, own: Split) -> None:
@@ -56,7 +56,7 @@ def crown(store: Store, own: Split) -> None:
 
 
 def run(store: Store, data: Dataset, config: Config = CONFIG, salt: str = "") -> tuple[Split, bool]:
-    return split(data, champion_split(store), config, store, salt=salt)
+    return split(data, champion_split(store), StageContext(store, config, salt))
 
 
 def rows(store: Store, own: Split) -> pd.DataFrame:
@@ -155,7 +155,7 @@ def test_the_leak_report_names_what_a_split_lets_through(store: Store) -> None:
     assert second.metrics == {
         "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_excluded": 0,
         "num_clusters_in_train_and_val": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
-        "class_names": "0 1 2",
+        "class_names": [0, 1, 2],
     }
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carclf.artifacts import Archive, Evaluation, Metrics, Model, Split, build
+from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import change_state
 from carclf.config import load_config
 from carclf.dataset.archives import pack
 from carclf.errors import DataError, QualityError
-from carclf.evaluation.evaluate import class_names_of, evaluate_model
+from carclf.evaluation.evaluate import evaluate_model
 from carclf.inference.calibration import apply_temperature
 from carclf.services.storage import Store, open_store
 from carclf.stages.evaluate import evaluate
@@ -53,7 +53,7 @@ def split_of(store: Store, rows: pd.DataFrame, name: str) -> Split:
         rows.to_parquet(folder / "split.parquet", index=False)
         return {"class_names": " ".join(map(str, sorted(rows["label"].unique())))}
 
-    return build(Split, make, store=store, version=1, inputs={}, settings={"name": name})[0]
+    return build(Split, make, Provenance(1, {}, {"name": name}), store)[0]
 
 
 def copied(
@@ -69,7 +69,7 @@ def copied(
             (folder / file).write_bytes(path.read_bytes())
         return {key: value for key, value in model.metrics.items() if key not in without}
 
-    return build(Model, make, store=store, version=1, inputs=model.inputs, settings={"name": name})[0]
+    return build(Model, make, Provenance(1, model.inputs, {"name": name}), store)[0]
 
 
 class Trained:
@@ -83,14 +83,14 @@ class Trained:
             pack(work / "archive.zip", {path: folder / path for path in self.rows["path"]})
             return {}
 
-        self.archive = build(Archive, make, store=self.store, version=1, inputs={}, settings={})[0]
+        self.archive = build(Archive, make, Provenance(1, {}, {}), self.store)[0]
         self.split = split_of(self.store, self.rows, "own")
-        self.head, _ = train_head(self.archive, self.split, CONFIG, self.store)
-        self.model, _ = fine_tune(self.archive, self.split, self.head, CONFIG, self.store)
+        self.head, _ = train_head(self.archive, self.split, StageContext(self.store, CONFIG))
+        self.model, _ = fine_tune(self.archive, self.split, self.head, StageContext(self.store, CONFIG))
         self.evaluation, _ = self.measured(self.model)
 
     def measured(self, model: Model, split: Split | None = None) -> tuple[Evaluation, bool]:
-        return evaluate_model(self.archive, split or self.split, model, CONFIG, self.store)
+        return evaluate_model(self.archive, split or self.split, model, StageContext(self.store, CONFIG))
 
     def told(self, evaluation: Evaluation) -> dict[str, Any]:
         return json.loads(evaluation.path(self.store, "evaluation.json").read_text())
@@ -132,7 +132,7 @@ def test_both_training_stages_leave_the_classes_and_what_their_saved_model_answe
     for model in (trained.head, trained.model):
         probe = pd.read_parquet(model.path(trained.store, "reference_logits.parquet"))
         val = trained.rows[trained.rows["subset"] == "val"].set_index("id")
-        assert set(probe["id"]) == set(val.index) and model.metrics["class_names"] == "2 5 7"
+        assert set(probe["id"]) == set(val.index) and model.class_names == [2, 5, 7]
         assert set(probe.dtypes.astype(str)[["logit0", "logit1", "logit2"]]) == {"float32"}
         assert probe["sha256"].tolist() == val["sha256"][probe["id"]].tolist()
         assert trained.measured(model)[0].metrics["reload_difference"] < 1e-5
@@ -140,7 +140,7 @@ def test_both_training_stages_leave_the_classes_and_what_their_saved_model_answe
 
 def test_a_fine_tuning_of_no_epochs_leaves_a_probe_too(trained: Trained) -> None:
     config = CONFIG.model_copy(update={"fine_tune": CONFIG.fine_tune.model_copy(update={"epochs": 0})})
-    model, _ = fine_tune(trained.archive, trained.split, trained.head, config, trained.store)
+    model, _ = fine_tune(trained.archive, trained.split, trained.head, StageContext(trained.store, config))
     own, heads = (pd.read_parquet(one.path(trained.store, "reference_logits.parquet")) for one in (model, trained.head))
     pd.testing.assert_frame_equal(own, heads, rtol=1e-4, atol=1e-5)
 
@@ -164,7 +164,7 @@ def test_a_model_from_before_there_were_probes_is_measured_without_one(trained: 
     pd.testing.assert_frame_equal(trained.predictions(found), trained.predictions(trained.evaluation))
     nobody = old.model_copy(update={"inputs": {"split": "gone"}})
     with pytest.raises(DataError, match=r"split gone, which is gone from .*Restore that split"):
-        class_names_of(nobody, trained.store)
+        nobody.class_names
 
 
 def test_a_model_on_a_split_with_a_class_that_it_does_not_know(trained: Trained) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Split, build
+from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Provenance, Split, StageContext, build
 from carclf.config import load_config
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
@@ -222,12 +222,11 @@ def test_a_fault_of_the_scoring(
         return make
 
     def made(kind: Any, name: str) -> Any:
-        return build(kind, leave(name), store=store, version=1, inputs={}, settings={})[0]
+        return build(kind, leave(name), Provenance(1, {}, {}), store)[0]
 
     prediction = made(Prediction, "submission.csv")
     monkeypatch.setattr(f"{__name__}.MARK", prediction.files["submission.csv"].sha256[:16])
     given = made(Dataset, "sample-submission.csv"), made(Split, "split.csv"), made(Model, "model.keras")
     submission, _ = send_submission(prediction, *given, config, store)
-    evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "low": 0.8, "high": 0.95}, store=store, version=1,
-                       inputs={"model": "m"}, settings={})[0]
-    check(row, kaggle, table, lambda: str(score(submission, evaluation, config, store)[0].metrics))
+    evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "low": 0.8, "high": 0.95}, Provenance(1, {"model": "m"}, {}), store)[0]
+    check(row, kaggle, table, lambda: str(score(submission, evaluation, StageContext(store, config))[0].metrics))

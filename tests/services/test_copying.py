@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from carclf.artifacts import Metrics, Split, build
+from carclf.artifacts import Metrics, Provenance, Split, build
 from carclf.errors import DataError
 from carclf.services.storage import CopyResult, FolderStore, Store, copy_store, open_store, update_object
 
@@ -21,7 +21,7 @@ def make_split(store: Store, seed: int) -> Split:
         (folder / "split.parquet").write_bytes(bytes([seed]) * 1000)
         return {"seed": seed}
 
-    return build(Split, make, store=store, version=1, inputs={}, settings={"seed": seed})[0]
+    return build(Split, make, Provenance(1, {}, {"seed": seed}), store)[0]
 
 
 def finish_run(store: Store, name: str, split: Split) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from carclf.artifacts import StageContext
 from carclf.config import Config, load_config
 from carclf.dataset.archives import extract_images
 from carclf.demo.competition import open_competition
@@ -58,8 +59,8 @@ def laid(folder: Path, pictures: dict[str, bytes]) -> Path:
 
 
 def test_without_extra_data_the_archive_is_what_it_was_before_there_were_any(store: Store) -> None:
-    archive, _ = download(config(), store)
-    assert list(archive.files) == ["archive.zip"] and archive.content == archive.files["archive.zip"].sha256
+    archive, _ = download(StageContext(store, config()))
+    assert list(archive.files) == ["archive.zip"] and archive.content_hash == archive.files["archive.zip"].sha256
     assert archive.settings.keys() == {"competition", "listing", "salt"} and archive.metrics.keys() == {"num_bytes"}
 
 
@@ -68,8 +69,8 @@ def test_extra_data_train_with_the_competitions_and_are_checked_alike(
 ) -> None:
     one = laid(tmp_path / "one", {"3/a.jpg": cars[0], "3/notes.txt": b"", "3/.b.jpg": b"", "3/broken.JPG": b"x"})
     two = laid(tmp_path / "two", {"3/c.jpg": cars[1]})
-    archive, _ = download(config(f"{one}, {two}"), store)
-    dataset, _ = validate(archive, config(), store)
+    archive, _ = download(StageContext(store, config(f"{one}, {two}")))
+    dataset, _ = validate(archive, StageContext(store, config()))
     index = pd.read_parquet(dataset.path(store, "index.parquet")).set_index("id")
     extra = index[index["source"] == "extra"]
     assert extra["label"].to_dict() == {"extra/0/3/a.jpg": 3, "extra/0/3/broken.JPG": 3, "extra/1/3/c.jpg": 3}
@@ -81,27 +82,27 @@ def test_extra_data_train_with_the_competitions_and_are_checked_alike(
 def test_extra_data_are_known_by_names_and_bytes_wherever_they_lie(
     store: Store, tmp_path: Path, cars: list[bytes], aws: None
 ) -> None:
-    first, reused = download(config(laid(tmp_path / "one", {"3/a.jpg": cars[0]})), store)
-    assert not reused and download(config(laid(tmp_path / "two", {"3/a.jpg": cars[0]})), store) == (first, True)
-    other, reused = download(config(laid(tmp_path / "two", {"3/a.jpg": cars[1]})), store)
+    first, reused = download(StageContext(store, config(laid(tmp_path / "one", {"3/a.jpg": cars[0]}))))
+    assert not reused and download(StageContext(store, config(laid(tmp_path / "two", {"3/a.jpg": cars[0]})))) == (first, True)
+    other, reused = download(StageContext(store, config(laid(tmp_path / "two", {"3/a.jpg": cars[1]}))))
     assert not reused and other.content != first.content
-    plain, _ = download(config(), store)
+    plain, _ = download(StageContext(store, config()))
     assert plain.files["archive.zip"].sha256 == first.files["archive.zip"].sha256 and plain.key != first.key
     boto3.client("s3").create_bucket(Bucket="more")
     bucket = open_store("s3://more/cars")
     bucket.write("3/a.jpg", cars[0])
     bucket.write("3/list.csv", b"")
-    assert download(config("s3://more/cars"), store) == (first, True)
+    assert download(StageContext(store, config("s3://more/cars"))) == (first, True)
 
 
 def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_alone(
     store: Store, tmp_path: Path, cars: list[bytes], kaggle: DemoServer
 ) -> None:
-    first, _ = download(config(laid(tmp_path / "one", {"3/a.jpg": cars[0]})), store)
+    first, _ = download(StageContext(store, config(laid(tmp_path / "one", {"3/a.jpg": cars[0]}))))
     kaggle.faults.append(Fault("Download", "status"))  # the next body that is asked for
     try:
-        plain, known = download(config(), store)
-        second, reused = download(config(laid(tmp_path / "one", {"3/b.jpg": cars[1]})), store)
+        plain, known = download(StageContext(store, config()))
+        second, reused = download(StageContext(store, config(laid(tmp_path / "one", {"3/b.jpg": cars[1]}))))
         assert [fault.times for fault in kaggle.faults] == [1]
     finally:
         kaggle.faults.clear()
@@ -130,12 +131,12 @@ class Busy(FolderStore):
 def test_a_picture_that_changes_while_it_is_packed_is_not_stored_as_what_it_was(
     store: Store, tmp_path: Path, cars: list[bytes]
 ) -> None:
-    download(config(), store)
+    download(StageContext(store, config()))
     busy = Busy(tmp_path / "store")
     busy.picture, busy.data = laid(tmp_path / "one", {"3/a.jpg": cars[0]}) / "3/a.jpg", cars[1]
     with pytest.raises(ServiceError, match=r"pictures changed while they were packed\. Run"):
-        download(config(tmp_path / "one"), busy)
-    archive, reused = download(config(tmp_path / "one"), busy)
+        download(StageContext(busy, config(tmp_path / "one")))
+    archive, reused = download(StageContext(busy, config(tmp_path / "one")))
     assert not reused and (extract_images(archive, busy) / "extra/0/3/a.jpg").read_bytes() == cars[1]
 
 
@@ -155,7 +156,7 @@ def test_extra_data_that_cannot_be_meant_are_refused_before_the_download(
     store: Store, tmp_path: Path, pictures: dict[str, bytes], message: str
 ) -> None:
     with pytest.raises(DataError, match=rf"download\.extra_data: .*{message}"):
-        download(config(laid(tmp_path / "extra", pictures)), store)
+        download(StageContext(store, config(laid(tmp_path / "extra", pictures))))
     assert list(store.keys()) == []
 
 
@@ -169,8 +170,8 @@ def test_no_extra_file_vanishes_without_a_word_and_linked_folders_are_followed(
     (tmp_path / "extra/4/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (tmp_path / "extra/4/more").symlink_to(tmp_path / "elsewhere")
     caplog.set_level("WARNING", "carclf")
-    archive, _ = download(config(tmp_path / "extra"), store)
-    dataset, _ = validate(archive, config(), store)
+    archive, _ = download(StageContext(store, config(tmp_path / "extra")))
+    dataset, _ = validate(archive, StageContext(store, config()))
     assert archive.metrics["num_extra"] == dataset.metrics["num_extra"] == 3
     assert "2 links in" in caplog.text and "the first is '4/gone.jpg'" in caplog.text
     assert "1 files of" in caplog.text and "the first is '3/list.txt'" in caplog.text
@@ -179,18 +180,18 @@ def test_no_extra_file_vanishes_without_a_word_and_linked_folders_are_followed(
 def test_a_class_that_the_competition_does_not_have_is_refused(
     store: Store, tmp_path: Path, cars: list[bytes]
 ) -> None:
-    archive, _ = download(config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]})), store)
+    archive, _ = download(StageContext(store, config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]}))))
     with pytest.raises(DataError, match=r"1 images are in class '12' \(the first: extra/0/12/a\.jpg\), which the comp"):
-        validate(archive, config(), store)
+        validate(archive, StageContext(store, config()))
 
 
 def test_where_validation_stops_its_page_is_in_the_store_and_no_dataset(
     store: Store, tmp_path: Path, cars: list[bytes]
 ) -> None:
-    archive, _ = download(config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]})), store)
+    archive, _ = download(StageContext(store, config(laid(tmp_path / "extra", {"12/a.jpg": cars[0]}))))
     for _ in range(2):
         with pytest.raises(DataError, match=r"in class '12'.* Look at datasets/") as error:
-            validate(archive, config(), store)
+            validate(archive, StageContext(store, config()))
     report, page = sorted(store.keys("datasets/"), key=lambda key: key.endswith(".html"))
     assert str(error.value).endswith(f"Look at {page} in {store.url}.")
     assert json.loads(store.read(report).data)["findings"]["counts"]["unknown_class"] == 1
@@ -200,48 +201,48 @@ def test_where_validation_stops_its_page_is_in_the_store_and_no_dataset(
 
 @pytest.mark.parametrize("setting", [{"max_unusable_fraction": 0}, {"min_images_per_class": 500}, {"min_side": 4000}])
 def test_also_where_little_or_nothing_is_usable(store: Store, setting: dict[str, float]) -> None:
-    archive, _ = download(config(), store)
+    archive, _ = download(StageContext(store, config()))
     settings = {"competition": "cars"} | {f"validation.{name}": value for name, value in setting.items()}
     with pytest.raises(DataError, match=r"Look at (\S+/report\.html) in"):
-        validate(archive, load_config("demo", settings), store)
+        validate(archive, StageContext(store, load_config("demo", settings)))
 
 
 def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None:
-    archive, _ = download(config(), store)
-    before, _ = validate(archive, config(), store)
+    archive, _ = download(StageContext(store, config()))
+    before, _ = validate(archive, StageContext(store, config()))
     plain = pd.read_parquet(before.path(store, "index.parquet"))
     name = plain.loc[plain["label"] == 5, "id"].iloc[0]
     store.write("label_fixes.csv", f"id,action,label\n{name},relabel,6\nnone,drop,\n".encode())
-    after, reused = validate(archive, config(), store)
+    after, reused = validate(archive, StageContext(store, config()))
     report = json.loads(after.path(store, "report.json").read_text())
     assert not reused and after.key != before.key and after.metrics["num_label_fixes"] == 1
     assert report["label_fixes"][0]["to"] == 6 and report["findings"]["counts"]["unmatched_label_fix"] == 1
-    assert validate(archive, config(), store) == (after, True)
+    assert validate(archive, StageContext(store, config())) == (after, True)
 
 
 def test_another_fix_or_another_limit_does_not_decode_the_pictures_again(store: Store) -> None:
-    archive, _ = download(config(), store)
-    before, _ = validate(archive, config(), store)
+    archive, _ = download(StageContext(store, config()))
+    before, _ = validate(archive, StageContext(store, config()))
     plain = pd.read_parquet(before.path(store, "index.parquet"))
     name = plain.loc[plain["label"] == 5, "id"].iloc[0]
     store.write("label_fixes.csv", f"id,action,label\n{name},drop,\n".encode())
-    after, _ = validate(archive, config(), store)
-    other, _ = validate(archive, load_config("demo", {"competition": "cars", "validation.min_images_per_class": 3}), store)
+    after, _ = validate(archive, StageContext(store, config()))
+    other, _ = validate(archive, StageContext(store, load_config("demo", {"competition": "cars", "validation.min_images_per_class": 3})))
     assert len({before.key, after.key, other.key}) == 3 and after.metrics["num_label_fixes"] == 1
     assert len(list(store.keys("inspections/"))) == 2  # one index and its manifest
     fixed = pd.read_parquet(after.path(store, "index.parquet"))
     columns = [column for column in plain if column not in ("kind", "problem", "warning")]
     pd.testing.assert_frame_equal(fixed[columns], plain[columns])
-    validate(archive, load_config("demo", {"competition": "cars", "validation.min_side": 33,
-                                    "validation.min_images_per_class": 4}), store)
+    validate(archive, StageContext(store, load_config("demo", {"competition": "cars", "validation.min_side": 33,
+                                    "validation.min_images_per_class": 4})))
     assert len(list(store.keys("inspections/"))) == 4
 
 
 def test_a_fix_that_cannot_be_applied_stops_before_the_pass(store: Store) -> None:
-    archive, _ = download(config(), store)
+    archive, _ = download(StageContext(store, config()))
     store.write("label_fixes.csv", b"id,action,label\na.jpg,relabel,77\n")
     with pytest.raises(DataError, match=r"label_fixes\.csv, line 2: there is no class 77; the classes are 0, 1, 2"):
-        validate(archive, config(), store)
+        validate(archive, StageContext(store, config()))
     assert not [*store.keys("inspections/"), *store.keys("datasets/")]
 
 
@@ -253,18 +254,18 @@ def test_a_fix_that_label_fixes_wrote_follows_its_picture_when_the_sources_are_r
     store.write("label_fixes.csv", f"id,action,label,sha256\nextra/0/3/a.jpg,relabel,7,{content}\n".encode())
     for sources, labels in ((f"{one},{two}", {"extra/0/3/a.jpg": 7, "extra/1/3/a.jpg": 3}),
                             (f"{two},{one}", {"extra/0/3/a.jpg": 3, "extra/1/3/a.jpg": 7})):
-        dataset, _ = validate(download(config(sources), store)[0], config(), store)
+        dataset, _ = validate(download(StageContext(store, config(sources)))[0], config(), store)
         index = pd.read_parquet(dataset.path(store, "index.parquet")).set_index("id")
         assert index.loc[index["source"] == "extra", "label"].to_dict() == labels
     laid(one, {"3/a.jpg": cars[2]})  # another picture under its name
-    dataset, _ = validate(download(config(one), store)[0], config(), store)
+    dataset, _ = validate(download(StageContext(store, config(one)))[0], config(), store)
     report = json.loads(dataset.path(store, "report.json").read_text())
     assert (dataset.metrics["num_label_fixes"], report["findings"]["counts"]["unmatched_label_fix"]) == (0, 1)
 
 
 def test_the_dataset_says_what_was_found(store: Store) -> None:
-    archive, _ = download(config(), store)
-    dataset, _ = validate(archive, config(), store)
+    archive, _ = download(StageContext(store, config()))
+    dataset, _ = validate(archive, StageContext(store, config()))
     report = json.loads(dataset.path(store, "report.json").read_text())
     assert set(dataset.files) == {"index.parquet", "report.html", "report.json", "sample-submission.csv"}
     assert report["findings"]["counts"] == {

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from gate_candidates import build_artifact
 
-from carclf.artifacts import Archive, Model, Split
+from carclf.artifacts import Archive, Model, Split, StageContext
 from carclf.config import load_config
 from carclf.dataset.archives import extract_images
 from carclf.demo.competition import open_competition
@@ -44,9 +44,9 @@ def data(kaggle: DemoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", kaggle.url)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
     store = open_store(str(tmp_path / "store"))
-    archive, _ = download(CONFIG, store)
-    dataset, _ = validate(archive, CONFIG, store)
-    return store, archive, split(dataset, None, CONFIG, store)[0]
+    archive, _ = download(StageContext(store, CONFIG))
+    dataset, _ = validate(archive, StageContext(store, CONFIG))
+    return store, archive, split(dataset, None, StageContext(store, CONFIG))[0]
 
 
 def saved(store: Store, archive: Archive, own: Split, folder: Path, seed: int, damage: float = 0.0) -> Model:
@@ -54,7 +54,7 @@ def saved(store: Store, archive: Archive, own: Split, folder: Path, seed: int, d
     import keras
 
     keras.utils.set_random_seed(seed)
-    names = str(own.metrics["class_names"])
+    names = own.class_names
     pixels = keras.Input((*SIZE, 3))
     hidden = keras.layers.Conv2D(8, 3, strides=4, activation="relu")(keras.layers.Rescaling(1 / 255)(pixels))
     network = keras.Model(pixels, keras.layers.Dense(len(names.split()))(keras.layers.Flatten()(hidden)))
@@ -76,7 +76,7 @@ def test_a_saved_file_that_answers_otherwise_than_the_trained_model_is_refused_b
     decisions = []
     for name, damage in (("whole", 0.0), ("damaged", 5.0)):
         model = saved(store, archive, own, tmp_path / name, 1, damage)
-        evaluation, _ = evaluate_model(archive, own, model, CONFIG, store)
+        evaluation, _ = evaluate_model(archive, own, model, StageContext(store, CONFIG))
         decisions.append(promote(archive, own, model, evaluation, CONFIG, store)[0])
     whole, damaged = (decision.metrics for decision in decisions)
     assert whole["decision"] == "promoted"
@@ -95,12 +95,12 @@ def test_a_champion_that_was_never_measured_on_this_split_is_measured_there_by_t
     first, second = (saved(store, archive, own, tmp_path / f"m{seed}", seed) for seed in (1, 2))
     other = build_artifact(store, Split, own.inputs, {"name": "another"}, own.metrics,
                   {name: own.path(store, name).read_bytes() for name in own.files})
-    promote(archive, other, first, evaluate_model(archive, other, first, config, store)[0], config, store)
-    decision, _ = promote(archive, own, second, evaluate_model(archive, own, second, config, store)[0], config, store)
-    champions, reused = evaluate_model(archive, own, first, config, store)
+    promote(archive, other, first, evaluate_model(archive, other, first, StageContext(store, config))[0], config, store)
+    decision, _ = promote(archive, own, second, evaluate_model(archive, own, second, StageContext(store, config))[0], config, store)
+    champions, reused = evaluate_model(archive, own, first, StageContext(store, config))
     assert reused and decision.inputs["champion_evaluation"] == champions.key
     paired = json.loads(decision.path(store, "decision.json").read_text())["paired"]
-    right = {model.key: evaluate_model(archive, own, model, config, store)[0].metrics["val_accuracy"]
+    right = {model.key: evaluate_model(archive, own, model, StageContext(store, config))[0].metrics["val_accuracy"]
              for model in (first, second)}
     assert (paired["num_images"], paired["num_trained_on"]) == (own.metrics["num_val"], 0)
     assert paired["difference"] == pytest.approx(float(right[second.key]) - float(right[first.key]))

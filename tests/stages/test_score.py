@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from gate_candidates import build_candidate
 
-from carclf.artifacts import Evaluation, Metrics, Submission, build
+from carclf.artifacts import Evaluation, Metrics, Provenance, StageContext, Submission, build
 from carclf.champion import read_state
 from carclf.config import load_config
 from carclf.demo.competition import open_competition
@@ -33,7 +33,7 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(store: Store, accuracy: float, low: float, high: float) -> Evaluation:
     metrics = {"val_accuracy": accuracy, "low": low, "high": high}
-    return build(Evaluation, lambda _: metrics, store=store, version=1, inputs={"model": "m"}, settings=metrics)[0]
+    return build(Evaluation, lambda _: metrics, Provenance(1, {"model": "m"}, metrics), store)[0]
 
 
 def sent(store: Store, answers: Path, monkeypatch: pytest.MonkeyPatch, server: DemoServer) -> Submission:
@@ -44,7 +44,7 @@ def sent(store: Store, answers: Path, monkeypatch: pytest.MonkeyPatch, server: D
         (folder / "submission.csv").write_bytes(answers.read_bytes())
         return {"ref": 0, "num_rows": 30}
 
-    submission = build(Submission, make, store=store, version=1, inputs={}, settings={"answers": answers.name})[0]
+    submission = build(Submission, make, Provenance(1, {}, {"answers": answers.name}), store)[0]
     mark = submission.files["submission.csv"].sha256[:16]
     KaggleClient("cars").submit(answers, description=f"carclf {mark}", fingerprint=mark)
     return submission
@@ -58,19 +58,19 @@ def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
     with DemoServer(blind, scoring_seconds=0, memory=memory) as server:
         submission = sent(store, cars / "truth.csv", monkeypatch, server)
         empty = {"ref": 1001, "public_score": "", "rank": "", "gap": "", "warning": ""}
-        assert score(submission, evaluation, CONFIG, store)[0].metrics == empty
+        assert score(submission, evaluation, StageContext(store, CONFIG))[0].metrics == empty
     graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
     with DemoServer(graded, scoring_seconds=0, memory=memory) as server:
         other = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        assert score(other, evaluation, CONFIG, store)[0].metrics["rank"] == 2  # behind the perfect answers
-        found, reused = score(submission, evaluation, CONFIG, store)
+        assert score(other, evaluation, StageContext(store, CONFIG))[0].metrics["rank"] == 2  # behind the perfect answers
+        found, reused = score(submission, evaluation, StageContext(store, CONFIG))
         expected = {"ref": 1001, "public_score": 1.0, "rank": 1, "gap": -0.03, "warning": ""}
         assert (found.metrics, reused) == (expected, False)
-        assert score(submission, evaluation, CONFIG, store) == (found, True)
+        assert score(submission, evaluation, StageContext(store, CONFIG)) == (found, True)
     with DemoServer(graded, scoring_seconds=0) as forgetful:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", forgetful.url)
         with pytest.raises(DataError, match="knows no submission with the mark"):
-            score(other, evaluation, CONFIG, store, salt="again")
+            score(other, evaluation, StageContext(store, CONFIG, "again"))
 
 
 def test_a_submission_that_kaggle_could_not_grade_gets_the_score_of_one_sent_by_hand(
@@ -84,10 +84,10 @@ def test_a_submission_that_kaggle_could_not_grade_gets_the_score_of_one_sent_by_
         file = submission.files["submission.csv"]
         words = f"submission 1001: The file could not be read.*send {store.url}/{file.key} by hand at .*/cars with "
         with pytest.raises(DataError, match=words + file.sha256[:16]):
-            score(submission, evaluation, CONFIG, store)
+            score(submission, evaluation, StageContext(store, CONFIG))
         by_hand = f"by hand {file.sha256[:16]}"
         KaggleClient("cars").submit(submission.path(store, "submission.csv"), description=by_hand, fingerprint="by hand")
-        found = score(submission, evaluation, CONFIG, store)[0].metrics
+        found = score(submission, evaluation, StageContext(store, CONFIG))[0].metrics
     assert (found["ref"], found["public_score"]) == (1002, 1.0)
 
 
@@ -99,8 +99,8 @@ def test_a_score_far_from_the_validation_warns_and_enters_the_champions_history_
     graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        metrics = score(submission, champion.evaluation, CONFIG, store)[0].metrics
-        score(submission, champion.evaluation, CONFIG, store)
+        metrics = score(submission, champion.evaluation, StageContext(store, CONFIG))[0].metrics
+        score(submission, champion.evaluation, StageContext(store, CONFIG))
     assert metrics["gap"] == round(1 - float(metrics["public_score"]), 5) > 0.5
     assert "more than chance explains: look for leakage from training" in str(metrics["warning"])
     assert str(metrics["warning"]) in caplog.text
@@ -119,5 +119,5 @@ def test_a_leaderboard_that_may_not_be_read_costs_the_rank_and_not_the_score(
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = sent(store, cars / "truth.csv", monkeypatch, server)
         server.faults.append(Fault("GetLeaderboard", "status", 403))
-        metrics = score(submission, measured(store, 1.0, 0.9, 1.0), CONFIG, store)[0].metrics
+        metrics = score(submission, measured(store, 1.0, 0.9, 1.0), StageContext(store, CONFIG))[0].metrics
     assert metrics == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from carclf.artifacts import Archive, Dataset, Metrics, Model, Prediction, Split, Submission, build
+from carclf.artifacts import Archive, Dataset, Metrics, Model, Prediction, Provenance, Split, Submission, build
 from carclf.champion import change_state
 from carclf.config import load_config
 from carclf.demo.server import DemoServer, Fault
@@ -30,14 +30,14 @@ def store(tmp_path: Path) -> Store:
 
 def inputs(store: Store, ids: tuple[str, ...]) -> tuple[Archive, Dataset, Split, Model]:
     def made(kind: Any, **metrics: Any) -> Any:
-        return build(kind, lambda _: metrics, store=store, version=1, inputs={}, settings={})[0]
+        return build(kind, lambda _: metrics, Provenance(1, {}, {}), store)[0]
 
     def sample(folder: Path) -> Metrics:
         (folder / "sample-submission.csv").write_text("Id,Category\n" + "".join(f"{name},0\n" for name in ids))
         return {}
 
-    dataset, _ = build(Dataset, sample, store=store, version=1, inputs={}, settings={})
-    return made(Archive), dataset, made(Split, class_names="0 1 2 3 4 5 6 7"), made(Model)
+    dataset, _ = build(Dataset, sample, Provenance(1, {}, {}), store)
+    return made(Archive), dataset, made(Split, class_names=list(range(8))), made(Model)
 
 
 def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction:
@@ -49,8 +49,7 @@ def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction
         return {"num_rows": len(ids)}
 
     settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
-    return build(Prediction, make, store=store, version=VERSION, settings=settings,
-                 inputs={"archive": archive.key, "dataset": dataset.key, "model": model.key})[0]
+    return build(Prediction, make, Provenance(VERSION, {"archive": archive.key, "dataset": dataset.key, "model": model.key}, settings), store)[0]
 
 
 def sent(store: Store, ids: tuple[str, ...], answer: int = 0) -> tuple[Submission, bool]:

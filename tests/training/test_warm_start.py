@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from carclf.artifacts import Model, Split, build
+from carclf.artifacts import Model, Provenance, Split, build
 from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
@@ -109,14 +109,13 @@ def test_without_a_champion_the_first_run_is_told_what_to_do(tmp_path):
 
 def a_split(store, name, champion=None):
     inputs = {"dataset": name} | ({"champion": champion.key} if champion else {})
-    return build(Split, lambda folder: {}, store=store, version=1, inputs=inputs, settings={})[0]
+    return build(Split, lambda folder: {}, Provenance(1, inputs, {}), store)[0]
 
 
 def crown(store, split):
     settings = {"model": load_config("demo").model.model_dump()}
-    head, _ = build(Model, lambda folder: {}, store=store, version=1, inputs={"split": split.key}, settings=settings)
-    model, _ = build(Model, lambda folder: {}, store=store, version=1, settings={},
-                     inputs={"split": split.key, "model": head.key})
+    head, _ = build(Model, lambda folder: {}, Provenance(1, {"split": split.key}, settings), store)
+    model, _ = build(Model, lambda folder: {}, Provenance(1, {"split": split.key, "model": head.key}, {}), store)
     store.write("champion.json", json.dumps({"champion": {"model": model.key}, "threshold": 0, "history": []}).encode())
     return model
 

@@ -109,7 +109,7 @@ class MlflowRun:
                    for row in new for name, value in row.items() if name != "epoch"], {})
         known |= {int(row["epoch"]) for row in new}
 
-    def log_metrics(self, metrics: Mapping[str, float | int | str]) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | int | str | list[int]]) -> None:
         """Log numbers as metrics and texts as tags, those that are new or changed."""
         numbers = {name: float(value) for name, value in metrics.items() if not isinstance(value, str)}
         self._log([_metric(name, value, 0) for name, value in numbers.items() if value != self.metrics.get(name)],

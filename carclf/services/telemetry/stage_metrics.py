@@ -19,7 +19,7 @@ from carclf.services.telemetry.instruments import Metric
 ENDPOINT_ENV_VARS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 FIRST_SECONDS = LAST_SECONDS = 1.2  # that a stage waits at its end, at most, for its first and its last metrics
 
-Figures = Mapping[str, float | int | str]
+Figures = Mapping[str, float | int | str | list[int]]
 ReportOutcome = Callable[[str, Figures], None]
 
 
