@@ -35,7 +35,8 @@ acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted,
 test-browser: .venv/.dev ## the pages in a real Airflow, by Chromium (/usr/bin/chromium, or CHROMIUM=); SCREENSHOTS=folder keeps pictures
 	$(BIN)/pytest -q -m browser tests/browser
 
-lint: .venv/.dev ## ruff, mypy strict, the layers
+lint: .venv/.dev ## vocabulary, ruff, mypy strict, layers
+	$(PYTHON) .ci/check_vocabulary.py
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports

@@ -64,7 +64,7 @@ def search(find: Callable[[Hashes], Pairs], hashes: Hashes) -> dict[str, float]:
 
 
 def ours(hashes: Hashes) -> Pairs:
-    """carclf's search; it wants distinct hashes."""
+    """Carclf's search; it wants distinct hashes."""
     distinct, places = np.unique(hashes, return_index=True)
     return ((places[one], places[other]) for one, other in near_pairs(distinct, MAX_DISTANCE))
 
@@ -77,7 +77,7 @@ def all_pairs(hashes: Hashes) -> Pairs:
 
 
 def by_faiss(hashes: Hashes) -> Pairs:
-    """faiss's multi-index hashing: four tables of 16 bits, and the buckets two bits away."""
+    """Faiss's multi-index hashing: four tables of 16 bits, and the buckets two bits away."""
     import faiss
 
     faiss.omp_set_num_threads(2)

@@ -77,7 +77,8 @@ FLAGS = re.compile(r"(TF|XLA|KERAS|CUDA|OMP|OPENBLAS)_\w+")
 
 def describe_machine() -> dict[str, Any]:
     """``system``, ``processor``, ``cores`` (this process may use), ``memory_gb``, ``gpu``, ``backend`` ("" for the last
-    two where nothing was computed), ``versions`` of the packages that are there, ``flags`` of the environment."""
+    two where nothing was computed), ``versions`` of the packages that are there, ``flags`` of the environment.
+    """
     return {
         "system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "gpu": _gpu(), "backend": _backend(),

@@ -30,5 +30,5 @@ def promote_run(run: str, context: Mapping[str, Any]) -> Any:
 
 def _result_of(command: str, options: list[str], environment: dict[str, str]) -> Any:
     status, reason, result = run_command(command, options, environment)
-    raise_for_status(command.split()[-1], status, reason)
+    raise_for_status(command.rsplit(maxsplit=1)[-1], status, reason)
     return result

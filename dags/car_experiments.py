@@ -1,5 +1,4 @@
-"""
-### Compare recipes: which, by how much, and is it real
+"""### Compare recipes: which, by how much, and is it real
 
 `plan → prepare → (rung_1 → rung_2 → rung_3) → finish → compare → promote`
 

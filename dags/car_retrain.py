@@ -1,5 +1,4 @@
-"""
-### Retrain the car classifier and compete with it
+"""### Retrain the car classifier and compete with it
 
 `download → validate → split → train_head → fine_tune → evaluate → promote → (approval) → submit → score`
 

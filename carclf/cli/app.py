@@ -60,7 +60,7 @@ def _new_run(store: str, run: str, recipe: str, overrides: list[str]) -> Run:
 
 @app.command("download", help=(sys.modules["carclf.stages.download"].__doc__ or "").strip())
 def _download(
-    run: RunOption, store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],  # noqa: B006
+    run: RunOption, store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     result: ResultOption = None,
 ) -> None:
     _finish(_new_run(store, run, recipe, set_).run_stage("download"), result)
@@ -89,7 +89,7 @@ def _promote(
 
 @app.command("run")
 def _run(
-    store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],  # noqa: B006
+    store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     run: Annotated[str, typer.Option("--run", help="The run's id; by default the time.")] = "",
 ) -> None:
     """Run every stage in order, without Airflow."""
@@ -154,9 +154,9 @@ def _label_fixes(
     run: Annotated[str, typer.Option("--run", help="The run whose suspects are meant.")] = "",
     store: StoreOption = "store",
     top: Annotated[int, typer.Option(min=0, help="Write fixes of the first N suspects.")] = 0,
-    id_: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. May be repeated.")] = [],  # noqa: B006
+    id_: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. May be repeated.")] = [],
     drop: Annotated[bool, typer.Option(help="Leave these pictures out instead of relabelling them.")] = False,
-    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label[,sha256].")] = None,  # noqa: UP045
+    file: Annotated[Optional[Path], typer.Option(help="Your own CSV: id,action,label[,sha256].")] = None,
     replace: Annotated[bool, typer.Option(help="Also change the lines that are there for these pictures.")] = False,
     show: Annotated[bool, typer.Option(help="Only list the suspects.")] = False,
 ) -> None:
@@ -178,7 +178,7 @@ def _label_fixes(
 
 
 @app.command("doctor")
-def _doctor(store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = []) -> None:  # noqa: B006
+def _doctor(store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = []) -> None:
     """Check what a run needs, before anything is spent; exit status 78 where something is missing."""
     from carclf.cli.doctor import run_checks
 
@@ -192,13 +192,13 @@ def _doctor(store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: Se
 
 @app.command("demo-server")
 def _demo_server(
-    data: Annotated[Optional[Path], typer.Option(help="A folder in the competition's layout.")] = None,  # noqa: UP045
-    truth: Annotated[Optional[Path], typer.Option(help="CSV Id,Category to grade against.")] = None,  # noqa: UP045
-    holdout: Annotated[Optional[float], typer.Option(help="Share of the training images to test on.")] = None,  # noqa: UP045
+    data: Annotated[Optional[Path], typer.Option(help="A folder in the competition's layout.")] = None,
+    truth: Annotated[Optional[Path], typer.Option(help="CSV Id,Category to grade against.")] = None,
+    holdout: Annotated[Optional[float], typer.Option(help="Share of the training images to test on.")] = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Where it listens, as its clients call it.")] = "127.0.0.1",
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
-    work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,  # noqa: UP045
+    work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,
     daily_limit: Annotated[
         int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
     ] = 1000,

@@ -39,9 +39,9 @@ FormOption = Annotated[str, typer.Option("--form", help="Fields of the DAG's for
 
 @experiment_app.command("plan")
 def _plan(
-    name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",  # noqa: B006
-    set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",  # noqa: B006
-    keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,  # noqa: B006
+    name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",
+    set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",
+    keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,
     study: StudyOption = "", form: FormOption = "", result: ResultOption = None,
 ) -> None:
     """Write down what will be trained; every member's settings are checked."""
@@ -152,7 +152,7 @@ def _tried(plan: Plan, group: list[int], rung: int, store: str) -> None:
 @experiment_app.command("table")
 def _table(
     name: NameOption, store: StoreOption = "store",
-    to: Annotated[Optional[Path], typer.Option("--to", help="A Markdown file.", callback=validate_parent_folder)] = None,  # noqa: UP045
+    to: Annotated[Optional[Path], typer.Option("--to", help="A Markdown file.", callback=validate_parent_folder)] = None,
     note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
 ) -> None:
     """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""

@@ -53,7 +53,7 @@ def _export(
 @models_app.command("ensemble")
 def _ensemble(
     run: Annotated[list[str], typer.Option("--run", help="A finished run; give two or more.")],
-    store: StoreOption = "store", set_: SetOption = [],  # noqa: B006
+    store: StoreOption = "store", set_: SetOption = [],
     name: Annotated[str, typer.Option("--name", help="The new run's id; by default the time.")] = "",
     submit: Annotated[bool, typer.Option(
         "--submit", help="Also submit it, whatever submit.enabled says, and ask for the score.",

@@ -18,7 +18,7 @@ def validate_parent_folder(path: Path | None) -> Path | None:
 StoreOption = Annotated[str, typer.Option("--store", envvar="CARCLF_STORE", help="A folder or s3://bucket/prefix.")]
 RunOption = Annotated[str, typer.Option("--run", help="The run's id: letters, digits and ._-")]
 ResultOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Optional[Path],
     typer.Option("--result", help="Write the result there, as JSON.", callback=validate_parent_folder),
 ]
 RecipeOption = Annotated[

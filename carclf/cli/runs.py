@@ -46,7 +46,7 @@ def _show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
     store: StoreOption = "store", as_json: JsonOption = False,
     html: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[Path],
         typer.Option("--html", metavar="FILE", help="Write its report there, as one file.", callback=validate_parent_folder),
     ] = None,
 ) -> None:

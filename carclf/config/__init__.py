@@ -32,4 +32,4 @@ from carclf.config.settings import (
     scaled_size,
 )
 
-__all__ = ['RECIPES', 'AUTO', 'Audit', 'Augment', 'Backbone', 'Config', 'Download', 'Duplicates', 'Evaluate', 'FineTune', 'Gate', 'Head', 'Model', 'NAMED_WEIGHTS', 'PUBLISHED', 'SMALLEST', 'Score', 'Split', 'Submit', 'Validation', 'scaled_size', 'deployment_settings', 'iter_settings', 'flatten', 'load_config', 'parse_override', 'require_weights']
+__all__ = ['AUTO', 'NAMED_WEIGHTS', 'PUBLISHED', 'RECIPES', 'SMALLEST', 'Audit', 'Augment', 'Backbone', 'Config', 'Download', 'Duplicates', 'Evaluate', 'FineTune', 'Gate', 'Head', 'Model', 'Score', 'Split', 'Submit', 'Validation', 'deployment_settings', 'flatten', 'iter_settings', 'load_config', 'parse_override', 'require_weights', 'scaled_size']

@@ -19,7 +19,7 @@ from carclf.runs.live import LiveProgress, read_live_progress
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
 
-__all__ = ["Facts", "artifact_file", "champion_facts", "run_facts", "error_image"]
+__all__ = ["Facts", "artifact_file", "champion_facts", "error_image", "run_facts"]
 Facts = dict[str, Any]
 MAX_LISTED = 100  # of the data's findings and problems
 FILES = {"validate": ("report.json",), "train_head": ("history.csv",), "fine_tune": ("history.csv",),

@@ -15,7 +15,7 @@ from carclf.demo.http_handler import RequestHandler
 from carclf.demo.kaggle_api import KaggleBackend, SubmissionEntry
 from carclf.errors import ConfigError
 
-__all__ = ["DemoServer", "SubmissionEntry", "Fault", "FaultKind"]
+__all__ = ["DemoServer", "Fault", "FaultKind", "SubmissionEntry"]
 log = logging.getLogger(__name__)
 
 

@@ -125,7 +125,8 @@ def cache_decoded(files: ImageFiles, key: str, *, max_bytes: float) -> ImageFile
 
 def _make_room(parent: Path, max_bytes: float, own: Path) -> bool:
     """Remove the folders that were used the longest time ago, and that nobody uses, until the rest takes at most
-    ``max_bytes``; False where it takes more."""
+    ``max_bytes``; False where it takes more.
+    """
     others = sorted((path for path in parent.iterdir() if path != own), key=lambda path: path.stat().st_mtime)
     sizes = {path: sum(file.stat().st_size for file in path.glob("*")) for path in others}
     for path in others:

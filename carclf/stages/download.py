@@ -38,7 +38,6 @@ def _competitions(context: StageContext) -> tuple[Archive, bool]:
 
 def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
     """The extra data as an archive of their own that names the competition's: a new picture fetches nothing again."""
-
     content = extra.content
 
     def make(folder: Path) -> Metrics:

@@ -19,7 +19,7 @@ from carclf_airflow.local.processes import ProcessGroup
 HEALTHY_SECONDS = 180.0
 LOCKED_SECONDS = 60  # that a part waits for the database, which others lock for long on a busy disk; else it ends
 NUM_WORKERS = 4  # tasks at once
-REPOSITORY_ROOT = Path(__file__).resolve().parent.parent
+REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 
 
 class AirflowError(Exception):

@@ -4,4 +4,4 @@ from carclf.services.mlflow.background import BackgroundQueue, mlflow_enabled
 from carclf.services.mlflow.mlflow_run import MlflowRun, RunDescription
 from carclf.services.mlflow.model_registry import ModelDescription, register_champion, set_champion_alias
 
-__all__ = ["BackgroundQueue", "MlflowRun", "ModelDescription", "RunDescription", "set_champion_alias", "register_champion", "mlflow_enabled"]
+__all__ = ["BackgroundQueue", "MlflowRun", "ModelDescription", "RunDescription", "mlflow_enabled", "register_champion", "set_champion_alias"]

@@ -14,8 +14,19 @@ from carclf.services.storage.s3 import S3Store
 from carclf.services.storage.update import MAX_UPDATE_ATTEMPTS, update_object
 
 __all__ = [
-    "MAX_UPDATE_ATTEMPTS", "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "update_object", "acquire_lease", "command_on",
-    "copy_store", "disk_full_message", "release_lease", "open_store",
+    "MAX_UPDATE_ATTEMPTS",
+    "CopyResult",
+    "FolderStore",
+    "S3Store",
+    "Store",
+    "VersionedObject",
+    "acquire_lease",
+    "command_on",
+    "copy_store",
+    "disk_full_message",
+    "open_store",
+    "release_lease",
+    "update_object",
 ]
 
 
