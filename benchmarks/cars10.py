@@ -41,7 +41,7 @@ def by_recipe(recipe: str, settings: dict[str, Any]) -> Callable[..., Answers]:
         with DemoServer(competition, scoring_seconds=0) as server:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key"}
             given = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
-            run = Run.begin("run", store, recipe, load_config(recipe, given | settings))
+            run = Run.start_or_resume("run", store, recipe, load_config(recipe, given | settings))
             done = {stage: run.run_stage(stage) for stage in STAGES}
         rows = pd.read_csv(work / "store" / str(done["submit"].metrics["submission"]), dtype=str)
         metrics = {"val_accuracy": float(done["evaluate"].metrics["val_accuracy"])}

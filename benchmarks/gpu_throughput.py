@@ -48,7 +48,7 @@ def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
     backbone = build_backbone(name, "none", size, size)
     model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], CLASSES, load_config("gpu").model))
     index = write_images(folder, 4 * batch)
-    examples = Examples.of(index, folder, (size, size)).decoded(str(folder), max_bytes=1e10)
+    examples = Examples.from_index(index, folder, (size, size)).with_decode_cache(str(folder), max_bytes=1e10)
     epochs = 3 + steps // 4  # of four batches
     source = TrainingSource(examples, Augmenter(Augment()), [(size, size)] * epochs, batch, epochs, 0)
     mix = BatchMixer(CLASSES, 0)

@@ -86,7 +86,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         split = stratified_holdout(index, val_fraction=0.15, seed=seed)
-        train, val = (Examples.of(split[split["subset"] == name], options.data, SIZE) for name in ("train", "val"))
+        train, val = (Examples.from_index(split[split["subset"] == name], options.data, SIZE) for name in ("train", "val"))
         for way, train_by in (("fit", lambda *given: by_fit(*given, epochs, 10)),
                               ("one view", lambda *given: by_features(*given, 1, 10)),
                               ("two views", lambda *given: by_features(*given, 2, 10))):

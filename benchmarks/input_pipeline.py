@@ -137,7 +137,7 @@ def ours(folder: Path, index: pd.DataFrame, num_workers: int, epochs: int) -> tu
     """Pictures a second in the first epoch, with the making of the cache, and in the later ones."""
     largest = round(SIZE * 0.6**-0.5)
     started = time.perf_counter()
-    examples = Examples.of(index, folder, (largest, largest)).decoded(f"{folder} {num_workers}", max_bytes=1e10)
+    examples = Examples.from_index(index, folder, (largest, largest)).with_decode_cache(f"{folder} {num_workers}", max_bytes=1e10)
     source = TrainingSource(examples, Augmenter(Augment()), [(SIZE, SIZE)] * epochs, BATCH, epochs, 0)
     stream = batches(source, BATCH, num_workers=num_workers)
     for _ in range(source.steps_per_epoch):

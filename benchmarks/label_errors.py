@@ -34,7 +34,7 @@ def features_of(index: pd.DataFrame, data: Path, config: Config) -> Any:
     """Pooled features of the plain view of each picture."""
     model = config.model
     backbone = build_backbone(model.backbone, model.weights, model.image_height, model.image_width)
-    examples = Examples.of(index, data, (model.image_height, model.image_width))
+    examples = Examples.from_index(index, data, (model.image_height, model.image_width))
     with Meter("features") as meter:
         return extract_features(backbone, examples, config, 0, meter)
 
@@ -73,13 +73,13 @@ def found(index: pd.DataFrame, features: Any, seed: int) -> dict[str, float]:
     truth = index["label"].to_numpy()
     given, who = flipped(truth, seed)
     ranked = rank_labels(features, given, index["cluster"].to_numpy(), seed=seed)
-    first, suspects = ranked.head(round(FIRST * len(index))), ranked[ranked["suspect"]]
+    first, suspects = ranked.head(round(FIRST * len(index))), ranked[ranked["is_suspect"]]
     right = first[first["position"].isin(who)]
     return {
         "found": float(np.isin(who, first["position"]).mean()), "suspects": len(suspects),
         "precision": float(np.isin(suspects["position"], who).mean()),
         "recall": float(np.isin(who, suspects["position"]).mean()),
-        "suggested_right": float((right["suggested"] == truth[right["position"]]).mean()),
+        "suggested_right": float((right["suggested_label"] == truth[right["position"]]).mean()),
     }
 
 
@@ -95,10 +95,10 @@ def retrained(index: pd.DataFrame, features: Any, seed: int, config: Config) -> 
     val = index["id"].isin(held).to_numpy()
     train = np.flatnonzero(~val)
     ranked = rank_labels(features[train], given[train], index["cluster"].to_numpy()[train], seed=seed)
-    suspects = ranked[ranked["suspect"]]
+    suspects = ranked[ranked["is_suspect"]]
     who = train[suspects["position"]]
     relabelled, looked_at = given.copy(), given.copy()
-    relabelled[who] = suspects["suggested"]
+    relabelled[who] = suspects["suggested_label"]
     looked_at[who] = truth[who]  # somebody looks at each suspect and puts right only what is wrong
     seeded = config.model_copy(update={"seed": seed})
     ways = {"clean": truth, "flipped": given, "relabelled": relabelled, "looked_at": looked_at}

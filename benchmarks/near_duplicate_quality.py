@@ -69,7 +69,7 @@ def table(files: list[bytes], name: str) -> tuple[pd.DataFrame, list[Pixels]]:
     pictures = [decode_reduced(EncodedImage(data)) for data in files]
     numbers = [f"{name} {number}" for number in range(len(files))]
     rows = pd.DataFrame({"sha256": numbers, "pixels_sha256": numbers, "subset": "train", "number": range(len(files)),
-                         "look": [color_signature(pixels) for pixels in pictures],
+                         "color_signature": [color_signature(pixels) for pixels in pictures],
                          "phash": np.array([perceptual_hash(pixels) for pixels in pictures], np.uint64)})
     return rows, [thumbnail(pixels) for pixels in pictures]
 
@@ -96,7 +96,7 @@ def strangers(title: str, files: list[bytes]) -> dict[str, float]:
     near = {(one, other) for one, other in near_pairs_between(hashes, hashes, SETTINGS.max_hash_distance) if one < other}
     joined = sum(thumbnail_difference(thumbnails[one], thumbnails[other]) <= SETTINGS.max_pixel_difference for one, other in near)
     halves = rows[: len(rows) // 2], rows[len(rows) // 2 :]
-    by_hash = previous_values(halves[1].drop(columns="look"), halves[0].drop(columns="look"), "subset").notna().mean()
+    by_hash = previous_values(halves[1].drop(columns="color_signature"), halves[0].drop(columns="color_signature"), "subset").notna().mean()
     found = {"pairs": comb(len(rows), 2), "near": len(near), "joined": joined,
              "known": previous_values(halves[1], halves[0], "subset").notna().mean(), "known by hash alone": by_hash}
     metrics = {name: round(float(figure), 4) for name, figure in found.items()}

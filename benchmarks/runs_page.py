@@ -34,7 +34,7 @@ STAGES = {
     "split": {"num_train": 7650, "num_val": 1350, "class_names": "0 1 2 3 4 5 6 7 8 9"},
     "train_head": {"val_accuracy": 0.91, "best_epoch": 31, "learning_rate": 2e-3},
     "fine_tune": {"val_accuracy": 0.94, "best_epoch": 9, "learning_rate": 1e-3, "batch_size": 32},
-    "evaluate": {"val_accuracy": 0.94, "low": 0.926, "high": 0.951, "temperature": 1.1},
+    "evaluate": {"val_accuracy": 0.94, "val_accuracy_low": 0.926, "val_accuracy_high": 0.951, "temperature": 1.1},
     "promote": {"decision": "rejected", "threshold": 0.93, "reason": "rejected: class 7 recall 0.78 is below 0.8"},
     "submit": {"ref": 1001, "num_rows": 6675}, "score": {"public_score": 0.95, "rank": 12, "warning": ""},
 }
@@ -45,7 +45,7 @@ def record(number: int) -> dict[str, Any]:
     name = f"scheduled__{2000 + number // 360:04d}-{number // 30 % 12 + 1:02d}-{number % 30 + 1:02d}T00-00-00-00-00"
     stages = {stage: {
         "stage": stage, "key": f"{number:016x}", "reused": False, "seconds": 60.0 + number % 7, "metrics": metrics,
-        "summary": ", ".join(f"{name} {value}" for name, value in metrics.items()), "skip": "", "waiting": False,
+        "summary": ", ".join(f"{name} {value}" for name, value in metrics.items()), "skip_reason": "", "waiting": False,
         "until": "", "ended": "2026-11-25T05:03:31.214+00:00", "gpu": "NVIDIA H100 80GB HBM3",
     } for stage, metrics in STAGES.items()}
     return {"run": name, "recipe": ("gpu", "demo", "cars10")[number % 3], "config": load_config("gpu").model_dump(),

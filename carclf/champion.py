@@ -144,7 +144,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
         model = load_event_model(store, wanted)
         _check_all_of(store, model)
         event = {"action": "rolled_back"} | {part: wanted[part] for part in ENTRY if part in wanted} | {
-            "from": now["model"], "by": by}
+            "previous_model": now["model"], "by": by}
         # where somebody was first, the one before is another
         if _change_if(store, lambda state: state["champion"] == now, lambda state: _crowned(state, event)):  # noqa: B023
             return event
@@ -160,7 +160,7 @@ def set_threshold(store: Store, threshold: float, by: str = "") -> None:
         before = state["threshold"] if state else None
         if before == threshold:
             return None
-        event = {"action": "threshold", "threshold": threshold, "before": before, "by": by}
+        event = {"action": "threshold", "threshold": threshold, "previous_threshold": before, "by": by}
         return _with_event((state or _new_state(threshold)) | {"threshold": threshold}, event)
 
     change_state(store, change)
@@ -198,7 +198,7 @@ def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> 
     last = scores[-1] if scores else {}
     return {
         "model": event["model"], "run": event.get("run", ""), "val_accuracy": event.get("val_accuracy"),
-        "low": metrics.get("low"), "high": metrics.get("high"), "public_score": last.get("public_score"),
+        "val_accuracy_low": metrics.get("val_accuracy_low"), "val_accuracy_high": metrics.get("val_accuracy_high"), "public_score": last.get("public_score"),
         "rank": last.get("rank"),
     }
 

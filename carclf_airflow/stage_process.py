@@ -62,7 +62,7 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     status, reason, left = run_command(stage, ["--run", run_id, *arguments, *settings], environment)
     result = truncate_result(left or {})
     if status == EXIT_SKIP:
-        log.info("What follows is skipped: %s", result["skip"])
+        log.info("What follows is skipped: %s", result["skip_reason"])
         skip_tasks(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
     if status == EXIT_RETRY and result.get("waiting"):  # a passing fault ends with 75 too, but leaves no result
         return result

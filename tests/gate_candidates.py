@@ -15,7 +15,7 @@ from carclf.evaluation.metrics import classification_metrics
 from carclf.services.storage import Store
 from carclf.stages.promote import promote
 
-DEFAULT_METRICS: Metrics = {"temperature": 1.0, "calibration_error": 0.02, "milliseconds": 5.0, "model_mb": 9.0,
+DEFAULT_METRICS: Metrics = {"temperature": 1.0, "calibration_error": 0.02, "latency_ms": 5.0, "model_mb": 9.0,
                      "reload_difference": 1e-6}
 
 
@@ -80,7 +80,7 @@ def build_evaluation(
     positions = pd.Series(rows.index, rows.index)
     predicted = rows["label"].where(~positions.isin(list(wrong)), (rows["label"] + 1) % 3)
     found = classification_metrics(rows["label"].to_numpy(), pd.get_dummies(predicted).reindex(columns=range(3)).to_numpy(float))
-    metrics = {"val_accuracy": found["accuracy"], "low": found["interval"][0], "high": found["interval"][1],
+    metrics = {"val_accuracy": found["accuracy"], "val_accuracy_low": found["interval"][0], "val_accuracy_high": found["interval"][1],
                **DEFAULT_METRICS, **(measures or {})}
     return build_artifact(store, Evaluation, {"archive": archive.key, "split": split.key, "model": model.key},
                  config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""},

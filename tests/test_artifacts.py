@@ -40,7 +40,7 @@ def test_two_workers_that_make_an_artifact_at_once_leave_a_whole_one_and_go_on_w
     [model, _], _ = found
     assert found == [(model, False)] * 2 and Model.find(store, model.key) == model
     assert model.path(store, "model.keras").read_bytes() == contents[model.metrics["worker"]]
-    assert len(list(store.keys(f"models/{model.key}/"))) == 3
+    assert len(list(store.list_keys(f"models/{model.key}/"))) == 3
     assert built(store, b"", both) == (model, True)
 
 

@@ -242,7 +242,7 @@ def test_a_promotion_raises_the_threshold_to_no_number_that_is_no_accuracy(store
     assert read_state(store) == before
 
 
-@pytest.mark.parametrize(("content", "what"), [
+@pytest.mark.parametrize(("content", "activity"), [
     ('{"champion": nu', "it is no JSON ("), ("[]", "it is no JSON object."),
     ('{"champion": null}', "it has no history, no threshold."),
     ('{"champion": null, "history": [], "threshold": NaN}', "its threshold is no number."),

@@ -53,10 +53,10 @@ class Auditor:
             rows, features = self.plain(self.archive, self.split)
             ranked = rank_suspects(rows, features, self.config.seed)
             ranked.to_parquet(folder / "suspects.parquet", index=False)
-            found = ranked[ranked["suspect"]]
+            found = ranked[ranked["is_suspect"]]
             self._write_page(folder, found, None)
             for row in found.head(NUM_LOGGED).itertuples():
-                log.info("suspected label: %s, %s is rather %s (%.3f)", row.path, row.label, row.suggested, row.score)
+                log.info("suspected label: %s, %s is rather %s (%.3f)", row.path, row.label, row.suggested_label, row.label_quality)
             return {"num_suspects": len(found), "num_audited": len(ranked)}
 
         return build(artifacts.Audit, make, Provenance(VERSION, {"archive": self.archive.key, "split": self.split.key}, self.settings), self.store)
@@ -79,7 +79,7 @@ class Auditor:
                                 f"most: by {drift['value']:.3f} of 1, {limit}.")
             (folder / "drift.json").write_text(json.dumps(drift, indent=1))
             suspects = pd.read_parquet(audit.path(self.store, "suspects.parquet"))
-            self._write_page(folder, suspects[suspects["suspect"]], drift)
+            self._write_page(folder, suspects[suspects["is_suspect"]], drift)
             return {name: drift[name] for name in ("verdict", "worst", "value")} | {"reason": drift["summary"]}
 
         return build(artifacts.Drift, make, Provenance(VERSION, {"audit": audit.key, "champion": split.key}, self.settings | own.model_dump()), self.store)

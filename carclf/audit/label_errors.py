@@ -31,11 +31,11 @@ def rank_labels(
 
     probabilities = out_of_fold(features, labels, clusters, seed=seed)
     table = pd.DataFrame({
-        "position": np.arange(len(labels)), "suggested": probabilities.argmax(1),
-        "score": get_label_quality_scores(labels, probabilities, method="self_confidence"),
-        "suspect": find_label_issues(labels, probabilities, filter_by="both", n_jobs=1),
+        "position": np.arange(len(labels)), "suggested_label": probabilities.argmax(1),
+        "label_quality": get_label_quality_scores(labels, probabilities, method="self_confidence"),
+        "is_suspect": find_label_issues(labels, probabilities, filter_by="both", n_jobs=1),
     })
-    return table.sort_values(["score", "position"]).reset_index(drop=True)
+    return table.sort_values(["label_quality", "position"]).reset_index(drop=True)
 
 
 def out_of_fold(
@@ -113,6 +113,6 @@ def rank_suspects(rows: pd.DataFrame, features: npt.NDArray[Any], seed: int) -> 
     several = rows["id"][rows["id"].duplicated()].unique()
     return pd.DataFrame({
         "id": found["id"].where(~found["id"].isin(several), found["path"]), "path": found["path"],
-        "label": found["label"], "suggested": class_names[ranked["suggested"]],
-        "score": ranked["score"].round(6), "suspect": ranked["suspect"],
+        "label": found["label"], "suggested_label": class_names[ranked["suggested_label"]],
+        "label_quality": ranked["label_quality"].round(6), "is_suspect": ranked["is_suspect"],
     })

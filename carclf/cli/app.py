@@ -42,7 +42,7 @@ app.add_typer(models_app)
 def _finish(result: Result, path: Path | None) -> None:
     if path:
         path.write_text(json.dumps(vars(result)))
-    if result.skip:
+    if result.skip_reason:
         raise typer.Exit(SKIP_WHAT_FOLLOWS)
     if result.waiting:  # its reason is in the log already
         raise typer.Exit(ServiceError.exit_status)
@@ -55,7 +55,7 @@ def _configuration(recipe: str, overrides: list[str]) -> configuration.Config:
 
 
 def _new_run(store: str, run: str, recipe: str, overrides: list[str]) -> Run:
-    return Run.begin(run, open_store(store), recipe, _configuration(recipe, overrides))
+    return Run.start_or_resume(run, open_store(store), recipe, _configuration(recipe, overrides))
 
 
 @app.command("download", help=(sys.modules["carclf.stages.download"].__doc__ or "").strip())
@@ -104,8 +104,8 @@ def _run(
         print(result.line(), flush=True)
         if result.metrics.get("public_score") == "":
             print("No public score came: the competition gives none.")
-        if result.skip:
-            print(f"{result.skip}; what follows is skipped")
+        if result.skip_reason:
+            print(f"{result.skip_reason}; what follows is skipped")
             break
 
 

@@ -27,18 +27,18 @@ def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[st
         raise ConfigError(f"{settled[0]} was settled when the members were made. --set changes {', '.join(OWN)}.")
     theirs = {key: reduce(getattr, key.split("."), first.config) for key, _ in configuration.iter_settings()}
     recipe = str(first.record["recipe"])
-    return Run.begin(name, first.store, recipe, configuration.load_config(recipe, theirs | changes))
+    return Run.start_or_resume(name, first.store, recipe, configuration.load_config(recipe, theirs | changes))
 
 
 def join_runs(run: Run, members: Sequence[Run]) -> Result:
     """Join the members' models as the fine-tuned model of ``run``, and note it in its record."""
     members = _in_order(run, members)
-    run.join(members)
+    run.add_members(members)
     started = time.monotonic()
     model, reused = build_ensemble_model(run, members)
     summary = ", ".join(f"{name} {value}" for name, value in model.metrics.items())
     result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.metrics, summary)
-    run.note(result)
+    run.record_result(result)
     return result
 
 

@@ -35,14 +35,14 @@ def read_suspects(run: Run) -> Any:
         raise ConfigError(f"The run {run.run_id!r} has no audit. Run it first: carclf train_head --run {run.run_id} "
                           "(with audit.enabled).")
     table = pd.read_parquet(audit.path(run.store, "suspects.parquet"))
-    return table[table["suspect"]].reset_index(drop=True)
+    return table[table["is_suspect"]].reset_index(drop=True)
 
 
 def _audit_of_split(run: Run) -> Audit | None:
     """An audit of the run's split: of the run's own network where there is one, else of another."""
     if (split := run.record["stages"].get("split")) is None:
         return None
-    keys = [key.split("/")[1] for key in run.store.keys("audits/") if key.endswith("/manifest.json")]
+    keys = [key.split("/")[1] for key in run.store.list_keys("audits/") if key.endswith("/manifest.json")]
     audits = [audit for key in keys if (audit := Audit.find(run.store, key)) is not None]
     of_split = [audit for audit in audits if audit.inputs.get("split") == split["key"]]
     return max(of_split, key=lambda audit: _likeness(audit, run), default=None)
@@ -60,7 +60,7 @@ def select_fixes(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> 
         raise ConfigError(f"{strangers[0]!r} is not among the {len(suspects)} suspects. See them with --show, or give "
                           f"your own fixes: --file fixes.csv with the header {','.join(REQUIRED_COLUMNS)}.")
     rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
-    return [LabelFix(0, row.id, "drop" if drop else "relabel", None if drop else int(row.suggested))
+    return [LabelFix(0, row.id, "drop" if drop else "relabel", None if drop else int(row.suggested_label))
             for row in rows.itertuples()]
 
 
@@ -77,7 +77,7 @@ def read_index(run: Run) -> Any:
     """The index of a run's pictures, as far as fixes need it."""
     import pandas as pd
 
-    columns = ["id", "path", "label", "source", SHA256_COLUMN, "kind", "problem"]
+    columns = ["id", "path", "label", "source", SHA256_COLUMN, "problem_kind", "problem"]
     return pd.read_parquet(run.artifact(Dataset, "validate").path(run.store, "index.parquet"), columns=columns)
 
 
@@ -146,7 +146,7 @@ def _written(fixes: Iterable[LabelFix]) -> bytes:
 def suspect_lines(suspects: Any, top: int) -> Iterator[str]:
     """A line for each of the first suspects, and what to do with them."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
-        yield f"{rank:>4}. {row.id}: {row.label}, rather {row.suggested} (score {row.score:.3f})"
+        yield f"{rank:>4}. {row.id}: {row.label}, rather {row.suggested_label} (score {row.label_quality:.3f})"
     yield (f"{len(suspects)} suspects, of which many are right; nothing was written. Look at the run's report, then "
            "write those that are wrong with --id ID, or the first N with --top N; --drop leaves them out instead.")
 

@@ -73,8 +73,8 @@ def _ensemble(
         if result.waiting:
             approved = " --approved-by NAME" if stage == "promote" else ""  # what it waits for
             print(f"To go on: {format_command(place, f'{stage} --run {joined.run_id}')}{approved}")
-        if result.waiting or result.skip:
-            print(f"{result.skip or result.summary}; what follows is left")
+        if result.waiting or result.skip_reason:
+            print(f"{result.skip_reason or result.summary}; what follows is left")
             break
     if result.waiting:
         raise typer.Exit(ServiceError.exit_status)

@@ -22,7 +22,7 @@ def history_table(found: Sequence[dict[str, Any]]) -> list[str]:
     """The lines of a table of the entries; the champion has a star."""
     rows = [HEAD]
     for one in found:
-        interval = "" if one["low"] is None else f"{one['low']:.4f}-{one['high']:.4f}"
+        interval = "" if one["val_accuracy_low"] is None else f"{one['low']:.4f}-{one['high']:.4f}"
         note = f"by hand, because {one['override']}" if one["override"] else ""
         rows.append(("*" if one["champion"] else "", one["model"], one["run"], format_decimals(one["val_accuracy"]), interval,
                      format_decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
@@ -73,7 +73,7 @@ def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
 def _told(event: Event) -> str:
     if event_action(event) == "scored":
         return f": public score {event['public_score']}" + (f", rank {event['rank']}" if event["rank"] != "" else "")
-    told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("from")),
+    told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("previous_model")),
             ("because", event.get("override"))]
     return "".join(f", {word} {value}" for word, value in told if value)
 
@@ -103,7 +103,7 @@ def runs_table(rows: list[dict[str, Any]]) -> list[str]:
     """The lines of a table of the index's rows; the champion's run has a star."""
     table = [RUNS_HEAD]
     for row in rows:
-        interval = "" if row["low"] is None else f"{row['low']:.4f}-{row['high']:.4f}"
+        interval = "" if row["val_accuracy_low"] is None else f"{row['low']:.4f}-{row['high']:.4f}"
         on_gpu = f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else ""
         table.append(("*" if row["champion"] else "", row["run"], row["recipe"], row["created"][:16], row["state"],
                       row["stage"], format_decimals(row["val_accuracy"]), interval, format_decimals(row["public_score"]),

@@ -23,7 +23,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "fine_tune.batch_size": 16, "fine_tune.unfrozen_fraction": 0.5, "evaluate.flip_tta": False,
         "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.0,
     },
-    "cars10": {
+    "cpu": {
         # wide, as the cars are: as many pixels as 224x224, half as many again of them on the picture
         "model.backbone": "EfficientNetV2B0", "model.image_height": 160, "model.image_width": 320,
         "head.num_views": 2, "head.num_trials": 1, "augment.crop_scale": 0.5,

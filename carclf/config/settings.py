@@ -212,8 +212,8 @@ class Evaluate(Section):
         "1", pattern=r"^\d(\.\d+)?(,\d(\.\d+)?){0,7}$",
         description="Average over these enlargements of the image's middle too, such as 1,1.15.",
     )
-    crops: Literal["middle", "corners"] = Field(
-        "middle", description="What enlargements show: the image's middle, or its four corners as well."
+    crops: Literal["center", "corners"] = Field(
+        "center", description="What enlargements show: the image's middle, or its four corners as well."
     )
     batch_size: int = Field(32, ge=1, le=1024, description="Images a prediction step.")
 
@@ -234,7 +234,7 @@ class Gate(Section):
     """What a candidate must reach, and who must agree."""
 
     threshold: Fraction = Field(0.93, description="First stored accuracy threshold; later the store's own holds.")
-    raise_threshold: Literal["off", "interval", "accuracy"] = Field(
+    raise_threshold: Literal["off", "lower_bound", "accuracy"] = Field(
         "off", description="To what a promotion raises the stored threshold: the accuracy's lower bound, or itself."
     )
     champion_rule: Literal["not_worse", "better", "off"] = Field(

@@ -39,6 +39,6 @@ def _champion(store: Store, state: State, event: Event) -> dict[str, Any]:
 
 def _thresholds(state: State) -> list[dict[str, Any]]:
     changes = [event for event in state["history"] if "threshold" in event]
-    first = changes[0].get("before") if changes else state["threshold"]
+    first = changes[0].get("previous_threshold") if changes else state["threshold"]
     begin = [] if first is None else [{"time": "", "threshold": first}]
     return begin + [{"time": event.get("time", ""), "threshold": event["threshold"]} for event in changes]

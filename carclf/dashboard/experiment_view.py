@@ -17,7 +17,7 @@ from carclf.services.storage import Store
 Row = Mapping[str, Any]
 TITLE = "Accuracy over minutes of training"
 KINDS = {"better": GREEN, "worse": RED, "inconclusive": MUTED, "baseline": BLUE}
-SHARED = ("experiment", "dropped", "failed", "left_out")
+SHARED = ("experiment", "stopped_early", "failed", "not_trained")
 
 
 def experiment_view(found: Mapping[str, Any], store: Store) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
     """What of an open page of a run changes while it runs; another ``version`` asks for the page anew."""
     record = read_record(store, run_id)
     if record is None:
-        return {"version": "none", "state": "open", "progress": [], "charts": []}
+        return {"version": "none", "state": "pending", "progress": [], "charts": []}
     found, row = read_live_progress(store, run_id), index_row(record)
     running = [found[stage] for stage in TRAINING if stage in found and found[stage]["state"] == "running"]
     charts = [chart for one in running for chart in live_curves(one)]

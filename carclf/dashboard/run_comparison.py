@@ -12,7 +12,7 @@ from carclf.services.storage import Store
 if TYPE_CHECKING:
     from carclf.dashboard.common_images import CommonImages
 
-NAMES = ("weakest_class", "low", "high")  # a class, an interval's ends: their difference says nothing
+NAMES = ("weakest_class", "val_accuracy_low", "val_accuracy_high")  # a class, an interval's ends: their difference says nothing
 LEVEL = 0.05  # of the two-sided test, from which a difference is believed
 
 

@@ -47,7 +47,7 @@ def run_facts(store: Store, run_id: str) -> Facts:
     run; ``audit_reports``: the names of the audit's pages; ``classes`` (``label``, ``num``), ``findings`` (``severity``,
     ``kind``, ``path``, ``text``) and ``problems`` (``path``, ``problem``), MAX_LISTED of each at most.
     ``evaluation``: None, or ``accuracy``, ``interval`` (low, high), ``num_images``, ``num_correct``, ``temperature``,
-    ``calibration_error``, ``uncalibrated_calibration_error``, ``milliseconds``, ``model_mb``, ``class_names``, ``confusion``
+    ``calibration_error``, ``uncalibrated_calibration_error``, ``latency_ms``, ``model_mb``, ``class_names``, ``confusion``
     (rows: labels), ``classes`` (``label``, ``num``, ``recall``, ``low``, ``high``, ``named``: how many were called so;
     the weakest first), ``reliability`` (``confidence``, ``accuracy``, its interval ``low`` and ``high``,
     ``num_images``; the least sure first), ``slices`` (``by``, ``name``, ``num_images``, ``num_correct``, ``accuracy``,

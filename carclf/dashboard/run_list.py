@@ -16,7 +16,7 @@ MAX_CHOICES = 50  # recipes that the filter offers
 Sortable = Literal["created", "run", "recipe", "dataset", "state", "val_accuracy", "public_score", "decision",
                    "minutes", "gpu_minutes"]
 Text = Annotated[str, Field(max_length=200)]
-CSV = ("run", "created", "recipe", "dataset", "model", "state", "val_accuracy", "low", "high", "public_score", "rank",
+CSV = ("run", "created", "recipe", "dataset", "model", "state", "val_accuracy", "val_accuracy_low", "val_accuracy_high", "public_score", "rank",
        "decision", "champion", "minutes", "gpu_minutes", "gpu", "text")
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 TEXTS = ("run", "recipe", "dataset", "model", "state", "decision", "text")

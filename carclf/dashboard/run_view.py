@@ -73,7 +73,7 @@ def _progress_text(stage: str, one: LiveProgress) -> str:
     eta = [] if one["eta_seconds"] is None else [f"{one['eta_seconds']:.0f} s to go"]
     if not one["total"]:
         return f"{stage}: it begins"
-    what = "" if one["what"] == stage else f" {one['what']}"
+    what = "" if one["activity"] == stage else f" {one['what']}"
     return f"{stage}:{what} " + ", ".join([f"{one['done']} of {one['total']}", *said, *eta])
 
 

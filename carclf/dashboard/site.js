@@ -150,7 +150,7 @@
         if (found.version !== main.dataset.version || !changeCharts(found.charts)) await showAnew(`${root()}/runs/${encodeURIComponent(run)}`);
         else showProgress(found.progress);
         told();
-        if (found.state === "running" || found.version === "none" || found.state === "open") seconds = SECONDS_RUNNING;
+        if (found.state === "running" || found.version === "none" || found.state === "pending") seconds = SECONDS_RUNNING;
       } catch (error) {
         told(error);
         seconds = SECONDS_RUNNING; // asked again
@@ -250,7 +250,7 @@
     box.setAttribute("aria-label", `Compare ${row.run}`);
     box.addEventListener("change", () => choose(row.run, box.checked));
     const link = element("a", row.run, {href: `${root()}/runs/${encodeURIComponent(row.run)}`});
-    const interval = row.low === null || row.high === null ? "" : ` (${row.low.toFixed(3)}–${row.high.toFixed(3)})`;
+    const interval = row.val_accuracy_low === null || row.val_accuracy_high === null ? "" : ` (${row.val_accuracy_low.toFixed(3)}–${row.val_accuracy_high.toFixed(3)})`;
     const cells = [box, link, row.val_accuracy === null ? "" : number(row.val_accuracy, 4) + interval,
       number(row.public_score, 4), row.decision ? state(row.decision, "") : "", state(row.state, row.text),
       row.created.replace("T", " ").slice(0, 16), row.recipe, row.dataset.slice(0, 8), number(row.minutes, 1),

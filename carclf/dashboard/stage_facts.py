@@ -26,9 +26,9 @@ def stage_facts(source: RunReader, settings: list[Setting], live: dict[str, Live
     found, skip = [], ""
     for stage in STAGES:
         found.append(_stage(source, stage, live.get(stage)) | {"command": _command(source, stage, settings)})
-        if found[-1]["state"] == "open" and skip:
+        if found[-1]["state"] == "pending" and skip:
             found[-1] |= {"state": "skipped", "text": skip}
-        skip = source.result(stage).get("skip") or skip
+        skip = source.result(stage).get("skip_reason") or skip
     return found
 
 
@@ -37,7 +37,7 @@ def _stage(source: RunReader, stage: str, live: LiveProgress | None) -> dict[str
     artifact = source.part(stage, lambda: source.artifact(stage), None)
     files = artifact.files.items() if artifact else ()
     return {
-        "name": stage, "state": stage_state(done, attempt, live), "text": attempt.get("text") or done.get("skip") or "",
+        "name": stage, "state": stage_state(done, attempt, live), "text": attempt.get("text") or done.get("skip_reason") or "",
         "since": attempt.get("since", ""), "ended": attempt.get("ended") or done.get("ended") or "",
         "seconds": done.get("seconds"), "reused": bool(done.get("reused")), "gpu": done.get("gpu", ""),
         "summary": done.get("summary", ""), "metrics": done.get("metrics") or attempt.get("metrics") or {},
@@ -48,7 +48,7 @@ def _stage(source: RunReader, stage: str, live: LiveProgress | None) -> dict[str
 
 def stage_state(done: dict[str, Any], attempt: dict[str, Any], live: LiveProgress | None) -> str:
     """The state of a stage, by what its record says of its end and of its latest try, and by its live points."""
-    state = str(attempt.get("state") or ("done" if done else "open"))
+    state = str(attempt.get("state") or ("done" if done else "pending"))
     if state != "running":
         return state
     if live is None or live["started"][:19] < attempt["since"][:19]:  # of an earlier attempt, or of none

@@ -10,7 +10,7 @@ import pandas as pd
 from carclf.dataset.matching import MIN_CONTRAST
 from carclf.dataset.near_hashes import NO_POSITION, Hashes, Positions, near_pairs_between, nearest_hashes
 
-TRAIN, VAL, EXCLUDED = "train", "val", "left_out"
+TRAIN, VAL, EXCLUDED = "train", "val", "excluded"
 # Bits of the perceptual hash, and mean difference of the looks in standard deviations, of a picture that was saved
 # again or a little cropped. Measured on cars10 (benchmarks.near_duplicate_quality): of copies saved again, resized or lit all are
 # known, of those cropped by up to 2% a side 99%, by up to 3% 92%; of different photographs none. Of the demo's
@@ -27,10 +27,10 @@ def with_split_history(rows: pd.DataFrame, memory: pd.DataFrame | None) -> pd.Da
     Without them a picture that is away for one champion would come back as new: it may have trained the one before,
     from which the present weights may go on.
     """
-    if memory is None or not set(rows.columns) - {"look"} <= set(memory.columns):  # from before perceptual hashes
+    if memory is None or not set(rows.columns) - {"color_signature"} <= set(memory.columns):  # from before perceptual hashes
         return rows
-    if "look" in rows and "look" not in memory:
-        memory = memory.assign(look=b"")
+    if "color_signature" in rows and "color_signature" not in memory:
+        memory = memory.assign(color_signature=b"")
     away = memory.loc[~memory["sha256"].isin(rows["sha256"]), list(rows.columns)]
     return pd.concat([rows, away.assign(fold=NO_FOLD)], ignore_index=True)
 
@@ -83,7 +83,7 @@ def _hashes(rows: pd.DataFrame) -> Hashes:
 
 
 def _looks(rows: pd.DataFrame) -> "npt.NDArray[np.object_]":
-    return rows["look"].to_numpy(object) if "look" in rows else np.full(len(rows), b"", object)
+    return rows["color_signature"].to_numpy(object) if "color_signature" in rows else np.full(len(rows), b"", object)
 
 
 def _difference(*looks: "npt.NDArray[np.object_]") -> "npt.NDArray[np.float32]":

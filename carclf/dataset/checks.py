@@ -35,7 +35,7 @@ def raise_on_errors(findings: Findings) -> None:
 
 
 def _shares(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    bad = (index["problem"] != "") & (index["kind"] != "dropped")
+    bad = (index["problem"] != "") & (index["problem_kind"] != "dropped")
     if (share := bad.mean()) > context.config.max_unusable_fraction:
         first = index[bad].iloc[0]
         yield Finding("too_many_unusable_images", "", (

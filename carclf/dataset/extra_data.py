@@ -80,7 +80,7 @@ def _filed(source: str) -> dict[str, Path]:
 def _stored(source: str, folder: Path) -> dict[str, Path]:
     # A store's keys tell neither size nor content: to know whether something is new, the pictures are fetched.
     store, found = open_store(source), {}
-    for number, key in enumerate(_pictures(source, store.keys())):
+    for number, key in enumerate(_pictures(source, store.list_keys())):
         found[key] = folder / f"{number}"
         try:
             store.download(key, found[key])

@@ -86,8 +86,8 @@ class Findings:
         for finding in self.listed:
             told[finding.kind] += 1
             if finding.severity in ("unusable", "warning") and told[finding.kind] <= MAX_LOGGED:
-                left_out = "left out " if finding.severity == "unusable" else ""
-                log.warning("%s%s", f"{left_out}{finding.path}: " if finding.path else "", finding.text)
+                excluded = "left out " if finding.severity == "unusable" else ""
+                log.warning("%s%s", f"{excluded}{finding.path}: " if finding.path else "", finding.text)
         for kind, number in sorted(self.counts.items()):
             if number > MAX_LOGGED and SEVERITY_BY_KIND[kind] in ("unusable", "warning"):
                 log.warning("%s: %d in all, %d of them above", kind, number, MAX_LOGGED)

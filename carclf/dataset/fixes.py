@@ -126,7 +126,7 @@ def check_fixes(fixes: LabelFixes, places: "Iterable[ImagePath]", classes: set[i
         if place.id in wanted or place.path in wanted:
             found.append([getattr(place, column) for column in columns])
     _require_classes(fixes, labels if classes is None else classes)
-    index = pd.DataFrame(found, columns=columns).assign(kind="", problem="", sha256="")
+    index = pd.DataFrame(found, columns=columns).assign(problem_kind="", problem="", sha256="")
     apply_fixes(index, LabelFixes(tuple(fix for fix in fixes.lines if not fix.sha256)), classes or labels)
 
 
@@ -187,4 +187,4 @@ def _apply(fix: LabelFix, row: int, done: FixedIndex) -> None:
     if fix.label is not None:
         index.at[row, "label"] = fix.label
     elif not index.at[row, "problem"]:
-        index.at[row, "kind"], index.at[row, "problem"] = "dropped", f"dropped by {LABEL_FIXES_FILE}"
+        index.at[row, "problem_kind"], index.at[row, "problem"] = "dropped", f"dropped by {LABEL_FIXES_FILE}"

@@ -39,7 +39,7 @@ def _about(kind: str, rows: pd.DataFrame, text: str) -> Iterator[Finding]:
 def unusable(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Pictures with a problem, by its kind."""
     # a class that cannot be known is an error of the whole dataset, and told there
-    for kind, rows in index[(index["problem"] != "") & (index["kind"] != "unknown_class")].groupby("kind"):
+    for kind, rows in index[(index["problem"] != "") & (index["problem_kind"] != "unknown_class")].groupby("problem_kind"):
         yield from _about(str(kind), rows, "{row.problem}")
 
 

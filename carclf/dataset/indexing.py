@@ -21,13 +21,13 @@ CHUNK = 32  # pictures of one task
 ROWS_PER_GROUP = 4096  # rows in memory before they go to disk
 
 TOPS = {"train": "train", "test_upload": "test", "extra": "extra"}
-TEXT = ("id", "path", "sha256", "pixels_sha256", "format", "source", "kind", "problem")
+TEXT = ("id", "path", "sha256", "pixels_sha256", "format", "source", "problem_kind", "problem")
 SCHEMA = pa.schema([
     ("id", pa.string()), ("path", pa.string()), ("label", pa.int64()), ("width", pa.int32()), ("height", pa.int32()),
-    ("sha256", pa.string()), ("pixels_sha256", pa.string()), ("phash", pa.uint64()), ("look", pa.binary()),
+    ("sha256", pa.string()), ("pixels_sha256", pa.string()), ("phash", pa.uint64()), ("color_signature", pa.binary()),
     ("brightness", pa.float32()),
     ("contrast", pa.float32()), ("sharpness", pa.float32()), ("format", pa.string()), ("source", pa.string()),
-    ("kind", pa.string()), ("problem", pa.string()),
+    ("problem_kind", pa.string()), ("problem", pa.string()),
 ])
 
 
@@ -79,7 +79,7 @@ def _inspected(folder: Path, config: Validation) -> Iterator[Row]:
 def _row(folder: Path, place: ImagePath, config: Validation) -> Row:
     row = inspect_image(folder / place.path, config)
     if not place.well and not row["problem"]:
-        row |= {"kind": "unknown_class", "problem": "its folder is no class number"}
+        row |= {"problem_kind": "unknown_class", "problem": "its folder is no class number"}
     return row | {"id": place.id, "path": place.path, "label": place.label, "source": place.source}
 
 

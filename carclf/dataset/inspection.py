@@ -28,8 +28,8 @@ SMALLEST_SIDE = 64
 SHARPNESS_SIDE = 128
 
 Row = dict[str, Any]
-UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "look": b"",
-                "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "kind": "", "problem": ""}
+UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "color_signature": b"",
+                "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "problem_kind": "", "problem": ""}
 
 
 def inspect_image(path: Path, config: Validation) -> Row:
@@ -42,7 +42,7 @@ def inspect_image(path: Path, config: Validation) -> Row:
             return row | _measure(data, config)
         except ImageDecodeError as error:
             sha256 = row["sha256"] or file_sha256(path)
-            return row | {"sha256": sha256, "kind": error.kind, "problem": f"cannot be decoded: {error}"}
+            return row | {"sha256": sha256, "problem_kind": error.kind, "problem": f"cannot be decoded: {error}"}
 
 
 def _measure(data: bytes, config: Validation) -> Row:
@@ -55,9 +55,9 @@ def _measure(data: bytes, config: Validation) -> Row:
         height, width = width, height
     row: Row = {"width": width, "height": height, "format": _format(picture)}
     if min(width, height) < config.min_side:
-        return row | {"kind": "too_small", "problem": f"{width}x{height} is smaller than {config.min_side}"}
+        return row | {"problem_kind": "too_small", "problem": f"{width}x{height} is smaller than {config.min_side}"}
     brightness, contrast, sharpness = statistics(pixels)
-    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "look": color_signature(pixels),
+    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "color_signature": color_signature(pixels),
                   "brightness": brightness, "contrast": contrast, "sharpness": sharpness}
 
 

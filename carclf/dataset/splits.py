@@ -18,7 +18,7 @@ from carclf.errors import DataError
 def stratified_holdout(
     index: pd.DataFrame, *, val_fraction: float, seed: int, previous: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Add ``subset`` (train, val, left_out) to usable labelled rows: in each class the wanted share validates.
+    """Add ``subset`` (train, val, excluded) to usable labelled rows: in each class the wanted share validates.
 
     The share, of the competition's own pictures, is met exactly where there are new pictures without copies enough,
     and at least one picture stands on each side. A cluster with any picture that trained earlier trains. Where it
@@ -30,14 +30,14 @@ def stratified_holdout(
     earlier = _earlier(rows, extra, previous)
     trained = (earlier == TRAIN) | ((earlier == EXCLUDED) & ~extra)  # or is a copy of what trained
     tainted = trained.groupby(rows["cluster"]).transform("any")
-    left_out = earlier.isin([VAL, EXCLUDED]) & (tainted | extra)
+    excluded = earlier.isin([VAL, EXCLUDED]) & (tainted | extra)
     validates = ((earlier == VAL) & ~extra & ~tainted).groupby(rows["cluster"]).transform("any")
     side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
-    groups = _groups(rows[~left_out & ~extra], side)
+    groups = _groups(rows[~excluded & ~extra], side)
     chosen: set[int] = set()
     for label, members in groups.groupby("label"):
         chosen |= _validating(members, val_fraction, label)
-    return _finished(rows.assign(subset=_subset(rows["cluster"].isin(chosen), extra, left_out), fold=NO_FOLD))
+    return _finished(rows.assign(subset=_subset(rows["cluster"].isin(chosen), extra, excluded), fold=NO_FOLD))
 
 
 def stratified_k_fold(
@@ -80,9 +80,9 @@ def _earlier(rows: pd.DataFrame, extra: "pd.Series[bool]", previous: pd.DataFram
 
 
 def _subset(
-    validates: "pd.Series[bool]", extra: "pd.Series[bool]", left_out: "pd.Series[bool] | bool" = False
+    validates: "pd.Series[bool]", extra: "pd.Series[bool]", excluded: "pd.Series[bool] | bool" = False
 ) -> "pd.Series[Any]":
-    return pd.Series(TRAIN, validates.index).mask(validates, VAL).mask(validates & extra | left_out, EXCLUDED)
+    return pd.Series(TRAIN, validates.index).mask(validates, VAL).mask(validates & extra | excluded, EXCLUDED)
 
 
 def _finished(rows: pd.DataFrame) -> pd.DataFrame:

@@ -86,5 +86,5 @@ def out_of_sample_predictions(
                     len(rows))
     rows = rows[answered].reset_index(drop=True)
     size = model.image_size
-    shares = member_probabilities(network, len(members), LetterboxedSource(Examples.of(rows, images, size), size), settings)
+    shares = member_probabilities(network, len(members), LetterboxedSource(Examples.from_index(rows, images, size), size), settings)
     return rows, weighted_mean(shares, may_answer[:, answered], members)

@@ -82,7 +82,7 @@ def _figures(found: dict[str, Any]) -> Metrics:
               if value is not None}
     weakest = min(recall, key=lambda name: recall[name])
     return {
-        "val_accuracy": found["accuracy"], "low": found["interval"][0], "high": found["interval"][1],
+        "val_accuracy": found["accuracy"], "val_accuracy_low": found["interval"][0], "val_accuracy_high": found["interval"][1],
         "num_images": found["num_images"], "weakest_class": weakest, "weakest_recall": recall[weakest],
         "temperature": found["temperature"], "calibration_error": found["calibration_error"],
     }
@@ -108,8 +108,8 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, config:
         raise QualityError(f"The model {model.key} answers what is no number. Train again with force and with a lower "
                            "fine_tune.learning_rate.")
     measures = _reloaded(rows, images, model, store)
-    pictures = LetterboxedSource(Examples.of(val, images, size), size)
-    measures["milliseconds"] = milliseconds_per_image(network, pictures, config.evaluate)
+    pictures = LetterboxedSource(Examples.from_index(val, images, size), size)
+    measures["latency_ms"] = milliseconds_per_image(network, pictures, config.evaluate)
     measures["model_mb"] = model.files["model.keras"].num_bytes / 1e6
     answers = Predictions(val, model.class_names, probabilities)
     return write_evaluation(folder, answers, images, measures=measures, explain=explain)
@@ -128,7 +128,7 @@ def _ask(
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     val = rows[rows["subset"] == "val"].reset_index(drop=True)
     size = model.image_size
-    probabilities = predict(network, LetterboxedSource(Examples.of(val, images, size), size), config.evaluate)
+    probabilities = predict(network, LetterboxedSource(Examples.from_index(val, images, size), size), config.evaluate)
     return val, probabilities, Explainer(network, images, size, model.class_names)
 
 

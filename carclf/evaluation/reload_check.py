@@ -24,7 +24,7 @@ def reload_difference(path: Path, probe: pd.DataFrame, rows: pd.DataFrame, image
     known = there.set_index("sha256", drop=False).loc[probe["sha256"][probe["sha256"].isin(there["sha256"])]]
     if known.empty:
         return None
-    source = LetterboxedSource(Examples.of(known, images, size), size)
+    source = LetterboxedSource(Examples.from_index(known, images, size), size)
     try:
         logits = predict_logits("keras", path, np.concatenate([pixels for pixels, _ in batches(source, BATCH_SIZE)]))
     except QualityError as error:

@@ -51,11 +51,11 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
         "num_images": answers[BASELINE].shape[1], "num_comparisons": len(verdicts) + num_prior_recipes, "seeds": plan.seeds,
         "num_folds": plan.num_folds, "seed_std": seed_std, "rows": mark_pareto_front(rows),
         "winner": _winner(rows, runs),
-        "dropped": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
+        "stopped_early": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
                     for name, (epoch, accuracy) in lost.items()],
         "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
                    if member.recipe not in lost],
-        "left_out": [name for name in wanted if name not in known],
+        "not_trained": [name for name in wanted if name not in known],
     }
 
 

@@ -70,9 +70,9 @@ def results_table(found: dict[str, Any], told: str) -> str:
     head = ["| recipe | accuracy | against the baseline | minutes | repeat |", "|---|---|---|---|---|"]
     lines = [_line(row) for row in sort_by_accuracy(found)]
     rest = [f"- Stopped early: {row['recipe']} after epoch {row['epoch']}, at {row['val_accuracy']:.4f}."
-            for row in found["dropped"]]
+            for row in found["stopped_early"]]
     rest += [f"- Failed: {row['run']}: {row['error']}" for row in found["failed"]]
-    rest += [f"- Not trained: {', '.join(found['left_out'])}."] if found["left_out"] else []
+    rest += [f"- Not trained: {', '.join(found['not_trained'])}."] if found["not_trained"] else []
     folds = f" in {found['num_folds']} folds" if found["num_folds"] else ""
     text = (f"Recipe {found['recipe']}, seeds {', '.join(map(str, found['seeds']))}, {found['num_images']} images"
             f"{folds}. {told}".rstrip())

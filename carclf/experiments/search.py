@@ -76,7 +76,7 @@ def report_results(name: str, found: dict[str, Any], store: Store) -> None:
     from optuna.trial import TrialState
 
     reached = {row["recipe"]: row["accuracy"] for row in found["rows"]}
-    pruned = {row["recipe"]: row["val_accuracy"] for row in found["dropped"]}
+    pruned = {row["recipe"]: row["val_accuracy"] for row in found["stopped_early"]}
     with _study(name, store) as study:
         for trial in study.get_trials(states=[TrialState.RUNNING]):
             recipe = f"trial-{trial.number}"

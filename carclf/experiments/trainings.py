@@ -112,7 +112,7 @@ def _member(plan: Plan, number: int) -> TrainingRun:
 
 def _begin(plan: Plan, member: TrainingRun, store: Store) -> Run:
     config = plan.config(member.recipe, member.seed, member.fold)
-    return Run.begin(member.run_id, store, plan.recipe, config)
+    return Run.start_or_resume(member.run_id, store, plan.recipe, config)
 
 
 def _take_data(plan: Plan, member: TrainingRun, run: Run, store: Store) -> None:

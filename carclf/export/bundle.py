@@ -72,7 +72,7 @@ def _validation_pictures(chosen: SelectedModel, store: Store) -> Any:
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     val = rows[rows["subset"] == "val"]
     some = val.iloc[np.unique(np.linspace(0, len(val) - 1, NUM_PICTURES).astype(int))]
-    source = LetterboxedSource(Examples.of(some, extract_images(archive, store), chosen.size), chosen.size)
+    source = LetterboxedSource(Examples.from_index(some, extract_images(archive, store), chosen.size), chosen.size)
     return np.stack([source[position][0] for position in range(len(source))])
 
 

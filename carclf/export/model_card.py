@@ -80,7 +80,7 @@ def _calibration(evaluation: Evaluation | None) -> list[dict[str, Any]]:
     metrics = evaluation.metrics if evaluation else {}
     named = {
         "calibration error, calibrated": ("calibration_error", "{:.4f}"), "temperature": ("temperature", "{:.4f}"),
-        "milliseconds per image": ("milliseconds", "{:.1f}"), "size of the model in MB": ("model_mb", "{:.1f}"),
+        "milliseconds per image": ("latency_ms", "{:.1f}"), "size of the model in MB": ("model_mb", "{:.1f}"),
     }
     return _rows({name: form.format(metrics[figure]) for name, (figure, form) in named.items() if figure in metrics})
 

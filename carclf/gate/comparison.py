@@ -22,11 +22,11 @@ def ids_trained_on(rows: pd.DataFrame, memory: pd.DataFrame) -> set[str]:
     return set(val.loc[previous_values(val, memory, "subset").isin([TRAIN, EXCLUDED]), "id"])
 
 
-def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame, left_out: set[str]) -> pd.DataFrame:
+def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame, excluded_ids: set[str]) -> pd.DataFrame:
     """The images that both predicted, without those left out: id, label, candidate, champion (right?)."""
     own, other = (rows.set_index("id") for rows in (candidate, champion))
     both = own[["label", "predicted"]].join(other["predicted"].rename("other"), how="inner", validate="one_to_one")
-    both = both[~both.index.isin(left_out)].reset_index()
+    both = both[~both.index.isin(excluded_ids)].reset_index()
     return pd.DataFrame({"id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
                          "champion": both["other"] == both["label"]})
 

@@ -57,7 +57,7 @@ def evaluate_rules(
         _champion(comparison, gate),
         _class_floor(found, gate),
         _at_most("calibration", "calibration error", metrics.get("calibration_error"), gate.max_calibration_error),
-        _at_most("prediction_time", "prediction time", metrics.get("milliseconds"), gate.max_latency_ms, " ms"),
+        _at_most("prediction_time", "prediction time", metrics.get("latency_ms"), gate.max_latency_ms, " ms"),
         _at_most("model_size", "model size", metrics.get("model_mb"), gate.max_model_mb, " MB"),
         _at_most("reload", "difference after reloading", metrics.get("reload_difference"), gate.max_reload_difference),
     ]

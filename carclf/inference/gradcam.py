@@ -26,7 +26,7 @@ class Explainer:
     def __call__(self, paths: list[str], predicted: list[int]) -> list[tuple[Any, Any]]:
         """Of each picture the pixels, uint8 (height, width, 3), and the heat in 0..1, (height, width) of the maps."""
         rows = pd.DataFrame({"path": paths, "label": 0, "problem": ""})
-        source = LetterboxedSource(Examples.of(rows, self.images, self.size), self.size)
+        source = LetterboxedSource(Examples.from_index(rows, self.images, self.size), self.size)
         pixels = [source[position][0] for position in range(len(source))]
         columns = np.searchsorted(self.class_names, predicted)
         heat = [self.heat(np.stack(pixels[start : start + BATCH_SIZE]), columns[start : start + BATCH_SIZE])

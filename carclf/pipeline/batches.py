@@ -35,7 +35,7 @@ class Examples:
     pictures: ImageFiles | DecodedImages
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, folder: Path, size: Size) -> "Examples":
+    def from_index(cls, rows: pd.DataFrame, folder: Path, size: Size) -> "Examples":
         """The rows (path, label, problem) of an index, decoded at a scale that covers the size (height, width).
 
         A picture with a problem, which only the test set keeps, is flat grey.
@@ -44,7 +44,7 @@ class Examples:
         files = ImageFiles([folder / path if usable else None for path, usable in whole], *size)
         return cls(rows["path"].tolist(), rows["label"].to_numpy(np.int32), files)
 
-    def decoded(self, archive: str, *, max_bytes: float) -> "Examples":
+    def with_decode_cache(self, archive: str, *, max_bytes: float) -> "Examples":
         """The same with pixels out of this machine's cache where they find room in it; ``archive`` is its content."""
         assert isinstance(self.pictures, ImageFiles)
         key = fingerprint(archive=archive, names=list(self.names))

@@ -30,7 +30,7 @@ def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("images", str(found["num_images"])), ("errors", str(found["num_images"] - found["num_correct"])),
         ("calibration error", f"{found['calibration_error']:.3f}"), ("temperature", f"{found['temperature']:.3f}"),
     ]
-    units = {"milliseconds": ("time an image", "{:.1f} ms"), "model_mb": ("model", "{:.1f} MB"),
+    units = {"latency_ms": ("time an image", "{:.1f} ms"), "model_mb": ("model", "{:.1f} MB"),
              "reload_difference": ("difference once reloaded", "{:.2g}")}
     return tiles + [(title, form.format(found[name])) for name, (title, form) in units.items() if name in found]
 

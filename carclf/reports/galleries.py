@@ -92,7 +92,7 @@ def _of_cluster(members: pd.DataFrame, show: Thumbnails) -> Gallery:
 
 def suspect_gallery(suspects: pd.DataFrame, show: Thumbnails) -> Gallery:
     """The first of the suspected labels, with their rank: given → suggested."""
-    columns = zip(suspects["label"], suspects["suggested"], suspects["score"], strict=True)
+    columns = zip(suspects["label"], suspects["suggested_label"], suspects["label_quality"], strict=True)
     notes = [f"{rank}. {given} → {suggested} · {score:.3f}"
              for rank, (given, suggested, score) in enumerate(columns, start=1)]
     return _gallery("", suspects.assign(note=notes), "note", MAX_SUSPECTS, show)

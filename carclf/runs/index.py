@@ -73,7 +73,7 @@ def index_row(record: Record) -> Row:
         "updated": _text(record.get("updated") or record.get("created")),
         "dataset": _text(stages.get("validate", {}).get("key")), "model": _text(stages.get("fine_tune", {}).get("key")),
         **_state(stages, latest),
-        **{name: _number(evaluated.get(name)) for name in ("val_accuracy", "low", "high")},
+        **{name: _number(evaluated.get(name)) for name in ("val_accuracy", "val_accuracy_low", "val_accuracy_high")},
         **{name: _number(scored.get(name)) for name in ("public_score", "rank")},
         "decision": _text(decision), **_minutes(stages),
     }
@@ -88,8 +88,8 @@ def _state(stages: dict[str, Any], latest: dict[str, Any]) -> Row:
     if latest:
         return {name: _text(latest.get(name)) for name in ("state", "stage", "text")}
     stage = next(reversed(stages), "")  # stages are noted in the chain's order
-    skip = stages[stage].get("skip", "") if stage else ""
-    return {"state": "done" if skip or stage == LAST else "open", "stage": _text(stage), "text": _text(skip)}
+    skip = stages[stage].get("skip_reason", "") if stage else ""
+    return {"state": "done" if skip or stage == LAST else "pending", "stage": _text(stage), "text": _text(skip)}
 
 
 def _minutes(stages: Mapping[str, Any]) -> Row:
@@ -158,7 +158,7 @@ def _noted(store: Store, data: bytes | None, names: Iterable[str]) -> bytes:
 
 
 def _run_ids(store: Store) -> list[str]:
-    names = (key.removeprefix("runs/").removesuffix(".json") for key in store.keys("runs/") if key.endswith(".json"))
+    names = (key.removeprefix("runs/").removesuffix(".json") for key in store.list_keys("runs/") if key.endswith(".json"))
     return [name for name in names if RUN_ID.fullmatch(name)]
 
 

@@ -53,7 +53,7 @@ def read_live_progress(store: Store, run_id: str) -> dict[str, LiveProgress]:
     """
     record_key(run_id)
     found = {}
-    for key in store.keys(f"live/{run_id}/"):
+    for key in store.list_keys(f"live/{run_id}/"):
         stage = key.removeprefix(f"live/{run_id}/").removesuffix(".json")
         if (live := _read(store, key)) is not None and live["stage"] == stage:
             found[stage] = live | {"state": _state(live)}
@@ -80,7 +80,7 @@ class _Recorder:
         rate, what = known.pop("per_second", None), what[:MAX_NAME]
         with self.lock:
             of_rate = {"per_second": rate, "eta_seconds": _digits((total - done) / rate)} if rate else {}
-            self.own |= {"what": what, "done": done, "total": total, **of_rate}
+            self.own |= {"activity": what, "done": done, "total": total, **of_rate}
             self.own["metrics"] = self.own.get("metrics", {}) | known
             if what in self.series or len(self.series) < MAX_SERIES:
                 kind = "epochs" if "val_loss" in known else "points"
@@ -129,7 +129,7 @@ class _Recorder:
             return _EMPTY | earlier | self.own | {"updated": _now(), "series": series}
 
 
-_EMPTY: LiveProgress = {"what": "", "done": 0, "total": 0, "per_second": None, "eta_seconds": None, "metrics": {}}
+_EMPTY: LiveProgress = {"activity": "", "done": 0, "total": 0, "per_second": None, "eta_seconds": None, "metrics": {}}
 
 
 def _with_point(points: Points, new: dict[str, Any], total: int) -> Points:

@@ -98,7 +98,7 @@ class _Follower:
         bring_up_to_date(self.run, record, self.store)
         if stage == "promote":
             _tell_champion(self.store)
-        skipped = any(done.get("skip") for done in record["stages"].values())
+        skipped = any(done.get("skip_reason") for done in record["stages"].values())
         self.run.set_status("FINISHED" if skipped or "score" in record["stages"] else "RUNNING")
 
 

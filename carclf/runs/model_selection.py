@@ -80,7 +80,7 @@ def _evaluation(
     known += [decision.inputs.get("evaluation")] if decision else []
     if (found := _of_model(store, model, known)) is not None:
         return found
-    return _of_model(store, model, [key.split("/")[1] for key in store.keys("evaluations/")
+    return _of_model(store, model, [key.split("/")[1] for key in store.list_keys("evaluations/")
                                     if key.endswith("/manifest.json")])
 
 

@@ -54,7 +54,7 @@ MAX_REASON = 2000  # characters of an error's words in the record
 
 @dataclass(frozen=True)
 class Result:
-    """How a stage ended; ``skip`` says why what follows is skipped, ``waiting`` that it must be run again.
+    """How a stage ended; ``skip_reason`` says why what follows is skipped, ``waiting`` that it must be run again.
 
     ``until`` is the time, in ISO format, before which that is of no use; "" where any time will do.
     """
@@ -65,7 +65,7 @@ class Result:
     seconds: float
     metrics: Metrics
     summary: str
-    skip: str = ""
+    skip_reason: str = ""
     waiting: bool = False
     until: str = ""
 
@@ -91,7 +91,7 @@ class Run:
         self.context = StageContext(store, self.config, self.salt)
 
     @classmethod
-    def begin(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
+    def start_or_resume(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
         """Write a new record, or go on with the run of that id; ConfigError where its configuration is another."""
         path, settings = record_key(run_id), config.model_dump()
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
@@ -155,19 +155,19 @@ class Run:
         metrics = _with_places(stage, artifact)
         summary = ", ".join(f"{name} {_short(value)}" for name, value in metrics.items()
                             if name not in ("reason", "class_names") and value != "")
-        result = Result(stage, artifact.key, reused, seconds, metrics, summary, skip=_skip(stage, self.config, metrics))
-        self.note(result)
+        result = Result(stage, artifact.key, reused, seconds, metrics, summary, skip_reason=_skip(stage, self.config, metrics))
+        self.record_result(result)
         how = f"reused {artifact.folder}/{artifact.key}" if reused else f"made {artifact.folder}/{artifact.key}"
         log.info("%s: %s in %.1f s: %s", stage, how, seconds, summary, extra={"color": STAGE_END_COLOR})
-        if result.skip:
-            log.info("%s: %s; what follows is skipped", stage, result.skip)
+        if result.skip_reason:
+            log.info("%s: %s; what follows is skipped", stage, result.skip_reason)
         if result.metrics.get("num_suspects"):
             log.info("%s: %d suspected labels, of which many are right: look at %s first, then name those that are "
                      "wrong: %s --id ID", stage, result.metrics["num_suspects"], result.metrics["report"],
                      format_command(self.store, f"label-fixes --run {self.run_id}"))
         return result
 
-    def note(self, result: Result) -> None:
+    def record_result(self, result: Result) -> None:
         """Keep a stage's result in the record; the attempt at it is over.
 
         A stage that is run again and makes nothing stays as long as it was, and where.
@@ -222,7 +222,7 @@ class Run:
         return (f"from {', '.join(keys) or 'nothing earlier'}; "
                 + (f"settings unlike the defaults: {', '.join(changed)}" if changed else "settings as by default"))
 
-    def join(self, members: "list[Run]") -> None:
+    def add_members(self, members: "list[Run]") -> None:
         """Make this run, which has only begun, one of an ensemble: data and split are those of its first member.
 
         ConfigError where it is another run already.

@@ -186,11 +186,11 @@ def _sources(rows: Any, archive: Archive, start: Model, config: Config, store: S
     size = start.image_size
     # what the smallest crop shows must have as many pixels as the network sees
     largest = tuple(round(side * config.augment.crop_scale**-0.5) for side in size)
-    train = Examples.of(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
-    train = train.decoded(archive.content_hash, max_bytes=own.cache_gb * 1e9)
+    train = Examples.from_index(rows[rows["subset"] == "train"], images, (largest[0], largest[1]))
+    train = train.with_decode_cache(archive.content_hash, max_bytes=own.cache_gb * 1e9)
     sizes = epoch_sizes(size, own.initial_size_fraction, own.num_phases, own.epochs)
     source = TrainingSource(train, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
-    return source, LetterboxedSource(Examples.of(rows[rows["subset"] == "val"], images, size), size)
+    return source, LetterboxedSource(Examples.from_index(rows[rows["subset"] == "val"], images, size), size)
 
 
 def _mix(start: Model, config: Config) -> Any:

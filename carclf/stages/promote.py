@@ -137,7 +137,7 @@ def _event(candidate: _Candidate, decision: Decision, run_id: str, approved_by: 
 
 def _raised(candidate: _Candidate) -> float | None:
     """What a promotion raises the stored threshold to, where it is lower."""
-    name = {"off": "", "interval": "low", "accuracy": "val_accuracy"}[candidate.config.gate.raise_threshold]
+    name = {"off": "", "lower_bound": "val_accuracy_low", "accuracy": "val_accuracy"}[candidate.config.gate.raise_threshold]
     if not name:
         return None
     if (value := candidate.evaluation.metrics.get(name)) is None:

@@ -67,8 +67,8 @@ def _look(submission: Submission, kaggle: KaggleClient, store: Store) -> Submiss
 def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
     if not 0 <= public_score <= 1:  # not an accuracy, whatever it is
         return {"public_score": public_score}
-    validation = (evaluation.number("val_accuracy"), evaluation.number("low"),
-                  evaluation.number("high"))
+    validation = (evaluation.number("val_accuracy"), evaluation.number("val_accuracy_low"),
+                  evaluation.number("val_accuracy_high"))
     return {"public_score": public_score, "gap": round(validation[0] - public_score, 5),
             "warning": accuracy_gap_warning(validation, public_score, int(submission.number("num_rows")))}
 

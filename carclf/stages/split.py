@@ -15,7 +15,7 @@ VERSION = 3
 def split(
     dataset: Dataset, champion: Split | None, context: StageContext
 ) -> tuple[Split, bool]:
-    """The usable labelled pictures, each in the subset train, val or left_out; copies on one side.
+    """The usable labelled pictures, each in the subset train, val or excluded; copies on one side.
 
     What stands on a side of the champion's split stays there. If that split was made of this dataset with these
     settings, it is the answer itself: a run on unchanged data reuses everything also after it won.
@@ -51,7 +51,7 @@ def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Confi
     if leaked := leaks["champion_train_in_val"]:
         log.warning("split: %d of the validation pictures trained the champion, as in a cross-validation they do: its "
                     "accuracy on them, and that of a model that goes on from it, says little", len(leaked))
-    counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "left_out")}
+    counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "excluded")}
     return counts | leak_metrics(leaks) | {"class_names": [int(name) for name in class_names]}
 
 

@@ -139,7 +139,7 @@ def _probabilities(
     test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
     size = model.image_size
-    return predict(network, LetterboxedSource(Examples.of(test, extract_images(archive, store), size), size), config.evaluate)
+    return predict(network, LetterboxedSource(Examples.from_index(test, extract_images(archive, store), size), size), config.evaluate)
 
 
 def check_submission(text: str, sample: str, class_names: list[str]) -> None:

@@ -71,7 +71,7 @@ class Checkpoints:
         found = self.store.read(f"{self.folder}/latest.json")
         if found and found.data != b"null":
             self.store.write(f"{self.folder}/latest.json", b"null")
-            for key in [key for key in self.store.keys(f"{self.folder}/") if key.endswith(".npz")]:
+            for key in [key for key in self.store.list_keys(f"{self.folder}/") if key.endswith(".npz")]:
                 self.store.write(key, b"")
 
     def _latest(self) -> dict[str, Any] | None:

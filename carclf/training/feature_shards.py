@@ -61,7 +61,7 @@ class FeatureShards:
     def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
         def make(folder: Path) -> Metrics:
             size = self.config.model.size
-            examples = Examples.of(rows, extract_images(self.archive, self.store), size)
+            examples = Examples.from_index(rows, extract_images(self.archive, self.store), size)
             np.save(folder / "features.npy", extract_features(self.backbone, examples, self.config, view, self.meter))
             return {"num_rows": len(rows), "view": view}
 

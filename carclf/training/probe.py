@@ -20,7 +20,7 @@ def write_reference_logits(model: keras.Model, val: pd.DataFrame, images: Path, 
     chosen = select_reference_images(val)
     # called and not predicted: a compiled prediction remembers the precision that it was compiled in
     answers = [keras.ops.convert_to_numpy(model(pixels, training=False))
-               for pixels, _ in batches(LetterboxedSource(Examples.of(chosen, images, size), size), BATCH_SIZE)]
+               for pixels, _ in batches(LetterboxedSource(Examples.from_index(chosen, images, size), size), BATCH_SIZE)]
     logits = np.concatenate(answers).astype(np.float32)
     columns = pd.DataFrame(logits, columns=[f"logit{position}" for position in range(logits.shape[1])])
     known = chosen[["id", "sha256"]].reset_index(drop=True)

@@ -73,7 +73,7 @@ def _subsets(split: Split, store: Store) -> dict[str, Any]:
     import pandas as pd
 
     rows = pd.read_parquet(split.path(store, "split.parquet"))
-    return {subset: rows[rows["subset"] == subset] for subset in ("train", "val", "left_out")
+    return {subset: rows[rows["subset"] == subset] for subset in ("train", "val", "excluded")
             if subset in set(rows["subset"])}
 
 

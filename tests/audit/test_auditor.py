@@ -52,7 +52,7 @@ def crowned(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
 def run(store: Store, name: str, url: str, patch: pytest.MonkeyPatch, **settings: object) -> dict[str, Result]:
     patch.setenv("CARCLF_KAGGLE_ENDPOINT", url)
     patch.setenv("KAGGLE_API_TOKEN", "demo-key")
-    own = Run.begin(name, store, "demo", load_config("demo", SMALL | settings))
+    own = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL | settings))
     return {stage: own.run_stage(stage) for stage in list(STAGES)[: list(STAGES).index("promote") + 1]}
 
 
@@ -62,10 +62,10 @@ def test_the_audit_ranks_every_usable_picture_and_leaves_a_page(crowned: tuple[S
     audit = Audit.find(store, metrics["audit"])
     ranked = pd.read_parquet(audit.path(store, "suspects.parquet"))
     assert len(ranked) == metrics["num_audited"] == first["validate"].metrics["num_train"]
-    assert ranked["suspect"].sum() == metrics["num_suspects"] and ranked["score"].is_monotonic_increasing
+    assert ranked["is_suspect"].sum() == metrics["num_suspects"] and ranked["label_quality"].is_monotonic_increasing
     page = store.read(metrics["report"]).data.decode()
     assert "Suspected labels" in page and "Drift" not in page and "data:image/jpeg;base64," in page
-    assert "drift" not in metrics and not list(store.keys("drifts/"))
+    assert "drift" not in metrics and not list(store.list_keys("drifts/"))
 
 
 def test_a_second_run_on_the_champions_own_data_reuses_everything(
@@ -92,7 +92,7 @@ def test_other_data_are_compared_with_the_champions_and_once_crowned_are_at_rest
         run(store, "stopped", servers["dark"], monkeypatch)
     assert "brightness differs most" in str(error.value) and "raise audit.drift_stop" in str(error.value)
     assert not Run.load("stopped", store).record["stages"].get("train_head")
-    [key] = [key for key in store.keys("drifts/") if key.endswith("report.html")]
+    [key] = [key for key in store.list_keys("drifts/") if key.endswith("report.html")]
     assert key in str(error.value) and "told apart with an AUC" in store.read(key).data.decode()
     caplog.set_level("INFO", "carclf")
     allowed = run(store, "allowed", servers["dark"], monkeypatch, **{"audit.drift_stop": 1})

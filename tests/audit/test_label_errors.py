@@ -35,10 +35,10 @@ def test_planted_flips_stand_first_with_their_right_labels(seed: int) -> None:
     first = ranked.head(NUM // 10)
     found = first[first["position"].isin(flipped)]
     assert len(found) >= 0.95 * len(flipped)
-    assert (found["suggested"] == true[found["position"]]).mean() >= 0.95
-    suspects = ranked[ranked["suspect"]]
+    assert (found["suggested_label"] == true[found["position"]]).mean() >= 0.95
+    suspects = ranked[ranked["is_suspect"]]
     assert np.isin(suspects["position"], flipped).mean() > 0.8 and np.isin(flipped, suspects["position"]).mean() > 0.8
-    assert ranked["score"].is_monotonic_increasing and sorted(ranked["position"]) == list(range(NUM))
+    assert ranked["label_quality"].is_monotonic_increasing and sorted(ranked["position"]) == list(range(NUM))
 
 
 def test_a_clusters_own_labels_decide_nothing_of_its_scores() -> None:
@@ -58,8 +58,8 @@ def test_copies_with_the_same_wrong_label_do_not_vouch_for_each_other() -> None:
     features[1:5] = features[0]
     given = true.copy()
     given[:5] = 3
-    apart = rank_labels(features, given, np.arange(NUM), seed=0).set_index("position")["score"]
-    together = rank_labels(features, given, np.r_[[0] * 5, 5:NUM], seed=0).set_index("position")["score"]
+    apart = rank_labels(features, given, np.arange(NUM), seed=0).set_index("position")["label_quality"]
+    together = rank_labels(features, given, np.r_[[0] * 5, 5:NUM], seed=0).set_index("position")["label_quality"]
     assert together[0] < 0.1 and apart[0] > 0.3
 
 
@@ -96,7 +96,7 @@ def test_a_suspect_is_named_as_label_fixes_know_it() -> None:
     rows = rows.assign(path="train/" + rows["label"].astype(str) + "/" + rows["id"])
     rows.loc[1, "id"] = "0.jpg"
     found = rank_suspects(rows, pooled(true), 0)
-    assert list(found.columns) == ["id", "path", "label", "suggested", "score", "suspect"]
-    assert set(found["suggested"]) <= set(rows["label"]) and len(found) == NUM
+    assert list(found.columns) == ["id", "path", "label", "suggested_label", "label_quality", "is_suspect"]
+    assert set(found["suggested_label"]) <= set(rows["label"]) and len(found) == NUM
     named = found.set_index("path")["id"]
     assert all(named[path] == path for path in rows["path"][:2]) and named[rows["path"][2]] == "2.jpg"

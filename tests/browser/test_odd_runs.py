@@ -36,8 +36,8 @@ def store(tmp_path: Path) -> Store:
 
 def measured(store: Store, name: str, accuracy: float, created: str) -> Run:
     """A run that was evaluated and has not ended."""
-    run = Run.begin(name, store, "demo", load_config("demo"))
-    run.note(Result("evaluate", "0", False, 1.0, {"val_accuracy": accuracy, "low": 0.5, "high": 0.9}, ""))
+    run = Run.start_or_resume(name, store, "demo", load_config("demo"))
+    run.record_result(Result("evaluate", "0", False, 1.0, {"val_accuracy": accuracy, "val_accuracy_low": 0.5, "val_accuracy_high": 0.9}, ""))
     store.write(f"runs/{name}.json", store.read(f"runs/{name}.json").data.replace(  # type: ignore[union-attr]
         run.record["created"].encode(), created.encode()))
     rebuild_index(store)
@@ -132,7 +132,7 @@ def test_the_focus_stays_where_it_is_when_a_page_is_shown_anew(store: Store, tmp
         focused = page.get_by_role("link", name="All runs"), page.get_by_text("repeat split", exact=True)
         for number, one in enumerate(focused):
             one.focus()
-            run.note(Result("split", f"{number}", False, 1.0, {}, f"split {number}"))
+            run.record_result(Result("split", f"{number}", False, 1.0, {}, f"split {number}"))
             page.get_by_text(f"split {number}", exact=True).wait_for()
             page.wait_for_timeout(500)
             assert one.evaluate("one => one === document.activeElement"), number

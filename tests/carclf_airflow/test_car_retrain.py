@@ -158,7 +158,7 @@ def test_the_question_before_a_promotion_shows_the_figures_and_leads_to_the_runs
         from types import SimpleNamespace as N
         results = {"promote": {"threshold": 0.9, "val_accuracy": 0.95, "decision": "awaiting approval", "champion": "",
                                "reason": "awaiting approval: all hold. To go on: carclf promote", "p_value": 0.0123456},
-                   "evaluate": {"val_accuracy": 0.95, "low": 0.93, "high": 0.97, "num_images": 500, "weakest_class": 2,
+                   "evaluate": {"val_accuracy": 0.95, "val_accuracy_low": 0.93, "val_accuracy_high": 0.97, "num_images": 500, "weakest_class": 2,
                                 "weakest_recall": 0.8, "calibration_error": 0.01}}
         ti = N(xcom_pull=lambda task_ids: {"metrics": results[task_ids]})
         body = car_retrain.car_retrain().get_task("approval.ask").body
@@ -334,7 +334,7 @@ def test_a_refused_model_skips_what_follows_and_says_why(environment: dict[str, 
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})),
                    "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "approval.ask"})}
         def run_child(command, env):
-            open(command[-1], "w").write('{"skip": "rejected: weak"}')
+            open(command[-1], "w").write('{"skip_reason": "rejected: weak"}')
             return 99, ""
         stage_process.run_child = run_child
         try:
@@ -354,16 +354,16 @@ def test_xcom_holds_a_result_that_is_small_and_readable_whatever_the_run(environ
         long = "x" * 100_000
         metrics = {f"figure {n} {long}": long for n in range(500)} | {"reason": long}
         huge = {"stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "metrics": {"reason": long} | metrics,
-                "summary": long, "skip": long, "waiting": False, "until": ""}
+                "summary": long, "skip_reason": long, "waiting": False, "until": ""}
         usual = huge | {"metrics": {"val_accuracy": 0.9, "class_names": "0 1 2", "reason": "r" * 600},
-                        "summary": "val_accuracy 0.9", "skip": ""}
+                        "summary": "val_accuracy 0.9", "skip_reason": ""}
         print(len(json.dumps(stage_process.readable(huge))), json.dumps(stage_process.readable(usual)))
     """
     done = python(code, environment)
     size, usual = done.stdout.splitlines()[-1].split(maxsplit=1)
     assert int(size) < 24_000
     assert json.loads(usual) == {
-        "stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "summary": "val_accuracy 0.9", "skip": "",
+        "stage": "evaluate", "key": "k", "reused": False, "seconds": 1.5, "summary": "val_accuracy 0.9", "skip_reason": "",
         "metrics": {"val_accuracy": 0.9, "reason": "r" * 600}, "waiting": False, "until": ""}
 
 

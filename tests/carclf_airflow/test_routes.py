@@ -36,10 +36,10 @@ POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'sel
 
 def noted(store: Store, name: str, wrong: range = range(0)) -> Run:
     one = build_candidate(store, name, wrong)
-    run = Run.begin(name, store, "demo", load_config("demo", {"seed": len(name)}))
+    run = Run.start_or_resume(name, store, "demo", load_config("demo", {"seed": len(name)}))
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
+        run.record_result(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
@@ -190,7 +190,7 @@ def test_a_files_page_is_shown_without_scripts_network_or_this_sites_origin(stor
     one = build_candidate(store, "good", config=load_config("demo", {"gate.threshold": 0.1}))
     decision, _ = one.promote(store)
     run = noted(store, "good")
-    run.note(Result("promote", decision.key, False, 1.0, decision.metrics, ""))
+    run.record_result(Result("promote", decision.key, False, 1.0, decision.metrics, ""))
     page = viewer.get("/runs/good/files/promote/report.html")
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     style = re.search(r"<style>(.*?)</style>", page.text, re.DOTALL)
@@ -209,7 +209,7 @@ def test_what_a_store_holds_is_text_on_every_page(store: Store, viewer: TestClie
     noted(store, "a", range(9))
     noted(store, "b")
     record = json.loads(store.read("runs/b.json").data)
-    record["stages"]["evaluate"]["summary"] = record["stages"]["split"]["skip"] = record["machine"] = evil
+    record["stages"]["evaluate"]["summary"] = record["stages"]["split"]["skip_reason"] = record["machine"] = evil
     record["attempts"] = {"score": {"stage": "score", "state": "failed", "since": record["created"], "text": evil}}
     store.write("runs/b.json", json.dumps(record | {"recipe": evil}).encode())
     pages = [viewer.get(path, headers=HTML).text for path in ("/runs/b", "/compare?a=a&b=b", "/runs/b/report.html")]
@@ -276,10 +276,10 @@ def test_a_dag_run_that_has_not_begun_says_so_and_shows_its_report_once_it_has(
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200 and "has not begun yet" in page.text and f'data-run="{own}"' in page.text
     assert viewer.get(f"/data/runs/{own}/live").json()["version"] == "none"
-    Run.begin(own, store, "demo", load_config("demo"))
+    Run.start_or_resume(own, store, "demo", load_config("demo"))
     page = viewer.get(path, headers=HTML)
     version = viewer.get(f"/data/runs/{own}/live").json()["version"]
-    assert f'data-run="{own}" data-version="{version}" data-state="open"' in page.text
+    assert f'data-run="{own}" data-version="{version}" data-state="pending"' in page.text
     assert "train no car classifier" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
 
 
@@ -299,7 +299,7 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
            "on_pareto_front": False, "command": "", "runs": []}
     found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_comparisons": 0,
-             "level": 0.05, "seed_std": None, "rows": [row], "dropped": [], "failed": [], "left_out": []}
+             "level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
     store.write(f"experiments/{own}/outcome.json", json.dumps(found).encode())
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200 and f"Experiment <bdi>{own}</bdi>" in page.text
@@ -331,7 +331,7 @@ def test_an_experiments_pages_ask_for_the_right_to_read_the_dag_of_experiments(
 
 
 def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
-    run = Run.begin("r", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     run._tell("fine_tune", run.record["created"], state="running")
 
     def tell(num: int) -> None:
@@ -339,7 +339,7 @@ def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: St
                    "learning_rate": 1e-3, "images_per_second": 50.0, "data_wait_fraction": 0.1}
                   for n in range(1, num + 1)]
         live = {"stage": "fine_tune", "state": "running", "started": run.record["created"],
-                "updated": "2999-01-01T00:00:00+00:00", "what": "fine_tune", "done": 10 * num, "total": 100,
+                "updated": "2999-01-01T00:00:00+00:00", "activity": "fine_tune", "done": 10 * num, "total": 100,
                 "per_second": 1.0, "eta_seconds": 9.0, "metrics": points[-1] if points else {},
                 "series": {"fine_tune": {"points": points, "epochs": []}} if points else {}}
         store.write("live/r/fine_tune.json", json.dumps(live).encode())

@@ -14,7 +14,7 @@ FOLDS = {"split.num_folds": 2, "evaluate.flip_tta": False}
 
 
 def run_to(last: str, store: Store, name: str, **settings: object) -> Run:
-    run = Run.begin(name, store, "demo", load_config("demo", SMALL | settings))
+    run = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL | settings))
     for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
         run.run_stage(stage)
     return run

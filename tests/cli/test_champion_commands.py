@@ -25,7 +25,7 @@ def run(store: Store, name: str, wrong: Any, **settings: Any) -> Candidate:
     """A run that is evaluated and not promoted yet."""
     config = load_config("demo", {key.replace("__", "."): value for key, value in settings.items()})
     own = build_candidate(store, name, wrong, config=config)
-    record = Run.begin(name, store, "demo", config).record
+    record = Run.start_or_resume(name, store, "demo", config).record
     record["stages"] = {stage: {"key": artifact.key} for stage, artifact in (
         ("download", own.archive), ("split", own.split), ("fine_tune", own.model), ("evaluate", own.evaluation))}
     store.write(f"runs/{name}.json", json.dumps(record).encode())

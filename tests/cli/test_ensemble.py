@@ -164,7 +164,7 @@ def test_members_of_other_shapes_other_data_or_unfinished_runs_are_refused(store
     other.record["stages"] |= {stage: Run.load("seed-1", store_copy).record["stages"][stage]
                                for stage in ("split", "fine_tune", "evaluate")}
     store_copy.write("runs/other.json", json.dumps(other.record).encode())
-    Run.begin("begun", store_copy, "demo", load_config("demo", SMALL))
+    Run.start_or_resume("begun", store_copy, "demo", load_config("demo", SMALL))
     for name, message in (
         ("square", r"different shapes \(seed-0: 48x64, square: 64x64\)"), ("other", "their validate differs"),
         ("begun", "fine_tune has not run in 'begun'"),

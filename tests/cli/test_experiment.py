@@ -49,9 +49,9 @@ def test_the_comparison_has_a_row_for_each_that_finished_and_says_why_others_did
     assert found["rows"][-1]["recipe"] == "ensemble"
     assert [row["run"] for row in found["failed"]] == ["one-lost-s0", "one-lost-s1"]
     assert all("the store has none to go on from" in row["error"] for row in found["failed"])
-    assert found["left_out"] == []
+    assert found["not_trained"] == []
     assert found["num_images"] > 20
-    assert found["num_comparisons"] == len(found["rows"]) - 1 + len(found["dropped"])
+    assert found["num_comparisons"] == len(found["rows"]) - 1 + len(found["stopped_early"])
     assert found["winner"] == ""  # so few images tell nothing apart
     for row in found["rows"][1:]:
         assert row["low"] <= row["difference"] <= row["high"]
@@ -124,7 +124,7 @@ def test_a_search_that_cannot_be_carried_out_asks_nothing_of_its_study(tmp_path,
     store = open_store(str(tmp_path))
     with pytest.raises(ConfigError, match=words):
         carclf(store, "plan", "--name", "rates", "--form", json.dumps({"recipe": "demo", "search": ranges}))
-    assert list(store.keys("studies/")) == []
+    assert list(store.list_keys("studies/")) == []
 
 
 @pytest.mark.acceptance  # with real trainings
@@ -135,7 +135,7 @@ def test_once_the_budget_is_spent_no_training_begins(kaggle, tmp_path):
     carclf(store, "run", "--name", "short")
     found = json.loads(store.read("experiments/short/outcome.json").data)
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
-    assert (found["left_out"], found["failed"]) == (["frozen", "mixup", "ensemble"], [])
+    assert (found["not_trained"], found["failed"]) == (["frozen", "mixup", "ensemble"], [])
     assert store.read("runs/short-mixup-s0.json") is None  # what never began is no run
 
 
@@ -161,7 +161,7 @@ def test_shared_features_cost_each_recipe_the_same_whichever_came_first_and_comp
          "--try", "batch-32", "--seeds", "0")
     said = carclf(store, "run", "--name", "shared")
     assert "the same as the baseline: it changes nothing of it" in said  # 32 is what the baseline has
-    computed = sum(json.loads(store.read(key).data)["seconds"] for key in store.keys("features/")
+    computed = sum(json.loads(store.read(key).data)["seconds"] for key in store.list_keys("features/")
                    if key.endswith("manifest.json"))
     saved = {}
     for name in ("baseline", "smooth"):
@@ -187,7 +187,7 @@ def test_a_recipe_of_which_a_fold_was_not_trained_is_named(kaggle, tmp_path):
     carclf(store, "compare", "--name", "folds")
     found = json.loads(store.read("experiments/folds/outcome.json").data)
     assert [row["recipe"] for row in found["rows"]] == ["baseline"]
-    assert found["left_out"] == ["smooth"]
+    assert found["not_trained"] == ["smooth"]
 
 
 @pytest.mark.acceptance  # with real trainings

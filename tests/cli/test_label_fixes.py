@@ -19,13 +19,13 @@ from carclf.runs.run import Run
 from carclf.services.storage import Store, open_store
 
 SUSPECTS = pd.DataFrame({
-    "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "", "label": [0, 1, 2, 0], "suggested": [1, 2, 0, 3],
-    "score": [0.01, 0.02, 0.03, 0.9], "suspect": [True, True, True, False],
+    "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "", "label": [0, 1, 2, 0], "suggested_label": [1, 2, 0, 3],
+    "label_quality": [0.01, 0.02, 0.03, 0.9], "is_suspect": [True, True, True, False],
 })
 
-INDEX = SUSPECTS.assign(path="train/0/" + SUSPECTS["id"], source="train", kind="", problem="",
+INDEX = SUSPECTS.assign(path="train/0/" + SUSPECTS["id"], source="train", problem_kind="", problem="",
                         sha256=[digit * 64 for digit in "abcd"])[
-    ["id", "path", "label", "source", "sha256", "kind", "problem"]]
+    ["id", "path", "label", "source", "sha256", "problem_kind", "problem"]]
 HEADER = "id,action,label,sha256\n"
 A, B, C = (f"{sha256}\n" for sha256 in INDEX["sha256"][:3])
 
@@ -41,8 +41,8 @@ def store(tmp_path: Path) -> Store:
 
     audit, _ = build(Audit, make, Provenance(1, {}, {}), own)
     data, _ = build(Dataset, lambda folder: INDEX.to_parquet(folder / "index.parquet") or {}, Provenance(1, {}, {}), own)
-    Run.begin("plain", own, "demo", load_config("demo"))
-    run = Run.begin("r", own, "demo", load_config("demo"))
+    Run.start_or_resume("plain", own, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", own, "demo", load_config("demo"))
     run.record["stages"] = {"validate": {"key": data.key},
                             "train_head": {"key": "k", "metrics": {"audit": audit.key}}}
     own.write("runs/r.json", json.dumps(run.record).encode())
@@ -74,7 +74,7 @@ def test_without_a_choice_the_suspects_are_listed_and_nothing_is_written(store: 
 
 
 def test_a_run_that_drift_stopped_has_its_splits_audit_of_its_own_network_where_there_is_one(store: Store) -> None:
-    run = Run.begin("stopped", store, "demo", load_config("demo", {"seed": 3}))
+    run = Run.start_or_resume("stopped", store, "demo", load_config("demo", {"seed": 3}))
     run.record["stages"]["split"] = {"key": "s"}
     store.write("runs/stopped.json", json.dumps(run.record).encode())
     own = {name: run.config.model.model_dump()[name] for name in NETWORK_SETTINGS}

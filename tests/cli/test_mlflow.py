@@ -96,7 +96,7 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
             patch.setenv(name, value)
         config = load_config("demo", SMALL | {"fine_tune.epochs": 3, "audit.enabled": True})
         for stage in STAGES:
-            run = Run.begin("chain", LossyStore(folder), "demo", config)  # as each stage's own process does
+            run = Run.start_or_resume("chain", LossyStore(folder), "demo", config)  # as each stage's own process does
             if stage == "fine_tune":
                 with pytest.raises(ConfigError, match="the disk is full"):
                     run.run_stage(stage)
@@ -175,7 +175,7 @@ def judged(store: Store, name: str, wrong: Any, competition: str) -> Candidate:
     """A run that is evaluated, by stages that knew nothing of MLflow, and not promoted yet."""
     config = load_config("demo", {"competition": competition, "gate.champion_rule": "off"})
     own = build_candidate(store, name, wrong, config=config)
-    run = Run.begin(name, store, "demo", config)
+    run = Run.start_or_resume(name, store, "demo", config)
     run.record["stages"] = {stage: {"key": one.key, "metrics": one.metrics, "seconds": 1.0, "reused": False}
                             for stage, one in (("download", own.archive), ("split", own.split),
                                                ("fine_tune", own.model), ("evaluate", own.evaluation))}

@@ -31,8 +31,8 @@ def test_real_runs_are_in_the_index_as_their_records_say(store: Store) -> None:
     by_run = {row["run"]: row for row in list_runs(store)}
     # those that end where the fixture ends them
     assert {name: (row["state"], row["stage"], row["decision"]) for name, row in by_run.items()} == {
-        "fold-0": ("open", "evaluate", ""), "fold-1": ("open", "evaluate", ""), "seed-1": ("open", "evaluate", ""),
-        "wide": ("open", "evaluate", ""), "seed-0": ("done", "promote", "promoted")}
+        "fold-0": ("pending", "evaluate", ""), "fold-1": ("pending", "evaluate", ""), "seed-1": ("pending", "evaluate", ""),
+        "wide": ("pending", "evaluate", ""), "seed-0": ("done", "promote", "promoted")}
     assert [name for name, row in by_run.items() if row["champion"]] == ["seed-0"]
     metrics = Run.load("wide", store).artifact(Evaluation, "evaluate").metrics
     assert by_run["wide"]["val_accuracy"] == metrics["val_accuracy"] and by_run["wide"]["minutes"] > 0

@@ -39,7 +39,7 @@ class FaultTrial:
     def __init__(self, cluster: Cluster, number: int, folder: Path) -> None:
         self.cluster, self.store, self.folder = cluster, cluster.store(), folder
         self.submitted_before = self.count_submissions()
-        self.trained_before = {key for key in self.store.keys("checkpoints/") if key.endswith("latest.json")}
+        self.trained_before = {key for key in self.store.list_keys("checkpoints/") if key.endswith("latest.json")}
         self.conf = LONG | {"fine_tune.learning_rate": 1.5e-3 + number * 1e-10}
         self.run_id = cluster.trigger(**self.conf)
         self.step, self.at = 0, 0.0
@@ -57,7 +57,7 @@ class FaultTrial:
     def checkpoint_step(self) -> int:
         """The step of this run's latest checkpoint; 0 where there is none yet, or the store is away."""
         try:
-            keys = {key for key in self.store.keys("checkpoints/") if key.endswith("latest.json")} - self.trained_before
+            keys = {key for key in self.store.list_keys("checkpoints/") if key.endswith("latest.json")} - self.trained_before
             states = [json.loads(found.data) for key in keys if (found := self.store.read(key))]
         except ServiceError:
             return 0
@@ -99,7 +99,7 @@ class FaultTrial:
         assert copied.damaged == []
         state = read_state(self.store)
         if state and state["champion"]:
-            assert f"models/{state['champion']['model']}/manifest.json" in set(self.store.keys("models/"))
+            assert f"models/{state['champion']['model']}/manifest.json" in set(self.store.list_keys("models/"))
 
     def row(self, fault: str, outcome: str, seconds: float | None = None, steps: int | None = None) -> TrialResult:
         """The run's line, once it is certain that it left nothing broken."""

@@ -24,13 +24,13 @@ def test_a_run_succeeds_on_two_workers_and_counts_one_submission(cluster: Cluste
     assert hosts == {found[:12] for found in cluster.containers("worker")}
     assert cluster.result(finished_run, "promote")["metrics"]["decision"] == "promoted"
     store = cluster.store()
-    assert len(list(store.keys("submissions/"))) == 1 + len(list(store.keys("submissions/claims/")))
+    assert len(list(store.list_keys("submissions/"))) == 1 + len(list(store.list_keys("submissions/claims/")))
 
 
 def test_everything_lies_in_the_store_and_no_file_is_shared_between_containers(
     cluster: Cluster, finished_run: str
 ) -> None:
-    folders = Counter(key.partition("/")[0] for key in cluster.store().keys(""))
+    folders = Counter(key.partition("/")[0] for key in cluster.store().list_keys(""))
     wanted = {"archives", "inspections", "datasets", "splits", "features", "models", "audits", "evaluations",
               "decisions", "predictions", "submissions", "scores", "runs", "champion.json"}
     assert wanted <= set(folders)

@@ -185,7 +185,7 @@ def test_a_full_disk_is_told_in_words_and_the_same_run_goes_on_once_there_is_roo
     said = trial.reason()
     assert re.match(r"ConfigError: The disk is full: .* could not be written; \d+ of 268 MB are free on /scratch\.",
                     said), said
-    assert not any(trial.run_id in key for key in trial.store.keys("models/"))
+    assert not any(trial.run_id in key for key in trial.store.list_keys("models/"))
     table.append(trial.row("disk full", "failed: the disk is full"))
     inside(worker, "rm", "/scratch/fill")
     body = {"dry_run": False, "dag_run_id": trial.run_id, "only_failed": True, "task_ids": ["fine_tune"],

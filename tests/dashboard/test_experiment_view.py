@@ -30,7 +30,7 @@ def recipe(name: str, accuracy: float, minutes: float, finding: str = "", **more
 
 def experiment(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"experiment": "e", "recipe": "demo", "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
-            "level": 0.05, "seed_std": None, "rows": list(rows), "dropped": [], "failed": [], "left_out": []} | more
+            "level": 0.05, "seed_std": None, "rows": list(rows), "stopped_early": [], "failed": [], "not_trained": []} | more
 
 
 def test_recipes_are_told_in_words_and_drawn_over_their_cost_with_the_front_as_a_line(store: Store) -> None:
@@ -54,7 +54,7 @@ def test_the_page_says_what_was_found_and_what_was_not_trained_to_its_end(store:
     page = experiment_page(store, "/carclf", experiment(
         recipe("baseline", 0.9, 2.0), recipe("<b>more", 0.95, 4.0, "better"),
         dropped=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5}], failed=[{"run": "e-x-s0", "error": "<i>"}],
-        left_out=["late"]))
+        not_trained=["late"]))
     assert '<b>&lt;b&gt;more</b>: <span class="ok">better by 5.0 points</span>' in page and "<b>more" not in page
     assert '<a href="/carclf/runs/e-baseline-s0">' in page and "carclf run --recipe demo --set x=baseline" in page
     assert "1 recipe beside the baseline" in page
@@ -72,8 +72,8 @@ def test_the_winner_is_named_with_the_command_that_takes_it_through_the_gate(sto
 
 
 def test_an_experiment_that_goes_on_shows_how_each_of_its_trainings_goes(store: Store) -> None:
-    done, running = (Run.begin(f"e-{name}-s0", store, "demo", load_config("demo")) for name in ("done", "more"))
-    done.note(Result("evaluate", "0", False, 90.0, {"val_accuracy": 0.75, "low": 0.61, "high": 0.85}, ""))
+    done, running = (Run.start_or_resume(f"e-{name}-s0", store, "demo", load_config("demo")) for name in ("done", "more"))
+    done.record_result(Result("evaluate", "0", False, 90.0, {"val_accuracy": 0.75, "val_accuracy_low": 0.61, "val_accuracy_high": 0.85}, ""))
     running._tell("fine_tune", running.record["created"], state="running")
     members = [{"recipe": name, "seed": 0, "fold": 0, "run_id": f"e-{name}-s0"} for name in ("done", "more", "<b>")]
     with record_progress(store, "e-more-s0", "fine_tune"):

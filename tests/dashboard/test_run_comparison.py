@@ -22,10 +22,10 @@ def store(tmp_path: Path) -> Store:
 
 
 def run_of(store: Store, name: str, one: Candidate, **settings: object) -> Run:
-    run = Run.begin(name, store, "demo", load_config("demo", settings))
+    run = Run.start_or_resume(name, store, "demo", load_config("demo", settings))
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
+        run.record_result(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
@@ -38,7 +38,7 @@ def test_a_paired_test_recalls_and_changed_images_are_those_computed_by_hand(sto
     split = build_split(store)
     # a is wrong on 10 images, b on the first of them and two others: 9 gained, 2 lost, 1 both wrong, 48 both right
     run_of(store, "a", build_candidate(store, "a", range(10), split=split), **{"seed": 1})
-    run_of(store, "b", build_candidate(store, "b", [0, 20, 21], split=split, milliseconds=4.0), **{"head.epochs": 7})
+    run_of(store, "b", build_candidate(store, "b", [0, 20, 21], split=split, latency_ms=4.0), **{"head.epochs": 7})
     found = compare_runs(store, "a", "b")
     paired = found["paired"]
     assert paired | {"interval": []} == {
@@ -64,7 +64,7 @@ def test_a_paired_test_recalls_and_changed_images_are_those_computed_by_hand(sto
         "id": "", "path": "", "label": 1, "a": 2, "a_probability": None, "b": 1, "b_probability": None,
         "kind": "gained", "picture": ""}
     assert found["settings"] == [{"name": "seed", "a": 1, "b": 0}, {"name": "head.epochs", "a": 10, "b": 7}]
-    assert {"name": "milliseconds", "a": 5.0, "b": 4.0, "difference": -1.0} in found["metrics"]
+    assert {"name": "latency_ms", "a": 5.0, "b": 4.0, "difference": -1.0} in found["metrics"]
     assert found["verdict"] == "inconclusive"
     assert found["summary"] == (
         "Neither b nor a is shown to be better: 0.9500 against 0.8333 on 60 common images, a difference of +11.67 "
@@ -117,7 +117,7 @@ def test_runs_without_a_common_image_are_not_compared(store: Store) -> None:
 
 def test_what_cannot_be_compared_is_refused_with_the_mend(store: Store) -> None:
     run_of(store, "whole", build_candidate(store, "whole"))
-    Run.begin("begun", store, "demo", load_config("demo"))
+    Run.start_or_resume("begun", store, "demo", load_config("demo"))
     gone = run_of(store, "gone", build_candidate(store, "gone", [1]))
     for other, error, text in (
         ("whole", ConfigError, "'whole' is one run. Give two different ones: carclf runs compare A B"),

@@ -26,17 +26,17 @@ def store(tmp_path: Path) -> Store:
 
 
 def noted(store: Store, one: Candidate) -> Run:
-    run = Run.begin("r", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
+        run.record_result(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 
 def test_a_run_that_has_only_begun_is_shown_with_open_stages(store: Store) -> None:
-    Run.begin("r", store, "demo", load_config("demo", {"seed": 3, "evaluate.zooms": "1,1.2", "competition": "my-cars"}))
+    Run.start_or_resume("r", store, "demo", load_config("demo", {"seed": 3, "evaluate.zooms": "1,1.2", "competition": "my-cars"}))
     found = run_facts(store, "r")
-    assert [(stage["name"], stage["state"]) for stage in found["stages"]] == [(stage, "open") for stage in STAGES]
+    assert [(stage["name"], stage["state"]) for stage in found["stages"]] == [(stage, "pending") for stage in STAGES]
     assert found["header"]["settings"] == [
         {"name": "competition", "value": "my-cars", "default": "sf-dl-car-classification"},
         {"name": "seed", "value": 3, "default": 0}, {"name": "evaluate.zooms", "value": "1,1.2", "default": "1"}]
@@ -46,7 +46,7 @@ def test_a_run_that_has_only_begun_is_shown_with_open_stages(store: Store) -> No
     empty = {name: found[name] for name in ("live", "curves", "data", "evaluation", "errors", "decision", "problems")}
     assert empty == {"live": {}, "curves": {"train_head": [], "fine_tune": []}, "data": None, "evaluation": None,
                      "errors": [], "decision": None, "problems": []}
-    assert (found["row"]["state"], found["row"]["champion"]) == ("open", False)
+    assert (found["row"]["state"], found["row"]["champion"]) == ("pending", False)
 
 
 def test_the_header_names_the_machine_that_trained(store: Store) -> None:
@@ -58,7 +58,7 @@ def test_the_header_names_the_machine_that_trained(store: Store) -> None:
 
 
 def test_a_text_that_looks_like_a_number_is_quoted_in_the_command(store: Store) -> None:
-    Run.begin("r", store, "demo", load_config("demo", {"evaluate.zooms": "2"}))
+    Run.start_or_resume("r", store, "demo", load_config("demo", {"evaluate.zooms": "2"}))
     assert run_facts(store, "r")["stages"][0]["command"].endswith("""--set 'evaluate.zooms="2"'""")
 
 
@@ -68,7 +68,7 @@ def test_a_failed_a_waiting_and_a_skipped_stage_say_why(store: Store) -> None:
     with pytest.raises(ConfigError):
         run.run_stage("submit")
     decision, _ = one.promote(store, load_config("demo", {"gate.threshold": 0.9}))
-    run.note(Result("promote", decision.key, False, 1.0, decision.metrics, "", skip=str(decision.metrics["reason"])))
+    run.record_result(Result("promote", decision.key, False, 1.0, decision.metrics, "", skip_reason=str(decision.metrics["reason"])))
     found = run_facts(store, "r")
     told = {stage["name"]: (stage["state"], stage["text"]) for stage in found["stages"]}
     reason = decision.metrics["reason"]
@@ -81,10 +81,10 @@ def test_a_failed_a_waiting_and_a_skipped_stage_say_why(store: Store) -> None:
 def test_a_run_that_waits_for_an_approval_shows_the_decision_that_waits(store: Store) -> None:
     needed = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
     one = build_candidate(store, "good", config=needed)
-    run = Run.begin("r", store, "demo", needed)
+    run = Run.start_or_resume("r", store, "demo", needed)
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
+        run.record_result(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     assert run.run_stage("promote").waiting
     found = run_facts(store, "r")
     stage = found["stages"][6]
@@ -98,7 +98,7 @@ def test_a_run_that_waits_for_an_approval_shows_the_decision_that_waits(store: S
 
 @pytest.mark.parametrize("since", ["2020-01-01T00:00:00.000+00:00", ""])
 def test_a_stage_that_says_it_runs_and_is_not_heard_of_is_called_silent(store: Store, since: str) -> None:
-    run = Run.begin("r", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     run._tell("download", since or run.record["created"], state="running")
     expected = "stale" if since else "running"
     found = run_facts(store, "r")
@@ -152,7 +152,7 @@ class Slow(FolderStore):
 def test_a_run_on_a_slow_store_is_read_at_once_and_nothing_of_it_twice(store: Store) -> None:
     one = build_candidate(store, "good", config=load_config("demo", {"gate.threshold": 0.1}))
     run, (decision, _) = noted(store, one), one.promote(store)
-    run.note(Result("promote", decision.key, False, 1.0, decision.metrics, ""))
+    run.record_result(Result("promote", decision.key, False, 1.0, decision.metrics, ""))
     slow = Slow(Path(store.url))
     assert run_facts(slow, "r") == run_facts(store, "r")
     assert len(slow.asked) == len(set(slow.asked)) >= 9
@@ -165,7 +165,7 @@ def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> N
     told = build_artifact(store, Evaluation, {}, {}, {}, {
         "evaluation.json": json.dumps({"class_names": [], "confusion": [], "errors": [error]}).encode(),
         "error_images.json": json.dumps([{"picture": "data:image/jpeg;base64,/9g="}]).encode()})
-    run.note(Result("evaluate", told.key, False, 1.0, {}, ""))
+    run.record_result(Result("evaluate", told.key, False, 1.0, {}, ""))
     assert run_facts(store, "r")["errors"] == [error | {"number": 0, "picture": "data:image/jpeg;base64,/9g=",
                                                     "overlay": ""}]
     Path(store.url, told.files["error_images.json"].key).unlink()
@@ -189,14 +189,14 @@ def test_whatever_another_version_wrote_facts_are_json_and_nothing_is_raised(
     from carclf.artifacts import Evaluation, Model
 
     store = open_store(str(tmp_path_factory.mktemp("store")))
-    run = Run.begin("r", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     files = {"validate": (Dataset, {"report.json": json.dumps(report).encode()}),
              "fine_tune": (Model, {"history.csv": history}),
              "evaluate": (Evaluation, {"evaluation.json": json.dumps(found).encode(),
                                        "error_images.json": json.dumps(pictures).encode()})}
     for stage, (kind, content) in files.items():
         artifact = build_artifact(store, kind, {}, {"stage": stage}, {}, content)
-        run.note(Result(stage, artifact.key, False, 1.0, {}, ""))
+        run.record_result(Result(stage, artifact.key, False, 1.0, {}, ""))
     told = run_facts(store, "r")
     assert json.loads(json.dumps(told, allow_nan=False)) == told
     assert [stage["state"] for stage in told["stages"]][1] == "done"
@@ -210,7 +210,7 @@ def test_whatever_another_version_wrote_facts_are_json_and_nothing_is_raised(
 def test_a_record_of_another_version_is_shown_as_far_as_it_goes(
     store: Store, change: dict[str, Any], expected: str
 ) -> None:
-    run = Run.begin("r", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     store.write("runs/r.json", json.dumps(run.record | change).encode())
     assert [problem["part"] for problem in run_facts(store, "r")["problems"]] == ([expected] if expected else [])
 
@@ -225,7 +225,7 @@ def test_the_champion_with_its_figures_and_the_threshold_over_time(store: Store)
     assert found is not None
     metrics = one.evaluation.metrics
     assert found["champion"] | {"since": ""} == {
-        "model": one.model.key, "run": "r", "val_accuracy": 0.9, "low": metrics["low"], "high": metrics["high"],
+        "model": one.model.key, "run": "r", "val_accuracy": 0.9, "val_accuracy_low": metrics["val_accuracy_low"], "val_accuracy_high": metrics["val_accuracy_high"],
         "public_score": None, "rank": None, "since": "", "by": "you"}
     assert [entry["threshold"] for entry in found["thresholds"]] == [0.5, 0.5, 0.6, 0.9][-len(found["thresholds"]):]
     assert found["threshold"] == 0.9 and [event["action"] for event in found["events"]] == [
@@ -288,15 +288,15 @@ def test_the_page_of_the_suspected_labels_is_given_like_a_stages(store: Store, k
     dataset = build_artifact(store, Dataset, {}, {}, {}, {"report.json": json.dumps(report).encode()})
     found = build_artifact(store, kind, {}, {}, {}, {"report.html": b"suspects", "drift.json": b"{}"})
     assert artifact_file(store, "r", "audit", "report.html") is None
-    run.note(Result("validate", dataset.key, False, 1.0, {}, ""))
-    run.note(Result("train_head", one.model.key, False, 1.0, {"report": found.files["report.html"].key}, ""))
+    run.record_result(Result("validate", dataset.key, False, 1.0, {}, ""))
+    run.record_result(Result("train_head", one.model.key, False, 1.0, {"report": found.files["report.html"].key}, ""))
     assert artifact_file(store, "r", "audit", "report.html") == b"suspects"
     assert run_facts(store, "r")["data"]["audit_reports"] == ["report.html"]
     Path(store.url, found.folder, found.key, "manifest.json").unlink()
     told = run_facts(store, "r")
     assert (told["data"]["audit_reports"], told["unread"]) == ([], ["audit"])
     for page in ("champion.json", "models/x/report.html", "audits/../../secret/report.html", ""):
-        run.note(Result("train_head", one.model.key, False, 1.0, {"report": page}, ""))
+        run.record_result(Result("train_head", one.model.key, False, 1.0, {"report": page}, ""))
         assert artifact_file(store, "r", "audit", "report.html") is None
 
 

@@ -22,9 +22,9 @@ def store(tmp_path) -> Store:
     found = open_store(tmp_path / "store")
     runs = [("b", "demo", 0.7), ("a", "cars10", 0.9), ("C-x", "demo", None)]
     for number, (name, recipe, accuracy) in enumerate(runs):
-        run = Run.begin(name, found, recipe, load_config(recipe, {"seed": number}))
+        run = Run.start_or_resume(name, found, recipe, load_config(recipe, {"seed": number}))
         if accuracy:
-            run.note(Result("evaluate", f"{number}", False, 1.0, {"val_accuracy": accuracy}, ""))
+            run.record_result(Result("evaluate", f"{number}", False, 1.0, {"val_accuracy": accuracy}, ""))
     return found
 
 
@@ -40,7 +40,7 @@ def test_runs_are_sorted_by_any_column_and_those_without_a_value_come_last(store
 
 def test_a_run_whose_process_was_killed_is_silent_in_the_list_as_on_its_page(store):
     for name, since in (("killed", "2020-01-01T00:00:00.000+00:00"), ("begun", None)):
-        run = Run.begin(name, store, "demo", load_config("demo"))
+        run = Run.start_or_resume(name, store, "demo", load_config("demo"))
         run._tell("fine_tune", since or run.record["created"], state="running")
         if since:  # as the clock of that time would have noted it
             store.write(f"runs/{name}.json", json.dumps(run.record | {"updated": since}).encode())
@@ -48,13 +48,13 @@ def test_a_run_whose_process_was_killed_is_silent_in_the_list_as_on_its_page(sto
     assert {name: run_facts(store, name)["row"]["state"] for name in ("killed", "begun")} == {
         "killed": "stale", "begun": "running"}
     assert (names(store, state="stale"), names(store, state="running")) == (["killed"], ["begun"])
-    assert query_runs(store, RunQuery())["states"] == ["open", "running", "stale"]
+    assert query_runs(store, RunQuery())["states"] == ["pending", "running", "stale"]
     listed = CliRunner().invoke(app, ["runs", "list", "--store", store.url, "--json"])
     assert {row["run"]: row["state"] for row in json.loads(listed.stdout)}["killed"] == "stale"
 
 
 def test_the_list_is_a_table_for_a_spreadsheet_with_all_that_fits_in_its_order(store):
-    run = Run.begin("d", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("d", store, "demo", load_config("demo"))
     store.write("runs/d.json", json.dumps(run.record | {"recipe": "=HYPERLINK(1)"}).encode())
     rebuild_index(store)
     table = runs_as_csv(store, RunQuery(sort="val_accuracy", limit=1, offset=2))
@@ -76,7 +76,7 @@ def test_runs_are_found_by_words_in_any_case_and_by_exact_values(store):
 def test_a_part_says_how_many_there_are_in_all(store):
     found = query_runs(store, RunQuery(sort="run", descending=False, offset=1, limit=1, recipe="demo"))
     assert [row["run"] for row in found.pop("rows")] == ["b"]
-    assert found == {"num_matching": 2, "num_runs": 3, "recipes": ["cars10", "demo"], "decisions": [], "states": ["open"]}
+    assert found == {"num_matching": 2, "num_runs": 3, "recipes": ["cars10", "demo"], "decisions": [], "states": ["pending"]}
 
 
 @pytest.mark.parametrize("wrong", [

@@ -25,10 +25,10 @@ def store(tmp_path: Path) -> Store:
 
 def evaluated(store: Store, **settings: object) -> Run:
     one = build_candidate(store, "one", range(5), config=load_config("demo", settings))
-    run = Run.begin("r", store, "demo", one.config)
+    run = Run.start_or_resume("r", store, "demo", one.config)
     for stage, artifact in (("download", one.archive), ("split", one.split), ("fine_tune", one.model),
                             ("evaluate", one.evaluation)):
-        run.note(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
+        run.record_result(Result(stage, artifact.key, False, 1.0, artifact.metrics, ""))
     return run
 
 

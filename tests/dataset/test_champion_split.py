@@ -23,7 +23,7 @@ def rows_of(files: Iterable[bytes], subsets: Iterable[str] | None = None) -> pd.
     for data in files:
         pixels = decode(data)
         rows.append({"sha256": hashlib.sha256(data).hexdigest(), "pixels_sha256": pixels_sha256(pixels),
-                     "phash": perceptual_hash(pixels), "look": color_signature(pixels)})
+                     "phash": perceptual_hash(pixels), "color_signature": color_signature(pixels)})
     found = pd.DataFrame(rows).astype({"phash": np.uint64}).assign(name=range(len(rows)))
     return found.assign(subset="train" if subsets is None else list(subsets))
 
@@ -35,7 +35,7 @@ def cars(num: int, seed: int) -> list[bytes]:
 
 def test_new_cars_that_are_drawn_like_earlier_ones_are_new() -> None:
     earlier, new = rows_of(cars(150, 0)), rows_of(cars(150, 1))
-    by_hash = previous_values(new.drop(columns="look"), earlier.drop(columns="look"), "name")
+    by_hash = previous_values(new.drop(columns="color_signature"), earlier.drop(columns="color_signature"), "name")
     assert by_hash.notna().sum() >= 5  # which is why it does not suffice
     assert previous_values(new, earlier, "name").isna().all()
 
@@ -66,12 +66,12 @@ def test_where_a_picture_both_trained_and_validated_the_training_counts() -> Non
 def test_a_picture_of_nearly_the_same_hash_that_looks_otherwise_hides_no_copy_behind_it() -> None:
     copy = rows_of(cars(1, 0))
     original = copy.assign(sha256="a", pixels_sha256="a", phash=copy["phash"] ^ np.uint64(0b111), name=1)
-    other = original.assign(sha256="b", pixels_sha256="b", phash=copy["phash"], look=[bytes(range(192))], name=2)
+    other = original.assign(sha256="b", pixels_sha256="b", phash=copy["phash"], color_signature=[bytes(range(192))], name=2)
     assert previous_values(copy, pd.concat([other, original], ignore_index=True), "name").tolist() == [1]
 
 
 def test_pictures_of_a_split_without_looks_are_known_by_a_nearer_hash() -> None:
-    old = rows_of(cars(1, 0)).drop(columns="look")
+    old = rows_of(cars(1, 0)).drop(columns="color_signature")
     for bits, expected in ((0b111111, [0]), (0b1111111, [])):
         new = rows_of(cars(1, 0)).assign(sha256="a", pixels_sha256="a", phash=old["phash"] ^ np.uint64(bits))
         assert previous_values(new, old, "name").dropna().tolist() == expected
@@ -87,5 +87,5 @@ def test_a_memory_from_before_perceptual_hashes_is_not_mixed_with_rows_that_have
 def test_thousands_of_pictures_of_one_hash_are_not_compared_each_with_each() -> None:
     foggy = rows_of(cars(1, 0)).iloc[[0] * 3000].reset_index(drop=True)
     new, earlier = (foggy.assign(sha256=[f"{side}{number}" for number in range(3000)], pixels_sha256=side,
-                                 look=[bytes([number % 200, 255] * 96) for number in range(3000)]) for side in "ab")
+                                 color_signature=[bytes([number % 200, 255] * 96) for number in range(3000)]) for side in "ab")
     assert previous_values(new, earlier, "subset").notna().all()

@@ -25,7 +25,7 @@ def test_ten_thousand_errors_make_one_message_that_can_be_read() -> None:
 
 def test_of_thousands_of_classes_a_message_names_the_first() -> None:
     labels = list(range(196)) + [1000 + number for number in range(3000)]
-    index = pd.DataFrame({"label": labels, "source": ["train"] * 196 + ["extra"] * 3000, "problem": "", "kind": "",
+    index = pd.DataFrame({"label": labels, "source": ["train"] * 196 + ["extra"] * 3000, "problem": "", "problem_kind": "",
                           "path": [f"train/{label}/a.jpg" for label in labels], "cluster": labels, "warning": "",
                           "id": [f"{label}.jpg" for label in labels], "format": "JPEG RGB", "width": 64, "height": 48,
                           "brightness": 100.0, "contrast": 50.0, "sharpness": 0.5})

@@ -16,7 +16,7 @@ INDEX = pd.DataFrame([
     {"id": "b.jpg", "path": "train/1/b.jpg", "label": 1, "source": "train"},
     {"id": "extra/0/1/c.jpg", "path": "extra/0/1/c.jpg", "label": 1, "source": "extra"},
     {"id": "t.jpg", "path": "test_upload/t.jpg", "label": -1, "source": "test"},
-]).assign(kind="", problem="", sha256=[digit * 64 for digit in "abcde"])
+]).assign(problem_kind="", problem="", sha256=[digit * 64 for digit in "abcde"])
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_labels_are_changed_pictures_dropped_and_strangers_recorded(store: Store
     lines = ("a.jpg,relabel,1", "train/1/b.jpg,drop,", "extra/0/1/c.jpg,relabel,0", "t.jpg,drop,", "x,drop,")
     done = apply_fixes(INDEX, fixes(store, *lines), {0, 1})
     assert done.index["label"].tolist() == [1, 0, 1, 0, -1]
-    assert done.index["kind"].tolist() == ["", "", "dropped", "", ""]
+    assert done.index["problem_kind"].tolist() == ["", "", "dropped", "", ""]
     assert done.index["problem"][2] == "dropped by label_fixes.csv"
     assert [fix.id for fix in done.unknown] == ["t.jpg", "x"]
     assert [found.kind for found in done.findings()] == ["unmatched_label_fix"] * 2
@@ -98,12 +98,12 @@ def test_a_fix_with_a_content_means_that_picture_wherever_it_lies_and_none_that_
                   header=WITH_CONTENT)
     moved = INDEX.replace({"extra/0/1/c.jpg": "extra/1/1/c.jpg"})
     other = pd.DataFrame([{"id": "extra/0/1/c.jpg", "path": "extra/0/1/c.jpg", "label": 1, "source": "extra",
-                           "kind": "", "problem": "", "sha256": "f" * 64}])
+                           "problem_kind": "", "problem": "", "sha256": "f" * 64}])
     for index in (INDEX, pd.concat([moved, other], ignore_index=True)):
         done = apply_fixes(index, given, {0, 1})
         meant = done.index.set_index("sha256")
         assert meant["label"]["d" * 64] == 0 and (index is INDEX or meant["label"]["f" * 64] == 1)
-        assert (meant["kind"]["a" * 64], meant["kind"]["b" * 64]) == ("", "dropped")
+        assert (meant["problem_kind"]["a" * 64], meant["problem_kind"]["b" * 64]) == ("", "dropped")
         assert [(found.kind, found.path) for found in done.findings()] == [("unmatched_label_fix", "a.jpg")]
         assert "no training picture has the content that is meant" in done.findings()[0].text
 
@@ -113,7 +113,7 @@ def test_among_copies_a_fix_with_a_content_means_the_one_of_its_id(store: Store)
     line = f"train/1/b.jpg,relabel,0,{'a' * 64}"
     done = apply_fixes(copies, fixes(store, line, f"gone,drop,,{'a' * 64}", header=WITH_CONTENT), {0, 1})
     assert done.index["label"].tolist() == [0, 0, 0, 1, -1] and [fix.id for fix in done.unknown] == ["gone"]
-    assert not (done.index["kind"] == "dropped").any()
+    assert not (done.index["problem_kind"] == "dropped").any()
 
 
 def test_a_content_that_is_none_is_refused(store: Store) -> None:

@@ -87,9 +87,9 @@ def fuzz_jpegs(num: int, path: Path) -> dict[str, int]:
         started = time.monotonic()
         row = inspect_image(path, CONFIG)
         assert time.monotonic() - started < SLOWEST_SECONDS, number
-        assert bool(row["problem"]) == bool(row["kind"]) and (not row["kind"] or SEVERITY_BY_KIND[row["kind"]] == "unusable")
+        assert bool(row["problem"]) == bool(row["problem_kind"]) and (not row["problem_kind"] or SEVERITY_BY_KIND[row["problem_kind"]] == "unusable")
         assert row["problem"] or min(row["width"], row["height"], row["phash"] + 1) > 0, number
-        outcomes[row["kind"] or "usable"] = outcomes.get(row["kind"] or "usable", 0) + 1
+        outcomes[row["problem_kind"] or "usable"] = outcomes.get(row["problem_kind"] or "usable", 0) + 1
     return outcomes
 
 

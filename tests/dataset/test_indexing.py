@@ -39,7 +39,7 @@ def test_pictures_are_read_no_further_ahead_than_a_few_chunks(tmp_path: Path) ->
                 path.write_bytes(b"")
 
     write_index(tmp_path, tmp_path / "index.parquet", Validation(), first_row)
-    kinds = pd.read_parquet(tmp_path / "index.parquet")["kind"]
+    kinds = pd.read_parquet(tmp_path / "index.parquet")["problem_kind"]
     assert kinds.tolist() == ["undecodable"] * in_flight + ["empty"] * in_flight
 
 

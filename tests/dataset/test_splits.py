@@ -173,10 +173,10 @@ def test_a_validation_picture_whose_copy_trained_is_left_out_for_good() -> None:
     train, val = (before.loc[(before["subset"] == side) & (before["label"] == 0)].iloc[0] for side in ("train", "val"))
     joined = many() | {val["id"]: (0, train["cluster"]), "new": (0, train["cluster"])}
     after = stratified_holdout(index(joined), val_fraction=0.3, seed=0, previous=before)
-    assert [sides(after)[name] for name in (train["id"], val["id"], "new")] == ["train", "left_out", "train"]
+    assert [sides(after)[name] for name in (train["id"], val["id"], "new")] == ["train", "excluded", "train"]
     without = {name: one for name, one in joined.items() if name != train["id"]}
     later = stratified_holdout(index(without), val_fraction=0.3, seed=0, previous=after)
-    assert [sides(later)[name] for name in (val["id"], "new")] == ["left_out", "train"]
+    assert [sides(later)[name] for name in (val["id"], "new")] == ["excluded", "train"]
 
 
 def test_equal_pixels_are_known_by_another_files_name_and_bytes() -> None:
@@ -227,14 +227,14 @@ def test_extra_data_train_or_are_left_out_and_change_no_side_of_the_competitions
     alone = stratified_holdout(index(own), val_fraction=fraction, seed=0)
     split = stratified_holdout(index(own | moved), val_fraction=fraction, seed=0)
     validates = set(alone.loc[alone["subset"] == "val", "cluster"])
-    wanted = {name: "left_out" if cluster in validates else "train" for name, (_, cluster) in moved.items()}
+    wanted = {name: "excluded" if cluster in validates else "train" for name, (_, cluster) in moved.items()}
     assert sides(split) == sides(alone) | wanted
     again = stratified_holdout(index(own | moved), val_fraction=fraction, seed=1, previous=split)
     pd.testing.assert_frame_equal(again, split)
     folds = stratified_k_fold(index(own | moved), num_folds=2, fold=1, seed=0)
     own_folds = stratified_k_fold(index(own), num_folds=2, fold=1, seed=0)
     validates = set(own_folds.loc[own_folds["subset"] == "val", "cluster"])
-    wanted = {name: "left_out" if cluster in validates else "train" for name, (_, cluster) in moved.items()}
+    wanted = {name: "excluded" if cluster in validates else "train" for name, (_, cluster) in moved.items()}
     assert sides(folds) == sides(own_folds) | wanted
 
 
@@ -243,10 +243,10 @@ def test_extra_copies_of_a_validation_picture_stay_left_out_when_it_goes_away_an
     val = before.loc[before["subset"] == "val"].iloc[0]
     copies = {f"extra-{number}": (val["label"], val["cluster"]) for number in range(5)}
     after = stratified_holdout(index(many() | copies), val_fraction=0.3, seed=0, previous=before)
-    assert sides(after) == sides(before) | dict.fromkeys(copies, "left_out")
+    assert sides(after) == sides(before) | dict.fromkeys(copies, "excluded")
     without = {name: one for name, one in (many() | copies).items() if name != val["id"]}
     later = stratified_holdout(index(without), val_fraction=0.3, seed=0, previous=after)
-    assert {name: sides(later)[name] for name in copies} == dict.fromkeys(copies, "left_out")
+    assert {name: sides(later)[name] for name in copies} == dict.fromkeys(copies, "excluded")
     back = stratified_holdout(index(many() | copies), val_fraction=0.3, seed=0, previous=after)
     pd.testing.assert_frame_equal(back, after)
 
@@ -257,7 +257,7 @@ def test_an_extra_picture_of_the_very_bytes_of_a_validation_picture_does_not_tak
     val = before.loc[before["subset"] == "val"].iloc[[0]].drop(columns=["subset", "fold"])
     both = pd.concat([rows, val.assign(id="extra", path="extra/0/0/a.jpg", source="extra")], ignore_index=True)
     after = stratified_holdout(both, val_fraction=0.3, seed=0, previous=before)
-    assert sides(after) == sides(before) | {"extra": "left_out"}
+    assert sides(after) == sides(before) | {"extra": "excluded"}
     pd.testing.assert_frame_equal(stratified_holdout(both, val_fraction=0.3, seed=0, previous=after), after)
 
 

@@ -122,9 +122,9 @@ def test_an_evaluation_tells_what_its_predictions_give(trained: Trained) -> None
     assert metrics["calibration_error"] == pytest.approx(sum(gaps) / len(table))
     assert sum(row["confidence"] * row["num_images"] for row in found["reliability"]) == pytest.approx(sure.sum())
     assert metrics["model_mb"] == trained.model.files["model.keras"].num_bytes / 1e6
-    assert 0 < metrics["milliseconds"] < 1000
+    assert 0 < metrics["latency_ms"] < 1000
     assert {name for name in found if name in metrics} == {"num_images", "temperature", "calibration_error",
-                                                           "milliseconds", "model_mb", "reload_difference"}
+                                                           "latency_ms", "model_mb", "reload_difference"}
     assert set(trained.evaluation.files) == {"predictions.parquet", "evaluation.json", "error_images.json", "report.html"}
 
 

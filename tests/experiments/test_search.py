@@ -11,7 +11,7 @@ RANGES = ["fine_tune.learning_rate=1e-4..1e-2", "fine_tune.schedule=cosine|plate
 
 def outcome(rows, dropped=(), failed=()):
     return {"rows": [{"recipe": recipe, "accuracy": accuracy} for recipe, accuracy in rows],
-            "dropped": [{"recipe": recipe, "val_accuracy": accuracy} for recipe, accuracy in dropped],
+            "stopped_early": [{"recipe": recipe, "val_accuracy": accuracy} for recipe, accuracy in dropped],
             "failed": [{"run": run} for run in failed]}
 
 

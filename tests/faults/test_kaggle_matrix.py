@@ -228,5 +228,5 @@ def test_a_fault_of_the_scoring(
     monkeypatch.setattr(f"{__name__}.MARK", prediction.files["submission.csv"].sha256[:16])
     given = made(Dataset, "sample-submission.csv"), made(Split, "split.csv"), made(Model, "model.keras")
     submission, _ = send_submission(prediction, *given, config, store)
-    evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "low": 0.8, "high": 0.95}, Provenance(1, {"model": "m"}, {}), store)[0]
+    evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}, Provenance(1, {"model": "m"}, {}), store)[0]
     check(row, kaggle, table, lambda: str(score(submission, evaluation, StageContext(store, config))[0].metrics))

@@ -34,7 +34,7 @@ def stores(tmp_path, monkeypatch):
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
         for store in found:
-            run = Run.begin("r", store, "demo", load_config("demo", SETTINGS))
+            run = Run.start_or_resume("r", store, "demo", load_config("demo", SETTINGS))
             for stage in ("download", "validate", "split"):
                 run.run_stage(stage)
     return found
@@ -54,7 +54,7 @@ def finish(stage, store):
 
 def checkpoint_step(store):
     """The step of the latest checkpoint, -1 where there is none."""
-    found = [store.read(key) for key in store.keys("checkpoints/") if key.endswith("latest.json")]
+    found = [store.read(key) for key in store.list_keys("checkpoints/") if key.endswith("latest.json")]
     state = json.loads(found[0].data) if found else None
     return state["state"]["step"] if state else -1
 
@@ -74,7 +74,7 @@ def weights(store, stage):
 
 def test_trainings_killed_again_and_again_end_with_the_weights_of_one_never_killed(stores):
     undisturbed, killed = stores
-    kill_when(start("train_head", killed), lambda: any(killed.keys("features/")))
+    kill_when(start("train_head", killed), lambda: any(killed.list_keys("features/")))
     for store in stores:
         finish("train_head", store)
     finish("fine_tune", undisturbed)

@@ -14,7 +14,7 @@ from carclf.stats import PairedCounts
 
 GATE = Gate(threshold=0.9, min_recall=0.8)
 FOUND = {"class_names": [0, 1, 7], "recall": [0.95, 0.94, 0.93], "confusion": [[19, 1, 0], [1, 16, 0], [0, 1, 13]]}
-FIGURES: dict[str, Any] = {"val_accuracy": 0.95, "low": 0.91, "high": 0.97, **DEFAULT_METRICS}
+FIGURES: dict[str, Any] = {"val_accuracy": 0.95, "val_accuracy_low": 0.91, "val_accuracy_high": 0.97, **DEFAULT_METRICS}
 EQUAL = ChampionComparison("c0", PairedCounts(286, 12, 12))
 WORSE = ChampionComparison("c0", PairedCounts(286, 2, 20))
 BETTER = ChampionComparison("c0", PairedCounts(286, 20, 2))
@@ -46,7 +46,7 @@ def test_a_candidate_that_breaks_no_rule_is_promoted_and_the_table_is_whole() ->
     ("champion", {"comparison": WORSE}, "significantly worse than the champion (p = 6.1e-05)"),
     ("class_floor", {"found": {"recall": [0.95, 0.94, 0.7]}}, "class 7 has recall 0.7000, below its floor 0.8000"),
     ("calibration", {"metrics": {"calibration_error": 0.12}}, "calibration error 0.12 is above 0.1"),
-    ("prediction_time", {"metrics": {"milliseconds": 1500.0}}, "prediction time 1500 ms is above 1000 ms"),
+    ("prediction_time", {"metrics": {"latency_ms": 1500.0}}, "prediction time 1500 ms is above 1000 ms"),
     ("model_size", {"metrics": {"model_mb": 2100.5}}, "model size 2100 MB is above 2000 MB"),
     ("reload", {"metrics": {"reload_difference": 0.25}}, "difference after reloading 0.25 is above 0.01"),
 ])
@@ -57,7 +57,7 @@ def test_a_candidate_that_breaks_just_one_rule_is_refused_by_it(name: str, chang
 
 
 @pytest.mark.parametrize(("name", "figure"), [
-    ("accuracy", "val_accuracy"), ("calibration", "calibration_error"), ("prediction_time", "milliseconds"),
+    ("accuracy", "val_accuracy"), ("calibration", "calibration_error"), ("prediction_time", "latency_ms"),
     ("model_size", "model_mb"), ("reload", "reload_difference"),
 ])
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "", "0.99", True])
@@ -82,7 +82,7 @@ def test_a_recall_that_is_no_number_or_a_class_without_images_fails() -> None:
 
 
 def test_what_failed_comes_first_and_accuracy_and_champion_are_always_named() -> None:
-    judged = rules({"val_accuracy": 0.921, "milliseconds": 2000.0}, comparison=ChampionComparison("c0", PairedCounts(286, 14, 15)))
+    judged = rules({"val_accuracy": 0.921, "latency_ms": 2000.0}, comparison=ChampionComparison("c0", PairedCounts(286, 14, 15)))
     assert format_reason(list(judged.values())) == (
         "rejected: accuracy 0.9210 is below the stored 0.9300; prediction time 2000 ms is above 1000 ms; "
         "not significantly worse than the champion (p = 0.5)")

@@ -119,7 +119,7 @@ def test_a_jpeg_of_many_scans_is_refused_before_decoding_wherever_pictures_are_d
     with pytest.raises(DataError, match="scans"):
         ImageFiles([tmp_path / "bomb.jpg"], 48, 64)[0]
     row = inspect_image(tmp_path / "bomb.jpg", Validation())
-    assert row["kind"] == "too_many_pixels" and len(row["sha256"]) == 64 and Thumbnails(tmp_path)("bomb.jpg") == ""
+    assert row["problem_kind"] == "too_many_pixels" and len(row["sha256"]) == 64 and Thumbnails(tmp_path)("bomb.jpg") == ""
 
 
 def test_ordinary_progressive_jpegs_are_read_also_beside_bytes_that_look_like_scans() -> None:
@@ -137,7 +137,7 @@ def test_a_file_that_no_picture_can_fill_is_not_read(tmp_path: Path) -> None:
     with pytest.raises(ImageDecodeError, match="200000001 bytes are more than 4 for each pixel"):
         read_image_bytes(tmp_path / "huge.jpg")
     row, thumbnail = inspect_image(tmp_path / "huge.jpg", Validation()), Thumbnails(tmp_path)("huge.jpg")
-    assert (row["kind"], thumbnail) == ("too_many_pixels", "") and tracemalloc.get_traced_memory()[1] < 10_000_000
+    assert (row["problem_kind"], thumbnail) == ("too_many_pixels", "") and tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
 
 
@@ -145,7 +145,7 @@ RAMP = np.linspace(0, 1, 256, dtype=np.float32)[None].repeat(40, 0)
 
 
 @pytest.mark.parametrize(
-    ("values", "kind"),
+    ("values", "problem_kind"),
     [((RAMP * 65535).astype(np.uint16), "PNG"), ((RAMP * 4095).astype(np.uint16), "TIFF"),
      ((RAMP * 100_000 - 50_000).astype(np.int32), "TIFF"), (RAMP, "TIFF"), (RAMP * 1e-3, "TIFF")],
 )

@@ -22,7 +22,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> LetterboxedSource:
     for number in range(NUM):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (32, 48, 3), np.uint8))
     rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "label": range(NUM), "problem": ""})
-    return LetterboxedSource(Examples.of(rows, folder, (32, 48)), (32, 48))
+    return LetterboxedSource(Examples.from_index(rows, folder, (32, 48)), (32, 48))
 
 
 @pytest.fixture(scope="module")

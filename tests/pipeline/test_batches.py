@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture()
 def examples(folder: Path) -> Examples:
     rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "label": range(NUM), "problem": ""})
-    return Examples.of(rows, folder, (48, 64))
+    return Examples.from_index(rows, folder, (48, 64))
 
 
 def training(examples: Examples, batch_size: int = 5) -> TrainingSource:
@@ -82,13 +82,13 @@ def test_fewer_examples_than_a_batch_make_a_smaller_batch(examples: Examples) ->
 
 
 def test_the_cache_gives_the_files_pixels_and_is_made_once(examples: Examples, folder: Path) -> None:
-    cached = examples.decoded("k", max_bytes=1e9)
+    cached = examples.with_decode_cache("k", max_bytes=1e9)
     assert isinstance(cached.pictures, DecodedImages)
     for position in range(NUM):
         np.testing.assert_array_equal(cached.pictures[position], examples.pictures[position])
         assert max(np.array(cached.pictures[position].shape) - (48, 64, 3)) <= 0  # no more than the frame needs
     written = (cached.pictures.folder / "pixels.bin").stat().st_mtime_ns
-    assert examples.decoded("k", max_bytes=1e9).pictures.folder.joinpath("pixels.bin").stat().st_mtime_ns == written
+    assert examples.with_decode_cache("k", max_bytes=1e9).pictures.folder.joinpath("pixels.bin").stat().st_mtime_ns == written
 
 
 def test_all_caches_together_stay_within_the_bound_and_the_oldest_goes_first(
@@ -96,9 +96,9 @@ def test_all_caches_together_stay_within_the_bound_and_the_oldest_goes_first(
 ) -> None:
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
     bound = NUM * 48 * 64 * 3 * 2.5  # two fit
-    found = [examples.decoded(name, max_bytes=bound).pictures.folder for name in ("a", "b")]
-    examples.decoded("a", max_bytes=bound)  # used again
-    third = examples.decoded("c", max_bytes=bound).pictures.folder
+    found = [examples.with_decode_cache(name, max_bytes=bound).pictures.folder for name in ("a", "b")]
+    examples.with_decode_cache("a", max_bytes=bound)  # used again
+    third = examples.with_decode_cache("c", max_bytes=bound).pictures.folder
     assert [folder.exists() for folder in (*found, third)] == [True, False, True]
 
 
@@ -123,8 +123,8 @@ def test_a_damaged_cache_is_made_anew(
     examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Path], None]
 ) -> None:
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
-    spoil(examples.decoded("k", max_bytes=1e9).pictures.folder)
-    found = examples.decoded("k", max_bytes=1e9).pictures
+    spoil(examples.with_decode_cache("k", max_bytes=1e9).pictures.folder)
+    found = examples.with_decode_cache("k", max_bytes=1e9).pictures
     assert isinstance(found, DecodedImages)
     for position in range(NUM):
         np.testing.assert_array_equal(found[position], examples.pictures[position])
@@ -135,12 +135,12 @@ def test_a_cache_that_is_in_use_stays_and_the_next_one_has_no_room(
 ) -> None:
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path))
     bound = NUM * 48 * 64 * 3 * 1.5  # one fits
-    first = examples.decoded("a", max_bytes=bound).pictures
-    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, ImageFiles)
+    first = examples.with_decode_cache("a", max_bytes=bound).pictures
+    assert isinstance(examples.with_decode_cache("b", max_bytes=bound).pictures, ImageFiles)
     folder = first.folder
     assert folder.exists()
     del first
-    assert isinstance(examples.decoded("b", max_bytes=bound).pictures, DecodedImages) and not folder.exists()
+    assert isinstance(examples.with_decode_cache("b", max_bytes=bound).pictures, DecodedImages) and not folder.exists()
 
 
 def test_what_another_process_is_writing_stays_and_what_a_killed_one_left_goes(
@@ -153,20 +153,20 @@ def test_what_another_process_is_writing_stays_and_what_a_killed_one_left_goes(
     with (partial / "pixels.bin").open("wb") as writing:
         writing.write(bytes(NUM * 48 * 64 * 3))
         fcntl.flock(writing, fcntl.LOCK_EX)
-        assert isinstance(examples.decoded("a", max_bytes=bound).pictures, ImageFiles) and partial.exists()
-    assert isinstance(examples.decoded("a", max_bytes=bound).pictures, DecodedImages) and not partial.exists()
+        assert isinstance(examples.with_decode_cache("a", max_bytes=bound).pictures, ImageFiles) and partial.exists()
+    assert isinstance(examples.with_decode_cache("a", max_bytes=bound).pictures, DecodedImages) and not partial.exists()
 
 
 def test_pictures_that_do_not_fit_the_cache_are_read_from_their_files(examples: Examples) -> None:
-    assert isinstance(examples.decoded("k", max_bytes=1000).pictures, ImageFiles)
+    assert isinstance(examples.with_decode_cache("k", max_bytes=1000).pictures, ImageFiles)
 
 
 def test_a_picture_that_broke_after_validation_is_an_error_and_one_known_to_be_broken_is_grey(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"broken")
     rows = pd.DataFrame({"path": ["a.jpg"], "label": [0], "problem": ["cannot be decoded"]})
-    assert (Examples.of(rows, tmp_path, (8, 8)).pictures[0] == 128).all()
+    assert (Examples.from_index(rows, tmp_path, (8, 8)).pictures[0] == 128).all()
     with pytest.raises(DataError, match="was whole when it was validated"):
-        Examples.of(rows.assign(problem=""), tmp_path, (8, 8)).pictures[0]
+        Examples.from_index(rows.assign(problem=""), tmp_path, (8, 8)).pictures[0]
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])

@@ -63,7 +63,7 @@ def test_names_and_texts_from_the_data_stay_text(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").rename(tmp_path / name)
     index = dataset(tmp_path, 6).assign(path=name, id=name, problem=["", EVIL, "", "", EVIL, ""],
                                         warning=["", "", EVIL, "", "", EVIL], cluster=[0, 1, 2, 3, 4, 2])
-    suspects = pd.DataFrame({"id": [name], "path": [name], "label": [0], "suggested": [EVIL], "score": [0.1]})
+    suspects = pd.DataFrame({"id": [name], "path": [name], "label": [0], "suggested_label": [EVIL], "label_quality": [0.1]})
     text = page_of(tmp_path, index, suspects=suspects, drift=DRIFT)
     page = Page(text)
     assert {tag for tag, _ in page.tags} & {"script", "b", "i", "u", "link", "iframe"} == set()
@@ -91,7 +91,7 @@ def test_every_finding_is_on_the_page_with_its_picture(tmp_path: Path) -> None:
     index.loc[[10, 11], "cluster"] = 10  # classes 0 and 1
     index.loc[[12, 13, 16], "cluster"] = 12  # one of test, two of class 0
     index.loc[3, "path"] = "gone.jpg"
-    suspects = pd.DataFrame({"id": ["7.jpg"], "path": ["0.jpg"], "label": [0], "suggested": [1], "score": [0.0123]})
+    suspects = pd.DataFrame({"id": ["7.jpg"], "path": ["0.jpg"], "label": [0], "suggested_label": [1], "label_quality": [0.0123]})
     text = Page(page_of(tmp_path, index, suspects=suspects, drift=DRIFT)).text
     for wanted in ("the file is empty (1)", "cannot be shown", "blurred: … (2)", "blurred: 4.5", "2 near-copies",
                    "3 near-copies in train and test", "1. 0 → 1 · 0.012", "Compared with", "brightness"):

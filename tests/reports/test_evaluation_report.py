@@ -57,7 +57,7 @@ def heat(paths: list[str], predicted: list[int]) -> list[tuple[np.ndarray, np.nd
 
 
 def written(folder: Path, given: Predictions, **extra: object) -> str:
-    measures = {"milliseconds": 12.3, "model_mb": 45.6, "reload_difference": 1e-7}
+    measures = {"latency_ms": 12.3, "model_mb": 45.6, "reload_difference": 1e-7}
     write_evaluation(folder, given, folder, measures=measures, **extra)
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -104,7 +104,7 @@ def test_every_part_is_there_in_words_and_numbers(tmp_path: Path) -> None:
 def test_a_model_that_is_always_right_or_always_wrong_has_a_page(tmp_path: Path, wrong: float, word: str) -> None:
     given = answers(tmp_path, num=3, wrong=wrong)
     plain = Predictions(given.rows[["id", "path", "label"]], given.class_names, given.probabilities)
-    metrics = write_evaluation(tmp_path, plain, tmp_path, measures={"milliseconds": 1.0, "model_mb": 1.0})
+    metrics = write_evaluation(tmp_path, plain, tmp_path, measures={"latency_ms": 1.0, "model_mb": 1.0})
     text = (tmp_path / "report.html").read_text()
     assert word in text and "once reloaded" not in text and "neither size nor brightness" in text
     assert metrics["val_accuracy"] == 1 - wrong and "reload_difference" not in metrics

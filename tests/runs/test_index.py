@@ -18,7 +18,7 @@ from carclf.runs.record import change_record
 from carclf.runs.run import Result, Run
 from carclf.services.storage import FolderStore, Store, open_store
 
-FIGURES = {"evaluate": {"val_accuracy": 0.9, "low": 0.8, "high": 0.95}, "promote": {"decision": "rejected"},
+FIGURES = {"evaluate": {"val_accuracy": 0.9, "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}, "promote": {"decision": "rejected"},
            "score": {"public_score": 0.91, "rank": 4}}
 CHAIN = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit", "score")
 
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def begun(store: Store, name: str) -> Run:
-    return Run.begin(name, store, "demo", load_config("demo"))
+    return Run.start_or_resume(name, store, "demo", load_config("demo"))
 
 
 def ended(stage: str, **told: Any) -> Result:
@@ -45,12 +45,12 @@ def index(store: Store) -> dict[str, Any]:
 def test_a_row_says_how_far_a_run_is_and_what_came_of_it(store: Store) -> None:
     run = begun(store, "r")
     for stage in CHAIN:
-        run.note(ended(stage))
+        run.record_result(ended(stage))
     created, updated = run.record["created"], run.record["updated"]
     assert list_runs(store) == [{
         "run": "r", "recipe": "demo", "created": created, "updated": updated, "dataset": "validate-key",
-        "model": "fine_tune-key", "state": "done", "stage": "score", "text": "", "val_accuracy": 0.9, "low": 0.8,
-        "high": 0.95, "public_score": 0.91, "rank": 4, "decision": "rejected", "minutes": 9.0, "gpu_minutes": 0.0,
+        "model": "fine_tune-key", "state": "done", "stage": "score", "text": "", "val_accuracy": 0.9, "val_accuracy_low": 0.8,
+        "val_accuracy_high": 0.95, "public_score": 0.91, "rank": 4, "decision": "rejected", "minutes": 9.0, "gpu_minutes": 0.0,
         "gpu": "", "champion": False,
     }]
 
@@ -62,8 +62,8 @@ def test_minutes_on_a_gpu_are_those_of_trainings_that_ran_on_one() -> None:
 
 
 @pytest.mark.parametrize(("stages", "attempts", "expected"), [
-    ([], {}, ("open", "", "")),
-    (["download"], {}, ("open", "download", "")),
+    ([], {}, ("pending", "", "")),
+    (["download"], {}, ("pending", "download", "")),
     (["download"], {"validate": {"state": "running"}}, ("running", "validate", "")),
     (["download"], {"validate": {"state": "failed", "text": "no"}}, ("failed", "validate", "no")),
     (CHAIN[:8], {"score": {"state": "waiting", "text": "PENDING"}}, ("waiting", "score", "PENDING")),
@@ -73,7 +73,7 @@ def test_minutes_on_a_gpu_are_those_of_trainings_that_ran_on_one() -> None:
 def test_the_state_is_that_of_the_latest_attempt_or_of_the_last_stage(
     stages: list[str], attempts: dict[str, Any], expected: tuple[str, str, str]
 ) -> None:
-    skip = {"promote": {"skip": "rejected: weak"}} if "submit" not in stages else {}
+    skip = {"promote": {"skip_reason": "rejected: weak"}} if "submit" not in stages else {}
     record = {"stages": {stage: skip.get(stage, {}) for stage in stages},
               "attempts": {stage: {"stage": stage, "since": "2026"} | told for stage, told in attempts.items()}}
     row = index_row(record)
@@ -84,14 +84,14 @@ def test_a_row_stays_small_whatever_the_record_says() -> None:
     long = "x" * 100_000
     record = {"run": long, "recipe": long, "created": long, "attempts": {"score": {
         "stage": long, "state": "failed", "text": long, "since": long, "metrics": {"decision": long}}},
-        "stages": {stage: {"key": long, "seconds": 1.0, "gpu": long, "skip": long} for stage in CHAIN}}
+        "stages": {stage: {"key": long, "seconds": 1.0, "gpu": long, "skip_reason": long} for stage in CHAIN}}
     assert len(json.dumps(index_row(record))) < 4000
 
 
 def test_what_is_no_number_is_not_known() -> None:
-    metrics = {"val_accuracy": float("nan"), "low": "", "high": True}
+    metrics = {"val_accuracy": float("nan"), "val_accuracy_low": "", "val_accuracy_high": True}
     row = index_row({"stages": {"evaluate": {"metrics": metrics}, "score": {"metrics": {"public_score": ""}}}})
-    assert [row[name] for name in ("val_accuracy", "low", "high", "public_score")] == [None] * 4
+    assert [row[name] for name in ("val_accuracy", "val_accuracy_low", "val_accuracy_high", "public_score")] == [None] * 4
 
 
 def test_a_failed_stage_leaves_its_words_in_the_record_and_the_next_try_clears_them(store: Store) -> None:
@@ -101,9 +101,9 @@ def test_a_failed_stage_leaves_its_words_in_the_record_and_the_next_try_clears_t
     (row,) = list_runs(store)
     assert (row["state"], row["stage"]) == ("failed", "validate")
     assert row["text"].startswith("ConfigError: download has not run in 'r' yet.")
-    run.note(ended("validate"))
+    run.record_result(ended("validate"))
     (row,) = list_runs(store)
-    assert (row["state"], row["text"], Run.load("r", store).record["attempts"]) == ("open", "", {})
+    assert (row["state"], row["text"], Run.load("r", store).record["attempts"]) == ("pending", "", {})
 
 
 class WithoutIndex(FolderStore):
@@ -120,7 +120,7 @@ def test_an_index_that_cannot_be_written_is_a_warning_and_the_rows_are_read_all_
 ) -> None:
     store = WithoutIndex(tmp_path / "store")
     run = begun(store, "r")
-    run.note(ended("download"))
+    run.record_result(ended("download"))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == ["The index of runs was not brought up to date: the index is away. Mend it by: "
                         "carclf runs reindex"] * 2
@@ -154,7 +154,7 @@ def test_a_damaged_record_is_a_row_that_says_so_and_a_strange_file_none(store: S
     store.write("runs/_strange.json", b"{}")
     assert rebuild_index(store) == 3
     told = {row["run"]: (row["state"], row["text"][:17]) for row in list_runs(store)}
-    assert told == {"good": ("open", ""), "bad": ("damaged", "runs/bad.json in "),
+    assert told == {"good": ("pending", ""), "bad": ("damaged", "runs/bad.json in "),
                     "odd": ("damaged", "runs/odd.json in ")}
 
 
@@ -172,7 +172,7 @@ def test_the_champion_is_known_at_reading_also_after_a_rolling_back(store: Store
     for name in ("first", "second"):
         one = build_candidate(store, name)
         one.promote(store, load_config("demo", {"gate.champion_rule": "off"}), run_id=name)
-        begun(store, name).note(Result("fine_tune", one.model.key, False, 1.0, {}, ""))
+        begun(store, name).record_result(Result("fine_tune", one.model.key, False, 1.0, {}, ""))
 
     def champions() -> list[str]:
         return [row["run"] for row in list_runs(store) if row["champion"]]
@@ -181,7 +181,7 @@ def test_the_champion_is_known_at_reading_also_after_a_rolling_back(store: Store
     roll_back(store)
     assert champions() == ["first"]
     Path(store.url, "runs", "first.json").unlink()
-    begun(store, "again").note(Result("fine_tune", build_candidate(store, "first").model.key, True, 0.1, {}, ""))
+    begun(store, "again").record_result(Result("fine_tune", build_candidate(store, "first").model.key, True, 0.1, {}, ""))
     rebuild_index(store)
     assert champions() == ["again"]  # it has the champion's model, and the run that made it is gone
 

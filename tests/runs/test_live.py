@@ -57,7 +57,7 @@ def test_a_running_stages_points_are_in_the_store_while_it_runs_and_stay_when_it
     assert epoch | {"time": ""} == {
         "done": 6, "time": "", "loss": 0.4, "val_loss": 0.3, "val_accuracy": 0.9, "epoch": 2.0}
     assert told | stamps == stamps | {
-        "stage": "fine_tune", "state": "ended", "what": "fine_tune", "done": 6, "total": 12, "per_second": 3.0,
+        "stage": "fine_tune", "state": "ended", "activity": "fine_tune", "done": 6, "total": 12, "per_second": 3.0,
         "eta_seconds": 3.0, "metrics": {"loss": 0.4, "val_loss": 0.3, "val_accuracy": 0.9, "epoch": 2.0},
         "series": {"fine_tune": {"points": [point], "epochs": [epoch]}},
     }

@@ -38,7 +38,7 @@ def test_the_first_threshold_is_stored_and_only_set_threshold_changes_it(
 
 
 def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
-    run = Run.begin("old", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("old", store, "demo", load_config("demo"))
     run.record["config"]["fine_tune"]["old_setting"] = 1
     store.write("runs/old.json", json.dumps(run.record).encode())
     with pytest.raises(ConfigError, match="begun by another version of carclf"):
@@ -49,9 +49,9 @@ def test_a_run_of_another_version_is_refused_in_words(store: Store) -> None:
                                      b'{"config": {}, "stages": {"split": 1}}',
                                      b'{"config": {}, "stages": {}, "attempts": []}'])
 def test_a_damaged_record_is_told_in_words(store: Store, content: bytes) -> None:
-    Run.begin("r", store, "demo", load_config("demo"))
+    Run.start_or_resume("r", store, "demo", load_config("demo"))
     store.write("runs/r.json", content)
-    for use in (lambda: Run.load("r", store), lambda: Run.begin("r", store, "demo", load_config("demo"))):
+    for use in (lambda: Run.load("r", store), lambda: Run.start_or_resume("r", store, "demo", load_config("demo"))):
         with pytest.raises(DataError) as told:
             use()
         assert str(told.value) == (
@@ -60,25 +60,25 @@ def test_a_damaged_record_is_told_in_words(store: Store, content: bytes) -> None
 
 
 def test_a_run_goes_on_under_its_id_and_another_configuration_is_refused(store: Store) -> None:
-    first = Run.begin("r", store, "demo", load_config("demo"))
+    first = Run.start_or_resume("r", store, "demo", load_config("demo"))
     first.record["stages"]["download"] = {"key": "k"}
     store.write("runs/r.json", json.dumps(first.record).encode())
-    assert Run.begin("r", store, "demo", load_config("demo")).record == first.record
+    assert Run.start_or_resume("r", store, "demo", load_config("demo")).record == first.record
     with pytest.raises(ConfigError, match=r"with other settings\. Take another --run"):
-        Run.begin("r", store, "demo", load_config("demo", {"seed": 1}))
+        Run.start_or_resume("r", store, "demo", load_config("demo", {"seed": 1}))
     assert Run.load("r", store).record == first.record
 
 
 def test_a_stage_that_is_run_again_and_makes_nothing_stays_as_long_as_it_was_and_where(store: Store) -> None:
-    run = Run.begin("r", store, "demo", load_config("demo"))
-    run.note(Result("split", "k1", False, 30.0, {}, "first"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
+    run.record_result(Result("split", "k1", False, 30.0, {}, "first"))
     first = run.record["stages"]["split"]
     run.record["stages"]["split"]["machine"] = first["machine"] | {"processor": "another"}
     store.write("runs/r.json", json.dumps(run.record).encode())
-    run.note(Result("split", "k1", True, 0.1, {}, "again"))
+    run.record_result(Result("split", "k1", True, 0.1, {}, "again"))
     again = Run.load("r", store).record["stages"]["split"]
     assert again == first | {"summary": "again"}
-    run.note(Result("split", "k2", True, 0.1, {}, "of another run"))
+    run.record_result(Result("split", "k2", True, 0.1, {}, "of another run"))
     other = Run.load("r", store).record["stages"]["split"]
     assert (other["seconds"], other["reused"]) == (0.1, True) and other["machine"]["processor"] != "another"
 
@@ -90,7 +90,7 @@ def test_an_interrupted_stage_says_so_and_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setitem(STAGES, "download", interrupted)
-    run = Run.begin("r", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     with pytest.raises(KeyboardInterrupt):
         run.run_stage("download")
     assert "download: interrupted; the same command goes on from here" in caplog.text
@@ -105,7 +105,7 @@ def test_a_misspelt_run_is_told_with_where_to_look(store: Store) -> None:
 
 def test_a_missing_weights_file_is_told_before_the_download(store: Store) -> None:
     with pytest.raises(ConfigError, match=r"there is no file '/nowhere/w\.h5'"):
-        Run.begin("r", store, "cars10", load_config("cpu", {"model.weights": "/nowhere/w.h5"}))
+        Run.start_or_resume("r", store, "cars10", load_config("cpu", {"model.weights": "/nowhere/w.h5"}))
     assert store.read("runs/r.json") is None
 
 

@@ -127,14 +127,14 @@ def test_a_copy_made_while_a_training_goes_on_holds_a_checkpoint_that_is_whole(
 def test_a_training_that_is_over_leaves_no_checkpoint_in_a_copy(source: FolderStore, tmp_path: Path) -> None:
     source.write("checkpoints/k/latest.json", b"null")
     copy_store(source, target := FolderStore(tmp_path / "target"))
-    assert list(target.keys("checkpoints/")) == ["checkpoints/k/latest.json"]
+    assert list(target.list_keys("checkpoints/")) == ["checkpoints/k/latest.json"]
 
 
 @pytest.mark.parametrize(("key", "data"), [("latest.json", b'{"file": "b'), ("b.npz", b"something else")])
 def test_a_checkpoint_that_is_damaged_is_named(source: FolderStore, tmp_path: Path, key: str, data: bytes) -> None:
     source.write(f"checkpoints/k/{key}", data)
     copied = copy_store(source, target := FolderStore(tmp_path / "target"))
-    assert (copied.damaged, list(target.keys("checkpoints/"))) == (["checkpoints/k/latest.json"], [])
+    assert (copied.damaged, list(target.list_keys("checkpoints/"))) == (["checkpoints/k/latest.json"], [])
 
 
 def test_the_second_copy_brings_only_what_is_new(source: FolderStore, tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ print(sorted(path.name for path in folder.rglob("*") if path.is_file()))
 """
 
 
-@pytest.mark.parametrize("what", ["s3 to disk", "folder to disk", "disk to folder"])
+@pytest.mark.parametrize("activity", ["s3 to disk", "folder to disk", "disk to folder"])
 def test_a_full_disk_is_told_by_its_name_and_nothing_half_written_stays_on_it(
     what: str, store: S3Store, large: Path, tmp_path: Path,
     run_on_small_disk: Callable[..., subprocess.CompletedProcess[str]],

@@ -51,8 +51,8 @@ def test_keys_are_listed_in_order_by_prefix(store: Store) -> None:
     for key in ("b/2", "a/1", "b/1", "bb"):
         store.write_if(key, b"", None)
     assert list(store.keys()) == ["a/1", "b/1", "b/2", "bb"]
-    assert list(store.keys("b/")) == ["b/1", "b/2"]
-    assert list(store.keys("c")) == []
+    assert list(store.list_keys("b/")) == ["b/1", "b/2"]
+    assert list(store.list_keys("c")) == []
 
 
 def test_compare_and_swap_writes_only_over_the_named_version(store: Store) -> None:

@@ -37,7 +37,7 @@ NOW = datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def run_all(store: Store, name: str) -> dict[str, Result]:
-    run = Run.begin(name, store, "demo", load_config("demo", SMALL))
+    run = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL))
     return {stage: run.run_stage(stage) for stage in STAGES}
 
 
@@ -123,7 +123,7 @@ def test_a_stage_that_fails_is_counted_with_its_kind_of_error(receiver: OtlpRece
 
 
 def test_a_stage_of_a_run_that_fails_is_counted_and_its_error_comes_through(receiver: OtlpReceiver, tmp_path: Path) -> None:
-    run = Run.begin("r", open_store(str(tmp_path)), "demo", load_config("demo"))
+    run = Run.start_or_resume("r", open_store(str(tmp_path)), "demo", load_config("demo"))
     with pytest.raises(ConfigError, match="validate has not run"):
         run.run_stage("split")
     assert receiver.counted(STAGE_RUNS.name, "stage", "outcome", "error.type") == [("split", "failed", "ConfigError")]

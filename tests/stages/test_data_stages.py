@@ -74,7 +74,7 @@ def test_extra_data_train_with_the_competitions_and_are_checked_alike(
     index = pd.read_parquet(dataset.path(store, "index.parquet")).set_index("id")
     extra = index[index["source"] == "extra"]
     assert extra["label"].to_dict() == {"extra/0/3/a.jpg": 3, "extra/0/3/broken.JPG": 3, "extra/1/3/c.jpg": 3}
-    assert extra["kind"].tolist() == ["", "undecodable", ""] and (extra["path"] == extra.index).all()
+    assert extra["problem_kind"].tolist() == ["", "undecodable", ""] and (extra["path"] == extra.index).all()
     assert (extract_images(archive, store) / "extra/1/3/c.jpg").read_bytes() == cars[1]
     assert (dataset.metrics["num_extra"], dataset.metrics["num_train"]) == (2, 86)
 
@@ -110,7 +110,7 @@ def test_another_extra_picture_fetches_nothing_again_and_stores_its_own_archive_
     assert second.inputs == first.inputs == {"archive": plain.key}
     assert second.files["archive.zip"] == first.files["archive.zip"] == plain.files["archive.zip"]
     assert second.metrics == plain.metrics | {"num_extra": 2}
-    names = sorted(key.rpartition("/")[2] for key in store.keys("archives/"))
+    names = sorted(key.rpartition("/")[2] for key in store.list_keys("archives/"))
     assert names == ["archive.zip", "extra.zip", "extra.zip", "manifest.json", "manifest.json", "manifest.json"]
     assert (extract_images(second, store) / "extra/0/3/b.jpg").read_bytes() == cars[1]
 
@@ -192,7 +192,7 @@ def test_where_validation_stops_its_page_is_in_the_store_and_no_dataset(
     for _ in range(2):
         with pytest.raises(DataError, match=r"in class '12'.* Look at datasets/") as error:
             validate(archive, StageContext(store, config()))
-    report, page = sorted(store.keys("datasets/"), key=lambda key: key.endswith(".html"))
+    report, page = sorted(store.list_keys("datasets/"), key=lambda key: key.endswith(".html"))
     assert str(error.value).endswith(f"Look at {page} in {store.url}.")
     assert json.loads(store.read(report).data)["findings"]["counts"]["unknown_class"] == 1
     text = store.read(page).data.decode()
@@ -229,13 +229,13 @@ def test_another_fix_or_another_limit_does_not_decode_the_pictures_again(store: 
     after, _ = validate(archive, StageContext(store, config()))
     other, _ = validate(archive, StageContext(store, load_config("demo", {"competition": "cars", "validation.min_images_per_class": 3})))
     assert len({before.key, after.key, other.key}) == 3 and after.metrics["num_label_fixes"] == 1
-    assert len(list(store.keys("inspections/"))) == 2  # one index and its manifest
+    assert len(list(store.list_keys("inspections/"))) == 2  # one index and its manifest
     fixed = pd.read_parquet(after.path(store, "index.parquet"))
-    columns = [column for column in plain if column not in ("kind", "problem", "warning")]
+    columns = [column for column in plain if column not in ("problem_kind", "problem", "warning")]
     pd.testing.assert_frame_equal(fixed[columns], plain[columns])
     validate(archive, StageContext(store, load_config("demo", {"competition": "cars", "validation.min_side": 33,
                                     "validation.min_images_per_class": 4})))
-    assert len(list(store.keys("inspections/"))) == 4
+    assert len(list(store.list_keys("inspections/"))) == 4
 
 
 def test_a_fix_that_cannot_be_applied_stops_before_the_pass(store: Store) -> None:
@@ -243,7 +243,7 @@ def test_a_fix_that_cannot_be_applied_stops_before_the_pass(store: Store) -> Non
     store.write("label_fixes.csv", b"id,action,label\na.jpg,relabel,77\n")
     with pytest.raises(DataError, match=r"label_fixes\.csv, line 2: there is no class 77; the classes are 0, 1, 2"):
         validate(archive, StageContext(store, config()))
-    assert not [*store.keys("inspections/"), *store.keys("datasets/")]
+    assert not [*store.list_keys("inspections/"), *store.list_keys("datasets/")]
 
 
 def test_a_fix_that_label_fixes_wrote_follows_its_picture_when_the_sources_are_reordered(

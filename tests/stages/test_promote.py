@@ -58,7 +58,7 @@ def test_the_first_good_candidate_is_crowned_and_the_history_says_who_when_and_w
     ("champion", range(4, 16), {}),
     ("class_floor", [0, 3, 6, 9, 12, 15, 18, 21, 24], {}),
     ("calibration", [0], {"calibration_error": 0.21}),
-    ("prediction_time", [0], {"milliseconds": 1200.0}),
+    ("prediction_time", [0], {"latency_ms": 1200.0}),
     ("model_size", [0], {"model_mb": 2500.0}),
     ("reload", [0], {"reload_difference": 0.02}),
     ("reload", [0], {"reload_difference": None}),
@@ -96,7 +96,7 @@ def test_a_champion_from_before_there_were_crops_is_looked_at_without_them(store
     old = build_artifact(store, Evaluation, {}, {"flip_tta": False, "zooms": "1.2", "salt": ""}, {})
     config = load_config("demo", {"evaluate.crops": "corners", "evaluate.batch_size": 7})
     own = with_champion_tta(config, {"evaluation": old.key}, store)
-    assert own.evaluate == Evaluate(flip_tta=False, zooms="1.2", crops="middle", batch_size=7)
+    assert own.evaluate == Evaluate(flip_tta=False, zooms="1.2", crops="center", batch_size=7)
     assert own.model_copy(update={"evaluate": config.evaluate}) == config
     for event in ({}, {"evaluation": "gone"}):
         assert with_champion_tta(config, event, store) == config
@@ -268,14 +268,14 @@ def test_an_override_of_what_the_gate_lets_through_is_a_promotion_like_any(store
     assert "override" not in state(store)["champion"] and "by hand" not in str(decision.metrics["reason"])
 
 
-@pytest.mark.parametrize(("how", "raised"), [("off", 0.6), ("accuracy", 0.95), ("interval", "low")])
+@pytest.mark.parametrize(("how", "raised"), [("off", 0.6), ("accuracy", 0.95), ("lower_bound", "val_accuracy_low")])
 def test_a_promotion_raises_the_threshold_as_the_setting_says_and_never_lowers_it(
     store: Store, how: str, raised: Any
 ) -> None:
     config = load_config("demo", {"gate.raise_threshold": how})
     first = build_candidate(store, "first", [0, 1, 2], config=config)
     first.promote(store)
-    wanted = first.evaluation.metrics["low"] if raised == "low" else raised
+    wanted = first.evaluation.metrics["val_accuracy_low"] if raised == "val_accuracy_low" else raised
     assert state(store)["threshold"] == wanted
     assert state(store)["champion"].get("threshold") == (None if how == "off" else wanted)
     set_threshold(store, 0.5)
@@ -288,7 +288,7 @@ def test_a_promotion_raises_the_threshold_as_the_setting_says_and_never_lowers_i
 
 def test_in_folds_images_that_trained_the_champion_are_not_compared(store: Store) -> None:
     own = build_split(store, 60, "fold 1")
-    trained = ["train"] * 20 + ["left_out"] * 5 + ["val"] * 35
+    trained = ["train"] * 20 + ["excluded"] * 5 + ["val"] * 35
     first = build_candidate(store, "first", [30], split=build_split(store, 60, "fold 0", trained))
     first.promote(store)
     build_evaluation(store, first.archive, own, first.model, [50, 51], first.config)

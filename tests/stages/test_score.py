@@ -32,7 +32,7 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def measured(store: Store, accuracy: float, low: float, high: float) -> Evaluation:
-    metrics = {"val_accuracy": accuracy, "low": low, "high": high}
+    metrics = {"val_accuracy": accuracy, "val_accuracy_low": low, "val_accuracy_high": high}
     return build(Evaluation, lambda _: metrics, Provenance(1, {"model": "m"}, metrics), store)[0]
 
 

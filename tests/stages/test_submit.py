@@ -67,7 +67,7 @@ def test_a_model_that_was_never_promoted_is_not_submitted_and_the_way_on_is_told
     given = inputs(store, kaggle.competition.ids)
     with pytest.raises(ConfigError, match=r"never promoted.*carclf promote --run RUN.*--approved-by NAME"):
         submit(*given, CONFIG, store)
-    assert kaggle.calls == {} and not list(store.keys("predictions/"))
+    assert kaggle.calls == {} and not list(store.list_keys("predictions/"))
 
 
 def test_without_a_submission_left_nothing_is_sent_until_the_reset_and_the_predictions_are_kept(
@@ -124,7 +124,7 @@ def test_a_submission_that_kaggle_could_not_grade_is_not_called_sent_until_it_wa
     KaggleClient("demo-cars").submit(broken, description="altered on its way", fingerprint=mark)
     with pytest.raises(DataError, match=f"could not score submission 1001.*send .*{file.key} by hand.* with {mark} in"):
         sent(store, kaggle.competition.ids)
-    assert len(kaggle.submissions) == 1 and not [key for key in store.keys("submissions/") if "manifest" in key]
+    assert len(kaggle.submissions) == 1 and not [key for key in store.list_keys("submissions/") if "manifest" in key]
     broken.write_bytes(predicted(store, kaggle.competition.ids).path(store, "submission.csv").read_bytes())
     KaggleClient("demo-cars").submit(broken, description=f"by hand: {mark}", fingerprint="by hand")
     assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1002

@@ -53,7 +53,7 @@ def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_mo
     with DemoServer(open_competition(tmp_path / "cars", slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        run = Run.begin("r", store, "demo", load_config("demo", SETTINGS))
+        run = Run.start_or_resume("r", store, "demo", load_config("demo", SETTINGS))
         for stage in ("download", "validate", "split"):
             run.run_stage(stage)
     shutil.copytree(tmp_path / "store", tmp_path / "another")
@@ -62,9 +62,9 @@ def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_mo
     finish([start(another, tmp_path / "three")])
     made, num_shards = zip(*(map(int, re.search(r"(\d+) of (\d+) shards made here", text).groups()) for text in lines),
                            strict=True)
-    manifests = [key for key in store.keys("features/") if key.endswith("manifest.json")]
+    manifests = [key for key in store.list_keys("features/") if key.endswith("manifest.json")]
     assert num_shards == (len(manifests), len(manifests)) and len(manifests) > 20
     assert len(manifests) <= sum(made) < 2 * len(manifests)
-    assert len([key for key in store.keys("models/") if key.endswith("manifest.json")]) == 1
+    assert len([key for key in store.list_keys("models/") if key.endswith("manifest.json")]) == 1
     pairs = list(zip(weights(store), weights(another), strict=True))
     assert len(pairs) > 2 and all(np.array_equal(one, other) for one, other in pairs)

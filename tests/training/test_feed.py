@@ -87,7 +87,7 @@ def test_what_ends_a_stream_is_told_in_its_own_words():
 def test_a_reading_process_that_was_killed_is_told_in_words_and_may_be_tried_again(tmp_path):
     cv2.imwrite(str(tmp_path / "car.png"), np.zeros((40, 60, 3), np.uint8))
     rows = pd.DataFrame({"path": ["car.png"] * 4000, "label": 0, "problem": ""})
-    source = LetterboxedSource(Examples.of(rows, tmp_path, (32, 48)), (32, 48))
+    source = LetterboxedSource(Examples.from_index(rows, tmp_path, (32, 48)), (32, 48))
     stream = BatchStream(lambda number: batches(source, 4, start_batch=number, num_workers=2))
     stream.get(0)
     readers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]

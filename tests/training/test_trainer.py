@@ -65,10 +65,10 @@ def trainer(pictures, checkpoints, change=lambda model: None, **settings):
     make_deterministic(0)
     backbone = build_backbone("Tiny", "none", *SIZE)
     model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, config.model))
-    examples = Examples.of(rows[:36], folder, SIZE)
+    examples = Examples.from_index(rows[:36], folder, SIZE)
     sizes = epoch_sizes(SIZE, own.initial_size_fraction, own.num_phases, own.epochs)
     source = TrainingSource(examples, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
-    val = LetterboxedSource(Examples.of(rows[36:], folder, SIZE), SIZE)
+    val = LetterboxedSource(Examples.from_index(rows[36:], folder, SIZE), SIZE)
     trained, _ = compile_for_fine_tuning(own, model, source)
     change(trained)
     return loop.Trainer(trained, source, BatchMixer(3, 0, own.mixup, own.cutmix), own,
@@ -116,15 +116,15 @@ def test_of_two_that_train_the_same_at_once_neither_writes_over_the_others_check
     store = open_store(str(tmp_path))
     with pytest.raises(Killed):
         trainer(pictures, KilledAt(store, "k", 4)).run(0.0)
-    before = {key: store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")}
+    before = {key: store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")}
     code = ("import numpy as np; from carclf.services.storage import open_store; from carclf.training.checkpoints "
             f"import Checkpoints; Checkpoints(open_store({str(tmp_path)!r}), 'k').save([np.zeros(3)], {{'step': 9}})")
     subprocess.run([sys.executable, "-c", code], check=True)  # one that was taken for dead
     assert {key: store.read(key).data for key in before} == before
     assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
-    assert {store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")} != {b""}
+    assert {store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")} != {b""}
     Checkpoints(store, "k").clear()
-    assert {store.read(key).data for key in store.keys("checkpoints/") if key.endswith(".npz")} == {b""}
+    assert {store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")} == {b""}
 
 
 class AwayAt(Checkpoints):
@@ -162,7 +162,7 @@ def test_a_damaged_name_of_the_latest_checkpoint_counts_as_none(tmp_path, left):
     assert checkpoints.load()[1] == {"step": 2}
     checkpoints.store.write("checkpoints/k/latest.json", left)
     checkpoints.clear()
-    assert {checkpoints.store.read(key).data for key in checkpoints.store.keys("checkpoints/")} == {b"null", b""}
+    assert {checkpoints.store.read(key).data for key in checkpoints.store.list_keys("checkpoints/")} == {b"null", b""}
 
 
 def test_where_the_latest_checkpoint_is_damaged_the_one_before_it_is_taken_up(pictures, undisturbed, tmp_path, caplog):
@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
     store = open_store(str(tmp_path))
     with pytest.raises(Killed):
         trainer(pictures, KilledAt(store, "k", 3)).run(0.0)
-    files = [key for key in store.keys("checkpoints/") if key.endswith(".npz")]
+    files = [key for key in store.list_keys("checkpoints/") if key.endswith(".npz")]
     assert len(files) == 2
     for key in files:
         store.write(key, store.read(key).data[:-100])

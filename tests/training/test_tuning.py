@@ -122,7 +122,7 @@ def test_auto_is_found_once_also_where_the_training_is_killed_and_recorded_with_
     with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        run = Run.begin("r", store, "demo", load_config("demo", settings))
+        run = Run.start_or_resume("r", store, "demo", load_config("demo", settings))
         for stage in ("download", "validate", "split", "train_head"):
             run.run_stage(stage)
     tried, chosen = find_setting(run, "learning_rate")
@@ -137,7 +137,7 @@ def test_auto_is_found_once_also_where_the_training_is_killed_and_recorded_with_
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "run", interrupted)
         run.run_stage("fine_tune")
-    found = [key for key in store.keys("checkpoints/") if key.endswith("learning_rate-trials.json")]
+    found = [key for key in store.list_keys("checkpoints/") if key.endswith("learning_rate-trials.json")]
     metrics = run.run_stage("fine_tune").metrics
     assert metrics["batch_size"] == 8  # of 170 pictures: larger ones would leave fewer than 16 steps an epoch
     assert 1e-6 < metrics["learning_rate"] < 0.1
@@ -154,7 +154,7 @@ def test_without_an_epoch_nothing_is_searched_and_the_heads_model_is_kept(cars, 
     with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-        run = Run.begin("r", store, "demo", load_config("demo", settings))
+        run = Run.start_or_resume("r", store, "demo", load_config("demo", settings))
         results = [run.run_stage(stage) for stage in ("download", "validate", "split", "train_head", "fine_tune")]
     assert results[-1].metrics["val_accuracy"] == results[-2].metrics["val_accuracy"]
     assert results[-1].metrics["best_epoch"] == 0

@@ -39,7 +39,7 @@ def kaggle(server, monkeypatch):
 
 
 def run_to(last, store, name, **settings):
-    run = Run.begin(name, store, "demo", load_config("demo", SMALL | settings))
+    run = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL | settings))
     names = list(STAGES)
     return {stage: run.run_stage(stage) for stage in names[: names.index(last) + 1]}
 

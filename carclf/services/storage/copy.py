@@ -34,10 +34,10 @@ def copy_store(source: Store, target: Store, *, anew: bool = False) -> CopyResul
     A training under way writes over its checkpoints: each is read with its file, and only the latest is copied.
     """
     naming = _read_naming(source)
-    known, sums, copied = set() if anew else set(target.keys()), _sums(naming), CopyResult()
+    known, sums, copied = set() if anew else set(target.list_keys()), _sums(naming), CopyResult()
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "file"
-        files = [key for key in source.keys() if not _rank(key)]  # noqa: SIM118 (a store is no dictionary)
+        files = [key for key in source.list_keys() if not _rank(key)]  # noqa: SIM118 (a store is no dictionary)
         copied.damaged += sorted(set(sums) - set(files))
         for key in files:
             if key in known and _IMMUTABLE.search(key):
@@ -98,7 +98,7 @@ def _rank(key: str) -> int:
 def _read_naming(source: Store) -> dict[str, bytes]:
     found = {}
     for rank in (3, 2, 1):
-        for key in sorted(key for key in source.keys() if _rank(key) == rank):  # noqa: SIM118
+        for key in sorted(key for key in source.list_keys() if _rank(key) == rank):  # noqa: SIM118
             if (seen := source.read(key)) is None:
                 raise ServiceError(f"{source.url}/{key} was removed while the store was copied. Try again.")
             found[key] = seen.data

@@ -70,7 +70,7 @@ class FolderStore:
         with path.open("rb") as source:
             self._put(key, source)
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
         top = self.folder / validate_prefix(prefix).rpartition("/")[0]
         with self._errors():

@@ -41,7 +41,7 @@ class Store(Protocol):
     def upload(self, path: Path, key: str) -> None:
         """Copy a local file to the object."""
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
 
 

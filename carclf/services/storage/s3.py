@@ -111,7 +111,7 @@ class S3Store:
         with self._errors():
             upload_file(self._client, named, path)
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Every key that starts with the prefix, in sorted order."""
         start = self.prefix + validate_prefix(prefix)
         with self._errors():
