@@ -41,7 +41,8 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     """A split of three classes, all in validation unless ``subsets`` say otherwise."""
     rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(num_val)], "label": [n % 3 for n in range(num_val)],
                          "subset": list(subsets) or "val", "sha256": [f"{n:064x}" for n in range(num_val)],
-                         "source": "train"})
+                         "source": "train", "color_signature": b"", "phash": 0})
+    rows = rows.assign(pixels_sha256=rows["sha256"])
     return build_artifact(store, Split, {}, {"name": name}, {"class_names": [0, 1, 2]}, {"split.parquet": rows})
 
 

@@ -104,11 +104,11 @@ def _blocks(clusters: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
 def rank_suspects(rows: pd.DataFrame, features: npt.NDArray[Any], seed: int) -> pd.DataFrame:
     """A row per picture, the least credible label first: id, path, label, suggested, score, suspect.
 
-    ``rows`` are a split's (id, path, label, target, cluster). Where several pictures have one id, the id is the path,
+    ``rows`` are a split's (id, path, label, class_index, cluster). Where several pictures have one id, the id is the path,
     as label_fixes.csv wants it.
     """
     class_names = np.array(sorted(rows["label"].unique()))
-    ranked = rank_labels(features, rows["target"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
+    ranked = rank_labels(features, rows["class_index"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
     found = rows.iloc[ranked["position"]].reset_index(drop=True)
     several = rows["id"][rows["id"].duplicated()].unique()
     return pd.DataFrame({

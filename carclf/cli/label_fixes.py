@@ -67,7 +67,7 @@ def select_fixes(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> 
 def read_fixes(path: Path) -> list[LabelFix]:
     """The fixes of a user's own file; DataError for a line that is wrong, ConfigError where there is no file."""
     try:
-        return list(parse_fixes(path.read_bytes(), str(path)).lines)
+        return list(parse_fixes(path.read_bytes(), str(path)).entries)
     except OSError as error:
         raise ConfigError(f"--file: {path} cannot be read: {error.strerror}. Give a CSV with the header "
                           f"{','.join(REQUIRED_COLUMNS)}.") from error
@@ -98,7 +98,7 @@ def merge_fixes(
     kept: list[LabelFix] = []
 
     def merged(data: bytes | None) -> bytes | None:
-        present = {fix.id: fix for fix in (parse_fixes(data) if data is not None else LabelFixes()).lines}
+        present = {fix.id: fix for fix in (parse_fixes(data) if data is not None else LabelFixes()).entries}
         added[:] = [fix for fix in wanted if fix.id not in present or _replaces(fix, present[fix.id], replace)]
         kept[:] = [present[fix.id] for fix in wanted if fix.id in present and fix not in added]
         text = _written((present | {fix.id: fix for fix in added}).values())

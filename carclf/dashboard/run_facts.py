@@ -147,7 +147,7 @@ def _data(own: RunReader) -> Facts | None:
         "audit": {name: value for name, value in told.items() if model and name not in model.metrics},
         "audit_reports": [name for name in (audit.files if audit else ()) if name.endswith(".html")],
         "classes": [{"label": int(label), "num": num} for label, num in report.get("class_counts", {}).items()],
-        "findings": report.get("findings", {}).get("listed", [])[:MAX_LISTED],
+        "findings": report.get("findings", {}).get("reported", [])[:MAX_LISTED],
         "problems": report.get("problems", [])[:MAX_LISTED],
     }
 

@@ -45,7 +45,7 @@ def _class_rows(index: pd.DataFrame) -> pd.DataFrame:
 
 def _other_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
     """The texts of what validation found that is no picture's own: of classes, tables and the whole."""
-    listed = [finding for finding in report.get("findings", {}).get("listed", []) if finding["severity"] != "note"]
+    listed = [finding for finding in report.get("findings", {}).get("reported", []) if finding["severity"] != "info"]
     pictures = set(index["path"])
-    return [f"{finding['path']}: {finding['text']}" if finding["path"] else finding["text"]
+    return [f"{finding['path']}: {finding['message']}" if finding["path"] else finding["message"]
             for finding in listed if finding["path"] not in pictures]

@@ -25,7 +25,7 @@ class Thumbnails:
 
     def _make(self, path: str) -> str:
         try:
-            pixels = decode(read_image_bytes(self.folder / path), frame=(HEIGHT, WIDTH))
+            pixels = decode(read_image_bytes(self.folder / path), min_size=(HEIGHT, WIDTH))
         except (ImageDecodeError, OSError, ValueError):  # ValueError: a name that no file system takes
             return ""
         return data_uri(pixels)

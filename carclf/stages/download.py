@@ -20,7 +20,7 @@ def download(context: StageContext) -> tuple[Archive, bool]:
     config, store, _salt = context.config, context.store, context.salt
     with gather_extra_data(config.download.extra_data) as extra:  # a mistake in it is told before anything is fetched
         archive, reused = _competitions(context)
-        return _with_extra(archive, extra, store) if extra.pictures else (archive, reused)
+        return _with_extra(archive, extra, store) if extra.images else (archive, reused)
 
 
 def _competitions(context: StageContext) -> tuple[Archive, bool]:
@@ -41,10 +41,10 @@ def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archi
     content = extra.content
 
     def make(folder: Path) -> Metrics:
-        pack(folder / "extra.zip", extra.pictures)
+        pack(folder / "extra.zip", extra.images)
         if archive_content(folder / "extra.zip") != content:
             raise ServiceError("download.extra_data: pictures changed while they were packed. Run download again, best "
                                "when nobody writes there.")
-        return archive.metrics | {"num_extra": len(extra.pictures)}
+        return archive.metrics | {"num_extra": len(extra.images)}
 
     return build(Archive, make, Provenance(VERSION, {"archive": archive.key}, {"extra": content}), store, archive.files)

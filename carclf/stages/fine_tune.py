@@ -107,7 +107,7 @@ def _prepared(archive: Archive, split: Split, start: Model, config: Config, stor
     from carclf.training.precision import compute_precision
 
     make_deterministic(config.seed)
-    rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["target"])
+    rows = pd.read_parquet(split.path(store, "split.parquet")).assign(label=lambda rows: rows["class_index"])
     batch_size = min(config.fine_tune.batch_size, int((rows["subset"] == "train").sum())) or LARGEST_BATCH
     with data_parallel(batch_size):
         model = keras.models.load_model(start.path(store, "model.keras"), compile=False)

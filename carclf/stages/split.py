@@ -9,7 +9,7 @@ from carclf.config import Config
 from carclf.progress import log
 from carclf.services.storage import Store
 
-VERSION = 3
+VERSION = 4
 
 
 def split(
@@ -43,7 +43,7 @@ def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Confi
     memory = _memory(champion, store)
     rows = _assigned(index, memory, config)
     class_names = sorted(rows["label"].unique())
-    rows = rows.assign(target=rows["label"].map({name: i for i, name in enumerate(class_names)}))
+    rows = rows.assign(class_index=rows["label"].map({name: i for i, name in enumerate(class_names)}))
     rows.to_parquet(folder / "split.parquet", index=False)
     with_split_history(rows, memory).to_parquet(folder / "split_history.parquet", index=False)
     leaks = find_leaks(rows, index, memory)

@@ -53,7 +53,7 @@ def _fit(folder: Path, features: RunFeatures, config: Config) -> Metrics:
 
     train, val = features.subsets["train"], features.subsets["val"]
     saved = _seconds_saved(features)
-    own_val = (features.loaded["val"][0], val["target"].to_numpy())
+    own_val = (features.loaded["val"][0], val["class_index"].to_numpy())
     head, history, metrics = _fit_head(folder, features.loaded["train"], train, own_val, config)
     model = join_backbone_and_head(features.backbone, head)
     write_reference_logits(model, val, extract_images(features.archive, features.store), features.size, folder)
@@ -80,7 +80,7 @@ def _fit_head(
     from carclf.training.head_search import search_settings
     from carclf.training.heads import build_head, fit_head
 
-    own, labels = config.head, train["target"].to_numpy()
+    own, labels = config.head, train["class_index"].to_numpy()
     num_features, num_classes = int(views.shape[2]), int(labels.max()) + 1
 
     def fresh() -> Any:

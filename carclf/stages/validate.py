@@ -11,7 +11,7 @@ from carclf.errors import DataError
 from carclf.progress import Meter
 from carclf.services.storage import Store
 
-VERSION = 4
+VERSION = 5
 
 
 def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
@@ -58,7 +58,7 @@ def _context(images: Path, fixes: LabelFixes, config: Config) -> Any:
     from carclf.dataset.indexing import list_images
 
     context = read_context(images, config.validation)
-    table = context[0].table
+    table = context[0].train_csv
     check_fixes(fixes, list_images(images), None if table is None else set(table["Category"]))
     return context
 
@@ -106,13 +106,13 @@ def _examine(
     findings.add(of_tables + fixed.findings())
     findings.log()
     # Where an error names a picture, the page shall show it.
-    said = findings.warnings | {one.path: one.text for one in findings.listed if one.severity == "error"}
+    said = findings.warnings | {one.path: one.message for one in findings.reported if one.severity == "error"}
     warnings = [said.get(path, "") for path in fixed.index["path"]]
     index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
-    metrics = {"num_test": len(own.sample)} | _figures(index, findings, fixed)
-    report = metrics | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
+    metrics = {"num_test": len(own.sample_submission)} | _figures(index, findings, fixed)
+    report = metrics | _lists(index) | {"findings": findings.to_dict(), "label_fixes": fixed.changes}
     index.to_parquet(folder / "index.parquet", index=False)
-    own.sample.to_csv(folder / "sample-submission.csv", index=False)
+    own.sample_submission.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     write_dataset_report(folder / "report.html", index, report, images)
     return metrics, findings
@@ -138,6 +138,6 @@ def _figures(index: Any, findings: Any, fixed: Any) -> Metrics:
     return {
         "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
         "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
-        "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.applied),
+        "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.changes),
         "num_exact_duplicates": int(usable["sha256"].duplicated().sum()), "num_conflicting_clusters": len(conflicting_clusters(index)),
     }

@@ -91,7 +91,7 @@ def test_a_whole_competition_is_ranked_in_a_minute() -> None:
 
 def test_a_suspect_is_named_as_label_fixes_know_it() -> None:
     true, given, _ = planted(0)
-    rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(NUM)], "label": given * 10, "target": given,
+    rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(NUM)], "label": given * 10, "class_index": given,
                          "cluster": np.arange(NUM)})
     rows = rows.assign(path="train/" + rows["label"].astype(str) + "/" + rows["id"])
     rows.loc[1, "id"] = "0.jpg"

@@ -30,8 +30,10 @@ def run_of(store: Store, name: str, one: Candidate, **settings: object) -> Run:
 
 
 def rows(num: int, subsets: Sequence[str], **columns: object) -> pd.DataFrame:
+    sha256 = [f"{n:064x}" for n in range(num)]
     return pd.DataFrame({"id": [f"{n}.jpg" for n in range(num)], "label": [n % 3 for n in range(num)],
-                         "subset": subsets, "sha256": [f"{n:064x}" for n in range(num)], "source": "train"} | columns)
+                         "subset": subsets, "sha256": sha256, "pixels_sha256": sha256, "phash": 0,
+                         "color_signature": b"", "source": "train"} | columns)
 
 
 def test_a_paired_test_recalls_and_changed_images_are_those_computed_by_hand(store: Store) -> None:

@@ -177,7 +177,7 @@ def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> N
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(["rows", "errors", "class_names", "confusion", "class_counts", "findings",
-                                         "listed", "problems", "path", "picture"]), inner, max_size=4), max_leaves=12)
+                                         "reported", "problems", "path", "picture"]), inner, max_size=4), max_leaves=12)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -284,7 +284,7 @@ def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
 @pytest.mark.parametrize("kind", [Audit, Drift])
 def test_the_page_of_the_suspected_labels_is_given_like_a_stages(store: Store, kind: type[Artifact]) -> None:
     run = noted(store, one := build_candidate(store, "one"))
-    report = {"findings": {"listed": []}, "class_counts": {}, "problems": []}
+    report = {"findings": {"reported": []}, "class_counts": {}, "problems": []}
     dataset = build_artifact(store, Dataset, {}, {}, {}, {"report.json": json.dumps(report).encode()})
     found = build_artifact(store, kind, {}, {}, {}, {"report.html": b"suspects", "drift.json": b"{}"})
     assert artifact_file(store, "r", "audit", "report.html") is None

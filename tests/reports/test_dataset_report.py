@@ -101,11 +101,11 @@ def test_every_finding_is_on_the_page_with_its_picture(tmp_path: Path) -> None:
 
 
 def test_findings_about_no_picture_and_applied_fixes_are_listed(tmp_path: Path) -> None:
-    listed = [{"kind": "class_imbalance", "severity": "warning", "path": "", "text": "class 3 is <b>rare</b>"},
-              {"kind": "blurred", "severity": "warning", "path": "0.jpg", "text": "sharpness 1"}]
-    report = {"findings": {"counts": {"blurred": 1, "class_imbalance": 1}, "listed": listed},
-              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "from": 1, "to": 2},
-                              {"path": "train/1/c.jpg", "action": "drop", "from": 1, "to": None}]}
+    listed = [{"kind": "class_imbalance", "severity": "warning", "path": "", "message": "class 3 is <b>rare</b>"},
+              {"kind": "blurred", "severity": "warning", "path": "0.jpg", "message": "sharpness 1"}]
+    report = {"findings": {"counts": {"blurred": 1, "class_imbalance": 1}, "reported": listed},
+              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "old_label": 1, "new_label": 2},
+                              {"path": "train/1/c.jpg", "action": "drop", "old_label": 1, "new_label": None}]}
     write_dataset_report(tmp_path / "report.html", dataset(tmp_path, 6), report, tmp_path)
     text = Page((tmp_path / "report.html").read_text()).text
     assert "class 3 is <b>rare</b>" in text and "sharpness 1" not in text

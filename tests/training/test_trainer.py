@@ -281,7 +281,7 @@ def test_the_part_of_an_epoch_that_the_budget_allows_counts(pictures, tmp_path):
 
 def test_a_picture_that_breaks_while_training_ends_it_with_its_name(pictures, tmp_path):
     one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"))
-    one.source.examples.pictures.paths[7] = tmp_path / "gone.jpg"
+    one.source.examples.images.paths[7] = tmp_path / "gone.jpg"
     with pytest.raises(DataError, match=r"gone\.jpg was whole when it was validated"):
         one.run(0.0)
 
