@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.dataset.near_hashes import NO_POSITION, Positions, near_pairs_between
+from carclf.dataset.near_hashes import Positions, near_pairs_between
 from carclf.dataset.pixel_matching import MIN_CONTRAST
 
 TRAIN, VAL, EXCLUDED = "train", "val", "excluded"  # the subsets of a split
 NO_FOLD = -1
+NO_POSITION = np.iinfo(np.int64).max
 # Limits for two files of the same image: bits of the perceptual hash, and mean difference of the color signatures in
 # standard deviations. Measured on cars10 (benchmarks.near_duplicate_quality): all images that were re-encoded, resized
 # or relit are recognized, 99% of those cropped by up to 2% a side, 92% by up to 3%, and no different photographs. Of

@@ -46,14 +46,14 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            rows = []
+            columns, rows = list(reader.fieldnames or ()), []
             for row in reader:
                 if None in row or None in row.values():
-                    raise DataError(f"{path.name}, line {reader.line_num}: expected {len(reader.fieldnames or ())} "
-                                    "values as in the header.")
+                    raise DataError(f"{path.name}, line {reader.line_num}: expected {len(columns)} values as in the "
+                                    "header.")
                 rows.append(row)
     except (ValueError, csv.Error) as error:  # not UTF-8 or not a CSV
         raise DataError(f"{path.name} is not a valid CSV file: {error}. Expected the columns Id,Category.") from error
-    if reader.fieldnames != COLUMNS:
-        raise DataError(f"{path.name} has the columns {reader.fieldnames}, expected Id,Category.")
+    if columns != COLUMNS:
+        raise DataError(f"{path.name} has the columns {','.join(columns)!r}, expected Id,Category.")
     return pd.DataFrame(rows, columns=COLUMNS, dtype=str)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from carclf.artifacts import Metrics
 from carclf.dataset.champion_split import TRAIN, VAL, previous_values
-from carclf.dataset.near_hashes import nearest_hashes
+from carclf.dataset.near_hashes import near_pairs_between
 
 # Bits of the perceptual hash. It is larger than the default of duplicates.max_hash_distance and no pixels are compared,
 # so most of these matches are different images: they are listed for inspection and not counted.
@@ -41,8 +41,10 @@ def leak_metrics(leaks: dict[str, Any]) -> Metrics:
 
 def _hash_matches(train: pd.DataFrame, val: pd.DataFrame) -> list[dict[str, Any]]:
     hashes, train_hashes = (rows["phash"].to_numpy(np.uint64) for rows in (val, train))
-    positions, bits = nearest_hashes(hashes, train_hashes, MAX_HASH_DISTANCE)
-    has_match = positions >= 0
-    matches = pd.DataFrame({"id": val["id"].to_numpy()[has_match], "hash_distance": bits[has_match],
-                            "train_id": train["id"].to_numpy()[positions[has_match]]})
-    return matches.sort_values(["hash_distance", "id", "train_id"]).to_dict("records")
+    pairs = np.array(list(near_pairs_between(hashes, train_hashes, MAX_HASH_DISTANCE)), np.int64).reshape(-1, 2)
+    matches = pd.DataFrame(pairs, columns=["position", "train_position"])
+    matches["hash_distance"] = np.bitwise_count(hashes[pairs[:, 0]] ^ train_hashes[pairs[:, 1]])
+    nearest = matches.sort_values(["hash_distance", "train_position"]).drop_duplicates("position")
+    nearest["id"] = val["id"].to_numpy()[nearest["position"]]
+    nearest["train_id"] = train["id"].to_numpy()[nearest["train_position"]]
+    return nearest.sort_values(["hash_distance", "id"])[["id", "train_id", "hash_distance"]].to_dict("records")

@@ -10,12 +10,10 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 NUM_BITS = 64
-NO_POSITION = np.iinfo(np.int64).max
 MAX_EQUAL = 8  # of equal hashes that are paired with another one
 MAX_EQUAL_BLOCKS = 5
 SORT_NANOSECONDS = 100.0  # measured: to sort one hash once
 COMPARE_NANOSECONDS = 15.0  # measured: to compare one pair with equal keys
-POSITION_BITS = 32
 
 
 def near_pairs(hashes: Hashes, max_hash_distance: int) -> Iterator[tuple[Positions, Positions]]:
@@ -42,29 +40,6 @@ def near_pairs(hashes: Hashes, max_hash_distance: int) -> Iterator[tuple[Positio
             is_first = ((is_equal & (is_equal.cumsum(1) <= num_equal)) == is_chosen).all(1)
             if is_first.any():
                 yield order[first[is_first]], order[second[is_first]]
-
-
-def nearest_hashes(hashes: Hashes, others: Hashes, max_hash_distance: int) -> tuple[Positions, Positions]:
-    """Return the position of each hash's nearest other hash, the first of equally near ones, and their distance.
-
-    Both are -1 if no other hash differs in at most ``max_hash_distance`` bits.
-    """
-    distinct = np.union1d(hashes, others)
-    is_query = np.isin(distinct, hashes)
-    position = np.full(len(distinct), NO_POSITION)
-    other_values, first_positions = np.unique(others, return_index=True)
-    position[np.searchsorted(distinct, other_values)] = first_positions
-    # Distance and position are packed into one number whose minimum is the nearest hash.
-    best = np.where(is_query, position, NO_POSITION)
-    for pair in near_pairs(distinct, max_hash_distance):
-        for query, other in (pair, pair[::-1]):
-            is_match = is_query[query] & (position[other] < NO_POSITION)
-            bits = np.bitwise_count(distinct[query] ^ distinct[other]).astype(np.int64)
-            np.minimum.at(best, query[is_match], (bits << POSITION_BITS | position[other])[is_match])
-    nearest = best[np.searchsorted(distinct, hashes)]
-    has_match = nearest < NO_POSITION
-    return (np.where(has_match, nearest & ((1 << POSITION_BITS) - 1), -1),
-            np.where(has_match, nearest >> POSITION_BITS, -1))
 
 
 def near_pairs_between(hashes: Hashes, others: Hashes, max_hash_distance: int) -> Iterator[tuple[int, int]]:
