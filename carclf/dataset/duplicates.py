@@ -1,6 +1,6 @@
 """Copies and near-copies among the images of a dataset: all copies of an image get the same cluster number."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import islice, pairwise, product
 from typing import Any
 
@@ -116,7 +116,7 @@ def describe_clusters(index: pd.DataFrame) -> list[dict[str, Any]]:
         cluster["cluster"]))
 
 
-def _describe_cluster(members: list[dict[str, Any]], copies: Positions) -> dict[str, Any]:
+def _describe_cluster(members: list[dict[Hashable, Any]], copies: Positions) -> dict[str, Any]:
     labels = {member["label"] for member in members}
     return {
         "num_members": len(members), "match": "exact" if (copies == copies[0]).all() else "near",

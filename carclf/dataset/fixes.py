@@ -206,7 +206,7 @@ def _matching_rows(fix: LabelFix, rows_by_name: dict[str, set[int]]) -> set[int]
 def _apply(fix: LabelFix, row: int, result: FixedIndex) -> None:
     index = result.index
     result.changes.append({"path": index.at[row, "path"], "action": fix.action,
-                           "old_label": int(index.at[row, "label"]), "new_label": fix.label})
+                           "old_label": int(index["label"][row]), "new_label": fix.label})
     if fix.label is not None:
         index.at[row, "label"] = fix.label
     elif not index.at[row, "problem"]:

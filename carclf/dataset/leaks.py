@@ -1,5 +1,6 @@
 """The leak report of a split: images that its subsets share with each other, the champion's split and the test set."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def leak_metrics(leaks: dict[str, Any]) -> Metrics:
     return {f"num_{kind}": len(images) for kind, images in leaks.items() if kind != HASH_MATCHES}
 
 
-def _hash_matches(train: pd.DataFrame, val: pd.DataFrame) -> list[dict[str, Any]]:
+def _hash_matches(train: pd.DataFrame, val: pd.DataFrame) -> list[dict[Hashable, Any]]:
     hashes, train_hashes = (rows["phash"].to_numpy(np.uint64) for rows in (val, train))
     pairs = np.array(list(near_pairs_between(hashes, train_hashes, MAX_HASH_DISTANCE)), np.int64).reshape(-1, 2)
     matches = pd.DataFrame(pairs, columns=["position", "train_position"])
