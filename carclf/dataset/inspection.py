@@ -20,6 +20,7 @@ from carclf.images.decode import (
     strict_decode_error,
 )
 from carclf.images.hashes import color_signature, perceptual_hash, pixels_sha256
+from carclf.images.letterbox import resize_to_fit
 
 # Images are reduced by a power of two, at most 8, that leaves this many pixels on the shorter side. JPEG decoders are
 # fast only at powers of two. They still read the whole stream, so truncation is detected at each scale.
@@ -106,10 +107,7 @@ def measure_light_and_sharpness(pixels: Pixels) -> tuple[float, float, float]:
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     mean, deviation = cv2.meanStdDev(gray)
     contrast = float(deviation[0, 0])
-    scale = SHARPNESS_SIDE / max(gray.shape)
-    if scale < 1:
-        size = (max(1, round(gray.shape[1] * scale)), max(1, round(gray.shape[0] * scale)))
-        gray = cv2.resize(gray, size, interpolation=cv2.INTER_AREA)
+    gray = resize_to_fit(gray, SHARPNESS_SIDE, SHARPNESS_SIDE)
     energy = cv2.norm(cv2.Laplacian(gray, cv2.CV_16S), cv2.NORM_L2SQR) / gray.size
     return float(mean[0, 0]), contrast, float(energy**0.5 / max(contrast, 1.0))
 

@@ -106,11 +106,10 @@ def _previous_subsets(
 
     Extra data that were excluded as copies of a validation image do not exclude that image.
     """
-    if previous is None:
-        return previous_values(rows, None, "subset")
-    competition = previous_values(rows[~is_extra], without_excluded_extra_data(previous), "subset")
-    extra = previous_values(rows[is_extra], previous, "subset")
-    return pd.concat([competition, extra]).reindex(rows.index)
+    competition = None if previous is None else without_excluded_extra_data(previous)
+    subsets: pd.Series[Any] = previous_values(rows[~is_extra], competition, "subset")
+    subsets = pd.concat([subsets, previous_values(rows[is_extra], previous, "subset")])
+    return subsets.reindex(rows.index)
 
 
 def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:

@@ -26,13 +26,21 @@ def warp_affine(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixe
     return view
 
 
+def resize_to_fit(pixels: Pixels, height: int, width: int, *, enlarge: bool = False) -> Pixels:
+    """Resize RGB or gray pixels to fit (height, width), keeping the aspect ratio; enlarge them only if requested."""
+    scale = min(height / pixels.shape[0], width / pixels.shape[1])
+    if scale >= 1 and not enlarge:
+        return pixels
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=interpolation), np.uint8)
+
+
 def letterbox(pixels: Pixels, height: int, width: int) -> Pixels:
     """Resize to fit (height, width), keeping the aspect ratio, on a background of the image's mean color."""
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    resized = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    resized = resize_to_fit(pixels, height, width, enlarge=True)
     canvas = np.empty((height, width, 3), np.uint8)
     canvas[:] = np.array(cv2.mean(pixels)[:3]).round()
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    canvas[top : top + size[1], left : left + size[0]] = resized
+    top, left = (height - resized.shape[0]) // 2, (width - resized.shape[1]) // 2
+    canvas[top : top + resized.shape[0], left : left + resized.shape[1]] = resized
     return canvas

@@ -13,13 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from carclf.artifacts import atomic_folder, cache_folder, file_sha256, fingerprint
 from carclf.errors import DataError
 from carclf.images.decode import ImageDecodeError, Pixels, decode
+from carclf.images.letterbox import resize_to_fit
 from carclf.progress import log
 from carclf.services.storage import disk_full_message
 
@@ -62,11 +62,7 @@ def read_image(path: Path, height: int, width: int, *, max_megapixels: float) ->
         OSError: The file cannot be read.
     """
     pixels = decode(path.read_bytes(), min_size=(height, width), max_megapixels=max_megapixels)
-    scale = min(height / pixels.shape[0], width / pixels.shape[1])
-    if scale >= 1:
-        return pixels
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return resize_to_fit(pixels, height, width)
 
 
 class DecodedImages:

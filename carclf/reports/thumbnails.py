@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 
 from carclf.images.decode import ImageDecodeError, Pixels, decode, read_image_bytes
+from carclf.images.letterbox import resize_to_fit
 
 HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
@@ -33,8 +34,6 @@ class Thumbnails:
 
 def data_uri(pixels: Pixels) -> str:
     """Pixels, uint8 RGB, as a JPEG of at most HEIGHT times WIDTH."""
-    scale = min(1.0, HEIGHT / pixels.shape[0], WIDTH / pixels.shape[1])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    small = resize_to_fit(pixels, HEIGHT, WIDTH)
     data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

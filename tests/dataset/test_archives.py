@@ -36,7 +36,8 @@ def read_files(folder: Path) -> dict[str, bytes]:
 
 
 def test_images_and_tables_are_extracted_from_nested_archives(tmp_path: Path) -> None:
-    inner = zip_bytes({"top/train/0/a.jpg": b"a", "top/train/0/.hidden": b"", "__MACOSX/train/0/._a.jpg": b"", "b": b""})
+    inner = zip_bytes(
+        {"top/train/0/a.jpg": b"a", "top/train/0/.hidden": b"", "__MACOSX/train/0/._a.jpg": b"", "b": b""})
     path = write_archive(
         tmp_path / "a.zip", {"sample-submission.csv": b"Id", "train.zip": inner, "other/c.jpg": b"c"})
     extract(path, tmp_path / "out", top_folders=TOP_FOLDERS)

@@ -59,7 +59,7 @@ def test_a_jpeg_that_only_pillow_decodes_has_a_decode_warning(tmp_path: Path) ->
 
 
 def test_images_are_read_only_a_few_chunks_ahead(tmp_path: Path) -> None:
-    """The files beyond the chunks in progress are emptied after the first row, so their rows show when they are read."""
+    """Files beyond the chunks in progress are emptied after the first row; their rows show when they were read."""
     num_ahead = (2 * NUM_THREADS + 1) * CHUNK_SIZE
     paths = [tmp_path / "train/0" / f"{number:05}.jpg" for number in range(2 * num_ahead)]
     paths[0].parent.mkdir(parents=True)

@@ -49,7 +49,8 @@ def build_dataset(store: Store, index: pd.DataFrame) -> Dataset:
 
 def promote(store: Store, champion: Split) -> None:
     """Make a model of this split the champion, whatever its accuracy."""
-    build_candidate(store, champion.key, split=champion).promote(store, load_config("demo", {"gate.champion_rule": "off"}))
+    config = load_config("demo", {"gate.champion_rule": "off"})
+    build_candidate(store, champion.key, split=champion).promote(store, config)
     assert champion_split(store) == champion
 
 
