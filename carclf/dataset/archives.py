@@ -20,8 +20,7 @@ FIXED_DATE = (2020, 1, 1, 0, 0, 0)
 UNIX = 3  # the operating system in a member's header
 MAX_DEPTH = 2  # archives within the archive: Kaggle's train.zip and test.zip, and one level more
 # Images hardly compress: an archive that expands more than this is meant to fill the disk.
-MAX_EXPANSION = 100
-ALWAYS_ALLOWED = 100_000_000  # bytes that any archive may expand to
+MAX_EXPANSION, ALWAYS_ALLOWED = 100, 100_000_000  # factor, and bytes that any archive may expand to
 BUFFER_BYTES = 1 << 20
 # The exceptions that zipfile raises for damaged archives. Fuzzing discovered them.
 ZIP_ERRORS = (
@@ -34,8 +33,7 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM
 def extract(archive: Path, folder: Path, *, top_folders: tuple[str, ...]) -> None:
     """Extract everything under the top folders, and every CSV, also from archives within the archive.
 
-    Raises:
-        DataError: The archive is damaged, expands too much, or has links, duplicate names or names outside the folder.
+    Raises DataError if it is damaged, expands too much, or has links, duplicate names or names outside of the folder.
     """
     with archive.open("rb") as file:
         _Extractor(folder, top_folders, archive.stat().st_size).extract(file, "the archive", 0)
@@ -79,11 +77,7 @@ class _Extractor:
                                 "of them.")
 
     def _target_path(self, name: str) -> Path | None:
-        """Return the path to extract a member to, or None to skip it.
-
-        Raises:
-            DataError: The name points outside of the folder.
-        """
+        """Return the path to extract a member to, or None to skip it; names outside of the folder raise DataError."""
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")):
             raise DataError(f"The archive contains {name!r}, which is outside of its folder. Do not use this archive.")
@@ -119,9 +113,7 @@ def pack(path: Path, images: Mapping[str, Path]) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, source in sorted(images.items()):
             member = zipfile.ZipInfo(name, FIXED_DATE)
-            # By default these depend on the operating system.
-            member.create_system = UNIX
-            member.external_attr = 0o644 << 16
+            member.create_system, member.external_attr = UNIX, 0o644 << 16  # the defaults depend on the system
             member.file_size = source.stat().st_size
             with source.open("rb") as content, archive.open(member, "w") as target:
                 shutil.copyfileobj(content, target, BUFFER_BYTES)
@@ -130,10 +122,7 @@ def pack(path: Path, images: Mapping[str, Path]) -> None:
 def extract_images(archive: Archive, store: Store) -> Path:
     """Return a local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
 
-    Each content is extracted once per machine.
-
-    Raises:
-        DataError: The archive is damaged or unsafe.
+    Each content is extracted once per machine. Raises DataError if the archive is damaged or unsafe.
     """
     folder = cache_folder() / "images" / archive.content_hash
     with atomic_folder(folder) as work:

@@ -17,8 +17,7 @@ MIN_CLASSES = 2
 def read_context(folder: Path, config: Validation) -> tuple[CheckContext, list[Finding]]:
     """Return the tables that the checks need, and a warning if train.csv is invalid.
 
-    Raises:
-        DataError: The sample submission is missing or invalid.
+    Raises DataError if sample-submission.csv is missing or invalid.
     """
     sample_submission = read_sample_submission(folder)
     try:

@@ -13,8 +13,7 @@ COLUMNS = ["Id", "Category"]
 def read_sample_submission(folder: Path) -> pd.DataFrame:
     """Return the sample submission: the columns Id and Category as text, in the order of the file.
 
-    Raises:
-        DataError: The file is missing, is not a valid table, is empty, or has duplicate ids.
+    Raises DataError if the file is missing, is not a valid table, is empty, or has duplicate ids.
     """
     path = folder / "sample-submission.csv"
     if not path.exists():
@@ -29,8 +28,7 @@ def read_sample_submission(folder: Path) -> pd.DataFrame:
 def read_train_csv(folder: Path) -> pd.DataFrame | None:
     """Return train.csv as Id (text) and Category (integer), or None if it is missing.
 
-    Raises:
-        DataError: The file is not a valid table, is empty, or has a category that is not a number.
+    Raises DataError if the file is not a valid table, is empty, or has a category that is not a number.
     """
     path = folder / "train.csv"
     if not path.exists():

@@ -47,8 +47,7 @@ def archive_content(path: Path) -> dict[str, str | int]:
 def gather_extra_data(sources: str) -> Iterator[ExtraData]:
     """Yield the images of comma-separated folders and s3:// prefixes; those of a store are downloaded.
 
-    Raises:
-        DataError: A source is missing or empty, or has an image outside of a class folder.
+    Raises DataError if a source is missing or empty, or has an image outside of a class folder.
     """
     images: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="carclf-extra-") as name:

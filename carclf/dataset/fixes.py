@@ -73,20 +73,12 @@ def _unmatched_reason(fix: LabelFix) -> str:
 
 
 def read_fixes(store: Store) -> LabelFixes:
-    """Return the label fixes of a store; none if the file is missing.
-
-    Raises:
-        DataError: The file is invalid.
-    """
+    """Return the label fixes of a store; none if the file is missing. Raises DataError if it is invalid."""
     return LabelFixes() if (file := store.read(LABEL_FIXES_FILE)) is None else parse_fixes(file.data)
 
 
 def parse_fixes(data: bytes, name: str = LABEL_FIXES_FILE) -> LabelFixes:
-    """Return the fixes in the bytes of a file.
-
-    Raises:
-        DataError: The file is invalid; the message has the file's name and the line number.
-    """
+    """Return the fixes in the bytes of a file. Raises DataError with its name and the line number if it is invalid."""
     try:
         return LabelFixes(_parse_lines(data), hashlib.sha256(data).hexdigest())
     except ValueError as error:
@@ -131,9 +123,6 @@ def check_fixes(fixes: LabelFixes, paths: "Iterable[ImagePath]", classes: set[in
     """Raise the errors of ``apply_fixes`` that the images' paths reveal, before the images are read.
 
     Fixes with a ``sha256`` are checked later. ``classes`` defaults to the classes of the paths under train/.
-
-    Raises:
-        DataError: As in ``apply_fixes``.
     """
     import pandas as pd
 
@@ -154,8 +143,7 @@ def check_fixes(fixes: LabelFixes, paths: "Iterable[ImagePath]", classes: set[in
 def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> FixedIndex:
     """Return a copy of the index with the fixes applied.
 
-    Raises:
-        DataError: A fix has an unknown class or matches several images, or two fixes match the same image.
+    Raises DataError if a fix has an unknown class or matches several images, or if two fixes match the same image.
     """
     _require_classes(fixes, classes)
     result = FixedIndex(index.copy())

@@ -64,10 +64,7 @@ def write_index(
 ) -> int:
     """Inspect every image, write its row to the Parquet file, and return the number of images.
 
-    ``progress`` is called with the number of images done and their total.
-
-    Raises:
-        DataError: There are no images.
+    ``progress`` is called with the number of images done and their total. Raises DataError if there are no images.
     """
     total = sum(1 for _ in list_images(folder))
     if not total:

@@ -70,11 +70,7 @@ def _measure(data: bytes, config: Validation) -> Row:
 
 
 def decode_reduced(image: EncodedImage) -> Pixels:
-    """Return the image's uint8 RGB pixels at the reduced scale.
-
-    Raises:
-        ImageDecodeError: The image cannot be decoded.
-    """
+    """Return the image's uint8 RGB pixels at the reduced scale. Raises ImageDecodeError."""
     scale = MAX_REDUCTION
     while scale > 1 and min(image.height, image.width) < MIN_REDUCED_SIDE * scale:
         scale //= 2

@@ -26,7 +26,7 @@ the splits of earlier champions, with fold -1.
 """
 
 import hashlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ from carclf.dataset.champion_split import EXCLUDED, NO_FOLD, TRAIN, VAL, previou
 from carclf.errors import DataError
 
 MIN_CLUSTERS = 2  # of a class: one for each subset
+Mask: TypeAlias = "pd.Series[bool]"
 
 
 def stratified_holdout(
@@ -45,10 +46,7 @@ def stratified_holdout(
     ``previous`` are the rows of the champion's split. The fraction refers to the competition's own images. It is met
     exactly if the class has enough new images without copies, and each class has at least one image in train and val.
     If a cluster contains an image that the champion was trained on, its new images go to train and its former
-    validation images are excluded from then on.
-
-    Raises:
-        DataError: A class has no image for one of the subsets.
+    validation images are excluded from then on. Raises DataError if a class has no image for one of the subsets.
     """
     rows = _usable_rows(index, seed)
     is_extra = rows["source"] == "extra"
@@ -74,10 +72,7 @@ def stratified_k_fold(
 
     An image keeps its fold if the champion's split has as many folds. Images that the champion was trained on are in
     val here, unless it is the champion's fold: only a holdout can avoid that. Extra data have the fold of their
-    cluster and are excluded in that fold.
-
-    Raises:
-        DataError: A class has fewer clusters than folds.
+    cluster and are excluded in that fold. Raises DataError if a class has fewer clusters than folds.
     """
     rows = _usable_rows(index, seed)
     is_extra = rows["source"] == "extra"
@@ -99,9 +94,7 @@ def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     return usable.assign(rank=rank).reset_index(drop=True)
 
 
-def _previous_subsets(
-    rows: pd.DataFrame, is_extra: "pd.Series[bool]", previous: pd.DataFrame | None
-) -> "pd.Series[Any]":
+def _previous_subsets(rows: pd.DataFrame, is_extra: Mask, previous: pd.DataFrame | None) -> "pd.Series[Any]":
     """Return each row's subset in the champion's split, missing for new images.
 
     Extra data that were excluded as copies of a validation image do not exclude that image.
@@ -117,7 +110,7 @@ def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:
     return split[(split["source"] != "extra") | (split["subset"] != EXCLUDED)]
 
 
-def _subsets(is_validation: "pd.Series[bool]", is_extra: "pd.Series[bool]") -> "pd.Series[Any]":
+def _subsets(is_validation: Mask, is_extra: Mask) -> "pd.Series[Any]":
     return pd.Series(TRAIN, is_extra.index).mask(is_validation, VAL).mask(is_validation & is_extra, EXCLUDED)
 
 
@@ -149,11 +142,9 @@ def _choose_validation_clusters(clusters: pd.DataFrame, val_fraction: float, lab
     if not chosen and len(new):  # each new cluster is larger than the fraction
         chosen.add(new["size"].idxmin())
     if not chosen:
-        raise DataError(f"Class '{label}' has no image for validation: the champion was trained on all its images. Add "
-                        "images of this class.")
+        raise DataError(f"Class '{label}' has no image for validation: the champion was trained on all. Add images.")
     if len(chosen) == len(clusters):
-        raise DataError(f"Class '{label}' has no image for training: all its images are used for validation. Add "
-                        "images of this class.")
+        raise DataError(f"Class '{label}' has no image for training: all are used for validation. Add images.")
     return chosen
 
 

@@ -48,11 +48,7 @@ def large_image_lock(num: int) -> AbstractContextManager[object]:
 
 
 def read_image_bytes(path: Path, max_megapixels: float = 50) -> bytes:
-    """Return the bytes of an image file.
-
-    Raises:
-        ImageDecodeError: The file is larger than any image of the allowed size. It is not read.
-    """
+    """Return the bytes of an image file; raise ImageDecodeError instead if it is larger than any allowed image."""
     if (num_bytes := path.stat().st_size) > max_megapixels * 1e6 * MAX_BYTES_PER_PIXEL:
         raise ImageDecodeError(
             f"{num_bytes} bytes are more than {MAX_BYTES_PER_PIXEL} for each pixel of the largest allowed image "
@@ -63,8 +59,7 @@ def read_image_bytes(path: Path, max_megapixels: float = 50) -> bytes:
 class EncodedImage:
     """An image whose header was read. ``height`` and ``width`` are in pixels, before EXIF orientation is applied.
 
-    Raises:
-        ImageDecodeError: The header is damaged, or the image has too many pixels or scans.
+    Raises ImageDecodeError if the header is damaged, or if the image has too many pixels or scans.
     """
 
     def __init__(self, data: bytes, max_megapixels: float = 50) -> None:
@@ -134,10 +129,7 @@ def decode(data: bytes, *, min_size: tuple[int, int] | None = None, max_megapixe
     """Decode an image to uint8 RGB of shape (height, width, 3), with EXIF orientation applied.
 
     With ``min_size`` (height, width), a JPEG is decoded at the smallest scale from which it can be letterboxed to that
-    size without being enlarged.
-
-    Raises:
-        ImageDecodeError: The data are not a usable image.
+    size without being enlarged. Raises ImageDecodeError if the data are not a usable image.
     """
     return EncodedImage(data, max_megapixels).decode(min_size)
 

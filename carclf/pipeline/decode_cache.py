@@ -35,15 +35,10 @@ class ImageFiles:
 
     def __init__(self, paths: list[Path | None], height: int, width: int) -> None:
         self.paths = paths
-        self.height = height
-        self.width = width
+        self.height, self.width = height, width
 
     def __getitem__(self, position: int) -> Pixels:
-        """Return uint8 RGB pixels; flat gray if the path is None.
-
-        Raises:
-            DataError: The file cannot be decoded, although validation decoded it.
-        """
+        """Return uint8 RGB pixels, flat gray if the path is None. Raises DataError if the file has been damaged."""
         if (path := self.paths[position]) is None:
             return np.full((self.height, self.width, CHANNELS), GRAY, np.uint8)
         try:
@@ -55,12 +50,7 @@ class ImageFiles:
 
 
 def read_image(path: Path, height: int, width: int, *, max_megapixels: float) -> Pixels:
-    """Decode an image file to uint8 RGB, reduced to fit (height, width).
-
-    Raises:
-        ImageDecodeError: The file is not a usable image.
-        OSError: The file cannot be read.
-    """
+    """Decode an image file to uint8 RGB, reduced to fit (height, width). Raises ImageDecodeError or OSError."""
     pixels = decode(path.read_bytes(), min_size=(height, width), max_megapixels=max_megapixels)
     return resize_to_fit(pixels, height, width)
 
@@ -68,11 +58,8 @@ def read_image(path: Path, height: int, width: int, *, max_megapixels: float) ->
 class DecodedImages:
     """Decoded images in a folder with ``pixels.bin``, ``shapes.npy`` and ``sha256``, by position.
 
-    A shared lock keeps other processes from removing the folder while this object exists.
-
-    Raises:
-        OSError: A file is missing or cannot be read.
-        ValueError: The files are damaged.
+    A shared lock keeps other processes from removing the folder while this object exists. Raises OSError or
+    ValueError if files are missing or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
