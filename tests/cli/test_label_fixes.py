@@ -99,7 +99,7 @@ def test_the_first_suspects_and_named_ones_are_written_and_read_back(store: Stor
         "applies them."
     asked(store, "--run", "r", "--id", "c.jpg", "--drop")
     assert text(store).endswith(f"c.jpg,drop,,{C}")
-    assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).lines] == [
+    assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).entries] == [
         ("a.jpg", "relabel", 1, "a" * 64), ('b,"1".jpg', "relabel", 2, "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
 
 
@@ -183,4 +183,4 @@ def test_users_who_write_at_once_lose_nothing(tmp_path: Path) -> None:
     fixes = [LabelFix(0, f"{n}.jpg", "relabel", n) for n in range(12)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda fix: merge_fixes(store, [fix], replace=False), fixes))
-    assert {fix.id for fix in read_fixes(store).lines} == {fix.id for fix in fixes}
+    assert {fix.id for fix in read_fixes(store).entries} == {fix.id for fix in fixes}
