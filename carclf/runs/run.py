@@ -245,7 +245,7 @@ class Run:
         if result.metrics.get("num_suspects"):
             command = format_command(self.store, f"label-fixes --run {self.run_id}")
             log.info(
-                "%s: num_suspects=%d suspected label errors, many of which are correct labels. Check them in report=%s, "
+                "%s: num_suspects=%d suspected label errors, many of which are correct. Check them in report=%s, "
                 "then name the wrong ones: %s --id ID",
                 stage,
                 result.metrics["num_suspects"],
