@@ -142,8 +142,8 @@ def load_training_split(store: Store, champion: Model) -> Split:
     key = champion.inputs["split"]
     if (split := Split.find(store, key)) is None:
         raise DataError(
-            f"The champion was trained on the split {key}, which is missing from {store.url}. Without it nobody can "
-            f"tell which images it was trained on. Restore splits/{key} from a backup."
+            f"The champion was trained on the split {key}, which is missing from {store.url}. It lists the images "
+            f"that the champion was trained on. Restore splits/{key} from a backup."
         )
     return split
 
@@ -248,7 +248,7 @@ def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
 
 
 def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
-    """Return accuracy, interval, last public score and rank of an event's model. None stands for what is unknown."""
+    """Return accuracy, interval, last public score and rank of an event's model. Unknown values are None."""
     metrics = evaluation.metrics if evaluation else {}
     scores = [other for other in state["history"] if other["action"] == "scored" and other["model"] == event["model"]]
     last_score = scores[-1] if scores else {}
@@ -323,8 +323,8 @@ def _verify_champion(store: Store, model: Model) -> None:
     for key in dict.fromkeys(str(member["split"]) for member in members):
         if (split := Split.find(store, key)) is None:
             raise DataError(
-                f"The split {key} of a member of the ensemble {model.key} is missing from {store.url}. Without it "
-                f"nobody can tell which images the member was trained on. Restore splits/{key} from a backup."
+                f"The split {key} of a member of the ensemble {model.key} is missing from {store.url}. It lists "
+                f"the images that the member was trained on. Restore splits/{key} from a backup."
             )
         verify_artifact(store, split)
 

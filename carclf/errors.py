@@ -1,4 +1,4 @@
-"""Every error that carclf raises on purpose. The exit status tells Airflow whether a retry can help."""
+"""Every error that carclf raises on purpose. Airflow decides by the exit status whether to retry."""
 
 from collections.abc import Mapping
 from datetime import datetime

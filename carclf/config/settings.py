@@ -28,7 +28,7 @@ PRETRAINED_SIZE = {
 DEFAULT_PRETRAINED_SIZE = 224
 SIZE_STEP = 32  # px: the total stride of the backbones
 MIN_ZOOM = 0.5
-# 0 stands for "auto", so that the fields of the trigger form stay numbers.
+# 0 means "auto", so that the fields of the trigger form stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
 Fraction = Annotated[float, Field(ge=0, le=1)]

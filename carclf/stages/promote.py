@@ -154,10 +154,10 @@ def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, 
 
 def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWaiting:
     command = format_command(store, f"promote --run {run_id or 'RUN'}")
-    reason = f"awaiting approval: {decision.metrics['reason']}. To go on: {command} --approved-by NAME"
+    reason = f"awaiting approval: {decision.metrics['reason']}"
     report = decision.files["report.html"].key
     metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
-    return StageWaiting(reason, metrics=metrics)
+    return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)
 
 
 def _promotion_event(candidate: Candidate, decision: Decision, options: PromotionOptions) -> Event:
