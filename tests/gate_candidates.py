@@ -63,7 +63,7 @@ def build_ensemble(store: Store, members: Sequence[Candidate], weights: Sequence
     told = [{"model": one.model.key, "evaluation": one.evaluation.key, "split": one.split.key, "run": "",
              "group": group, "temperature": 1.0, "weight": weight}
             for group, (one, weight) in enumerate(zip(members, weights, strict=True))]
-    model = build_artifact(store, Model, first.model.inputs | {"members": " ".join(one.model.key for one in members)},
+    model = build_artifact(store, Model, first.model.inputs | {f"member_{n}": member.model.key for n, member in enumerate(members)},
                   {"weights": list(weights)}, {},
                   {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": told}).encode()})
     return Candidate(first.archive, first.split, model, build_evaluation(

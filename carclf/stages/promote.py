@@ -11,7 +11,7 @@ from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
 from carclf.progress import log
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
 
-VERSION = 3
+VERSION = 4
 # These say what follows when a model is crowned, and not whether it should be.
 NOT_JUDGED = {"threshold", "raise_threshold", "approval"}
 
@@ -95,9 +95,9 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
         from carclf.gate.decision import EvaluatedModel, decide, write_decision
 
         champion = EvaluatedModel(model, found) if model and found else None
-        return write_decision(folder, decide(
-            EvaluatedModel(own.model, own.evaluation), champion, own.split, threshold, gate, own.store
-        ))
+        context = StageContext(own.store, own.config, own.salt)
+        decision = decide(EvaluatedModel(own.model, own.evaluation), champion, own.split, threshold, context)
+        return write_decision(folder, decision)
 
     return build(Decision, make, Provenance(VERSION, inputs, {
         "threshold": threshold, "gate": gate.model_dump(exclude=NOT_JUDGED), "salt": own.salt,
@@ -107,15 +107,10 @@ def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
 def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
     """What a person decided against the gate: the decision tells so, and what the gate said."""
     def make(folder: Path) -> Metrics:
-        import json
+        from carclf.gate.decision import GateDecision, write_decision
 
-        from carclf.gate.decision import write_decision
-
-        decision = json.loads(refused.path(store, "decision.json").read_text())
-        return write_decision(folder, decision | {
-            "decision": "promoted", "override": reason, "rejection": decision["reason"],
-            "reason": f"promoted by hand, because {reason}, though {decision['reason']}",
-        })
+        decision = GateDecision.model_validate_json(refused.path(store, "decision.json").read_text())
+        return write_decision(folder, decision.overridden(reason))
 
     return build(Decision, make, Provenance(VERSION, refused.inputs | {"rejection": refused.key}, refused.settings | {"override": reason}), store)
 

@@ -8,7 +8,7 @@ from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
-from carclf.stats import accuracy_gap_warning
+from carclf.stats import Proportion, accuracy_gap_warning
 
 VERSION = 3
 
@@ -67,9 +67,9 @@ def _look(submission: Submission, kaggle: KaggleClient, store: Store) -> Submiss
 def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
     if not 0 <= public_score <= 1:  # not an accuracy, whatever it is
         return {"public_score": public_score}
-    validation = (evaluation.number("val_accuracy"), evaluation.number("val_accuracy_low"),
-                  evaluation.number("val_accuracy_high"))
-    return {"public_score": public_score, "gap": round(validation[0] - public_score, 5),
+    validation = Proportion(evaluation.number("val_accuracy"), evaluation.number("val_accuracy_low"),
+                            evaluation.number("val_accuracy_high"))
+    return {"public_score": public_score, "gap": round(validation.value - public_score, 5),
             "warning": accuracy_gap_warning(validation, public_score, int(submission.number("num_rows")))}
 
 

@@ -97,7 +97,7 @@ def _examine(
 
     from carclf.dataset.checks import expected_labels, find_problems
     from carclf.dataset.fixes import apply_fixes
-    from carclf.reports.dataset_report import write_dataset_report
+    from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
     own, of_tables = context
     raw = pd.read_parquet(inspected)
@@ -114,7 +114,7 @@ def _examine(
     index.to_parquet(folder / "index.parquet", index=False)
     own.sample.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    write_dataset_report(folder / "report.html", index, report, images)
+    write_dataset_report(folder / "report.html", index, images, DatasetFindings(report))
     return metrics, findings
 
 
