@@ -46,8 +46,8 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
 
 def details_table(found: dict[str, Any]) -> list[str]:
     """The lines of what ``shown`` found."""
-    rules = [(row["rule"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
-              row.get("text", "")) for row in found["rules"]]
+    rules = [(row["name"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
+              ": ".join(filter(None, (row["summary"], row["detail"])))) for row in found["rules"]]
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
     events = [f"{event['time']}  {event['action'].replace('_', ' ')}{_told(event)}" for event in found["events"]]

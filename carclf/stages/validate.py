@@ -117,7 +117,7 @@ def _write_dataset(folder: Path, inspected: Path, tables: _Tables) -> "tuple[Met
 
     from carclf.dataset.checks import expected_labels, find_problems
     from carclf.dataset.fixes import apply_fixes
-    from carclf.reports.dataset_report import write_dataset_report
+    from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
     context = tables.context
     inspection = pd.read_parquet(inspected)
@@ -131,7 +131,7 @@ def _write_dataset(folder: Path, inspected: Path, tables: _Tables) -> "tuple[Met
     index.to_parquet(folder / "index.parquet", index=False)
     context.sample.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    write_dataset_report(folder / "report.html", index, report, tables.images)
+    write_dataset_report(folder / "report.html", index, tables.images, DatasetFindings(report))
     return metrics, findings
 
 
