@@ -191,7 +191,7 @@ class Matrix:
         num_counted = sum(fingerprint in entry.description for entry in self.server.submissions)
         num_attempts = self.server.calls[row.method]
         shown = f"{error.__name__}: {text}" if error else text
-        self.lines.append((row.name, shown, str(num_attempts), "–" if row in DOWNLOADS else str(num_counted)))
+        self.lines.append((row.name, shown, str(num_attempts), "" if row in DOWNLOADS else str(num_counted)))
         assert (error, num_attempts, num_counted) == (row.outcome[0], row.num_attempts, row.num_counted), text
         assert row.outcome[1] in text
 
