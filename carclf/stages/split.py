@@ -52,11 +52,9 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
     leaks = find_leaks(rows, index, history)
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
     if leaked := leaks["champion_train_in_val"]:
-        log.warning(
-            "split: num_champion_train_in_val=%d: the champion was trained on these validation images, as is usual in "
-            "a cross-validation. Its accuracy on them, and that of a model that starts from it, is too high.",
-            len(leaked),
-        )
+        log.warning("split: num_champion_train_in_val=%d: the champion was trained on these validation images, as is "
+                    "usual in a cross-validation. Its accuracy on them, and that of a model that starts from it, is "
+                    "too high.", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
     return counts | leak_metrics(leaks) | {"class_names": class_names}
 

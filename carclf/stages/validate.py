@@ -102,12 +102,8 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
         index.to_parquet(path, index=False)
         return {"num_images": num_images}
 
-    settings = {
-        "min_side": config.validation.min_side,
-        "max_megapixels": config.validation.max_megapixels,
-        "duplicates": config.duplicates.model_dump(),
-        "salt": context.salt,
-    }
+    settings = config.validation.model_dump(include={"min_side", "max_megapixels"})
+    settings |= {"duplicates": config.duplicates.model_dump(), "salt": context.salt}
     return build(Inspection, make, Provenance(VERSION, {"archive": archive.key}, settings), store)[0]
 
 
@@ -153,8 +149,7 @@ def _report_lists(index: "pd.DataFrame") -> dict[str, Any]:
     return {
         "problems": index.loc[index["problem"] != "", ["path", "problem"]][:MAX_REPORTED].to_dict("records"),
         "class_counts": labeled["label"].value_counts().sort_index().to_dict(),
-        "num_clusters": len(clusters),
-        "clusters": clusters[:MAX_REPORTED],
+        "num_clusters": len(clusters), "clusters": clusters[:MAX_REPORTED],
     }
 
 
@@ -164,12 +159,9 @@ def _count_images(index: "pd.DataFrame", findings: "Findings", fixed: FixedIndex
     usable = index[index["problem"] == ""]
     train = usable[usable["label"] >= 0]
     return {
-        "num_train": len(train),
-        "num_extra": int((train["source"] == "extra").sum()),
-        "num_classes": int(train["label"].nunique()),
-        "num_unusable": len(index) - len(usable),
-        "num_warnings": findings.count("warning"),
-        "num_label_fixes": len(fixed.applied),
+        "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
+        "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
+        "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.applied),
         "num_exact_duplicates": int(usable["sha256"].duplicated().sum()),
         "num_conflicting_clusters": len(conflicting_clusters(index)),
     }
