@@ -5,7 +5,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-import pytest
 from html_page import Page
 
 from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
@@ -104,12 +103,11 @@ def test_an_index_without_statistics_is_enough(tmp_path: Path) -> None:
     assert "Class 1" in write_page(tmp_path, index).text
 
 
-@pytest.mark.parametrize("num_classes", [300])
-def test_the_dataset_report_has_a_bounded_size(tmp_path: Path, num_classes: int) -> None:
-    index = build_index(tmp_path, 30_000, num_classes=num_classes)
+def test_the_dataset_report_has_a_bounded_size(tmp_path: Path) -> None:
+    index = build_index(tmp_path, 30_000, num_classes=300)
     index = index.assign(cluster=np.arange(30_000) // 3, warning=[f"odd {chr(97 + n % 26)}" for n in range(30_000)])
     index.loc[::10, "problem"] = "x" * 5000
     suspects = index.head(5000).assign(suggested_label=1, label_quality=0.1)
     page = write_page(tmp_path, index, suspects=suspects, drift=DRIFT)
     assert (tmp_path / "report.html").stat().st_size < 10e6
-    assert f"and {num_classes - 40} more groups" in page.text
+    assert "and 260 more groups" in page.text
