@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 from carclf import config as configuration
-from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split, StageContext
+from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
 from carclf.ensembles.build import TrainedModel, build_ensemble_model
 from carclf.errors import ConfigError
@@ -37,7 +37,7 @@ def join_runs(run: Run, members: Sequence[Run]) -> Result:
     started = time.monotonic()
     archive = members[0].artifact(Archive, "download")
     trained = [_trained_model(member) for member in members]
-    model, reused = build_ensemble_model(archive, trained, StageContext(run.store, run.config, run.salt))
+    model, reused = build_ensemble_model(archive, trained, run.context)
     summary = ", ".join(f"{name} {value}" for name, value in model.metrics.items())
     result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.metrics, summary)
     run.record_result(result)

@@ -135,5 +135,4 @@ def _ids_trained_on(champion: Model, split: Split, rows: pd.DataFrame, store: St
     training_split = load_training_split(store, champion)
     if training_split.key == split.key:
         return set()
-    name = "split_history.parquet" if "split_history.parquet" in training_split.files else "split.parquet"
-    return ids_trained_on(rows, pd.read_parquet(training_split.path(store, name)))
+    return ids_trained_on(rows, training_split.history(store))

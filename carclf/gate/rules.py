@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from carclf.artifacts import Metrics
 from carclf.config import Gate
 from carclf.errors import ConfigError
+from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison
 
 NOT_MEASURED = "was not measured (evaluate again in a new run with --set force=true)"
@@ -56,7 +57,7 @@ class Rule(BaseModel):
 
 def accuracy(evidence: Evidence) -> Rule:
     """The validation accuracy must reach the stored threshold."""
-    value = _finite(evidence.metrics.get("val_accuracy"))
+    value = finite_number(evidence.metrics.get("val_accuracy"))
     limit = evidence.threshold
     if value is None:
         return _not_measured("accuracy", "accuracy", limit)
@@ -167,7 +168,7 @@ def _class_recalls(evaluation: Mapping[str, Any], gate: Gate) -> list[_ClassReca
         return []
     rows = zip(evaluation["class_names"], evaluation["recall"], evaluation["confusion"], strict=True)
     return [
-        _ClassRecall(name, _finite(recall) if sum(counts) else None, gate.min_recalls.get(name, gate.min_recall))
+        _ClassRecall(name, finite_number(recall) if sum(counts) else None, gate.min_recalls.get(name, gate.min_recall))
         for name, recall, counts in rows
     ]
 
@@ -220,7 +221,7 @@ def _describe_trained_on(comparison: ChampionComparison) -> str:
 def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
     """Return the result of a rule with an upper limit; ``template`` formats the value with its unit."""
     description, _, unit = template.partition(" {}")
-    value = _finite(measured)
+    value = finite_number(measured)
     if value is None:
         return _not_measured(name, description, limit)
     shown_value, shown_limit = _format_distinct(value, limit, "g")
@@ -231,13 +232,6 @@ def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
 
 def _not_measured(name: str, description: str, limit: float) -> Rule:
     return Rule(name=name, value=None, limit=limit, passed=False, summary=f"{description} {NOT_MEASURED}")
-
-
-def _finite(value: object) -> float | None:
-    """Return the value as a float, or None unless it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _format_distinct(value: float, limit: float, kind: str = "f") -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from carclf.formatting import truncate
 from carclf.reports.thumbnails import Thumbnails
 
 MAX_CLASSES, SAMPLES_PER_CLASS = 40, 8
@@ -66,7 +67,7 @@ def galleries_by_message(index: pd.DataFrame, column: str, thumbnails: Thumbnail
     messages = rows["note"].map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
     counts = messages.value_counts()
     shown = [
-        _gallery(f"{_shorten(str(message))} ({count})", rows[messages == message], IMAGES_PER_MESSAGE, thumbnails)
+        _gallery(f"{truncate(str(message), MAX_TEXT)} ({count})", rows[messages == message], IMAGES_PER_MESSAGE, thumbnails)
         for message, count in counts.head(MAX_MESSAGES).items()
     ]
     return Galleries(shown, len(counts) - len(shown))
@@ -120,11 +121,7 @@ def _gallery(title: str, rows: pd.DataFrame, limit: int, thumbnails: Thumbnails)
     """Return a gallery of the first rows, with the columns path and note."""
     first = rows.head(limit)
     images = [
-        GalleryImage(thumbnails(path), _shorten(path), _shorten(note))
+        GalleryImage(thumbnails(path), truncate(path, MAX_TEXT), truncate(note, MAX_TEXT))
         for path, note in zip(first["path"], first["note"], strict=True)
     ]
     return Gallery(title, images, len(rows) - len(first))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
