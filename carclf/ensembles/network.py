@@ -62,12 +62,8 @@ def weighted_mean(
 ) -> Probabilities:
     """Return the mean of the members that were not trained on each image, shape (images, classes).
 
-    The mean is NaN for images that every member was trained on.
-
-    Args:
-        probabilities: Shape (members, images, classes).
-        held_out: Whether a member was not trained on an image, shape (members, images).
-        members: The members with their weights.
+    The mean is NaN for images that every member was trained on. ``probabilities`` have the shape (members, images,
+    classes), the mask of ``held_out_mask`` has the shape (members, images).
     """
     return np.asarray((effective_weights(held_out, members)[:, :, None] * probabilities).sum(0))
 
@@ -75,20 +71,11 @@ def weighted_mean(
 def out_of_sample_predictions(
     network: keras.Model, model: Model, split: Split, images: Path, context: StageContext
 ) -> tuple[pd.DataFrame, Probabilities]:
-    """Predict validation images with an ensemble, each only by members that were not trained on it.
+    """Return rows and probabilities, shape (rows, classes), of images predicted by members not trained on them.
 
     On the ensemble's training split these are the validation images of all members' splits; on another split they
-    are its validation images. Images that every member was trained on are left out.
-
-    Args:
-        network: The network of the ensemble.
-        model: Its artifact.
-        split: The split to predict.
-        images: The unpacked archive.
-        context: The store and the settings of test-time augmentation.
-
-    Returns:
-        The rows of the images, and their probabilities, shape (images, classes).
+    are its validation images. Images that every member was trained on are left out. ``images`` is the unpacked
+    archive.
 
     Raises:
         QualityError: Every member was trained on every image.
@@ -106,7 +93,7 @@ def out_of_sample_predictions(
     if num_trained_on := int((~usable).sum()):
         log.warning("evaluate: images left out because every member was trained on them num_trained_on=%d num_val=%d",
                     num_trained_on, len(rows))
-    rows = rows[usable].reset_index(drop=True)
+    rows = rows.loc[usable].reset_index(drop=True)
     source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
     probabilities = member_probabilities(network, len(members), source, settings)
     return rows, weighted_mean(probabilities, held_out[:, usable], members)

@@ -63,11 +63,8 @@ class ChampionComparison(BaseModel):
         if not counts.num_images:
             return comparison
         return comparison.model_copy(update={
-            "difference": counts.difference,
-            "interval": counts.interval(),
-            "p_worse": counts.p_worse,
-            "p_better": counts.p_better,
-            "p_different": counts.p_different,
+            "difference": counts.difference, "interval": counts.interval(),
+            "p_worse": counts.p_worse, "p_better": counts.p_better, "p_different": counts.p_different,
             "minimum_detectable_difference": counts.minimum_detectable_difference(significance),
         })
 
@@ -77,10 +74,7 @@ def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
 
     Images that the other split excluded count as trained on, because they have copies among its training images. The
     exception is extra data, which is excluded for being too similar to validation images.
-
-    Args:
-        rows: The rows of the split whose validation images are checked.
-        other_rows: The rows of the other split.
+    ``rows`` and ``other_rows`` are those of the split with the validation images and of the other split.
     """
     val = rows[rows["subset"] == VAL]
     if "source" in other_rows:
@@ -96,9 +90,7 @@ def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.Data
     other = champion[["id", "predicted"]].rename(columns={"predicted": "predicted_champion"})
     both = candidate[["id", "label", "predicted"]].merge(other, on="id", validate="one_to_one")
     return pd.DataFrame({
-        "id": both["id"],
-        "label": both["label"],
-        "candidate": both["predicted"] == both["label"],
+        "id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
         "champion": both["predicted_champion"] == both["label"],
     })
 

@@ -25,14 +25,9 @@ ALWAYS_REPORTED = ("accuracy", "champion")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules are applied to.
+    """What the rules are applied to: the metrics of the candidate's evaluation, and its ``evaluation.json``.
 
-    Attributes:
-        metrics: The metrics of the candidate's evaluation.
-        evaluation: The content of its ``evaluation.json``.
-        comparison: The comparison with the champion, or None if there is none.
-        threshold: The stored accuracy threshold.
-        gate: The settings.
+    ``comparison`` is None if there is no champion; ``threshold`` is the stored accuracy threshold.
     """
 
     metrics: Metrics
@@ -201,13 +196,14 @@ def _describe(comparison: ChampionComparison) -> str:
     assert comparison.interval is not None
     assert comparison.difference is not None
     low, high = (f"{100 * bound:+.1f}%" for bound in comparison.interval)
-    detectable = comparison.minimum_detectable_difference
+    minimum = comparison.minimum_detectable_difference
+    detectable = "too few images to detect any difference"
+    if minimum is not None:
+        detectable = f"the smallest detectable one is {100 * minimum:.1f}%"
     text = (
         f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the candidate "
         f"and {comparison.champion_only_correct} only for the champion, a difference of "
-        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); "
-        + ("too few images to detect any difference" if detectable is None else f"detectable: {100 * detectable:.1f}%")
-        + _describe_trained_on(comparison)
+        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}{_describe_trained_on(comparison)}"
     )
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"

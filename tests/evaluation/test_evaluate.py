@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -241,5 +240,5 @@ context = StageContext(store, Config.model_validate_json({CONFIG.model_dump_json
 artifacts = [kind.require(store, key) for kind, key in zip((Archive, Split, Model), {keys!r})]
 print(evaluate(*artifacts, context)[1], {{"tensorflow", "keras", "jax", "pandas", "scipy"}} & set(sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "True set()\n", done.stderr[-2000:]

@@ -161,7 +161,8 @@ def test_a_comparison_without_images_names_the_shared_members() -> None:
 
 
 def test_a_class_with_its_own_floor_is_compared_with_that() -> None:
-    lower = apply_rules(evaluation={"recall": [0.95, 0.94, 0.7]}, gate=Gate(min_recall_by_class="7=0.65"))["class_floor"]
+    low_recall = {"recall": [0.95, 0.94, 0.7]}
+    lower = apply_rules(evaluation=low_recall, gate=Gate(min_recall_by_class="7=0.65"))["class_floor"]
     assert (lower.passed, lower.value, lower.limit) == (True, 0.7, 0.65)
     assert "class 7" in lower.detail
     higher = apply_rules(gate=Gate(min_recall_by_class="0=0.96,7=0.94"))["class_floor"]
