@@ -84,7 +84,7 @@ def out_of_sample_predictions(
     members = read_members(model, store)
     rows = _validation_rows(model, split, members, context)
     held_out = held_out_mask(rows, members, store)
-    usable = held_out.any(0)
+    usable = np.asarray(held_out.any(0))
     if not usable.any():
         raise QualityError(
             f"The ensemble {model.key} cannot be evaluated on the split {split.key}: each validation image was used to "
@@ -93,7 +93,7 @@ def out_of_sample_predictions(
     if num_trained_on := int((~usable).sum()):
         log.warning("evaluate: images left out because every member was trained on them num_trained_on=%d num_val=%d",
                     num_trained_on, len(rows))
-    rows = rows.loc[usable].reset_index(drop=True)
+    rows = rows[usable].reset_index(drop=True)
     source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
     probabilities = member_probabilities(network, len(members), source, settings)
     return rows, weighted_mean(probabilities, held_out[:, usable], members)

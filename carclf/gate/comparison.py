@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values
 from carclf.stats import PairedCounts
 
-MAX_IDS = 200
+MAX_IDS = 200  # in a list
 
 
 class ClassComparison(BaseModel):

@@ -187,8 +187,8 @@ def _explain_no_images(comparison: ChampionComparison) -> str:
         )
     return (
         f"the same members predict {comparison.num_same_members} images for both models"
-        f"{_describe_trained_on(comparison)}. Use other members that were trained on the champion's fold or holdout, "
-        "or set gate.champion_rule=off"
+        f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
+        "gate.champion_rule=off"
     )
 
 
