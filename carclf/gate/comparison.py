@@ -1,6 +1,7 @@
 """Compare a candidate with the champion on the same images."""
 
-from typing import Self
+from dataclasses import asdict
+from typing import Any, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
@@ -53,20 +54,14 @@ class ChampionComparison(BaseModel):
     champion_only_correct_ids: list[str] = []
 
     @classmethod
-    def from_counts(cls, counts: PairedCounts, significance: float) -> Self:
-        """Return a comparison with the statistics of the counts, at a level of significance."""
-        comparison = cls(
-            num_images=counts.num_images,
-            candidate_only_correct=counts.candidate_only_correct,
-            champion_only_correct=counts.champion_only_correct,
-        )
-        if not counts.num_images:
-            return comparison
-        return comparison.model_copy(update={
+    def from_counts(cls, counts: PairedCounts, significance: float, **details: Any) -> Self:
+        """Return a comparison with the statistics of the counts, at a level of significance, and further fields."""
+        statistics = {
             "difference": counts.difference, "interval": counts.interval(),
             "p_worse": counts.p_worse, "p_better": counts.p_better, "p_different": counts.p_different,
             "minimum_detectable_difference": counts.minimum_detectable_difference(significance),
-        })
+        } if counts.num_images else {}
+        return cls.model_validate(asdict(counts) | statistics | details)
 
 
 def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
@@ -100,17 +95,14 @@ def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionCompariso
     candidate_only = pairs["candidate"] & ~pairs["champion"]
     champion_only = pairs["champion"] & ~pairs["candidate"]
     counts = PairedCounts(len(pairs), int(candidate_only.sum()), int(champion_only.sum()))
-    return ChampionComparison.from_counts(counts, significance).model_copy(update={
-        "both_correct": int((pairs["candidate"] & pairs["champion"]).sum()),
-        "both_incorrect": int((~pairs["candidate"] & ~pairs["champion"]).sum()),
-        "classes": _compare_classes(pairs),
-        "candidate_only_correct_ids": pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
-        "champion_only_correct_ids": pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
-    })
-
-
-def _compare_classes(pairs: pd.DataFrame) -> list[ClassComparison]:
     classes = pairs.groupby("label").agg(
         num_images=("id", "size"), candidate=("candidate", "mean"), champion=("champion", "mean")
     )
-    return [ClassComparison.model_validate(row) for row in classes.reset_index().to_dict("records")]
+    return ChampionComparison.from_counts(
+        counts, significance,
+        both_correct=int((pairs["candidate"] & pairs["champion"]).sum()),
+        both_incorrect=int((~pairs["candidate"] & ~pairs["champion"]).sum()),
+        classes=classes.reset_index().to_dict("records"),
+        candidate_only_correct_ids=pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
+        champion_only_correct_ids=pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
+    )

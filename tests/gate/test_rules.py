@@ -1,6 +1,8 @@
 """Each rule of the gate, with a candidate that breaks only this rule."""
 
+import json
 import math
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ NAMES = ["accuracy", "champion", "class_floor", "calibration", "prediction_time"
 
 def compare(num_images: int, candidate_only: int, champion_only: int, **excluded: int) -> ChampionComparison:
     counts = PairedCounts(num_images, candidate_only, champion_only)
-    return ChampionComparison.from_counts(counts, GATE.significance).model_copy(update=excluded)
+    return ChampionComparison.from_counts(counts, GATE.significance, **excluded)
 
 
 EQUAL, WORSE, BETTER = compare(286, 12, 12), compare(286, 2, 20), compare(286, 20, 2)
@@ -79,8 +81,7 @@ def test_a_missing_or_invalid_metric_never_passes(name: str, metric: str, value:
     assert failed(rules) == [name]
     assert rules[name].value is None
     assert "was not measured" in rules[name].summary
-    for rule in rules.values():
-        assert "NaN" not in rule.model_dump_json()
+    json.dumps([asdict(rule) for rule in rules.values()], allow_nan=False)
 
 
 def test_a_candidate_without_any_metrics_fails_every_rule_but_the_champions() -> None:
