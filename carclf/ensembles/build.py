@@ -84,12 +84,8 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
     write_members(folder / "ensemble.json", members, weight_metrics)
     weights = {f"member_{number}_weight": round(member.weight, 4) for number, member in enumerate(members)}
     return {
-        "num_members": len(members),
-        **weights,
-        "num_classes": models[0].metrics["num_classes"],
-        "class_names": models[0].class_names,
-        "image_height": height,
-        "image_width": width,
+        "num_members": len(members), **weights, "num_classes": models[0].metrics["num_classes"],
+        "class_names": models[0].class_names, "image_height": height, "image_width": width,
     }
 
 
@@ -126,13 +122,8 @@ def _members(trained: Sequence[TrainedModel]) -> "list[Member]":
 
     return [
         Member(
-            model=item.model.key,
-            evaluation=item.evaluation.key,
-            split=item.split.key,
-            run=item.run_id,
-            group=group,
-            temperature=item.evaluation.number("temperature"),
-            weight=0.0,
+            model=item.model.key, evaluation=item.evaluation.key, split=item.split.key, run=item.run_id, group=group,
+            temperature=item.evaluation.number("temperature"), weight=0.0,
         )
         for item, group in zip(trained, _recipe_groups(trained), strict=True)
     ]

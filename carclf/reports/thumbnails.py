@@ -11,12 +11,7 @@ HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
 
 class Thumbnails:
-    """Create thumbnails of the images in a folder, each only once.
-
-    Attributes:
-        folder: The folder.
-        cache: The data URIs by path.
-    """
+    """Create thumbnails of the images in a folder, each only once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
