@@ -109,6 +109,7 @@ class Meter:
         return time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
 
     def __call__(self, done: int, total: int, note: str = "", metrics: Mapping[str, float] | None = None) -> None:
+        """Report that ``done`` of ``total`` are finished."""
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done, total=total, description=f"{self.activity} {note}")
         if not self._line_due:

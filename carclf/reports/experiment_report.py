@@ -27,7 +27,7 @@ def summarize_design(found: Mapping[str, Any]) -> str:
             f"{', '.join(map(str, found['seeds']))}, {found['num_images']} images{folds}. Intervals and p-values are "
             "corrected for the number of recipes, also of those that lost a race or that the study tried before: the "
             "chance that an experiment without any real difference finds one is at most "
-            f"{100 * found['level']:.0f}%. {seeds}")
+            f"{100 * found['significance_level']:.0f}%. {seeds}")
 
 
 def sort_by_accuracy(found: Mapping[str, Any]) -> list[dict[str, Any]]:
