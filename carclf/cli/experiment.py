@@ -11,7 +11,7 @@ from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOptio
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import racing
 from carclf.experiments import trainings as members
-from carclf.experiments.form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
+from carclf.experiments.experiment_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.progress import log

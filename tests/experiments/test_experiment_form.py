@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from carclf.errors import ConfigError
-from carclf.experiments.form import Form, plan_from_form, read_form
+from carclf.experiments.experiment_form import Form, plan_from_form, read_form
 from carclf.experiments.plan import make_plan
 
 FILES = Path(__file__).resolve().parents[2] / "docs" / "experiments"
