@@ -9,12 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from carclf.formatting import printable
+
 log = logging.getLogger("carclf")
-
-
-def printable(text: str) -> str:
-    """Escape line ends, control characters and unpaired surrogates, so that the text stays on one line."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _escape(record: logging.LogRecord) -> bool:

@@ -11,7 +11,8 @@ from carclf.artifacts import Dataset, Split
 from carclf.cli.options import ModelOption, ModelRunOption, StoreOption
 from carclf.config import Evaluate, Validation
 from carclf.errors import ConfigError, DataError
-from carclf.progress import log, printable
+from carclf.formatting import printable
+from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel, select_model
 from carclf.services.storage import Store, open_store
 

@@ -11,10 +11,10 @@ from carclf.errors import CarclfError, ConfigError
 from carclf.experiments.plan import Plan, TrainingRun
 from carclf.progress import log
 from carclf.runs.record import Record, change_record, read_record
-from carclf.runs.run import Run
+from carclf.runs.run import DATA_STAGES, Run
 from carclf.services.storage import Store
+from carclf.stages.chain import StageOptions
 
-DATA_STAGES = ("download", "validate", "split")
 TRAINING_STAGES = ("train_head", "fine_tune", "evaluate")
 
 
@@ -59,10 +59,9 @@ def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dic
 
 
 def _run_stages(run: Run, pause_epoch: int) -> dict[str, Any]:
-    run.pause_epoch = pause_epoch
     with _count_spent_seconds(run):
         for stage in TRAINING_STAGES:
-            result = run.run_stage(stage)
+            result = run.run_stage(stage, StageOptions(pause_epoch=pause_epoch))
             if result.waiting:
                 return {"state": "paused", **result.metrics}
     return {"state": "done", "val_accuracy": run.artifact(Model, "fine_tune").number("val_accuracy")}
