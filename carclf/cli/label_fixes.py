@@ -112,9 +112,8 @@ def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop
     rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
     if drop:
         return [LabelFix(0, name, "drop", None) for name in rows["id"]]
-    return [
-        LabelFix(0, name, "relabel", int(label)) for name, label in zip(rows["id"], rows["suggested_label"], strict=True)
-    ]
+    labels = rows["suggested_label"]
+    return [LabelFix(0, name, "relabel", int(label)) for name, label in zip(rows["id"], labels, strict=True)]
 
 
 def read_fixes_file(path: Path) -> list[LabelFix]:
@@ -138,8 +137,8 @@ def merge_fixes(
 ) -> tuple[list[LabelFix], list[LabelFix]]:
     """Add fixes to the store's file by compare-and-swap.
 
-    If the file has a fix of the same image already, it is kept, unless ``replace_existing`` is set or it is for an image with
-    other content. With the ``index`` of the images, fixes are written with the hash of their content.
+    An existing fix of the same image is kept, unless ``replace_existing`` is set or it is for an image with other
+    content. With the ``index`` of the images, fixes are written with the hash of their content.
 
     Returns:
         The fixes that were written, and the existing ones that were kept.
@@ -157,7 +156,7 @@ def merge_fixes(
 
     def merge(data: bytes | None) -> bytes | None:
         existing = {fix.id: fix for fix in (LabelFixes() if data is None else parse_fixes(data)).lines}
-        written[:] = [fix for fix in fixes if fix.id not in existing or _replaces(fix, existing[fix.id], replace_existing)]
+        written[:] = [fix for fix in fixes if _is_written(fix, existing.get(fix.id), replace_existing)]
         kept[:] = [existing[fix.id] for fix in fixes if fix not in written]
         content = _to_csv((existing | {fix.id: fix for fix in written}).values())
         if index is not None:
@@ -179,8 +178,8 @@ def _with_content(fixes: Iterable[LabelFix], index: "pd.DataFrame") -> list[Labe
     return completed
 
 
-def _replaces(fix: LabelFix, existing: LabelFix, replace_existing: bool) -> bool:
-    if fix.sha256 and existing.sha256 and fix.sha256 != existing.sha256:
+def _is_written(fix: LabelFix, existing: LabelFix | None, replace_existing: bool) -> bool:
+    if existing is None or (fix.sha256 and existing.sha256 and fix.sha256 != existing.sha256):
         return True
     return replace_existing and (fix.action, fix.label) != (existing.action, existing.label)
 
