@@ -21,7 +21,8 @@ from carclf.services.storage import Store, open_store
 
 SUSPECTS = pd.DataFrame({
     "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "",
-    "label": [0, 1, 2, 0], "suggested_label": [1, 2, 0, 3], "label_quality": [0.01, 0.02, 0.03, 0.9], "is_suspect": [True, True, True, False],
+    "label": [0, 1, 2, 0], "suggested_label": [1, 2, 0, 3],
+    "label_quality": [0.01, 0.02, 0.03, 0.9], "is_suspect": [True, True, True, False],
 })
 
 INDEX = SUSPECTS.assign(path="train/0/" + SUSPECTS["id"], source="train", problem_kind="", problem="",
