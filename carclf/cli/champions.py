@@ -75,7 +75,7 @@ def promote(
     if decided.metrics["decision"] == "rejected":
         raise QualityError(f"{reason}. To promote the model anyway: --override REASON")
     if decided.waiting:
-        raise ConfigError(reason)
+        raise ConfigError(decided.summary)
     model = current.artifact(Model, "fine_tune").key
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:

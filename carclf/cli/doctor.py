@@ -76,7 +76,7 @@ def _check_weights(config: Config, store_url: str) -> str:
         return _check_champion_weights(store_url)
     from carclf.training.backbones import build_backbone
 
-    build_backbone(config.model.backbone, weights, *config.model.size)
+    build_backbone(config.model.backbone, weights, *config.model.image_size)
     return f"{config.model.backbone} can be loaded with weights {weights}"
 
 

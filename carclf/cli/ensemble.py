@@ -12,7 +12,7 @@ from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
 from carclf.cli.options import SetOption, StoreOption
 from carclf.dashboard.run_report import run_stage_with_report
-from carclf.ensembles.build import build_ensemble_model
+from carclf.ensembles.build import TrainedModel, build_ensemble_model
 from carclf.errors import ConfigError, ServiceError
 from carclf.formatting import format_pairs
 from carclf.runs.run import Result, Run
@@ -76,11 +76,17 @@ def join_runs(run: Run, members: Sequence[Run]) -> Result:
     members = _order_members(run, members)
     run.add_members(members)
     started = time.monotonic()
-    model, reused = build_ensemble_model(run, members)
+    archive = members[0].artifact(Archive, "download")
+    model, reused = build_ensemble_model(archive, [_trained_model(member) for member in members], run.context)
     seconds = round(time.monotonic() - started, 2)
     result = Result("fine_tune", model.key, reused, seconds, model.metrics, format_pairs(model.metrics))
     run.record_result(result)
     return result
+
+
+def _trained_model(run: Run) -> TrainedModel:
+    model, evaluation = run.artifact(Model, "fine_tune"), run.artifact(Evaluation, "evaluate")
+    return TrainedModel(run.run_id, run.config, model, evaluation, run.artifact(Split, "split"))
 
 
 def _order_members(run: Run, members: Sequence[Run]) -> list[Run]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
-from carclf.champion import Event, State, event_action, event_time, model_summary, promotions
+from carclf.champion import Event, State, model_summary, promotions
 from carclf.formatting import format_value, printable
 from carclf.runs.index import Row
 from carclf.services.storage import Store
@@ -46,7 +46,7 @@ def _champion_row(store: Store, state: State, event: Event) -> dict[str, Any]:
     summary = model_summary(state, event, evaluation)
     return summary | {
         "rank": "" if summary["rank"] is None else summary["rank"],
-        "time": event_time(event),
+        "time": event["time"],
         "by": event.get("approved_by", ""),
         "override": event.get("override", ""),
         "rejection": event.get("rejection", ""),
@@ -99,8 +99,8 @@ def details_table(details: Mapping[str, Any]) -> list[str]:
     """Return the lines that show ``champion_details``."""
     champion = ", the champion" if details["champion"] else ""
     rules = [
-        (row["rule"], format_value(row["value"]), format_value(row["limit"]), "yes" if row["passed"] else "NO",
-         row.get("text", ""))
+        (row["name"], format_value(row["value"]), format_value(row["limit"]), "yes" if row["passed"] else "NO",
+         ": ".join(filter(None, (row["summary"], row["detail"]))))
         for row in details["rules"]
     ]
     metrics = [(name, format_value(value)) for name, value in details["metrics"].items()]
@@ -123,8 +123,8 @@ def details_table(details: Mapping[str, Any]) -> list[str]:
 
 
 def _describe_event(event: Event) -> str:
-    action = event_action(event)
-    line = f"{event_time(event)}  {action.replace('_', ' ')}"
+    action = event["action"]
+    line = f"{event['time']}  {action.replace('_', ' ')}"
     if action == "scored":
         rank = f", rank {event['rank']}" if event["rank"] != "" else ""
         return f"{line}: public score {event['public_score']}{rank}"

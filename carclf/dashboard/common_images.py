@@ -43,7 +43,7 @@ class CommonImages:
         right_a, right_b = (self.rows[side] == self.rows["label"] for side in ("a", "b"))
         table = PairedCounts(len(self.rows), int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum()))
         found: dict[str, Any] = {
-            "num_images": table.num_images, "only_a_correct": table.lost, "only_b_correct": table.gained,
+            "num_images": table.num_images, "only_a_correct": table.champion_only_correct, "only_b_correct": table.candidate_only_correct,
             "both_right": int((right_a & right_b).sum()), "both_wrong": int((~right_a & ~right_b).sum()),
             "num_trained_on": self.num_trained_on, "num_mismatched": self.num_mismatched, "num_same_members": self.num_same_members,
         }

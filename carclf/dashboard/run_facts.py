@@ -25,7 +25,7 @@ Facts = dict[str, Any]
 MAX_LISTED = 100  # of the data's findings and problems
 FILES = {"validate": ("report.json",), "train_head": ("history.csv",), "fine_tune": ("history.csv",),
          "evaluate": ("evaluation.json", "error_images.json"), "promote": ("decision.json",)}  # that facts are made of
-KINDS = ("picture", "overlay")
+KINDS = ("image", "overlay")
 JPEG = "data:image/jpeg;base64,"
 VIEWABLE_SUFFIXES, MAX_SHOWN_BYTES = (".html", ".json", ".csv", ".png", ".md"), 32_000_000  # files that a browser is given
 

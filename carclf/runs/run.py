@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,7 +20,7 @@ from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
-from carclf.runs.record import Attempt, Record, StageRecord, change_record, parse_record, read_record, record_key
+from carclf.runs.record import Record, change_record, parse_record, read_record, record_key
 from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
 from carclf.stages import fine_tune as fine_tune_stage
@@ -220,9 +220,9 @@ class Run:
 
     def _record_attempt(self, stage: str, since: str, *, state: str, **fields: Any) -> None:
         """Write the state of an attempt to the record. It is only for people to see, so an error is only logged."""
-        attempt = cast("Attempt", {"stage": stage, "since": since, "state": state} | fields)
+        attempt: Any = {"stage": stage, "since": since, "state": state} | fields
         try:
-            self._change(lambda record: record | {"attempts": record["attempts"] | {stage: attempt}})
+            self._change(lambda record: {**record, "attempts": {**record["attempts"], stage: attempt}})
         except CarclfError as error:
             log.warning("%s: the state %s was not written to the record: %s", stage, state, error)
 
@@ -245,7 +245,7 @@ class Run:
         if result.metrics.get("num_suspects"):
             command = format_command(self.store, f"label-fixes --run {self.run_id}")
             log.info(
-                "%s: num_suspects=%d suspected label errors, many of which are correct labels. Check them in report=%s, "
+                "%s: num_suspects=%d suspected label errors, many of which are correct. Check them in report=%s, "
                 "then name the wrong ones: %s --id ID",
                 stage,
                 result.metrics["num_suspects"],
@@ -308,10 +308,9 @@ def _skip_reason(stage: str, metrics: Metrics, config: Config) -> str:
 def _with_result(record: Record, result: Result, entry: dict[str, Any]) -> Record:
     earlier: Mapping[str, Any] = record["stages"].get(result.stage, {})
     is_same = result.reused and earlier.get("key") == result.key
-    creation = {name: earlier[name] for name in CREATION_FIELDS if is_same and name in earlier}
-    attempts = {stage: attempt for stage, attempt in record["attempts"].items() if stage != result.stage}
-    stages = record["stages"] | {result.stage: cast("StageRecord", entry | creation)}
-    return record | {"stages": stages, "attempts": attempts}
+    stage: Any = entry | {name: earlier[name] for name in CREATION_FIELDS if is_same and name in earlier}
+    attempts = {name: attempt for name, attempt in record["attempts"].items() if name != result.stage}
+    return {**record, "stages": {**record["stages"], result.stage: stage}, "attempts": attempts}
 
 
 def _now() -> str:

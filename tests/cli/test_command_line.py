@@ -44,7 +44,7 @@ def test_a_store_that_cannot_be_written_fails_before_the_download(tmp_path: Path
     assert process.returncode == 78 and f"{tmp_path}/file" in process.stderr
 
 
-@pytest.mark.usefixtures("kaggle")
+@pytest.mark.usefixtures("kaggle_server")
 def test_a_full_disk_ends_a_stage_with_status_78_and_leaves_no_files(
     tmp_path: Path, run_on_small_disk: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,11 +70,11 @@ def test_each_error_image_can_be_read_on_its_own(store: Store) -> None:
     assert errors and [error["number"] for error in errors] == list(range(len(errors)))
     for error in errors:
         assert error["label"] != error["predicted"] and 0 < error["probability"] <= 1
-        assert error["picture"].startswith(JPEG) and error["overlay"].startswith(JPEG)
+        assert error["image"].startswith(JPEG) and error["overlay"].startswith(JPEG)
     content = error_image(store, "seed-1", 0, "overlay")
     assert content is not None and content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
     assert [error_image(store, "seed-1", number, kind) for number, kind in (
-        (-1, "picture"), (len(errors), "picture"), (0, "label"))] == [None] * 3
+        (-1, "image"), (len(errors), "image"), (0, "label"))] == [None] * 3
     page = artifact_file(store, "seed-1", "evaluate", "report.html")
     assert page is not None and page.startswith(b"<!")
 

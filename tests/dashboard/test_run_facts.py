@@ -76,7 +76,7 @@ def test_a_failed_a_waiting_and_a_skipped_stage_say_why(store: Store) -> None:
     assert told["promote"] == ("done", reason) and told["score"] == ("skipped", reason)
     assert told["submit"][0] == "failed" and told["submit"][1].startswith("ConfigError: validate has not run in 'r'")
     assert found["decision"]["reason"] == reason
-    assert [rule["rule"] for rule in found["decision"]["rules"]][:1] == ["accuracy"]
+    assert [rule["name"] for rule in found["decision"]["rules"]][:1] == ["accuracy"]
 
 
 def test_a_run_that_waits_for_an_approval_shows_the_decision_that_waits(store: Store) -> None:
@@ -165,13 +165,13 @@ def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> N
     error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
     told = build_artifact(store, Evaluation, Provenance(1, {}, {}), {}, {
         "evaluation.json": json.dumps({"class_names": [], "confusion": [], "errors": [error]}).encode(),
-        "error_images.json": json.dumps([{"picture": "data:image/jpeg;base64,/9g="}]).encode()})
+        "error_images.json": json.dumps([{"image": "data:image/jpeg;base64,/9g="}]).encode()})
     run.record_result(Result("evaluate", told.key, False, 1.0, {}, ""))
-    assert run_facts(store, "r")["errors"] == [error | {"number": 0, "picture": "data:image/jpeg;base64,/9g=",
+    assert run_facts(store, "r")["errors"] == [error | {"number": 0, "image": "data:image/jpeg;base64,/9g=",
                                                     "overlay": ""}]
     Path(store.url, told.files["error_images.json"].key).unlink()
     found = run_facts(store, "r")
-    assert found["errors"] == [error | {"number": 0, "picture": "", "overlay": ""}]
+    assert found["errors"] == [error | {"number": 0, "image": "", "overlay": ""}]
     assert found["unread"] == ["pictures"]
 
 
@@ -263,7 +263,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
 @settings(max_examples=150, deadline=None)
 @given(name=STRANGE, stage=STRANGE | st.sampled_from(list(STAGES)), file=STRANGE, number=st.integers(),
-       kind=STRANGE | st.just("picture"))
+       kind=STRANGE | st.just("image"))
 @example(name="r", stage="evaluate", file="evaluation.json", number=0, kind="overlay")
 def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
     watched: Watched, name: str, stage: str, file: str, number: int, kind: str
