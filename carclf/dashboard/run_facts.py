@@ -6,6 +6,7 @@ What is damaged or gone is told among ``problems`` in place of being raised.
 import base64
 import csv
 import io
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -115,7 +116,7 @@ def _header(own: RunReader, settings: list[dict[str, Any]]) -> Facts:
             "gpu": next(filter(None, gpus), ""), "members": record.get("members", []), "settings": settings}
 
 
-def _machine(record: dict[str, Any]) -> str:
+def _machine(record: Mapping[str, Any]) -> str:
     """Where it was trained, or begun where nothing is trained yet."""
     if not (where := training_machine(record)):
         return str(record.get("machine", ""))

@@ -60,12 +60,12 @@ class RunReader:
 
     def result(self, stage: str) -> dict[str, Any]:
         """What the record says of a stage's end; empty where it has not ended."""
-        told: dict[str, Any] = self.record["stages"].get(stage) or {}
+        told: dict[str, Any] = dict(self.record["stages"].get(stage) or {})
         return told
 
     def attempt(self, stage: str) -> dict[str, Any]:
         """What the record says of a try that is under way, failed or waits; empty where the last one ended well."""
-        told: dict[str, Any] = (self.record.get("attempts") or {}).get(stage) or {}
+        told: dict[str, Any] = dict(self.record["attempts"].get(stage) or {})
         return told
 
     def artifact(self, stage: str) -> Artifact | None:

@@ -299,7 +299,7 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
            "on_pareto_front": False, "command": "", "runs": []}
     found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_comparisons": 0,
-             "level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
+             "significance_level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
     store.write(f"experiments/{own}/outcome.json", json.dumps(found).encode())
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200 and f"Experiment <bdi>{own}</bdi>" in page.text

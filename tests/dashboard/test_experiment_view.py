@@ -30,7 +30,7 @@ def recipe(name: str, accuracy: float, minutes: float, finding: str = "", **more
 
 def experiment(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"experiment": "e", "recipe": "demo", "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
-            "level": 0.05, "seed_std": None, "rows": list(rows), "stopped_early": [], "failed": [], "not_trained": []} | more
+            "significance_level": 0.05, "seed_std": None, "rows": list(rows), "stopped_early": [], "failed": [], "not_trained": []} | more
 
 
 def test_recipes_are_told_in_words_and_drawn_over_their_cost_with_the_front_as_a_line(store: Store) -> None:
@@ -53,7 +53,7 @@ def test_recipes_are_told_in_words_and_drawn_over_their_cost_with_the_front_as_a
 def test_the_page_says_what_was_found_and_what_was_not_trained_to_its_end(store: Store) -> None:
     page = experiment_page(store, "/carclf", experiment(
         recipe("baseline", 0.9, 2.0), recipe("<b>more", 0.95, 4.0, "better"),
-        dropped=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5}], failed=[{"run": "e-x-s0", "error": "<i>"}],
+        stopped_early=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5}], failed=[{"run": "e-x-s0", "error": "<i>"}],
         not_trained=["late"]))
     assert '<b>&lt;b&gt;more</b>: <span class="ok">better by 5.0 points</span>' in page and "<b>more" not in page
     assert '<a href="/carclf/runs/e-baseline-s0">' in page and "carclf run --recipe demo --set x=baseline" in page
