@@ -3,7 +3,7 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, event_time, model_summary, read_state
+from carclf.champion import Event, State, model_summary, read_state
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import DataError
 from carclf.services.storage import Store
@@ -56,12 +56,12 @@ def _champion(store: Store, state: State, event: Event) -> Champion:
         evaluation = None
     summary = model_summary(state, event, evaluation)
     by = event.get("approved_by") or event.get("by") or ""
-    return Champion.model_validate(summary | {"rank": summary["rank"] or None, "since": event_time(event), "by": by})
+    return Champion.model_validate(summary | {"rank": summary["rank"] or None, "since": event["time"], "by": by})
 
 
 def _threshold_changes(state: State) -> tuple[ThresholdChange, ...]:
     changes = [event for event in state["history"] if "threshold" in event]
     initial = changes[0].get("previous_threshold") if changes else state["threshold"]
     steps = [] if initial is None else [("", initial)]
-    steps += [(event.get("time", ""), event["threshold"]) for event in changes]
+    steps += [(event["time"], event["threshold"]) for event in changes]
     return tuple(ThresholdChange(time=time, threshold=threshold) for time, threshold in steps)

@@ -91,8 +91,6 @@ def tooltip(form: str, *fields: str) -> list[Spec]:
     return [{"field": field, "format": form} for field in fields]
 
 
-def format_number(value: Any, form: str = ".4g") -> str:
-    """Format a float for a table; "" for None, and other values as they are."""
-    if isinstance(value, float):
-        return format(value, form)
-    return "" if value is None else str(value)
+def format_cell(value: float | None, form: str) -> str:
+    """Format a number for a table; "" for None."""
+    return "" if value is None else format(value, form)

@@ -8,8 +8,8 @@ import pandas as pd
 
 from carclf.artifacts import Evaluation, Model, Split
 from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference, PairedResult
-from carclf.dashboard.run_reader import finite_or_none
 from carclf.ensembles.members import ids_predicted_identically
+from carclf.formatting import finite_number
 from carclf.gate.comparison import ids_trained_on
 from carclf.inference.calibration import apply_temperature
 from carclf.services.storage import Store
@@ -44,9 +44,10 @@ class CommonImages:
         """Count the correct predictions of both models and test their difference."""
         a = self.rows["a"] == self.rows["label"]
         b = self.rows["b"] == self.rows["label"]
-        counts = PairedCounts(len(self.rows), gained=int((b & ~a).sum()), lost=int((a & ~b).sum()))
+        counts = PairedCounts(len(self.rows), int((b & ~a).sum()), int((a & ~b).sum()))
         result = PairedResult(
-            num_images=counts.num_images, only_a_correct=counts.lost, only_b_correct=counts.gained,
+            num_images=counts.num_images,
+            only_a_correct=counts.champion_only_correct, only_b_correct=counts.candidate_only_correct,
             both_correct=int((a & b).sum()), both_incorrect=int((~a & ~b).sum()), num_trained_on=self.num_trained_on,
             num_mismatched=self.num_mismatched, num_same_members=self.num_same_members,
         )
@@ -80,7 +81,7 @@ def _changed_prediction(row: dict[Any, Any]) -> ChangedPrediction:
         kind = "gained"
     elif row["a"] == row["label"]:
         kind = "lost"
-    probabilities = {name: finite_or_none(row[name]) for name in ("a_probability", "b_probability")}
+    probabilities = {name: finite_number(row[name]) for name in ("a_probability", "b_probability")}
     return ChangedPrediction.model_validate(row | probabilities | {"kind": kind})
 
 
@@ -90,7 +91,7 @@ def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> Common
     rows_b = _validation_rows(b, store)
     trained_on: set[str] = set()
     if a.split.key != b.split.key:
-        trained_on = ids_trained_on(rows_a, _lineage(b.split, store)) | ids_trained_on(rows_b, _lineage(a.split, store))
+        trained_on = ids_trained_on(rows_a, b.split.history(store)) | ids_trained_on(rows_b, a.split.history(store))
     both = rows_a.merge(rows_b, on="id", suffixes=("_a", "_b"), validate="one_to_one")
     is_trained_on = both["id"].isin(trained_on)
     matches = both["label_a"].eq(both["label_b"]) & both["sha256_a"].eq(both["sha256_b"])
@@ -120,9 +121,3 @@ def _probability(predictions: pd.DataFrame, evaluation: Evaluation) -> FloatArra
     if not probabilities.size:
         return np.full(len(predictions), np.nan)
     return np.asarray(apply_temperature(probabilities, evaluation.number("temperature")).max(1))
-
-
-def _lineage(split: Split, store: Store) -> pd.DataFrame:
-    """Return the images that models of a split were trained on, including those of the models they started from."""
-    history = "split_history.parquet"
-    return pd.read_parquet(split.path(store, history)) if history in split.files else split.rows(store)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_number, layered_spec, tooltip
+from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_cell, layered_spec, tooltip
 from carclf.dashboard.liveness import mark_stale_runs
 from carclf.dashboard.run_reader import MALFORMED_DATA_ERRORS, Facts
 from carclf.dashboard.run_view import progress_lines
@@ -43,9 +43,9 @@ class RecipeRow(Facts):
         difference = ""
         if self.difference is not None and self.low is not None and self.high is not None:
             difference = f"{100 * self.difference:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
-        return (f"{self.accuracy:.4f}", format_number(self.accuracy_std, ".4f"), str(self.num_seeds), difference,
-                format_number(self.p_value, ".3g"), format_number(self.minutes, ".1f"),
-                format_number(self.images_per_second, ".1f"))
+        return (f"{self.accuracy:.4f}", format_cell(self.accuracy_std, ".4f"), str(self.num_seeds), difference,
+                format_cell(self.p_value, ".3g"), format_cell(self.minutes, ".1f"),
+                format_cell(self.images_per_second, ".1f"))
 
 
 class TrainingRunStatus(Facts):
@@ -114,7 +114,7 @@ def accuracy_over_cost(rows: Sequence[RecipeRow]) -> Chart:
          "encoding": position | {"text": {"field": "recipe"}}},
     ]
     table = [
-        [row.recipe, format_number(row.minutes, ".1f"), f"{row.accuracy:.4f}", "yes" if row.on_pareto_front else ""]
+        [row.recipe, format_cell(row.minutes, ".1f"), f"{row.accuracy:.4f}", "yes" if row.on_pareto_front else ""]
         for row in timed
     ]
     columns = ["recipe", "minutes", "accuracy", "on the Pareto front"]

@@ -23,7 +23,7 @@ class Previews:
         """Return the data URI; "" if the image is not available or MAX_DECODED were decoded already."""
         if uri := self.error_images.get(path):
             return uri
-        if not path or self.thumbnails is None or len(self.thumbnails.made) >= MAX_DECODED:
+        if not path or self.thumbnails is None or len(self.thumbnails.cache) >= MAX_DECODED:
             return ""
         is_inside = (self.folder / path).resolve().is_relative_to(self.folder.resolve())
         return self.thumbnails(path) if is_inside else ""

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_number, layered_spec, tooltip
+from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_cell, layered_spec, tooltip
 from carclf.dashboard.comparison_facts import ClassDifference
 from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
 from carclf.dashboard.stage_facts import StageFacts
+from carclf.formatting import format_value
 
 Point = Mapping[str, Any]
 MAX_BARS = 60  # classes that fit into a bar chart
@@ -65,7 +66,7 @@ def _curve_chart(name: str, curve: Curve, values: Values, x_title: str) -> Chart
     for value in values:
         by_x.setdefault(value["x"], {})[value["kind"]] = value["value"]
     rows = [
-        [format_number(x, ".6g"), *(format_number(row.get(kind)) for kind in curve.series.values())]
+        [format_cell(x, ".6g"), *(format_value(row.get(kind)) for kind in curve.series.values())]
         for x, row in sorted(by_x.items())
     ]
     spec = layered_spec(curve.title, values, [layer], 190)
@@ -77,8 +78,8 @@ def _summarize_curve(values: Values) -> str:
     for value in values:
         by_kind.setdefault(value["kind"], []).append(value["value"])
     return "; ".join(
-        f"{kind} {format_number(series[0])} → {format_number(series[-1])} (lowest {format_number(min(series))}, "
-        f"highest {format_number(max(series))})"
+        f"{kind} {format_value(series[0])} → {format_value(series[-1])} (lowest {format_value(min(series))}, "
+        f"highest {format_value(max(series))})"
         for kind, series in by_kind.items()
     )
 

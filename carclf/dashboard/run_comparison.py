@@ -7,6 +7,7 @@ from carclf.config import flatten
 from carclf.dashboard import comparison_facts as facts
 from carclf.dashboard.run_reader import RunReader, open_run
 from carclf.errors import ConfigError
+from carclf.formatting import finite_number
 from carclf.runs.index import index_row, is_champion
 from carclf.services.storage import Store, format_command
 
@@ -72,17 +73,13 @@ def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> 
 def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.MetricDifference, ...]:
     differences = []
     for name in metrics_a | metrics_b:
-        a = _number(metrics_a.get(name))
-        b = _number(metrics_b.get(name))
+        a = finite_number(metrics_a.get(name))
+        b = finite_number(metrics_b.get(name))
         if a is None and b is None:
             continue
         difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
         differences.append(facts.MetricDifference(name=name, a=a, b=b, difference=difference))
     return tuple(differences)
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _with_images(common_images: "CommonImages", readers: list[RunReader]) -> tuple[facts.ChangedPrediction, ...]:

@@ -6,14 +6,15 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from carclf.artifacts import STAGE_ARTIFACTS
-from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, finite_or_none, open_run
+from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
 from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings
+from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
 from carclf.runs.index import TRAINING, Row, index_row, is_champion
 from carclf.runs.live import LiveProgress, read_live_progress
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 MAX_LISTED = 100  # findings, and unusable images
 FILES = {  # by stage, the files that the facts are read from
@@ -122,13 +123,14 @@ class ErrorFacts(Facts):
 
 
 class GateRule(Facts):
-    """A rule of the gate with its result; ``text`` explains it."""
+    """A rule of the gate with its result."""
 
-    rule: str
+    name: str
     value: float | None
     limit: float | None
     passed: bool
-    text: str = ""
+    summary: str
+    detail: str = ""
 
 
 class DecisionFacts(Facts):
@@ -190,7 +192,7 @@ def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | N
     ConfigError if the run does not exist, DataError if the file is damaged.
     """
     reader = open_run(store, run_id)
-    artifact = reader.artifact(stage) if stage in (*STAGE_ARTIFACTS, AUDIT) else None
+    artifact = reader.artifact(stage) if stage in (*STAGES, AUDIT) else None
     file = artifact.files.get(name) if artifact else None
     if file is None or not name.endswith(VIEWABLE_SUFFIXES) or file.num_bytes > MAX_VIEWABLE_BYTES:
         return None
@@ -227,7 +229,7 @@ def _machine(record: dict[str, Any]) -> str:
 def _epochs(reader: RunReader, stage: str) -> tuple[Epoch, ...]:
     text = (reader.read_file(stage, "history.csv") or b"").decode()
     epochs: list[Epoch] = [
-        {name: finite_or_none(float(value)) if value else None for name, value in row.items()}
+        {name: finite_number(float(value)) if value else None for name, value in row.items()}
         for row in csv.DictReader(io.StringIO(text))
     ]
     if epochs and epochs[0].get("epoch") == 0:  # Keras counts from 0
@@ -256,10 +258,7 @@ def _data(reader: RunReader) -> DataFacts | None:
 def _evaluation(reader: RunReader) -> EvaluationFacts | None:
     if (content := reader.read_json("evaluate", "evaluation.json")) is None:
         return None
-    classes = [
-        row | {"num_images": row["num"], "num_predicted": row["named"]}
-        for row in class_rows(content["class_names"], content["confusion"])
-    ]
+    classes = class_rows(content["class_names"], content["confusion"])
     return EvaluationFacts.model_validate(content | {"classes": classes})
 
 

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,11 +11,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Audit, Drift
+from carclf.artifacts import Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.formatting import finite_number
 from carclf.runs.index import NUM_READERS
 from carclf.runs.record import Record, read_record
 from carclf.services.storage import Store, format_command
+from carclf.stages.chain import STAGES
 
 T = TypeVar("T")
 REPORT_KEY = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
@@ -56,7 +57,7 @@ class RunReader:
     def prefetch(self, files: Mapping[str, Sequence[str]]) -> None:
         """Read all artifacts and these files of them in parallel. Errors are raised by the later reads."""
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            list(pool.map(lambda stage: self._prefetch(stage, files.get(stage, ())), (*STAGE_ARTIFACTS, AUDIT)))
+            list(pool.map(lambda stage: self._prefetch(stage, files.get(stage, ())), (*STAGES, AUDIT)))
 
     def _prefetch(self, stage: str, names: Sequence[str]) -> None:
         with suppress(CarclfError, *MALFORMED_DATA_ERRORS):
@@ -95,8 +96,8 @@ class RunReader:
             return _artifact_of_report(self.result("train_head"), Audit, Drift)
         if stage == "promote" and not self.result(stage).get("key"):
             # While a decision waits for approval, the record names its report but not its key.
-            return _artifact_of_report(self.attempt(stage), STAGE_ARTIFACTS[stage])
-        return STAGE_ARTIFACTS[stage], self.result(stage).get("key", "")
+            return _artifact_of_report(self.attempt(stage), STAGES[stage].artifact)
+        return STAGES[stage].artifact, self.result(stage).get("key", "")
 
     def read_file(self, stage: str, name: str) -> bytes | None:
         """Return a file of a stage's artifact, or None if there is no such file; DataError if it is damaged."""
@@ -127,17 +128,12 @@ def open_run(store: Store, run_id: str) -> RunReader:
     return RunReader(store, run_id, record)
 
 
-def finite_or_none(value: Any) -> Any:
-    """Return the value, or None if it is NaN or infinite, which JSON cannot express."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _to_jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(name): _to_jsonable(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_to_jsonable(item) for item in value]
-    return finite_or_none(value)
+    return finite_number(value) if isinstance(value, float) else value
 
 
 def _artifact_of_report(entry: dict[str, Any], *kinds: type[Artifact]) -> tuple[type[Artifact], str]:

@@ -7,8 +7,9 @@ from carclf.errors import CarclfError
 from carclf.progress import log
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
+from carclf.stages.chain import NO_OPTIONS, StageOptions
 
-REPORTED_STAGES = ("evaluate", "promote", "submit", "score")  # after which the stored report is updated
+LATE_STAGES = ("evaluate", "promote", "submit", "score")  # after them there is something to report
 POLLED_STAGES = ("submit", "score")  # nothing new is known while these wait
 
 
@@ -22,10 +23,10 @@ def report_key(run_id: str) -> str:
     return f"reports/{run_id}.html"
 
 
-def run_stage_with_report(run: Run, stage: str) -> Result:
-    """Run a stage, and update the run's report in the store after the later stages."""
-    result = run.run_stage(stage)
-    if stage in REPORTED_STAGES and not (result.waiting and stage in POLLED_STAGES):
+def run_stage_with_report(run: Run, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
+    """Run a stage and, after a late stage, write the run's report to the store."""
+    result = run.run_stage(stage, options)
+    if stage in LATE_STAGES and not (result.waiting and stage in POLLED_STAGES):
         keep_report(run.store, run.run_id)
     return result
 

@@ -5,11 +5,10 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
-from carclf.artifacts import STAGE_ARTIFACTS
 from carclf.config import flatten, load_config
 from carclf.dashboard.run_reader import Facts, RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
-from carclf.runs.run import STAGES
+from carclf.stages.chain import STAGES
 
 
 class ChangedSetting(Facts):
@@ -81,7 +80,7 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
         text=attempt.get("text") or result.get("skip_reason") or "",
         since=attempt.get("since", ""), ended=attempt.get("ended") or result.get("ended") or "",
         reused=bool(result.get("reused")), metrics=result.get("metrics") or attempt.get("metrics") or {},
-        folder=STAGE_ARTIFACTS[stage].folder, key=artifact.key if artifact else result.get("key", ""),
+        folder=STAGES[stage].artifact.folder, key=artifact.key if artifact else result.get("key", ""),
         files=tuple(StageFile(name=name, key=file.key, num_bytes=file.num_bytes) for name, file in files),
     )
 

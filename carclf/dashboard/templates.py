@@ -10,7 +10,8 @@ import jinja2
 from markupsafe import Markup
 
 from carclf import reports
-from carclf.dashboard.charts import Chart, format_number, render_svg
+from carclf.dashboard.charts import Chart, render_svg
+from carclf.formatting import format_value
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES
 from carclf.reports.render import MAX_ROWS
 
@@ -76,5 +77,5 @@ def _environment() -> jinja2.Environment:
         autoescape=True, loader=jinja2.FileSystemLoader([FOLDER, SHARED_FOLDER]), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
-    environment.filters |= {"number": format_number, "time": _format_time}
+    environment.filters |= {"number": format_value, "time": _format_time}
     return environment

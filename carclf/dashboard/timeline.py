@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from carclf.dashboard.champion_facts import ChampionFacts
-from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_number, layered_spec, tooltip
+from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, layered_spec, tooltip
+from carclf.formatting import format_value
 
 Row = Mapping[str, Any]  # of the run index
 MAX_RUNS = 500  # the newest runs are drawn
@@ -22,7 +23,7 @@ def timeline_chart(rows: Sequence[Row], champion: ChampionFacts | None) -> Chart
     if champion and scored:
         layers.append(_threshold_line(_threshold_values(champion, _span(scored))))
     table = [
-        [row["run"], row["created"], *(format_number(row[name]) for name in SCORES), row["decision"]]
+        [row["run"], row["created"], *(format_value(row[name]) for name in SCORES), row["decision"]]
         for row in reversed(scored)
     ]
     summary = _summarize(scored, champion.threshold if champion else None)
