@@ -12,7 +12,7 @@ from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
 from carclf.runs.index import TRAINING, Row, index_row, is_champion
 from carclf.runs.live import LiveProgress, read_live_progress
-from carclf.runs.record import training_machine
+from carclf.runs.record import Record, training_machine
 from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
@@ -217,7 +217,7 @@ def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeade
     )
 
 
-def _machine(record: dict[str, Any]) -> str:
+def _machine(record: Record) -> str:
     """Describe the machine that trained the model, or the one that started the run if nothing is trained yet."""
     if not (machine := training_machine(record)):
         return str(record.get("machine", ""))
