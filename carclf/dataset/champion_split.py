@@ -36,6 +36,11 @@ def with_split_history(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.D
     return pd.concat([rows, missing.assign(fold=NO_FOLD)], ignore_index=True)
 
 
+def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:
+    """Return a split's rows without excluded extra data, which are copies of its validation images."""
+    return split[(split["source"] != "extra") | (split["subset"] != EXCLUDED)]
+
+
 def previous_values(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
     """Return the value that a column of an earlier split has for each row's image; missing for new images.
 

@@ -47,7 +47,7 @@ def _read(path: Path) -> pd.DataFrame:
             columns, rows = list(reader.fieldnames or ()), []
             for row in reader:
                 if None in row or None in row.values():
-                    raise DataError(f"{path.name}, line {reader.line_num}: expected {len(columns)} values as in the "
+                    raise DataError(f"{path.name}: line {reader.line_num}: expected {len(columns)} values as in the "
                                     "header.")
                 rows.append(row)
     except (ValueError, csv.Error) as error:  # not UTF-8 or not a CSV

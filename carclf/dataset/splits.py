@@ -31,7 +31,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from carclf.dataset.champion_split import EXCLUDED, NO_FOLD, TRAIN, VAL, previous_values
+from carclf.dataset.champion_split import (
+    EXCLUDED,
+    NO_FOLD,
+    TRAIN,
+    VAL,
+    previous_values,
+    without_excluded_extra_data,
+)
 from carclf.errors import DataError
 
 MIN_CLUSTERS = 2  # of a class: one for each subset
@@ -103,11 +110,6 @@ def _previous_subsets(rows: pd.DataFrame, is_extra: Mask, previous: pd.DataFrame
     subsets: pd.Series[Any] = previous_values(rows[~is_extra], competition, "subset")
     subsets = pd.concat([subsets, previous_values(rows[is_extra], previous, "subset")])
     return subsets.reindex(rows.index)
-
-
-def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:
-    """Return a split's rows without excluded extra data, which are copies of its validation images."""
-    return split[(split["source"] != "extra") | (split["subset"] != EXCLUDED)]
 
 
 def _subsets(is_validation: Mask, is_extra: Mask) -> "pd.Series[Any]":

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Metrics, Model
+from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
 from carclf.config import flatten
 from carclf.progress import log, progress_listener
@@ -24,6 +25,7 @@ from carclf.services.mlflow import (
     set_champion_alias,
 )
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 # What a person looks at. Models, features and predictions stay in the store: the metrics name their keys.
 SHOWN = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
@@ -107,7 +109,7 @@ def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
     run.log_metrics(_figures(record, run.metrics))
     for stage, done in record["stages"].items():
         known = run.tags.get(f"carclf.{stage}") == done["key"]
-        if known or (artifact := STAGE_ARTIFACTS[stage].find(store, done["key"])) is None:
+        if known or (artifact := STAGES[stage].artifact.find(store, done["key"])) is None:
             continue
         run.log_epochs(stage, _history(artifact, store))
         for name in SHOWN:
@@ -135,7 +137,7 @@ def _history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
                 if row.get("epoch")]
 
 
-def _log_report(run: MlflowRun, stage: str, artifact: Artifact, done: Record, store: Store) -> None:
+def _log_report(run: MlflowRun, stage: str, artifact: Artifact, done: Mapping[str, Any], store: Store) -> None:
     """The report that a stage's metrics name by its key, where it is no file of the stage's artifact: the audit's."""
     key = str(done.get("metrics", {}).get("report", ""))
     if not key or key in {file.key for file in artifact.files.values()}:

@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from carclf.cli.app import app
 from carclf.config import iter_settings, load_config
 from carclf.errors import ConfigError
-from carclf.runs.run import STAGES, Run
+from carclf.runs.run import Run
 from carclf.services.mlflow import MlflowRun, RunDescription
 from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, THREAD_NAME
 from carclf.services.storage import FolderStore, Store, open_store
+from carclf.stages.chain import STAGES
 
 AIRFLOW_RUN_URL = "http://localhost:8080/dags/car_retrain/runs/manual__1"
 
@@ -159,7 +160,7 @@ def test_what_a_person_looks_at_is_among_the_artifacts_and_the_model_only_by_its
 
 
 def test_a_stage_that_is_run_again_changes_nothing_in_mlflow(
-    chain: tuple[Store, MlflowEntity], client: MlflowClient, kaggle: None
+    chain: tuple[Store, MlflowEntity], client: MlflowClient, kaggle_environment: None
 ) -> None:
     (before,) = runs_of(client, "cars")
     for stage in ("fine_tune", "promote"):

@@ -30,7 +30,7 @@ def test_a_missing_sample_submission_is_rejected(tmp_path: Path) -> None:
 def test_a_line_with_too_many_or_too_few_values_is_named(tmp_path: Path, text: str, line: int) -> None:
     for name, read in (("sample-submission.csv", read_sample_submission), ("train.csv", read_train_csv)):
         (tmp_path / name).write_text(text)
-        with pytest.raises(DataError, match=f"{name}, line {line}: expected 2 values"):
+        with pytest.raises(DataError, match=f"{name}: line {line}: expected 2 values"):
             read(tmp_path)
 
 
