@@ -68,14 +68,14 @@ def test_an_unknown_recipe_names_the_known_ones() -> None:
      ("EfficientNetB7", (576, 768)), ("ConvNeXtBase", (192, 256)), ("MobileNetV3Small", (192, 256))],
 )
 def test_a_backbone_sees_pictures_of_about_its_published_height(backbone: str, size: tuple[int, int]) -> None:
-    assert load_config("gpu", {"model.backbone": backbone}).model.size == size
+    assert load_config("gpu", {"model.backbone": backbone}).model.image_size == size
     given = {"model.backbone": backbone, "model.image_height": "auto", "model.image_width": 320}
-    assert load_config("gpu", given).model.size == (size[0], 320)
+    assert load_config("gpu", given).model.image_size == (size[0], 320)
 
 
 @pytest.mark.parametrize("backbone", get_args(Backbone))
 def test_every_backbone_has_a_size_of_its_own_in_the_shape_of_photographs(backbone: str) -> None:
-    height, width = load_config("gpu", {"model.backbone": backbone, "model.weights": "none"}).model.size
+    height, width = load_config("gpu", {"model.backbone": backbone, "model.weights": "none"}).model.image_size
     assert 3 * width == 4 * height and height % 32 == width % 32 == 0 and 192 <= height <= 576
 
 

@@ -121,7 +121,7 @@ class Model(Section):
     )
 
     @property
-    def size(self) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         return self.image_height, self.image_width
 
@@ -308,7 +308,7 @@ class Config(Section):
             raise ValueError("split.num_folds makes folds, and the champion was trained on most of each of them: set "
                              "model.weights to something else, or split.num_folds to 0.")
         smallest = SMALLEST.get(self.model.backbone, 32)
-        if min(*self.model.size, *scaled_size(self.model.size, own.initial_size_fraction)) < smallest:
+        if min(*self.model.image_size, *scaled_size(self.model.image_size, own.initial_size_fraction)) < smallest:
             raise ValueError(f"{self.model.backbone} needs pictures of at least {smallest} px: raise "
                              "model.image_height, model.image_width or fine_tune.initial_size_fraction.")
         if own.initial_size_fraction < 1 and own.num_phases == 1:

@@ -54,7 +54,7 @@ def _join(
     from carclf.dataset.archives import extract_images
     from carclf.ensembles import network as ensembles
     from carclf.ensembles.members import write_members
-    from carclf.training.probe import write_reference_logits
+    from carclf.training.saving import write_reference_logits
 
     store = runs[0].store
     members, told = _weighted(runs)

@@ -248,7 +248,7 @@ class Run:
 def find_setting(run: Run, name: str) -> tuple[Any, float]:
     """What was tried for fine-tuning's ``learning_rate`` or ``batch_size`` in this run, and the choice."""
     given = (run.artifact(Archive, "download"), run.artifact(Split, "split"), run.artifact(Model, "train_head"))
-    return try_setting(*given, run.config, run.store, name)
+    return try_setting(*given, run.context, name)
 
 
 def _with_places(stage: str, artifact: Artifact) -> Metrics:

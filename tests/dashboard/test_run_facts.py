@@ -54,7 +54,7 @@ def test_the_header_names_the_machine_that_trained(store: Store) -> None:
     where = run.record["stages"]["fine_tune"]["machine"]
     expected = f"{where['processor']}, {where['cores']} cores, {where['memory_gb']} GB, {where['system']}"
     assert run_facts(store, "r")["header"]["machine"].startswith(expected)
-    assert where["versions"]["keras"] and "flags" in where
+    assert where["versions"]["keras"] and "environment" in where
 
 
 def test_a_text_that_looks_like_a_number_is_quoted_in_the_command(store: Store) -> None:

@@ -22,7 +22,7 @@ from carclf.stages.download import download
 from carclf.stages.promote import promote
 from carclf.stages.split import split
 from carclf.stages.validate import validate
-from carclf.training.probe import write_reference_logits
+from carclf.training.saving import write_reference_logits
 
 SIZE = (32, 48)
 # untrained networks: only what is under test may refuse them
