@@ -42,7 +42,7 @@ METRICS_LINE = "epoch 2, loss 0.500, accuracy 0.750, learning rate 0.001, 812.0 
 
 
 class Killed(Exception):
-    """Stands for a power failure."""
+    """Simulates a power failure."""
 
 
 class KilledAt(Checkpoints):
