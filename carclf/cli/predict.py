@@ -21,7 +21,7 @@ def prediction_lines(chosen: SelectedModel, paths: Iterable[Path], store: Store,
         raise ConfigError("There is no file in what was given. Name pictures, or folders with pictures in them.")
     names = [str(name) for name in chosen.model.class_names]
     num_unread = 0
-    for one in _question(chosen, store).answers(files):
+    for one in _question(chosen, store).predict(files):
         num_unread += bool(one.problem)
         if as_json:
             yield json.dumps(_described(chosen, one, names))
