@@ -95,13 +95,8 @@ def _export_facts(selected: SelectedModel, differences: dict[str, float]) -> Exp
 
     height, width = selected.model.image_size
     return ExportFacts(
-        model=selected.model.key,
-        class_names=selected.model.class_names,
+        model=selected.model.key, class_names=selected.model.class_names,
         input={"height": height, "width": width, "channels": "RGB", "range": [0, 255], "dtype": "float32"},
-        output="logits",
-        temperature=selected.temperature,
-        files={name: FORMATS[name].file for name in differences},
-        differences=differences,
-        tolerance=TOLERANCE,
-        num_images=NUM_IMAGES,
+        output="logits", temperature=selected.temperature, files={name: FORMATS[name].file for name in differences},
+        differences=differences, tolerance=TOLERANCE, num_images=NUM_IMAGES,
     )

@@ -25,11 +25,8 @@ def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[M
     """
     config = context.config
     settings: dict[str, Any] = {
-        "model": config.model.model_dump(),
-        "augment": config.augment.model_dump(),
-        "head": config.head.model_dump(),
-        "seed": config.seed,
-        "salt": context.salt,
+        "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
+        "seed": config.seed, "salt": context.salt,
     }
     inputs = {"archive": archive.key, "split": split.key}
     warm_start: WarmStart | None = None
@@ -74,9 +71,7 @@ def _load_features(features: RunFeatures) -> float:
     return round(max(0.0, computing_seconds - (time.monotonic() - started)), 2)
 
 
-def _fit_head(
-    folder: Path, features: RunFeatures, config: Config
-) -> "tuple[keras.Model, pd.DataFrame, Metrics]":
+def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[keras.Model, pd.DataFrame, Metrics]":
     """Return the fitted head, its history and its metrics. With several trials, write ``trials.csv``."""
     import numpy as np
 
@@ -102,10 +97,6 @@ def _fit_head(
     all_views = views.reshape(-1, num_features), np.tile(labels, len(views))
     history, accuracy, best_epoch = fit_head(head, all_views, val, settings)
     return head, history, {
-        "val_accuracy": accuracy,
-        "best_epoch": best_epoch,
-        "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay,
-        "num_classes": num_classes,
-        "num_features": num_features,
+        "val_accuracy": accuracy, "best_epoch": best_epoch, "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay, "num_classes": num_classes, "num_features": num_features,
     }

@@ -24,8 +24,7 @@ def compile_classifier(model: keras.Model, optimizer: Any, label_smoothing: floa
     """
     trained = keras.Model(model.inputs, model.outputs)
     trained.compile(
-        optimizer=optimizer,
-        jit_compile="auto" if keras.backend.backend() == "jax" else False,
+        optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else False,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )

@@ -97,12 +97,8 @@ class FeatureShards:
         return {
             **{name: model[name] for name in ("backbone", "weights", "image_height", "image_width")},
             "augment": self.settings["augment"] if shard.view else None,
-            "seed": self.settings["seed"] if seeded else None,
-            "precision": self.settings["precision"],
-            "salt": self.settings["salt"],
-            "subset": shard.subset,
-            "view": shard.view,
-            "start": shard.start,
+            "seed": self.settings["seed"] if seeded else None, "precision": self.settings["precision"],
+            "salt": self.settings["salt"], "subset": shard.subset, "view": shard.view, "start": shard.start,
             "num": len(shard.rows),
         }
 

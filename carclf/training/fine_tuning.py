@@ -174,16 +174,11 @@ class FineTuning:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
         log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
         options = TrainerOptions(settings, self._mixer(settings), pause_epoch)
-        trainer = Trainer(
-            trained, source, lambda model: validate(model, val, source.batch_size), checkpoints, options
-        )
+        trainer = Trainer(trained, source, lambda model: validate(model, val, source.batch_size), checkpoints, options)
         history = trainer.run(self.start.number("val_accuracy"))
         return history, {
-            "val_accuracy": trainer.state.best_accuracy,
-            "best_epoch": trainer.state.best_epoch,
-            "num_blocks": num_blocks,
-            "num_restarts": trainer.state.restarts,
-            "learning_rate": settings.learning_rate,
+            "val_accuracy": trainer.state.best_accuracy, "best_epoch": trainer.state.best_epoch,
+            "num_blocks": num_blocks, "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
             "batch_size": source.batch_size,
         }
 
@@ -209,7 +204,5 @@ def _trial_settings(settings: FineTune) -> FineTune:
     """Return the settings with values for what is "auto", enough steps, and images of the full size."""
     return settings.model_copy(update={
         "batch_size": settings.batch_size or TRIAL_BATCH_SIZE,
-        "learning_rate": settings.learning_rate or TRIAL_LEARNING_RATE,
-        "epochs": NUM_RATES,
-        "num_phases": 1,
+        "learning_rate": settings.learning_rate or TRIAL_LEARNING_RATE, "epochs": NUM_RATES, "num_phases": 1,
     })

@@ -65,13 +65,8 @@ def fit_head(
     with Meter("train_head") as meter:
         keep_best = _KeepBest(meter)
         history = trained.fit(
-            x,
-            one_hot[labels],
-            validation_data=(val_x, one_hot[val_labels]),
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            verbose=0,
-            callbacks=[keep_best],
+            x, one_hot[labels], validation_data=(val_x, one_hot[val_labels]), epochs=settings.epochs,
+            batch_size=settings.batch_size, verbose=0, callbacks=[keep_best],
         )
     trained.set_weights(keep_best.best_weights)
     rows = pd.DataFrame(history.history, index=pd.RangeIndex(1, settings.epochs + 1, name="epoch"))
@@ -86,7 +81,6 @@ def _compile(head: keras.Model, settings: Head, num_steps: int) -> keras.Model:
     trained.compile(
         keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        steps_per_execution=STEPS_PER_EXECUTION,
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
     )
     return trained

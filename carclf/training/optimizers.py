@@ -27,12 +27,8 @@ class BlockwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]  # keras is 
 
     def __init__(self, learning_rate: Any, *, weight_decay: float, global_clipnorm: float, ema_momentum: float) -> None:
         super().__init__(
-            learning_rate,
-            weight_decay=weight_decay,
-            global_clipnorm=global_clipnorm,
-            use_ema=ema_momentum > 0,
-            ema_momentum=ema_momentum or 0.99,
-            ema_overwrite_frequency=None,
+            learning_rate, weight_decay=weight_decay, global_clipnorm=global_clipnorm, use_ema=ema_momentum > 0,
+            ema_momentum=ema_momentum or 0.99, ema_overwrite_frequency=None,
         )
         self.scale: Any = None
         self._rates: dict[Any, BlockRate] = {}

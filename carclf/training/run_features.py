@@ -26,11 +26,7 @@ class RunFeatures:
     """
 
     def __init__(
-        self,
-        archive: Archive,
-        split: Split,
-        context: StageContext,
-        settings: Mapping[str, Any],
+        self, archive: Archive, split: Split, context: StageContext, settings: Mapping[str, Any],
         start_model: Model | None = None,
     ) -> None:
         self.archive = archive

@@ -41,9 +41,7 @@ def write_reference_logits(model: keras.Model, val: pd.DataFrame, images: Path, 
     rows = select_reference_images(val)
     source = LetterboxedSource(Examples.from_index(rows, images, size), size)
     # Call the model: a compiled predict function keeps the precision that it was compiled in.
-    outputs = [
-        keras.ops.convert_to_numpy(model(pixels, training=False)) for pixels, _ in batches(source, BATCH_SIZE)
-    ]
+    outputs = [keras.ops.convert_to_numpy(model(pixels, training=False)) for pixels, _ in batches(source, BATCH_SIZE)]
     logits = np.concatenate(outputs).astype(np.float32)
     columns = [f"logit{position}" for position in range(logits.shape[1])]
     identity = rows[["id", "sha256"]].reset_index(drop=True)

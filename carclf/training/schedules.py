@@ -18,9 +18,7 @@ def warmup_cosine(
     """Rise linearly to the peak, then fall to 0 by half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     warmup = int(num_steps * warmup_fraction)
     return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else peak,
-        max(1, num_steps - warmup),
-        warmup_target=peak if warmup else None,
+        0.0 if warmup else peak, max(1, num_steps - warmup), warmup_target=peak if warmup else None,
         warmup_steps=warmup,
     )
 
@@ -88,9 +86,7 @@ def compile_for_fine_tuning(
     if learning_rate is None:
         learning_rate = _learning_rate(settings, source)
     optimizer = BlockwiseAdamW(
-        learning_rate,
-        weight_decay=settings.weight_decay,
-        global_clipnorm=settings.global_clipnorm,
+        learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.global_clipnorm,
         ema_momentum=settings.ema_momentum,
     )
     trained = compile_classifier(model, optimizer, settings.label_smoothing)

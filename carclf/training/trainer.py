@@ -72,11 +72,7 @@ class Trainer:
     """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the best weights in the model."""
 
     def __init__(
-        self,
-        model: keras.Model,
-        source: TrainingSource,
-        validate: Validate,
-        checkpoints: Checkpoints,
+        self, model: keras.Model, source: TrainingSource, validate: Validate, checkpoints: Checkpoints,
         options: TrainerOptions,
     ) -> None:
         self.model = model
@@ -125,10 +121,7 @@ class Trainer:
 
     def _open_from(self, number: int) -> Iterator[Any]:
         return batches(
-            self.source,
-            self.source.batch_size,
-            start_batch=number,
-            num_workers=self.settings.num_workers,
+            self.source, self.source.batch_size, start_batch=number, num_workers=self.settings.num_workers,
             mix=self.mixer,
         )
 
@@ -180,10 +173,7 @@ class Trainer:
         steps = _StepCallback(self, meter, len(sequence))
         with self.stream.reraise_source_error():
             self.model.fit(
-                without_autotune(sequence),
-                epochs=1,
-                verbose=0,
-                shuffle=False,
+                without_autotune(sequence), epochs=1, verbose=0, shuffle=False,
                 callbacks=[DataWaitCallback(sequence), steps],
             )
         seconds = time.monotonic() - start.time
@@ -196,13 +186,8 @@ class Trainer:
                 raise NonFiniteLossError
             self._record_validation(accuracy, loss)
         self._record_epoch({
-            "epoch": self._epoch_number,
-            "step": self.state.step,
-            **logs,
-            "val_loss": loss,
-            "val_accuracy": accuracy,
-            "learning_rate": self._learning_rate(),
-            "seconds": round(seconds, 2),
+            "epoch": self._epoch_number, "step": self.state.step, **logs, "val_loss": loss, "val_accuracy": accuracy,
+            "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
             "images_per_second": round((self.state.step - start.step) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
         })
@@ -274,9 +259,7 @@ class Trainer:
         start = self._epoch_start
         seconds = max(time.monotonic() - start.time, 1e-9)
         metrics = {
-            "epoch": float(self._epoch_number),
-            "loss": float(logs["loss"]),
-            "accuracy": float(logs["accuracy"]),
+            "epoch": float(self._epoch_number), "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"]),
             "learning_rate": self._learning_rate(),
             "images_per_second": (self.state.step - start.step) * self.source.batch_size / seconds,
             "data_wait_fraction": (self.stream.wait_seconds - start.wait_seconds) / seconds,

@@ -85,11 +85,8 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     """Return the settings that decide a fine-tuning's result, together with its inputs."""
     return {
-        "fine_tune": config.fine_tune.model_dump(exclude=SPEED),
-        "precision": config.model.precision,
-        "augment": config.augment.model_dump(),
-        "seed": config.seed,
-        "salt": salt,
+        "fine_tune": config.fine_tune.model_dump(exclude=SPEED), "precision": config.model.precision,
+        "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
     }
 
 
