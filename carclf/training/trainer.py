@@ -194,9 +194,9 @@ class Trainer:
 
     def _record_epoch(self, row: dict[str, float]) -> None:
         self.state.history.append(row)
-        log.info("fine_tune: epoch=%d loss=%.4f val_loss=%.4f val_accuracy=%.4f images_per_second=%.1f "
-                 "data_wait_fraction=%.3f", *(row[name] for name in (
-                     "epoch", "loss", "val_loss", "val_accuracy", "images_per_second", "data_wait_fraction")))
+        names = ("epoch", "loss", "val_loss", "val_accuracy", "images_per_second", "data_wait_fraction")
+        log.info("fine_tune: epoch done epoch=%d loss=%.4f val_loss=%.4f val_accuracy=%.4f images_per_second=%.1f "
+                 "data_wait_fraction=%.3f", *(row[name] for name in names))
         report_progress("fine_tune", self.state.step, self._total_steps, row)
         self._count_time()
         self._save()
