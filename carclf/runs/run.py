@@ -250,7 +250,7 @@ def find_setting(run: Run, name: str) -> "tuple[pd.DataFrame, float]":
     """
     archive, split = run.artifact(Archive, "download"), run.artifact(Split, "split")
     start = run.artifact(Model, "train_head")
-    return fine_tune_stage.find_setting(archive, split, start, run.config, run.store, name)
+    return fine_tune_stage.find_setting(archive, split, start, run.context, name)
 
 
 def _new_record(run_id: str, recipe: str, config: Config) -> Record:

@@ -45,13 +45,8 @@ def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactor
             patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
             patch.setenv("KAGGLE_API_TOKEN", "demo-key")
             patch.setenv("CARCLF_CACHE", str(base / "cache"))
-<<<<<<< HEAD
-            # five seconds of imports for each evaluation; the tests of evaluations and of ensembles reload in earnest
-            patch.setattr(reloading, "predict_logits", lambda name, path, pictures: LOADERS[name](path)(pictures))
-=======
             # saves five seconds of imports per evaluation; the tests of evaluations reload models in a child process
             patch.setattr(reload_check, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
->>>>>>> experiments
             _train(open_store(str(folder.with_suffix(".part"))))
             folder.with_suffix(".part").rename(folder)
     return open_store(str(folder))

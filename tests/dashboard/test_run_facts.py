@@ -84,7 +84,9 @@ def test_only_jpeg_data_uris_are_shown(store: Store, uri: str) -> None:
     assert [(row.image, row.overlay) for row in run_facts(store, "r").errors] == [(JPEG, "")]
 
 
-KEYS = ["rows", "errors", "class_names", "confusion", "class_counts", "findings", "reported", "problems", "path", "image"]
+KEYS = [
+    "rows", "errors", "class_names", "confusion", "class_counts", "findings", "reported", "problems", "path", "image",
+]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),

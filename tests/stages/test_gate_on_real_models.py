@@ -20,7 +20,7 @@ from carclf.services.storage import Store, open_store
 from carclf.stages.download import download
 from carclf.stages.split import split
 from carclf.stages.validate import validate
-from carclf.training.probe import write_reference_logits
+from carclf.training.saving import write_reference_logits
 
 SIZE = (32, 48)
 # The networks are untrained: only the rule under test may reject them.
