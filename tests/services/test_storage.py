@@ -50,7 +50,7 @@ def test_files_make_the_round_trip(store: Store, tmp_path: Path) -> None:
 def test_keys_are_listed_in_order_by_prefix(store: Store) -> None:
     for key in ("b/2", "a/1", "b/1", "bb"):
         store.write_if(key, b"", None)
-    assert list(store.keys()) == ["a/1", "b/1", "b/2", "bb"]
+    assert list(store.list_keys()) == ["a/1", "b/1", "b/2", "bb"]
     assert list(store.list_keys("b/")) == ["b/1", "b/2"]
     assert list(store.list_keys("c")) == []
 
@@ -83,7 +83,7 @@ def test_no_increment_is_lost_between_eight_writers(store: Store) -> None:
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", "a b", ".hidden", "a/.b", "a\n", "é"])
 def test_a_bad_key_is_refused(store: Store, key: str) -> None:
-    with pytest.raises(ValueError, match="is no key"):
+    with pytest.raises(ValueError, match="Invalid key"):
         store.write(key, b"")
 
 
@@ -99,14 +99,14 @@ def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"cannot be read or written.*Give a folder"):
+    with pytest.raises(ConfigError, match=r"cannot be read or written.*Use a folder"):
         open_store(str(tmp_path / "file" / "store")).write("a", b"")
 
 
 @pytest.mark.usefixtures("aws")
 def test_a_missing_bucket_is_a_clear_error() -> None:
-    for call in (lambda store: store.write("a", b""), lambda store: store.read("a"), lambda store: list(store.keys())):
-        with pytest.raises(ConfigError, match="Check the bucket's name"):
+    for call in (lambda store: store.write("a", b""), lambda store: store.read("a"), lambda store: list(store.list_keys())):
+        with pytest.raises(ConfigError, match="Check its name"):
             call(open_store("s3://no-such-bucket/x"))
 
 
@@ -118,13 +118,13 @@ def test_an_unreachable_s3_server_may_be_tried_again(monkeypatch: pytest.MonkeyP
 
 
 def test_another_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match="neither a folder nor s3"):
+    with pytest.raises(ConfigError, match="Invalid store URL"):
         open_store("gs://bucket")
 
 
 @pytest.mark.usefixtures("aws")
 def test_fetching_from_a_missing_bucket_is_no_missing_object(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="There is no bucket 'no-such-bucket'"):
+    with pytest.raises(ConfigError, match="no-such-bucket"):
         open_store("s3://no-such-bucket/x").download("a", tmp_path / "a")
 
 
@@ -150,7 +150,7 @@ def test_a_reader_never_sees_half_an_object(store: Store) -> None:
 def test_a_failed_upload_leaves_nothing_behind(store: Store, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.upload(tmp_path / "none", "raw/x.zip")
-    assert list(store.keys()) == []
+    assert list(store.list_keys()) == []
 
 
 def test_what_a_killed_writer_left_is_removed_a_day_later_and_what_others_write_stays(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_files_of_other_programs_and_of_the_store_are_not_listed(tmp_path: Path)
     store.write_if("a/1", b"", None)
     (tmp_path / "a" / ".DS_Store").write_text("")
     (tmp_path / "a" / "~0123").write_text("a write that was cut off")
-    assert list(store.keys()) == ["a/1"]
+    assert list(store.list_keys()) == ["a/1"]
 
 
 def test_a_command_on_a_store_can_be_pasted_into_a_terminal(tmp_path: Path) -> None:
