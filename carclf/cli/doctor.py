@@ -28,7 +28,7 @@ class Finding:
 def run_checks(config: Config, store_url: str) -> list[Finding]:
     """Run every check; none raises."""
     checks: dict[str, Callable[[], str | None]] = {
-        "Kaggle": lambda: f"{KaggleClient(config.competition).check()} files in {config.competition}, rules accepted",
+        "Kaggle": lambda: f"{KaggleClient(config.competition).check_access()} files in {config.competition}, rules accepted",
         "store": lambda: _store(store_url),
         "weights": lambda: _weights(config, store_url),
     }

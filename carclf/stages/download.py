@@ -32,7 +32,7 @@ def _competitions(context: StageContext) -> tuple[Archive, bool]:
         path.rename(folder / "archive.zip")
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
 
-    listing = [list(file) for file in kaggle.listing()]
+    listing = [list(file) for file in kaggle.list_files()]
     return build(Archive, make, Provenance(VERSION, {}, {"competition": config.competition, "listing": listing, "salt": salt}), store)
 
 

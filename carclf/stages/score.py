@@ -75,7 +75,7 @@ def _compared(public_score: float, submission: Submission, evaluation: Evaluatio
 
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:
     try:
-        rank = kaggle.rank(public_score)
+        rank = kaggle.leaderboard_rank(public_score)
     except ConfigError as error:  # a score without a place is a score
         log.warning("score: the leaderboard cannot be read: %s", error)
         return ""

@@ -52,14 +52,14 @@ def broken(name: str, method: str, kind: Any, *, sees: Any = None, attempts: int
 
 
 LASTING = (ServiceError, "try again later")
-TWICE = (DataError, "twice alike")
+TWICE = (DataError, "in two complete downloads")
 DOWNLOADS = [
     Row("401: a wrong key", "DownloadDataFiles", key="stale",
-        sees=(ConfigError, "KAGGLE_USERNAME and KAGGLE_KEY is wrong or stale")),
+        sees=(ConfigError, "KAGGLE_USERNAME and KAGGLE_KEY is invalid or expired")),
     Row("403: the rules are not accepted", "DownloadDataFiles", server={"rules_accepted": False},
         sees=(ConfigError, f"accept its rules at {RULES}")),
     Row("404: no such competition", "DownloadDataFiles", slug="demo-lorries",
-        sees=(ConfigError, "Check the slug: the competition is set to 'demo-lorries'")),
+        sees=(ConfigError, "demo-lorries")),
     broken("400: a refused request", "DownloadDataFiles", "status", status=400, attempts=1,
            sees=(ConfigError, "A retry cannot help")),
     broken("429 with Retry-After: 1", "DownloadDataFiles", "status", status=429, retry_after=1),
@@ -95,7 +95,7 @@ SUBMISSIONS = [
     sent("no upload granted (503)", "StartSubmissionUpload", Fault("StartSubmissionUpload", "status", 503)),
     sent("an upload refused (403)", "Upload", Fault("Upload", "status", 403)),
     sent("an upload refused (503) for good", "Upload", Fault("Upload", "status", 503, times=ALWAYS), attempts=4,
-         sees=(ServiceError, "the upload was answered with 503")),
+         sees=(ServiceError, "the upload failed with status 503")),
     sent("an upload dropped", "Upload", Fault("Upload", "drop")),
     sent("an upload stalled", "Upload", Fault("Upload", "stall")),
     sent("the answer lost, counted", CREATE, Fault(CREATE, "drop_after"), attempts=1),
@@ -144,7 +144,8 @@ def connected(monkeypatch: pytest.MonkeyPatch, kaggle: DemoServer) -> Callable[[
         for name, value in row.server.items():
             setattr(kaggle, name, value)
         kaggle.faults += [dataclasses.replace(fault) for fault in row.faults]
-        return KaggleClient(row.slug, tries=4, backoff_seconds=0.01, stall_seconds=0.3, recheck_seconds=0.01)
+        return KaggleClient(
+            row.slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.3, recheck_seconds=0.01)
 
     return connect
 
