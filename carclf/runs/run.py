@@ -135,7 +135,7 @@ class Run:
         begun = export_stage_metrics(stage, self.record["recipe"], self.record["created"])
         with mirror_to_mlflow(lambda: self.record, self.store, stage), begun as ended:
             result = self._run_stage(stage)
-            ended("waiting" if result.waiting else "reused" if result.reused else "made", result.metrics)
+            ended("waiting" if result.waiting else "reused" if result.reused else "created", result.metrics)
         return result
 
     def _run_stage(self, stage: str) -> Result:
