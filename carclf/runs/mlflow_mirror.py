@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Metrics, Model
+from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
 from carclf.config import flatten
 from carclf.progress import log, progress_listener
@@ -24,6 +24,7 @@ from carclf.services.mlflow import (
     set_champion_alias,
 )
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 # Files for people. Models, features and predictions stay in the store; the metrics contain their keys.
 UPLOADED_FILES = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
@@ -118,7 +119,7 @@ def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
     for stage, result in record["stages"].items():
         if run.tags.get(f"carclf.{stage}") == result["key"]:
             continue
-        artifact = STAGE_ARTIFACTS[stage].find(store, result["key"])
+        artifact = STAGES[stage].artifact.find(store, result["key"])
         if artifact is None:
             continue
         run.log_epochs(stage, _read_history(artifact, store))
