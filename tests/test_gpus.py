@@ -61,8 +61,9 @@ def test_only_the_gpus_that_cuda_shows_are_asked_and_a_slice_that_cannot_say_is_
 
 
 def test_what_the_gpus_do_is_among_the_metrics(library: Path) -> None:
-    code = ("from carclf.services.telemetry import watched\n"
-            "with watched('fine_tune', 'gpu', '2026-01-01T00:00:00+00:00') as ended: ended('made', {})")
+    code = ("from carclf.services.telemetry import export_stage_metrics\n"
+            "with export_stage_metrics('fine_tune', 'gpu', '2026-01-01T00:00:00+00:00') as report_outcome:\n"
+            "    report_outcome('created', {})")
     with otlp_receiver() as receiver:
         in_child(code, library, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url)
     labels = {"stage": "fine_tune", "recipe": "gpu", "hw.id": "0"}

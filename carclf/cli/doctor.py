@@ -28,12 +28,16 @@ class Finding:
 def run_checks(config: Config, store_url: str) -> list[Finding]:
     """Run every check; none raises."""
     checks: dict[str, Callable[[], str | None]] = {
-        "Kaggle": lambda: f"{KaggleClient(config.competition).check_access()} files in {config.competition}, rules accepted",
+        "Kaggle": lambda: _kaggle(config.competition),
         "store": lambda: _store(store_url),
         "weights": lambda: _weights(config, store_url),
     }
     findings = [_examine(name, check) for name, check in checks.items()]
     return [*findings, _examine("disk", _disk), _gpu()]
+
+
+def _kaggle(competition: str) -> str:
+    return f"{KaggleClient(competition).check_access()} files in {competition}, rules accepted"
 
 
 def _examine(name: str, check: Callable[[], str | None]) -> Finding:
