@@ -101,7 +101,7 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
                     run.run_stage(stage)
                 (failed,) = runs_of(MlflowClient(server), "cars")
                 run = Run.load("chain", open_store(str(folder)))
-            if run.run_stage(stage).skip:
+            if run.run_stage(stage).skip_reason:
                 break
     return open_store(str(folder)), failed
 

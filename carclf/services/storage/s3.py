@@ -35,8 +35,8 @@ _DAMAGED_UPLOAD = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "X
 class S3Store:
     """Objects are S3 objects under the prefix; the version is the ETag.
 
-    boto3 sends a CRC32 with each request and object, which the server compares on arrival. Downloads are compared with
-    the CRC32 that the server keeps. A server that keeps none is trusted; artifacts carry a SHA-256 of their own.
+    boto3 sends a CRC32 with each upload, which the server compares on arrival. A download is compared with the CRC32
+    that the server keeps. If it keeps none, the download is accepted; artifacts also have a SHA-256 in their manifest.
     """
 
     def __init__(self, url: str) -> None:
