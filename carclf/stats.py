@@ -53,10 +53,7 @@ def newcombe_interval(first: Proportion, second: Proportion) -> tuple[float, flo
 def accuracy_gap_warning(validation: Proportion, public: float, num_test: int) -> str:
     """Return a warning if validation accuracy and public score differ significantly, else an empty string.
 
-    Args:
-        validation: The validation accuracy with its interval.
-        public: The public score, an accuracy on the test images.
-        num_test: The number of test images.
+    ``public`` is the accuracy on ``num_test`` test images.
     """
     test = Proportion(public, *wilson_interval(round(public * num_test), num_test))
     low, high = newcombe_interval(validation, test)
@@ -149,13 +146,9 @@ class PairedCounts:
 
 
 def mcnemar_power(num_images: int, discordant: float, difference: float, significance: float) -> float:
-    """Return the power of McNemar's one-sided exact test.
+    """Return the power of McNemar's one-sided exact test to detect a difference in accuracy.
 
-    Args:
-        num_images: The number of images that both models predict.
-        discordant: The expected fraction of images that exactly one model classifies correctly.
-        difference: The true difference in accuracy.
-        significance: The level of the test.
+    ``discordant`` is the expected fraction of images that exactly one of the two models classifies correctly.
     """
     from scipy.stats import binom
 

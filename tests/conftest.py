@@ -59,10 +59,10 @@ def run_on_small_disk() -> RunOnSmallDisk:
     def run(folder: Path, megabytes: int, command: list[str]) -> subprocess.CompletedProcess[str]:
         folder.mkdir()
         script = f'mount -t tmpfs -o size={megabytes}m none "$0" && exec "$@"'
-        unshare = [shutil.which("unshare") or "unshare", "-rm", "sh", "-c", script, str(folder)]
-        if not shutil.which("unshare") or subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        mount = [shutil.which("unshare") or "false", "-rm", "sh", "-c", script, str(folder)]
+        if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
             pytest.skip("users cannot mount disks on this system")
-        return subprocess.run([*unshare, *command], capture_output=True, text=True, check=False)
+        return subprocess.run([*mount, *command], capture_output=True, text=True, check=False)
 
     return run
 

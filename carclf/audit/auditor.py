@@ -28,13 +28,8 @@ FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.f
 class Auditor:
     """The audit of a run's data.
 
-    Attributes:
-        archive: The run's archive.
-        split: The run's split.
-        context: The store and the configuration.
-        weights: Identifies the initial weights of the backbone.
-        load_features: Returns the rows of a split and the features of its images without augmentation. It is called
-            only if an artifact has to be created.
+    ``weights`` identifies the initial weights of the backbone. ``load_features`` returns the rows of a split and the
+    features of its images without augmentation; it is called only if an artifact has to be created.
     """
 
     def __init__(

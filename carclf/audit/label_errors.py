@@ -26,24 +26,17 @@ MIN_PROBABILITY = 1e-12
 def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataFrame:
     """Return id, path, label, suggested_label, label_quality and is_suspect, the lowest label quality first.
 
-    If several images have the same id, the path is their id, as in ``label_fixes.csv``.
-
-    Args:
-        rows: Rows of a split, with the columns id, path, label, target and cluster.
-        features: Pooled features, shape (images, features).
-        seed: Selects the centers of the kernel.
+    If several images have the same id, the path is their id, as in ``label_fixes.csv``. ``rows`` are those of a split;
+    the other arguments are those of ``rank_labels``.
     """
     class_names = np.array(sorted(rows["label"].unique()))
-    ranked = rank_labels(features, rows["target"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
+    ranked = rank_labels(features, rows["class_index"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
     rows_by_rank = rows.iloc[ranked["position"]].reset_index(drop=True)
     ambiguous = rows_by_rank["id"].isin(rows["id"][rows["id"].duplicated()])
     return pd.DataFrame({
-        "id": rows_by_rank["id"].where(~ambiguous, rows_by_rank["path"]),
-        "path": rows_by_rank["path"],
-        "label": rows_by_rank["label"],
-        "suggested_label": class_names[ranked["suggested_label"]],
-        "label_quality": ranked["label_quality"].round(6),
-        "is_suspect": ranked["is_suspect"],
+        "id": rows_by_rank["id"].where(~ambiguous, rows_by_rank["path"]), "path": rows_by_rank["path"],
+        "label": rows_by_rank["label"], "suggested_label": class_names[ranked["suggested_label"]],
+        "label_quality": ranked["label_quality"].round(6), "is_suspect": ranked["is_suspect"],
     })
 
 
@@ -51,13 +44,8 @@ def rank_labels(features: Features, labels: Labels, clusters: Labels, *, seed: i
     """Return position, suggested_label, label_quality and is_suspect, the lowest label quality first.
 
     The label quality is the out-of-fold probability of the given label. Suspects are the images that confident
-    learning (Northcutt et al. 2021) counts as mislabeled.
-
-    Args:
-        features: Pooled features, shape (images, features).
-        labels: Given labels, from 0 to classes - 1.
-        clusters: The same number for all copies of an image.
-        seed: Selects the centers of the kernel.
+    learning (Northcutt et al. 2021) counts as mislabeled. ``features`` are pooled, shape (images, features); ``labels``
+    are numbers from 0; copies of an image have the same number in ``clusters``.
     """
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores

@@ -124,7 +124,7 @@ def read_fixes_file(path: Path) -> list[LabelFix]:
         DataError: A line is invalid.
     """
     try:
-        return list(parse_fixes(path.read_bytes(), str(path)).lines)
+        return list(parse_fixes(path.read_bytes(), str(path)).entries)
     except OSError as error:
         raise ConfigError(
             f"--file: cannot read {path}: {error.strerror}. Give a CSV file that starts with "
@@ -155,7 +155,7 @@ def merge_fixes(
     kept: list[LabelFix] = []
 
     def merge(data: bytes | None) -> bytes | None:
-        existing = {fix.id: fix for fix in (LabelFixes() if data is None else parse_fixes(data)).lines}
+        existing = {fix.id: fix for fix in (LabelFixes() if data is None else parse_fixes(data)).entries}
         written[:] = [fix for fix in fixes if _is_written(fix, existing.get(fix.id), replace_existing)]
         kept[:] = [existing[fix.id] for fix in fixes if fix not in written]
         content = _to_csv((existing | {fix.id: fix for fix in written}).values())

@@ -52,7 +52,7 @@ def prediction_lines(
         raise ConfigError("No files found. Give image files, or folders that contain some.")
     class_names = [str(name) for name in selected.model.class_names]
     num_unreadable = 0
-    for prediction in _load_predictor(selected, store).answers(files):
+    for prediction in _load_predictor(selected, store).predict(files):
         num_unreadable += bool(prediction.problem)
         if as_json:
             yield json.dumps(_to_json(selected, prediction, class_names))

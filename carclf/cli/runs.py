@@ -67,7 +67,7 @@ def show(
         write_page(html, run_report(store, run))
         return
     facts = run_facts(store, run)
-    print(*([json.dumps(facts, indent=1)] if as_json else run_lines(facts)), sep="\n")
+    print(*([json.dumps(facts.to_json(), indent=1)] if as_json else run_lines(facts)), sep="\n")
 
 
 @runs_app.command()
@@ -80,7 +80,7 @@ def compare(
     from carclf.dashboard.run_comparison import compare_runs
 
     comparison = compare_runs(open_store(store_url), run_a, run_b)
-    print(*([json.dumps(comparison, indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
+    print(*([json.dumps(comparison.to_json(), indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
 
 
 @runs_app.command()

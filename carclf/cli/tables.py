@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
 from carclf.champion import Event, State, model_summary, promotions
 from carclf.formatting import format_value, printable
 from carclf.runs.index import Row
 from carclf.services.storage import Store
+
+if TYPE_CHECKING:
+    from carclf.dashboard.comparison_facts import RunComparison
+    from carclf.dashboard.run_facts import RunFacts
+    from carclf.dashboard.stage_facts import StageFacts
 
 CHAMPIONS_HEADER = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
 RUNS_HEADER = (
@@ -157,19 +162,19 @@ def runs_table(rows: Sequence[Row]) -> list[str]:
     return format_table(table)
 
 
-def run_lines(facts: Mapping[str, Any]) -> list[str]:
+def run_lines(facts: "RunFacts") -> list[str]:
     """Return the lines that show the facts of a run."""
-    header = facts["header"]
-    row = facts["row"]
+    header = facts.header
+    row = facts.row
     champion = ", the champion" if row["champion"] else ""
-    settings = [(item["name"], str(item["value"]), f"(recipe: {item['default']})") for item in header["settings"]]
-    problems = [f"{problem['part']}: {problem['text']}" for problem in facts["problems"]]
+    settings = [(item.name, str(item.value), f"(recipe: {item.default})") for item in header.settings]
+    problems = [f"{problem.section}: {problem.text}" for problem in facts.problems]
     lines = [
-        f"{facts['run']}, recipe {header['recipe']}, started {header['created']}{champion}",
+        f"{facts.run}, recipe {header.recipe}, started {header.created}{champion}",
         f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
-        *([facts["decision"]["reason"]] if facts["decision"] else []),
+        *([facts.decision.reason] if facts.decision else []),
         "",
-        *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts["stages"])]),
+        *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
         "",
         *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
         *(["", *problems] if problems else []),
@@ -177,25 +182,22 @@ def run_lines(facts: Mapping[str, Any]) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def _stage_cells(stage: Mapping[str, Any]) -> tuple[str, ...]:
-    seconds = "" if stage["seconds"] is None else f"{stage['seconds']:.1f} s"
-    reused = "reused" if stage["reused"] else ""
-    return stage["name"], stage["state"], seconds, reused, stage["text"] or stage["summary"]
+def _stage_cells(stage: "StageFacts") -> tuple[str, ...]:
+    seconds = "" if stage.seconds is None else f"{stage.seconds:.1f} s"
+    return stage.name, stage.state, seconds, "reused" if stage.reused else "", stage.text or stage.summary
 
 
-def comparison_lines(comparison: Mapping[str, Any]) -> list[str]:
+def comparison_lines(comparison: "RunComparison") -> list[str]:
     """Return the lines that show the comparison of two runs."""
-    settings = [(row["name"], str(row["a"]), str(row["b"])) for row in comparison["settings"]]
-    metrics = [(row["name"], format_value(row["a"]), format_value(row["b"])) for row in comparison["metrics"]]
+    settings = [(row.name, str(row.a), str(row.b)) for row in comparison.settings]
+    metrics = [(row.name, format_value(row.a), format_value(row.b)) for row in comparison.metrics]
     recalls = [
-        (f"recall of class {row['label']} ({row['num']} images)", format_value(row["a"]), format_value(row["b"]))
-        for row in comparison["classes"] if row["difference"]
+        (f"recall of class {row.label} ({row.num_images} images)", format_value(row.a), format_value(row.b))
+        for row in comparison.classes if row.difference
     ]
-    header = ("", comparison["a"]["run"], comparison["b"]["run"])
-    lines = [comparison["summary"], "", *format_table([header, *settings, *metrics, *recalls[:MAX_ROWS]])]
-    if changed := comparison["changed"]:
-        images = [
-            (row["id"], f"class {row['label']}", f"{row['a']} → {row['b']}", row["kind"]) for row in changed[:MAX_ROWS]
-        ]
-        lines += ["", f"{comparison['num_changed']} images have different predictions:", *format_table(images)]
+    header = ("", comparison.a.run, comparison.b.run)
+    lines = [comparison.summary, "", *format_table([header, *settings, *metrics, *recalls[:MAX_ROWS]])]
+    if changed := comparison.changed_predictions:
+        images = [(row.id, f"class {row.label}", f"{row.a} → {row.b}", row.kind) for row in changed[:MAX_ROWS]]
+        lines += ["", f"{comparison.num_changed} images have different predictions:", *format_table(images)]
     return [printable(line) for line in lines]

@@ -69,7 +69,7 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
     from carclf.dataset.champion_split import VAL
     from carclf.ensembles.members import write_members
     from carclf.ensembles.network import build_ensemble
-    from carclf.training.probe import write_reference_logits
+    from carclf.training.saving import write_reference_logits
 
     store = context.store
     members, weight_metrics = _weigh_members(trained, context)
@@ -84,12 +84,8 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
     write_members(folder / "ensemble.json", members, weight_metrics)
     weights = {f"member_{number}_weight": round(member.weight, 4) for number, member in enumerate(members)}
     return {
-        "num_members": len(members),
-        **weights,
-        "num_classes": models[0].metrics["num_classes"],
-        "class_names": models[0].class_names,
-        "image_height": height,
-        "image_width": width,
+        "num_members": len(members), **weights, "num_classes": models[0].metrics["num_classes"],
+        "class_names": models[0].class_names, "image_height": height, "image_width": width,
     }
 
 
@@ -126,13 +122,8 @@ def _members(trained: Sequence[TrainedModel]) -> "list[Member]":
 
     return [
         Member(
-            model=item.model.key,
-            evaluation=item.evaluation.key,
-            split=item.split.key,
-            run=item.run_id,
-            group=group,
-            temperature=item.evaluation.number("temperature"),
-            weight=0.0,
+            model=item.model.key, evaluation=item.evaluation.key, split=item.split.key, run=item.run_id, group=group,
+            temperature=item.evaluation.number("temperature"), weight=0.0,
         )
         for item, group in zip(trained, _recipe_groups(trained), strict=True)
     ]

@@ -16,11 +16,8 @@ def mixture_weights(likelihoods: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return the weights of each model that maximize the likelihood of the mixture; they sum to 1.
 
     This is the EM algorithm for mixture proportions (Dempster, Laird & Rubin 1977), a concave problem, and stacking
-    of predictive distributions (Yao et al. 2018, arXiv:1704.02030).
-
-    Args:
-        likelihoods: The probability that each model gives to the label of each image, shape (models, images). No
-            model may have been trained on the images.
+    of predictive distributions (Yao et al. 2018, arXiv:1704.02030). ``likelihoods``, shape (models, images), are the
+    probabilities that the models give to the labels of images that none of them was trained on.
     """
     num_models, num_images = likelihoods.shape
     likelihoods = np.maximum(likelihoods, MIN_LIKELIHOOD)

@@ -20,12 +20,8 @@ Probabilities = npt.NDArray[np.float64]
 class Member:
     """A model of an ensemble, as ``ensemble.json`` lists it.
 
-    Attributes:
-        model: The key of the model; ``evaluation`` and ``split`` are keys too.
-        run: The id of the run that trained it.
-        group: The same number for all members with the same recipe.
-        temperature: Divides the logits to calibrate the probabilities.
-        weight: The weight in the mean of the probabilities.
+    Model, evaluation and split are keys of artifacts. Members with the same recipe have the same ``group``. The mean
+    of the members' probabilities, each calibrated with its ``temperature``, is weighted with ``weight``.
     """
 
     model: str

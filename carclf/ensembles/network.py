@@ -62,12 +62,8 @@ def weighted_mean(
 ) -> Probabilities:
     """Return the mean of the members that were not trained on each image, shape (images, classes).
 
-    The mean is NaN for images that every member was trained on.
-
-    Args:
-        probabilities: Shape (members, images, classes).
-        held_out: Whether a member was not trained on an image, shape (members, images).
-        members: The members with their weights.
+    The mean is NaN for images that every member was trained on. ``probabilities`` have the shape (members, images,
+    classes), the mask of ``held_out_mask`` has the shape (members, images).
     """
     return np.asarray((effective_weights(held_out, members)[:, :, None] * probabilities).sum(0))
 
@@ -75,20 +71,11 @@ def weighted_mean(
 def out_of_sample_predictions(
     network: keras.Model, model: Model, split: Split, images: Path, context: StageContext
 ) -> tuple[pd.DataFrame, Probabilities]:
-    """Predict validation images with an ensemble, each only by members that were not trained on it.
+    """Return rows and probabilities, shape (rows, classes), of images predicted by members not trained on them.
 
     On the ensemble's training split these are the validation images of all members' splits; on another split they
-    are its validation images. Images that every member was trained on are left out.
-
-    Args:
-        network: The network of the ensemble.
-        model: Its artifact.
-        split: The split to predict.
-        images: The unpacked archive.
-        context: The store and the settings of test-time augmentation.
-
-    Returns:
-        The rows of the images, and their probabilities, shape (images, classes).
+    are its validation images. Images that every member was trained on are left out. ``images`` is the unpacked
+    archive.
 
     Raises:
         QualityError: Every member was trained on every image.
@@ -97,7 +84,7 @@ def out_of_sample_predictions(
     members = read_members(model, store)
     rows = _validation_rows(model, split, members, context)
     held_out = held_out_mask(rows, members, store)
-    usable = held_out.any(0)
+    usable = np.asarray(held_out.any(0))
     if not usable.any():
         raise QualityError(
             f"The ensemble {model.key} cannot be evaluated on the split {split.key}: each validation image was used to "

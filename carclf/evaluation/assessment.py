@@ -22,12 +22,9 @@ MAX_ERRORS = 24
 
 @dataclass(frozen=True)
 class Predictions:
-    """Uncalibrated probabilities of validation images.
+    """Uncalibrated probabilities of validation images, shape (images, classes), with the names of these classes.
 
-    Attributes:
-        rows: The images, with the columns id, path and label, and optionally width, height and brightness.
-        class_names: The classes of the model, in the order of the columns of ``probabilities``.
-        probabilities: Shape (images, classes).
+    ``rows`` have the columns id, path and label, and optionally width, height and brightness.
     """
 
     rows: pd.DataFrame
@@ -77,11 +74,9 @@ def _calibration(predictions: Predictions) -> dict[str, Any]:
     bins = reliability_bins(confidence, correct)
     uncalibrated_bins = reliability_bins(predictions.probabilities.max(1), correct)
     return {
-        "temperature": temperature,
-        "calibration_error": expected_calibration_error(bins),
+        "temperature": temperature, "calibration_error": expected_calibration_error(bins),
         "uncalibrated_calibration_error": expected_calibration_error(uncalibrated_bins),
-        "reliability": bins,
-        "errors": _most_confident_errors(predictions, confidence),
+        "reliability": bins, "errors": _most_confident_errors(predictions, confidence),
     }
 
 

@@ -55,21 +55,13 @@ def with_champion_tta(config: Config, event: Event, store: Store) -> Config:
 
 
 def write_evaluation(
-    folder: Path,
-    predictions: "Predictions",
-    images: Path,
-    *,
-    measurements: Metrics,
+    folder: Path, predictions: "Predictions", images: Path, *, measurements: Metrics,
     explain: "ExplainFunction | None" = None,
 ) -> Metrics:
-    """Write the files of an evaluation and return its metrics.
+    """Write the files of an evaluation to a folder and return its metrics.
 
-    Args:
-        folder: Where ``predictions.parquet``, ``evaluation.json``, ``error_images.json`` and ``report.html`` go.
-        predictions: The model's predictions of the validation images.
-        images: The unpacked archive.
-        measurements: Further metrics: latency_ms, model_mb and, if known, reload_difference.
-        explain: Computes heatmaps of misclassified images. Without it the report shows the images alone.
+    ``images`` is the unpacked archive. ``measurements`` are further metrics: latency_ms, model_mb and, if known,
+    reload_difference. ``explain`` computes heatmaps of misclassified images for the report.
     """
     from carclf.evaluation.assessment import compute_evaluation
     from carclf.reports.error_images import error_images
@@ -91,14 +83,9 @@ def _metrics(evaluation: dict[str, Any]) -> Metrics:
     weakest = min(recall, key=lambda name: recall[name])
     low, high = evaluation["interval"]
     return {
-        "val_accuracy": evaluation["accuracy"],
-        "val_accuracy_low": low,
-        "val_accuracy_high": high,
-        "num_images": evaluation["num_images"],
-        "weakest_class": weakest,
-        "weakest_recall": recall[weakest],
-        "temperature": evaluation["temperature"],
-        "calibration_error": evaluation["calibration_error"],
+        "val_accuracy": evaluation["accuracy"], "val_accuracy_low": low, "val_accuracy_high": high,
+        "num_images": evaluation["num_images"], "weakest_class": weakest, "weakest_recall": recall[weakest],
+        "temperature": evaluation["temperature"], "calibration_error": evaluation["calibration_error"],
     }
 
 

@@ -20,13 +20,8 @@ def reload_difference(model: Model, rows: pd.DataFrame, images: Path, store: Sto
     """Return the largest difference of a probability between the saved model and ``reference_logits.parquet``.
 
     The model is loaded in a new process. The result is 1 if it cannot be loaded or predicts NaN, and None if none of
-    the reference images is among the rows.
-
-    Args:
-        model: The model to check.
-        rows: Images, with the columns sha256 (which identifies the reference images), path, label and problem.
-        images: The folder that the paths are relative to.
-        store: The store of the model.
+    the reference images, identified by their sha256, is among the rows of a split. ``images`` is the folder that the
+    paths of the rows are relative to.
     """
     reference = pd.read_parquet(model.path(store, "reference_logits.parquet")).drop_duplicates("sha256")
     reference = reference.set_index("sha256")

@@ -15,10 +15,8 @@ MIN_BIN_SIZE = 20
 def compute_slices(rows: pd.DataFrame, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Return for each slice by, name, num_images, num_correct, accuracy and its 95% interval, low to high.
 
-    Args:
-        rows: The images, with the column label and optionally width, height (pixels) and brightness. Sizes and
-            brightness are sliced into bins of equal size.
-        correct: For each row, whether its prediction is correct.
+    ``rows`` have the column label, and optionally width, height (pixels) and brightness, which are sliced into bins
+    with the same number of images. ``correct`` has a value for each row.
     """
     slices = [_slice("class", str(label), correct[rows["label"] == label]) for label in sorted(rows["label"].unique())]
     if {"width", "height"} <= set(rows):
@@ -37,12 +35,5 @@ def _bins(by: str, values: npt.NDArray[np.float64], correct: npt.NDArray[np.bool
 def _slice(by: str, name: str, correct: npt.NDArray[np.bool_]) -> dict[str, Any]:
     num_correct = int(correct.sum())
     low, high = wilson_interval(num_correct, len(correct))
-    return {
-        "by": by,
-        "name": name,
-        "num_images": len(correct),
-        "num_correct": num_correct,
-        "accuracy": num_correct / len(correct),
-        "low": low,
-        "high": high,
-    }
+    return {"by": by, "name": name, "num_images": len(correct), "num_correct": num_correct,
+            "accuracy": num_correct / len(correct), "low": low, "high": high}

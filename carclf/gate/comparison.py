@@ -1,14 +1,15 @@
 """Compare a candidate with the champion on the same images."""
 
-from typing import Self
+from dataclasses import asdict
+from typing import Any, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values
+from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.stats import PairedCounts
 
-MAX_IDS = 200
+MAX_IDS = 200  # in a list
 
 
 class ClassComparison(BaseModel):
@@ -53,23 +54,14 @@ class ChampionComparison(BaseModel):
     champion_only_correct_ids: list[str] = []
 
     @classmethod
-    def from_counts(cls, counts: PairedCounts, significance: float) -> Self:
-        """Return a comparison with the statistics of the counts, at a level of significance."""
-        comparison = cls(
-            num_images=counts.num_images,
-            candidate_only_correct=counts.candidate_only_correct,
-            champion_only_correct=counts.champion_only_correct,
-        )
-        if not counts.num_images:
-            return comparison
-        return comparison.model_copy(update={
-            "difference": counts.difference,
-            "interval": counts.interval(),
-            "p_worse": counts.p_worse,
-            "p_better": counts.p_better,
-            "p_different": counts.p_different,
+    def from_counts(cls, counts: PairedCounts, significance: float, **details: Any) -> Self:
+        """Return a comparison with the statistics of the counts, at a level of significance, and further fields."""
+        statistics = {
+            "difference": counts.difference, "interval": counts.interval(),
+            "p_worse": counts.p_worse, "p_better": counts.p_better, "p_different": counts.p_different,
             "minimum_detectable_difference": counts.minimum_detectable_difference(significance),
-        })
+        } if counts.num_images else {}
+        return cls.model_validate(asdict(counts) | statistics | details)
 
 
 def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
@@ -77,15 +69,11 @@ def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
 
     Images that the other split excluded count as trained on, because they have copies among its training images. The
     exception is extra data, which is excluded for being too similar to validation images.
-
-    Args:
-        rows: The rows of the split whose validation images are checked.
-        other_rows: The rows of the other split.
+    ``rows`` and ``other_rows`` are those of the split with the validation images and of the other split.
     """
     val = rows[rows["subset"] == VAL]
-    if "source" in other_rows:
-        other_rows = other_rows[(other_rows["source"] != "extra") | (other_rows["subset"] != EXCLUDED)]
-    return set(val.loc[previous_values(val, other_rows, "subset").isin([TRAIN, EXCLUDED]), "id"])
+    subsets = previous_values(val, without_excluded_extra_data(other_rows), "subset")
+    return set(val.loc[subsets.isin([TRAIN, EXCLUDED]), "id"])
 
 
 def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:
@@ -96,9 +84,7 @@ def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.Data
     other = champion[["id", "predicted"]].rename(columns={"predicted": "predicted_champion"})
     both = candidate[["id", "label", "predicted"]].merge(other, on="id", validate="one_to_one")
     return pd.DataFrame({
-        "id": both["id"],
-        "label": both["label"],
-        "candidate": both["predicted"] == both["label"],
+        "id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
         "champion": both["predicted_champion"] == both["label"],
     })
 
@@ -108,17 +94,14 @@ def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionCompariso
     candidate_only = pairs["candidate"] & ~pairs["champion"]
     champion_only = pairs["champion"] & ~pairs["candidate"]
     counts = PairedCounts(len(pairs), int(candidate_only.sum()), int(champion_only.sum()))
-    return ChampionComparison.from_counts(counts, significance).model_copy(update={
-        "both_correct": int((pairs["candidate"] & pairs["champion"]).sum()),
-        "both_incorrect": int((~pairs["candidate"] & ~pairs["champion"]).sum()),
-        "classes": _compare_classes(pairs),
-        "candidate_only_correct_ids": pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
-        "champion_only_correct_ids": pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
-    })
-
-
-def _compare_classes(pairs: pd.DataFrame) -> list[ClassComparison]:
     classes = pairs.groupby("label").agg(
         num_images=("id", "size"), candidate=("candidate", "mean"), champion=("champion", "mean")
     )
-    return [ClassComparison.model_validate(row) for row in classes.reset_index().to_dict("records")]
+    return ChampionComparison.from_counts(
+        counts, significance,
+        both_correct=int((pairs["candidate"] & pairs["champion"]).sum()),
+        both_incorrect=int((~pairs["candidate"] & ~pairs["champion"]).sum()),
+        classes=classes.reset_index().to_dict("records"),
+        candidate_only_correct_ids=pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
+        champion_only_correct_ids=pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
+    )

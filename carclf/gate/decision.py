@@ -52,9 +52,7 @@ class GateDecision(BaseModel):
     def overridden(self, reason: str) -> Self:
         """Return the promotion of this rejected candidate for a person's reason."""
         return self.model_copy(update={
-            "decision": "promoted",
-            "override": reason,
-            "rejection": self.reason,
+            "decision": "promoted", "override": reason, "rejection": self.reason,
             "reason": f"promoted manually ({reason}); the gate's decision: {self.reason}",
         })
 
@@ -63,15 +61,10 @@ class GateDecision(BaseModel):
         values = {rule.name: rule.value for rule in self.rules}
         comparison = self.champion_comparison
         metrics = {
-            "decision": self.decision,
-            "threshold": self.threshold,
-            "reason": self.reason,
-            "champion": self.champion,
-            "val_accuracy": values["accuracy"],
-            "p_value": values["champion"],
+            "decision": self.decision, "threshold": self.threshold, "reason": self.reason, "champion": self.champion,
+            "val_accuracy": values["accuracy"], "p_value": values["champion"],
             "minimum_detectable_difference": comparison.minimum_detectable_difference if comparison else None,
-            "override": self.override,
-            "rejection": self.rejection,
+            "override": self.override, "rejection": self.rejection,
         }
         return {name: value for name, value in metrics.items() if value is not None}
 
@@ -79,14 +72,9 @@ class GateDecision(BaseModel):
 def decide(
     candidate: EvaluatedModel, champion: EvaluatedModel | None, split: Split, threshold: float, context: StageContext
 ) -> GateDecision:
-    """Apply the gate's rules to a candidate.
+    """Apply the gate's rules and the stored threshold to a candidate.
 
-    Args:
-        candidate: The candidate, evaluated on the validation images of ``split``.
-        champion: The champion, evaluated on the same images, or None if there is none to compare with.
-        split: The candidate's split.
-        threshold: The stored accuracy threshold.
-        context: The store and the configuration.
+    The candidate and the champion, if there is one to compare with, were evaluated on the images of ``split``.
 
     Raises:
         ConfigError: ``gate.min_recall_by_class`` contains a class that the data do not have.
@@ -98,13 +86,9 @@ def decide(
     rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
     return GateDecision(
         decision="promoted" if all(rule.passed for rule in rules) else "rejected",
-        reason=format_reason(rules),
-        rules=rules,
-        champion=champion.model.key if champion else None,
-        threshold=threshold,
-        model=candidate.model.key,
-        evaluation=candidate.evaluation.key,
-        champion_comparison=comparison,
+        reason=format_reason(rules), rules=rules, threshold=threshold,
+        champion=champion.model.key if champion else None, champion_comparison=comparison,
+        model=candidate.model.key, evaluation=candidate.evaluation.key,
     )
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
-
 from carclf.artifacts import Metrics
 from carclf.config import Gate
 from carclf.errors import ConfigError
@@ -25,14 +23,9 @@ ALWAYS_REPORTED = ("accuracy", "champion")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules are applied to.
+    """What the rules are applied to: the metrics of the candidate's evaluation, and its ``evaluation.json``.
 
-    Attributes:
-        metrics: The metrics of the candidate's evaluation.
-        evaluation: The content of its ``evaluation.json``.
-        comparison: The comparison with the champion, or None if there is none.
-        threshold: The stored accuracy threshold.
-        gate: The settings.
+    ``comparison`` is None if there is no champion; ``threshold`` is the stored accuracy threshold.
     """
 
     metrics: Metrics
@@ -42,10 +35,9 @@ class Evidence:
     gate: Gate
 
 
-class Rule(BaseModel):
+@dataclass(frozen=True)
+class Rule:
     """The result of a rule. ``summary`` is part of the decision's reason; ``detail`` is shown in tables only."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     value: float | None
@@ -64,7 +56,7 @@ def accuracy(evidence: Evidence) -> Rule:
     shown_value, shown_limit = _format_distinct(value, limit)
     verb = "reaches" if value >= limit else "is below"
     summary = f"accuracy {shown_value} {verb} the threshold {shown_limit}"
-    return Rule(name="accuracy", value=value, limit=limit, passed=value >= limit, summary=summary)
+    return Rule("accuracy", value, limit, value >= limit, summary)
 
 
 def champion(evidence: Evidence) -> Rule:
@@ -72,21 +64,18 @@ def champion(evidence: Evidence) -> Rule:
     comparison, gate = evidence.comparison, evidence.gate
     limit = gate.significance
     if gate.champion_rule == "off":
-        summary, detail = "not compared with the champion", "gate.champion_rule is off"
-        return Rule(name="champion", value=None, limit=None, passed=True, summary=summary, detail=detail)
+        return Rule("champion", None, None, True, "not compared with the champion", "gate.champion_rule is off")
     if comparison is None:
-        return Rule(name="champion", value=None, limit=limit, passed=True, summary="there is no champion yet")
+        return Rule("champion", None, limit, True, "there is no champion yet")
     must_be_better = gate.champion_rule == "better"
     p_value = comparison.p_better if must_be_better else comparison.p_worse
     if p_value is None:
-        summary, detail = "cannot be compared with the champion", _explain_no_images(comparison)
-        return Rule(name="champion", value=None, limit=limit, passed=False, summary=summary, detail=detail)
+        detail = _explain_no_images(comparison)
+        return Rule("champion", None, limit, False, "cannot be compared with the champion", detail)
     significant = p_value <= limit
     word = "better" if must_be_better else "worse"
     summary = f"{'' if significant else 'not '}significantly {word} than the champion (p = {p_value:.2g})"
-    passed = significant == must_be_better
-    detail = _describe(comparison)
-    return Rule(name="champion", value=p_value, limit=limit, passed=passed, summary=summary, detail=detail)
+    return Rule("champion", p_value, limit, significant == must_be_better, summary, _describe(comparison))
 
 
 def class_floor(evidence: Evidence) -> Rule:
@@ -103,9 +92,7 @@ def class_floor(evidence: Evidence) -> Rule:
     else:
         summary = "no class is below its floor"
         detail = f"closest is class {nearest.name} with recall {nearest.recall:.4f}, floor {nearest.floor:.4f}"
-    return Rule(
-        name="class_floor", value=nearest.recall, limit=nearest.floor, passed=not low, summary=summary, detail=detail
-    )
+    return Rule("class_floor", nearest.recall, nearest.floor, not low, summary, detail)
 
 
 def calibration(evidence: Evidence) -> Rule:
@@ -192,8 +179,8 @@ def _explain_no_images(comparison: ChampionComparison) -> str:
         )
     return (
         f"the same members predict {comparison.num_same_members} images for both models"
-        f"{_describe_trained_on(comparison)}. Use other members that were trained on the champion's fold or holdout, "
-        "or set gate.champion_rule=off"
+        f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
+        "gate.champion_rule=off"
     )
 
 
@@ -201,13 +188,14 @@ def _describe(comparison: ChampionComparison) -> str:
     assert comparison.interval is not None
     assert comparison.difference is not None
     low, high = (f"{100 * bound:+.1f}%" for bound in comparison.interval)
-    detectable = comparison.minimum_detectable_difference
+    minimum = comparison.minimum_detectable_difference
+    detectable = "too few images to detect any difference"
+    if minimum is not None:
+        detectable = f"the smallest detectable one is {100 * minimum:.1f}%"
     text = (
         f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the candidate "
         f"and {comparison.champion_only_correct} only for the champion, a difference of "
-        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); "
-        + ("too few images to detect any difference" if detectable is None else f"detectable: {100 * detectable:.1f}%")
-        + _describe_trained_on(comparison)
+        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}{_describe_trained_on(comparison)}"
     )
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"
@@ -227,11 +215,11 @@ def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
     shown_value, shown_limit = _format_distinct(value, limit, "g")
     verb = "is within" if value <= limit else "is above"
     summary = f"{template.format(shown_value)} {verb} {shown_limit}{unit}"
-    return Rule(name=name, value=value, limit=limit, passed=value <= limit, summary=summary)
+    return Rule(name, value, limit, value <= limit, summary)
 
 
 def _not_measured(name: str, description: str, limit: float) -> Rule:
-    return Rule(name=name, value=None, limit=limit, passed=False, summary=f"{description} {NOT_MEASURED}")
+    return Rule(name, None, limit, False, f"{description} {NOT_MEASURED}")
 
 
 def _format_distinct(value: float, limit: float, kind: str = "f") -> tuple[str, str]:

@@ -14,13 +14,7 @@ from carclf.reports.thumbnails import Thumbnails
 
 @dataclass(frozen=True)
 class DatasetFindings:
-    """What was found out about a dataset.
-
-    Attributes:
-        report: The content of ``report.json``.
-        suspects: Suspected label errors as in ``suspects.parquet``, or None if they were not searched for.
-        drift: The content of ``drift.json``, or None if it was not measured.
-    """
+    """The content of ``report.json`` and, after an audit, suspects as in ``suspects.parquet`` and ``drift.json``."""
 
     report: dict[str, Any]
     suspects: pd.DataFrame | None = None
@@ -28,14 +22,7 @@ class DatasetFindings:
 
 
 def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings: DatasetFindings) -> None:
-    """Write the report of a dataset.
-
-    Args:
-        path: The HTML file to write.
-        index: The index of the dataset.
-        images: The folder that the paths in the index are relative to.
-        findings: What was found out about the dataset.
-    """
+    """Write the report of a dataset as an HTML file. The paths in the index are relative to ``images``."""
     thumbnails = Thumbnails(images)
     contradictions, duplicates = galleries.duplicate_galleries(index, thumbnails)
     classes = _class_rows(index)
@@ -43,19 +30,14 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
     page = render_template(
         "dataset_report.html",
         metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
-        classes=classes[:MAX_ROWS],
-        num_classes=len(classes),
-        histograms=histograms(index),
+        classes=classes[:MAX_ROWS], num_classes=len(classes), histograms=histograms(index), max_rows=MAX_ROWS,
         findings=_dataset_wide_findings(index, report),
         fixes=report.get("label_fixes", []),
-        drift=findings.drift,
-        suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
-        contradictions=contradictions,
+        drift=findings.drift, suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
+        contradictions=contradictions, duplicates=duplicates,
         problems=galleries.galleries_by_message(index, "problem", thumbnails),
         warnings=galleries.galleries_by_message(index, "warning", thumbnails),
-        duplicates=duplicates,
         samples=galleries.class_galleries(index, thumbnails),
-        max_rows=MAX_ROWS,
     )
     write_page(path, page)
 
@@ -64,8 +46,7 @@ def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
     """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest of each class."""
     train = index[index["label"] >= 0]
     counts = train.assign(
-        num_usable=train["problem"] == "",
-        num_unusable=train["problem"] != "",
+        num_usable=train["problem"] == "", num_unusable=train["problem"] != "",
         num_warnings=train["warning"] != "" if "warning" in train else False,
     )
     table = counts.groupby("label")[["num_usable", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
@@ -75,10 +56,11 @@ def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _dataset_wide_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
     """Return the warnings and errors that are not about a single image."""
-    listed = [finding for finding in report.get("findings", {}).get("listed", []) if finding["severity"] != "note"]
+    findings = report.get("findings", {}).get("reported", [])
+    reported = [finding for finding in findings if finding["severity"] != "info"]
     images = set(index["path"])
     return [
-        f"{finding['path']}: {finding['text']}" if finding["path"] else finding["text"]
-        for finding in listed
+        f"{finding['path']}: {finding['message']}" if finding["path"] else finding["message"]
+        for finding in reported
         if finding["path"] not in images
     ]

@@ -12,20 +12,13 @@ NUM_SHADES = 9  # as in page.css
 
 
 def render_evaluation(evaluation: Mapping[str, Any], error_images: Sequence[Mapping[str, str]]) -> str:
-    """Return the page of an evaluation.
-
-    Args:
-        evaluation: The content of ``evaluation.json``.
-        error_images: The content of ``error_images.json``, in the order of the errors.
-    """
+    """Return the page of the content of ``evaluation.json`` and ``error_images.json``."""
     names, confusion = evaluation["class_names"], evaluation["confusion"]
     classes = class_rows(names, confusion)
     return render_template(
         "evaluation_report.html",
-        evaluation=evaluation,
-        tiles=_tiles(evaluation),
-        classes=classes[:MAX_ROWS],
-        num_classes=len(classes),
+        evaluation=evaluation, tiles=_tiles(evaluation),
+        classes=classes[:MAX_ROWS], num_classes=len(classes),
         matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION_CLASSES else None,
         pairs=confused_pairs(names, confusion),
         slices=[row for row in evaluation["slices"] if row["by"] != "class"],
@@ -44,14 +37,8 @@ def class_rows(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list
         if num_images:
             low, high = wilson_interval(num_correct, num_images)
             num_predicted = sum(row[position] for row in confusion)
-            rows.append({
-                "label": name,
-                "num_images": num_images,
-                "num_predicted": num_predicted,
-                "recall": num_correct / num_images,
-                "low": low,
-                "high": high,
-            })
+            rows.append({"label": name, "num_images": num_images, "num_predicted": num_predicted,
+                         "recall": num_correct / num_images, "low": low, "high": high})
     return sorted(rows, key=lambda row: row["recall"])
 
 
@@ -68,9 +55,7 @@ def confused_pairs(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> 
 
 def confusion_matrix(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Return a row for each label with cells of num_images, shade (from 0 to ``NUM_SHADES``) and is_correct."""
-    return [
-        {"label": names[label], "cells": _matrix_cells(label, counts)} for label, counts in enumerate(confusion)
-    ]
+    return [{"label": names[label], "cells": _matrix_cells(label, row)} for label, row in enumerate(confusion)]
 
 
 def _matrix_cells(label: int, counts: Sequence[int]) -> list[dict[str, Any]]:
@@ -84,8 +69,7 @@ def _matrix_cells(label: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 def _tiles(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     low, high = evaluation["interval"]
     tiles = [
-        ("accuracy", f"{evaluation['accuracy']:.4f}"),
-        ("95% interval", f"{low:.3f} to {high:.3f}"),
+        ("accuracy", f"{evaluation['accuracy']:.4f}"), ("95% interval", f"{low:.3f} to {high:.3f}"),
         ("images", str(evaluation["num_images"])),
         ("errors", str(evaluation["num_images"] - evaluation["num_correct"])),
         ("calibration error", f"{evaluation['calibration_error']:.3f}"),

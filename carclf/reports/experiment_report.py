@@ -16,9 +16,7 @@ def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
     """Return the page of an ``outcome.json`` with its plot, a PNG."""
     return render_template(
         "experiment_report.html",
-        outcome=outcome,
-        rows=sort_by_accuracy(outcome),
-        design=summarize_design(outcome),
+        outcome=outcome, rows=sort_by_accuracy(outcome), design=summarize_design(outcome),
         plot=base64.b64encode(plot).decode(),
     )
 

@@ -47,7 +47,7 @@ class Galleries:
 
 
 def class_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> Galleries:
-    """Return samples of each class. They are sorted by content, which looks random but is always the same."""
+    """Return samples of each class. They are sorted by hash: an arbitrary order, but always the same."""
     usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256")
     labels = sorted(usable["label"].unique())
     shown = []
@@ -66,10 +66,10 @@ def galleries_by_message(index: pd.DataFrame, column: str, thumbnails: Thumbnail
     rows = rows.assign(note=rows[column])
     messages = rows["note"].map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
     counts = messages.value_counts()
-    shown = [
-        _gallery(f"{truncate(str(message), MAX_TEXT)} ({count})", rows[messages == message], IMAGES_PER_MESSAGE, thumbnails)
-        for message, count in counts.head(MAX_MESSAGES).items()
-    ]
+    shown = []
+    for message, count in counts.head(MAX_MESSAGES).items():
+        title = f"{truncate(str(message), MAX_TEXT)} ({count})"
+        shown.append(_gallery(title, rows[messages == message], IMAGES_PER_MESSAGE, thumbnails))
     return Galleries(shown, len(counts) - len(shown))
 
 

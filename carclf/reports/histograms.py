@@ -9,12 +9,8 @@ import pandas as pd
 NUM_BINS = 24
 QUANTILES = (0.005, 0.995)  # beyond them values are clipped: an outlier would squash all others into one bar
 TITLES = {
-    "width": "Width, px",
-    "height": "Height, px",
-    "aspect": "Width / height",
-    "brightness": "Brightness",
-    "contrast": "Contrast",
-    "sharpness": "Sharpness",
+    "width": "Width, px", "height": "Height, px", "aspect": "Width / height", "brightness": "Brightness",
+    "contrast": "Contrast", "sharpness": "Sharpness",
 }
 
 
@@ -49,10 +45,6 @@ def _histogram(title: str, values: npt.NDArray[np.float64], is_train: npt.NDArra
     train, test = (np.histogram(clipped[mask], edges)[0] / max(1, mask.sum()) for mask in (is_train, ~is_train))
     top = max(train.max(), test.max()) or 1.0
     return Histogram(
-        title=title,
-        low=float(edges[0]),
-        high=float(edges[-1]),
-        median=float(np.median(values)),
-        train=(train / top).round(4).tolist(),
-        test=(test / top).round(4).tolist(),
+        title=title, low=float(edges[0]), high=float(edges[-1]), median=float(np.median(values)),
+        train=(train / top).round(4).tolist(), test=(test / top).round(4).tolist(),
     )

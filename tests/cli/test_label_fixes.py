@@ -112,7 +112,7 @@ def test_the_first_suspects_and_named_ones_are_written(store: Store) -> None:
     assert lines[-1].startswith(f"{store.url}/label_fixes.csv: 2 fixes written, 0 existing ones kept.")
     label_fixes(store, "--run", "r", "--id", "c.jpg", "--drop")
     assert csv_text(store).endswith(f"c.jpg,drop,,{C}")
-    assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).lines] == [
+    assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).entries] == [
         ("a.jpg", "relabel", 1, "a" * 64), ('b,"1".jpg', "relabel", 2, "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
 
 
@@ -134,7 +134,7 @@ def test_the_fixes_of_a_file_are_checked_and_merged(store: Store, tmp_path: Path
     label_fixes(store, "--run", "r", "--top", "1", "--file", str(tmp_path / "fixes.csv"))
     assert csv_text(store) == f"{HEADER}x.jpg,relabel,2,\ny.jpg,drop,,\na.jpg,relabel,1,{A}"
     (tmp_path / "fixes.csv").write_text("id,action,label\nx.jpg,rename,3\n")
-    with pytest.raises(DataError, match=r"fixes\.csv, line 2: 'rename'"):
+    with pytest.raises(DataError, match=r"fixes\.csv: line 2: .*'rename'"):
         label_fixes(store, "--file", str(tmp_path / "fixes.csv"))
 
 
@@ -196,4 +196,4 @@ def test_concurrent_writes_lose_no_fix(tmp_path: Path) -> None:
     fixes = [LabelFix(0, f"{n}.jpg", "relabel", n) for n in range(12)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda fix: merge_fixes(store, [fix], replace_existing=False), fixes))
-    assert {fix.id for fix in read_fixes(store).lines} == {fix.id for fix in fixes}
+    assert {fix.id for fix in read_fixes(store).entries} == {fix.id for fix in fixes}

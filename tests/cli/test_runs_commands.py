@@ -12,7 +12,7 @@ from small_runs import run_to
 
 from carclf.artifacts import Archive, Evaluation
 from carclf.dashboard.run_comparison import compare_runs
-from carclf.dashboard.run_facts import artifact_file, error_image, run_facts
+from carclf.dashboard.run_facts import artifact_file, run_facts
 from carclf.dataset.archives import extract_images
 from carclf.runs.index import list_runs, rebuild_index
 from carclf.runs.run import Run
@@ -42,59 +42,62 @@ def test_the_index_has_the_states_and_metrics_of_real_runs(store: Store) -> None
     assert rebuild_index(store) == 5 and store.read("runs.json") == before
 
 
-def test_the_facts_of_a_real_run_are_complete(store: Store) -> None:
+def test_the_facts_of_a_finished_run_are_complete(store: Store) -> None:
     facts = run_facts(store, "seed-0")
-    assert json.loads(json.dumps(facts, allow_nan=False)) == facts and facts["problems"] == []
-    assert [(stage["name"], stage["state"]) for stage in facts["stages"]] == [
+    data = facts.to_json()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data and facts.problems == ()
+    assert [(stage.name, stage.state) for stage in facts.stages] == [
         (stage, "done") for stage in list(STAGES)[:7]] + [("submit", "skipped"), ("score", "skipped")]
-    assert all(stage["files"] and stage["seconds"] is not None for stage in facts["stages"][:7])
-    assert facts["row"]["champion"]
-    assert "evaluate.zooms" in {setting["name"] for setting in facts["header"]["settings"]}
-    head = facts["curves"]["train_head"]
-    assert [row["epoch"] for row in head] == [1, 2, 3] and all(row["val_loss"] > 0 for row in head)
-    metrics, data = facts["stages"][1]["metrics"], facts["data"]
-    assert data["metrics"].items() >= metrics.items()
-    assert sum(row["num"] for row in data["classes"]) == metrics["num_train"] + metrics["num_unusable"]
-    assert data["split"] == facts["stages"][2]["metrics"] and data["audit"] == {}
-    evaluation = facts["evaluation"]
-    assert evaluation["num_correct"] == sum(row[index] for index, row in enumerate(evaluation["confusion"]))
-    recalls = [row["recall"] for row in evaluation["classes"]]
-    assert recalls == sorted(recalls)
-    assert all(row["low"] <= row["recall"] <= row["high"] for row in evaluation["classes"])
-    assert sum(part["num_images"] for part in evaluation["reliability"]) == evaluation["num_images"]
-    assert facts["decision"]["decision"] == "promoted" and facts["decision"]["rules"]
+    assert all(stage.files and stage.seconds is not None for stage in facts.stages[:7])
+    assert facts.row["champion"] and "evaluate.zooms" in {setting.name for setting in facts.header.settings}
+    assert facts.decision is not None and facts.decision.decision == "promoted" and facts.decision.rules
+    head = facts.curves["train_head"]
+    assert [epoch["epoch"] for epoch in head] == [1, 2, 3] and all((epoch["val_loss"] or 0) > 0 for epoch in head)
 
 
-def test_each_error_image_can_be_read_on_its_own(store: Store) -> None:
-    errors = run_facts(store, "seed-1")["errors"]
-    assert errors and [error["number"] for error in errors] == list(range(len(errors)))
+def test_the_facts_of_data_and_evaluation_agree_with_the_metrics(store: Store) -> None:
+    facts = run_facts(store, "seed-0")
+    metrics = facts.stages[1].metrics
+    assert facts.data is not None and facts.data.metrics.items() >= metrics.items()
+    num_images = sum(facts.data.num_images_by_class.values())
+    assert num_images == metrics["num_train"] + metrics["num_unusable"]
+    assert facts.data.split == facts.stages[2].metrics and facts.data.audit == {}
+    evaluation = facts.evaluation
+    assert evaluation is not None
+    assert evaluation.num_correct == sum(row[column] for column, row in enumerate(evaluation.confusion))
+    recalls = [row.recall for row in evaluation.classes]
+    assert recalls == sorted(recalls) and all(row.low <= row.recall <= row.high for row in evaluation.classes)
+    assert sum(row.num_images for row in evaluation.reliability) == evaluation.num_images
+
+
+def test_the_errors_of_a_run_have_images_and_overlays(store: Store) -> None:
+    errors = run_facts(store, "seed-1").errors
+    assert errors and [error.number for error in errors] == list(range(len(errors)))
     for error in errors:
-        assert error["label"] != error["predicted"] and 0 < error["probability"] <= 1
-        assert error["image"].startswith(JPEG) and error["overlay"].startswith(JPEG)
-    content = error_image(store, "seed-1", 0, "overlay")
-    assert content is not None and content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
-    assert [error_image(store, "seed-1", number, kind) for number, kind in (
-        (-1, "image"), (len(errors), "image"), (0, "label"))] == [None] * 3
+        assert error.label != error.predicted and error.probability is not None and 0 < error.probability <= 1
+        assert error.image.startswith(JPEG) and error.overlay.startswith(JPEG)
     page = artifact_file(store, "seed-1", "evaluate", "report.html")
     assert page is not None and page.startswith(b"<!")
 
 
-def test_two_real_runs_are_compared_on_their_common_images(store: Store) -> None:
+def test_two_runs_of_one_split_are_compared_on_their_common_images(store: Store) -> None:
     extract_images(Run.load("seed-0", store).artifact(Archive, "download"), store)
     comparison = compare_runs(store, "seed-0", "wide")
     metrics = [Run.load(run, store).artifact(Evaluation, "evaluate").metrics for run in ("seed-0", "wide")]
-    paired = comparison["paired"]
-    assert paired["num_images"] == metrics[0]["num_images"]  # the same split
-    assert [paired["accuracy_a"], paired["accuracy_b"]] == pytest.approx([values["val_accuracy"] for values in metrics])
-    assert {setting["name"] for setting in comparison["settings"]} == {
+    paired = comparison.paired
+    assert paired.num_images == metrics[0]["num_images"]
+    assert [paired.accuracy_a, paired.accuracy_b] == pytest.approx([values["val_accuracy"] for values in metrics])
+    assert {setting.name for setting in comparison.settings} == {
         "model.image_height", "model.image_width", "evaluate.zooms"}
-    assert (comparison["a"]["champion"], comparison["b"]["champion"]) == (True, False)
-    assert comparison["num_changed"] == len(comparison["changed"]) > 0
-    for image in comparison["changed"]:
-        assert 0 < image["a_probability"] <= 1 and 0 < image["b_probability"] <= 1
-        assert image["picture"].startswith(JPEG)
-    other = compare_runs(store, "fold-0", "fold-1")
-    assert other["verdict"] == "none"  # each trained on the other's validation images
+    assert (comparison.a.champion, comparison.b.champion) == (True, False)
+    assert comparison.num_changed == len(comparison.changed_predictions) > 0
+    for row in comparison.changed_predictions:
+        assert 0 < (row.a_probability or 0) <= 1 and 0 < (row.b_probability or 0) <= 1
+        assert row.image.startswith(JPEG)
+
+
+def test_runs_that_trained_on_each_others_validation_images_are_not_comparable(store: Store) -> None:
+    assert compare_runs(store, "fold-0", "fold-1").conclusion == "not_comparable"
 
 
 def test_the_log_of_a_stage_has_its_inputs_settings_and_metrics(
@@ -133,7 +136,7 @@ def test_the_commands_list_show_and_compare(store_copy: Store) -> None:
     assert shown[0].startswith("seed-0, recipe demo, started 20") and shown[0].endswith(", the champion")
     assert {line.split()[0] for line in shown if line.split()} >= {*STAGES, "evaluate.zooms"}
     compared = output_lines("compare", "seed-0", "wide", store=store_copy)
-    assert compared[0] == compare_runs(store_copy, "seed-0", "wide")["summary"]
+    assert compared[0] == compare_runs(store_copy, "seed-0", "wide").summary
     assert ["model.image_width", "64", "128"] in [line.split() for line in compared]
     Path(store_copy.url, "runs.json").unlink()
     assert output_lines("reindex", store=store_copy) == [f"runs.json in {store_copy.url}: 5 runs"]
