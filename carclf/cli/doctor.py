@@ -55,7 +55,7 @@ def _run_check(name: str, check: Callable[[], str]) -> Check:
 
 
 def _check_kaggle(competition: str) -> str:
-    return f"{KaggleClient(competition).check()} files in {competition}, rules accepted"
+    return f"{KaggleClient(competition).check_access()} files in {competition}, rules accepted"
 
 
 def _check_store(url: str) -> str:

@@ -32,10 +32,10 @@ def copy(
     target = open_store(to)
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
-    result = copy_store(source, target, anew=overwrite)
+    result = copy_store(source, target, overwrite=overwrite)
     print(
         f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
-        f"{result.known}"
+        f"{result.num_skipped}"
     )
     if result.damaged:
         raise DataError(

@@ -34,7 +34,7 @@ def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
         path.rename(folder / "archive.zip")
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
 
-    listing = [list(file) for file in kaggle.listing()]
+    listing = [list(file) for file in kaggle.list_files()]
     settings = {"competition": config.competition, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 

@@ -46,7 +46,7 @@ class FaultTrial:
 
     def count_submissions(self) -> int:
         """How many the demo's Kaggle has counted."""
-        code = ("from carclf.services.kaggle.client import Kaggle; left = Kaggle('demo-cars').remaining_submissions(); "
+        code = ("from carclf.services.kaggle.client import KaggleClient; left = KaggleClient('demo-cars').remaining_submissions(); "
                 "print('counted', 0 if left is None else 1000 - left)")
         environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", "KAGGLE_API_TOKEN=demo-key"]
         demo = self.cluster.containers("demo")[0]
