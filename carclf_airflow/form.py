@@ -1,22 +1,17 @@
 """The trigger form: one field per setting of carclf's configuration."""
 
-import os
 from typing import Any, get_args
 
 from airflow.sdk import Param
 from pydantic.fields import FieldInfo
 
 from carclf.config import RECIPES, iter_settings, load_config
+from carclf_airflow.deployment import deployment_recipe
 
 # The sensor decides how long and how often score polls: CARCLF_POKE_INTERVAL_SECONDS.
 EXCLUDED_SECTION = "score."
 TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "pattern": "pattern"}
-
-
-def deployment_recipe() -> str:
-    """Return the recipe of scheduled runs."""
-    return os.environ.get("CARCLF_RECIPE") or "gpu"
 
 
 def form_params() -> dict[str, Param]:

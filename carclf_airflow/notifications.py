@@ -17,7 +17,8 @@ from carclf_airflow.approval import ASK_TASK, PROMOTE_TASK
 DAG_ID = "car_retrain"
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
-TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", PROMOTE_TASK, "submit", "score")
+TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", PROMOTE_TASK, "submit",
+         "score")
 SHOWN_METRICS = ("val_accuracy", "threshold", "champion", "p_value", "public_score", "rank", "gap", "warning")
 
 

@@ -14,8 +14,8 @@ OOM_COUNT_FILES = ("memory.events", "memory.oom_control")
 LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
 PR_SET_PDEATHSIG = 1
 OOM_SCORE = "500"  # the kernel treats the process as if it used half of all memory more than it does
-OOM_HINT = ("Lower fine_tune.batch_size or the model's input size, or give the worker more memory (WORKER_MEMORY in .env, "
-            "limits.memory in a pod)")
+OOM_HINT = ("Lower fine_tune.batch_size or the model's input size, or give the worker more memory (WORKER_MEMORY in "
+            ".env, limits.memory in a pod)")
 
 
 def find_cgroup() -> Path:

@@ -1,4 +1,4 @@
-"""The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, and as a link of each task.
+"""The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, as a link of each task.
 
 Airflow finds the plugin by the entry point ``airflow.plugins`` and imports it in each of its processes. So this module
 imports nothing but Airflow; the first request imports ``routes``, and only the api-server gets requests.

@@ -1,7 +1,7 @@
 """Routes of the pages inside Airflow's UI, with their login and permissions; ``carclf.dashboard`` renders the pages.
 
-All routes are read-only; any other method requires the permission to edit the DAG, whatever the route. The store is that
-of the DAGs (CARCLF_STORE); a request names runs, stages, and files of manifests, never a key.
+All routes are read-only; any other method requires the permission to edit the DAG, whatever the route. The store is
+that of the DAGs (CARCLF_STORE); a request names runs, stages, and files of manifests, never a key.
 """
 
 import os

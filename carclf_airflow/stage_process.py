@@ -1,4 +1,4 @@
-"""Run a stage as a child process of an Airflow task: its output goes to the task's log, its exit status ends the task."""
+"""Run a stage as a child process of an Airflow task: stream its output to the log, end the task by its exit status."""
 
 import json
 import logging
@@ -82,7 +82,8 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     if ended.status == EXIT_SKIP:
         log.info("%s: skipping downstream tasks reason=%s", stage, result["skip_reason"])
         skip_tasks(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
-    if ended.status == EXIT_RETRY and result.get("waiting"):  # a transient error has status 75 too, but leaves no result
+    # A transient error has status 75 too, but leaves no result.
+    if ended.status == EXIT_RETRY and result.get("waiting"):
         return result
     if ended.status != 0:
         error = _truncate(ended.error, MAX_TEXT_CHARS) or f"{stage} exited with status {ended.status}"
@@ -106,8 +107,8 @@ def run_command(command: str, options: list[str], environment: dict[str, str]) -
 def raise_for_status(command: str, status: int, error: str = "") -> None:
     """Raise unless a command exited with 0; AirflowFailException if a retry cannot help."""
     if status in (EXIT_DATA, EXIT_CONFIG):
-        raise AirflowFailException(f"{command} exited with status {status}: fix the error in the line above, then clear "
-                                   "this task. It is not retried, because a retry cannot help")
+        raise AirflowFailException(f"{command} exited with status {status}: fix the error in the line above, then "
+                                   "clear this task. It is not retried, because a retry cannot help")
     if status != 0:
         killed = status < 0 or status > SIGNAL_STATUS
         raise AirflowException(f"{command} exited with status {status}{f' ({error})' if error and killed else ''}; it "

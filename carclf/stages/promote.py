@@ -121,10 +121,10 @@ def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision,
 
 
 def _awaiting(decision: Decision, run_id: str, store: Store) -> StageWaiting:
-    text = (f"awaiting approval: {decision.metrics['reason']}. To go on: "
-            f"{format_command(store, 'promote --run ' + (run_id or 'RUN'))} --approved-by NAME")
-    return StageWaiting(text, metrics=decision.metrics | {"decision": "awaiting approval", "reason": text,
-                                                    "report": decision.files["report.html"].key})
+    reason = f"awaiting approval: {decision.metrics['reason']}"
+    text = f"{reason}. To go on: {format_command(store, 'promote --run ' + (run_id or 'RUN'))} --approved-by NAME"
+    return StageWaiting(text, metrics=decision.metrics | {"decision": "awaiting approval", "reason": reason,
+                                                          "report": decision.files["report.html"].key})
 
 
 def _event(candidate: _Candidate, decision: Decision, run_id: str, approved_by: str) -> Event:
