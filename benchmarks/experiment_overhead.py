@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from carclf.experiments.trainings import TRAINING_STAGES
-from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.dag_run import DagRun
+from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import DAG_ID, run_experiment
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow

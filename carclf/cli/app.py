@@ -198,16 +198,16 @@ def _demo_server(
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
     host: Annotated[str, typer.Option(help="Where it listens, as its clients call it.")] = "127.0.0.1",
     slug: Annotated[str, typer.Option(help="The competition's name.")] = "demo-cars",
-    work: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,
+    work_dir: Annotated[Optional[Path], typer.Option(help="Where the archive is built.")] = None,
     daily_limit: Annotated[
         int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that it takes a day.")
     ] = 1000,
 ) -> None:
     """Serve a car competition by Kaggle's protocol, on a loopback port unless told otherwise."""
-    from carclf.demo.serve import serve
+    from carclf.demo.serve import ServeOptions, serve
 
-    where = work or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
-    serve(data, truth, holdout, (host, port), slug, where, daily_limit)
+    work = work_dir or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
+    serve(ServeOptions(data, truth, holdout, slug, work, (host, port), daily_limit))
 
 
 def main() -> None:

@@ -55,12 +55,12 @@ def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
 ) -> None:
     memory, evaluation = tmp_path / "submissions.json", measured(store, 0.97, 0.9, 0.99)
     blind = open_competition(cars, slug="cars", work=tmp_path)
-    with DemoServer(blind, scoring_seconds=0, memory=memory) as server:
+    with DemoServer(blind, scoring_seconds=0, submissions_path=memory) as server:
         submission = sent(store, cars / "truth.csv", monkeypatch, server)
         empty = {"ref": 1001, "public_score": "", "rank": "", "gap": "", "warning": ""}
         assert score(submission, evaluation, StageContext(store, CONFIG))[0].metrics == empty
     graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
-    with DemoServer(graded, scoring_seconds=0, memory=memory) as server:
+    with DemoServer(graded, scoring_seconds=0, submissions_path=memory) as server:
         other = sent(store, cars / "sample-submission.csv", monkeypatch, server)
         assert score(other, evaluation, StageContext(store, CONFIG))[0].metrics["rank"] == 2  # behind the perfect answers
         found, reused = score(submission, evaluation, StageContext(store, CONFIG))
