@@ -30,7 +30,7 @@ def prepare_fold(fold: int) -> Any:
 
 
 def choose_training_runs(prepared: Sequence[Any], rung: int, max_rungs: int) -> Any:
-    """Return the groups of trainings that reach a rung; ``max_rungs + 1`` stands for the end of training.
+    """Return the groups of trainings that reach a rung; ``max_rungs + 1`` is the end of training.
 
     ``prepared`` is empty if plan or prepare failed: then the task is skipped.
     """

@@ -12,13 +12,14 @@ import requests
 from airflow.sdk import BaseNotifier
 from airflow.sdk.configuration import conf
 
+from carclf.formatting import format_value
+from carclf.stages.chain import STAGES
 from carclf_airflow.approval import ASK_TASK, PROMOTE_TASK
 
 DAG_ID = "car_retrain"
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
-TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", PROMOTE_TASK, "submit",
-         "score")
+TASKS = (*STAGES, PROMOTE_TASK)
 SHOWN_METRICS = ("val_accuracy", "threshold", "champion", "p_value", "public_score", "rank", "gap", "warning")
 
 
@@ -62,7 +63,7 @@ def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]
     outcome = _outcome(state, context)
     url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{DAG_ID}/runs/{quote(run_id)}"
     reason = outcome.reason if outcome.reason.startswith(outcome.name) else f"{outcome.name}: {outcome.reason}"
-    metrics = ", ".join(f"{name.replace('_', ' ')} {_format(value)}" for name, value in outcome.metrics.items())
+    metrics = ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in outcome.metrics.items())
     text = f"{DAG_ID} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
     return {"text": text, "dag_id": DAG_ID, "run_id": run_id, "state": state, "outcome": outcome.name,
             "reason": outcome.reason, "metrics": outcome.metrics, "url": url}
@@ -89,10 +90,6 @@ def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
 
 def _shown(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: metrics[name] for name in SHOWN_METRICS if metrics.get(name) not in (None, "")}
-
-
-def _format(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _notifier(target: str) -> BaseNotifier:

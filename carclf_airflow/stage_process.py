@@ -27,6 +27,7 @@ from airflow.sdk.exceptions import (
     DownstreamTasksSkipped,
 )
 
+from carclf.formatting import truncate
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
@@ -86,7 +87,7 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     if ended.status == EXIT_RETRY and result.get("waiting"):
         return result
     if ended.status != 0:
-        error = _truncate(ended.error, MAX_TEXT_CHARS) or f"{stage} exited with status {ended.status}"
+        error = truncate(ended.error, MAX_TEXT_CHARS) or f"{stage} exited with status {ended.status}"
         context["ti"].xcom_push(key="error", value=error)
     raise_for_status(stage, ended.status, ended.error)
     return result
@@ -130,8 +131,8 @@ def _round_float(text: str) -> float:
     return float(f"{float(text):.{SIGNIFICANT_DIGITS}g}")
 
 
-def _truncate(value: Any, length: int) -> Any:
-    return f"{value[:length - 1]}…" if isinstance(value, str) and len(value) > length else value
+def _truncate(value: Any, max_length: int) -> Any:
+    return truncate(value, max_length) if isinstance(value, str) else value
 
 
 def poke_stage(stage: str, context: Mapping[str, Any]) -> PokeReturnValue:

@@ -7,7 +7,7 @@ from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Model
 from carclf.champion import Event, State, event_action, event_time, model_summary, promotions
-from carclf.progress import printable
+from carclf.formatting import printable
 from carclf.services.storage import Store
 
 HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")

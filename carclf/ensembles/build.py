@@ -35,7 +35,7 @@ def build_ensemble_model(run: Run, members: Sequence[Run]) -> tuple[Model, bool]
     return build(Model, make, Provenance(VERSION, {
         "archive": archive.key, "split": split.key, "members": " ".join(model.key for model in models),
         "evaluations": " ".join(evaluation.key for evaluation in evaluations),
-    }, {"groups": groups, "salt": run.salt}), run.store)
+    }, {"groups": groups, "salt": run.context.salt}), run.store)
 
 
 def _groups(members: Sequence[Run]) -> list[int]:

@@ -66,8 +66,7 @@ def _pairs(candidate: EvaluatedModel, champion: EvaluatedModel, split: Split, st
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     known_ids: set[str] = set()
     if (champions := load_training_split(store, champion.model)).key != split.key:
-        name = "split_history.parquet" if "split_history.parquet" in champions.files else "split.parquet"
-        known_ids = ids_trained_on(rows, pd.read_parquet(champions.path(store, name))) & set(own["id"])
+        known_ids = ids_trained_on(rows, champions.history(store)) & set(own["id"])
     both = rows[rows["id"].isin(set(own["id"]) & set(other["id"]) - known_ids)]
     # Of those a candidate that has the champion as a member says what the champion says: they can tell nothing.
     shared = ids_predicted_identically(both.reset_index(drop=True), candidate.model, champion.model, store)

@@ -11,6 +11,7 @@ from typing import Any
 from carclf.artifacts import Metrics
 from carclf.config import Gate
 from carclf.errors import ConfigError
+from carclf.formatting import finite_number
 from carclf.stats import PairedCounts
 
 MEASURE = "measure it again, in a new run with --set force=true"
@@ -78,7 +79,7 @@ def validate_class_floors(gate: Gate, class_names: Sequence[Any]) -> None:
 
 
 def _accuracy(metrics: Metrics, threshold: float) -> Rule:
-    value = _number(metrics.get("val_accuracy"))
+    value = finite_number(metrics.get("val_accuracy"))
     if value is None:
         return _unmeasured("accuracy", "accuracy", threshold)
     passed = value >= threshold
@@ -135,7 +136,7 @@ def _class_floor(found: Mapping[str, Any], gate: Gate) -> Rule:
     for name, value, counts in zip(found["class_names"], found["recall"], found["confusion"], strict=True):
         floor = gate.min_recalls.get(int(name), gate.min_recall)
         # a class without images has no recall, whatever number stands there
-        rows.append((_number(value) if sum(counts) else None, floor, name))
+        rows.append((finite_number(value) if sum(counts) else None, floor, name))
     low = sorted((row for row in rows if row[0] is None or row[0] < row[1]), key=_margin)
     value, floor, name = min(rows, key=_margin)
     if not low:
@@ -157,7 +158,7 @@ def _below(row: tuple[float | None, float, Any]) -> str:
 
 
 def _at_most(rule: str, words: str, found: float | int | str | list[int] | None, limit: float, unit: str = "") -> Rule:
-    value = _number(found)
+    value = finite_number(found)
     if value is None:
         return _unmeasured(rule, words, limit)
     passed = value <= limit
@@ -168,12 +169,6 @@ def _at_most(rule: str, words: str, found: float | int | str | list[int] | None,
 
 def _unmeasured(rule: str, words: str, limit: float) -> Rule:
     return Rule(rule, None, limit, False, f"{words} was not measured ({MEASURE})")
-
-
-def _number(found: Any) -> float | None:
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        return None
-    return float(found)
 
 
 def _told_apart(value: float, limit: float, form: str = "f") -> tuple[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from carclf.formatting import truncate
 from carclf.reports.thumbnails import Thumbnails
 
 # What bounds the page: about 1000 thumbnails of 5 kB at most, however large the dataset is.
@@ -55,7 +56,7 @@ def galleries_by_message(index: pd.DataFrame, column: str, show: Thumbnails) -> 
     rows = index[index[column] != ""] if column in index else index.head(0)
     kinds = rows.get(column, pd.Series(dtype=str)).map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
     order = kinds.value_counts()
-    shown = [_gallery(f"{_short(str(kind))} ({num})", rows[kinds == kind], column, PICTURES_OF_A_KIND, show)
+    shown = [_gallery(f"{truncate(str(kind), MAX_TEXT)} ({num})", rows[kinds == kind], column, PICTURES_OF_A_KIND, show)
              for kind, num in order.head(MAX_KINDS).items()]
     return Galleries(shown, len(order) - len(shown))
 
@@ -101,10 +102,6 @@ def suspect_gallery(suspects: pd.DataFrame, show: Thumbnails) -> Gallery:
 def _gallery(title: str, rows: pd.DataFrame, column: str | None, limit: int, show: Thumbnails) -> Gallery:
     first = rows.head(limit)
     notes: Iterable[str] = first[column] if column else [""] * len(first)
-    pictures = [Picture(show(path), _short(path), _short(note))
+    pictures = [Picture(show(path), truncate(path, MAX_TEXT), truncate(note, MAX_TEXT))
                 for path, note in zip(first["path"], notes, strict=True)]
     return Gallery(title, pictures, len(rows) - len(first))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"

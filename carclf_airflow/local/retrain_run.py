@@ -4,6 +4,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from carclf.formatting import finite_number
 from carclf_airflow.approval import ASK_TASK, PROMOTE_TASK
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
 from carclf_airflow.local.server import Airflow
@@ -69,7 +70,7 @@ class _Progress:
             "state": self.run.state(), "tasks": self.tasks,
             "val_accuracy": metrics.get("evaluate", {}).get("val_accuracy"), "threshold": promote.get("threshold"),
             "decision": promote.get("decision"), "reason": promote.get("reason"),
-            "public_score": _none_if_empty(score.get("public_score")), "rank": _none_if_empty(score.get("rank")),
+            "public_score": finite_number(score.get("public_score")), "rank": finite_number(score.get("rank")),
             "warning": score.get("warning", ""), "seconds": round(seconds, 1),
             "submission": metrics.get("submit", {}).get("submission"),
         }
@@ -79,7 +80,8 @@ def _waiting_reason(run: DagRun, task: dict[str, Any]) -> str:
     """Return what a task waits for if a person should know it, else ""."""
     name = task["task_id"]
     if name == ASK_TASK and task["state"] in ("awaiting_input", "deferred"):
-        return QUESTION.format(task=name, dag=DAG_ID, run=quote(run.run_id), url=run.airflow.url, path=_question_path(run))
+        run_id = quote(run.run_id)
+        return QUESTION.format(task=name, dag=DAG_ID, run=run_id, url=run.airflow.url, path=_question_path(run))
     if name == "submit" and task["state"] == "up_for_reschedule":
         events = [event for event in run.log_events(name) if " submit: " in event]
         return f"{name} waits: {events[-1].partition(' submit: ')[2]}" if events else ""
@@ -124,7 +126,3 @@ def _print_outcome(summary: dict[str, Any]) -> None:
     print(f"public score {score}{rank}")
     if summary["warning"]:
         print(f"warning      {summary['warning']}")
-
-
-def _none_if_empty(value: Any) -> Any:
-    return None if value == "" else value

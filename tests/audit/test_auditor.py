@@ -16,8 +16,9 @@ from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.errors import DataError
-from carclf.runs.run import STAGES, Result, Run
+from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
+from carclf.stages.chain import STAGES
 
 SMALL = {
     "competition": "cars", "head.epochs": 1, "head.num_views": 1, "fine_tune.epochs": 0, "gate.threshold": 0,

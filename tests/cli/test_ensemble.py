@@ -19,6 +19,7 @@ from carclf.evaluation.evaluate import evaluate_model
 from carclf.inference.calibration import apply_temperature
 from carclf.runs.run import Run
 from carclf.services.storage import Store
+from carclf.stages.chain import StageOptions
 
 pytestmark = pytest.mark.usefixtures("kaggle")  # runs begun here ask it for the archive
 
@@ -96,8 +97,7 @@ def test_where_approval_is_needed_the_command_that_gives_it_is_named_and_then_it
     assert (f"To go on: carclf promote --run waits --store {store_copy.url} --approved-by NAME"
             in capsys.readouterr().out.splitlines())
     run = Run.load("waits", store_copy)
-    run.approved_by = "Ada"
-    promoted = run.run_stage("promote")
+    promoted = run.run_stage("promote", StageOptions(approved_by="Ada"))
     assert (promoted.metrics["decision"], promoted.skip) == ("promoted", "")
 
 

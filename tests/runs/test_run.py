@@ -10,8 +10,9 @@ from gate_candidates import build_candidate
 from carclf.champion import set_threshold
 from carclf.config import load_config
 from carclf.errors import ConfigError, DataError
-from carclf.runs.run import STAGES, Result, Run
+from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
+from carclf.stages.chain import STAGES
 from carclf.training.weights import weights_identity
 
 

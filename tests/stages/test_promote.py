@@ -252,7 +252,7 @@ def test_a_refusal_needs_no_approval(store: Store) -> None:
 def test_an_override_crowns_a_refused_model_and_reason_and_refusal_stay_for_ever(store: Store) -> None:
     weak = build_candidate(store, "weak", range(30))
     refused, _ = weak.promote(store)
-    decision, _ = weak.promote(store, override="the season ends", approved_by="Ada")
+    decision, _ = weak.promote(store, override_reason="the season ends", approved_by="Ada")
     refusal = refused.metrics["reason"]
     assert decision.metrics["reason"] == f"promoted by hand, because the season ends, though {refusal}"
     event = state(store)["champion"]
@@ -264,7 +264,7 @@ def test_an_override_crowns_a_refused_model_and_reason_and_refusal_stay_for_ever
 
 def test_an_override_of_what_the_gate_lets_through_is_a_promotion_like_any(store: Store) -> None:
     own = build_candidate(store, "own", [0])
-    decision, _ = own.promote(store, override="sure is sure")
+    decision, _ = own.promote(store, override_reason="sure is sure")
     assert "override" not in state(store)["champion"] and "by hand" not in str(decision.metrics["reason"])
 
 
