@@ -52,13 +52,15 @@ backup: ## copy the running stack's database and store to TO=folder
 restore: ## replace the stack's database and store by the backup FROM=folder
 	@docker/restore.sh "$$FROM"
 
-lock: .venv/bin/uv ## compile the pinned requirements with hashes
-	cd requirements && UV="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
-	  --no-annotate" && $$UV carclf.in training.in airflow.in -o local.txt && \
-	  $$UV carclf.in training.in airflow.in cluster.in dev.in -c local.txt -o dev.txt && \
-	  $$UV carclf.in airflow.in cluster.in -c dev.txt -o airflow.txt && \
-	  $$UV carclf.in training.in airflow.in cluster.in gpu.in -c dev.txt -o gpu.txt && \
-	  $$UV carclf.in training.in airflow.in cluster.in gpu-jax.in -c dev.txt -o gpu-jax.txt && $$UV uv.in -o uv.txt
+lock: .venv/bin/uv ## compile pyproject.toml into requirements/*.txt, pinned with hashes
+	cd requirements && COMPILE="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate" && PROJECT="$$COMPILE ../pyproject.toml --group ../pyproject.toml:build" && \
+	  $$PROJECT --extra training --extra airflow -o local.txt && \
+	  $$PROJECT --extra training --extra airflow --extra cluster --extra dev -c local.txt -o dev.txt && \
+	  $$PROJECT --extra airflow --extra cluster -c dev.txt -o airflow.txt && \
+	  $$PROJECT --extra training --extra airflow --extra cluster --extra gpu -c dev.txt -o gpu.txt && \
+	  $$PROJECT --extra training --extra airflow --extra cluster --extra gpu-jax -c dev.txt -o gpu-jax.txt && \
+	  $$COMPILE --group ../pyproject.toml:uv -o uv.txt
 
 clean: ## remove the environment and the demo's state; .local/up, the state of make up, stays
 	rm -rf .venv .local/demo
