@@ -351,7 +351,9 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder.") from error
+        raise ConfigError(
+            f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder."
+        ) from error
     return folder
 
 

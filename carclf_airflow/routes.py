@@ -87,7 +87,7 @@ def _add_pages(app: FastAPI) -> None:
 def _add_data(app: FastAPI) -> None:
     @app.get("/data/runs")
     def data_runs(store: PagesStore, query: Annotated[RunQuery, Query()]) -> dict[str, Any]:
-        return query_runs(store, query)
+        return query_runs(store, query).to_json()
 
     @app.get("/data/runs.csv")
     def table(store: PagesStore, query: Annotated[RunQuery, Query()]) -> Response:

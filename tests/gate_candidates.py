@@ -91,9 +91,9 @@ def build_ensemble(
         }
         for group, (member, weight) in enumerate(zip(members, weights, strict=True))
     ]
-    inputs = dict(first.model.inputs) | {"members": " ".join(member.model.key for member in members)}
+    keys = {f"member_{number}": member.model.key for number, member in enumerate(members)}
     files = {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": rows}).encode()}
-    model = build_artifact(store, Model, Provenance(1, inputs, {"weights": list(weights)}), {}, files)
+    model = build_artifact(store, Model, Provenance(1, first.model.inputs | keys, {"weights": list(weights)}), {}, files)
     evaluation = build_evaluation(store, first.split, model, wrong_positions, first.config)
     return Candidate(first.archive, first.split, model, evaluation, first.config)
 

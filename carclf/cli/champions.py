@@ -76,7 +76,7 @@ def _promote(
     if done.metrics["decision"] == "rejected":
         raise QualityError(f"{reason}. To crown it nevertheless: --override REASON")
     if done.waiting:
-        raise ConfigError(reason)
+        raise ConfigError(done.summary)
     own, now = current.artifact(Model, "fine_tune").key, _state(current.store)["champion"]["model"]
     if own != now:
         raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "

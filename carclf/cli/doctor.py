@@ -63,7 +63,7 @@ def _weights(config: Config, store_url: str) -> str:
         return f"those of the champion, {champion.key}"
     from carclf.training.backbones import build_backbone
 
-    build_backbone(config.model.backbone, config.model.weights, *config.model.size)
+    build_backbone(config.model.backbone, config.model.weights, *config.model.image_size)
     return f"{config.model.weights} of {config.model.backbone} can be loaded"
 
 

@@ -58,8 +58,8 @@ def _show(
 
         write_page(html, run_report(open_store(store), run))
         return
-    found = run_facts(open_store(store), run)
-    print(*([json.dumps(found, indent=1)] if as_json else run_lines(found)), sep="\n")
+    facts = run_facts(open_store(store), run)
+    print(*([json.dumps(facts.to_json(), indent=1)] if as_json else run_lines(facts)), sep="\n")
 
 
 @runs_app.command("compare")
@@ -71,8 +71,8 @@ def _compare(
     """Compare two runs: settings, metrics, and a paired test on the images that both validated on."""
     from carclf.dashboard.run_comparison import compare_runs
 
-    found = compare_runs(open_store(store), run_a, run_b)
-    print(*([json.dumps(found, indent=1)] if as_json else comparison_lines(found)), sep="\n")
+    comparison = compare_runs(open_store(store), run_a, run_b)
+    print(*([json.dumps(comparison.to_json(), indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
 
 
 @runs_app.command("reindex")

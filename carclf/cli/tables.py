@@ -3,12 +3,16 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Decision, Evaluation, Model
-from carclf.champion import Event, State, event_action, event_time, model_summary, promotions
+from carclf.champion import Event, State, model_summary, promotions
 from carclf.formatting import printable
 from carclf.services.storage import Store
+
+if TYPE_CHECKING:
+    from carclf.dashboard.comparison_facts import RunComparison
+    from carclf.dashboard.run_facts import RunFacts
 
 HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
 
@@ -46,11 +50,11 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
 
 def details_table(found: dict[str, Any]) -> list[str]:
     """The lines of what ``shown`` found."""
-    rules = [(row["rule"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
-              row.get("text", "")) for row in found["rules"]]
+    rules = [(row["name"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
+              ": ".join(filter(None, (row["summary"], row["detail"])))) for row in found["rules"]]
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
-    events = [f"{event_time(event)}  {event_action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
+    events = [f"{event['time']}  {event['action'].replace('_', ' ')}{_told(event)}" for event in found["events"]]
     lines = [
         f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
         found["reason"] or "its decision is gone from the store", "",
@@ -64,14 +68,14 @@ def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
     evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
     known = model_summary(state, event, evaluation)
     return known | {
-        "rank": "" if known["rank"] is None else known["rank"], "time": event_time(event),
+        "rank": "" if known["rank"] is None else known["rank"], "time": event["time"],
         "by": event.get("approved_by", ""), "override": event.get("override", ""), "rejection": event.get("rejection", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
 
 def _told(event: Event) -> str:
-    if event_action(event) == "scored":
+    if event["action"] == "scored":
         return f": public score {event['public_score']}" + (f", rank {event['rank']}" if event["rank"] != "" else "")
     told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("previous_model")),
             ("because", event.get("override"))]
@@ -111,16 +115,16 @@ def runs_table(rows: list[dict[str, Any]]) -> list[str]:
     return format_table(table)
 
 
-def run_lines(found: dict[str, Any]) -> list[str]:
-    """The lines of what ``reporting.facts`` found."""
-    header, row, decision = found["header"], found["row"], found["decision"]
-    settings = [(one["name"], str(one["value"]), f"(recipe: {one['default']})") for one in header["settings"]]
-    stages = [(one["name"], one["state"], "" if one["seconds"] is None else f"{one['seconds']:.1f} s",
-               "reused" if one["reused"] else "", one["text"] or one["summary"]) for one in found["stages"]]
-    problems = [f"{problem['part']}: {problem['text']}" for problem in found["problems"]]
+def run_lines(facts: "RunFacts") -> list[str]:
+    """Return the lines that describe a run."""
+    header, row, decision = facts.header, facts.row, facts.decision
+    settings = [(setting.name, str(setting.value), f"(recipe: {setting.default})") for setting in header.settings]
+    stages = [(stage.name, stage.state, "" if stage.seconds is None else f"{stage.seconds:.1f} s",
+               "reused" if stage.reused else "", stage.text or stage.summary) for stage in facts.stages]
+    problems = [f"{problem.section}: {problem.text}" for problem in facts.problems]
     lines = [
-        f"{found['run']}, recipe {header['recipe']}, begun {header['created']}{', the champion' * row['champion']}",
-        f"{row['state']}{' at ' if row['stage'] else ''}{row['stage']}", *([decision["reason"]] if decision else []),
+        f"{facts.run}, recipe {header.recipe}, started {header.created}{', the champion' * row['champion']}",
+        f"{row['state']}{' at ' if row['stage'] else ''}{row['stage']}", *([decision.reason] if decision else []),
         "", *format_table([("stage", "state", "", "", ""), *stages]),
         "", *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
         *(["", *problems] if problems else []),
@@ -128,16 +132,16 @@ def run_lines(found: dict[str, Any]) -> list[str]:
     return [printable(line) for line in lines]
 
 
-def comparison_lines(found: dict[str, Any]) -> list[str]:
-    """The lines of what ``reporting.comparison`` found."""
-    names = (found["a"]["run"], found["b"]["run"])
-    settings = [(one["name"], str(one["a"]), str(one["b"])) for one in found["settings"]]
-    metrics = [(one["name"], format_digits(one["a"]), format_digits(one["b"])) for one in found["metrics"]]
-    classes = [(f"recall of class {one['label']} ({one['num']} images)", format_digits(one["a"]), format_digits(one["b"]))
-               for one in found["classes"] if one["difference"]]
-    changed = [(one["id"], f"class {one['label']}", f"{one['a']} → {one['b']}", one["kind"])
-               for one in found["changed"][:MAX_SHOWN]]
-    lines = [found["summary"], "", *format_table([("", *names), *settings, *metrics, *classes[:MAX_SHOWN]])]
+def comparison_lines(comparison: "RunComparison") -> list[str]:
+    """Return the lines that describe the comparison of two runs."""
+    names = (comparison.a.run, comparison.b.run)
+    settings = [(setting.name, str(setting.a), str(setting.b)) for setting in comparison.settings]
+    metrics = [(metric.name, format_digits(metric.a), format_digits(metric.b)) for metric in comparison.metrics]
+    classes = [(f"recall of class {row.label} ({row.num_images} images)", format_digits(row.a), format_digits(row.b))
+               for row in comparison.classes if row.difference]
+    changed = [(prediction.id, f"class {prediction.label}", f"{prediction.a} → {prediction.b}", prediction.kind)
+               for prediction in comparison.changed_predictions[:MAX_SHOWN]]
+    lines = [comparison.summary, "", *format_table([("", *names), *settings, *metrics, *classes[:MAX_SHOWN]])]
     if changed:
-        lines += ["", f"{found['num_changed']} images are answered otherwise:", *format_table(changed)]
+        lines += ["", f"{comparison.num_changed} predictions changed:", *format_table(changed)]
     return [printable(line) for line in lines]

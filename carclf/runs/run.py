@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -220,9 +220,9 @@ class Run:
 
     def _record_attempt(self, stage: str, since: str, *, state: str, **fields: Any) -> None:
         """Write the state of an attempt to the record. It is only for people to see, so an error is only logged."""
-        attempt = {"stage": stage, "since": since, "state": state} | fields
+        attempt: Any = {"stage": stage, "since": since, "state": state} | fields
         try:
-            self._change(lambda record: record | {"attempts": record.get("attempts", {}) | {stage: attempt}})
+            self._change(lambda record: {**record, "attempts": {**record["attempts"], stage: attempt}})
         except CarclfError as error:
             log.warning("%s: the state %s was not written to the record: %s", stage, state, error)
 
@@ -245,7 +245,7 @@ class Run:
         if result.metrics.get("num_suspects"):
             command = format_command(self.store, f"label-fixes --run {self.run_id}")
             log.info(
-                "%s: num_suspects=%d suspected label errors, many of which are correct labels. Check them in report=%s, "
+                "%s: num_suspects=%d suspected label errors, many of which are correct. Check them in report=%s, "
                 "then name the wrong ones: %s --id ID",
                 stage,
                 result.metrics["num_suspects"],
@@ -306,11 +306,11 @@ def _skip_reason(stage: str, metrics: Metrics, config: Config) -> str:
 
 
 def _with_result(record: Record, result: Result, entry: dict[str, Any]) -> Record:
-    earlier = record["stages"].get(result.stage, {})
+    earlier: Mapping[str, Any] = record["stages"].get(result.stage, {})
     is_same = result.reused and earlier.get("key") == result.key
-    creation = {name: earlier[name] for name in CREATION_FIELDS if is_same and name in earlier}
-    attempts = {stage: attempt for stage, attempt in record.get("attempts", {}).items() if stage != result.stage}
-    return record | {"stages": record["stages"] | {result.stage: entry | creation}, "attempts": attempts}
+    stage: Any = entry | {name: earlier[name] for name in CREATION_FIELDS if is_same and name in earlier}
+    attempts = {name: attempt for name, attempt in record["attempts"].items() if name != result.stage}
+    return {**record, "stages": {**record["stages"], result.stage: stage}, "attempts": attempts}
 
 
 def _now() -> str:

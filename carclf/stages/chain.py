@@ -39,7 +39,7 @@ A = TypeVar("A", bound=Artifact)
 class StageOptions:
     """What a caller may ask of one call of a stage; none of it is part of a key.
 
-    ``approved_by`` names the person who approved the promotion, ``override_reason`` says why a rejected candidate is
+    ``approved_by`` names the person who approved the promotion, ``override_reason`` is why a rejected candidate is
     promoted all the same. Fine-tuning pauses after ``pause_epoch``; 0 means never.
     """
 

@@ -1,6 +1,5 @@
 """Compare the candidate with the gate's rules and the champion, and promote it if it passes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,8 +113,7 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
 
         evaluated = EvaluatedModel(candidate.model, candidate.evaluation)
         evaluated_champion = EvaluatedModel(*champion) if champion else None
-        decision = decide(evaluated, evaluated_champion, candidate.split, threshold, gate, store)
-        return write_decision(folder, decision)
+        return write_decision(folder, decide(evaluated, evaluated_champion, candidate.split, threshold, context))
 
     settings = {
         "threshold": threshold,
@@ -137,16 +135,10 @@ def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, 
     """Build the decision of a person who overrides the gate. It keeps the gate's rules and its reason."""
 
     def make(folder: Path) -> Metrics:
-        from carclf.gate.decision import write_decision
+        from carclf.gate.decision import GateDecision, write_decision
 
-        decision = json.loads(rejected.path(store, "decision.json").read_text())
-        override = {
-            "decision": "promoted",
-            "override": reason,
-            "rejection": decision["reason"],
-            "reason": f"promoted by hand because {reason}, although {decision['reason']}",
-        }
-        return write_decision(folder, decision | override)
+        decision = GateDecision.model_validate_json(rejected.path(store, "decision.json").read_text())
+        return write_decision(folder, decision.overridden(reason))
 
     inputs = rejected.inputs | {"rejection": rejected.key}
     return build(Decision, make, Provenance(VERSION, inputs, rejected.settings | {"override": reason}), store)
@@ -157,7 +149,7 @@ def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWa
     reason = f"awaiting approval: {decision.metrics['reason']}"
     report = decision.files["report.html"].key
     metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
-    return StageWaiting(f"{reason}. To go on: {command} --approved-by NAME", metrics=metrics)
+    return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)
 
 
 def _promotion_event(candidate: Candidate, decision: Decision, options: PromotionOptions) -> Event:

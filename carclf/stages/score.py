@@ -8,7 +8,7 @@ from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
-from carclf.stats import accuracy_gap_warning
+from carclf.stats import Proportion, accuracy_gap_warning
 
 VERSION = 3
 
@@ -75,10 +75,10 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
 def _compare_with_validation(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
     if not 0 <= public_score <= 1:  # another metric than accuracy
         return {"public_score": public_score}
-    accuracy = evaluation.number("val_accuracy")
-    interval = evaluation.number("val_accuracy_low"), evaluation.number("val_accuracy_high")
-    warning = accuracy_gap_warning((accuracy, *interval), public_score, int(submission.number("num_rows")))
-    return {"public_score": public_score, "gap": round(accuracy - public_score, 5), "warning": warning}
+    names = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
+    accuracy = Proportion(*map(evaluation.number, names))
+    warning = accuracy_gap_warning(accuracy, public_score, int(submission.number("num_rows")))
+    return {"public_score": public_score, "gap": round(accuracy.value - public_score, 5), "warning": warning}
 
 
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:

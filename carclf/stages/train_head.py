@@ -36,7 +36,8 @@ def train_head(
     found: Metrics = {}
     audited_before = True
     if config.audit.enabled:
-        found, audited_before = Auditor(archive, split, config, store, settings, features.plain).metrics()
+        weights = settings["model"]["weights"]
+        found, audited_before = Auditor(archive, split, context, weights, features.plain).metrics()
 
     def make(folder: Path) -> Metrics:
         return _fit(folder, features, config)

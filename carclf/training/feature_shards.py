@@ -60,7 +60,7 @@ class FeatureShards:
 
     def _make(self, rows: pd.DataFrame, subset: str, view: int, start: int) -> tuple[Features, bool]:
         def make(folder: Path) -> Metrics:
-            size = self.config.model.size
+            size = self.config.model.image_size
             examples = Examples.from_index(rows, extract_images(self.archive, self.store), size)
             np.save(folder / "features.npy", extract_features(self.backbone, examples, self.config, view, self.meter))
             return {"num_rows": len(rows), "view": view}
@@ -83,7 +83,7 @@ def extract_features(
     backbone: keras.Model, examples: Examples, config: Config, view: int, meter: Meter
 ) -> npt.NDArray[np.float32]:
     """Features (rows, features) of one view of each picture: view 0 is plain, the others are augmented."""
-    size = config.model.size
+    size = config.model.image_size
     source: LetterboxedSource | AugmentedViewSource = LetterboxedSource(examples, size)
     if view:
         source = AugmentedViewSource(examples, size, Augmenter(config.augment), config.seed, view)

@@ -22,7 +22,7 @@ class RunFeatures:
     ) -> None:
         self.beginning = beginning  # the model whose backbone is taken, where the weights are not the named ones
         self.archive, self.split, self.config, self.store, self.settings = archive, split, config, store, settings
-        self.size = config.model.size
+        self.size = config.model.image_size
         self.seconds = 0.0  # what it took to compute those of this run's pictures, whoever did
 
     @cached_property

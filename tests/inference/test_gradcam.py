@@ -118,7 +118,7 @@ def test_each_error_has_its_own_picture_and_overlay(tmp_path: Path) -> None:
     assert found[0] == found[2] != found[1]
     assert all(value.startswith("data:image/jpeg;base64,") for pair in found for value in pair.values())
     plain = error_images([{"path": "gone.png", "predicted": 7}, errors[0]], tmp_path, None)
-    assert plain == [{"picture": "", "overlay": ""}, {"picture": found[0]["picture"], "overlay": ""}]
+    assert plain == [{"image": "", "overlay": ""}, {"image": found[0]["image"], "overlay": ""}]
 
 
 def test_an_overlay_is_coloured_where_it_is_hot_and_grey_elsewhere() -> None:

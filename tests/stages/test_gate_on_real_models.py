@@ -83,7 +83,7 @@ def test_a_saved_file_that_answers_otherwise_than_the_trained_model_is_refused_b
     assert damaged["decision"] == "rejected"
     clauses = str(damaged["reason"]).removeprefix("rejected: ").split("; ")
     assert clauses[0].startswith("difference after reloading 0.") and clauses[0].endswith("is above 0.01")
-    assert clauses[1].endswith("reaches the stored 0.0000") and len(clauses) == 3
+    assert clauses[1].endswith("reaches the threshold 0.0000") and len(clauses) == 3
 
 
 @pytest.mark.acceptance  # with real trainings
@@ -99,7 +99,7 @@ def test_a_champion_that_was_never_measured_on_this_split_is_measured_there_by_t
     decision, _ = promote(archive, own, second, evaluate_model(archive, own, second, StageContext(store, config))[0], config, store)
     champions, reused = evaluate_model(archive, own, first, StageContext(store, config))
     assert reused and decision.inputs["champion_evaluation"] == champions.key
-    paired = json.loads(decision.path(store, "decision.json").read_text())["paired"]
+    paired = json.loads(decision.path(store, "decision.json").read_text())["champion_comparison"]
     right = {model.key: evaluate_model(archive, own, model, StageContext(store, config))[0].metrics["val_accuracy"]
              for model in (first, second)}
     assert (paired["num_images"], paired["num_trained_on"]) == (own.metrics["num_val"], 0)
