@@ -18,6 +18,7 @@ from gate_candidates import build_candidate
 from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorded_runs import record_attempt
 
 from carclf.config import load_config
 from carclf.experiments.plan import make_plan, write_plan
@@ -313,37 +314,41 @@ def test_a_run_of_another_dag_has_no_report(viewer: TestClient) -> None:
     assert "No report" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
 
 
-def test_an_experiments_run_shows_its_comparison_and_its_report(
-    store: Store, viewer: TestClient
-) -> None:
+def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, viewer: TestClient) -> None:
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
     name = "manual__2026-11-25T06-54-51-00-00"
     waiting = viewer.get(path, headers=HTML).text
-    assert "Not compared yet" in waiting and "Nothing is planned yet" in waiting
+    assert "Not compared yet" in waiting
+    assert "No training runs are planned yet" in waiting
     assert f'<a href="/carclf/?text={name}">' in waiting
     write_plan(make_plan(name, "demo", ["frozen"], seeds=[0]), store)
     waiting = viewer.get(path, headers=HTML).text
-    assert "Trainings: 0 of 2 begun" in waiting and waiting.count("not begun") == 2
+    assert "Training runs: 0 of 2 started" in waiting
+    assert waiting.count("not started") == 2
     assert viewer.get(f"/experiments/{name}/report.html").status_code == 404
     store.write(f"experiments/{name}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
     row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
            "on_pareto_front": False, "command": "", "runs": []}
-    outcome = {"experiment": name, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_comparisons": 0,
-             "level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
+    outcome = {"experiment": name, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0,
+               "num_comparisons": 0,
+               "significance_level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [],
+               "not_trained": []}
     store.write(f"experiments/{name}/outcome.json", json.dumps(outcome).encode())
     page = viewer.get(path, headers=HTML)
-    assert page.status_code == 200 and f"Experiment <bdi>{name}</bdi>" in page.text
+    assert page.status_code == 200
+    assert f"Experiment <bdi>{name}</bdi>" in page.text
     assert page.headers["content-security-policy"] == POLICY
     report = viewer.get(f"/experiments/{name}/report.html")
     assert report.text.startswith("<h1>Recipes</h1>")
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
     store.write(f"experiments/{name}/outcome.json", b"{}")
     page = viewer.get(path, headers=HTML)
-    assert page.status_code == 500 and "Make it again: carclf experiment compare" in page.text
+    assert page.status_code == 500
+    assert "carclf experiment compare" in page.text
     assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
 
 
-def test_an_experiments_pages_ask_for_the_right_to_read_the_dag_of_experiments(
+def test_an_experiments_pages_require_the_permission_to_read_its_dag(
     store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from airflow.api_fastapi.app import get_auth_manager
@@ -351,20 +356,20 @@ def test_an_experiments_pages_ask_for_the_right_to_read_the_dag_of_experiments(
     store.write("experiments/e/report.html", b"<h1>Recipes</h1>")
     paths = "/experiments/e/report.html", "/dag-run?dag_id=car_experiments&run_id=e"
     assert [viewer.get(path).status_code for path in paths] == [200, 200]
-    real = type(get_auth_manager()).is_authorized_dag
+    is_authorized_dag = type(get_auth_manager()).is_authorized_dag
 
-    def only_retrain(self: object, *, details: Any = None, **given: Any) -> bool:
-        return details.id == "car_retrain" and real(self, details=details, **given)
+    def only_retrain(self: object, *, details: Any = None, **options: Any) -> bool:
+        return details.id == "car_retrain" and is_authorized_dag(self, details=details, **options)
 
     monkeypatch.setattr(type(get_auth_manager()), "is_authorized_dag", only_retrain)
     assert [viewer.get(path).status_code for path in ("/", *paths)] == [200, 403, 403]
 
 
-def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
+def test_live_points_have_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
     run = Run.start_or_resume("r", store, "demo", load_config("demo"))
-    run._tell("fine_tune", run.record["created"], state="running")
+    record_attempt(run, "fine_tune", "running")
 
-    def tell(num: int) -> None:
+    def write_progress(num: int) -> None:
         points = [{"done": 10 * n, "time": "", "epoch": 1.0, "loss": 2.0 / n, "accuracy": 0.1 * n,
                    "learning_rate": 1e-3, "images_per_second": 50.0, "data_wait_fraction": 0.1}
                   for n in range(1, num + 1)]
@@ -374,25 +379,28 @@ def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: St
                 "series": {"fine_tune": {"points": points, "epochs": []}} if points else {}}
         store.write("live/r/fine_tune.json", json.dumps(live).encode())
 
-    seen = []
+    updates = []
     for num in (0, 2, 3):
-        tell(num)
-        found, page = viewer.get("/data/runs/r/live").json(), viewer.get("/runs/r", headers=HTML).text
-        assert f'data-version="{found["version"]}"' in page
-        assert all(f'id="chart-{chart["name"]}"' in page for chart in found["charts"])
-        assert "aria-live" not in page  # what changes every three seconds would be read out without an end
-        seen.append(found)
-    assert [len(found["charts"]) for found in seen] == [0, 5, 5]
-    assert seen[0]["version"] != seen[1]["version"] == seen[2]["version"]
-    assert [len(found["charts"][0]["values"]) for found in seen[1:]] == [2, 3]
-    assert seen[2]["progress"] == [{"stage": "fine_tune", "share": 0.3, "text":
+        write_progress(num)
+        update = viewer.get("/data/runs/r/live").json()
+        page = viewer.get("/runs/r", headers=HTML).text
+        assert f'data-version="{update["version"]}"' in page
+        assert all(f'id="chart-{chart["name"]}"' in page for chart in update["charts"])
+        assert "aria-live" not in page  # a screen reader would never stop reading what changes every 3 s
+        updates.append(update)
+    assert [len(update["charts"]) for update in updates] == [0, 5, 5]
+    assert updates[0]["version"] != updates[1]["version"] == updates[2]["version"]
+    assert [len(update["charts"][0]["values"]) for update in updates[1:]] == [2, 3]
+    assert updates[2]["progress"] == [{"stage": "fine_tune", "fraction": 0.3, "text":
         "fine_tune: 30 of 100, epoch 1, loss 0.667, accuracy 0.300, images per second 50, data wait fraction 10%, "
-        "9 s to go"}]
+        "9 s remaining"}]
 
 
-def test_two_runs_are_compared_and_one_with_itself_is_not(store: Store, viewer: TestClient) -> None:
+def test_two_different_runs_can_be_compared(store: Store, viewer: TestClient) -> None:
     record_run(store, "a", range(9))
     record_run(store, "bb", range(2))
     page = viewer.get("/compare?a=a&b=bb", headers=HTML).text
-    assert "On 60 images that both validated on" in page and "<bdi>seed</bdi>" in page and "num_changed" not in page
+    assert "60 common validation images" in page
+    assert "<bdi>seed</bdi>" in page
+    assert "num_changed" not in page
     assert viewer.get("/compare?a=a&b=a", headers=HTML).status_code == 404

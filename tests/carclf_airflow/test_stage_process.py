@@ -175,7 +175,8 @@ def test_numbers_in_xcom_are_rounded(environment: dict[str, str]) -> None:
         metrics = {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
                    "num_images": 12345678, "public_score": 0.88666}
         results = iter([{"metrics": metrics}, [{"run": "m", "val_accuracy": 1 / 3}]])
-        stage_process.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(next(results))) and 0, "")
+        write = lambda path: open(path, "w").write(json.dumps(next(results)))
+        stage_process.run_child = lambda command, env: (write(command[-1]) and 0, "")
         print(json.dumps([stage_process.run_stage("evaluate", context)["metrics"],
                           experiment_steps.run_experiment_step("train", context)]))
     """
