@@ -41,7 +41,8 @@ def _design_params() -> dict[str, Param]:
 def _racing_params() -> dict[str, Param]:
     return {
         "rungs": Param("", type=["string", "null"], pattern=r"^( *\d+( *, *\d+){0,2} *)?$", title="Rungs",
-                       section="Racing", description="Up to three epochs after which the worst recipes stop, such as 2,5."),
+                       section="Racing",
+                       description="Up to three epochs after which the worst recipes stop, such as 2,5."),
         "keep_fraction": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, title="Fraction kept",
                                section="Racing", description="Fraction of the recipes that continue after a rung."),
         "budget_minutes": Param(0, type="number", minimum=0, title="Budget in minutes", section="Racing",

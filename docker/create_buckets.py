@@ -36,8 +36,9 @@ def ensure_bucket(name: str, url: str) -> int:
         if create_bucket(bucket):
             print(f"Created the bucket {bucket}")
     except (ClientError, BotoCoreError) as error:
-        print(f"Cannot create the bucket {bucket} of {name}: {error}. Check {name}, STORE_ACCESS_KEY, STORE_SECRET_KEY, "
-              "AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION in .env; the key needs s3:ListBucket.", file=sys.stderr)
+        print(f"Cannot create the bucket {bucket} of {name}: {error}. Check {name}, STORE_ACCESS_KEY, "
+              "STORE_SECRET_KEY, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION in .env; the key needs s3:ListBucket.",
+              file=sys.stderr)
         return EXIT_CONFIG
     return 0
 

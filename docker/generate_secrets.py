@@ -1,4 +1,4 @@
-"""``make secrets``: generate the values that docker-compose.yml needs and has no safe default for, into .env (mode 600).
+"""``make secrets``: generate the values without a safe default that docker-compose.yml needs into .env (mode 600).
 
 ``--worker HOST`` prints the .env of another machine instead, whose workers join the cluster at HOST.
 """
@@ -29,7 +29,9 @@ GENERATORS: dict[str, Callable[[], str]] = {
 # As Compose reads a line: empty quotes, or nothing but a comment, are not a value.
 ASSIGNMENT = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?!#|""[ \t]*$|''[ \t]*$)\S""")
 # The secrets that a worker on another machine needs; the others only have to be set to something.
-WORKER_SECRETS = {"API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD"}
+WORKER_SECRETS = {
+    "API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD",
+}
 
 
 def add_missing(path: Path) -> list[str]:

@@ -11,6 +11,7 @@ from carclf_airflow.local.server import Airflow
 
 DAG_ID = "car_retrain"
 POLL_SECONDS = 0.5
+WAITING = " submit: waiting "  # in the line that the stage logs before its reason
 QUESTION = """\
 {task} waits for a person: Approve or Reject at {url}/dags/{dag}/runs/{run}/tasks/{task}/required_actions
     or by REST: PATCH {url}/api/v2/{path} {{"chosen_options": ["Approve"], "params_input": {{}}}}"""
@@ -83,8 +84,8 @@ def _waiting_reason(run: DagRun, task: dict[str, Any]) -> str:
         run_id = quote(run.run_id)
         return QUESTION.format(task=name, dag=DAG_ID, run=run_id, url=run.airflow.url, path=_question_path(run))
     if name == "submit" and task["state"] == "up_for_reschedule":
-        events = [event for event in run.log_events(name) if " submit: " in event]
-        return f"{name} waits: {events[-1].partition(' submit: ')[2]}" if events else ""
+        events = [event for event in run.log_events(name) if WAITING in event]
+        return f"{name} waits: {events[-1].partition(WAITING)[2]}" if events else ""
     return ""
 
 

@@ -15,7 +15,7 @@ from carclf_airflow.local.session import lock_folder, wait_until_interrupted
 def test_a_folder_that_cannot_be_created_names_its_variable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     folder = tmp_path / "file" / "demo"
-    with pytest.raises(ConfigError, match="file/demo.*CARCLF_LOCAL_FOLDER"), lock_folder(folder):
+    with pytest.raises(ConfigError, match=r"file/demo.*CARCLF_LOCAL_FOLDER"), lock_folder(folder):
         pass
 
 
