@@ -95,7 +95,6 @@ def measure(store: Store, num_runs: int, repeats: int) -> dict[str, Any]:
 
 def site() -> Any:
     """The pages' app with Airflow's login set aside: what uvicorn serves here."""
-    sys.path.insert(0, str(ROOT / "plugins"))
     from carclf_airflow import routes
 
     app = routes.create_app()
@@ -144,9 +143,7 @@ def ask(base: str, num_runs: int, repeats: int) -> dict[str, Any]:
 
 
 def served(url: str, num_runs: int, repeats: int) -> dict[str, Any]:
-    """The route's metrics of a store; none where there are no pages."""
-    if not (ROOT / "plugins" / "routes.py").exists():
-        return {}
+    """The route's metrics of a store."""
     uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:site", "--log-level", "error",
                "--port"]
     with tempfile.TemporaryDirectory() as home:

@@ -12,14 +12,13 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.configuration import conf
 
+from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import run_stage, skip_tasks
 
 log = logging.getLogger("airflow.task")
 
 TIMEOUT_HOURS = float(os.environ.get("CARCLF_APPROVAL_TIMEOUT_HOURS") or "24")
-ASK_TASK = "approval.ask"
-PROMOTE_TASK = "approval.promote"
 # Jinja for Airflow, which fills in the run; $names are filled in when the DAG is parsed.
 BODY = Template("""\
 {% set gate = ti.xcom_pull(task_ids='promote')['metrics'] -%}

@@ -41,7 +41,9 @@ def _schema(field: FieldInfo) -> dict[str, Any]:
     arguments = get_args(field.annotation)
     if choices := [choice for choice in arguments if isinstance(choice, str)]:
         return schema | {"type": ["string", "null"], "enum": [*choices, None]}
-    return schema | {"type": [TYPES[arguments[0] if arguments else field.annotation], "null"]}
+    value_type = arguments[0] if arguments else field.annotation
+    assert isinstance(value_type, type)
+    return schema | {"type": [TYPES[value_type], "null"]}
 
 
 def _recipe_value(name: str, recipe: str) -> Any:

@@ -14,9 +14,8 @@ from airflow.sdk.configuration import conf
 
 from carclf.formatting import format_value
 from carclf.stages.chain import STAGES
-from carclf_airflow.approval import ASK_TASK, PROMOTE_TASK
+from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 
-DAG_ID = "car_retrain"
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
 TASKS = (*STAGES, PROMOTE_TASK)
@@ -61,11 +60,11 @@ def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]
     """Return the notification's JSON: ``text``, a line that holds everything, and its parts."""
     run_id = context["run_id"]
     outcome = _outcome(state, context)
-    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{DAG_ID}/runs/{quote(run_id)}"
+    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{RETRAIN_DAG}/runs/{quote(run_id)}"
     reason = outcome.reason if outcome.reason.startswith(outcome.name) else f"{outcome.name}: {outcome.reason}"
     metrics = ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in outcome.metrics.items())
-    text = f"{DAG_ID} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
-    return {"text": text, "dag_id": DAG_ID, "run_id": run_id, "state": state, "outcome": outcome.name,
+    text = f"{RETRAIN_DAG} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
+    return {"text": text, "dag_id": RETRAIN_DAG, "run_id": run_id, "state": state, "outcome": outcome.name,
             "reason": outcome.reason, "metrics": outcome.metrics, "url": url}
 
 

@@ -1,7 +1,7 @@
 """The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, as a link of each task.
 
 Airflow finds the plugin by the entry point ``airflow.plugins`` and imports it in each of its processes. So this module
-imports nothing but Airflow; the first request imports ``routes``, and only the api-server gets requests.
+imports nothing heavy; the first request imports ``routes``, and only the api-server gets requests.
 """
 
 from typing import Any, ClassVar
@@ -11,11 +11,11 @@ from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
 
+from carclf_airflow.ids import EXPERIMENTS_DAG, RETRAIN_DAG
+
 NAME = "Car classifier"
 ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
 URL_PREFIX = "/carclf"  # of the app's routes
-DAG_ID = "car_retrain"
-EXPERIMENTS_DAG_ID = "car_experiments"
 # The section of the report for each task; the other tasks link to the stages.
 REPORT_SECTIONS = {"validate": "data", "split": "data", "train_head": "training", "fine_tune": "training",
                    "evaluate": "evaluation", "promote": "gate", "ask": "gate"}
@@ -48,11 +48,11 @@ class ReportLink(BaseOperatorLink):  # type: ignore[misc]  # Airflow is not type
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the URL inside Airflow's UI; "" for a task of another DAG."""
-        if ti_key.dag_id not in (DAG_ID, EXPERIMENTS_DAG_ID):
+        if ti_key.dag_id not in (RETRAIN_DAG, EXPERIMENTS_DAG):
             return ""
         run = f"dag_id={ti_key.dag_id}&run_id={quote(ti_key.run_id, safe='')}"
         page = f"{_base_path()}/plugin/{ROUTE}{URL_PREFIX}/dag-run?{run}"
-        if ti_key.dag_id == EXPERIMENTS_DAG_ID:  # an experiment's page has no sections
+        if ti_key.dag_id == EXPERIMENTS_DAG:  # an experiment's page has no sections
             return page
         task_name = ti_key.task_id.rpartition(".")[2]  # approval.promote has the section of promote
         return f"{page}#{REPORT_SECTIONS.get(task_name, 'stages')}"

@@ -22,14 +22,14 @@ from carclf.experiments.plan import find_plan
 from carclf.experiments.results import find_outcome, find_report
 from carclf.runs.record import run_id_from_dag_run
 from carclf.services.storage import Store, open_store
-from carclf_airflow.plugin import DAG_ID, EXPERIMENTS_DAG_ID
+from carclf_airflow.ids import EXPERIMENTS_DAG, RETRAIN_DAG
 from carclf_airflow.responses import SAFE_METHODS, add_error_handlers, app_root_path, stored_file_response
 
 STATIC_HEADERS = {"Cache-Control": "private, max-age=86400"}  # the URLs of script and style change with their content
 ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-require_read = requires_access_dag("GET", param_dag_id=DAG_ID)
-require_edit = requires_access_dag("PUT", param_dag_id=DAG_ID)
-require_read_experiments = requires_access_dag("GET", param_dag_id=EXPERIMENTS_DAG_ID)
+require_read = requires_access_dag("GET", param_dag_id=RETRAIN_DAG)
+require_edit = requires_access_dag("PUT", param_dag_id=RETRAIN_DAG)
+require_read_experiments = requires_access_dag("GET", param_dag_id=EXPERIMENTS_DAG)
 
 
 def require_permission(request: Request, user: GetUserDep) -> None:
@@ -136,9 +136,9 @@ def _add_fallback(app: FastAPI) -> None:
 
 
 def _dag_run_page(root: str, store: Store, dag_id: str, run_id: str) -> str:
-    if dag_id == EXPERIMENTS_DAG_ID:
+    if dag_id == EXPERIMENTS_DAG:
         return _experiment_page(root, store, run_id)
-    if dag_id != DAG_ID:
+    if dag_id != RETRAIN_DAG:
         return pages.error_page(root, "No report", f"Runs of the DAG {dag_id} do not train a car classifier.")
     if not pages.run_exists(store, run_id):
         return pages.error_page(root, "Not started", f"The run {run_id} has not started yet, or it ended before its "

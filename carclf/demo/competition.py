@@ -28,18 +28,10 @@ class Competition:
 def open_competition(
     folder: Path, *, slug: str, work: Path, truth: Path | None = None, holdout: float | None = None
 ) -> Competition:
-    """Build ``<slug>.zip`` in the folder ``work``.
+    """Build ``<slug>.zip`` in ``work`` from a folder in the competition's layout.
 
-    Args:
-        folder: Images and tables in the competition's layout.
-        slug: The competition's name.
-        work: Where the archive is written.
-        truth: A CSV Id,Category to grade submissions against.
-        holdout: The fraction of the training images that becomes the test set, instead of the folder's test images.
-
-    Raises:
-        ConfigError: The arguments are invalid.
-        DataError: The folder or a table is invalid.
+    Submissions are graded against the CSV ``truth``, or against the labels of a fraction ``holdout`` of the training
+    images, which then replaces the test images. Raises ConfigError for invalid arguments, DataError for invalid files.
     """
     if truth is not None and holdout is not None:
         raise ConfigError("A truth file and a holdout fraction were given. Give one of them, not both.")

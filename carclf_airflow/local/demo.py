@@ -16,13 +16,7 @@ from carclf_airflow.local.experiment_run import experiment_name, run_experiment
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.retrain_run import run_retrain
 from carclf_airflow.local.server import Airflow
-from carclf_airflow.local.session import (
-    STATE_FOLDER,
-    lock_folder,
-    print_url,
-    stage_environment,
-    wait_until_interrupted,
-)
+from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
 
 
 @dataclass(frozen=True)

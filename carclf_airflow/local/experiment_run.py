@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from carclf_airflow.ids import EXPERIMENTS_DAG
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
 from carclf_airflow.local.server import Airflow
 
-DAG_ID = "car_experiments"
 MAX_NAME_CHARS = 80
 POLL_SECONDS = 1.0
 
@@ -22,11 +22,11 @@ def experiment_name(form: str) -> str:
 
 def run_experiment(airflow: Airflow, conf: dict[str, Any], name: str) -> dict[str, Any]:
     """Trigger the DAG under that name, with the time appended if the name is taken, and follow it to its end."""
-    fail_active_runs(airflow, DAG_ID)
-    runs = airflow.call("GET", f"dags/{DAG_ID}/dagRuns?dag_run_id_pattern={quote(name)}")["dag_runs"]
+    fail_active_runs(airflow, EXPERIMENTS_DAG)
+    runs = airflow.call("GET", f"dags/{EXPERIMENTS_DAG}/dagRuns?dag_run_id_pattern={quote(name)}")["dag_runs"]
     is_taken = any(run["dag_run_id"] == name for run in runs)
     run_id = f"{name}-{time.strftime('%Y%m%dT%H%M%S')}" if is_taken else name
-    return follow_experiment(trigger_run(airflow, DAG_ID, conf=conf, dag_run_id=run_id))
+    return follow_experiment(trigger_run(airflow, EXPERIMENTS_DAG, conf=conf, dag_run_id=run_id))
 
 
 def follow_experiment(run: DagRun) -> dict[str, Any]:

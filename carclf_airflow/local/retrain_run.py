@@ -5,11 +5,10 @@ from typing import Any
 from urllib.parse import quote
 
 from carclf.formatting import finite_number
-from carclf_airflow.approval import ASK_TASK, PROMOTE_TASK
+from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
 from carclf_airflow.local.server import Airflow
 
-DAG_ID = "car_retrain"
 POLL_SECONDS = 0.5
 WAITING = " submit: waiting "  # in the line that the stage logs before its reason
 QUESTION = """\
@@ -19,8 +18,8 @@ QUESTION = """\
 
 def run_retrain(airflow: Airflow) -> dict[str, Any]:
     """Trigger the DAG, print its progress and outcome, and return the summary."""
-    fail_active_runs(airflow, DAG_ID)
-    summary = follow_run(trigger_run(airflow, DAG_ID))
+    fail_active_runs(airflow, RETRAIN_DAG)
+    summary = follow_run(trigger_run(airflow, RETRAIN_DAG))
     _print_outcome(summary)
     return summary
 
@@ -82,7 +81,7 @@ def _waiting_reason(run: DagRun, task: dict[str, Any]) -> str:
     name = task["task_id"]
     if name == ASK_TASK and task["state"] in ("awaiting_input", "deferred"):
         run_id = quote(run.run_id)
-        return QUESTION.format(task=name, dag=DAG_ID, run=run_id, url=run.airflow.url, path=_question_path(run))
+        return QUESTION.format(task=name, dag=RETRAIN_DAG, run=run_id, url=run.airflow.url, path=_question_path(run))
     if name == "submit" and task["state"] == "up_for_reschedule":
         events = [event for event in run.log_events(name) if WAITING in event]
         return f"{name} waits: {events[-1].partition(WAITING)[2]}" if events else ""

@@ -4,15 +4,10 @@ import os
 import subprocess
 import sys
 
+from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.server import Airflow
-from carclf_airflow.local.session import (
-    STATE_FOLDER,
-    lock_folder,
-    print_url,
-    stage_environment,
-    wait_until_interrupted,
-)
+from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
 
 
 def run_up(competition: str) -> int:
@@ -29,10 +24,10 @@ def run_up(competition: str) -> int:
     with lock_folder(home), ProcessGroup(home / "logs") as processes:
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()
-        airflow.wait_for_dag("car_retrain")
-        is_paused = airflow.call("GET", "dags/car_retrain")["is_paused"]
-        print("The DAG car_retrain is paused: unpause it for a weekly run, or trigger it." if is_paused
-              else "The DAG car_retrain runs by its schedule.")
+        airflow.wait_for_dag(RETRAIN_DAG)
+        is_paused = airflow.call("GET", f"dags/{RETRAIN_DAG}")["is_paused"]
+        print(f"The DAG {RETRAIN_DAG} is paused: unpause it for a weekly run, or trigger it." if is_paused
+              else f"The DAG {RETRAIN_DAG} runs by its schedule.")
         print_url(airflow)
         wait_until_interrupted(processes)
     return 0
