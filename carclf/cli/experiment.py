@@ -10,8 +10,8 @@ import typer
 from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOption, validate_parent_folder
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import racing, trainings
-from carclf.experiments.experiment_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
+from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
 from carclf.progress import log

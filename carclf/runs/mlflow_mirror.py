@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
