@@ -26,8 +26,9 @@ from benchmarks.timing import cpu_seconds
 from carclf.config import load_config
 from carclf.demo.competition import Competition, grade, open_competition
 from carclf.demo.server import DemoServer
-from carclf.runs.run import STAGES, Run
+from carclf.runs.run import Run
 from carclf.services.storage import open_store
+from carclf.stages.chain import STAGES
 
 HOLDOUT = 0.2
 SAMPLE_STEP = 20  # --quick takes every 20th image

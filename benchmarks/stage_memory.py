@@ -13,7 +13,7 @@ from benchmarks import OPEN_GATE
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.runs.run import STAGES
+from carclf.stages.chain import STAGES
 
 
 def repeat(source: Path, target: Path, times: int) -> None:

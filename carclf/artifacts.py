@@ -179,7 +179,11 @@ class Dataset(Artifact):
 
 
 class Split(Artifact):
-    """``split.parquet``: the usable labeled images with their ``subset`` (train, val or excluded); ``leaks.json``."""
+    """``split.parquet``, ``split_history.parquet`` and ``leaks.json``.
+
+    ``split.parquet`` has one row per usable labeled image with its ``subset`` (train, val or excluded);
+    ``split_history.parquet`` adds the images of earlier champions' splits.
+    """
 
     folder = "splits"
 
@@ -193,6 +197,12 @@ class Split(Artifact):
         import pandas as pd
 
         return pd.read_parquet(self.path(store, "split.parquet"))
+
+    def history(self, store: Store) -> "pd.DataFrame":
+        """Return the rows of ``split_history.parquet``: this split's images and those of the champions before it."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path(store, "split_history.parquet"))
 
 
 class Features(Artifact):
@@ -274,13 +284,6 @@ def _class_names(artifact: Artifact) -> list[int]:
     return names
 
 
-# The artifact of each stage.
-STAGE_ARTIFACTS: dict[str, type[Artifact]] = {
-    "download": Archive, "validate": Dataset, "split": Split, "train_head": Model, "fine_tune": Model,
-    "evaluate": Evaluation, "promote": Decision, "submit": Submission, "score": PublicScore,
-}
-
-
 def fingerprint(**parts: Any) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
@@ -348,7 +351,9 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder.") from error
+        raise ConfigError(
+            f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder."
+        ) from error
     return folder
 
 

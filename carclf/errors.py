@@ -1,17 +1,18 @@
-"""Every error that carclf raises on purpose; the exit status tells Airflow whether a retry can help."""
+"""Every error that carclf raises on purpose. Airflow decides by the exit status whether to retry."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import ClassVar
 
 
 class CarclfError(Exception):
-    """Something went wrong; the message says what happened, what was expected and how to mend it."""
+    """An error whose message gives what happened, what was expected and how to fix it."""
 
     exit_status: ClassVar[int] = 1
 
 
 class DataError(CarclfError):
-    """The data are unusable: a retry without other data cannot help."""
+    """The data cannot be used. A retry with the same data cannot help."""
 
     exit_status = 65
 
@@ -23,25 +24,32 @@ class QualityError(CarclfError):
 
 
 class ConfigError(CarclfError):
-    """A setting, a credential or a permission is wrong: a retry without a mend cannot help."""
+    """A setting, a credential or a permission is wrong. A retry without a fix cannot help."""
 
     exit_status = 78
 
 
 class ServiceError(CarclfError):
-    """An outside system failed for the moment: trying again later may help."""
+    """An outside system failed temporarily. A later retry may help."""
 
     exit_status = 75
 
 
 class StageWaiting(Exception):
-    """No error: a stage waits for something outside, and is to be run again, best not before ``until``.
+    """A stage waits for something outside and must be run again. This is not an error.
 
-    ``metrics`` are what it knows already.
+    Attributes:
+        until: The earliest useful time to run it again, or None if any time will do.
+        metrics: The metrics that are available already.
     """
 
     def __init__(
-        self, message: str, *, until: datetime | None = None, metrics: dict[str, float | int | str | list[int]] | None = None
+        self,
+        message: str,
+        *,
+        until: datetime | None = None,
+        metrics: Mapping[str, float | int | str | list[int]] | None = None,
     ) -> None:
         super().__init__(message)
-        self.until, self.metrics = until, metrics or {}
+        self.until = until
+        self.metrics = dict(metrics or {})

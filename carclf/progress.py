@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from carclf.formatting import printable
+
 log = logging.getLogger("carclf")
-
-
-def printable(text: str) -> str:
-    """The text with line ends, control characters and what no UTF-8 can say as escapes: it stays one line."""
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def _one_line(record: logging.LogRecord) -> bool:

@@ -1,148 +1,174 @@
-"""Confidence intervals and the paired test of two classifiers on the same images."""
+"""Statistics of classifiers: confidence intervals, McNemar's paired test and its power, and equal-frequency bins.
 
+SciPy is imported inside the functions, because a stage that reuses its artifact does not need it.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-POWER = 0.8
+FloatArray = npt.NDArray[np.float64]
+
+POWER = 0.8  # of a difference that counts as detectable
+Z_95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
+NEGLIGIBLE_VARIANCE = 1e-12  # per image
+NEGLIGIBLE_DISTANCE = 1e-9  # per image
+TAIL = 5e-10  # ignored at either end of the distribution of the number of discordant images
 
 
-def wilson_interval(successes: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """The 95% score interval of a proportion (Wilson 1927)."""
+class Proportion(NamedTuple):
+    """A proportion and the bounds of its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float, float]:
+    """Return the score interval of a proportion (Wilson 1927); (0, 1) without observations."""
     if total == 0:
         return 0.0, 1.0
-    p, zz = successes / total, z * z
-    centre = (p + zz / (2 * total)) / (1 + zz / total)
+    p = successes / total
+    zz = z * z
+    center = (p + zz / (2 * total)) / (1 + zz / total)
     half = z / (1 + zz / total) * math.sqrt(p * (1 - p) / total + zz / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def newcombe_interval(first: Proportion, second: Proportion) -> tuple[float, float]:
+    """Return the interval of the difference of two independent proportions from their Wilson intervals.
+
+    Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17
+    (1998), method 10.
+    """
+    difference = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return difference - below, difference + above
+
+
+def accuracy_gap_warning(validation: Proportion, public: float, num_test: int) -> str:
+    """Return a warning if validation accuracy and public score differ significantly, else an empty string.
+
+    ``public`` is the accuracy on ``num_test`` test images.
+    """
+    test = Proportion(public, *wilson_interval(round(public * num_test), num_test))
+    low, high = newcombe_interval(validation, test)
+    if low <= 0 <= high:
+        return ""
+    gap = validation.value - public
+    cause = "drift: the test images are easier than the validation images"
+    if gap > 0:
+        cause = "leakage from training to validation, or drift between training and test images"
+    return (
+        f"validation accuracy {validation.value:.4f} and public score {public:.4f} differ by {gap:+.4f} "
+        f"(95%: {low:+.4f} to {high:+.4f}), more than chance explains. Check for {cause}"
+    )
 
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """The answers of a candidate and a champion on the same images.
-
-    ``gained``: only the candidate is right; ``lost``: only the champion is.
-    """
+    """How many images a candidate and a champion, which predicted the same images, each classify correctly."""
 
     num_images: int
-    gained: int
-    lost: int
+    candidate_only_correct: int
+    champion_only_correct: int
+
+    @property
+    def num_discordant(self) -> int:
+        """The number of images that exactly one of the two classifies correctly."""
+        return self.candidate_only_correct + self.champion_only_correct
 
     @property
     def difference(self) -> float:
-        """The candidate's accuracy less the champion's."""
-        return (self.gained - self.lost) / self.num_images
+        """The candidate's accuracy minus the champion's."""
+        return (self.candidate_only_correct - self.champion_only_correct) / self.num_images
 
     @property
     def p_worse(self) -> float:
-        """McNemar's exact test: chance of as many lost or more where both are equally good."""
-        return _upper_tail(self.lost, self.gained + self.lost)
+        """P-value of McNemar's exact one-sided test that the candidate is worse."""
+        return _upper_tail(self.champion_only_correct, self.num_discordant)
 
     @property
     def p_better(self) -> float:
-        """McNemar's exact test: chance of as many gained or more where both are equally good."""
-        return _upper_tail(self.gained, self.gained + self.lost)
+        """P-value of McNemar's exact one-sided test that the candidate is better."""
+        return _upper_tail(self.candidate_only_correct, self.num_discordant)
 
     @property
     def p_different(self) -> float:
-        """McNemar's exact test, two-sided: twice the smaller tail."""
+        """P-value of McNemar's exact two-sided test: twice the smaller tail."""
         return min(1.0, 2 * min(self.p_worse, self.p_better))
 
-    def interval(self, z: float = 1.959963984540054) -> tuple[float, float]:
-        """The 95% score interval of the difference (Tango 1998, Statistics in Medicine 17, 891)."""
+    def interval(self, z: float = Z_95) -> tuple[float, float]:
+        """Return the score interval of the difference (Tango 1998, Statistics in Medicine 17, 891)."""
         from scipy.optimize import brentq
 
-        def end(edge: float) -> float:
-            if self._score(edge) ** 2 <= z * z:  # the whole way to the edge is within
+        def bound(edge: float) -> float:
+            if self._score(edge) ** 2 <= z * z:  # everything up to the edge is within the interval
                 return edge
             return float(brentq(lambda delta: abs(self._score(delta)) - z, self.difference, edge, xtol=1e-10))
 
-        return end(-1.0), end(1.0)
+        return bound(-1.0), bound(1.0)
 
-    def _score(self, delta: float) -> float:
-        """Standardized distance of the observed difference from ``delta``."""
-        n, gained, lost = self.num_images, self.gained, self.lost
-        # p_lost where it fits the counts best while p_gained - p_lost = delta: a quadratic's larger root
-        half = -gained - lost + (2 * n - gained + lost) * delta
-        root = math.sqrt(max(0.0, half * half + 8 * n * lost * delta * (1 - delta)))
-        p_lost = (root - half) / (4 * n)
-        variance = n * (2 * p_lost + delta * (1 - delta))
-        distance = gained - lost - n * delta
-        if variance <= 1e-12 * n:
-            return 0.0 if abs(distance) < 1e-9 * n else math.copysign(math.inf, distance)
-        return distance / math.sqrt(variance)
+    def minimum_detectable_difference(self, significance: float) -> float | None:
+        """Return the smallest improvement that the one-sided exact test detects with a probability of ``POWER``.
 
-    def minimum_detectable_difference(self, level: float) -> float | None:
-        """The smallest difference that the one-sided exact test at ``level`` would find four times of five.
-
-        On as many images, as many of which are answered differently, or so many more as the difference needs. None
-        where they are too few for any.
+        The calculation assumes the observed fraction of discordant images, or a larger one if the difference needs
+        it. The result is None if there are too few images to detect any difference.
         """
         from scipy.optimize import brentq
 
-        differing = (self.gained + self.lost) / self.num_images
+        discordant = self.num_discordant / self.num_images
 
         def power(delta: float) -> float:
-            return mcnemar_power(self.num_images, max(differing, delta), delta, level)
+            return mcnemar_power(self.num_images, max(discordant, delta), delta, significance)
 
         if power(1.0) < POWER:
             return None
         return float(brentq(lambda delta: power(delta) - POWER, 0.0, 1.0, xtol=1e-6))
 
+    def _score(self, delta: float) -> float:
+        """Return the standardized distance between the observed difference and ``delta``."""
+        n, b, c = self.num_images, self.candidate_only_correct, self.champion_only_correct
+        # The maximum-likelihood probability of "only the champion is correct" under the constraint that the
+        # difference is delta: the larger root of a quadratic equation.
+        half = -b - c + (2 * n - b + c) * delta
+        root = math.sqrt(max(0.0, half * half + 8 * n * c * delta * (1 - delta)))
+        p_champion_only = (root - half) / (4 * n)
+        variance = n * (2 * p_champion_only + delta * (1 - delta))
+        distance = b - c - n * delta
+        if variance <= NEGLIGIBLE_VARIANCE * n:
+            return 0.0 if abs(distance) < NEGLIGIBLE_DISTANCE * n else math.copysign(math.inf, distance)
+        return distance / math.sqrt(variance)
 
-def mcnemar_power(num_images: int, differing: float, difference: float, level: float) -> float:
-    """How often the one-sided exact McNemar test finds a difference, where that share is answered differently."""
-    import numpy as np
+
+def mcnemar_power(num_images: int, discordant: float, difference: float, significance: float) -> float:
+    """Return the power of McNemar's one-sided exact test to detect a difference in accuracy.
+
+    ``discordant`` is the expected fraction of images that exactly one of the two models classifies correctly.
+    """
     from scipy.stats import binom
 
-    if not differing:
+    if not discordant:
         return 0.0
-    # all but one in a billion of the numbers of images that may be answered differently
-    low, high = (int(binom.ppf(share, num_images, differing)) for share in (5e-10, 1 - 5e-10))
-    num_differing = np.arange(low, high + 1)
-    needed = binom.isf(level, num_differing, 0.5) + 1  # the fewest of them that are significant
-    found = binom.sf(needed - 1, num_differing, (1 + difference / differing) / 2)
-    return float(binom.pmf(num_differing, num_images, differing) @ found)
+    low, high = (int(binom.ppf(tail, num_images, discordant)) for tail in (TAIL, 1 - TAIL))
+    num_discordant = np.arange(low, high + 1)
+    critical = binom.isf(significance, num_discordant, 0.5) + 1  # the smallest significant count
+    detected = binom.sf(critical - 1, num_discordant, (1 + difference / discordant) / 2)
+    return float(binom.pmf(num_discordant, num_images, discordant) @ detected)
+
+
+def equal_frequency_bins(values: FloatArray, num_bins: int) -> npt.NDArray[np.int64]:
+    """Return the bin of each value, from 0. Bins are as equal in size as ties allow; no bin is empty."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_bins + 1)[1:-1]))
+    bins = np.searchsorted(edges, values, side="right")
+    return np.unique(bins, return_inverse=True)[1]
 
 
 def _upper_tail(successes: int, total: int) -> float:
     from scipy.stats import binomtest
 
     return float(binomtest(successes, total, alternative="greater").pvalue) if total else 1.0
-
-Proportion = tuple[float, float, float]  # the share, and the bounds of its interval
-
-
-def newcombe_interval(first: Proportion, second: Proportion) -> tuple[float, float]:
-    """The interval of the difference of two independent shares from their Wilson intervals.
-
-    Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17
-    (1998), method 10.
-    """
-    (p, low, high), (q, lower, upper) = first, second
-    return p - q - math.hypot(p - low, upper - q), p - q + math.hypot(high - p, q - lower)
-
-
-def accuracy_gap_warning(validation: Proportion, public: float, num_test: int) -> str:
-    """A warning where the two accuracies differ by more than their joint 95% interval allows; else ""."""
-    low, high = newcombe_interval(validation, (public, *wilson_interval(round(public * num_test), num_test)))
-    if low <= 0 <= high:
-        return ""
-    gap = validation[0] - public
-    cause = ("leakage from training to validation, or drift between the training and the test pictures" if gap > 0
-             else "drift: the test pictures are easier than those of validation")
-    return (f"validation accuracy {validation[0]:.4f} and public score {public:.4f} differ by {gap:+.4f} (95%: "
-            f"{low:+.4f} to {high:+.4f}), more than chance explains: look for {cause}")
-
-FloatArray = npt.NDArray[np.float64]
-
-
-def equal_frequency_bins(values: FloatArray, num_groups: int) -> npt.NDArray[np.int64]:
-    """The group of each value, from 0: as many in each as can be, equal values together, no group empty."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_groups + 1)[1:-1]))
-    found: npt.NDArray[Any] = np.searchsorted(edges, values, side="right")
-    return np.unique(found, return_inverse=True)[1]

@@ -11,10 +11,13 @@ import requests
 from airflow.sdk import BaseNotifier
 from airflow.sdk.configuration import conf
 
+from carclf.formatting import format_value
+from carclf.stages.chain import STAGES
+
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
-STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "approval.promote",
-          "submit", "score")
+APPROVED_PROMOTION = "approval.promote"
+TASKS = (*STAGES, APPROVED_PROMOTION)
 
 
 def notification_callbacks() -> dict[str, Any]:
@@ -42,7 +45,7 @@ def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]
     run_id = context["run_id"]
     outcome, reason, metrics = _outcome(state, context)
     link = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
-    known = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in metrics.items())
+    known = ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in metrics.items())
     said = reason if reason.startswith(outcome) else f"{outcome}: {reason}"
     text = f"car_retrain {run_id}: {said}{f' ({known})' if known else ''} {link}"
     return {"text": text, "dag": "car_retrain", "run": run_id, "state": state, "outcome": outcome, "reason": reason,
@@ -53,11 +56,11 @@ def _outcome(state: str, context: Mapping[str, Any]) -> tuple[str, str, dict[str
     if "ti" not in context:  # a run that ended before any task of it did
         return state, str(context.get("reason", "")), {}
     pull = context["ti"].xcom_pull
-    results = {name: result for name in STAGES if isinstance(result := pull(task_ids=name), dict)}
-    decided = results.get("approval.promote") or results.get("promote") or {"metrics": {}}
+    results = {name: result for name in TASKS if isinstance(result := pull(task_ids=name), dict)}
+    decided = results.get(APPROVED_PROMOTION) or results.get("promote") or {"metrics": {}}
     metrics = _figures(decided["metrics"] | results.get("score", {"metrics": {}})["metrics"])
     if state == "failed":
-        errors = {name: error for name in STAGES if (error := pull(task_ids=name, key="error"))}
+        errors = {name: error for name in TASKS if (error := pull(task_ids=name, key="error"))}
         last = "; ".join(f"{name}: {error}" for name, error in errors.items() if name not in results)
         return "failed", last or str(context.get("reason", "")), metrics
     reason = str(decided["metrics"].get("reason", ""))
@@ -71,10 +74,6 @@ def _outcome(state: str, context: Mapping[str, Any]) -> tuple[str, str, dict[str
 def _figures(found: dict[str, Any]) -> dict[str, Any]:
     names = ("val_accuracy", "threshold", "champion", "p_value", "public_score", "rank", "gap", "warning")
     return {name: found[name] for name in names if found.get(name) not in (None, "")}
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _notifier(target: str) -> BaseNotifier:

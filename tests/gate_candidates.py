@@ -1,104 +1,145 @@
-"""Candidates for the gate: real artifacts in a store, with answers as a test wants them."""
+"""Candidates for the gate: artifacts in a store whose models make the predictions that a test asks for."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, build
+from carclf import artifacts
+from carclf.artifacts import Archive, Artifact, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext
 from carclf.config import Config, load_config
-from carclf.evaluation import evaluate as measuring
+from carclf.evaluation import evaluate
 from carclf.evaluation.metrics import classification_metrics
 from carclf.services.storage import Store
-from carclf.stages.promote import promote
+from carclf.stages import promote
 
-DEFAULT_METRICS: Metrics = {"temperature": 1.0, "calibration_error": 0.02, "latency_ms": 5.0, "model_mb": 9.0,
-                     "reload_difference": 1e-6}
+NUM_CLASSES = 3
+DEFAULT_METRICS: Metrics = {
+    "temperature": 1.0,
+    "calibration_error": 0.02,
+    "latency_ms": 5.0,
+    "model_mb": 9.0,
+    "reload_difference": 1e-6,
+}
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What promote is given."""
+class Candidate(promote.Candidate):
+    """A candidate with the configuration of its run."""
 
-    archive: Archive
-    split: Split
-    model: Model
-    evaluation: Evaluation
     config: Config
 
-    def promote(self, store: Store, config: Config | None = None, **given: str) -> tuple[Decision, bool]:
-        return promote(self.archive, self.split, self.model, self.evaluation, config or self.config, store, **given)
+    def promote(self, store: Store, config: Config | None = None, **options: str) -> tuple[Decision, bool]:
+        context = StageContext(store, config or self.config)
+        return promote.promote(self, context, promote.PromotionOptions(**options))
 
 
 def build_archive(store: Store) -> Archive:
-    return build_artifact(store, Archive, {}, {}, {})
+    return build_artifact(store, Archive, Provenance(1, {}, {}))
 
 
 def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: Sequence[str] = ()) -> Split:
-    """A split of three classes, all in validation unless ``subsets`` say otherwise."""
-    rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(num_val)], "label": [n % 3 for n in range(num_val)],
-                         "subset": list(subsets) or "val", "sha256": [f"{n:064x}" for n in range(num_val)],
-                         "source": "train"})
-    return build_artifact(store, Split, {}, {"name": name}, {"class_names": [0, 1, 2]}, {"split.parquet": rows})
+    """Build a split of three classes, with all images in validation unless ``subsets`` gives others."""
+    positions = range(num_val)
+    rows = pd.DataFrame(
+        {
+            "id": [f"{position}.jpg" for position in positions],
+            "label": [position % NUM_CLASSES for position in positions],
+            "subset": list(subsets) or "val",
+            "sha256": [f"{position:064x}" for position in positions],
+            "source": "train",
+        }
+    )
+    files = {"split.parquet": rows, "split_history.parquet": rows}
+    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, files)
 
 
 def build_candidate(
-    store: Store, name: str, wrong: Sequence[int] = (), *, split: Split | None = None, num_val: int = 60,
-    config: Config | None = None, **measures: Any,
+    store: Store,
+    name: str,
+    wrong_positions: Sequence[int] = (),
+    *,
+    split: Split | None = None,
+    config: Config | None = None,
+    **metrics: Any,
 ) -> Candidate:
-    """A model that answers the images at the positions ``wrong`` wrongly; a measure None was not measured."""
-    config = config or load_config("demo")
-    archive, split = build_archive(store), split or build_split(store, num_val)
-    model = build_artifact(store, Model, {"archive": archive.key, "split": split.key}, {"name": name}, {"name": name},
-                  {"model.keras": name.encode()})
-    return Candidate(archive, split, model, build_evaluation(store, archive, split, model, wrong, config, measures), config)
+    """Build a model whose predictions at these positions are wrong. A metric of None was not measured."""
+    config, archive, split = config or load_config("demo"), build_archive(store), split or build_split(store)
+    provenance = Provenance(1, {"archive": archive.key, "split": split.key}, {"name": name})
+    model = build_artifact(store, Model, provenance, {"name": name}, {"model.keras": name.encode()})
+    evaluation = build_evaluation(store, split, model, wrong_positions, config, **metrics)
+    return Candidate(archive, split, model, evaluation, config)
 
 
-def build_ensemble(store: Store, members: Sequence[Candidate], weights: Sequence[float], wrong: Sequence[int]) -> Candidate:
-    """Several as one model of the first one's split, each of a recipe of its own."""
+def build_ensemble(
+    store: Store, members: Sequence[Candidate], weights: Sequence[float], wrong_positions: Sequence[int]
+) -> Candidate:
+    """Build a model of several members, each of a recipe of its own, on the first member's split."""
     first = members[0]
-    told = [{"model": one.model.key, "evaluation": one.evaluation.key, "split": one.split.key, "run": "",
-             "group": group, "temperature": 1.0, "weight": weight}
-            for group, (one, weight) in enumerate(zip(members, weights, strict=True))]
-    model = build_artifact(store, Model, first.model.inputs | {"members": " ".join(one.model.key for one in members)},
-                  {"weights": list(weights)}, {},
-                  {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": told}).encode()})
-    return Candidate(first.archive, first.split, model, build_evaluation(
-        store, first.archive, first.split, model, wrong, first.config), first.config)
+    rows = [
+        {
+            "model": member.model.key,
+            "evaluation": member.evaluation.key,
+            "split": member.split.key,
+            "run": "",
+            "group": group,
+            "temperature": 1.0,
+            "weight": weight,
+        }
+        for group, (member, weight) in enumerate(zip(members, weights, strict=True))
+    ]
+    keys = {f"member_{number}": member.model.key for number, member in enumerate(members)}
+    files = {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": rows}).encode()}
+    provenance = Provenance(1, first.model.inputs | keys, {"weights": list(weights)})
+    model = build_artifact(store, Model, provenance, {}, files)
+    evaluation = build_evaluation(store, first.split, model, wrong_positions, first.config)
+    return Candidate(first.archive, first.split, model, evaluation, first.config)
 
 
 def build_evaluation(
-    store: Store, archive: Archive, split: Split, model: Model, wrong: Sequence[int], config: Config,
-    measures: dict[str, Any] | None = None,
+    store: Store, split: Split, model: Model, wrong_positions: Sequence[int], config: Config, **metrics: Any
 ) -> Evaluation:
-    """The evaluation of a model on a split, under the key that the product would give to it."""
-    rows = pd.read_parquet(split.path(store, "split.parquet"))
+    """Build the evaluation of a model on a split, under the key that ``evaluate_model`` would give it."""
+    rows = split.rows(store)
     rows = rows[rows["subset"] == "val"].reset_index(drop=True)
-    positions = pd.Series(rows.index, rows.index)
-    predicted = rows["label"].where(~positions.isin(list(wrong)), (rows["label"] + 1) % 3)
-    found = classification_metrics(rows["label"].to_numpy(), pd.get_dummies(predicted).reindex(columns=range(3)).to_numpy(float))
-    metrics = {"val_accuracy": found["accuracy"], "val_accuracy_low": found["interval"][0], "val_accuracy_high": found["interval"][1],
-               **DEFAULT_METRICS, **(measures or {})}
-    return build_artifact(store, Evaluation, {"archive": archive.key, "split": split.key, "model": model.key},
-                 config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""},
-                 {key: value for key, value in metrics.items() if value is not None},
-                 {"predictions.parquet": rows[["id", "label"]].assign(predicted=predicted),
-                  "evaluation.json": json.dumps(found | {"class_names": [0, 1, 2]}).encode()}, measuring.VERSION)
+    predicted = rows["label"].where(~rows.index.isin(list(wrong_positions)), (rows["label"] + 1) % NUM_CLASSES)
+    probabilities = pd.get_dummies(predicted).reindex(columns=range(NUM_CLASSES)).to_numpy(float)
+    evaluation = classification_metrics(rows["label"].to_numpy(), probabilities)
+    all_metrics = {
+        "val_accuracy": evaluation["accuracy"],
+        "val_accuracy_low": evaluation["interval"][0],
+        "val_accuracy_high": evaluation["interval"][1],
+        **DEFAULT_METRICS,
+        **metrics,
+    }
+    inputs = {"archive": build_archive(store).key, "split": split.key, "model": model.key}
+    settings = config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
+    files = {
+        "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted),
+        "evaluation.json": json.dumps(evaluation | {"class_names": [0, 1, 2]}).encode(),
+    }
+    measured = {name: value for name, value in all_metrics.items() if value is not None}
+    return build_artifact(store, Evaluation, Provenance(evaluate.VERSION, inputs, settings), measured, files)
 
 
 def build_artifact(
-    store: Store, kind: type, inputs: dict[str, str], settings: dict[str, Any], metrics: Metrics,
-    files: dict[str, pd.DataFrame | bytes] | None = None, version: int = 1,
+    store: Store,
+    kind: type[Artifact],
+    provenance: Provenance,
+    metrics: Metrics | None = None,
+    files: Mapping[str, pd.DataFrame | bytes] | None = None,
 ) -> Any:
+    """Build an artifact of this kind with these metrics and files."""
+
     def make(folder: Path) -> Metrics:
         for name, content in (files or {}).items():
             if isinstance(content, bytes):
                 (folder / name).write_bytes(content)
             else:
                 content.to_parquet(folder / name, index=False)
-        return metrics
+        return metrics or {}
 
-    return build(kind, make, Provenance(version, inputs, settings), store)[0]
+    return artifacts.build(kind, make, provenance, store)[0]

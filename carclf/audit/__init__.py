@@ -1,1 +1,1 @@
-"""Checks of the data before training: label errors and drift."""
+"""Checks of a run's data that need features: label errors and drift."""

@@ -1,117 +1,152 @@
-"""The audit of a run's data, once its features are there: suspected labels, and drift from the champion's data."""
+"""Audit a run's data: rank suspected label errors, and measure drift from the champion's data."""
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carclf import artifacts
-from carclf.artifacts import Archive, Dataset, Metrics, Provenance, Split, build
+from carclf.artifacts import Archive, Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.champion import champion_model, champion_split
-from carclf.config import Config
 from carclf.errors import DataError
 from carclf.progress import log
-from carclf.services.storage import Store
 
-VERSION = 2
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from carclf.audit.drift import Sample
+
+VERSION = 3
 NUM_LOGGED = 5
-NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # what decides the plain features
-Plain = Callable[[Archive, Split], tuple[Any, Any]]  # rows, and the features of their plain view
+NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # on which features depend
+FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.float32]]"]
 
 
 class Auditor:
-    """One run's data; ``plain`` gets features and is called only where something is to be made."""
+    """The audit of a run's data.
+
+    ``weights`` identifies the initial weights of the backbone. ``load_features`` returns the rows of a split and the
+    features of its images without augmentation; it is called only if an artifact has to be created.
+    """
 
     def __init__(
-        self, archive: Archive, split: Split, config: Config, store: Store, settings: dict[str, Any], plain: Plain
+        self, archive: Archive, split: Split, context: StageContext, weights: str, load_features: FeatureLoader
     ) -> None:
-        self.archive, self.split, self.config, self.store, self.plain = archive, split, config, store, plain
-        network = {name: settings["model"][name] for name in NETWORK_SETTINGS}
-        self.settings = {"network": network, "seed": settings["seed"], "salt": settings["salt"]}
+        self.archive = archive
+        self.split = split
+        self.context = context
+        self.weights = weights
+        self.load_features = load_features
 
     def metrics(self) -> tuple[Metrics, bool]:
-        """What the audit found and whether all was reused; DataError where the drift is more than is allowed."""
-        audit, reused = self.suspects()
-        metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
-        if (compared := self._champions()) is None:
-            return metrics, reused
-        drift, known = self.drift(audit, *compared)
-        page = drift.files["report.html"].key
-        if drift.metrics["verdict"] == "stop":
-            raise DataError(f"{drift.metrics['reason']} Look at {page} in {self.store.url}. Are these the right data? "
-                            "If so, raise audit.drift_stop, or begin a store of their own.")
-        if drift.metrics["verdict"] == "warn":
-            log.warning("%s Look at %s", drift.metrics["reason"], page)
-        return metrics | {"report": page, "drift": drift.metrics["value"]}, reused and known
+        """Return the metrics of the audit, and whether everything was reused.
 
-    def suspects(self) -> tuple[artifacts.Audit, bool]:
-        """Every usable labelled picture ranked by how little others believe its label."""
+        Raises:
+            DataError: The drift exceeds ``audit.drift_stop``.
+        """
+        audit, audit_reused = self.rank_suspects()
+        metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
+        if (champion_data := self._champion_data()) is None:
+            return metrics, audit_reused
+        drift, drift_reused = self.measure_drift(audit, *champion_data)
+        report = drift.files["report.html"].key
+        reason = drift.metrics["reason"]
+        if drift.metrics["verdict"] == "stop":
+            raise DataError(
+                f"{reason} See {report} in {self.context.store.url}. If these are the right data, raise "
+                "audit.drift_stop or use a new store."
+            )
+        if drift.metrics["verdict"] == "warn":
+            log.warning("train_head: drift value=%s report=%s: %s", drift.metrics["value"], report, reason)
+        return metrics | {"report": report, "drift": drift.metrics["value"]}, audit_reused and drift_reused
+
+    def rank_suspects(self) -> tuple[artifacts.Audit, bool]:
+        """Return the usable labeled images ranked by label quality, and whether the ranking was reused."""
 
         def make(folder: Path) -> Metrics:
             from carclf.audit.label_errors import rank_suspects
 
-            rows, features = self.plain(self.archive, self.split)
-            ranked = rank_suspects(rows, features, self.config.seed)
+            rows, features = self.load_features(self.archive, self.split)
+            ranked = rank_suspects(rows, features, self.context.config.seed)
             ranked.to_parquet(folder / "suspects.parquet", index=False)
-            found = ranked[ranked["is_suspect"]]
-            self._write_page(folder, found, None)
-            for row in found.head(NUM_LOGGED).itertuples():
-                log.info("suspected label: %s, %s is rather %s (%.3f)", row.path, row.label, row.suggested_label, row.label_quality)
-            return {"num_suspects": len(found), "num_audited": len(ranked)}
+            suspects = ranked[ranked["is_suspect"]]
+            self._write_report(folder, suspects, None)
+            for row in suspects.head(NUM_LOGGED).to_dict("records"):
+                log.info("train_head: suspected label error path=%s label=%s suggested_label=%s label_quality=%.3f",
+                         row["path"], row["label"], row["suggested_label"], row["label_quality"])
+            return {"num_suspects": len(suspects), "num_audited": len(ranked)}
 
-        return build(artifacts.Audit, make, Provenance(VERSION, {"archive": self.archive.key, "split": self.split.key}, self.settings), self.store)
+        inputs = {"archive": self.archive.key, "split": self.split.key}
+        return build(artifacts.Audit, make, Provenance(VERSION, inputs, self._settings()), self.context.store)
 
-    def drift(self, audit: artifacts.Audit, archive: Archive, split: Split) -> tuple[artifacts.Drift, bool]:
-        """This run's data beside those of another archive and split."""
-        own = self.config.audit
+    def measure_drift(
+        self, audit: artifacts.Audit, archive: Archive, split: Split
+    ) -> tuple[artifacts.Drift, bool]:
+        """Return the drift of this run's data from another archive and split, and whether it was reused."""
+        config, store = self.context.config, self.context.store
 
         def make(folder: Path) -> Metrics:
             import pandas as pd
 
-            from carclf.audit.drift import measure_drift
+            from carclf.audit.drift import Sample, measure_drift
 
-            drift = measure_drift(self.plain(self.archive, self.split), self._others(archive, split), own,
-                                  self.config.seed)
-            limit = {"ok": f"within audit.drift_warn = {own.drift_warn}, or by chance",
-                     "warn": f"above audit.drift_warn = {own.drift_warn}",
-                     "stop": f"above audit.drift_stop = {own.drift_stop}"}[drift["verdict"]]
-            drift["summary"] = (f"Beside the champion's dataset {split.inputs['dataset']}, {drift['worst']} differs "
-                                f"most: by {drift['value']:.3f} of 1, {limit}.")
-            (folder / "drift.json").write_text(json.dumps(drift, indent=1))
-            suspects = pd.read_parquet(audit.path(self.store, "suspects.parquet"))
-            self._write_page(folder, suspects[suspects["is_suspect"]], drift)
-            return {name: drift[name] for name in ("verdict", "worst", "value")} | {"reason": drift["summary"]}
+            sample = Sample(*self.load_features(self.archive, self.split))
+            drift = measure_drift(sample, self._reference_sample(archive, split), config.audit, config.seed)
+            limit = {
+                "ok": f"within audit.drift_warn = {config.audit.drift_warn}, or explained by chance",
+                "warn": f"above audit.drift_warn = {config.audit.drift_warn}",
+                "stop": f"above audit.drift_stop = {config.audit.drift_stop}",
+            }[drift.verdict]
+            summary = (
+                f"Compared with the champion's dataset {split.inputs['dataset']}, {drift.worst} differs most: "
+                f"{drift.value:.3f} on a scale from 0 to 1, {limit}."
+            )
+            content = asdict(drift) | {"summary": summary}
+            (folder / "drift.json").write_text(json.dumps(content, indent=1))
+            suspects = pd.read_parquet(audit.path(store, "suspects.parquet"))
+            self._write_report(folder, suspects[suspects["is_suspect"]], content)
+            return {"verdict": drift.verdict, "worst": drift.worst, "value": drift.value, "reason": summary}
 
-        return build(artifacts.Drift, make, Provenance(VERSION, {"audit": audit.key, "champion": split.key}, self.settings | own.model_dump()), self.store)
+        inputs = {"audit": audit.key, "champion": split.key}
+        settings = self._settings() | config.audit.model_dump()
+        return build(artifacts.Drift, make, Provenance(VERSION, inputs, settings), store)
 
-    def _champions(self) -> tuple[Archive, Split] | None:
-        """The archive and the split of the champion, where its dataset is another one than this."""
-        split, model = champion_split(self.store), champion_model(self.store)
+    def _settings(self) -> dict[str, Any]:
+        config = self.context.config
+        network = config.model.model_dump(include=set(NETWORK_SETTINGS)) | {"weights": self.weights}
+        return {"network": network, "seed": config.seed, "salt": self.context.salt}
+
+    def _champion_data(self) -> tuple[Archive, Split] | None:
+        """Return the champion's archive and split, or None if there is no champion or its dataset is the same."""
+        store = self.context.store
+        split, model = champion_split(store), champion_model(store)
         if split is None or model is None or split.inputs["dataset"] == self.split.inputs["dataset"]:
             return None
-        if (archive := Archive.find(self.store, model.inputs["archive"])) is None:
-            raise DataError(f"The champion's archive {model.inputs['archive']} is gone from {self.store.url}, so that "
-                            "nothing can be compared with it. Restore it, or set audit.enabled to false.")
+        if (archive := Archive.find(store, model.inputs["archive"])) is None:
+            raise DataError(
+                f"Cannot measure drift: the champion's archive {model.inputs['archive']} is missing from {store.url}. "
+                "Restore it from a backup, or set audit.enabled=false."
+            )
         return archive, split
 
-    def _others(self, archive: Archive, split: Split) -> tuple[Any, Any]:
-        # features of nets that begin at random, differently, would differ on the same pictures
-        if self.settings["network"]["weights"] == "none" and split.settings["seed"] != self.config.seed:
-            import pandas as pd
+    def _reference_sample(self, archive: Archive, split: Split) -> "Sample":
+        from carclf.audit.drift import Sample
 
-            return pd.read_parquet(split.path(self.store, "split.parquet")), None
-        return self.plain(archive, split)
+        # Random networks with different seeds give different features even for the same images.
+        if self.weights == "none" and split.settings["seed"] != self.context.config.seed:
+            return Sample(split.rows(self.context.store), None)
+        return Sample(*self.load_features(archive, split))
 
-    def _write_page(self, folder: Path, suspects: Any, drift: dict[str, Any] | None) -> None:
-        import pandas as pd
-
+    def _write_report(self, folder: Path, suspects: "pd.DataFrame", drift: dict[str, Any] | None) -> None:
         from carclf.dataset.archives import extract_images
-        from carclf.reports.dataset_report import write_dataset_report
+        from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
-        key = self.split.inputs["dataset"]
-        if (dataset := Dataset.find(self.store, key)) is None:
-            raise DataError(f"The dataset {key} is gone from {self.store.url}. Run validate again.")
-        index = pd.read_parquet(dataset.path(self.store, "index.parquet"))
-        report = json.loads(dataset.path(self.store, "report.json").read_text())
-        write_dataset_report(folder / "report.html", index, report, extract_images(self.archive, self.store), suspects=suspects,
-                     drift=drift)
+        store = self.context.store
+        dataset = Dataset.require(store, self.split.inputs["dataset"])
+        report = json.loads(dataset.path(store, "report.json").read_text())
+        findings = DatasetFindings(report, suspects, drift)
+        images = extract_images(self.archive, store)
+        write_dataset_report(folder / "report.html", dataset.index(store), images, findings)

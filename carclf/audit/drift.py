@@ -1,7 +1,7 @@
-"""How far a dataset is from another one: effect sizes in 0..1, and whether chance could have made them.
+"""Measure how far a dataset is from another: effect sizes from 0 to 1, and p-values.
 
-With fifteen thousand pictures every p-value is small, with a hundred every effect is large: a measure counts only where
-its effect reaches the limit and chance alone would hardly make it.
+With fifteen thousand images every p-value is small, with a hundred every effect is large. So a measure counts as drift
+only if its effect exceeds the limit and chance is an unlikely explanation.
 """
 
 from collections.abc import Iterator
@@ -17,95 +17,148 @@ from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
 from carclf.audit.label_errors import normalize_features
 from carclf.config import Audit
 
-SIGNIFICANCE = 0.01  # the share of comparisons without any drift in which something is reported, all measures together
+SIGNIFICANCE = 0.01  # the probability that any of the measures reports drift if there is none
 STATISTICS = ("width", "height", "brightness", "contrast", "sharpness")
-MAX_COMPARED = 2000  # pictures of each dataset whose features are compared
+MAX_COMPARED = 2000  # images of each dataset whose features are compared
 RIDGE = 0.3
-VERDICTS = ("ok", "warn", "stop")
-FEW = 5  # pictures of a class that chance may leave out
+MIN_TRACE = 1e-9
+VERDICTS = ("ok", "warn", "stop")  # in order of severity
+MIN_CLASS_SIZE = 5  # a class with fewer images may be missing by chance
+
 Features = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
+class Sample:
+    """The images of a dataset and their features, shape (images, features).
+
+    ``rows`` have the column label and those of ``STATISTICS`` that are known. Images with the same sha256 are the same
+    image. Without features, features are not compared.
+    """
+
+    rows: pd.DataFrame
+    features: Features | None
+
+    def identities(self, prefix: str) -> npt.NDArray[np.object_]:
+        """Return what identifies each image; images without a hash are all different."""
+        rows = self.rows
+        return (rows["sha256"] if "sha256" in rows else prefix + rows.index.astype(str)).to_numpy(object)
+
+
+@dataclass(frozen=True)
 class Effect:
-    """How far apart two samples are: 0 the same, 1 wholly different; ``p`` of that much by chance."""
+    """How much two samples differ: 0 if they are the same, 1 if they have nothing in common."""
 
     name: str
     value: float
-    p: float
+    p_value: float
     note: str
 
 
-def measure_drift(
-    own: tuple[pd.DataFrame, Features | None], other: tuple[pd.DataFrame, Features | None], settings: Audit, seed: int
-) -> dict[str, Any]:
-    """Drift of one dataset (rows, features) from the other, a row per measure, with the worst ``verdict`` of them.
+@dataclass(frozen=True)
+class Measure(Effect):
+    """An effect with its limits and its verdict: ok, warn or stop."""
 
-    Rows have ``label`` and those of STATISTICS that are known; features may be None: they are not compared then.
-    """
-    effects = [_class_shares(own[0]["label"], other[0]["label"]), *_statistics(own[0], other[0])]
-    if own[1] is not None and other[1] is not None:
-        effects.append(_features((own[1], _contents(own[0], "own")), (other[1], _contents(other[0], "other")), seed))
-    measures = [_judged(effect, effect.p * len(effects) < SIGNIFICANCE, settings) for effect in effects]
-    counts = other[0]["label"].value_counts()
-    if lost := sorted(set(counts.index[counts >= FEW]) - set(own[0]["label"])):
-        # whatever its share was: a new model could not answer it any more
-        measures[0] |= {"verdict": max(measures[0]["verdict"], "warn", key=VERDICTS.index),
-                        "note": f"class {lost[0]} has no pictures any more"}
-    worst = max(measures, key=lambda one: (VERDICTS.index(one["verdict"]), one["value"]))
-    return {"verdict": worst["verdict"], "worst": worst["name"], "value": worst["value"], "measures": measures}
+    warn_above: float
+    stop_above: float
+    verdict: str
 
 
-def _judged(effect: Effect, is_real: bool, settings: Audit) -> dict[str, Any]:
-    reached = [name for name, limit in (("stop", settings.drift_stop), ("warn", settings.drift_warn))
-               if is_real and effect.value > limit]
-    return {"name": effect.name, "value": round(effect.value, 4), "p": effect.p, "warn": settings.drift_warn,
-            "stop": settings.drift_stop, "verdict": reached[0] if reached else "ok", "note": effect.note}
+@dataclass(frozen=True)
+class Drift:
+    """All measures, and the name, value and verdict of the worst."""
+
+    verdict: str
+    worst: str
+    value: float
+    measures: list[Measure]
 
 
-def _class_shares(own: pd.Series, other: pd.Series) -> Effect:
-    """Total variation: the share of the pictures that would have to change their class; chi-square's p."""
-    counts = pd.DataFrame({"own": own.value_counts(), "other": other.value_counts()}).fillna(0).sort_index()
-    shares = counts / counts.sum()
-    change = shares["own"] - shares["other"]
-    place = int(change.abs().to_numpy().argmax())
-    note = f"class {shares.index[place]}: {shares['other'].iloc[place]:.1%} → {shares['own'].iloc[place]:.1%}"
-    p = float(chi2_contingency(counts.to_numpy()).pvalue) if len(counts) > 1 else 1.0
-    return Effect("class distribution", float(change.abs().sum() / 2), p, note)
+def measure_drift(sample: Sample, reference: Sample, settings: Audit, seed: int) -> Drift:
+    """Return the drift of a sample from a reference; ``seed`` selects the images whose features are compared."""
+    effects = [_class_distribution(sample.rows["label"], reference.rows["label"])]
+    effects += _statistics(sample.rows, reference.rows)
+    if sample.features is not None and reference.features is not None:
+        effects.append(_features(sample, reference, seed))
+    # Bonferroni: the measures together have the significance of one test.
+    verdicts = [_verdict(effect, effect.p_value * len(effects) < SIGNIFICANCE, settings) for effect in effects]
+    notes = [effect.note for effect in effects]
+    if missing := _missing_classes(sample.rows["label"], reference.rows["label"]):
+        # Whatever the fraction of the class was: a new model could not predict it.
+        verdicts[0] = max(verdicts[0], "warn", key=VERDICTS.index)
+        notes[0] = f"class {missing[0]} has no images anymore"
+    limits = settings.drift_warn, settings.drift_stop
+    measures = [
+        Measure(effect.name, round(effect.value, 4), effect.p_value, note, *limits, verdict)
+        for effect, note, verdict in zip(effects, notes, verdicts, strict=True)
+    ]
+    worst = max(measures, key=lambda measure: (VERDICTS.index(measure.verdict), measure.value))
+    return Drift(worst.verdict, worst.name, worst.value, measures)
 
 
-def _statistics(own: pd.DataFrame, other: pd.DataFrame) -> Iterator[Effect]:
-    """Kolmogorov's and Smirnov's D of each measure of the pictures that both know."""
+def _verdict(effect: Effect, is_significant: bool, settings: Audit) -> str:
+    if is_significant and effect.value > settings.drift_stop:
+        return "stop"
+    return "warn" if is_significant and effect.value > settings.drift_warn else "ok"
+
+
+def _missing_classes(labels: "pd.Series[Any]", reference: "pd.Series[Any]") -> list[Any]:
+    counts = reference.value_counts()
+    return sorted(set(counts.index[counts >= MIN_CLASS_SIZE]) - set(labels))
+
+
+def _class_distribution(labels: "pd.Series[Any]", reference: "pd.Series[Any]") -> Effect:
+    """Total variation distance: the fraction of images that would have to change class; chi-squared p-value."""
+    counts = pd.DataFrame({"sample": labels.value_counts(), "reference": reference.value_counts()})
+    counts = counts.fillna(0).sort_index()
+    fractions = counts / counts.sum()
+    change = fractions["sample"] - fractions["reference"]
+    position = int(change.abs().to_numpy().argmax())
+    before, after = fractions["reference"].iloc[position], fractions["sample"].iloc[position]
+    note = f"class {fractions.index[position]}: {before:.1%} → {after:.1%}"
+    p_value = float(chi2_contingency(counts.to_numpy()).pvalue) if len(counts) > 1 else 1.0
+    return Effect("class distribution", float(change.abs().sum() / 2), p_value, note)
+
+
+def _statistics(rows: pd.DataFrame, reference: pd.DataFrame) -> Iterator[Effect]:
+    """Kolmogorov-Smirnov distance of each image statistic that both have."""
     for name in STATISTICS:
-        if name in own and name in other:
-            ours, theirs = own[name].to_numpy(float), other[name].to_numpy(float)
-            found = ks_2samp(ours, theirs, method="asymp")
-            note = f"median {np.median(theirs):.4g} → {np.median(ours):.4g}"
-            yield Effect(name, float(found.statistic), float(found.pvalue), note)
+        if name in rows and name in reference:
+            values, reference_values = rows[name].to_numpy(float), reference[name].to_numpy(float)
+            test = ks_2samp(values, reference_values, method="asymp")
+            note = f"median {np.median(reference_values):.4g} → {np.median(values):.4g}"
+            yield Effect(name, float(test.statistic), float(test.pvalue), note)
 
 
-def _contents(rows: pd.DataFrame, name: str) -> npt.NDArray[Any]:
-    """What the pictures are known by; without that each is a picture of its own."""
-    return (rows["sha256"] if "sha256" in rows else name + rows.index.astype(str)).to_numpy(object)
-
-
-def _features(
-    own: tuple[Features, npt.NDArray[Any]], other: tuple[Features, npt.NDArray[Any]], seed: int
-) -> Effect:
-    """A classifier tells the datasets apart (Lopez-Paz and Oquab 2017): Somers' D, 2 AUC - 1, on pictures unseen."""
+def _features(sample: Sample, reference: Sample, seed: int) -> Effect:
+    """Classifier two-sample test (Lopez-Paz and Oquab 2017) with Somers' D = 2 AUC - 1 on held-out images."""
+    assert sample.features is not None
+    assert reference.features is not None
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(len(contents))[:MAX_COMPARED] for _, contents in (own, other)]
-    vectors = normalize_features(np.concatenate([own[0][chosen[0]], other[0][chosen[1]]]))
-    is_own = np.arange(len(vectors)) < len(chosen[0])
-    # A picture of both datasets is learned from in both or judged in both: learned as one's own and judged as the
-    # other's, it would hide what is new.
-    codes = pd.factorize(np.concatenate([own[1][chosen[0]], other[1][chosen[1]]]))[0]
-    learned = rng.permutation(codes.max() + 1)[codes] % 2 == 0
-    x, target = vectors[learned], is_own[learned] - is_own[learned].mean()
-    normal = x.T @ x
-    normal[np.diag_indices_from(normal)] += RIDGE * max(np.trace(normal), 1e-9) / len(normal)
-    scores = vectors[~learned] @ solve(normal, x.T @ target, assume_a="pos")
-    ours, theirs = scores[is_own[~learned]], scores[~is_own[~learned]]
-    found = mannwhitneyu(ours, theirs, alternative="greater")
-    auc = float(found.statistic) / (len(ours) * len(theirs))
-    return Effect("features", max(0.0, 2 * auc - 1), float(found.pvalue), f"told apart with an AUC of {auc:.3f}")
+    chosen, chosen_reference = (
+        rng.permutation(len(features))[:MAX_COMPARED] for features in (sample.features, reference.features)
+    )
+    vectors = normalize_features(np.concatenate([sample.features[chosen], reference.features[chosen_reference]]))
+    in_sample = np.arange(len(vectors)) < len(chosen)
+    # An image that is in both samples is either trained on in both or held out in both. Otherwise it would be learned
+    # as belonging to one sample and held out as belonging to the other, which hides what is new.
+    identities = sample.identities("sample")[chosen], reference.identities("reference")[chosen_reference]
+    codes = pd.factorize(np.concatenate(identities))[0]
+    train = rng.permutation(codes.max() + 1)[codes] % 2 == 0
+    scores = _ridge_scores(vectors, in_sample, train)
+    held_out = in_sample[~train]
+    test = mannwhitneyu(scores[held_out], scores[~held_out], alternative="greater")
+    auc = float(test.statistic) / (held_out.sum() * (~held_out).sum())
+    note = f"a classifier separates the datasets with AUC {auc:.3f}"
+    return Effect("features", max(0.0, 2 * auc - 1), float(test.pvalue), note)
+
+
+def _ridge_scores(
+    vectors: Features, in_sample: npt.NDArray[np.bool_], train: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Return held-out scores of ridge regression of the membership in the sample."""
+    x = vectors[train]
+    target = in_sample[train] - in_sample[train].mean()
+    gram = x.T @ x
+    gram[np.diag_indices_from(gram)] += RIDGE * max(np.trace(gram), MIN_TRACE) / len(gram)
+    return np.asarray(vectors[~train] @ solve(gram, x.T @ target, assume_a="pos"))

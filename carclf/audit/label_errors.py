@@ -1,5 +1,4 @@
-"""Suspected label errors: what a classifier that never saw a picture's label, nor its copies', thinks of it."""
-
+"""Find suspected label errors: a classifier predicts each image without its label and those of its copies."""
 
 from typing import Any
 
@@ -10,109 +9,121 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 from scipy.special import softmax
 
-Array = npt.NDArray[np.float64]
-# Tried on cars10 with planted errors (benchmarks/label_errors.py); neither is sensitive.
-RIDGE, TEMPERATURES = 0.1, (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
-MAX_CENTRES = 3000  # of the kernel: above as many pictures its exact form outgrows memory
-BLOCK = 1000  # pictures whose kernel is held at once
+FloatArray = npt.NDArray[np.float64]
+Features = npt.NDArray[np.float32]
+Labels = npt.NDArray[Any]
+
+# Tried on cars10 with planted errors (benchmarks/label_errors.py); the result depends little on either.
+RIDGE = 0.1
+TEMPERATURES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
+MAX_CENTERS = 3000  # of the kernel: with all images as centers, memory would limit the size of a dataset
+BLOCK_SIZE = 1000  # images whose kernel is in memory at once
 JITTER = 1e-6
+MIN_NORM = 1e-12
+MIN_PROBABILITY = 1e-12
 
 
-def rank_labels(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
-) -> pd.DataFrame:
-    """Every picture's row, the least credible label first: ``position``, ``suggested``, ``score``, ``suspect``.
+def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataFrame:
+    """Return id, path, label, suggested_label, label_quality and is_suspect, the lowest label quality first.
 
-    ``features`` (pictures, features) are pooled, ``labels`` 0..classes-1. ``score`` is the probability of the given
-    label; ``suspect`` are those that confident learning (Northcutt et al. 2021) counts as wrong.
+    If several images have the same id, the path is their id, as in ``label_fixes.csv``. ``rows`` are those of a split;
+    the other arguments are those of ``rank_labels``.
+    """
+    class_names = np.array(sorted(rows["label"].unique()))
+    ranked = rank_labels(features, rows["target"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
+    rows_by_rank = rows.iloc[ranked["position"]].reset_index(drop=True)
+    ambiguous = rows_by_rank["id"].isin(rows["id"][rows["id"].duplicated()])
+    return pd.DataFrame({
+        "id": rows_by_rank["id"].where(~ambiguous, rows_by_rank["path"]), "path": rows_by_rank["path"],
+        "label": rows_by_rank["label"], "suggested_label": class_names[ranked["suggested_label"]],
+        "label_quality": ranked["label_quality"].round(6), "is_suspect": ranked["is_suspect"],
+    })
+
+
+def rank_labels(features: Features, labels: Labels, clusters: Labels, *, seed: int) -> pd.DataFrame:
+    """Return position, suggested_label, label_quality and is_suspect, the lowest label quality first.
+
+    The label quality is the out-of-fold probability of the given label. Suspects are the images that confident
+    learning (Northcutt et al. 2021) counts as mislabeled. ``features`` are pooled, shape (images, features); ``labels``
+    are numbers from 0; copies of an image have the same number in ``clusters``.
     """
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
-    probabilities = out_of_fold(features, labels, clusters, seed=seed)
+    probabilities = out_of_fold_probabilities(features, labels, clusters, seed=seed)
     table = pd.DataFrame({
-        "position": np.arange(len(labels)), "suggested_label": probabilities.argmax(1),
+        "position": np.arange(len(labels)),
+        "suggested_label": probabilities.argmax(1),
         "label_quality": get_label_quality_scores(labels, probabilities, method="self_confidence"),
         "is_suspect": find_label_issues(labels, probabilities, filter_by="both", n_jobs=1),
     })
     return table.sort_values(["label_quality", "position"]).reset_index(drop=True)
 
 
-def out_of_fold(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
-) -> Array:
-    """Class probabilities (pictures, classes), each picture's from all pictures but those of its cluster."""
-    scores, rows = leave_cluster_out_scores(features, labels, clusters, seed=seed), np.arange(len(labels))
-    tried: list[Array] = [softmax(scores * temperature, 1) for temperature in TEMPERATURES]
-    # the temperature under which the given labels are likeliest
-    return min(tried, key=lambda found: -np.log(found[rows, labels] + 1e-12).mean())
+def out_of_fold_probabilities(features: Features, labels: Labels, clusters: Labels, *, seed: int) -> FloatArray:
+    """Return class probabilities, shape (images, classes), each from all images outside the image's cluster."""
+    scores = leave_cluster_out_scores(features, labels, clusters, seed=seed)
+    rows = np.arange(len(labels))
+    candidates: list[FloatArray] = [softmax(scores * temperature, 1) for temperature in TEMPERATURES]
+    # The temperature that makes the given labels most likely.
+    return max(candidates, key=lambda probabilities: np.log(probabilities[rows, labels] + MIN_PROBABILITY).mean())
 
 
-def leave_cluster_out_scores(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[Any], clusters: npt.NDArray[Any], *, seed: int
-) -> Array:
-    """Scores (pictures, classes) of kernel ridge regression without the picture's own cluster.
+def leave_cluster_out_scores(features: Features, labels: Labels, clusters: Labels, *, seed: int) -> FloatArray:
+    """Return the scores, shape (images, classes), of kernel ridge regression without the image's cluster.
 
-    It has them in closed form, so each cluster is a fold of its own and nothing is fitted again.
+    Each cluster is a fold. The scores have a closed form, so the regression is fitted only once.
     """
-    vectors, targets = normalize_features(features), np.eye(int(labels.max()) + 1)[labels]
+    vectors = normalize_features(features)
+    targets = np.eye(int(labels.max()) + 1)[labels]
     targets -= 1 / targets.shape[1]
-    centres = vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MAX_CENTRES])]
+    centers = vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MAX_CENTERS])]
     blocks = _blocks(clusters)
-    normal, moments = _kernel(centres, centres).T, np.zeros((len(centres), targets.shape[1]))
-    normal *= RIDGE
-    for members in blocks:
-        kernel = _kernel(vectors[members], centres)
-        normal = dsyrk(1, kernel.T, beta=1, c=normal, overwrite_c=True)  # in place, and its upper half
-        moments += kernel.T @ targets[members]
-    normal[np.diag_indices_from(normal)] += JITTER * len(labels)
-    factor = cho_factor(normal, overwrite_a=True)
+    factor, moments = _normal_equations(vectors, targets, centers, blocks)
     weights = cho_solve(factor, moments)
-    scores: Array = np.empty_like(targets)
-    for members in blocks:
-        kernel = _kernel(vectors[members], centres)
-        own = kernel @ cho_solve(factor, kernel.T)  # how much each target weighs in each score
-        own[clusters[members][:, None] != clusters[members]] = 0
-        wrong = targets[members] - kernel @ weights
-        scores[members] = targets[members] - np.linalg.solve(np.eye(len(members)) - own, wrong)
+    scores: FloatArray = np.empty_like(targets)
+    for block in blocks:
+        kernel = _kernel(vectors[block], centers)
+        leverage = kernel @ cho_solve(factor, kernel.T)  # the influence of each target on each score
+        leverage[clusters[block][:, None] != clusters[block]] = 0
+        residuals = targets[block] - kernel @ weights
+        scores[block] = targets[block] - np.linalg.solve(np.eye(len(block)) - leverage, residuals)
     return scores
 
 
-def _kernel(vectors: npt.NDArray[np.float32], centres: npt.NDArray[np.float32]) -> Array:
-    """Gaussian kernel (vectors, centres)."""
-    # unit vectors around zero: the squared distance is 2 - 2ab, and 2 between most of them
-    found: Array = np.exp(vectors @ centres.T - 1).astype(float)
-    return found
+def normalize_features(features: Features) -> Features:
+    """Return centered unit vectors of the features' signed square roots, so that a few large ones do not dominate."""
+    roots = np.sqrt(np.abs(features))
+    np.copysign(roots, features, out=roots)
+    roots -= roots.mean(0)
+    roots /= np.maximum(np.linalg.norm(roots, axis=1, keepdims=True), MIN_NORM)
+    return roots
 
 
-def normalize_features(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Pooled features as unit vectors around zero, of the features' signed roots: few large ones outvote no others."""
-    rooted = np.sqrt(np.abs(features))
-    np.copysign(rooted, features, out=rooted)
-    rooted -= rooted.mean(0)
-    rooted /= np.maximum(np.linalg.norm(rooted, axis=1, keepdims=True), 1e-12)
-    return rooted
+def _normal_equations(
+    vectors: Features, targets: FloatArray, centers: Features, blocks: list[npt.NDArray[np.int64]]
+) -> tuple[Any, FloatArray]:
+    """Return the Cholesky factor and the right-hand side of the normal equations."""
+    gram = _kernel(centers, centers).T
+    gram *= RIDGE
+    moments = np.zeros((len(centers), targets.shape[1]))
+    for block in blocks:
+        kernel = _kernel(vectors[block], centers)
+        gram = dsyrk(1, kernel.T, beta=1, c=gram, overwrite_c=True)  # updates the upper triangle in place
+        moments += kernel.T @ targets[block]
+    gram[np.diag_indices_from(gram)] += JITTER * len(vectors)
+    return cho_factor(gram, overwrite_a=True), moments
 
 
-def _blocks(clusters: npt.NDArray[Any]) -> list[npt.NDArray[np.int64]]:
-    """All positions in parts of about BLOCK, no cluster in two of them."""
+def _kernel(vectors: Features, centers: Features) -> FloatArray:
+    """Return the Gaussian kernel, shape (vectors, centers)."""
+    # The squared distance of unit vectors is 2 - 2ab, and about 2 for most pairs of centered ones.
+    return np.asarray(np.exp(vectors @ centers.T - 1).astype(float))
+
+
+def _blocks(clusters: Labels) -> list[npt.NDArray[np.int64]]:
+    """Return all positions in blocks of about ``BLOCK_SIZE``, without splitting a cluster."""
     order = np.argsort(clusters, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(clusters[order])) + 1, len(order))  # of each cluster
-    cuts = np.unique(ends[np.searchsorted(ends, np.arange(BLOCK, len(order), BLOCK))])
-    return [members for members in np.split(order, cuts) if len(members)]
-
-def rank_suspects(rows: pd.DataFrame, features: npt.NDArray[Any], seed: int) -> pd.DataFrame:
-    """A row per picture, the least credible label first: id, path, label, suggested, score, suspect.
-
-    ``rows`` are a split's (id, path, label, target, cluster). Where several pictures have one id, the id is the path,
-    as label_fixes.csv wants it.
-    """
-    class_names = np.array(sorted(rows["label"].unique()))
-    ranked = rank_labels(features, rows["target"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
-    found = rows.iloc[ranked["position"]].reset_index(drop=True)
-    several = rows["id"][rows["id"].duplicated()].unique()
-    return pd.DataFrame({
-        "id": found["id"].where(~found["id"].isin(several), found["path"]), "path": found["path"],
-        "label": found["label"], "suggested_label": class_names[ranked["suggested_label"]],
-        "label_quality": ranked["label_quality"].round(6), "is_suspect": ranked["is_suspect"],
-    })
+    cuts = np.unique(ends[np.searchsorted(ends, np.arange(BLOCK_SIZE, len(order), BLOCK_SIZE))])
+    return [block for block in np.split(order, cuts) if len(block)]

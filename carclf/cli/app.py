@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn, Optional
@@ -22,9 +23,11 @@ from carclf.cli.runs import runs_app
 from carclf.cli.store import store_app
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import CarclfError, ConfigError, ServiceError
-from carclf.progress import LogLines, printable
-from carclf.runs.run import STAGES, Result, Run, find_setting
+from carclf.formatting import printable
+from carclf.progress import LogLines
+from carclf.runs.run import Result, Run, find_setting
 from carclf.services.storage import disk_full_message, format_command, open_store
+from carclf.stages.chain import STAGES, StageOptions
 
 SKIP_WHAT_FOLLOWS = 99
 
@@ -41,7 +44,7 @@ app.add_typer(models_app)
 
 def _finish(result: Result, path: Path | None) -> None:
     if path:
-        path.write_text(json.dumps(vars(result)))
+        path.write_text(json.dumps(asdict(result)))
     if result.skip_reason:
         raise typer.Exit(SKIP_WHAT_FOLLOWS)
     if result.waiting:  # its reason is in the log already
@@ -63,7 +66,7 @@ def _download(
     run: RunOption, store: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     result: ResultOption = None,
 ) -> None:
-    _finish(_new_run(store, run, recipe, set_).run_stage("download"), result)
+    _finish(run_stage_with_report(_new_run(store, run, recipe, set_), "download"), result)
 
 
 def _add_stage(stage: str) -> None:
@@ -83,8 +86,7 @@ def _promote(
     approved_by: Annotated[str, typer.Option("--approved-by", metavar="NAME", help="Who agreed to it.")] = "",
 ) -> None:
     current = Run.load(run, open_store(store))
-    current.approved_by = approved_by.strip()
-    _finish(run_stage_with_report(current, "promote"), result)
+    _finish(run_stage_with_report(current, "promote", StageOptions(approved_by.strip())), result)
 
 
 @app.command("run")
@@ -101,7 +103,7 @@ def _run(
             print(f"{result.summary}\nThen the rest of the stages: "
                   f"{format_command(current.store, f'STAGE --run {name}')}, from {stage} on")
             raise typer.Exit(ServiceError.exit_status)
-        print(result.line(), flush=True)
+        print(result.format_line(), flush=True)
         if result.metrics.get("public_score") == "":
             print("No public score came: the competition gives none.")
         if result.skip_reason:

@@ -1,6 +1,7 @@
 """``carclf champion``: who it is, who it was, how it came to be, and what a candidate must reach."""
 
 import json
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,10 +12,11 @@ from carclf.cli.options import ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
-from carclf.progress import printable
+from carclf.formatting import printable
 from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command, open_store
+from carclf.stages.chain import StageOptions
 
 champion_app = typer.Typer(help="The champion, its history and the threshold.", no_args_is_help=True)
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
@@ -67,15 +69,14 @@ def _promote(
     if override and not override.strip():
         raise ConfigError("--override needs a reason: it stands in the history.")
     current = Run.load(run, open_store(store))
-    current.approved_by, current.override = by, override.strip()
-    done = run_stage_with_report(current, "promote")
+    done = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
     if result:
-        result.write_text(json.dumps(vars(done)))
+        result.write_text(json.dumps(asdict(done)))
     reason = str(done.metrics["reason"])
     if done.metrics["decision"] == "rejected":
         raise QualityError(f"{reason}. To crown it nevertheless: --override REASON")
     if done.waiting:
-        raise ConfigError(reason)
+        raise ConfigError(done.summary)
     own, now = current.artifact(Model, "fine_tune").key, _state(current.store)["champion"]["model"]
     if own != now:
         raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "
@@ -94,7 +95,7 @@ def _rollback(
     event = roll_back(place, to, by)
     sync_champion_alias(place)
     run = printable(str(event.get("run") or "unknown"))
-    print(f"The champion is {event['model']} of the run {run}, and no more {event['from']}. "
+    print(f"The champion is {event['model']} of the run {run}, and no more {event['previous_model']}. "
           f"The stored threshold is still {_state(place)['threshold']:.4f}: carclf champion set-threshold changes it.")
 
 

@@ -7,7 +7,7 @@ from functools import reduce
 from carclf import config as configuration
 from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
-from carclf.ensembles.build import build_ensemble_model, input_size
+from carclf.ensembles.build import TrainedModel, build_ensemble_model
 from carclf.errors import ConfigError
 from carclf.runs.run import Result, Run
 from carclf.services.storage import format_command
@@ -35,11 +35,18 @@ def join_runs(run: Run, members: Sequence[Run]) -> Result:
     members = _in_order(run, members)
     run.add_members(members)
     started = time.monotonic()
-    model, reused = build_ensemble_model(run, members)
+    archive = members[0].artifact(Archive, "download")
+    trained = [_trained_model(member) for member in members]
+    model, reused = build_ensemble_model(archive, trained, run.context)
     summary = ", ".join(f"{name} {value}" for name, value in model.metrics.items())
     result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.metrics, summary)
     run.record_result(result)
     return result
+
+
+def _trained_model(run: Run) -> TrainedModel:
+    model = run.artifact(Model, "fine_tune")
+    return TrainedModel(run.run_id, run.config, model, run.artifact(Evaluation, "evaluate"), run.artifact(Split, "split"))
 
 
 def _in_order(run: Run, members: Sequence[Run]) -> list[Run]:
@@ -78,7 +85,7 @@ def _require_alike(members: Sequence[Run]) -> None:
 
 
 def _require_shape(members: Sequence[Run], models: Sequence[Model]) -> None:
-    sizes = [input_size(model) for model in models]
+    sizes = [model.image_size for model in models]
     ratios = [width / height for height, width in sizes]
     if max(ratios) / min(ratios) > 1 + MAX_ASPECT_DIFFERENCE:
         told = ", ".join(f"{member.run_id}: {height}x{width}" for member, (height, width) in

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from carclf.cli.options import SetOption, StoreOption, validate_parent_folder
+from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ServiceError
 from carclf.runs.model_selection import select_model
 from carclf.runs.run import Run
@@ -66,10 +67,10 @@ def _ensemble(
     members = [Run.load(one, place) for one in run]
     asked = [*set_, *(["submit.enabled=true"] if submit else [])]  # else the first member's setting would say no
     joined = start_ensemble_run(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, asked)
-    print(join_runs(joined, members).line(), flush=True)
+    print(join_runs(joined, members).format_line(), flush=True)
     for stage in ("evaluate", "promote", *(("submit", "score") if submit else ())):
-        result = joined.run_stage(stage)
-        print(result.line(), flush=True)
+        result = run_stage_with_report(joined, stage)
+        print(result.format_line(), flush=True)
         if result.waiting:
             approved = " --approved-by NAME" if stage == "promote" else ""  # what it waits for
             print(f"To go on: {format_command(place, f'{stage} --run {joined.run_id}')}{approved}")

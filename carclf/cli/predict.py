@@ -8,6 +8,7 @@ from typing import Any
 from carclf.artifacts import Dataset, Split
 from carclf.config import Validation
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import printable
 from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel
 from carclf.services.storage import Store
@@ -26,7 +27,7 @@ def prediction_lines(chosen: SelectedModel, paths: Iterable[Path], store: Store,
         if as_json:
             yield json.dumps(_described(chosen, one, names))
         else:
-            yield f"{_printable(one.path)}: {one.problem or _words(one.probabilities, names, top)}"
+            yield f"{printable(str(one.path))}: {one.problem or _words(one.probabilities, names, top)}"
     if num_unread:
         raise DataError(f"{num_unread} of {len(files)} files are no pictures that can be read; the others are answered "
                         "above. Leave them out, or mend them.")
@@ -72,8 +73,3 @@ def _described(chosen: SelectedModel, one: Any, names: list[str]) -> dict[str, A
 def _words(probabilities: Any, names: list[str], top: int) -> str:
     order = probabilities.argsort()[::-1][:top]
     return ", ".join(f"class {names[place]} {probabilities[place]:.3f}" for place in order)
-
-
-def _printable(path: Path) -> str:
-    # a name may hold bytes that are no text, and codes that a terminal obeys
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(path))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from carclf.artifacts import Decision, Evaluation, Model
-from carclf.champion import Event, State, event_action, event_time, model_summary, promotions
-from carclf.progress import printable
+from carclf.champion import Event, State, model_summary, promotions
+from carclf.formatting import printable
 from carclf.services.storage import Store
 
 HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
@@ -46,11 +46,11 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
 
 def details_table(found: dict[str, Any]) -> list[str]:
     """The lines of what ``shown`` found."""
-    rules = [(row["rule"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
-              row.get("text", "")) for row in found["rules"]]
+    rules = [(row["name"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
+              ": ".join(filter(None, (row["summary"], row["detail"])))) for row in found["rules"]]
     files = [line for name, known in found["files"].items()
              for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
-    events = [f"{event_time(event)}  {event_action(event).replace('_', ' ')}{_told(event)}" for event in found["events"]]
+    events = [f"{event['time']}  {event['action'].replace('_', ' ')}{_told(event)}" for event in found["events"]]
     lines = [
         f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
         found["reason"] or "its decision is gone from the store", "",
@@ -64,14 +64,14 @@ def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
     evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
     known = model_summary(state, event, evaluation)
     return known | {
-        "rank": "" if known["rank"] is None else known["rank"], "time": event_time(event),
+        "rank": "" if known["rank"] is None else known["rank"], "time": event["time"],
         "by": event.get("approved_by", ""), "override": event.get("override", ""), "rejection": event.get("rejection", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
 
 def _told(event: Event) -> str:
-    if event_action(event) == "scored":
+    if event["action"] == "scored":
         return f": public score {event['public_score']}" + (f", rank {event['rank']}" if event["rank"] != "" else "")
     told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("previous_model")),
             ("because", event.get("override"))]

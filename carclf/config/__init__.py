@@ -12,8 +12,6 @@ from carclf.config.recipes import RECIPES
 from carclf.config.settings import (
     AUTO,
     NAMED_WEIGHTS,
-    PUBLISHED,
-    SMALLEST,
     Audit,
     Augment,
     Backbone,
@@ -32,4 +30,8 @@ from carclf.config.settings import (
     scaled_size,
 )
 
-__all__ = ['AUTO', 'NAMED_WEIGHTS', 'PUBLISHED', 'RECIPES', 'SMALLEST', 'Audit', 'Augment', 'Backbone', 'Config', 'Download', 'Duplicates', 'Evaluate', 'FineTune', 'Gate', 'Head', 'Model', 'Score', 'Split', 'Submit', 'Validation', 'deployment_settings', 'flatten', 'iter_settings', 'load_config', 'parse_override', 'require_weights', 'scaled_size']
+__all__ = [
+    "AUTO", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Download", "Duplicates", "Evaluate",
+    "FineTune", "Gate", "Head", "Model", "Score", "Split", "Submit", "Validation", "deployment_settings", "flatten",
+    "iter_settings", "load_config", "parse_override", "require_weights", "scaled_size",
+]

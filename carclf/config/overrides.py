@@ -1,4 +1,4 @@
-"""From a recipe and overrides to a configuration."""
+"""Build a configuration from a recipe and overrides."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import NAMED_WEIGHTS, Config, Section
@@ -17,8 +18,8 @@ from carclf.errors import ConfigError
 Overrides = Mapping[str, Any]
 
 
-def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted name, pydantic FieldInfo) of every leaf of the tree, in order."""
+def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the dotted name and the pydantic field of every setting, in order."""
     for name, field in tree.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from iter_settings(field.annotation, f"{prefix}{name}.")
@@ -27,62 +28,81 @@ def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tu
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves of a dumped configuration, of whatever version, by their dotted names."""
-    found: dict[str, Any] = {}
+    """Return the leaves of a dumped configuration by dotted name."""
+    leaves: dict[str, Any] = {}
     for name, value in tree.items():
-        found |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return found
+        leaves |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return leaves
 
 
 def load_config(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
-    """The recipe's configuration with dotted overrides, ``{"fine_tune.epochs": 3}``; None means "as the recipe says".
+    """Return the recipe's configuration with overrides by dotted name, such as ``{"fine_tune.epochs": 3}``.
 
-    Raises ConfigError for an unknown recipe or key and for a value out of its limits.
+    An override of None keeps the recipe's value.
+
+    Raises:
+        ConfigError: The recipe or a setting does not exist, or a value is out of its limits.
     """
     if recipe not in RECIPES:
-        raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
-    values = RECIPES[recipe] | {key: value for key, value in (overrides or {}).items() if value is not None}
-    known = dict(iter_settings())
-    if unknown := sorted(set(overrides or {}) - set(known)):
-        near = [key for key in known if key.rpartition(".")[2] == unknown[0]] or get_close_matches(unknown[0], known)
-        raise ConfigError(f"Unknown configuration key {', '.join(map(repr, unknown))}. Remove it or use one of: "
-                          f"{', '.join(near or known)}.")
+        raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
+    _require_known_settings(overrides or {})
+    values = RECIPES[recipe] | {name: value for name, value in (overrides or {}).items() if value is not None}
     tree: dict[str, Any] = {}
-    for key, value in values.items():
-        section, _, leaf = key.rpartition(".")
+    for name, value in values.items():
+        section, _, leaf = name.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[leaf] = value
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        name, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
-        if name not in known:
-            raise ConfigError(message) from error
-        raise ConfigError(f"{name} = {first['input']!r}: {message}. {known[name].description}") from error
+        raise ConfigError(_describe(error)) from error
+
+
+def _require_known_settings(overrides: Overrides) -> None:
+    names = [name for name, _ in iter_settings()]
+    if unknown := sorted(set(overrides) - set(names)):
+        similar = [name for name in names if name.rpartition(".")[2] == unknown[0]]
+        similar = similar or get_close_matches(unknown[0], names) or names
+        raise ConfigError(f"Unknown setting {', '.join(map(repr, unknown))}. Similar settings: {', '.join(similar)}.")
+
+
+def _describe(error: ValidationError) -> str:
+    """Return the first problem with the setting, its value and its description."""
+    first = error.errors()[0]
+    name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    field = dict(iter_settings()).get(name)
+    return f"{name} = {first['input']!r}: {problem}. {field.description}" if field else problem
 
 
 def deployment_settings(overrides: Sequence[str]) -> list[str]:
-    """The deployment's ``key=value`` settings (CARCLF_SETTINGS), and then these."""
+    """Return the deployment's ``key=value`` settings (CARCLF_SETTINGS), followed by these overrides."""
     return [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), *overrides]
 
 
 def require_weights(weights: str) -> Path:
-    """The file of ``model.weights`` where that is a path; ConfigError where there is none."""
+    """Return the file that ``model.weights`` names.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
     path = Path(os.path.expandvars(weights)).expanduser()
     if not path.is_file():
-        raise ConfigError(f"model.weights: there is no file {weights!r}. Give {', '.join(map(repr, NAMED_WEIGHTS))}, a "
-                          "path or a URL.")
+        names = ", ".join(map(repr, NAMED_WEIGHTS))
+        raise ConfigError(f"model.weights: the file {weights!r} does not exist. Use {names}, a path or a URL.")
     return path
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Read ``key=value``, the value as JSON where it is JSON; else, and where the setting is a text, as it stands."""
-    key, equals, value = text.partition("=")
+    """Split ``key=value`` and parse the value as JSON. Text that is not JSON, or of a text setting, stays text.
+
+    Raises:
+        ConfigError: There is no equals sign.
+    """
+    name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{text!r} is not of the form key=value, for example fine_tune.epochs=3.")
+        raise ConfigError(f"{text!r} does not have the form key=value, for example fine_tune.epochs=3.")
     try:
-        read = json.loads(value)
+        parsed = json.loads(value)
     except json.JSONDecodeError:
-        return key, value
-    is_text = (key, str) in ((name, field.annotation) for name, field in iter_settings())
-    return key, value if is_text and not isinstance(read, str | None) else read
+        return name, value
+    is_text = any(setting == name and field.annotation is str for setting, field in iter_settings())
+    return name, value if is_text and not isinstance(parsed, str | None) else parsed

@@ -3,7 +3,7 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, event_time, model_summary, read_state
+from carclf.champion import Event, State, model_summary, read_state
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -32,7 +32,7 @@ def _champion(store: Store, state: State, event: Event) -> dict[str, Any]:
         evaluation = None
     known = model_summary(state, event, evaluation)
     return known | {
-        "rank": known["rank"] or None, "since": event_time(event),
+        "rank": known["rank"] or None, "since": event["time"],
         "by": event.get("approved_by") or event.get("by") or "",
     }
 

@@ -43,7 +43,7 @@ class CommonImages:
         right_a, right_b = (self.rows[side] == self.rows["label"] for side in ("a", "b"))
         table = PairedCounts(len(self.rows), int((right_b & ~right_a).sum()), int((right_a & ~right_b).sum()))
         found: dict[str, Any] = {
-            "num_images": table.num_images, "only_a_correct": table.lost, "only_b_correct": table.gained,
+            "num_images": table.num_images, "only_a_correct": table.champion_only_correct, "only_b_correct": table.candidate_only_correct,
             "both_right": int((right_a & right_b).sum()), "both_wrong": int((~right_a & ~right_b).sum()),
             "num_trained_on": self.num_trained_on, "num_mismatched": self.num_mismatched, "num_same_members": self.num_same_members,
         }
@@ -90,7 +90,7 @@ def find_common_images(one: EvaluatedRun, other: EvaluatedRun, store: Store) -> 
     rows_a, rows_b = (_validated(answered, store) for answered in (one, other))
     known: set[str] = set()
     if one.split.key != other.split.key:
-        known = ids_trained_on(rows_a, _memory(other.split, store)) | ids_trained_on(rows_b, _memory(one.split, store))
+        known = ids_trained_on(rows_a, other.split.history(store)) | ids_trained_on(rows_b, one.split.history(store))
     both = rows_a.merge(rows_b, on="id", suffixes=("_a", "_b"), validate="one_to_one")
     alike = both["label_a"].eq(both["label_b"]) & both["sha256_a"].eq(both["sha256_b"])
     own = both[alike & ~both["id"].isin(known)].reset_index(drop=True)
@@ -120,7 +120,3 @@ def _sure(answers: pd.DataFrame, evaluation: Evaluation) -> Any:
         return np.full(len(answers), np.nan)
     return apply_temperature(shares, float(evaluation.metrics.get("temperature", 1.0))).max(1)
 
-
-def _memory(split: Split, store: Store) -> pd.DataFrame:
-    """What the models of a split know: with what those knew that they began with."""
-    return pd.read_parquet(split.path(store, "split_history.parquet" if "split_history.parquet" in split.files else "split.parquet"))

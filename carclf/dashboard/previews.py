@@ -23,7 +23,7 @@ class Previews:
         """The URI; "" where it cannot be had, or where MAX_MADE were made."""
         if found := self.known.get(path):
             return found
-        if not path or self.make is None or len(self.make.made) >= MAX_MADE:
+        if not path or self.make is None or len(self.make.cache) >= MAX_MADE:
             return ""
         inside = (self.folder / path).resolve().is_relative_to(self.folder.resolve())
         return self.make(path) if inside else ""
@@ -39,6 +39,6 @@ def _of_errors(own: RunReader) -> dict[str, str]:
     def read() -> dict[str, str]:
         errors = (own.parsed("evaluate", "evaluation.json") or {}).get("errors", [])
         pictures = (own.parsed("evaluate", "error_images.json") or []) if errors else []
-        return {error["path"]: picture["picture"] for error, picture in zip(errors, pictures, strict=False)}
+        return {error["path"]: picture["image"] for error, picture in zip(errors, pictures, strict=False)}
 
     return own.part("pictures", read, {})

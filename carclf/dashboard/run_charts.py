@@ -95,10 +95,10 @@ def stage_times(stages: Sequence[Mapping[str, Any]]) -> Chart:
 
 def recalls(classes: Sequence[Mapping[str, Any]]) -> Chart:
     """Each class's recall with its interval: ``label``, ``num``, ``recall``, ``low``, ``high``; the weakest first."""
-    values: Values = [{"label": str(row["label"]), **{name: row[name] for name in ("num", "recall", "low", "high")}}
+    values: Values = [{"label": str(row["label"]), **{name: row[name] for name in ("num_images", "recall", "low", "high")}}
                       for row in classes[:MAX_BARS]]
     y: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class"}
-    tooltip = [{"field": "label", "title": "class"}, {"field": "num", "title": "images"},
+    tooltip = [{"field": "label", "title": "class"}, {"field": "num_images", "title": "images"},
                *({"field": name, "format": ".3f"} for name in ("recall", "low", "high"))]
     share: Spec = {"scale": {"domain": [0, 1]}}
     layers: list[Spec] = [
@@ -111,10 +111,10 @@ def recalls(classes: Sequence[Mapping[str, Any]]) -> Chart:
     if classes:
         weak, strong = classes[0], classes[-1]
         said = (f"The weakest class is {weak['label']} with recall {weak['recall']:.3f} (95%: {weak['low']:.3f} to "
-                f"{weak['high']:.3f}, {weak['num']} images), the strongest {strong['label']} with "
+                f"{weak['high']:.3f}, {weak['num_images']} images), the strongest {strong['label']} with "
                 f"{strong['recall']:.3f}.")
-    table = [[str(row["label"]), str(row["num"]), *(f"{row[name]:.3f}" for name in ("recall", "low", "high")),
-              str(row.get("named", ""))] for row in classes]
+    table = [[str(row["label"]), str(row["num_images"]), *(f"{row[name]:.3f}" for name in ("recall", "low", "high")),
+              str(row.get("num_predicted", ""))] for row in classes]
     return Chart("recalls", "Recall of each class", spec("Recall of each class", values, layers, {"step": 18}), said,
                  ["class", "images", "recall", "from", "to", "named so"], table)
 

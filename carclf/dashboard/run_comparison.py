@@ -6,6 +6,7 @@ from carclf.artifacts import Evaluation, Metrics, Model, Split
 from carclf.config import flatten
 from carclf.dashboard.run_sources import RunReader, open_run, to_jsonable
 from carclf.errors import ConfigError
+from carclf.formatting import finite_number
 from carclf.runs.index import index_row, is_champion
 from carclf.services.storage import Store
 
@@ -79,15 +80,11 @@ def _settings(config_a: dict[str, Any], config_b: dict[str, Any]) -> list[dict[s
 def _figures(a: Metrics, b: Metrics) -> list[dict[str, Any]]:
     found = []
     for name in a | b:
-        one, other = (_number(metrics.get(name)) for metrics in (a, b))
+        one, other = (finite_number(metrics.get(name)) for metrics in (a, b))
         if (one, other) != (None, None):
             difference = None if one is None or other is None or name in NAMES else other - one
             found.append({"name": name, "a": one, "b": other, "difference": difference})
     return found
-
-
-def _number(value: Any) -> float | int | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _changed(common: "CommonImages", sources: list[RunReader]) -> list[dict[str, Any]]:

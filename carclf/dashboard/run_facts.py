@@ -9,7 +9,6 @@ import io
 from functools import partial
 from typing import Any
 
-from carclf.artifacts import STAGE_ARTIFACTS
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.run_sources import AUDIT, RunReader, open_run, to_jsonable
 from carclf.dashboard.stage_facts import changed_settings, stage_facts
@@ -18,13 +17,14 @@ from carclf.runs.index import TRAINING, Row, index_row, is_champion
 from carclf.runs.live import LiveProgress, read_live_progress
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 __all__ = ["Facts", "artifact_file", "champion_facts", "error_image", "run_facts"]
 Facts = dict[str, Any]
 MAX_LISTED = 100  # of the data's findings and problems
 FILES = {"validate": ("report.json",), "train_head": ("history.csv",), "fine_tune": ("history.csv",),
          "evaluate": ("evaluation.json", "error_images.json"), "promote": ("decision.json",)}  # that facts are made of
-KINDS = ("picture", "overlay")
+KINDS = ("image", "overlay")
 JPEG = "data:image/jpeg;base64,"
 VIEWABLE_SUFFIXES, MAX_SHOWN_BYTES = (".html", ".json", ".csv", ".png", ".md"), 32_000_000  # files that a browser is given
 
@@ -93,7 +93,7 @@ def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | N
     Models and archives are none of those. ConfigError for what is no run, DataError where the file is damaged.
     """
     own = open_run(store, run_id)
-    artifact = own.artifact(stage) if stage in (*STAGE_ARTIFACTS, AUDIT) else None
+    artifact = own.artifact(stage) if stage in (*STAGES, AUDIT) else None
     file = artifact.files.get(name) if artifact else None
     if file is None or not name.endswith(VIEWABLE_SUFFIXES) or file.num_bytes > MAX_SHOWN_BYTES:
         return None

@@ -7,6 +7,7 @@ from carclf.errors import CarclfError
 from carclf.progress import log
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
+from carclf.stages.chain import NO_OPTIONS, StageOptions
 
 LATE = ("evaluate", "promote", "submit", "score")  # after which there is something to archive
 ASKED_OFTEN = ("submit", "score")  # while they wait nothing new is known
@@ -22,9 +23,9 @@ def report_key(run_id: str) -> str:
     return f"reports/{run_id}.html"
 
 
-def run_stage_with_report(run: Run, stage: str) -> Result:
-    """Run a stage of a run; after a late one the run's report is kept in the store."""
-    result = run.run_stage(stage)
+def run_stage_with_report(run: Run, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
+    """Run a stage of a run and, after a late stage, write the run's report to the store."""
+    result = run.run_stage(stage, options)
     if stage in LATE and not (result.waiting and stage in ASKED_OFTEN):
         keep_report(run.store, run.run_id)
     return result

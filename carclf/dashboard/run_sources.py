@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Audit, Drift
+from carclf.artifacts import Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.runs.index import NUM_READERS
 from carclf.runs.record import Record, read_record
 from carclf.services.storage import Store, format_command
+from carclf.stages.chain import STAGES
 
 T = TypeVar("T")
 PAGE = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
@@ -38,7 +39,7 @@ class RunReader:
     def fetch(self, files: Mapping[str, Sequence[str]]) -> None:
         """Read what the stages left and these files of it at once; what cannot be read is told by who asks for it."""
         with ThreadPoolExecutor(NUM_READERS) as pool:
-            list(pool.map(lambda stage: self._fetch(stage, files.get(stage, ())), (*STAGE_ARTIFACTS, AUDIT)))
+            list(pool.map(lambda stage: self._fetch(stage, files.get(stage, ())), (*STAGES, AUDIT)))
 
     def _fetch(self, stage: str, names: Sequence[str]) -> None:
         with suppress(CarclfError, *MALFORMED_DATA_ERRORS):
@@ -78,9 +79,9 @@ class RunReader:
         if stage == AUDIT:
             return _of_page(self.result("train_head"), Audit, Drift)
         if key := self.result(stage).get("key"):
-            return STAGE_ARTIFACTS[stage], key
+            return STAGES[stage].artifact, key
         # A decision that waits for an approval: the record names its page only.
-        return _of_page(self.attempt(stage), STAGE_ARTIFACTS[stage]) if stage == "promote" else (STAGE_ARTIFACTS[stage], "")
+        return _of_page(self.attempt(stage), STAGES[stage].artifact) if stage == "promote" else (STAGES[stage].artifact, "")
 
     def content(self, stage: str, name: str) -> bytes | None:
         """A file of what a stage left, checked; None where there is none."""

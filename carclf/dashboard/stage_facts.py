@@ -5,11 +5,10 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
-from carclf.artifacts import STAGE_ARTIFACTS
 from carclf.config import flatten, load_config
 from carclf.dashboard.run_sources import RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
-from carclf.runs.run import STAGES
+from carclf.stages.chain import STAGES
 
 Setting = dict[str, Any]
 
@@ -41,7 +40,7 @@ def _stage(source: RunReader, stage: str, live: LiveProgress | None) -> dict[str
         "since": attempt.get("since", ""), "ended": attempt.get("ended") or done.get("ended") or "",
         "seconds": done.get("seconds"), "reused": bool(done.get("reused")), "gpu": done.get("gpu", ""),
         "summary": done.get("summary", ""), "metrics": done.get("metrics") or attempt.get("metrics") or {},
-        "folder": STAGE_ARTIFACTS[stage].folder, "key": artifact.key if artifact else done.get("key", ""),
+        "folder": STAGES[stage].artifact.folder, "key": artifact.key if artifact else done.get("key", ""),
         "files": [{"name": name, "key": file.key, "num_bytes": file.num_bytes} for name, file in files],
     }
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from carclf import reports
 from carclf.dashboard.charts import Chart, render_svg
+from carclf.formatting import format_value
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES
 from carclf.reports.render import MAX_ROWS
 
@@ -69,13 +70,6 @@ def _drawn(chart: Chart) -> Markup:
     return Markup(render_svg(chart))
 
 
-def _short(value: Any) -> str:
-    """A figure as a person reads it."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
-
-
 def _moment(text: str | None) -> str:
     """A time in ISO format as a person reads it."""
     return str(text or "").replace("T", " ").split("+")[0].split(".")[0]
@@ -87,5 +81,5 @@ def _environment() -> jinja2.Environment:
         autoescape=True, loader=jinja2.FileSystemLoader([HERE, SHARED]), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
-    environment.filters |= {"short": _short, "moment": _moment}
+    environment.filters |= {"short": format_value, "moment": _moment}
     return environment

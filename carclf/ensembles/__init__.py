@@ -1,1 +1,1 @@
-"""Several models as one: members, weights and the network."""
+"""Several models as one: its members, their weights, and the network that averages them."""

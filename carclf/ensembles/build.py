@@ -1,120 +1,153 @@
-"""The models of several runs joined, each weighted by what it said of pictures that it was not trained on."""
+"""Build an ensemble from the models of several runs."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, build, fingerprint
+from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build, fingerprint
+from carclf.config import Config
 from carclf.progress import log
-from carclf.runs.run import Run
 from carclf.training.warm_start import fine_tune_settings
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from carclf.ensembles.members import Member
 
-VERSION = 1
-MIN_PICTURES = 30  # that every recipe predicted unseen: with fewer the recipes count alike
+VERSION = 2
+MIN_IMAGES = 30  # that no recipe was trained on; with fewer, all recipes have the same weight
 
 
-def input_size(model: Model) -> tuple[int, int]:
-    """Height and width of a model's pictures, in pixels."""
-    return int(model.number("image_height")), int(model.number("image_width"))
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model that becomes a member of an ensemble, with the artifacts and the configuration of its run."""
+
+    run_id: str
+    config: Config
+    model: Model
+    evaluation: Evaluation
+    split: Split
 
 
-def build_ensemble_model(run: Run, members: Sequence[Run]) -> tuple[Model, bool]:
-    """The members' models in one file, which is a model as any other, and whether it was there."""
-    models = [member.artifact(Model, "fine_tune") for member in members]
-    evaluations = [member.artifact(Evaluation, "evaluate") for member in members]
-    split, archive = members[0].artifact(Split, "split"), members[0].artifact(Archive, "download")
+def build_ensemble_model(
+    archive: Archive, members: Sequence[TrainedModel], context: StageContext
+) -> tuple[Model, bool]:
+    """Return an artifact that averages the members' calibrated probabilities, and whether it was reused.
+
+    Members with the same recipe, which differ in seed or fold only, share their recipe's weight equally. The weights
+    of the recipes maximize the likelihood of images that none of them was trained on. The ensemble has the first
+    member's split.
+    """
 
     def make(folder: Path) -> Metrics:
-        return _join(folder, members, models, split, archive)
+        return _build(folder, archive, members, context)
 
-    groups = _groups(members)
-    return build(Model, make, Provenance(VERSION, {
-        "archive": archive.key, "split": split.key, "members": " ".join(model.key for model in models),
-        "evaluations": " ".join(evaluation.key for evaluation in evaluations),
-    }, {"groups": groups, "salt": run.salt}), run.store)
+    inputs = {"archive": archive.key, "split": members[0].split.key}
+    for number, member in enumerate(members):
+        inputs |= {f"member_{number}": member.model.key, f"member_{number}_evaluation": member.evaluation.key}
+    settings = {"groups": _recipe_groups(members), "salt": context.salt}
+    return build(Model, make, Provenance(VERSION, inputs, settings), context.store)
 
 
-def _groups(members: Sequence[Run]) -> list[int]:
-    """A number for each member: the same for those that differ in seed or fold only."""
-    recipes = [fingerprint(model=member.config.model.model_dump(), head=member.config.head.model_dump(),
-                           rest=fine_tune_settings(member.config, "") | {"seed": None}) for member in members]
+def _recipe_groups(members: Sequence[TrainedModel]) -> list[int]:
+    """Return the number of each member's recipe, from 0."""
+    recipes = [_recipe_fingerprint(member.config) for member in members]
     return [list(dict.fromkeys(recipes)).index(recipe) for recipe in recipes]
 
 
-def _join(
-    folder: Path, runs: Sequence[Run], models: Sequence[Model], split: Split, archive: Archive
-) -> Metrics:
+def _recipe_fingerprint(config: Config) -> str:
+    settings = fine_tune_settings(config, "") | {"seed": None}
+    return fingerprint(model=config.model.model_dump(), head=config.head.model_dump(), rest=settings)
+
+
+def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], context: StageContext) -> Metrics:
     import keras
-    import pandas as pd
 
     from carclf.dataset.archives import extract_images
-    from carclf.ensembles import network as ensembles
+    from carclf.dataset.champion_split import VAL
     from carclf.ensembles.members import write_members
+    from carclf.ensembles.network import build_ensemble
     from carclf.training.saving import write_reference_logits
 
-    store = runs[0].store
-    members, told = _weighted(runs)
+    store = context.store
+    members, weight_metrics = _weigh_members(trained, context)
+    models = [member.model for member in trained]
     networks = [keras.models.load_model(model.path(store, "model.keras"), compile=False) for model in models]
-    network = ensembles.build_ensemble(networks, members, [input_size(model) for model in models])
+    network = build_ensemble(networks, members, [model.image_size for model in models])
     height, width = network.input_shape[1:3]
-    rows = pd.read_parquet(split.path(store, "split.parquet"))
-    write_reference_logits(network, rows[rows["subset"] == "val"], extract_images(archive, store), (height, width), folder)
+    rows = trained[0].split.rows(store)
+    images = extract_images(archive, store)
+    write_reference_logits(network, rows[rows["subset"] == VAL], images, (height, width), folder)
     network.save(folder / "model.keras")
-    write_members(folder / "ensemble.json", members, told)
+    write_members(folder / "ensemble.json", members, weight_metrics)
+    weights = {f"member_{number}_weight": round(member.weight, 4) for number, member in enumerate(members)}
     return {
-        "num_members": len(members), "weights": " ".join(f"{member.weight:.4f}" for member in members),
-        "num_classes": models[0].metrics["num_classes"], "image_height": height, "image_width": width,
-        "class_names": models[0].class_names,
+        "num_members": len(members), **weights, "num_classes": models[0].metrics["num_classes"],
+        "class_names": models[0].class_names, "image_height": height, "image_width": width,
     }
 
 
-def _weighted(runs: Sequence[Run]) -> "tuple[list[Member], dict[str, Any]]":
-    """The members with their weights, and on what those were chosen."""
+def _weigh_members(
+    trained: Sequence[TrainedModel], context: StageContext
+) -> "tuple[list[Member], dict[str, float | list[float]]]":
+    """Return the members with their weights, and metrics of how the weights were chosen."""
     import numpy as np
 
     from carclf.ensembles.member_weights import log_loss, mixture_weights
 
-    members = [_member(run, group) for run, group in zip(runs, _groups(runs), strict=True)]
-    likelihoods = _likelihoods(runs, members)
+    members = _members(trained)
+    likelihoods = _group_likelihoods(trained, members, context)
     num_groups, num_images = likelihoods.shape
-    equal = np.full(num_groups, 1 / num_groups)
-    weights = mixture_weights(likelihoods) if num_images >= MIN_PICTURES else equal
-    if num_images < MIN_PICTURES and num_groups > 1:
-        log.warning("ensemble: only %d pictures were predicted unseen by every recipe, so they count alike; %d are "
-                    "needed to choose weights", num_images, MIN_PICTURES)
-    sizes = np.bincount([member.group for member in members])
-    told = {"num_images": num_images, "group_weights": weights.tolist()}
+    uniform = np.full(num_groups, 1 / num_groups)
+    weights = mixture_weights(likelihoods) if num_images >= MIN_IMAGES else uniform
+    if num_images < MIN_IMAGES and num_groups > 1:
+        log.warning(
+            "ensemble: all recipes get the same weight, too few images are held out from every recipe num_images=%d "
+            "min_images=%d", num_images, MIN_IMAGES,
+        )
+    metrics: dict[str, float | list[float]] = {"num_images": num_images, "group_weights": weights.tolist()}
     if num_images:
-        told |= {"log_loss": log_loss(weights, likelihoods), "log_loss_uniform": log_loss(equal, likelihoods)}
-    return [replace(member, weight=float(weights[member.group] / sizes[member.group])) for member in members], told
+        metrics["log_loss"] = log_loss(weights, likelihoods)
+        metrics["log_loss_uniform"] = log_loss(uniform, likelihoods)
+    sizes = np.bincount([member.group for member in members])
+    weighted = [replace(member, weight=float(weights[member.group] / sizes[member.group])) for member in members]
+    return weighted, metrics
 
 
-def _member(run: Run, group: int) -> "Member":
+def _members(trained: Sequence[TrainedModel]) -> "list[Member]":
+    """Return the members, still without weights."""
     from carclf.ensembles.members import Member
 
-    evaluation = run.artifact(Evaluation, "evaluate")
-    return Member(run.artifact(Model, "fine_tune").key, evaluation.key, run.artifact(Split, "split").key, run.run_id,
-                  group, evaluation.number("temperature"), 0.0)
+    return [
+        Member(
+            model=item.model.key, evaluation=item.evaluation.key, split=item.split.key, run=item.run_id, group=group,
+            temperature=item.evaluation.number("temperature"), weight=0.0,
+        )
+        for item, group in zip(trained, _recipe_groups(trained), strict=True)
+    ]
 
 
-def _likelihoods(runs: Sequence[Run], members: "Sequence[Member]") -> Any:
-    """(groups, pictures): what each recipe gives to the labels of the pictures that all of them predicted unseen."""
+def _group_likelihoods(
+    trained: Sequence[TrainedModel], members: "Sequence[Member]", context: StageContext
+) -> "npt.NDArray[np.float64]":
+    """Return each recipe's mean probability of the labels, shape (groups, images).
+
+    The images are those that every recipe predicted without having been trained on them.
+    """
     import numpy as np
     import pandas as pd
 
     from carclf.inference.calibration import apply_temperature
 
-    told = []
-    for run, member in zip(runs, members, strict=True):
-        table = pd.read_parquet(run.artifact(Evaluation, "evaluate").path(run.store, "predictions.parquet"))
-        shares = apply_temperature(table.filter(regex=r"^p\d+$").to_numpy(float), member.temperature)
-        names = [int(name[1:]) for name in table.filter(regex=r"^p\d+$").columns]
-        columns = np.searchsorted(names, table["label"])
-        told.append(pd.DataFrame({"id": table["id"], "group": member.group,
-                                  "share": shares[np.arange(len(table)), columns]}))
-    by_group = pd.concat(told).pivot_table(index="group", columns="id", values="share", aggfunc="mean")
+    tables = []
+    for item, member in zip(trained, members, strict=True):
+        table = pd.read_parquet(item.evaluation.path(context.store, "predictions.parquet"))
+        names = item.model.class_names
+        uncalibrated = table[[f"p{name}" for name in names]].to_numpy(float)
+        probabilities = apply_temperature(uncalibrated, member.temperature)
+        of_label = probabilities[np.arange(len(table)), np.searchsorted(names, table["label"])]
+        tables.append(pd.DataFrame({"id": table["id"], "group": member.group, "probability": of_label}))
+    by_group = pd.concat(tables).pivot_table(index="group", columns="id", values="probability", aggfunc="mean")
     return by_group.dropna(axis="columns").to_numpy()

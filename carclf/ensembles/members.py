@@ -1,10 +1,9 @@
-"""Who of an ensemble may answer for which picture, and with what weight."""
+"""The members of an ensemble, and which of them may predict an image: those that were not trained on it."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +11,6 @@ import pandas as pd
 
 from carclf.artifacts import Model, Split
 from carclf.dataset.champion_split import VAL, previous_values
-from carclf.errors import DataError
 from carclf.services.storage import Store
 
 Probabilities = npt.NDArray[np.float64]
@@ -20,7 +18,11 @@ Probabilities = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Member:
-    """One of the models: keys, run, the group of those of its recipe, its temperature and its weight in the mean."""
+    """A model of an ensemble, as ``ensemble.json`` lists it.
+
+    Model, evaluation and split are keys of artifacts. Members with the same recipe have the same ``group``. The mean
+    of the members' probabilities, each calibrated with its ``temperature``, is weighted with ``weight``.
+    """
 
     model: str
     evaluation: str
@@ -32,63 +34,58 @@ class Member:
 
 
 def read_members(model: Model, store: Store) -> list[Member]:
-    """What ``ensemble.json`` says."""
-    found = json.loads(model.path(store, "ensemble.json").read_text())["members"]
-    return [Member(**member) for member in found]
+    """Return the members of an ensemble."""
+    return [Member(**row) for row in json.loads(model.path(store, "ensemble.json").read_text())["members"]]
 
 
-def write_members(path: Path, members: Sequence[Member], metrics: dict[str, Any]) -> None:
-    """Write ``ensemble.json``."""
-    path.write_text(json.dumps({"members": [asdict(member) for member in members]} | metrics, indent=1))
+def write_members(path: Path, members: Sequence[Member], weight_metrics: dict[str, float | list[float]]) -> None:
+    """Write ``ensemble.json``: the members and how well their weights fit."""
+    path.write_text(json.dumps({"members": [asdict(member) for member in members]} | weight_metrics, indent=1))
 
 
 def held_out_mask(rows: pd.DataFrame, members: Sequence[Member], store: Store) -> npt.NDArray[np.bool_]:
-    """(members, rows): whether a member was not trained on a picture, nor on a copy of it."""
-    # What it left out has a copy among its training pictures; what it does not know trained nobody.
-    told = [previous_values(rows, split_rows(member.split, store), "subset") for member in members]
-    return np.array([(found.isna() | (found == VAL)).to_numpy() for found in told])
+    """Return for each member and image, shape (members, rows), whether the member was not trained on the image.
+
+    An image counts as trained on if a copy of it was. New images are held out.
+    """
+    # Images that a split excludes have copies among its training images, so only VAL and missing are held out.
+    subsets = [previous_values(rows, Split.require(store, member.split).rows(store), "subset") for member in members]
+    return np.array([(values.isna() | (values == VAL)).to_numpy() for values in subsets])
 
 
-def effective_weights(may_answer: npt.NDArray[np.bool_], members: Sequence[Member]) -> Probabilities:
-    """What each member counts (members, rows), 1 together; not a number where none may answer.
+def effective_weights(held_out: npt.NDArray[np.bool_], members: Sequence[Member]) -> Probabilities:
+    """Return the weight of each member for each image, shape (members, rows), given the mask of ``held_out_mask``.
 
-    A group counts with its whole weight wherever one of it may answer, and those that may share it.
+    The weights of an image sum to 1, and are NaN if every member was trained on it. A group keeps its whole weight
+    as long as one of its members may predict the image; those that may share the weight equally.
     """
     groups = np.array([member.group for member in members])
-    found = np.zeros(may_answer.shape)
+    weights = np.zeros(held_out.shape)
     for group in np.unique(groups):
-        own = groups == group
-        weight = sum(member.weight for member in members if member.group == group)
-        found[own] = weight * may_answer[own] / np.maximum(may_answer[own].sum(0), 1)
+        in_group = groups == group
+        group_weight = sum(member.weight for member in members if member.group == group)
+        weights[in_group] = group_weight * held_out[in_group] / np.maximum(held_out[in_group].sum(0), 1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(found / found.sum(0))
+        return np.asarray(weights / weights.sum(0))
 
 
-def ids_predicted_identically(rows: pd.DataFrame, one: Model, other: Model, store: Store) -> set[str]:
-    """Ids of the pictures that the same members answer for both models, with the same weights.
+def ids_predicted_identically(rows: pd.DataFrame, first: Model, second: Model, store: Store) -> set[str]:
+    """Return the ids of the images that the same members predict with the same weights for both models.
 
-    A model that is no ensemble is its own only member.
+    A model that is not an ensemble counts as its only member.
     """
-    if not (one.is_ensemble or other.is_ensemble):
+    if not (first.is_ensemble or second.is_ensemble):
         return set()
-    weights = [_weights(rows, model, store) for model in (one, other)]
-    keys = sorted(weights[0].keys() | weights[1].keys())
-    nothing = np.zeros(len(rows))
-    own, others = (np.array([found.get(key, nothing) for key in keys]) for found in weights)
-    return set(rows.loc[np.isclose(own, others).all(0), "id"])
+    by_member = [_weights_by_member(rows, model, store) for model in (first, second)]
+    keys = sorted(by_member[0].keys() | by_member[1].keys())
+    zeros = np.zeros(len(rows))
+    first_weights, second_weights = (np.array([weights.get(key, zeros) for key in keys]) for weights in by_member)
+    return set(rows.loc[np.isclose(first_weights, second_weights).all(0), "id"])
 
 
-def _weights(rows: pd.DataFrame, model: Model, store: Store) -> dict[str, Probabilities]:
+def _weights_by_member(rows: pd.DataFrame, model: Model, store: Store) -> dict[str, Probabilities]:
     if not model.is_ensemble:
         return {model.key: np.ones(len(rows))}
     members = read_members(model, store)
-    found = effective_weights(held_out_mask(rows, members, store), members)
-    return {member.model: weights for member, weights in zip(members, found, strict=True)}
-
-
-def split_rows(key: str, store: Store) -> pd.DataFrame:
-    """The rows of a member's split; DataError where it is gone."""
-    if (split := Split.find(store, key)) is None:
-        raise DataError(f"The split {key} of a member is gone from {store.url}: nobody can tell which pictures it was "
-                        f"trained on. Restore splits/{key}.")
-    return pd.read_parquet(split.path(store, "split.parquet"))
+    weights = effective_weights(held_out_mask(rows, members, store), members)
+    return {member.model: row for member, row in zip(members, weights, strict=True)}

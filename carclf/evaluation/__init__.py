@@ -1,1 +1,1 @@
-"""Measuring a model on the validation images."""
+"""Measure a model on the validation images."""

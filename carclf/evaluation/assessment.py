@@ -1,9 +1,10 @@
-"""What ``evaluation.json`` says of a model's answers."""
+"""Compute the content of ``evaluation.json`` from a model's predictions."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from carclf.evaluation.metrics import classification_metrics
@@ -21,61 +22,67 @@ MAX_ERRORS = 24
 
 @dataclass(frozen=True)
 class Predictions:
-    """Uncalibrated probabilities (rows, classes), in the order of the rows, by a model that knows ``class_names``.
+    """Uncalibrated probabilities of validation images, shape (images, classes), with the names of these classes.
 
-    ``rows`` are validation images of a split: id, path and label, and where they are known width, height, brightness.
+    ``rows`` have the columns id, path and label, and optionally width, height and brightness.
     """
 
     rows: pd.DataFrame
     class_names: list[int]
     probabilities: FloatArray
 
-    def predicted(self) -> Any:
-        """The likeliest class of each row."""
-        return np.array(self.class_names)[self.probabilities.argmax(1)]
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """Return the most probable class of each image."""
+        return np.asarray(np.array(self.class_names)[self.probabilities.argmax(1)])
+
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Return for each image whether the most probable class is its label."""
+        return np.asarray(self.predicted() == self.rows["label"].to_numpy())
 
     def table(self) -> pd.DataFrame:
-        """``predictions.parquet``: id, label, predicted and a column p<class> of each class that the model knows."""
-        shares = pd.DataFrame(self.probabilities, columns=[f"p{name}" for name in self.class_names])
-        known = self.rows[["id", "label"]].reset_index(drop=True)
-        return pd.concat([known.assign(predicted=self.predicted()), shares], axis="columns")
+        """Return the content of ``predictions.parquet``: id, label, predicted, and p<class> for each class."""
+        probabilities = pd.DataFrame(self.probabilities, columns=[f"p{name}" for name in self.class_names])
+        labels = self.rows[["id", "label"]].reset_index(drop=True)
+        return pd.concat([labels.assign(predicted=self.predicted()), probabilities], axis="columns")
 
 
-def compute_evaluation(answers: Predictions) -> dict[str, Any]:
-    """The metrics of the answers: right and wrong, calibration, parts of the images, the most confident errors.
+def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
+    """Return metrics, calibration, slices and the most confident errors of the predictions.
 
-    A class that the model does not know is among ``class_names`` and ``unknown_classes``: its images count as wrong,
-    and say nothing of the temperature. The recall of a class without images is None.
+    Labels that the model was not trained on are listed in ``unknown_classes`` and are among ``class_names``. Their
+    images count as errors and are not used to fit the temperature. The recall of a class without images is None.
     """
-    labels = answers.rows["label"].to_numpy()
-    names = np.array(sorted({*answers.class_names, *labels.tolist()}))
-    own = np.searchsorted(names, answers.class_names)
-    shares = np.zeros((len(labels), len(names)))
-    shares[:, own] = answers.probabilities
-    found = classification_metrics(np.searchsorted(names, labels), shares)
-    correct = answers.predicted() == labels
-    return found | _calibration(answers, correct) | {
-        "class_names": names.tolist(), "slices": compute_slices(answers.rows, correct),
-        "unknown_classes": sorted(set(labels.tolist()) - set(answers.class_names)),
+    labels = predictions.rows["label"].to_numpy()
+    names = np.array(sorted({*predictions.class_names, *labels.tolist()}))
+    probabilities = np.zeros((len(labels), len(names)))
+    probabilities[:, np.searchsorted(names, predictions.class_names)] = predictions.probabilities
+    metrics = classification_metrics(np.searchsorted(names, labels), probabilities)
+    return metrics | _calibration(predictions) | {
+        "class_names": names.tolist(),
+        "unknown_classes": sorted(set(labels.tolist()) - set(predictions.class_names)),
+        "slices": compute_slices(predictions.rows, predictions.correct()),
     }
 
 
-def _calibration(answers: Predictions, correct: Any) -> dict[str, Any]:
-    labels = answers.rows["label"].to_numpy()
-    known = np.isin(labels, answers.class_names)
-    positions = np.searchsorted(answers.class_names, labels[known])
-    temperature = fit_temperature(positions, answers.probabilities[known])
-    sure = apply_temperature(answers.probabilities, temperature).max(1)
-    table = reliability_bins(sure, correct)
-    before = expected_calibration_error(reliability_bins(answers.probabilities.max(1), correct))
-    return {"temperature": temperature, "calibration_error": expected_calibration_error(table), "uncalibrated_calibration_error": before,
-            "reliability": table, "errors": _errors(answers, sure)}
+def _calibration(predictions: Predictions) -> dict[str, Any]:
+    labels = predictions.rows["label"].to_numpy()
+    known = np.isin(labels, predictions.class_names)
+    positions = np.searchsorted(predictions.class_names, labels[known])
+    temperature = fit_temperature(positions, predictions.probabilities[known])
+    confidence = apply_temperature(predictions.probabilities, temperature).max(1)
+    correct = predictions.correct()
+    bins = reliability_bins(confidence, correct)
+    uncalibrated_bins = reliability_bins(predictions.probabilities.max(1), correct)
+    return {
+        "temperature": temperature, "calibration_error": expected_calibration_error(bins),
+        "uncalibrated_calibration_error": expected_calibration_error(uncalibrated_bins),
+        "reliability": bins, "errors": _most_confident_errors(predictions, confidence),
+    }
 
 
-def _errors(answers: Predictions, sure: FloatArray) -> list[dict[str, Any]]:
-    """The most confident wrong answers: id, path, label, predicted, and the calibrated probability of the latter."""
-    columns = answers.rows[["id", "path", "label"]].reset_index(drop=True)
-    told = columns.assign(predicted=answers.predicted(), probability=sure)
-    wrong = told[told["predicted"] != told["label"]]
-    ranked = wrong.sort_values(["probability", "path"], ascending=[False, True]).head(MAX_ERRORS)
-    return [{str(name): value for name, value in row.items()} for row in ranked.to_dict("records")]
+def _most_confident_errors(predictions: Predictions, confidence: FloatArray) -> list[dict[str, Any]]:
+    """Return id, path, label, predicted and calibrated probability of errors, the most confident first."""
+    images = predictions.rows[["id", "path", "label"]].reset_index(drop=True)
+    images = images.assign(predicted=predictions.predicted(), probability=confidence)
+    errors = images[~predictions.correct()].sort_values(["probability", "path"], ascending=[False, True])
+    return [{str(name): value for name, value in row.items()} for row in errors.head(MAX_ERRORS).to_dict("records")]

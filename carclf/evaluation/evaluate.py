@@ -1,8 +1,7 @@
-"""A model measured on a split's validation images, and what an evaluation leaves.
+"""Measure a model on a split's validation images and write its evaluation.
 
-Nothing here imports the training framework unless there is something to measure.
+The training framework is imported inside functions, so that reusing an evaluation does not load it.
 """
-
 
 import json
 from pathlib import Path
@@ -15,142 +14,126 @@ from carclf.errors import QualityError
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
+    import keras
+
     from carclf.evaluation.assessment import Predictions
     from carclf.reports.error_images import ExplainFunction
 
+VERSION = 5
 
 
+def evaluate_model(archive: Archive, split: Split, model: Model, context: StageContext) -> tuple[Evaluation, bool]:
+    """Return the model's evaluation on the split's validation images, and whether it was reused.
 
-VERSION = 4
-
-
-def evaluate_model(
-    archive: Archive, split: Split, model: Model, context: StageContext
-) -> tuple[Evaluation, bool]:
-    """The model's evaluation on the split's validation images, and whether it was reused."""
-    config, store, salt = context.config, context.store, context.salt
+    Raises:
+        QualityError: The model predicts NaN or infinity.
+    """
 
     def make(folder: Path) -> Metrics:
-        return _measure(folder, archive, split, model, config, store)
+        return _measure(folder, archive, split, model, context)
 
-    return build(Evaluation, make, Provenance(VERSION, {"archive": archive.key, "split": split.key, "model": model.key}, config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": salt}), store)
+    inputs = {"archive": archive.key, "split": split.key, "model": model.key}
+    settings = context.config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt}
+    return build(Evaluation, make, Provenance(VERSION, inputs, settings), context.store)
 
 
 def tta_settings(evaluation: Evaluation | None) -> Evaluate:
-    """The looks that an evaluation was made with; the default for what it is too old to tell."""
-    told = evaluation.settings if evaluation else {}
-    return Evaluate.model_validate({name: told[name] for name in Evaluate.model_fields if name in told})
+    """Return the settings of test-time augmentation that an evaluation was made with; the defaults for None."""
+    settings = evaluation.settings if evaluation else {}
+    return Evaluate.model_validate({name: settings[name] for name in Evaluate.model_fields if name in settings})
 
 
 def with_champion_tta(config: Config, event: Event, store: Store) -> Config:
-    """The configuration with the looks that the event's model was promoted with, where they are known.
+    """Return the configuration with the test-time augmentation that a champion was promoted with.
 
-    It answers by those. By a candidate's that spoil every model's answers, a worse one would pass for no worse.
+    The champion keeps its own settings: with a candidate's settings that harm every model, a worse candidate would
+    pass as not worse.
     """
-    key = event.get("evaluation")  # a champion of an early version has none
-    if not key or (promoted := Evaluation.find(store, key)) is None:
-        return config
-    looks = tta_settings(promoted).model_copy(update={"batch_size": config.evaluate.batch_size})
-    return config.model_copy(update={"evaluate": looks})
-
+    evaluate = tta_settings(Evaluation.require(store, event["evaluation"]))
+    evaluate = evaluate.model_copy(update={"batch_size": config.evaluate.batch_size})
+    return config.model_copy(update={"evaluate": evaluate})
 
 
 def write_evaluation(
-    folder: Path, answers: "Predictions", images: Path, *, measures: Metrics, explain: "ExplainFunction | None" = None
+    folder: Path, predictions: "Predictions", images: Path, *, measurements: Metrics,
+    explain: "ExplainFunction | None" = None,
 ) -> Metrics:
-    """Write an evaluation's files from a model's, or an ensemble's, answers; returns the artifact's metrics.
+    """Write the files of an evaluation to a folder and return its metrics.
 
-    ``images`` is the unpacked archive. ``measures`` become metrics as they are: milliseconds, model_mb and, where it
-    is known, reload_difference. ``explain`` says where a network looked; without it the errors are shown alone.
+    ``images`` is the unpacked archive. ``measurements`` are further metrics: latency_ms, model_mb and, if known,
+    reload_difference. ``explain`` computes heatmaps of misclassified images for the report.
     """
     from carclf.evaluation.assessment import compute_evaluation
     from carclf.reports.error_images import error_images
     from carclf.reports.evaluation_report import render_evaluation
     from carclf.reports.render import write_page
 
-    found = compute_evaluation(answers) | measures
-    pictures = error_images(found["errors"], images, explain)
-    answers.table().to_parquet(folder / "predictions.parquet", index=False)
-    (folder / "evaluation.json").write_text(json.dumps(found, indent=1))
-    (folder / "error_images.json").write_text(json.dumps(pictures))
-    write_page(folder / "report.html", render_evaluation(found, pictures))
-    return _figures(found) | measures
+    evaluation = compute_evaluation(predictions) | measurements
+    images_of_errors = error_images(evaluation["errors"], images, explain)
+    predictions.table().to_parquet(folder / "predictions.parquet", index=False)
+    (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1))
+    (folder / "error_images.json").write_text(json.dumps(images_of_errors))
+    write_page(folder / "report.html", render_evaluation(evaluation, images_of_errors))
+    return _metrics(evaluation) | measurements
 
 
-def _figures(found: dict[str, Any]) -> Metrics:
-    recall = {name: value for name, value in zip(found["class_names"], found["recall"], strict=True)
-              if value is not None}
+def _metrics(evaluation: dict[str, Any]) -> Metrics:
+    pairs = zip(evaluation["class_names"], evaluation["recall"], strict=True)
+    recall = {name: value for name, value in pairs if value is not None}
     weakest = min(recall, key=lambda name: recall[name])
+    low, high = evaluation["interval"]
     return {
-        "val_accuracy": found["accuracy"], "val_accuracy_low": found["interval"][0], "val_accuracy_high": found["interval"][1],
-        "num_images": found["num_images"], "weakest_class": weakest, "weakest_recall": recall[weakest],
-        "temperature": found["temperature"], "calibration_error": found["calibration_error"],
+        "val_accuracy": evaluation["accuracy"], "val_accuracy_low": low, "val_accuracy_high": high,
+        "num_images": evaluation["num_images"], "weakest_class": weakest, "weakest_recall": recall[weakest],
+        "temperature": evaluation["temperature"], "calibration_error": evaluation["calibration_error"],
     }
 
 
-def _measure(folder: Path, archive: Archive, split: Split, model: Model, config: Config, store: Store) -> Metrics:
+def _measure(folder: Path, archive: Archive, split: Split, model: Model, context: StageContext) -> Metrics:
     import keras
     import numpy as np
-    import pandas as pd
 
     from carclf.dataset.archives import extract_images
-    from carclf.evaluation.assessment import Predictions
+    from carclf.evaluation.reload_check import reload_difference
     from carclf.inference.tta import milliseconds_per_image
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
-    rows = pd.read_parquet(split.path(store, "split.parquet"))
+    store = context.store
     network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
     images = extract_images(archive, store)
-    size = model.image_size
-    ask = _ask_members if model.is_ensemble else _ask
-    val, probabilities, explain = ask(network, split, model, images, config, store)
-    if not np.isfinite(probabilities).all():
-        raise QualityError(f"The model {model.key} answers what is no number. Train again with force and with a lower "
-                           "fine_tune.learning_rate.")
-    measures = _reloaded(rows, images, model, store)
-    pictures = LetterboxedSource(Examples.from_index(val, images, size), size)
-    measures["latency_ms"] = milliseconds_per_image(network, pictures, config.evaluate)
-    measures["model_mb"] = model.files["model.keras"].num_bytes / 1e6
-    answers = Predictions(val, model.class_names, probabilities)
-    return write_evaluation(folder, answers, images, measures=measures, explain=explain)
+    predictions, explain = _predict(network, split, model, images, context)
+    if not np.isfinite(predictions.probabilities).all():
+        raise QualityError(
+            f"The model {model.key} predicts NaN or infinity. Train again with --set force=true and a lower "
+            "fine_tune.learning_rate."
+        )
+    measurements: Metrics = {}
+    if (difference := reload_difference(model, split.rows(store), images, store)) is not None:
+        measurements["reload_difference"] = difference
+    source = LetterboxedSource(Examples.from_index(predictions.rows, images, model.image_size), model.image_size)
+    measurements["latency_ms"] = milliseconds_per_image(network, source, context.config.evaluate)
+    measurements["model_mb"] = model.files["model.keras"].num_bytes / 1e6
+    return write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
 
 
-def _ask(
-    network: Any, split: Split, model: Model, images: Path, config: Config, store: Store
-) -> tuple[Any, Any, "ExplainFunction | None"]:
-    """The validation pictures' rows, the network's probabilities of them, and who says where it looked."""
-    import pandas as pd
-
+def _predict(
+    network: "keras.Model", split: Split, model: Model, images: Path, context: StageContext
+) -> "tuple[Predictions, ExplainFunction | None]":
+    """Return predictions of the validation images and, unless the model is an ensemble, a function for heatmaps."""
+    from carclf.dataset.champion_split import VAL
+    from carclf.evaluation.assessment import Predictions
     from carclf.inference.gradcam import Explainer
     from carclf.inference.tta import predict
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
-    rows = pd.read_parquet(split.path(store, "split.parquet"))
-    val = rows[rows["subset"] == "val"].reset_index(drop=True)
-    size = model.image_size
-    probabilities = predict(network, LetterboxedSource(Examples.from_index(val, images, size), size), config.evaluate)
-    return val, probabilities, Explainer(network, images, size, model.class_names)
+    if model.is_ensemble:
+        from carclf.ensembles.network import out_of_sample_predictions
 
-
-def _ask_members(
-    network: Any, split: Split, model: Model, images: Path, config: Config, store: Store
-) -> tuple[Any, Any, None]:
-    """The same of an ensemble, each picture by members that were not trained on it; nobody says where they looked."""
-    from carclf.ensembles.network import out_of_sample_predictions
-
-    return *out_of_sample_predictions(network, split, model, images, config.evaluate, store), None
-
-
-def _reloaded(rows: Any, images: Path, model: Model, store: Store) -> Metrics:
-    """``reload_difference``; nothing for a model from before there were probes."""
-    import pandas as pd
-
-    from carclf.evaluation.reload_check import reload_difference
-
-
-    if "reference_logits.parquet" not in model.files:
-        return {}
-    probe = pd.read_parquet(model.path(store, "reference_logits.parquet"))
-    size = model.image_size
-    found = reload_difference(model.path(store, "model.keras"), probe, rows, images, size)
-    return {} if found is None else {"reload_difference": found}
+        rows, probabilities = out_of_sample_predictions(network, model, split, images, context)
+        return Predictions(rows, model.class_names, probabilities), None
+    rows = split.rows(context.store)
+    rows = rows[rows["subset"] == VAL].reset_index(drop=True)
+    source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
+    probabilities = predict(network, source, context.config.evaluate)
+    explain = Explainer(network, images, model.image_size, model.class_names)
+    return Predictions(rows, model.class_names, probabilities), explain

@@ -1,4 +1,4 @@
-"""Accuracy, recall per class and the confusion matrix."""
+"""Accuracy, recall of each class, and the confusion matrix."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from carclf.stats import wilson_interval
 
 
 def classification_metrics(labels: npt.NDArray[Any], probabilities: npt.NDArray[Any]) -> dict[str, Any]:
-    """Figures of predictions: labels (n,) of 0..classes-1, probabilities (n, classes).
+    """Return the metrics of predictions; the recall of a class without images is None.
 
-    The recall of a class without images is None.
+    ``labels`` are positions of classes, shape (images,); ``probabilities`` have the shape (images, classes).
     """
-    predicted, num_classes = probabilities.argmax(1), probabilities.shape[1]
+    num_classes = probabilities.shape[1]
+    predicted = probabilities.argmax(1)
     confusion = np.zeros((num_classes, num_classes), int)
     np.add.at(confusion, (labels, predicted), 1)
-    correct = int((labels == predicted).sum())
-    low, high = wilson_interval(correct, len(labels))
+    num_correct = int((labels == predicted).sum())
     counts = confusion.sum(1).tolist()
-    recall = [int(confusion[c, c]) / counts[c] if counts[c] else None for c in range(num_classes)]
     return {
-        "num_images": len(labels), "num_correct": correct, "accuracy": correct / len(labels),
-        "interval": [low, high], "recall": recall, "confusion": confusion.tolist(),
+        "num_images": len(labels), "num_correct": num_correct, "accuracy": num_correct / len(labels),
+        "interval": list(wilson_interval(num_correct, len(labels))),
+        "recall": [int(confusion[c, c]) / counts[c] if counts[c] else None for c in range(num_classes)],
+        "confusion": confusion.tolist(),
     }

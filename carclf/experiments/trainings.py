@@ -13,6 +13,7 @@ from carclf.progress import log
 from carclf.runs.record import Record, change_record, read_record
 from carclf.runs.run import Run
 from carclf.services.storage import Store
+from carclf.stages.chain import StageOptions
 
 DATA_STAGES = ("download", "validate", "split")
 TRAINING_STAGES = ("train_head", "fine_tune", "evaluate")
@@ -42,10 +43,9 @@ def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dic
         return {"state": "left out", "run": member.run_id}
     run = _begin(plan, member, store)
     _take_data(plan, member, run, store)
-    run.pause_epoch = pause_epoch
     with _spending(run):
         for stage in TRAINING_STAGES:
-            result = run.run_stage(stage)
+            result = run.run_stage(stage, StageOptions(pause_epoch=pause_epoch))
             if result.waiting:
                 return _told(plan, member, "paused", result.metrics, pause_epoch, store)
     found = {"val_accuracy": float(run.artifact(Model, "fine_tune").metrics["val_accuracy"])}

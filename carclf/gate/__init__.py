@@ -1,1 +1,1 @@
-"""Rules that decide whether a candidate replaces the champion."""
+"""Decide whether a candidate replaces the champion."""

@@ -1,59 +1,108 @@
-"""The answers of two models on the same images."""
+"""Compare a candidate with the champion on the same images."""
 
-from typing import Any
+from dataclasses import asdict
+from typing import Any, Self
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values
-from carclf.gate.rules import ChampionComparison
 from carclf.stats import PairedCounts
 
-MAX_IDS = 200  # of a list
+MAX_IDS = 200  # in a list
 
 
-def ids_trained_on(rows: pd.DataFrame, memory: pd.DataFrame) -> set[str]:
-    """Ids of the validation pictures among a split's rows that trained another split's model, or are copies of such.
+class ClassComparison(BaseModel):
+    """The recall of both models on the images of a class."""
 
-    ``memory``: the other split's rows. Extra data that it left out lay beside validation pictures.
+    label: int
+    num_images: int
+    candidate: float
+    champion: float
+
+
+class ChampionComparison(BaseModel):
+    """``champion_comparison`` in ``decision.json``.
+
+    Attributes:
+        num_images: Images that both models predicted and that are comparable.
+        num_trained_on: Further images, which are not compared because the champion was trained on them.
+        num_same_members: Further images, which are not compared because the same ensemble members predict them for
+            both models.
+        difference: The candidate's accuracy minus the champion's, with its 95% ``interval``. Like the p-values, it is
+            None if there are no images to compare.
+        minimum_detectable_difference: None also if there are too few images to detect any difference.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    num_images: int
+    num_trained_on: int = 0
+    num_same_members: int = 0
+    candidate_only_correct: int
+    champion_only_correct: int
+    both_correct: int = 0
+    both_incorrect: int = 0
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    p_worse: float | None = None
+    p_better: float | None = None
+    p_different: float | None = None
+    minimum_detectable_difference: float | None = None
+    classes: list[ClassComparison] = []
+    candidate_only_correct_ids: list[str] = []
+    champion_only_correct_ids: list[str] = []
+
+    @classmethod
+    def from_counts(cls, counts: PairedCounts, significance: float, **details: Any) -> Self:
+        """Return a comparison with the statistics of the counts, at a level of significance, and further fields."""
+        statistics = {
+            "difference": counts.difference, "interval": counts.interval(),
+            "p_worse": counts.p_worse, "p_better": counts.p_better, "p_different": counts.p_different,
+            "minimum_detectable_difference": counts.minimum_detectable_difference(significance),
+        } if counts.num_images else {}
+        return cls.model_validate(asdict(counts) | statistics | details)
+
+
+def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
+    """Return the ids of validation images that models of another split were trained on, or on a copy of them.
+
+    Images that the other split excluded count as trained on, because they have copies among its training images. The
+    exception is extra data, which is excluded for being too similar to validation images.
+    ``rows`` and ``other_rows`` are those of the split with the validation images and of the other split.
     """
     val = rows[rows["subset"] == VAL]
-    if "source" in memory:
-        memory = memory[(memory["source"] != "extra") | (memory["subset"] != EXCLUDED)]
-    return set(val.loc[previous_values(val, memory, "subset").isin([TRAIN, EXCLUDED]), "id"])
+    if "source" in other_rows:
+        other_rows = other_rows[(other_rows["source"] != "extra") | (other_rows["subset"] != EXCLUDED)]
+    return set(val.loc[previous_values(val, other_rows, "subset").isin([TRAIN, EXCLUDED]), "id"])
 
 
-def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame, excluded_ids: set[str]) -> pd.DataFrame:
-    """The images that both predicted, without those left out: id, label, candidate, champion (right?)."""
-    own, other = (rows.set_index("id") for rows in (candidate, champion))
-    both = own[["label", "predicted"]].join(other["predicted"].rename("other"), how="inner", validate="one_to_one")
-    both = both[~both.index.isin(excluded_ids)].reset_index()
-    return pd.DataFrame({"id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
-                         "champion": both["other"] == both["label"]})
+def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:
+    """Return id, label, and whether the candidate and the champion are correct, for each image that both predicted.
+
+    The arguments have the columns of ``predictions.parquet``.
+    """
+    other = champion[["id", "predicted"]].rename(columns={"predicted": "predicted_champion"})
+    both = candidate[["id", "label", "predicted"]].merge(other, on="id", validate="one_to_one")
+    return pd.DataFrame({
+        "id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
+        "champion": both["predicted_champion"] == both["label"],
+    })
 
 
-def count_pairs(champion: str, pairs: pd.DataFrame, num_trained_on: int, num_same_members: int) -> ChampionComparison:
-    """What of the pairs the gate needs."""
-    gained, lost = (pairs["candidate"] & ~pairs["champion"]).sum(), (pairs["champion"] & ~pairs["candidate"]).sum()
-    return ChampionComparison(champion, PairedCounts(len(pairs), int(gained), int(lost)), num_trained_on, num_same_members)
-
-
-def summarize_comparison(pairs: pd.DataFrame, comparison: ChampionComparison, level: float) -> dict[str, Any]:
-    """The comparison in metrics: the paired table, its tests and interval, each class, and what changed (ids)."""
-    own, other, paired = pairs["candidate"], pairs["champion"], comparison.paired
-    found: dict[str, Any] = {
-        "num_images": len(pairs), "num_trained_on": comparison.num_trained_on, "num_same_members": comparison.num_same_members,
-        "gained": paired.gained, "lost": paired.lost,
-        "both_right": int((own & other).sum()), "both_wrong": int((~own & ~other).sum()),
-    }
-    if pairs.empty:
-        return found
-    classes = pairs.groupby("label").agg(num=("id", "size"), candidate=("candidate", "mean"),
-                                         champion=("champion", "mean"))
-    return found | {
-        "difference": paired.difference, "interval": list(paired.interval()),
-        "p_worse": paired.p_worse, "p_better": paired.p_better, "p_different": paired.p_different,
-        "minimum_detectable_difference": paired.minimum_detectable_difference(level),
-        "classes": classes.reset_index().to_dict("records"),
-        "gained_ids": pairs.loc[own & ~other, "id"].head(MAX_IDS).tolist(),
-        "lost_ids": pairs.loc[other & ~own, "id"].head(MAX_IDS).tolist(),
-    }
+def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionComparison:
+    """Return the comparison of the rows of ``pair_predictions``, at a level of significance."""
+    candidate_only = pairs["candidate"] & ~pairs["champion"]
+    champion_only = pairs["champion"] & ~pairs["candidate"]
+    counts = PairedCounts(len(pairs), int(candidate_only.sum()), int(champion_only.sum()))
+    classes = pairs.groupby("label").agg(
+        num_images=("id", "size"), candidate=("candidate", "mean"), champion=("champion", "mean")
+    )
+    return ChampionComparison.from_counts(
+        counts, significance,
+        both_correct=int((pairs["candidate"] & pairs["champion"]).sum()),
+        both_incorrect=int((~pairs["candidate"] & ~pairs["champion"]).sum()),
+        classes=classes.reset_index().to_dict("records"),
+        candidate_only_correct_ids=pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
+        champion_only_correct_ids=pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
+    )

@@ -1,18 +1,18 @@
-"""What a decision holds: the gate's verdict on a candidate, beside the champion on the same images."""
+"""The gate's decision on a candidate, and its files."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, Self
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
-from carclf.artifacts import Evaluation, Metrics, Model, Split
+from carclf.artifacts import Evaluation, Metrics, Model, Split, StageContext
 from carclf.champion import load_training_split
-from carclf.config import Gate
 from carclf.ensembles.members import ids_predicted_identically
-from carclf.gate.comparison import count_pairs, ids_trained_on, pair_predictions, summarize_comparison
-from carclf.gate.rules import evaluate_rules, format_reason, validate_class_floors
+from carclf.gate.comparison import ChampionComparison, compare_pairs, ids_trained_on, pair_predictions
+from carclf.gate.rules import Evidence, Rule, evaluate_rules, format_reason, validate_class_floors
 from carclf.reports.decision_report import render_decision
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
@@ -25,50 +25,98 @@ class EvaluatedModel:
     model: Model
     evaluation: Evaluation
 
+    def predictions(self, store: Store) -> pd.DataFrame:
+        """Return the rows of ``predictions.parquet``."""
+        return pd.read_parquet(self.evaluation.path(store, "predictions.parquet"))
+
+
+class GateDecision(BaseModel):
+    """The content of ``decision.json``.
+
+    ``override`` is a person's reason for promoting a candidate despite its ``rejection``.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    decision: Literal["promoted", "rejected"]
+    reason: str
+    rules: list[Rule]
+    champion: str | None
+    threshold: float
+    model: str
+    evaluation: str
+    champion_comparison: ChampionComparison | None
+    override: str | None = None
+    rejection: str | None = None
+
+    def overridden(self, reason: str) -> Self:
+        """Return the promotion of this rejected candidate for a person's reason."""
+        return self.model_copy(update={
+            "decision": "promoted", "override": reason, "rejection": self.reason,
+            "reason": f"promoted manually ({reason}); the gate's decision: {self.reason}",
+        })
+
+    def metrics(self) -> Metrics:
+        """Return the metrics of the decision artifact."""
+        values = {rule.name: rule.value for rule in self.rules}
+        comparison = self.champion_comparison
+        metrics = {
+            "decision": self.decision, "threshold": self.threshold, "reason": self.reason, "champion": self.champion,
+            "val_accuracy": values["accuracy"], "p_value": values["champion"],
+            "minimum_detectable_difference": comparison.minimum_detectable_difference if comparison else None,
+            "override": self.override, "rejection": self.rejection,
+        }
+        return {name: value for name, value in metrics.items() if value is not None}
+
 
 def decide(
-    candidate: EvaluatedModel, champion: EvaluatedModel | None, split: Split, threshold: float, gate: Gate, store: Store
-) -> dict[str, Any]:
-    """The content of ``decision.json``; both were measured on the validation images of ``split``."""
-    metrics = candidate.evaluation.metrics
-    found = json.loads(candidate.evaluation.path(store, "evaluation.json").read_text())
-    validate_class_floors(gate, found["class_names"])
-    compared, paired = None, None
-    if champion:
-        pairs, num_trained_on, num_same_members = _pairs(candidate, champion, split, store)
-        compared = count_pairs(champion.model.key, pairs, num_trained_on, num_same_members)
-        paired = summarize_comparison(pairs, compared, gate.significance)
-    rules = evaluate_rules(metrics, found, compared, threshold, gate)
-    return {
-        "decision": "promoted" if all(rule.passed for rule in rules) else "rejected", "reason": format_reason(rules),
-        "rules": [rule.row() for rule in rules], "champion": champion.model.key if champion else None,
-        "threshold": threshold, "model": candidate.model.key, "evaluation": candidate.evaluation.key,
-        "paired": paired,
-    }
+    candidate: EvaluatedModel, champion: EvaluatedModel | None, split: Split, threshold: float, context: StageContext
+) -> GateDecision:
+    """Apply the gate's rules and the stored threshold to a candidate.
+
+    The candidate and the champion, if there is one to compare with, were evaluated on the images of ``split``.
+
+    Raises:
+        ConfigError: ``gate.min_recall_by_class`` contains a class that the data do not have.
+    """
+    gate, store = context.config.gate, context.store
+    evaluation = json.loads(candidate.evaluation.path(store, "evaluation.json").read_text())
+    validate_class_floors(gate, evaluation["class_names"])
+    comparison = _compare(candidate, champion, split, context) if champion else None
+    rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
+    return GateDecision(
+        decision="promoted" if all(rule.passed for rule in rules) else "rejected",
+        reason=format_reason(rules), rules=rules, threshold=threshold,
+        champion=champion.model.key if champion else None, champion_comparison=comparison,
+        model=candidate.model.key, evaluation=candidate.evaluation.key,
+    )
 
 
-def write_decision(folder: Path, decision: dict[str, Any]) -> Metrics:
-    """Write ``decision.json`` and its page; the metrics are those that it has."""
-    (folder / "decision.json").write_text(json.dumps(decision, indent=1, allow_nan=False))
-    write_page(folder / "report.html", render_decision(decision))
-    values = {row["rule"]: row["value"] for row in decision["rules"]}
-    metrics = {name: decision[name] for name in ("decision", "threshold", "reason", "champion")} | {
-        "val_accuracy": values["accuracy"], "p_value": values["champion"],
-        "minimum_detectable_difference": (decision["paired"] or {}).get("minimum_detectable_difference"),
-        "override": decision.get("override"), "rejection": decision.get("rejection"),
-    }
-    return {name: value for name, value in metrics.items() if value is not None}
+def write_decision(folder: Path, decision: GateDecision) -> Metrics:
+    """Write ``decision.json`` and ``report.html``; return the metrics of the artifact."""
+    (folder / "decision.json").write_text(decision.model_dump_json(indent=1))
+    write_page(folder / "report.html", render_decision(decision.model_dump()))
+    return decision.metrics()
 
 
-def _pairs(candidate: EvaluatedModel, champion: EvaluatedModel, split: Split, store: Store) -> tuple[pd.DataFrame, int, int]:
-    """The images on which both are compared; how many more trained the champion, and how many it answers for both."""
-    own, other = (pd.read_parquet(one.evaluation.path(store, "predictions.parquet")) for one in (candidate, champion))
-    rows = pd.read_parquet(split.path(store, "split.parquet"))
-    known_ids: set[str] = set()
-    if (champions := load_training_split(store, champion.model)).key != split.key:
-        name = "split_history.parquet" if "split_history.parquet" in champions.files else "split.parquet"
-        known_ids = ids_trained_on(rows, pd.read_parquet(champions.path(store, name))) & set(own["id"])
-    both = rows[rows["id"].isin(set(own["id"]) & set(other["id"]) - known_ids)]
-    # Of those a candidate that has the champion as a member says what the champion says: they can tell nothing.
-    shared = ids_predicted_identically(both.reset_index(drop=True), candidate.model, champion.model, store)
-    return pair_predictions(own, other, known_ids | shared), len(known_ids), len(shared)
+def _compare(
+    candidate: EvaluatedModel, champion: EvaluatedModel, split: Split, context: StageContext
+) -> ChampionComparison:
+    """Compare both on the images that the champion was not trained on and that different members predict."""
+    store = context.store
+    pairs = pair_predictions(candidate.predictions(store), champion.predictions(store))
+    rows = split.rows(store)
+    trained_on = _ids_trained_on(champion.model, split, rows, store) & set(candidate.predictions(store)["id"])
+    rows = rows[rows["id"].isin(set(pairs["id"]) - trained_on)].reset_index(drop=True)
+    # An ensemble with the champion as a member repeats the champion's predictions where only that member may predict.
+    same_members = ids_predicted_identically(rows, candidate.model, champion.model, store)
+    pairs = pairs[~pairs["id"].isin(trained_on | same_members)]
+    comparison = compare_pairs(pairs, context.config.gate.significance)
+    return comparison.model_copy(update={"num_trained_on": len(trained_on), "num_same_members": len(same_members)})
+
+
+def _ids_trained_on(champion: Model, split: Split, rows: pd.DataFrame, store: Store) -> set[str]:
+    training_split = load_training_split(store, champion)
+    if training_split.key == split.key:
+        return set()
+    return ids_trained_on(rows, training_split.history(store))

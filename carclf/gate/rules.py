@@ -1,185 +1,234 @@
-"""The gate's rules: each has a value, a limit and a verdict; together they say whether a candidate is promoted.
+"""The rules that a candidate must pass to be promoted.
 
-What was not measured, or is no number, never passes.
+A rule is a function from ``Evidence`` to ``Rule``. To add one, write the function, append it to ``RULES`` and give its
+limit a setting in the ``Gate`` section of the configuration. A value that is missing or not finite never passes.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from carclf.artifacts import Metrics
 from carclf.config import Gate
 from carclf.errors import ConfigError
-from carclf.stats import PairedCounts
+from carclf.formatting import finite_number
+from carclf.gate.comparison import ChampionComparison
 
-MEASURE = "measure it again, in a new run with --set force=true"
-MAX_CLASSES = 5  # that a sentence names
-ALWAYS_NAMED = ("accuracy", "champion")
+NOT_MEASURED = "was not measured (evaluate again in a new run with --set force=true)"
+MAX_CLASSES = 5  # in the summary of a rule
+MIN_DIGITS, MAX_DIGITS = 4, 17
+ALWAYS_REPORTED = ("accuracy", "champion")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the rules are applied to: the metrics of the candidate's evaluation, and its ``evaluation.json``.
+
+    ``comparison`` is None if there is no champion; ``threshold`` is the stored accuracy threshold.
+    """
+
+    metrics: Metrics
+    evaluation: Mapping[str, Any]
+    comparison: ChampionComparison | None
+    threshold: float
+    gate: Gate
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule's verdict; ``clause`` stands in the decision's sentence, ``detail`` only in the table."""
+    """The result of a rule. ``summary`` is part of the decision's reason; ``detail`` is shown in tables only."""
 
-    rule: str
+    name: str
     value: float | None
     limit: float | None
     passed: bool
-    clause: str
+    summary: str
     detail: str = ""
 
-    def row(self) -> dict[str, Any]:
-        """The rule as it stands in ``decision.json``."""
-        text = f"{self.clause}: {self.detail}" if self.detail else self.clause
-        return {"rule": self.rule, "value": self.value, "limit": self.limit, "passed": self.passed, "text": text}
 
-
-@dataclass(frozen=True)
-class ChampionComparison:
-    """A champion beside the candidate; what tells nothing is not among the paired images.
-
-    ``num_trained_on`` images trained it; ``num_same_members`` are answered for both by the same members.
-    """
-
-    champion: str
-    paired: PairedCounts
-    num_trained_on: int = 0
-    num_same_members: int = 0
-
-
-def evaluate_rules(
-    metrics: Metrics, found: Mapping[str, Any], comparison: ChampionComparison | None, threshold: float, gate: Gate
-) -> list[Rule]:
-    """The verdicts on an evaluation's metrics and its ``evaluation.json`` (``found``), in the table's order."""
-    return [
-        _accuracy(metrics, threshold),
-        _champion(comparison, gate),
-        _class_floor(found, gate),
-        _at_most("calibration", "calibration error", metrics.get("calibration_error"), gate.max_calibration_error),
-        _at_most("prediction_time", "prediction time", metrics.get("latency_ms"), gate.max_latency_ms, " ms"),
-        _at_most("model_size", "model size", metrics.get("model_mb"), gate.max_model_mb, " MB"),
-        _at_most("reload", "difference after reloading", metrics.get("reload_difference"), gate.max_reload_difference),
-    ]
-
-
-def format_reason(rules: Sequence[Rule]) -> str:
-    """What was decided and why: what failed comes first; accuracy and champion are always named."""
-    failed = [rule.clause for rule in rules if not rule.passed]
-    named = [rule.clause for rule in rules if rule.passed and rule.rule in ALWAYS_NAMED]
-    return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + named)}"
-
-
-def validate_class_floors(gate: Gate, class_names: Sequence[Any]) -> None:
-    """Raise ConfigError where a class has a floor that the data do not have."""
-    if strangers := sorted(set(gate.min_recalls) - set(map(int, class_names))):
-        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(map(str, strangers))}; the classes are "
-                          f"{', '.join(map(str, class_names))}. Remove it.")
-
-
-def _accuracy(metrics: Metrics, threshold: float) -> Rule:
-    value = _number(metrics.get("val_accuracy"))
+def accuracy(evidence: Evidence) -> Rule:
+    """The validation accuracy must reach the stored threshold."""
+    value = finite_number(evidence.metrics.get("val_accuracy"))
+    limit = evidence.threshold
     if value is None:
-        return _unmeasured("accuracy", "accuracy", threshold)
-    passed = value >= threshold
-    own, stored = _told_apart(value, threshold)
-    return Rule("accuracy", value, threshold, passed,
-                f"accuracy {own} {'reaches' if passed else 'is below'} the stored {stored}")
+        return _not_measured("accuracy", "accuracy", limit)
+    shown_value, shown_limit = _format_distinct(value, limit)
+    verb = "reaches" if value >= limit else "is below"
+    summary = f"accuracy {shown_value} {verb} the threshold {shown_limit}"
+    return Rule("accuracy", value, limit, value >= limit, summary)
 
 
-def _champion(comparison: ChampionComparison | None, gate: Gate) -> Rule:
+def champion(evidence: Evidence) -> Rule:
+    """The candidate must not be significantly worse than the champion, or must be significantly better."""
+    comparison, gate = evidence.comparison, evidence.gate
+    limit = gate.significance
     if gate.champion_rule == "off":
         return Rule("champion", None, None, True, "not compared with the champion", "gate.champion_rule is off")
     if comparison is None:
-        return Rule("champion", None, gate.significance, True, "there is no champion yet")
-    if not comparison.paired.num_images:
-        return Rule("champion", None, gate.significance, False, "nothing to compare with the champion on",
-                    _nothing(comparison))
-    paired = comparison.paired
-    if gate.champion_rule == "not_worse":
-        p_value, word = paired.p_worse, "worse"
+        return Rule("champion", None, limit, True, "there is no champion yet")
+    must_be_better = gate.champion_rule == "better"
+    p_value = comparison.p_better if must_be_better else comparison.p_worse
+    if p_value is None:
+        detail = _explain_no_images(comparison)
+        return Rule("champion", None, limit, False, "cannot be compared with the champion", detail)
+    significant = p_value <= limit
+    word = "better" if must_be_better else "worse"
+    summary = f"{'' if significant else 'not '}significantly {word} than the champion (p = {p_value:.2g})"
+    return Rule("champion", p_value, limit, significant == must_be_better, summary, _describe(comparison))
+
+
+def class_floor(evidence: Evidence) -> Rule:
+    """The recall of each class must reach its floor."""
+    gate = evidence.gate
+    recalls = _class_recalls(evidence.evaluation, gate)
+    if not recalls:
+        return _not_measured("class_floor", "recall of each class", gate.min_recall)
+    nearest = min(recalls, key=_margin)
+    low = sorted((row for row in recalls if _margin(row) < 0), key=_margin)
+    if low:
+        more = f" and {len(low) - MAX_CLASSES} more" if len(low) > MAX_CLASSES else ""
+        summary, detail = ", ".join(map(_describe_low_recall, low[:MAX_CLASSES])) + more, ""
     else:
-        p_value, word = paired.p_better, "better"
-    shown = p_value <= gate.significance
-    clause = f"{'' if shown else 'not '}significantly {word} than the champion (p = {p_value:.2g})"
-    return Rule("champion", p_value, gate.significance, shown == (word == "better"), clause,
-                _answers(comparison, gate.significance))
+        summary = "no class is below its floor"
+        detail = f"closest is class {nearest.name} with recall {nearest.recall:.4f}, floor {nearest.floor:.4f}"
+    return Rule("class_floor", nearest.recall, nearest.floor, not low, summary, detail)
 
 
-def _nothing(comparison: ChampionComparison) -> str:
+def calibration(evidence: Evidence) -> Rule:
+    """The expected calibration error must not exceed its limit."""
+    value = evidence.metrics.get("calibration_error")
+    return _at_most("calibration", "calibration error {}", value, evidence.gate.max_calibration_error)
+
+
+def prediction_time(evidence: Evidence) -> Rule:
+    """The time to predict an image must not exceed its limit."""
+    value = evidence.metrics.get("latency_ms")
+    return _at_most("prediction_time", "prediction time {} ms", value, evidence.gate.max_latency_ms)
+
+
+def model_size(evidence: Evidence) -> Rule:
+    """The size of the model file must not exceed its limit."""
+    return _at_most("model_size", "model size {} MB", evidence.metrics.get("model_mb"), evidence.gate.max_model_mb)
+
+
+def reload(evidence: Evidence) -> Rule:
+    """The saved model must predict what the model predicted before it was saved."""
+    value = evidence.metrics.get("reload_difference")
+    return _at_most("reload", "difference after reloading {}", value, evidence.gate.max_reload_difference)
+
+
+RULES: tuple[Callable[[Evidence], Rule], ...] = (
+    accuracy, champion, class_floor, calibration, prediction_time, model_size, reload,
+)
+
+
+def evaluate_rules(evidence: Evidence) -> list[Rule]:
+    """Return the result of each rule."""
+    return [rule(evidence) for rule in RULES]
+
+
+def format_reason(rules: Sequence[Rule]) -> str:
+    """Return the decision and its reason: failed rules first, then accuracy and champion."""
+    failed = [rule.summary for rule in rules if not rule.passed]
+    passed = [rule.summary for rule in rules if rule.passed and rule.name in ALWAYS_REPORTED]
+    return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + passed)}"
+
+
+def validate_class_floors(gate: Gate, class_names: Sequence[int]) -> None:
+    """Raise ConfigError if ``gate.min_recall_by_class`` contains a class that the data do not have."""
+    if unknown := sorted(set(gate.min_recalls) - set(class_names)):
+        raise ConfigError(
+            f"gate.min_recall_by_class has a floor for {', '.join(map(str, unknown))}, but the classes are "
+            f"{', '.join(map(str, class_names))}. Remove the floor."
+        )
+
+
+class _ClassRecall(NamedTuple):
+    name: int
+    recall: float | None  # None without images
+    floor: float
+
+
+def _class_recalls(evaluation: Mapping[str, Any], gate: Gate) -> list[_ClassRecall]:
+    if not evaluation.get("recall"):
+        return []
+    rows = zip(evaluation["class_names"], evaluation["recall"], evaluation["confusion"], strict=True)
+    return [
+        _ClassRecall(name, finite_number(recall) if sum(counts) else None, gate.min_recalls.get(name, gate.min_recall))
+        for name, recall, counts in rows
+    ]
+
+
+def _margin(row: _ClassRecall) -> float:
+    return -math.inf if row.recall is None else row.recall - row.floor
+
+
+def _describe_low_recall(row: _ClassRecall) -> str:
+    if row.recall is None:
+        return f"class {row.name} has no validation images"
+    recall, floor = _format_distinct(row.recall, row.floor)
+    return f"class {row.name} has recall {recall}, below its floor {floor}"
+
+
+def _explain_no_images(comparison: ChampionComparison) -> str:
     if not comparison.num_same_members:
-        return (f"all {comparison.num_trained_on} images trained it. Take its fold, or a holdout, or set "
-                "gate.champion_rule=off")
-    known = f"; {comparison.num_trained_on} more trained the champion" if comparison.num_trained_on else ""
-    return (f"{comparison.num_same_members} images are answered for both by the same members{known}. Join other members, of "
-            "its holdout or its fold, or set gate.champion_rule=off")
+        return (
+            f"the champion was trained on all {comparison.num_trained_on} images. Validate on the champion's fold or "
+            "on a holdout, or set gate.champion_rule=off"
+        )
+    return (
+        f"the same members predict {comparison.num_same_members} images for both models"
+        f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
+        "gate.champion_rule=off"
+    )
 
 
-def _answers(comparison: ChampionComparison, level: float) -> str:
-    paired = comparison.paired
-    low, high = (f"{100 * end:+.1f}%" for end in paired.interval())
-    smallest = paired.minimum_detectable_difference(level)
-    known = f"; {comparison.num_trained_on} more trained the champion" if comparison.num_trained_on else ""
+def _describe(comparison: ChampionComparison) -> str:
+    assert comparison.interval is not None
+    assert comparison.difference is not None
+    low, high = (f"{100 * bound:+.1f}%" for bound in comparison.interval)
+    minimum = comparison.minimum_detectable_difference
+    detectable = "too few images to detect any difference"
+    if minimum is not None:
+        detectable = f"the smallest detectable one is {100 * minimum:.1f}%"
+    text = (
+        f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the candidate "
+        f"and {comparison.champion_only_correct} only for the champion, a difference of "
+        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}{_describe_trained_on(comparison)}"
+    )
     if comparison.num_same_members:
-        known += f"; {comparison.num_same_members} more are left out, as the same members answer them for both"
-    could = "so few could show no difference" if smallest is None else f"they could show one of {100 * smallest:.1f}%"
-    return (f"of {paired.num_images} images {paired.gained} are right only by the candidate, {paired.lost} only by the "
-            f"champion, a difference of {100 * paired.difference:+.1f}% (95%: {low} to {high}); "
-            f"{could}{known}")
+        text += f"; {comparison.num_same_members} more are predicted by the same members for both models"
+    return text
 
 
-def _class_floor(found: Mapping[str, Any], gate: Gate) -> Rule:
-    if not found.get("recall"):
-        return _unmeasured("class_floor", "recall of each class", gate.min_recall)
-    rows = []
-    for name, value, counts in zip(found["class_names"], found["recall"], found["confusion"], strict=True):
-        floor = gate.min_recalls.get(int(name), gate.min_recall)
-        # a class without images has no recall, whatever number stands there
-        rows.append((_number(value) if sum(counts) else None, floor, name))
-    low = sorted((row for row in rows if row[0] is None or row[0] < row[1]), key=_margin)
-    value, floor, name = min(rows, key=_margin)
-    if not low:
-        return Rule("class_floor", value, floor, True, "no class is below its floor",
-                    f"the nearest is class {name} with recall {value:.4f}, floor {floor:.4f}")
-    more = f" and {len(low) - MAX_CLASSES} more" if len(low) > MAX_CLASSES else ""
-    return Rule("class_floor", value, floor, False, ", ".join(map(_below, low[:MAX_CLASSES])) + more)
+def _describe_trained_on(comparison: ChampionComparison) -> str:
+    return f"; the champion was trained on {comparison.num_trained_on} more" if comparison.num_trained_on else ""
 
 
-def _margin(row: tuple[float | None, float, Any]) -> float:
-    return -math.inf if row[0] is None else row[0] - row[1]
-
-
-def _below(row: tuple[float | None, float, Any]) -> str:
-    if row[0] is None:
-        return f"class {row[2]} has no validation image"
-    own, floor = _told_apart(row[0], row[1])
-    return f"class {row[2]} has recall {own}, below its floor {floor}"
-
-
-def _at_most(rule: str, words: str, found: float | int | str | list[int] | None, limit: float, unit: str = "") -> Rule:
-    value = _number(found)
+def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
+    """Return the result of a rule with an upper limit; ``template`` formats the value with its unit."""
+    description, _, unit = template.partition(" {}")
+    value = finite_number(measured)
     if value is None:
-        return _unmeasured(rule, words, limit)
-    passed = value <= limit
-    own, most = _told_apart(value, limit, "g")
-    verb = "is within" if passed else "is above"
-    return Rule(rule, value, limit, passed, f"{words} {own}{unit} {verb} {most}{unit}")
+        return _not_measured(name, description, limit)
+    shown_value, shown_limit = _format_distinct(value, limit, "g")
+    verb = "is within" if value <= limit else "is above"
+    summary = f"{template.format(shown_value)} {verb} {shown_limit}{unit}"
+    return Rule(name, value, limit, value <= limit, summary)
 
 
-def _unmeasured(rule: str, words: str, limit: float) -> Rule:
-    return Rule(rule, None, limit, False, f"{words} was not measured ({MEASURE})")
+def _not_measured(name: str, description: str, limit: float) -> Rule:
+    return Rule(name, None, limit, False, f"{description} {NOT_MEASURED}")
 
 
-def _number(found: Any) -> float | None:
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-        return None
-    return float(found)
+def _format_distinct(value: float, limit: float, kind: str = "f") -> tuple[str, str]:
+    """Format both numbers with as many digits as it takes to see that they differ.
 
-
-def _told_apart(value: float, limit: float, form: str = "f") -> tuple[str, str]:
-    """Both with four decimals (form g: digits), or as many more as show that they differ."""
-    for digits in range(4, 17):
-        texts = f"{value:.{digits}{form}}", f"{limit:.{digits}{form}}"
+    ``kind`` is f for decimals and g for significant digits.
+    """
+    for digits in range(MIN_DIGITS, MAX_DIGITS):
+        texts = f"{value:.{digits}{kind}}", f"{limit:.{digits}{kind}}"
         if texts[0] != texts[1] or value == limit:
             return texts
     return repr(value), repr(limit)

@@ -1,5 +1,6 @@
-"""The report of a dataset: one HTML file that holds its pictures and needs no script and no network."""
+"""Render the report of a dataset."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,41 +12,54 @@ from carclf.reports.render import MAX_ROWS, render_template, write_page
 from carclf.reports.thumbnails import Thumbnails
 
 
-def write_dataset_report(
-    path: Path, index: pd.DataFrame, report: dict[str, Any], folder: Path, *,
-    suspects: pd.DataFrame | None = None, drift: dict[str, Any] | None = None,
-) -> None:
-    """Write the page of an index and its ``report.json``; pictures are read from ``folder``.
+@dataclass(frozen=True)
+class DatasetFindings:
+    """The content of ``report.json`` and, after an audit, suspects as in ``suspects.parquet`` and ``drift.json``."""
 
-    ``suspects`` (path, label, suggested, score) are ranked; ``drift`` has a ``summary`` and rows of ``measures``.
-    """
-    show = Thumbnails(folder)
-    contradictions, duplicates = galleries.duplicate_galleries(index, show)
+    report: dict[str, Any]
+    suspects: pd.DataFrame | None = None
+    drift: dict[str, Any] | None = None
+
+
+def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings: DatasetFindings) -> None:
+    """Write the report of a dataset as an HTML file. The paths in the index are relative to ``images``."""
+    thumbnails = Thumbnails(images)
+    contradictions, duplicates = galleries.duplicate_galleries(index, thumbnails)
+    classes = _class_rows(index)
+    report, suspects = findings.report, findings.suspects
     page = render_template(
-        "data_report.html",
+        "dataset_report.html",
         metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
-        classes=_class_rows(index).head(MAX_ROWS).to_dict("records"), num_classes=len(_class_rows(index)),
-        histograms=histograms(index), samples=galleries.class_galleries(index, show),
-        problems=galleries.galleries_by_message(index, "problem", show), warnings=galleries.galleries_by_message(index, "warning", show),
-        contradictions=contradictions, duplicates=duplicates, drift=drift,
-        findings=_other_findings(index, report), fixes=report.get("label_fixes", []), max_rows=MAX_ROWS,
-        suspects=None if suspects is None else galleries.suspect_gallery(suspects, show),
+        classes=classes[:MAX_ROWS], num_classes=len(classes), histograms=histograms(index), max_rows=MAX_ROWS,
+        findings=_dataset_wide_findings(index, report),
+        fixes=report.get("label_fixes", []),
+        drift=findings.drift, suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
+        contradictions=contradictions, duplicates=duplicates,
+        problems=galleries.galleries_by_message(index, "problem", thumbnails),
+        warnings=galleries.galleries_by_message(index, "warning", thumbnails),
+        samples=galleries.class_galleries(index, thumbnails),
     )
     write_page(path, page)
 
 
-def _class_rows(index: pd.DataFrame) -> pd.DataFrame:
-    """Of each class: label, usable pictures as a number and as a share of the largest class's, unusable, warned."""
+def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest of each class."""
     train = index[index["label"] >= 0]
-    warned = train["warning"] != "" if "warning" in train else False
-    counted = train.assign(num=train["problem"] == "", num_unusable=train["problem"] != "", num_warnings=warned)
-    table = counted.groupby("label")[["num", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
-    return table.assign(share=table["num"] / max(1, table["num"].max()))
+    counts = train.assign(
+        num_usable=train["problem"] == "", num_unusable=train["problem"] != "",
+        num_warnings=train["warning"] != "" if "warning" in train else False,
+    )
+    table = counts.groupby("label")[["num_usable", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
+    table["fraction_of_largest"] = table["num_usable"] / max(1, table["num_usable"].max())
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _other_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
-    """The texts of what validation found that is no picture's own: of classes, tables and the whole."""
+def _dataset_wide_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
+    """Return the warnings and errors that are not about a single image."""
     listed = [finding for finding in report.get("findings", {}).get("listed", []) if finding["severity"] != "note"]
-    pictures = set(index["path"])
-    return [f"{finding['path']}: {finding['text']}" if finding["path"] else finding["text"]
-            for finding in listed if finding["path"] not in pictures]
+    images = set(index["path"])
+    return [
+        f"{finding['path']}: {finding['text']}" if finding["path"] else finding["text"]
+        for finding in listed
+        if finding["path"] not in images
+    ]

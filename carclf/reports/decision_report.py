@@ -1,10 +1,11 @@
-"""The page of a decision."""
+"""Render the report of a decision."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from carclf.reports.render import render_template
 
 
-def render_decision(decision: dict[str, Any]) -> str:
-    """The page of a ``decision.json``: its rules, and where there was a champion, both models' answers."""
-    return render_template("decision_report.html", decision=decision, paired=decision["paired"])
+def render_decision(decision: Mapping[str, Any]) -> str:
+    """Return the page of a ``decision.json``."""
+    return render_template("decision_report.html", decision=decision, comparison=decision["champion_comparison"])

@@ -1,65 +1,82 @@
-"""The page of an evaluation, made of its files alone: ``evaluation.json`` and ``error_images.json``."""
+"""Render the report of an evaluation from ``evaluation.json`` and ``error_images.json``."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carclf.reports.render import MAX_ROWS, render_template
 from carclf.stats import wilson_interval
 
-MAX_CONFUSION_CLASSES = 40  # classes of a confusion matrix that can still be read
+MAX_CONFUSION_CLASSES = 40  # beyond them a confusion matrix is not readable
 MAX_PAIRS = 20
-NUM_SHADES = 9
+NUM_SHADES = 9  # as in page.css
 
 
-def render_evaluation(found: dict[str, Any], pictures: list[dict[str, str]]) -> str:
-    """The page of what ``evaluation.json`` holds, and the pictures of its errors in their order."""
-    names, confusion = found["class_names"], found["confusion"]
+def render_evaluation(evaluation: Mapping[str, Any], error_images: Sequence[Mapping[str, str]]) -> str:
+    """Return the page of the content of ``evaluation.json`` and ``error_images.json``."""
+    names, confusion = evaluation["class_names"], evaluation["confusion"]
     classes = class_rows(names, confusion)
     return render_template(
-        "evaluation_report.html", found=found, tiles=_tiles(found), classes=classes[:MAX_ROWS],
-        num_classes=len(classes), pairs=confused_pairs(names, confusion),
+        "evaluation_report.html",
+        evaluation=evaluation, tiles=_tiles(evaluation),
+        classes=classes[:MAX_ROWS], num_classes=len(classes),
         matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION_CLASSES else None,
-        parts=[part for part in found["slices"] if part["by"] != "class"],
-        errors=[error | picture for error, picture in zip(found["errors"], pictures, strict=True)],
+        pairs=confused_pairs(names, confusion),
+        slices=[row for row in evaluation["slices"] if row["by"] != "class"],
+        errors=[error | images for error, images in zip(evaluation["errors"], error_images, strict=True)],
     )
 
 
-def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
-    low, high = found["interval"]
-    tiles = [
-        ("accuracy", f"{found['accuracy']:.4f}"), ("95% interval", f"{low:.3f}–{high:.3f}"),
-        ("images", str(found["num_images"])), ("errors", str(found["num_images"] - found["num_correct"])),
-        ("calibration error", f"{found['calibration_error']:.3f}"), ("temperature", f"{found['temperature']:.3f}"),
-    ]
-    units = {"latency_ms": ("time an image", "{:.1f} ms"), "model_mb": ("model", "{:.1f} MB"),
-             "reload_difference": ("difference once reloaded", "{:.2g}")}
-    return tiles + [(title, form.format(found[name])) for name, (title, form) in units.items() if name in found]
+def class_rows(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Return label, num_images, num_predicted, recall and its interval, low to high, of each class with images.
 
-
-def class_rows(names: list[int], confusion: list[list[int]]) -> list[dict[str, Any]]:
-    """Each class with images, the lowest recall first: label, num, right, recall, its interval, named (as it)."""
+    The class with the lowest recall is first.
+    """
     rows = []
     for position, name in enumerate(names):
-        num, right = sum(confusion[position]), confusion[position][position]
-        if num:
-            low, high = wilson_interval(right, num)
-            rows.append({"label": name, "num": num, "recall": right / num, "low": low, "high": high,
-                         "named": sum(row[position] for row in confusion)})
+        num_images, num_correct = sum(confusion[position]), confusion[position][position]
+        if num_images:
+            low, high = wilson_interval(num_correct, num_images)
+            num_predicted = sum(row[position] for row in confusion)
+            rows.append({"label": name, "num_images": num_images, "num_predicted": num_predicted,
+                         "recall": num_correct / num_images, "low": low, "high": high})
     return sorted(rows, key=lambda row: row["recall"])
 
 
-def confused_pairs(names: list[int], confusion: list[list[int]]) -> list[tuple[int, int, int]]:
-    """The most frequent confusions: label, predicted, number of images."""
-    pairs = [(names[label], names[predicted], num) for label, row in enumerate(confusion)
-             for predicted, num in enumerate(row) if num and label != predicted]
+def confused_pairs(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+    """Return the most frequent confusions: label, predicted class, number of images."""
+    pairs = [
+        (names[label], names[predicted], count)
+        for label, counts in enumerate(confusion)
+        for predicted, count in enumerate(counts)
+        if count and label != predicted
+    ]
     return sorted(pairs, key=lambda pair: -pair[2])[:MAX_PAIRS]
 
 
-def confusion_matrix(names: list[int], confusion: list[list[int]]) -> list[dict[str, Any]]:
-    """A row for each label: its cells with number, share of the row as one of NUM_SHADES, and whether it is right."""
-    rows = []
-    for label, counts in enumerate(confusion):
-        total = max(1, sum(counts))
-        cells = [{"num": num, "shade": -(-num * NUM_SHADES // total), "right": label == predicted}
-                 for predicted, num in enumerate(counts)]
-        rows.append({"label": names[label], "cells": cells})
-    return rows
+def confusion_matrix(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Return a row for each label with cells of num_images, shade (from 0 to ``NUM_SHADES``) and is_correct."""
+    return [{"label": names[label], "cells": _matrix_cells(label, row)} for label, row in enumerate(confusion)]
+
+
+def _matrix_cells(label: int, counts: Sequence[int]) -> list[dict[str, Any]]:
+    total = max(1, sum(counts))
+    return [
+        {"num_images": count, "shade": -(-count * NUM_SHADES // total), "is_correct": label == predicted}
+        for predicted, count in enumerate(counts)
+    ]
+
+
+def _tiles(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    low, high = evaluation["interval"]
+    tiles = [
+        ("accuracy", f"{evaluation['accuracy']:.4f}"), ("95% interval", f"{low:.3f} to {high:.3f}"),
+        ("images", str(evaluation["num_images"])),
+        ("errors", str(evaluation["num_images"] - evaluation["num_correct"])),
+        ("calibration error", f"{evaluation['calibration_error']:.3f}"),
+        ("temperature", f"{evaluation['temperature']:.3f}"),
+        ("prediction time per image", f"{evaluation['latency_ms']:.1f} ms"),
+        ("model size", f"{evaluation['model_mb']:.1f} MB"),
+    ]
+    if "reload_difference" in evaluation:
+        tiles.append(("difference after reloading", f"{evaluation['reload_difference']:.2g}"))
+    return tiles

@@ -1,4 +1,4 @@
-"""The page of an experiment, and accuracy over cost with its Pareto front."""
+"""Render the report of an experiment, and plot accuracy against cost with the Pareto front."""
 
 import base64
 import io
@@ -7,50 +7,61 @@ from typing import Any
 
 from carclf.reports.render import render_template
 
-COLOURS = {"better": "#1a7f37", "worse": "#b42318"}
+COLORS = {"better": "#1a7f37", "worse": "#b42318"}
+OTHER_COLOR = "#57606a"
+FRONT_COLOR = "#0969da"
 
 
-def render_experiment(found: dict[str, Any], picture: bytes) -> str:
-    """The page of an experiment's ``outcome.json`` and its picture (PNG)."""
-    return render_template("experiment_report.html", found=found, rows=sort_by_accuracy(found), introduction=summarize_design(found),
-                  picture=base64.b64encode(picture).decode())
+def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
+    """Return the page of an ``outcome.json`` with its plot, a PNG."""
+    return render_template(
+        "experiment_report.html",
+        outcome=outcome, rows=sort_by_accuracy(outcome), design=summarize_design(outcome),
+        plot=base64.b64encode(plot).decode(),
+    )
 
 
-def summarize_design(found: Mapping[str, Any]) -> str:
-    """What was compared, and what its intervals and p-values promise, of an experiment's ``outcome.json``."""
-    num, shift = found["num_comparisons"], found["seed_std"]
-    folds = f" out of {found['num_folds']} folds" if found["num_folds"] else ""
-    seeds = ("With one seed it tells these models apart, and says nothing of other seeds." if shift is None else
-             f"Beside chance on single images a seed changes the accuracy by {100 * shift:.2f} points, which is taken "
-             "to be so for every recipe.")
-    return (f"{num} {'recipe' if num == 1 else 'recipes'} beside the baseline (recipe {found['recipe']}), seeds "
-            f"{', '.join(map(str, found['seeds']))}, {found['num_images']} images{folds}. Intervals and p-values are "
-            "corrected for the number of recipes, also of those that lost a race or that the study tried before: the "
-            "chance that an experiment without any real difference finds one is at most "
-            f"{100 * found['level']:.0f}%. {seeds}")
+def summarize_design(outcome: Mapping[str, Any]) -> str:
+    """Return what an experiment compares and what its intervals and p-values mean."""
+    num_comparisons, seed_std = outcome["num_comparisons"], outcome["seed_std"]
+    folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
+    seed_effect = "With one seed, the result holds for these models and not for other seeds."
+    if seed_std is not None:
+        seed_effect = (
+            f"The seed changes the accuracy by {100 * seed_std:.2f} points (standard deviation, assumed to be the same "
+            "for every recipe), in addition to the variation between images."
+        )
+    return (
+        f"{num_comparisons} {'recipe' if num_comparisons == 1 else 'recipes'} compared with the baseline (recipe "
+        f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, {outcome['num_images']} images{folds}. "
+        "Intervals and p-values are corrected for the number of recipes, including those that were stopped early or "
+        "tried earlier in the same study: the probability that an experiment without any real difference reports one "
+        f"is at most {100 * outcome['significance_level']:.0f}%. {seed_effect}"
+    )
 
 
-def sort_by_accuracy(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows, the most accurate first."""
-    return sorted(found["rows"], key=lambda row: -row["accuracy"])
+def sort_by_accuracy(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of an outcome, the most accurate first."""
+    return sorted(outcome["rows"], key=lambda row: -row["accuracy"])
 
 
-def plot_pareto_front(found: dict[str, Any]) -> bytes:
-    """Accuracy over minutes of training of each recipe, the front as a line; a PNG."""
+def plot_pareto_front(outcome: Mapping[str, Any]) -> bytes:
+    """Return a PNG of the accuracy of each recipe over its minutes of training, with the Pareto front as a line."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = [row for row in found["rows"] if "minutes" in row]
+    rows = [row for row in outcome["rows"] if "minutes" in row]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for row in rows:
-        axes.plot(row["minutes"], row["accuracy"], "o", color=COLOURS.get(row["conclusion"], "#57606a"))
-        axes.annotate(row["recipe"], (row["minutes"], row["accuracy"]), (4, 4), textcoords="offset points", fontsize=8)
+        point = row["minutes"], row["accuracy"]
+        axes.plot(*point, "o", color=COLORS.get(row["conclusion"], OTHER_COLOR))
+        axes.annotate(row["recipe"], point, (4, 4), textcoords="offset points", fontsize=8)
     front = sorted((row["minutes"], row["accuracy"]) for row in rows if row["on_pareto_front"])
-    axes.plot(*zip(*front, strict=True), "-", color="#0969da", linewidth=1, zorder=0, label="Pareto front")
-    axes.margins(x=0.12)  # the names stand to the right of their points
-    axes.set(xlabel="minutes of training", ylabel="accuracy", title=found["experiment"])
+    axes.plot(*zip(*front, strict=True), "-", color=FRONT_COLOR, linewidth=1, zorder=0, label="Pareto front")
+    axes.margins(x=0.12)  # room for the names to the right of their points
+    axes.set(xlabel="minutes of training", ylabel="accuracy", title=outcome["experiment"])
     axes.legend()
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=100)

@@ -1,110 +1,127 @@
-"""What a dataset's report shows as thumbnails: samples, problems, groups of copies, suspected labels; all bounded."""
+"""Galleries of thumbnails in the dataset report: samples, problems, duplicates and suspected label errors.
+
+All are bounded, to about 1000 thumbnails of 5 kB, however large the dataset is.
+"""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from carclf.formatting import truncate
 from carclf.reports.thumbnails import Thumbnails
 
-# What bounds the page: about 1000 thumbnails of 5 kB at most, however large the dataset is.
-MAX_CLASSES, SAMPLES_OF_A_CLASS = 40, 8
-MAX_KINDS, PICTURES_OF_A_KIND = 16, 8
-MAX_CLUSTERS, PICTURES_OF_A_CLUSTER = 24, 6
-MAX_SUSPECTS, MAX_TEXT = 96, 300
+MAX_CLASSES, SAMPLES_PER_CLASS = 40, 8
+MAX_MESSAGES, IMAGES_PER_MESSAGE = 16, 8
+MAX_CLUSTERS, IMAGES_PER_CLUSTER = 24, 6
+MAX_SUSPECTS = 96
+MAX_TEXT = 300
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A thumbnail ("" where there is none), the picture's name and what is said of it."""
+class GalleryImage:
+    """A thumbnail with the name of its image and a note. ``uri`` is empty if the image cannot be decoded."""
 
-    image: str
+    uri: str
     name: str
     note: str
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures that belong together; ``num_more`` are not shown."""
+    """Images under a title; ``num_more`` are not shown."""
 
     title: str
-    pictures: list[Picture]
+    images: list[GalleryImage]
     num_more: int
 
 
 @dataclass(frozen=True)
 class Galleries:
-    """Some galleries; ``num_more`` are not shown."""
+    """Several galleries; ``num_more`` are not shown."""
 
     shown: list[Gallery]
     num_more: int
 
 
-def class_galleries(index: pd.DataFrame, show: Thumbnails) -> Galleries:
-    """Some pictures of each class, in the order of their content: as if drawn at random, and the same each time."""
+def class_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> Galleries:
+    """Return samples of each class. They are sorted by hash: an arbitrary order, but always the same."""
     usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256")
-    shown = [_gallery(f"Class {label}", usable[usable["label"] == label], None, SAMPLES_OF_A_CLASS, show)
-             for label in sorted(usable["label"].unique())[:MAX_CLASSES]]
-    return Galleries(shown, usable["label"].nunique() - len(shown))
+    labels = sorted(usable["label"].unique())
+    shown = []
+    for label in labels[:MAX_CLASSES]:
+        rows = usable[usable["label"] == label].assign(note="")
+        shown.append(_gallery(f"Class {label}", rows, SAMPLES_PER_CLASS, thumbnails))
+    return Galleries(shown, len(labels) - len(shown))
 
 
-def galleries_by_message(index: pd.DataFrame, column: str, show: Thumbnails) -> Galleries:
-    """Pictures with a problem or a warning; those whose text differs in numbers only together, commonest first."""
-    rows = index[index[column] != ""] if column in index else index.head(0)
-    kinds = rows.get(column, pd.Series(dtype=str)).map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
-    order = kinds.value_counts()
-    shown = [_gallery(f"{_short(str(kind))} ({num})", rows[kinds == kind], column, PICTURES_OF_A_KIND, show)
-             for kind, num in order.head(MAX_KINDS).items()]
-    return Galleries(shown, len(order) - len(shown))
+def galleries_by_message(index: pd.DataFrame, column: str, thumbnails: Thumbnails) -> Galleries:
+    """Return the images with a message in a column, ``problem`` or ``warning``, the most frequent message first.
+
+    Messages that differ only in numbers share a gallery.
+    """
+    rows = index[index[column] != ""] if column in index else index.head(0).assign(**{column: ""})
+    rows = rows.assign(note=rows[column])
+    messages = rows["note"].map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
+    counts = messages.value_counts()
+    shown = []
+    for message, count in counts.head(MAX_MESSAGES).items():
+        title = f"{truncate(str(message), MAX_TEXT)} ({count})"
+        shown.append(_gallery(title, rows[messages == message], IMAGES_PER_MESSAGE, thumbnails))
+    return Galleries(shown, len(counts) - len(shown))
 
 
-def duplicate_galleries(index: pd.DataFrame, show: Thumbnails) -> tuple[Galleries, Galleries]:
-    """Groups of copies and near-copies: those under several classes, and the others, train with test first."""
+def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Galleries, Galleries]:
+    """Return the clusters of duplicates with contradictory labels, and the others; those with test images first."""
     usable = index[index["problem"] == ""]
     column = "cluster" if "cluster" in usable else "sha256"
-    repeated = usable[usable[column].duplicated(keep=False)]
-    known = repeated["label"].where(repeated["label"] >= 0)
-    table = repeated.assign(known=known).groupby(column).agg(
-        num_classes=("known", "nunique"), first=("label", "min"), num=("label", "size")
+    rows = usable[usable[column].duplicated(keep=False)]
+    clusters = rows.assign(train_label=rows["label"].where(rows["label"] >= 0)).groupby(column).agg(
+        num_classes=("train_label", "nunique"), first_label=("label", "min"), size=("label", "size")
     )
-    # one group at a time out of an index: a dataset may have ten thousands of groups
-    positions = repeated.groupby(column).indices
-    split = table["num_classes"] > 1
-    several, one = (list(part.sort_values(["first", "num"], ascending=[True, False]).index)
-                    for part in (table[split], table[~split]))
-    return _of_clusters(several, positions, repeated, show), _of_clusters(one, positions, repeated, show)
+    clusters = clusters.sort_values(["first_label", "size"], ascending=[True, False])
+    contradictory = clusters["num_classes"] > 1
+    positions = rows.groupby(column).indices
+    return (
+        _cluster_galleries(clusters.index[contradictory], positions, rows, thumbnails),
+        _cluster_galleries(clusters.index[~contradictory], positions, rows, thumbnails),
+    )
 
 
-def _of_clusters(order: list[Any], positions: Any, rows: pd.DataFrame, show: Thumbnails) -> Galleries:
-    shown = [_of_cluster(rows.iloc[positions[cluster]], show) for cluster in order[:MAX_CLUSTERS]]
-    return Galleries(shown, len(order) - len(shown))
-
-
-def _of_cluster(members: pd.DataFrame, show: Thumbnails) -> Gallery:
-    content = "pixels_sha256" if "pixels_sha256" in members else "sha256"
-    kind = "copies" if members[content].nunique() == 1 else "near-copies"
-    both = " in train and test" if members["label"].min() < 0 <= members["label"].max() else ""
-    members = members.assign(note=[f"class {label}" if label >= 0 else "test" for label in members["label"]])
-    return _gallery(f"{len(members)} {kind}{both}", members, "note", PICTURES_OF_A_CLUSTER, show)
-
-
-def suspect_gallery(suspects: pd.DataFrame, show: Thumbnails) -> Gallery:
-    """The first of the suspected labels, with their rank: given → suggested."""
+def suspect_gallery(suspects: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
+    """Return the first suspected label errors with rank, label, suggested label and label quality."""
     columns = zip(suspects["label"], suspects["suggested_label"], suspects["label_quality"], strict=True)
-    notes = [f"{rank}. {given} → {suggested} · {score:.3f}"
-             for rank, (given, suggested, score) in enumerate(columns, start=1)]
-    return _gallery("", suspects.assign(note=notes), "note", MAX_SUSPECTS, show)
+    notes = [
+        f"{rank}. {label} → {suggested_label} · {label_quality:.3f}"
+        for rank, (label, suggested_label, label_quality) in enumerate(columns, start=1)
+    ]
+    return _gallery("", suspects.assign(note=notes), MAX_SUSPECTS, thumbnails)
 
 
-def _gallery(title: str, rows: pd.DataFrame, column: str | None, limit: int, show: Thumbnails) -> Gallery:
+def _cluster_galleries(
+    keys: Iterable[Any], positions: Mapping[Hashable, Any], rows: pd.DataFrame, thumbnails: Thumbnails
+) -> Galleries:
+    """Return galleries of the first clusters; ``positions`` are those of each cluster's images among the rows."""
+    keys = list(keys)
+    shown = [_cluster_gallery(rows.iloc[positions[key]], thumbnails) for key in keys[:MAX_CLUSTERS]]
+    return Galleries(shown, len(keys) - len(shown))
+
+
+def _cluster_gallery(rows: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
+    content = "pixels_sha256" if "pixels_sha256" in rows else "sha256"
+    kind = "exact duplicates" if rows[content].nunique() == 1 else "near-duplicates"
+    subsets = " in train and test" if rows["label"].min() < 0 <= rows["label"].max() else ""
+    rows = rows.assign(note=[f"class {label}" if label >= 0 else "test" for label in rows["label"]])
+    return _gallery(f"{len(rows)} {kind}{subsets}", rows, IMAGES_PER_CLUSTER, thumbnails)
+
+
+def _gallery(title: str, rows: pd.DataFrame, limit: int, thumbnails: Thumbnails) -> Gallery:
+    """Return a gallery of the first rows, with the columns path and note."""
     first = rows.head(limit)
-    notes: Iterable[str] = first[column] if column else [""] * len(first)
-    pictures = [Picture(show(path), _short(path), _short(note))
-                for path, note in zip(first["path"], notes, strict=True)]
-    return Gallery(title, pictures, len(rows) - len(first))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+    images = [
+        GalleryImage(thumbnails(path), truncate(path, MAX_TEXT), truncate(note, MAX_TEXT))
+        for path, note in zip(first["path"], first["note"], strict=True)
+    ]
+    return Gallery(title, images, len(rows) - len(first))

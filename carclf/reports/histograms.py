@@ -1,4 +1,4 @@
-"""Histograms of training and test pictures as numbers that a template draws."""
+"""Histograms of image statistics, training against test images, as numbers for a template."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,16 @@ import numpy.typing as npt
 import pandas as pd
 
 NUM_BINS = 24
-SHOWN = {"width": "Width, px", "height": "Height, px", "aspect": "Width / height", "brightness": "Brightness",
-         "contrast": "Contrast", "sharpness": "Sharpness"}
+QUANTILES = (0.005, 0.995)  # beyond them values are clipped: an outlier would squash all others into one bar
+TITLES = {
+    "width": "Width, px", "height": "Height, px", "aspect": "Width / height", "brightness": "Brightness",
+    "contrast": "Contrast", "sharpness": "Sharpness",
+}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Bars of 0..1 of the training pictures and of the test pictures, from ``low`` to ``high``."""
+    """Bars of training and test images between ``low`` and ``high``; the highest bar is 1."""
 
     title: str
     low: float
@@ -24,20 +27,24 @@ class Histogram:
 
 
 def histograms(index: pd.DataFrame) -> list[Histogram]:
-    """One of each measure that the index has, over the usable pictures."""
+    """Return a histogram of each statistic that the index has, of the usable images."""
     usable = index[index["problem"] == ""]
+    if usable.empty:
+        return []
     usable = usable.assign(aspect=usable["width"] / usable["height"].clip(1))
-    shown = {name: title for name, title in SHOWN.items() if name in usable}
-    return [_histogram(title, usable[name].to_numpy(float), usable["label"].to_numpy() >= 0)
-            for name, title in shown.items()] if len(usable) else []
+    is_train = usable["label"].to_numpy() >= 0
+    return [
+        _histogram(title, usable[name].to_numpy(float), is_train) for name, title in TITLES.items() if name in usable
+    ]
 
 
-def _histogram(title: str, values: npt.NDArray[np.float64], train: npt.NDArray[np.bool_]) -> Histogram:
-    # the outermost half per cent stands in the outer bars: one odd picture would press all others into one bar
-    low, high = np.quantile(values, [0.005, 0.995])
+def _histogram(title: str, values: npt.NDArray[np.float64], is_train: npt.NDArray[np.bool_]) -> Histogram:
+    low, high = np.quantile(values, QUANTILES)
     edges = np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
-    inside = np.clip(values, edges[0], edges[-1])
-    shares = [np.histogram(inside[part], edges)[0] / max(1, part.sum()) for part in (train, ~train)]
-    top = max(share.max() for share in shares) or 1.0
-    return Histogram(title, float(edges[0]), float(edges[-1]), float(np.median(values)),
-                     *([round(float(bar), 4) for bar in share / top] for share in shares))
+    clipped = np.clip(values, edges[0], edges[-1])
+    train, test = (np.histogram(clipped[mask], edges)[0] / max(1, mask.sum()) for mask in (is_train, ~is_train))
+    top = max(train.max(), test.max()) or 1.0
+    return Histogram(
+        title=title, low=float(edges[0]), high=float(edges[-1]), median=float(np.median(values)),
+        train=(train / top).round(4).tolist(), test=(test / top).round(4).tolist(),
+    )

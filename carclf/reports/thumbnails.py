@@ -1,4 +1,4 @@
-"""Small pictures as data: URIs, for pages that are one file."""
+"""Thumbnails as data URIs."""
 
 import base64
 from pathlib import Path
@@ -11,30 +11,31 @@ HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
 
 class Thumbnails:
-    """The picture of a path, relative to a folder, as a JPEG in a data: URI; each is made once."""
+    """Create thumbnails of the images in a folder, each only once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.made: dict[str, str] = {}
+        self.cache: dict[str, str] = {}
 
     def __call__(self, path: str) -> str:
-        """The URI, or "" where the file is no usable picture."""
-        if path not in self.made:
-            self.made[path] = self._make(path)
-        return self.made[path]
+        """Return the data URI of the image at a path, relative to the folder; empty if it cannot be decoded."""
+        if path not in self.cache:
+            self.cache[path] = self._create(path)
+        return self.cache[path]
 
-    def _make(self, path: str) -> str:
+    def _create(self, path: str) -> str:
         try:
             pixels = decode(read_image_bytes(self.folder / path), frame=(HEIGHT, WIDTH))
-        except (ImageDecodeError, OSError, ValueError):  # ValueError: a name that no file system takes
+        except (ImageDecodeError, OSError, ValueError):  # ValueError: not a valid file name
             return ""
         return data_uri(pixels)
 
 
 def data_uri(pixels: Pixels) -> str:
-    """Pixels, uint8 RGB, as a JPEG of at most HEIGHT times WIDTH."""
-    scale = min(1.0, HEIGHT / pixels.shape[0], WIDTH / pixels.shape[1])
-    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    """Return uint8 RGB pixels as a JPEG of at most ``HEIGHT`` x ``WIDTH``."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, HEIGHT / height, WIDTH / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    thumbnail = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    jpeg = cv2.imencode(".jpg", thumbnail[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

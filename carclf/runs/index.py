@@ -5,7 +5,6 @@ after the index: so the row that stands at last is that of the last record, in w
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -13,6 +12,7 @@ from typing import Any
 
 from carclf.champion import read_state
 from carclf.errors import CarclfError, DataError
+from carclf.formatting import finite_number, truncate
 from carclf.progress import log
 from carclf.runs.record import RUN_ID, Record, read_record
 from carclf.services.storage import Store, update_object
@@ -73,8 +73,8 @@ def index_row(record: Record) -> Row:
         "updated": _text(record.get("updated") or record.get("created")),
         "dataset": _text(stages.get("validate", {}).get("key")), "model": _text(stages.get("fine_tune", {}).get("key")),
         **_state(stages, latest),
-        **{name: _number(evaluated.get(name)) for name in ("val_accuracy", "val_accuracy_low", "val_accuracy_high")},
-        **{name: _number(scored.get(name)) for name in ("public_score", "rank")},
+        **{name: finite_number(evaluated.get(name)) for name in ("val_accuracy", "val_accuracy_low", "val_accuracy_high")},
+        **{name: finite_number(scored.get(name)) for name in ("public_score", "rank")},
         "decision": _text(decision), **_minutes(stages),
     }
 
@@ -99,17 +99,11 @@ def _minutes(stages: Mapping[str, Any]) -> Row:
 
 
 def _sum_of_minutes(results: Iterable[Mapping[str, Any]]) -> float:
-    return round(sum(_number(done.get("seconds")) or 0.0 for done in results) / 60, 2)
+    return round(sum(finite_number(done.get("seconds")) or 0.0 for done in results) / 60, 2)
 
 
 def _text(value: Any) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT - 1]}…"
-
-
-def _number(value: Any) -> float | None:
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if known else None
+    return truncate("" if value is None else str(value), MAX_TEXT)
 
 
 def _champions_run(store: Store, found: list[Row]) -> str | None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from carclf.artifacts import STAGE_ARTIFACTS, Artifact, Metrics, Model
+from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
 from carclf.config import flatten
 from carclf.progress import log, progress_listener
@@ -24,6 +24,7 @@ from carclf.services.mlflow import (
     set_champion_alias,
 )
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 # What a person looks at. Models, features and predictions stay in the store: the metrics name their keys.
 SHOWN = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
@@ -107,7 +108,7 @@ def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
     run.log_metrics(_figures(record, run.metrics))
     for stage, done in record["stages"].items():
         known = run.tags.get(f"carclf.{stage}") == done["key"]
-        if known or (artifact := STAGE_ARTIFACTS[stage].find(store, done["key"])) is None:
+        if known or (artifact := STAGES[stage].artifact.find(store, done["key"])) is None:
             continue
         run.log_epochs(stage, _history(artifact, store))
         for name in SHOWN:

@@ -1,4 +1,4 @@
-"""Fetch the competition's archive, once per version of it on Kaggle, and put the extra data beside it."""
+"""Download the competition's archive, once per version of it on Kaggle, and add the extra data."""
 
 from pathlib import Path
 
@@ -13,18 +13,20 @@ VERSION = 1
 
 
 def download(context: StageContext) -> tuple[Archive, bool]:
-    """The verified archive and the packed extra data.
+    """Return the archive, verified, with the extra data packed next to it, and whether it was reused.
 
-    Reused while Kaggle lists the same files, sizes and dates, and the extra data are the same to the byte.
+    It is reused as long as Kaggle lists the same files, sizes and dates and the extra data have the same bytes.
+
+    Raises:
+        DataError: download.extra_data does not name folders of images. This is checked before the download.
     """
-    config, store, _salt = context.config, context.store, context.salt
-    with gather_extra_data(config.download.extra_data) as extra:  # a mistake in it is told before anything is fetched
-        archive, reused = _competitions(context)
-        return _with_extra(archive, extra, store) if extra.pictures else (archive, reused)
+    with gather_extra_data(context.config.download.extra_data) as extra:
+        archive, reused = _competition_archive(context)
+        return _add_extra_data(archive, extra, context.store) if extra.pictures else (archive, reused)
 
 
-def _competitions(context: StageContext) -> tuple[Archive, bool]:
-    config, store, salt = context.config, context.store, context.salt
+def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
+    config = context.config
     kaggle = KaggleClient(config.competition)
 
     def make(folder: Path) -> Metrics:
@@ -33,18 +35,22 @@ def _competitions(context: StageContext) -> tuple[Archive, bool]:
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
 
     listing = [list(file) for file in kaggle.listing()]
-    return build(Archive, make, Provenance(VERSION, {}, {"competition": config.competition, "listing": listing, "salt": salt}), store)
+    settings = {"competition": config.competition, "listing": listing, "salt": context.salt}
+    return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 
 
-def _with_extra(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
-    """The extra data as an archive of their own that names the competition's: a new picture fetches nothing again."""
+def _add_extra_data(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
+    """Build an archive that shares the competition's ``archive.zip``: another extra image repeats no download."""
     content = extra.content
 
     def make(folder: Path) -> Metrics:
         pack(folder / "extra.zip", extra.pictures)
         if archive_content(folder / "extra.zip") != content:
-            raise ServiceError("download.extra_data: pictures changed while they were packed. Run download again, best "
-                               "when nobody writes there.")
+            raise ServiceError(
+                "download.extra_data: images changed while they were packed. Run download again while nobody writes to "
+                "these folders."
+            )
         return archive.metrics | {"num_extra": len(extra.pictures)}
 
-    return build(Archive, make, Provenance(VERSION, {"archive": archive.key}, {"extra": content}), store, archive.files)
+    provenance = Provenance(VERSION, {"archive": archive.key}, {"extra": content})
+    return build(Archive, make, provenance, store, archive.files)

@@ -1,4 +1,4 @@
-"""Measure the candidate on the validation images, and the champion on the same ones."""
+"""Evaluate the candidate on the validation images, and the champion on the same images."""
 
 from carclf.artifacts import Archive, Evaluation, Model, Split, StageContext
 from carclf.champion import champion_event, load_event_model
@@ -6,17 +6,20 @@ from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
 from carclf.progress import log
 
 
-def evaluate(
-    archive: Archive, split: Split, model: Model, context: StageContext
-) -> tuple[Evaluation, bool]:
-    """The candidate's evaluation; the champion's is left in the store, where the gate finds it."""
-    config, store, salt = context.config, context.store, context.salt
-    found, reused = evaluate_model(archive, split, model, context)
-    champion = champion_event(store)
+def evaluate(archive: Archive, split: Split, model: Model, context: StageContext) -> tuple[Evaluation, bool]:
+    """Return the candidate's evaluation, and whether everything was reused.
+
+    The champion's evaluation on the same images stays in the store, where the gate finds it.
+    """
+    evaluation, reused = evaluate_model(archive, split, model, context)
+    champion = champion_event(context.store)
     if champion is None or champion["model"] == model.key:
-        return found, reused
-    own = with_champion_tta(config, champion, store)
-    theirs, known = evaluate_model(archive, split, load_event_model(store, champion), StageContext(store, own, salt))
-    log.info("evaluate: on these images the champion %s has the accuracy %.4f, the candidate %.4f",
-             champion["model"], theirs.metrics["val_accuracy"], found.metrics["val_accuracy"])
-    return found, reused and known
+        return evaluation, reused
+    config = with_champion_tta(context.config, champion, context.store)
+    champion_context = StageContext(context.store, config, context.salt)
+    champion_model = load_event_model(context.store, champion)
+    champion_evaluation, champion_reused = evaluate_model(archive, split, champion_model, champion_context)
+    accuracy, champion_accuracy = (item.number("val_accuracy") for item in (evaluation, champion_evaluation))
+    log.info("evaluate: val_accuracy=%.4f champion=%s champion_val_accuracy=%.4f", accuracy, champion["model"],
+             champion_accuracy)
+    return evaluation, reused and champion_reused

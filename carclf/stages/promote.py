@@ -1,4 +1,4 @@
-"""The gate: a candidate that passes its rules, beside the champion on the same images, becomes the champion."""
+"""Compare the candidate with the gate's rules and the champion, and promote it if it passes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,141 +6,156 @@ from pathlib import Path
 from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import Event, State, ensure_state, load_event_model, promotion_of_model, record_promotion
 from carclf.config import Config
-from carclf.errors import DataError, ServiceError, StageWaiting
+from carclf.errors import ServiceError, StageWaiting
 from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
 from carclf.progress import log
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
 
-VERSION = 3
-# These say what follows when a model is crowned, and not whether it should be.
-NOT_JUDGED = {"threshold", "raise_threshold", "approval"}
+VERSION = 4
+# These settings decide what follows a promotion, not whether the candidate passes.
+EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "raise_threshold", "approval"})
+RAISE_METRICS = {"off": None, "lower_bound": "val_accuracy_low", "accuracy": "val_accuracy"}
 
 
 @dataclass(frozen=True)
-class _Candidate:
-    """A run's model and what is needed to judge it."""
+class Candidate:
+    """A run's model with the data and the evaluation by which the gate judges it."""
 
     archive: Archive
     split: Split
     model: Model
     evaluation: Evaluation
-    config: Config
-    store: Store
-    salt: str
+
+
+@dataclass(frozen=True)
+class PromotionOptions:
+    """The run that asks for the promotion, who approved it, and why a rejected candidate is promoted all the same."""
+
+    run_id: str = ""
+    approved_by: str = ""
+    override_reason: str = ""
+
+
+NO_OPTIONS = PromotionOptions()
 
 
 def promote(
-    archive: Archive, split: Split, model: Model, evaluation: Evaluation, config: Config, store: Store, *,
-    salt: str = "", run_id: str = "", approved_by: str = "", override: str = "",
+    candidate: Candidate, context: StageContext, options: PromotionOptions = NO_OPTIONS
 ) -> tuple[Decision, bool]:
-    """The decision; where it is "promoted", ``champion.json`` names this model when this returns.
+    """Return the gate's decision, and whether it was reused. If it is "promoted", ``champion.json`` names the model.
 
-    A model that was promoted before keeps its decision and is not crowned again. ``override`` is the reason why a
-    refused one is crowned nevertheless. NotYet where somebody must approve first.
+    A model that was promoted before keeps its decision and is not promoted again.
+
+    Raises:
+        StageWaiting: ``gate.approval`` is required and nobody has approved yet.
+        ServiceError: Other runs changed the champion at each attempt.
     """
-    candidate = _Candidate(archive, split, model, evaluation, config, store, salt)
-    state = ensure_state(store, config.gate.threshold)
-    _tell_threshold(state, config)
+    store = context.store
+    state = ensure_state(store, context.config.gate.threshold)
+    _log_threshold(state, context.config)
     for _ in range(MAX_UPDATE_ATTEMPTS):
-        if earlier := promotion_of_model(state, model.key):
+        if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
-        decision, reused = _judged(candidate, state)
-        if decision.metrics["decision"] == "rejected" and override:
-            decision, reused = _overridden(decision, override, store)
+        decision, reused = _decide(candidate, state, context)
         if decision.metrics["decision"] == "rejected":
+            if not options.override_reason:
+                return decision, reused
+            decision, reused = _override(decision, options.override_reason, store)
+        if context.config.gate.approval == "required" and not options.approved_by:
+            raise _approval_required(decision, options.run_id, store)
+        event = _promotion_event(candidate, decision, options)
+        if record_promotion(store, event, state, raise_to=_raised_threshold(candidate, context.config)):
             return decision, reused
-        if config.gate.approval == "required" and not approved_by:
-            raise _awaiting(decision, run_id, store)
-        if record_promotion(store, _event(candidate, decision, run_id, approved_by), state, raise_to=_raised(candidate)):
-            return decision, reused
-        log.info("promote: the champion or the threshold changed meanwhile; judged again")
-        state = ensure_state(store, config.gate.threshold)
-    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was judged. Try again.")
+        log.info("promote: the champion or the threshold has changed, comparing again")
+        state = ensure_state(store, context.config.gate.threshold)
+    raise ServiceError(
+        f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. Run promote again."
+    )
 
 
-def _tell_threshold(state: State, config: Config) -> None:
+def _log_threshold(state: State, config: Config) -> None:
     if state["threshold"] != config.gate.threshold:
-        log.info("promote: the stored threshold %.4f holds; gate.threshold, %.4f, is for a store without one. "
-                 "Change it by carclf champion set-threshold", state["threshold"], config.gate.threshold)
+        log.info("promote: stored_threshold=%.4f applies; gate.threshold=%.4f is only for a new store. Change the "
+                 "stored threshold with carclf champion set-threshold.", state["threshold"], config.gate.threshold)
 
 
 def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
-    """The decision that crowned a model; its reason tells where another one is the champion now."""
-    if (decision := Decision.find(store, event["decision"])) is None:
-        raise DataError(f"The decision {event['decision']} that promoted {event['model']} is gone from {store.url}. "
-                        f"Restore decisions/{event['decision']}.")
-    now = state["champion"]["model"]
-    if now == event["model"]:
+    """Return the decision that promoted a model. Its reason has a note if another model is the champion now."""
+    decision = Decision.require(store, event["decision"])
+    champion = state["champion"]["model"]
+    if champion == event["model"]:
         return decision
-    note = (f"it was promoted before and is not crowned again: the champion is {now}. To bring it back: carclf "
-            f"champion rollback --to {event['model']}")
-    log.warning("promote: %s: %s", event["model"], note)
+    note = (
+        f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf champion "
+        f"rollback --to {event['model']}"
+    )
+    log.warning("promote: model=%s: %s", event["model"], note)
     reason = f"{decision.metrics['reason']}; {note}"
     return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
 
 
-def _judged(candidate: _Candidate, state: State) -> tuple[Decision, bool]:
-    """The gate's decision beside the champion and the threshold of that state; nobody is crowned."""
-    own, gate = candidate, candidate.config.gate
-    model = found = None
-    inputs = {"model": own.model.key, "evaluation": own.evaluation.key}
-    if state["champion"] and gate.champion_rule != "off":
-        model = load_event_model(own.store, state["champion"])
-        config = with_champion_tta(own.config, state["champion"], own.store)
-        found, _ = evaluate_model(own.archive, own.split, model, StageContext(own.store, config, own.salt))
-        inputs["champion_evaluation"] = found.key
+def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[Decision, bool]:
+    """Build the decision on a candidate against the champion and the threshold of this state. Nothing is promoted."""
+    store, gate = context.store, context.config.gate
     threshold = float(state["threshold"])
+    champion = None
+    inputs = {"model": candidate.model.key, "evaluation": candidate.evaluation.key}
+    if state["champion"] and gate.champion_rule != "off":
+        champion = load_event_model(store, state["champion"]), _champion_evaluation(candidate, state, context)
+        inputs["champion_evaluation"] = champion[1].key
 
     def make(folder: Path) -> Metrics:
         from carclf.gate.decision import EvaluatedModel, decide, write_decision
 
-        champion = EvaluatedModel(model, found) if model and found else None
-        return write_decision(folder, decide(
-            EvaluatedModel(own.model, own.evaluation), champion, own.split, threshold, gate, own.store
-        ))
+        evaluated = EvaluatedModel(candidate.model, candidate.evaluation)
+        evaluated_champion = EvaluatedModel(*champion) if champion else None
+        return write_decision(folder, decide(evaluated, evaluated_champion, candidate.split, threshold, context))
 
-    return build(Decision, make, Provenance(VERSION, inputs, {
-        "threshold": threshold, "gate": gate.model_dump(exclude=NOT_JUDGED), "salt": own.salt,
-    }), own.store)
+    judged = gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS))
+    settings = {"threshold": threshold, "gate": judged, "salt": context.salt}
+    return build(Decision, make, Provenance(VERSION, inputs, settings), store)
 
 
-def _overridden(refused: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
-    """What a person decided against the gate: the decision tells so, and what the gate said."""
+def _champion_evaluation(candidate: Candidate, state: State, context: StageContext) -> Evaluation:
+    """Return the champion's evaluation on the candidate's validation images, with the champion's own TTA."""
+    model = load_event_model(context.store, state["champion"])
+    config = with_champion_tta(context.config, state["champion"], context.store)
+    champion_context = StageContext(context.store, config, context.salt)
+    return evaluate_model(candidate.archive, candidate.split, model, champion_context)[0]
+
+
+def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
+    """Build the decision of a person who overrides the gate. It keeps the gate's rules and its reason."""
+
     def make(folder: Path) -> Metrics:
-        import json
+        from carclf.gate.decision import GateDecision, write_decision
 
-        from carclf.gate.decision import write_decision
+        decision = GateDecision.model_validate_json(rejected.path(store, "decision.json").read_text())
+        return write_decision(folder, decision.overridden(reason))
 
-        decision = json.loads(refused.path(store, "decision.json").read_text())
-        return write_decision(folder, decision | {
-            "decision": "promoted", "override": reason, "rejection": decision["reason"],
-            "reason": f"promoted by hand, because {reason}, though {decision['reason']}",
-        })
-
-    return build(Decision, make, Provenance(VERSION, refused.inputs | {"rejection": refused.key}, refused.settings | {"override": reason}), store)
+    inputs = rejected.inputs | {"rejection": rejected.key}
+    return build(Decision, make, Provenance(VERSION, inputs, rejected.settings | {"override": reason}), store)
 
 
-def _awaiting(decision: Decision, run_id: str, store: Store) -> StageWaiting:
-    text = (f"awaiting approval: {decision.metrics['reason']}. To go on: "
-            f"{format_command(store, 'promote --run ' + (run_id or 'RUN'))} --approved-by NAME")
-    return StageWaiting(text, metrics=decision.metrics | {"decision": "awaiting approval", "reason": text,
-                                                    "report": decision.files["report.html"].key})
+def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWaiting:
+    command = format_command(store, f"promote --run {run_id or 'RUN'}")
+    reason = f"awaiting approval: {decision.metrics['reason']}"
+    report = decision.files["report.html"].key
+    metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
+    return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)
 
 
-def _event(candidate: _Candidate, decision: Decision, run_id: str, approved_by: str) -> Event:
+def _promotion_event(candidate: Candidate, decision: Decision, options: PromotionOptions) -> Event:
     metrics = decision.metrics
-    told = {"approved_by": approved_by, "override": metrics.get("override"), "rejection": metrics.get("rejection")}
-    return {"model": candidate.model.key, "decision": decision.key, "evaluation": candidate.evaluation.key,
-            "run": run_id, "val_accuracy": metrics.get("val_accuracy")} | {
-                name: value for name, value in told.items() if value}
+    event: Event = {
+        "model": candidate.model.key, "decision": decision.key, "evaluation": candidate.evaluation.key,
+        "run": options.run_id, "val_accuracy": metrics.get("val_accuracy"),
+    }
+    optional = {"approved_by": options.approved_by} | {name: metrics.get(name) for name in ("override", "rejection")}
+    return event | {name: value for name, value in optional.items() if value}
 
 
-def _raised(candidate: _Candidate) -> float | None:
-    """What a promotion raises the stored threshold to, where it is lower."""
-    name = {"off": "", "lower_bound": "val_accuracy_low", "accuracy": "val_accuracy"}[candidate.config.gate.raise_threshold]
-    if not name:
-        return None
-    if (value := candidate.evaluation.metrics.get(name)) is None:
-        raise DataError(f"The evaluation {candidate.evaluation.key} has no figure {name!r}, to which "
-                        "gate.raise_threshold would raise the threshold. Evaluate again with force.")
-    return float(value)
+def _raised_threshold(candidate: Candidate, config: Config) -> float | None:
+    """Return the accuracy to which a promotion raises the stored threshold, or None if gate.raise_threshold is off."""
+    name = RAISE_METRICS[config.gate.raise_threshold]
+    return None if name is None else candidate.evaluation.number(name)

@@ -1,6 +1,6 @@
-"""Look once for the public score of a submission."""
+"""Ask Kaggle for the public score of a submission."""
 
-from typing import Any
+from pathlib import Path
 
 from carclf.artifacts import Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
 from carclf.champion import record_score
@@ -8,75 +8,83 @@ from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
-from carclf.stats import accuracy_gap_warning
+from carclf.stats import Proportion, accuracy_gap_warning
 
 VERSION = 3
 
 
-def score(
-    submission: Submission, evaluation: Evaluation, context: StageContext
-) -> tuple[PublicScore, bool]:
-    """The public score ("" where the competition gives none) beside the validation; NotYet while Kaggle scores.
+def score(submission: Submission, evaluation: Evaluation, context: StageContext) -> tuple[PublicScore, bool]:
+    """Return the public score, and whether it was reused. The champion's history gets it too.
 
-    ``rank`` is the place that the score takes on the public leaderboard, ``gap`` what validation promised more,
-    ``warning`` is not "" where that is more than chance. The champion's history gets them too. An empty score is no
-    final answer: the next run asks again.
+    The metrics are ``public_score``, ``rank`` on the public leaderboard, ``gap`` (validation accuracy minus public
+    score) and ``warning``, which is not empty if the gap is more than chance. A competition without public scores
+    leaves ``public_score`` empty, and the next run asks again.
+
+    Raises:
+        StageWaiting: Kaggle has not scored the submission yet.
+        DataError: Kaggle does not list the submission or could not score it.
     """
-    _config, store, _salt = context.config, context.store, context.salt
-    found, reused = _found_or_asked(submission, evaluation, context)
-    record_score(store, evaluation.inputs["model"], found.metrics)
-    if warning := found.metrics["warning"]:
+    public_score, reused = _public_score(submission, evaluation, context)
+    record_score(context.store, evaluation.inputs["model"], public_score.metrics)
+    if warning := public_score.metrics["warning"]:
         log.warning("score: %s", warning)
-    return found, reused
+    return public_score, reused
 
 
-def _found_or_asked(
+def _public_score(
     submission: Submission, evaluation: Evaluation, context: StageContext
 ) -> tuple[PublicScore, bool]:
-    config, store, salt = context.config, context.store, context.salt
-    inputs = {"submission": submission.key, "evaluation": evaluation.key}
+    store, competition = context.store, context.config.competition
 
-    def settings(graded: bool) -> dict[str, Any]:
-        return {"competition": config.competition, "graded": graded, "salt": salt}
+    def provenance(graded: bool) -> Provenance:
+        inputs = {"submission": submission.key, "evaluation": evaluation.key}
+        return Provenance(VERSION, inputs, {"competition": competition, "graded": graded, "salt": context.salt})
 
-    if found := PublicScore.find(store, Provenance(VERSION, inputs, settings(True)).key(PublicScore)):
-        return found, True
-    kaggle = KaggleClient(config.competition)
-    state = _look(submission, kaggle, store)
+    if existing := PublicScore.find(store, provenance(True).key(PublicScore)):
+        return existing, True
+    kaggle = KaggleClient(competition)
+    state = _submission_state(submission, kaggle, store)
     metrics: Metrics = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
     if state.public_score is not None:
-        metrics |= _compared(state.public_score, submission, evaluation) | {"rank": _rank(state.public_score, kaggle)}
-    return build(PublicScore, lambda _: metrics, Provenance(VERSION, inputs, settings(state.public_score is not None)), store)
+        metrics |= _compare_with_validation(state.public_score, submission, evaluation)
+        metrics["rank"] = _rank(state.public_score, kaggle)
+
+    def make(_: Path) -> Metrics:
+        return metrics
+
+    return build(PublicScore, make, provenance(state.public_score is not None), store)
 
 
-def _look(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
-    # By the mark and not by the number, which another server may have given to another file.
+def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
+    # Found by the fingerprint in its description: another server may have given the same number to another file.
     file = submission.files["submission.csv"]
-    mark = file.sha256[:16]
-    state = kaggle.find_submission(mark)
+    fingerprint = file.sha256[:16]
+    state = kaggle.find_submission(fingerprint)
     if state is None:
-        raise DataError(f"Kaggle knows no submission with the mark {mark}: it was sent to another endpoint, or "
-                        "removed. Run again with force to send it again.")
+        raise DataError(
+            f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another endpoint, "
+            "or removed. Run again with --set force=true to send it again."
+        )
     if state.status == "ERROR":
-        raise ungraded_error(state, kaggle.competition, f"{store.url}/{file.key}", mark)
+        raise ungraded_error(state, kaggle.competition, f"{store.url}/{file.key}", fingerprint)
     if state.status != "COMPLETE":
         raise StageWaiting(f"submission {state.ref} is {state.status}")
     return state
 
 
-def _compared(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
-    if not 0 <= public_score <= 1:  # not an accuracy, whatever it is
+def _compare_with_validation(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
+    if not 0 <= public_score <= 1:  # another metric than accuracy
         return {"public_score": public_score}
-    validation = (evaluation.number("val_accuracy"), evaluation.number("val_accuracy_low"),
-                  evaluation.number("val_accuracy_high"))
-    return {"public_score": public_score, "gap": round(validation[0] - public_score, 5),
-            "warning": accuracy_gap_warning(validation, public_score, int(submission.number("num_rows")))}
+    names = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
+    accuracy = Proportion(*map(evaluation.number, names))
+    warning = accuracy_gap_warning(accuracy, public_score, int(submission.number("num_rows")))
+    return {"public_score": public_score, "gap": round(accuracy.value - public_score, 5), "warning": warning}
 
 
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:
     try:
         rank = kaggle.rank(public_score)
-    except ConfigError as error:  # a score without a place is a score
-        log.warning("score: the leaderboard cannot be read: %s", error)
+    except ConfigError as error:  # the score is valid without a rank
+        log.warning("score: cannot read the leaderboard: %s", error)
         return ""
     return "" if rank is None else rank

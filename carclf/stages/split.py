@@ -1,78 +1,72 @@
-"""Hold a share of every class, or a fold, out for validation."""
+"""Hold out a fraction of each class, or one fold, for validation."""
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.config import Config
 from carclf.progress import log
-from carclf.services.storage import Store
 
-VERSION = 3
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 4
+SUBSETS = ("train", "val", "excluded")
 
 
-def split(
-    dataset: Dataset, champion: Split | None, context: StageContext
-) -> tuple[Split, bool]:
-    """The usable labelled pictures, each in the subset train, val or excluded; copies on one side.
+def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tuple[Split, bool]:
+    """Return the split of the dataset, and whether it was reused. Copies of an image are in the same subset.
 
-    What stands on a side of the champion's split stays there. If that split was made of this dataset with these
-    settings, it is the answer itself: a run on unchanged data reuses everything also after it won.
+    Images of the champion's split keep their subset. If the champion's split was made from this dataset with these
+    settings, it is returned itself, so that a run on unchanged data reuses everything.
     """
-    config, store, salt = context.config, context.store, context.salt
-    settings = config.split.model_dump() | {"seed": _seed(config), "salt": salt}
-    if (champion is not None and champion.inputs["dataset"] == dataset.key
-            and champion.key == Provenance(VERSION, champion.inputs, settings).key(Split)):
+    config = context.config
+    settings = config.split.model_dump() | {"seed": _seed(config), "salt": context.salt}
+    if champion is not None and _is_same(champion, dataset, settings):
         return champion, True
 
     def make(folder: Path) -> Metrics:
-        return _write(folder, dataset, champion, config, store)
+        return _write_split(folder, dataset, champion, context)
 
     inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
-    return build(Split, make, Provenance(VERSION, inputs, settings), store)
+    return build(Split, make, Provenance(VERSION, inputs, settings), context.store)
 
 
-def _write(folder: Path, dataset: Dataset, champion: Split | None, config: Config, store: Store) -> Metrics:
-    import pandas as pd
+def _is_same(champion: Split, dataset: Dataset, settings: dict[str, Any]) -> bool:
+    key = Provenance(VERSION, champion.inputs, settings).key(Split)
+    return champion.inputs["dataset"] == dataset.key and champion.key == key
 
+
+def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context: StageContext) -> Metrics:
     from carclf.dataset.champion_split import with_split_history
     from carclf.dataset.leaks import find_leaks, leak_metrics
 
-    index = pd.read_parquet(dataset.path(store, "index.parquet"))
-    memory = _memory(champion, store)
-    rows = _assigned(index, memory, config)
-    class_names = sorted(rows["label"].unique())
-    rows = rows.assign(target=rows["label"].map({name: i for i, name in enumerate(class_names)}))
+    index = dataset.index(context.store)
+    history = champion.history(context.store) if champion else None
+    rows = _assign_subsets(index, history, context.config)
+    class_names = sorted(int(name) for name in rows["label"].unique())
+    rows = rows.assign(target=rows["label"].map({name: position for position, name in enumerate(class_names)}))
     rows.to_parquet(folder / "split.parquet", index=False)
-    with_split_history(rows, memory).to_parquet(folder / "split_history.parquet", index=False)
-    leaks = find_leaks(rows, index, memory)
+    with_split_history(rows, history).to_parquet(folder / "split_history.parquet", index=False)
+    leaks = find_leaks(rows, index, history)
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
     if leaked := leaks["champion_train_in_val"]:
-        log.warning("split: %d of the validation pictures trained the champion, as in a cross-validation they do: its "
-                    "accuracy on them, and that of a model that goes on from it, says little", len(leaked))
-    counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in ("train", "val", "excluded")}
-    return counts | leak_metrics(leaks) | {"class_names": [int(name) for name in class_names]}
-
-
-def _memory(champion: Split | None, store: Store) -> Any:
-    """What the champion and those before it knew; of a split from before there was such a memory, its rows."""
-    import pandas as pd
-
-    if champion is None:
-        return None
-    name = "split_history.parquet" if "split_history.parquet" in champion.files else "split.parquet"
-    return pd.read_parquet(champion.path(store, name))
+        log.warning("split: num_champion_train_in_val=%d: the champion was trained on these validation images, as is "
+                    "usual in a cross-validation. Its accuracy on them, and that of a model that starts from it, is "
+                    "too high.", len(leaked))
+    counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
+    return counts | leak_metrics(leaks) | {"class_names": class_names}
 
 
 def _seed(config: Config) -> int:
     return config.seed if config.split.seed is None else config.split.seed
 
 
-def _assigned(index: Any, previous: Any, config: Config) -> Any:
+def _assign_subsets(index: "pd.DataFrame", history: "pd.DataFrame | None", config: Config) -> "pd.DataFrame":
     from carclf.dataset.splits import stratified_holdout, stratified_k_fold
 
-    own = config.split
-    if own.num_folds:
-        return stratified_k_fold(index, num_folds=own.num_folds, fold=own.fold, seed=_seed(config), previous=previous)
-    return stratified_holdout(index, val_fraction=own.val_fraction, seed=_seed(config), previous=previous)
+    settings, seed = config.split, _seed(config)
+    if settings.num_folds:
+        return stratified_k_fold(index, num_folds=settings.num_folds, fold=settings.fold, seed=seed, previous=history)
+    return stratified_holdout(index, val_fraction=settings.val_fraction, seed=seed, previous=history)

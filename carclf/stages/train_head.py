@@ -37,7 +37,7 @@ def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[M
     audit_metrics: Metrics = {}
     audit_reused = True
     if config.audit.enabled:
-        auditor = Auditor(archive, split, config, context.store, settings, features.plain_features)
+        auditor = Auditor(archive, split, context, settings["model"]["weights"], features.plain_features)
         audit_metrics, audit_reused = auditor.metrics()
 
     def make(folder: Path) -> Metrics:

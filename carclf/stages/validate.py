@@ -1,73 +1,90 @@
-"""Look at every picture once; list and leave out the unusable; stop where training would be wrong, with a page."""
+"""Inspect every image, exclude the unusable ones, and fail if training on this data would be wrong."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Dataset, Inspection, Metrics, Provenance, StageContext, build, upload
-from carclf.config import Config
-from carclf.dataset.fixes import LabelFixes, read_fixes
+from carclf.config import Validation
+from carclf.dataset.fixes import FixedIndex, LabelFixes, read_fixes
 from carclf.errors import DataError
 from carclf.progress import Meter
 from carclf.services.storage import Store
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from carclf.dataset.findings import Finding, Findings
+    from carclf.dataset.image_checks import CheckContext
+
 VERSION = 4
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """The folder of images, its tables with what is wrong with them, and the store's label fixes."""
+
+    images: Path
+    context: "CheckContext"
+    findings: "list[Finding]"
+    fixes: LabelFixes
+
+
 def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
-    """The index of the archive's pictures and a report of what is wrong with them; DataError where too much is.
+    """Return the index of the archive's images with a report of all findings, and whether it was reused.
 
     The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset.
+
+    Raises:
+        DataError: Too many images are unusable, a class is too small, or labels contradict each other. The report is
+            in the store all the same.
     """
-    config, store, salt = context.config, context.store, context.salt
+    store, config = context.store, context.config
     fixes = read_fixes(store)
-    settings = config.validation.model_dump() | {"duplicates": config.duplicates.model_dump(), "salt": salt}
+    settings = config.validation.model_dump() | {"duplicates": config.duplicates.model_dump(), "salt": context.salt}
     if fixes.sha256:
         settings["label_fixes"] = fixes.sha256
-
-    inputs = {"archive": archive.key}
+    provenance = Provenance(VERSION, {"archive": archive.key}, settings)
 
     def make(folder: Path) -> Metrics:
         from carclf.dataset.archives import extract_images
         from carclf.dataset.checks import raise_on_errors
 
-        images = extract_images(archive, store)
-        context = _context(images, fixes, config)
-        inspection = _inspected(archive, context)
-        metrics, findings = _examine(folder, images, inspection.path(store, "index.parquet"), fixes, context)
+        tables = _read_tables(extract_images(archive, store), fixes, config.validation)
+        inspection = _inspect(archive, context)
+        metrics, findings = _write_dataset(folder, inspection.path(store, "index.parquet"), tables)
         try:
             raise_on_errors(findings)
         except DataError as error:
-            page = _leave_report(folder, store, Provenance(VERSION, inputs, settings).key(Dataset))
-            raise DataError(f"{error} Look at {page} in {store.url}.") from error
+            report = _upload_report(folder, store, provenance.key(Dataset))
+            raise DataError(f"{error} See {report} in {store.url}.") from error
         return metrics
 
-    return build(Dataset, make, Provenance(VERSION, inputs, settings), store)
+    return build(Dataset, make, provenance, store)
 
 
-def _leave_report(folder: Path, store: Store, key: str) -> str:
-    """The report in the store, without a manifest, since there is no dataset; the key of its page."""
-    _, page = (upload(store, folder / name, f"{Dataset.folder}/{key}") for name in ("report.json", "report.html"))
-    return page.key
+def _upload_report(folder: Path, store: Store, key: str) -> str:
+    """Upload the report of a failed validation, without a manifest; return the key of its page."""
+    uploads = [upload(store, folder / name, f"{Dataset.folder}/{key}") for name in ("report.json", "report.html")]
+    return uploads[-1].key
 
 
-def _context(images: Path, fixes: LabelFixes, config: Config) -> Any:
-    """What the checks need beside the index; DataError for fixes that could not be applied, before the pass."""
+def _read_tables(images: Path, fixes: LabelFixes, config: Validation) -> _Tables:
+    """Read the tables and check the label fixes; raise DataError for bad fixes before the images are decoded."""
     from carclf.dataset.checks import read_context
     from carclf.dataset.fixes import check_fixes
     from carclf.dataset.indexing import list_images
 
-    context = read_context(images, config.validation)
-    table = context[0].table
-    check_fixes(fixes, list_images(images), None if table is None else set(table["Category"]))
-    return context
+    context, findings = read_context(images, config)
+    class_names = None if context.table is None else set(context.table["Category"])
+    check_fixes(fixes, list_images(images), class_names)
+    return _Tables(images, context, findings, fixes)
 
 
-def _inspected(archive: Archive, context: StageContext) -> Inspection:
-    """The pass over the pictures, which label fixes and limits of the whole dataset do not repeat."""
-    config, store, salt = context.config, context.store, context.salt
-    settings = {"min_side": config.validation.min_side, "max_megapixels": config.validation.max_megapixels,
-                "duplicates": config.duplicates.model_dump(), "salt": salt}
+def _inspect(archive: Archive, context: StageContext) -> Inspection:
+    """Decode every image once. Other label fixes and other limits on the whole dataset do not repeat this."""
+    store, config = context.store, context.config
 
     def make(folder: Path) -> Metrics:
         import pandas as pd
@@ -77,60 +94,66 @@ def _inspected(archive: Archive, context: StageContext) -> Inspection:
         from carclf.dataset.indexing import write_index
         from carclf.dataset.inspection import make_pixel_loader
 
-        images, target = extract_images(archive, store), folder / "index.parquet"
+        images, path = extract_images(archive, store), folder / "index.parquet"
         with Meter("validate") as meter:
-            num_images = write_index(images, target, config.validation, meter)
-        index = pd.read_parquet(target)
+            num_images = write_index(images, path, config.validation, meter)
+        index = pd.read_parquet(path)
         index["cluster"] = find_clusters(index, make_pixel_loader(images, index["path"].to_list()), config.duplicates)
-        index.to_parquet(target, index=False)
+        index.to_parquet(path, index=False)
         return {"num_images": num_images}
 
-    inputs = {"archive": archive.key}
-    return build(Inspection, make, Provenance(VERSION, inputs, settings), store)[0]
+    settings = config.validation.model_dump(include={"min_side", "max_megapixels"})
+    settings |= {"duplicates": config.duplicates.model_dump(), "salt": context.salt}
+    return build(Inspection, make, Provenance(VERSION, {"archive": archive.key}, settings), store)[0]
 
 
-def _examine(
-    folder: Path, images: Path, inspected: Path, fixes: LabelFixes, context: Any
-) -> tuple[Metrics, Any]:
-    """The dataset's files, its metrics, and all that was found."""
+def _write_dataset(folder: Path, inspected: Path, tables: _Tables) -> "tuple[Metrics, Findings]":
+    """Write the dataset's files; return its metrics and all findings."""
     import pandas as pd
 
     from carclf.dataset.checks import expected_labels, find_problems
     from carclf.dataset.fixes import apply_fixes
-    from carclf.reports.dataset_report import write_dataset_report
+    from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
-    own, of_tables = context
-    raw = pd.read_parquet(inspected)
-    fixed = apply_fixes(raw, fixes, expected_labels(raw, own))
-    findings = find_problems(fixed.index, own)
-    findings.add(of_tables + fixed.findings())
+    context = tables.context
+    inspection = pd.read_parquet(inspected)
+    fixed = apply_fixes(inspection, tables.fixes, expected_labels(inspection, context))
+    findings = find_problems(fixed.index, context)
+    findings.add(tables.findings + fixed.findings())
     findings.log()
-    # Where an error names a picture, the page shall show it.
-    said = findings.warnings | {one.path: one.text for one in findings.listed if one.severity == "error"}
-    warnings = [said.get(path, "") for path in fixed.index["path"]]
-    index = fixed.index.assign(warning=pd.Series(warnings, fixed.index.index, dtype="str"))
-    metrics = {"num_test": len(own.sample)} | _figures(index, findings, fixed)
-    report = metrics | _lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
+    index = fixed.index.assign(warning=_warnings(fixed.index, findings))
+    metrics = {"num_test": len(context.sample)} | _count_images(index, findings, fixed)
+    report = metrics | _report_lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
     index.to_parquet(folder / "index.parquet", index=False)
-    own.sample.to_csv(folder / "sample-submission.csv", index=False)
+    context.sample.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    write_dataset_report(folder / "report.html", index, report, images)
+    write_dataset_report(folder / "report.html", index, tables.images, DatasetFindings(report))
     return metrics, findings
 
 
-def _lists(index: Any) -> dict[str, Any]:
+def _warnings(index: "pd.DataFrame", findings: "Findings") -> "pd.Series[str]":
+    """Return the warning of each image. If an error names an image, it is there too, so that the page shows it."""
+    import pandas as pd
+
+    errors = {finding.path: finding.text for finding in findings.listed if finding.severity == "error"}
+    messages = findings.warnings | errors
+    return pd.Series([messages.get(path, "") for path in index["path"]], index.index, dtype="str")
+
+
+def _report_lists(index: "pd.DataFrame") -> dict[str, Any]:
     from carclf.dataset.duplicates import describe_clusters
     from carclf.dataset.findings import MAX_REPORTED
 
     clusters = describe_clusters(index)
+    labeled = index[index["label"] >= 0]
     return {
         "problems": index.loc[index["problem"] != "", ["path", "problem"]][:MAX_REPORTED].to_dict("records"),
-        "class_counts": index.loc[index["label"] >= 0, "label"].value_counts().sort_index().to_dict(),
+        "class_counts": labeled["label"].value_counts().sort_index().to_dict(),
         "num_clusters": len(clusters), "clusters": clusters[:MAX_REPORTED],
     }
 
 
-def _figures(index: Any, findings: Any, fixed: Any) -> Metrics:
+def _count_images(index: "pd.DataFrame", findings: "Findings", fixed: FixedIndex) -> Metrics:
     from carclf.dataset.image_checks import conflicting_clusters
 
     usable = index[index["problem"] == ""]
@@ -139,5 +162,6 @@ def _figures(index: Any, findings: Any, fixed: Any) -> Metrics:
         "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
         "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
         "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.applied),
-        "num_exact_duplicates": int(usable["sha256"].duplicated().sum()), "num_conflicting_clusters": len(conflicting_clusters(index)),
+        "num_exact_duplicates": int(usable["sha256"].duplicated().sum()),
+        "num_conflicting_clusters": len(conflicting_clusters(index)),
     }

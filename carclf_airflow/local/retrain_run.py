@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from carclf.formatting import finite_number
+from carclf.stages.chain import STAGES
 from carclf_airflow.local.server import Airflow
 
 DAG = "car_retrain"
 ASK = "approval.ask"
-TASKS = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", ASK, "approval.promote",
-         "submit", "score")
+_NAMES = list(STAGES)
+_AFTER_PROMOTE = _NAMES.index("promote") + 1
+TASKS = (*_NAMES[:_AFTER_PROMOTE], ASK, "approval.promote", *_NAMES[_AFTER_PROMOTE:])
 FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
 
 
@@ -138,12 +141,7 @@ def _summary(
     return {
         "state": state, "tasks": tasks, "val_accuracy": metrics.get("evaluate", {}).get("val_accuracy"),
         "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
-        "public_score": _number(scored.get("public_score")), "rank": _number(scored.get("rank")),
+        "public_score": finite_number(scored.get("public_score")), "rank": finite_number(scored.get("rank")),
         "warning": scored.get("warning", ""), "seconds": round(seconds, 1),
         "submission": metrics.get("submit", {}).get("submission"),
     }
-
-
-def _number(value: Any) -> Any:
-    """A figure; None where the stage left it empty."""
-    return None if value == "" else value

@@ -46,7 +46,7 @@ def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactor
             patch.setenv("KAGGLE_API_TOKEN", "demo-key")
             patch.setenv("CARCLF_CACHE", str(base / "cache"))
             # five seconds of imports for each evaluation; the tests of evaluations and of ensembles reload in earnest
-            patch.setattr(reloading, "answers", lambda name, path, pictures: LOADERS[name](path)(pictures))
+            patch.setattr(reloading, "predict_logits", lambda name, path, pictures: LOADERS[name](path)(pictures))
             _train(open_store(str(folder.with_suffix(".part"))))
             folder.with_suffix(".part").rename(folder)
     return open_store(str(folder))

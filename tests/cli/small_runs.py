@@ -1,8 +1,9 @@
 """Runs of a minute's settings in seconds: real stages on a few rendered cars."""
 
 from carclf.config import load_config
-from carclf.runs.run import STAGES, Run
+from carclf.runs.run import Run
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 SMALL = {
     "competition": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 0,

@@ -77,7 +77,7 @@ def test_show_tells_the_decision_the_rules_the_figures_and_where_the_files_lie(s
         assert part in text
     found = json.loads(carclf(store, "champion", "show", first.model.key[:9], "--json").stdout)
     assert (found["model"], found["champion"], found["run"]) == (first.model.key, False, "first")
-    assert [row["rule"] for row in found["rules"]][:2] == ["accuracy", "champion"]
+    assert [row["name"] for row in found["rules"]][:2] == ["accuracy", "champion"]
     assert found["metrics"] == first.evaluation.metrics
     assert found == json.loads(carclf(store, "champion", "show", "first", "--json").stdout)
 

@@ -9,10 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf.artifacts import Metrics, Provenance, Split, build
-from carclf.errors import DataError
 from carclf.services.storage import open_store
-from carclf.stages.submit import check_submission
 
 
 def carclf(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -24,9 +21,9 @@ def carclf(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["download", "--recipe", "nope"], 78, "Unknown recipe 'nope'; the recipes are"),
-        (["download", "--set", "fine_tune.epoch=1"], 78, "Unknown configuration key 'fine_tune.epoch'"),
-        (["download", "--set", "epochs"], 78, "not of the form key=value"),
+        (["download", "--recipe", "nope"], 78, "Unknown recipe 'nope'"),
+        (["download", "--set", "fine_tune.epoch=1"], 78, "Unknown setting 'fine_tune.epoch'"),
+        (["download", "--set", "epochs"], 78, "the form key=value"),
         (["download", "--run", "../x"], 78, "is no run id"),
         (["download"], 78, "kaggle.json"),
         (["split"], 78, "There is no run 'r' in"),
@@ -47,7 +44,7 @@ def test_a_store_that_cannot_be_written_is_named_before_anything_is_fetched(tmp_
     assert done.returncode == 78 and f"{tmp_path}/file" in done.stderr
 
 
-@pytest.mark.usefixtures("kaggle")
+@pytest.mark.usefixtures("kaggle_server")
 def test_a_full_disk_ends_a_stage_with_78_and_its_name_and_leaves_nothing_on_it(
     tmp_path: Path, run_on_small_disk: Callable[..., subprocess.CompletedProcess[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +53,7 @@ def test_a_full_disk_ends_a_stage_with_78_and_its_name_and_leaves_nothing_on_it(
     subprocess.run([*carclf, "download", *run, "--set", "competition=demo-cars"], check=True)
 
     def kept() -> list[str]:
-        return sorted(key for key in open_store(store).keys() if not key.startswith("live/"))  # noqa: SIM118
+        return sorted(key for key in open_store(store).list_keys() if not key.startswith("live/"))
 
     before = kept()
     monkeypatch.setenv("CARCLF_CACHE", str(small))
@@ -76,53 +73,3 @@ def test_the_doctor_names_each_mend_and_ends_with_78(tmp_path: Path) -> None:
     assert done.returncode == 78
     assert "MISSING" in lines["Kaggle"] and "kaggle.json" in lines["Kaggle"]
     assert " ok " in lines["store"] and " ok " in lines["weights"] and " ok " in lines["disk"]
-
-
-def test_an_artifact_is_made_once_and_a_changed_setting_makes_another(tmp_path: Path) -> None:
-    store, calls = open_store(str(tmp_path / "store")), []
-
-    def make(folder: Path) -> Metrics:
-        calls.append(folder)
-        (folder / "split.parquet").write_bytes(b"content")
-        return {"num_train": len(calls)}
-
-    def built(**settings: int) -> tuple[Split, bool]:
-        return build(Split, make, Provenance(1, {"dataset": "d"}, settings), store)
-
-    (first, made), (second, reused), (other, _) = built(a=1), built(a=1), built(a=2)
-    assert (made, reused, len(calls)) == (False, True, 2)
-    assert first == second and first.key != other.key
-    assert first.path(store, "split.parquet").read_bytes() == b"content"
-
-
-def test_a_failed_stage_leaves_no_manifest_and_a_damaged_file_is_found(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "store"))
-
-    def fail(folder: Path) -> Metrics:
-        (folder / "split.parquet").write_bytes(b"half")
-        raise DataError("no")
-
-    with pytest.raises(DataError, match="no"):
-        build(Split, fail, Provenance(1, {}, {}), store)
-    assert list(store.keys()) == []
-
-    def make(folder: Path) -> Metrics:
-        (folder / "split.parquet").write_bytes(os.urandom(16))
-        return {}
-
-    split, _ = build(Split, make, Provenance(1, {}, {}), store)
-    store.write(split.files["split.parquet"].key, b"damaged")
-    with pytest.raises(DataError, match=r"is damaged.*force"):
-        split.path(store, "split.parquet")
-
-
-@pytest.mark.parametrize(
-    "text", ["Id,Category\nb,1\na,1\n", "Id,Category\na,1\n", "Id,Category\na,1\nb,7\n", "id,Category\na,1\nb,1\n"]
-)
-def test_a_submission_that_does_not_match_the_sample_is_never_sent(text: str) -> None:
-    with pytest.raises(DataError, match="it was not sent"):
-        check_submission(text, "Id,Category\na,0\nb,0\n", ["0", "1"])
-
-
-def test_a_submission_that_matches_the_sample_passes() -> None:
-    check_submission("Id,Category\na,1\nb,0\n", "Id,Category\na,0\nb,0\n", ["0", "1"])

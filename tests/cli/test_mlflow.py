@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from carclf.cli.app import app
 from carclf.config import iter_settings, load_config
 from carclf.errors import ConfigError
-from carclf.runs.run import STAGES, Run
+from carclf.runs.run import Run
 from carclf.services.mlflow import MlflowRun, RunDescription
 from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, THREAD_NAME
 from carclf.services.storage import FolderStore, Store, open_store
+from carclf.stages.chain import STAGES
 
 AIRFLOW_RUN_URL = "http://localhost:8080/dags/car_retrain/runs/manual__1"
 

@@ -15,8 +15,9 @@ from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import artifact_file, error_image, run_facts
 from carclf.dataset.archives import extract_images
 from carclf.runs.index import list_runs, rebuild_index
-from carclf.runs.run import STAGES, TOLD, Run
+from carclf.runs.run import Run
 from carclf.services.storage import Store
+from carclf.stages.chain import STAGES
 
 JPEG = "data:image/jpeg;base64,"
 
@@ -67,11 +68,11 @@ def test_the_pictures_of_errors_are_given_one_by_one_too(store: Store) -> None:
     assert errors and [error["number"] for error in errors] == list(range(len(errors)))
     for error in errors:
         assert error["label"] != error["predicted"] and 0 < error["probability"] <= 1
-        assert error["picture"].startswith(JPEG) and error["overlay"].startswith(JPEG)
+        assert error["image"].startswith(JPEG) and error["overlay"].startswith(JPEG)
     content = error_image(store, "seed-1", 0, "overlay")
     assert content is not None and content.startswith(b"\xff\xd8") and content.endswith(b"\xff\xd9")
     assert [error_image(store, "seed-1", number, kind) for number, kind in (
-        (-1, "picture"), (len(errors), "picture"), (0, "label"))] == [None] * 3
+        (-1, "image"), (len(errors), "image"), (0, "label"))] == [None] * 3
     page = artifact_file(store, "seed-1", "evaluate", "report.html")
     assert page is not None and page.startswith(b"<!")
 
@@ -102,12 +103,12 @@ def test_the_log_of_a_stage_begins_with_inputs_and_settings_and_ends_with_figure
     done = run.record["stages"]
     lines = [record.getMessage() for record in caplog.records]
     split = [line for line in lines if line.startswith("split: ")]
-    assert split[:2] == [
-        f"split: run logged, store {store_copy.url}",
-        f"split: from datasets/{done['validate']['key']}; settings unlike the defaults: split.val_fraction=0.3"]
-    assert split[-1].startswith(f"split: reused splits/{done['split']['key']} in ")
+    assert split[0] == (
+        f"split: started run=logged store={store_copy.url} inputs=datasets/{done['validate']['key']} "
+        "split.val_fraction=0.3"
+    )
+    assert split[-1].startswith(f"split: reused artifact=splits/{done['split']['key']} seconds=")
     assert split[-1].endswith(done["split"]["summary"]) and "class_names" not in split[-1]
-    assert list(TOLD) == list(STAGES)
 
 
 def told(*arguments: str, store: Store) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from gate_candidates import Candidate, build_artifact, build_candidate, build_split
 
-from carclf.artifacts import Split
+from carclf.artifacts import Provenance, Split
 from carclf.config import load_config
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def test_images_that_one_was_trained_on_or_that_are_others_now_do_not_count(stor
     other.loc[16, "sha256"] = "f" * 64
     # 17 lies under the name 99.jpg in b's training: it is known by its bytes
     copy = rows(1, ["train"]).assign(id="99.jpg", sha256=one.loc[17, "sha256"])
-    splits = [build_artifact(store, Split, {}, {"name": name}, {"class_names": "0 1 2"}, {"split.parquet": table})
+    splits = [build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, {"split.parquet": table, "split_history.parquet": table})
               for name, table in (("one", one), ("other", pd.concat([other, copy])))]
     for name, split in zip("ab", splits, strict=True):
         run_of(store, name, build_candidate(store, name, [], split=split))

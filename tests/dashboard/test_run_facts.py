@@ -10,14 +10,15 @@ from gate_candidates import Candidate, build_artifact, build_candidate
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from carclf.artifacts import Artifact, Audit, Dataset, Drift, Evaluation
+from carclf.artifacts import Artifact, Audit, Dataset, Drift, Evaluation, Provenance
 from carclf.champion import set_threshold
 from carclf.config import load_config
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import artifact_file, champion_facts, error_image, run_facts
 from carclf.errors import CarclfError, ConfigError
-from carclf.runs.run import STAGES, Result, Run
+from carclf.runs.run import Result, Run
 from carclf.services.storage import FolderStore, Store, VersionedObject, open_store
+from carclf.stages.chain import STAGES
 
 
 @pytest.fixture()
@@ -75,7 +76,7 @@ def test_a_failed_a_waiting_and_a_skipped_stage_say_why(store: Store) -> None:
     assert told["promote"] == ("done", reason) and told["score"] == ("skipped", reason)
     assert told["submit"][0] == "failed" and told["submit"][1].startswith("ConfigError: validate has not run in 'r'")
     assert found["decision"]["reason"] == reason
-    assert [rule["rule"] for rule in found["decision"]["rules"]][:1] == ["accuracy"]
+    assert [rule["name"] for rule in found["decision"]["rules"]][:1] == ["accuracy"]
 
 
 def test_a_run_that_waits_for_an_approval_shows_the_decision_that_waits(store: Store) -> None:
@@ -162,15 +163,15 @@ def test_a_run_on_a_slow_store_is_read_at_once_and_nothing_of_it_twice(store: St
 def test_errors_whose_pictures_are_lost_are_told_without_them(store: Store) -> None:
     run = noted(store, build_candidate(store, "one"))
     error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
-    told = build_artifact(store, Evaluation, {}, {}, {}, {
+    told = build_artifact(store, Evaluation, Provenance(1, {}, {}), {}, {
         "evaluation.json": json.dumps({"class_names": [], "confusion": [], "errors": [error]}).encode(),
-        "error_images.json": json.dumps([{"picture": "data:image/jpeg;base64,/9g="}]).encode()})
+        "error_images.json": json.dumps([{"image": "data:image/jpeg;base64,/9g="}]).encode()})
     run.record_result(Result("evaluate", told.key, False, 1.0, {}, ""))
-    assert run_facts(store, "r")["errors"] == [error | {"number": 0, "picture": "data:image/jpeg;base64,/9g=",
+    assert run_facts(store, "r")["errors"] == [error | {"number": 0, "image": "data:image/jpeg;base64,/9g=",
                                                     "overlay": ""}]
     Path(store.url, told.files["error_images.json"].key).unlink()
     found = run_facts(store, "r")
-    assert found["errors"] == [error | {"number": 0, "picture": "", "overlay": ""}]
+    assert found["errors"] == [error | {"number": 0, "image": "", "overlay": ""}]
     assert found["unread"] == ["pictures"]
 
 
@@ -195,7 +196,7 @@ def test_whatever_another_version_wrote_facts_are_json_and_nothing_is_raised(
              "evaluate": (Evaluation, {"evaluation.json": json.dumps(found).encode(),
                                        "error_images.json": json.dumps(pictures).encode()})}
     for stage, (kind, content) in files.items():
-        artifact = build_artifact(store, kind, {}, {"stage": stage}, {}, content)
+        artifact = build_artifact(store, kind, Provenance(1, {}, {"stage": stage}), {}, content)
         run.record_result(Result(stage, artifact.key, False, 1.0, {}, ""))
     told = run_facts(store, "r")
     assert json.loads(json.dumps(told, allow_nan=False)) == told
@@ -262,7 +263,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Watched:
 
 @settings(max_examples=150, deadline=None)
 @given(name=STRANGE, stage=STRANGE | st.sampled_from(list(STAGES)), file=STRANGE, number=st.integers(),
-       kind=STRANGE | st.just("picture"))
+       kind=STRANGE | st.just("image"))
 @example(name="r", stage="evaluate", file="evaluation.json", number=0, kind="overlay")
 def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
     watched: Watched, name: str, stage: str, file: str, number: int, kind: str
@@ -285,8 +286,8 @@ def test_no_run_id_stage_or_name_of_a_file_leads_out_of_the_store(
 def test_the_page_of_the_suspected_labels_is_given_like_a_stages(store: Store, kind: type[Artifact]) -> None:
     run = noted(store, one := build_candidate(store, "one"))
     report = {"findings": {"listed": []}, "class_counts": {}, "problems": []}
-    dataset = build_artifact(store, Dataset, {}, {}, {}, {"report.json": json.dumps(report).encode()})
-    found = build_artifact(store, kind, {}, {}, {}, {"report.html": b"suspects", "drift.json": b"{}"})
+    dataset = build_artifact(store, Dataset, Provenance(1, {}, {}), {}, {"report.json": json.dumps(report).encode()})
+    found = build_artifact(store, kind, Provenance(1, {}, {}), {}, {"report.html": b"suspects", "drift.json": b"{}"})
     assert artifact_file(store, "r", "audit", "report.html") is None
     run.record_result(Result("validate", dataset.key, False, 1.0, {}, ""))
     run.record_result(Result("train_head", one.model.key, False, 1.0, {"report": found.files["report.html"].key}, ""))

@@ -46,7 +46,7 @@ def test_a_late_stage_leaves_the_report_in_the_store_also_where_it_waits_for_a_p
     run = evaluated(store, **{"gate.approval": "required", "gate.threshold": 0.1})
     assert run_stage_with_report(run, "promote").waiting
     page = store.read(report_key("r")).data.decode()
-    assert "awaiting approval" in page and "accuracy 0.9167 reaches the stored 0.1000" in page
+    assert "awaiting approval" in page and "accuracy 0.9167 reaches the threshold 0.1000" in page
 
 
 def channels(color):

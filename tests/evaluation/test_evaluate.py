@@ -1,8 +1,7 @@
-"""Models measured through the real stages: metrics, files, the probe, the champion beside the candidate."""
+"""Evaluate models of the real training stages."""
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,24 +15,25 @@ import pytest
 
 from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import change_state
-from carclf.config import load_config
+from carclf.config import Config, Evaluate, load_config
 from carclf.dataset.archives import pack
 from carclf.errors import DataError, QualityError
-from carclf.evaluation.evaluate import evaluate_model
+from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
 from carclf.inference.calibration import apply_temperature
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import open_store
 from carclf.stages.evaluate import evaluate
 from carclf.stages.fine_tune import fine_tune
 from carclf.stages.train_head import train_head
 
 CONFIG = load_config("demo", {"head.epochs": 3, "head.num_views": 1, "audit.enabled": False, "fine_tune.epochs": 1,
-                       "model.precision": "bfloat16"})
+                              "model.precision": "bfloat16"})
 CLASSES = [2, 5, 7]
 
 
-def rows_of(folder: Path, num: int) -> pd.DataFrame:
-    """Pictures whose color tells their class, mostly."""
-    random, found = np.random.default_rng(0), []
+def write_images(folder: Path, num: int) -> pd.DataFrame:
+    """Write images whose color indicates their class for the most part; return the rows of a split."""
+    random = np.random.default_rng(0)
+    rows = []
     for number in range(num):
         label = CLASSES[number % 3]
         path = folder / "train" / str(label) / f"{number}.png"
@@ -41,58 +41,57 @@ def rows_of(folder: Path, num: int) -> pd.DataFrame:
         pixels = random.integers(0, 200, (40 + number % 7, 60, 3), np.uint8)
         pixels[..., number % 3 if number % 5 else random.integers(3)] += 40
         cv2.imwrite(str(path), pixels)
-        found.append({"id": path.name, "path": str(path.relative_to(folder)), "label": label, "target": number % 3,
-                      "width": 60, "height": pixels.shape[0], "brightness": float(pixels.mean()), "problem": "",
-                      "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "cluster": number,
-                      "subset": "val" if number % 2 else "train"})
-    return pd.DataFrame(found).sample(frac=1, random_state=1)
+        rows.append({"id": path.name, "path": str(path.relative_to(folder)), "label": label, "target": number % 3,
+                     "width": 60, "height": pixels.shape[0], "brightness": float(pixels.mean()), "problem": "",
+                     "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "cluster": number,
+                     "subset": "val" if number % 2 else "train"})
+    return pd.DataFrame(rows).sample(frac=1, random_state=1)
 
 
-def split_of(store: Store, rows: pd.DataFrame, name: str) -> Split:
-    def make(folder: Path) -> Metrics:
-        rows.to_parquet(folder / "split.parquet", index=False)
-        return {"class_names": " ".join(map(str, sorted(rows["label"].unique())))}
-
-    return build(Split, make, Provenance(1, {}, {"name": name}), store)[0]
-
-
-def copied(
-    model: Model, store: Store, name: str, *, network: Path | None = None, without: frozenset[str] = frozenset()
-) -> Model:
-    """Another model of the same files, or with another network, without some files and metrics."""
-    files = {file: model.path(store, file) for file in model.files.keys() - without}
-    if network is not None:
-        files["model.keras"] = network
-
-    def make(folder: Path) -> Metrics:
-        for file, path in files.items():
-            (folder / file).write_bytes(path.read_bytes())
-        return {key: value for key, value in model.metrics.items() if key not in without}
-
-    return build(Model, make, Provenance(1, model.inputs, {"name": name}), store)[0]
-
-
-class Trained:
-    """A store with an archive, a split and a model of the two training stages."""
+class Experiment:
+    """A store with an archive, a split, and the models of both training stages."""
 
     def __init__(self, folder: Path) -> None:
         self.store = open_store(str(folder / "store"))
-        self.rows = rows_of(folder, 120)
+        self.rows = write_images(folder, 120)
+        self.context = StageContext(self.store, CONFIG)
 
         def make(work: Path) -> Metrics:
             pack(work / "archive.zip", {path: folder / path for path in self.rows["path"]})
             return {}
 
         self.archive = build(Archive, make, Provenance(1, {}, {}), self.store)[0]
-        self.split = split_of(self.store, self.rows, "own")
-        self.head, _ = train_head(self.archive, self.split, StageContext(self.store, CONFIG))
-        self.model, _ = fine_tune(self.archive, self.split, self.head, StageContext(self.store, CONFIG))
-        self.evaluation, _ = self.measured(self.model)
+        self.split = self.build_split(self.rows, "first")
+        self.head, _ = train_head(self.archive, self.split, self.context)
+        self.model, _ = fine_tune(self.archive, self.split, self.head, self.context)
+        self.evaluation, _ = self.evaluate(self.model)
 
-    def measured(self, model: Model, split: Split | None = None) -> tuple[Evaluation, bool]:
-        return evaluate_model(self.archive, split or self.split, model, StageContext(self.store, CONFIG))
+    def build_split(self, rows: pd.DataFrame, name: str) -> Split:
+        def make(folder: Path) -> Metrics:
+            rows.to_parquet(folder / "split.parquet", index=False)
+            return {"class_names": sorted(map(int, rows["label"].unique()))}
 
-    def told(self, evaluation: Evaluation) -> dict[str, Any]:
+        return build(Split, make, Provenance(1, {}, {"name": name}), self.store)[0]
+
+    def copy_model(self, model: Model, name: str, network: keras.Model | None = None) -> Model:
+        """Return a model with the same files, except for another network if there is one."""
+
+        def make(folder: Path) -> Metrics:
+            for file in model.files:
+                (folder / file).write_bytes(model.path(self.store, file).read_bytes())
+            if network is not None:
+                network.save(folder / "model.keras")
+            return model.metrics
+
+        return build(Model, make, Provenance(1, model.inputs, {"name": name}), self.store)[0]
+
+    def load_network(self) -> keras.Model:
+        return keras.models.load_model(self.model.path(self.store, "model.keras"), compile=False)
+
+    def evaluate(self, model: Model, split: Split | None = None) -> tuple[Evaluation, bool]:
+        return evaluate_model(self.archive, split or self.split, model, self.context)
+
+    def content(self, evaluation: Evaluation) -> dict[str, Any]:
         return json.loads(evaluation.path(self.store, "evaluation.json").read_text())
 
     def predictions(self, evaluation: Evaluation) -> pd.DataFrame:
@@ -100,122 +99,146 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARCLF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return Trained(tmp_path_factory.mktemp("trained"))
+        return Experiment(tmp_path_factory.mktemp("experiment"))
 
 
-def test_an_evaluation_tells_what_its_predictions_give(trained: Trained) -> None:
-    table, found = trained.predictions(trained.evaluation), trained.told(trained.evaluation)
-    metrics = trained.evaluation.metrics
-    val = trained.rows[trained.rows["subset"] == "val"]
-    assert table["id"].tolist() == val["id"].tolist() and table["label"].tolist() == val["label"].tolist()
-    shares = table[["p2", "p5", "p7"]].to_numpy()
-    np.testing.assert_array_equal(table["predicted"], np.array(CLASSES)[shares.argmax(1)])
-    right = (table["predicted"] == table["label"]).to_numpy()
-    assert metrics["val_accuracy"] == found["accuracy"] == right.mean() and found["num_correct"] == right.sum()
-    weakest = right[table["label"] == metrics["weakest_class"]].mean()
-    assert metrics["weakest_recall"] == weakest == min(found["recall"])
-    sure = apply_temperature(shares, found["temperature"]).max(1)
-    gaps = [abs(row["confidence"] - row["accuracy"]) * row["num_images"] for row in found["reliability"]]
+def test_metrics_agree_with_the_predictions(experiment: Experiment) -> None:
+    table, content = experiment.predictions(experiment.evaluation), experiment.content(experiment.evaluation)
+    metrics = experiment.evaluation.metrics
+    val = experiment.rows[experiment.rows["subset"] == "val"]
+    assert table["id"].tolist() == val["id"].tolist()
+    assert table["label"].tolist() == val["label"].tolist()
+    probabilities = table[["p2", "p5", "p7"]].to_numpy()
+    np.testing.assert_array_equal(table["predicted"], np.array(CLASSES)[probabilities.argmax(1)])
+    correct = (table["predicted"] == table["label"]).to_numpy()
+    assert metrics["val_accuracy"] == content["accuracy"] == correct.mean()
+    assert content["num_correct"] == correct.sum()
+    weakest_recall = correct[table["label"] == metrics["weakest_class"]].mean()
+    assert metrics["weakest_recall"] == weakest_recall == min(content["recall"])
+    confidence = apply_temperature(probabilities, content["temperature"]).max(1)
+    bins = content["reliability"]
+    gaps = [abs(row["confidence"] - row["accuracy"]) * row["num_images"] for row in bins]
     assert metrics["calibration_error"] == pytest.approx(sum(gaps) / len(table))
-    assert sum(row["confidence"] * row["num_images"] for row in found["reliability"]) == pytest.approx(sure.sum())
-    assert metrics["model_mb"] == trained.model.files["model.keras"].num_bytes / 1e6
+    assert sum(row["confidence"] * row["num_images"] for row in bins) == pytest.approx(confidence.sum())
+
+
+def test_an_evaluation_has_measurements_and_all_files(experiment: Experiment) -> None:
+    content, metrics = experiment.content(experiment.evaluation), experiment.evaluation.metrics
+    assert metrics["model_mb"] == experiment.model.files["model.keras"].num_bytes / 1e6
     assert 0 < metrics["latency_ms"] < 1000
-    assert {name for name in found if name in metrics} == {"num_images", "temperature", "calibration_error",
-                                                           "latency_ms", "model_mb", "reload_difference"}
-    assert set(trained.evaluation.files) == {"predictions.parquet", "evaluation.json", "error_images.json", "report.html"}
+    assert {name for name in content if name in metrics} == {
+        "num_images", "temperature", "calibration_error", "latency_ms", "model_mb", "reload_difference"}
+    assert set(experiment.evaluation.files) == {
+        "predictions.parquet", "evaluation.json", "error_images.json", "report.html"}
 
 
-def test_both_training_stages_leave_the_classes_and_what_their_saved_model_answers(trained: Trained) -> None:
-    for model in (trained.head, trained.model):
-        probe = pd.read_parquet(model.path(trained.store, "reference_logits.parquet"))
-        val = trained.rows[trained.rows["subset"] == "val"].set_index("id")
-        assert set(probe["id"]) == set(val.index) and model.class_names == [2, 5, 7]
-        assert set(probe.dtypes.astype(str)[["logit0", "logit1", "logit2"]]) == {"float32"}
-        assert probe["sha256"].tolist() == val["sha256"][probe["id"]].tolist()
-        assert trained.measured(model)[0].metrics["reload_difference"] < 1e-5
+def test_models_of_both_training_stages_have_reference_logits(experiment: Experiment) -> None:
+    val = experiment.rows[experiment.rows["subset"] == "val"].set_index("id")
+    for model in (experiment.head, experiment.model):
+        reference = pd.read_parquet(model.path(experiment.store, "reference_logits.parquet"))
+        assert set(reference["id"]) == set(val.index)
+        assert model.class_names == CLASSES
+        assert set(reference.dtypes.astype(str)[["logit0", "logit1", "logit2"]]) == {"float32"}
+        assert reference["sha256"].tolist() == val["sha256"][reference["id"]].tolist()
+        assert experiment.evaluate(model)[0].metrics["reload_difference"] < 1e-5
 
 
-def test_a_fine_tuning_of_no_epochs_leaves_a_probe_too(trained: Trained) -> None:
-    config = CONFIG.model_copy(update={"fine_tune": CONFIG.fine_tune.model_copy(update={"epochs": 0})})
-    model, _ = fine_tune(trained.archive, trained.split, trained.head, StageContext(trained.store, config))
-    own, heads = (pd.read_parquet(one.path(trained.store, "reference_logits.parquet")) for one in (model, trained.head))
-    pd.testing.assert_frame_equal(own, heads, rtol=1e-4, atol=1e-5)
+def test_fine_tuning_for_no_epochs_keeps_the_heads_reference_logits(experiment: Experiment) -> None:
+    no_epochs = CONFIG.fine_tune.model_copy(update={"epochs": 0})
+    context = StageContext(experiment.store, CONFIG.model_copy(update={"fine_tune": no_epochs}))
+    model, _ = fine_tune(experiment.archive, experiment.split, experiment.head, context)
+    logits, head_logits = (pd.read_parquet(item.path(experiment.store, "reference_logits.parquet"))
+                           for item in (model, experiment.head))
+    pd.testing.assert_frame_equal(logits, head_logits, rtol=1e-4, atol=1e-5)
 
 
-def test_a_saved_file_that_is_not_what_was_trained_shows_in_the_reload_difference(
-    trained: Trained, tmp_path: Path
-) -> None:
-    network = keras.models.load_model(trained.model.path(trained.store, "model.keras"), compile=False)
+def test_a_damaged_network_has_a_large_reload_difference(experiment: Experiment) -> None:
+    network = experiment.load_network()
     layer = network.get_layer("head").layers[-1]
     weights, bias = layer.get_weights()
     layer.set_weights([weights, bias + np.array([0.2, 0, 0], np.float32)])
-    network.save(tmp_path / "model.keras")
-    wrong = copied(trained.model, trained.store, "wrong", network=tmp_path / "model.keras")
-    assert trained.measured(wrong)[0].metrics["reload_difference"] == pytest.approx(0.05, abs=0.03)
+    damaged = experiment.copy_model(experiment.model, "damaged", network)
+    assert experiment.evaluate(damaged)[0].metrics["reload_difference"] == pytest.approx(0.05, abs=0.03)
 
 
-def test_a_model_from_before_there_were_probes_is_measured_without_one(trained: Trained) -> None:
-    old = copied(trained.model, trained.store, "old", without=frozenset({"reference_logits.parquet", "class_names"}))
-    found, _ = trained.measured(old)
-    assert "reload_difference" not in found.metrics and "reload_difference" not in trained.told(found)
-    pd.testing.assert_frame_equal(trained.predictions(found), trained.predictions(trained.evaluation))
-    nobody = old.model_copy(update={"inputs": {"split": "gone"}})
-    with pytest.raises(DataError, match=r"split gone, which is gone from .*Restore that split"):
-        nobody.class_names
+def test_a_split_without_the_reference_images_gives_no_reload_difference(experiment: Experiment) -> None:
+    split = experiment.build_split(experiment.rows.assign(sha256="0"), "other images")
+    evaluation, _ = experiment.evaluate(experiment.model, split)
+    assert "reload_difference" not in evaluation.metrics
+    assert "reload_difference" not in experiment.content(evaluation)
 
 
-def test_a_model_on_a_split_with_a_class_that_it_does_not_know(trained: Trained) -> None:
-    newer = trained.rows.assign(label=trained.rows["label"].where(trained.rows.index > 10, 4))
-    found, _ = trained.measured(trained.model, split_of(trained.store, newer, "newer"))
-    table, told = trained.predictions(found), trained.told(found)
-    assert list(table.columns) == ["id", "label", "predicted", "p2", "p5", "p7"]
-    assert told["class_names"] == [2, 4, 5, 7] and told["unknown_classes"] == [4]
-    assert told["recall"][1] == 0 and (found.metrics["weakest_class"], found.metrics["weakest_recall"]) == (4, 0.0)
-    assert "does not know the classes 4" in found.path(trained.store, "report.html").read_text()
+def test_a_class_that_the_model_was_not_trained_on_counts_as_an_error(experiment: Experiment) -> None:
+    rows = experiment.rows.assign(label=experiment.rows["label"].where(experiment.rows.index > 10, 4))
+    evaluation, _ = experiment.evaluate(experiment.model, experiment.build_split(rows, "new class"))
+    content = experiment.content(evaluation)
+    assert list(experiment.predictions(evaluation).columns) == ["id", "label", "predicted", "p2", "p5", "p7"]
+    assert content["class_names"] == [2, 4, 5, 7]
+    assert content["unknown_classes"] == [4]
+    assert content["recall"][1] == 0
+    assert (evaluation.metrics["weakest_class"], evaluation.metrics["weakest_recall"]) == (4, 0.0)
+    assert "not trained on the classes 4" in evaluation.path(experiment.store, "report.html").read_text()
 
 
-def test_a_probe_of_pictures_that_are_gone_tells_nothing(trained: Trained) -> None:
-    strangers = split_of(trained.store, trained.rows.assign(sha256="0"), "strangers")
-    assert "reload_difference" not in trained.measured(trained.model, strangers)[0].metrics
-
-
-def test_a_model_that_answers_no_numbers_is_refused(trained: Trained, tmp_path: Path) -> None:
-    network = keras.models.load_model(trained.model.path(trained.store, "model.keras"), compile=False)
+def test_a_model_that_predicts_nan_raises_quality_error(experiment: Experiment) -> None:
+    network = experiment.load_network()
     network.set_weights([np.full_like(weight, np.nan) for weight in network.get_weights()])
-    network.save(tmp_path / "model.keras")
-    broken = copied(trained.model, trained.store, "broken", network=tmp_path / "model.keras")
-    with pytest.raises(QualityError, match=f"{broken.key} answers what is no number"):
-        trained.measured(broken)
+    broken = experiment.copy_model(experiment.model, "broken", network)
+    with pytest.raises(QualityError, match=broken.key):
+        experiment.evaluate(broken)
 
 
-def test_the_champion_is_measured_on_the_same_images_and_the_candidates_key_does_not_know_it(
-    trained: Trained, caplog: pytest.LogCaptureFixture
+def test_the_champion_keeps_its_own_test_time_augmentation(experiment: Experiment) -> None:
+    def config_with(**settings: Any) -> Config:
+        return CONFIG.model_copy(update={"evaluate": Evaluate(**settings)})
+
+    promoted_with = config_with(flip_tta=False, zooms="1.2")
+    context = StageContext(experiment.store, promoted_with)
+    evaluation, _ = evaluate_model(experiment.archive, experiment.split, experiment.model, context)
+    config = config_with(crops="corners", batch_size=7)
+    champion = with_champion_tta(config, {"evaluation": evaluation.key}, experiment.store)
+    assert champion == config_with(flip_tta=False, zooms="1.2", batch_size=7)
+    with pytest.raises(DataError, match="evaluations/missing"):
+        with_champion_tta(config, {"evaluation": "missing"}, experiment.store)
+
+
+def test_the_stage_evaluates_the_champion_on_the_same_images(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    given = (trained.archive, trained.split, trained.model, CONFIG, trained.store)
-    assert evaluate(*given) == (trained.evaluation, True)
-    champion = copied(trained.head, trained.store, "champion")
-    change_state(trained.store, lambda state: {"champion": {"model": champion.key}, "threshold": 0.5, "history": []})
+    """The candidate's evaluation is the same with and without a champion."""
+    arguments = (experiment.archive, experiment.split, experiment.model, experiment.context)
+    assert evaluate(*arguments) == (experiment.evaluation, True)
+    champion = experiment.copy_model(experiment.head, "champion")
+    event = {"model": champion.key, "evaluation": experiment.evaluation.key}
+    change_state(experiment.store, lambda _: {"champion": event, "threshold": 0.5, "history": []})
     caplog.set_level("INFO", "carclf")
-    assert evaluate(*given) == (trained.evaluation, False)
-    theirs, reused = trained.measured(champion)
-    assert reused and trained.predictions(theirs)["id"].equals(trained.predictions(trained.evaluation)["id"])
-    assert f"the champion {champion.key} has the accuracy {theirs.metrics['val_accuracy']:.4f}" in caplog.text
-    assert evaluate(*given) == (trained.evaluation, True)
-    change_state(trained.store, lambda state: {**state, "champion": {"model": trained.model.key}})
-    assert evaluate(*given) == (trained.evaluation, True)
+    assert evaluate(*arguments) == (experiment.evaluation, False)
+    evaluation, reused = experiment.evaluate(champion)
+    assert reused
+    assert experiment.predictions(evaluation)["id"].equals(experiment.predictions(experiment.evaluation)["id"])
+    assert champion.key in caplog.text
+    assert f"{evaluation.metrics['val_accuracy']:.4f}" in caplog.text
+    assert evaluate(*arguments) == (experiment.evaluation, True)
+    event = event | {"model": experiment.model.key}
+    change_state(experiment.store, lambda state: {**state, "champion": event})
+    assert evaluate(*arguments) == (experiment.evaluation, True)
 
 
-def test_an_evaluation_that_is_reused_imports_no_training_framework(trained: Trained) -> None:
-    keys = (trained.archive.key, trained.split.key, trained.model.key)
-    settings = CONFIG.model_dump_json()
-    code = ("import sys; from carclf.artifacts import Archive, Split, Model; from carclf.config import Config; "
-            "from carclf.services.storage import open_store; from carclf.stages.evaluate import evaluate; "
-            f"store = open_store({trained.store.url!r}); a, s, m = {keys!r}; "
-            f"config = Config.model_validate_json({settings!r}); "
-            "found = evaluate(Archive.find(store, a), Split.find(store, s), Model.find(store, m), config, store); "
-            "print(found[1], {'tensorflow', 'keras', 'jax', 'pandas', 'scipy'} & set(sys.modules))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+def test_reusing_an_evaluation_does_not_import_the_training_framework(experiment: Experiment) -> None:
+    keys = (experiment.archive.key, experiment.split.key, experiment.model.key)
+    code = f"""
+import sys
+from carclf.artifacts import Archive, Model, Split, StageContext
+from carclf.config import Config
+from carclf.services.storage import open_store
+from carclf.stages.evaluate import evaluate
+store = open_store({experiment.store.url!r})
+context = StageContext(store, Config.model_validate_json({CONFIG.model_dump_json()!r}))
+artifacts = [kind.require(store, key) for kind, key in zip((Archive, Split, Model), {keys!r})]
+print(evaluate(*artifacts, context)[1], {{"tensorflow", "keras", "jax", "pandas", "scipy"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "True set()\n", done.stderr[-2000:]

@@ -17,7 +17,7 @@ from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError, DataError
-from carclf.runs.run import STAGES, Result, Run
+from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
 from carclf.services.telemetry import export_stage_metrics
 from carclf.services.telemetry.instruments import (
@@ -27,6 +27,7 @@ from carclf.services.telemetry.instruments import (
     METRICS,
     STAGE_RUNS,
 )
+from carclf.stages.chain import STAGES
 
 SMALL = {
     "competition": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 1,

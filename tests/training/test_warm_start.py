@@ -12,8 +12,9 @@ from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError, DataError
-from carclf.runs.run import STAGES, Run
+from carclf.runs.run import Run
 from carclf.services.storage import open_store
+from carclf.stages.chain import STAGES
 from carclf.training.backbones import backbone_layers
 from carclf.training.warm_start import champion_warm_start
 

@@ -1,0 +1,39 @@
+"""Text and numbers as logs, terminals and pages show them."""
+
+import math
+from collections.abc import Mapping
+
+ELLIPSIS = "…"
+
+
+def printable(text: str) -> str:
+    """Return the text with control characters, line ends and invalid characters escaped, so that it stays one line."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def truncate(text: str, max_length: int) -> str:
+    """Return the text, or its beginning and an ellipsis, in at most ``max_length`` characters."""
+    return text if len(text) <= max_length else text[: max_length - 1] + ELLIPSIS
+
+
+def format_value(value: object) -> str:
+    """Return a metric as a person reads it: numbers with four digits, None as an empty string."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def format_pairs(values: Mapping[str, object]) -> str:
+    """Return ``name=value`` pairs for a log line; text with spaces is quoted."""
+    return " ".join(f"{name}={_quoted(format_value(value))}" for name, value in values.items())
+
+
+def finite_number(value: object) -> float | None:
+    """Return the value if it is a finite number, else None. Booleans are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return value
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text

@@ -1,0 +1,144 @@
+"""The stages in DAG order. Command line, DAG, run records, pages and notifications read this list.
+
+Importing it loads neither TensorFlow nor pandas, so a DAG file may import it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from carclf import artifacts
+from carclf.artifacts import Archive, Artifact, Dataset, Evaluation, Model, Split, StageContext, Submission
+from carclf.champion import champion_split
+from carclf.config import Config, flatten
+from carclf.stages.download import download
+from carclf.stages.evaluate import evaluate
+from carclf.stages.fine_tune import fine_tune
+from carclf.stages.promote import EXCLUDED_GATE_SETTINGS, Candidate, PromotionOptions, promote
+from carclf.stages.score import score
+from carclf.stages.split import split
+from carclf.stages.submit import submit
+from carclf.stages.train_head import train_head
+from carclf.stages.validate import validate
+from carclf.training.warm_start import SPEED_SETTINGS
+
+A = TypeVar("A", bound=Artifact)
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What a caller may ask of one call of a stage; none of it is part of a key.
+
+    ``approved_by`` names the person who approved the promotion, ``override_reason`` is why a rejected candidate is
+    promoted all the same. Fine-tuning pauses after ``pause_epoch``; 0 means never.
+    """
+
+    approved_by: str = ""
+    override_reason: str = ""
+    pause_epoch: int = 0
+
+
+NO_OPTIONS = StageOptions()
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """One call of a stage: the artifacts of its input stages by stage name, the context, the options and the run."""
+
+    artifacts: Mapping[str, Artifact]
+    context: StageContext
+    options: StageOptions
+    run_id: str
+
+    def input(self, kind: type[A], stage: str) -> A:
+        """Return the artifact of an input stage."""
+        artifact = self.artifacts[stage]
+        assert isinstance(artifact, kind)
+        return artifact
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
+
+    ``sections`` names sections of the settings or single settings. Their settings are part of the artifact's key,
+    except for those in ``excluded``, which change how fast a result is there or what is done with it, but not the
+    result. ``force`` is part of every key, through the salt.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    sections: tuple[str, ...]
+    artifact: type[Artifact]
+    run: Callable[[StageCall], tuple[Artifact, bool]]
+    excluded: tuple[str, ...] = ()
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """Return the settings that are part of the stage's key, by dotted name."""
+        return {
+            name: value
+            for name, value in flatten(config.model_dump()).items()
+            if not {name, name.partition(".")[0]}.isdisjoint(self.sections) and name not in self.excluded
+        }
+
+
+def _download(call: StageCall) -> tuple[Artifact, bool]:
+    return download(call.context)
+
+
+def _validate(call: StageCall) -> tuple[Artifact, bool]:
+    return validate(call.input(Archive, "download"), call.context)
+
+
+def _split(call: StageCall) -> tuple[Artifact, bool]:
+    return split(call.input(Dataset, "validate"), champion_split(call.context.store), call.context)
+
+
+def _train_head(call: StageCall) -> tuple[Artifact, bool]:
+    return train_head(call.input(Archive, "download"), call.input(Split, "split"), call.context)
+
+
+def _fine_tune(call: StageCall) -> tuple[Artifact, bool]:
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    start = call.input(Model, "train_head")
+    return fine_tune(archive, data_split, start, call.context, pause_epoch=call.options.pause_epoch)
+
+
+def _evaluate(call: StageCall) -> tuple[Artifact, bool]:
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    return evaluate(archive, data_split, call.input(Model, "fine_tune"), call.context)
+
+
+def _promote(call: StageCall) -> tuple[Artifact, bool]:
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    model, evaluation = call.input(Model, "fine_tune"), call.input(Evaluation, "evaluate")
+    options = PromotionOptions(call.run_id, call.options.approved_by, call.options.override_reason)
+    return promote(Candidate(archive, data_split, model, evaluation), call.context, options)
+
+
+def _submit(call: StageCall) -> tuple[Artifact, bool]:
+    archive, dataset = call.input(Archive, "download"), call.input(Dataset, "validate")
+    data_split, model = call.input(Split, "split"), call.input(Model, "fine_tune")
+    return submit(archive, dataset, data_split, model, call.context)
+
+
+def _score(call: StageCall) -> tuple[Artifact, bool]:
+    return score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)
+
+
+_SPECS = (
+    StageSpec("download", (), ("competition", "download.extra_data"), Archive, _download),
+    StageSpec("validate", ("download",), ("validation", "duplicates"), Dataset, _validate),
+    StageSpec("split", ("validate",), ("seed", "split"), Split, _split),
+    StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model, _train_head),
+    StageSpec("fine_tune", ("download", "split", "train_head"), ("seed", "model.precision", "augment", "fine_tune"),
+              Model, _fine_tune, excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED_SETTINGS))),
+    StageSpec("evaluate", ("download", "split", "fine_tune"), ("evaluate",), Evaluation, _evaluate,
+              excluded=("evaluate.batch_size",)),
+    StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
+              excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
+    StageSpec("submit", ("download", "validate", "split", "fine_tune"), ("competition", "evaluate"), Submission,
+              _submit, excluded=("evaluate.batch_size",)),
+    StageSpec("score", ("submit", "evaluate"), ("competition",), artifacts.PublicScore, _score),
+)
+STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}
