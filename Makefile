@@ -6,53 +6,53 @@ export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT CO
 .PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench backup restore \
   clean
 
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-demo: .venv/.local ## a whole run on one machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXPERIMENT= EXIT=1
+demo: .venv/.local ## run the whole DAG on this machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXPERIMENT= EXIT=1
 	@$(BIN)/python -m carclf_airflow.local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
 	  --recipe "$$RECIPE" --experiment "$$EXPERIMENT" $${EXIT:+--exit}
 
-up: .venv/.local ## Airflow on this machine against the real Kaggle; COMPETITION=slug
+up: .venv/.local ## run Airflow on this machine against the real Kaggle; COMPETITION=slug
 	@$(BIN)/python -m carclf_airflow.local up --competition "$$COMPETITION"
 
-secrets: ## what docker compose needs, generated into .env (mode 600); values that are there stay
+secrets: ## generate the secrets for docker compose into .env (mode 600); existing values stay
 	@$(PYTHON) docker/generate_secrets.py
 
-test: .venv/.dev ## every test, offline
+test: .venv/.dev ## run all tests, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
-test-kaggle-newer: .venv/.dev ## the faults of Kaggle again, against a newer client in a throw-away folder
+test-kaggle-newer: .venv/.dev ## test Kaggle's faults against a newer client, in a temporary folder
 	$(BIN)/python tests/faults/newer_kaggle.py
 
-test-compose: .venv/.dev ## the cluster: the real images and Compose file, stand-ins for what a registry would give; needs Docker
+test-compose: .venv/.dev ## test the cluster with stand-ins for the registry's images; needs Docker
 	$(BIN)/pytest -q -m compose tests/compose
 
-acceptance: .venv/.dev ## the demo as its user runs it: to the end, interrupted, again
+acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, again
 	$(BIN)/pytest -q -m acceptance
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
 
-test-browser: .venv/.dev ## the pages in a real Airflow, by Chromium (/usr/bin/chromium, or CHROMIUM=); SCREENSHOTS=folder keeps pictures
+test-browser: .venv/.dev ## test the pages in a real Airflow with Chromium (or CHROMIUM=); SCREENSHOTS=folder keeps screenshots
 	$(BIN)/pytest -q -m browser tests/browser
 
-lint: .venv/.dev ## vocabulary, ruff, mypy strict, layers
+lint: .venv/.dev ## check vocabulary, style, types and layers
 	$(PYTHON) .ci/check_vocabulary.py
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.dev ## the list of benchmarks
-	@for name in validation near_duplicates near_copies label_errors input_pipeline frozen_head cars10 memory experiments \
-	  runs_page gpu; do \
+bench: .venv/.dev ## list the benchmarks
+	@for name in validation_speed hash_search near_duplicate_quality label_errors input_pipeline head_training cars10 \
+	  stage_memory experiment_overhead runs_page gpu_throughput; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
 
-backup: ## copy the running stack's database and store into TO=folder
+backup: ## copy the running stack's database and store to TO=folder
 	@docker/backup.sh "$$TO"
 
-restore: ## put a backup, FROM=folder, in the place of the stack's own database and store
+restore: ## replace the stack's database and store by the backup FROM=folder
 	@docker/restore.sh "$$FROM"
 
-lock: .venv/bin/uv ## compile pyproject.toml into requirements/*.txt: pins with hashes, without any index address
+lock: .venv/bin/uv ## compile pyproject.toml into requirements/*.txt, pinned with hashes
 	cd requirements && COMPILE="$(abspath $(BIN))/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	  --no-header --no-annotate" && PROJECT="$$COMPILE ../pyproject.toml --group ../pyproject.toml:build" && \
 	  $$PROJECT --extra training --extra airflow -o local.txt && \
@@ -62,13 +62,13 @@ lock: .venv/bin/uv ## compile pyproject.toml into requirements/*.txt: pins with 
 	  $$PROJECT --extra training --extra airflow --extra cluster --extra gpu-jax -c dev.txt -o gpu-jax.txt && \
 	  $$COMPILE --group ../pyproject.toml:uv -o uv.txt
 
-clean: ## remove the environment and the demo's state; what make up keeps in .local/up stays
+clean: ## remove the environment and the demo's state; .local/up, the state of make up, stays
 	rm -rf .venv .local/demo
 
 .venv/bin/uv: requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "Making .venv failed; on Debian: apt install python3-venv" >&2; exit 1; }
+	  { echo "Python 3.11, 3.12 or 3.13 is required. Choose one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "Creating .venv failed. On Debian: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@touch $@
 

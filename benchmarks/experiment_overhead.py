@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from carclf.experiments.trainings import TRAINING_STAGES
+from carclf_airflow.ids import EXPERIMENTS_DAG
+from carclf_airflow.local.dag_run import DagRun
 from carclf_airflow.local.demo_server import start_demo_server
-from carclf_airflow.local.experiment_run import list_task_instances, run_experiment
+from carclf_airflow.local.experiment_run import run_experiment
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow
 
@@ -46,7 +48,8 @@ def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float
         airflow = Airflow(folder / "airflow", processes, environment, num_workers=num_workers)
         airflow.start()
         summary = run_experiment(airflow, form(num_recipes), "overhead")
-        tasks = [task for task in list_task_instances(airflow, "overhead") if task["task_id"] == "finish"]
+        instances = DagRun(airflow, EXPERIMENTS_DAG, "overhead").task_instances()
+        tasks = [task for task in instances if task["task_id"] == "finish"]
     if summary["state"] != "success" or any(task["state"] != "success" for task in tasks):
         sys.exit(f"The experiment ended with the state {summary['state']}. The lines above show why.")
     return metrics(tasks, store, num_workers)

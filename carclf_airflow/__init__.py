@@ -1,1 +1,1 @@
-"""The Airflow side: stages as child processes, the trigger form, approval, notifications and the pages."""
+"""The Airflow side: stages as child processes, the trigger form, approval, notifications, and the pages."""

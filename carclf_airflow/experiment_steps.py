@@ -1,34 +1,82 @@
-"""A step of an experiment as a child process of an Airflow task."""
+"""The tasks of an experiment; each runs a step of ``carclf experiment`` as a child process."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow.sdk import get_current_context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from carclf.experiments.plan_form import parse_integers
+from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.stage_process import (
     airflow_run_environment,
     child_environment,
     raise_for_status,
     run_command,
-    run_id_from_dag_run,
     truncate_result,
 )
 
 
-def run_experiment_step(step: str, context: Mapping[str, Any], *arguments: str) -> Any:
-    """Run a step of ``carclf experiment`` in a child process and return its result, small enough for XCom."""
-    name = run_id_from_dag_run(context["dag_run"].run_id)
-    # Only the download needs Kaggle's key.
-    allowed = child_environment("download" if step == "prepare" else "split")
-    return _result_of(f"experiment {step}", ["--name", name, *arguments], allowed | airflow_run_environment(context))
+def plan_experiment() -> Any:
+    """Plan the trainings that the trigger form asks for, and return the folds."""
+    context = get_current_context()
+    return run_experiment_step("plan", context, "--form", json.dumps(dict(context["params"])))["folds"]
 
 
-def promote_run(run: str, context: Mapping[str, Any]) -> Any:
-    """Take a run through the gate, as approved by who triggered the experiment; its result, small enough for XCom."""
+def prepare_fold(fold: int) -> Any:
+    """Download, validate and split the data of a fold, once for all trainings."""
+    return run_experiment_step("prepare", get_current_context(), "--fold", str(fold))
+
+
+def choose_training_runs(prepared: Sequence[Any], rung: int, max_rungs: int) -> Any:
+    """Return the groups of trainings that reach a rung; ``max_rungs + 1`` is the end of training.
+
+    ``prepared`` is empty if plan or prepare failed: then the task is skipped.
+    """
+    if not len(prepared):
+        raise AirflowSkipException("There is no data to train on: plan or prepare failed; see their logs")
+    context = get_current_context()
+    num_rungs = len(parse_integers(context["params"]["rungs"] or "", "rungs"))
+    if num_rungs < rung <= max_rungs:  # the plan has no such rung
+        return []
+    return run_experiment_step("survivors", context, "--rung", str(min(rung - 1, num_rungs)))
+
+
+def train_group(group: Sequence[int], rung: int) -> Any:
+    """Train a group of the plan's trainings up to a rung; 0 trains them to the end."""
+    numbers = ",".join(map(str, group))
+    return run_experiment_step("train", get_current_context(), "--training-runs", numbers, "--rung", str(rung))
+
+
+def compare_recipes(prepared: Sequence[Any]) -> Any:
+    """Compare the recipes, and return the winner and a summary of each."""
+    if not len(prepared):
+        raise AirflowFailException("There is nothing to compare: plan or prepare failed; see their logs")
+    return run_experiment_step("compare", get_current_context())
+
+
+def promote_winner(compared: Mapping[str, Any]) -> Any:
+    """Take the winner's best run through the gate, approved by the user who triggered the experiment."""
+    context = get_current_context()
+    if not context["params"]["promote"]:
+        raise AirflowSkipException("'Promote the winner' is off in the trigger form")
+    if not compared["winner"]:
+        raise AirflowSkipException("No recipe is better than the baseline")
     user = context["dag_run"].triggering_user_name or ""
     environment = child_environment("promote") | airflow_run_environment(context)
-    return truncate_result(_result_of("champion promote", ["--run", run, "--by", user], environment))
+    return truncate_result(_run("champion promote", ["--run", compared["winner"], "--by", user], environment))
 
 
-def _result_of(command: str, options: list[str], environment: dict[str, str]) -> Any:
-    status, reason, result = run_command(command, options, environment)
-    raise_for_status(command.rsplit(maxsplit=1)[-1], status, reason)
-    return result
+def run_experiment_step(step: str, context: Mapping[str, Any], *arguments: str) -> Any:
+    """Run ``carclf experiment <step>`` in a child process and return its result."""
+    name = run_id_from_dag_run(context["dag_run"].run_id)
+    # Only prepare gets Kaggle's credentials: it downloads.
+    environment = child_environment("download" if step == "prepare" else "split") | airflow_run_environment(context)
+    return _run(f"experiment {step}", ["--name", name, *arguments], environment)
+
+
+def _run(command: str, options: list[str], environment: dict[str, str]) -> Any:
+    ended = run_command(command, options, environment)
+    raise_for_status(command.rsplit(maxsplit=1)[-1], ended.status, ended.error)
+    return ended.result

@@ -1,8 +1,9 @@
-"""One message when a run ends, where the deployment names somebody to tell (CARCLF_NOTIFICATION_URL)."""
+"""Notify a URL or a mail address when a run ends (CARCLF_NOTIFICATION_URL)."""
 
 import html
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,20 +14,35 @@ from airflow.sdk.configuration import conf
 
 from carclf.formatting import format_value
 from carclf.stages.chain import STAGES
+from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
-APPROVED_PROMOTION = "approval.promote"
-TASKS = (*STAGES, APPROVED_PROMOTION)
+TASKS = (*STAGES, PROMOTE_TASK)
+SHOWN_METRICS = ("val_accuracy", "threshold", "champion", "p_value", "public_score", "rank", "gap", "warning")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: the gate's decision, "declined" (at approval), or Airflow's state; why; and its metrics."""
+
+    name: str
+    reason: str
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 def notification_callbacks() -> dict[str, Any]:
-    """The DAG's callbacks, which run in the DAG processor; none where CARCLF_NOTIFICATION_URL is not set."""
+    """Return the DAG's callbacks, which run in the DAG processor; none unless CARCLF_NOTIFICATION_URL is set.
+
+    Raises:
+        ValueError: CARCLF_NOTIFICATION_URL is not a URL that can be notified.
+    """
     if not (target := _target()):
         return {}
     if not target.startswith(("http://", "https://", MAIL)):
-        raise ValueError("CARCLF_NOTIFICATION_URL is neither an http:// or https:// URL nor mailto:address.")
-    return {"on_success_callback": partial(send_notification, "success"), "on_failure_callback": partial(send_notification, "failed")}
+        raise ValueError("Invalid CARCLF_NOTIFICATION_URL: expected http://..., https://... or mailto:address.")
+    return {"on_success_callback": partial(send_notification, "success"),
+            "on_failure_callback": partial(send_notification, "failed")}
 
 
 def _target() -> str:
@@ -35,45 +51,44 @@ def _target() -> str:
 
 
 def send_notification(state: str, context: Mapping[str, Any]) -> None:
-    """Send what became of the run to a URL or a mail address."""
-    found = build_notification(state, context)
-    _notifier(_target())({**context, "notice": found | {"html": html.escape(found["text"])}})
+    """Send the run's outcome to CARCLF_NOTIFICATION_URL."""
+    notice = build_notification(state, context)
+    _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
 
 
 def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told: ``text`` in one line, and its parts."""
+    """Return the notification's JSON: ``text``, a line that holds everything, and its parts."""
     run_id = context["run_id"]
-    outcome, reason, metrics = _outcome(state, context)
-    link = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/car_retrain/runs/{quote(run_id)}"
-    known = ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in metrics.items())
-    said = reason if reason.startswith(outcome) else f"{outcome}: {reason}"
-    text = f"car_retrain {run_id}: {said}{f' ({known})' if known else ''} {link}"
-    return {"text": text, "dag": "car_retrain", "run": run_id, "state": state, "outcome": outcome, "reason": reason,
-            "metrics": metrics, "link": link}
+    outcome = _outcome(state, context)
+    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{RETRAIN_DAG}/runs/{quote(run_id)}"
+    reason = outcome.reason if outcome.reason.startswith(outcome.name) else f"{outcome.name}: {outcome.reason}"
+    metrics = ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in outcome.metrics.items())
+    text = f"{RETRAIN_DAG} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
+    return {"text": text, "dag_id": RETRAIN_DAG, "run_id": run_id, "state": state, "outcome": outcome.name,
+            "reason": outcome.reason, "metrics": outcome.metrics, "url": url}
 
 
-def _outcome(state: str, context: Mapping[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    if "ti" not in context:  # a run that ended before any task of it did
-        return state, str(context.get("reason", "")), {}
+def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
+    if "ti" not in context:  # the run ended before any of its tasks did
+        return Outcome(state, str(context.get("reason", "")))
     pull = context["ti"].xcom_pull
     results = {name: result for name in TASKS if isinstance(result := pull(task_ids=name), dict)}
-    decided = results.get(APPROVED_PROMOTION) or results.get("promote") or {"metrics": {}}
-    metrics = _figures(decided["metrics"] | results.get("score", {"metrics": {}})["metrics"])
+    promotion = results.get(PROMOTE_TASK) or results.get("promote") or {"metrics": {}}
+    score = results.get("score", {"metrics": {}})
+    metrics = _shown(promotion["metrics"] | score["metrics"])
     if state == "failed":
         errors = {name: error for name in TASKS if (error := pull(task_ids=name, key="error"))}
-        last = "; ".join(f"{name}: {error}" for name, error in errors.items() if name not in results)
-        return "failed", last or str(context.get("reason", "")), metrics
-    reason = str(decided["metrics"].get("reason", ""))
-    if decided.get("waiting"):
-        answer = pull(task_ids="approval.ask", key="answer") or "rejected"
-        # How to go on would lead around the answer.
-        return "not approved", f"{answer}; {reason.partition('. To go on: ')[0]}", metrics
-    return str(decided["metrics"].get("decision", state)), reason, metrics
+        text = "; ".join(f"{name}: {error}" for name, error in errors.items() if name not in results)
+        return Outcome("failed", text or str(context.get("reason", "")), metrics)
+    reason = str(promotion["metrics"].get("reason", ""))
+    if promotion.get("waiting"):
+        response = pull(task_ids=ASK_TASK, key="response") or "declined"
+        return Outcome("declined", f"{response}; {reason}", metrics)
+    return Outcome(str(promotion["metrics"].get("decision", state)), reason, metrics)
 
 
-def _figures(found: dict[str, Any]) -> dict[str, Any]:
-    names = ("val_accuracy", "threshold", "champion", "p_value", "public_score", "rank", "gap", "warning")
-    return {name: found[name] for name in names if found.get(name) not in (None, "")}
+def _shown(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: metrics[name] for name in SHOWN_METRICS if metrics.get(name) not in (None, "")}
 
 
 def _notifier(target: str) -> BaseNotifier:
@@ -81,24 +96,25 @@ def _notifier(target: str) -> BaseNotifier:
         return WebhookNotifier(target)
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
-    # From the connection of [email] email_conn_id (smtp_default). The context's words are no templates themselves.
+    # Uses the connection of [email] email_conn_id (smtp_default). Values of the context are not rendered as templates.
     return SmtpNotifier(to=target.removeprefix(MAIL), from_email=conf.get("email", "from_email", fallback=None),
-                        subject="carclf: {{ notice.run }} {{ notice.outcome }}", html_content="{{ notice.html }}")
+                        subject="carclf: {{ notice.run_id }} {{ notice.outcome }}", html_content="{{ notice.html }}")
 
 
-class WebhookNotifier(BaseNotifier):
-    """A JSON POST. HttpNotifier would want a connection of its own, and has no time-out unless told there."""
+class WebhookNotifier(BaseNotifier):  # type: ignore[misc]  # Airflow is not type-checked here
+    """POST the notification as JSON. Airflow's HttpNotifier needs a connection, and has no timeout by default."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
 
     def notify(self, context: Mapping[str, Any]) -> None:
-        """Post the context's ``notice``; what goes wrong is told without the URL, which may hold a secret."""
+        """Post the context's ``notice``; errors name the host only, since the URL may hold a secret."""
         body = {name: value for name, value in context["notice"].items() if name != "html"}
+        host = urlsplit(self.url).hostname
         try:
-            answer = requests.post(self.url, json=body, timeout=TIMEOUT_SECONDS)
+            response = requests.post(self.url, json=body, timeout=TIMEOUT_SECONDS)
         except requests.RequestException as error:
-            raise ConnectionError(f"{urlsplit(self.url).hostname}: {type(error).__name__}") from None
-        if not answer.ok:
-            raise ConnectionError(f"{urlsplit(self.url).hostname} answered {answer.status_code}")
+            raise ConnectionError(f"{host}: {type(error).__name__}") from None
+        if not response.ok:
+            raise ConnectionError(f"{host}: HTTP status {response.status_code}")

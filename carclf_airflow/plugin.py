@@ -1,7 +1,7 @@
-"""The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, by a link of each task.
+"""The pages "Car classifier" inside Airflow's UI: in the navigation, as a tab of the DAG run, as a link of each task.
 
-Plugins are imported by every process of Airflow: what serves the pages (``routes``) is imported by the first
-request, and so only in the api-server.
+Airflow finds the plugin by the entry point ``airflow.plugins`` and imports it in each of its processes. So this module
+imports nothing heavy; the first request imports ``routes``, and only the api-server gets requests.
 """
 
 from typing import Any, ClassVar
@@ -11,27 +11,29 @@ from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 from airflow.sdk import BaseOperatorLink
 
+from carclf_airflow.ids import EXPERIMENTS_DAG, RETRAIN_DAG
+
 NAME = "Car classifier"
 ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
-PREFIX = "/carclf"  # of what is served here
-DAGS = ("car_retrain", "car_experiments")
-PARTS = {"validate": "data", "split": "data", "train_head": "training", "fine_tune": "training",
-         "evaluate": "evaluation", "promote": "gate", "ask": "gate"}  # of the report; other tasks' part is the stages
+URL_PREFIX = "/carclf"  # of the app's routes
+# The section of the report for each task; the other tasks link to the stages.
+REPORT_SECTIONS = {"validate": "data", "split": "data", "train_head": "training", "fine_tune": "training",
+                   "evaluate": "evaluation", "promote": "gate", "ask": "gate"}
 
 
-def _base() -> str:
-    """The path under which Airflow itself is served: "" at the top of its host."""
+def _base_path() -> str:
+    """Return the path under which Airflow is served; "" at the root of its host."""
     return urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
 
 
 class LazyApp:
-    """An ASGI app that makes the real one when it is asked for the first time."""
+    """An ASGI app that creates the real app at the first request."""
 
     def __init__(self) -> None:
         self.app: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass the request on."""
+        """Pass the request to the real app."""
         if self.app is None:
             from carclf_airflow.routes import create_app
 
@@ -39,33 +41,36 @@ class LazyApp:
         await self.app(scope, receive, send)
 
 
-class ReportLink(BaseOperatorLink):
-    """From a task to its part of the run's report; other DAGs' tasks have none."""
+class ReportLink(BaseOperatorLink):  # type: ignore[misc]  # Airflow is not type-checked here
+    """A link from a task to its section of the run's report."""
 
     name = "Report"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """The address inside Airflow's UI; "" where there is none."""
-        if ti_key.dag_id not in DAGS:
+        """Return the URL inside Airflow's UI; "" for a task of another DAG."""
+        if ti_key.dag_id not in (RETRAIN_DAG, EXPERIMENTS_DAG):
             return ""
-        page = f"{_base()}/plugin/{ROUTE}{PREFIX}/dag-run?dag_id={ti_key.dag_id}&run_id={quote(ti_key.run_id, safe='')}"
-        if ti_key.dag_id != DAGS[0]:  # an experiment's page has no parts of its tasks
+        run = f"dag_id={ti_key.dag_id}&run_id={quote(ti_key.run_id, safe='')}"
+        page = f"{_base_path()}/plugin/{ROUTE}{URL_PREFIX}/dag-run?{run}"
+        if ti_key.dag_id == EXPERIMENTS_DAG:  # an experiment's page has no sections
             return page
-        return f"{page}#{PARTS.get(ti_key.task_id.rpartition('.')[2], 'stages')}"  # approval.promote is promote
+        task_name = ti_key.task_id.rpartition(".")[2]  # approval.promote has the section of promote
+        return f"{page}#{REPORT_SECTIONS.get(task_name, 'stages')}"
 
 
-ICONS = {"icon": f"{_base()}{PREFIX}/static/icon.svg", "icon_dark_mode": f"{_base()}{PREFIX}/static/icon-dark.svg"}
+ICONS = {"icon": f"{_base_path()}{URL_PREFIX}/static/icon.svg",
+         "icon_dark_mode": f"{_base_path()}{URL_PREFIX}/static/icon-dark.svg"}
 
 
-class CarclfPlugin(AirflowPlugin):
-    """What Airflow finds here."""
+class CarclfPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is not type-checked here
+    """What carclf adds to Airflow's UI."""
 
     name = "carclf"
-    fastapi_apps: ClassVar = [{"name": NAME, "app": LazyApp(), "url_prefix": PREFIX}]
+    fastapi_apps: ClassVar = [{"name": NAME, "app": LazyApp(), "url_prefix": URL_PREFIX}]
     external_views: ClassVar = [
-        {"name": NAME, "href": f"{_base()}{PREFIX}/", "destination": "nav", "url_route": ROUTE, "nav_top_level": True,
-         **ICONS},
-        {"name": "Report", "href": f"{_base()}{PREFIX}/dag-run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
+        {"name": NAME, "href": f"{_base_path()}{URL_PREFIX}/", "destination": "nav", "url_route": ROUTE,
+         "nav_top_level": True, **ICONS},
+        {"name": "Report", "href": f"{_base_path()}{URL_PREFIX}/dag-run?dag_id={{DAG_ID}}&run_id={{RUN_ID}}",
          "destination": "dag_run", "url_route": "car-classifier-report", **ICONS},
     ]
     global_operator_extra_links: ClassVar = [ReportLink()]

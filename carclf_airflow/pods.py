@@ -1,17 +1,17 @@
-"""Which tasks get a GPU where each task is a pod of its own (Airflow's KubernetesExecutor)."""
+"""Which tasks get a pod with a GPU (Airflow's KubernetesExecutor)."""
 
 import os
 from typing import Any
 
-# They train, or answer with a network: promote where the champion is measured anew, submit for the test pictures.
+# Stages that train or predict: promote evaluates the champion again, submit predicts the test images.
 GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "submit"}
 
 
 def gpu_task_options(stage: str) -> dict[str, Any]:
-    """The task's arguments that name its pod's template, CARCLF_GPU_POD_TEMPLATE, which the scheduler reads.
+    """Return the task arguments that select the pod template CARCLF_GPU_POD_TEMPLATE for a stage that needs a GPU.
 
-    Empty where that is not set, as with Celery and on one machine. By its file, because a template given as an object
-    would have every parsing of the DAG import Kubernetes' client.
+    Empty for other stages, and if the variable is not set (Celery, one machine). The scheduler reads the template from
+    its file; a template given as an object would import the Kubernetes client whenever the DAG is parsed.
     """
     template = os.environ.get("CARCLF_GPU_POD_TEMPLATE")
     return {"executor_config": {"pod_template_file": template}} if template and stage in GPU_STAGES else {}

@@ -1,80 +1,79 @@
-"""### Retrain the car classifier and compete with it
+"""### Retrain the car classifier and compete with it.
 
 `download → validate → split → train_head → fine_tune → evaluate → promote → (approval) → submit → score`
 
-Each task runs one command of `carclf` in a child process; the task's log begins with that command, which can be
-pasted into a terminal. A stage whose inputs and settings are unchanged says `reused` and ends at once.
+Each task runs one `carclf` command in a child process. The task's log starts with that command, which you can paste
+into a terminal. A stage whose inputs and settings are unchanged logs `reused` and ends at once.
 
-| task | when it fails | mend |
+| task | fails if | fix |
 |---|---|---|
-| download | no credentials, rules not accepted, unknown slug | the log says where the token goes and where to accept |
-| validate | a class too small, too many broken images, an id without one | add images, or lower the limit it names |
-| split | a class cannot stand on both sides | add images to it |
-| train_head | weights cannot be had, out of memory | give `model.weights` a file; a smaller input or batch |
-| train_head | the data drifted from the champion's | look at the report; are they right, raise `audit.drift_stop` |
-| fine_tune | the loss is no number, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
+| download | credentials are missing, the rules are not accepted, the slug is unknown | follow the link in the log |
+| validate | a class is too small, images are broken or missing | add images, or lower the limit in the log |
+| split | a class has too few images for both subsets | add images to the class |
+| train_head | weights cannot be downloaded, out of memory | set `model.weights` to a file; lower input or batch |
+| train_head | the data drifted from the champion's | read the report; if the data is right, raise `audit.drift_stop` |
+| fine_tune | the loss is not finite, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
 | evaluate | the store's copy of a model is damaged | run again with `force` |
 | promote | never for a weak model: submit and score are skipped | train longer, or `carclf champion set-threshold` |
-| approval | never; rejected or not answered in time, what follows is skipped | clear `approval.ask` to be asked again |
-| submit | Kaggle away; the daily limit only makes it wait, without a slot | retried; a submission never counts twice |
-| score | scoring takes more than six hours, or Kaggle could not grade | look at the submission on Kaggle |
+| approval | never; without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
+| submit | Kaggle is down; at the daily limit it waits without a slot | none: it is retried, and submits only once |
+| score | scoring takes more than six hours, or Kaggle could not grade | open the submission on Kaggle |
 
-Exit status 65 (data) and 78 (configuration) are not retried; 75 (a passing fault) is. Where `gate.approval` is
+Exit status 65 (data) and 78 (configuration) are not retried; 75 (a transient error) is. If `gate.approval` is
 `required`, the run waits at `approval.ask` under *Required Actions*, without a slot.
 """
 
-import os
 from datetime import timedelta
 
 from airflow.sdk import chain, dag, get_current_context, task
 
 from carclf_airflow.approval import approval_tasks, promote_or_request_approval
+from carclf_airflow.deployment import deployment_schedule, poke_seconds, task_defaults
 from carclf_airflow.form import form_params
 from carclf_airflow.notifications import notification_callbacks
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import poke_stage, run_stage
 
-HOURS = {"download": 2, "validate": 2, "split": 1, "train_head": 12, "fine_tune": 48, "evaluate": 6}
-SCHEDULE = os.environ.get("CARCLF_SCHEDULE", "@weekly")
-POKE_SECONDS = float(os.environ.get("CARCLF_POKE_INTERVAL_SECONDS", "30"))
-
 
 @dag(
-    dag_id="car_retrain", schedule=None if SCHEDULE in ("", "none") else SCHEDULE, catchup=False, max_active_runs=1,
-    params=form_params(), doc_md=__doc__, tags=["carclf"], **notification_callbacks(),
-    default_args={
-        "queue": "gpu", "retries": 3, "retry_exponential_backoff": True, "max_retry_delay": timedelta(minutes=30),
-        "retry_delay": timedelta(seconds=float(os.environ.get("CARCLF_RETRY_DELAY_SECONDS", "30"))),
-    },
+    dag_id="car_retrain", schedule=deployment_schedule(), catchup=False, max_active_runs=1, params=form_params(),
+    doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), **notification_callbacks(),
 )
 def car_retrain():
-    def stage(name, hours):
+    """Add the tasks in order."""
+
+    def stage(name, *, hours):
         @task(task_id=name, execution_timeout=timedelta(hours=hours), **gpu_task_options(name))
-        def call():
+        def run():
             return run_stage(name, get_current_context())
 
-        return call()
+        return run()
 
     @task(execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
     def promote():
         return promote_or_request_approval(get_current_context())
 
-    # Between two looks a sensor holds no slot: submit may wait for tomorrow's submissions, score for the score.
+    # Between two pokes a sensor holds no slot: submit may wait for tomorrow's quota, score for the score.
     def sensor(name, *, hours, timeout, **options):
         @task.sensor(
             task_id=name, execution_timeout=timedelta(hours=hours), timeout=timeout.total_seconds(),
-            poke_interval=POKE_SECONDS, mode="reschedule", **gpu_task_options(name), **options,
+            poke_interval=poke_seconds(), mode="reschedule", **gpu_task_options(name), **options,
         )
-        def look():
+        def poke():
             return poke_stage(name, get_current_context())
 
-        return look()
+        return poke()
 
     chain(
-        *(stage(name, hours) for name, hours in HOURS.items()),
+        stage("download", hours=2),
+        stage("validate", hours=2),
+        stage("split", hours=1),
+        stage("train_head", hours=12),
+        stage("fine_tune", hours=48),
+        stage("evaluate", hours=6),
         promote(),
         approval_tasks(),
-        # none_failed: approval's tasks are skipped where nobody need approve
+        # none_failed: the approval's tasks are skipped if no approval is required
         sensor("submit", hours=6, timeout=timedelta(days=3), trigger_rule="none_failed"),
         sensor("score", hours=1, timeout=timedelta(hours=6)),
     )

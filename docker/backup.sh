@@ -1,7 +1,7 @@
 #!/bin/sh
 # Copy the database and the store of the running stack into a folder: docker/backup.sh FOLDER
-# Runs may go on meanwhile. The same folder again copies only what is new of the store. COMPOSE_FILE and
-# COMPOSE_PROJECT_NAME, in .env or here, name the stack, as for docker compose.
+# Runs may continue meanwhile. Into the same folder again, it copies only new files of the store. COMPOSE_FILE and
+# COMPOSE_PROJECT_NAME, from .env or the environment, select the stack, as for docker compose.
 set -eu
 [ -n "${1-}" ] && [ $# -eq 1 ] || { echo "Usage: make backup TO=folder, or $0 FOLDER" >&2; exit 64; }
 docker compose config -q
@@ -9,13 +9,13 @@ umask 077
 mkdir -p "$1/store"
 folder=$(cd "$1" && pwd)
 
-# The database first: what it knows of the store is then in the store.
+# The database first: everything it refers to is in the store when the store is copied.
 trap 'rm -f "$folder/database.dump.new"' EXIT
 docker compose exec -T postgres pg_dump -U airflow -Fc airflow > "$folder/database.dump.new"
 docker compose exec -T postgres pg_restore --list < "$folder/database.dump.new" > /dev/null
 mv "$folder/database.dump.new" "$folder/database.dump"
 
-# 65: some files are damaged, and named. All else is a backup.
+# Status 65: damaged files were reported and left out. The rest is a valid backup.
 status=0
 docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volume "$folder/store:/backup" worker \
   carclf store copy --to /backup || status=$?
@@ -23,5 +23,5 @@ docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volum
 cd "$folder"
 find database.dump store -type f ! -name '~*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > SHA256SUMS.new
 mv SHA256SUMS.new SHA256SUMS
-echo "$folder: $(wc -l < SHA256SUMS) files with their SHA-256 in SHA256SUMS. Keep .env apart from it: FERNET_KEY is needed."
+echo "$folder: $(wc -l < SHA256SUMS) files with their SHA-256 in SHA256SUMS. Keep .env elsewhere: a restore needs its FERNET_KEY."
 exit $status

@@ -1,18 +1,19 @@
-"""A container's health: ``check_health.py URL [COMPONENT]`` ends with 0 where the URL says so of the component."""
+"""Health check of a container: ``check_health.py URL [COMPONENT]`` exits with 0 if the URL reports it as healthy."""
 
 import json
 import sys
 import urllib.request
 
-SECONDS = 20
+TIMEOUT_SECONDS = 20
 
 
 def main() -> int:
-    """0 for healthy, 1 for not; the reason goes to the container's health log."""
-    url, component = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
+    """Return 0 for healthy, else 1; the reason goes to the container's health log."""
+    url, *components = sys.argv[1:]
+    component = components[0] if components else ""
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-            text = answer.read()
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            text = response.read()
         status = json.loads(text).get(component, {}).get("status") if component else "healthy"
     except (OSError, ValueError) as error:
         print(f"{url}: {error}")

@@ -1,4 +1,4 @@
-"""Make the buckets of CARCLF_STORE and LOGS where they are not there yet; one that exists is left as it is."""
+"""Create the buckets of CARCLF_STORE and LOGS_URL unless they exist."""
 
 import os
 import sys
@@ -6,44 +6,48 @@ import sys
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+EXIT_CONFIG = 78
+MISSING = ("404", "NoSuchBucket")
 
-def make(bucket: str) -> bool:
-    """Whether it had to be made; in the client's region, which S3 wants to be told outside of us-east-1."""
+
+def create_bucket(bucket: str) -> bool:
+    """Create the bucket in the client's region; return False if it exists."""
     client = boto3.client("s3")
     try:
         client.head_bucket(Bucket=bucket)
     except ClientError as error:
-        if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
+        if error.response["Error"]["Code"] not in MISSING:
             raise
         region = client.meta.region_name
-        there = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
-        client.create_bucket(Bucket=bucket, **there)
+        # S3 requires the region everywhere but in us-east-1, where it rejects it.
+        location = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        client.create_bucket(Bucket=bucket, **location)
         return True
     return False
 
 
-def require(name: str, url: str) -> int:
-    """0 when the bucket that the setting names is there; else a word about what to look at."""
+def ensure_bucket(name: str, url: str) -> int:
+    """Create the bucket of a setting's URL if it is missing; return 0, or 78 after printing the problem."""
     bucket = url.removeprefix("s3://").partition("/")[0]
     if not url.startswith("s3://") or not bucket:
-        print(f"{name} is {url!r}: a cluster needs s3://bucket/prefix in .env.", file=sys.stderr)
-        return 78
+        print(f"Invalid {name}={url!r}: expected s3://bucket/prefix. Set it in .env.", file=sys.stderr)
+        return EXIT_CONFIG
     try:
-        if make(bucket):
-            print(f"The bucket {bucket} is made")
+        if create_bucket(bucket):
+            print(f"Created the bucket {bucket}")
     except (ClientError, BotoCoreError) as error:
-        print(f"The bucket {bucket} of {name} cannot be looked at or made: {error}. Check {name}, STORE_ACCESS_KEY, "
+        print(f"Cannot create the bucket {bucket} of {name}: {error}. Check {name}, STORE_ACCESS_KEY, "
               "STORE_SECRET_KEY, AWS_ENDPOINT_URL_S3 and AWS_DEFAULT_REGION in .env; the key needs s3:ListBucket.",
               file=sys.stderr)
-        return 78
+        return EXIT_CONFIG
     return 0
 
 
 def main() -> int:
-    """0 when both are there."""
+    """Return 0 if both buckets exist now."""
     urls = {"CARCLF_STORE": os.environ["CARCLF_STORE"],
-            "LOGS": os.environ["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"]}
-    return next((status for name, url in urls.items() if (status := require(name, url))), 0)
+            "LOGS_URL": os.environ["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"]}
+    return next((status for name, url in urls.items() if (status := ensure_bucket(name, url))), 0)
 
 
 if __name__ == "__main__":

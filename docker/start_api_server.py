@@ -1,4 +1,4 @@
-"""Start the api-server with the administrator's password from the environment, which it then no longer holds."""
+"""Start the api-server; take the administrator's password out of its environment and into a private file."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Write the file that Airflow reads passwords from, mode 600, and become ``airflow api-server``."""
+    """Write the file of passwords, mode 600, and replace this process by ``airflow api-server``."""
     path = Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -9,7 +9,6 @@ import typer
 
 from carclf.artifacts import cache_folder
 from carclf.cli.champions import champion_app
-from carclf.cli.demo import demo_server
 from carclf.cli.doctor import doctor
 from carclf.cli.ensemble import ensemble
 from carclf.cli.experiment import experiment_app
@@ -18,6 +17,7 @@ from carclf.cli.find import find_batch_size, find_lr
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
 from carclf.cli.runs import runs_app
+from carclf.cli.serve_demo import demo_server
 from carclf.cli.stages import add_stage_commands, run_all
 from carclf.cli.store import store_app
 from carclf.errors import CarclfError, ConfigError

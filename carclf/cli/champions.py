@@ -41,8 +41,7 @@ def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) 
 @champion_app.command()
 def show(
     name: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} By default the champion.")] = "",
-    store_url: StoreOption = "store",
-    as_json: JsonOption = False,
+    store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Show a champion: its metrics, why it was promoted, and where its files are."""
     store = open_store(store_url)
@@ -90,8 +89,7 @@ def promote(
 @champion_app.command()
 def rollback(
     to: Annotated[str, typer.Option("--to", help=f"{MODEL_HELP} By default the previous champion.")] = "",
-    store_url: StoreOption = "store",
-    by: ByOption = "",
+    store_url: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Make an earlier champion the champion again."""
     store = open_store(store_url)
@@ -107,8 +105,7 @@ def rollback(
 @champion_app.command("set-threshold")
 def set_threshold_command(
     threshold: Annotated[float, typer.Argument(min=0, max=1, help="The accuracy that a candidate must reach.")],
-    store_url: StoreOption = "store",
-    by: ByOption = "",
+    store_url: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Change the stored accuracy threshold of the gate."""
     store = open_store(store_url)

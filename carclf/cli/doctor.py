@@ -43,9 +43,7 @@ def run_checks(config: Config, store_url: str) -> list[Check]:
     return [
         _run_check("Kaggle", lambda: _check_kaggle(config.competition)),
         _run_check("store", lambda: _check_store(store_url)),
-        _run_check("weights", lambda: _check_weights(config, store_url)),
-        _run_check("disk", _check_disk),
-        _check_gpu(),
+        _run_check("weights", lambda: _check_weights(config, store_url)), _run_check("disk", _check_disk), _check_gpu(),
     ]
 
 

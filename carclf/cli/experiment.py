@@ -10,8 +10,8 @@ import typer
 from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOption, validate_parent_folder
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import racing, trainings
-from carclf.experiments.experiment_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
+from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
 from carclf.progress import log
@@ -57,21 +57,10 @@ FormOption = Annotated[
 
 @experiment_app.command("plan")
 def plan_command(
-    name: NameOption,
-    try_: TryOption = [],
-    store_url: StoreOption = "store",
-    recipe: RecipeOption = "gpu",
-    set_: SetOption = [],
-    seeds: SeedsOption = "0,1",
-    folds: FoldsOption = 0,
-    rungs: RungsOption = "",
-    keep_fraction: KeepOption = 0.5,
-    budget_minutes: BudgetOption = 0,
-    search: SearchOption = [],
-    num_trials: TrialsOption = 8,
-    study: StudyOption = "",
-    form: FormOption = "",
-    result: ResultOption = None,
+    name: NameOption, try_: TryOption = [], store_url: StoreOption = "store", recipe: RecipeOption = "gpu",
+    set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",
+    keep_fraction: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [],
+    num_trials: TrialsOption = 8, study: StudyOption = "", form: FormOption = "", result: ResultOption = None,
 ) -> None:
     """Plan an experiment and check the settings of every training."""
     if form and try_:
@@ -103,10 +92,8 @@ def _proposed_recipes(plan: Plan, form: Form, store: Store) -> dict[str, Changes
 
 @experiment_app.command()
 def prepare(
-    name: NameOption,
-    store_url: StoreOption = "store",
-    fold: Annotated[int, typer.Option(help="The fold to prepare.")] = 0,
-    result: ResultOption = None,
+    name: NameOption, store_url: StoreOption = "store",
+    fold: Annotated[int, typer.Option(help="The fold to prepare.")] = 0, result: ResultOption = None,
 ) -> None:
     """Download, validate and split the data of a fold, once for all its trainings."""
     store = open_store(store_url)
@@ -131,8 +118,7 @@ def train(
 
 @experiment_app.command()
 def survivors(
-    name: NameOption,
-    store_url: StoreOption = "store",
+    name: NameOption, store_url: StoreOption = "store",
     rung: Annotated[int, typer.Option(min=0, help="The last rung, counted from 1; 0 is before the first.")] = 0,
     result: ResultOption = None,
 ) -> None:

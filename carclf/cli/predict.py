@@ -72,11 +72,8 @@ def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":
     settings = tta_settings(selected.evaluation)
     _log_model(selected, settings)
     return ImagePredictor(
-        keras.models.load_model(selected.model.path(store, "model.keras"), compile=False),
-        selected.model.image_size,
-        settings,
-        selected.temperature or 1.0,
-        _max_megapixels(selected, store),
+        keras.models.load_model(selected.model.path(store, "model.keras"), compile=False), selected.model.image_size,
+        settings, selected.temperature or 1.0, _max_megapixels(selected, store),
     )
 
 
@@ -106,9 +103,7 @@ def _to_json(selected: SelectedModel, prediction: "ImagePrediction", class_names
     probabilities = dict(zip(class_names, map(float, prediction.probabilities), strict=True))
     predicted = max(probabilities, key=lambda name: probabilities[name])
     return line | {
-        "class": int(predicted),
-        "probability": probabilities[predicted],
-        "probabilities": probabilities,
+        "class": int(predicted), "probability": probabilities[predicted], "probabilities": probabilities,
         "temperature": selected.temperature,
     }
 

@@ -74,8 +74,7 @@ def show(
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="A", help="The id of a run.")],
     run_b: Annotated[str, typer.Argument(metavar="B", help="The id of the other run.")],
-    store_url: StoreOption = "store",
-    as_json: JsonOption = False,
+    store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: settings, metrics, and a paired test on the validation images that they share."""
     from carclf.dashboard.run_comparison import compare_runs

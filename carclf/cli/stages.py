@@ -30,10 +30,7 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 
 def _download(
-    run: RunOption,
-    store_url: StoreOption = "store",
-    recipe: RecipeOption = "gpu",
-    set_: SetOption = [],
+    run: RunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     result: ResultOption = None,
 ) -> None:
     new_run = Run.start_or_resume(run, open_store(store_url), recipe, load_settings(recipe, set_))
@@ -70,9 +67,7 @@ def _finish(result: Result, path: Path | None) -> None:
 
 
 def run_all(
-    store_url: StoreOption = "store",
-    recipe: RecipeOption = "gpu",
-    set_: SetOption = [],
+    store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     run_id: Annotated[str, typer.Option("--run", help="The id of the run; by default the recipe and the time.")] = "",
 ) -> None:
     """Run every stage in order, without Airflow. The command resumes a run with the same id and settings."""

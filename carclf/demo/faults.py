@@ -1,4 +1,4 @@
-"""Faults that the demo server makes on demand: what is known to go wrong between Kaggle and its client."""
+"""Faults that the demo server produces on demand: what goes wrong between Kaggle and its client."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ FaultKind = Literal["status", "drop", "truncate", "html", "drop_after", "stall",
 class Fault:
     """What goes wrong at the next ``times`` calls of a method ("Download" and "Upload" are the bodies).
 
-    status: that status, with Retry-After where given. drop: the connection closes without an answer, or in the
-    middle of a body. drop_after: the call counts, then the connection closes. stall: no answer for 30 s.
-    html: a web page with status 200. truncate, corrupt: an archive cut short, or damaged, at its source.
-    expired: what storage says of a signed URL that ran out. empty: a list that does not show its entries yet.
+    status: respond with that status, and Retry-After if given. drop: close the connection without a response, or in the
+    middle of a body. drop_after: execute the call, then close the connection. stall: do not respond for 30 s.
+    html: respond with a web page and status 200. truncate, corrupt: serve a truncated or damaged archive.
+    expired: respond like the storage to an expired URL. empty: respond with a list that lacks its entries.
     """
 
     method: str
@@ -25,7 +25,7 @@ class Fault:
 
 
 def take_fault(faults: Iterable[Fault], method: str) -> Fault | None:
-    """Use up one of the first planned fault of a method; None where none is left."""
+    """Use up one call of the first planned fault of a method; None if none is left."""
     for fault in faults:
         if fault.method == method and fault.times > 0:
             fault.times -= 1

@@ -1,4 +1,4 @@
-"""A rendered car competition: ten body shapes in any color, light, place and angle, and some broken files."""
+"""A rendered car competition: ten body shapes in any color, light, position and angle, and some broken files."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,10 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from carclf.errors import ConfigError
 
 NUM_CLASSES = 10
-# Silhouettes in units of the car's length and height, wheels apart: (roof line points, wheel radius, wheel places).
+HORIZON = 0.6  # of the image's height
+WINDOW_HEIGHT = 0.4  # points of the outline above this are around the windows
+FLIP_PROBABILITY = 0.5
+# Silhouettes in units of the car's length and height: (outline from left to right, wheel radius, wheel positions).
 BODIES: tuple[tuple[tuple[tuple[float, float], ...], float, tuple[float, ...]], ...] = (
     (((0, .5), (.2, .45), (.33, .1), (.68, .1), (.82, .45), (1, .5)), .13, (.2, .8)),  # sedan
     (((0, .5), (.25, .45), (.4, .1), (.85, .1), (1, .5)), .13, (.2, .82)),  # hatchback
@@ -27,11 +30,11 @@ BODIES: tuple[tuple[tuple[tuple[float, float], ...], float, tuple[float, ...]], 
 
 
 def render_competition(folder: Path, *, num_train: int = 700, num_test: int = 150, seed: int = 0) -> None:
-    """Write the competition's layout, and ``truth.csv``; the same seed gives the same bytes."""
+    """Write a competition and its ``truth.csv``; the same seed gives the same bytes."""
     if min(num_train, num_test) < NUM_CLASSES:
-        raise ConfigError(f"{num_train} and {num_test} images were asked for; give at least {NUM_CLASSES} of each.")
+        raise ConfigError(f"Got {num_train} and {num_test} images; give at least {NUM_CLASSES} of each.")
     rng = np.random.default_rng(seed)
-    # Ids from 900001 on are the planted faults'.
+    # Ids from 900001 on belong to the planted files.
     ids = [f"{name}.jpg" for name in rng.permutation(800_000)[: num_train + num_test] + 100_000]
     labels = np.arange(num_train + num_test) % NUM_CLASSES
     for name, label in zip(ids[:num_train], labels, strict=False):
@@ -51,17 +54,17 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _write_train_table(folder: Path) -> None:
-    """``train.csv``, grouped by class as the competition's own."""
+    """Write ``train.csv``, grouped by class like that of the real competition."""
     rows = [(path.name, path.parent.name) for path in sorted((folder / "train").glob("*/*"))]
     pd.DataFrame(rows, columns=["Id", "Category"]).to_csv(folder / "train.csv", index=False, lineterminator="\n")
 
 
 def _plant_faults(folder: Path, rng: np.random.Generator) -> None:
-    """Broken files and copies, so that validation has something to find, and two oddities that are usable."""
+    """Add broken files and copies for the validation stage, and two unusual images that are usable."""
     whole = car_image(0, rng)
     _write(folder / "train/0/900001.jpg", whole[: len(whole) // 2])
     _write(folder / "train/1/900002.jpg", b"")
-    _write(folder / "train/2/900003.jpg", b"<html>no picture</html>")
+    _write(folder / "train/2/900003.jpg", b"<html>not an image</html>")
     _write(folder / "train/3/900004.jpg", _encoded(_image(3, rng), "PNG"))
     _write(folder / "train/4/900005.jpg", _encoded(_image(4, rng).convert("L"), "JPEG"))
     for label in (5, 6):
@@ -70,7 +73,7 @@ def _plant_faults(folder: Path, rng: np.random.Generator) -> None:
 
 
 def car_image(label: int, rng: np.random.Generator) -> bytes:
-    """One JPEG of a car of that class."""
+    """Return a JPEG of a car of that class."""
     return _encoded(_image(label, rng), "JPEG", quality=int(rng.integers(70, 95)))
 
 
@@ -85,9 +88,9 @@ def _image(label: int, rng: np.random.Generator) -> Image.Image:
     image = _background(width, height, rng)
     car = _car(label, width, rng)
     car = car.rotate(float(rng.uniform(-4, 4)), resample=Image.Resampling.BILINEAR, expand=True)
-    if rng.random() < 0.5:
+    if rng.random() < FLIP_PROBABILITY:
         car = car.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # Photographers centre the car: so a small net can learn from a few hundred pictures.
+    # The car is near the center, as photographers place it, so that a small network learns from a few hundred images.
     left = int(rng.uniform(0.4, 0.6) * (width - car.width))
     top = int(rng.uniform(0.5, 0.7) * (height - car.height))
     image.paste(car, (left, top), car)
@@ -100,16 +103,18 @@ def _image(label: int, rng: np.random.Generator) -> Image.Image:
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
     sky, ground = rng.integers(170, 256, 3), rng.integers(70, 120, 3)
     rows = np.linspace(0, 1, height)[:, None, None]
-    pixels = np.where(rows < 0.6, sky * (1 - rows / 2), ground) * np.ones((1, width, 1))
+    pixels = np.where(rows < HORIZON, sky * (1 - rows / 2), ground) * np.ones((1, width, 1))
     image = Image.fromarray(pixels.astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(0, 6))):
-        x, w, h = rng.uniform(0, width), rng.uniform(20, 80), rng.uniform(20, height * 0.5)
-        draw.rectangle((x, height * 0.6 - h, x + w, height * 0.6), fill=_colour(rng, 120))
+        x = rng.uniform(0, width)
+        w = rng.uniform(20, 80)
+        h = rng.uniform(20, height * 0.5)
+        draw.rectangle((x, height * HORIZON - h, x + w, height * HORIZON), fill=_color(rng, 120))
     return image
 
 
-def _colour(rng: np.random.Generator, darkest: int = 20) -> tuple[int, int, int]:
+def _color(rng: np.random.Generator, darkest: int = 20) -> tuple[int, int, int]:
     red, green, blue = (int(value) for value in rng.integers(darkest, 220, 3))
     return red, green, blue
 
@@ -119,16 +124,19 @@ def _car(label: int, width: int, rng: np.random.Generator) -> Image.Image:
     length = width * rng.uniform(0.74, 0.86)
     tall, up = length * rng.uniform(0.36, 0.46), length * 0.2
     image = Image.new("RGBA", (int(length) + 2, int(tall + 2 * up)))
-    draw, body = ImageDraw.Draw(image), _colour(rng)
+    draw = ImageDraw.Draw(image)
+    body = _color(rng)
     points = [(x * length, up + y * tall) for x, y in outline]
     points += [(length, up + tall * 0.85), (0, up + tall * 0.85)]
     draw.polygon(points, fill=(*body, 255), outline=(20, 20, 20, 255))
-    glass = [(x * length * 0.9 + length * 0.05, up + y * tall + tall * 0.06) for x, y in outline if y < 0.4]
+    glass = [(x * length * 0.9 + length * 0.05, up + y * tall + tall * 0.06) for x, y in outline if y < WINDOW_HEIGHT]
     if len(glass) > 1:
         (x0, y0), (x1, _) = min(glass), max(glass)
         draw.rectangle((x0 + 4, y0 + 4, max(x0 + 5, x1 - 4), max(y0 + 5, up + tall * 0.42)), fill=(150, 190, 210, 255))
-    for place in wheels:
-        x, y, r = place * length, up + tall * 0.85, radius * tall * 1.5
+    y = up + tall * 0.85
+    r = radius * tall * 1.5
+    for position in wheels:
+        x = position * length
         draw.ellipse((x - r, y - r, x + r, y + r), fill=(25, 25, 25, 255))
         draw.ellipse((x - r / 2, y - r / 2, x + r / 2, y + r / 2), fill=(170, 170, 170, 255))
     return image

@@ -1,8 +1,9 @@
-"""``carclf demo-server``: serve a rendered or a given competition until a signal comes."""
+"""``carclf demo-server``: serve a rendered or a given competition until a signal arrives."""
 
 import re
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from carclf.artifacts import atomic_folder
@@ -12,38 +13,50 @@ from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
+DAILY_LIMIT = 1000  # far above Kaggle's, because a demo is run again and again
 
 
-# The demo is run again and again: its limit is not Kaggle's.
-DAILY_LIMIT = 1000
+@dataclass(frozen=True)
+class ServeOptions:
+    """What ``carclf demo-server`` serves, and where; without ``data`` it renders a competition."""
+
+    data: Path | None
+    truth: Path | None
+    holdout: float | None
+    slug: str
+    work: Path
+    address: tuple[str, int] = ("127.0.0.1", 0)
+    daily_limit: int = DAILY_LIMIT
 
 
-def serve(
-    data: Path | None, truth: Path | None, holdout: float | None, address: tuple[str, int], slug: str,
-    work: Path, daily_limit: int = DAILY_LIMIT,
-) -> None:
-    """Print one line with the address, then serve until SIGINT or SIGTERM.
+def serve(options: ServeOptions) -> None:
+    """Print a line with the URL, then serve until SIGINT or SIGTERM.
 
-    The folder ``work`` keeps the archive and the submissions, for the next server in it.
+    The folder ``work`` keeps the archive and the submissions for the next server.
     """
-    if not SLUG.fullmatch(slug):
-        raise ConfigError(f"{slug!r} is no slug: use small letters, digits and hyphens.")
+    if not SLUG.fullmatch(options.slug):
+        raise ConfigError(f"Invalid slug {options.slug!r}: use lower-case letters, digits and hyphens.")
     try:
-        work.mkdir(parents=True, exist_ok=True)
+        options.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{work} cannot be made: {error.strerror}. Give another --work-dir.") from error
+        raise ConfigError(f"Cannot create {options.work}: {error.strerror}. Give another --work-dir.") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    if data is None:
-        data = work / "rendered-v2"
-        with atomic_folder(data) as folder:
-            if folder is not None:
-                render_competition(folder)
-        truth = truth if truth or holdout is not None else data / "truth.csv"
-    competition = open_competition(data, slug=slug, work=work, truth=truth, holdout=holdout)
-    host, port = address
-    memory = work / f"{slug}-submissions.json"
-    with DemoServer(competition, host=host, port=port, daily_limit=daily_limit, memory=memory) as server:
-        print(f"carclf demo-server: competition '{slug}' at {server.url} (user demo, key demo-key)", flush=True)
+    data, truth = _data_and_truth(options)
+    competition = open_competition(data, slug=options.slug, work=options.work, truth=truth, holdout=options.holdout)
+    submissions_path = options.work / f"{options.slug}-submissions.json"
+    with DemoServer(competition, address=options.address, daily_limit=options.daily_limit,
+                    submissions_path=submissions_path) as server:
+        print(f"carclf demo-server: competition '{options.slug}' at {server.url} (user demo, key demo-key)", flush=True)
         stop.wait()
+
+
+def _data_and_truth(options: ServeOptions) -> tuple[Path, Path | None]:
+    if options.data is not None:
+        return options.data, options.truth
+    rendered = options.work / "rendered-v2"
+    with atomic_folder(rendered) as folder:
+        if folder is not None:
+            render_competition(folder)
+    return rendered, options.truth if options.truth or options.holdout is not None else rendered / "truth.csv"

@@ -1,4 +1,4 @@
-"""The files that the demo server offers: the whole archive, and each member of it."""
+"""The files that the demo server offers: the whole archive, and each of its members."""
 
 import functools
 import hashlib
@@ -11,10 +11,12 @@ from typing import IO
 
 from carclf.demo.faults import Fault
 
+DAMAGED_BYTES = 64
+
 
 @dataclass(frozen=True)
 class ServedFile:
-    """An open file, its size in bytes, and the ETag that stands for its content."""
+    """An open file, its size in bytes, and the ETag of its content."""
 
     content: IO[bytes]
     num_bytes: int
@@ -22,7 +24,7 @@ class ServedFile:
 
 
 def digest(archive: Path) -> str:
-    """The archive's SHA-256, computed once for each content."""
+    """Return the archive's SHA-256, computed once for each content."""
     stat = archive.stat()
     return _digest(archive, stat.st_mtime_ns, stat.st_size)
 
@@ -34,13 +36,13 @@ def _digest(archive: Path, _mtime_ns: int, _num_bytes: int) -> str:
 
 
 def member_sizes(archive: Path) -> dict[str, int]:
-    """The members' names and sizes."""
+    """Return the members' sizes in bytes by name."""
     with zipfile.ZipFile(archive) as opened:
         return {member.filename: member.file_size for member in opened.infolist()}
 
 
 def open_file(archive: Path, member: str | None, fault: Fault | None, stack: ExitStack) -> ServedFile:
-    """The archive, or a member of it (KeyError where there is none), with the damage that a fault asks for."""
+    """Open the archive, or a member of it, damaged as a fault asks for; KeyError if there is no such member."""
     etag = digest(archive)[:32]
     if member is None:
         file: IO[bytes] = stack.enter_context(archive.open("rb"))
@@ -52,12 +54,13 @@ def open_file(archive: Path, member: str | None, fault: Fault | None, stack: Exi
         etag += f"-{member}"
     if fault is None or fault.kind not in ("truncate", "corrupt"):
         return ServedFile(file, num_bytes, f'"{etag}"')
-    data = _damaged(file.read(), fault)
+    data = _damage(file.read(), fault)
     return ServedFile(io.BytesIO(data), len(data), f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
 
-def _damaged(data: bytes, fault: Fault) -> bytes:
+def _damage(data: bytes, fault: Fault) -> bytes:
     middle = len(data) // 2
     if fault.kind == "truncate":
         return data[:middle]
-    return data[:middle] + bytes(byte ^ 255 for byte in data[middle : middle + 64]) + data[middle + 64 :]
+    end = middle + DAMAGED_BYTES
+    return data[:middle] + bytes(byte ^ 255 for byte in data[middle:end]) + data[end:]

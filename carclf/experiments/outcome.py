@@ -164,10 +164,7 @@ def _correct_matrices(tables: Tables, ensemble: Sequence[str]) -> dict[str, Corr
 
 
 def _rows(
-    plan: Plan,
-    trainings: _Trainings,
-    correct: Mapping[str, CorrectMatrix],
-    comparisons: Sequence[RecipeComparison],
+    plan: Plan, trainings: _Trainings, correct: Mapping[str, CorrectMatrix], comparisons: Sequence[RecipeComparison],
 ) -> list[Row]:
     by_recipe = {comparison.recipe: comparison for comparison in comparisons}
     baseline_minutes = training_cost(BASELINE, plan, trainings.evaluated).get("minutes", 0.0)
@@ -176,13 +173,8 @@ def _rows(
         cost = training_cost(name, plan, trainings.evaluated)
         relative_cost = cost["minutes"] / baseline_minutes if cost and baseline_minutes else None
         row: Row = {
-            "recipe": name,
-            "changes": plan.recipes.get(name, {}),
-            "num_seeds": len(matrix),
-            "accuracy": float(matrix.mean()),
-            "accuracy_std": seed_std(matrix),
-            **cost,
-            "relative_cost": relative_cost,
+            "recipe": name, "changes": plan.recipes.get(name, {}), "num_seeds": len(matrix),
+            "accuracy": float(matrix.mean()), "accuracy_std": seed_std(matrix), **cost, "relative_cost": relative_cost,
             "runs": [run.run_id for run in plan.training_runs if run.recipe == name],
             "command": reproduce_command(name, plan, trainings.evaluated),
         }

@@ -58,10 +58,7 @@ class RecipeComparison:
 
 
 def compare_recipes(
-    correct: Mapping[str, CorrectMatrix],
-    baseline: str,
-    *,
-    significance_level: float = 0.05,
+    correct: Mapping[str, CorrectMatrix], baseline: str, *, significance_level: float = 0.05,
     num_prior_recipes: int = 0,
 ) -> tuple[list[RecipeComparison], float | None]:
     """Compare every recipe with the baseline.
@@ -126,21 +123,14 @@ def _compare(name: str, correct: CorrectMatrix, base: CorrectMatrix, design: _De
     half_width = float(t.isf(design.significance_level / 2 / design.num_comparisons, degrees)) * error
     p_value = float(2 * t.sf(abs(difference) / error, degrees)) * design.num_comparisons
     return RecipeComparison(
-        recipe=name,
-        num_seeds=len(correct),
-        accuracy=float(correct.mean()),
-        accuracy_std=seed_std(correct),
-        difference=difference,
-        low=max(-1.0, difference - half_width),
-        high=min(1.0, difference + half_width),
+        recipe=name, num_seeds=len(correct), accuracy=float(correct.mean()), accuracy_std=seed_std(correct),
+        difference=difference, low=max(-1.0, difference - half_width), high=min(1.0, difference + half_width),
         p_value=min(1.0, p_value),
         minimum_detectable_difference=min(1.0, half_width + float(t.isf(1 - POWER, degrees)) * error),
     )
 
 
-def _standard_error(
-    differences: npt.NDArray[np.float64], seed_weight: float, design: _Design
-) -> tuple[float, float]:
+def _standard_error(differences: npt.NDArray[np.float64], seed_weight: float, design: _Design) -> tuple[float, float]:
     """Return the standard error of the mean difference and its degrees of freedom (Satterthwaite 1946)."""
     num = len(differences)
     # One more image for either recipe, so that equal predictions of few images do not prove that the recipes are equal

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 Rows = Mapping[str, Row]
 LAST = "score"
 TRAINING = ("train_head", "fine_tune")
+ACCURACY_METRICS = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
 MAX_TEXT = 200  # characters of any text in a row
 NUM_READERS = 16  # records that are read concurrently
 
@@ -91,7 +92,7 @@ def index_row(record: Record) -> Row:
         "dataset": _text(stages.get("validate", {}).get("key")),
         "model": _text(stages.get("fine_tune", {}).get("key")),
         **_state(stages, latest),
-        **{name: finite_number(evaluated.get(name)) for name in ("val_accuracy", "val_accuracy_low", "val_accuracy_high")},
+        **{name: finite_number(evaluated.get(name)) for name in ACCURACY_METRICS},
         **{name: finite_number(scored.get(name)) for name in ("public_score", "rank")},
         "decision": _text(decision),
         **_minutes(stages),

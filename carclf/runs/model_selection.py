@@ -80,9 +80,7 @@ def _describe(store: Store, model: Model, origin: str, record: Record | None) ->
     return SelectedModel(model, origin, _find_evaluation(store, model, record, decision), decision, record, scores)
 
 
-def _find_evaluation(
-    store: Store, model: Model, record: Record | None, decision: Decision | None
-) -> Evaluation | None:
+def _find_evaluation(store: Store, model: Model, record: Record | None, decision: Decision | None) -> Evaluation | None:
     likely = [record["stages"].get("evaluate", {}).get("key")] if record else []
     likely += [decision.inputs.get("evaluation")] if decision else []
     if (evaluation := _first_of_model(store, model, likely)) is not None:

@@ -20,7 +20,7 @@ from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import validate
-from carclf.training.warm_start import SPEED
+from carclf.training.warm_start import SPEED_SETTINGS
 
 A = TypeVar("A", bound=Artifact)
 
@@ -132,7 +132,7 @@ _SPECS = (
     StageSpec("split", ("validate",), ("seed", "split"), Split, _split),
     StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model, _train_head),
     StageSpec("fine_tune", ("download", "split", "train_head"), ("seed", "model.precision", "augment", "fine_tune"),
-              Model, _fine_tune, excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED))),
+              Model, _fine_tune, excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED_SETTINGS))),
     StageSpec("evaluate", ("download", "split", "fine_tune"), ("evaluate",), Evaluation, _evaluate,
               excluded=("evaluate.batch_size",)),
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import keras
 
 # These settings change no weight: only the speed of reading, and when checkpoints are saved.
-SPEED = {"num_workers", "cache_gb", "checkpoint_minutes"}
+SPEED_SETTINGS = {"num_workers", "cache_gb", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     """Return the settings that decide a fine-tuning's result, together with its inputs."""
     return {
-        "fine_tune": config.fine_tune.model_dump(exclude=SPEED), "precision": config.model.precision,
+        "fine_tune": config.fine_tune.model_dump(exclude=SPEED_SETTINGS), "precision": config.model.precision,
         "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
     }
 

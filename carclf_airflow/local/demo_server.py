@@ -1,34 +1,35 @@
-"""A competition on loopback that speaks Kaggle's protocol, as a process."""
+"""The demo competition's server as a process of the launcher."""
 
 import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from carclf.errors import ConfigError
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.server import AirflowError
 
-SERVER_SECONDS = 120.0
+START_SECONDS = 120.0
 
 
-def start_demo_server(processes: ProcessGroup, work: Path, environment: dict[str, str], **given: Any) -> str:
-    """Start ``carclf demo-server`` with the options that are given, and return its address."""
-    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work-dir", str(work)]
-    command += [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
+def start_demo_server(
+    processes: ProcessGroup, work_folder: Path, environment: dict[str, str], options: dict[str, object] | None = None
+) -> str:
+    """Start ``carclf demo-server`` with those options that have a value, and return its URL."""
+    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work-dir", str(work_folder)]
+    command += [part for name, value in (options or {}).items() if value for part in (f"--{name}", str(value))]
     path = processes.start("demo-server", command, environment)
-    limit = time.monotonic() + SERVER_SECONDS
+    limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit:
-        if found := re.search(r"at (http://127\.0\.0\.1:\d+)", path.read_text()):
-            return found[1]
-        if processes.ended():
-            raise ConfigError(f"The demo server did not start: {_reason(path.read_text())}")
+        if match := re.search(r"at (http://127\.0\.0\.1:\d+)", path.read_text()):
+            return match[1]
+        if processes.find_exited():
+            raise ConfigError(f"The demo server did not start: {_error_line(path.read_text())}")
         time.sleep(0.2)
-    raise AirflowError(f"The demo server gave no address; look into {path}")
+    raise AirflowError(f"The demo server did not start within {START_SECONDS:.0f} s; see {path}")
 
 
-def _reason(output: str) -> str:
-    """The line in which carclf says what is wrong, or the last lines."""
+def _error_line(output: str) -> str:
+    """Return the line in which carclf reports an error, or the last lines."""
     lines = output.strip().splitlines()
     return next((line for line in reversed(lines) if line.startswith("carclf: ")), "\n".join(lines[-5:]))

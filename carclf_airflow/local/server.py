@@ -1,4 +1,4 @@
-"""Airflow's settings and processes on one machine: SQLite, LocalExecutor, loopback only, a generated password."""
+"""Airflow on this machine: SQLite, LocalExecutor, loopback only, a generated password; and its REST API."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,30 @@ from carclf.errors import ConfigError
 from carclf_airflow.local.processes import ProcessGroup
 
 HEALTHY_SECONDS = 180.0
-LOCKED_SECONDS = 60  # that a part waits for the database, which others lock for long on a busy disk; else it ends
+SQLITE_TIMEOUT_SECONDS = 60  # on a busy disk others lock the database for long; a component that waits in vain exits
 NUM_WORKERS = 4  # tasks at once
+MAX_PORT = 65535
+GET_ATTEMPTS = 3
+COMPONENTS = ("metadatabase", "scheduler", "dag_processor")
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 
 
 class AirflowError(Exception):
-    """Airflow did not start or answer; the message says where its log is."""
+    """Airflow did not start or did not respond; the message names its log."""
 
 
-def _wanted_port() -> int:
+def _requested_port() -> int:
     text = os.environ.get("CARCLF_PORT") or "8080"
-    if not text.isdecimal() or int(text) > 65535:
-        raise ConfigError(f"CARCLF_PORT={text} is no port. Give a number up to 65535, or 0 for any that is free.")
+    if not text.isdecimal() or int(text) > MAX_PORT:
+        raise ConfigError(f"Invalid CARCLF_PORT={text}: expected a number up to {MAX_PORT}, or 0 for any free port.")
     return int(text)
 
 
-def free_port(wanted: int) -> int:
-    """The wanted port if it is free on loopback, else any free one."""
-    for port in (wanted, 0):
+def free_port(preferred: int) -> int:
+    """Return the preferred port if it is free on loopback, else any free port."""
+    for port in (preferred, 0):
         with socket.socket() as probe:
-            # connections of a server that has just ended keep its port from others, but not from its like
+            # As servers do: connections of a server that has just ended do not block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -48,18 +52,17 @@ def free_port(wanted: int) -> int:
 
 
 def load_secrets(home: Path) -> dict[str, str]:
-    """Keys and the admin's password, generated once and kept with mode 600."""
+    """Return the keys and the admin's password; they are generated once and kept in files of mode 600."""
     path = home / "secrets.json"
     if not path.exists():
         home.mkdir(parents=True, exist_ok=True)
-        made = {
+        _write_private(path, json.dumps({
             "fernet": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(), "api": secrets.token_hex(32),
             "jwt": secrets.token_hex(32), "admin": secrets.token_urlsafe(12),
-        }
-        _write_private(path, json.dumps(made))
-    found: dict[str, str] = json.loads(path.read_text())
-    _write_private(home / "passwords.json", json.dumps({"admin": found["admin"]}))
-    return found
+        }))
+    keys: dict[str, str] = json.loads(path.read_text())
+    _write_private(home / "passwords.json", json.dumps({"admin": keys["admin"]}))
+    return keys
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -69,19 +72,18 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def airflow_environment(home: Path, port: int, num_workers: int) -> dict[str, str]:
-    """The environment that makes Airflow a small, private one."""
+    """Return the environment of a small, private Airflow."""
     keys = load_secrets(home)
     options = {
-        "core__dags_folder": str(REPOSITORY_ROOT / "dags"), "core__plugins_folder": str(REPOSITORY_ROOT / "plugins"),
-        "api__instance_name": "Car classifier", "core__load_examples": "False", "core__executor": "LocalExecutor",
-        "core__parallelism": str(num_workers), "core__fernet_key": keys["fernet"],
+        "core__dags_folder": str(REPOSITORY_ROOT / "dags"), "core__load_examples": "False",
+        "core__executor": "LocalExecutor", "core__parallelism": str(num_workers), "core__fernet_key": keys["fernet"],
         "core__simple_auth_manager_users": "admin:admin",
         "core__simple_auth_manager_passwords_file": str(home / "passwords.json"),
         "core__execution_api_server_url": f"http://127.0.0.1:{port}/execution/",
-        "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={LOCKED_SECONDS}",
+        "database__sql_alchemy_conn": f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_TIMEOUT_SECONDS}",
         "api__host": "127.0.0.1", "api__port": str(port), "api__base_url": f"http://127.0.0.1:{port}",
-        "api__secret_key": keys["api"], "api_auth__jwt_secret": keys["jwt"], "api__workers": "1",
-        "logging__base_log_folder": str(home / "logs"),
+        "api__instance_name": "Car classifier", "api__secret_key": keys["api"], "api__workers": "1",
+        "api_auth__jwt_secret": keys["jwt"], "logging__base_log_folder": str(home / "logs"),
         "workers__min_heartbeat_interval": "1", "scheduler__scheduler_idle_sleep_time": "0.2",
         "dag_processor__refresh_interval": "60", "usage_data_collection__enabled": "False",
     }
@@ -96,68 +98,77 @@ class Airflow:
     def __init__(
         self, home: Path, processes: ProcessGroup, environment: dict[str, str], *, num_workers: int = NUM_WORKERS
     ) -> None:
-        self.home, self.processes = home, processes
-        self.port = free_port(_wanted_port())
+        self.home = home
+        self.processes = processes
+        self.port = free_port(_requested_port())
         self.url = f"http://127.0.0.1:{self.port}"
         path = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
         self.environment = environment | airflow_environment(home, self.port, num_workers) | {"PATH": path}
         self.session = requests.Session()
-        self.session.trust_env = False  # no proxy stands before loopback
+        self.session.trust_env = False  # loopback needs no proxy
 
     def start(self) -> None:
-        """Make the database, start the parts, and wait until all are healthy."""
+        """Create the database, start the components, wait until all are healthy, and log in."""
         command = [sys.executable, "-m", "airflow"]
-        made = subprocess.run([*command, "db", "migrate"], env=self.environment, capture_output=True, text=True)
-        if made.returncode:
-            raise AirflowError(f"airflow db migrate failed:\n{(made.stdout + made.stderr)[-2000:]}")
+        migration = subprocess.run([*command, "db", "migrate"], env=self.environment, capture_output=True, text=True,
+                                   check=False)
+        if migration.returncode:
+            raise AirflowError(f"airflow db migrate failed:\n{(migration.stdout + migration.stderr)[-2000:]}")
         # Airflow's log server listens on every address; here the logs are read from the folder.
         for name, *options in (("api-server",), ("dag-processor",), ("scheduler", "--skip-serve-logs")):
             self.processes.start(name, [*command, name, *options], self.environment)
         limit = time.monotonic() + HEALTHY_SECONDS
         while not self._healthy():
-            if (name := self.processes.ended()) or time.monotonic() > limit:
-                raise AirflowError(f"Airflow's {name or 'parts'} did not start; look into {self.processes.logs}")
+            if (name := self.processes.find_exited()) or time.monotonic() > limit:
+                raise AirflowError(f"Airflow did not start ({name or 'time-out'}); see {self.processes.log_folder}")
             time.sleep(0.5)
         self._log_in()
 
     def _healthy(self) -> bool:
         try:
-            found = self.session.get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
+            health = self.session.get(f"{self.url}/api/v2/monitor/health", timeout=5).json()
         except (requests.RequestException, ValueError):
             return False
-        parts = ("metadatabase", "scheduler", "dag_processor")
-        return all(found.get(part, {}).get("status") == "healthy" for part in parts)
+        return all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS)
 
     def _log_in(self) -> None:
         body = {"username": "admin", "password": load_secrets(self.home)["admin"]}
-        answer = self.session.post(f"{self.url}/auth/token", json=body, timeout=30)
-        if answer.status_code == 401:  # the port was free when it was chosen
-            raise AirflowError(f"Another Airflow answers at {self.url}. Start again, or set CARCLF_PORT.")
-        answer.raise_for_status()
-        self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        response = self.session.post(f"{self.url}/auth/token", json=body, timeout=30)
+        if response.status_code == HTTPStatus.UNAUTHORIZED:  # the port was free when it was chosen
+            raise AirflowError(f"Another Airflow is running at {self.url}. Start again, or set CARCLF_PORT.")
+        response.raise_for_status()
+        self.session.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """One call of the REST API; AirflowFailed with its words where it refuses."""
-        answer = self._ask(method, f"{self.url}/api/v2/{path}", body)
-        if answer.status_code >= 400:
-            raise AirflowError(f"Airflow refused {method} {path} ({answer.status_code}): {answer.text[:500]}")
-        return answer.json()
+        """Call the REST API and return its JSON.
 
-    def _ask(self, method: str, url: str, body: Any) -> requests.Response:
-        for tries_left in (2, 1, 0):
-            if name := self.processes.ended():
-                raise AirflowError(f"{name} has ended; look into {self.processes.logs}/{name}.log")
+        Raises:
+            AirflowError: Airflow responded with an error, or not at all.
+        """
+        response = self._request(method, f"{self.url}/api/v2/{path}", body)
+        if not response.ok:
+            raise AirflowError(f"{method} {path} failed ({response.status_code}): {response.text[:500]}")
+        return response.json()
+
+    def _request(self, method: str, url: str, body: Any) -> requests.Response:
+        for attempt in range(1, GET_ATTEMPTS + 1):
+            if name := self.processes.find_exited():
+                raise AirflowError(f"{name} has exited; see {self.processes.log_folder}/{name}.log")
             try:
                 return self.session.request(method, url, json=body, timeout=60)
             except requests.RequestException as error:
-                # Only a question may be asked again: a lost answer to POST may have begun a run.
-                if method != "GET" or not tries_left:
-                    raise AirflowError(f"Airflow did not answer {method} {url}: {error}") from error
+                # Only GET is retried: a POST whose response was lost may have started a run.
+                if method != "GET" or attempt == GET_ATTEMPTS:
+                    raise AirflowError(f"Airflow did not respond to {method} {url}: {error}") from error
                 time.sleep(2)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
     def wait_for_dag(self, dag_id: str) -> None:
-        """Until the DAG is known; AirflowFailed with the import error where it has one."""
+        """Wait until the DAG is there.
+
+        Raises:
+            AirflowError: The DAG cannot be imported, or did not appear in time.
+        """
         limit = time.monotonic() + HEALTHY_SECONDS
         while time.monotonic() < limit:
             if any(dag["dag_id"] == dag_id for dag in self.call("GET", "dags")["dags"]):
@@ -165,4 +176,4 @@ class Airflow:
             if errors := self.call("GET", "importErrors")["import_errors"]:
                 raise AirflowError(f"{errors[0]['filename']} cannot be imported:\n{errors[0]['stack_trace'][-2000:]}")
             time.sleep(0.5)
-        raise AirflowError(f"The DAG {dag_id} did not appear; look into {self.processes.logs}")
+        raise AirflowError(f"The DAG {dag_id} did not appear; see {self.processes.log_folder}")

@@ -1,4 +1,4 @@
-"""The real pages behind Airflow's real login: a database of its own in a file, tokens as Airflow signs them."""
+"""The pages behind Airflow's login, with a database in a temporary folder and tokens signed by Airflow."""
 
 import secrets
 from collections.abc import Iterator
@@ -10,25 +10,22 @@ from fastapi.testclient import TestClient
 
 from carclf.services.storage import Store, open_store
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     home = tmp_path_factory.mktemp("airflow")
-    known = {  # Airflow reads them when it is imported, which no other test does in this process
+    settings = {  # Airflow reads them when it is imported, which no other test does in this process
         "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
-        "AIRFLOW__API__BASE_URL": "http://testserver/prefix", "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__API__BASE_URL": "http://testserver/prefix",
     }
-    with pytest.MonkeyPatch.context() as patch:  # other tests' child processes shall not inherit them
-        for name, value in known.items():
+    with pytest.MonkeyPatch.context() as patch:  # child processes of other tests must not inherit them
+        for name, value in settings.items():
             patch.setenv(name, value)
-        patch.syspath_prepend(ROOT / "plugins")
-        yield _site()
+        yield _create_app()
 
 
-def _site() -> FastAPI:
+def _create_app() -> FastAPI:
     from airflow import settings
     from airflow.api_fastapi.app import create_auth_manager
     from airflow.models.base import Base
@@ -49,16 +46,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture
-def anonymous_client(site: FastAPI, store: Store) -> Iterator[TestClient]:
-    """Somebody who is not logged in; the pages are mounted as Airflow mounts them."""
+def anonymous_client(app: FastAPI, store: Store) -> Iterator[TestClient]:
+    """A client without a login; the pages are mounted as Airflow mounts them."""
     airflow = FastAPI()
-    airflow.mount("/carclf", site)
+    airflow.mount("/carclf", app)
     with TestClient(airflow, base_url="http://testserver/carclf", raise_server_exceptions=False) as client:
         yield client
 
 
 def logged_in(client: TestClient, role: str | None) -> TestClient:
-    """The client with the cookie of a login."""
+    """Return the client with the cookie of a login."""
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 
@@ -69,17 +66,17 @@ def logged_in(client: TestClient, role: str | None) -> TestClient:
 
 @pytest.fixture
 def viewer(anonymous_client: TestClient) -> TestClient:
-    """Somebody who may read the DAGs, and no more."""
+    """A client with the permission to read the DAGs."""
     return logged_in(anonymous_client, "viewer")
 
 
 @pytest.fixture
 def editor(anonymous_client: TestClient) -> TestClient:
-    """Somebody who may edit the DAGs."""
+    """A client with the permission to edit the DAGs."""
     return logged_in(anonymous_client, "user")
 
 
 @pytest.fixture
-def nobody(anonymous_client: TestClient) -> TestClient:
-    """Somebody with a login and without any right."""
+def client_without_role(anonymous_client: TestClient) -> TestClient:
+    """A client with a login and no permissions."""
     return logged_in(anonymous_client, None)

@@ -1,35 +1,23 @@
-"""The experiments' DAG: its shape, its form, and what it does where nothing can be trained."""
+"""The DAG car_experiments: its chain, its form, and its behavior if there is nothing to train."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
+from airflow_process import airflow_environment, printed_json, run_python
 
-from carclf.experiments.experiment_form import Form
+from carclf.experiments.plan_form import Form
 
-ROOT = Path(__file__).resolve().parents[2]
 CHOICES = ["choose_1", "choose_2", "choose_3", "choose_finalists"]
 TRAININGS = ["rung_1", "rung_2", "rung_3", "finish"]
 
 
-def python(code: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CARCLF", "KAGGLE"))}
-    environment = kept | {
-        "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/a.db", "CARCLF_STORE": str(home / "store"),
-    } | settings
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, capture_output=True,
-                          text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
-def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    done = python(
+def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The DAG as JSON."""
+    settings = {"CARCLF_MAX_PARALLEL_TRAININGS": "2", "CARCLF_GPU_POD_TEMPLATE": "/gpu.yaml"}
+    return printed_json(
         """
         import json, sys
         import car_experiments
@@ -41,23 +29,21 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
             "rules": {task.task_id: task.trigger_rule for task in dag.tasks},
             "queues": sorted({task.queue for task in dag.tasks}),
             "timeouts": all(task.execution_timeout for task in dag.tasks),
-            "width": {task.task_id: task.max_active_tis_per_dag for task in dag.tasks if task.max_active_tis_per_dag},
+            "parallel": {task.task_id: task.max_active_tis_per_dag for task in dag.tasks
+                         if task.max_active_tis_per_dag},
             "pods": [task.task_id for task in dag.tasks if task.executor_config],
             "params": {name: param.schema | {"default": param.value}
                        for name, param in dag.params._ParamsDict__dict.items()},
         }))
         """,
-        tmp_path_factory.mktemp("airflow"), CARCLF_MAX_PARALLEL_TRAININGS="2", CARCLF_GPU_POD_TEMPLATE="/gpu.yaml",
+        airflow_environment(tmp_path_factory.mktemp("airflow"), **settings),
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_all_members_train_between_the_data_and_the_comparison(described) -> None:
+def test_trainings_run_between_the_data_and_the_comparison(described: dict[str, Any]) -> None:
     data = {"plan": ["prepare"], "prepare": [*CHOICES, "compare"], "compare": ["promote"], "promote": []}
     after = [["choose_2"], ["choose_3"], ["choose_finalists"], ["compare"]]
     expected = {name: [training] for name, training in zip(CHOICES, TRAININGS, strict=True)}
-    expected["choose_1"] = ["rung_1"]
     assert {name: sorted(tasks) for name, tasks in described["chain"].items()} == {
         **{name: sorted(tasks) for name, tasks in data.items()}, **expected,
         **dict(zip(TRAININGS, after, strict=True))}
@@ -65,18 +51,19 @@ def test_all_members_train_between_the_data_and_the_comparison(described) -> Non
     assert described["heavy"] == []
 
 
-def test_a_failed_training_stops_neither_the_next_rung_nor_the_comparison(described) -> None:
-    waiting = {name for name, rule in described["rules"].items() if rule == "all_done"}
-    assert waiting == {*CHOICES, "compare"}
+def test_a_failed_training_stops_no_rung_and_no_comparison(described: dict[str, Any]) -> None:
+    all_done = {name for name, rule in described["rules"].items() if rule == "all_done"}
+    assert all_done == {*CHOICES, "compare"}
 
 
-def test_trainings_are_as_many_at_once_as_the_deployment_says_and_on_the_gpu(described) -> None:
-    assert described["width"] == dict.fromkeys(TRAININGS, 2)
-    assert described["queues"] == ["gpu"] and described["timeouts"]
+def test_trainings_run_on_the_gpu_as_many_at_once_as_set(described: dict[str, Any]) -> None:
+    assert described["parallel"] == dict.fromkeys(TRAININGS, 2)
+    assert described["queues"] == ["gpu"]
+    assert described["timeouts"]
     assert described["pods"] == [*TRAININGS, "promote"]
 
 
-def test_the_form_has_the_fields_that_the_command_reads(described) -> None:
+def test_the_form_has_the_fields_that_the_command_reads(described: dict[str, Any]) -> None:
     params = described["params"]
     assert sorted(params) == sorted(Form.model_fields)
     for pattern in (params[name]["pattern"] for name in ("seeds", "rungs")):
@@ -86,36 +73,38 @@ def test_the_form_has_the_fields_that_the_command_reads(described) -> None:
     Form.model_validate({name: param["default"] for name, param in params.items()})
 
 
-def test_where_plan_or_data_failed_nothing_is_trained_and_the_run_fails(tmp_path: Path) -> None:
-    done = python(
-        """
+def test_if_plan_or_prepare_failed_nothing_is_trained_and_the_run_fails(tmp_path: Path) -> None:
+    code = """
+        import json
         import car_experiments
         dag = car_experiments.car_experiments()
-        for name in ("choose_1", "compare"):
-            arguments = {"prepared": []} | ({"rung": 1} if name == "choose_1" else {})
+        raised = {}
+        for name, arguments in (("choose_1", {"prepared": [], "rung": 1}), ("compare", {"prepared": []})):
             try:
                 dag.get_task(name).python_callable(**arguments)
             except Exception as error:
-                print(name, type(error).__name__, error)
-        """, tmp_path)
-    assert done.stdout.splitlines()[-2:] == [
-        "choose_1 AirflowSkipException There is nothing to train on: look at plan and prepare",
-        "compare AirflowFailException There is nothing to compare: look at plan and prepare"], done.stderr[-2000:]
+                raised[name] = type(error).__name__
+        print(json.dumps(raised))
+    """
+    assert printed_json(code, airflow_environment(tmp_path)) == {
+        "choose_1": "AirflowSkipException", "compare": "AirflowFailException"}
 
 
-def test_a_form_that_cannot_be_carried_out_fails_in_plan_and_says_how_to_mend_it(tmp_path: Path) -> None:
-    done = python(
-        """
+def test_an_invalid_form_fails_in_plan_and_the_log_names_the_mistake(tmp_path: Path) -> None:
+    code = """
         import logging, sys
-        from carclf_airflow import experiment_steps
         from types import SimpleNamespace as N
+        from carclf_airflow import experiment_steps
         logging.basicConfig(level="INFO", stream=sys.stdout)
         context = {"dag_run": N(dag_id="car_experiments", run_id="manual__1")}
+        form = '{"recipe": "demo", "recipes": ["frozzen"]}'
         try:
-            experiment_steps.run_experiment("plan", context, "--form", '{"recipe": "demo", "recipes": ["frozzen"]}')
+            experiment_steps.run_experiment_step("plan", context, "--form", form)
         except Exception as error:
             print(type(error).__name__)
-        """, tmp_path)
-    assert "carclf: ConfigError: 'frozzen' is no shipped ablation, no recipe and no key=value." in done.stdout
-    assert done.stdout.splitlines()[-1] == "AirflowFailException"
+    """
+    printed = run_python(code, airflow_environment(tmp_path)).stdout
+    assert "carclf: ConfigError: " in printed
+    assert "'frozzen'" in printed
+    assert printed.splitlines()[-1] == "AirflowFailException"
     assert not (tmp_path / "store" / "runs").exists()

@@ -1,4 +1,4 @@
-"""Who may answer an approval, and who may start what promotes: Airflow's own routes with its real login."""
+"""Who may respond to an approval, and who may start runs that promote: Airflow's routes with its login."""
 
 import pytest
 from fastapi import FastAPI
@@ -14,17 +14,20 @@ REQUESTS = {
 
 
 @pytest.fixture
-def anonymous_client(site: FastAPI) -> TestClient:
-    """Airflow's REST API; the DAGs are not in its database, so that what is allowed is answered by 404."""
+def anonymous_client(app: FastAPI) -> TestClient:
+    """A client of Airflow's REST API; its database has no DAGs, so a permitted request returns 404."""
     from airflow.api_fastapi.app import create_app
 
     return TestClient(create_app(apps="core"), raise_server_exceptions=False)
 
 
-@pytest.mark.parametrize(("who", "status"), [("anonymous_client", 401), ("nobody", 403), ("viewer", 403), ("editor", 404)])
-def test_only_who_may_edit_the_dag_approves_a_promotion_or_starts_a_run_that_makes_one(
-    request: pytest.FixtureRequest, who: str, status: int
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [("anonymous_client", 401), ("client_without_role", 403), ("viewer", 403), ("editor", 404)],
+)
+def test_only_an_editor_of_the_dag_may_approve_or_start_a_run(
+    request: pytest.FixtureRequest, client: str, status: int
 ) -> None:
-    client: TestClient = request.getfixturevalue(who)
-    answers = {asked: client.request(*asked, json=body).status_code for asked, body in REQUESTS.items()}
-    assert answers == dict.fromkeys(REQUESTS, status)
+    fixture: TestClient = request.getfixturevalue(client)
+    statuses = {target: fixture.request(*target, json=body).status_code for target, body in REQUESTS.items()}
+    assert statuses == dict.fromkeys(REQUESTS, status)

@@ -1,4 +1,4 @@
-"""One cluster for all tests of this folder: building it and starting it takes minutes."""
+"""One cluster for all tests of this folder, because building and starting it takes minutes."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def finished_run(cluster: Cluster) -> str:
-    """The id of one run that went from end to end."""
+    """The id of a successful run."""
     run_id = cluster.trigger()
     state = cluster.finish(run_id)
     assert state == "success", {name: task["state"] for name, task in cluster.tasks(run_id).items()}

@@ -1,4 +1,4 @@
-# Stand-ins on Debian's packages, for machines that reach no container registry. For tests only: never publish one.
+# Stand-ins from Debian packages for machines without a container registry. For tests only: never publish them.
 FROM debian:bookworm-slim AS postgres
 RUN apt-get update && apt-get install -y -q --no-install-recommends postgresql-15 && rm -rf /var/lib/apt/lists/* \
  && rm -rf /var/lib/postgresql/15 && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data \
@@ -18,11 +18,11 @@ VOLUME /data
 
 FROM python:3.12-slim-bookworm AS store
 RUN apt-get update && apt-get install -y -q --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
-# pip takes no constraints with hashes for a package that is not pinned itself.
+# pip rejects constraints with hashes for a package without a pin.
 RUN --mount=type=bind,from=pins,source=dev.txt,target=/tmp/dev.txt --mount=type=cache,target=/var/cache/pip \
     sed -e '/--hash=/d' -e 's/ \\$//' /tmp/dev.txt > /tmp/constraints.txt \
  && PIP_CACHE_DIR=/var/cache/pip python -m pip install -q -c /tmp/constraints.txt "moto[server]" && install -d -o 1000 -g 1000 /data
-COPY store.py /store.py
+COPY moto_s3_server.py /moto_s3_server.py
 USER 1000
 VOLUME /data
-ENTRYPOINT ["python", "/store.py"]
+ENTRYPOINT ["python", "/moto_s3_server.py"]

@@ -1,4 +1,4 @@
-"""moto's S3 as a container; the arguments of the real server are not read. What it holds is lost when it stops."""
+"""moto's S3 server as a container. It ignores the real server's arguments and loses its objects when it stops."""
 
 import signal
 import sys

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What PostgreSQL's own image does at its start, as far as docker-compose.yml asks for it.
+# The part of the official PostgreSQL image's start script that docker-compose.yml needs.
 set -euo pipefail
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   initdb --username="$POSTGRES_USER" --pwfile=<(printf '%s' "$POSTGRES_PASSWORD") --auth-local=trust $POSTGRES_INITDB_ARGS

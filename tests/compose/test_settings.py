@@ -1,4 +1,4 @@
-"""What .env changes of the stack, as Compose itself reads it."""
+"""Settings in .env and their effect on the stack, as Compose reads them."""
 
 import json
 import os
@@ -15,39 +15,40 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
 
 def read(folder: Path, *lines: str) -> dict[str, Any]:
-    """The stack with these lines in .env, those of all profiles too."""
+    """Return the services of all profiles with these lines in .env."""
     path = folder / "settings.env"
     path.write_text("".join(f"{line}\n" for line in lines))
     subprocess.run([sys.executable, ROOT / "docker/generate_secrets.py", path], check=True, capture_output=True)
     command = ["docker", "compose", "--env-file", str(path), "--profile", "*", "config", "--format", "json"]
-    found: dict[str, Any] = json.loads(subprocess.check_output(command, cwd=ROOT, env={"PATH": os.environ["PATH"]}))
-    return found["services"]
+    output = subprocess.check_output(command, cwd=ROOT, env={"PATH": os.environ["PATH"]})
+    services: dict[str, Any] = json.loads(output)["services"]
+    return services
 
 
 @pytest.mark.parametrize(("line", "address"), [
     ("UI_PORT=8081", "http://localhost:8081"), ("BASE_URL=https://cars.example", "https://cars.example"),
 ])
-def test_airflow_is_told_where_its_ui_is(tmp_path: Path, line: str, address: str) -> None:
+def test_airflow_gets_the_url_of_its_ui(tmp_path: Path, line: str, address: str) -> None:
     services = read(tmp_path, line)
     assert {services[name]["environment"]["AIRFLOW__API__BASE_URL"] for name in ("api-server", "worker")} == {address}
 
 
-def test_no_image_is_named_with_a_registry(tmp_path: Path) -> None:
+def test_no_image_name_has_a_registry(tmp_path: Path) -> None:
     images = [service["image"] for service in read(tmp_path).values()]
     assert any(image.startswith("mlflow:") for image in images)
     assert not [image for image in images if re.match(r"[^/]*[.:][^/]*/", image)]
 
 
-def test_a_gpu_stays_in_the_stack_that_the_documentation_names(tmp_path: Path) -> None:
+def test_the_stack_with_the_documented_gpu_file_has_a_gpu(tmp_path: Path) -> None:
     text = (ROOT / "docs/cluster.md").read_text()
     files = re.findall(r"COMPOSE_FILE=(\S+gpu\.yml)", text)
     assert files
-    for named in files:
-        device = read(tmp_path, f"COMPOSE_FILE={named}")["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
+    for name in files:
+        device = read(tmp_path, f"COMPOSE_FILE={name}")["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
         assert (device["driver"], device["device_ids"]) == ("nvidia", ["0"])
 
 
-def test_a_kaggle_file_that_is_not_there_stops_the_start(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_missing_kaggle_file_stops_the_start(cluster: Cluster, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "kaggle.json"
     cluster.settings["KAGGLE_JSON"] = str(missing)
     try:

@@ -1,4 +1,4 @@
-"""A small rendered competition, a server on it, and the real Kaggle client pointed at that server."""
+"""A small rendered competition, a demo server for it, and Kaggle's client connected to that server."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def server(competition: Competition) -> Iterator[DemoServer]:
 
 @pytest.fixture
 def client(server: DemoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """The client of the package ``kaggle``, which authenticates when it is imported."""
+    """The client of the package ``kaggle``, which authenticates when the package is imported."""
     for name, value in {
         "HOME": str(tmp_path),
         "KAGGLE_CONFIG_DIR": str(tmp_path / "config"),

@@ -67,13 +67,9 @@ def plan_from_form(experiment: str, form: Form, proposed: Mapping[str, dict[str,
     """
     settings = dict(map(parse_override, deployment_settings(split_words(form.settings))))
     return make_plan(
-        experiment, form.recipe, [line for line in form.recipes if line.strip()], proposed,
-        settings=settings,
-        seeds=parse_integers(form.seeds, "seeds"),
-        num_folds=form.folds,
-        rungs=parse_integers(form.rungs, "rungs"),
-        keep_fraction=form.keep_fraction,
-        budget_minutes=form.budget_minutes,
+        experiment, form.recipe, [line for line in form.recipes if line.strip()], proposed, settings=settings,
+        seeds=parse_integers(form.seeds, "seeds"), num_folds=form.folds, rungs=parse_integers(form.rungs, "rungs"),
+        keep_fraction=form.keep_fraction, budget_minutes=form.budget_minutes,
         study=(form.study or experiment) if form.search else "",
     )
 

@@ -5,12 +5,13 @@ import logging
 import re
 import shutil
 from contextlib import ExitStack
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from carclf.demo.faults import Fault
-from carclf.demo.kaggle_api import ApiError
+from carclf.demo.kaggle_backend import ApiError
 from carclf.demo.served_files import ServedFile, open_file
 
 if TYPE_CHECKING:
@@ -18,120 +19,122 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
+COPY_BYTES = 1 << 20
 JSON_TYPE = {"Content-Type": "application/json"}
-# What storage answers to a signature that has expired; no JSON, and nothing that the client understands.
+# The storage's response to an expired signature: XML, which Kaggle's client cannot parse.
 EXPIRED = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code></Error>"
 
 
 class RequestHandler(BaseHTTPRequestHandler):
-    """One connection; a proxy's absolute paths and plain ones are the same."""
+    """One connection; absolute URLs, as a proxy gets them, and paths are handled alike."""
 
     demo: "DemoServer"
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:
+        """Log at debug level instead of printing."""
         log.debug(format, *args)
 
     def do_POST(self) -> None:
-        """One call of the API."""
-        body = self._body()
+        """Handle a call of the API."""
+        body = self._read_body()
         try:
             self._call(body)
-        except ApiError as refused:
-            self._refuse(refused.status, refused.message)
+        except ApiError as error:
+            self._send_error(error.status, error.message)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._refuse(400, f"The request is malformed: {error}")
+            self._send_error(HTTPStatus.BAD_REQUEST, f"The request is malformed: {error}")
 
     def _call(self, body: bytes) -> None:
-        found = re.fullmatch(r"(?:/api)?/v1/([\w.]+)/(\w+)", urlsplit(self.path).path)
-        service, method = (found[1], found[2]) if found else ("", "")
+        match = re.fullmatch(r"(?:/api)?/v1/([\w.]+)/(\w+)", urlsplit(self.path).path)
+        service, method = match.groups() if match else ("", "")
         self.demo.count(method)
         if (service, method) == ("security.OAuthService", "IntrospectToken"):
             return self._introspect(json.loads(body or b"{}"))
         if self.headers.get("Authorization") not in self.demo.credentials:
-            raise ApiError(401, "Unauthorized")
+            raise ApiError(HTTPStatus.UNAUTHORIZED, "Unauthorized")
         if service != "competitions.CompetitionApiService":
-            raise ApiError(404, f"{self.path} is not served here")
+            raise ApiError(HTTPStatus.NOT_FOUND, f"{self.path} is not served here")
         fault = self.demo.next_fault(method)
         if fault and fault.kind != "drop_after":
-            return self._break(fault)
-        return self._answer(method, json.loads(body or b"{}"), lost=fault is not None)
+            return self._fail(fault)
+        return self._respond(method, json.loads(body or b"{}"), drop=fault is not None)
 
-    def _answer(self, method: str, request: dict[str, Any], *, lost: bool) -> None:
+    def _respond(self, method: str, request: dict[str, Any], *, drop: bool) -> None:
         if method in ("DownloadDataFiles", "DownloadDataFile"):
             return self._redirect(request, f"{self.demo.competition.slug}.zip")
-        answer = self.demo.answer(method, request)
-        return self._drop() if lost else self._send(200, json.dumps(answer).encode(), JSON_TYPE)
+        result = self.demo.handle_call(method, request)
+        return self._drop() if drop else self._send_json(result)
 
     def _introspect(self, request: dict[str, Any]) -> None:
-        active = request.get("token") == self.demo.token
-        answer = {"active": active, "username": self.demo.username if active else ""}
-        self._send(200, json.dumps(answer).encode(), JSON_TYPE)
+        is_active = request.get("token") == self.demo.token
+        self._send_json({"active": is_active, "username": self.demo.username if is_active else ""})
 
     def _redirect(self, request: dict[str, Any], archive: str) -> None:
         self.demo.require_competition(request)
-        self.demo.require_rules()
+        self.demo.require_rules_accepted()
         name = quote(str(request.get("fileName") or archive))
-        self._send(302, b"", {"Location": f"{self.demo.url}/download/{name}?signature={self.demo.signature}"})
+        url = f"{self.demo.url}/download/{name}?signature={self.demo.signature}"
+        self._send(HTTPStatus.FOUND, b"", {"Location": url})
 
     def do_GET(self) -> None:
-        """The body of a download, from the byte asked for."""
+        """Handle a download, from the requested byte on."""
         url = urlsplit(self.path)
         self.demo.count("Download")
         if parse_qs(url.query).get("signature") != [self.demo.signature]:
-            return self._send(403, EXPIRED, {"Content-Type": "application/xml"})
+            return self._send_expired()
         fault = self.demo.next_fault("Download")
         if fault and fault.kind in ("status", "html", "stall", "expired"):
-            return self._break(fault)
-        return self._send_named(unquote(url.path.removeprefix("/download/")), fault)
+            return self._fail(fault)
+        return self._send_named_file(unquote(url.path.removeprefix("/download/")), fault)
 
-    def _send_named(self, name: str, fault: Fault | None) -> None:
+    def _send_named_file(self, name: str, fault: Fault | None) -> None:
         member = None if name == f"{self.demo.competition.slug}.zip" else name
         with ExitStack() as stack:
             try:
                 file = open_file(self.demo.competition.archive, member, fault, stack)
             except KeyError:
-                return self._refuse(404, f"There is no file {name!r}")
-            return self._send_file(file, cut=fault is not None and fault.kind.startswith("drop"))
+                return self._send_error(HTTPStatus.NOT_FOUND, f"There is no file {name!r}")
+            return self._send_file(file, drop=fault is not None and fault.kind.startswith("drop"))
 
-    def _send_file(self, file: ServedFile, *, cut: bool) -> None:
+    def _send_file(self, file: ServedFile, *, drop: bool) -> None:
         headers = {
-            "ETag": file.etag,
-            "Accept-Ranges": "bytes",
-            "Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT",
+            "ETag": file.etag, "Accept-Ranges": "bytes", "Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT",
             "Content-Type": "application/zip",
         }
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if not wanted or self.headers.get("If-Range") not in (None, file.etag):
-            return self._stream(200, file.content, file.num_bytes, headers, cut=cut)
-        start = int(wanted[1])
+        requested = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if not requested or self.headers.get("If-Range") not in (None, file.etag):
+            self._send_head(HTTPStatus.OK, file.num_bytes, headers)
+            return self._stream(file.content, file.num_bytes, drop=drop)
+        start = int(requested[1])
         if start >= file.num_bytes:
-            return self._send(416, b"", {"Content-Range": f"bytes */{file.num_bytes}"})
+            content_range = {"Content-Range": f"bytes */{file.num_bytes}"}
+            return self._send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", content_range)
         headers["Content-Range"] = f"bytes {start}-{file.num_bytes - 1}/{file.num_bytes}"
         file.content.seek(start)
-        return self._stream(206, file.content, file.num_bytes - start, headers, cut=cut)
+        self._send_head(HTTPStatus.PARTIAL_CONTENT, file.num_bytes - start, headers)
+        return self._stream(file.content, file.num_bytes - start, drop=drop)
 
-    def _stream(self, status: int, content: IO[bytes], num_bytes: int, headers: dict[str, str], *, cut: bool) -> None:
-        self._send_head(status, num_bytes, headers)
-        if cut:
+    def _stream(self, content: IO[bytes], num_bytes: int, *, drop: bool) -> None:
+        if drop:
             self.wfile.write(content.read(num_bytes // 2))
             self._drop()
         else:
-            shutil.copyfileobj(content, self.wfile, 1 << 20)
+            shutil.copyfileobj(content, self.wfile, COPY_BYTES)
 
     def do_PUT(self) -> None:
-        """The body of an upload; without credentials, as with signed URLs."""
-        body = self._body()
+        """Handle an upload; its URL needs no credentials, like a signed one."""
+        body = self._read_body()
         self.demo.count("Upload")
         if fault := self.demo.next_fault("Upload"):
-            self._break(fault)
-        elif self.demo.receive(urlsplit(self.path).path.removeprefix("/upload/"), body):
-            self._send(200, b"{}", JSON_TYPE)
+            self._fail(fault)
+        elif self.demo.receive_upload(urlsplit(self.path).path.removeprefix("/upload/"), body):
+            self._send_json({})
         else:
-            self._refuse(404, "Not Found")
+            self._send_error(HTTPStatus.NOT_FOUND, "Not Found")
 
-    def _body(self) -> bytes:
-        # The client sends an empty file in chunks: nothing but the mark of the end.
+    def _read_body(self) -> bytes:
+        # Kaggle's client sends an empty file in chunks.
         if self.headers.get("Transfer-Encoding", "") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         chunks = b""
@@ -141,16 +144,16 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return chunks
 
-    def _break(self, fault: Fault) -> None:
+    def _fail(self, fault: Fault) -> None:
         if fault.kind == "html":
-            self._send(200, b"<html>Please wait</html>", {"Content-Type": "text/html"})
+            self._send(HTTPStatus.OK, b"<html>Please wait</html>", {"Content-Type": "text/html"})
         elif fault.kind == "expired":
-            self._send(403, EXPIRED, {"Content-Type": "application/xml"})
+            self._send_expired()
         elif fault.kind == "empty":
-            self._send(200, b"{}", JSON_TYPE)
+            self._send_json({})
         elif fault.kind == "status":
-            extra = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            self._refuse(fault.status, f"planned fault {fault.status}", extra)
+            headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+            self._send_error(fault.status, f"planned fault {fault.status}", headers)
         else:
             self.demo.closed.wait(STALL_SECONDS if fault.kind == "stall" else 0)
             self._drop()
@@ -160,9 +163,15 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.close()
 
-    def _refuse(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
+    def _send_error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         text = json.dumps({"code": status, "message": message})
         self._send(status, text.encode(), JSON_TYPE | (headers or {}))
+
+    def _send_expired(self) -> None:
+        self._send(HTTPStatus.FORBIDDEN, EXPIRED, {"Content-Type": "application/xml"})
+
+    def _send_json(self, value: dict[str, Any]) -> None:
+        self._send(HTTPStatus.OK, json.dumps(value).encode(), JSON_TYPE)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self._send_head(status, len(body), headers)

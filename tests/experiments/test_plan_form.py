@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from carclf.errors import ConfigError
-from carclf.experiments.experiment_form import Form, plan_from_form, read_form
 from carclf.experiments.plan import make_plan
+from carclf.experiments.plan_form import Form, plan_from_form, read_form
 
 FILES = Path(__file__).resolve().parents[2] / "docs" / "experiments"
 

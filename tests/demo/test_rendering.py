@@ -1,4 +1,4 @@
-"""The rendered competition has the real one's layout, its usual faults, and the same bytes each time."""
+"""The rendered competition: its layout, its broken files, and its bytes, which depend on the seed only."""
 
 import io
 from collections import Counter
@@ -22,14 +22,14 @@ def test_the_same_seed_gives_the_same_bytes(rendered: Path, tmp_path: Path) -> N
     assert contents(tmp_path) == contents(rendered)
 
 
-def test_another_seed_gives_other_pictures(rendered: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(rendered: Path, tmp_path: Path) -> None:
     render_competition(tmp_path, num_train=40, num_test=20, seed=1)
     assert not set(contents(tmp_path).values()) & {
         data for name, data in contents(rendered).items() if name.startswith("test_upload")
     }
 
 
-def test_the_tables_name_exactly_the_pictures(rendered: Path) -> None:
+def test_the_tables_list_exactly_the_images(rendered: Path) -> None:
     train, sample, truth = (pd.read_csv(rendered / f"{name}.csv") for name in ("train", "sample-submission", "truth"))
     on_disk = sorted((path.name, int(path.parent.name)) for path in rendered.glob("train/*/*"))
     assert sorted(train.itertuples(index=False, name=None)) == on_disk
@@ -39,7 +39,7 @@ def test_the_tables_name_exactly_the_pictures(rendered: Path) -> None:
     assert (set(sample.Category), Counter(truth.Category)) == ({0}, dict.fromkeys(range(10), 2))
 
 
-def test_five_odd_files_and_two_copies_are_planted(rendered: Path) -> None:
+def test_five_unusual_files_and_two_copies_are_added(rendered: Path) -> None:
     formats = {}
     for path in rendered.glob("train/*/*.jpg"):
         try:
@@ -53,13 +53,13 @@ def test_five_odd_files_and_two_copies_are_planted(rendered: Path) -> None:
     assert sorted(copies)[-3:] == [1, 2, 2]
 
 
-def test_pictures_of_a_class_vary_in_size_and_look() -> None:
+def test_images_of_a_class_vary_in_size() -> None:
     rng = np.random.default_rng(0)
-    pictures = [Image.open(io.BytesIO(car_image(3, rng))) for _ in range(8)]
-    assert len({image.size for image in pictures}) == 8
-    assert all(240 <= image.width <= 400 for image in pictures)
+    images = [Image.open(io.BytesIO(car_image(3, rng))) for _ in range(8)]
+    assert len({image.size for image in images}) == 8
+    assert all(240 <= image.width <= 400 for image in images)
 
 
-def test_too_few_pictures_for_the_classes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="at least 10 of each"):
+def test_too_few_images_for_the_classes_raise_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="9 and 20 images"):
         render_competition(tmp_path, num_train=9, num_test=20)

@@ -6,7 +6,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from carclf.demo.serve import DAILY_LIMIT, serve
+from carclf.demo.serve import DAILY_LIMIT, ServeOptions, serve
 
 
 def demo_server(
@@ -32,4 +32,4 @@ def demo_server(
 ) -> None:
     """Serve a car competition with Kaggle's protocol, by default on a loopback port, until it is stopped."""
     folder = work_dir or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
-    serve(data, truth, holdout, (host, port), slug, folder, daily_limit)
+    serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit))

@@ -1,0 +1,100 @@
+"""``make demo``: a whole run, or an experiment, against a demo server that speaks Kaggle's protocol."""
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from carclf.config import load_config, parse_override
+from carclf.errors import ConfigError
+from carclf.experiments.plan_form import Form, plan_from_form, read_form
+from carclf.experiments.search import boundary_recipes
+from carclf_airflow.local.demo_server import start_demo_server
+from carclf_airflow.local.experiment_run import experiment_name, run_experiment
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.retrain_run import run_retrain
+from carclf_airflow.local.server import Airflow
+from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """The demo's command line; "" or None leaves an option out."""
+
+    data: str
+    weights: str
+    truth: str
+    holdout: float | None
+    recipe: str
+    experiment: str
+    exit: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a demo runs: a recipe with settings, and an experiment's form unless it retrains."""
+
+    recipe: str
+    settings: list[str]
+    form: Form | None
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Serve a competition, run a DAG on it, print the outcome; then stay up, or stop with ``exit``."""
+    home = STATE_FOLDER / "demo"  # not that of `up`: what a demo started must never continue against the real Kaggle
+    plan = _plan(options)
+    store = home / f"store-{plan.recipe}"  # each recipe has its own champion and threshold
+    with lock_folder(home), ProcessGroup(home / "logs") as processes:
+        environment = stage_environment(str(store)) | {
+            "CARCLF_SCHEDULE": "none", "CARCLF_POKE_INTERVAL_SECONDS": "2", "CARCLF_RECIPE": plan.recipe,
+            "CARCLF_SETTINGS": shlex.join(plan.settings),
+        }
+        competition = {"data": options.data, "truth": options.truth, "holdout": options.holdout}
+        endpoint = start_demo_server(processes, home / "server", environment, competition)
+        # KAGGLE_API_TOKEN has precedence over any other credentials of the user.
+        environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
+        print("Starting Airflow (about 30 s)", flush=True)
+        airflow = Airflow(home / "airflow", processes, environment)
+        airflow.start()
+        summary = _run(airflow, plan, options.experiment, store)
+        print(f"artifacts    {store}")
+        print_url(airflow)
+        if not options.exit:
+            wait_until_interrupted(processes)
+    if options.exit:
+        print(json.dumps(summary | {"store": str(store)}))
+    return 0 if summary["state"] == "success" else 1
+
+
+def _plan(options: DemoOptions) -> _Plan:
+    """Check all settings, so that a mistake is reported before anything starts."""
+    form = read_form(options.experiment) if options.experiment else None
+    recipe = options.recipe or (form.recipe if form else "cars10" if options.data else "demo")
+    # These settings are the deployment's and not the run's: whoever clicks Trigger in the UI gets the same.
+    settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "competition=demo-cars"]
+    if options.weights:
+        settings.append(f"model.weights={_weights(options.weights)}")
+    load_config(recipe, dict(map(parse_override, settings)))
+    if form:
+        form = form.model_copy(update={"recipe": recipe})
+        complete = form.model_copy(update={"settings": f"{shlex.join(settings)} {form.settings}"})
+        plan_from_form("demo", complete, boundary_recipes(form.search, form.num_trials))
+    return _Plan(recipe, settings, form)
+
+
+def _run(airflow: Airflow, plan: _Plan, experiment: str, store: Path) -> dict[str, Any]:
+    if plan.form:
+        return run_experiment(airflow, plan.form.model_dump(), experiment_name(experiment))
+    summary = run_retrain(airflow)
+    return summary | {"submission": str(store / summary["submission"]) if summary["submission"] else None}
+
+
+def _weights(text: str) -> str:
+    """Return the Makefile's WEIGHTS as model.weights: a name or a URL as it is, the absolute path of a file."""
+    if text in ("imagenet", "none") or "://" in text:
+        return text
+    if not (path := Path(text).expanduser()).is_file():
+        raise ConfigError(f"WEIGHTS={text}: no such file. Give a .weights.h5 file, a store URL, 'imagenet' or 'none'.")
+    return str(path.resolve())

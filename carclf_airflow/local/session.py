@@ -1,0 +1,66 @@
+"""What ``demo`` and ``up`` share: the state's folder and its lock, the environment of the stages, and waiting."""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from carclf.errors import ConfigError
+from carclf.hardware import list_gpus
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow, AirflowError
+
+STATE_FOLDER = Path(os.environ.get("CARCLF_LOCAL_FOLDER", REPOSITORY_ROOT / ".local"))
+PARALLELISM = "CARCLF_MAX_PARALLEL_TRAININGS"
+
+
+def stage_environment(store: str) -> dict[str, str]:
+    """Return this process's environment, without Airflow's variables, for the stages that use the store."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    # LocalExecutor ignores queues, so this limits the trainings to what the machine can hold.
+    environment.setdefault(PARALLELISM, "1" if list_gpus() else "2")
+    return environment | {"CARCLF_STORE": store, "PYTHONPATH": str(REPOSITORY_ROOT)}
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock: two Airflows on one database would run each other's tasks.
+
+    Raises:
+        ConfigError: The folder cannot be created, or another process holds the lock.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"Cannot create the folder {folder}: {error.strerror}. Set CARCLF_LOCAL_FOLDER to another "
+                          "folder.") from None
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder} is in use by another 'make demo' or 'make up'. Stop it first (Ctrl-C), or set "
+                              "CARCLF_LOCAL_FOLDER to another folder.") from None
+        yield
+
+
+def print_url(airflow: Airflow) -> None:
+    """Print where the UI is and how to log in."""
+    print(f"UI           {airflow.url}  (user admin, password in {airflow.home / 'passwords.json'})", flush=True)
+
+
+def wait_until_interrupted(processes: ProcessGroup) -> None:
+    """Wait for Ctrl-C.
+
+    Raises:
+        AirflowError: A process has exited, without which runs would wait forever.
+    """
+    print("Press Ctrl-C to stop everything.", flush=True)
+    try:
+        while not (name := processes.find_exited()):
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print("Stopping", flush=True)
+        return
+    raise AirflowError(f"{name} has exited; see {processes.log_folder}/{name}.log, then start again")

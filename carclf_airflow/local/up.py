@@ -1,0 +1,33 @@
+"""``make up``: Airflow on this machine against the real Kaggle, with the user's credentials."""
+
+import os
+import subprocess
+import sys
+
+from carclf_airflow.ids import RETRAIN_DAG
+from carclf_airflow.local.processes import ProcessGroup
+from carclf_airflow.local.server import Airflow
+from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
+
+
+def run_up(competition: str) -> int:
+    """Check the machine and the credentials, start Airflow, and stay up; return the exit status."""
+    home = STATE_FOLDER / "up"
+    environment = stage_environment(os.environ.get("CARCLF_STORE") or str(home / "store"))
+    if competition:
+        settings = f"{environment.get('CARCLF_SETTINGS', '')} competition={competition}"
+        environment["CARCLF_SETTINGS"] = settings.strip()
+    doctor = subprocess.run([sys.executable, "-m", "carclf", "doctor"], env=environment, check=False)
+    if doctor.returncode:
+        print("Fix what is MISSING above, then run make up again.", file=sys.stderr)
+        return doctor.returncode
+    with lock_folder(home), ProcessGroup(home / "logs") as processes:
+        airflow = Airflow(home / "airflow", processes, environment)
+        airflow.start()
+        airflow.wait_for_dag(RETRAIN_DAG)
+        is_paused = airflow.call("GET", f"dags/{RETRAIN_DAG}")["is_paused"]
+        print(f"The DAG {RETRAIN_DAG} is paused: unpause it for a weekly run, or trigger it." if is_paused
+              else f"The DAG {RETRAIN_DAG} runs by its schedule.")
+        print_url(airflow)
+        wait_until_interrupted(processes)
+    return 0

@@ -1,0 +1,151 @@
+"""Notifications at the end of a run, by a webhook and by mail."""
+
+import json
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow_process import airflow_environment, run_python
+
+BASE_URL = "http://127.0.0.1:8080"
+RUN_URL = f"{BASE_URL}/dags/car_retrain/runs/manual__1"
+REASON = "awaiting approval: promoted: {{ all }} <rules> hold"
+REJECTED = {"promote return_value": {"metrics": {"decision": "rejected", "reason": "rejected: weak"}}}
+SCORED = {"promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
+          "score return_value": {"metrics": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
+DECLINED = {
+    "promote return_value": {"waiting": True, "metrics": {
+        "decision": "awaiting approval", "threshold": 0.9, "p_value": 0.01234567, "reason": REASON}},
+    "approval.ask response": "declined by admin: nothing is promoted or submitted",
+}
+CODE = """
+    import json, os, sys
+    from types import SimpleNamespace as N
+    from carclf_airflow import notifications
+    for target, state, xcoms in json.loads(sys.argv[1]):
+        os.environ["CARCLF_NOTIFICATION_URL"] = target
+        ti = N(xcom_pull=lambda task_ids, key="return_value": xcoms.get(f"{task_ids} {key}"))
+        try:
+            notifications.notification_callbacks()[f"on_{state}_callback"](
+                {"run_id": "manual__1", "ti": ti, "dag": None, "reason": "task_failure"})
+            print("sent")
+        except ConnectionError as error:
+            print("ConnectionError", error)
+"""
+
+
+class Webhook:
+    """A server that keeps the notifications posted to it; paths under /fail get status 500."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        messages = self.messages
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(500 if self.path.startswith("/fail") else 200)
+                self.end_headers()
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    server = Webhook()
+    threading.Thread(target=server.http.serve_forever, daemon=True).start()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+class Mailbox:
+    """A mail server with as much of SMTP as one mail needs."""
+
+    def __init__(self) -> None:
+        self.mails: list[Message] = []
+        mails = self.mails
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self.wfile.write(b"220 ready\r\n")
+                while line := self.rfile.readline().strip().upper():
+                    if line == b"DATA":
+                        self.wfile.write(b"354 continue\r\n")
+                        mails.append(message_from_bytes(b"".join(iter(self.rfile.readline, b".\r\n"))))
+                    self.wfile.write(b"250 ok\r\n")
+
+        self.tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self.port = self.tcp.server_address[1]
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Mailbox]:
+    box = Mailbox()
+    threading.Thread(target=box.tcp.serve_forever, daemon=True).start()
+    yield box
+    box.tcp.shutdown()
+    box.tcp.server_close()
+
+
+def notify(home: Path, *cases: tuple[str, str, dict[str, Any]], **settings: str) -> list[str]:
+    """Send a notification for each (URL, state, XComs); return "sent" or the error of each."""
+    environment = airflow_environment(home, AIRFLOW__API__BASE_URL=f"{BASE_URL}/", **settings)
+    done = run_python(CODE, environment, json.dumps(cases))
+    assert "secret" not in done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith(("sent", "ConnectionError"))]
+
+
+def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) -> None:
+    failed = REJECTED | {"submit error": "ServiceError: down"}
+    cases = [(webhook.url, "success", SCORED), (webhook.url, "success", DECLINED), (webhook.url, "success", REJECTED),
+             (webhook.url, "failure", failed)]
+    assert notify(tmp_path, *cases) == ["sent"] * 4
+    scored, *others = webhook.messages
+    assert scored == {
+        "text": f"car_retrain manual__1: promoted: all rules hold (public score 0.9, rank 2) {RUN_URL}",
+        "dag_id": "car_retrain", "run_id": "manual__1", "state": "success", "outcome": "promoted",
+        "reason": "promoted: all rules hold", "metrics": {"public_score": 0.9, "rank": 2}, "url": RUN_URL,
+    }
+    assert [(message["outcome"], message["reason"]) for message in others] == [
+        ("declined", f"declined by admin: nothing is promoted or submitted; {REASON}"),
+        ("rejected", "rejected: weak"), ("failed", "submit: ServiceError: down"),
+    ]
+    assert others[0]["text"].endswith(f"hold (threshold 0.9, p value 0.01235) {RUN_URL}")
+
+
+def test_a_mail_is_sent_by_airflows_smtp_connection(tmp_path: Path, mailbox: Mailbox) -> None:
+    connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": mailbox.port,
+                  "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@cars"}}
+    case = ("mailto:me@cars", "success", DECLINED)
+    assert notify(tmp_path, case, AIRFLOW_CONN_SMTP_DEFAULT=json.dumps(connection)) == ["sent"]
+    (mail,) = mailbox.mails
+    assert (mail["To"], mail["From"], mail["Subject"]) == ("me@cars", "airflow@cars", "carclf: manual__1 declined")
+    assert "{{ all }} &lt;rules&gt; hold" in mail.get_payload(0).get_payload(decode=True).decode()
+
+
+def test_an_error_names_the_host_but_not_the_url(tmp_path: Path, webhook: Webhook) -> None:
+    """Airflow logs what a callback raises; the URL may hold a secret."""
+    cases = [(f"{webhook.url}/fail/secret", "success", REJECTED), ("http://127.0.0.1:9/secret", "success", REJECTED)]
+    failed, unreachable = notify(tmp_path, *cases)
+    assert failed.startswith("ConnectionError 127.0.0.1: ")
+    assert "500" in failed
+    assert unreachable == "ConnectionError 127.0.0.1: ConnectionError"
+
+
+def test_an_invalid_notification_url_fails_the_import_of_the_dag(tmp_path: Path) -> None:
+    environment = airflow_environment(tmp_path, CARCLF_NOTIFICATION_URL="ftp://secret@host")
+    done = subprocess.run([sys.executable, "-c", "import car_retrain"], env=environment, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 1
+    assert "ValueError: Invalid CARCLF_NOTIFICATION_URL" in done.stderr
+    assert "secret" not in done.stderr
