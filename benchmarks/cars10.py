@@ -1,7 +1,8 @@
-"""Real photographs of ten makes: our recipes beside the seed's way, graded on a fifth that no setting was chosen on.
+"""Real photographs of ten makes: the recipes against the original notebook, graded on a held-out fifth.
 
-The rows lie in ``--results`` as they come, and the stores beside it, so a broken benchmark goes on where it stopped. A
-training that was interrupted has no time. Seconds of the processors are less disturbed by other work than the clock's.
+No setting was chosen on that fifth. Rows are appended to ``--results`` as they come, with the stores in a folder next
+to it, so that an interrupted benchmark resumes where it stopped; a training that was interrupted has no time. CPU
+seconds are less disturbed by other work than wall-clock seconds.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import keras
 import pandas as pd
 
 from benchmarks import OPEN_GATE
-from benchmarks.original_notebook import train_original_notebook
+from benchmarks.original_notebook import NotebookRecipe, train_original_notebook
 from benchmarks.timing import cpu_seconds
 from carclf.config import load_config
 from carclf.demo.competition import Competition, grade, open_competition
@@ -30,109 +31,127 @@ from carclf.services.storage import open_store
 from carclf.stages.chain import STAGES
 
 HOLDOUT = 0.2
-Answers = tuple[dict[str, str], dict[str, float]]
+SAMPLE_STEP = 20  # --quick takes every 20th image
+NOTEBOOK = "notebook"
+Predictions = tuple[dict[str, str], dict[str, float]]  # class by image name, and metrics
+Train = Callable[[Competition, int, argparse.Namespace, Path], Predictions]
 
 
-def by_recipe(recipe: str, settings: dict[str, Any]) -> Callable[..., Answers]:
-    """The product's own chain without Airflow, from the download to the submission."""
+def train_with_recipe(recipe: str, settings: dict[str, Any]) -> Train:
+    """Return a function that runs the stages without Airflow, from download to submit."""
 
-    def train(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Answers:
-        os.environ["CARCLF_CACHE"] = str(work / "cache")  # nothing made before helps
+    def train(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Predictions:
+        os.environ["CARCLF_CACHE"] = str(work / "cache")  # an empty cache: nothing is reused
         store = open_store(str(work / "store"))
         with DemoServer(competition, scoring_seconds=0) as server:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key"}
-            given = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
-            run = Run.start_or_resume("run", store, recipe, load_config(recipe, given | settings))
-            done = {stage: run.run_stage(stage) for stage in STAGES}
-        rows = pd.read_csv(work / "store" / str(done["submit"].metrics["submission"]), dtype=str)
-        metrics = {"val_accuracy": float(done["evaluate"].metrics["val_accuracy"])}
+            base = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
+            run = Run.start_or_resume("run", store, recipe, load_config(recipe, base | settings))
+            results = {stage: run.run_stage(stage) for stage in STAGES}
+        rows = pd.read_csv(work / "store" / str(results["submit"].metrics["submission"]), dtype=str)
+        metrics = {"val_accuracy": float(results["evaluate"].metrics["val_accuracy"])}
         return dict(zip(rows["Id"], rows["Category"], strict=True)), metrics
 
     return train
 
 
-def run_original_notebook(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Answers:
-    """The notebook that this project began as, on the same pictures."""
+def train_notebook(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Predictions:
+    """Run the notebook that this project started from, on the same images."""
     epochs = (1, 1) if options.quick else (5, 8)
-    return train_original_notebook(options.data, competition, options.weights, seed, epochs)
+    recipe = NotebookRecipe(options.weights, seed, *epochs)
+    return train_original_notebook(options.data, competition, recipe)
+
+
+def list_ways(*, quick: bool) -> dict[str, Train]:
+    """Return the trainings to compare, by name."""
+    settings: dict[str, Any] = {}
+    if quick:
+        settings = {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1,
+                    "audit.enabled": False, "validation.min_images_per_class": 5}
+    recipes = {recipe: train_with_recipe(recipe, settings) for recipe in ("cpu-fast", "cpu-accurate")}
+    return {NOTEBOOK: train_notebook, **recipes}
 
 
 def measure(way: str, seed: int, competition: Competition, options: argparse.Namespace) -> dict[str, Any]:
-    """One training: accuracy on the held-out pictures, and seconds from the pictures to the predictions."""
+    """Train once; return the accuracy on the held-out images, and the seconds from images to predictions."""
     keras.backend.clear_session()
     work = options.stores / f"{way}-{seed}"
-    whole = not work.exists()
-    started, used = time.perf_counter(), cpu_seconds()
-    answers, metrics = ways(options)[way](competition, seed, options, work)
-    seconds, used = time.perf_counter() - started, cpu_seconds() - used
+    is_new = not work.exists()
+    started, cpu_started = time.perf_counter(), cpu_seconds()
+    predictions, metrics = list_ways(quick=options.quick)[way](competition, seed, options, work)
+    times = {"seconds": round(time.perf_counter() - started), "cpu_seconds": round(cpu_seconds() - cpu_started)}
     shutil.rmtree(work, ignore_errors=True)
-    table = "Id,Category\n" + "".join(f"{name},{answers[name]}\n" for name in competition.ids)
+    table = "Id,Category\n" + "".join(f"{name},{predictions[name]}\n" for name in competition.ids)
     score, fault = grade(competition, table.encode())
     if fault:
         raise SystemExit(f"{way}: {fault}")
-    times = {"seconds": round(seconds), "cpu_seconds": round(used)} if whole else {}
-    return {"way": way, "seed": seed, "accuracy": float(score)} | times | metrics
+    return {"way": way, "seed": seed, "accuracy": float(score)} | (times if is_new else {}) | metrics
 
 
-def ways(options: argparse.Namespace) -> dict[str, Callable[..., Answers]]:
-    """What is compared."""
-    quick: dict[str, Any] = {}
-    if options.quick:
-        quick = {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1,
-                 "audit.enabled": False, "validation.min_images_per_class": 5}
-    return {"seed": run_original_notebook} | {recipe: by_recipe(recipe, quick) for recipe in ("cpu-fast", "cpu-accurate")}
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds that every way has run, and the ratios to the seed's way."""
-    # Rows of interrupted trainings have no times.
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return means over the seeds that every way has run, and time ratios to the notebook."""
     frame = pd.DataFrame(rows).reindex(columns=["way", "seed", "accuracy", "seconds", "cpu_seconds"])
     num_ways = frame["way"].nunique()
     frame = frame[frame.groupby("seed")["way"].transform("nunique") == num_ways]
     means = frame.groupby("way")[["accuracy", "seconds", "cpu_seconds"]].mean()
-    found: dict[str, Any] = {"accuracy": means["accuracy"].round(4).to_dict(), "num_seeds": frame["seed"].nunique()}
-    for of in ("seconds", "cpu_seconds") if "seed" in means.index else ():
-        shares = (means[of] / means[of]["seed"]).round(3).drop("seed").dropna()
-        found[f"{of}_of_seeds"] = shares.to_dict()
-    return found
+    summary: dict[str, Any] = {"accuracy": means["accuracy"].round(4).to_dict(), "num_seeds": frame["seed"].nunique()}
+    if NOTEBOOK in means.index:
+        for column in ("seconds", "cpu_seconds"):
+            ratios = (means[column] / means[column][NOTEBOOK]).round(3).drop(NOTEBOOK).dropna()
+            summary[f"{column}_vs_notebook"] = ratios.to_dict()
+    return summary
 
 
-def main() -> None:
-    """Each way for each seed, in turn."""
+def parse_options() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
     parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", help="Of seed, cpu-fast and cpu-accurate; all, or by --quick the "
-                        "first two, which walk the same paths.")
-    parser.add_argument("--results", type=Path, help="A file of JSON lines: rows that are there are not made again.")
-    parser.add_argument("--quick", action="store_true", help="One seed, an epoch of each part, every 20th image.")
+    parser.add_argument("--ways", nargs="+", help="Some of notebook, cpu-fast and cpu-accurate. The default is all, or "
+                        "with --quick the first two, which run the same code.")
+    parser.add_argument("--results", type=Path, help="A file of JSON lines; rows that it contains are not measured.")
+    parser.add_argument("--quick", action="store_true", help="One seed, few epochs, every 20th image.")
     options = parser.parse_args()
-    options.ways = options.ways or ["seed", "cpu-fast", *([] if options.quick else ["cpu-accurate"])]
+    options.ways = options.ways or [NOTEBOOK, "cpu-fast", *([] if options.quick else ["cpu-accurate"])]
+    options.seeds = [0] if options.quick else options.seeds
+    return options
+
+
+def measure_all(competition: Competition, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure each way for each seed, in turn, unless the results contain it."""
     rows: list[dict[str, Any]] = []
     if options.results and options.results.exists():
         rows = [json.loads(line) for line in options.results.read_text().splitlines()]
+    measured = {(row["way"], row["seed"]) for row in rows}
+    for way, seed in ((way, seed) for seed in options.seeds for way in options.ways):
+        if (way, seed) in measured:
+            continue
+        row = measure(way, seed, competition, options)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if options.results:
+            with options.results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    return rows
+
+
+def main() -> None:
+    """Measure everything and print the rows and their summary."""
+    options = parse_options()
     with tempfile.TemporaryDirectory() as folder:
-        data = _twentieth(options.data, Path(folder) / "data") if options.quick else options.data
-        options.data = data
+        if options.quick:
+            options.data = _link_sample(options.data, Path(folder) / "data")
         options.stores = Path(f"{options.results}.stores") if options.results else Path(folder) / "stores"
-        competition = open_competition(data, slug="cars10", work=Path(folder), holdout=HOLDOUT)
-        for seed in [0] if options.quick else options.seeds:
-            for way in options.ways:
-                if any((row["way"], row["seed"]) == (way, seed) for row in rows):
-                    continue
-                rows.append(measure(way, seed, competition, options))
-                print(json.dumps(rows[-1]), flush=True)
-                if options.results:
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(rows[-1]) + "\n")
+        competition = open_competition(options.data, slug="cars10", work=Path(folder), holdout=HOLDOUT)
+        rows = measure_all(competition, options)
     print(pd.DataFrame(rows).to_string(index=False))
-    print(json.dumps(summary(rows)))
+    print(json.dumps(summarize(rows)))
 
 
-def _twentieth(data: Path, folder: Path) -> Path:
-    """Every twentieth picture, as links."""
-    for path in sorted(data.glob("train/*/*.jpg"))[::20]:
+def _link_sample(data: Path, folder: Path) -> Path:
+    """Create a folder with links to every 20th image."""
+    for path in sorted(data.glob("train/*/*.jpg"))[::SAMPLE_STEP]:
         target = folder / path.relative_to(data)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path.resolve())

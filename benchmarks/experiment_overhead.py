@@ -1,12 +1,12 @@
-"""What Airflow costs an experiment: 24 mapped members on 2 and on 4 local workers, against the ideal.
+"""The overhead of Airflow: an experiment of 24 mapped trainings on 2 and on 4 local workers, against the ideal.
 
 python -m benchmarks.experiment_overhead [--quick]
 
-A real Airflow (SQLite, LocalExecutor) and a store of its own for each number of workers. A member is a head on the
-demo's rendered cars, each with another weight decay, so that none reuses another's model: data, split and features are
-shared. ``work`` is what the members' stages took, as their records say, ``ideal`` that over the workers. Overhead is
-what the workers' time was beside it, for each member: in its task (processes and imports) and between tasks (Airflow,
-and workers without a task at the end). On fewer cores than workers the work itself takes longer.
+Each number of workers gets a real Airflow (SQLite, LocalExecutor) and a store. A training is a head on the demo's
+rendered cars with a weight decay of its own, so that no model is reused while data, split and features are shared.
+``work`` is the time of the training stages according to the run records, and ``ideal`` is work divided by the number of
+workers. The overhead per training is the rest of the workers' time: in its task (processes and imports) and between
+tasks (Airflow, and idle workers at the end). With fewer cores than workers the work itself takes longer.
 """
 
 import argparse
@@ -27,16 +27,17 @@ from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow
 
 
 def form(num_recipes: int) -> dict[str, Any]:
-    """The baseline and so many recipes beside it, with two seeds."""
+    """Return the form of an experiment: the baseline and this many recipes, with two seeds."""
     return {"recipe": "demo", "settings": "head.epochs=2 fine_tune.epochs=0", "seeds": "0,1",
             "recipes": [f"decay-{number} head.weight_decay={number}e-3" for number in range(2, num_recipes + 2)]}
 
 
 def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float]:
-    """One experiment in an Airflow of its own; metrics in seconds."""
+    """Run one experiment in its own Airflow and return the metrics in seconds."""
     store = folder / "store"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "CARCLF", "KAGGLE"))}
-    environment = kept | {
+    prefixes = ("AIRFLOW", "CARCLF", "KAGGLE")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    environment = inherited | {
         "CARCLF_STORE": str(store), "CARCLF_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY_ROOT),
         "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none", "KAGGLE_API_TOKEN": "demo-key",
     }
@@ -44,39 +45,49 @@ def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float
         environment["CARCLF_KAGGLE_ENDPOINT"] = start_demo_server(processes, folder.parent / "server", environment)
         airflow = Airflow(folder / "airflow", processes, environment, num_workers=num_workers)
         airflow.start()
-        summary = run_experiment(airflow, form(num_recipes), "members")
-        tasks = [task for task in list_task_instances(airflow, "members") if task["task_id"] == "finish"]
+        summary = run_experiment(airflow, form(num_recipes), "overhead")
+        tasks = [task for task in list_task_instances(airflow, "overhead") if task["task_id"] == "finish"]
     if summary["state"] != "success" or any(task["state"] != "success" for task in tasks):
-        sys.exit(f"The experiment ended with {summary['state']}; look into the lines above.")
+        sys.exit(f"The experiment ended with the state {summary['state']}. The lines above show why.")
     return metrics(tasks, store, num_workers)
 
 
 def metrics(tasks: list[dict[str, Any]], store: Path, num_workers: int) -> dict[str, float]:
-    """Of Airflow's task instances and the members' records."""
-    begun, ended = ([datetime.fromisoformat(task[name]) for task in tasks] for name in ("start_date", "end_date"))
-    wall = (max(ended) - min(datetime.fromisoformat(task["queued_when"]) for task in tasks)).total_seconds()
-    busy = sum((end - begin).total_seconds() for begin, end in zip(begun, ended, strict=True))
+    """Return the metrics of Airflow's task instances and the run records; ``*_each`` are per training."""
+    started = [datetime.fromisoformat(task["start_date"]) for task in tasks]
+    ended = [datetime.fromisoformat(task["end_date"]) for task in tasks]
+    queued = [datetime.fromisoformat(task["queued_when"]) for task in tasks]
+    wall = (max(ended) - min(queued)).total_seconds()
+    busy = sum((end - start).total_seconds() for start, end in zip(started, ended, strict=True))
     records = [json.loads(path.read_text())["stages"] for path in store.glob("runs/*.json")]
     work = sum(float(stages[name]["seconds"]) for stages in records for name in TRAINING_STAGES)
-    num, ideal = len(tasks), work / num_workers
-    return {"workers": num_workers, "members": num, "wall": round(wall, 1), "ideal": round(ideal, 1),
-            "wall_vs_ideal": round(wall / ideal, 2), "work_each": round(work / num, 2),
-            "overhead_each": round((wall * num_workers - work) / num, 2),
-            "in_task": round((busy - work) / num, 2), "between": round((wall * num_workers - busy) / num, 2)}
+    num_trainings = len(tasks)
+    ideal = work / num_workers
+    return {
+        "workers": num_workers,
+        "trainings": num_trainings,
+        "wall": round(wall, 1),
+        "ideal": round(ideal, 1),
+        "wall_vs_ideal": round(wall / ideal, 2),
+        "work_each": round(work / num_trainings, 2),
+        "overhead_each": round((wall * num_workers - work) / num_trainings, 2),
+        "in_task_each": round((busy - work) / num_trainings, 2),
+        "between_each": round((wall * num_workers - busy) / num_trainings, 2),
+    }
 
 
 def main() -> None:
     """Print a row for each number of workers, and all of them as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="six members on two workers")
+    parser.add_argument("--quick", action="store_true", help="six trainings on two workers")
     quick = parser.parse_args().quick
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # else Airflow would stay
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # otherwise Airflow would keep running
     rows = []
     with tempfile.TemporaryDirectory(prefix="carclf-bench-") as folder:
         for num_workers in (2,) if quick else (2, 4):
-            place = Path(folder) / str(num_workers)
-            place.mkdir()
-            rows.append(measure(place, num_workers, 2 if quick else 11))
+            work_folder = Path(folder) / str(num_workers)
+            work_folder.mkdir()
+            rows.append(measure(work_folder, num_workers, 2 if quick else 11))
     print(*(f"{name:>14}" for name in rows[0]))
     for row in rows:
         print(*(f"{value:>14}" for value in row.values()))

@@ -1,8 +1,9 @@
-"""Pictures a second on one GPU, in bfloat16 with random weights, beside the same nets of timm in compiled PyTorch.
+"""Training and prediction throughput on one GPU, compared with the same networks of timm in compiled PyTorch.
 
-Ours is what a run does: Grain's pictures through ``fit`` with the recipe's optimizer. timm's batch lies on the GPU
-already, so its figure is the net's alone. Run it with KERAS_BACKEND=jax as well; timm and torch are no part of the
-pins: install them beside. Without a GPU ``--device cpu`` tries the code at a tiny size.
+Both compute in bfloat16 with random weights. carclf is measured as a run works: images from Grain through ``fit`` with
+the recipe's optimizer. timm's batch is on the GPU already, so its throughput is that of the network alone. Run this
+with KERAS_BACKEND=jax as well. timm and torch are not among the pinned packages; install them separately. Without a
+GPU, ``--device cpu`` tests the code at a tiny size.
 """
 
 import argparse
@@ -13,10 +14,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # timm's process wants memory too
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # timm's process needs memory too
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 import keras
@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.generated_images import write_images
 from benchmarks.timing import images_per_second
 from carclf.config import Augment, FineTune, load_config
+from carclf.hardware import gpu_name
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
@@ -34,87 +35,92 @@ from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.precision import compute_precision
 from carclf.training.schedules import compile_for_fine_tuning
 
-NETS = {"Xception": (299, 128, "legacy_xception"), "EfficientNetB5": (456, 32, "tf_efficientnet_b5"),
-        "ConvNeXtBase": (288, 64, "convnext_base")}
-# Dense bfloat16, from NVIDIA's data sheets; a longer name stands before one that it begins with.
+NETWORKS = {"Xception": (299, 128, "legacy_xception"), "EfficientNetB5": (456, 32, "tf_efficientnet_b5"),
+            "ConvNeXtBase": (288, 64, "convnext_base")}  # size, batch size, name in timm
+CPU_SIZE, CPU_BATCH_SIZE = 96, 4
+# Dense bfloat16 operations per second, from NVIDIA's data sheets; longer names before names they start with.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
-CLASSES = 10
-Figures = dict[str, float]
+NUM_CLASSES = 10
+BATCHES_PER_EPOCH = 4
+WARMUP_BATCHES = 8
+TRAINING_COST = 3  # forward passes
 
 
-def ours(name: str, size: int, batch: int, steps: int, folder: Path) -> Figures:
-    """Training through ``fit`` on fresh pictures, and prediction of one batch again and again."""
+def measure_carclf(name: str, size: int, batch_size: int, steps: int, folder: Path) -> dict[str, float]:
+    """Train through ``fit`` on new images, then predict one batch repeatedly; return images per second."""
     keras.utils.set_random_seed(0)
     backbone = build_backbone(name, "none", size, size)
-    model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], CLASSES, load_config("gpu").model))
-    index = write_images(folder, 4 * batch)
+    head = build_head(backbone.output_shape[-1], NUM_CLASSES, load_config("gpu").model)
+    model = join_backbone_and_head(backbone, head)
+    index = write_images(folder, BATCHES_PER_EPOCH * batch_size)
     examples = Examples.from_index(index, folder, (size, size)).with_decode_cache(str(folder), max_bytes=1e10)
-    epochs = 3 + steps // 4  # of four batches
-    source = TrainingSource(examples, Augmenter(Augment()), [(size, size)] * epochs, batch, epochs, 0)
-    mix = BatchMixer(CLASSES, 0)
-    stream = BatchStream(lambda number: batches(source, batch, start_batch=number, mix=mix))
+    epochs = 3 + steps // BATCHES_PER_EPOCH
+    source = TrainingSource(examples, Augmenter(Augment()), [(size, size)] * epochs, batch_size, epochs, 0)
+    mixer = BatchMixer(NUM_CLASSES, 0)
+    stream = BatchStream(lambda number: batches(source, batch_size, start_batch=number, mix=mixer))
     with compute_precision("bfloat16", model):
-        trained, _ = compile_for_fine_tuning(FineTune(epochs=epochs, batch_size=batch), model, source)
-        trained.fit(without_autotune(BatchSequence(stream, 0, 8)), epochs=1, verbose=0, shuffle=False)  # compiles
+        trained, _ = compile_for_fine_tuning(FineTune(epochs=epochs, batch_size=batch_size), model, source)
+        warmup = BatchSequence(stream, 0, WARMUP_BATCHES)
+        trained.fit(without_autotune(warmup), epochs=1, verbose=0, shuffle=False)  # compiles
         waited, started = stream.wait_seconds, time.perf_counter()
-        waiting = DataWaitCallback(feed := BatchSequence(stream, 8, steps))
-        trained.fit(without_autotune(feed), epochs=1, verbose=0, shuffle=False, callbacks=[waiting])
+        sequence = BatchSequence(stream, WARMUP_BATCHES, steps)
+        callbacks = [DataWaitCallback(sequence)]
+        trained.fit(without_autotune(sequence), epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
         seconds = time.perf_counter() - started
         waited = stream.wait_seconds - waited
         stream.close()
-        pixels = np.stack([source[drawn][0] for drawn in range(batch)])
-        predict = images_per_second(lambda: trained.predict_on_batch(pixels), batch, steps)
-    return {"train": steps * batch / seconds, "predict": predict, "data_wait": waited / seconds}
+        pixels = np.stack([source[position][0] for position in range(batch_size)])
+        predict = images_per_second(lambda: trained.predict_on_batch(pixels), batch_size, steps)
+    return {"train": steps * batch_size / seconds, "predict": predict, "data_wait": waited / seconds}
 
 
-def timms(*arguments: object) -> Figures:
-    """The same by timm, in a process of its own: two frameworks in one fight for the GPU, and for symbols."""
+def measure_timm(*arguments: object) -> dict[str, float]:
+    """Run the timm baseline in a new process: two frameworks in one process compete for the GPU and for symbols."""
     command = [sys.executable, "-m", "benchmarks.timm_baseline", *map(str, arguments)]
-    found: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
-    return found
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def compare(name: str, steps: int, device: str, chip: str) -> dict[str, float | None]:
+    """Measure one network, carclf first, print a line, and return the ratios to timm."""
+    size, batch_size, timm_name = NETWORKS[name]
+    if device == "cpu":
+        size, batch_size = CPU_SIZE, CPU_BATCH_SIZE
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CARCLF_CACHE"] = f"{folder}/cache"
+        carclf = measure_carclf(name, size, batch_size, steps, Path(folder))
+    timm = measure_timm(timm_name, size, batch_size, steps, device)
+    print(f"{name:<16}{size:4} px  batch {batch_size:4}  "
+          f"train {carclf['train']:8.1f} img/s (timm {timm['train']:.1f})  "
+          f"predict {carclf['predict']:8.1f} img/s (timm {timm['predict']:.1f})  data wait {carclf['data_wait']:.1%}")
+    peak_fraction = None
+    if chip in PEAK:
+        peak_fraction = round(TRAINING_COST * carclf["train"] * timm["flops"] / PEAK[chip], 4)
+    return {
+        "vs_timm_train": round(carclf["train"] / timm["train"], 3),
+        "vs_timm_predict": round(carclf["predict"] / timm["predict"], 3),
+        "data_wait": round(carclf["data_wait"], 4),
+        "peak_fraction": peak_fraction,
+    }
 
 
 def main() -> None:
-    """Each net, ours then timm's, in one run."""
+    """Measure each network with both, in one run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     options = parser.parse_args()
     chip = _chip()
     if options.device == "cuda" and not chip:
-        raise SystemExit("Keras sees no GPU here. Try the code by --device cpu --quick.")
+        raise SystemExit("Keras sees no GPU. Test the code with --device cpu --quick.")
     steps = 8 if options.quick else 100
-    found: dict[str, Any] = {}
-    for name, (size, batch, peer) in NETS.items():
-        if options.device == "cpu":
-            size, batch = 96, 4
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["CARCLF_CACHE"] = f"{folder}/cache"
-            own = ours(name, size, batch, steps, Path(folder))
-        theirs = timms(peer, size, batch, steps, options.device)
-        # a training step costs three times the forward pass; a multiplication and an addition are two operations
-        share = 3 * own["train"] * theirs["flops"] / PEAK[chip] if chip in PEAK else None
-        found[name] = {
-            "vs_timm_train": round(own["train"] / theirs["train"], 3),
-            "vs_timm_predict": round(own["predict"] / theirs["predict"], 3),
-            "data_wait": round(own["data_wait"], 4), "share_of_peak": share and round(share, 4),
-        }
-        print(f"{name:<16}{size:4} px  batch {batch:4}  train {own['train']:8.1f} img/s (timm {theirs['train']:.1f})  "
-              f"predict {own['predict']:8.1f} img/s (timm {theirs['predict']:.1f})  data wait {own['data_wait']:.1%}")
-    print(json.dumps({"chip": chip or "CPU", "backend": keras.backend.backend(), **found}))
+    results = {name: compare(name, steps, options.device, chip) for name in NETWORKS}
+    print(json.dumps({"chip": chip or "CPU", "backend": keras.backend.backend(), **results}))
 
 
 def _chip() -> str:
-    """The GPU's model as in ``PEAK``, or its whole name; "" without a GPU."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else ""
-    else:
-        import jax
-
-        name = next((device.device_kind for device in jax.devices() if device.platform == "gpu"), "")
+    """Return the GPU's model as in ``PEAK``, or its full name; an empty string without a GPU."""
+    name = gpu_name()
     return next((chip for chip in PEAK if chip in name), name)
 
 

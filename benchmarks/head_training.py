@@ -1,9 +1,11 @@
-"""A new head: on cached features of several views, beside ``fit`` on the frozen network with augmentation."""
+"""A new head on cached features of several views, compared with ``fit`` on the frozen, augmented network."""
 
 import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,55 +27,88 @@ from carclf.training.feature_shards import extract_features
 from carclf.training.feed import BatchSequence, BatchStream, without_autotune
 from carclf.training.heads import build_head, fit_head, join_backbone_and_head
 
-SIZE, BATCH = (224, 224), 32
+SIZE = (224, 224)
+BATCH_SIZE = 32
+BACKBONE = "EfficientNetV2B0"
+
+
+@dataclass(frozen=True)
+class HeadTask:
+    """Training and validation images, and the weights and the seed to train a head with."""
+
+    train: Examples
+    val: Examples
+    weights: str
+    seed: int
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of the training images."""
+        return int(self.train.labels.max()) + 1
 
 
 def read_index(data: Path) -> pd.DataFrame:
-    """The labelled pictures of a folder in the competition's layout: path, label, problem, sha256, id, cluster."""
+    """Return the labeled images of a folder in the competition's layout: path, label, problem, sha256, id, cluster."""
     paths = sorted(data.glob("train/*/*.jpg"))
+    names = [path.name for path in paths]
     return pd.DataFrame({
         "path": [str(path.relative_to(data)) for path in paths], "label": [int(path.parent.name) for path in paths],
-        "problem": "", "source": "train", "id": [path.name for path in paths], "sha256": [path.name for path in paths],
-        "cluster": range(len(paths)),
+        "problem": "", "source": "train", "id": names, "sha256": names, "cluster": range(len(paths)),
     })
 
 
-def by_fit(weights: str, train: Examples, val: Examples, seed: int, epochs: int, num_classes: int) -> float:
-    """``fit`` of the whole network with the backbone frozen: the validation accuracy of its best epoch."""
-    make_deterministic(seed)
+def train_with_fit(task: HeadTask, epochs: int) -> float:
+    """Fit the whole network with a frozen backbone; return the validation accuracy of the best epoch."""
+    make_deterministic(task.seed)
     config = load_config("cpu")
-    backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
+    backbone = build_backbone(BACKBONE, task.weights, *SIZE)
     backbone.trainable = False
-    model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], num_classes, config.model))
+    head = build_head(backbone.output_shape[-1], task.num_classes, config.model)
+    model = join_backbone_and_head(backbone, head)
     model.compile(keras.optimizers.AdamW(1e-3, weight_decay=1e-3),
                   loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    source = TrainingSource(train, Augmenter(config.augment), [SIZE] * epochs, BATCH, epochs, seed)
-    stream = BatchStream(lambda number: batches(source, BATCH, start_batch=number))
-    plain = [pixels for pixels, _ in batches(LetterboxedSource(val, SIZE), BATCH)]
+    source = TrainingSource(task.train, Augmenter(config.augment), [SIZE] * epochs, BATCH_SIZE, epochs, task.seed)
+    stream = BatchStream(lambda number: batches(source, BATCH_SIZE, start_batch=number))
+    val = [pixels for pixels, _ in batches(LetterboxedSource(task.val, SIZE), BATCH_SIZE)]
     best = 0.0
     for epoch in range(epochs):
-        feed = BatchSequence(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
-        model.fit(without_autotune(feed), epochs=1, verbose=0, shuffle=False)
-        answers = np.concatenate([model.predict_on_batch(pixels).argmax(1) for pixels in plain])
-        best = max(best, float((answers == val.labels).mean()))
+        sequence = BatchSequence(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
+        model.fit(without_autotune(sequence), epochs=1, verbose=0, shuffle=False)
+        predicted = np.concatenate([model.predict_on_batch(pixels).argmax(1) for pixels in val])
+        best = max(best, float((predicted == task.val.labels).mean()))
     return best
 
 
-def by_features(weights: str, train: Examples, val: Examples, seed: int, num_views: int, num_classes: int) -> float:
-    """Our way: features of some views once, the plain one first, then the head on them."""
-    config = load_config("cpu", {"seed": seed})
-    make_deterministic(seed)
-    backbone = build_backbone("EfficientNetV2B0", weights, *SIZE)
+def train_on_features(task: HeadTask, num_views: int) -> float:
+    """Compute features of some views once, the plain one first, and fit the head to them; return its accuracy."""
+    config = load_config("cpu", {"seed": task.seed})
+    make_deterministic(task.seed)
+    backbone = build_backbone(BACKBONE, task.weights, *SIZE)
     with Meter("features") as meter:
-        views = [extract_features(backbone, train, config, view, meter) for view in range(num_views)]
-        val_features = extract_features(backbone, val, config, 0, meter)
-    head = build_head(val_features.shape[1], num_classes, config.model)
-    labels: Any = np.tile(train.labels, len(views))
-    return fit_head(head, (np.concatenate(views), labels), (val_features, val.labels), config.head)[1]
+        views = [extract_features(backbone, task.train, config, view, meter) for view in range(num_views)]
+        val_features = extract_features(backbone, task.val, config, 0, meter)
+    head = build_head(val_features.shape[1], task.num_classes, config.model)
+    labels = np.tile(task.train.labels, len(views))
+    return fit_head(head, (np.concatenate(views), labels), (val_features, task.val.labels), config.head)[1]
+
+
+def measure(task: HeadTask, epochs: int) -> Iterator[dict[str, Any]]:
+    """Yield accuracy and time of each method."""
+    methods = {
+        "fit": lambda: train_with_fit(task, epochs),
+        "one view": lambda: train_on_features(task, 1),
+        "two views": lambda: train_on_features(task, 2),
+    }
+    for name, train in methods.items():
+        started, cpu_started = time.perf_counter(), cpu_seconds()
+        accuracy = train()
+        seconds, used = time.perf_counter() - started, cpu_seconds() - cpu_started
+        print(f"seed {task.seed}  {name:<10}{accuracy:.4f}  {seconds:.0f} s, CPU {used:.0f} s", flush=True)
+        yield {"seed": task.seed, "method": name, "accuracy": accuracy, "seconds": seconds, "cpu_seconds": used}
 
 
 def main() -> None:
-    """Both ways for each seed, in turn."""
+    """Measure each method for each seed, in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
     parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
@@ -86,20 +121,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for seed in seeds:
         split = stratified_holdout(index, val_fraction=0.15, seed=seed)
-        train, val = (Examples.from_index(split[split["subset"] == name], options.data, SIZE) for name in ("train", "val"))
-        for way, train_by in (("fit", lambda *given: by_fit(*given, epochs, 10)),
-                              ("one view", lambda *given: by_features(*given, 1, 10)),
-                              ("two views", lambda *given: by_features(*given, 2, 10))):
-            started, used = time.perf_counter(), cpu_seconds()
-            accuracy = train_by(options.weights, train, val, seed)
-            seconds, used = time.perf_counter() - started, cpu_seconds() - used
-            rows.append({"seed": seed, "way": way, "accuracy": accuracy, "seconds": seconds, "cpu_seconds": used})
-            print(f"seed {seed}  {way:<10}{accuracy:.4f}  {seconds:.0f} s, {used:.0f} s of the processors", flush=True)
-    means = pd.DataFrame(rows).groupby("way")[["accuracy", "seconds", "cpu_seconds"]].mean()
+        train, val = (
+            Examples.from_index(split[split["subset"] == name], options.data, SIZE) for name in ("train", "val")
+        )
+        rows += measure(HeadTask(train, val, options.weights, seed), epochs)
+    means = pd.DataFrame(rows).groupby("method")[["accuracy", "seconds", "cpu_seconds"]].mean()
     ratios = (means.loc["fit"] / means).drop("fit").round(2)
-    as_good = ratios[means["accuracy"].drop("fit") >= means.loc["fit", "accuracy"]]
+    as_accurate = ratios[means["accuracy"].drop("fit") >= means.loc["fit", "accuracy"]]
     print(json.dumps({
-        "vs_fit": as_good["seconds"].max() if len(as_good) else None,  # of what is no less accurate
+        "vs_fit": as_accurate["seconds"].max() if len(as_accurate) else None,  # of methods as accurate as fit
         "by_views": ratios["seconds"].to_dict(), "by_views_cpu": ratios["cpu_seconds"].to_dict(),
         "accuracy": means["accuracy"].round(4).to_dict(), "epochs": epochs,
     }))

@@ -1,4 +1,4 @@
-"""Peak memory of each stage's process at 1, 4 and 16 times the data: rendered cars, the files repeated as links."""
+"""Peak memory of each stage's process with 1, 4 and 16 times the data: rendered cars, the files repeated as links."""
 
 import argparse
 import json
@@ -17,16 +17,16 @@ from carclf.stages.chain import STAGES
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
-    """The competition's folder with every picture that many times, as hard links under other names."""
+    """Write the competition's folder with every image several times, as hard links with other names."""
     for path in sorted(source.rglob("*.jpg")):
         folder = target / path.parent.relative_to(source)
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(times):
             os.link(path, folder / f"{number}-{path.name}")
-    for name in ("sample-submission.csv", "truth.csv"):
-        table = pd.read_csv(source / name)
-        copies = [table.assign(Id=[f"{number}-{one}" for one in table["Id"]]) for number in range(times)]
-        pd.concat(copies).to_csv(target / name, index=False)
+    for file in ("sample-submission.csv", "truth.csv"):
+        table = pd.read_csv(source / file)
+        copies = [table.assign(Id=[f"{number}-{name}" for name in table["Id"]]) for number in range(times)]
+        pd.concat(copies).to_csv(target / file, index=False)
 
 
 def peak(command: list[str], environment: dict[str, str]) -> float:
@@ -39,9 +39,9 @@ def peak(command: list[str], environment: dict[str, str]) -> float:
 
 
 def measure(folder: Path, work: Path) -> dict[str, float]:
-    """MB of each stage, each in a process of its own as in the DAG."""
+    """Return the peak memory of each stage in MB, each in its own process as in the DAG."""
     competition = open_competition(folder, slug="cars", work=work, truth=folder / "truth.csv")
-    found = {}
+    megabytes = {}
     with DemoServer(competition, scoring_seconds=0) as server:
         environment = dict(os.environ) | {
             "CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key", "CARCLF_CACHE": str(work / "cache"),
@@ -52,12 +52,12 @@ def measure(folder: Path, work: Path) -> dict[str, float]:
             if stage == "download":
                 for name, value in {"competition": "cars", "fine_tune.epochs": 2, **OPEN_GATE}.items():
                     command += ["--set", f"{name}={value}"]
-            found[stage] = peak(command, environment)
-    return found
+            megabytes[stage] = peak(command, environment)
+    return megabytes
 
 
 def main() -> None:
-    """Print MB by stage and factor, and the ratio of the last factor to the first."""
+    """Print MB by stage and factor, and the ratios of the last factor to the first."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     factors = (1, 2) if parser.parse_args().quick else (1, 4, 16)

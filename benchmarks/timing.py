@@ -1,14 +1,16 @@
-"""Pictures a second of a step that is called again and again, and what a measurement took of the processors."""
+"""Throughput of a step that is called repeatedly, and processor time of this process and its children."""
 
 import resource
 import time
 from collections.abc import Callable
 from typing import Any
 
+WARMUP_STEPS = 3
+
 
 def images_per_second(step: Callable[[], Any], batch: int, steps: int, wait: Callable[[], Any] = lambda: None) -> float:
-    """Pictures a second of ``steps`` calls, after three that compile and warm up; ``wait`` waits for the device."""
-    for _ in range(3):
+    """Return images per second of ``steps`` calls after warm-up and compilation; ``wait`` synchronizes the device."""
+    for _ in range(WARMUP_STEPS):
         step()
     wait()
     started = time.perf_counter()
@@ -19,6 +21,6 @@ def images_per_second(step: Callable[[], Any], batch: int, steps: int, wait: Cal
 
 
 def cpu_seconds() -> float:
-    """Of all processors, by this process and those that it has waited for: less disturbed by other work than time."""
-    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(part.ru_utime + part.ru_stime for part in parts)
+    """Return the processor time of this process and its finished children; other load affects it less than time."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

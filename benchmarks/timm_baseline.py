@@ -1,6 +1,6 @@
-"""A net of timm in PyTorch, compiled, channels last, bfloat16: NAME SIZE BATCH STEPS DEVICE. Prints JSON.
+"""A network of timm in PyTorch, compiled, channels last, bfloat16: NAME SIZE BATCH_SIZE STEPS DEVICE. Prints JSON.
 
-timm and torch are no part of the pins: install them beside.
+timm and torch are not among the pinned packages; install them separately.
 """
 
 import json
@@ -12,15 +12,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import images_per_second
 
-CLASSES = 10
+NUM_CLASSES = 10
 
 
-def measure(name: str, size: int, batch: int, steps: int, device: str) -> dict[str, float]:
-    """Pictures a second of training and of prediction, and the operations of a forward pass of one picture."""
+def measure(name: str, size: int, batch_size: int, steps: int, device: str) -> dict[str, float]:
+    """Return images per second of training and of prediction, and the operations of a forward pass of one image."""
     torch.manual_seed(0)
-    net = timm.create_model(name, num_classes=CLASSES).to(device, memory_format=torch.channels_last)
-    pixels = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(batch, device=device) % CLASSES
+    net = timm.create_model(name, num_classes=NUM_CLASSES).to(device, memory_format=torch.channels_last)
+    pixels = torch.rand(batch_size, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(batch_size, device=device) % NUM_CLASSES
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(pixels[:1])
     optimizer = torch.optim.AdamW(net.parameters(), fused=device == "cuda")
@@ -38,12 +38,13 @@ def measure(name: str, size: int, batch: int, steps: int, device: str) -> dict[s
             compiled(pixels)
 
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    train = images_per_second(step, batch, steps, wait)
+    train = images_per_second(step, batch_size, steps, wait)
     net.eval()
-    return {"train": train, "predict": images_per_second(predict, batch, steps, wait), "flops": counter.get_total_flops()}
+    predict_speed = images_per_second(predict, batch_size, steps, wait)
+    return {"train": train, "predict": predict_speed, "flops": counter.get_total_flops()}
 
 
 if __name__ == "__main__":
     name, *numbers, device = sys.argv[1:]
-    size, batch, steps = map(int, numbers)
-    print(json.dumps(measure(name, size, batch, steps, device)))
+    size, batch_size, steps = map(int, numbers)
+    print(json.dumps(measure(name, size, batch_size, steps, device)))

@@ -1,4 +1,4 @@
-"""Speed of validation's pass beside pure decoding by as many threads, and its peak memory at 15k and 240k pictures."""
+"""Throughput of validation compared with decoding alone, and its peak memory at 15,000 and 240,000 images."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -25,14 +26,30 @@ from carclf.dataset.inspection import decode_reduced, make_pixel_loader
 from carclf.images.decode import EncodedImage
 
 NUM_CLASSES = 10
+NUM_SOURCES = 256
+TEST_FRACTION = 0.2
 CONFIG = Validation(min_images_per_class=2)
+CHANNELS = 3
 
 
-def link(sources: list[Path], folder: Path, num: int) -> Path:
-    """A competition's folder of ``num`` pictures, a fifth of them for the test: links to the sources in turn."""
-    num_test = num // 5
+@dataclass(frozen=True)
+class Scale:
+    """Number of images for the throughput, repetitions, and numbers of images for the memory."""
+
+    num_images: int
+    rounds: int
+    memory_sizes: tuple[int, ...]
+
+
+FULL = Scale(2_000, 5, (15_000, 240_000))
+QUICK = Scale(512, 5, (1_000, 16_000))
+
+
+def link_competition(sources: list[Path], folder: Path, num: int) -> Path:
+    """Create a competition folder of ``num`` images that are links to the sources in turn."""
+    num_test = int(num * TEST_FRACTION)
     for number in range(num):
-        # a source keeps its class, else every picture would stand under another label too
+        # Each source keeps its class, otherwise all images would have copies with conflicting labels.
         source = number % len(sources)
         top = "test_upload" if number < num_test else f"train/{source % NUM_CLASSES}"
         target = folder / top / f"{number}.jpg"
@@ -43,95 +60,96 @@ def link(sources: list[Path], folder: Path, num: int) -> Path:
     return folder
 
 
-def write_rows(folder: Path) -> int:
-    """The pass alone, which streams its rows to a file."""
+def write_index(folder: Path) -> int:
+    """Write the index, the pass over all files; return the number of images."""
     return indexing.write_index(folder, folder / "index.parquet", CONFIG)
 
 
-def check_rows(folder: Path) -> None:
-    """What follows: the search for copies, and all checks."""
+def check_index(folder: Path) -> None:
+    """Search for copies and run all checks."""
     index = pd.read_parquet(folder / "index.parquet")
     index["cluster"] = find_clusters(index, make_pixel_loader(folder, index["path"].to_list()), Duplicates())
     findings = find_problems(index, read_context(folder, CONFIG)[0])
     assert not findings.errors, findings.errors
 
 
-def validated(folder: Path) -> int:
-    """Both, as the stage does."""
-    num = write_rows(folder)
-    check_rows(folder)
+def validate(folder: Path) -> int:
+    """Write and check the index, as the stage does; return the number of images."""
+    num = write_index(folder)
+    check_index(folder)
     return num
 
 
-def decode_alone(folder: Path) -> int:
-    """Reading and decoding at the pass's own reduced scale, by as many threads, in as large pieces."""
-    paths = [folder / place.path for place in indexing.list_images(folder)]
-    pieces = [paths[start : start + indexing.CHUNK] for start in range(0, len(paths), indexing.CHUNK)]
+def decode_only(folder: Path) -> int:
+    """Decode all images at the reduced scale with as many threads and as large chunks; return their number."""
+    paths = [folder / image.path for image in indexing.list_images(folder)]
+    chunks = [paths[start : start + indexing.CHUNK_SIZE] for start in range(0, len(paths), indexing.CHUNK_SIZE)]
 
-    def one(piece: list[Path]) -> int:
-        return sum(decode_reduced(EncodedImage(path.read_bytes())).shape[2] == 3 for path in piece)
+    def decode_chunk(chunk: list[Path]) -> int:
+        return sum(decode_reduced(EncodedImage(path.read_bytes())).shape[2] == CHANNELS for path in chunk)
 
     with ThreadPoolExecutor(indexing.NUM_THREADS) as pool:
-        return sum(pool.map(one, pieces))
+        return sum(pool.map(decode_chunk, chunks))
 
 
-def rates(work: Callable[[Path], int], folder: Path) -> tuple[float, float]:
-    """Pictures in a second of the clock, and in a second of the processors: other work disturbs the second less."""
-    clock, processors = time.perf_counter(), time.process_time()
+def throughput(work: Callable[[Path], int], folder: Path) -> tuple[float, float]:
+    """Return images per second of wall time and of processor time; other load affects the second less."""
+    wall, cpu = time.perf_counter(), time.process_time()
     num = work(folder)
-    return num / (time.perf_counter() - clock), num / (time.process_time() - processors)
+    return num / (time.perf_counter() - wall), num / (time.process_time() - cpu)
 
 
-def peaks(folder: Path) -> list[int]:
-    """MB at most of a process of its own: after the pass alone, and after all."""
+def peak_memory(folder: Path) -> list[int]:
+    """Return the peak memory in MB of another process after writing the index and after checking it."""
     command = [sys.executable, "-m", "benchmarks.validation_speed", "--folder", str(folder)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def print_peaks(folder: Path) -> None:
-    """What the process that ``peaks`` starts does."""
-    found = []
-    for work in (write_rows, check_rows):
+def print_peak_memory(folder: Path) -> None:
+    """Run in the process that ``peak_memory`` starts."""
+    peaks = []
+    for work in (write_index, check_index):
         work(folder)
-        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-    print(json.dumps(found))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(json.dumps(peaks))
+
+
+def measure(work: Path, images: Path | None, scale: Scale) -> None:
+    """Print the median throughput of interleaved rounds, then the peak memory at each size."""
+    if images is None:
+        images = work / "sources"
+        images.mkdir()
+        write_images(images, NUM_SOURCES)
+    sources = sorted(images.rglob("*.jpg"))
+    folder = link_competition(sources, work / "speed", scale.num_images)
+    rounds = np.array([[throughput(method, folder) for method in (decode_only, validate)]
+                       for _ in range(scale.rounds)])
+    for name, (wall, cpu) in zip(("decoding alone", "validation"), np.median(rounds, 0), strict=True):
+        print(f"{name:<24}{wall:8.0f} images/s, {cpu:8.0f} images per CPU second")
+    memory = {size: peak_memory(link_competition(sources, work / str(size), size)) for size in scale.memory_sizes}
+    for size, (index_mb, all_mb) in memory.items():
+        print(f"{size:>8} images: {index_mb} MB for the index, {all_mb} MB with all checks")
+    vs_decode, vs_decode_cpu = np.median(rounds[:, 1] / rounds[:, 0], 0).round(2).tolist()
+    print(json.dumps({
+        "vs_decode": vs_decode, "vs_decode_cpu": vs_decode_cpu, "peak_mb": max(max(both) for both in memory.values()),
+        "index_peak_mb": {str(size): both[0] for size, both in memory.items()},
+        "validation_peak_mb": {str(size): both[1] for size, both in memory.items()},
+    }))
 
 
 def main() -> None:
-    """Measure speed in turns, then memory, and print the medians."""
+    """Parse the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="fewer images")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--pictures", type=Path, help="a folder of JPEGs to use instead of generated ones")
+    parser.add_argument("--images", type=Path, help="a folder of JPEGs to use instead of generated ones")
     options = parser.parse_args()
     cv2.setNumThreads(0)
     if options.folder:
-        print_peaks(options.folder)
+        print_peak_memory(options.folder)
         return
-    num, rounds, sizes = (512, 5, (1_000, 16_000)) if options.quick else (2_000, 5, (15_000, 240_000))
     with tempfile.TemporaryDirectory() as name:
-        work = Path(name)
-        (work / "sources").mkdir()
-        if not options.pictures:
-            write_images(work / "sources", 256)
-        sources = sorted((options.pictures or work / "sources").rglob("*.jpg"))
-        folder = link(sources, work / "speed", num)
-        ways = {"decoding alone": decode_alone, "validation": validated}
-        found = {title: np.array([(0.0, 0.0)] * rounds) for title in ways}
-        for turn in range(rounds):
-            for title, way in ways.items():
-                found[title][turn] = rates(way, folder)
-        for title, turns in found.items():
-            print(f"{title:<24}{np.median(turns, 0)[0]:8.0f} img/s, {np.median(turns, 0)[1]:8.0f} by processor time")
-        memory = {size: peaks(link(sources, work / str(size), size)) for size in sizes}
-    for size, (after_pass, after_all) in memory.items():
-        print(f"{size:>8} pictures {after_pass:14} MB in the pass, {after_all} MB with the checks of the whole")
-    vs_decode, vs_decode_cpu = np.median(found["validation"] / found["decoding alone"], 0).round(2).tolist()
-    print(json.dumps({
-        "vs_decode": vs_decode, "vs_decode_cpu": vs_decode_cpu, "rss_mb": max(max(both) for both in memory.values()),
-        "rss_mb_of_pass": {str(size): both[0] for size, both in memory.items()},
-        "rss_mb_of_all": {str(size): both[1] for size, both in memory.items()},
-    }))
+        measure(Path(name), options.images, QUICK if options.quick else FULL)
 
 
 if __name__ == "__main__":

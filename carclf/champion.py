@@ -26,11 +26,7 @@ Event = dict[str, Any]
 
 
 def read_state(store: Store) -> State | None:
-    """Return ``champion`` (an event of the history, or None), ``threshold`` and ``history``; None for a new store.
-
-    Raises:
-        DataError: ``champion.json`` is damaged.
-    """
+    """Return ``champion`` (an event of the history, or None), ``threshold`` and ``history``; None for a new store."""
     stored = store.read(CHAMPION)
     return None if stored is None else _parse_state(stored.data, store)
 
@@ -39,9 +35,6 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
     """Replace the state with what ``change`` returns, or leave it if that is None.
 
     ``change`` is called again with the newer state if another process was first, so concurrent writers lose nothing.
-
-    Raises:
-        ServiceError: Other processes were first at each attempt.
     """
 
     def change_bytes(data: bytes | None) -> bytes | None:
@@ -100,21 +93,13 @@ def champion_event(store: Store) -> Event | None:
 
 
 def champion_model(store: Store) -> Model | None:
-    """Return the champion's fine-tuned model, or None if there is no champion.
-
-    Raises:
-        DataError: Its artifact is missing.
-    """
+    """Return the champion's fine-tuned model, or None if there is no champion."""
     event = champion_event(store)
     return None if event is None else load_event_model(store, event)
 
 
 def load_event_model(store: Store, event: Event) -> Model:
-    """Return the model that an event names.
-
-    Raises:
-        DataError: Its artifact is missing.
-    """
+    """Return the model that an event names; raise DataError if it is missing."""
     key = str(event["model"])
     if (model := Model.find(store, key)) is None:
         raise DataError(
@@ -124,21 +109,13 @@ def load_event_model(store: Store, event: Event) -> Model:
 
 
 def champion_split(store: Store) -> Split | None:
-    """Return the split that the champion was trained on, or None if there is no champion.
-
-    Raises:
-        DataError: An artifact is missing.
-    """
+    """Return the split that the champion was trained on, or None if there is no champion."""
     model = champion_model(store)
     return None if model is None else load_training_split(store, model)
 
 
 def load_training_split(store: Store, champion: Model) -> Split:
-    """Return the split that a champion was trained on.
-
-    Raises:
-        DataError: It is missing.
-    """
+    """Return the split that a champion was trained on; raise DataError if it is missing."""
     key = champion.inputs["split"]
     if (split := Split.find(store, key)) is None:
         raise DataError(
@@ -152,9 +129,6 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
     """Append a promotion; return False if the champion or the threshold is not that of the judged state anymore.
 
     The threshold rises to ``raise_to`` if it is lower. It never falls.
-
-    Raises:
-        DataError: ``raise_to`` is not an accuracy.
     """
     if raise_to is not None and not 0 <= raise_to <= 1:  # NaN would reject every later candidate
         raise DataError(
@@ -202,17 +176,15 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
 
 def _replace_champion(store: Store, champion: Event, event: Event) -> bool:
     """Append an event that makes its model the champion, unless another process replaced the champion first."""
-    return _change_if(
-        store, lambda state: bool(state["champion"] == champion), lambda state: _with_champion(state, event)
-    )
+
+    def is_champion(state: State) -> bool:
+        return bool(state["champion"] == champion)
+
+    return _change_if(store, is_champion, lambda state: _with_champion(state, event))
 
 
 def set_threshold(store: Store, threshold: float, by: str = "") -> None:
-    """Change the stored threshold and append an event. The champion stays.
-
-    Raises:
-        ConfigError: The threshold is not an accuracy.
-    """
+    """Change the stored threshold and append an event. The champion stays."""
     if not 0 <= threshold <= 1:
         raise ConfigError(f"The threshold {threshold} is not an accuracy. Use a number from 0 to 1.")
 
@@ -236,13 +208,8 @@ def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
         recorded = [(event["model"], event["ref"]) for event in state["history"] if event["action"] == "scored"]
         return (model_key, metrics["ref"]) not in recorded
 
-    event = {
-        "action": "scored",
-        "model": model_key,
-        "ref": metrics["ref"],
-        "public_score": metrics["public_score"],
-        "rank": metrics.get("rank", ""),
-    }
+    event = {"action": "scored", "model": model_key, "ref": metrics["ref"]}
+    event |= {"public_score": metrics["public_score"], "rank": metrics.get("rank", "")}
     if metrics["public_score"] != "":
         _change_if(store, is_new, lambda state: _with_event(state, event))
 
@@ -274,16 +241,9 @@ def promotion_of_model(state: State, model_key: str) -> Event | None:
 
 
 def find_promotion(store: Store, state: State, name: str) -> Event:
-    """Return the promotion of a model, named by its key, the beginning of its key, or its run.
-
-    Raises:
-        ConfigError: No promotion, or more than one, has this name.
-    """
-    matches = {
-        event["model"]: event
-        for event in promotions(state)
-        if name and (event["model"].startswith(name) or event.get("run") == name)
-    }
+    """Return the one promotion of a model with this run, key, or beginning of the key; else raise ConfigError."""
+    named = [event for event in promotions(state) if event["model"].startswith(name) or event.get("run") == name]
+    matches = {event["model"]: event for event in named if name}
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:
@@ -295,11 +255,7 @@ def find_promotion(store: Store, state: State, name: str) -> Event:
 
 
 def verify_artifact(store: Store, artifact: Artifact) -> None:
-    """Download every file of the artifact, past the local cache, and verify its checksum.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
+    """Download every file of the artifact past the local cache; raise DataError if one is missing or damaged."""
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         for name, file in artifact.files.items():
             path = Path(folder) / "file"
@@ -313,7 +269,7 @@ def verify_artifact(store: Store, artifact: Artifact) -> None:
 
 
 def _verify_champion(store: Store, model: Model) -> None:
-    """Verify everything that later runs read of a champion; raise DataError if it is missing or damaged."""
+    """Verify everything that later runs read of a champion."""
     for artifact in (model, load_training_split(store, model)):
         verify_artifact(store, artifact)
     if not model.is_ensemble:

@@ -1,5 +1,4 @@
-"""What the GPUs of this machine are doing, by NVIDIA's management library; nothing where there is none."""
-
+"""The machine that a stage runs on: its processor, its packages, and what its GPUs are doing."""
 
 import os
 import platform
@@ -14,10 +13,19 @@ from typing import Any
 
 import psutil
 
+PACKAGES = (
+    "carclf", "keras", "tensorflow", "jax", "numpy", "albumentations", "grain", "opencv-python-headless", "simplejpeg",
+)
+# Environment variables that change how the backend computes. No secret has one of these prefixes.
+BACKEND_VARIABLES = re.compile(r"(TF|XLA|KERAS|CUDA|OMP|OPENBLAS)_\w+")
+
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: the share of the last moments in which it computed, in [0, 1], and its memory in bytes."""
+    """One GPU, as NVIDIA's management library reports it: all processes together.
+
+    ``utilization`` is the fraction of the last sampling period in which the GPU was busy, in [0, 1].
+    """
 
     name: str
     utilization: float
@@ -25,100 +33,56 @@ class Gpu:
     memory_total_bytes: int
 
 
-def list_gpus() -> list[Gpu]:
-    """The GPUs that this process may use (CUDA_VISIBLE_DEVICES), and what all processes do on them."""
-    with _library() as nvml:
-        if nvml is None:
-            return []
-        return [gpu for handle in _handles(nvml) if (gpu := _asked(nvml, handle))]
-
-
-@contextmanager
-def _library() -> Iterator[Any]:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:  # no driver, or no GPU
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _handles(nvml: Any) -> list[Any]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(n) for n in range(nvml.nvmlDeviceGetCount())] if visible is None else visible.split(",")
-    found = []
-    for name in filter(None, (name.strip() for name in names)):
-        try:
-            found.append(nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit()
-                         else nvml.nvmlDeviceGetHandleByUUID(name))
-        except nvml.NVMLError:  # CUDA ends the list at the first that is not there, too
-            break
-    return found
-
-
-def _asked(nvml: Any, handle: Any) -> Gpu | None:
-    try:
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-        return Gpu(str(nvml.nvmlDeviceGetIndex(handle)), nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100,
-                   int(memory.used), int(memory.total))
-    except nvml.NVMLError:  # a slice of a GPU (MIG) does not say how much it is used
-        return None
-
-PACKAGES = ("carclf", "keras", "tensorflow", "jax", "numpy", "albumentations", "grain", "opencv-python-headless",
-            "simplejpeg")
-# Of the environment: what changes how the backend computes. No secret begins with these.
-FLAGS = re.compile(r"(TF|XLA|KERAS|CUDA|OMP|OPENBLAS)_\w+")
-
-
 def describe_machine() -> dict[str, Any]:
-    """``system``, ``processor``, ``cores`` (this process may use), ``memory_gb``, ``gpu``, ``backend`` ("" for the last
-    two where nothing was computed), ``versions`` of the packages that are there, ``flags`` of the environment.
+    """Return the machine as JSON: system, processor, cores, memory_gb, gpu, backend, versions and environment.
+
+    ``cores`` are those that this process may use. ``gpu`` and ``backend`` are empty if nothing was computed.
     """
+    environment = {name: value for name, value in sorted(os.environ.items()) if BACKEND_VARIABLES.fullmatch(name)}
+    computed = "keras" in sys.modules  # a reused stage does not load a backend only to describe it
     return {
-        "system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "gpu": _gpu(), "backend": _backend(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "gpu": gpu_name() if computed else "",
+        "backend": str(sys.modules["keras"].backend.backend()) if computed else "",
         "versions": package_versions(),
-        "flags": {name: value for name, value in sorted(os.environ.items()) if FLAGS.fullmatch(name)},
+        "environment": environment,
     }
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of what decides a figure, by package, and of Python."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that affect a result."""
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # jax, where nobody trains with it
+            versions[name] = version(name)
+        except PackageNotFoundError:  # jax is optional
             continue
-    return found
+    return versions
 
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1] if found else platform.machine()
+        model = None
+    return model[1] if model else platform.machine()
 
 
-def _backend() -> str:
-    return str(sys.modules["keras"].backend.backend()) if "keras" in sys.modules else ""
+def gpu_devices() -> list[str]:
+    """Return the names of the Keras backend's GPU devices."""
+    import keras
 
-
-def _gpu() -> str:
-    """The GPU that this process computes on, "" where it computes on none; a reused stage loads nothing to know."""
-    if "keras" not in sys.modules:
-        return ""
-    return gpu_name()
+    try:
+        return list(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # raised by JAX on a machine without a GPU
+        return []
 
 
 def gpu_name() -> str:
-    """The name of the GPU in use, with their number where there are several; "" where there is none."""
+    """Return the model of the backend's GPU, with their number if there are several, or an empty string."""
     import keras
 
     if not (devices := gpu_devices()):
@@ -136,7 +100,7 @@ def gpu_name() -> str:
 
 
 def gpu_megabytes() -> float | None:
-    """Memory in use on the fullest GPU, in MB; None where there is none."""
+    """Return the memory that this process uses on its fullest GPU, in MB, or None without a GPU."""
     import keras
 
     if not (devices := gpu_devices()):
@@ -153,18 +117,56 @@ def gpu_megabytes() -> float | None:
 
 
 def gpu_metrics() -> dict[str, float]:
-    """``gpu_memory_mb`` of this process, and ``gpu_utilization`` of the idlest GPU; nothing where there is none."""
+    """Return ``gpu_memory_mb`` of this process and ``gpu_utilization`` of the least busy GPU, if known."""
     if (megabytes := gpu_megabytes()) is None:
         return {}
-    used = [gpu.utilization for gpu in list_gpus()]  # not known of a slice of a GPU
-    return {"gpu_memory_mb": megabytes} | ({"gpu_utilization": min(used)} if used else {})
+    utilizations = [gpu.utilization for gpu in list_gpus()]  # a MIG slice reports none
+    return {"gpu_memory_mb": megabytes} | ({"gpu_utilization": min(utilizations)} if utilizations else {})
 
 
-def gpu_devices() -> list[str]:
-    """Return the backend's GPU devices."""
-    import keras
+def list_gpus() -> list[Gpu]:
+    """Return the GPUs that this process may use (CUDA_VISIBLE_DEVICES); an empty list without an NVIDIA driver."""
+    with _management_library() as nvml:
+        if nvml is None:
+            return []
+        return [gpu for handle in _visible_handles(nvml) if (gpu := _read_gpu(nvml, handle))]
+
+
+@contextmanager
+def _management_library() -> Iterator[Any]:
+    import pynvml
 
     try:
-        return list(keras.distribution.list_devices("gpu"))
-    except RuntimeError:  # JAX's answer where there is none
-        return []
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:  # no driver or no GPU
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _visible_handles(nvml: Any) -> list[Any]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(n) for n in range(nvml.nvmlDeviceGetCount())] if visible is None else visible.split(",")
+    handles = []
+    for name in filter(None, (name.strip() for name in names)):
+        try:
+            if name.isdigit():
+                handles.append(nvml.nvmlDeviceGetHandleByIndex(int(name)))
+            else:
+                handles.append(nvml.nvmlDeviceGetHandleByUUID(name))
+        except nvml.NVMLError:  # CUDA also ignores everything after the first invalid device
+            break
+    return handles
+
+
+def _read_gpu(nvml: Any, handle: Any) -> Gpu | None:
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        utilization = nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100
+        name = str(nvml.nvmlDeviceGetIndex(handle))
+    except nvml.NVMLError:  # a MIG slice does not report its utilization
+        return None
+    return Gpu(name, utilization, int(memory.used), int(memory.total))

@@ -88,7 +88,7 @@ def _add_pages(site: FastAPI) -> None:
 def _add_data(site: FastAPI) -> None:
     @site.get("/data/runs")
     def data_runs(store: InStore, wanted: Annotated[RunQuery, Query()]) -> dict[str, Any]:
-        return query_runs(store, wanted)
+        return query_runs(store, wanted).to_json()
 
     @site.get("/data/runs.csv")
     def table(store: InStore, wanted: Annotated[RunQuery, Query()]) -> Response:

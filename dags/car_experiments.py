@@ -26,7 +26,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.form import MAX_TRIALS, parse_integers
+from carclf.experiments.experiment_form import MAX_TRIALS, parse_integers
 from carclf.experiments.plan import MAX_TRAINING_RUNS
 from carclf_airflow.experiment_steps import promote_run, run_experiment_step
 from carclf_airflow.pods import gpu_task_options

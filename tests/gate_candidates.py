@@ -51,8 +51,11 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
             "subset": list(subsets) or "val",
             "sha256": [f"{position:064x}" for position in positions],
             "source": "train",
+            "color_signature": b"",
+            "phash": 0,
         }
     )
+    rows["pixels_sha256"] = rows["sha256"]
     files = {"split.parquet": rows, "split_history.parquet": rows}
     return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, files)
 
@@ -93,7 +96,8 @@ def build_ensemble(
     ]
     keys = {f"member_{number}": member.model.key for number, member in enumerate(members)}
     files = {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": rows}).encode()}
-    model = build_artifact(store, Model, Provenance(1, first.model.inputs | keys, {"weights": list(weights)}), {}, files)
+    provenance = Provenance(1, first.model.inputs | keys, {"weights": list(weights)})
+    model = build_artifact(store, Model, provenance, {}, files)
     evaluation = build_evaluation(store, first.split, model, wrong_positions, first.config)
     return Candidate(first.archive, first.split, model, evaluation, first.config)
 

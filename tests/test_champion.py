@@ -1,6 +1,5 @@
 """champion.json: a history that only grows, rollbacks, thresholds, scores, and concurrent writers."""
 
-import json
 import shutil
 import tempfile
 import uuid

@@ -30,7 +30,7 @@ def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataF
     the other arguments are those of ``rank_labels``.
     """
     class_names = np.array(sorted(rows["label"].unique()))
-    ranked = rank_labels(features, rows["target"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
+    ranked = rank_labels(features, rows["class_index"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
     rows_by_rank = rows.iloc[ranked["position"]].reset_index(drop=True)
     ambiguous = rows_by_rank["id"].isin(rows["id"][rows["id"].duplicated()])
     return pd.DataFrame({

@@ -1,1 +1,1 @@
-"""The pages in Airflow's UI."""
+"""The pages of the car classifier in Airflow's UI."""

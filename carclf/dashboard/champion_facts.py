@@ -1,44 +1,67 @@
-"""The champion, the threshold and how both came to be."""
+"""The champion, the promotion threshold and their history, for the pages."""
 
 from typing import Any
 
 from carclf.artifacts import Evaluation
 from carclf.champion import Event, State, model_summary, read_state
+from carclf.dashboard.run_reader import Facts
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
 
-def champion_facts(store: Store) -> dict[str, Any] | None:
-    """The champion and the threshold; None in a store where nobody was judged yet. DataError where it is damaged.
+class Champion(Facts):
+    """The champion with its accuracy, the 95% interval, and the last public score; None where unknown."""
 
-    ``champion``: None, or ``model``, ``run``, ``val_accuracy``, ``low``, ``high``, ``public_score``, ``rank`` (numbers
-    or None), ``since`` (ISO 8601), ``by`` (who approved or rolled back, or ""). ``threshold``, and ``thresholds``:
-    ``time`` ("": from the beginning) and ``threshold`` of each change, the oldest first, for a line over time.
-    ``events``: the history as it is, the newest first.
-    """
+    model: str
+    run: str
+    val_accuracy: float | None
+    val_accuracy_low: float | None
+    val_accuracy_high: float | None
+    public_score: float | None
+    rank: int | None
+    since: str  # ISO 8601
+    by: str  # who approved the promotion or rolled back, or ""
+
+
+class ThresholdChange(Facts):
+    """A threshold and the time from which it applies, in ISO 8601; "" for the initial threshold."""
+
+    time: str
+    threshold: float
+
+
+class ChampionFacts(Facts):
+    """The champion, the threshold, its changes (oldest first) and the history of events (newest first)."""
+
+    champion: Champion | None
+    threshold: float
+    thresholds: tuple[ThresholdChange, ...]
+    events: tuple[dict[str, Any], ...] = ()
+
+
+def champion_facts(store: Store) -> ChampionFacts | None:
+    """Return the facts, or None if the gate has not decided anything yet; DataError if ``champion.json`` is damaged."""
     if (state := read_state(store)) is None:
         return None
-    champion = state["champion"]
-    return {
-        "champion": None if champion is None else _champion(store, state, champion),
-        "threshold": state["threshold"], "thresholds": _thresholds(state), "events": state["history"][::-1],
-    }
+    champion = _champion(store, state, state["champion"]) if state["champion"] else None
+    thresholds = _threshold_changes(state)
+    events = tuple(reversed(state["history"]))
+    return ChampionFacts(champion=champion, threshold=state["threshold"], thresholds=thresholds, events=events)
 
 
-def _champion(store: Store, state: State, event: Event) -> dict[str, Any]:
+def _champion(store: Store, state: State, event: Event) -> Champion:
     try:
         evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
-    except DataError:  # the champion is known all the same; its interval is not
+    except DataError:  # show the champion without its interval
         evaluation = None
-    known = model_summary(state, event, evaluation)
-    return known | {
-        "rank": known["rank"] or None, "since": event["time"],
-        "by": event.get("approved_by") or event.get("by") or "",
-    }
+    summary = model_summary(state, event, evaluation)
+    by = event.get("approved_by") or event.get("by") or ""
+    return Champion.model_validate(summary | {"rank": summary["rank"] or None, "since": event["time"], "by": by})
 
 
-def _thresholds(state: State) -> list[dict[str, Any]]:
+def _threshold_changes(state: State) -> tuple[ThresholdChange, ...]:
     changes = [event for event in state["history"] if "threshold" in event]
-    first = changes[0].get("previous_threshold") if changes else state["threshold"]
-    begin = [] if first is None else [{"time": "", "threshold": first}]
-    return begin + [{"time": event.get("time", ""), "threshold": event["threshold"]} for event in changes]
+    initial = changes[0].get("previous_threshold") if changes else state["threshold"]
+    steps = [] if initial is None else [("", initial)]
+    steps += [(event["time"], event["threshold"]) for event in changes]
+    return tuple(ThresholdChange(time=time, threshold=threshold) for time, threshold in steps)

@@ -1,7 +1,7 @@
-"""Charts as Vega-Lite specifications: the pages draw them by a script, the self-contained report as SVG.
+"""Charts as Vega-Lite specifications. The pages draw them in the browser, the self-contained report as SVG.
 
-Colours are the page's CSS variables, so that one chart serves light and dark. Each chart has a sentence that says what
-it shows and a table of its values, for whoever does not see it.
+Colors are CSS variables of the page, so that a chart follows the light and the dark theme. Each chart comes with a
+sentence that summarizes it and a table of its values, for people who cannot see it.
 """
 
 import re
@@ -9,26 +9,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # a name; nothing is fetched
-WIDTH = 560  # of a chart that is no page's, in pixels
-DATA = "shown"  # the name under which a page changes a chart's values
-BLUE, ORANGE, RED, GREEN, MUTED, LINE = (f"var(--{name})" for name in ("train", "test", "bad", "good", "muted", "line"))
-CLIP = re.compile(r"(?<=#)clip\d+|(?<=id=\")clip\d+")
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"  # an identifier; it is never fetched
+SVG_WIDTH = 560  # pixels
+DATASET = "points"  # site.js updates the dataset of this name
+CLIP_PATH_ID = re.compile(r"(?<=#)clip\d+|(?<=id=\")clip\d+")
 Spec = dict[str, Any]
 Values = list[dict[str, Any]]
+
+
+class Color:
+    """The CSS variables that charts use."""
+
+    BLUE = "var(--train)"
+    ORANGE = "var(--test)"
+    RED = "var(--bad)"
+    GREEN = "var(--good)"
+    MUTED = "var(--muted)"
+    LINE = "var(--line)"
+    TEXT = "var(--text)"
+
+
 CONFIG: Spec = {
     "background": "transparent", "font": "system-ui, sans-serif", "view": {"stroke": None},
-    "axis": {"labelColor": MUTED, "titleColor": MUTED, "gridColor": LINE, "gridOpacity": 0.6, "domainColor": LINE,
-             "tickColor": LINE, "titleFontWeight": "normal", "labelFontSize": 12, "titleFontSize": 12,
-             "labelOverlap": True},
-    "legend": {"labelColor": "var(--text)", "orient": "top", "title": None, "labelFontSize": 12,
+    "axis": {"labelColor": Color.MUTED, "titleColor": Color.MUTED, "gridColor": Color.LINE, "gridOpacity": 0.6,
+             "domainColor": Color.LINE, "tickColor": Color.LINE, "titleFontWeight": "normal", "labelFontSize": 12,
+             "titleFontSize": 12, "labelOverlap": True},
+    "legend": {"labelColor": Color.TEXT, "orient": "top", "title": None, "labelFontSize": 12,
                "symbolStrokeWidth": 3},
 }
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn, and the same in words: a sentence and a table, of which the first column names the rows."""
+    """A drawing, a summary of it, and its values as a table whose first column holds the row headers."""
 
     name: str
     title: str
@@ -39,40 +52,45 @@ class Chart:
 
     @property
     def values(self) -> Values:
-        """What of the chart changes while a training runs."""
+        """The points that the chart draws."""
         return list(self.spec["data"]["values"])
 
 
 def render_svg(chart: Chart) -> str:
-    """The chart as SVG that needs no script; its colours are the page's."""
+    """Return the chart as SVG without scripts, in the colors of the surrounding page."""
     import vl_convert
 
-    drawn = str(vl_convert.vegalite_to_svg(chart.spec | {"width": WIDTH}, allowed_base_urls=[]))
-    # The library counts its clipping paths on from drawing to drawing; the same chart shall be the same text.
-    known = {name: f"{chart.name}-{number}" for number, name in enumerate(dict.fromkeys(CLIP.findall(drawn)))}
-    return CLIP.sub(lambda found: known[found[0]], drawn)
+    svg = str(vl_convert.vegalite_to_svg(chart.spec | {"width": SVG_WIDTH}, allowed_base_urls=[]))
+    # vl_convert numbers clip paths across calls. Renumber them, so that equal charts give equal text.
+    ids = {name: f"{chart.name}-{index}" for index, name in enumerate(dict.fromkeys(CLIP_PATH_ID.findall(svg)))}
+    return CLIP_PATH_ID.sub(lambda match: ids[match[0]], svg)
 
 
-def spec(title: str, values: Values, layers: Sequence[Spec], height: int | Spec) -> Spec:
-    """A specification as wide as its place."""
+def layered_spec(title: str, values: Values, layers: Sequence[Spec], height: int | Spec) -> Spec:
+    """Return a specification that is as wide as its container; ``height`` is in pixels or per step of a scale."""
     return {
         "$schema": SCHEMA, "description": title, "width": "container", "height": height, "config": CONFIG,
-        "data": {"name": DATA, "values": values}, "layer": list(layers),
+        "data": {"name": DATASET, "values": values}, "layer": list(layers),
         "autosize": {"type": "fit-x" if isinstance(height, dict) else "fit", "contains": "padding"},
     }
 
 
 def axis(field: str, title: str | None = None, **options: Any) -> Spec:
-    """An axis of numbers that need not begin at 0."""
+    """Return a quantitative axis that does not have to include 0."""
     return {"field": field, "type": "quantitative", "title": title, "scale": {"zero": False}} | options
 
 
-def color_scale(field: str, kinds: Mapping[str, str]) -> Spec:
-    """Which color each kind has; the legend only where there are several."""
-    scale = {"domain": list(kinds), "range": list(kinds.values())}
-    return {"field": field, "type": "nominal", "scale": scale} | ({} if len(kinds) > 1 else {"legend": None})
+def color_scale(field: str, colors: Mapping[str, str]) -> Spec:
+    """Return the color of each value of the field. There is no legend for a single value."""
+    scale = {"domain": list(colors), "range": list(colors.values())}
+    return {"field": field, "type": "nominal", "scale": scale} | ({} if len(colors) > 1 else {"legend": None})
 
 
-def format_number(value: float | None, form: str = ".4g") -> str:
-    """A number as a table has it; "" where it is not known."""
+def tooltip(form: str, *fields: str) -> list[Spec]:
+    """Return the tooltip lines of fields that are shown with the same number format."""
+    return [{"field": field, "format": form} for field in fields]
+
+
+def format_cell(value: float | None, form: str) -> str:
+    """Format a number for a table; "" for None."""
     return "" if value is None else format(value, form)

@@ -1,4 +1,4 @@
-"""The icon of the pages, for Airflow's light and its dark theme."""
+"""The icon of the pages in the colors of the light and the dark theme."""
 
 _CAR = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" width="24" height="24" fill="none" '
         'stroke="{color}" stroke-width="1.8" stroke-linecap="round" stroke-linejoin="round">'

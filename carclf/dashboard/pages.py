@@ -1,17 +1,19 @@
-"""The pages inside Airflow's UI as HTML, and the data that they ask for while they are open."""
+"""The pages in Airflow's UI as HTML, and the data that they request while they are open."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from carclf.dashboard import templates as rendering
-from carclf.dashboard.experiment_view import experiment_view, training_runs_view
+from carclf.dashboard.champion_facts import champion_facts
+from carclf.dashboard.experiment_view import experiment_view, training_run_statuses
 from carclf.dashboard.icons import ICONS
 from carclf.dashboard.run_charts import class_differences
 from carclf.dashboard.run_comparison import compare_runs
-from carclf.dashboard.run_facts import champion_facts, run_facts
-from carclf.dashboard.run_view import live_curves, page_version, progress, run_view
+from carclf.dashboard.run_facts import run_facts
+from carclf.dashboard.run_reader import Facts
+from carclf.dashboard.run_view import ProgressLine, live_curves, page_version, progress_lines, run_view
+from carclf.dashboard.templates import render_page, script, style_sheet, vega_bundle
 from carclf.dashboard.timeline import timeline_chart
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.runs.index import TRAINING, index_row, list_runs
@@ -19,94 +21,108 @@ from carclf.runs.live import read_live_progress
 from carclf.runs.record import read_record
 from carclf.services.storage import Store
 
-COLUMNS = (  # of the list: a row's name, its title, whether it is a number
+COLUMNS = (  # of the list of runs, in the order of site.js: the row's key, the title, whether it is a number
     ("run", "Run", False), ("val_accuracy", "Accuracy (95%)", True), ("public_score", "Public score", True),
-    ("decision", "Decision", False), ("state", "State", False), ("created", "Begun (UTC)", False),
-    ("recipe", "Recipe", False), ("dataset", "Data", False), ("minutes", "Minutes", True),
+    ("decision", "Decision", False), ("state", "State", False), ("created", "Started (UTC)", False),
+    ("recipe", "Recipe", False), ("dataset", "Dataset", False), ("minutes", "Minutes", True),
     ("gpu_minutes", "GPU minutes", True),
 )
 FILES: dict[str, tuple[Callable[[], str], str]] = {
-    "site.js": (rendering.script, "text/javascript"), "site.css": (rendering.style_sheet, "text/css"),
-    "vega.js": (rendering.vega, "text/javascript"),
+    "site.js": (script, "text/javascript"), "site.css": (style_sheet, "text/css"),
+    "vega.js": (vega_bundle, "text/javascript"),
 }
+UPDATED = ("name", "values", "summary", "rows")  # of a ``Chart``
+UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+
+
+class LiveUpdate(Facts):
+    """What changes of a run's page while the run is active. Another ``version`` means: reload the page."""
+
+    version: str
+    state: str
+    progress: tuple[ProgressLine, ...] = ()
+    charts: tuple[dict[str, Any], ...] = ()
 
 
 def runs_page(store: Store, root: str) -> str:
-    """The champion, the metrics over time, and the list of all runs."""
-    champion = champion_facts(store)
-    since = champion["champion"]["since"] if champion and champion["champion"] else ""
-    return rendering.render_page(
-        "runs.html", root, champion=champion, age=_age(since), over_time=timeline_chart(list_runs(store), champion),
+    """Render the champion, the timeline and the list of runs, which site.js fills."""
+    facts = champion_facts(store)
+    champion = facts.champion if facts else None
+    return render_page(
+        "runs.html", root, champion=champion, threshold=facts.threshold if facts else None,
+        age=_age(champion.since) if champion else "", timeline_chart=timeline_chart(list_runs(store), facts),
         columns=COLUMNS,
     )
 
 
 def run_page(store: Store, root: str, run_id: str) -> str:
-    """The report of a run, as far as it is; ConfigError where there is no such run."""
-    return rendering.render_page("run.html", root, **run_view(run_facts(store, run_id)))
+    """Render the report of a run, which may still be active; ConfigError if it does not exist."""
+    return render_page("run.html", root, **run_view(run_facts(store, run_id)))
 
 
 def run_exists(store: Store, run_id: str) -> bool:
-    """Whether there is such a run; ConfigError for what is no run id."""
+    """Return whether the run has a record; ConfigError if the run id is invalid."""
     return read_record(store, run_id) is not None
 
 
 def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
-    """Two runs side by side; ConfigError where they cannot be compared."""
-    found = compare_runs(store, run_a, run_b)
-    return rendering.render_page("comparison.html", root, differences=class_differences(found["classes"]), **found)
+    """Render the comparison of two runs; ConfigError if they cannot be compared."""
+    comparison = compare_runs(store, run_a, run_b)
+    differences = class_differences(comparison.classes)
+    return render_page("comparison.html", root, comparison=comparison, differences=differences)
 
 
-def experiment_page(store: Store, root: str, found: Mapping[str, Any]) -> str:
-    """An experiment's recipes beside the baseline, of its ``outcome.json``; DataError where that is another's."""
-    return rendering.render_page("experiment.html", root, **experiment_view(found, store))
+def experiment_page(store: Store, root: str, outcome: Mapping[str, Any]) -> str:
+    """Render an experiment's ``outcome.json``; DataError if it is malformed."""
+    return render_page("experiment.html", root, **experiment_view(outcome, store))
 
 
-def experiment_progress_page(store: Store, root: str, name: str, members: Sequence[Mapping[str, Any]]) -> str:
-    """How an experiment goes that is not compared yet: its trainings, none before it was planned."""
-    return rendering.render_page("experiment_progress.html", root, experiment=name, members=training_runs_view(store, members))
+def experiment_progress_page(store: Store, root: str, name: str, training_runs: Sequence[Mapping[str, Any]]) -> str:
+    """Render the state of an experiment without outcome; ``training_runs`` is empty until they are planned."""
+    statuses = training_run_statuses(store, training_runs)
+    return render_page("experiment_progress.html", root, experiment=name, training_runs=statuses)
 
 
 def error_page(root: str, heading: str, text: str, *, awaited_run_id: str = "") -> str:
-    """What went wrong, in words; it looks for the run that it ``awaited_run_id``."""
-    return rendering.render_page("error.html", root, heading=heading, text=text, awaited_run_id=awaited_run_id)
+    """Render an error message. With ``awaited_run_id`` the page shows that run as soon as it exists."""
+    return render_page("error.html", root, heading=heading, text=text, awaited_run_id=awaited_run_id)
 
 
 def live(store: Store, run_id: str) -> dict[str, Any]:
-    """What of an open page of a run changes while it runs; another ``version`` asks for the page anew."""
+    """Return a ``LiveUpdate`` of a run as JSON data."""
     record = read_record(store, run_id)
     if record is None:
-        return {"version": "none", "state": "pending", "progress": [], "charts": []}
-    found, row = read_live_progress(store, run_id), index_row(record)
-    running = [found[stage] for stage in TRAINING if stage in found and found[stage]["state"] == "running"]
-    charts = [chart for one in running for chart in live_curves(one)]
-    return {
-        "version": page_version(row, found), "state": row["state"], "progress": progress(found),
-        "charts": [{"name": chart.name, "values": chart.values, "summary": chart.summary, "rows": chart.rows}
-                   for chart in charts],
-    }
+        return LiveUpdate(version="none", state="pending").to_json()
+    progress = read_live_progress(store, run_id)
+    row = index_row(record)
+    running = [progress[stage] for stage in TRAINING if stage in progress and progress[stage]["state"] == "running"]
+    charts = [chart for stage in running for chart in live_curves(stage)]
+    return LiveUpdate(
+        version=page_version(row, progress), state=row["state"], progress=tuple(progress_lines(progress)),
+        charts=tuple({name: getattr(chart, name) for name in UPDATED} for chart in charts),
+    ).to_json()
 
 
 def timeline(store: Store) -> dict[str, Any]:
-    """The chart over time as JSON: ``spec``, ``summary``, ``columns`` and ``rows``."""
+    """Return the timeline ``Chart`` as JSON data."""
     return vars(timeline_chart(list_runs(store), champion_facts(store)))
 
 
 def static_file(name: str) -> tuple[str, str] | None:
-    """A file that the pages load, and its media type; None where there is none of that name."""
+    """Return the content and media type of a file that the pages load, or None if there is no such file."""
     if name in ICONS:
         return ICONS[name], "image/svg+xml"
-    make, kind = FILES.get(name, (None, ""))
-    return (make(), kind) if make else None
+    read, media_type = FILES.get(name, (None, ""))
+    return (read(), media_type) if read else None
 
 
 def describe_error(error: CarclfError) -> tuple[HTTPStatus, str]:
-    """The status and the heading for what the store or a request made impossible."""
+    """Return the HTTP status and the heading of the page for an error."""
     if isinstance(error, DataError):
-        return HTTPStatus.INTERNAL_SERVER_ERROR, "Something in the store is damaged"
+        return HTTPStatus.INTERNAL_SERVER_ERROR, "Damaged data in the store"
     if not isinstance(error, ConfigError):
-        return HTTPStatus.SERVICE_UNAVAILABLE, "The store does not answer"
-    if error.__cause__ is not None:  # the disk's or the bucket's own refusal
+        return HTTPStatus.SERVICE_UNAVAILABLE, "The store does not respond"
+    if error.__cause__ is not None:  # raised because the disk or the bucket denied access
         return HTTPStatus.SERVICE_UNAVAILABLE, "The store cannot be used"
     return HTTPStatus.NOT_FOUND, "Not found"
 
@@ -114,9 +130,9 @@ def describe_error(error: CarclfError) -> tuple[HTTPStatus, str]:
 def _age(since: str) -> str:
     if not since:
         return ""
-    begin = datetime.fromisoformat(since)
-    seconds = (datetime.now(UTC) - (begin if begin.tzinfo else begin.replace(tzinfo=UTC))).total_seconds()
-    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    start = datetime.fromisoformat(since)
+    seconds = (datetime.now(UTC) - (start if start.tzinfo else start.replace(tzinfo=UTC))).total_seconds()
+    for size, unit in UNITS:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
     return "a minute"

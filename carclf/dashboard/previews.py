@@ -1,44 +1,44 @@
-"""Small pictures of images, where they are to be had without fetching an archive."""
+"""Thumbnails of images that are available without downloading an archive."""
 
 from pathlib import Path
 
 from carclf.artifacts import Archive, cache_folder
-from carclf.dashboard.run_sources import RunReader
+from carclf.dashboard.run_reader import RunReader
 from carclf.reports.thumbnails import Thumbnails
 
-MAX_MADE = 60  # pictures that are decoded for one page
+MAX_DECODED = 60  # images that are decoded for one page
 
 
 class Previews:
-    """Of a path the picture as a data: URI: from the evaluations' errors, else from this machine's images; else ""."""
+    """Thumbnails by path, as data URIs: from the runs' error images, else from the image cache of this machine."""
 
-    def __init__(self, sources: list[RunReader]) -> None:
-        self.known: dict[str, str] = {}
-        for own in sources:
-            self.known |= _of_errors(own)
-        self.folder = sources[0].part("archive", lambda: _images(sources[0]), Path())
-        self.make = Thumbnails(self.folder) if self.folder.name and self.folder.is_dir() else None
+    def __init__(self, readers: list[RunReader]) -> None:
+        self.error_images: dict[str, str] = {}
+        for reader in readers:
+            self.error_images |= _error_images(reader)
+        self.folder = readers[0].try_section("archive", lambda: _image_folder(readers[0]), Path())
+        self.thumbnails = Thumbnails(self.folder) if self.folder.name and self.folder.is_dir() else None
 
     def __call__(self, path: str) -> str:
-        """The URI; "" where it cannot be had, or where MAX_MADE were made."""
-        if found := self.known.get(path):
-            return found
-        if not path or self.make is None or len(self.make.cache) >= MAX_MADE:
+        """Return the data URI; "" if the image is not available or MAX_DECODED were decoded already."""
+        if uri := self.error_images.get(path):
+            return uri
+        if not path or self.thumbnails is None or len(self.thumbnails.cache) >= MAX_DECODED:
             return ""
-        inside = (self.folder / path).resolve().is_relative_to(self.folder.resolve())
-        return self.make(path) if inside else ""
+        is_inside = (self.folder / path).resolve().is_relative_to(self.folder.resolve())
+        return self.thumbnails(path) if is_inside else ""
 
 
-def _images(own: RunReader) -> Path:
-    """Where this machine has the run's unpacked images, if it has."""
-    archive = own.artifact("download")
+def _image_folder(reader: RunReader) -> Path:
+    """Return where this machine caches the run's unpacked images."""
+    archive = reader.artifact("download")
     return cache_folder() / "images" / archive.content_hash if isinstance(archive, Archive) else Path()
 
 
-def _of_errors(own: RunReader) -> dict[str, str]:
+def _error_images(reader: RunReader) -> dict[str, str]:
     def read() -> dict[str, str]:
-        errors = (own.parsed("evaluate", "evaluation.json") or {}).get("errors", [])
-        pictures = (own.parsed("evaluate", "error_images.json") or []) if errors else []
-        return {error["path"]: picture["image"] for error, picture in zip(errors, pictures, strict=False)}
+        errors = (reader.read_json("evaluate", "evaluation.json") or {}).get("errors", [])
+        images = (reader.read_json("evaluate", "error_images.json") or []) if errors else []
+        return {error["path"]: uris["image"] for error, uris in zip(errors, images, strict=False)}
 
-    return own.part("pictures", read, {})
+    return reader.try_section("images", read, {})

@@ -1,169 +1,192 @@
-"""The charts of one run and of two compared."""
+"""The charts of one run and of two compared runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from carclf.dashboard.charts import (
-    BLUE,
-    MUTED,
-    ORANGE,
-    RED,
-    Chart,
-    Spec,
-    Values,
-    axis,
-    color_scale,
-    format_number,
-    spec,
-)
+from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, format_cell, layered_spec, tooltip
+from carclf.dashboard.comparison_facts import ClassDifference
+from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
+from carclf.dashboard.stage_facts import StageFacts
+from carclf.formatting import format_value
 
 Point = Mapping[str, Any]
-MAX_BARS = 60  # classes that a chart of bars can still show
-# Of a training: a figure, its title, what belongs to it and how that is called, the axis' format.
-FIGURES: tuple[tuple[str, str, dict[str, str], str], ...] = (
-    ("loss", "Loss", {"loss": "training", "val_loss": "validation"}, ".3~g"),
-    ("accuracy", "Accuracy", {"accuracy": "training", "val_accuracy": "validation"}, ".3~g"),
-    ("learning_rate", "Learning rate", {"learning_rate": "learning rate"}, ".1e"),
-    ("images_per_second", "Images a second", {"images_per_second": "images a second"}, "~s"),
-    ("data_wait_fraction", "Waiting for data", {"data_wait_fraction": "share of the time"}, ".2~%"),
+MAX_BARS = 60  # classes that fit into a bar chart
+UNIT_INTERVAL: Spec = {"scale": {"domain": [0, 1]}}
+CLASS_AXIS: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class"}
+CLASS_TOOLTIP: list[Spec] = [{"field": "label", "title": "class"}, {"field": "num_images", "title": "images"}]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of training: the metrics that it draws with their labels, and the format of its axis."""
+
+    name: str
+    title: str
+    series: Mapping[str, str]
+    form: str
+
+
+CURVES = (
+    Curve("loss", "Loss", {"loss": "training", "val_loss": "validation"}, ".3~g"),
+    Curve("accuracy", "Accuracy", {"accuracy": "training", "val_accuracy": "validation"}, ".3~g"),
+    Curve("learning_rate", "Learning rate", {"learning_rate": "learning rate"}, ".1e"),
+    Curve("images_per_second", "Images per second", {"images_per_second": "images per second"}, "~s"),
+    Curve("data_wait_fraction", "Waiting for data", {"data_wait_fraction": "fraction of the time"}, ".2~%"),
 )
 
 
 def curves(name: str, points: Sequence[Point], x: str, x_title: str) -> list[Chart]:
-    """The curves of a training, by the points' ``x``; no chart of what was never told."""
-    found = [_curve(f"{name}-{figure}", title, series, form, points, (x, x_title))
-             for figure, title, series, form in FIGURES]
-    return [chart for chart in found if chart.rows]
+    """Return the training curves over the points' field ``x``, without those of metrics that no point has."""
+    charts = [_curve_chart(f"{name}-{curve.name}", curve, _curve_values(curve, points, x), x_title) for curve in CURVES]
+    return [chart for chart in charts if chart.rows]
 
 
-def _curve(
-    name: str, title: str, series: Mapping[str, str], form: str, points: Sequence[Point], at: tuple[str, str]
-) -> Chart:
-    x, x_title = at
-    values: Values = [{"x": point[x], "kind": kind, "value": point[key]}
-                      for point in points for key, kind in series.items() if point.get(key) is not None]
+def _curve_values(curve: Curve, points: Sequence[Point], x: str) -> Values:
+    return [
+        {"x": point[x], "kind": kind, "value": point[metric]}
+        for point in points
+        for metric, kind in curve.series.items()
+        if point.get(metric) is not None
+    ]
+
+
+def _curve_chart(name: str, curve: Curve, values: Values, x_title: str) -> Chart:
     layer: Spec = {
         "mark": {"type": "line", "point": {"size": 22}, "strokeWidth": 2},
         "encoding": {
             "x": axis("x", x_title, axis={"tickMinStep": 1, "format": "~s"}),
-            "y": axis("value", axis={"format": form, "tickCount": 5}),
-            "color": color_scale("kind", dict(zip(series.values(), (BLUE, ORANGE), strict=False))),
-            "tooltip": [{"field": "x", "title": x_title, "format": ",.6~g"}, {"field": "kind", "title": title},
+            "y": axis("value", axis={"format": curve.form, "tickCount": 5}),
+            "color": color_scale("kind", dict(zip(curve.series.values(), (Color.BLUE, Color.ORANGE), strict=False))),
+            "tooltip": [{"field": "x", "title": x_title, "format": ",.6~g"}, {"field": "kind", "title": curve.title},
                         {"field": "value", "title": "value", "format": ".4~g"}],
         },
     }
     by_x: dict[float, dict[str, float]] = {}
     for value in values:
         by_x.setdefault(value["x"], {})[value["kind"]] = value["value"]
-    table = [[format_number(at, ".6g"), *(format_number(found.get(kind)) for kind in series.values())]
-             for at, found in sorted(by_x.items())]
-    return Chart(name, title, spec(title, values, [layer], 190), _said(values), [x_title, *series.values()], table)
+    rows = [
+        [format_cell(x, ".6g"), *(format_value(row.get(kind)) for kind in curve.series.values())]
+        for x, row in sorted(by_x.items())
+    ]
+    spec = layered_spec(curve.title, values, [layer], 190)
+    return Chart(name, curve.title, spec, _summarize_curve(values), [x_title, *curve.series.values()], rows)
 
 
-def _said(values: Values) -> str:
-    said = []
-    for kind in dict.fromkeys(value["kind"] for value in values):
-        own = [value["value"] for value in values if value["kind"] == kind]
-        said.append(f"{kind} {format_number(own[0])} → {format_number(own[-1])} (lowest {format_number(min(own))}, highest "
-                    f"{format_number(max(own))})")
-    return "; ".join(said)
+def _summarize_curve(values: Values) -> str:
+    by_kind: dict[str, list[float]] = {}
+    for value in values:
+        by_kind.setdefault(value["kind"], []).append(value["value"])
+    return "; ".join(
+        f"{kind} {format_value(series[0])} → {format_value(series[-1])} (lowest {format_value(min(series))}, "
+        f"highest {format_value(max(series))})"
+        for kind, series in by_kind.items()
+    )
 
 
-def stage_times(stages: Sequence[Mapping[str, Any]]) -> Chart:
-    """How long each stage took, of a run's ``stages``."""
-    done = [stage for stage in stages if stage["seconds"] is not None]
-    values: Values = [{"stage": stage["name"], "seconds": stage["seconds"],
-                       "how": "reused" if stage["reused"] else "made"} for stage in done]
+def stage_times(stages: Sequence[StageFacts]) -> Chart:
+    """Return how long each finished stage took."""
+    title = "Time of each stage"
+    times = {stage.name: stage.seconds for stage in stages if stage.seconds is not None}
+    outcomes = {stage.name: "reused" if stage.reused else "computed" for stage in stages}
+    values: Values = [{"stage": name, "seconds": time, "outcome": outcomes[name]} for name, time in times.items()]
     layer: Spec = {
         "mark": {"type": "bar", "cornerRadiusEnd": 3, "minBandSize": 8},
         "encoding": {
             "y": {"field": "stage", "type": "nominal", "sort": None, "title": None,
                   "axis": {"domain": False, "ticks": False}},
             "x": {"field": "seconds", "type": "quantitative", "title": "seconds"},
-            "color": color_scale("how", {"made": BLUE, "reused": MUTED}),
-            "tooltip": [{"field": "stage"}, {"field": "seconds", "format": ".2f"}, {"field": "how"}],
+            "color": color_scale("outcome", {"computed": Color.BLUE, "reused": Color.MUTED}),
+            "tooltip": [{"field": "stage"}, *tooltip(".2f", "seconds"), {"field": "outcome"}],
         },
     }
-    said = "No stage is done yet."
-    if done:
-        longest = max(done, key=lambda stage: stage["seconds"])
-        said = (f"{len(done)} stages took {sum(stage['seconds'] for stage in done):.0f} s; the longest is "
-                f"{longest['name']} with {longest['seconds']:.0f} s.")
-    return Chart("stage-times", "Time of each stage", spec("Time of each stage", values, [layer], {"step": 22}), said,
-                 ["stage", "seconds", "how"], [[row["stage"], f"{row['seconds']:.2f}", row["how"]] for row in values])
+    summary = "No stage has finished yet."
+    if times:
+        longest = max(times, key=lambda name: times[name])
+        summary = (f"{len(times)} stages took {sum(times.values()):.0f} s; the longest was {longest} with "
+                   f"{times[longest]:.0f} s.")
+    rows = [[name, f"{time:.2f}", outcomes[name]] for name, time in times.items()]
+    spec = layered_spec(title, values, [layer], {"step": 22})
+    return Chart("stage-times", title, spec, summary, ["stage", "seconds", "outcome"], rows)
 
 
-def recalls(classes: Sequence[Mapping[str, Any]]) -> Chart:
-    """Each class's recall with its interval: ``label``, ``num``, ``recall``, ``low``, ``high``; the weakest first."""
-    values: Values = [{"label": str(row["label"]), **{name: row[name] for name in ("num_images", "recall", "low", "high")}}
-                      for row in classes[:MAX_BARS]]
-    y: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class"}
-    tooltip = [{"field": "label", "title": "class"}, {"field": "num_images", "title": "images"},
-               *({"field": name, "format": ".3f"} for name in ("recall", "low", "high"))]
-    share: Spec = {"scale": {"domain": [0, 1]}}
+def recalls(classes: Sequence[ClassRecall]) -> Chart:
+    """Return the recall of each class with its 95% interval, in the order given: the weakest class first."""
+    title = "Recall of each class"
+    values = [row.model_dump() | {"label": str(row.label)} for row in classes[:MAX_BARS]]
+    lines = [*CLASS_TOOLTIP, *tooltip(".3f", "recall", "low", "high")]
     layers: list[Spec] = [
-        {"mark": {"type": "bar", "color": BLUE, "opacity": 0.55, "cornerRadiusEnd": 3},
-         "encoding": {"y": y, "x": axis("recall", "recall") | share, "tooltip": tooltip}},
-        {"mark": {"type": "rule", "color": "var(--text)", "strokeWidth": 1.5},
-         "encoding": {"y": y, "x": axis("low") | share, "x2": {"field": "high"}, "tooltip": tooltip}},
+        {"mark": {"type": "bar", "color": Color.BLUE, "opacity": 0.55, "cornerRadiusEnd": 3},
+         "encoding": {"y": CLASS_AXIS, "x": axis("recall", "recall") | UNIT_INTERVAL, "tooltip": lines}},
+        {"mark": {"type": "rule", "color": Color.TEXT, "strokeWidth": 1.5},
+         "encoding": {"y": CLASS_AXIS, "x": axis("low") | UNIT_INTERVAL, "x2": {"field": "high"}, "tooltip": lines}},
     ]
-    said = "Nothing was measured."
+    summary = "No class has validation images."
     if classes:
-        weak, strong = classes[0], classes[-1]
-        said = (f"The weakest class is {weak['label']} with recall {weak['recall']:.3f} (95%: {weak['low']:.3f} to "
-                f"{weak['high']:.3f}, {weak['num_images']} images), the strongest {strong['label']} with "
-                f"{strong['recall']:.3f}.")
-    table = [[str(row["label"]), str(row["num_images"]), *(f"{row[name]:.3f}" for name in ("recall", "low", "high")),
-              str(row.get("num_predicted", ""))] for row in classes]
-    return Chart("recalls", "Recall of each class", spec("Recall of each class", values, layers, {"step": 18}), said,
-                 ["class", "images", "recall", "from", "to", "named so"], table)
-
-
-def reliability(bins: Sequence[Mapping[str, Any]]) -> Chart:
-    """Accuracy of images of like confidence, with its interval; on the diagonal a model is as right as it says."""
-    values: Values = [{name: row[name] for name in ("confidence", "accuracy", "low", "high")} | {
-        "num": row["num_images"]} for row in bins]
-    share: Spec = {"scale": {"domain": [0, 1]}}
-    x, y = axis("confidence", "confidence") | share, axis("accuracy", "accuracy") | share
-    tooltip = [{"field": "num", "title": "images"},
-               *({"field": name, "format": ".3f"} for name in ("confidence", "accuracy", "low", "high"))]
-    ends: Spec = {"values": [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]}
-    layers: list[Spec] = [
-        {"data": ends, "mark": {"type": "line", "color": MUTED, "strokeDash": [4, 4], "strokeWidth": 1},
-         "encoding": {"x": x, "y": y}},
-        {"mark": {"type": "rule", "color": BLUE, "strokeWidth": 2},
-         "encoding": {"x": x, "y": axis("low", "accuracy") | share, "y2": {"field": "high"}, "tooltip": tooltip}},
-        {"mark": {"type": "circle", "color": BLUE, "size": 60, "opacity": 1},
-         "encoding": {"x": x, "y": y, "tooltip": tooltip}},
+        weakest, strongest = classes[0], classes[-1]
+        summary = (f"The weakest class is {weakest.label} with recall {weakest.recall:.3f} (95%: {weakest.low:.3f} to "
+                   f"{weakest.high:.3f}, {weakest.num_images} images), the strongest is {strongest.label} with "
+                   f"{strongest.recall:.3f}.")
+    rows = [
+        [str(row.label), str(row.num_images), *(f"{value:.3f}" for value in (row.recall, row.low, row.high)),
+         str(row.num_predicted)]
+        for row in classes
     ]
-    outside = sum(not row["low"] <= row["confidence"] <= row["high"] for row in values)
-    said = (f"{len(values)} groups of images of like confidence; in {outside} of them the confidence lies outside of "
-            "the accuracy's 95% interval.")
-    table = [[f"{row['confidence']:.3f}", str(row["num"]),
-              *(f"{row[name]:.3f}" for name in ("accuracy", "low", "high"))] for row in values]
-    return Chart("reliability", "Reliability", spec("Reliability", values, layers, 280), said,
-                 ["confidence", "images", "accuracy", "from", "to"], table)
+    spec = layered_spec(title, values, layers, {"step": 18})
+    return Chart("recalls", title, spec, summary, ["class", "images", "recall", "low", "high", "predicted"], rows)
 
 
-def class_differences(classes: Sequence[Mapping[str, Any]]) -> Chart:
-    """How much each class's recall differs from run A to run B: ``label``, ``num``, ``a``, ``b``, ``difference``."""
-    values: Values = [{"label": str(row["label"]), "kind": "gained" if row["difference"] >= 0 else "lost",
-                       **{name: row[name] for name in ("num", "a", "b", "difference")}} for row in classes[:MAX_BARS]]
+def reliability(bins: Sequence[ReliabilityBin]) -> Chart:
+    """Return accuracy over confidence; the bins of a well calibrated model are on the diagonal."""
+    values = [row.model_dump() for row in bins]
+    x = axis("confidence", "confidence") | UNIT_INTERVAL
+    y = axis("accuracy", "accuracy") | UNIT_INTERVAL
+    lines = [CLASS_TOOLTIP[1], *tooltip(".3f", "confidence", "accuracy", "low", "high")]
+    diagonal: Spec = {"values": [{"confidence": 0, "accuracy": 0}, {"confidence": 1, "accuracy": 1}]}
+    layers: list[Spec] = [
+        {"data": diagonal, "mark": {"type": "line", "color": Color.MUTED, "strokeDash": [4, 4], "strokeWidth": 1},
+         "encoding": {"x": x, "y": y}},
+        {"mark": {"type": "rule", "color": Color.BLUE, "strokeWidth": 2},
+         "encoding": {"x": x, "y": axis("low", "accuracy") | UNIT_INTERVAL, "y2": {"field": "high"}, "tooltip": lines}},
+        {"mark": {"type": "circle", "color": Color.BLUE, "size": 60, "opacity": 1},
+         "encoding": {"x": x, "y": y, "tooltip": lines}},
+    ]
+    num_outside = sum(not row.low <= row.confidence <= row.high for row in bins)
+    summary = (f"The images are grouped into {len(bins)} bins by confidence; in {num_outside} of them the confidence "
+               "is outside the 95% interval of the accuracy.")
+    rows = [
+        [f"{row.confidence:.3f}", str(row.num_images), *(f"{value:.3f}" for value in (row.accuracy, row.low, row.high))]
+        for row in bins
+    ]
+    spec = layered_spec("Reliability", values, layers, 280)
+    return Chart("reliability", "Reliability", spec, summary, ["confidence", "images", "accuracy", "low", "high"], rows)
+
+
+def class_differences(classes: Sequence[ClassDifference]) -> Chart:
+    """Return how the recall of each class differs between run A and run B, in the order given."""
+    title = "Recall difference of each class"
+    values: Values = [
+        row.model_dump() | {"label": str(row.label), "kind": "gained" if row.difference >= 0 else "lost"}
+        for row in classes[:MAX_BARS]
+    ]
     layer: Spec = {
         "mark": {"type": "bar", "cornerRadiusEnd": 3},
         "encoding": {
-            "y": {"field": "label", "type": "nominal", "sort": None, "title": "class"},
-            "x": {"field": "difference", "type": "quantitative", "title": "recall of B less that of A",
+            "y": CLASS_AXIS,
+            "x": {"field": "difference", "type": "quantitative", "title": "recall of B minus recall of A",
                   "axis": {"format": "+.2f", "tickCount": 8}},
-            "color": color_scale("kind", {"gained": BLUE, "lost": RED}),
-            "tooltip": [{"field": "label", "title": "class"}, {"field": "num", "title": "images"},
-                        {"field": "a", "title": "A", "format": ".3f"}, {"field": "b", "title": "B", "format": ".3f"},
-                        {"field": "difference", "format": "+.3f"}],
+            "color": color_scale("kind", {"gained": Color.BLUE, "lost": Color.RED}),
+            "tooltip": [*CLASS_TOOLTIP, {"field": "a", "title": "A", "format": ".3f"},
+                        {"field": "b", "title": "B", "format": ".3f"}, *tooltip("+.3f", "difference")],
         },
     }
-    gained, lost = (sum(row["difference"] * sign > 0 for row in classes) for sign in (1, -1))
-    said = f"B recalls {gained} classes better, {lost} worse and {len(classes) - gained - lost} alike."
-    table = [[str(row["label"]), str(row["num"]), f"{row['a']:.3f}", f"{row['b']:.3f}", f"{row['difference']:+.3f}"]
-             for row in classes]
-    return Chart("class-differences", "Difference of each class", spec("Difference of each class", values, [layer],
-                 {"step": 18}), said, ["class", "images", "A", "B", "difference"], table)
+    num_gained = sum(row.difference > 0 for row in classes)
+    num_lost = sum(row.difference < 0 for row in classes)
+    summary = (f"Compared with A, B has a higher recall for {num_gained} classes, a lower one for {num_lost} and the "
+               f"same for {len(classes) - num_gained - num_lost}.")
+    rows = [
+        [str(row.label), str(row.num_images), f"{row.a:.3f}", f"{row.b:.3f}", f"{row.difference:+.3f}"]
+        for row in classes
+    ]
+    spec = layered_spec(title, values, [layer], {"step": 18})
+    return Chart("class-differences", title, spec, summary, ["class", "images", "A", "B", "difference"], rows)

@@ -1,4 +1,4 @@
-"""The list of runs as its page asks for it: filtered, sorted, a part at a time."""
+"""The list of runs: filtered, sorted, and split into pages."""
 
 import csv
 import io
@@ -8,78 +8,94 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from carclf.dashboard.liveness import mark_stale_runs
+from carclf.dashboard.run_reader import Facts
 from carclf.runs.index import list_runs
 from carclf.services.storage import Store
 
 MAX_LIMIT = 200
-MAX_CHOICES = 50  # recipes that the filter offers
-Sortable = Literal["created", "run", "recipe", "dataset", "state", "val_accuracy", "public_score", "decision",
-                   "minutes", "gpu_minutes"]
-Text = Annotated[str, Field(max_length=200)]
-CSV = ("run", "created", "recipe", "dataset", "model", "state", "val_accuracy", "val_accuracy_low", "val_accuracy_high", "public_score", "rank",
-       "decision", "champion", "minutes", "gpu_minutes", "gpu", "text")
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-TEXTS = ("run", "recipe", "dataset", "model", "state", "decision", "text")
+MAX_CHOICES = 50  # values that a filter offers
+Row = Mapping[str, Any]  # of the run index
+SortKey = Literal[
+    "created", "run", "recipe", "dataset", "state", "val_accuracy", "public_score", "decision", "minutes", "gpu_minutes"
+]
+FilterText = Annotated[str, Field(max_length=200)]
+CSV_COLUMNS = (
+    "run", "created", "recipe", "dataset", "model", "state", "val_accuracy", "val_accuracy_low", "val_accuracy_high",
+    "public_score", "rank", "decision", "champion", "minutes", "gpu_minutes", "gpu", "text",
+)
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
+SEARCHED_COLUMNS = ("run", "recipe", "dataset", "model", "state", "decision", "text")
 
 
 class RunQuery(BaseModel):
-    """Which runs, in which order, from which position on."""
+    """Which runs to list, in which order, and which part of the list."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: Text = ""
-    recipe: Text = ""
-    decision: Text = ""
-    state: Text = ""
-    sort: Sortable = "created"
+    text: FilterText = ""  # words that must all occur, in any case
+    recipe: FilterText = ""
+    decision: FilterText = ""
+    state: FilterText = ""
+    sort: SortKey = "created"
     descending: bool = True
     offset: Annotated[int, Field(ge=0, le=10_000_000)] = 0
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 50
 
 
-def query_runs(store: Store, wanted: RunQuery) -> dict[str, Any]:
-    """``rows`` of the part, ``num_matching``, ``num_runs``; all ``recipes``, ``decisions`` and ``states`` there are."""
-    every = mark_stale_runs(store, list_runs(store))
-    found = filter_and_sort(every, wanted)
-    return {
-        "rows": found[wanted.offset : wanted.offset + wanted.limit], "num_matching": len(found), "num_runs": len(every),
-        "recipes": _choices(every, "recipe"), "decisions": _choices(every, "decision"),
-        "states": _choices(every, "state"),
-    }
+class RunPage(Facts):
+    """A part of the list, the number of matching and of all runs, and the values that the filters offer."""
+
+    rows: tuple[dict[str, Any], ...]
+    num_matching: int
+    num_runs: int
+    recipes: tuple[str, ...]
+    decisions: tuple[str, ...]
+    states: tuple[str, ...]
 
 
-def runs_as_csv(store: Store, wanted: RunQuery) -> str:
-    """All the runs that fit, in their order, as a table for a spreadsheet; times are UTC."""
+def query_runs(store: Store, query: RunQuery) -> RunPage:
+    """Return the part of the list that the query selects."""
+    runs = mark_stale_runs(store, list_runs(store))
+    matching = filter_and_sort(runs, query)
+    rows = matching[query.offset : query.offset + query.limit]
+    return RunPage(
+        rows=tuple(map(dict, rows)), num_matching=len(matching), num_runs=len(runs), states=_choices(runs, "state"),
+        recipes=_choices(runs, "recipe"), decisions=_choices(runs, "decision"),
+    )
+
+
+def runs_as_csv(store: Store, query: RunQuery) -> str:
+    """Return all matching runs, whatever the query's offset and limit, as CSV for a spreadsheet. Times are UTC."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    writer.writerow(CSV)
-    for row in filter_and_sort(mark_stale_runs(store, list_runs(store)), wanted):
-        writer.writerow(_cell(row[name]) for name in CSV)
+    writer.writerow(CSV_COLUMNS)
+    for row in filter_and_sort(mark_stale_runs(store, list_runs(store)), query):
+        writer.writerow(_csv_cell(row[name]) for name in CSV_COLUMNS)
     return text.getvalue()
 
 
-def _cell(value: Any) -> str:
-    """A spreadsheet would take a text that begins so for a formula."""
+def _csv_cell(value: Any) -> str:
+    """Return the cell's text. A quote before a text that starts like a formula keeps it from being evaluated."""
     text = "" if value is None else str(value)
-    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULAS) else text
+    return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_PREFIXES) else text
 
 
-def filter_and_sort(every: Sequence[Mapping[str, Any]], wanted: RunQuery) -> list[Mapping[str, Any]]:
-    """The rows that fit, in their order; those without the value that is sorted by come last, whatever the order."""
-    found = [row for row in every if _fits(row, wanted)]
-    known = [row for row in found if row[wanted.sort] not in (None, "")]
-    unknown = [row for row in found if row[wanted.sort] in (None, "")]
-    return sorted(known, key=lambda row: row[wanted.sort], reverse=wanted.descending) + unknown
+def filter_and_sort(rows: Sequence[Row], query: RunQuery) -> list[Row]:
+    """Return the matching rows in order. Rows without a value in the sorted column come last in either direction."""
+    matching = [row for row in rows if _matches(row, query)]
+    with_value = [row for row in matching if row[query.sort] not in (None, "")]
+    without_value = [row for row in matching if row[query.sort] in (None, "")]
+    return sorted(with_value, key=lambda row: row[query.sort], reverse=query.descending) + without_value
 
 
-def _fits(row: Mapping[str, Any], wanted: RunQuery) -> bool:
-    exact = ((wanted.recipe, "recipe"), (wanted.decision, "decision"), (wanted.state, "state"))
-    if any(value and row[name] != value for value, name in exact):
+def _matches(row: Row, query: RunQuery) -> bool:
+    filters = ((query.recipe, "recipe"), (query.decision, "decision"), (query.state, "state"))
+    if any(value and row[name] != value for value, name in filters):
         return False
-    words = wanted.text.casefold().split()
-    text = " ".join(str(row[name]) for name in TEXTS).casefold() if words else ""
+    words = query.text.casefold().split()
+    text = " ".join(str(row[name]) for name in SEARCHED_COLUMNS).casefold() if words else ""
     return all(word in text for word in words)
 
 
-def _choices(every: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    return sorted({str(row[name]) for row in every if row[name]})[:MAX_CHOICES]
+def _choices(rows: Sequence[Row], name: str) -> tuple[str, ...]:
+    return tuple(sorted({str(row[name]) for row in rows if row[name]})[:MAX_CHOICES])

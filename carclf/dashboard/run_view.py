@@ -1,83 +1,112 @@
-"""What the page of a run and its report as one file have in common: its facts, and the charts made of them."""
+"""The values of the template ``run.html``, which both the page of a run and its self-contained report use."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from carclf.dashboard.charts import Chart
 from carclf.dashboard.run_charts import curves, recalls, reliability, stage_times
-from carclf.dashboard.run_facts import VIEWABLE_SUFFIXES
+from carclf.dashboard.run_facts import VIEWABLE_SUFFIXES, EvaluationFacts, RunFacts
+from carclf.dashboard.run_reader import Facts
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
 from carclf.runs.live import LiveProgress
 
-Facts = Mapping[str, Any]
-UNITS = {"fine_tune": "step"}  # what the training loop counts; the head counts epochs
-TITLES = {"train_head": "Head", "fine_tune": "Fine-tuning"}
+X_TITLES = {"fine_tune": "step"}  # what the progress of an activity counts, if not epochs
+STAGE_TITLES = {"train_head": "Head", "fine_tune": "Fine-tuning"}
+METRIC_FORMATS = {"epoch": "{:.0f}", "loss": "{:.3f}", "accuracy": "{:.3f}", "images_per_second": "{:.0f}",
+                  "data_wait_fraction": "{:.0%}"}
 
 
-def run_view(found: Facts) -> dict[str, Any]:
-    """The values of the template ``run.html``, of a run's ``facts``."""
-    evaluation = found["evaluation"]
-    names, confusion = (evaluation["class_names"], evaluation["confusion"]) if evaluation else ([], [])
+class ProgressLine(Facts):
+    """How far a stage is: a sentence, and the fraction of its work that is done."""
+
+    stage: str
+    text: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class TrainingCharts:
+    """The curves of a stage that trains."""
+
+    title: str
+    charts: list[Chart]
+
+
+def run_view(facts: RunFacts) -> dict[str, Any]:
+    """Return the values of the template ``run.html``."""
     return {
-        **{name: found[name] for name in ("run", "store", "row", "header", "stages", "data", "evaluation", "errors",
-                                          "decision", "problems", "unread")},
-        "shown": VIEWABLE_SUFFIXES, "version": page_version(found["row"], found["live"]), "champion": found["row"]["champion"],
-        "progress": progress(found["live"]), "trainings": trainings(found),
-        "stage_times": stage_times(found["stages"]),
-        "recalls": recalls(evaluation["classes"]) if evaluation else None,
-        "reliability": reliability(evaluation["reliability"]) if "reliability" in (evaluation or {}) else None,
+        "facts": facts, "row": facts.row, "viewable_suffixes": VIEWABLE_SUFFIXES,
+        "version": page_version(facts.row, facts.live), "progress": progress_lines(facts.live),
+        "training_charts": training_charts(facts), "stage_times": stage_times(facts.stages),
+    } | _evaluation_view(facts.evaluation)
+
+
+def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
+    if evaluation is None:
+        return {"recalls": None, "reliability": None, "matrix": None, "confused_pairs": []}
+    names = list(evaluation.class_names)
+    confusion = [list(row) for row in evaluation.confusion]
+    return {
+        "recalls": recalls(evaluation.classes),
+        "reliability": reliability(evaluation.reliability) if evaluation.reliability else None,
         "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CONFUSION_CLASSES else None,
-        "pairs": confused_pairs(names, confusion),
+        "confused_pairs": confused_pairs(names, confusion),
     }
 
 
-def trainings(found: Facts) -> list[dict[str, Any]]:
-    """A title and the curves of each training: as it tells while it runs, as its history has them afterwards."""
-    shown = []
-    for stage, rows in reversed(found["curves"].items()):
-        live = found["live"].get(stage)
-        if rows and not (live and live["state"] == "running"):
-            charts, how = curves(stage, rows, "epoch", "epoch"), ""
+def training_charts(facts: RunFacts) -> list[TrainingCharts]:
+    """Return the curves of each training stage, the latest first: live while it runs, then those of its history."""
+    groups = []
+    for stage, epochs in reversed(facts.curves.items()):
+        live = facts.live.get(stage)
+        title = STAGE_TITLES[stage]
+        if epochs and not (live and live["state"] == "running"):
+            charts = curves(stage, epochs, "epoch", "epoch")
         else:
-            charts, how = live_curves(live) if live else [], ", as it goes"
+            charts = live_curves(live) if live else []
+            title = f"{title}, live"
         if charts:
-            shown.append({"title": f"{TITLES[stage]}{how}", "charts": charts})
-    return shown
+            groups.append(TrainingCharts(title, charts))
+    return groups
 
 
 def live_curves(live: LiveProgress) -> list[Chart]:
-    """The curves of a stage that trains or trained, of what it told meanwhile."""
+    """Return the curves of a stage from its live progress."""
     charts = []
-    for what, series in live["series"].items():
+    for activity, series in live["series"].items():
         points = sorted([*series["points"], *series["epochs"]], key=lambda point: float(point["done"]))
-        charts += curves(f"live-{what}", points, "done", UNITS.get(what, "epoch"))
+        charts += curves(f"live-{activity}", points, "done", X_TITLES.get(activity, "epoch"))
     return charts
 
 
-def progress(live: Mapping[str, LiveProgress]) -> list[dict[str, Any]]:
-    """A line for each stage that is under way: ``stage``, ``text`` and ``share`` of the work that is done."""
-    return [{"stage": stage, "text": _progress_text(stage, one), "share": one["done"] / max(1, one["total"])}
-            for stage, one in live.items() if one["state"] in ("running", "stale")]
+def progress_lines(live: Mapping[str, LiveProgress]) -> list[ProgressLine]:
+    """Return a line for each stage that is running, or was until its process was killed."""
+    return [
+        ProgressLine(stage=stage, text=_progress_text(stage, state), fraction=state["done"] / max(1, state["total"]))
+        for stage, state in live.items()
+        if state["state"] in ("running", "stale")
+    ]
 
 
-def _progress_text(stage: str, one: LiveProgress) -> str:
-    if one["state"] == "stale":
-        return f"{stage}: nothing was heard of it since {one['updated']}; it was probably killed"
-    metrics = one["metrics"]
-    known = {"epoch": "{:.0f}", "loss": "{:.3f}", "accuracy": "{:.3f}", "images_per_second": "{:.0f}",
-             "data_wait_fraction": "{:.0%}"}
-    said = [f"{name.replace('_', ' ')} {form.format(metrics[name])}" for name, form in known.items()
-            if metrics.get(name) is not None]
-    eta = [] if one["eta_seconds"] is None else [f"{one['eta_seconds']:.0f} s to go"]
-    if not one["total"]:
-        return f"{stage}: it begins"
-    what = "" if one["activity"] == stage else f" {one['what']}"
-    return f"{stage}:{what} " + ", ".join([f"{one['done']} of {one['total']}", *said, *eta])
+def _progress_text(stage: str, live: LiveProgress) -> str:
+    if live["state"] == "stale":
+        return f"{stage}: no heartbeat since {live['updated']}; the process was probably killed"
+    if not live["total"]:
+        return f"{stage}: starting"
+    metrics = [
+        f"{name.replace('_', ' ')} {form.format(live['metrics'][name])}"
+        for name, form in METRIC_FORMATS.items()
+        if live["metrics"].get(name) is not None
+    ]
+    remaining = [] if live["eta_seconds"] is None else [f"{live['eta_seconds']:.0f} s remaining"]
+    activity = "" if live["activity"] == stage else f" {live['activity']}"
+    return f"{stage}:{activity} " + ", ".join([f"{live['done']} of {live['total']}", *metrics, *remaining])
 
 
 def page_version(row: Mapping[str, Any], live: Mapping[str, LiveProgress]) -> str:
-    """What changes where a page would show other parts than before, and not only other points."""
-    parts = [row["updated"], sorted((stage, one["state"], list(one["series"])) for stage, one in live.items())]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    """Return a hash that changes when an open page must be reloaded, not only its charts updated."""
+    stages = sorted((stage, state["state"], list(state["series"])) for stage, state in live.items())
+    return hashlib.sha256(json.dumps([row["updated"], stages]).encode()).hexdigest()[:12]

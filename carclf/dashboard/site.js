@@ -1,186 +1,188 @@
-// The pages inside Airflow's UI: its theme, the charts, the list of runs, a run while it goes on, pictures enlarged.
-// What comes from the store is put into the page as text, never as markup.
+// The pages in Airflow's UI: theme, charts, enlarged images, the list of runs, and updates of runs that are active.
+// Everything from the store is inserted as text, never as markup.
 "use strict";
 (() => {
-  const SECONDS_RUNNING = 3, SECONDS_WATCHED = 5, SECONDS_OTHERWISE = 15;
-  const views = new Map(); // of the charts, by the figure's id
+  const SECONDS_ACTIVE = 3, SECONDS_IDLE = 15, SECONDS_AUTO_REFRESH = 5;
+  const views = new Map(); // vega-embed results by the id of the figure
 
-  // Airflow keeps its theme as a class of its own page and in localStorage; alone, the browser's counts.
-  function theme() {
-    let wanted = "";
+  // Airflow stores its theme as a class of its root element and in localStorage. Without one, the browser's applies.
+  function applyTheme() {
+    let theme = "";
     try {
-      const above = window.parent === window ? null : window.parent.document.documentElement;
-      wanted = ["dark", "light"].find((name) => above && above.classList.contains(name)) || localStorage.getItem("theme") || "";
-    } catch { /* of another origin: the browser's own theme */ }
-    if (wanted === "dark" || wanted === "light") document.documentElement.dataset.theme = wanted;
+      const airflow = window.parent === window ? null : window.parent.document.documentElement;
+      theme = ["dark", "light"].find((name) => airflow?.classList.contains(name)) || localStorage.getItem("theme") || "";
+    } catch { /* the parent is of another origin */ }
+    if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
     else delete document.documentElement.dataset.theme;
   }
-  theme();
-  window.addEventListener("storage", theme);
+  applyTheme();
+  window.addEventListener("storage", applyTheme);
   try {
     if (window.parent !== window) {
-      new MutationObserver(theme).observe(window.parent.document.documentElement, {attributes: true, attributeFilter: ["class"]});
+      new MutationObserver(applyTheme).observe(window.parent.document.documentElement, {attributes: true, attributeFilter: ["class"]});
     }
-  } catch { /* as above */ }
+  } catch { /* the parent is of another origin */ }
 
   const root = () => document.body.dataset.root;
-  function element(tag, text, properties = {}) {
-    const made = Object.assign(document.createElement(tag), properties);
-    if (text !== undefined) made.textContent = text;
-    return made;
+  const runUrl = (run) => `${root()}/runs/${encodeURIComponent(run)}`;
+  function createElement(tag, text, properties = {}) {
+    const element = Object.assign(document.createElement(tag), properties);
+    if (text !== undefined) element.textContent = text;
+    return element;
   }
-  async function asked(path) {
-    const answer = await fetch(path, {headers: {Accept: "application/json"}, credentials: "same-origin"});
-    if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).detail || `${answer.status} ${answer.statusText}`);
-    return answer;
+  async function request(url) {
+    const response = await fetch(url, {headers: {Accept: "application/json"}, credentials: "same-origin"});
+    if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail || `${response.status} ${response.statusText}`);
+    return response;
   }
-  async function json(path) {
-    return (await asked(root() + path)).json();
+  async function requestJson(path) {
+    return (await request(root() + path)).json();
   }
 
-  // The list does not wait for the charts' script, which is large.
-  function chartsScript() {
+  // The script of the charts is large and loads in the background.
+  function loadCharts() {
     const script = document.getElementById("vega");
-    return window.vegaEmbed ? Promise.resolve() : new Promise((ready) => {
-      script.addEventListener("load", ready);
-      script.addEventListener("error", ready);
+    return window.vegaEmbed ? Promise.resolve() : new Promise((resolve) => {
+      script.addEventListener("load", resolve);
+      script.addEventListener("error", resolve);
     });
   }
-  // ast and its interpreter: without them Vega would make functions of texts, which the page's policy forbids.
-  async function draw(within) {
-    await chartsScript();
-    for (const plot of within.querySelectorAll(".plot[data-spec]")) {
+  // The option ast interprets expressions. Otherwise Vega would compile them, which the content security policy forbids.
+  async function drawCharts(container) {
+    await loadCharts();
+    for (const plot of container.querySelectorAll(".plot[data-spec]")) {
       const options = {mode: "vega-lite", renderer: "svg", actions: false, ast: true, defaultStyle: false,
         tooltip: {disableDefaultStyle: true, theme: "custom"}};
       try {
-        const made = await vegaEmbed(plot, JSON.parse(plot.dataset.spec), options);
-        views.set(plot.parentElement.id, made);
+        views.set(plot.parentElement.id, await vegaEmbed(plot, JSON.parse(plot.dataset.spec), options));
       } catch (error) {
-        plot.textContent = `The chart cannot be drawn (${error.message}); its table is below.`;
+        plot.textContent = `The chart cannot be drawn (${error.message}). Its values are in the table below.`;
       }
     }
   }
 
   function fillTable(figure, rows) {
     const body = figure.querySelector("tbody");
-    body.replaceChildren(...rows.map((row) => {
-      const line = element("tr");
-      line.append(...row.map((cell, place) => place ? element("td", cell, {className: "number"}) : element("th", cell, {scope: "row"})));
-      return line;
+    body.replaceChildren(...rows.map((cells) => {
+      const row = createElement("tr");
+      row.append(...cells.map((cell, column) => column ? createElement("td", cell, {className: "number"}) : createElement("th", cell, {scope: "row"})));
+      return row;
     }));
   }
 
-  // A run's page.
-  function changeCharts(charts) {
+  // The page of a run.
+  function updateCharts(charts) {
     for (const chart of charts) {
-      const figure = document.getElementById(`chart-${chart.name}`), made = views.get(`chart-${chart.name}`);
-      if (!figure || !made) return false;
-      const said = figure.querySelector(".said");
-      if (said.textContent === chart.summary) continue;
-      said.textContent = chart.summary;
-      made.view.data("shown", chart.values).runAsync();
+      const figure = document.getElementById(`chart-${chart.name}`), embedded = views.get(`chart-${chart.name}`);
+      if (!figure || !embedded) return false;
+      const summary = figure.querySelector(".summary");
+      if (summary.textContent === chart.summary) continue;
+      summary.textContent = chart.summary;
+      embedded.view.data("points", chart.values).runAsync();
       if (figure.querySelector("details").open) fillTable(figure, chart.rows);
-      else figure.rows = chart.rows;
+      else figure.rows = chart.rows; // filled in when the table is opened
     }
     return true;
   }
   function showProgress(lines) {
-    const place = document.getElementById("live");
-    if (!place) return;
+    const group = document.getElementById("progress");
+    if (!group) return;
     const ids = lines.map((line) => `progress-${line.stage}`);
-    for (const old of [...place.children]) if (!ids.includes(old.id)) old.remove();
+    for (const paragraph of [...group.children]) if (!ids.includes(paragraph.id)) paragraph.remove();
     for (const line of lines) {
-      let shown = document.getElementById(`progress-${line.stage}`);
-      if (!shown) {
-        shown = element("p", undefined, {id: `progress-${line.stage}`, className: "progress"});
-        const label = element("label");
-        label.append(element("span"), element("progress", undefined, {max: 1}));
-        shown.append(label);
-        place.append(shown);
+      let paragraph = document.getElementById(`progress-${line.stage}`);
+      if (!paragraph) {
+        paragraph = createElement("p", undefined, {id: `progress-${line.stage}`, className: "progress"});
+        const label = createElement("label");
+        label.append(createElement("span"), createElement("progress", undefined, {max: 1}));
+        paragraph.append(label);
+        group.append(paragraph);
       }
-      shown.querySelector("span").textContent = `${line.text} `;
-      shown.querySelector("progress").value = line.share;
+      paragraph.querySelector("span").textContent = `${line.text} `;
+      paragraph.querySelector("progress").value = line.fraction;
     }
   }
-  // A page that is followed and cannot be asked for says so, and since when: a login ends, a server is restarted.
-  function told(error) {
-    let place = document.getElementById("stale");
-    if (!error) { place?.remove(); return; }
+  // Show that a page can no longer be updated, for example because the login expired.
+  function showStale(error) {
     console.warn(`carclf: ${error.message}`);
-    if (!place) {
-      place = element("p", undefined, {id: "stale", className: "warn", role: "status"});
-      place.dataset.since = new Date().toISOString().slice(11, 19);
-      document.getElementById("main").prepend(place);
+    let message = document.getElementById("stale");
+    if (!message) {
+      message = createElement("p", undefined, {id: "stale", className: "warn", role: "status"});
+      message.dataset.since = new Date().toISOString().slice(11, 19);
+      document.getElementById("main").prepend(message);
     }
-    place.textContent = `Not up to date since ${place.dataset.since} UTC: ${error.message}`;
+    message.textContent = `Not up to date since ${message.dataset.since} UTC: ${error.message}`;
   }
-  let last = "";
-  async function showAnew(path) {
-    const answer = await asked(path), text = await answer.text();
-    if (text === last) return;
-    last = text;
-    const next = document.adoptNode(new DOMParser().parseFromString(text, "text/html").getElementById("main"));
-    const before = document.getElementById("main"), focused = pathTo(document.activeElement);
-    for (const open of before.querySelectorAll("details[open]")) {
+  function hideStale() {
+    document.getElementById("stale")?.remove();
+  }
+  let lastHtml = "";
+  async function reload(url) {
+    const html = await (await request(url)).text();
+    if (html === lastHtml) return;
+    lastHtml = html;
+    const next = document.adoptNode(new DOMParser().parseFromString(html, "text/html").getElementById("main"));
+    const previous = document.getElementById("main"), focused = selectorOf(document.activeElement);
+    for (const open of previous.querySelectorAll("details[open]")) {
       const same = open.id && next.querySelector(`#${CSS.escape(open.id)}`);
       if (same) same.open = true;
     }
-    for (const made of views.values()) made.finalize();
+    for (const embedded of views.values()) embedded.finalize();
     views.clear();
-    next.style.minHeight = `${before.offsetHeight}px`; // what is read stays where it is
-    before.replaceWith(next);
-    await draw(next);
+    next.style.minHeight = `${previous.offsetHeight}px`; // keeps the scroll position until the charts are drawn
+    previous.replaceWith(next);
+    await drawCharts(next);
     next.style.minHeight = "";
-    pictures(next);
+    makeImagesZoomable(next);
     if (focused) document.querySelector(focused)?.focus({preventScroll: true});
   }
-  // How what has the focus is found again in a page that is shown anew.
-  function pathTo(one) {
-    const part = one?.closest("details[id]"), link = one?.getAttribute("href");
-    if (one?.id) return `#${CSS.escape(one.id)}`;
-    if (link) return `a[href="${CSS.escape(link)}"]`;
-    return part && one.tagName === "SUMMARY" ? `#${CSS.escape(part.id)} > summary` : "";
+  // A selector that finds the focused element again after the page was reloaded.
+  function selectorOf(element) {
+    const details = element?.closest("details[id]"), href = element?.getAttribute("href");
+    if (element?.id) return `#${CSS.escape(element.id)}`;
+    if (href) return `a[href="${CSS.escape(href)}"]`;
+    return details && element.tagName === "SUMMARY" ? `#${CSS.escape(details.id)} > summary` : "";
   }
-  async function follow() {
+  async function followRun() {
     const main = document.getElementById("main"), run = main.dataset.run;
-    let seconds = SECONDS_OTHERWISE;
+    let seconds = SECONDS_IDLE;
     if (!document.hidden && !document.querySelector("dialog[open]")) {
       try {
-        const found = await json(`/data/runs/${encodeURIComponent(run)}/live`);
-        if (found.version !== main.dataset.version || !changeCharts(found.charts)) await showAnew(`${root()}/runs/${encodeURIComponent(run)}`);
-        else showProgress(found.progress);
-        told();
-        if (found.state === "running" || found.version === "none" || found.state === "pending") seconds = SECONDS_RUNNING;
+        const update = await requestJson(`/data/runs/${encodeURIComponent(run)}/live`);
+        if (update.version !== main.dataset.version || !updateCharts(update.charts)) await reload(runUrl(run));
+        else showProgress(update.progress);
+        hideStale();
+        if (update.version === "none" || ["running", "pending"].includes(update.state)) seconds = SECONDS_ACTIVE;
       } catch (error) {
-        told(error);
-        seconds = SECONDS_RUNNING; // asked again
+        showStale(error);
+        seconds = SECONDS_ACTIVE;
       }
     }
-    setTimeout(follow, 1000 * seconds);
+    setTimeout(followRun, 1000 * seconds);
   }
 
-  // An experiment's page, until its recipes are compared.
-  async function watch() {
-    if (!document.hidden) await showAnew(location.pathname + location.search).then(() => told(), told);
-    if ("watched" in document.getElementById("main").dataset) setTimeout(watch, 1000 * SECONDS_WATCHED);
+  // The page of an experiment, until its recipes are compared.
+  async function autoRefresh() {
+    if (!document.hidden) await reload(location.pathname + location.search).then(hideStale, showStale);
+    if ("autoRefresh" in document.getElementById("main").dataset) setTimeout(autoRefresh, 1000 * SECONDS_AUTO_REFRESH);
   }
 
-  // A picture is opened by mouse or keyboard, and closed by Escape.
-  function pictures(within) {
-    for (const pair of within.querySelectorAll(".error div.pair")) {
-      const button = element("button", undefined, {type: "button", className: "pair"});
+  // Images open in a dialog by mouse or keyboard; Escape closes it.
+  function makeImagesZoomable(container) {
+    for (const pair of container.querySelectorAll(".error div.pair")) {
+      const button = createElement("button", undefined, {type: "button", className: "pair"});
       button.append(...pair.childNodes);
       button.setAttribute("aria-haspopup", "dialog");
-      button.addEventListener("click", () => enlarge(button));
+      button.addEventListener("click", () => zoom(button));
       pair.replaceWith(button);
     }
   }
-  function enlarge(button) {
-    const dialog = element("dialog"), close = element("button", "Close", {type: "button", autofocus: true});
-    const pair = element("div", undefined, {className: "pair"}), caption = button.parentElement.querySelector("figcaption");
-    pair.append(...[...button.querySelectorAll("img")].map((image) => element("img", undefined, {src: image.src, alt: image.alt})));
-    dialog.setAttribute("aria-label", caption.textContent.trim());
-    dialog.append(pair, element("p", caption.textContent.trim()), close);
+  function zoom(button) {
+    const dialog = createElement("dialog"), close = createElement("button", "Close", {type: "button", autofocus: true});
+    const pair = createElement("div", undefined, {className: "pair"}), caption = button.parentElement.querySelector("figcaption").textContent.trim();
+    pair.append(...[...button.querySelectorAll("img")].map((image) => createElement("img", undefined, {src: image.src, alt: image.alt})));
+    dialog.setAttribute("aria-label", caption);
+    dialog.append(pair, createElement("p", caption), close);
     close.addEventListener("click", () => dialog.close());
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     dialog.addEventListener("close", () => { dialog.remove(); button.focus(); });
@@ -189,141 +191,144 @@
   }
 
   // The list of runs.
-  const LIMIT = 50, NAMES = ["text", "recipe", "decision", "state", "sort", "descending", "offset"];
-  const number = (value, digits) => value === null ? "" : value.toFixed(digits);
-  const wanted = {text: "", recipe: "", decision: "", state: "", sort: "created", descending: true, offset: 0};
-  const chosen = [];
-  let questions = 0, waiting = 0;
+  const LIMIT = 50, DEFAULT_QUERY = {text: "", recipe: "", decision: "", state: "", sort: "created", descending: true, offset: 0};
+  const TEXT_COLUMNS = ["run", "recipe", "dataset", "state", "decision"]; // sorted in ascending order first
+  const formatNumber = (value, digits) => value === null ? "" : value.toFixed(digits);
+  const query = {...DEFAULT_QUERY};
+  const selected = []; // the runs to compare, at most two
+  let requestId = 0, inputTimer = 0;
 
-  function fromAddress() {
-    const given = new URLSearchParams(location.search);
-    for (const name of NAMES) {
-      if (!given.has(name)) continue;
-      wanted[name] = name === "offset" ? Number(given.get(name)) || 0 : name === "descending" ? given.get(name) === "true" : given.get(name);
+  function readQuery() {
+    const parameters = new URLSearchParams(location.search);
+    for (const name of Object.keys(query)) {
+      if (!parameters.has(name)) continue;
+      const value = parameters.get(name);
+      query[name] = name === "offset" ? Number(value) || 0 : name === "descending" ? value === "true" : value;
     }
-    for (const name of ["a", "b"]) if (given.get(name)) chosen.push(given.get(name));
+    for (const name of ["a", "b"]) if (parameters.get(name)) selected.push(parameters.get(name));
   }
-  function asQuery(more = {}) {
-    const defaults = {sort: "created", descending: true, offset: 0};
-    return new URLSearchParams(Object.entries({...wanted, ...more})
-      .filter(([name, value]) => value !== "" && value !== defaults[name]).map(([name, value]) => [name, String(value)]));
+  function queryString(more = {}) {
+    return new URLSearchParams(Object.entries({...query, ...more})
+      .filter(([name, value]) => value !== "" && value !== DEFAULT_QUERY[name]).map(([name, value]) => [name, String(value)]));
   }
-  async function list() {
-    const mine = ++questions, table = document.getElementById("table"), found = document.getElementById("found");
+  async function loadRuns() {
+    const id = ++requestId, table = document.getElementById("runs-table");
     table.setAttribute("aria-busy", "true");
     try {
-      const query = asQuery({limit: LIMIT});
-      const answer = await json(`/data/runs?${query}`);
-      if (mine !== questions) return; // a later question is under way
-      if (wanted.offset && !answer.rows.length) { wanted.offset = 0; return void list(); }
-      showRows(answer);
-      history.replaceState(null, "", `?${asQuery(Object.fromEntries(chosen.map((run, place) => ["ab"[place], run])))}`);
+      const page = await requestJson(`/data/runs?${queryString({limit: LIMIT})}`);
+      if (id !== requestId) return; // a later request is pending
+      if (query.offset && !page.rows.length) { query.offset = 0; return void loadRuns(); }
+      showRuns(page);
+      history.replaceState(null, "", `?${queryString(Object.fromEntries(selected.map((run, index) => ["ab"[index], run])))}`);
     } catch (error) {
-      found.textContent = `The runs cannot be listed: ${error.message}`;
+      document.getElementById("status").textContent = `The runs cannot be loaded: ${error.message}`;
     } finally {
-      if (mine === questions) table.removeAttribute("aria-busy");
+      if (id === requestId) table.removeAttribute("aria-busy");
     }
   }
-  function showRows(answer) {
-    const body = document.querySelector("#table tbody"), last = Math.min(wanted.offset + LIMIT, answer.num_matching);
-    body.replaceChildren(...answer.rows.map(rowOf));
-    document.getElementById("csv").href = `${root()}/data/runs.csv?${asQuery({offset: ""})}`;
-    document.getElementById("found").textContent = !answer.num_runs ? "No runs yet: trigger the Dag car_retrain."
-      : answer.num_matching === answer.num_runs
-      ? `${answer.num_runs} ${answer.num_runs === 1 ? "run" : "runs"}` : `${answer.num_matching} of ${answer.num_runs} runs`;
-    document.getElementById("place").textContent = answer.num_matching ? `${wanted.offset + 1}–${last} of ${answer.num_matching}` : "None";
-    document.getElementById("before").disabled = wanted.offset === 0;
-    document.getElementById("after").disabled = last >= answer.num_matching;
-    for (const head of document.querySelectorAll("#table th[data-sort]")) {
-      if (head.dataset.sort === wanted.sort) head.setAttribute("aria-sort", wanted.descending ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
+  function showRuns(page) {
+    const body = document.querySelector("#runs-table tbody"), last = Math.min(query.offset + LIMIT, page.num_matching);
+    body.replaceChildren(...page.rows.map(createRow));
+    document.getElementById("csv").href = `${root()}/data/runs.csv?${queryString({offset: ""})}`;
+    document.getElementById("status").textContent = statusText(page);
+    document.getElementById("position").textContent = page.num_matching ? `${query.offset + 1}–${last} of ${page.num_matching}` : "None";
+    document.getElementById("previous").disabled = query.offset === 0;
+    document.getElementById("next").disabled = last >= page.num_matching;
+    for (const header of document.querySelectorAll("#runs-table th[data-sort]")) {
+      if (header.dataset.sort === query.sort) header.setAttribute("aria-sort", query.descending ? "descending" : "ascending");
+      else header.removeAttribute("aria-sort");
     }
-    for (const [name, values] of [["recipe", answer.recipes], ["decision", answer.decisions], ["state", answer.states]]) {
-      const select = document.querySelector(`#filter [name=${name}]`), all = new Set(["", ...values, ...(wanted[name] ? [wanted[name]] : [])]);
-      if ([...select.options].map((option) => option.value).join("\n") === [...all].join("\n")) continue;
-      select.replaceChildren(...[...all].map((value) => element("option", value || "all", {value})));
-      select.value = wanted[name];
+    for (const [name, values] of [["recipe", page.recipes], ["decision", page.decisions], ["state", page.states]]) updateFilter(name, values);
+  }
+  function statusText(page) {
+    if (!page.num_runs) return "No runs yet. To start one, trigger the DAG car_retrain.";
+    if (page.num_matching < page.num_runs) return `${page.num_matching} of ${page.num_runs} runs`;
+    return `${page.num_runs} ${page.num_runs === 1 ? "run" : "runs"}`;
+  }
+  function updateFilter(name, values) {
+    const select = document.querySelector(`#filter [name=${name}]`), choices = new Set(["", ...values, ...(query[name] ? [query[name]] : [])]);
+    if ([...select.options].map((option) => option.value).join("\n") === [...choices].join("\n")) return;
+    select.replaceChildren(...[...choices].map((value) => createElement("option", value || "all", {value})));
+    select.value = query[name];
+  }
+  function createRow(run) {
+    const row = createElement("tr"), box = createElement("input", undefined, {type: "checkbox", checked: selected.includes(run.run)});
+    box.setAttribute("aria-label", `Compare ${run.run}`);
+    box.dataset.run = run.run;
+    box.addEventListener("change", () => selectRun(run.run, box.checked));
+    const link = createElement("a", run.run, {href: runUrl(run.run)});
+    const interval = run.val_accuracy_low === null || run.val_accuracy_high === null ? "" : ` (${run.val_accuracy_low.toFixed(3)}–${run.val_accuracy_high.toFixed(3)})`;
+    const cells = [box, link, run.val_accuracy === null ? "" : formatNumber(run.val_accuracy, 4) + interval,
+      formatNumber(run.public_score, 4), run.decision ? createBadge(run.decision, "") : "", createBadge(run.state, run.text),
+      run.created.replace("T", " ").slice(0, 16), run.recipe, run.dataset.slice(0, 8), formatNumber(run.minutes, 1),
+      formatNumber(run.gpu_minutes, 1)]; // in the order of COLUMNS in pages.py
+    for (const [column, content] of cells.entries()) {
+      const cell = createElement("td", undefined, {className: [2, 3, 9, 10].includes(column) ? "number" : ""});
+      cell.append(content);
+      if (content === link && run.champion) cell.append(" ", createElement("span", "champion", {className: "state champion"}));
+      row.append(cell);
     }
+    return row;
   }
-  function rowOf(row) {
-    const line = element("tr"), box = element("input", undefined, {type: "checkbox", checked: chosen.includes(row.run)});
-    box.setAttribute("aria-label", `Compare ${row.run}`);
-    box.addEventListener("change", () => choose(row.run, box.checked));
-    const link = element("a", row.run, {href: `${root()}/runs/${encodeURIComponent(row.run)}`});
-    const interval = row.val_accuracy_low === null || row.val_accuracy_high === null ? "" : ` (${row.val_accuracy_low.toFixed(3)}–${row.val_accuracy_high.toFixed(3)})`;
-    const cells = [box, link, row.val_accuracy === null ? "" : number(row.val_accuracy, 4) + interval,
-      number(row.public_score, 4), row.decision ? state(row.decision, "") : "", state(row.state, row.text),
-      row.created.replace("T", " ").slice(0, 16), row.recipe, row.dataset.slice(0, 8), number(row.minutes, 1),
-      number(row.gpu_minutes, 1)]; // in the order of the columns that pages.py names
-    for (const [place, cell] of cells.entries()) {
-      const made = element("td", undefined, {className: [2, 3, 9, 10].includes(place) ? "number" : ""});
-      made.append(cell);
-      if (cell === link && row.champion) made.append(" ", element("span", "champion", {className: "state champion"}));
-      line.append(made);
-    }
-    return line;
+  function createBadge(text, title) {
+    return createElement("span", text, {className: `state ${text.replaceAll(" ", "-")}`, title});
   }
-  function state(text, title) {
-    return element("span", text, {className: `state ${text.replaceAll(" ", "-")}`, title});
+  function selectRun(run, isSelected) {
+    if (isSelected) selected.push(run); else selected.splice(selected.indexOf(run), 1);
+    if (selected.length > 2) selected.shift();
+    for (const box of document.querySelectorAll("#runs-table tbody input")) box.checked = selected.includes(box.dataset.run);
+    showSelection();
   }
-  function choose(run, on) {
-    if (on) chosen.push(run); else chosen.splice(chosen.indexOf(run), 1);
-    if (chosen.length > 2) chosen.shift();
-    for (const box of document.querySelectorAll("#table tbody input")) {
-      box.checked = chosen.includes(box.getAttribute("aria-label").slice("Compare ".length));
-    }
-    showChosen();
-  }
-  function showChosen() {
+  function showSelection() {
     const link = document.getElementById("compare");
-    if (chosen.length === 2) {
-      link.href = `${root()}/compare?${new URLSearchParams({a: chosen[0], b: chosen[1]})}`;
+    if (selected.length === 2) {
+      link.href = `${root()}/compare?${new URLSearchParams({a: selected[0], b: selected[1]})}`;
       link.removeAttribute("aria-disabled");
-      link.textContent = "Compare the two";
+      link.textContent = "Compare the two runs";
     } else {
       link.removeAttribute("href");
       link.setAttribute("aria-disabled", "true");
-      link.textContent = chosen.length ? "Choose one more to compare" : "Choose two runs to compare";
+      link.textContent = selected.length ? "Select one more run to compare" : "Select two runs to compare";
     }
   }
-  function listen() {
+  function addListeners() {
     const form = document.getElementById("filter");
-    for (const field of form.elements) field.value = wanted[field.name] ?? "";
+    for (const field of form.elements) field.value = query[field.name] ?? "";
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", (event) => {
-      wanted[event.target.name] = event.target.value;
-      wanted.offset = 0;
-      clearTimeout(waiting);
-      waiting = setTimeout(list, 200);
+      query[event.target.name] = event.target.value;
+      query.offset = 0;
+      clearTimeout(inputTimer);
+      inputTimer = setTimeout(loadRuns, 200);
     });
-    for (const head of document.querySelectorAll("#table th[data-sort]")) {
-      head.firstElementChild.addEventListener("click", () => {
-        const name = head.dataset.sort, texts = ["run", "recipe", "dataset", "state", "decision"];
-        wanted.descending = wanted.sort === name ? !wanted.descending : !texts.includes(name);
-        Object.assign(wanted, {sort: name, offset: 0});
-        list();
+    for (const header of document.querySelectorAll("#runs-table th[data-sort]")) {
+      header.firstElementChild.addEventListener("click", () => {
+        const name = header.dataset.sort;
+        query.descending = query.sort === name ? !query.descending : !TEXT_COLUMNS.includes(name);
+        Object.assign(query, {sort: name, offset: 0});
+        loadRuns();
       });
     }
-    for (const [id, sign] of [["before", -1], ["after", 1]]) {
-      document.getElementById(id).addEventListener("click", () => { wanted.offset = Math.max(0, wanted.offset + sign * LIMIT); list(); });
+    for (const [id, sign] of [["previous", -1], ["next", 1]]) {
+      document.getElementById(id).addEventListener("click", () => { query.offset = Math.max(0, query.offset + sign * LIMIT); loadRuns(); });
     }
   }
 
   document.addEventListener("DOMContentLoaded", async () => {
     const main = document.getElementById("main");
-    pictures(document);
+    makeImagesZoomable(document);
     document.addEventListener("toggle", (event) => {
       const figure = event.target.closest("figure");
       if (figure && figure.rows && event.target.open) { fillTable(figure, figure.rows); figure.rows = undefined; }
     }, true);
-    if (document.getElementById("table")) {
-      fromAddress();
-      listen();
-      showChosen();
-      list();
+    if (document.getElementById("runs-table")) {
+      readQuery();
+      addListeners();
+      showSelection();
+      loadRuns();
     }
-    await draw(document);
-    if (main && main.dataset.run) setTimeout(follow, 1000 * SECONDS_RUNNING);
-    if (main && "watched" in main.dataset) setTimeout(watch, 1000 * SECONDS_WATCHED);
+    await drawCharts(document);
+    if (main && main.dataset.run) setTimeout(followRun, 1000 * SECONDS_ACTIVE);
+    if (main && "autoRefresh" in main.dataset) setTimeout(autoRefresh, 1000 * SECONDS_AUTO_REFRESH);
   });
 })();

@@ -1,82 +1,115 @@
-"""What is known of each stage of a run, and the command that repeats it."""
+"""The state and the result of each stage of a run, and the command that repeats it."""
 
 import json
 import shlex
 from datetime import UTC, datetime
 from typing import Any
 
+from carclf.artifacts import File
 from carclf.config import flatten, load_config
-from carclf.dashboard.run_sources import RunReader
+from carclf.dashboard.run_reader import Facts, RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
 from carclf.stages.chain import STAGES
 
-Setting = dict[str, Any]
+
+class ChangedSetting(Facts):
+    """A setting that differs from the run's recipe; ``default`` is None if the recipe does not have it."""
+
+    name: str
+    value: Any
+    default: Any
 
 
-def changed_settings(source: RunReader) -> list[Setting]:
-    """The run's settings that are not its recipe's: name, value, default (None: not known in this version)."""
-    defaults, own = flatten(load_config(source.record["recipe"]).model_dump()), flatten(source.record["config"])
-    return [{"name": name, "value": value, "default": defaults.get(name)} for name, value in own.items()
-            if name not in defaults or value != defaults[name]]
+class StageFacts(Facts):
+    """A stage of a run. Times are in ISO 8601; texts are "" and ``seconds`` is None where unknown."""
+
+    name: str
+    state: str  # pending, running, stale (probably killed), waiting, failed, done or skipped
+    text: str  # the error, or why the stage waits or is skipped
+    since: str
+    ended: str
+    seconds: float | None = None
+    reused: bool
+    gpu: str = ""
+    summary: str = ""
+    metrics: dict[str, Any]
+    folder: str
+    key: str
+    files: dict[str, File]  # of the artifact, by name
+    command: str
 
 
-def stage_facts(source: RunReader, settings: list[Setting], live: dict[str, LiveProgress]) -> list[dict[str, Any]]:
-    """All stages in their order, as ``facts`` describes them."""
-    found, skip = [], ""
-    for stage in STAGES:
-        found.append(_stage(source, stage, live.get(stage)) | {"command": _command(source, stage, settings)})
-        if found[-1]["state"] == "pending" and skip:
-            found[-1] |= {"state": "skipped", "text": skip}
-        skip = source.result(stage).get("skip_reason") or skip
-    return found
+def changed_settings(reader: RunReader) -> tuple[ChangedSetting, ...]:
+    """Return the run's settings that differ from its recipe."""
+    defaults = flatten(load_config(reader.record["recipe"]).model_dump())
+    settings = flatten(reader.record["config"])
+    changed = [name for name, value in settings.items() if name not in defaults or value != defaults[name]]
+    return tuple(ChangedSetting(name=name, value=settings[name], default=defaults.get(name)) for name in changed)
 
 
-def _stage(source: RunReader, stage: str, live: LiveProgress | None) -> dict[str, Any]:
-    done, attempt = source.result(stage), source.attempt(stage)
-    artifact = source.part(stage, lambda: source.artifact(stage), None)
-    files = artifact.files.items() if artifact else ()
-    return {
-        "name": stage, "state": stage_state(done, attempt, live), "text": attempt.get("text") or done.get("skip_reason") or "",
-        "since": attempt.get("since", ""), "ended": attempt.get("ended") or done.get("ended") or "",
-        "seconds": done.get("seconds"), "reused": bool(done.get("reused")), "gpu": done.get("gpu", ""),
-        "summary": done.get("summary", ""), "metrics": done.get("metrics") or attempt.get("metrics") or {},
-        "folder": STAGES[stage].artifact.folder, "key": artifact.key if artifact else done.get("key", ""),
-        "files": [{"name": name, "key": file.key, "num_bytes": file.num_bytes} for name, file in files],
-    }
+def all_stage_facts(
+    reader: RunReader, settings: tuple[ChangedSetting, ...], live: dict[str, LiveProgress]
+) -> tuple[StageFacts, ...]:
+    """Return the facts of all stages in their order."""
+    stages: list[StageFacts] = []
+    skip_reason = ""
+    for name in STAGES:
+        stage = _stage_facts(reader, name, live.get(name), _command(reader, name, settings))
+        if stage.state == "pending" and skip_reason:
+            stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})
+        stages.append(stage)
+        skip_reason = reader.result(name).get("skip_reason") or skip_reason
+    return tuple(stages)
 
 
-def stage_state(done: dict[str, Any], attempt: dict[str, Any], live: LiveProgress | None) -> str:
-    """The state of a stage, by what its record says of its end and of its latest try, and by its live points."""
-    state = str(attempt.get("state") or ("done" if done else "pending"))
+def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, command: str) -> StageFacts:
+    result = reader.result(stage)
+    attempt = reader.attempt(stage)
+    artifact = reader.try_section(stage, lambda: reader.artifact(stage), None)
+    known = {name: result[name] for name in ("seconds", "gpu", "summary") if name in result}
+    return StageFacts(
+        name=stage, command=command, state=stage_state(result, attempt, live), **known,
+        text=attempt.get("text") or result.get("skip_reason") or "",
+        since=attempt.get("since", ""), ended=attempt.get("ended") or result.get("ended") or "",
+        reused=bool(result.get("reused")), metrics=result.get("metrics") or attempt.get("metrics") or {},
+        folder=STAGES[stage].artifact.folder, key=artifact.key if artifact else result.get("key", ""),
+        files=artifact.files if artifact else {},
+    )
+
+
+def stage_state(result: dict[str, Any], attempt: dict[str, Any], live: LiveProgress | None) -> str:
+    """Return the state of a stage from its result, its latest attempt and its live progress."""
+    state = str(attempt.get("state") or ("done" if result else "pending"))
     if state != "running":
         return state
-    if live is None or live["started"][:19] < attempt["since"][:19]:  # of an earlier attempt, or of none
+    if live is None or live["started"][:19] < attempt["since"][:19]:  # no progress of this attempt
         age = (datetime.now(UTC) - datetime.fromisoformat(attempt["since"])).total_seconds()
         return "stale" if age > STALE_SECONDS else "running"
     return "stale" if live["state"] == "stale" else "running"
 
 
-def _command(source: RunReader, stage: str, settings: list[Setting]) -> str:
-    place, members = ["--store", source.store.url], source.record.get("members", [])
+def _command(reader: RunReader, stage: str, settings: tuple[ChangedSetting, ...]) -> str:
+    store = ["--store", reader.store.url]
+    members = reader.record.get("members", [])
     if members and stage == "fine_tune":
-        return shlex.join(["carclf", "ensemble", *(part for member in members for part in ("--run", member)),
-                           "--name", source.run_id, *place])
-    command = ["carclf", stage, "--run", source.run_id, *place]
+        runs = [part for member in members for part in ("--run", member)]
+        return shlex.join(["carclf", "ensemble", *runs, "--name", reader.run_id, *store])
+    command = ["carclf", stage, "--run", reader.run_id, *store]
     if stage == "download":
-        changes = (f"{one['name']}={_value(one['value'])}" for one in settings)
-        command += ["--recipe", str(source.record.get("recipe", "")),
-                    *(part for change in changes for part in ("--set", change))]
-    if stage == "promote" and source.attempt(stage).get("state") == "waiting":
+        command += ["--recipe", str(reader.record.get("recipe", ""))]
+        for setting in settings:
+            command += ["--set", f"{setting.name}={_override(setting.value)}"]
+    if stage == "promote" and reader.attempt(stage).get("state") == "waiting":
         command += ["--approved-by", "NAME"]
     return shlex.join(command)
 
 
-def _value(value: Any) -> str:
-    """As ``--set`` reads it: JSON, or else a string."""
+def _override(value: Any) -> str:
+    """Return a value as ``--set`` parses it: JSON, and everything else as a string."""
     if not isinstance(value, str):
         return json.dumps(value)
     try:
         json.loads(value)
     except ValueError:
         return value
-    return json.dumps(value)  # a string that looks like a number
+    return json.dumps(value)  # a string that would be parsed as JSON

@@ -1,11 +1,10 @@
-"""Templates of the pages and of the self-contained report: what is not Markup is escaped."""
+"""Render the templates of the pages and of the self-contained report. All values except Markup are escaped."""
 
 import base64
 import hashlib
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -16,70 +15,67 @@ from carclf.formatting import format_value
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES
 from carclf.reports.render import MAX_ROWS
 
-HERE = Path(__file__).parent
-SHARED = Path(reports.__file__).parent  # page.html and page.css, of which all pages of carclf are
+FOLDER = Path(__file__).parent
+SHARED_FOLDER = Path(reports.__file__).parent  # page.html and page.css
+LIMITS = {"max_rows": MAX_ROWS, "max_confusion_classes": MAX_CONFUSION_CLASSES}
 
 
 def render_page(template: str, root: str, **values: object) -> str:
-    """A page inside Airflow's UI, which loads script and style from ``root``."""
+    """Render a page of Airflow's UI. It loads its script and style sheet from URLs under ``root``."""
     return _environment().get_template(template).render(
-        layout="site.html", root=root, draw=None, release=release(), **_common(), **values
+        layout="site.html", root=root, draw=None, asset_version=asset_version(), **LIMITS, **values
     )
 
 
 def render_self_contained(template: str, **values: object) -> str:
-    """A page that is one file: its charts are SVG, and it needs no script and no network."""
+    """Render a page as a single file with charts as SVG. It needs neither scripts nor network access."""
     style = style_sheet()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return _environment().get_template(template).render(
-        layout="page.html", root=None, draw=_drawn, style=Markup(style), style_hash=digest, **_common(), **values
+        layout="page.html", root=None, draw=_draw, style=Markup(style), style_hash=digest, **LIMITS, **values
     )
 
 
 def style_sheet() -> str:
-    """The style of all pages."""
-    return (SHARED / "page.css").read_text() + (HERE / "site.css").read_text()
+    """Return the style sheet of all pages."""
+    return (SHARED_FOLDER / "page.css").read_text() + (FOLDER / "site.css").read_text()
 
 
 @cache
 def script() -> str:
-    """The pages' own script."""
-    return (HERE / "site.js").read_text()
+    """Return the script of the pages."""
+    return (FOLDER / "site.js").read_text()
 
 
 @cache
-def vega() -> str:
-    """Vega-Lite with what embeds it, from the package: no network is needed."""
+def vega_bundle() -> str:
+    """Return Vega-Lite and vega-embed as JavaScript, from the installed package."""
     import vl_convert
 
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 @cache
-def release() -> str:
-    """What changes where script or style do: a browser may keep them as long as it is the same."""
+def asset_version() -> str:
+    """Return a hash of the scripts and the style sheet. As part of their URLs it lets browsers cache them."""
     text = script() + style_sheet() + version("vl-convert-python")
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _common() -> dict[str, Any]:
-    return {"max_rows": MAX_ROWS, "max_confusion": MAX_CONFUSION_CLASSES}
-
-
-def _drawn(chart: Chart) -> Markup:
+def _draw(chart: Chart) -> Markup:
     return Markup(render_svg(chart))
 
 
-def _moment(text: str | None) -> str:
-    """A time in ISO format as a person reads it."""
+def _format_time(text: str | None) -> str:
+    """Format an ISO 8601 time without fractions of seconds and time zone."""
     return str(text or "").replace("T", " ").split("+")[0].split(".")[0]
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.FileSystemLoader([HERE, SHARED]), undefined=jinja2.StrictUndefined,
+        autoescape=True, loader=jinja2.FileSystemLoader([FOLDER, SHARED_FOLDER]), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
-    environment.filters |= {"short": format_value, "moment": _moment}
+    environment.filters |= {"number": format_value, "time": _format_time}
     return environment

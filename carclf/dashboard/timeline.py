@@ -1,112 +1,125 @@
-"""Accuracy and public score of all runs over time, with the stored threshold as a line."""
+"""Accuracy and public score of all runs over time, and the promotion threshold."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from carclf.dashboard.charts import BLUE, ORANGE, RED, Chart, Spec, Values, axis, color_scale, format_number, spec
+from carclf.dashboard.champion_facts import ChampionFacts
+from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scale, layered_spec, tooltip
+from carclf.formatting import format_value
 
-Row = Mapping[str, Any]
-MAX_RUNS = 500  # the newest, that are drawn
-KINDS = {"val_accuracy": "validation accuracy", "public_score": "public score"}
+Row = Mapping[str, Any]  # of the run index
+MAX_RUNS = 500  # the newest runs are drawn
+SCORES = {"val_accuracy": "validation accuracy", "public_score": "public score"}
+COLORS = {"validation accuracy": Color.BLUE, "public score": Color.ORANGE}
 TITLE = "Accuracy and public score over time"
 
 
-def timeline_chart(rows: Sequence[Row], champion: Mapping[str, Any] | None) -> Chart:
-    """A point for each run's accuracy and public score; ``champion`` is of ``facts.champion_facts``."""
-    known = sorted((row for row in rows if any(row[name] is not None for name in KINDS) and _is_time(row["created"])),
-                   key=lambda row: row["created"])[-MAX_RUNS:]
-    values: Values = [{"run": row["run"], "created": row["created"], "kind": kind, "value": row[name],
-                       "decision": row["decision"] or "none yet", "begun": row["created"][:16].replace("T", " ")}
-                      for row in known for name, kind in KINDS.items() if row[name] is not None]
-    threshold = champion["threshold"] if champion else None
-    layers = [_points(_span(known))]
-    if champion and known:
-        layers.append(_steps(_threshold_values(champion, _span(known))))
-    table = [[row["run"], row["created"], *(format_number(row[name]) for name in KINDS), row["decision"]]
-             for row in reversed(known)]
-    return Chart("timeline", TITLE, spec(TITLE, values, layers, 240), _said(known, threshold),
-                 ["run", "begun", *KINDS.values(), "decision"], table)
+def timeline_chart(rows: Sequence[Row], champion: ChampionFacts | None) -> Chart:
+    """Return a chart of the runs' scores, with the threshold as a line if there is one."""
+    scored = [row for row in rows if any(row[name] is not None for name in SCORES) and _is_time(row["created"])]
+    scored = sorted(scored, key=lambda row: row["created"])[-MAX_RUNS:]
+    layers = [_points(_span(scored))]
+    if champion and scored:
+        layers.append(_threshold_line(_threshold_values(champion, _span(scored))))
+    table = [
+        [row["run"], row["created"], *(format_value(row[name]) for name in SCORES), row["decision"]]
+        for row in reversed(scored)
+    ]
+    summary = _summarize(scored, champion.threshold if champion else None)
+    spec = layered_spec(TITLE, _point_values(scored), layers, 240)
+    return Chart("timeline", TITLE, spec, summary, ["run", "started", *SCORES.values(), "decision"], table)
+
+
+def _point_values(scored: Sequence[Row]) -> Values:
+    return [
+        {"run": row["run"], "created": row["created"], "kind": kind, "value": row[name],
+         "decision": row["decision"] or "none yet", "started": row["created"][:16].replace("T", " ")}
+        for row in scored
+        for name, kind in SCORES.items()
+        if row[name] is not None
+    ]
 
 
 def _is_time(text: str) -> bool:
-    """Whether it can stand on the axis: a single wrong one would leave nothing of it."""
+    """Return whether this is a valid time. A single invalid one would break the whole axis."""
     try:
         return bool(datetime.fromisoformat(text))
     except (ValueError, TypeError):
         return False
 
 
-def _time(span: list[str] | None = None) -> Spec:
-    """The axis of time: UTC, as all times of the pages, wherever the browser is."""
+def _time_axis(span: list[str] | None = None) -> Spec:
+    """Return an axis in UTC, like all times of the pages, whatever the browser's time zone is."""
     scale: Spec = {"type": "utc"} | ({"domain": span} if span else {})
-    ticks: Spec = {"tickCount": 8, "format": {"hours": "%H:%M", "minutes": "%H:%M"}}  # else 14:28 would be 02:28
+    ticks: Spec = {"tickCount": 8, "format": {"hours": "%H:%M", "minutes": "%H:%M"}}  # the default is a 12-hour clock
     return {"field": "created", "type": "temporal", "title": "UTC", "axis": ticks, "scale": scale}
 
 
-def _span(known: Sequence[Row]) -> list[str]:
-    """From the first run to the last; of a single moment a day around it, whose axis would else count milliseconds."""
-    moments = [row["created"] for row in known]
-    if len(set(moments)) != 1:
-        return moments[:1] + moments[-1:]
-    moment = datetime.fromisoformat(moments[0])
-    return [(moment + timedelta(hours=hours)).isoformat() for hours in (-12, 12)]
+def _span(scored: Sequence[Row]) -> list[str]:
+    """Return the first and the last time. A single time becomes a day, or the axis would show milliseconds."""
+    times = [row["created"] for row in scored]
+    if len(set(times)) != 1:
+        return times[:1] + times[-1:]
+    time = datetime.fromisoformat(times[0])
+    return [(time + timedelta(hours=hours)).isoformat() for hours in (-12, 12)]
 
 
 def _points(span: list[str]) -> Spec:
-    kinds = {"validation accuracy": BLUE, "public score": ORANGE}
+    shapes = {"domain": list(COLORS), "range": ["circle", "diamond"]}
     return {
         "mark": {"type": "point", "filled": True, "size": 55, "opacity": 0.8},
         "encoding": {
-            "x": _time(span),
+            "x": _time_axis(span),
             "y": axis("value", axis={"format": ".3~f"}),
-            "color": color_scale("kind", kinds),
-            "shape": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds),
-                                                                    "range": ["circle", "diamond"]}},
-            "tooltip": [{"field": "run"}, {"field": "kind", "title": "figure"},
-                        {"field": "value", "format": ".4f"}, {"field": "decision"},
-                        {"field": "begun", "title": "begun (UTC)"}],
+            "color": color_scale("kind", COLORS),
+            "shape": {"field": "kind", "type": "nominal", "scale": shapes},
+            "tooltip": [{"field": "run"}, {"field": "kind", "title": "metric"}, *tooltip(".4f", "value"),
+                        {"field": "decision"}, {"field": "started", "title": "started (UTC)"}],
         },
     }
 
 
-def _threshold_values(champion: Mapping[str, Any], span: list[str]) -> Values:
-    """The threshold from the begin of what is drawn to its end."""
+def _threshold_values(champion: ChampionFacts, span: list[str]) -> Values:
+    """Return the threshold at the start and the end of the span and at each change in between."""
     first, last = span
-    changes = [change for change in champion["thresholds"] if change["time"]]
-    before = [change["threshold"] for change in changes if change["time"] <= first]
-    begin = before[-1] if before else changes[0]["threshold"] if changes else champion["threshold"]
-    between = [{"created": change["time"], "value": change["threshold"]} for change in changes
-               if first < change["time"] <= last]
-    return [{"created": first, "value": begin}, *between, {"created": last, "value": champion["threshold"]}]
+    changes = [change for change in champion.thresholds if change.time]
+    earlier = [change.threshold for change in changes if change.time <= first]
+    initial = [*earlier[-1:], *(change.threshold for change in changes[:1]), champion.threshold][0]
+    between = [
+        {"created": change.time, "value": change.threshold} for change in changes if first < change.time <= last
+    ]
+    return [{"created": first, "value": initial}, *between, {"created": last, "value": champion.threshold}]
 
 
-def _steps(values: Values) -> Spec:
-    at: Spec = {"x": _time(), "y": axis("value")}
+def _threshold_line(values: Values) -> Spec:
+    position: Spec = {"x": _time_axis(), "y": axis("value")}
     return {
         "data": {"values": values},
         "layer": [
-            {"mark": {"type": "line", "interpolate": "step-after", "color": RED, "strokeDash": [5, 4],
-                      "strokeWidth": 1.5}, "encoding": at},
-            {"mark": {"type": "text", "color": RED, "align": "right", "baseline": "bottom", "dy": -3},
-             "transform": [{"window": [{"op": "row_number", "as": "place"}]},
-                           {"filter": f"datum.place == {len(values)}"}],
-             "encoding": at | {"text": {"value": f"threshold {values[-1]['value']:.4g}"}}},
+            {"mark": {"type": "line", "interpolate": "step-after", "color": Color.RED, "strokeDash": [5, 4],
+                      "strokeWidth": 1.5}, "encoding": position},
+            {"mark": {"type": "text", "color": Color.RED, "align": "right", "baseline": "bottom", "dy": -3},
+             "transform": [{"window": [{"op": "row_number", "as": "row_number"}]},
+                           {"filter": f"datum.row_number == {len(values)}"}],
+             "encoding": position | {"text": {"value": f"threshold {values[-1]['value']:.4g}"}}},
         ],
     }
 
 
-def _said(known: Sequence[Row], threshold: float | None) -> str:
-    measured = [row for row in known if row["val_accuracy"] is not None]
-    if not measured:
-        return "No run was measured yet."
-    best, last = max(measured, key=lambda row: row["val_accuracy"]), measured[-1]
-    if len(measured) == 1:
-        return f"One run was measured: accuracy {last['val_accuracy']:.4f} ({last['run']})."
-    which = f"the newest {len(measured)}" if len(known) == MAX_RUNS else str(len(measured))
-    said = (f"Of {which} runs the last has accuracy {last['val_accuracy']:.4f}, the best "
-            f"{best['val_accuracy']:.4f} ({best['run']}).")
+def _summarize(scored: Sequence[Row], threshold: float | None) -> str:
+    evaluated = [row for row in scored if row["val_accuracy"] is not None]
+    if not evaluated:
+        return "No run has been evaluated yet."
+    best = max(evaluated, key=lambda row: row["val_accuracy"])
+    last = evaluated[-1]
+    if len(evaluated) == 1:
+        return f"One run was evaluated: accuracy {last['val_accuracy']:.4f} ({last['run']})."
+    which = f"the newest {len(evaluated)}" if len(scored) == MAX_RUNS else str(len(evaluated))
+    summary = (f"Of {which} runs, the last has accuracy {last['val_accuracy']:.4f} and the best "
+               f"{best['val_accuracy']:.4f} ({best['run']}).")
     if threshold is None:
-        return said
-    reach = sum(row["val_accuracy"] >= threshold for row in measured)
-    return f"{said} {reach} {'reaches' if reach == 1 else 'reach'} the threshold of now, {threshold:.4f}."
+        return summary
+    num_reached = sum(row["val_accuracy"] >= threshold for row in evaluated)
+    verb = "reaches" if num_reached == 1 else "reach"
+    return f"{summary} {num_reached} {verb} the current threshold of {threshold:.4f}."

@@ -1,4 +1,4 @@
-"""Archives of pictures: unpacked without ever leaving the folder, and packed to the same bytes each time."""
+"""Archives of images: safe extraction, and packing that is reproducible to the byte."""
 
 import errno
 import lzma
@@ -16,116 +16,113 @@ from carclf.artifacts import Archive, atomic_folder, cache_folder, fetch_file
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
-EPOCH = (2020, 1, 1, 0, 0, 0)
-MAX_DEPTH = 2  # archives within the archive: Kaggle's train.zip and test.zip, and one more
-# Pictures hardly shrink: an archive that grows like this is made to fill the disk.
-MAX_EXPANSION, ALWAYS_ALLOWED = 100, 100_000_000
-# What zipfile raises for broken archives, found by fuzzing.
-BROKEN = (
+FIXED_DATE = (2020, 1, 1, 0, 0, 0)
+UNIX = 3  # the operating system in a member's header
+MAX_DEPTH = 2  # archives within the archive: Kaggle's train.zip and test.zip, and one level more
+# Images hardly compress: an archive that expands more than this is meant to fill the disk.
+MAX_EXPANSION, ALWAYS_ALLOWED = 100, 100_000_000  # factor, and bytes that any archive may expand to
+BUFFER_BYTES = 1 << 20
+# The exceptions that zipfile raises for damaged archives. Fuzzing discovered them.
+ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError, OSError,
     OverflowError, IndexError, struct.error,
 )
-
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}
 
 
 def extract(archive: Path, folder: Path, *, top_folders: tuple[str, ...]) -> None:
-    """Unpack what lies under one of the top folders, and every CSV, also from archives within the archive.
+    """Extract everything under the top folders, and every CSV, also from archives within the archive.
 
-    DataError for damage, names that leave the folder, links, names that occur twice, and far too much content.
+    Raises DataError if it is damaged, expands too much, or has links, duplicate names or names outside of the folder.
     """
     with archive.open("rb") as file:
-        _Unpacking(folder, top_folders, archive.stat().st_size).unpack(file, "the archive", 0)
+        _Extractor(folder, top_folders, archive.stat().st_size).extract(file, "the archive", 0)
 
 
-class _Unpacking:
+class _Extractor:
     def __init__(self, folder: Path, top_folders: tuple[str, ...], num_bytes: int) -> None:
-        self.folder, self.top_folders = folder, top_folders
-        self.room = ALWAYS_ALLOWED + MAX_EXPANSION * num_bytes
+        self.folder = folder
+        self.top_folders = top_folders
+        self.bytes_left = ALWAYS_ALLOWED + MAX_EXPANSION * num_bytes
 
-    def unpack(self, file: IO[bytes], name: str, depth: int) -> None:
+    def extract(self, file: IO[bytes], name: str, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise DataError(f"{name} is an archive within {depth} others. Pack its pictures into one archive.")
-        with _naming(name), zipfile.ZipFile(file) as opened:
-            # In the order of their bytes: going back in a compressed archive means reading it anew.
-            for member in sorted(opened.infolist(), key=lambda member: member.header_offset):
+            raise DataError(f"{name} is nested in {depth} other archives, but at most {MAX_DEPTH} are allowed. Put its "
+                            "images into one archive.")
+        with _raise_data_errors(name), zipfile.ZipFile(file) as archive:
+            # In the order of their bytes: seeking back in a compressed archive means reading it again.
+            for member in sorted(archive.infolist(), key=lambda member: member.header_offset):
                 if not member.is_dir():
-                    self._place(opened, member, depth)
+                    self._extract_member(archive, member, depth)
 
-    def _place(self, opened: zipfile.ZipFile, member: zipfile.ZipInfo, depth: int) -> None:
+    def _extract_member(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo, depth: int) -> None:
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise DataError(f"The archive holds {member.filename!r}, which is a link. Do not use this archive.")
-        path = self._path(member.filename)
+            raise DataError(f"The archive contains the link {member.filename!r}. Do not use this archive.")
+        path = self._target_path(member.filename)
         if path is None and not member.filename.endswith(".zip"):
             return
-        self.room -= member.file_size
-        if self.room < 0:
-            raise DataError(f"The archive would grow more than {MAX_EXPANSION} times when it is unpacked (at "
+        self.bytes_left -= member.file_size
+        if self.bytes_left < 0:
+            raise DataError(f"The archive would expand to more than {MAX_EXPANSION} times its size (at "
                             f"{member.filename!r}). Do not use this archive.")
-        with _naming(f"{member.filename!r} in the archive"), opened.open(member) as source:
+        with _raise_data_errors(f"{member.filename!r} in the archive"), archive.open(member) as source:
             if path is None:
-                self.unpack(source, f"{member.filename} in the archive", depth + 1)
+                self.extract(source, f"{member.filename} in the archive", depth + 1)
             elif not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-            elif not _same(path, member):
-                raise DataError(f"The archive holds {path.relative_to(self.folder)} twice. Rename one of them.")
+                    shutil.copyfileobj(source, target, BUFFER_BYTES)
+            elif not _has_same_content(path, member):
+                raise DataError(f"The archive contains two different files {path.relative_to(self.folder)}. Rename one "
+                                "of them.")
 
-    def _path(self, name: str) -> Path | None:
-        """Where a member belongs; None for what is of no interest; DataError for a name that leaves the folder."""
+    def _target_path(self, name: str) -> Path | None:
+        """Return the path to extract a member to, or None to skip it; names outside of the folder raise DataError."""
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if ".." in parts or name.startswith(("/", "\\")):
-            raise DataError(f"The archive holds {name!r}, which leaves its folder. Do not use this archive.")
-        # Finders and shells leave hidden files beside the pictures.
-        hidden = any(part.startswith(".") for part in parts) or "__MACOSX" in parts[:-1]
-        if not parts or hidden or parts[-1].endswith(".zip"):
+            raise DataError(f"The archive contains {name!r}, which is outside of its folder. Do not use this archive.")
+        # File managers leave hidden files next to the images.
+        is_hidden = any(part.startswith(".") for part in parts) or "__MACOSX" in parts[:-1]
+        if not parts or is_hidden or parts[-1].endswith(".zip"):
             return None
-        for top in self.top_folders:  # Kaggle's inner archives may have an extra top folder
+        for top in self.top_folders:  # Kaggle's inner archives may have an additional top folder
             if top in parts[:-1]:
                 return self.folder.joinpath(*parts[parts.index(top):])
         return self.folder / parts[-1] if parts[-1].endswith(".csv") else None
 
 
-def _same(path: Path, member: zipfile.ZipInfo) -> bool:
+def _has_same_content(path: Path, member: zipfile.ZipInfo) -> bool:
     return path.stat().st_size == member.file_size and zlib.crc32(path.read_bytes()) == member.CRC
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Damage as a DataError that names the archive or the member; a full disk stays an error of its own."""
+def _raise_data_errors(name: str) -> Iterator[None]:
+    """Turn the exceptions of a damaged archive into DataError with its name; errors of the disk pass through."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _OF_THE_DISK:
+    except ZIP_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             raise
-        raise _damaged(name, error) from error
-    except BROKEN as error:
-        raise _damaged(name, error) from error
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(f"{name} is damaged: {message}. Run again with --set force=true to download it again. If it is "
+                        "still damaged, notify the host of the competition.") from error
 
 
-def _damaged(name: str, error: Exception) -> DataError:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return DataError(f"{name} is damaged: {text}. Run again with force to download it anew; if it stays so, tell the "
-                     "competition's host.")
-
-
-def pack(path: Path, pictures: Mapping[str, Path]) -> None:
-    """Store the files under their names, sorted and with a fixed date: the same pictures give the same bytes."""
+def pack(path: Path, images: Mapping[str, Path]) -> None:
+    """Write the files into an archive under their names, uncompressed; the same images give the same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
-        for name, source in sorted(pictures.items()):
-            member = zipfile.ZipInfo(name, EPOCH)
-            # What a ZipInfo would take from the system is fixed here.
-            member.create_system, member.external_attr = 3, 0o644 << 16
+        for name, source in sorted(images.items()):
+            member = zipfile.ZipInfo(name, FIXED_DATE)
+            member.create_system, member.external_attr = UNIX, 0o644 << 16  # the defaults depend on the system
             member.file_size = source.stat().st_size
             with source.open("rb") as content, archive.open(member, "w") as target:
-                shutil.copyfileobj(content, target, 1 << 20)
+                shutil.copyfileobj(content, target, BUFFER_BYTES)
 
 
 def extract_images(archive: Archive, store: Store) -> Path:
-    """The local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
+    """Return a local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
 
-    It is unpacked once per content; DataError for archives that are damaged or would leave the folder.
+    Each content is extracted once per machine. Raises DataError if the archive is damaged or unsafe.
     """
     folder = cache_folder() / "images" / archive.content_hash
     with atomic_folder(folder) as work:

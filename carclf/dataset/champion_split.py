@@ -1,4 +1,4 @@
-"""What an earlier split says of the pictures of a new one."""
+"""Which subset of the champion's split an image was in, even if its file was re-encoded or slightly cropped since."""
 
 from itertools import islice
 from typing import Any
@@ -7,88 +7,83 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.dataset.matching import MIN_CONTRAST
-from carclf.dataset.near_hashes import NO_POSITION, Hashes, Positions, near_pairs_between, nearest_hashes
+from carclf.dataset.near_hashes import Positions, near_pairs_between
+from carclf.dataset.pixel_matching import MIN_CONTRAST
 
-TRAIN, VAL, EXCLUDED = "train", "val", "excluded"
-# Bits of the perceptual hash, and mean difference of the looks in standard deviations, of a picture that was saved
-# again or a little cropped. Measured on cars10 (benchmarks.near_duplicate_quality): of copies saved again, resized or lit all are
-# known, of those cropped by up to 2% a side 99%, by up to 3% 92%; of different photographs none. Of the demo's
-# cars, which are drawn alike, the hash alone takes 26% for others, the look 0.7%.
-NEAR_BITS, LOOKS_ALIKE = 8, 0.2
-UNSEEN_BITS = 6  # without a look, as in older splits, hashes are believed that are nearer
-BATCH = 16384  # pairs whose looks are compared at once
+TRAIN, VAL, EXCLUDED = "train", "val", "excluded"  # the subsets of a split
 NO_FOLD = -1
+NO_POSITION = np.iinfo(np.int64).max
+# Limits for two files of the same image: bits of the perceptual hash, and mean difference of the color signatures in
+# standard deviations. Measured on cars10 (benchmarks.near_duplicate_quality): all images that were re-encoded, resized
+# or relit are recognized, 99% of those cropped by up to 2% a side, 92% by up to 3%, and no different photographs. Of
+# the demo's cars, which are drawn alike, the hash alone confuses 26% with another car, both together 0.7%.
+MAX_HASH_DISTANCE = 8
+MAX_SIGNATURE_DIFFERENCE = 0.2
+BATCH_SIZE = 16384  # pairs whose color signatures are compared at once
+
+Signatures = npt.NDArray[np.object_]
 
 
-def with_split_history(rows: pd.DataFrame, memory: pd.DataFrame | None) -> pd.DataFrame:
-    """A split's rows and, of what champions before it knew, the pictures that it has no more.
+def with_split_history(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.DataFrame:
+    """Return a split's rows and those of earlier champions' splits whose images are no longer in the dataset.
 
-    Without them a picture that is away for one champion would come back as new: it may have trained the one before,
-    from which the present weights may go on.
+    Without the history, an image that was missing for one champion would return as a new image, although the champion
+    before was trained on it, whose weights the current champion may have started from.
     """
-    if memory is None or not set(rows.columns) - {"color_signature"} <= set(memory.columns):  # from before perceptual hashes
+    if history is None:
         return rows
-    if "color_signature" in rows and "color_signature" not in memory:
-        memory = memory.assign(color_signature=b"")
-    away = memory.loc[~memory["sha256"].isin(rows["sha256"]), list(rows.columns)]
-    return pd.concat([rows, away.assign(fold=NO_FOLD)], ignore_index=True)
+    missing = history.loc[~history["sha256"].isin(rows["sha256"]), list(rows.columns)]
+    return pd.concat([rows, missing.assign(fold=NO_FOLD)], ignore_index=True)
+
+
+def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:
+    """Return a split's rows without excluded extra data, which are copies of its validation images."""
+    return split[(split["source"] != "extra") | (split["subset"] != EXCLUDED)]
 
 
 def previous_values(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
-    """What the earlier split says in a column of each row's picture; missing where the picture is new.
+    """Return the value that a column of an earlier split has for each row's image; missing for new images.
 
-    A picture is known by its bytes, else by its pixels, else by nearly the same perceptual hash and the same look.
+    An image is recognized by its bytes, else by its pixels, else by a near perceptual hash with a similar color
+    signature. Both tables have the columns sha256, pixels_sha256, phash and color_signature.
     """
-    found = pd.Series(None, rows.index, object)
+    values = pd.Series(None, rows.index, object)
     if previous is None:
-        return found
-    # where copies were on both sides of a split without clusters, training (before val) is what counts
-    trains_first = previous.sort_values(column, key=lambda values: values != TRAIN, kind="stable")
+        return values
+    # If copies of an image were in several subsets (possible in a cross-validation), the one for training counts.
+    previous = previous.sort_values(column, key=lambda subsets: subsets != TRAIN, kind="stable")
     for content in ("sha256", "pixels_sha256"):
-        if content in previous and content in rows:
-            by_content = trains_first.drop_duplicates(content).set_index(content)[column]
-            found = found.where(found.notna(), rows[content].map(by_content))
-    if "phash" in previous and "phash" in rows:
-        earlier = trains_first[trains_first["phash"] != 0]  # flat pictures have nothing else in common
-        for match in (_alike, _near):
-            new = rows[found.isna() & (rows["phash"] != 0)]
-            places = match(new, earlier)
-            found[new.index[places >= 0]] = earlier[column].to_numpy(object)[places[places >= 0]]
-    return found
+        by_content = previous.drop_duplicates(content).set_index(content)[column]
+        values = values.where(values.notna(), rows[content].map(by_content))
+    previous = previous[previous["phash"] != 0]  # flat images have nothing but their flatness in common
+    new = rows[values.isna() & (rows["phash"] != 0)]
+    if not new.empty:
+        positions = _similar_positions(new, previous)
+        is_similar = positions >= 0
+        values[new.index[is_similar]] = previous[column].to_numpy(object)[positions[is_similar]]
+    return values
 
 
-def _near(new: pd.DataFrame, earlier: pd.DataFrame) -> Positions:
-    """The position of the earlier picture with the nearest hash, among those without a look; -1 for none."""
-    unseen = np.flatnonzero(_looks(earlier) == b"")
-    places, _ = nearest_hashes(_hashes(new), _hashes(earlier)[unseen], UNSEEN_BITS)
-    return np.where(places >= 0, unseen[places] if len(unseen) else -1, -1)
+def _similar_positions(new: pd.DataFrame, previous: pd.DataFrame) -> Positions:
+    """Return the position of the first earlier image with a near hash and a similar color signature; else -1."""
+    first = np.full(len(new), NO_POSITION)
+    signatures, previous_signatures = (rows["color_signature"].to_numpy(object) for rows in (new, previous))
+    hashes, previous_hashes = (rows["phash"].to_numpy(np.uint64) for rows in (new, previous))
+    pairs = near_pairs_between(hashes, previous_hashes, MAX_HASH_DISTANCE)
+    while batch := list(islice(pairs, BATCH_SIZE)):
+        position, previous_position = np.array(batch).T
+        difference = _signature_difference(signatures[position], previous_signatures[previous_position])
+        is_similar = difference <= MAX_SIGNATURE_DIFFERENCE
+        np.minimum.at(first, position[is_similar], previous_position[is_similar])
+    return np.where(first < NO_POSITION, first, -1)
 
 
-def _alike(new: pd.DataFrame, earlier: pd.DataFrame) -> Positions:
-    """The position of the first earlier picture with nearly the same hash and the same look; -1 for none."""
-    best = np.full(len(new), NO_POSITION)
-    looks, others = _looks(new), _looks(earlier)
-    pairs = near_pairs_between(_hashes(new), _hashes(earlier), NEAR_BITS)
-    seen = ((own, other) for own, other in pairs if looks[own] and others[other])
-    while batch := list(islice(seen, BATCH)):
-        one, other = np.array(batch).T
-        alike = _difference(looks[one], others[other]) <= LOOKS_ALIKE
-        np.minimum.at(best, one[alike], other[alike])
-    return np.where(best < NO_POSITION, best, -1)
+def _signature_difference(first: Signatures, second: Signatures) -> "npt.NDArray[np.float32]":
+    """Return the mean absolute difference of each pair; brightness and contrast do not count, colors do."""
+    return np.asarray(np.abs(_standardize(first) - _standardize(second)).mean(1), np.float32)
 
 
-def _hashes(rows: pd.DataFrame) -> Hashes:
-    return rows["phash"].to_numpy(np.uint64)
-
-
-def _looks(rows: pd.DataFrame) -> "npt.NDArray[np.object_]":
-    return rows["color_signature"].to_numpy(object) if "color_signature" in rows else np.full(len(rows), b"", object)
-
-
-def _difference(*looks: "npt.NDArray[np.object_]") -> "npt.NDArray[np.float32]":
-    """Mean absolute difference of pairs of looks; brightness and contrast do not count, colours do."""
-    one, other = (np.frombuffer(b"".join(some), np.uint8).reshape(len(some), -1).astype(np.float32) for some in looks)
-    one, other = ((some - some.mean(1, keepdims=True)) / np.maximum(some.std(1, keepdims=True), MIN_CONTRAST)
-                  for some in (one, other))
-    return np.asarray(np.abs(one - other).mean(1), np.float32)
+def _standardize(signatures: Signatures) -> "npt.NDArray[np.float32]":
+    values = np.frombuffer(b"".join(signatures), np.uint8).reshape(len(signatures), -1).astype(np.float32)
+    deviation = np.maximum(values.std(1, keepdims=True), MIN_CONTRAST)
+    return np.asarray((values - values.mean(1, keepdims=True)) / deviation, np.float32)

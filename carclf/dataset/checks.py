@@ -1,4 +1,4 @@
-"""What is wrong with a dataset as a whole, and everything that is found in it; errors stop the run together."""
+"""Checks of a dataset as a whole. Errors stop the run, all in one message."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,97 +6,112 @@ from pathlib import Path
 import pandas as pd
 
 from carclf.config import Validation
+from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
 from carclf.dataset.findings import Finding, Findings, format_labels
 from carclf.dataset.image_checks import CheckContext, check_images, conflicting_clusters, duplicate_test_ids
-from carclf.dataset.label_table import read_sample_submission, read_train_csv
 from carclf.errors import DataError
+
+MIN_CLASSES = 2
 
 
 def read_context(folder: Path, config: Validation) -> tuple[CheckContext, list[Finding]]:
-    """The folder's tables for the checks, and what is wrong with train.csv. DataError for a bad sample."""
-    table = read_train_csv(folder)
-    if isinstance(table, str):
-        return CheckContext(read_sample_submission(folder), None, config), [Finding("invalid_train_csv", "train.csv", table)]
-    return CheckContext(read_sample_submission(folder), table, config), []
+    """Return the tables that the checks need, and a warning if train.csv is invalid.
+
+    Raises DataError if sample-submission.csv is missing or invalid.
+    """
+    sample_submission = read_sample_submission(folder)
+    try:
+        return CheckContext(sample_submission, read_train_csv(folder), config), []
+    except DataError as error:  # the folders define the classes, train.csv only confirms them
+        finding = Finding("invalid_train_csv", "train.csv", f"{error} The classes of the folders are used unchecked.")
+        return CheckContext(sample_submission, None, config), [finding]
 
 
 def find_problems(index: pd.DataFrame, context: CheckContext) -> Findings:
-    """Everything that is found in an index with its clusters, about single pictures and about the whole."""
+    """Return all findings of an index with clusters, about single images and about the whole dataset."""
     findings = Findings(check_images(index, context))
-    for check in (_shares, _classes, _counts, _test):
+    for check in (_check_unusable_fraction, _check_classes, _check_class_sizes, _check_test_images):
         findings.add(check(index, context))
     return findings
 
 
 def raise_on_errors(findings: Findings) -> None:
-    """Raise DataError, naming every error at once, where training on this data would be wrong."""
+    """Raise one DataError with the messages of all errors, if there are any."""
     if findings.errors:
         raise DataError(" ".join(findings.errors))
 
 
-def _shares(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    bad = (index["problem"] != "") & (index["problem_kind"] != "dropped")
-    if (share := bad.mean()) > context.config.max_unusable_fraction:
-        first = index[bad].iloc[0]
-        yield Finding("too_many_unusable_images", "", (
-            f"{share:.1%} of the images are unusable (first: {first['path']}, {first['problem']}); at most "
-            f"{context.config.max_unusable_fraction:.1%} are allowed. Mend the archive or raise "
-            "validation.max_unusable_fraction."))
-
-
 def expected_labels(index: pd.DataFrame, context: CheckContext) -> set[int]:
-    """The competition's classes: those of train.csv, and without one those of the folders under train/."""
-    if context.table is not None:
-        return set(context.table["Category"])
+    """Return the competition's classes: those of train.csv, or those of the folders under train/ without it."""
+    if context.train_csv is not None:
+        return set(context.train_csv["Category"])
     return set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
 
 
-def _classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    formless = index[(index["source"] != "test") & (index["label"] < 0)]
-    if len(formless):
-        yield Finding("unknown_class", formless["path"].iloc[0], (
-            f"{len(formless)} files are not of the form train/<class number>/<name>, the first "
-            f"{formless['path'].iloc[0]}. Is this the right competition?"))
-    known = expected_labels(index, context)
-    labelled = index[index["label"] >= 0]
-    for label, rows in labelled[~labelled["label"].isin(known)].groupby("label"):
+def _check_unusable_fraction(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    is_unusable = (index["problem"] != "") & (index["problem_kind"] != "dropped")
+    if (fraction := is_unusable.mean()) > context.config.max_unusable_fraction:
+        first = index[is_unusable].iloc[0]
+        yield Finding("too_many_unusable_images", "", (
+            f"{fraction:.1%} of the images are unusable (first: {first['path']}, {first['problem']}), more than "
+            f"{context.config.max_unusable_fraction:.1%}. Fix the archive or raise validation.max_unusable_fraction."))
+
+
+def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    misplaced = index.loc[(index["source"] != "test") & (index["label"] < 0), "path"]
+    if len(misplaced):
+        yield Finding("unknown_class", misplaced.iloc[0], (
+            f"{len(misplaced)} paths are not of the form train/<class number>/<name> (first: {misplaced.iloc[0]}). Is "
+            "this the right competition?"))
+    expected = expected_labels(index, context)
+    labeled = index[index["label"] >= 0]
+    for label, rows in labeled[~labeled["label"].isin(expected)].groupby("label"):
         yield Finding("unknown_class", rows["path"].iloc[0], (
-            f"{len(rows)} images are in class '{label}' (the first: {rows['path'].iloc[0]}), which the competition "
-            f"does not have; its classes are {format_labels(known)}. Move or remove them."))
-    for label in sorted(known - set(labelled["label"])):
+            f"{len(rows)} images are in class '{label}' (first: {rows['path'].iloc[0]}), which the competition does "
+            f"not have. Its classes are {format_labels(expected)}. Move or remove these images."))
+    for label in sorted(expected - set(labeled["label"])):
         yield Finding("empty_class", str(label), (
-            f"Class '{label}' of train.csv has no images at all. The archive is incomplete: download it again (force)."
-        ))
+            f"Class '{label}' of train.csv has no images. The archive is incomplete: download it again with --set "
+            "force=true."))
 
 
-def _counts(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    config, known = context.config, expected_labels(index, context)
-    train = index[(index["label"] >= 0) & index["label"].isin(known)]
-    # Copies are one picture: they stand on one side of the split together. Copies under two labels are none.
-    clear = train[(train["problem"] == "") & ~train["cluster"].isin(conflicting_clusters(train))]
-    counts = clear.groupby("label")["cluster"].nunique().reindex(sorted(train["label"].unique()), fill_value=0)
-    for label, count in counts[counts < config.min_images_per_class].items():
+def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    min_images = context.config.min_images_per_class
+    sizes = _class_sizes(index, expected_labels(index, context))
+    for label, size in sizes[sizes < min_images].items():
         yield Finding("too_few_images", str(label), (
-            f"Class '{label}' has {count} usable images, copies not counted; at least {config.min_images_per_class} "
-            "are needed. Add images or lower validation.min_images_per_class."))
-    if len(counts) < 2:
-        yield Finding("too_few_classes", "", f"{len(counts)} classes under train/; at least 2 are needed.")
-    enough = counts[counts >= config.min_images_per_class]
-    if len(enough) and enough.max() > config.max_imbalance * enough.min():
+            f"Class '{label}' has {size} usable images (without copies), fewer than {min_images}. Add images or lower "
+            "validation.min_images_per_class."))
+    if len(sizes) < MIN_CLASSES:
+        yield Finding("too_few_classes", "", f"train/ has {len(sizes)} classes, at least {MIN_CLASSES} are needed.")
+    large_enough = sizes[sizes >= min_images]
+    if len(large_enough) and large_enough.max() > context.config.max_imbalance * large_enough.min():
         yield Finding("class_imbalance", "", (
-            f"Class '{enough.idxmax()}' has {enough.max()} usable images, class '{enough.idxmin()}' only "
-            f"{enough.min()}: the accuracy says little of the smaller one. Add images to it."))
+            f"Class '{large_enough.idxmax()}' has {large_enough.max()} usable images, class '{large_enough.idxmin()}' "
+            f"only {large_enough.min()}, which hardly affects the accuracy. Add images to the small class."))
 
 
-def _test(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    test = index[index["source"] == "test"]
-    lost = context.sample.loc[~context.sample["Id"].isin(test["id"]), "Id"]
-    if len(lost):
-        yield Finding("missing_test_image", lost.iloc[0], (
-            f"{len(lost)} ids of sample-submission.csv have no image in test_upload/, the first {lost.iloc[0]!r}. The "
-            "archive is incomplete: download it again (force)."))
-    twice = index[duplicate_test_ids(index)]
-    if len(twice):
-        yield Finding("duplicate_test_id", twice["path"].iloc[0], (
-            f"{len(twice)} images under test_upload/ share their name with another one there, the first "
-            f"{twice['path'].iloc[0]}: which one an id of the sample means cannot be known."))
+def _class_sizes(index: pd.DataFrame, labels: set[int]) -> "pd.Series[int]":
+    """Return the number of usable images by label.
+
+    The copies of an image count as one, since they are all in one subset of the split. Copies with conflicting labels
+    do not count.
+    """
+    train = index[(index["label"] >= 0) & index["label"].isin(labels)]
+    countable = train[(train["problem"] == "") & ~train["cluster"].isin(conflicting_clusters(train))]
+    sizes = countable.groupby("label")["cluster"].nunique()
+    return sizes.reindex(sorted(train["label"].unique()), fill_value=0)
+
+
+def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    ids = context.sample_submission["Id"]
+    missing = ids[~ids.isin(index.loc[index["source"] == "test", "id"])]
+    if len(missing):
+        yield Finding("missing_test_image", missing.iloc[0], (
+            f"{len(missing)} ids of sample-submission.csv have no image in test_upload/ (first: {missing.iloc[0]!r}). "
+            "The archive is incomplete: download it again with --set force=true."))
+    duplicates = index.loc[duplicate_test_ids(index), "path"]
+    if len(duplicates):
+        yield Finding("duplicate_test_id", duplicates.iloc[0], (
+            f"{len(duplicates)} images under test_upload/ share their name with another one (first: "
+            f"{duplicates.iloc[0]}), so their ids in sample-submission.csv are ambiguous."))

@@ -1,123 +1,125 @@
-"""Pictures that are copies, or nearly copies, of each other: one cluster number for all of them."""
+"""Copies and near-copies among the images of a dataset: all copies of an image get the same cluster number."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable
 from itertools import islice, pairwise, product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from scipy.cluster.hierarchy import DisjointSet
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from carclf.config import Duplicates
-from carclf.dataset.matching import DuplicateMatcher, Pair
-from carclf.dataset.near_hashes import Hashes, near_pairs
+from carclf.dataset.near_hashes import Hashes, Positions, near_pairs
+from carclf.dataset.pixel_matching import DuplicateMatcher, Pair
 from carclf.images.decode import Pixels
 
-Positions = npt.NDArray[np.int64]
-MOST_LOOKS = 8  # really different pictures of one hash that are told apart
-BATCH = 1024  # pairs that are compared at once
-NUM_LISTED = 50  # members of a cluster that are described
+MAX_DISTINCT_PER_HASH = 8  # visually different images with the same hash that are kept apart
+BATCH_SIZE = 1024  # pairs compared at once
+MAX_MEMBERS = 50  # of a cluster in the report
+CLUSTER_DIGITS = 15  # hexadecimal digits that fit into an int64
 
 
 def find_clusters(index: pd.DataFrame, load: Callable[[int], Pixels], settings: Duplicates) -> pd.Series:
-    """The cluster of each row of an index, an int64 that only the cluster's content decides.
+    """Return the cluster of each row of an index, an int64 that depends only on the images in the cluster.
 
-    Copies by bytes (``sha256``) or pixels (``pixels_sha256``) are found among all rows, near-copies (``phash``, then
-    the pixels of ``load(position)``) among those without a problem.
+    Exact copies (equal ``sha256`` or ``pixels_sha256``) are searched among all rows, near-copies (similar ``phash``,
+    then similar pixels of ``load(position)``) among the rows without a problem.
     """
     rows = index.reset_index(drop=True)
-    copies = _copies(rows)
-    usable = rows.index[rows["problem"] == ""]
-    order = rows.loc[usable].sort_values(["phash", "sha256"]).index.to_numpy()  # not the order of the rows
-    pictures = order[np.sort(np.unique(copies[order], return_index=True)[1])]
-    merged = np.arange(len(rows))
-    for members in _near_groups(rows["phash"].to_numpy(np.uint64), pictures, load, settings):
-        merged[copies[members]] = copies[members].min()
-    first = rows["sha256"].groupby(merged[copies]).transform("min")
-    return pd.Series([int(content[:15], 16) for content in first], index.index, np.int64, name="cluster")
+    copies = _exact_copies(rows)
+    usable = rows[rows["problem"] == ""]
+    order = usable.sort_values(["phash", "sha256"]).index.to_numpy()  # the order of the rows must not matter
+    distinct = order[np.sort(np.unique(copies[order], return_index=True)[1])]
+    components = _join_near_copies(
+        copies, distinct, rows["phash"].to_numpy(np.uint64),
+        DuplicateMatcher(load, settings.max_pixel_difference), settings.max_hash_distance)
+    first = rows["sha256"].groupby(components).transform("min")
+    clusters = [int(sha256[:CLUSTER_DIGITS], 16) for sha256 in first]
+    return pd.Series(clusters, index.index, np.int64, name="cluster")
 
 
-def _copies(rows: pd.DataFrame) -> Positions:
-    """The number of each row's group of equal bytes or equal pixels."""
-    firsts = []
+def _exact_copies(rows: pd.DataFrame) -> Positions:
+    """Return the component of each row: rows with equal bytes or equal pixels are in the same one."""
+    components = np.arange(len(rows))
     for column in ("sha256", "pixels_sha256"):
         codes = pd.factorize(rows[column])[0]
         first = np.unique(codes, return_index=True)[1][codes]
-        firsts.append(np.where(rows[column] == "", np.arange(len(rows)), first))
-    ends = (np.tile(np.arange(len(rows)), 2), np.concatenate(firsts))
-    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), (len(rows), len(rows)))
-    return np.asarray(connected_components(graph, directed=False)[1])
+        has_hash = np.flatnonzero(rows[column] != "")
+        components = _merge(components, np.column_stack([has_hash, first[has_hash]]))
+    return components
 
 
-def _near_groups(
-    hashes: Hashes, pictures: Positions, load: Callable[[int], Pixels], settings: Duplicates
-) -> Iterator[Positions]:
-    """Groups among the pictures, which are positions in the order of their hashes, that are near-copies."""
-    matcher, joined = DuplicateMatcher(load, settings.max_pixel_difference), DisjointSet()
-    distinct, starts, counts = np.unique(hashes[pictures], return_index=True, return_counts=True)
-    looks = {int(place): _looks(pictures[starts[place] : starts[place] + counts[place]].tolist(), matcher, joined)
-             for place in np.flatnonzero(counts > 1)}
-
-    def candidates() -> Iterator[Pair]:
-        for first, second in near_pairs(distinct, settings.max_hash_distance):
-            for places in zip(first.tolist(), second.tolist(), strict=True):
-                yield from product(*(looks.get(place, [int(pictures[starts[place]])]) for place in places))
-
-    _join(candidates(), matcher, joined)
-    # A chain is not cut: its neighbours were found alike by their pixels, and would stand on both sides of a split.
-    for group in joined.subsets():
-        yield np.array(sorted(group))
+def _merge(components: Positions, pairs: Positions | list[Pair]) -> Positions:
+    """Return the component of each row after joining the components of each pair of rows."""
+    size = len(components)
+    ends = components[np.array(pairs, np.int64).reshape(-1, 2).T]
+    graph = coo_array((np.ones(ends.shape[1], np.int8), tuple(ends)), (size, size))
+    return np.asarray(connected_components(graph, directed=False)[1][components], np.int64)
 
 
-def _looks(pictures: list[int], matcher: DuplicateMatcher, joined: DisjointSet) -> list[int]:
-    """One picture of each look among those of one hash, the others joined to theirs: a star, not all pairs."""
-    found: list[int] = []
-    while pictures and len(found) < MOST_LOOKS:
-        first, *others = pictures
-        found.append(first)
-        pairs = [(first, other) for other in others]
-        matches = matcher(pairs)
-        _merge(joined, [pair for pair, match in zip(pairs, matches, strict=True) if match])
-        pictures = [other for other, match in zip(others, matches, strict=True) if not match]
-    return found
+def _join_near_copies(
+    components: Positions, images: Positions, hashes: Hashes, matcher: DuplicateMatcher, max_hash_distance: int
+) -> Positions:
+    """Return the component of each row after joining near-copies among the images, which are sorted by their hash.
+
+    A chain of images that each resemble the next becomes one component. If it were cut, near-copies on both ends of
+    the cut could be in different subsets of a split.
+    """
+    distinct_hashes, starts = np.unique(hashes[images], return_index=True)
+    groups = [_distinct_images(group.tolist(), matcher) for group in np.split(images, starts[1:])]
+    components = _merge(components, [pair for _, pairs in groups for pair in pairs])
+    candidates = (
+        pair for ends in near_pairs(distinct_hashes, max_hash_distance)
+        for first, second in zip(*(positions.tolist() for positions in ends), strict=True)
+        for pair in product(groups[first][0], groups[second][0]))
+    while batch := list(islice(candidates, BATCH_SIZE)):
+        # Earlier matches may have joined a pair already.
+        pairs = [pair for pair in batch if components[pair[0]] != components[pair[1]]]
+        if matching := matcher.matching_pairs(pairs):
+            components = _merge(components, matching)
+    return components
 
 
-def _join(candidates: Iterator[Pair], matcher: DuplicateMatcher, joined: DisjointSet) -> None:
-    """Compare the pairs that no earlier pair has joined."""
-    while batch := list(islice(candidates, BATCH)):
-        open_pairs = [(one, other) for one, other in batch
-                      if not (one in joined and other in joined and joined.connected(one, other))]
-        _merge(joined, [pair for pair, match in zip(open_pairs, matcher(open_pairs), strict=True) if match])
+def _distinct_images(images: list[int], matcher: DuplicateMatcher) -> tuple[list[int], list[Pair]]:
+    """Return visually different images among those of one hash, and pairs of each of them with its near-copies.
 
-
-def _merge(joined: DisjointSet, pairs: list[Pair]) -> None:
-    for one, other in pairs:
-        joined.add(one)
-        joined.add(other)
-        joined.merge(one, other)
+    Each image is compared only with these few, not with all others.
+    """
+    distinct: list[int] = []
+    joined: list[Pair] = []
+    while images and len(distinct) < MAX_DISTINCT_PER_HASH:
+        first, *others = images
+        distinct.append(first)
+        pairs = matcher.matching_pairs([(first, other) for other in others]) if others else []
+        joined += pairs
+        copies = {copy for _, copy in pairs}
+        images = [other for other in others if other not in copies]
+    return distinct, joined
 
 
 def describe_clusters(index: pd.DataFrame) -> list[dict[str, Any]]:
-    """The clusters of several usable pictures: of several classes first, then those with test pictures, then by size.
+    """Describe the clusters of several usable images: conflicting labels first, then train and test, then by size.
 
-    ``kind`` is exact where all have the same pixels. ``has_conflicting_labels``: one of the labels is wrong for sure.
+    ``match`` is "exact" if all members have the same pixels, else "near". With ``has_conflicting_labels``, at least
+    one label is wrong. At most MAX_MEMBERS members are listed.
     """
     usable = index[index["problem"] == ""]
-    several = usable[usable["cluster"].duplicated(keep=False)].sort_values(["cluster", "path"], ignore_index=True)
-    members = several[["id", "path", "label"]].to_dict("records")
-    numbers, copies = several["cluster"].tolist(), _copies(several)
-    ends = [*np.flatnonzero(~several["cluster"].duplicated()).tolist(), len(several)]
-    found = []
-    for start, end in pairwise(ends):
-        labels = {one["label"] for one in members[start:end]}
-        found.append({
-            "cluster": numbers[start], "num_members": end - start,
-            "kind": "exact" if (copies[start:end] == copies[start]).all() else "near",
-            "has_conflicting_labels": len(labels - {-1}) > 1, "in_train_and_test": -1 in labels and len(labels) > 1,
-            "labels": sorted(labels - {-1}), "members": members[start : min(end, start + NUM_LISTED)],
-        })
-    return sorted(found, key=lambda one: (not one["has_conflicting_labels"], not one["in_train_and_test"], -one["num_members"],
-                                          one["cluster"]))
+    rows = usable[usable["cluster"].duplicated(keep=False)].sort_values(["cluster", "path"], ignore_index=True)
+    members, copies = rows[["id", "path", "label"]].to_dict("records"), _exact_copies(rows)
+    starts = np.flatnonzero(~rows["cluster"].duplicated()).tolist()
+    clusters = [
+        {"cluster": int(rows["cluster"][start])} | _describe_cluster(members[start:end], copies[start:end])
+        for start, end in pairwise([*starts, len(rows)])]
+    return sorted(clusters, key=lambda cluster: (
+        not cluster["has_conflicting_labels"], not cluster["in_train_and_test"], -cluster["num_members"],
+        cluster["cluster"]))
+
+
+def _describe_cluster(members: list[dict[Hashable, Any]], copies: Positions) -> dict[str, Any]:
+    labels = {member["label"] for member in members}
+    return {
+        "num_members": len(members), "match": "exact" if (copies == copies[0]).all() else "near",
+        "has_conflicting_labels": len(labels - {-1}) > 1, "in_train_and_test": -1 in labels and len(labels) > 1,
+        "labels": sorted(labels - {-1}), "members": members[:MAX_MEMBERS],
+    }

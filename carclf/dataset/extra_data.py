@@ -1,4 +1,4 @@
-"""Labelled pictures that people add to the competition's: gathered from folders and store prefixes, and packed."""
+"""Extra data: labeled images that users add to the competition's, from folders and stores."""
 
 import hashlib
 import tempfile
@@ -18,100 +18,100 @@ SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", "
 
 @dataclass(frozen=True)
 class ExtraData:
-    """The pictures by the path that they will have when they are unpacked: ``extra/<n>/<class>/<name>``."""
+    """Local files of the images, by the path that they are extracted to: ``extra/<n>/<class>/<name>``."""
 
-    pictures: dict[str, Path]
+    images: dict[str, Path]
 
     @property
     def content(self) -> dict[str, str | int]:
-        """How many there are, and a fingerprint of their names, sizes and bytes, wherever they lie."""
-        return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in self.pictures.items()])
+        """The number of images and a fingerprint of their names, sizes and bytes, independent of their location."""
+        return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in self.images.items()])
 
 
-def _content(listing: list[list[str | int]]) -> dict[str, str | int]:
-    return {"num": len(listing), "listing": fingerprint(listing=sorted(listing))}
+def _content(files: list[list[str | int]]) -> dict[str, str | int]:
+    return {"num_images": len(files), "fingerprint": fingerprint(files=sorted(files))}
 
 
 def archive_content(path: Path) -> dict[str, str | int]:
-    """The ``content`` of the pictures that an archive was packed with."""
-    listing: list[list[str | int]] = []
+    """Return the ``ExtraData.content`` of the images in an archive."""
+    files: list[list[str | int]] = []
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             with archive.open(member) as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # it has readinto
-            listing.append([member.filename, member.file_size, sha256])
-    return _content(listing)
+            files.append([member.filename, member.file_size, sha256])
+    return _content(files)
 
 
 @contextmanager
 def gather_extra_data(sources: str) -> Iterator[ExtraData]:
-    """The pictures of the comma-separated folders and s3:// prefixes; what comes from a store is fetched.
+    """Yield the images of comma-separated folders and s3:// prefixes; those of a store are downloaded.
 
-    DataError for a source that is missing, is empty, or holds a picture outside of a class's folder.
+    Raises DataError if a source is missing or empty, or has an image outside of a class folder.
     """
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="carclf-extra-") as name:
         for number, source in enumerate(filter(None, map(str.strip, sources.split(",")))):
-            found = _stored(source, Path(name) / str(number)) if "://" in source else _filed(source)
-            if not found:
-                raise DataError(f"download.extra_data: {source} holds no pictures. Lay them in it as "
-                                "<class number>/<name>.jpg, or take it out of the setting.")
-            for relative, path in found.items():
-                _require_class(source, relative)
-                pictures[f"extra/{number}/{relative}"] = path
-        yield ExtraData(pictures)
+            files = _download_images(source, Path(name) / str(number)) if "://" in source else _list_images(source)
+            if not files:
+                raise DataError(f"download.extra_data: {source} contains no images. Add images as "
+                                "<class number>/<name>.jpg, or remove it from the setting.")
+            for relative, path in files.items():
+                _require_class_folder(source, relative)
+                images[f"extra/{number}/{relative}"] = path
+        yield ExtraData(images)
 
 
-def _filed(source: str) -> dict[str, Path]:
+def _list_images(source: str) -> dict[str, Path]:
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise DataError(f"download.extra_data: there is no folder {source}. Give folders or s3:// prefixes that this "
+        raise DataError(f"download.extra_data: the folder {source} is missing. Set folders or s3:// prefixes that this "
                         "machine can read, separated by commas.")
-    # a class's folder may be a link: rglob goes into it only where it begins there
+    # The folder of a class may be a link: rglob follows a link only if it starts there.
     paths = {path.relative_to(folder).as_posix(): path for top in sorted(folder.iterdir())
              for path in (sorted(top.rglob("*")) if top.is_dir() else [top])}
     files = {name: path for name, path in paths.items() if path.is_file()}
     if links := [name for name, path in paths.items() if path.is_symlink() and name not in files]:
-        log.warning("download.extra_data: %d links in %s lead nowhere, or to folders below a class's, and are left "
-                    "out; the first is %r", len(links), source, links[0])
-    return {name: files[name] for name in _pictures(source, files)}
+        log.warning("download: skipped links that are broken or point to folders below a class folder: source=%s "
+                    "num=%d first=%r", source, len(links), links[0])
+    return {name: files[name] for name in _image_names(source, files)}
 
 
-def _stored(source: str, folder: Path) -> dict[str, Path]:
-    # A store's keys tell neither size nor content: to know whether something is new, the pictures are fetched.
-    store, found = open_store(source), {}
-    for number, key in enumerate(_pictures(source, store.list_keys())):
-        found[key] = folder / f"{number}"
+def _download_images(source: str, folder: Path) -> dict[str, Path]:
+    """Download all images: a store lists neither sizes nor hashes, which decide whether the extra data are new."""
+    store = open_store(source)
+    files: dict[str, Path] = {}
+    for number, key in enumerate(_image_names(source, store.list_keys())):
+        files[key] = folder / f"{number}"
         try:
-            store.download(key, found[key])
+            store.download(key, files[key])
         except (KeyError, ValueError) as error:
-            raise DataError(f"download.extra_data: {source}/{key} cannot be fetched: {error}. Name pictures with "
-                            "letters, digits and ._- only, and add them while no run reads them.") from error
-    return found
+            raise DataError(f"download.extra_data: cannot download {source}/{key}: {error}. Use only letters, digits "
+                            "and ._- in names, and do not change the images while a run reads them.") from error
+    return files
 
 
-def _pictures(source: str, names: Iterable[str]) -> list[str]:
-    """Those of the names that are pictures'; the others are told of, so that nothing vanishes without a word."""
-    found: list[str] = []
-    others: list[str] = []
-    for name in names:
-        (found if _is_picture(name) else others).append(name)
-    if others:
-        log.warning("download.extra_data: %d files of %s are left out, since their names are no pictures' (%s, not "
-                    "hidden); the first is %r", len(others), source, " ".join(sorted(SUFFIXES)), others[0])
-    return found
+def _image_names(source: str, names: Iterable[str]) -> list[str]:
+    """Return the names with the suffix of an image; log how many others are skipped."""
+    names = list(names)
+    images = [name for name in names if _is_image_name(name)]
+    if len(images) < len(names):
+        first = next(name for name in names if not _is_image_name(name))
+        log.warning("download: skipped files that are hidden or do not end in %s: source=%s num=%d first=%r",
+                    " ".join(sorted(SUFFIXES)), source, len(names) - len(images), first)
+    return images
 
 
-def _is_picture(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
 
 
-def _require_class(source: str, relative: str) -> None:
+def _require_class_folder(source: str, relative: str) -> None:
     label, _, name = relative.partition("/")
-    if "\\" in name or not relative.isprintable():  # surrogates, which stand for bytes that are no UTF-8, are not
-        raise DataError(f"download.extra_data: {source} holds {relative!r}, whose name not every system can keep. "
-                        "Rename it: printable characters and no backslash.")
+    if "\\" in name or not relative.isprintable():  # surrogates, which stand for invalid UTF-8, are not printable
+        raise DataError(f"download.extra_data: {source} contains {relative!r}, a name that not every system supports. "
+                        "Rename it: use printable characters without backslashes.")
     if "/" in name or not name or not (label.isascii() and label.isdecimal()):
         raise DataError(f"download.extra_data: {source}/{relative} is not of the form <class number>/<name>. Move it "
-                        "into the folder of its class's number.")
+                        "into the folder of its class number.")

@@ -1,93 +1,97 @@
-"""What validation finds: a fixed vocabulary, one line for each picture or thing found, and the report's lists."""
+"""Findings of validation: their kinds and severities, and how they are counted, reported, logged and raised."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from carclf.progress import log
 
-# Unusable pictures are left out of everything; warnings and notes change nothing; an error stops the run.
+# An unusable image is ignored everywhere. Warnings and infos change nothing. Errors stop the run.
 SEVERITY_BY_KIND: dict[str, str] = {
     "empty": "unusable", "truncated": "unusable", "undecodable": "unusable", "too_many_pixels": "unusable",
     "too_small": "unusable", "dropped": "unusable",
-    "damaged": "warning", "extreme_aspect_ratio": "warning", "dark": "warning", "bright": "warning", "flat": "warning",
-    "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning", "not_in_sample": "warning",
-    "label_mismatch": "warning", "class_imbalance": "warning", "unmatched_label_fix": "warning", "invalid_train_csv": "warning",
-    "wrong_file_extension": "note", "non_rgb_mode": "note", "turned": "note",
+    "damaged": "warning", "extreme_aspect_ratio": "warning", "dark": "warning", "bright": "warning",
+    "low_contrast": "warning", "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning",
+    "not_in_sample": "warning", "label_mismatch": "warning", "class_imbalance": "warning",
+    "unmatched_label_fix": "warning", "invalid_train_csv": "warning",
+    "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "empty_class": "error", "too_few_images": "error", "too_few_classes": "error",
     "too_many_unusable_images": "error", "missing_test_image": "error", "duplicate_test_id": "error",
 }
-# Of each kind: the report keeps the counts, however many there are. Errors stop the run together, in one message.
-MAX_REPORTED, MAX_LOGGED, MAX_RAISED = 200, 10, 20
-FEW = 20  # classes that a sentence names
+# Limits for each kind. The report counts all findings; all errors are raised in one message.
+MAX_REPORTED = 200
+MAX_LOGGED = 10
+MAX_RAISED = 20
+MAX_LABELS = 20  # in one message
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: its kind, the path or id that it is about ("" for the whole dataset), and a sentence."""
+    """One problem: its kind, the path or id of the image ("" for the whole dataset), and a message for the user."""
 
     kind: str
     path: str
-    text: str
+    message: str
 
     @property
     def severity(self) -> str:
-        """``unusable``, ``warning``, ``note`` or ``error``."""
+        """``unusable``, ``warning``, ``info`` or ``error``."""
         return SEVERITY_BY_KIND[self.kind]
 
 
 def format_labels(labels: Iterable[int]) -> str:
-    """The classes in order, the first ones where they are many."""
+    """Return the sorted labels as text, shortened if there are many."""
     names = [str(label) for label in sorted(labels)]
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+    return ", ".join(names[:MAX_LABELS]) + (f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else "")
 
 
 class Findings:
-    """Counts of all findings, and the first ones of each kind."""
+    """The number of findings of each kind, and the first MAX_REPORTED findings of each kind."""
 
     def __init__(self, findings: Iterable[Finding] = ()) -> None:
         self.counts: Counter[str] = Counter()
-        self.listed: list[Finding] = []
-        self.warnings: dict[str, str] = {}  # by path, for the index's column
+        self.reported: list[Finding] = []
+        self.warnings: dict[str, str] = {}  # messages by path, for the index's column ``warning``
         self.add(findings)
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Count them, and keep what there is room for."""
+        """Count the findings and keep the first ones of each kind."""
         for finding in findings:
             self.counts[finding.kind] += 1
             if self.counts[finding.kind] <= MAX_REPORTED:
-                self.listed.append(finding)
+                self.reported.append(finding)
             if finding.severity == "warning":
-                before = self.warnings.get(finding.path)
-                self.warnings[finding.path] = f"{before}; {finding.text}" if before else finding.text
+                earlier = self.warnings.get(finding.path)
+                self.warnings[finding.path] = f"{earlier}; {finding.message}" if earlier else finding.message
 
     @property
     def errors(self) -> list[str]:
-        """The sentences of what stops the run: the first of each kind, and how many more there are."""
-        kinds = [kind for kind in self.counts if SEVERITY_BY_KIND[kind] == "error"]
-        told = [[finding.text for finding in self.listed if finding.kind == kind][:MAX_RAISED] for kind in kinds]
-        more = [f"{self.counts[kind] - MAX_RAISED} more errors are of the last one's kind." for kind in kinds]
-        return [text for kind, texts, rest in zip(kinds, told, more, strict=True)
-                for text in [*texts, *[rest] * (self.counts[kind] > MAX_RAISED)]]
+        """The messages of the first MAX_RAISED errors of each kind, and the number of further errors."""
+        return [message for kind in self.counts if SEVERITY_BY_KIND[kind] == "error"
+                for message in self._error_messages(kind)]
+
+    def _error_messages(self, kind: str) -> Iterator[str]:
+        yield from [finding.message for finding in self.reported if finding.kind == kind][:MAX_RAISED]
+        if (num_more := self.counts[kind] - MAX_RAISED) > 0:
+            yield f"There are {num_more} more errors of the kind {kind}."
 
     def count(self, severity: str) -> int:
-        """How many there are of that severity."""
-        return sum(number for kind, number in self.counts.items() if SEVERITY_BY_KIND[kind] == severity)
+        """Return the number of findings of a severity."""
+        return sum(num for kind, num in self.counts.items() if SEVERITY_BY_KIND[kind] == severity)
 
-    def report(self) -> dict[str, Any]:
-        """For report.json: ``counts`` by kind, and ``listed`` with kind, severity, path and text."""
-        listed = [asdict(finding) | {"severity": finding.severity} for finding in self.listed]
-        return {"counts": dict(sorted(self.counts.items())), "listed": listed}
+    def to_dict(self) -> dict[str, Any]:
+        """Return ``counts`` by kind, and ``reported`` with kind, severity, path and message, for report.json."""
+        reported = [asdict(finding) | {"severity": finding.severity} for finding in self.reported]
+        return {"counts": dict(sorted(self.counts.items())), "reported": reported}
 
     def log(self) -> None:
-        """A line for each of the first, notes apart, and one for how many more there are."""
-        told: Counter[str] = Counter()
-        for finding in self.listed:
-            told[finding.kind] += 1
-            if finding.severity in ("unusable", "warning") and told[finding.kind] <= MAX_LOGGED:
-                excluded = "left out " if finding.severity == "unusable" else ""
-                log.warning("%s%s", f"{excluded}{finding.path}: " if finding.path else "", finding.text)
-        for kind, number in sorted(self.counts.items()):
-            if number > MAX_LOGGED and SEVERITY_BY_KIND[kind] in ("unusable", "warning"):
-                log.warning("%s: %d in all, %d of them above", kind, number, MAX_LOGGED)
+        """Log the first unusable images and warnings of each kind, and the number of all of that kind."""
+        num_logged: Counter[str] = Counter()
+        for finding in self.reported:
+            num_logged[finding.kind] += 1
+            if finding.severity in ("unusable", "warning") and num_logged[finding.kind] <= MAX_LOGGED:
+                log.warning("validate: %s path=%s %s", finding.kind, finding.path or "-", finding.message)
+        for kind, num in sorted(self.counts.items()):
+            if num > MAX_LOGGED and SEVERITY_BY_KIND[kind] in ("unusable", "warning"):
+                log.warning("validate: %s total=%d logged=%d", kind, num, MAX_LOGGED)

@@ -1,13 +1,14 @@
-"""``label_fixes.csv`` at the store's root: labels that somebody looked at and put right, or pictures to leave out.
+"""Label fixes: ``label_fixes.csv`` at the root of the store, with corrected labels and images to drop.
 
-A fix with a ``sha256`` means the picture of that content, wherever it lies now; its id only tells copies apart. One
-without means whatever has that id.
+A fix with a ``sha256`` applies to the image with that content, wherever its file is now; its id only distinguishes
+copies. A fix without one applies to the image with that id or path.
 """
 
 import csv
 import hashlib
 import io
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,20 @@ if TYPE_CHECKING:
 
 LABEL_FIXES_FILE = "label_fixes.csv"
 REQUIRED_COLUMNS = ["id", "action", "label"]
-SHA256_COLUMN = "sha256"  # a fourth column, which people need not write
-COLUMNS = f"its header is {','.join(REQUIRED_COLUMNS)} or {','.join(REQUIRED_COLUMNS)},{SHA256_COLUMN}."
-MEND = f"Mend {LABEL_FIXES_FILE} at the store's root, or remove it; {COLUMNS}"
-MEND_OTHER = f"Mend it; {COLUMNS}"
+SHA256_COLUMN = "sha256"  # optional fourth column
+MAX_LABEL_DIGITS = 9
+_HEADERS = f"The header must be {','.join(REQUIRED_COLUMNS)} or {','.join(REQUIRED_COLUMNS)},{SHA256_COLUMN}."
+_HINT = f"Fix {LABEL_FIXES_FILE} at the root of the store, or remove it."
 
 
 @dataclass(frozen=True)
 class LabelFix:
-    """One line: the picture (its id, or its path where several have that id), relabel or drop, and the right class."""
+    """One line of the file: the image, and whether to ``relabel`` or to ``drop`` it.
 
-    line: int
+    ``id`` is the image's id, or its path if several images have that id. ``label`` is None for a drop.
+    """
+
+    line_number: int
     id: str
     action: str
     label: int | None
@@ -42,149 +46,157 @@ class LabelFix:
 
 @dataclass(frozen=True)
 class LabelFixes:
-    """The lines of the file, and the SHA-256 of its bytes ("" where there is none)."""
+    """The fixes in a file, and the SHA-256 of its bytes ("" if the file is missing)."""
 
-    lines: tuple[LabelFix, ...] = ()
+    entries: tuple[LabelFix, ...] = ()
     sha256: str = ""
 
 
 @dataclass
 class FixedIndex:
-    """What became of the fixes: each that changed a row with what it was before, and those without a picture."""
+    """An index with the fixes applied, the change of each fixed image, and the fixes that match no image."""
 
     index: "pd.DataFrame"
-    applied: list[dict[str, Any]] = field(default_factory=list)
-    unknown: list[LabelFix] = field(default_factory=list)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    unmatched: list[LabelFix] = field(default_factory=list)
 
     def findings(self) -> list[Finding]:
-        """A warning for each fix without a picture."""
-        return [Finding("unmatched_label_fix", fix.id, f"{LABEL_FIXES_FILE} names it, but {_missing(fix)}; the fix is not applied")
-                for fix in self.unknown]
+        """Return a warning for each unmatched fix."""
+        return [Finding("unmatched_label_fix", fix.id, f"The fix in {LABEL_FIXES_FILE} is not applied: "
+                                                       f"{_unmatched_reason(fix)}.") for fix in self.unmatched]
 
 
-def _missing(fix: LabelFix) -> str:
-    return ("no training picture has the content that is meant, or only copies under other names do" if fix.sha256
-            else "no training picture has this id")
+def _unmatched_reason(fix: LabelFix) -> str:
+    if not fix.sha256:
+        return "no training image has this id"
+    return "no training image has this sha256, or several copies have it and none of them this id"
 
 
 def read_fixes(store: Store) -> LabelFixes:
-    """The store's label fixes; none where the file is missing. DataError names the line that is wrong."""
-    return LabelFixes() if (found := store.read(LABEL_FIXES_FILE)) is None else parse_fixes(found.data)
+    """Return the label fixes of a store; none if the file is missing. Raises DataError if it is invalid."""
+    return LabelFixes() if (file := store.read(LABEL_FIXES_FILE)) is None else parse_fixes(file.data)
 
 
 def parse_fixes(data: bytes, name: str = LABEL_FIXES_FILE) -> LabelFixes:
-    """The fixes in a file's bytes; DataError names the file and the line that is wrong."""
+    """Return the fixes in the bytes of a file. Raises DataError with its name and the line number if it is invalid."""
     try:
-        return LabelFixes(_lines(data), hashlib.sha256(data).hexdigest())
+        return LabelFixes(_parse_lines(data), hashlib.sha256(data).hexdigest())
     except ValueError as error:
-        raise DataError(f"{name}{error} {MEND if name == LABEL_FIXES_FILE else MEND_OTHER}") from error
+        hint = _HINT if name == LABEL_FIXES_FILE else "Fix it."
+        raise DataError(f"{name}: {error} {hint} {_HEADERS}") from error
 
 
-def _lines(data: bytes) -> tuple[LabelFix, ...]:
+def _parse_lines(data: bytes) -> tuple[LabelFix, ...]:
     try:
-        rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f" is no CSV: {error}.") from error
-    if not rows or rows[0] not in (REQUIRED_COLUMNS, [*REQUIRED_COLUMNS, SHA256_COLUMN]):
-        raise ValueError(f" begins with {rows[0] if rows else 'nothing'}.")
-    lines = tuple(_line(number, row, rows[0]) for number, row in enumerate(rows[1:], start=2) if row)
-    seen: dict[str, int] = {}
-    for fix in lines:
-        if fix.id in seen:
-            raise ValueError(f", lines {seen[fix.id]} and {fix.line}: {fix.id!r} is there twice.")
-        seen[fix.id] = fix.line
-    return lines
+        raise ValueError(f"it is not a valid CSV file: {error}.") from error
+    header = rows[0][1] if rows else []
+    if header not in (REQUIRED_COLUMNS, [*REQUIRED_COLUMNS, SHA256_COLUMN]):
+        raise ValueError(f"the header is {','.join(header)!r}.")
+    fixes: dict[str, LabelFix] = {}
+    for line_number, row in rows[1:]:
+        fix = _parse_line(line_number, row, header)
+        if (earlier := fixes.setdefault(fix.id, fix)) is not fix:
+            raise ValueError(f"lines {earlier.line_number} and {line_number}: duplicate id {fix.id!r}.")
+    return tuple(fixes.values())
 
 
-def _line(number: int, row: list[str], header: list[str]) -> LabelFix:
-    place = f", line {number}"
+def _parse_line(line_number: int, row: list[str], header: list[str]) -> LabelFix:
+    line = f"line {line_number}"
     if len(row) != len(header) or not row[0]:
-        raise ValueError(f"{place}: {row} are not the {len(header)} values {','.join(header)}.")
-    name, action, label, content = [*row, ""][:4]
-    if content and not re.fullmatch("[0-9a-f]{64}", content):
-        raise ValueError(f"{place}: {content!r} is no SHA-256 of a picture's file; leave it empty to name by id alone.")
+        raise ValueError(f"{line}: expected {len(header)} values {','.join(header)}, not {row}.")
+    image_id, action, label, sha256 = [*row, ""][:4]
+    if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"{line}: {sha256!r} is not a valid SHA-256 of an image file. Leave it empty to name the "
+                         "image by its id alone.")
     if action == "drop" and not label:
-        return LabelFix(number, name, action, None, content)
-    if action == "relabel" and label.isdecimal() and label.isascii() and len(label) < 10:
-        return LabelFix(number, name, action, int(label), content)
-    raise ValueError(f"{place}: {action!r} with the label {label!r} is unknown; write relabel with the right class's "
-                     "number, or drop with an empty label.")
+        return LabelFix(line_number, image_id, action, None, sha256)
+    if action == "relabel" and re.fullmatch(f"[0-9]{{1,{MAX_LABEL_DIGITS}}}", label):
+        return LabelFix(line_number, image_id, action, int(label), sha256)
+    raise ValueError(f"{line}: invalid action {action!r} with label {label!r}. Write relabel with the number of the "
+                     "correct class, or drop with an empty label.")
 
 
-def check_fixes(fixes: LabelFixes, places: "Iterable[ImagePath]", classes: set[int] | None) -> None:
-    """Raise what ``apply_fixes`` would, as far as it can be known before the pictures are read.
+def check_fixes(fixes: LabelFixes, paths: "Iterable[ImagePath]", classes: set[int] | None) -> None:
+    """Raise the errors of ``apply_fixes`` that the images' paths reveal, before the images are read.
 
-    Without ``classes`` they are those of the places. What a fix with a content means is known later.
+    Fixes with a ``sha256`` are checked later. ``classes`` defaults to the classes of the paths under train/.
     """
     import pandas as pd
 
-    wanted = {fix.id for fix in fixes.lines if not fix.sha256}
-    found, labels, columns = [], set[int](), ["id", "path", "label", "source"]
-    for place in places:
-        if place.source == "train" and place.well:
-            labels.add(place.label)
-        if place.id in wanted or place.path in wanted:
-            found.append([getattr(place, column) for column in columns])
-    _require_classes(fixes, labels if classes is None else classes)
-    index = pd.DataFrame(found, columns=columns).assign(problem_kind="", problem="", sha256="")
-    apply_fixes(index, LabelFixes(tuple(fix for fix in fixes.lines if not fix.sha256)), classes or labels)
+    by_name = tuple(fix for fix in fixes.entries if not fix.sha256)
+    names = {fix.id for fix in by_name}
+    labels, images = set[int](), []
+    for image in paths:
+        if image.source == "train" and image.is_well_formed:
+            labels.add(image.label)
+        if image.id in names or image.path in names:
+            images.append((image.id, image.path, image.label, image.source))
+    classes = labels if classes is None else classes
+    _require_classes(fixes, classes)
+    index = pd.DataFrame(images, columns=["id", "path", "label", "source"])
+    apply_fixes(index.assign(problem_kind="", problem="", sha256=""), LabelFixes(by_name), classes)
 
 
 def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> FixedIndex:
-    """A new index with the fixes in it.
+    """Return a copy of the index with the fixes applied.
 
-    DataError for a class that is none, for a name of several pictures, and for a picture that two lines name.
+    Raises DataError if a fix has an unknown class or matches several images, or if two fixes match the same image.
     """
     _require_classes(fixes, classes)
-    done, places = FixedIndex(index.copy()), _places(index, fixes)
-    lines: dict[int, int] = {}  # of each row that was named
-    for fix in fixes.lines:
-        match sorted(_meant(fix, places)):
-            case []:
-                done.unknown.append(fix)
-            case [row]:
-                if (before := lines.setdefault(row, fix.line)) != fix.line:
-                    raise DataError(f"{LABEL_FIXES_FILE}, lines {before} and {fix.line}: both name the picture "
-                                    f"{index['path'][row]}. Keep one of them. {MEND}")
-                _apply(fix, row, done)
-            case several:
-                paths = ", ".join(index.loc[several, "path"])
-                raise DataError(f"{LABEL_FIXES_FILE}, line {fix.line}: {fix.id!r} is the name of several pictures ({paths}). "
-                                f"Write the path of the one that is meant. {MEND}")
-    return done
+    result = FixedIndex(index.copy())
+    rows_by_name = _rows_by_name(index, fixes)
+    fix_by_row: dict[int, LabelFix] = {}
+    for fix in fixes.entries:
+        rows = sorted(_matching_rows(fix, rows_by_name))
+        if not rows:
+            result.unmatched.append(fix)
+            continue
+        if len(rows) > 1:
+            raise DataError(f"{LABEL_FIXES_FILE}: line {fix.line_number}: several images have the id {fix.id!r}: "
+                            f"{', '.join(index.loc[rows, 'path'])}. Write the path of one of them instead. {_HINT}")
+        if (earlier := fix_by_row.setdefault(rows[0], fix)) is not fix:
+            raise DataError(f"{LABEL_FIXES_FILE}: lines {earlier.line_number} and {fix.line_number}: both match the "
+                            f"image {index['path'][rows[0]]}. Keep only one line. {_HINT}")
+        _apply(fix, rows[0], result)
+    return result
 
 
 def _require_classes(fixes: LabelFixes, classes: set[int]) -> None:
-    for fix in fixes.lines:
+    for fix in fixes.entries:
         if fix.label is not None and fix.label not in classes:
-            raise DataError(f"{LABEL_FIXES_FILE}, line {fix.line}: there is no class {fix.label}; the classes are "
-                            f"{format_labels(classes)}. {MEND}")
+            raise DataError(f"{LABEL_FIXES_FILE}: line {fix.line_number}: unknown class {fix.label}. The classes are "
+                            f"{format_labels(classes)}. {_HINT}")
 
 
-def _places(index: "pd.DataFrame", fixes: LabelFixes) -> dict[str, set[int]]:
-    """The rows of labelled pictures by the wanted ids, paths and contents."""
-    wanted = {fix.id for fix in fixes.lines} | {fix.sha256 for fix in fixes.lines if fix.sha256}
-    labelled, places = index[index["source"] != "test"], dict[str, set[int]]()
+def _rows_by_name(index: "pd.DataFrame", fixes: LabelFixes) -> dict[str, set[int]]:
+    """Return the rows of labeled images by id, path and SHA-256, as far as a fix names them."""
+    names = {fix.id for fix in fixes.entries} | {fix.sha256 for fix in fixes.entries if fix.sha256}
+    labeled = index[index["source"] != "test"]
+    rows_by_name = defaultdict[str, set[int]](set)
     for column in ("id", "path", SHA256_COLUMN):
-        named = labelled[labelled[column].isin(wanted)]
+        named = labeled[labeled[column].isin(names)]
         for row, name in zip(named.index, named[column], strict=True):
-            places.setdefault(name, set()).add(row)
-    return places
+            rows_by_name[name].add(row)
+    return rows_by_name
 
 
-def _meant(fix: LabelFix, places: dict[str, set[int]]) -> set[int]:
-    named = places.get(fix.id, set())
+def _matching_rows(fix: LabelFix, rows_by_name: dict[str, set[int]]) -> set[int]:
+    named = rows_by_name.get(fix.id, set())
     if not fix.sha256:
         return named
-    same = places.get(fix.sha256, set())
-    return same & named if len(same) > 1 else same
+    copies = rows_by_name.get(fix.sha256, set())
+    return copies & named if len(copies) > 1 else copies
 
 
-def _apply(fix: LabelFix, row: int, done: FixedIndex) -> None:
-    index = done.index
-    done.applied.append({"path": index.at[row, "path"], "action": fix.action, "from": int(index["label"][row]),
-                         "to": fix.label})
+def _apply(fix: LabelFix, row: int, result: FixedIndex) -> None:
+    index = result.index
+    result.changes.append({"path": index.at[row, "path"], "action": fix.action,
+                           "old_label": int(index["label"][row]), "new_label": fix.label})
     if fix.label is not None:
         index.at[row, "label"] = fix.label
     elif not index.at[row, "problem"]:
-        index.at[row, "problem_kind"], index.at[row, "problem"] = "dropped", f"dropped by {LABEL_FIXES_FILE}"
+        index.at[row, "problem_kind"] = "dropped"
+        index.at[row, "problem"] = f"dropped by {LABEL_FIXES_FILE}"

@@ -1,4 +1,4 @@
-"""What is odd about single pictures of an index: each check yields findings about some of its rows."""
+"""Checks of single images in an index. Each check yields findings about some of the rows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,138 +9,154 @@ import pandas as pd
 from carclf.config import Validation
 from carclf.dataset.findings import Finding
 from carclf.images.color import HIGH_BIT_DEPTH_MODES
+from carclf.images.decode import JPEG_FORMATS
 
-MAD_TO_DEVIATION = 1.4826  # of a normal distribution
-# An outlier must also look like one to anybody, and what does so is found in any company.
-# Measured on cars10 (brightness 31 to 191, contrast 22 to 104) and on the same pictures dimmed, flooded and blurred.
-DARK, VERY_DARK, BRIGHT, VERY_BRIGHT, FLAT = 60, 15, 200, 245, 6
-BLURRED_SHARE, VERY_BLURRED = 0.5, 0.03  # of the median sharpness; of sharpness
-SMALLEST_SPREAD = {"brightness": 4.0, "sharpness": 0.1}  # else equal pictures would make every other one an outlier
+MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution
+# Outliers must also exceed the mild limits, and images beyond the strict limits are reported even if all are alike.
+# Measured on cars10 (brightness 31 to 191, contrast 22 to 104) and on its images darkened, brightened and blurred.
+MAX_DARK, STRICT_MAX_DARK = 60, 15
+MIN_BRIGHT, STRICT_MIN_BRIGHT = 200, 245
+MIN_CONTRAST = 6
+MAX_BLURRED_FRACTION = 0.5  # of the median sharpness
+STRICT_MAX_BLURRED = 0.03
+# If all images are alike, the measured spread is about zero and would make every other image an outlier.
+MIN_BRIGHTNESS_SPREAD = 4.0
+MIN_LOG_SHARPNESS_SPREAD = 0.1
+MIN_SHARPNESS = 1e-6  # before taking the logarithm
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What the checks need beside the index."""
+    """What the checks need besides the index: the competition's tables and the settings."""
 
-    sample: pd.DataFrame
-    table: pd.DataFrame | None
+    sample_submission: pd.DataFrame
+    train_csv: pd.DataFrame | None
     config: Validation
 
 
 Check = Callable[[pd.DataFrame, CheckContext], Iterator[Finding]]
 
 
-def _about(kind: str, rows: pd.DataFrame, text: str) -> Iterator[Finding]:
-    """A finding for each row; the text is filled with the row's columns."""
+def _findings(kind: str, rows: pd.DataFrame, message: str) -> Iterator[Finding]:
+    """Yield a finding for each row; the message is a format string with the fields of ``row``."""
     for row in rows.itertuples(index=False):
-        yield Finding(kind, str(row.path), text.format(row=row))
+        yield Finding(kind, str(row.path), message.format(row=row))
 
 
-def unusable(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Pictures with a problem, by its kind."""
-    # a class that cannot be known is an error of the whole dataset, and told there
-    for kind, rows in index[(index["problem"] != "") & (index["problem_kind"] != "unknown_class")].groupby("problem_kind"):
-        yield from _about(str(kind), rows, "{row.problem}")
+def check_problems(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield the images with a problem, by its kind."""
+    # Images without a known class are an error of the whole dataset, reported by carclf.dataset.checks.
+    unusable = index[(index["problem"] != "") & (index["problem_kind"] != "unknown_class")]
+    for kind, rows in unusable.groupby("problem_kind"):
+        yield from _findings(str(kind), rows, "{row.problem}")
 
 
-def formats(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """What decoding makes RGB and upright, and JPEGs that only a forgiving decoder reads."""
-    for words, rows in index[index["problem"] == ""].groupby("format"):
-        form, mode, *others = str(words).split(" ")
-        named_jpeg = rows["path"].str.lower().str.endswith((".jpg", ".jpeg"))
-        if form not in ("JPEG", "MPO"):
-            yield from _about("wrong_file_extension", rows[named_jpeg], f"a {form} named as a JPEG")
-        if mode in HIGH_BIT_DEPTH_MODES:
-            yield from _about("non_rgb_mode", rows, f"its greys are {mode}, stretched to 0 to 255")
-        elif mode != "RGB" or "transparent" in others:
-            on_white = ", what is transparent on white" if "transparent" in others else ""
-            yield from _about("non_rgb_mode", rows, f"its colours are {mode}, read as RGB{on_white}")
-        if "turned" in others:
-            yield from _about("turned", rows, "its EXIF data turn or mirror it")
-        if "damaged" in others:
-            yield from _about("damaged", rows, "parts of it are damaged and may look wrong")
+def check_formats(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield images that are converted while they are decoded, and JPEGs that the strict decoder rejects."""
+    rows = index[index["problem"] == ""]
+    has_jpeg_name = rows["path"].str.lower().str.endswith((".jpg", ".jpeg"))
+    is_deep = rows["mode"].isin(HIGH_BIT_DEPTH_MODES)
+    is_rgb = (rows["mode"] == "RGB") & ~rows["is_transparent"]
+    yield from _findings("wrong_file_extension", rows[has_jpeg_name & ~rows["format"].isin(JPEG_FORMATS)],
+                         "The file is a {row.format} with the extension of a JPEG.")
+    yield from _findings("non_rgb_mode", rows[is_deep],
+                         "The color mode is {row.mode}; the gray values are stretched to 0 to 255.")
+    yield from _findings("non_rgb_mode", rows[~is_deep & ~is_rgb & rows["is_transparent"]],
+                         "The color mode is {row.mode}, converted to RGB on a white background.")
+    yield from _findings("non_rgb_mode", rows[~is_deep & ~is_rgb & ~rows["is_transparent"]],
+                         "The color mode is {row.mode}, converted to RGB.")
+    yield from _findings("exif_orientation", rows[rows["has_exif_orientation"]],
+                         "The EXIF data rotate or flip the image.")
+    yield from _findings("damaged", rows[rows["decode_warning"] != ""],
+                         "Parts of the image are damaged and may look wrong.")
 
 
-def shapes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Usable pictures that are far longer than wide, or wider than high."""
+def check_aspect_ratio(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield usable images that are far wider than high, or far higher than wide."""
     sides = index[["width", "height"]]
     ratio = sides.max(axis=1) / sides.min(axis=1).clip(1)
-    odd = (ratio > context.config.max_aspect_ratio) & (index["problem"] == "")
-    yield from _about("extreme_aspect_ratio", index[odd], "{row.width}x{row.height} is unusually long")
+    is_extreme = (ratio > context.config.max_aspect_ratio) & (index["problem"] == "")
+    yield from _findings("extreme_aspect_ratio", index[is_extreme], "{row.width}x{row.height} is an unusual shape.")
 
 
-def light_and_sharpness(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Dark, bright, flat and blurred pictures; each has one of these names at most."""
+def check_light_and_sharpness(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield dark, bright, low-contrast and blurred images, each at most once."""
     rows = index[index["problem"] == ""]
-    limit, brightness, sharpness = context.config.outlier_score, rows["brightness"], rows["sharpness"]
-    score = _robust_score(brightness, SMALLEST_SPREAD["brightness"])
-    blur = _robust_score(np.log(sharpness.clip(1e-6)), SMALLEST_SPREAD["sharpness"])
-    dark = (brightness < VERY_DARK) | ((score < -limit) & (brightness < DARK))
-    bright = (brightness > VERY_BRIGHT) | ((score > limit) & (brightness > BRIGHT))
-    flat = (rows["contrast"] < FLAT) & ~dark & ~bright
-    blurred = (sharpness < VERY_BLURRED) | ((blur < -limit) & (sharpness < BLURRED_SHARE * sharpness.median()))
-    yield from _about("dark", rows[dark], "its mean brightness is {row.brightness:.0f} of 255")
-    yield from _about("bright", rows[bright], "its mean brightness is {row.brightness:.0f} of 255")
-    yield from _about("flat", rows[flat], "it has hardly any contrast ({row.contrast:.1f} of 127)")
-    yield from _about("blurred", rows[blurred & ~dark & ~bright & ~flat],
-                      f"its sharpness is {{row.sharpness:.2f}}, the others' median {sharpness.median():.2f}")
+    limit = context.config.outlier_score
+    brightness, sharpness = rows["brightness"], rows["sharpness"]
+    brightness_score = _robust_z_score(brightness, MIN_BRIGHTNESS_SPREAD)
+    sharpness_score = _robust_z_score(np.log(sharpness.clip(MIN_SHARPNESS)), MIN_LOG_SHARPNESS_SPREAD)
+    is_dark = (brightness < STRICT_MAX_DARK) | ((brightness_score < -limit) & (brightness < MAX_DARK))
+    is_bright = (brightness > STRICT_MIN_BRIGHT) | ((brightness_score > limit) & (brightness > MIN_BRIGHT))
+    has_low_contrast = (rows["contrast"] < MIN_CONTRAST) & ~is_dark & ~is_bright
+    is_blurred = (sharpness < STRICT_MAX_BLURRED) | (
+        (sharpness_score < -limit) & (sharpness < MAX_BLURRED_FRACTION * sharpness.median()))
+    yield from _findings("dark", rows[is_dark], "Its mean brightness is {row.brightness:.0f} of 255.")
+    yield from _findings("bright", rows[is_bright], "Its mean brightness is {row.brightness:.0f} of 255.")
+    yield from _findings("low_contrast", rows[has_low_contrast],
+                         "Its contrast (standard deviation of the gray values) is only {row.contrast:.1f}.")
+    yield from _findings("blurred", rows[is_blurred & ~is_dark & ~is_bright & ~has_low_contrast],
+                         f"Its sharpness is {{row.sharpness:.2f}}, the median is {sharpness.median():.2f}.")
 
 
-def _robust_score(values: pd.Series, smallest_spread: float) -> pd.Series:
+def _robust_z_score(values: "pd.Series[float]", min_spread: float) -> "pd.Series[float]":
     distance = values - values.median()
-    return distance / max(MAD_TO_DEVIATION * distance.abs().median(), smallest_spread)
+    return distance / max(MAD_TO_STANDARD_DEVIATION * distance.abs().median(), min_spread)
 
 
-def names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """One name for several pictures: under two classes, in train and in test, or in the extra data."""
+def check_names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield images that share their name: in two classes, in train and test, or among the extra data."""
     name = index["path"].str.replace(r"^.*/", "", regex=True)
-    extra = index["source"] == "extra"
-    twice = (_repeated(name, ~extra) & ~duplicate_test_ids(index)) | _repeated(name, extra)
-    yield from _about("duplicate_name", index[twice], "another picture has the same name")
+    is_extra = index["source"] == "extra"
+    is_duplicate = (_is_repeated(name, ~is_extra) & ~duplicate_test_ids(index)) | _is_repeated(name, is_extra)
+    yield from _findings("duplicate_name", index[is_duplicate], "Another image has the same name.")
 
 
-def duplicate_test_ids(index: pd.DataFrame) -> pd.Series:
-    """Test pictures whose id another test picture has too: which one would be predicted?"""
-    return _repeated(index["id"], index["source"] == "test")
+def duplicate_test_ids(index: pd.DataFrame) -> "pd.Series[bool]":
+    """Return whether each row is a test image whose id another test image has too."""
+    return _is_repeated(index["id"], index["source"] == "test")
 
 
-def _repeated(values: pd.Series, among: pd.Series) -> pd.Series:
-    return among & values.where(among).duplicated(keep=False)
+def _is_repeated(values: "pd.Series[str]", mask: "pd.Series[bool]") -> "pd.Series[bool]":
+    return mask & values.where(mask).duplicated(keep=False)
 
 
-def contradictions(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Usable pictures of which a copy or near-copy stands under another label."""
-    twice = index["cluster"].isin(conflicting_clusters(index)) & (index["label"] >= 0) & (index["problem"] == "")
-    yield from _about("conflicting_labels", index[twice], "a copy of it stands under another label")
+def check_conflicting_labels(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield usable images with a copy or near-copy that has another label."""
+    is_labeled = (index["label"] >= 0) & (index["problem"] == "")
+    conflicting = index[index["cluster"].isin(conflicting_clusters(index)) & is_labeled]
+    yield from _findings("conflicting_labels", conflicting, "A copy of it has another label.")
 
 
 def conflicting_clusters(index: pd.DataFrame) -> list[int]:
-    """The clusters of usable pictures that stand under more than one label: one of the labels is wrong for sure."""
+    """Return the sorted clusters of usable images with more than one label, at least one of which must be wrong."""
     train = index[(index["label"] >= 0) & (index["problem"] == "")]
-    labels = train.groupby("cluster")["label"].nunique()
-    return sorted(labels.index[labels > 1])
+    num_labels = train.groupby("cluster")["label"].nunique()
+    return sorted(num_labels.index[num_labels > 1])
 
 
-def tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Test pictures that the sample does not know, and classes that differ from train.csv's."""
-    strange = (index["source"] == "test") & ~index["id"].isin(context.sample["Id"])
-    yield from _about("not_in_sample", index[strange], "is not in sample-submission.csv and is not predicted")
-    if context.table is None:
+def check_tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield test images missing from the sample submission, and images whose folder contradicts train.csv."""
+    is_unlisted = (index["source"] == "test") & ~index["id"].isin(context.sample_submission["Id"])
+    yield from _findings("not_in_sample", index[is_unlisted],
+                         "It is not in sample-submission.csv and gets no prediction.")
+    if context.train_csv is None:
         return
     train = index[(index["source"] == "train") & (index["label"] >= 0)]
-    filed = train["path"].str.replace(r"^train/|/[^/]*$", "", regex=True).astype(int)  # before any label fix
-    said = pd.MultiIndex.from_frame(context.table[["Id", "Category"]])
-    agrees = pd.MultiIndex.from_arrays([train["id"], filed]).isin(said)
-    differs = train[~agrees & train["id"].isin(context.table["Id"]).to_numpy()]
-    yield from _about("label_mismatch", differs, "train.csv gives it another class than its folder, which counts")
+    folder_label = train["path"].str.replace(r"^train/|/[^/]*$", "", regex=True).astype(int)  # before label fixes
+    listed = pd.MultiIndex.from_frame(context.train_csv[["Id", "Category"]])
+    agrees = pd.MultiIndex.from_arrays([train["id"], folder_label]).isin(listed)
+    differs = train[~agrees & train["id"].isin(context.train_csv["Id"]).to_numpy()]
+    yield from _findings("label_mismatch", differs, "train.csv has another class for it. The folder's class is used.")
 
 
 CHECKS: tuple[Check, ...] = (
-    unusable, formats, shapes, light_and_sharpness, names, contradictions, tables,
+    check_problems, check_formats, check_aspect_ratio, check_light_and_sharpness, check_names,
+    check_conflicting_labels, check_tables,
 )
 
 
 def check_images(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """The findings of every check above."""
+    """Yield the findings of all checks."""
     for check in CHECKS:
         yield from check(index, context)

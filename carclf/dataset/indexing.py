@@ -1,4 +1,4 @@
-"""The one pass over all pictures: streamed in their order, by threads, into a table on disk."""
+"""The index of a dataset, ``index.parquet``: one row for each image file, written in one pass over all files."""
 
 import os
 import re
@@ -17,38 +17,59 @@ from carclf.dataset.inspection import Row, inspect_image
 from carclf.errors import DataError
 
 NUM_THREADS = max(2, len(os.sched_getaffinity(0)))  # decoding releases the interpreter's lock
-CHUNK = 32  # pictures of one task
-ROWS_PER_GROUP = 4096  # rows in memory before they go to disk
+CHUNK_SIZE = 32  # images of one task
+ROWS_PER_GROUP = 4096  # rows in memory before they are written
 
-TOPS = {"train": "train", "test_upload": "test", "extra": "extra"}
-TEXT = ("id", "path", "sha256", "pixels_sha256", "format", "source", "problem_kind", "problem")
+SOURCE_BY_FOLDER = {"train": "train", "test_upload": "test", "extra": "extra"}
+
+# The columns that one pass over the files can fill. The stage ``validate`` adds two more:
+# - cluster (int64): equal for copies and near-copies of the same image; derived from the smallest sha256 of them
+# - warning (string): messages of the image's warnings, joined by "; "
 SCHEMA = pa.schema([
-    ("id", pa.string()), ("path", pa.string()), ("label", pa.int64()), ("width", pa.int32()), ("height", pa.int32()),
-    ("sha256", pa.string()), ("pixels_sha256", pa.string()), ("phash", pa.uint64()), ("color_signature", pa.binary()),
-    ("brightness", pa.float32()),
-    ("contrast", pa.float32()), ("sharpness", pa.float32()), ("format", pa.string()), ("source", pa.string()),
-    ("problem_kind", pa.string()), ("problem", pa.string()),
+    ("id", pa.string()),  # file name, as in sample-submission.csv and train.csv; for extra data the path
+    ("path", pa.string()),  # relative to the extracted archive
+    ("label", pa.int64()),  # class number of the competition, after label fixes; -1 for test images and bad paths
+    ("width", pa.int32()),  # pixels, with EXIF orientation applied; 0 if the file cannot be decoded
+    ("height", pa.int32()),  # as width
+    ("sha256", pa.string()),  # hexadecimal digits, of the file's bytes
+    ("pixels_sha256", pa.string()),  # hexadecimal digits, of the pixels at the reduced scale; "" if unusable
+    ("phash", pa.uint64()),  # 64-bit perceptual hash; 0 for flat and unusable images
+    ("color_signature", pa.binary()),  # 8x8 RGB pixels, 192 bytes; empty if unusable
+    ("brightness", pa.float32()),  # mean gray value, 0 to 255
+    ("contrast", pa.float32()),  # standard deviation of the gray values, 0 to 127.5
+    ("sharpness", pa.float32()),  # root mean square of the Laplacian, divided by the contrast
+    ("format", pa.string()),  # Pillow's name, such as JPEG, MPO or PNG; "" if the file cannot be decoded
+    ("mode", pa.string()),  # Pillow's color mode, such as RGB, L, CMYK or I;16; "" if the file cannot be decoded
+    ("is_transparent", pa.bool_()),  # has an alpha channel or a transparent color
+    ("has_exif_orientation", pa.bool_()),  # the EXIF data rotate or flip the image
+    ("decode_warning", pa.string()),  # the strict decoder's message about a damaged JPEG; "" if there is none
+    ("source", pa.string()),  # train, test or extra
+    ("problem_kind", pa.string()),  # why the image is unusable, a key of findings.SEVERITY_BY_KIND; "" if usable
+    ("problem", pa.string()),  # message that explains problem_kind; "" if usable
 ])
 
 
 class ImagePath(NamedTuple):
-    """Where a picture lies (relative to the folder) and what that says of it; the label is -1 where nothing."""
+    """The path of an image relative to the folder, and what follows from it; the columns are those of SCHEMA."""
 
     id: str
     path: str
     label: int
     source: str
-    well: bool  # whether the path has the form that it should have
+    is_well_formed: bool
 
 
 def write_index(
     folder: Path, target: Path, config: Validation, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> int:
-    """Inspect every picture and write its row of SCHEMA to the Parquet file; return how many there are."""
+    """Inspect every image, write its row to the Parquet file, and return the number of images.
+
+    ``progress`` is called with the number of images done and their total. Raises DataError if there are no images.
+    """
     total = sum(1 for _ in list_images(folder))
     if not total:
-        raise DataError(f"No pictures under train/ or test_upload/ in {folder}. Is this the right competition?")
-    rows = _inspected(folder, config)
+        raise DataError(f"No images under train/ or test_upload/ in {folder}. Is this the right competition?")
+    rows = _inspect_all(folder, config)
     with pq.ParquetWriter(target, SCHEMA) as writer:
         for done in range(0, total, ROWS_PER_GROUP):
             group = []
@@ -59,56 +80,58 @@ def write_index(
     return total
 
 
-def _inspected(folder: Path, config: Validation) -> Iterator[Row]:
-    """The rows in the places' order; only a few chunks of pictures are in flight."""
+def _inspect_all(folder: Path, config: Validation) -> Iterator[Row]:
+    """Yield the rows in the order of the paths; threads read only a few chunks of images ahead."""
 
-    def one(chunk: list[ImagePath]) -> list[Row]:
-        return [_row(folder, place, config) for place in chunk]
+    def inspect_chunk(chunk: list[ImagePath]) -> list[Row]:
+        return [_inspect(folder, image, config) for image in chunk]
 
-    waiting: deque[Future[list[Row]]] = deque()
-    remaining = list_images(folder)
+    pending: deque[Future[list[Row]]] = deque()
+    images = list_images(folder)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        while chunk := list(islice(remaining, CHUNK)):
-            waiting.append(pool.submit(one, chunk))
-            if len(waiting) > 2 * NUM_THREADS:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
+        while chunk := list(islice(images, CHUNK_SIZE)):
+            pending.append(pool.submit(inspect_chunk, chunk))
+            if len(pending) > 2 * NUM_THREADS:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
 
 
-def _row(folder: Path, place: ImagePath, config: Validation) -> Row:
-    row = inspect_image(folder / place.path, config)
-    if not place.well and not row["problem"]:
-        row |= {"problem_kind": "unknown_class", "problem": "its folder is no class number"}
-    return row | {"id": place.id, "path": place.path, "label": place.label, "source": place.source}
+def _inspect(folder: Path, image: ImagePath, config: Validation) -> Row:
+    row = inspect_image(folder / image.path, config)
+    if not image.is_well_formed and not row["problem"]:
+        row |= {"problem_kind": "unknown_class", "problem": "its folder is not a class number"}
+    return row | {"id": image.id, "path": image.path, "label": image.label, "source": image.source}
 
 
 def list_images(folder: Path) -> Iterator[ImagePath]:
-    """Every file under the three top folders, sorted; memory for one folder's names at a time."""
-    for top, source in TOPS.items():
-        for path in _files(folder / top, top):
-            yield _place(path, source)
+    """Yield every file under train/, test_upload/ and extra/, sorted; only one folder's names are in memory."""
+    for top, source in SOURCE_BY_FOLDER.items():
+        for path in _list_files(folder / top, top):
+            yield _parse_path(path, source)
 
 
-def _files(folder: Path, relative: str) -> Iterator[str]:
+def _list_files(folder: Path, relative: str) -> Iterator[str]:
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
         names = sorted((entry.name, entry.is_dir()) for entry in entries)
     for name, is_folder in names:
         if is_folder:
-            yield from _files(folder / name, f"{relative}/{name}")
+            yield from _list_files(folder / name, f"{relative}/{name}")
         else:
             yield f"{relative}/{name}"
 
 
-# The form of a path with its class; a test picture may lie anywhere under its folder.
-FORMS = {"train": re.compile(r"train/([0-9]{1,9})/[^/]+"), "extra": re.compile(r"extra/[0-9]+/([0-9]{1,9})/[^/]+")}
+# A test image may be anywhere under test_upload/.
+PATH_PATTERNS = {
+    "train": re.compile(r"train/([0-9]{1,9})/[^/]+"), "extra": re.compile(r"extra/[0-9]+/([0-9]{1,9})/[^/]+"),
+}
 
 
-def _place(path: str, source: str) -> ImagePath:
-    name = path if source == "extra" else path.rpartition("/")[2]
+def _parse_path(path: str, source: str) -> ImagePath:
+    image_id = path if source == "extra" else path.rpartition("/")[2]
     if source == "test":
-        return ImagePath(name, path, -1, source, True)
-    found = FORMS[source].fullmatch(path)
-    return ImagePath(name, path, int(found[1]) if found else -1, source, bool(found))
+        return ImagePath(image_id, path, -1, source, True)
+    match = PATH_PATTERNS[source].fullmatch(path)
+    return ImagePath(image_id, path, int(match[1]) if match else -1, source, bool(match))

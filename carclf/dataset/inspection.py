@@ -1,4 +1,4 @@
-"""What one picture's file tells: its hashes, size, format, light and sharpness, or why it is unusable."""
+"""Inspection of one image file: hashes, size, format, light and sharpness, or the reason why it is unusable."""
 
 import hashlib
 import math
@@ -20,96 +20,98 @@ from carclf.images.decode import (
     strict_decode_error,
 )
 from carclf.images.hashes import color_signature, perceptual_hash, pixels_sha256
+from carclf.images.letterbox import resize_to_fit
 
-# The reduced scale: halved, up to three times, while the shorter side keeps this many pixels. The JPEG decoder is
-# fast at halves only, and reads the whole stream at every scale: what is cut off is found at each.
-SMALLEST_SIDE = 64
-# Blur is a matter of size: it is measured on pictures of one width.
-SHARPNESS_SIDE = 128
+# Images are reduced by a power of two, at most 8, that leaves this many pixels on the shorter side. JPEG decoders are
+# fast only at powers of two. They still read the whole stream, so truncation is detected at each scale.
+MIN_REDUCED_SIDE = 64
+MAX_REDUCTION = 8
+SHARPNESS_SIDE = 128  # longer side in pixels: sharpness depends on the size, so all images are measured at one
 
 Row = dict[str, Any]
-UNKNOWN: Row = {"width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "color_signature": b"",
-                "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "problem_kind": "", "problem": ""}
+EMPTY_ROW: Row = {
+    "width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "color_signature": b"", "brightness": 0.0,
+    "contrast": 0.0, "sharpness": 0.0, "format": "", "mode": "", "is_transparent": False,
+    "has_exif_orientation": False, "decode_warning": "", "problem_kind": "", "problem": "",
+}
 
 
 def inspect_image(path: Path, config: Validation) -> Row:
-    """The columns of UNKNOWN; where the picture is unusable, ``problem`` says why and ``kind`` in one word."""
+    """Return the columns of EMPTY_ROW; ``problem`` and ``problem_kind`` are not empty if the image is unusable."""
     with large_image_lock(path.stat().st_size):
-        row = UNKNOWN
+        sha256 = ""
         try:
             data = read_image_bytes(path, config.max_megapixels)
-            row = UNKNOWN | {"sha256": hashlib.sha256(data).hexdigest()}
-            return row | _measure(data, config)
+            sha256 = hashlib.sha256(data).hexdigest()
+            return EMPTY_ROW | {"sha256": sha256} | _measure(data, config)
         except ImageDecodeError as error:
-            sha256 = row["sha256"] or file_sha256(path)
-            return row | {"sha256": sha256, "problem_kind": error.kind, "problem": f"cannot be decoded: {error}"}
+            return EMPTY_ROW | {"sha256": sha256 or file_sha256(path), "problem_kind": error.kind,
+                                "problem": f"cannot be decoded: {error}"}
 
 
 def _measure(data: bytes, config: Validation) -> Row:
     if not data:
         raise ImageDecodeError("the file is empty", "empty")
-    picture = EncodedImage(data, config.max_megapixels)
-    pixels = decode_reduced(picture)
-    height, width = picture.height, picture.width
-    if picture.turned and (pixels.shape[0] > pixels.shape[1]) != (height > width):
+    image = EncodedImage(data, config.max_megapixels)
+    pixels = decode_reduced(image)
+    height, width = image.height, image.width
+    if image.has_exif_orientation and (pixels.shape[0] > pixels.shape[1]) != (height > width):
         height, width = width, height
-    row: Row = {"width": width, "height": height, "format": _format(picture)}
+    row: Row = {"width": width, "height": height} | _describe_format(image)
     if min(width, height) < config.min_side:
-        return row | {"problem_kind": "too_small", "problem": f"{width}x{height} is smaller than {config.min_side}"}
-    brightness, contrast, sharpness = statistics(pixels)
-    return row | {"pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels), "color_signature": color_signature(pixels),
-                  "brightness": brightness, "contrast": contrast, "sharpness": sharpness}
+        return row | {"problem_kind": "too_small",
+                      "problem": f"{width}x{height} pixels, but each side must have at least {config.min_side}"}
+    brightness, contrast, sharpness = measure_light_and_sharpness(pixels)
+    return row | {
+        "pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels),
+        "color_signature": color_signature(pixels), "brightness": brightness, "contrast": contrast,
+        "sharpness": sharpness,
+    }
 
 
-def decode_reduced(picture: EncodedImage) -> Pixels:
-    """The picture's pixels at the reduced scale. Raises Undecodable."""
-    scale = 8
-    while scale > 1 and min(picture.height, picture.width) < SMALLEST_SIDE * scale:
+def decode_reduced(image: EncodedImage) -> Pixels:
+    """Return the image's uint8 RGB pixels at the reduced scale. Raises ImageDecodeError."""
+    scale = MAX_REDUCTION
+    while scale > 1 and min(image.height, image.width) < MIN_REDUCED_SIDE * scale:
         scale //= 2
-    height, width = -(-picture.height // scale), -(-picture.width // scale)
-    picture.shrink(height, width)
-    pixels = picture.decode((height, width))
-    if pixels.shape[0] * pixels.shape[1] > height * width:  # what Pillow decodes comes larger
-        size = (width, height) if (pixels.shape[1] > pixels.shape[0]) == (width > height) else (height, width)
+    height, width = -(-image.height // scale), -(-image.width // scale)
+    image.draft(height, width)
+    pixels = image.decode((height, width))
+    if pixels.shape[0] * pixels.shape[1] > height * width:  # Pillow returns more than was asked for
+        is_upright = (pixels.shape[1] > pixels.shape[0]) == (width > height)
+        size = (width, height) if is_upright else (height, width)
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
     return pixels
 
 
 def make_pixel_loader(folder: Path, paths: Sequence[str]) -> Callable[[int], Pixels]:
-    """What gives the pixels of a usable picture, at the reduced scale, by its position."""
+    """Return a function from the position of a usable image to its pixels at the reduced scale."""
 
     def load(position: int) -> Pixels:
-        # no limit here: the pass has refused what is too large
+        # inspect_image has already rejected images that are too large.
         return decode_reduced(EncodedImage((folder / paths[position]).read_bytes(), math.inf))
 
     return load
 
 
-def statistics(pixels: Pixels) -> tuple[float, float, float]:
-    """Brightness (0 to 255), contrast (standard deviation of the greys), and sharpness.
+def measure_light_and_sharpness(pixels: Pixels) -> tuple[float, float, float]:
+    """Return brightness (0 to 255), contrast (standard deviation of the gray values) and sharpness.
 
-    Sharpness is the Laplacian's root mean square over the contrast, so that fog and dusk do not count as blur
-    (the Laplacian as a focus measure: Pech-Pacheco et al. 2000).
+    Sharpness is the root mean square of the Laplacian divided by the contrast, so that fog and dusk do not count as
+    blur (the Laplacian as a focus measure: Pech-Pacheco et al. 2000).
     """
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    mean, deviation = cv2.meanStdDev(grey)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    mean, deviation = cv2.meanStdDev(gray)
     contrast = float(deviation[0, 0])
-    scale = SHARPNESS_SIDE / max(grey.shape)
-    if scale < 1:
-        size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    energy = cv2.norm(cv2.Laplacian(grey, cv2.CV_16S), cv2.NORM_L2SQR) / grey.size
+    gray = resize_to_fit(gray, SHARPNESS_SIDE, SHARPNESS_SIDE)
+    energy = cv2.norm(cv2.Laplacian(gray, cv2.CV_16S), cv2.NORM_L2SQR) / gray.size
     return float(mean[0, 0]), contrast, float(energy**0.5 / max(contrast, 1.0))
 
 
-def _format(picture: EncodedImage) -> str:
-    """Such as ``JPEG RGB``, ``PNG RGBA transparent`` or ``JPEG RGB turned damaged``."""
-    words = [picture.format, picture.mode]
-    if picture.is_transparent:
-        words.append("transparent")
-    if picture.turned:
-        words.append("turned")
-    plain = picture.mode == "RGB" and not picture.turned  # then the strict decoder had the first word
-    if picture.decode_warning or (picture.format == "JPEG" and not plain and strict_decode_error(picture)):
-        words.append("damaged")
-    return " ".join(words)
+def _describe_format(image: EncodedImage) -> Row:
+    decode_warning = image.decode_warning
+    # decode() tried the strict decoder only on upright RGB JPEGs.
+    if image.format == "JPEG" and (image.mode != "RGB" or image.has_exif_orientation):
+        decode_warning = decode_warning or strict_decode_error(image)
+    return {"format": image.format, "mode": image.mode, "is_transparent": image.is_transparent,
+            "has_exif_orientation": image.has_exif_orientation, "decode_warning": decode_warning}

@@ -1,4 +1,4 @@
-"""Which of many 64-bit hashes differ in a few bits only, without comparing all pairs."""
+"""Search for 64-bit hashes that differ in only a few bits, without comparing all pairs."""
 
 import math
 from collections.abc import Iterator
@@ -10,102 +10,90 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 NUM_BITS = 64
-NO_POSITION = np.iinfo(np.int64).max
-MOST_EQUAL = 8  # of equal hashes that are paired with another one
-# Measured in nanoseconds: to sort one hash once, and to look at one pair of a bucket.
-SORTING, LOOKING = 100.0, 15.0
+MAX_EQUAL = 8  # of equal hashes that are paired with another one
+MAX_EQUAL_BLOCKS = 5
+SORT_NANOSECONDS = 100.0  # measured: to sort one hash once
+COMPARE_NANOSECONDS = 15.0  # measured: to compare one pair with equal keys
 
 
 def near_pairs(hashes: Hashes, max_hash_distance: int) -> Iterator[tuple[Positions, Positions]]:
-    """Yield each pair of positions whose hashes differ in at most ``max_hash_distance`` bits, once, in small arrays.
+    """Yield each pair of positions whose hashes differ in at most ``max_hash_distance`` bits once, as small arrays.
 
-    The hashes must be distinct: equal ones are no search, and all their pairs would be too many.
-    Of ``max_hash_distance + m`` blocks of bits at least m are equal in such a pair (pigeonhole principle), so it is
-    found among the neighbours in one of the orders by m blocks (Manku et al. 2007, "Detecting Near-Duplicates for
-    Web Crawling"; Norouzi et al. 2012). More hashes are given longer keys: a bucket stays small, and the cost
-    grows nearly as their number does.
+    The hashes must be distinct: pairs of equal hashes need no search, and there could be too many of them.
+
+    The bits are divided into ``max_hash_distance + m`` blocks. By the pigeonhole principle, at least m blocks of such
+    a pair are equal. The hashes are sorted by each choice of m blocks, and those with equal keys are compared (Manku
+    et al. 2007, "Detecting Near-Duplicates for Web Crawling"; Norouzi et al. 2012). Larger inputs get longer keys, so
+    the number of equal keys stays small and the cost grows nearly linearly.
     """
-    if len(hashes) < 2:
+    if len(hashes) < 2:  # noqa: PLR2004 (a pair)
         return
-    num_equal = _num_equal(len(hashes), max_hash_distance)
-    masks = _masks(max_hash_distance + num_equal)
+    num_equal = _num_equal_blocks(len(hashes), max_hash_distance)
+    masks = _block_masks(max_hash_distance + num_equal)
     for chosen in combinations(range(len(masks)), num_equal):
-        pattern = np.isin(np.arange(len(masks)), chosen)
-        mask = np.bitwise_or.reduce(masks[pattern])
+        is_chosen = np.isin(np.arange(len(masks)), chosen)
+        mask = np.bitwise_or.reduce(masks[is_chosen])
         order = np.argsort(hashes & mask)
-        for first, second in _neighbours(hashes[order], mask, max_hash_distance):
-            # A pair may share more blocks than m: only the order by its first m is the one that tells it.
-            equal = (masks & (hashes[order[first]] ^ hashes[order[second]])[:, None]) == 0
-            own = ((equal & (equal.cumsum(1) <= num_equal)) == pattern).all(1)
-            if own.any():
-                yield order[first[own]], order[second[own]]
-
-
-def nearest_hashes(hashes: Hashes, others: Hashes, max_hash_distance: int) -> tuple[Positions, Positions]:
-    """For each hash the position of the nearest of the others, the first of equally near ones, and its distance.
-
-    Both are -1 where none lies within ``max_hash_distance`` bits.
-    """
-    distinct = np.union1d(hashes, others)
-    wanted, place = np.isin(distinct, hashes), np.full(len(distinct), NO_POSITION)
-    names, firsts = np.unique(others, return_index=True)
-    place[np.searchsorted(distinct, names)] = firsts
-    # Distance and place in one number, so that the least of them is the nearest.
-    best = np.where(wanted, place, NO_POSITION)
-    for pair in near_pairs(distinct, max_hash_distance):
-        for own, other in (pair, pair[::-1]):
-            across = wanted[own] & (place[other] < NO_POSITION)
-            bits = np.bitwise_count(distinct[own] ^ distinct[other]).astype(np.int64)
-            np.minimum.at(best, own[across], (bits << 32 | place[other])[across])
-    found = best[np.searchsorted(distinct, hashes)]
-    return np.where(found < NO_POSITION, found & 0xFFFFFFFF, -1), np.where(found < NO_POSITION, found >> 32, -1)
+        for first, second in _near_pairs_with_equal_keys(hashes[order], mask, max_hash_distance):
+            # A pair with more than m equal blocks occurs for several choices: yield it only for its first m.
+            is_equal = (masks & (hashes[order[first]] ^ hashes[order[second]])[:, None]) == 0
+            is_first = ((is_equal & (is_equal.cumsum(1) <= num_equal)) == is_chosen).all(1)
+            if is_first.any():
+                yield order[first[is_first]], order[second[is_first]]
 
 
 def near_pairs_between(hashes: Hashes, others: Hashes, max_hash_distance: int) -> Iterator[tuple[int, int]]:
-    """Yield each pair of a hash's position and another's that differ in at most ``max_hash_distance`` bits.
+    """Yield the positions of each hash and another hash that differ in at most ``max_hash_distance`` bits.
 
-    Of equal others the first ones stand for all: a thousand foggy pictures would be a million pairs.
+    Of equal other hashes only the first MAX_EQUAL are paired: a thousand foggy images would be a million pairs.
     """
     distinct = np.union1d(hashes, others)
-    mine, theirs = _positions(hashes), _positions(others)
-    is_mine, is_theirs = np.isin(distinct, hashes), np.isin(distinct, others)
-    same = np.arange(len(distinct))
-    for first, second in chain([(same, same)], near_pairs(distinct, max_hash_distance)):
-        for one, other in ((first, second), (second, first))[: 1 if first is second else 2]:
-            across = is_mine[one] & is_theirs[other]
-            for own, near in zip(distinct[one[across]].tolist(), distinct[other[across]].tolist(), strict=True):
-                yield from product(mine[own], theirs[near][:MOST_EQUAL])
+    positions, other_positions = _positions_by_hash(hashes), _positions_by_hash(others)
+    is_hash, is_other = np.isin(distinct, hashes), np.isin(distinct, others)
+    equal = np.arange(len(distinct))
+    near = near_pairs(distinct, max_hash_distance)
+    both_directions = chain.from_iterable(((first, second), (second, first)) for first, second in near)
+    for first, second in chain([(equal, equal)], both_directions):
+        is_match = is_hash[first] & is_other[second]
+        values = zip(distinct[first[is_match]].tolist(), distinct[second[is_match]].tolist(), strict=True)
+        for value, other_value in values:
+            yield from product(positions[value], other_positions[other_value][:MAX_EQUAL])
 
 
-def _positions(hashes: Hashes) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for place, value in enumerate(hashes.tolist()):
-        found.setdefault(value, []).append(place)
-    return found
+def _positions_by_hash(hashes: Hashes) -> dict[int, list[int]]:
+    positions: dict[int, list[int]] = {}
+    for position, value in enumerate(hashes.tolist()):
+        positions.setdefault(value, []).append(position)
+    return positions
 
 
-def _num_equal(num: int, max_hash_distance: int) -> int:
-    """The number of equal blocks for which sorting and looking together cost least on hashes of random bits."""
-    def cost(num_equal: int) -> float:
-        bits = NUM_BITS * num_equal / (max_hash_distance + num_equal)
-        return math.comb(max_hash_distance + num_equal, num_equal) * (SORTING + LOOKING * num / 2 ** (bits + 1))
+def _num_equal_blocks(num_hashes: int, max_hash_distance: int) -> int:
+    """Return the number of equal blocks that minimizes the time of sorting and comparing random hashes."""
 
-    return min(range(1, 6), key=cost)
+    def nanoseconds(num_equal: int) -> float:
+        num_blocks = max_hash_distance + num_equal
+        key_bits = NUM_BITS * num_equal / num_blocks
+        compare = COMPARE_NANOSECONDS * num_hashes / 2 ** (key_bits + 1)
+        return math.comb(num_blocks, num_equal) * (SORT_NANOSECONDS + compare)
 
-
-def _masks(num_blocks: int) -> Hashes:
-    """Each block's bits: every n-th one, since neighbours among the frequencies are alike in many pictures."""
-    places = [range(block, NUM_BITS, num_blocks) for block in range(num_blocks)]
-    return np.array([sum(1 << bit for bit in bits) for bits in places], np.uint64)
+    return min(range(1, MAX_EQUAL_BLOCKS + 1), key=nanoseconds)
 
 
-def _neighbours(ordered: Hashes, mask: np.uint64, max_hash_distance: int) -> Iterator[tuple[Positions, Positions]]:
-    """Near pairs within each run of equal keys; no array is longer than the hashes."""
+def _block_masks(num_blocks: int) -> Hashes:
+    """Return the mask of each block, every n-th bit: neighboring frequencies are correlated in many images."""
+    blocks = [range(block, NUM_BITS, num_blocks) for block in range(num_blocks)]
+    return np.array([sum(1 << bit for bit in bits) for bits in blocks], np.uint64)
+
+
+def _near_pairs_with_equal_keys(
+    ordered: Hashes, mask: np.uint64, max_hash_distance: int
+) -> Iterator[tuple[Positions, Positions]]:
+    """Yield the near pairs within each run of equal keys; no array is longer than the hashes."""
     keys = ordered & mask
     first = np.arange(len(keys))
     for offset in range(1, len(keys)):
         first = first[: np.searchsorted(first, len(keys) - offset)]
-        first = first[keys[first] == keys[first + offset]]  # keys are in order: who differs here differs further on
+        first = first[keys[first] == keys[first + offset]]  # keys are sorted: unequal ones stay unequal further on
         if not len(first):
             return
         near = first[np.bitwise_count(ordered[first] ^ ordered[first + offset]) <= max_hash_distance]

@@ -1,157 +1,194 @@
-"""Stratified splits of the pictures' content that stay put: by hash, never by the order of the rows.
+"""Assignment of images to subsets: which images are used for training and which for validation.
 
-The assignment made earlier (``previous``: the rows of the champion's split) is an input: what it put on a side stays
-there, and new pictures fill up each class. Pictures of one cluster stand on one side. Extra data train, or are left
-out where their cluster validates: they shall not change what the accuracy is measured on.
+Each usable labeled image is in one subset, the column ``subset`` of ``split.parquet``:
+
+- ``val``: validation. Only images of the competition itself, about ``val_fraction`` of each class. They are drawn in
+  the order of a hash of seed and content, so neither file names nor the order of the rows matter.
+- ``train``: training. All other images of the competition, and extra data.
+- ``excluded``: used for neither, because a copy of the image is in another subset.
+
+Images keep the subset of the champion's split. What the champion was trained on is never used for validation: its
+accuracy on these images would be too high, and so would be that of a model that starts from its weights. What it was
+validated on is never used for training, so that champion and candidates can be compared on the same images. New images
+fill up the validation subset of their class to ``val_fraction``.
+
+The copies and near-copies of an image (its cluster) are never divided between training and validation. Extra data in
+the cluster of a validation image are excluded, so that they do not change what the accuracy is measured on.
+
+``split.parquet`` has the columns of the index (see ``carclf.dataset.indexing``) and
+
+- ``subset`` (string): train, val or excluded.
+- ``fold`` (int64): 0-based fold of a cross-validation, in which the image is used for validation; -1 for a holdout.
+- ``class_index`` (int64): 0-based position of the label in the split's ``class_names``.
+
+``split_history.parquet`` has the same columns. It also contains images that are no longer in the dataset but were in
+the splits of earlier champions, with fold -1.
 """
 
 import hashlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from carclf.dataset.champion_split import EXCLUDED, NO_FOLD, TRAIN, VAL, previous_values
+from carclf.dataset.champion_split import (
+    EXCLUDED,
+    NO_FOLD,
+    TRAIN,
+    VAL,
+    previous_values,
+    without_excluded_extra_data,
+)
 from carclf.errors import DataError
+
+MIN_CLUSTERS = 2  # of a class: one for each subset
+Mask: TypeAlias = "pd.Series[bool]"
 
 
 def stratified_holdout(
     index: pd.DataFrame, *, val_fraction: float, seed: int, previous: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Add ``subset`` (train, val, excluded) to usable labelled rows: in each class the wanted share validates.
+    """Return the usable labeled rows with ``subset``; about ``val_fraction`` of each class is in val.
 
-    The share, of the competition's own pictures, is met exactly where there are new pictures without copies enough,
-    and at least one picture stands on each side. A cluster with any picture that trained earlier trains. Where it
-    joins one that validated earlier, that one is left out from then on: it never trains, and nothing stands on the
-    other side of its copy. DataError where a class cannot stand on both sides.
+    ``previous`` are the rows of the champion's split. The fraction refers to the competition's own images. It is met
+    exactly if the class has enough new images without copies, and each class has at least one image in train and val.
+    If a cluster contains an image that the champion was trained on, its new images go to train and its former
+    validation images are excluded from then on. Raises DataError if a class has no image for one of the subsets.
     """
-    rows = _usable(index, seed)
-    extra = rows["source"] == "extra"
-    earlier = _earlier(rows, extra, previous)
-    trained = (earlier == TRAIN) | ((earlier == EXCLUDED) & ~extra)  # or is a copy of what trained
-    tainted = trained.groupby(rows["cluster"]).transform("any")
-    excluded = earlier.isin([VAL, EXCLUDED]) & (tainted | extra)
-    validates = ((earlier == VAL) & ~extra & ~tainted).groupby(rows["cluster"]).transform("any")
-    side = pd.Series("", rows.index).mask(tainted, TRAIN).mask(validates, VAL)
-    groups = _groups(rows[~excluded & ~extra], side)
-    chosen: set[int] = set()
-    for label, members in groups.groupby("label"):
-        chosen |= _validating(members, val_fraction, label)
-    return _finished(rows.assign(subset=_subset(rows["cluster"].isin(chosen), extra, excluded), fold=NO_FOLD))
+    rows = _usable_rows(index, seed)
+    is_extra = rows["source"] == "extra"
+    earlier = _previous_subsets(rows, is_extra, previous)
+    # An image was excluded because a copy of it is in train; extra data, because a copy is in val.
+    was_trained_on = (earlier == TRAIN) | ((earlier == EXCLUDED) & ~is_extra)
+    must_train = was_trained_on.groupby(rows["cluster"]).transform("any")
+    is_excluded = earlier.isin([VAL, EXCLUDED]) & (must_train | is_extra)
+    must_validate = ((earlier == VAL) & ~is_extra & ~must_train).groupby(rows["cluster"]).transform("any")
+    fixed = pd.Series("", rows.index).mask(must_train, TRAIN).mask(must_validate, VAL)
+    clusters = _cluster_rows(rows[~is_excluded & ~is_extra], fixed)
+    validation_clusters: set[int] = set()
+    for label, members in clusters.groupby("label"):
+        validation_clusters |= _choose_validation_clusters(members, val_fraction, label)
+    subset = _subsets(rows["cluster"].isin(validation_clusters), is_extra).mask(is_excluded, EXCLUDED)
+    return _sorted_rows(rows.assign(subset=subset, fold=NO_FOLD))
 
 
 def stratified_k_fold(
     index: pd.DataFrame, *, num_folds: int, fold: int, seed: int, previous: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Add ``fold`` to usable labelled rows, of equal size in each class, and ``subset``: val in that fold alone.
+    """Return the usable labeled rows with ``fold``, of equal size in each class, and ``subset``: val in that fold.
 
-    A picture stays in the fold of an earlier split into as many folds. What trained the champion does validate
-    here, in another fold than the champion's: only a holdout can promise otherwise. Extra data of a cluster that
-    stands in a fold are left out where that fold validates.
+    An image keeps its fold if the champion's split has as many folds. Images that the champion was trained on are in
+    val here, unless it is the champion's fold: only a holdout can avoid that. Extra data have the fold of their
+    cluster and are excluded in that fold. Raises DataError if a class has fewer clusters than folds.
     """
-    rows = _usable(index, seed)
-    extra = rows["source"] == "extra"
-    same = previous is not None and "fold" in previous and previous["fold"].max() + 1 == num_folds
-    earlier = previous_values(rows, previous if same else None, "fold").mask(lambda folds: folds == NO_FOLD)
-    folds: dict[Any, int] = {}
-    for label, members in _groups(rows[~extra], earlier).groupby("label"):
-        folds |= _spread(members, num_folds, label)
-    # extra data that outlive their cluster's other pictures stay in its fold
-    found = rows["cluster"].map(folds).fillna(pd.to_numeric(earlier)).fillna(NO_FOLD).astype(int)
-    return _finished(rows.assign(subset=_subset(found == fold, extra), fold=found))
+    rows = _usable_rows(index, seed)
+    is_extra = rows["source"] == "extra"
+    has_same_folds = previous is not None and previous["fold"].max() + 1 == num_folds
+    earlier = previous_values(rows, previous if has_same_folds else None, "fold")
+    earlier = earlier.mask(lambda folds: folds == NO_FOLD)
+    fold_by_cluster: dict[Any, int] = {}
+    for label, members in _cluster_rows(rows[~is_extra], earlier).groupby("label"):
+        fold_by_cluster |= _assign_folds(members, num_folds, label)
+    # Extra data keep their fold if the other images of their cluster are gone.
+    folds = rows["cluster"].map(fold_by_cluster).fillna(pd.to_numeric(earlier)).fillna(NO_FOLD).astype(int)
+    return _sorted_rows(rows.assign(subset=_subsets(folds == fold, is_extra), fold=folds))
 
 
-def _usable(index: pd.DataFrame, seed: int) -> pd.DataFrame:
+def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Return the usable labeled rows with ``rank``, a hash of seed and content that decides the order of drawing."""
     usable = index[(index["label"] >= 0) & (index["problem"] == "")]
-    rank = usable["sha256"].map(lambda content: hashlib.sha256(f"{seed}:{content}".encode()).hexdigest())
+    rank = usable["sha256"].map(lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest())
     return usable.assign(rank=rank).reset_index(drop=True)
 
 
-def _earlier(rows: pd.DataFrame, extra: "pd.Series[bool]", previous: pd.DataFrame | None) -> "pd.Series[Any]":
-    """Each row's subset in the earlier split, missing where it is new.
+def _previous_subsets(rows: pd.DataFrame, is_extra: Mask, previous: pd.DataFrame | None) -> "pd.Series[Any]":
+    """Return each row's subset in the champion's split, missing for new images.
 
-    That extra data were left out beside a validation picture says nothing of the competition's own pictures.
+    Extra data that were excluded as copies of a validation image do not exclude that image.
     """
-    own = previous
-    if previous is not None and "source" in previous:
-        own = previous[(previous["source"] != "extra") | (previous["subset"] != EXCLUDED)]
-    found = previous_values(rows[~extra], own, "subset")
-    return pd.concat([found, previous_values(rows[extra], previous, "subset")]).reindex(rows.index) if extra.any() else found
+    competition = None if previous is None else without_excluded_extra_data(previous)
+    subsets: pd.Series[Any] = previous_values(rows[~is_extra], competition, "subset")
+    subsets = pd.concat([subsets, previous_values(rows[is_extra], previous, "subset")])
+    return subsets.reindex(rows.index)
 
 
-def _subset(
-    validates: "pd.Series[bool]", extra: "pd.Series[bool]", excluded: "pd.Series[bool] | bool" = False
-) -> "pd.Series[Any]":
-    return pd.Series(TRAIN, validates.index).mask(validates, VAL).mask(validates & extra | excluded, EXCLUDED)
+def _subsets(is_validation: Mask, is_extra: Mask) -> "pd.Series[Any]":
+    return pd.Series(TRAIN, is_extra.index).mask(is_validation, VAL).mask(is_validation & is_extra, EXCLUDED)
 
 
-def _finished(rows: pd.DataFrame) -> pd.DataFrame:
+def _sorted_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.drop(columns="rank").sort_values(["path", "id"]).reset_index(drop=True)
 
 
-def _groups(rows: pd.DataFrame, side: "pd.Series[Any]") -> pd.DataFrame:
-    """One row for each cluster, in the order of their hashes: label, number of images, and the known side."""
-    # A cluster filed under two classes counts for the first of them.
-    own = rows.assign(side=side[rows.index]).sort_values("sha256").groupby("cluster")
-    return own.agg(label=("label", "min"), size=("label", "size"), rank=("rank", "min"),
-                   side=("side", "first")).sort_values("rank")
+def _cluster_rows(rows: pd.DataFrame, fixed: "pd.Series[Any]") -> pd.DataFrame:
+    """Return one row for each cluster in the order of drawing: label, size, rank, and its fixed subset or fold.
+
+    A cluster with several labels counts for the smallest.
+    """
+    clusters = rows.assign(fixed=fixed[rows.index]).sort_values("sha256").groupby("cluster")
+    columns = clusters.agg(
+        label=("label", "min"), size=("label", "size"), rank=("rank", "min"), fixed=("fixed", "first"))
+    return columns.sort_values("rank")
 
 
-def _validating(groups: pd.DataFrame, val_fraction: float, label: Any) -> set[int]:
-    """The clusters of one class that validate: the known ones, and new ones that fill the room."""
-    if len(groups) < 2:
-        raise DataError(f"Class '{label}' has one picture only, copies and extra data not counted: it cannot stand on "
-                        "both sides of the split. Add pictures.")
-    num_images = int(groups["size"].sum())
-    room = min(max(round(num_images * val_fraction), 1), num_images - 1)
-    chosen = set(groups.index[groups["side"] == VAL])
-    room -= int(groups.loc[groups["side"] == VAL, "size"].sum())
-    new = groups[groups["side"] == ""]
-    chosen.update(new.index[_filling(new["size"].tolist(), room)])
-    if not chosen and len(new):  # no cluster is as small as the share
+def _choose_validation_clusters(clusters: pd.DataFrame, val_fraction: float, label: Any) -> set[int]:
+    """Return the validation clusters of one class: the fixed ones, and new ones that fill the subset up."""
+    if len(clusters) < MIN_CLUSTERS:
+        raise DataError(f"Class '{label}' has only one image, not counting copies and extra data, but it needs one for "
+                        "training and one for validation. Add images of this class.")
+    num_images = int(clusters["size"].sum())
+    is_fixed = clusters["fixed"] == VAL
+    num_missing = min(max(round(num_images * val_fraction), 1), num_images - 1) - int(clusters["size"][is_fixed].sum())
+    new = clusters[clusters["fixed"] == ""]
+    chosen = {*clusters.index[is_fixed], *new.index[_fill(new["size"].tolist(), num_missing)]}
+    if not chosen and len(new):  # each new cluster is larger than the fraction
         chosen.add(new["size"].idxmin())
-    if len(chosen) in (0, len(groups)):
-        side = "validate: the champion was trained on all of them" if not chosen else "train: all of them validate"
-        raise DataError(f"Class '{label}' has no picture that may {side}. Add pictures to it.")
+    if not chosen:
+        raise DataError(f"Class '{label}' has no image for validation: the champion was trained on all. Add images.")
+    if len(chosen) == len(clusters):
+        raise DataError(f"Class '{label}' has no image for training: all are used for validation. Add images.")
     return chosen
 
 
-def _filling(sizes: list[int], room: int) -> list[int]:
-    """Positions of sizes, the first that find room, or where that leaves some of it, those that fill it best."""
-    found, left = [], room
-    for place, size in enumerate(sizes):
+def _fill(sizes: list[int], total: int) -> list[int]:
+    """Return positions of sizes with a sum of at most ``total``.
+
+    Sizes are taken in order if that reaches the total exactly; otherwise those with the largest possible sum.
+    """
+    positions, left = [], total
+    for position, size in enumerate(sizes):
         if size <= left:
-            found.append(place)
+            positions.append(position)
             left -= size
-    return _best_filling(sizes, room) if left > 0 else found
+    return _largest_sum(sizes, total) if left > 0 else positions
 
 
-def _best_filling(sizes: list[int], room: int) -> list[int]:
-    """Positions of sizes of which the sum is the largest up to the room (subset sum by dynamic programming)."""
-    last = np.full(room + 1, -1)  # for each sum the last size in it, by position; -1: no subset has that sum
+def _largest_sum(sizes: list[int], total: int) -> list[int]:
+    """Return positions of the sizes with the largest sum up to the total (subset sum by dynamic programming)."""
+    last = np.full(total + 1, -1)  # for each sum, the position of the last size in it; -1: no sizes have that sum
     last[0] = len(sizes)
-    for place, size in enumerate(sizes):
-        if size <= room and last[room] < 0:
-            last[size:][(last[size:] < 0) & (last[: room + 1 - size] >= 0)] = place
-    found, total = [], int(np.flatnonzero(last >= 0)[-1])
-    while total:
-        found.append(int(last[total]))
-        total -= sizes[found[-1]]
-    return found
+    for position, size in enumerate(sizes):
+        if size <= total and last[total] < 0:
+            last[size:][(last[size:] < 0) & (last[: total + 1 - size] >= 0)] = position
+    positions, left = [], int(np.flatnonzero(last >= 0)[-1])
+    while left:
+        positions.append(int(last[left]))
+        left -= sizes[positions[-1]]
+    return positions
 
 
-def _spread(groups: pd.DataFrame, num_folds: int, label: Any) -> dict[Any, int]:
-    """The fold of each cluster of one class: the known one, else the fold with the fewest images, large ones first."""
-    if len(groups) < num_folds:
-        raise DataError(f"Class '{label}' has {len(groups)} pictures, copies not counted: too few for {num_folds} "
-                        "folds. Add pictures or lower split.num_folds.")
-    known = groups[groups["side"].notna()]
-    found = known["side"].astype(int).to_dict()
-    counts = known.groupby(found)["size"].sum().reindex(range(num_folds), fill_value=0).tolist()
-    new = groups[groups["side"].isna()]
-    first = int(str(label)) if str(label).isdigit() else 0  # not each class's odd image in the same fold
+def _assign_folds(clusters: pd.DataFrame, num_folds: int, label: Any) -> dict[Any, int]:
+    """Return the fold of each cluster of one class: its earlier fold, else the smallest one, large clusters first."""
+    if len(clusters) < num_folds:
+        raise DataError(f"Class '{label}' has {len(clusters)} images, not counting copies and extra data: too few for "
+                        f"{num_folds} folds. Add images of this class or lower split.num_folds.")
+    assigned = clusters[clusters["fixed"].notna()]
+    folds = assigned["fixed"].astype(int).to_dict()
+    counts = assigned.groupby(folds)["size"].sum().reindex(range(num_folds), fill_value=0).tolist()
+    new = clusters[clusters["fixed"].isna()]
+    first = int(str(label)) if str(label).isdigit() else 0  # the extra image of each class goes to another fold
     for cluster, size in new.sort_values("size", ascending=False, kind="stable")["size"].items():
         smallest = min(range(num_folds), key=lambda fold: (counts[fold], (fold - first) % num_folds))
-        found[cluster] = smallest
+        folds[cluster] = smallest
         counts[smallest] += size
-    return found
+    return folds

@@ -31,7 +31,7 @@ def serve(
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{work} cannot be made: {error.strerror}. Give another --work.") from error
+        raise ConfigError(f"{work} cannot be made: {error.strerror}. Give another --work-dir.") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -69,7 +69,7 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
     from carclf.dataset.champion_split import VAL
     from carclf.ensembles.members import write_members
     from carclf.ensembles.network import build_ensemble
-    from carclf.training.probe import write_reference_logits
+    from carclf.training.saving import write_reference_logits
 
     store = context.store
     members, weight_metrics = _weigh_members(trained, context)

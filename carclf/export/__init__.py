@@ -1,1 +1,1 @@
-"""A trained model in other formats, with its model card."""
+"""Export a trained model in other formats, with its model card."""

@@ -1,4 +1,4 @@
-"""A trained network in other runtimes' formats, through Keras' own export, each asked for its answers afterwards."""
+"""Write a trained network in the formats of other runtimes, and compare their predictions with the network's."""
 
 import importlib.util
 import shutil
@@ -16,16 +16,19 @@ from carclf.errors import ConfigError, QualityError
 from carclf.inference.runtimes import predict_logits
 from carclf.training.backbones import flatten_layers
 
-# Of a probability. Measured on CPUs: below 1e-6 for every format; a GPU's reduced precision is allowed for.
+# Largest allowed difference of a probability. On CPUs all formats are below 1e-6; a GPU may compute less precisely.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """Its file or folder, the name that Keras has for it ("" for its own), and the modules that it needs."""
+    """The name of the file or folder, Keras' name of the format, and the modules that it needs.
+
+    ``keras_format`` is empty for Keras' native format, in which the model already is.
+    """
 
     file: str
-    name: str
+    keras_format: str
     modules: tuple[str, ...] = ()
 
 
@@ -38,46 +41,54 @@ FORMATS = {
 
 
 def require_formats(formats: Sequence[str]) -> None:
-    """ConfigError for a format that is not known, or that this environment cannot make and check."""
+    """Raise ConfigError for an unknown format, or one that this environment cannot write and check."""
     if unknown := [name for name in formats if name not in FORMATS]:
-        raise ConfigError(f"There is no format {unknown[0]!r}. Give some of {','.join(FORMATS)}.")
+        raise ConfigError(f"Unknown format {unknown[0]!r}. Use --format with some of {','.join(FORMATS)}.")
     if set(formats) - {"keras"} and keras.backend.backend() != "tensorflow":
-        raise ConfigError("Only TensorFlow writes other formats than keras. Set KERAS_BACKEND=tensorflow.")
-    missing = [(name, module) for name in formats for module in FORMATS[name].modules
-               if importlib.util.find_spec(module) is None]
-    if missing:
-        packages = " ".join(module.replace("_", "-") for _, module in missing)
-        raise ConfigError(f"The format {missing[0][0]} needs packages that are not here: pip install {packages}; or "
-                          "leave it out of --format.")
+        raise ConfigError("Only TensorFlow can write formats other than keras. Set KERAS_BACKEND=tensorflow.")
+    for name in formats:
+        missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
+        if missing:
+            packages = " ".join(module.replace("_", "-") for module in missing)
+            raise ConfigError(f"The format {name} needs packages that are not installed. Run pip install {packages}, "
+                              "or remove it from --format.")
 
 
 def export_network(name: str, network: keras.Model, size: tuple[int, int], source: Path, folder: Path) -> Path:
-    """The network in a format: float32 pictures (batch, height, width, 3) of 0..255 to logits (batch, classes)."""
+    """Write the network, whose Keras file is ``source``, in a format, and return the new file or folder.
+
+    It maps float32 images (batch, height, width, 3) in [0, 255] to logits (batch, classes). ``size`` is the height
+    and width.
+    """
     path = folder / FORMATS[name].file
     if name == "keras":
         shutil.copyfile(source, path)
         return path
-    _hold_constants(network)
-    pictures = keras.InputSpec(shape=(None, *size, 3), dtype="float32", name="pictures")
-    network.export(str(path), format=FORMATS[name].name, input_signature=[pictures], verbose=False)
+    _freeze_normalization(network)
+    images = keras.InputSpec(shape=(None, *size, 3), dtype="float32", name="images")
+    network.export(str(path), format=FORMATS[name].keras_format, input_signature=[images], verbose=False)
     return path
 
 
-def _hold_constants(network: keras.Model) -> None:
-    # tf2onnx takes a tensor that a graph captured for one of its inputs; an array becomes a constant of the graph.
+def _freeze_normalization(network: keras.Model) -> None:
+    # tf2onnx mistakes a tensor that a graph captured for one of its inputs; an array becomes a constant of the graph.
     for layer in flatten_layers(network):
         if isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None:
-            layer.mean, layer.variance = (np.asarray(value) for value in (layer.mean, layer.variance))
+            layer.mean = np.asarray(layer.mean)
+            layer.variance = np.asarray(layer.variance)
 
 
-def check_exported(name: str, path: Path, pictures: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
-    """The largest difference of a probability from the logits, as the format's own runtime answers in a new process.
+def check_exported(name: str, path: Path, images: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
+    """Return the largest difference of a probability between the network's logits and the file's in its own runtime.
 
-    QualityError where it is above TOLERANCE, or the file cannot be loaded.
+    Raises:
+        QualityError: The difference exceeds TOLERANCE, or the file cannot be loaded.
     """
-    told = predict_logits(name, path, pictures)
-    found = float(np.nan_to_num(np.abs(softmax(told, 1) - softmax(logits, 1)).max(), nan=1.0))
-    if found > TOLERANCE:
-        raise QualityError(f"The model written as {name} answers otherwise: a probability differs by {found:.2g}, and "
-                           f"{TOLERANCE:g} is allowed. Nothing was exported; leave the format out of --format.")
-    return found
+    exported = predict_logits(name, path, images)
+    difference = float(np.nan_to_num(np.abs(softmax(exported, 1) - softmax(logits, 1)).max(), nan=1.0))
+    if difference > TOLERANCE:
+        raise QualityError(
+            f"The model in the format {name} predicts differently: a probability differs by {difference:.2g}, but "
+            f"only {TOLERANCE:g} is allowed. Nothing was exported. Remove {name} from --format."
+        )
+    return difference

@@ -6,7 +6,7 @@ from typing import Any, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values
+from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.stats import PairedCounts
 
 MAX_IDS = 200  # in a list
@@ -72,9 +72,8 @@ def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
     ``rows`` and ``other_rows`` are those of the split with the validation images and of the other split.
     """
     val = rows[rows["subset"] == VAL]
-    if "source" in other_rows:
-        other_rows = other_rows[(other_rows["source"] != "extra") | (other_rows["subset"] != EXCLUDED)]
-    return set(val.loc[previous_values(val, other_rows, "subset").isin([TRAIN, EXCLUDED]), "id"])
+    subsets = previous_values(val, without_excluded_extra_data(other_rows), "subset")
+    return set(val.loc[subsets.isin([TRAIN, EXCLUDED]), "id"])
 
 
 def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:

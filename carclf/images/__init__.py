@@ -1,1 +1,1 @@
-"""Bytes to pixels."""
+"""From the bytes of an image file to pixels: decoding, color modes, letterboxing and hashes."""

@@ -1,38 +1,40 @@
-"""Pictures of any mode as RGB."""
+"""Conversion of images of any color mode to RGB."""
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-HIGH_BIT_DEPTH_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # modes that Pillow itself would cut off at 255
+HIGH_BIT_DEPTH_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's own conversion clips these at 255
+MIN_RANGE = 1e-30  # avoids a division by zero if all values are equal
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """A picture of any mode as uint8 RGB: transparency on white, 16-bit and float values stretched to 0 to 255.
+    """Convert an image of any mode to uint8 RGB of shape (height, width, 3).
 
-    They are stretched from the picture's own darkest to its own brightest, since few use their whole range.
+    Transparent pixels become white. Gray values of more than 8 bits are stretched from the darkest and brightest value
+    of the image to 0 and 255, because few images use the whole range of their type.
     """
     if image.has_transparency_data:
         image = to_reducible_mode(image)
-        on_white = Image.new("RGB", image.size, "white")
-        on_white.paste(image, mask=image.getchannel("A"))
-        return np.asarray(on_white)
+        background = Image.new("RGB", image.size, "white")
+        background.paste(image, mask=image.getchannel("A"))
+        return np.asarray(background)
     if image.mode in HIGH_BIT_DEPTH_MODES:
-        grey = _stretched(np.array(image, np.float32))
-        return np.repeat(grey[:, :, None], 3, 2)
+        gray = _stretch(np.array(image, np.float32))
+        return np.repeat(gray[:, :, None], 3, 2)
     return np.asarray(image.convert("RGB"))
 
 
 def to_reducible_mode(image: Image.Image) -> Image.Image:
-    """The picture in a mode that Pillow reduces, with all that ``to_rgb`` wants of it."""
-    wanted = "RGBA" if image.has_transparency_data else "F" if image.mode in HIGH_BIT_DEPTH_MODES else "RGB"
-    return image if image.mode in (wanted, "L") and "transparency" not in image.info else image.convert(wanted)
+    """Convert an image to a mode that ``Image.reduce`` accepts and that keeps what ``to_rgb`` needs."""
+    mode = "RGBA" if image.has_transparency_data else "F" if image.mode in HIGH_BIT_DEPTH_MODES else "RGB"
+    return image if image.mode in (mode, "L") and "transparency" not in image.info else image.convert(mode)
 
 
-def _stretched(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """In place: a large picture's values are there once."""
+def _stretch(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Scale the values to 0 to 255, in place: a large image must not need twice the memory."""
     np.nan_to_num(values, copy=False, posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     values -= low
-    values *= 255 / max(high - low, 1e-30)
+    values *= 255 / max(high - low, MIN_RANGE)
     return np.rint(values, out=values).astype(np.uint8)

@@ -1,1 +1,1 @@
-"""Predictions of a trained model and what explains them."""
+"""Predictions of a trained model, their calibration, and heatmaps that explain them."""

@@ -1,4 +1,4 @@
-"""How far probabilities are what they say: temperature, expected calibration error, reliability."""
+"""Calibration of probabilities: temperature scaling, expected calibration error, and reliability tables."""
 
 from typing import Any
 
@@ -9,76 +9,82 @@ from scipy.optimize import minimize_scalar
 from carclf.stats import FloatArray, equal_frequency_bins, wilson_interval
 
 Labels = npt.NDArray[np.int64]
-SMALLEST = 1e-12  # a probability of 0, which a softmax in floating point can give, is taken for this one
-LOWEST, HIGHEST = 0.05, 20.0  # of a temperature
-MAX_BINS, SMALLEST_BIN = 15, 10
+MIN_PROBABILITY = 1e-12  # replaces 0, to which a softmax in floating point can round
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
+MAX_BINS = 15
+MIN_BIN_SIZE = 10
 
 
 def apply_temperature(probabilities: FloatArray, temperature: float) -> FloatArray:
-    """Probabilities (rows, classes) at another temperature: softmax(log p / T), for one look softmax(logits / T).
+    """Return probabilities (rows, classes) at another temperature: softmax(log p / T), which is softmax(logits / T).
 
-    Temperature 1 changes nothing, a higher one makes them less sure; the order of a row's classes stays.
+    Temperature 1 changes nothing, a higher one lowers the confidence; the order of the classes in a row is unchanged.
     """
-    scaled = np.log(np.maximum(probabilities, SMALLEST)) / temperature
-    shares = np.exp(scaled - scaled.max(1, keepdims=True))
-    return np.asarray(shares / shares.sum(1, keepdims=True))
+    scaled = np.log(np.maximum(probabilities, MIN_PROBABILITY)) / temperature
+    exponentials = np.exp(scaled - scaled.max(1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(1, keepdims=True))
 
 
 def negative_log_likelihood(labels: Labels, probabilities: FloatArray) -> float:
-    """Mean of -log p of the labels (rows,), positions of columns of the probabilities (rows, classes)."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST)).mean())
+    """Return the mean of -log p of the labels (rows,), which are columns of the probabilities (rows, classes)."""
+    likelihood = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.maximum(likelihood, MIN_PROBABILITY)).mean())
 
 
 def fit_temperature(labels: Labels, probabilities: FloatArray) -> float:
-    """The temperature with the smallest likelihood loss (Guo et al. 2017, arXiv:1706.04599); 1 where none is better.
+    """Return the temperature with the smallest negative log-likelihood, or 1 if none is better than 1.
 
-    Where every answer is right, that would be the lowest there is. So each label counts n+1 of n+2, as in Platt 1999:
-    one more image's worth of doubt, shared by the other classes.
+    Guo et al. 2017, arXiv:1706.04599. If all predictions are correct, the likelihood alone would choose the lowest
+    temperature allowed. So the target probability of each label is (n + 1) / (n + 2), as in Platt 1999, and the
+    other classes divide the rest.
     """
     num_images, num_classes = probabilities.shape
-    if not num_images or num_classes < 2:
+    if not num_images or num_classes <= 1:
         return 1.0
     doubt = 1 / (num_images + 2)
-    shares = np.full((num_images, num_classes), doubt / (num_classes - 1))
-    shares[np.arange(num_images), labels] = 1 - doubt
+    targets = np.full((num_images, num_classes), doubt / (num_classes - 1))
+    targets[np.arange(num_images), labels] = 1 - doubt
 
     def loss(log_temperature: float) -> float:
-        return float(-(shares * np.log(np.maximum(apply_temperature(probabilities, np.exp(log_temperature)), SMALLEST))).sum())
+        scaled = apply_temperature(probabilities, np.exp(log_temperature))
+        return float(-(targets * np.log(np.maximum(scaled, MIN_PROBABILITY))).sum())
 
-    found = float(np.exp(minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded").x))
-    before = negative_log_likelihood(labels, probabilities)
-    return found if negative_log_likelihood(labels, apply_temperature(probabilities, found)) < before else 1.0
+    bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
+    temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+    calibrated = apply_temperature(probabilities, temperature)
+    is_better = negative_log_likelihood(labels, calibrated) < negative_log_likelihood(labels, probabilities)
+    return temperature if is_better else 1.0
 
 
 def reliability_bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Bins of equal size, the least sure first: mean confidence, accuracy with its 95% interval, num_images.
+    """Return bins of equal size by rising confidence: mean confidence, accuracy, its 95% interval, num_images.
 
-    As many bins as leave accuracy rising with confidence (Roelofs et al. 2022, arXiv:2012.08668): more of them would
-    show chance. At most MAX_BINS of at least SMALLEST_BIN images.
+    There are as many bins as leave the accuracy rising with the confidence (Roelofs et al. 2022, arXiv:2012.08668),
+    since more would show chance; at most MAX_BINS, of at least MIN_BIN_SIZE images.
     """
-    found = _table(confidence, correct, 1)
-    for num in range(2, min(MAX_BINS, len(confidence) // SMALLEST_BIN) + 1):
-        finer = _table(confidence, correct, num)
+    bins = _bin_table(confidence, correct, 1)
+    for num_bins in range(2, min(MAX_BINS, len(confidence) // MIN_BIN_SIZE) + 1):
+        finer = _bin_table(confidence, correct, num_bins)
         accuracies = [row["accuracy"] for row in finer]
         if accuracies != sorted(accuracies):
             break
-        found = finer
-    return found
+        bins = finer
+    return bins
 
 
-def expected_calibration_error(table: list[dict[str, Any]]) -> float:
-    """Expected calibration error of a reliability table: the mean gap of confidence and accuracy, by images."""
-    gaps = [abs(row["confidence"] - row["accuracy"]) * row["num_images"] for row in table]
-    return float(sum(gaps) / max(1, sum(row["num_images"] for row in table)))
+def expected_calibration_error(bins: list[dict[str, Any]]) -> float:
+    """Return the mean gap between confidence and accuracy of reliability bins, weighted by images."""
+    gaps = [abs(row["confidence"] - row["accuracy"]) * row["num_images"] for row in bins]
+    return float(sum(gaps) / max(1, sum(row["num_images"] for row in bins)))
 
 
-def _table(confidence: FloatArray, correct: npt.NDArray[np.bool_], num_bins: int) -> list[dict[str, Any]]:
-    bins = equal_frequency_bins(confidence, num_bins)
+def _bin_table(confidence: FloatArray, correct: npt.NDArray[np.bool_], num_bins: int) -> list[dict[str, Any]]:
+    positions = equal_frequency_bins(confidence, num_bins)
     rows = []
-    for position in range(int(bins.max()) + 1) if len(bins) else ():
-        inside = bins == position
-        num, right = int(inside.sum()), int(correct[inside].sum())
-        low, high = wilson_interval(right, num)
-        rows.append({"confidence": float(confidence[inside].mean()), "accuracy": right / num, "low": low, "high": high,
-                     "num_images": num})
+    for position in np.unique(positions):
+        inside = positions == position
+        num_images, num_correct = int(inside.sum()), int(correct[inside].sum())
+        low, high = wilson_interval(num_correct, num_images)
+        rows.append({"confidence": float(confidence[inside].mean()), "accuracy": num_correct / num_images,
+                     "low": low, "high": high, "num_images": num_images})
     return rows

@@ -1,4 +1,4 @@
-"""Class probabilities of pictures that are in no dataset, framed and averaged as an evaluation's are."""
+"""Class probabilities of image files that belong to no dataset, from the same views as in an evaluation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from carclf.pipeline.decode_cache import read_image
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """One picture's calibrated probabilities by class, or the reason why it could not be read."""
+    """The calibrated probabilities of an image by class, or the reason why the file could not be read."""
 
     path: Path
     probabilities: npt.NDArray[Any] | None = None
@@ -29,46 +29,55 @@ class ImagePrediction:
 
 @dataclass(frozen=True)
 class ImagePredictor:
-    """A network and how it is asked: its input's size, the looks at each picture, the temperature of its answers."""
+    """A network with its input size (height, width), the views of each image, and the temperature of calibration."""
 
     network: keras.Model
-    size: tuple[int, int]
+    image_size: tuple[int, int]
     settings: Evaluate
     temperature: float = 1.0
     max_megapixels: float = 50
 
-    def answers(self, paths: Sequence[Path]) -> Iterator[ImagePrediction]:
-        """An answer for each path, in their order; as many pictures in memory as a batch has."""
+    def predict(self, paths: Sequence[Path]) -> Iterator[ImagePrediction]:
+        """Yield a prediction for each path, in order. At most one batch of images is in memory."""
         step = self.settings.batch_size
         with ThreadPoolExecutor() as pool:
-            for begin in range(0, len(paths), step):
-                yield from self._batch(paths[begin : begin + step], pool)
+            for start in range(0, len(paths), step):
+                yield from self._predict_batch(paths[start : start + step], pool)
 
-    def _batch(self, paths: Sequence[Path], pool: ThreadPoolExecutor) -> Iterator[ImagePrediction]:
-        read = list(pool.map(self._read, paths))
-        pictures = [pixels for pixels in read if not isinstance(pixels, str)]
-        rows = iter(())  if not pictures else iter(
-            apply_temperature(predict_batch(self.network, np.stack(pictures), self.settings), self.temperature))
-        for path, found in zip(paths, read, strict=True):
-            yield ImagePrediction(path, problem=found) if isinstance(found, str) else ImagePrediction(path, next(rows))
+    def _predict_batch(self, paths: Sequence[Path], pool: ThreadPoolExecutor) -> Iterator[ImagePrediction]:
+        results = list(pool.map(self._read, paths))
+        images = [result for result in results if not isinstance(result, str)]
+        rows: Iterator[npt.NDArray[Any]] = iter(())
+        if images:
+            probabilities = predict_batch(self.network, np.stack(images), self.settings)
+            rows = iter(apply_temperature(probabilities, self.temperature))
+        for path, result in zip(paths, results, strict=True):
+            if isinstance(result, str):
+                yield ImagePrediction(path, problem=result)
+            else:
+                yield ImagePrediction(path, next(rows))
 
     def _read(self, path: Path) -> Pixels | str:
+        """Return the image in the network's input size, or why it could not be read."""
         try:
-            return letterbox(read_image(path, *self.size, max_megapixels=self.max_megapixels), *self.size)
+            pixels = read_image(path, *self.image_size, max_megapixels=self.max_megapixels)
         except ImageDecodeError as error:
-            return f"it cannot be decoded: {error}"
+            return f"cannot be decoded: {error}"
         except OSError as error:
-            return f"it cannot be read: {error.strerror or error}"
+            return f"cannot be read: {error.strerror or error}"
+        return letterbox(pixels, *self.image_size)
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:
-    """The paths, each folder replaced by the files in it and below, in their order; hidden ones are left out."""
-    found: list[Path] = []
+    """Return the paths, with each folder replaced by all files below it, in order, except hidden ones."""
+    files: list[Path] = []
     for path in paths:
-        inside = [file for file in sorted(path.rglob("*")) if file.is_file() and not _hidden(file.relative_to(path))]
-        found += inside if path.is_dir() else [path]
-    return found
+        if path.is_dir():
+            files += [file for file in sorted(path.rglob("*")) if _is_visible_file(file, path)]
+        else:
+            files.append(path)
+    return files
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _is_visible_file(file: Path, folder: Path) -> bool:
+    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)

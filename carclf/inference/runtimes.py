@@ -1,6 +1,6 @@
-"""A saved network's answers in a process of its own: ``python -m carclf.inference.runtimes FORMAT FILE FOLDER``.
+"""Logits of a saved network, from a new process: ``python -m carclf.inference.runtimes FORMAT FILE FOLDER``.
 
-Reads ``images.npy`` of the folder and writes ``logits.npy`` beside it; only the format's own runtime is imported.
+The process reads ``images.npy`` in the folder, writes ``logits.npy``, and imports only the runtime of the format.
 """
 
 import os
@@ -17,70 +17,84 @@ import numpy.typing as npt
 from carclf.errors import QualityError
 
 Array = npt.NDArray[Any]
+PredictFunction = Callable[[Array], Any]  # images (batch, height, width, 3) to logits (batch, classes)
 BATCH_SIZE = 8
 MAX_SECONDS = 1200
+MAX_REASON = 300  # characters of the runtime's message in our error
 
 
-def predict_logits(name: str, path: Path, pictures: Array) -> Array:
-    """Logits (pictures, classes) of a file in a format, from a fresh process; QualityError where it cannot be used."""
+def predict_logits(name: str, path: Path, images: Array) -> Array:
+    """Return logits (images, classes) of a file in the format of this name, computed by a new process on the CPU.
+
+    Raises:
+        QualityError: The runtime of the format cannot use the file.
+    """
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        np.save(Path(folder) / "images.npy", pictures.astype(np.float32))
-        # On the CPU: this process may have taken the whole memory of a GPU.
-        done = subprocess.run(
-            [sys.executable, "-m", "carclf.inference.runtimes", name, str(path), folder], capture_output=True, text=True,
-            timeout=MAX_SECONDS, env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},
+        np.save(Path(folder) / "images.npy", images.astype(np.float32))
+        process = subprocess.run(
+            [sys.executable, "-m", "carclf.inference.runtimes", name, str(path), folder],
+            capture_output=True,
+            text=True,
+            timeout=MAX_SECONDS,
+            check=False,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},  # this process may use all of the GPU's memory
         )
-        if done.returncode:
-            last = " ".join(done.stderr.strip().splitlines()[-1:])[:300]
-            raise QualityError(f"The model was written as {name}, and its runtime cannot use it: {last}")
+        if process.returncode:
+            reason = " ".join(process.stderr.strip().splitlines()[-1:])[:MAX_REASON]
+            raise QualityError(f"The runtime of the format {name} cannot use the model file {path.name}: {reason}")
         return np.asarray(np.load(Path(folder) / "logits.npy"))
 
 
-def _keras(path: Path) -> Callable[[Array], Any]:
+def _load_keras(path: Path) -> PredictFunction:
     import keras
 
     return keras.models.load_model(path, compile=False).predict_on_batch  # type: ignore[no-any-return]
 
 
-def _saved_model(path: Path) -> Callable[[Array], Any]:
+def _load_saved_model(path: Path) -> PredictFunction:
     import tensorflow as tf
 
-    loaded = tf.saved_model.load(str(path))
-    return lambda pictures: loaded.serve(pictures).numpy()
+    model = tf.saved_model.load(str(path))
+    return lambda images: model.serve(images).numpy()
 
 
-def _onnx(path: Path) -> Callable[[Array], Any]:
+def _load_onnx(path: Path) -> PredictFunction:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda pictures: session.run(None, {name: pictures})[0]
+    input_name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {input_name: images})[0]
 
 
-def _litert(path: Path) -> Callable[[Array], Any]:
+def _load_litert(path: Path) -> PredictFunction:
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
-    given, told = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
+    output_index = interpreter.get_output_details()[0]["index"]
 
-    def answer(pictures: Array) -> Any:
-        interpreter.resize_tensor_input(given, pictures.shape)
+    def predict(images: Array) -> Any:
+        interpreter.resize_tensor_input(input_index, images.shape)
         interpreter.allocate_tensors()
-        interpreter.set_tensor(given, pictures)
+        interpreter.set_tensor(input_index, images)
         interpreter.invoke()
-        return interpreter.get_tensor(told)
+        return interpreter.get_tensor(output_index)
 
-    return answer
+    return predict
 
 
-LOADERS = {"keras": _keras, "saved_model": _saved_model, "onnx": _onnx, "litert": _litert}
+LOADERS: dict[str, Callable[[Path], PredictFunction]] = {
+    "keras": _load_keras, "saved_model": _load_saved_model, "onnx": _load_onnx, "litert": _load_litert,
+}
 
 
 def main(name: str, path: str, folder: str) -> None:
-    """Answer the pictures in batches, the last one shorter: the files take any number of pictures."""
-    pictures, answer = np.load(Path(folder) / "images.npy"), LOADERS[name](Path(path))
-    logits = [np.asarray(answer(pictures[begin : begin + BATCH_SIZE]), float)
-              for begin in range(0, len(pictures), BATCH_SIZE)]
+    """Predict in batches. The last one is shorter: the files accept any number of images."""
+    images = np.load(Path(folder) / "images.npy")
+    predict = LOADERS[name](Path(path))
+    logits = [
+        np.asarray(predict(images[start : start + BATCH_SIZE]), float) for start in range(0, len(images), BATCH_SIZE)
+    ]
     np.save(Path(folder) / "logits.npy", np.concatenate(logits))
 
 

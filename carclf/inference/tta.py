@@ -1,8 +1,7 @@
-"""Class probabilities of a model, averaged over several looks at each picture."""
+"""Test-time augmentation: class probabilities of a model, averaged over several views of each image."""
 
 import statistics
 import time
-from typing import Any
 
 import cv2
 import keras
@@ -14,52 +13,59 @@ from carclf.config import Evaluate
 from carclf.pipeline.batches import LetterboxedSource, batches, num_batches
 from carclf.progress import Meter
 
-Pictures = npt.NDArray[np.uint8]
-NUM_TIMED = 3
-MIDDLE, CORNERS = (0.5, 0.5), ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))  # of an enlargement: right, down
+Images = npt.NDArray[np.uint8]  # (batch, height, width, 3)
+Probabilities = npt.NDArray[np.float64]  # (batch, classes)
+NUM_TIMED_BATCHES = 3
+# Positions of a crop in an enlarged image, (x, y): 0 is left or top, 1 is right or bottom.
+CENTER = (0.5, 0.5)
+CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 
 
-def predict(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -> npt.NDArray[np.float64]:
-    """Probabilities (rows, classes), in the order of the source's rows."""
-    found: list[Any] = []
+def predict(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -> Probabilities:
+    """Return probabilities (rows, classes), in the order of the source's rows."""
+    probabilities: list[Probabilities] = []
     with Meter("predict") as meter:
-        for pixels, _ in batches(source, settings.batch_size):
-            found.append(predict_batch(model, pixels, settings))
-            meter(len(found), num_batches(source, settings.batch_size))
-    return np.concatenate(found)
+        for images, _ in batches(source, settings.batch_size):
+            probabilities.append(predict_batch(model, images, settings))
+            meter(len(probabilities), num_batches(source, settings.batch_size))
+    return np.concatenate(probabilities)
 
 
-def predict_batch(model: keras.Model, pixels: Pictures, settings: Evaluate) -> npt.NDArray[np.float64]:
-    """Probabilities (batch, classes): the mean over the looks at each picture."""
-    logits = [np.asarray(model.predict_on_batch(look), float) for look in tta_views(pixels, settings)]
-    # Averaging after the softmax, before the argmax: an argmax of each look cannot be averaged.
-    return np.asarray(np.mean([softmax(look, 1) for look in logits], axis=0))
+def predict_batch(model: keras.Model, images: Images, settings: Evaluate) -> Probabilities:
+    """Return probabilities (batch, classes), the mean over the views of each image."""
+    logits = [np.asarray(model.predict_on_batch(view), float) for view in tta_views(images, settings)]
+    # Average after the softmax and before the argmax: predicted classes cannot be averaged.
+    return np.asarray(np.mean([softmax(view_logits, 1) for view_logits in logits], axis=0))
 
 
 def milliseconds_per_image(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -> float:
-    """Time of an answer, all looks included and decoding not: the median of a few batches after one to warm up."""
-    pixels, _ = next(iter(batches(source, settings.batch_size)))
+    """Return the prediction time of one image with all its views, without decoding: the median of some batches."""
+    images, _ = next(iter(batches(source, settings.batch_size)))
     seconds = []
-    for _ in range(1 + NUM_TIMED):
+    for _ in range(1 + NUM_TIMED_BATCHES):
         started = time.perf_counter()
-        predict_batch(model, pixels, settings)
+        predict_batch(model, images, settings)
         seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[1:]) / len(pixels)
+    return 1000 * statistics.median(seconds[1:]) / len(images)  # the first batch warms up
 
 
-def tta_views(pixels: Pictures, settings: Evaluate) -> list[Pictures]:
-    """The pictures (batch, height, width, 3) at each zoom, in each crop of it, and their mirror images."""
-    zoomed = [_zoomed(pixels, zoom, *place) for zoom in settings.zoom_factors
-              for place in (MIDDLE, *(CORNERS if settings.crops == "corners" and zoom > 1 else ()))]
-    mirrored = [look[:, :, ::-1] for look in zoomed] if settings.flip_tta else []
-    return zoomed + mirrored
+def tta_views(images: Images, settings: Evaluate) -> list[Images]:
+    """Return the images at each zoom, in each crop of it, and the horizontal flips of these."""
+    views = []
+    for zoom in settings.zoom_factors:
+        corners = CORNERS if settings.crops == "corners" and zoom > 1 else ()
+        views += [_zoom(images, zoom, position) for position in (CENTER, *corners)]
+    flipped = [view[:, :, ::-1] for view in views] if settings.flip_tta else []
+    return views + flipped
 
 
-def _zoomed(pixels: Pictures, zoom: float, right: float, down: float) -> Pictures:
-    """A part of each picture, enlarged by the factor to the picture's size; 0 is at the left or the top, 1 opposite."""
-    if zoom == 1:
-        return pixels
-    height, width = pixels.shape[1:3]
-    matrix = np.array([[zoom, 0, (1 - zoom) * width * right], [0, zoom, (1 - zoom) * height * down]])
-    border = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    return np.stack([np.asarray(cv2.warpAffine(one, matrix, (width, height), **border), np.uint8) for one in pixels])
+def _zoom(images: Images, factor: float, position: tuple[float, float]) -> Images:
+    """Enlarge the part of each image at the position to the size of the whole image."""
+    if factor == 1:
+        return images
+    height, width = images.shape[1:3]
+    x, y = position
+    matrix = np.array([[factor, 0, (1 - factor) * width * x], [0, factor, (1 - factor) * height * y]])
+    options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+    zoomed = [cv2.warpAffine(image, matrix, (width, height), **options) for image in images]
+    return np.stack([np.asarray(image, np.uint8) for image in zoomed])

@@ -1,1 +1,1 @@
-"""Examples to batches."""
+"""From examples to batches: decode cache, augmentation, mixing and Grain's loaders."""

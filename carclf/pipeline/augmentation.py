@@ -1,4 +1,4 @@
-"""Random changes of one training picture, drawn from (seed, epoch, example) alone."""
+"""Random augmentation of training images, seeded by (seed, epoch, example)."""
 
 import os
 import threading
@@ -13,60 +13,66 @@ from carclf.config import Augment
 from carclf.images.decode import Pixels
 from carclf.images.letterbox import Matrix, letterbox_matrix, warp_affine
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it looks for a newer release on import
-cv2.setNumThreads(0)  # the pipeline's workers are the parallelism
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it checks the network for a newer release
+cv2.setNumThreads(0)  # the pipeline's workers run in parallel
+
+FLIP_PROBABILITY = 0.5
+COLOR_PROBABILITY = 0.8
+MAX_SATURATION_CHANGE = 1.0
 
 
 class Augmenter:
-    """Turns a decoded picture into a uint8 view: one warp for all of the geometry, then albumentations' colours."""
+    """Turn a decoded image into an augmented view: one affine warp, then albumentations' color changes."""
 
     def __init__(self, config: Augment) -> None:
         self.config = config
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config}  # the transforms are made anew in each process and thread
+        return {"config": self.config}  # each process and thread creates its own transforms
 
     @cached_property
     def _local(self) -> threading.local:
         return threading.local()
 
-    def _colours(self) -> Any:
-        if not hasattr(self._local, "colours"):
+    def _color_transform(self) -> Any:
+        """Return this thread's transform: albumentations' transforms are seeded and not thread-safe."""
+        if not hasattr(self._local, "color_transform"):
             import albumentations as a
 
             strength = self.config.color
-            saturation = (1 - 2 * strength, 1 + 2 * strength) if strength <= 0.5 else (0.0, 2.0)
-            self._local.colours = a.Compose([
-                a.RandomBrightnessContrast(strength, strength, p=0.8),
-                a.ColorJitter(0, 0, saturation, 0, p=0.8),  # brightness and contrast are three times faster above
+            spread = min(2 * strength, MAX_SATURATION_CHANGE)
+            self._local.color_transform = a.Compose([
+                a.RandomBrightnessContrast(strength, strength, p=COLOR_PROBABILITY),
+                # RandomBrightnessContrast is three times faster than ColorJitter at brightness and contrast
+                a.ColorJitter(0, 0, (1 - spread, 1 + spread), 0, p=COLOR_PROBABILITY),
             ])
-        return self._local.colours
+        return self._local.color_transform
 
-    def __call__(
-        self, pixels: Pixels, height: int, width: int, *, seed: int, epoch: int, example: str
-    ) -> Pixels:
-        """One view (height, width, 3)."""
-        # Each example has a seed of its own, so that the number of workers changes nothing.
-        number = zlib.crc32(f"{seed}:{epoch}:{example}".encode())
-        matrix = self._geometry(pixels, height, width, np.random.default_rng(number))
-        view = warp_affine(pixels, matrix, height, width)
+    def __call__(self, pixels: Pixels, size: tuple[int, int], *, seed: int, epoch: int, example: str) -> Pixels:
+        """Return one view of uint8 RGB pixels, of shape (*size, 3) for ``size`` (height, width).
+
+        The view depends only on the pixels and on (seed, epoch, example): the number of workers changes nothing.
+        """
+        example_seed = zlib.crc32(f"{seed}:{epoch}:{example}".encode())
+        view = warp_affine(pixels, self.random_matrix(pixels, size, np.random.default_rng(example_seed)), *size)
         if self.config.color:
-            colours = self._colours()
-            colours.set_random_seed(number)
-            view = colours(image=view)["image"]
+            transform = self._color_transform()
+            transform.set_random_seed(example_seed)
+            view = transform(image=view)["image"]
         return view
 
-    def _geometry(self, pixels: Pixels, height: int, width: int, random: np.random.Generator) -> Matrix:
-        """The letterbox frame zoomed, squeezed, turned, mirrored and shifted: 2x3, picture to view."""
-        config, fit = self.config, letterbox_matrix(pixels, height, width)
+    def random_matrix(self, pixels: Pixels, size: tuple[int, int], random: np.random.Generator) -> Matrix:
+        """Return a random 2x3 matrix from image to view: letterbox, zoom, stretch, flip, rotation and shift."""
+        config = self.config
         zoom = random.uniform(config.crop_scale, 1.0) ** -0.5
-        aspect_jitter = np.exp(random.uniform(-config.aspect_jitter, config.aspect_jitter)) ** 0.5
+        stretch = np.exp(random.uniform(-config.aspect_jitter, config.aspect_jitter)) ** 0.5
         angle = np.deg2rad(random.uniform(-config.rotate_degrees, config.rotate_degrees))
-        mirror = -1.0 if config.flip and random.random() < 0.5 else 1.0
-        scales = fit[0, 0] * zoom * np.array([aspect_jitter * mirror, 1 / aspect_jitter])
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scales
-        frame, picture = np.array([width, height]), np.array([pixels.shape[1], pixels.shape[0]])
-        # As a random crop of the zoomed picture: where all of it is in view, it stays in the middle.
-        room = np.maximum(np.abs(scales) * picture - frame, 0) / 2
-        middle = frame / 2 + random.uniform(-1, 1, 2) * room
-        return np.column_stack([turn, middle - turn @ (picture / 2)])
+        flip = -1.0 if config.flip and random.random() < FLIP_PROBABILITY else 1.0
+        scales = letterbox_matrix(pixels, *size)[0, 0] * zoom * np.array([stretch * flip, 1 / stretch])
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * scales
+        view_size = np.array(size[::-1])
+        image_size = np.array(pixels.shape[1::-1])
+        # Shift as a random crop of the zoomed image does: an image that fits into the view stays in the center.
+        room = np.maximum(np.abs(scales) * image_size - view_size, 0) / 2
+        center = view_size / 2 + random.uniform(-1, 1, 2) * room
+        return np.column_stack([rotation, center - rotation @ (image_size / 2)])

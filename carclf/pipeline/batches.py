@@ -1,11 +1,11 @@
-"""Batches of pictures in an order that the seed decides, read and augmented by Grain's threads or processes."""
+"""Batches of images in a seeded order, read and augmented by Grain's threads or processes."""
 
 import ctypes
 import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,38 +17,43 @@ import pandas as pd
 from absl import flags
 
 from carclf.artifacts import fingerprint
+from carclf.images.decode import Pixels
 from carclf.images.letterbox import letterbox
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.decode_cache import DecodedImages, ImageFiles, cache_decoded
 
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]
-Size = tuple[int, int]
-PR_SET_PDEATHSIG = 1
+Example = tuple[Pixels, np.int32]
+Size = tuple[int, int]  # height and width in pixels
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled pictures by position: their names, integer labels, and where their pixels come from."""
+    """Labeled images by position: their names, integer labels, and the source of their pixels."""
 
     names: Sequence[str]
     labels: npt.NDArray[np.int32]
-    pictures: ImageFiles | DecodedImages
+    images: ImageFiles | DecodedImages
 
     @classmethod
     def from_index(cls, rows: pd.DataFrame, folder: Path, size: Size) -> "Examples":
-        """The rows (path, label, problem) of an index, decoded at a scale that covers the size (height, width).
+        """Return the examples of an index's rows (path, label, problem), decoded to cover the size (height, width).
 
-        A picture with a problem, which only the test set keeps, is flat grey.
+        Unusable images become flat gray. Only the test set contains them, because each test image needs a prediction.
         """
-        whole = zip(rows["path"], rows["problem"] == "", strict=True)
-        files = ImageFiles([folder / path if usable else None for path, usable in whole], *size)
+        usable = zip(rows["path"], rows["problem"] == "", strict=True)
+        files = ImageFiles([folder / path if is_usable else None for path, is_usable in usable], *size)
         return cls(rows["path"].tolist(), rows["label"].to_numpy(np.int32), files)
 
-    def with_decode_cache(self, archive: str, *, max_bytes: float) -> "Examples":
-        """The same with pixels out of this machine's cache where they find room in it; ``archive`` is its content."""
-        assert isinstance(self.pictures, ImageFiles)
-        key = fingerprint(archive=archive, names=list(self.names))
-        return Examples(self.names, self.labels, cache_decoded(self.pictures, key, max_bytes=max_bytes))
+    def with_decode_cache(self, archive_content: str, *, max_bytes: float) -> "Examples":
+        """Return the same examples, decoded once into this machine's cache if they fit into ``max_bytes``.
+
+        ``archive_content`` is the hash of the archive that the files come from.
+        """
+        assert isinstance(self.images, ImageFiles)
+        key = fingerprint(archive=archive_content, names=list(self.names))
+        return Examples(self.names, self.labels, cache_decoded(self.images, key, max_bytes=max_bytes))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,7 +61,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class LetterboxedSource:
-    """Grain's source of the pictures as they are: position to (pixels, label)."""
+    """Grain source of the images without augmentation: position to (pixels, label)."""
 
     examples: Examples
     size: Size
@@ -64,65 +69,67 @@ class LetterboxedSource:
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, position: int) -> tuple[Any, np.int32]:
-        return letterbox(self.examples.pictures[position], *self.size), self.examples.labels[position]
+    def __getitem__(self, position: int) -> Example:
+        return letterbox(self.examples.images[position], *self.size), self.examples.labels[position]
 
 
 @dataclass(frozen=True)
 class AugmentedViewSource:
-    """Grain's source of one augmented view of each picture, in the examples' order."""
+    """Grain source of one augmented view of each image, in the order of the examples."""
 
     examples: Examples
     size: Size
     augmenter: Augmenter
     seed: int
-    number: int
+    view_index: int
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, position: int) -> tuple[Any, np.int32]:
-        examples = self.examples
-        view = self.augmenter(examples.pictures[position], *self.size, seed=self.seed, epoch=self.number,
-                              example=examples.names[position])
+    def __getitem__(self, position: int) -> Example:
+        examples, name = self.examples, self.examples.names[position]
+        view = self.augmenter(
+            examples.images[position], self.size, seed=self.seed, epoch=self.view_index, example=name)
         return view, examples.labels[position]
 
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """Grain's source of a whole training: the n-th drawn example of all epochs, shuffled anew in each.
+    """Grain source of a whole training: the examples of all epochs, shuffled again in each epoch.
 
-    An epoch has whole batches only; which examples it leaves out changes with the shuffling.
+    ``sizes`` has one size for each epoch. ``batch_size`` is at most the number of examples. An epoch consists of
+    whole batches; shuffling changes which examples are left over.
     """
 
     examples: Examples
     augmenter: Augmenter
-    sizes: Sequence[Size]  # of each epoch
+    sizes: Sequence[Size]
     batch_size: int
     epochs: int
     seed: int
-    epoch_size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        batch_size = min(self.batch_size, len(self.examples))
-        object.__setattr__(self, "batch_size", batch_size)
-        object.__setattr__(self, "epoch_size", len(self.examples) // batch_size * batch_size)
+        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.examples)))
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in each epoch."""
-        return self.epoch_size // self.batch_size
+        """Number of batches in each epoch."""
+        return len(self.examples) // self.batch_size
+
+    @property
+    def epoch_size(self) -> int:
+        """Number of examples in each epoch."""
+        return self.steps_per_epoch * self.batch_size
 
     def __len__(self) -> int:
         return self.epochs * self.epoch_size
 
-    def __getitem__(self, drawn: int) -> tuple[Any, np.int32]:
-        epoch, place = divmod(int(drawn), self.epoch_size)
-        position = int(_order(len(self.examples), self.seed, epoch)[place])
+    def __getitem__(self, drawn: int) -> Example:
+        epoch, position_in_epoch = divmod(int(drawn), self.epoch_size)
+        position = int(_epoch_order(len(self.examples), self.seed, epoch)[position_in_epoch])
         view = self.augmenter(
-            self.examples.pictures[position], *self.sizes[epoch], seed=self.seed, epoch=epoch,
-            example=self.examples.names[position],
-        )
+            self.examples.images[position], self.sizes[epoch], seed=self.seed, epoch=epoch,
+            example=self.examples.names[position])
         return view, self.examples.labels[position]
 
 
@@ -130,41 +137,42 @@ Source = LetterboxedSource | AugmentedViewSource | TrainingSource
 
 
 @lru_cache(maxsize=4)
-def _order(num: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng((seed, epoch)).permutation(num)
+def _epoch_order(num_examples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(num_examples)
 
 
 def batches(
     source: Source, batch_size: int, *, start_batch: int = 0, num_workers: int = 0,
     mix: Callable[[int, Batch], Any] | None = None,
 ) -> Iterator[Any]:
-    """(uint8 [batch, height, width, 3], int32 [batch]) from ``start_batch`` on, the last one shorter.
+    """Yield (uint8 [batch, height, width, 3], int32 [batch]) from ``start_batch`` on; the last batch may be shorter.
 
-    Their content depends neither on the number of processes (0: threads of this one) nor on where they start.
+    The content depends neither on the number of worker processes (0: threads of this process) nor on the start.
+    ``mix`` is applied to each batch with its number.
     """
-    found = grain.MapDataset.source(source).batch(batch_size)
+    dataset = grain.MapDataset.source(source).batch(batch_size)
     if mix is not None:
-        found = found.map_with_index(mix)
+        dataset = dataset.map_with_index(mix)
     num_threads = 2 if num_workers else min(8, max(2, os.cpu_count() or 2))
-    reading = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
-    ready = found[start_batch:].to_iter_dataset(reading)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
+    loader = dataset[start_batch:].to_iter_dataset(options)
     if num_workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only absl's own main would parse
-        ready = ready.mp_prefetch(
+        loader = loader.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
-            worker_init_fn=partial(_end_with_parent, os.getpid()),
+            worker_init_fn=partial(_exit_with_parent, os.getpid()),
         )
-    return iter(ready)
+    return iter(loader)
 
 
 def num_batches(source: Source, batch_size: int) -> int:
-    """How many batches there are, the shorter last one included."""
+    """Return the number of batches, including a shorter last one."""
     return math.ceil(len(source) / batch_size)
 
 
-def _end_with_parent(parent: int, *_: int) -> None:
-    """A trainer killed with SIGKILL can end nobody: so the kernel ends its workers."""
+def _exit_with_parent(parent: int, *_: int) -> None:
+    """Let the kernel kill this worker when its parent dies: a parent killed with SIGKILL cannot stop its workers."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before this was said
+    if os.getppid() != parent:  # the parent died before prctl was called
         os._exit(1)

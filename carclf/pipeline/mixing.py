@@ -1,4 +1,4 @@
-"""MixUp and CutMix on whole batches, drawn from (seed, batch number) alone."""
+"""MixUp and CutMix of whole batches, seeded by (seed, batch number)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,13 +6,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+MIXUP_ALPHA, CUTMIX_ALPHA = 0.2, 1.0
+SEED_STREAM = 1  # keeps this random stream apart from the one that shuffles the epochs
+
+MixedBatch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+
 
 @dataclass(frozen=True)
 class BatchMixer:
-    """Turns (pixels, integer labels) into (pixels, label shares [batch, classes]), mixing some of the batches.
+    """Turn (pixels, integer labels) into (pixels, label probabilities [batch, classes]), mixing some batches.
 
-    ``mixup`` and ``cutmix`` are the shares of batches that each is applied to, with a Beta(0.2, 0.2) and a
-    Beta(1, 1) weight (Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899).
+    ``mixup`` and ``cutmix`` are the fractions of batches that each is applied to, with weights drawn from
+    Beta(0.2, 0.2) and Beta(1, 1) (Zhang et al. 2018, arXiv:1710.09412; Yun et al. 2019, arXiv:1905.04899).
     """
 
     num_classes: int
@@ -20,27 +25,33 @@ class BatchMixer:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def __call__(self, number: int, batch: tuple[Any, Any]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    def __call__(self, number: int, batch: tuple[Any, Any]) -> MixedBatch:
+        """Return the batch with this number, mixed or unchanged."""
         pixels, labels = batch
-        shares = np.eye(self.num_classes, dtype=np.float32)[labels]
-        random = np.random.default_rng((self.seed, 1, number))
-        kind, order = random.random(), random.permutation(len(pixels))
-        if kind < self.mixup:
-            kept = float(random.beta(0.2, 0.2))
-            mixed = pixels * np.float32(kept) + pixels[order] * np.float32(1 - kept)
-            return np.rint(mixed).astype(np.uint8), shares * np.float32(kept) + shares[order] * np.float32(1 - kept)
-        if kind < self.mixup + self.cutmix:
-            rows, columns, kept = _window(pixels.shape[1:3], random)
+        probabilities = np.eye(self.num_classes, dtype=np.float32)[labels]
+        random = np.random.default_rng((self.seed, SEED_STREAM, number))
+        draw, order = random.random(), random.permutation(len(pixels))
+        if draw < self.mixup:
+            weight = float(random.beta(MIXUP_ALPHA, MIXUP_ALPHA))
+            pixels = np.rint(_blend(pixels, order, weight)).astype(np.uint8)
+            return pixels, _blend(probabilities, order, weight)
+        if draw < self.mixup + self.cutmix:
+            rows, columns, weight = _window(pixels.shape[1:3], random)
             pixels = pixels.copy()
             pixels[:, rows, columns] = pixels[order][:, rows, columns]
-            return pixels, shares * np.float32(kept) + shares[order] * np.float32(1 - kept)
-        return pixels, shares
+            return pixels, _blend(probabilities, order, weight)
+        return pixels, probabilities
+
+
+def _blend(values: npt.NDArray[Any], order: npt.NDArray[np.int64], weight: float) -> npt.NDArray[np.float32]:
+    return np.asarray(values * np.float32(weight) + values[order] * np.float32(1 - weight))
 
 
 def _window(size: tuple[int, int], random: np.random.Generator) -> tuple[slice, slice, float]:
-    """A random window inside the picture, and the share of the picture outside of it."""
-    side = np.sqrt(1 - random.beta(1, 1))
-    height, width = (max(1, round(length * side)) for length in size)
-    top, left = (int(random.integers(0, whole - part + 1)) for whole, part in zip(size, (height, width), strict=True))
-    kept = 1 - height * width / (size[0] * size[1])
-    return slice(top, top + height), slice(left, left + width), kept
+    """Return a random window of the image, as rows and columns, and the fraction of the image outside of it."""
+    scale = np.sqrt(1 - random.beta(CUTMIX_ALPHA, CUTMIX_ALPHA))
+    height, width = (max(1, round(length * scale)) for length in size)
+    top = int(random.integers(0, size[0] - height + 1))
+    left = int(random.integers(0, size[1] - width + 1))
+    outside = 1 - height * width / (size[0] * size[1])
+    return slice(top, top + height), slice(left, left + width), outside

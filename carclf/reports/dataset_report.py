@@ -56,10 +56,11 @@ def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _dataset_wide_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
     """Return the warnings and errors that are not about a single image."""
-    listed = [finding for finding in report.get("findings", {}).get("listed", []) if finding["severity"] != "note"]
+    findings = report.get("findings", {}).get("reported", [])
+    reported = [finding for finding in findings if finding["severity"] != "info"]
     images = set(index["path"])
     return [
-        f"{finding['path']}: {finding['text']}" if finding["path"] else finding["text"]
-        for finding in listed
+        f"{finding['path']}: {finding['message']}" if finding["path"] else finding["message"]
+        for finding in reported
         if finding["path"] not in images
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 
 from carclf.images.decode import ImageDecodeError, Pixels, decode, read_image_bytes
+from carclf.images.letterbox import resize_to_fit
 
 HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
 
@@ -25,7 +26,7 @@ class Thumbnails:
 
     def _create(self, path: str) -> str:
         try:
-            pixels = decode(read_image_bytes(self.folder / path), frame=(HEIGHT, WIDTH))
+            pixels = decode(read_image_bytes(self.folder / path), min_size=(HEIGHT, WIDTH))
         except (ImageDecodeError, OSError, ValueError):  # ValueError: not a valid file name
             return ""
         return data_uri(pixels)
@@ -33,9 +34,6 @@ class Thumbnails:
 
 def data_uri(pixels: Pixels) -> str:
     """Return uint8 RGB pixels as a JPEG of at most ``HEIGHT`` x ``WIDTH``."""
-    height, width = pixels.shape[:2]
-    scale = min(1.0, HEIGHT / height, WIDTH / width)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    thumbnail = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    thumbnail = resize_to_fit(pixels, HEIGHT, WIDTH)
     jpeg = cv2.imencode(".jpg", thumbnail[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -1,4 +1,4 @@
-"""What MLflow is told of a run, out of the run's record, the artifacts and ``champion.json``."""
+"""Mirror runs to MLflow: everything comes from the run record, the artifacts and ``champion.json``."""
 
 import copy
 import csv
@@ -26,157 +26,172 @@ from carclf.services.mlflow import (
 from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
-# What a person looks at. Models, features and predictions stay in the store: the metrics name their keys.
-SHOWN = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
-         "batch_size.png", "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
-MAX_BYTES = 30_000_000  # of a file: a report has its pictures in it
-AIRFLOW_RUN_URL = "CARCLF_AIRFLOW_RUN_URL"  # the address of the Airflow run that a stage belongs to
+# Files for people. Models, features and predictions stay in the store; the metrics contain their keys.
+UPLOADED_FILES = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
+                  "batch_size.png", "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
+MAX_FILE_BYTES = 30_000_000  # reports contain their images
+AIRFLOW_RUN_URL_ENV_VAR = "CARCLF_AIRFLOW_RUN_URL"
 
 
 @contextmanager
 def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> Iterator[None]:
-    """While this holds, MLflow follows a stage of the run whose record this tells, where MLFLOW_TRACKING_URI is set."""
+    """Mirror a stage to MLflow while it runs and when it ends. Does nothing without MLFLOW_TRACKING_URI.
+
+    Args:
+        record: Returns the current record of the run.
+        store: The store with the run's artifacts.
+        stage: The name of the stage.
+    """
     if not mlflow_enabled():
         yield
         return
-    follower, aside = _Follower(copy.deepcopy(record()), store), BackgroundQueue()
+    mirror = _RunMirror(copy.deepcopy(record()), store)
+    queue = BackgroundQueue()
 
-    def listen(what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        if what == stage and "epoch" in metrics and "val_accuracy" in metrics:  # the end of an epoch
-            aside.later(partial(follower.tell_epoch, what, dict(metrics)))
+    def on_progress(activity: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        if activity == stage and "epoch" in metrics and "val_accuracy" in metrics:  # the end of an epoch
+            queue.submit(partial(mirror.log_epoch, stage, dict(metrics)))
 
-    aside.later(follower.tell_begin)
+    queue.submit(mirror.log_start)
     try:
-        with progress_listener(listen):
+        with progress_listener(on_progress):
             yield
-        aside.later(partial(follower.tell_all, copy.deepcopy(record()), stage))
+        queue.submit(partial(mirror.log_end, copy.deepcopy(record()), stage))
     except BaseException as error:
-        aside.later(partial(follower.tell_error, stage, error))
+        queue.submit(partial(mirror.log_error, stage, error))
         raise
     finally:
-        aside.end()
+        queue.close()
 
 
 def sync_champion_alias(store: Store) -> None:
-    """Let MLflow's alias ``champion`` name the store's champion, where MLFLOW_TRACKING_URI is set."""
+    """Point MLflow's alias ``champion`` at the store's champion. Does nothing without MLFLOW_TRACKING_URI."""
     if mlflow_enabled():
-        aside = BackgroundQueue()
-        aside.later(partial(_tell_champion, store))
-        aside.end()
+        queue = BackgroundQueue()
+        queue.submit(partial(_sync_champion, store))
+        queue.close()
 
 
-class _Follower:
-    """Brings one MLflow run up to what is known of the run; its methods are called by one thread."""
+class _RunMirror:
+    """Brings an MLflow run up to date with a run's record; a single thread calls its methods."""
 
     def __init__(self, record: Record, store: Store) -> None:
-        self.record, self.store = record, store
+        self.record = record
+        self.store = store
         self._run: MlflowRun | None = None
 
     @property
     def run(self) -> MlflowRun:
-        """Found or made when it is first needed: MLflow may have been away before."""
+        """Return the MLflow run, found or created on first use, since MLflow may be unreachable before."""
         if self._run is None:
-            self._run = MlflowRun(_facts(self.record, self.store))
+            self._run = MlflowRun(_describe_run(self.record, self.store))
             log.info("MLflow: %s", self._run.url)
         return self._run
 
-    def tell_begin(self) -> None:
-        if address := os.environ.get(AIRFLOW_RUN_URL):
-            self.run.log_tags({"airflow_run_url": address})
+    def log_start(self) -> None:
+        if url := os.environ.get(AIRFLOW_RUN_URL_ENV_VAR):
+            self.run.log_tags({"airflow_run_url": url})
         self.run.set_status("RUNNING")
 
-    def tell_epoch(self, stage: str, row: Mapping[str, float]) -> None:
+    def log_epoch(self, stage: str, row: Mapping[str, float]) -> None:
         self.run.log_epochs(stage, [row])
 
-    def tell_error(self, stage: str, error: BaseException) -> None:
+    def log_error(self, stage: str, error: BaseException) -> None:
         self.run.log_tags({"error": f"{stage}: {type(error).__name__}: {error}"})
         self.run.set_status("FAILED" if isinstance(error, Exception) else "KILLED")
 
-    def tell_all(self, record: Record, stage: str) -> None:
-        """Whatever MLflow does not have yet of the stages that are done, and after promote who the champion is."""
-        self.record, self._run = record, self.run.settled()
-        self.run.log_tags({"error": ""} if self.run.tags.get("error") else {})
+    def log_end(self, record: Record, stage: str) -> None:
+        """Log everything of the finished stages that MLflow does not have, and after promote the champion."""
+        self.record = record
+        self._run = self.run.deduplicated()
+        if self.run.tags.get("error"):
+            self.run.log_tags({"error": ""})
         bring_up_to_date(self.run, record, self.store)
         if stage == "promote":
-            _tell_champion(self.store)
-        skipped = any(done.get("skip_reason") for done in record["stages"].values())
-        self.run.set_status("FINISHED" if skipped or "score" in record["stages"] else "RUNNING")
+            _sync_champion(self.store)
+        is_skipped = any(result.get("skip_reason") for result in record["stages"].values())
+        self.run.set_status("FINISHED" if is_skipped or "score" in record["stages"] else "RUNNING")
 
 
 def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
-    """Log metrics, epochs and files of the record's stages; the tag ``carclf.<stage>`` says that MLflow has all."""
-    run.log_metrics(_figures(record, run.metrics))
-    for stage, done in record["stages"].items():
-        known = run.tags.get(f"carclf.{stage}") == done["key"]
-        if known or (artifact := STAGES[stage].artifact.find(store, done["key"])) is None:
+    """Log metrics, epochs and files of the record's stages; the tag ``carclf.<stage>`` marks a complete stage."""
+    run.log_metrics(_stage_metrics(record, run.metrics))
+    for stage, result in record["stages"].items():
+        if run.tags.get(f"carclf.{stage}") == result["key"]:
             continue
-        run.log_epochs(stage, _history(artifact, store))
-        for name in SHOWN:
-            if name in artifact.files and artifact.files[name].num_bytes <= MAX_BYTES:
+        artifact = STAGES[stage].artifact.find(store, result["key"])
+        if artifact is None:
+            continue
+        run.log_epochs(stage, _read_history(artifact, store))
+        for name in UPLOADED_FILES:
+            if name in artifact.files and artifact.files[name].num_bytes <= MAX_FILE_BYTES:
                 run.log_artifact(stage, artifact.path(store, name))
-        _log_report(run, stage, artifact, done, store)
-        run.log_tags({f"carclf.{stage}": done["key"]})
+        report = str(result.get("metrics", {}).get("report", ""))
+        if report and report not in {file.key for file in artifact.files.values()}:  # the audit's
+            _log_file(run, stage, report, store)
+        run.log_tags({f"carclf.{stage}": result["key"]})
 
 
-def _figures(record: Record, known: Mapping[str, float]) -> Metrics:
-    """``<stage>.<figure>`` of all stages, and of each how many seconds it took to make what it left."""
-    found: Metrics = {}
-    for stage, done in record["stages"].items():
-        found |= {f"{stage}.{name}": value for name, value in done.get("metrics", {}).items()}
-        if not (done.get("reused") and f"{stage}.stage_seconds" in known):
-            found[f"{stage}.stage_seconds"] = done.get("seconds", 0.0)
-    return found
+def _stage_metrics(record: Record, logged: Mapping[str, float]) -> Metrics:
+    """Return ``<stage>.<metric>`` of all stages, and the seconds that each took to create its artifact."""
+    metrics: Metrics = {}
+    for stage, result in record["stages"].items():
+        metrics |= {f"{stage}.{name}": value for name, value in result.get("metrics", {}).items()}
+        duration = f"{stage}.stage_seconds"
+        if not (result.get("reused") and duration in logged):
+            metrics[duration] = result.get("seconds", 0.0)
+    return metrics
 
 
-def _history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
+def _read_history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
     if "history.csv" not in artifact.files:
         return []
     with artifact.path(store, "history.csv").open(newline="") as file:
-        return [{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)
-                if row.get("epoch")]
+        rows = [row for row in csv.DictReader(file) if row.get("epoch")]
+    return [{name: float(text) for name, text in row.items() if text} for row in rows]
 
 
-def _log_report(run: MlflowRun, stage: str, artifact: Artifact, done: Record, store: Store) -> None:
-    """The report that a stage's metrics name by its key, where it is no file of the stage's artifact: the audit's."""
-    key = str(done.get("metrics", {}).get("report", ""))
-    if not key or key in {file.key for file in artifact.files.values()}:
-        return
+def _log_file(run: MlflowRun, stage: str, key: str, store: Store) -> None:
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / Path(key).name
         store.download(key, path)
         run.log_artifact(stage, path)
 
 
-def _facts(record: Record, store: Store) -> RunDescription:
-    tags = {"carclf.store": store.url, "carclf.recipe": record["recipe"],
-            "carclf.members": " ".join(record.get("members", []))}
+def _describe_run(record: Record, store: Store) -> RunDescription:
+    tags = {
+        "carclf.store": store.url, "carclf.recipe": record["recipe"],
+        "carclf.members": " ".join(record.get("members", [])),
+    }  # fmt: skip
     tags |= {f"version.{name}": version for name, version in record.get("versions", {}).items()}
-    return RunDescription(_name(record), record["run"], record["created"], {"recipe": record["recipe"]} | flatten(
-        record["config"]), {name: text for name, text in tags.items() if text})
+    params = {"recipe": record["recipe"]} | flatten(record["config"])
+    return RunDescription(_experiment_name(record), record["run"], record["created"], params,
+                          {name: text for name, text in tags.items() if text})  # fmt: skip
 
 
-def _name(record: Record) -> str:
-    """Of the experiment and of the registered model: MLFLOW_EXPERIMENT_NAME, or the competition's."""
+def _experiment_name(record: Record) -> str:
+    """Return the name of the experiment and the registered model: MLFLOW_EXPERIMENT_NAME, or the competition."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or str(record["config"]["competition"])
 
 
-def _tell_champion(store: Store) -> None:
-    """As often as the champion changes meanwhile: who comes last says what is so."""
-    told = None
-    while (state := read_state(store)) and (event := state["champion"]) and event["model"] != told:
-        _name_champion(event, store)
-        told = event["model"]
+def _sync_champion(store: Store) -> None:
+    """Register the champion; repeat while it changes meanwhile, so that MLflow ends with the latest."""
+    registered = None
+    while (state := read_state(store)) and (event := state["champion"]) and event["model"] != registered:
+        _register_champion(event, store)
+        registered = event["model"]
 
 
-def _name_champion(event: Event, store: Store) -> None:
+def _register_champion(event: Event, store: Store) -> None:
     record = read_record(store, event["run"]) if event.get("run") else None
     if record is None:
-        log.warning("MLflow: the record of the run that made the champion %s is gone: it is not registered",
+        log.warning("MLflow: champion not registered model=%s reason=\"the record of its run is missing\"",
                     event["model"])
         return
-    if set_champion_alias(_name(record), event["model"]):
+    name = _experiment_name(record)
+    if set_champion_alias(name, event["model"]):
         return
-    run = MlflowRun(_facts(record, store))
+    run = MlflowRun(_describe_run(record, store))
     bring_up_to_date(run, record, store)
     model = Model.find(store, event["model"])
     if model is None:
@@ -186,4 +201,4 @@ def _name_champion(event: Event, store: Store) -> None:
         manifest.write_text(model.model_dump_json(indent=1))
         run.log_artifact("model", manifest)
     reason = str(record["stages"].get("promote", {}).get("metrics", {}).get("reason", ""))
-    register_champion(_name(record), run, ModelDescription(model.key, f"{store.url}/models/{model.key}", reason))
+    register_champion(name, run, ModelDescription(model.key, f"{store.url}/models/{model.key}", reason))

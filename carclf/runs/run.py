@@ -112,12 +112,7 @@ class Run:
 
     @classmethod
     def load(cls, run_id: str, store: Store) -> "Run":
-        """Read the record.
-
-        Raises:
-            ConfigError: There is no such run.
-            DataError: The record is damaged.
-        """
+        """Read the record; raise ConfigError if there is no such run."""
         if (record := read_record(store, run_id)) is None:
             raise ConfigError(
                 f"There is no run {run_id!r} in {store.url}. List the runs: {format_command(store, 'runs list')}. "
@@ -126,12 +121,7 @@ class Run:
         return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
-        """Return the artifact of a stage of this run.
-
-        Raises:
-            ConfigError: The stage has not run yet.
-            DataError: The artifact is missing from the store.
-        """
+        """Return a stage's artifact; raise ConfigError if it has not run, DataError if the artifact is missing."""
         result = self.record["stages"].get(stage)
         command = format_command(self.store, f"{stage} --run {self.run_id}")
         if result is None or result.get("waiting"):
@@ -165,9 +155,8 @@ class Run:
                 artifact, reused = spec.run(StageCall(inputs, self.context, options, self.run_id))
         except StageWaiting as waiting:
             log.info("%s: waiting %s", stage, waiting)
-            return Result(
-                stage, "", False, 0.0, waiting.metrics, str(waiting), waiting=True, until=_format_until(waiting)
-            )
+            until = _format_until(waiting)
+            return Result(stage, "", False, 0.0, waiting.metrics, str(waiting), waiting=True, until=until)
         result = _result(stage, artifact, reused, time.monotonic() - started, self.config)
         self.record_result(result)
         self._log_end(result)
@@ -244,14 +233,9 @@ class Run:
             log.info("%s: %s; the stages after it are skipped", stage, result.skip_reason)
         if result.metrics.get("num_suspects"):
             command = format_command(self.store, f"label-fixes --run {self.run_id}")
-            log.info(
-                "%s: num_suspects=%d suspected label errors, many of which are correct. Check them in report=%s, "
-                "then name the wrong ones: %s --id ID",
-                stage,
-                result.metrics["num_suspects"],
-                result.metrics["report"],
-                command,
-            )
+            pairs = {name: result.metrics[name] for name in ("num_suspects", "report")}
+            log.info("%s: %s: many suspected labels are correct. Check them in the report, then name the wrong ones: "
+                     "%s --id ID", stage, format_pairs(pairs), command)
 
     def _change(self, change: Callable[[Record], Record]) -> None:
         self.record = change_record(self.store, self.run_id, lambda record: change(record) | {"updated": _now()})
@@ -266,29 +250,21 @@ def find_setting(run: Run, name: str) -> "tuple[pd.DataFrame, float]":
     """
     archive, split = run.artifact(Archive, "download"), run.artifact(Split, "split")
     start = run.artifact(Model, "train_head")
-    return fine_tune_stage.find_setting(archive, split, start, run.config, run.store, name)
+    return fine_tune_stage.find_setting(archive, split, start, run.context, name)
 
 
 def _new_record(run_id: str, recipe: str, config: Config) -> Record:
     return {
-        "run": run_id,
-        "recipe": recipe,
-        "config": config.model_dump(),
-        "stages": {},
-        "attempts": {},
-        "created": _now(),
-        "versions": package_versions(),
-        "machine": platform.platform(),
+        "run": run_id, "recipe": recipe, "config": config.model_dump(), "stages": {}, "attempts": {},
+        "created": _now(), "versions": package_versions(), "machine": platform.platform(),
     }
 
 
 def _result(stage: str, artifact: Artifact, reused: bool, seconds: float, config: Config) -> Result:
     metrics = _with_report_key(stage, artifact)
     logged = {name: value for name, value in metrics.items() if name not in UNLOGGED_METRICS and value != ""}
-    skip_reason = _skip_reason(stage, metrics, config)
-    return Result(
-        stage, artifact.key, reused, round(seconds, 2), metrics, format_pairs(logged), skip_reason=skip_reason
-    )
+    skip = _skip_reason(stage, metrics, config)
+    return Result(stage, artifact.key, reused, round(seconds, 2), metrics, format_pairs(logged), skip_reason=skip)
 
 
 def _with_report_key(stage: str, artifact: Artifact) -> Metrics:

@@ -1,1 +1,1 @@
-"""Outside systems, one package each."""
+"""Outside systems, one per package."""

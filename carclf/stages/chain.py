@@ -7,18 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from carclf.artifacts import (
-    Archive,
-    Artifact,
-    Dataset,
-    Decision,
-    Evaluation,
-    Model,
-    PublicScore,
-    Split,
-    StageContext,
-    Submission,
-)
+from carclf import artifacts
+from carclf.artifacts import Archive, Artifact, Dataset, Evaluation, Model, Split, StageContext, Submission
 from carclf.champion import champion_split
 from carclf.config import Config, flatten
 from carclf.stages.download import download
@@ -109,40 +99,27 @@ def _train_head(call: StageCall) -> tuple[Artifact, bool]:
 
 
 def _fine_tune(call: StageCall) -> tuple[Artifact, bool]:
-    return fine_tune(
-        call.input(Archive, "download"),
-        call.input(Split, "split"),
-        call.input(Model, "train_head"),
-        call.context,
-        pause_epoch=call.options.pause_epoch,
-    )
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    start = call.input(Model, "train_head")
+    return fine_tune(archive, data_split, start, call.context, pause_epoch=call.options.pause_epoch)
 
 
 def _evaluate(call: StageCall) -> tuple[Artifact, bool]:
-    return evaluate(
-        call.input(Archive, "download"), call.input(Split, "split"), call.input(Model, "fine_tune"), call.context
-    )
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    return evaluate(archive, data_split, call.input(Model, "fine_tune"), call.context)
 
 
 def _promote(call: StageCall) -> tuple[Artifact, bool]:
-    candidate = Candidate(
-        call.input(Archive, "download"),
-        call.input(Split, "split"),
-        call.input(Model, "fine_tune"),
-        call.input(Evaluation, "evaluate"),
-    )
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    model, evaluation = call.input(Model, "fine_tune"), call.input(Evaluation, "evaluate")
     options = PromotionOptions(call.run_id, call.options.approved_by, call.options.override_reason)
-    return promote(candidate, call.context, options)
+    return promote(Candidate(archive, data_split, model, evaluation), call.context, options)
 
 
 def _submit(call: StageCall) -> tuple[Artifact, bool]:
-    return submit(
-        call.input(Archive, "download"),
-        call.input(Dataset, "validate"),
-        call.input(Split, "split"),
-        call.input(Model, "fine_tune"),
-        call.context,
-    )
+    archive, dataset = call.input(Archive, "download"), call.input(Dataset, "validate")
+    data_split, model = call.input(Split, "split"), call.input(Model, "fine_tune")
+    return submit(archive, dataset, data_split, model, call.context)
 
 
 def _score(call: StageCall) -> tuple[Artifact, bool]:
@@ -154,38 +131,14 @@ _SPECS = (
     StageSpec("validate", ("download",), ("validation", "duplicates"), Dataset, _validate),
     StageSpec("split", ("validate",), ("seed", "split"), Split, _split),
     StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model, _train_head),
-    StageSpec(
-        "fine_tune",
-        ("download", "split", "train_head"),
-        ("seed", "model.precision", "augment", "fine_tune"),
-        Model,
-        _fine_tune,
-        excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED)),
-    ),
-    StageSpec(
-        "evaluate",
-        ("download", "split", "fine_tune"),
-        ("evaluate",),
-        Evaluation,
-        _evaluate,
-        excluded=("evaluate.batch_size",),
-    ),
-    StageSpec(
-        "promote",
-        ("download", "split", "fine_tune", "evaluate"),
-        ("gate",),
-        Decision,
-        _promote,
-        excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS)),
-    ),
-    StageSpec(
-        "submit",
-        ("download", "validate", "split", "fine_tune"),
-        ("competition", "evaluate"),
-        Submission,
-        _submit,
-        excluded=("evaluate.batch_size",),
-    ),
-    StageSpec("score", ("submit", "evaluate"), ("competition",), PublicScore, _score),
+    StageSpec("fine_tune", ("download", "split", "train_head"), ("seed", "model.precision", "augment", "fine_tune"),
+              Model, _fine_tune, excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED))),
+    StageSpec("evaluate", ("download", "split", "fine_tune"), ("evaluate",), Evaluation, _evaluate,
+              excluded=("evaluate.batch_size",)),
+    StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
+              excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
+    StageSpec("submit", ("download", "validate", "split", "fine_tune"), ("competition", "evaluate"), Submission,
+              _submit, excluded=("evaluate.batch_size",)),
+    StageSpec("score", ("submit", "evaluate"), ("competition",), artifacts.PublicScore, _score),
 )
 STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}

@@ -22,7 +22,7 @@ def download(context: StageContext) -> tuple[Archive, bool]:
     """
     with gather_extra_data(context.config.download.extra_data) as extra:
         archive, reused = _competition_archive(context)
-        return _add_extra_data(archive, extra, context.store) if extra.pictures else (archive, reused)
+        return _add_extra_data(archive, extra, context.store) if extra.images else (archive, reused)
 
 
 def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
@@ -34,7 +34,7 @@ def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
         path.rename(folder / "archive.zip")
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
 
-    listing = [list(file) for file in kaggle.listing()]
+    listing = [list(file) for file in kaggle.list_files()]
     settings = {"competition": config.competition, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 
@@ -44,13 +44,13 @@ def _add_extra_data(archive: Archive, extra: ExtraData, store: Store) -> tuple[A
     content = extra.content
 
     def make(folder: Path) -> Metrics:
-        pack(folder / "extra.zip", extra.pictures)
+        pack(folder / "extra.zip", extra.images)
         if archive_content(folder / "extra.zip") != content:
             raise ServiceError(
                 "download.extra_data: images changed while they were packed. Run download again while nobody writes to "
                 "these folders."
             )
-        return archive.metrics | {"num_extra": len(extra.pictures)}
+        return archive.metrics | {"num_extra": len(extra.images)}
 
     provenance = Provenance(VERSION, {"archive": archive.key}, {"extra": content})
     return build(Archive, make, provenance, store, archive.files)

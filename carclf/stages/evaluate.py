@@ -15,15 +15,11 @@ def evaluate(archive: Archive, split: Split, model: Model, context: StageContext
     champion = champion_event(context.store)
     if champion is None or champion["model"] == model.key:
         return evaluation, reused
-    champion_context = StageContext(
-        context.store, with_champion_tta(context.config, champion, context.store), context.salt
-    )
+    config = with_champion_tta(context.config, champion, context.store)
+    champion_context = StageContext(context.store, config, context.salt)
     champion_model = load_event_model(context.store, champion)
     champion_evaluation, champion_reused = evaluate_model(archive, split, champion_model, champion_context)
-    log.info(
-        "evaluate: val_accuracy=%.4f champion=%s champion_val_accuracy=%.4f",
-        evaluation.metrics["val_accuracy"],
-        champion["model"],
-        champion_evaluation.metrics["val_accuracy"],
-    )
+    accuracy, champion_accuracy = (item.number("val_accuracy") for item in (evaluation, champion_evaluation))
+    log.info("evaluate: val_accuracy=%.4f champion=%s champion_val_accuracy=%.4f", accuracy, champion["model"],
+             champion_accuracy)
     return evaluation, reused and champion_reused

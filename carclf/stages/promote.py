@@ -75,12 +75,8 @@ def promote(
 
 def _log_threshold(state: State, config: Config) -> None:
     if state["threshold"] != config.gate.threshold:
-        log.info(
-            "promote: stored_threshold=%.4f applies; gate.threshold=%.4f is only for a new store. Change the stored "
-            "threshold with carclf champion set-threshold.",
-            state["threshold"],
-            config.gate.threshold,
-        )
+        log.info("promote: stored_threshold=%.4f applies; gate.threshold=%.4f is only for a new store. Change the "
+                 "stored threshold with carclf champion set-threshold.", state["threshold"], config.gate.threshold)
 
 
 def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
@@ -115,11 +111,8 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
         evaluated_champion = EvaluatedModel(*champion) if champion else None
         return write_decision(folder, decide(evaluated, evaluated_champion, candidate.split, threshold, context))
 
-    settings = {
-        "threshold": threshold,
-        "gate": gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS)),
-        "salt": context.salt,
-    }
+    judged = gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS))
+    settings = {"threshold": threshold, "gate": judged, "salt": context.salt}
     return build(Decision, make, Provenance(VERSION, inputs, settings), store)
 
 
@@ -155,17 +148,10 @@ def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWa
 def _promotion_event(candidate: Candidate, decision: Decision, options: PromotionOptions) -> Event:
     metrics = decision.metrics
     event: Event = {
-        "model": candidate.model.key,
-        "decision": decision.key,
-        "evaluation": candidate.evaluation.key,
-        "run": options.run_id,
-        "val_accuracy": metrics.get("val_accuracy"),
+        "model": candidate.model.key, "decision": decision.key, "evaluation": candidate.evaluation.key,
+        "run": options.run_id, "val_accuracy": metrics.get("val_accuracy"),
     }
-    optional = {
-        "approved_by": options.approved_by,
-        "override": metrics.get("override"),
-        "rejection": metrics.get("rejection"),
-    }
+    optional = {"approved_by": options.approved_by} | {name: metrics.get(name) for name in ("override", "rejection")}
     return event | {name: value for name, value in optional.items() if value}
 
 

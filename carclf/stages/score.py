@@ -83,7 +83,7 @@ def _compare_with_validation(public_score: float, submission: Submission, evalua
 
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:
     try:
-        rank = kaggle.rank(public_score)
+        rank = kaggle.leaderboard_rank(public_score)
     except ConfigError as error:  # the score is valid without a rank
         log.warning("score: cannot read the leaderboard: %s", error)
         return ""

@@ -46,17 +46,15 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
     history = champion.history(context.store) if champion else None
     rows = _assign_subsets(index, history, context.config)
     class_names = sorted(int(name) for name in rows["label"].unique())
-    rows = rows.assign(target=rows["label"].map({name: position for position, name in enumerate(class_names)}))
+    rows = rows.assign(class_index=rows["label"].map({name: position for position, name in enumerate(class_names)}))
     rows.to_parquet(folder / "split.parquet", index=False)
     with_split_history(rows, history).to_parquet(folder / "split_history.parquet", index=False)
     leaks = find_leaks(rows, index, history)
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
     if leaked := leaks["champion_train_in_val"]:
-        log.warning(
-            "split: num_champion_train_in_val=%d: the champion was trained on these validation images, as is usual in "
-            "a cross-validation. Its accuracy on them, and that of a model that starts from it, is too high.",
-            len(leaked),
-        )
+        log.warning("split: num_champion_train_in_val=%d: the champion was trained on these validation images, as is "
+                    "usual in a cross-validation. Its accuracy on them, and that of a model that starts from it, is "
+                    "too high.", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
     return counts | leak_metrics(leaks) | {"class_names": class_names}
 

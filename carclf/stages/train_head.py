@@ -1,100 +1,102 @@
-"""Train a new head on the frozen backbone's features, once the data have been audited by them."""
+"""Train a new head on the frozen backbone's features, after an audit of the data by these features."""
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.audit.auditor import Auditor
 from carclf.config import Config
 from carclf.training.run_features import RunFeatures
-from carclf.training.warm_start import champion_warm_start
+from carclf.training.warm_start import WarmStart, champion_warm_start
 from carclf.training.weights import weights_identity
 
-VERSION = 4
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+VERSION = 5
 
 
-def train_head(
-    archive: Archive, split: Split, context: StageContext
-) -> tuple[Model, bool]:
-    """Backbone and new head as one model, the head fitted to cached features of several views.
+def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:
+    """Return the backbone with a new head, which is fitted to cached features of several views, as one model.
 
-    The metrics tell what the audit of the data found too: they are no part of the model, but this run's.
+    The metrics of the audit are added to the returned model, but they belong to the run, not to the artifact.
     """
-    config, store, salt = context.config, context.store, context.salt
-    inputs = {"archive": archive.key, "split": split.key}
+    config = context.config
     settings: dict[str, Any] = {
         "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
-        "seed": config.seed, "salt": salt,
+        "seed": config.seed, "salt": context.salt,
     }
-    beginning = None
+    inputs = {"archive": archive.key, "split": split.key}
+    warm_start: WarmStart | None = None
     if config.model.weights == "champion":
-        beginning = champion_warm_start(store, inputs, settings, config, VERSION)
-    settings["model"]["weights"] = beginning.identity if beginning else weights_identity(config.model.weights)
-    own = beginning.model if beginning else None
-    features = RunFeatures(archive, split, config, store, settings, own)
-    found: Metrics = {}
-    audited_before = True
+        warm_start = champion_warm_start(Provenance(VERSION, inputs, settings), context)
+    settings["model"]["weights"] = warm_start.identity if warm_start else weights_identity(config.model.weights)
+    features = RunFeatures(archive, split, context, settings, warm_start.model if warm_start else None)
+    audit_metrics: Metrics = {}
+    audit_reused = True
     if config.audit.enabled:
-        weights = settings["model"]["weights"]
-        found, audited_before = Auditor(archive, split, context, weights, features.plain).metrics()
+        auditor = Auditor(archive, split, context, settings["model"]["weights"], features.plain_features)
+        audit_metrics, audit_reused = auditor.metrics()
 
     def make(folder: Path) -> Metrics:
-        return _fit(folder, features, config)
+        return _write_model(folder, features, config)
 
-    model, reused = build(Model, make, Provenance(VERSION, inputs, settings), store)
-    return model.model_copy(update={"metrics": model.metrics | found}), reused and audited_before
+    model, reused = build(Model, make, Provenance(VERSION, inputs, settings), context.store)
+    return model.model_copy(update={"metrics": model.metrics | audit_metrics}), reused and audit_reused
 
 
-def _fit(folder: Path, features: RunFeatures, config: Config) -> Metrics:
+def _write_model(folder: Path, features: RunFeatures, config: Config) -> Metrics:
     from carclf.dataset.archives import extract_images
-    from carclf.training.compile import save_model
     from carclf.training.heads import join_backbone_and_head
-    from carclf.training.probe import write_reference_logits
+    from carclf.training.saving import save_model, write_reference_logits
 
-    train, val = features.subsets["train"], features.subsets["val"]
-    saved = _seconds_saved(features)
-    own_val = (features.loaded["val"][0], val["target"].to_numpy())
-    head, history, metrics = _fit_head(folder, features.loaded["train"], train, own_val, config)
+    seconds_saved = _load_features(features)
+    head, history, metrics = _fit_head(folder, features, config)
     model = join_backbone_and_head(features.backbone, head)
-    write_reference_logits(model, val, extract_images(features.archive, features.store), features.size, folder)
+    images = extract_images(features.archive, features.context.store)
+    write_reference_logits(model, features.rows["val"], images, features.image_size, folder)
     save_model(model, history, folder)
-    return metrics | {"image_height": features.size[0], "image_width": features.size[1], "seconds_saved": saved,
-                      "class_names": features.split.metrics["class_names"]}
+    height, width = features.image_size
+    return metrics | {"image_height": height, "image_width": width, "seconds_saved": seconds_saved,
+                      "class_names": features.split.class_names}
 
 
-def _seconds_saved(features: RunFeatures) -> float:
-    """What it would have taken longer to compute the features here than to load those that others left."""
-    _ = features.backbone  # which is needed in any case
+def _load_features(features: RunFeatures) -> float:
+    """Load the features; return how many seconds faster that was than to compute all of them here."""
+    _ = features.backbone  # needed in any case, so its time does not count
     started = time.monotonic()
-    _ = features.loaded
-    return round(max(0.0, features.seconds - (time.monotonic() - started)), 2)
+    computing_seconds = features.seconds  # loads the features
+    return round(max(0.0, computing_seconds - (time.monotonic() - started)), 2)
 
 
-def _fit_head(
-    folder: Path, views: Any, train: Any, val: tuple[Any, Any], config: Config
-) -> tuple[Any, Any, Metrics]:
-    """The fitted head, its history and its metrics; with several trials, ``trials.csv`` in the folder."""
+def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[keras.Model, pd.DataFrame, Metrics]":
+    """Return the fitted head, its history and its metrics. With several trials, write ``trials.csv``."""
     import numpy as np
 
     from carclf.training.compile import make_deterministic
-    from carclf.training.head_search import search_settings
+    from carclf.training.head_search import HeadData, search_settings
     from carclf.training.heads import build_head, fit_head
 
-    own, labels = config.head, train["target"].to_numpy()
+    train, views = features.rows["train"], features.by_subset["train"]
+    labels = train["class_index"].to_numpy()
     num_features, num_classes = int(views.shape[2]), int(labels.max()) + 1
 
-    def fresh() -> Any:
-        make_deterministic(config.seed)  # the head is the same whether the features were there or not
+    def new_head() -> "keras.Model":
+        make_deterministic(config.seed)  # the head is the same whether the features were computed here or loaded
         return build_head(num_features, num_classes, config.model)
 
-    if own.num_trials > 1:
-        own, tried = search_settings(fresh, views, labels, train["cluster"].to_numpy(), own, config.seed)
-        tried.to_csv(folder / "trials.csv", index=False)
-    head = fresh()
+    settings = config.head
+    if settings.num_trials > 1:
+        data = HeadData(views, labels, train["cluster"].to_numpy())
+        settings, trials = search_settings(new_head, data, settings, config.seed)
+        trials.to_csv(folder / "trials.csv", index=False)
+    head = new_head()
+    val = features.by_subset["val"][0], features.rows["val"]["class_index"].to_numpy()
     all_views = views.reshape(-1, num_features), np.tile(labels, len(views))
-    history, accuracy, best_epoch = fit_head(head, all_views, val, own)
+    history, accuracy, best_epoch = fit_head(head, all_views, val, settings)
     return head, history, {
-        "val_accuracy": accuracy, "best_epoch": best_epoch, "learning_rate": own.learning_rate,
-        "weight_decay": own.weight_decay, "num_classes": num_classes, "num_features": num_features,
+        "val_accuracy": accuracy, "best_epoch": best_epoch, "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay, "num_classes": num_classes, "num_features": num_features,
     }

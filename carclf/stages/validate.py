@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from carclf.dataset.findings import Finding, Findings
     from carclf.dataset.image_checks import CheckContext
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _read_tables(images: Path, fixes: LabelFixes, config: Validation) -> _Tables
     from carclf.dataset.indexing import list_images
 
     context, findings = read_context(images, config)
-    class_names = None if context.table is None else set(context.table["Category"])
+    class_names = None if context.train_csv is None else set(context.train_csv["Category"])
     check_fixes(fixes, list_images(images), class_names)
     return _Tables(images, context, findings, fixes)
 
@@ -102,12 +102,8 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
         index.to_parquet(path, index=False)
         return {"num_images": num_images}
 
-    settings = {
-        "min_side": config.validation.min_side,
-        "max_megapixels": config.validation.max_megapixels,
-        "duplicates": config.duplicates.model_dump(),
-        "salt": context.salt,
-    }
+    settings = config.validation.model_dump(include={"min_side", "max_megapixels"})
+    settings |= {"duplicates": config.duplicates.model_dump(), "salt": context.salt}
     return build(Inspection, make, Provenance(VERSION, {"archive": archive.key}, settings), store)[0]
 
 
@@ -126,10 +122,10 @@ def _write_dataset(folder: Path, inspected: Path, tables: _Tables) -> "tuple[Met
     findings.add(tables.findings + fixed.findings())
     findings.log()
     index = fixed.index.assign(warning=_warnings(fixed.index, findings))
-    metrics = {"num_test": len(context.sample)} | _count_images(index, findings, fixed)
-    report = metrics | _report_lists(index) | {"findings": findings.report(), "label_fixes": fixed.applied}
+    metrics = {"num_test": len(context.sample_submission)} | _count_images(index, findings, fixed)
+    report = metrics | _report_lists(index) | {"findings": findings.to_dict(), "label_fixes": fixed.changes}
     index.to_parquet(folder / "index.parquet", index=False)
-    context.sample.to_csv(folder / "sample-submission.csv", index=False)
+    context.sample_submission.to_csv(folder / "sample-submission.csv", index=False)
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     write_dataset_report(folder / "report.html", index, tables.images, DatasetFindings(report))
     return metrics, findings
@@ -139,7 +135,7 @@ def _warnings(index: "pd.DataFrame", findings: "Findings") -> "pd.Series[str]":
     """Return the warning of each image. If an error names an image, it is there too, so that the page shows it."""
     import pandas as pd
 
-    errors = {finding.path: finding.text for finding in findings.listed if finding.severity == "error"}
+    errors = {finding.path: finding.message for finding in findings.reported if finding.severity == "error"}
     messages = findings.warnings | errors
     return pd.Series([messages.get(path, "") for path in index["path"]], index.index, dtype="str")
 
@@ -153,8 +149,7 @@ def _report_lists(index: "pd.DataFrame") -> dict[str, Any]:
     return {
         "problems": index.loc[index["problem"] != "", ["path", "problem"]][:MAX_REPORTED].to_dict("records"),
         "class_counts": labeled["label"].value_counts().sort_index().to_dict(),
-        "num_clusters": len(clusters),
-        "clusters": clusters[:MAX_REPORTED],
+        "num_clusters": len(clusters), "clusters": clusters[:MAX_REPORTED],
     }
 
 
@@ -164,12 +159,9 @@ def _count_images(index: "pd.DataFrame", findings: "Findings", fixed: FixedIndex
     usable = index[index["problem"] == ""]
     train = usable[usable["label"] >= 0]
     return {
-        "num_train": len(train),
-        "num_extra": int((train["source"] == "extra").sum()),
-        "num_classes": int(train["label"].nunique()),
-        "num_unusable": len(index) - len(usable),
-        "num_warnings": findings.count("warning"),
-        "num_label_fixes": len(fixed.applied),
+        "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
+        "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
+        "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.changes),
         "num_exact_duplicates": int(usable["sha256"].duplicated().sum()),
         "num_conflicting_clusters": len(conflicting_clusters(index)),
     }

@@ -1,1 +1,1 @@
-"""Training: backbones, head, fine-tuning."""
+"""Training: backbones, the head on cached features, and fine-tuning."""

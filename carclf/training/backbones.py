@@ -1,7 +1,8 @@
-"""The backbones of ``keras.applications`` with their right preprocessing, and the blocks to unfreeze."""
+"""Backbones of ``keras.applications`` with their preprocessing, and their division into blocks."""
 
 import re
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,17 +12,21 @@ from carclf.errors import ConfigError
 from carclf.training.weights import weights_file
 
 TINY = "Tiny"
-RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")  # these want -1..1; the others begin with their own layers
+# These expect pixels in [-1, 1]. The other networks rescale pixels in their first layers.
+RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")
 EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MAX_REASON = 300  # characters of an error of Keras in ours
 BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?(_\d+)?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
 
 def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Model:
-    """The network from 0–255 RGB (batch, height, width, 3) to pooled features (batch, features).
+    """Return the network from RGB pixels in [0, 255], (batch, height, width, 3), to features, (batch, features).
 
-    All but Tiny take pictures of any size, so that training can begin with smaller ones.
-    Raises ConfigError for weights that cannot be had: never a silent random start.
+    All backbones but Tiny accept images of any size, so that training can start with smaller ones.
+
+    Raises:
+        ConfigError: The weights cannot be loaded. Training never starts from random weights unnoticed.
     """
     if name == TINY:
         if weights != "none":
@@ -29,15 +34,15 @@ def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Mo
         return _tiny(height, width)
     inputs = keras.Input((None, None, 3), dtype="float32")
     net = _application(name, weights)
-    return keras.Model(inputs, net(_preprocess(name, weights)(inputs)), name="backbone")
+    return keras.Model(inputs, net(_preprocessing(name, weights)(inputs)), name="backbone")
 
 
-def _preprocess(name: str, weights: str) -> Any:
+def _preprocessing(name: str, weights: str) -> keras.Layer:
     if name in RESCALED:
         return keras.layers.Rescaling(1 / 127.5, -1.0)
     if name in EFFICIENT and weights not in ("imagenet", "none"):
-        # keras adds its last rescaling by 1/sqrt(std) only for weights="imagenet"; a file of the same weights
-        # needs it too. Since x -> (x/255 - mean) / scale is linear, it can stand in front.
+        # Keras adds its last rescaling by 1/sqrt(std) only for weights="imagenet", but the same weights from a file
+        # need it too. Since x -> (x/255 - mean) / scale is linear, an equivalent rescaling can come first.
         factor = [std**-0.5 for std in IMAGENET_STD]
         offset = [255 * mean * (1 - f) for mean, f in zip(IMAGENET_MEAN, factor, strict=True)]
         return keras.layers.Rescaling(factor, offset)
@@ -45,28 +50,35 @@ def _preprocess(name: str, weights: str) -> Any:
 
 
 def _application(name: str, weights: str) -> keras.Model:
-    make = getattr(keras.applications, name)
-    wanted = {"imagenet": "imagenet", "none": None}.get(weights, weights)
-    if wanted not in ("imagenet", None):
-        wanted = str(weights_file(weights))
+    source = {"imagenet": "imagenet", "none": None}.get(weights, weights)
+    if source not in ("imagenet", None):
+        source = str(weights_file(weights))
     try:
-        with warnings.catch_warnings():
-            # weights that do not fit some layers are only a warning to keras: here they would be a silent random start
-            warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
-            net = make(include_top=False, weights=wanted, input_shape=(None, None, 3), pooling="avg")
-    except Exception as error:  # keras raises bare Exception where the download fails
-        fetched = "Let this machine reach Keras' storage once, or set" if wanted == "imagenet" else "Set"
+        net = _load_application(name, source)
+    except Exception as error:  # Keras raises a bare Exception if the download fails
+        remedy = "Give this machine access to Keras' storage once, or set" if source == "imagenet" else "Set"
         raise ConfigError(
-            f"The {weights} weights of {name} could not be loaded: {str(error)[:300]}. {fetched} model.weights to a "
-            f"file or store URL of {name}'s no-top .weights.h5, or to 'none' for a random start."
+            f"The {weights} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. {remedy} model.weights "
+            f"to a file or store URL of the no-top .weights.h5 of {name}, or to 'none' for a random start."
         ) from error
     if not all(np.isfinite(array).all() for array in net.get_weights()):
-        raise ConfigError(f"The {weights} weights of {name} hold values that are no numbers: the file is damaged.")
+        raise ConfigError(
+            f"The {weights} weights of {name} contain values that are not finite, so the file is damaged. Set "
+            "model.weights to an intact file."
+        )
     return net
 
 
+def _load_application(name: str, weights: str | None) -> keras.Model:
+    with warnings.catch_warnings():
+        # Keras only warns about weights that do not fit some layers, which would then start from random weights.
+        warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
+        make = getattr(keras.applications, name)
+        return make(include_top=False, weights=weights, input_shape=(None, None, 3), pooling="avg")
+
+
 def _tiny(height: int, width: int) -> keras.Model:
-    """Four convolutions whose features keep their places: learns the demo's centred cars from scratch in seconds."""
+    """Four convolutions with flattened features: learns the centered cars of the demo from scratch in seconds."""
     inputs = keras.Input((height, width, 3), dtype="float32")
     x = keras.layers.Rescaling(1 / 127.5, -1.0)(inputs)
     for block, filters in enumerate((24, 48, 64, 96), start=1):
@@ -75,7 +87,7 @@ def _tiny(height: int, width: int) -> keras.Model:
 
 
 def extract_backbone(classifier: keras.Model) -> keras.Model:
-    """What stands below the head of a classifier that ``join`` made, with its weights."""
+    """Return the layers below the head of a classifier from ``join_backbone_and_head``, with their weights."""
     features = classifier.inputs[0]
     for layer in classifier.layers[1:-1]:
         features = layer(features)
@@ -83,27 +95,30 @@ def extract_backbone(classifier: keras.Model) -> keras.Model:
 
 
 def flatten_layers(model: keras.Model) -> list[Any]:
-    """Every layer of a model and of the models inside it, in order."""
-    return [inner for layer in model.layers
-            for inner in (flatten_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+    """Return every layer of a model and of its nested models, in order."""
+    return _flatten(model.layers)
 
 
 def backbone_layers(classifier: keras.Model) -> list[Any]:
-    """Every layer below the head."""
-    below = [layer for layer in classifier.layers if layer.name != "head"]
-    return [inner for layer in below for inner in (flatten_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+    """Return every layer below the head, nested ones included."""
+    return _flatten([layer for layer in classifier.layers if layer.name != "head"])
+
+
+def _flatten(layers: Iterable[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for layer in layers:
+        flat += _flatten(layer.layers) if isinstance(layer, keras.Model) else [layer]
+    return flat
 
 
 def group_layers_by_block(layers: list[Any]) -> list[list[Any]]:
-    """The layers by block, from the stem up: a new block begins where the name's block part changes."""
+    """Return the layers by block, from the stem up: a block starts where the block part of the name changes."""
     groups: list[list[Any]] = [[]]
     current = ""
     for layer in layers:
-        found = BLOCK.search(layer.name)
-        if found and found.group() != current:
-            current = found.group()
+        match = BLOCK.search(layer.name)
+        if match and match.group() != current:
+            current = match.group()
             groups.append([])
         groups[-1].append(layer)
     return groups
-
-

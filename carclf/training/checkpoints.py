@@ -1,4 +1,4 @@
-"""The state of a training in the store: saved whole or not at all, and taken up by whichever machine comes next."""
+"""The state of a training in the store, written completely or not at all, which any machine can resume."""
 
 import json
 import secrets
@@ -14,72 +14,75 @@ from carclf.progress import log
 from carclf.services.storage import Store
 
 Arrays = list[Any]
-
-
-MARK = secrets.token_hex(4)  # whose files they are: this process's
-NAMED = {"file", "sha256", "state"}  # of each checkpoint in latest.json
+PROCESS_ID = secrets.token_hex(4)  # in the names of the files that this process writes
+ENTRY_FIELDS = {"file", "sha256", "state"}
 
 
 class Checkpoints:
-    """``checkpoints/<key>/latest.json`` names the newest of files, two of each process, written in turn, and the one
-    before it, which stands in where the newest is damaged.
+    """The checkpoints of one training, in the folder ``checkpoints/<key>``.
 
-    A worker that is taken for dead may live on while another does its work: neither writes over the other's file.
+    ``latest.json`` names the newest checkpoint and the one before it, which is used if the newest is damaged. Each
+    process writes to two files of its own in turn: a worker that was taken for dead may still be running while another
+    one does its work, and neither overwrites the other's files.
     """
 
     def __init__(self, store: Store, key: str) -> None:
-        self.store, self.folder = store, f"checkpoints/{key}"
+        self.store = store
+        self.folder = f"checkpoints/{key}"
+        self._latest_key = f"{self.folder}/latest.json"
 
     def save(self, arrays: Arrays, state: dict[str, Any]) -> None:
-        """Write the arrays into the file that is not the latest, then name it."""
+        """Write the arrays to the file that is not the newest, then name it in ``latest.json``."""
         latest = self._latest()
-        name = f"{MARK}-b.npz" if latest and latest["file"] == f"{MARK}-a.npz" else f"{MARK}-a.npz"
+        first, second = (f"{PROCESS_ID}-{letter}.npz" for letter in "ab")
+        name = second if latest and latest["file"] == first else first
         with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
             path = Path(folder) / name
             np.savez(path, *arrays)
             self.store.upload(path, f"{self.folder}/{name}")
-            found = {"file": name, "sha256": file_sha256(path), "state": state}
-        before = {"previous": {name: latest[name] for name in NAMED}} if latest else {}
-        self.store.write(f"{self.folder}/latest.json", json.dumps(found | before).encode())
+            entry: dict[str, Any] = {"file": name, "sha256": file_sha256(path), "state": state}
+        if latest:
+            entry["previous"] = {field: latest[field] for field in ENTRY_FIELDS}
+        self.store.write(self._latest_key, json.dumps(entry).encode())
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """The latest arrays and state that are whole, or None where there are none."""
+        """Return arrays and state of the newest undamaged checkpoint, or None."""
         latest = self._latest() or {}
-        for named in filter(None, (latest, latest.get("previous"))):
-            if found := self._read(named):
-                return found
-            log.warning("The checkpoint %s/%s is damaged or gone: training takes up an earlier one or starts anew",
-                        self.folder, named["file"])
+        for entry in filter(None, (latest, latest.get("previous"))):
+            if checkpoint := self._read(entry):
+                return checkpoint
+            log.warning("fine_tune: checkpoint is damaged or missing, trying the one before it file=%s/%s",
+                        self.folder, entry["file"])
         return None
 
-    def _read(self, named: dict[str, Any]) -> tuple[Arrays, dict[str, Any]] | None:
-        with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-            path = Path(folder) / named["file"]
-            try:
-                self.store.download(f"{self.folder}/{named['file']}", path)
-            except KeyError:
-                return None
-            except DataError:
-                path.unlink(missing_ok=True)
-            if not path.exists() or file_sha256(path) != named["sha256"]:
-                return None
-            with np.load(path) as found:
-                return [found[f"arr_{position}"] for position in range(len(found.files))], named["state"]
-
     def clear(self) -> None:
-        """Give the room back once the trained model is in the store."""
-        found = self.store.read(f"{self.folder}/latest.json")
-        if found and found.data != b"null":
-            self.store.write(f"{self.folder}/latest.json", b"null")
-            for key in [key for key in self.store.list_keys(f"{self.folder}/") if key.endswith(".npz")]:
+        """Free the space of the checkpoints. Call this when the trained model is in the store."""
+        latest = self.store.read(self._latest_key)
+        if latest is None or latest.data == b"null":
+            return
+        self.store.write(self._latest_key, b"null")
+        for key in list(self.store.list_keys(f"{self.folder}/")):
+            if key.endswith(".npz"):
                 self.store.write(key, b"")
 
+    def _read(self, entry: dict[str, Any]) -> tuple[Arrays, dict[str, Any]] | None:
+        with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
+            path = Path(folder) / entry["file"]
+            try:
+                self.store.download(f"{self.folder}/{entry['file']}", path)
+            except (KeyError, DataError):
+                return None
+            if file_sha256(path) != entry["sha256"]:
+                return None
+            with np.load(path) as file:
+                return [file[f"arr_{position}"] for position in range(len(file.files))], entry["state"]
+
     def _latest(self) -> dict[str, Any] | None:
-        if not (found := self.store.read(f"{self.folder}/latest.json")):
+        if not (content := self.store.read(self._latest_key)):
             return None
         try:
-            latest = json.loads(found.data)
+            latest = json.loads(content.data)
         except ValueError:
-            log.warning("%s/latest.json is damaged: no checkpoint is known", self.folder)
+            log.warning("fine_tune: %s is damaged, its checkpoints are ignored", self._latest_key)
             return None
-        return latest if isinstance(latest, dict) and latest.keys() >= NAMED else None
+        return latest if isinstance(latest, dict) and latest.keys() >= ENTRY_FIELDS else None

@@ -1,4 +1,4 @@
-"""Several GPUs of one machine, by the backend's own data parallelism."""
+"""Data-parallel training on several GPUs of one machine, by the backend's implementation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,30 +11,30 @@ from carclf.progress import log
 
 @contextmanager
 def data_parallel(batch_size: int, devices: list[str] | None = None) -> Iterator[int]:
-    """Models made and trained inside use the devices (default: every GPU seen); yields their number.
+    """Let models that are created and trained in the block use the devices; yield the number of devices used.
 
-    Each step's batch is divided among them evenly: of five, a batch of 32 uses four. With one device, or none named,
-    nothing changes.
+    The default is every visible GPU. Each batch is divided evenly: of five devices, a batch of 32 uses four. With
+    fewer than two devices nothing changes.
     """
-    devices = devices if devices is not None else gpu_devices()
-    num = max((num for num in range(1, len(devices) + 1) if batch_size % num == 0), default=0)
-    if num < len(devices):
-        log.warning("A batch of %d cannot be divided among %d devices: %d of them are used", batch_size, len(devices),
-                    num)
-    devices = devices[:num]
-    if len(devices) < 2:
+    available = gpu_devices() if devices is None else devices
+    num = max((num for num in range(1, len(available) + 1) if batch_size % num == 0), default=0)
+    if num < len(available):
+        log.warning("fine_tune: the batch cannot be divided evenly, not all devices are used batch_size=%d devices=%d "
+                    "used=%d", batch_size, len(available), num)
+    used = available[:num]
+    if num <= 1:
         yield 1
         return
-    log.info("Training on %d devices: %s", len(devices), ", ".join(devices))
+    log.info("fine_tune: training on %d devices: %s", num, ", ".join(used))
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        with tf.distribute.MirroredStrategy(devices).scope():
-            yield len(devices)
+        with tf.distribute.MirroredStrategy(used).scope():
+            yield num
         return
-    before = keras.distribution.distribution()
-    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
+    previous = keras.distribution.distribution()
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=used))
     try:
-        yield len(devices)
+        yield num
     finally:
-        keras.distribution.set_distribution(before)
+        keras.distribution.set_distribution(previous)

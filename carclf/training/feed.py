@@ -1,4 +1,4 @@
-"""Batches handed to Keras by their number, and how long training waited for them."""
+"""Feed Keras with batches by their number, and measure how long training waits for them."""
 
 import threading
 import time
@@ -12,114 +12,135 @@ from carclf.errors import CarclfError, ServiceError
 
 
 class BatchStream:
-    """Batches by their number: read on where the next one is asked for, opened anew where another is."""
+    """Batches by their number: reads sequentially, and reopens the source if another batch than the next is needed.
 
-    def __init__(self, open_at: Callable[[int], Iterator[Any]]) -> None:
-        self.open_at, self.next, self.wait_seconds = open_at, -1, 0.0
-        self.ready: dict[int, float] = {}  # when the batches came that no step has taken yet
-        self.iterator: Iterator[Any] = iter(())
-        self.recent: dict[int, Any] = {}
-        self.lock = threading.Lock()
-        self.error: CarclfError | None = None
+    ``wait_seconds`` is the total time for which training steps waited for their batches.
+    """
+
+    def __init__(self, open_from: Callable[[int], Iterator[Any]]) -> None:
+        self.open_from = open_from
+        self.wait_seconds = 0.0
+        self.arrivals: dict[int, float] = {}  # times at which the batches arrived that no step has used yet
+        self._iterator: Iterator[Any] = iter(())
+        self._next = -1
+        self._recent: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self._error: CarclfError | None = None
 
     def get(self, number: int) -> Any:
-        """The batch of that number."""
-        with self.lock:
-            # The first batches are looked at for their shapes, by untuned or by Keras, then asked for again.
-            if number not in self.recent:
-                if number != self.next:
+        """Return the batch with this number."""
+        with self._lock:
+            # without_autotune and Keras read the first batches for their shapes, then request them again.
+            if number not in self._recent:
+                if number != self._next:
                     self._close()
-                    self.iterator, self.next = self.open_at(number), number
-                try:
-                    batch = next(self.iterator)
-                except CarclfError as error:
-                    self.error = error
-                    raise
-                except RuntimeError as error:  # as Grain tells that one of its processes is gone
-                    if "terminated unexpectedly" not in str(error):
-                        raise
-                    self.error = ServiceError("A process that reads pictures was killed. If memory ran out, lower "
-                                              "fine_tune.num_workers. Run the stage again: it goes on from its last "
-                                              "checkpoint.")
-                    raise self.error from error
-                self.next += 1
-                self.ready[number] = time.monotonic()
-                self.recent = {n: kept for n, kept in self.recent.items() if n == number - 1} | {number: batch}
-            return self.recent[number]
+                    self._iterator, self._next = self.open_from(number), number
+                batch = self._read()
+                self._next += 1
+                self.arrivals[number] = time.monotonic()
+                self._recent = {n: kept for n, kept in self._recent.items() if n == number - 1} | {number: batch}
+            return self._recent[number]
 
-    def taken(self, number: int, since: float) -> None:
-        """A step has used that batch, and could have from ``since`` on: ``wait_seconds`` grows if it came later.
+    def _read(self) -> Any:
+        try:
+            return next(self._iterator)
+        except CarclfError as error:
+            self._error = error
+            raise
+        except RuntimeError as error:  # Grain's message when one of its processes was killed
+            if "terminated unexpectedly" not in str(error):
+                raise
+            self._error = ServiceError(
+                "A process that reads images was killed. If memory ran out, lower fine_tune.num_workers. Run the "
+                "stage again: it resumes from its last checkpoint."
+            )
+            raise self._error from error
 
-        Keras reads ahead in a thread of its own, so the time that reading takes is not what training waits.
+    def record_wait(self, number: int, since: float) -> None:
+        """Add the time that a step waited for this batch, which it could have used from ``since`` on.
+
+        Keras reads ahead in a thread, so the time that reading takes is not the time that training waits.
         """
-        self.wait_seconds += max(0.0, self.ready.pop(number, since) - since)
+        self.wait_seconds += max(0.0, self.arrivals.pop(number, since) - since)
 
     @contextmanager
-    def own_errors(self) -> Iterator[None]:
-        """Raise what ended the stream instead of what Keras made of it."""
+    def reraise_source_error(self) -> Iterator[None]:
+        """Raise the error that ended the stream instead of the one that Keras raises because of it."""
         try:
             yield
         except Exception:
-            if self.error is not None:
-                raise self.error from None
+            if self._error is not None:
+                raise self._error from None
             raise
 
     def close(self) -> None:
-        """End the workers that read ahead."""
-        with self.lock:
-            self.recent, self.ready, self.next = {}, {}, -1
+        """Stop the workers that read ahead."""
+        with self._lock:
+            self._recent = {}
+            self.arrivals = {}
+            self._next = -1
             self._close()
 
     def _close(self) -> None:
-        if hasattr(self.iterator, "close"):
-            self.iterator.close()
-        self.iterator = iter(())
+        if hasattr(self._iterator, "close"):
+            self._iterator.close()
+        self._iterator = iter(())
 
 
 class BatchSequence(keras.utils.PyDataset):  # type: ignore[misc]  # keras is untyped
-    """``num`` batches of a stream from ``begin`` on, for Keras, which must not shuffle them: the stream is shuffled."""
+    """``num_batches`` batches of a stream, from number ``start`` on. Keras must not shuffle them; the stream does."""
 
-    def __init__(self, stream: BatchStream, begin: int, num: int) -> None:
+    def __init__(self, stream: BatchStream, start: int, num_batches: int) -> None:
         super().__init__(workers=1)
-        self.stream, self.begin, self.num, self.asked = stream, begin, num, 0
+        self.stream = stream
+        self.start = start
+        self.next_position = 0
+        self._num_batches = num_batches
 
     def __len__(self) -> int:
-        return self.num
+        return self._num_batches
 
     def __getitem__(self, position: int) -> Any:
-        if position > self.asked:  # the stream would be opened anew for each batch
-            raise ValueError("Batches come in their order only: fit with shuffle=False")
-        self.asked = max(self.asked, position + 1)
-        return self.stream.get(self.begin + position)
+        if position > self.next_position:  # the stream would be reopened for every batch
+            raise ValueError("Batches can only be read in order. Call fit with shuffle=False.")
+        self.next_position = max(self.next_position, position + 1)
+        return self.stream.get(self.start + position)
 
 
-def without_autotune(feed: BatchSequence) -> Any:
-    """The feed as fit and predict are to get it: on TensorFlow a pipeline of the same batches without tf.data's tuner.
+def without_autotune(sequence: BatchSequence) -> Any:
+    """Return the sequence as ``fit`` and ``predict`` should get it: on TensorFlow, a pipeline without tf.data's tuner.
 
-    With it, which Keras gives no way to leave out, the end of one fit in two took up to a minute: CancellationManager
-    wakes the tuner's thread before it says that it is cancelled, so the thread may sleep on (TensorFlow 2.21).
+    Keras offers no way to disable the tuner. With it, every second ``fit`` needed up to a minute to end:
+    CancellationManager wakes the tuner's thread before it sets the cancelled flag, so the thread may go back to sleep
+    (TensorFlow 2.21).
     """
     if keras.backend.backend() != "tensorflow":
-        return feed
+        return sequence
     import tensorflow as tf
 
-    shapes = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), feed[0])
-    found = tf.data.Dataset.from_generator(lambda: map(feed.__getitem__, range(len(feed))), output_signature=shapes)
+    signature = tf.nest.map_structure(lambda array: tf.TensorSpec(array.shape, array.dtype), sequence[0])
+    dataset = tf.data.Dataset.from_generator(
+        lambda: map(sequence.__getitem__, range(len(sequence))), output_signature=signature
+    )
     options = tf.data.Options()
     options.autotune.enabled = False
-    return found.apply(tf.data.experimental.assert_cardinality(len(feed))).prefetch(2).with_options(options)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(sequence)))
+    return dataset.prefetch(2).with_options(options)
 
 
 class DataWaitCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Adds to the stream's ``wait_seconds`` what each step of one ``fit`` waits for its batch."""
+    """Add the time that each step of one ``fit`` waits for its batch to the stream's ``wait_seconds``."""
 
-    def __init__(self, feed: BatchSequence) -> None:
+    def __init__(self, sequence: BatchSequence) -> None:
         super().__init__()
-        self.feed, self.since = feed, time.monotonic()
+        self.sequence = sequence
+        self.since = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if batch:  # the first is waited for from before fit, where its shape is looked at
+        """Start to wait. The wait for the first batch starts before ``fit``, where its shape is read."""
+        if batch:
             self.since = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.feed.stream.taken(self.feed.begin + batch, self.since)
+        """Record the wait for this step's batch."""
+        self.sequence.stream.record_wait(self.sequence.start + batch, self.since)

@@ -1,56 +1,74 @@
-"""The head's settings chosen on held-out training pictures, never on the validation ones."""
+"""Choose the head's settings on held-out training images, never on the validation images."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf import config
+from carclf.config import Head
 from carclf.progress import log
 from carclf.training.heads import fit_head
 
-RATE_DECADES, DECAY_DECADES = (-0.5, 0.5), (-1.0, 2.0)  # around the given values, as powers of ten
-HELD_OUT = 5  # every fifth group
+# Ranges around the given values, as powers of ten.
+LEARNING_RATE_DECADES = (-0.5, 0.5)
+WEIGHT_DECAY_DECADES = (-1.0, 2.0)
+HELD_OUT_EVERY = 5  # one group in five is held out
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Features of the training images, (views, rows, features), the plain view first; labels and groups by row.
+
+    The images of a group, which are copies of each other, are held out together.
+    """
+
+    views: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.integer]
+    groups: npt.NDArray[np.generic]
 
 
 def search_settings(
-    build: Callable[[], keras.Model], views: npt.NDArray[np.float32], labels: npt.NDArray[Any],
-    groups: npt.NDArray[Any], settings: config.Head, seed: int,
-) -> tuple[config.Head, pd.DataFrame]:
-    """The trial with the smallest loss on held-out plain pictures, and a row for each trial.
+    build: Callable[[], keras.Model], data: HeadData, settings: Head, seed: int
+) -> tuple[Head, pd.DataFrame]:
+    """Return the settings with the smallest loss on held-out plain images, and a table with one row per trial.
 
-    ``views`` are features (views, rows, features) of the same pictures, the plain ones first; pictures of one group
-    (copies) are on one side. ``build`` makes the same fresh head each time, so that trials differ in their settings
-    alone.
+    ``build`` must return the same new head every time, so that trials differ in their settings only.
     """
-    held_out = is_held_out(groups)
+    views, labels = data.views, data.labels
+    held_out = is_held_out(data.groups)
     train = views[:, ~held_out].reshape(-1, views.shape[2]), np.tile(labels[~held_out], len(views))
+    val = views[0][held_out], labels[held_out]
     rows: list[dict[str, float]] = []
-    tried = sample_trials(settings, seed)
-    for trial in tried:
-        history, accuracy, _ = fit_head(build(), train, (views[0][held_out], labels[held_out]), trial)
+    trials = sample_trials(settings, seed)
+    for trial in trials:
+        history, accuracy, _ = fit_head(build(), train, val, trial)
         rows.append({"learning_rate": trial.learning_rate, "weight_decay": trial.weight_decay,
                      "held_out_loss": float(history["val_loss"].min()), "held_out_accuracy": accuracy})
-        log.info("train_head: trial %d/%d, learning rate %.2g, weight decay %.2g: held-out loss %.4f, accuracy %.4f",
-                 len(rows), len(tried), *rows[-1].values())
-    # a trial that diverged has no loss
+        log.info("train_head: trial %d/%d learning_rate=%.2g weight_decay=%.2g held_out_loss=%.4f "
+                 "held_out_accuracy=%.4f", len(rows), len(trials), *rows[-1].values())
+    # The loss of a trial that diverged is NaN.
     losses = [row["held_out_loss"] if np.isfinite(row["held_out_loss"]) else np.inf for row in rows]
-    return tried[int(np.argmin(losses))], pd.DataFrame(rows)
+    return trials[int(np.argmin(losses))], pd.DataFrame(rows)
 
 
-def is_held_out(groups: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which pictures are held out: those of every fifth group, whole groups."""
-    return np.asarray(np.unique(groups, return_inverse=True)[1] % HELD_OUT == 0)
+def is_held_out(groups: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
+    """Return which rows are held out: those of every fifth group."""
+    return np.asarray(np.unique(groups, return_inverse=True)[1] % HELD_OUT_EVERY == 0)
 
 
-def sample_trials(settings: config.Head, seed: int) -> list[config.Head]:
-    """The given settings, then ``num_trials - 1`` with a learning rate and a weight decay drawn around theirs."""
+def sample_trials(settings: Head, seed: int) -> list[Head]:
+    """Return the given settings and ``num_trials - 1`` random ones with a learning rate and weight decay near them."""
     random = np.random.default_rng(seed)
-    factors = [(10 ** random.uniform(*RATE_DECADES), 10 ** random.uniform(*DECAY_DECADES))
-               for _ in range(settings.num_trials - 1)]
-    drawn = [{"learning_rate": min(1.0, settings.learning_rate * rate),
-              "weight_decay": min(1.0, settings.weight_decay * decay)} for rate, decay in factors]
-    return [settings, *(settings.model_copy(update=values) for values in drawn)]
+    factors = [
+        (10 ** random.uniform(*LEARNING_RATE_DECADES), 10 ** random.uniform(*WEIGHT_DECAY_DECADES))
+        for _ in range(settings.num_trials - 1)
+    ]
+    updates = [
+        {"learning_rate": min(1.0, settings.learning_rate * rate),
+         "weight_decay": min(1.0, settings.weight_decay * decay)}
+        for rate, decay in factors
+    ]
+    return [settings, *(settings.model_copy(update=update) for update in updates)]

@@ -4,69 +4,83 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from carclf import config
+from carclf.config import Head, Model
 from carclf.progress import Meter
 from carclf.training.schedules import warmup_cosine
 
+WARMUP_FRACTION = 0.1
+STEPS_PER_EXECUTION = 32  # steps take about a millisecond: separate calls cost a quarter more, for the same weights
+LabeledFeatures = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]  # (rows, features) and (rows,)
 
-def build_head(num_features: int, num_classes: int, model: config.Model) -> keras.Model:
-    """(batch, features) to logits (batch, classes), float32 also under mixed precision."""
+
+def build_head(num_features: int, num_classes: int, settings: Model) -> keras.Model:
+    """Return the network from (batch, features) to logits, (batch, classes), which are always float32."""
     inputs = keras.Input((num_features,), dtype="float32")
-    x = keras.layers.BatchNormalization()(inputs) if model.batch_norm else inputs
-    if model.hidden_units:
-        x = keras.layers.Dense(model.hidden_units, activation="relu")(x)
-        x = keras.layers.BatchNormalization()(x) if model.batch_norm else x
-    x = keras.layers.Dropout(model.dropout)(x)
+    x = keras.layers.BatchNormalization()(inputs) if settings.batch_norm else inputs
+    if settings.hidden_units:
+        x = keras.layers.Dense(settings.hidden_units, activation="relu")(x)
+        x = keras.layers.BatchNormalization()(x) if settings.batch_norm else x
+    x = keras.layers.Dropout(settings.dropout)(x)
     return keras.Model(inputs, keras.layers.Dense(num_classes, dtype="float32", name="logits")(x), name="head")
 
 
 def join_backbone_and_head(backbone: keras.Model, head: keras.Model) -> keras.Model:
-    """One model from pictures to logits."""
+    """Return one model from images to logits."""
     return keras.Model(backbone.input, head(backbone.output), name="classifier")
 
 
 class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Remembers the weights of the epoch with the best validation accuracy, the earlier of equals."""
+    """Keep the weights of the epoch with the best validation accuracy; the earliest, if several are equal."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
-        self.best, self.best_epoch, self.meter = -1.0, 0, meter
+        self.meter = meter
+        self.best_accuracy = -1.0
+        self.best_epoch = 0
+        self.best_weights: list[Any] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         metrics = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
         self.meter(epoch + 1, self.params["epochs"], f"val_accuracy {logs['val_accuracy']:.3f}", metrics)
-        if logs["val_accuracy"] > self.best:
-            self.best, self.best_epoch, self.weights = logs["val_accuracy"], epoch + 1, self.model.get_weights()
+        if logs["val_accuracy"] > self.best_accuracy:
+            self.best_accuracy = logs["val_accuracy"]
+            self.best_epoch = epoch + 1
+            self.best_weights = self.model.get_weights()
 
 
 def fit_head(
-    head: keras.Model, train: tuple[Any, Any], val: tuple[Any, Any], settings: config.Head
+    head: keras.Model, train: LabeledFeatures, val: LabeledFeatures, settings: Head
 ) -> tuple[pd.DataFrame, float, int]:
-    """Train on (features [rows, features], labels); leaves the best epoch's weights in the head.
+    """Fit the head to features and labels, and leave the weights of the best epoch in it.
 
-    Returns one row of history per epoch, the best validation accuracy and its epoch, from 1.
+    Returns the history with one row per epoch, the best validation accuracy, and its epoch, from 1.
     """
     (x, labels), (val_x, val_labels) = train, val
-    num_classes, smoothing = head.output_shape[-1], settings.label_smoothing
     num_steps = settings.epochs * -(-len(x) // settings.batch_size)
-    trained = keras.Model(head.inputs, head.outputs)  # Keras would save a nested model's loss with it
-    trained.compile(
-        keras.optimizers.AdamW(
-            warmup_cosine(settings.learning_rate, num_steps, 0.1), weight_decay=settings.weight_decay
-        ),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
-        steps_per_execution=32,  # of a millisecond each: calls of their own cost a quarter more, with the same weights
-    )
-    shares = np.eye(num_classes, dtype=np.float32)
+    trained = _compile(head, settings, num_steps)
+    one_hot = np.eye(head.output_shape[-1], dtype=np.float32)
     with Meter("train_head") as meter:
+        keep_best = _KeepBest(meter)
         history = trained.fit(
-            x, shares[labels], validation_data=(val_x, shares[val_labels]), epochs=settings.epochs,
-            batch_size=settings.batch_size, verbose=0, callbacks=[best := _KeepBest(meter)],
+            x, one_hot[labels], validation_data=(val_x, one_hot[val_labels]), epochs=settings.epochs,
+            batch_size=settings.batch_size, verbose=0, callbacks=[keep_best],
         )
-    trained.set_weights(best.weights)
+    trained.set_weights(keep_best.best_weights)
     rows = pd.DataFrame(history.history, index=pd.RangeIndex(1, settings.epochs + 1, name="epoch"))
-    num_right = round(float(best.best) * len(val_labels))  # Keras divides in float32: what is compared with it does not
-    return rows.reset_index(), num_right / len(val_labels), best.best_epoch
+    # Keras divides in float32; fine-tuning compares its accuracies, in float64, with this one.
+    num_correct = round(float(keep_best.best_accuracy) * len(val_labels))
+    return rows.reset_index(), num_correct / len(val_labels), keep_best.best_epoch
+
+
+def _compile(head: keras.Model, settings: Head, num_steps: int) -> keras.Model:
+    trained = keras.Model(head.inputs, head.outputs)  # Keras would save the loss of a nested model with it
+    schedule = warmup_cosine(settings.learning_rate, num_steps, WARMUP_FRACTION)
+    trained.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
+    )
+    return trained

@@ -1,4 +1,4 @@
-"""In which precision a network computes; its weights are float32 always."""
+"""The precision in which a network computes. Its weights are always float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,38 +7,39 @@ import keras
 
 from carclf.training.backbones import flatten_layers
 
-BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere: the first with bfloat16 matrix units
+BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere, the first generation with bfloat16 matrix units
 
 
 @contextmanager
 def compute_precision(precision: str, model: keras.Model) -> Iterator[str]:
-    """The model computes in float32, bfloat16, or auto (bfloat16 on a GPU that has it) inside the block.
+    """Let the model compute in float32, bfloat16 or auto (bfloat16 if the GPU supports it) within the block.
 
-    The logits stay float32. float16 is not offered: EfficientNets overflow in it.
+    Yields the precision used. The logits stay float32. float16 is not offered: EfficientNets overflow in it.
     """
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16() else "float32"
     layers = [layer for layer in flatten_layers(model) if layer.name != "logits"]
-    before = [layer.dtype_policy for layer in layers]
+    policies = [layer.dtype_policy for layer in layers]
     for layer in layers:
         layer.dtype_policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     try:
         yield precision
     finally:
-        for layer, policy in zip(layers, before, strict=True):
+        for layer, policy in zip(layers, policies, strict=True):
             layer.dtype_policy = policy
 
 
 def has_bfloat16() -> bool:
-    """Whether every visible GPU multiplies in bfloat16; CPUs gain too little from it."""
+    """Return whether every visible GPU has bfloat16 matrix units. CPUs gain too little from bfloat16."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        found = [tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0)) for gpu in gpus]
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        capabilities = [tuple(detail.get("compute_capability", (0, 0))) for detail in details]
     else:
         import jax
 
         devices = [device for device in jax.devices() if device.platform == "gpu"]
-        found = [tuple(map(int, str(device.compute_capability).split("."))) for device in devices]
-    return bool(found) and all(tuple(capability) >= BFLOAT16_CAPABILITY for capability in found)
+        capabilities = [tuple(map(int, str(device.compute_capability).split("."))) for device in devices]
+    return bool(capabilities) and min(capabilities) >= BFLOAT16_CAPABILITY

@@ -1,84 +1,102 @@
-"""The pooled features of a run's pictures, and the backbone that sees them, got when they are first asked for."""
+"""The backbone of a run and the features of the run's images, computed when they are first used."""
 
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Archive, Model, Split
-from carclf.config import Config
+from carclf.artifacts import Archive, Model, Split, StageContext
 from carclf.progress import Meter
-from carclf.services.storage import Store
 from carclf.training.warm_start import load_backbone
 
-
-class RunFeatures:
-    """Features of every view of the training pictures and of the plain view of all: nothing is computed twice.
-
-    The training framework is imported only where something is asked for.
-    """
-
-    def __init__(
-        self, archive: Archive, split: Split, config: Config, store: Store, settings: dict[str, Any],
-        beginning: Model | None,
-    ) -> None:
-        self.beginning = beginning  # the model whose backbone is taken, where the weights are not the named ones
-        self.archive, self.split, self.config, self.store, self.settings = archive, split, config, store, settings
-        self.size = config.model.image_size
-        self.seconds = 0.0  # what it took to compute those of this run's pictures, whoever did
-
-    @cached_property
-    def backbone(self) -> Any:
-        """The frozen network; the same one each time, also where it begins at random."""
-        from carclf.training.backbones import build_backbone
-        from carclf.training.compile import make_deterministic
-
-        make_deterministic(self.config.seed)
-        network = self.config.model
-        if self.beginning is not None:
-            return load_backbone(self.beginning, self.store, self.size)
-        return build_backbone(network.backbone, network.weights, *self.size)
-
-    @cached_property
-    def subsets(self) -> dict[str, Any]:
-        """The split's rows by subset."""
-        return _subsets(self.split, self.store)
-
-    @cached_property
-    def loaded(self) -> dict[str, Any]:
-        """(views, rows, features) by subset; all at once, so that several workers can share the work."""
-        features, self.seconds = self._load(self.archive, self.split, self.subsets, self.config.head.num_views)
-        return features
-
-    def plain(self, archive: Archive, split: Split) -> tuple[Any, Any]:
-        """Every usable labelled picture's row and the features of its plain view; also of another run's pictures."""
-        if (archive.key, split.key) == (self.archive.key, self.split.key):
-            return _joined(self.subsets, self.loaded)
-        subsets = _subsets(split, self.store)
-        return _joined(subsets, self._load(archive, split, subsets, 1)[0])
-
-    def _load(
-        self, archive: Archive, split: Split, subsets: dict[str, Any], num_views: int
-    ) -> tuple[dict[str, Any], float]:
-        from carclf.training.feature_shards import FeatureShards
-        from carclf.training.precision import compute_precision
-
-        with compute_precision(self.config.model.precision, self.backbone) as precision, Meter("features") as meter:
-            settings = self.settings | {"precision": precision}
-            shards = FeatureShards(self.backbone, archive, split, self.config, self.store, settings, meter)
-            features = shards.load({subset: (rows, num_views if subset == "train" else 1)
-                                    for subset, rows in subsets.items()})
-            return features, shards.seconds
-
-
-def _subsets(split: Split, store: Store) -> dict[str, Any]:
-    import pandas as pd
-
-    rows = pd.read_parquet(split.path(store, "split.parquet"))
-    return {subset: rows[rows["subset"] == subset] for subset in ("train", "val", "excluded")
-            if subset in set(rows["subset"])}
-
-
-def _joined(subsets: dict[str, Any], features: dict[str, Any]) -> tuple[Any, Any]:
+if TYPE_CHECKING:
+    import keras
     import numpy as np
     import pandas as pd
 
-    return pd.concat(subsets.values(), ignore_index=True), np.concatenate([features[name][0] for name in subsets])
+    from carclf.training.feature_shards import SubsetFeatures
+
+SUBSETS = ("train", "val", "excluded")
+
+
+class RunFeatures:
+    """Features of every view of the training images, and of the plain view of all other images.
+
+    ``settings`` are those of train_head. The backbone is that of ``start_model``, or by default the configured one.
+    Nothing is computed twice, and the training framework is only imported when a property is used.
+    """
+
+    def __init__(
+        self, archive: Archive, split: Split, context: StageContext, settings: Mapping[str, Any],
+        start_model: Model | None = None,
+    ) -> None:
+        self.archive = archive
+        self.split = split
+        self.context = context
+        self.settings = settings
+        self.start_model = start_model
+        self.image_size = context.config.model.image_size
+
+    @cached_property
+    def backbone(self) -> "keras.Model":
+        """The frozen network; the same one every time, even with a random start."""
+        from carclf.training.backbones import build_backbone
+        from carclf.training.compile import make_deterministic
+
+        config = self.context.config
+        make_deterministic(config.seed)
+        if self.start_model is not None:
+            return load_backbone(self.start_model, self.context.store, self.image_size)
+        return build_backbone(config.model.backbone, config.model.weights, *self.image_size)
+
+    @cached_property
+    def rows(self) -> "dict[str, pd.DataFrame]":
+        """The split's rows by subset."""
+        return self._rows_by_subset(self.split)
+
+    @property
+    def by_subset(self) -> "SubsetFeatures":
+        """Features (views, rows, features) by subset, loaded together so that several workers can share the work."""
+        return self._loaded[0]
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that it took to compute ``by_subset``, by whichever process did."""
+        return self._loaded[1]
+
+    def plain_features(self, archive: Archive, split: Split) -> "tuple[pd.DataFrame, np.ndarray[Any, Any]]":
+        """Return the row of every usable labeled image and the features of its plain view, also for other data."""
+        if (archive.key, split.key) == (self.archive.key, self.split.key):
+            return _join_subsets(self.rows, self.by_subset)
+        rows = self._rows_by_subset(split)
+        return _join_subsets(rows, self._load(archive, split, rows, 1)[0])
+
+    @cached_property
+    def _loaded(self) -> "tuple[SubsetFeatures, float]":
+        return self._load(self.archive, self.split, self.rows, self.context.config.head.num_views)
+
+    def _rows_by_subset(self, split: Split) -> "dict[str, pd.DataFrame]":
+        rows = split.rows(self.context.store)
+        present = set(rows["subset"])
+        return {subset: rows[rows["subset"] == subset] for subset in SUBSETS if subset in present}
+
+    def _load(
+        self, archive: Archive, split: Split, rows: "dict[str, pd.DataFrame]", num_views: int
+    ) -> "tuple[SubsetFeatures, float]":
+        from carclf.training.feature_shards import FeatureShards
+        from carclf.training.precision import compute_precision
+
+        precision_setting = self.context.config.model.precision
+        with compute_precision(precision_setting, self.backbone) as precision, Meter("features") as meter:
+            shards = FeatureShards(self.backbone, {**self.settings, "precision": precision}, self.context, meter)
+            views = {subset: num_views if subset == "train" else 1 for subset in rows}
+            return shards.load(archive, split, {subset: (rows[subset], views[subset]) for subset in rows})
+
+
+def _join_subsets(
+    rows: "dict[str, pd.DataFrame]", features: "SubsetFeatures"
+) -> "tuple[pd.DataFrame, np.ndarray[Any, Any]]":
+    import numpy as np
+    import pandas as pd
+
+    plain = np.concatenate([features[subset][0] for subset in rows])
+    return pd.concat(rows.values(), ignore_index=True), plain

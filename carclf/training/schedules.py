@@ -1,5 +1,4 @@
-"""How the learning rate moves over the steps."""
-
+"""What trains when in a fine-tuning: learning rates, phases, image sizes, and unfrozen blocks."""
 
 import math
 from typing import Any
@@ -7,7 +6,7 @@ from typing import Any
 import keras
 
 from carclf.config import FineTune, scaled_size
-from carclf.pipeline.batches import TrainingSource
+from carclf.pipeline.batches import Size, TrainingSource
 from carclf.training.backbones import backbone_layers, flatten_layers, group_layers_by_block
 from carclf.training.compile import compile_classifier
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
@@ -16,7 +15,7 @@ from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 def warmup_cosine(
     peak: float, num_steps: int, warmup_fraction: float
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear from 0 to the peak, then a half cosine to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
+    """Rise linearly to the peak, then fall to 0 by half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     warmup = int(num_steps * warmup_fraction)
     return keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else peak, max(1, num_steps - warmup), warmup_target=peak if warmup else None,
@@ -25,61 +24,78 @@ def warmup_cosine(
 
 
 def phases_by_epoch(epochs: int, num_phases: int) -> list[int]:
-    """The phase, from 0, of each epoch: phases of equal length but for rounding, none of them empty."""
+    """Return the phase of each epoch, from 0. Phases have equal lengths up to rounding."""
     return [epoch * num_phases // epochs for epoch in range(epochs)]
 
-def epoch_sizes(size: tuple[int, int], first: float, num_phases: int, epochs: int) -> tuple[tuple[int, int], ...]:
-    """The pictures' size in each epoch: growing from phase to phase, in steps of 32 px, the full size last."""
-    found = []
-    for phase in phases_by_epoch(epochs, num_phases):
-        share = first + (1 - first) * phase / (num_phases - 1) if num_phases > 1 else 1.0
-        found.append(scaled_size(size, share))
-    return tuple(found)
 
+def epoch_sizes(size: Size, initial_fraction: float, num_phases: int, epochs: int) -> tuple[Size, ...]:
+    """Return the image size (height, width) of each epoch.
 
-def compile_for_fine_tuning(own: FineTune, model: keras.Model, source: TrainingSource, rate: Any = None) -> tuple[keras.Model, int]:
-    """The model compiled for a fine-tuning by these settings, and the number of blocks that will train.
-
-    ``rate`` stands for another learning-rate schedule than theirs.
+    The size grows from phase to phase in steps of 32 px, from ``initial_fraction`` of each side to the full size.
     """
-    num_steps = source.epochs * source.steps_per_epoch
-    groups = unfreeze(model, own.unfrozen_fraction, batch_norm=own.batch_norm)
-    phases = phases_by_epoch(own.epochs, own.num_phases)
-    starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
-    rates = block_rates(len(groups), decay=own.layer_decay, phase_starts=starts or [0])
-    if rate is None and own.schedule == "cosine":
-        rate = warmup_cosine(own.learning_rate, max(1, num_steps), own.warmup_fraction)
-    elif rate is None:
-        rate = own.learning_rate
-    optimizer = BlockwiseAdamW(rate, weight_decay=own.weight_decay, global_clipnorm=own.global_clipnorm,
-                               ema_momentum=own.ema_momentum)
-    trained = compile_classifier(model, optimizer, own.label_smoothing)
-    optimizer.build_for(trained, list(zip(groups, rates, strict=True)))
-    return trained, len(groups)
+    sizes = []
+    for phase in phases_by_epoch(epochs, num_phases):
+        fraction = 1.0
+        if num_phases > 1:
+            fraction = initial_fraction + (1 - initial_fraction) * phase / (num_phases - 1)
+        sizes.append(scaled_size(size, fraction))
+    return tuple(sizes)
+
 
 def unfreeze(model: keras.Model, fraction: float, *, batch_norm: str = "inference") -> list[list[Any]]:
-    """Let the head and this share of the backbone's blocks, from the top, train; return those blocks, topmost last.
+    """Make the head and this fraction of the backbone's blocks, from the top, trainable.
 
-    In inference mode every BatchNormalization layer stays frozen. A nested call with training=False is not enough for
-    that: ``fit`` reaches the nested layers with training=True all the same (seen in Keras 3.15).
+    Returns the layers of each trainable block, the topmost block last. With ``batch_norm="inference"`` every
+    BatchNormalization layer stays frozen. A nested call with training=False is not enough for that: ``fit`` still
+    calls the nested layers with training=True (seen in Keras 3.15).
     """
-    groups = group_layers_by_block(backbone_layers(model))
-    num_frozen = len(groups) - math.ceil(fraction * len(groups))
+    blocks = group_layers_by_block(backbone_layers(model))
+    num_frozen = len(blocks) - math.ceil(fraction * len(blocks))
     model.trainable = True
-    for position, group in enumerate(groups):
-        for layer in group:
+    for position, block in enumerate(blocks):
+        for layer in block:
             layer.trainable = position >= num_frozen
-    for layer in flatten_layers(model) if batch_norm == "inference" else []:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = False
-    return groups[num_frozen:]
+    if batch_norm == "inference":
+        for layer in flatten_layers(model):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    return blocks[num_frozen:]
 
 
 def block_rates(num_blocks: int, *, decay: float, phase_starts: list[int]) -> list[BlockRate]:
-    """A rate for each block, the topmost last: ``decay`` to the power of its depth, joining in its phase.
+    """Return the learning rate of each block, the topmost last: ``decay`` to the power of its depth below the head.
 
-    In phase p of P (from 1), which begins at step ``phase_starts[p - 1]``, the topmost p/P of the blocks train.
+    In phase p of P (from 1), which starts at step ``phase_starts[p - 1]``, the topmost p/P of the blocks train.
     """
     depths = range(num_blocks, 0, -1)  # 1 for the block below the head
     phases = [math.ceil(depth * len(phase_starts) / num_blocks) - 1 for depth in depths]
     return [BlockRate(decay**depth, phase_starts[phase]) for depth, phase in zip(depths, phases, strict=True)]
+
+
+def compile_for_fine_tuning(
+    settings: FineTune, model: keras.Model, source: TrainingSource, learning_rate: Any = None
+) -> tuple[keras.Model, int]:
+    """Return the model compiled for fine-tuning, and the number of trainable blocks.
+
+    ``learning_rate``, a number or a schedule, replaces the schedule of the settings.
+    """
+    blocks = unfreeze(model, settings.unfrozen_fraction, batch_norm=settings.batch_norm)
+    phases = phases_by_epoch(settings.epochs, settings.num_phases)
+    phase_starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
+    rates = block_rates(len(blocks), decay=settings.layer_decay, phase_starts=phase_starts or [0])
+    if learning_rate is None:
+        learning_rate = _learning_rate(settings, source)
+    optimizer = BlockwiseAdamW(
+        learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.global_clipnorm,
+        ema_momentum=settings.ema_momentum,
+    )
+    trained = compile_classifier(model, optimizer, settings.label_smoothing)
+    optimizer.build_for(trained, list(zip(blocks, rates, strict=True)))
+    return trained, len(blocks)
+
+
+def _learning_rate(settings: FineTune, source: TrainingSource) -> Any:
+    if settings.schedule == "plateau":  # the trainer lowers the rate
+        return settings.learning_rate
+    num_steps = max(1, source.epochs * source.steps_per_epoch)
+    return warmup_cosine(settings.learning_rate, num_steps, settings.warmup_fraction)

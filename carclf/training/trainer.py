@@ -1,7 +1,7 @@
-"""The fine-tuning loop: whole epochs by ``fit``, validated on averaged weights, saved, and taken up where it stopped.
+"""The fine-tuning loop: ``fit`` by whole epochs, validation on averaged weights, and checkpoints to resume from.
 
-Everything that decides the next step is in the checkpoint: the model's and the optimizer's variables (the average
-and the random generators' states among them), the position in the data, patience and the best weights so far.
+A checkpoint holds everything that decides the next step: the variables of the model and the optimizer (with the
+moving average and the states of the random generators), the position in the data, patience, and the best weights.
 """
 
 import time
@@ -27,256 +27,340 @@ from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
 from carclf.training.validation import ema_weights
 
-FINITE_STEPS = 20  # between two looks at whether the loss is a number
+FINITE_CHECK_STEPS = 20  # the loss is checked every so many steps: a check waits for the device
 MAX_RESTARTS = 3
-Validate = Callable[[keras.Model], tuple[float, float]]
+Validate = Callable[[keras.Model], tuple[float, float]]  # returns loss and accuracy
 
 
 class NonFiniteLossError(Exception):
-    """The loss is not finite any more."""
+    """The loss or the weights are not finite."""
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """The settings, the mixing of batches, and the epoch after which training pauses (0: it does not pause)."""
+
+    settings: FineTune
+    mixer: BatchMixer
+    pause_epoch: int = 0
 
 
 @dataclass
 class TrainingState:
-    """How far a training is, but for its variables."""
+    """The state of a training without its variables."""
 
     step: int = 0
     seconds: float = 0.0
     best_accuracy: float = -1.0
-    best_epoch: int = 0  # 0: the weights that fine-tuning began with
+    best_epoch: int = 0  # 0: the weights that fine-tuning started with
     best_loss: float = float("inf")
     stale_epochs: int = 0
     restarts: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _EpochStart:
+    """Where the part of an epoch that this process trains started."""
+
+    time: float = 0.0
+    step: int = 0
+    wait_seconds: float = 0.0
+
+
 class Trainer:
-    """One fine-tuning of a model that ``compile_for`` compiled; ``run`` leaves the best weights in it."""
+    """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the best weights in the model."""
 
     def __init__(
-        self, model: keras.Model, source: TrainingSource, mix: BatchMixer, settings: FineTune, validate: Validate,
-        checkpoints: Checkpoints, *, pause_epoch: int = 0,
+        self, model: keras.Model, source: TrainingSource, validate: Validate, checkpoints: Checkpoints,
+        options: TrainerOptions,
     ) -> None:
-        self.model, self.source, self.mix, self.settings = model, source, mix, settings
-        self.pause_epoch = pause_epoch  # after which it stops for now; 0 for none
-        self.validate, self.checkpoints = validate, checkpoints
+        self.model = model
+        self.source = source
+        self.validate = validate
+        self.checkpoints = checkpoints
+        self.settings = options.settings
+        self.mixer = options.mixer
+        self.pause_epoch = options.pause_epoch
         self.optimizer: BlockwiseAdamW = model.optimizer
-        self.stream, self.progress = BatchStream(self._open_at), TrainingState()
-        self.best: Arrays = model.get_weights()
+        self.stream = BatchStream(self._open_from)
+        self.state = TrainingState()
+        self.best_weights: Arrays = model.get_weights()
+        self._interrupted_metrics: Arrays | None = None  # of the epoch that a checkpoint was saved in
+        self._epoch_start = _EpochStart()
+        self._counted = self._saved = time.monotonic()
 
     def run(self, start_accuracy: float) -> pd.DataFrame:
-        """Train to the end, from the latest checkpoint if there is one; a row of history per epoch."""
-        self.progress.best_accuracy = start_accuracy
+        """Train to the end, from the latest checkpoint if there is one.
+
+        Returns:
+            The history, one row per epoch.
+
+        Raises:
+            StageWaiting: The epoch to pause after is done. Its checkpoint is saved.
+            QualityError: The loss was not finite several times.
+        """
+        self.state.best_accuracy = start_accuracy
         build_metric_variables(self.model, self.source)
         if not self._restore():
-            self._begin()
-        self.counted = time.monotonic()
-        with Meter("fine_tune", done=self.progress.step) as meter:
-            while not self._ended():
+            self._save_start()
+        self._counted = time.monotonic()
+        with Meter("fine_tune", done=self.state.step) as meter:
+            while not self._finished():
                 self._pause()
                 try:
-                    self._epoch(meter)
+                    self._train_epoch(meter)
                 except NonFiniteLossError:
-                    self._go_back()
+                    self._restart()
                     self.stream.close()
         self.stream.close()
-        if not self.progress.best_epoch:
-            log.info("fine_tune: no epoch was better than the weights that it began with: they are kept")
-        self.model.set_weights(self.best)
-        return pd.DataFrame(self.progress.history)
+        if not self.state.best_epoch:
+            log.info("fine_tune: no epoch improved on the initial weights, which are kept")
+        self.model.set_weights(self.best_weights)
+        return pd.DataFrame(self.state.history)
 
-    def _open_at(self, number: int) -> Iterator[Any]:
-        return batches(self.source, self.source.batch_size, start_batch=number,
-                       num_workers=self.settings.num_workers, mix=self.mix)
+    def _open_from(self, number: int) -> Iterator[Any]:
+        return batches(
+            self.source, self.source.batch_size, start_batch=number, num_workers=self.settings.num_workers,
+            mix=self.mixer,
+        )
+
+    @property
+    def _total_steps(self) -> int:
+        return self.source.steps_per_epoch * self.settings.epochs
+
+    @property
+    def _epoch_number(self) -> int:
+        """The epoch of the last step, from 1. The budget may end it early."""
+        return -(-self.state.step // self.source.steps_per_epoch)
+
+    @property
+    def _budget_spent(self) -> bool:
+        budget = self.settings.budget_minutes
+        return budget > 0 and self.state.seconds > budget * 60
+
+    def _finished(self) -> bool:
+        if self._budget_spent:
+            log.info("fine_tune: budget is spent budget_minutes=%g", self.settings.budget_minutes)
+            return True
+        if self.state.stale_epochs >= self.settings.patience:
+            log.info("fine_tune: validation accuracy did not improve epochs=%d", self.state.stale_epochs)
+            return True
+        return self.state.step >= self._total_steps
 
     def _pause(self) -> None:
-        """NotYet where this is the end for now: the checkpoint is at an epoch's end, and nothing is lost."""
-        epoch = self.progress.step // self.source.steps_per_epoch
+        """Raise StageWaiting if training is to pause here, at an epoch's end, where a checkpoint was just saved."""
+        epoch = self.state.step // self.source.steps_per_epoch
         if self.pause_epoch and epoch >= self.pause_epoch:
             self.stream.close()
-            raise StageWaiting(f"paused after epoch {epoch} of {self.settings.epochs}",
-                         metrics={"epoch": epoch, "val_accuracy": self.progress.best_accuracy})
+            raise StageWaiting(
+                f"paused after epoch {epoch} of {self.settings.epochs}",
+                metrics={"epoch": epoch, "val_accuracy": self.state.best_accuracy},
+            )
 
-    def count_time(self) -> None:
-        """Note the time since this was called last: all that the budget is for, validation and saving too."""
+    def _count_time(self) -> None:
+        """Add the time since the last call to the seconds of the budget, validation and saving included."""
         now = time.monotonic()
-        self.progress.seconds += now - self.counted
-        self.counted = now
+        self.state.seconds += now - self._counted
+        self._counted = now
 
-    def _ended(self) -> bool:
-        own, progress = self.settings, self.progress
-        if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
-            log.info("fine_tune: the budget of %g minutes is spent", own.budget_minutes)
-            return True
-        if progress.stale_epochs >= own.patience:
-            log.info("fine_tune: no better validation accuracy for %d epochs", progress.stale_epochs)
-            return True
-        return progress.step >= self.source.steps_per_epoch * own.epochs
-
-    def _epoch(self, meter: Meter) -> None:
-        """The rest of the present epoch, its validation, and a checkpoint."""
-        per_epoch, begin = self.source.steps_per_epoch, self.progress.step
-        self.epoch_started, self.epoch_began, self.epoch_waited = time.monotonic(), begin, self.stream.wait_seconds
-        feed = BatchSequence(self.stream, begin, per_epoch - begin % per_epoch)
-        callbacks = [DataWaitCallback(feed), steps := _Steps(self, meter, feed)]
-        with self.stream.own_errors():
-            self.model.fit(without_autotune(feed), epochs=1, verbose=0, shuffle=False, callbacks=callbacks)
-        seconds, waited = time.monotonic() - self.epoch_started, self.stream.wait_seconds - self.epoch_waited
+    def _train_epoch(self, meter: Meter) -> None:
+        """Train the rest of the current epoch, validate, and save a checkpoint."""
+        start = _EpochStart(time.monotonic(), self.state.step, self.stream.wait_seconds)
+        self._epoch_start = start
+        steps_per_epoch = self.source.steps_per_epoch
+        sequence = BatchSequence(self.stream, start.step, steps_per_epoch - start.step % steps_per_epoch)
+        steps = _StepCallback(self, meter, len(sequence))
+        with self.stream.reraise_source_error():
+            self.model.fit(
+                without_autotune(sequence), epochs=1, verbose=0, shuffle=False,
+                callbacks=[DataWaitCallback(sequence), steps],
+            )
+        seconds = time.monotonic() - start.time
+        waited = self.stream.wait_seconds - start.wait_seconds
         logs = {name: float(value) for name, value in steps.logs.items()}
         with ema_weights(self.model):
             loss, accuracy = self.validate(self.model)
-            # the last step may have spoiled the weights, which no loss of training has seen yet
+            # The last step may have damaged the weights, which shows in no training loss yet.
             if not np.isfinite([logs["loss"], loss]).all():
                 raise NonFiniteLossError
-            self._note(accuracy, loss)
-        self.progress.history.append({
-            "epoch": self._epoch_number(), "step": self.progress.step, **logs, "val_loss": loss,
-            "val_accuracy": accuracy, "learning_rate": self._rate(), "seconds": round(seconds, 2),
-            "images_per_second": round((self.progress.step - begin) * self.source.batch_size / seconds, 2),
+            self._record_validation(accuracy, loss)
+        self._record_epoch({
+            "epoch": self._epoch_number, "step": self.state.step, **logs, "val_loss": loss, "val_accuracy": accuracy,
+            "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
+            "images_per_second": round((self.state.step - start.step) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
         })
-        log.info("fine_tune: epoch %d, loss %.4f, val_loss %.4f, val_accuracy %.4f, %.1f img/s, data wait %.1f%%",
-                 self._epoch_number(), logs["loss"], loss, accuracy,
-                 self.progress.history[-1]["images_per_second"], 100 * waited / seconds)
-        report_progress("fine_tune", self.progress.step, per_epoch * self.settings.epochs, self.progress.history[-1])
-        self.count_time()
-        self.save()
 
-    def _note(self, accuracy: float, loss: float) -> None:
-        """Keep the best weights, the earlier of equals; lower the rate of the plateau schedule.
+    def _record_epoch(self, row: dict[str, float]) -> None:
+        self.state.history.append(row)
+        names = ("epoch", "loss", "val_loss", "val_accuracy", "images_per_second", "data_wait_fraction")
+        log.info("fine_tune: epoch done epoch=%d loss=%.4f val_loss=%.4f val_accuracy=%.4f images_per_second=%.1f "
+                 "data_wait_fraction=%.3f", *(row[name] for name in names))
+        report_progress("fine_tune", self.state.step, self._total_steps, row)
+        self._count_time()
+        self._save()
 
-        Patience is for the last phase: before it blocks have yet to join, and pictures to grow.
+    def _record_validation(self, accuracy: float, loss: float) -> None:
+        """Keep the best weights, the earliest if several are equal, and lower the rate of the plateau schedule.
+
+        Patience only counts in the last phase: before it, blocks have yet to start and images to grow.
         """
-        progress, own = self.progress, self.settings
-        phase = phases_by_epoch(own.epochs, own.num_phases)[self._epoch_number() - 1]
-        if accuracy > progress.best_accuracy:
-            progress.best_accuracy, progress.stale_epochs = accuracy, 0
-            progress.best_epoch = self._epoch_number()
-            self.best = self.model.get_weights()
-        elif phase == own.num_phases - 1:
-            progress.stale_epochs += 1
-        if own.schedule == "plateau" and loss >= progress.best_loss:
-            self.optimizer.scale.assign(self.optimizer.scale * 0.5)
-        progress.best_loss = min(loss, progress.best_loss)
+        state, settings = self.state, self.settings
+        phase = phases_by_epoch(settings.epochs, settings.num_phases)[self._epoch_number - 1]
+        if accuracy > state.best_accuracy:
+            state.best_accuracy = accuracy
+            state.stale_epochs = 0
+            state.best_epoch = self._epoch_number
+            self.best_weights = self.model.get_weights()
+        elif phase == settings.num_phases - 1:
+            state.stale_epochs += 1
+        if settings.schedule == "plateau" and loss >= state.best_loss:
+            self._halve_learning_rate()
+        state.best_loss = min(loss, state.best_loss)
 
-    def step_metrics(self, logs: Any) -> dict[str, float]:
-        """What is measured within an epoch."""
-        seconds = max(time.monotonic() - self.epoch_started, 1e-9)
-        found = {
-            "epoch": float(self._epoch_number()), "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"]),
-            "learning_rate": self._rate(),
-            "images_per_second": (self.progress.step - self.epoch_began) * self.source.batch_size / seconds,
-            "data_wait_fraction": (self.stream.wait_seconds - self.epoch_waited) / seconds,
-            "memory_mb": psutil.Process().memory_info().rss / 2**20,
-        }
-        return found | gpu_metrics()
+    def _halve_learning_rate(self) -> None:
+        self.optimizer.scale.assign(self.optimizer.scale * 0.5)
 
-    def _epoch_number(self) -> int:
-        """Of the epoch that the last step was in, from 1; the budget may end it early."""
-        return -(-self.progress.step // self.source.steps_per_epoch)
-
-    def _rate(self) -> float:
+    def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate * self.optimizer.scale))
 
-    def _variables(self) -> list[Any]:
-        return [*self.model.variables, *self.optimizer.variables, *self.metric_variables()]
+    def restore_epoch_metrics(self) -> None:
+        """Restore loss and metrics of an interrupted epoch, which ``fit`` resets when it starts."""
+        if self._interrupted_metrics is not None:
+            for variable, array in zip(self._metric_variables(), self._interrupted_metrics, strict=True):
+                variable.assign(array)
+            self._interrupted_metrics = None
 
-    def metric_variables(self) -> list[Any]:
-        """The variables of loss and metrics."""
+    def finish_step(self, logs: dict[str, Any], meter: Meter, *, last: bool) -> None:
+        """Count a step, check its loss, save a checkpoint and report progress when they are due.
+
+        Raises:
+            NonFiniteLossError: The loss is not finite.
+        """
+        now = time.monotonic()
+        self.state.step += 1
+        self._count_time()
+        save_due = not last and now - self._saved >= self.settings.checkpoint_minutes * 60
+        report_due = meter.due
+        if (save_due or self.state.step % FINITE_CHECK_STEPS == 0) and not np.isfinite(float(logs["loss"])):
+            raise NonFiniteLossError
+        if (save_due or report_due) and hasattr(self.model, "jax_state_sync"):
+            self.model.jax_state_sync()  # within an epoch, JAX keeps the variables' values to itself
+        if save_due:
+            self._save()
+        if report_due:
+            metrics = self._step_metrics(logs)
+            meter(self.state.step, self._total_steps, format_step_metrics(metrics), metrics)
+        if self._budget_spent:
+            self.model.stop_training = True
+
+    def _step_metrics(self, logs: dict[str, Any]) -> dict[str, float]:
+        start = self._epoch_start
+        seconds = max(time.monotonic() - start.time, 1e-9)
+        metrics = {
+            "epoch": float(self._epoch_number), "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"]),
+            "learning_rate": self._learning_rate(),
+            "images_per_second": (self.state.step - start.step) * self.source.batch_size / seconds,
+            "data_wait_fraction": (self.stream.wait_seconds - start.wait_seconds) / seconds,
+            "memory_mb": psutil.Process().memory_info().rss / 2**20,
+        }
+        return metrics | gpu_metrics()
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.optimizer.variables, *self._metric_variables()]
+
+    def _metric_variables(self) -> list[Any]:
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
-    def _begin(self) -> None:
+    def _save_start(self) -> None:
         try:
-            self.save()
+            self._save()
         except NonFiniteLossError:
-            raise QualityError("The weights that fine-tuning begins with hold no numbers: look at the file that "
-                               "model.weights names, and train the head again.") from None
+            raise QualityError(
+                "The initial weights of fine-tuning are not finite. Check the file that model.weights names, and "
+                "train the head again."
+            ) from None
 
-    def save(self) -> None:
-        """Write a checkpoint of everything that decides the next step; NotANumber where that is spoiled."""
+    def _save(self) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            NonFiniteLossError: A variable is not finite, so that the checkpoint would be useless.
+        """
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         if not all(np.isfinite(array).all() for array in arrays):
-            raise NonFiniteLossError  # a checkpoint of these would be no way back
-        self.saved = time.monotonic()
+            raise NonFiniteLossError
+        self._saved = time.monotonic()
         try:
-            self.checkpoints.save([*arrays, *self.best], asdict(self.progress))
-        except ServiceError as error:  # hours of training are not ended by a store that is away for a minute
-            log.warning("fine_tune: no checkpoint at step %d, training goes on: %s", self.progress.step, error)
+            self.checkpoints.save([*arrays, *self.best_weights], asdict(self.state))
+        except ServiceError as error:  # hours of training must not fail because the store is away for a minute
+            log.warning("fine_tune: checkpoint not saved, training continues step=%d: %s", self.state.step, error)
 
     def _restore(self) -> bool:
-        """Take up the latest checkpoint; False where there is none that fits."""
-        self.saved, self.resumed = time.monotonic(), None
-        found = self.checkpoints.load()
+        """Resume from the latest checkpoint; return False if no checkpoint fits."""
+        self._saved = time.monotonic()
+        self._interrupted_metrics = None
+        checkpoint = self.checkpoints.load()
+        if checkpoint is None:
+            return False
+        arrays, state = checkpoint
         variables = self._variables()
-        if not found:
+        if [np.shape(array) for array in arrays] != [tuple(v.shape) for v in [*variables, *self.best_weights]]:
+            log.warning("fine_tune: the checkpoint belongs to another network, training starts from scratch")
             return False
-        if [np.shape(a) for a in found[0]] != [tuple(v.shape) for v in [*variables, *self.best]]:
-            log.warning("fine_tune: the checkpoint is of another network: training starts anew")
-            return False
-        arrays, state = found
         for variable, array in zip(variables, arrays, strict=False):
             variable.assign(array)
-        self.best, self.progress = arrays[len(variables):], TrainingState(**state)
-        if self.progress.step % self.source.steps_per_epoch:
-            # fit() resets the metrics when it begins: the rest of a broken epoch gets them back.
-            self.resumed = arrays[len(variables) - len(self.metric_variables()) : len(variables)]
-        log.info("fine_tune: taken up at step %d", self.progress.step)
+        self.best_weights = arrays[len(variables):]
+        self.state = TrainingState(**state)
+        if self.state.step % self.source.steps_per_epoch:
+            self._interrupted_metrics = arrays[len(variables) - len(self._metric_variables()) : len(variables)]
+        log.info("fine_tune: resumed step=%d", self.state.step)
         return True
 
-    def _go_back(self) -> None:
-        """To the last checkpoint with half the learning rate; QualityError after too many times."""
-        restarts, seconds = self.progress.restarts + 1, self.progress.seconds
+    def _restart(self) -> None:
+        """Return to the last checkpoint with half the learning rate.
+
+        Raises:
+            QualityError: This happened too often.
+        """
+        restarts, seconds = self.state.restarts + 1, self.state.seconds
         if restarts > MAX_RESTARTS or not self._restore():
             raise QualityError(
-                f"The training loss was not a number {restarts} times, at lower and lower learning rates. Lower "
-                "fine_tune.learning_rate, or look for damaged pictures."
+                f"The training loss was not finite {restarts} times, although the learning rate was halved each time. "
+                "Lower fine_tune.learning_rate, or check the images for damage."
             )
-        self.progress.restarts, self.progress.seconds = restarts, seconds
-        self.optimizer.scale.assign(self.optimizer.scale * 0.5)
-        log.warning("fine_tune: the loss is not a number: back to step %d with the learning rate halved",
-                    self.progress.step)
-        self.save()
+        self.state.restarts = restarts
+        self.state.seconds = seconds
+        self._halve_learning_rate()
+        log.warning("fine_tune: loss is not finite, restarting with half the learning rate step=%d", self.state.step)
+        self._save()
 
 
-class _Steps(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Counts steps, tells the meter, and saves every few minutes."""
+class _StepCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Pass the steps of one ``fit`` to the trainer, and keep the logs of the last one."""
 
-    def __init__(self, trainer: Trainer, meter: Meter, feed: BatchSequence) -> None:
+    def __init__(self, trainer: Trainer, meter: Meter, num_steps: int) -> None:
         super().__init__()
-        self.trainer, self.meter, self.feed = trainer, meter, feed
-        self.logs: Any = {}
+        self.trainer = trainer
+        self.meter = meter
+        self.num_steps = num_steps
+        self.logs: dict[str, Any] = {}
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self.trainer.resumed is not None:
-            for variable, array in zip(self.trainer.metric_variables(), self.trainer.resumed, strict=True):
-                variable.assign(array)
-            self.trainer.resumed = None
+        self.trainer.restore_epoch_metrics()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        trainer, now = self.trainer, time.monotonic()
-        progress, own = trainer.progress, trainer.settings
-        progress.step += 1
-        trainer.count_time()
         self.logs = logs
-        ended = batch + 1 == len(self.feed)
-        due, shown = not ended and now - trainer.saved >= own.checkpoint_minutes * 60, self.meter.due
-        if (due or progress.step % FINITE_STEPS == 0) and not np.isfinite(float(logs["loss"])):
-            raise NonFiniteLossError
-        if due or shown:  # JAX keeps the variables' values to itself within an epoch
-            getattr(trainer.model, "jax_state_sync", lambda: None)()
-        if due:
-            trainer.save()
-        if shown:
-            step_metrics = trainer.step_metrics(logs)
-            self.meter(progress.step, trainer.source.steps_per_epoch * own.epochs, _words(step_metrics), step_metrics)
-        if own.budget_minutes and progress.seconds > own.budget_minutes * 60:
-            trainer.model.stop_training = True
+        self.trainer.finish_step(logs, self.meter, last=batch + 1 == self.num_steps)
 
 
-def _words(step_metrics: dict[str, float]) -> str:
-    """What a line of progress says beside the steps."""
-    on_gpu = f", GPU {step_metrics['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in step_metrics else ""
-    on_gpu += f" at {100 * step_metrics['gpu_utilization']:.0f}%" if "gpu_utilization" in step_metrics else ""
-    return (f"epoch {step_metrics['epoch']:.0f}, loss {step_metrics['loss']:.3f}, accuracy {step_metrics['accuracy']:.3f}, "
-            f"rate {step_metrics['learning_rate']:.2g}, {step_metrics['images_per_second']:.1f} img/s, "
-            f"data wait {100 * step_metrics['data_wait_fraction']:.1f}%, {step_metrics['memory_mb']:.0f} MB{on_gpu}")
+def format_step_metrics(metrics: dict[str, float]) -> str:
+    """Return the metrics of a step as the text that a progress line shows after the number of steps."""
+    gpu = f", GPU {metrics['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in metrics else ""
+    gpu += f" at {100 * metrics['gpu_utilization']:.0f}%" if "gpu_utilization" in metrics else ""
+    return (
+        f"epoch {metrics['epoch']:.0f}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, "
+        f"learning rate {metrics['learning_rate']:.2g}, {metrics['images_per_second']:.1f} img/s, "
+        f"data wait {100 * metrics['data_wait_fraction']:.1f}%, {metrics['memory_mb']:.0f} MB{gpu}"
+    )

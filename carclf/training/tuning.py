@@ -1,4 +1,4 @@
-"""Settings found by trying: the learning rate by a range test, the batch size by time and memory."""
+"""Find settings by measurement: the learning rate by a range test, the batch size by throughput and memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,94 +14,122 @@ from matplotlib.figure import Figure
 from carclf.errors import QualityError
 from carclf.progress import Meter
 
-LOWEST_RATE, HIGHEST_RATE = 1e-6, 1.0
+LOWEST_RATE = 1e-6
+HIGHEST_RATE = 1.0
 DIVERGED = 4.0  # times the smallest loss
 SMOOTHING = 0.9
-SLACK = 0.95  # of the best throughput: a smaller batch that reaches it is taken, since it gives more steps
-Compile = Callable[[Any], keras.Model]
+THROUGHPUT_SLACK = 0.95  # a smaller batch with this fraction of the best throughput is better: it gives more steps
+NUM_TIMED_STEPS = 2
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM")  # in the error messages of both backends
+CompileWith = Callable[[Any], keras.Model]
 
 
-def range_test(compile_with: Compile, stream: Iterator[Any], num_steps: int) -> pd.DataFrame:
-    """One step at each of rising learning rates until the loss diverges: rate, loss, smoothed (Smith 2017,
-    arXiv:1506.01186; smoothed exponentially with the bias taken out).
+def range_test(compile_with: CompileWith, stream: Iterator[Any], num_steps: int) -> pd.DataFrame:
+    """Take one training step at each of rising learning rates until the loss diverges (Smith 2017, arXiv:1506.01186).
 
-    ``compile_with`` gives the model compiled with a learning-rate schedule. Its weights are spoiled afterwards.
+    ``compile_with`` returns the model compiled with a learning-rate schedule. The test changes its weights.
+
+    Returns:
+        One row per step: learning_rate, loss, and smoothed_loss, an exponential average without its bias to 0.
     """
     growth = (HIGHEST_RATE / LOWEST_RATE) ** (1 / num_steps)
     trained = compile_with(keras.optimizers.schedules.ExponentialDecay(LOWEST_RATE, 1, growth))
     rows: list[dict[str, float]] = []
     average = 0.0
     with Meter("find-lr") as meter:
-        for step, (pixels, shares) in zip(range(num_steps), stream, strict=False):
+        for step, (pixels, targets) in zip(range(num_steps), stream, strict=False):
             trained.reset_metrics()
-            loss = float(trained.train_on_batch(pixels, shares, return_dict=True)["loss"])
+            loss = float(trained.train_on_batch(pixels, targets, return_dict=True)["loss"])
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
             smoothed = average / (1 - SMOOTHING ** (step + 1))
-            if not np.isfinite(loss) or (rows and smoothed > DIVERGED * min(row["smoothed"] for row in rows)):
+            if not np.isfinite(loss) or (rows and smoothed > DIVERGED * min(row["smoothed_loss"] for row in rows)):
                 break
-            rows.append({"rate": LOWEST_RATE * growth**step, "loss": loss, "smoothed": smoothed})
-            meter(step + 1, num_steps, f"rate {rows[-1]['rate']:.2g}, loss {smoothed:.3f}")
+            rate = LOWEST_RATE * growth**step
+            rows.append({"learning_rate": rate, "loss": loss, "smoothed_loss": smoothed})
+            meter(step + 1, num_steps, f"learning rate {rate:.2g}, loss {smoothed:.3f}")
     return pd.DataFrame(rows)
 
 
-def best_learning_rate(tried: pd.DataFrame) -> float:
-    """A tenth of the rate with the smallest smoothed loss; QualityError where no rate lowered the loss."""
-    lowest = int(tried["smoothed"].to_numpy().argmin()) if len(tried) else 0
+def best_learning_rate(trials: pd.DataFrame) -> float:
+    """Return a tenth of the rate with the smallest smoothed loss.
+
+    Raises:
+        QualityError: No rate lowered the loss.
+    """
+    lowest = int(trials["smoothed_loss"].to_numpy().argmin()) if len(trials) else 0
     if lowest == 0:
-        raise QualityError("No learning rate lowered the loss: the labels or the pictures do not fit the model. Set "
-                           "fine_tune.learning_rate to a number.")
-    return float(tried["rate"].to_numpy()[lowest]) / 10
+        raise QualityError(
+            "No learning rate lowered the loss, so the labels or the images do not fit the model. Set "
+            "fine_tune.learning_rate to a number."
+        )
+    return float(trials["learning_rate"].to_numpy()[lowest]) / 10
 
 
 def try_batch_sizes(model: keras.Model, size: tuple[int, int], smallest: int, largest: int) -> pd.DataFrame:
-    """Training steps at smallest, twice that and so on while memory lasts: batch_size, images_per_second.
+    """Time training steps of a compiled model, doubling the batch size while it fits into memory.
 
-    The model must be compiled; its weights are spoiled afterwards.
+    The steps change the model's weights. ``size`` is the images' height and width.
+
+    Returns:
+        One row per batch size: batch_size and images_per_second.
     """
     rows: list[dict[str, float]] = []
     random = np.random.default_rng(0)
-    batch_size, grown = smallest, 0
+    batch_size = smallest
+    growth = 0  # the most bytes by which one batch size made this process grow
     with Meter("find-batch-size") as meter:
-        while batch_size <= largest and 2 * grown < psutil.virtual_memory().available:
-            before = psutil.Process().memory_info().rss
+        while batch_size <= largest and 2 * growth < psutil.virtual_memory().available:
+            before = _resident_bytes()
             pixels = random.integers(0, 256, (batch_size, *size, 3), np.uint8)
-            shares = np.eye(model.output_shape[-1], dtype=np.float32)[np.arange(batch_size) % model.output_shape[-1]]
             try:
-                rows.append({"batch_size": batch_size, "images_per_second": _speed(model, pixels, shares)})
+                speed = _images_per_second(model, pixels)
             except Exception as error:
-                if "RESOURCE_EXHAUSTED" not in str(error) and "OOM" not in str(error):  # as both backends say it
+                if not any(message in str(error) for message in OUT_OF_MEMORY):
                     raise
                 break
-            grown = max(grown, psutil.Process().memory_info().rss - before)
-            meter(batch_size, largest, f"{rows[-1]['images_per_second']:.1f} img/s")
+            rows.append({"batch_size": batch_size, "images_per_second": speed})
+            growth = max(growth, _resident_bytes() - before)
+            meter(batch_size, largest, f"{speed:.1f} img/s")
             batch_size *= 2
     return pd.DataFrame(rows)
 
 
-def _speed(model: keras.Model, pixels: Any, shares: Any) -> float:
-    model.train_on_batch(pixels, shares)  # compiles for this shape
-    num_steps, started = 2, time.perf_counter()
-    for _ in range(num_steps):
-        model.train_on_batch(pixels, shares)
-    return num_steps * len(pixels) / (time.perf_counter() - started)
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
-def best_batch_size(tried: pd.DataFrame, largest: int) -> int:
-    """The smallest batch that is nearly as fast as the fastest up to the largest; QualityError where none was tried."""
-    if tried.empty:
-        raise QualityError("Not even the smallest batch fits into memory: lower model.image_height and "
-                           "model.image_width, or take a smaller backbone.")
-    tried = tried[tried["batch_size"] <= largest]
-    fast = tried["images_per_second"] >= SLACK * tried["images_per_second"].max()
-    return int(tried[fast]["batch_size"].min())
+def _images_per_second(model: keras.Model, pixels: np.ndarray[Any, Any]) -> float:
+    num_classes = model.output_shape[-1]
+    targets = np.eye(num_classes, dtype=np.float32)[np.arange(len(pixels)) % num_classes]
+    model.train_on_batch(pixels, targets)  # compiles for this shape
+    started = time.perf_counter()
+    for _ in range(NUM_TIMED_STEPS):
+        model.train_on_batch(pixels, targets)
+    return NUM_TIMED_STEPS * len(pixels) / (time.perf_counter() - started)
 
 
-def plot_trials(tried: pd.DataFrame, chosen: float, path: Path) -> None:
-    """The first column against the last one, with the chosen value marked, as a PNG."""
+def best_batch_size(trials: pd.DataFrame, largest: int) -> int:
+    """Return the smallest batch size, up to the largest, that is nearly as fast as the fastest.
+
+    Raises:
+        QualityError: The table is empty, because no batch fits into memory.
+    """
+    if trials.empty:
+        raise QualityError(
+            "Not even the smallest batch fits into memory. Lower model.image_height and model.image_width, or set "
+            "model.backbone to a smaller one."
+        )
+    useful = trials[trials["batch_size"] <= largest]
+    fast = useful["images_per_second"] >= THROUGHPUT_SLACK * useful["images_per_second"].max()
+    return int(useful[fast]["batch_size"].min())
+
+
+def plot_trials(trials: pd.DataFrame, best: float, path: Path) -> None:
+    """Draw the last column against the first, with the best value marked, as a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    x, y = tried.columns[0], tried.columns[-1]
-    axes.plot(tried[x], tried[y], marker=".")
-    axes.axvline(chosen, linestyle="--", color="black")
-    axes.set(xscale="log", xlabel=x, ylabel=y, title=f"chosen: {chosen:.3g}")
+    x, y = trials.columns[0], trials.columns[-1]
+    axes.plot(trials[x], trials[y], marker=".")
+    axes.axvline(best, linestyle="--", color="black")
+    axes.set(xscale="log", xlabel=x, ylabel=y, title=f"best: {best:.3g}")
     figure.savefig(path, dpi=100)

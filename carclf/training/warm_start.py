@@ -1,89 +1,110 @@
-"""Going on from the champion's backbone instead of ImageNet's weights."""
+"""Start a run from the champion's backbone instead of ImageNet's weights."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Model, Provenance, Split
+from carclf.artifacts import Model, Provenance, Split, StageContext
 from carclf.champion import champion_model
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store
 
-NO_CHAMPION = "model.weights is 'champion', and the store has none to go on from. Run once with 'imagenet'."
-# What changes no weight: how fast pictures come, and when the state is saved.
+if TYPE_CHECKING:
+    import keras
+
+# These settings change no weight: only the speed of reading, and when checkpoints are saved.
 SPEED = {"num_workers", "cache_gb", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The model whose backbone a run goes on from, and what train_head's key knows those weights by."""
+    """The model whose backbone a run starts from, and the identity of those weights in the key of train_head."""
 
     model: Model
     identity: str
 
 
-def champion_warm_start(
-    store: Store, inputs: dict[str, str], settings: dict[str, Any], config: Config, version: int
-) -> WarmStart:
-    """Where train_head of these inputs, settings and version goes on from; ConfigError where that does not fit.
+def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
+    """Return the warm start of the train_head stage with this provenance.
 
-    DataError where the split does not know the champion: pictures that trained it would validate what goes on from it.
-    On the champion's own data and settings, fine-tuning's included, there is nothing to go on with: the champion's
-    own beginning is the answer, so that a run on unchanged data reuses everything instead of training one champion
-    from another for ever.
+    If the data and all settings, those of fine-tuning included, are the champion's, this is what the champion itself
+    started from. Then a run on unchanged data reuses everything, instead of training one champion from another
+    forever.
+
+    Raises:
+        ConfigError: There is no champion, it is an ensemble, or it has another backbone.
+        DataError: The split ignores the champion, so that the champion's training images may be validated on.
     """
+    store = context.store
     champion = champion_model(store)
     if champion is not None:
         require_single_backbone(champion)
     start = champion and Model.find(store, champion.inputs["model"])
     if champion is None or start is None:
-        raise ConfigError(NO_CHAMPION)
-    _require_known(champion, inputs["split"], store)
-    theirs, own = start.settings["model"], settings["model"]
-    if theirs["backbone"] != own["backbone"]:
-        raise ConfigError(f"model.weights is 'champion', whose backbone is {theirs['backbone']}, not "
-                          f"{own['backbone']}. Set model.backbone to it, or model.weights to 'imagenet'.")
-    same = settings | {"model": own | {"weights": theirs["weights"]}}
-    unchanged = (start.key == Provenance(version, inputs, same).key(Model)
-                 and champion.settings == fine_tune_settings(config, settings["salt"]))
-    return WarmStart(start, str(theirs["weights"])) if unchanged else WarmStart(champion, f"champion:{champion.key}")
+        raise ConfigError(
+            f"model.weights is 'champion', but {store.url} has no champion. Run once with model.weights=imagenet."
+        )
+    _require_champion_split(champion, head.inputs["split"], store)
+    champion_settings, settings = start.settings["model"], head.settings["model"]
+    if champion_settings["backbone"] != settings["backbone"]:
+        raise ConfigError(
+            f"model.weights is 'champion', and the champion's backbone is {champion_settings['backbone']}, not "
+            f"{settings['backbone']}. Set model.backbone to it, or model.weights to 'imagenet'."
+        )
+    weights = champion_settings["weights"]
+    same = Provenance(head.version, head.inputs, {**head.settings, "model": settings | {"weights": weights}})
+    unchanged = champion.settings == fine_tune_settings(context.config, context.salt)
+    if unchanged and start.key == same.key(Model):
+        return WarmStart(start, str(weights))
+    return WarmStart(champion, f"champion:{champion.key}")
 
 
 def require_single_backbone(champion: Model) -> None:
-    """ConfigError where the champion has no one backbone to go on from."""
+    """Raise ConfigError if the champion is an ensemble, which has no single backbone to start from."""
     if champion.is_ensemble:
-        raise ConfigError(f"model.weights is 'champion', and the champion {champion.key} is an ensemble of several "
-                          "networks. Set model.weights to 'imagenet', or roll back to a champion that is one.")
+        raise ConfigError(
+            f"model.weights is 'champion', but the champion {champion.key} is an ensemble of several networks. Set "
+            "model.weights to 'imagenet', or roll back to a champion that is a single network."
+        )
 
 
-def _require_known(champion: Model, split: str, store: Store) -> None:
-    """DataError unless the split is the champion's own, or one that was made with that one in mind."""
+def _require_champion_split(champion: Model, split: str, store: Store) -> None:
+    """Raise DataError unless the split is the champion's, or was derived from it."""
     key = split
     while key and key != champion.inputs["split"]:
-        found = Split.find(store, key)
-        key = found.inputs.get("champion", "") if found else ""
+        ancestor = Split.find(store, key)
+        key = ancestor.inputs.get("champion", "") if ancestor else ""
     if not key:
-        raise DataError(f"model.weights is 'champion', and {champion.key} became it after this run was split: pictures "
-                        "that trained it may validate here. Run split again (carclf split --run …, or clear that task) "
-                        "and then train_head, or begin a new run.")
+        raise DataError(
+            f"model.weights is 'champion', but the model {champion.key} was promoted after this run was split, so "
+            "images that it was trained on may be used for validation. Run split again (carclf split --run RUN, or "
+            "clear that task) and then train_head, or start a new run."
+        )
 
 
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
-    """What decides a fine-tuning's result beside its inputs."""
+    """Return the settings that decide a fine-tuning's result, together with its inputs."""
     return {
         "fine_tune": config.fine_tune.model_dump(exclude=SPEED), "precision": config.model.precision,
         "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
     }
 
 
-def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> Any:
-    """The model's network below its head, for pictures of the size (height, width)."""
-    import keras  # here: a reused stage shall not import the training framework
+def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.Model":
+    """Return the model's layers below its head, for images of the size (height, width).
+
+    Raises:
+        ConfigError: The network only accepts images of another size.
+    """
+    import keras  # here, because a reused stage must not import the training framework
 
     from carclf.training.backbones import extract_backbone
 
     backbone = extract_backbone(keras.models.load_model(model.path(store, "model.keras"), compile=False))
-    if (own := backbone.input_shape[1:3]) not in ((None, None), size):
-        raise ConfigError(f"The champion takes pictures of {own[0]}x{own[1]} px only. Set model.image_height and "
-                          "model.image_width to them, or model.weights to 'none'.")
+    height, width = backbone.input_shape[1:3]
+    if (height, width) not in ((None, None), size):
+        raise ConfigError(
+            f"The champion only accepts images of {height}x{width} px. Set model.image_height and model.image_width "
+            "to that size, or model.weights to 'none'."
+        )
     return backbone

@@ -1,4 +1,4 @@
-"""Files of weights, without the training framework: a reused stage asks for their identity only."""
+"""Weights files and their identity, without the training framework, so that a reused stage does not load it."""
 
 from pathlib import Path
 
@@ -9,19 +9,23 @@ from carclf.services.storage import open_store
 
 
 def weights_file(weights: str) -> Path:
-    """The local file of a path or store URL; ConfigError where there is none."""
+    """Return the local copy of a weights file, given as a path or a store URL.
+
+    Raises:
+        ConfigError: The file is missing.
+    """
     if "://" not in weights:
         return require_weights(weights)
     url, _, name = weights.rpartition("/")
     path = cache_folder() / "weights" / fingerprint(url=url) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        open_store(url).download(name, path)  # anew each time: another file may stand there now
+        open_store(url).download(name, path)  # every time: the file at the URL may have changed
     except KeyError as error:
-        raise ConfigError(f"model.weights: there is nothing at {weights}.") from error
+        raise ConfigError(f"The file {weights} is missing. Set model.weights to an existing weights file.") from error
     return path
 
 
 def weights_identity(weights: str) -> str:
-    """What a fingerprint knows the weights by: a name, or a file's content, so that a moved file changes no key."""
+    """Return what identifies the weights in a fingerprint: a name, or a file's content hash, whatever its path."""
     return weights if weights in NAMED_WEIGHTS else f"sha256:{file_sha256(weights_file(weights))}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from carclf.config import load_config, parse_override
 from carclf.errors import CarclfError, ConfigError
-from carclf.experiments.form import plan_from_form, read_form
+from carclf.experiments.experiment_form import plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
 from carclf.hardware import list_gpus
 from carclf_airflow.local.demo_server import start_demo_server

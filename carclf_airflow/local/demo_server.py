@@ -15,7 +15,7 @@ SERVER_SECONDS = 120.0
 
 def start_demo_server(processes: ProcessGroup, work: Path, environment: dict[str, str], **given: Any) -> str:
     """Start ``carclf demo-server`` with the options that are given, and return its address."""
-    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work", str(work)]
+    command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work-dir", str(work)]
     command += [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
     path = processes.start("demo-server", command, environment)
     limit = time.monotonic() + SERVER_SECONDS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf.experiments.form import Form
+from carclf.experiments.experiment_form import Form
 
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = ["choose_1", "choose_2", "choose_3", "choose_finalists"]

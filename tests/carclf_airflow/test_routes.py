@@ -17,6 +17,7 @@ from gate_candidates import build_candidate
 from httpx import Response
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recorded_runs import record_attempt
 
 from carclf.config import load_config
 from carclf.experiments.plan import make_plan, write_plan
@@ -257,7 +258,7 @@ def test_a_store_that_does_not_answer_is_a_page_in_words(viewer: TestClient, mon
         monkeypatch.setenv(name, value)
     page = viewer.get("/", headers=HTML)
     assert page.status_code == 503
-    assert "The store does not answer" in page.text and "check the network and AWS_ENDPOINT_URL" in page.text
+    assert "The store does not respond" in page.text and "check the network and AWS_ENDPOINT_URL" in page.text
 
 
 def test_a_process_opens_its_store_once(site: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,17 +290,17 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
     own = "manual__2026-11-25T06-54-51-00-00"
     waiting = viewer.get(path, headers=HTML).text
-    assert "Not compared yet" in waiting and "Nothing is planned yet" in waiting
+    assert "Not compared yet" in waiting and "No training runs are planned yet" in waiting
     assert f'<a href="/carclf/?text={own}">' in waiting
     write_plan(make_plan(own, "demo", ["frozen"], seeds=[0]), store)
     waiting = viewer.get(path, headers=HTML).text
-    assert "Trainings: 0 of 2 begun" in waiting and waiting.count("not begun") == 2
+    assert "Training runs: 0 of 2 started" in waiting and waiting.count("not started") == 2
     assert viewer.get(f"/experiments/{own}/report.html").status_code == 404
     store.write(f"experiments/{own}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
     row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
            "on_pareto_front": False, "command": "", "runs": []}
     found = {"experiment": own, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0, "num_comparisons": 0,
-             "level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
+             "significance_level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
     store.write(f"experiments/{own}/outcome.json", json.dumps(found).encode())
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200 and f"Experiment <bdi>{own}</bdi>" in page.text
@@ -309,7 +310,7 @@ def test_an_experiments_run_shows_its_comparison_and_the_report_that_was_kept_of
     assert report.headers["content-security-policy"].startswith("sandbox; default-src 'none'; img-src data:;")
     store.write(f"experiments/{own}/outcome.json", b"{}")
     page = viewer.get(path, headers=HTML)
-    assert page.status_code == 500 and "Make it again: carclf experiment compare" in page.text
+    assert page.status_code == 500 and "carclf experiment compare" in page.text
     assert "Not compared yet" in viewer.get("/dag-run?dag_id=car_experiments&run_id=../../secret", headers=HTML).text
 
 
@@ -332,7 +333,7 @@ def test_an_experiments_pages_ask_for_the_right_to_read_the_dag_of_experiments(
 
 def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: Store, viewer: TestClient) -> None:
     run = Run.start_or_resume("r", store, "demo", load_config("demo"))
-    run._tell("fine_tune", run.record["created"], state="running")
+    record_attempt(run, "fine_tune", "running")
 
     def tell(num: int) -> None:
         points = [{"done": 10 * n, "time": "", "epoch": 1.0, "loss": 2.0 / n, "accuracy": 0.1 * n,
@@ -355,14 +356,14 @@ def test_live_points_come_with_the_version_of_the_page_that_shows_them(store: St
     assert [len(found["charts"]) for found in seen] == [0, 5, 5]
     assert seen[0]["version"] != seen[1]["version"] == seen[2]["version"]
     assert [len(found["charts"][0]["values"]) for found in seen[1:]] == [2, 3]
-    assert seen[2]["progress"] == [{"stage": "fine_tune", "share": 0.3, "text":
+    assert seen[2]["progress"] == [{"stage": "fine_tune", "fraction": 0.3, "text":
         "fine_tune: 30 of 100, epoch 1, loss 0.667, accuracy 0.300, images per second 50, data wait fraction 10%, "
-        "9 s to go"}]
+        "9 s remaining"}]
 
 
 def test_two_runs_are_compared_and_one_with_itself_is_not(store: Store, viewer: TestClient) -> None:
     noted(store, "a", range(9))
     noted(store, "bb", range(2))
     page = viewer.get("/compare?a=a&b=bb", headers=HTML).text
-    assert "On 60 images that both validated on" in page and "<bdi>seed</bdi>" in page and "num_changed" not in page
+    assert "evaluated on 60 common validation images" in page and "<bdi>seed</bdi>" in page and "num_changed" not in page
     assert viewer.get("/compare?a=a&b=a", headers=HTML).status_code == 404

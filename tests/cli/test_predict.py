@@ -1,4 +1,4 @@
-"""carclf predict: the evaluation's probabilities for single pictures, and what cannot be read is named."""
+"""carclf predict: the probabilities of an evaluation for image files, and the names of files that cannot be read."""
 
 import json
 import sys
@@ -28,65 +28,65 @@ def carclf(store: Store, *arguments: str | Path) -> int:
 
 @pytest.fixture(scope="module")
 def validated(store: Store) -> tuple[pd.DataFrame, list[Path]]:
-    """The predictions of the champion's evaluation, and the files of their pictures."""
+    """Return the predictions of the champion's evaluation, and the files of their images."""
     run = Run.load("seed-0", store)
-    rows = pd.read_parquet(run.artifact(Split, "split").path(store, "split.parquet")).set_index("id")
-    told = pd.read_parquet(run.artifact(Evaluation, "evaluate").path(store, "predictions.parquet"))
+    rows = run.artifact(Split, "split").rows(store).set_index("id")
+    predictions = pd.read_parquet(run.artifact(Evaluation, "evaluate").path(store, "predictions.parquet"))
     folder = extract_images(run.artifact(Archive, "download"), store)
-    return told, [folder / path for path in rows.loc[told["id"], "path"]]
+    return predictions, [folder / path for path in rows.loc[predictions["id"], "path"]]
 
 
-def test_a_picture_gets_the_calibrated_probabilities_of_the_evaluation(
+def test_predictions_are_the_calibrated_probabilities_of_the_evaluation(
     store: Store, validated: tuple[pd.DataFrame, list[Path]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told, paths = validated
+    predictions, paths = validated
     temperature = Run.load("seed-0", store).artifact(Evaluation, "evaluate").metrics["temperature"]
-    wanted = apply_temperature(told.filter(regex=r"^p\d").to_numpy(float), temperature)
+    expected = apply_temperature(predictions.filter(regex=r"^p\d").to_numpy(float), temperature)
     assert carclf(store, "predict", *paths, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["file"] for line in lines] == [str(path) for path in paths]
-    assert [line["class"] for line in lines] == told["predicted"].tolist()
+    assert [line["class"] for line in lines] == predictions["predicted"].tolist()
     assert {line["temperature"] for line in lines} == {temperature} != {1.0}
-    np.testing.assert_allclose([list(line["probabilities"].values()) for line in lines], wanted, atol=1e-6)
+    np.testing.assert_allclose([list(line["probabilities"].values()) for line in lines], expected, atol=1e-6)
 
 
-def test_what_cannot_be_read_is_named_and_the_others_are_answered(
+def test_unreadable_files_are_named_and_the_others_are_predicted(
     store: Store, validated: tuple[pd.DataFrame, list[Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside/a.jpg").write_bytes(validated[1][0].read_bytes())
-    (tmp_path / "inside/b\x1b[2J.jpg").write_bytes(b"no picture")
+    (tmp_path / "inside/b\x1b[2J.jpg").write_bytes(b"not an image")
     (tmp_path / "inside/.hidden").write_bytes(b"")
     assert carclf(store, "predict", tmp_path / "inside", tmp_path / "gone.jpg", "--run", "seed-0", "--top", "2") == 65
-    told = capsys.readouterr()
-    first, second, third = told.out.splitlines()
+    output = capsys.readouterr()
+    first, second, third = output.out.splitlines()
     assert first.startswith(f"{tmp_path}/inside/a.jpg: class {validated[0]['predicted'][0]} ")
     assert first.count("class ") == 2
-    assert second == f"{tmp_path}/inside/b\\x1b[2J.jpg: it cannot be decoded: it is no picture that Pillow knows"
-    assert third == f"{tmp_path}/gone.jpg: it cannot be read: No such file or directory"
-    assert "2 of 3 files are no pictures that can be read" in told.err and "Traceback" not in told.err
+    assert second.startswith(f"{tmp_path}/inside/b\\x1b[2J.jpg: cannot be decoded: ")
+    assert third == f"{tmp_path}/gone.jpg: cannot be read: No such file or directory"
+    assert "2 of 3 files" in output.err and "Traceback" not in output.err
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("arguments", "message"),
     [
-        ({"key": "0" * 16, "run": "seed-0"}, "not both"),
-        ({"key": "0" * 16}, "There is no model '0000000000000000'"),
-        ({"key": "../x"}, "is no key of a model"),
-        ({"run": "nobody"}, "There is no run 'nobody'"),
+        ({"key": "0" * 16, "run": "seed-0"}, "--model"),
+        ({"key": "0" * 16}, "0000000000000000"),
+        ({"key": "../x"}, "'../x'"),
+        ({"run": "nobody"}, "nobody"),
     ],
 )
-def test_a_model_that_is_not_there_is_a_clear_error(store: Store, wanted: dict[str, str], message: str) -> None:
+def test_a_model_that_does_not_exist_raises_config_error(store: Store, arguments: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        select_model(store, **wanted)
+        select_model(store, **arguments)
 
 
-def test_without_a_champion_a_model_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"has no champion yet\. Give --run or --model"):
+def test_without_a_champion_a_model_must_be_given(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--run or --model"):
         select_model(open_store(str(tmp_path)))
 
 
-def test_a_model_is_found_by_key_by_run_and_as_the_champion_with_its_evaluation(store: Store) -> None:
+def test_a_model_is_selected_by_key_by_run_or_as_the_champion(store: Store) -> None:
     run = Run.load("seed-0", store)
     evaluation = run.artifact(Evaluation, "evaluate")
     champion, by_run = select_model(store), select_model(store, run="seed-0")

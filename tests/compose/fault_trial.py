@@ -18,7 +18,7 @@ from carclf.services.storage import FolderStore, copy_store
 # Long enough to be hit in the middle, saved every few seconds; any model passes the gate.
 LONG = {"fine_tune.epochs": 45, "fine_tune.patience": 100, "fine_tune.checkpoint_minutes": 0.05, "gate.threshold": 0.0,
         "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
-STEP = re.compile(r"^(\S+ \S+) fine_tune (\d+)/\d+, ([\d.]+)/s")
+STEP = re.compile(r"^(\S+ \S+) fine_tune: (\d+)/\d+, ([\d.]+)/s")
 RESUMED = re.compile(r"taken up at step (\d+)")
 
 
@@ -46,7 +46,7 @@ class FaultTrial:
 
     def count_submissions(self) -> int:
         """How many the demo's Kaggle has counted."""
-        code = ("from carclf.services.kaggle.client import Kaggle; left = Kaggle('demo-cars').remaining_submissions(); "
+        code = ("from carclf.services.kaggle.client import KaggleClient; left = KaggleClient('demo-cars').remaining_submissions(); "
                 "print('counted', 0 if left is None else 1000 - left)")
         environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", "KAGGLE_API_TOKEN=demo-key"]
         demo = self.cluster.containers("demo")[0]

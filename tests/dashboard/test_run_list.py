@@ -1,11 +1,13 @@
-"""The list of runs: filtered, sorted, in parts."""
+"""Tests of the list of runs: filters, order, pages and CSV."""
 
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from recorded_runs import record_attempt
 from typer.testing import CliRunner
 
 from carclf.cli.app import app
@@ -17,43 +19,39 @@ from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
 
 
-@pytest.fixture()
-def store(tmp_path) -> Store:
-    found = open_store(tmp_path / "store")
-    runs = [("b", "demo", 0.7), ("a", "cars10", 0.9), ("C-x", "demo", None)]
-    for number, (name, recipe, accuracy) in enumerate(runs):
-        run = Run.start_or_resume(name, found, recipe, load_config(recipe, {"seed": number}))
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(tmp_path / "store")
+    for seed, (run_id, recipe, accuracy) in enumerate([("b", "demo", 0.7), ("a", "cpu", 0.9), ("C-x", "demo", None)]):
+        run = Run.start_or_resume(run_id, store, recipe, load_config(recipe, {"seed": seed}))
         if accuracy:
-            run.record_result(Result("evaluate", f"{number}", False, 1.0, {"val_accuracy": accuracy}, ""))
-    return found
+            run.record_result(Result("evaluate", str(seed), False, 1.0, {"val_accuracy": accuracy}, ""))
+    return store
 
 
-def names(store: Store, **wanted: object) -> list[str]:
-    return [row["run"] for row in query_runs(store, RunQuery.model_validate(wanted))["rows"]]
+def names(store: Store, **query: object) -> list[str]:
+    return [row["run"] for row in query_runs(store, RunQuery.model_validate(query)).rows]
 
 
-def test_runs_are_sorted_by_any_column_and_those_without_a_value_come_last(store):
+def test_runs_without_a_value_in_the_sorted_column_come_last(store: Store) -> None:
     assert names(store, sort="val_accuracy") == ["a", "b", "C-x"]
     assert names(store, sort="val_accuracy", descending=False) == ["b", "a", "C-x"]
     assert names(store, sort="run", descending=False) == ["C-x", "a", "b"]
 
 
-def test_a_run_whose_process_was_killed_is_silent_in_the_list_as_on_its_page(store):
-    for name, since in (("killed", "2020-01-01T00:00:00.000+00:00"), ("begun", None)):
-        run = Run.start_or_resume(name, store, "demo", load_config("demo"))
-        run._tell("fine_tune", since or run.record["created"], state="running")
-        if since:  # as the clock of that time would have noted it
-            store.write(f"runs/{name}.json", json.dumps(run.record | {"updated": since}).encode())
-    rebuild_index(store)
-    assert {name: run_facts(store, name)["row"]["state"] for name in ("killed", "begun")} == {
-        "killed": "stale", "begun": "running"}
-    assert (names(store, state="stale"), names(store, state="running")) == (["killed"], ["begun"])
-    assert query_runs(store, RunQuery())["states"] == ["pending", "running", "stale"]
+def test_a_killed_run_is_stale_in_the_list_and_on_its_page(store: Store) -> None:
+    for run_id, since in (("killed", "2020-01-01T00:00:00.000+00:00"), ("active", "")):
+        run = Run.start_or_resume(run_id, store, "demo", load_config("demo"))
+        record_attempt(run, "fine_tune", "running", since=since)
+    states = {run_id: run_facts(store, run_id).row["state"] for run_id in ("killed", "active")}
+    assert states == {"killed": "stale", "active": "running"}
+    assert (names(store, state="stale"), names(store, state="running")) == (["killed"], ["active"])
+    assert query_runs(store, RunQuery()).states == ("pending", "running", "stale")
     listed = CliRunner().invoke(app, ["runs", "list", "--store", store.url, "--json"])
     assert {row["run"]: row["state"] for row in json.loads(listed.stdout)}["killed"] == "stale"
 
 
-def test_the_list_is_a_table_for_a_spreadsheet_with_all_that_fits_in_its_order(store):
+def test_the_csv_has_all_matching_runs_in_order_and_no_formulas(store: Store) -> None:
     run = Run.start_or_resume("d", store, "demo", load_config("demo"))
     store.write("runs/d.json", json.dumps(run.record | {"recipe": "=HYPERLINK(1)"}).encode())
     rebuild_index(store)
@@ -63,29 +61,30 @@ def test_the_list_is_a_table_for_a_spreadsheet_with_all_that_fits_in_its_order(s
     assert [line[0] for line in lines] == ["a", "b", "d", "C-x"]
     assert [line[head.index("val_accuracy")] for line in lines] == ["0.9", "0.7", "", ""]
     assert lines[2][head.index("recipe")] == "'=HYPERLINK(1)"
-    assert len(runs_as_csv(store, RunQuery(recipe="cars10")).splitlines()) == 2
+    assert len(runs_as_csv(store, RunQuery(recipe="cpu")).splitlines()) == 2
 
 
-def test_runs_are_found_by_words_in_any_case_and_by_exact_values(store):
+def test_text_matches_words_in_any_case_and_filters_match_exactly(store: Store) -> None:
     assert names(store, text="c-X") == ["C-x"]
     assert sorted(names(store, text="DEMO")) == ["C-x", "b"]
     assert sorted(names(store, recipe="demo")) == ["C-x", "b"] and names(store, recipe="dem") == []
-    assert names(store, text="demo open b") == ["b"]
+    assert names(store, text="demo pending b") == ["b"]
 
 
-def test_a_part_says_how_many_there_are_in_all(store):
-    found = query_runs(store, RunQuery(sort="run", descending=False, offset=1, limit=1, recipe="demo"))
-    assert [row["run"] for row in found.pop("rows")] == ["b"]
-    assert found == {"num_matching": 2, "num_runs": 3, "recipes": ["cars10", "demo"], "decisions": [], "states": ["pending"]}
+def test_a_part_of_the_list_has_the_total_counts_and_all_filter_values(store: Store) -> None:
+    page = query_runs(store, RunQuery(sort="run", descending=False, offset=1, limit=1, recipe="demo")).to_json()
+    assert [row["run"] for row in page.pop("rows")] == ["b"]
+    assert page == {
+        "num_matching": 2, "num_runs": 3, "recipes": ["cpu", "demo"], "decisions": [], "states": ["pending"]}
 
 
-@pytest.mark.parametrize("wrong", [
+@pytest.mark.parametrize("query", [
     {"sort": "config"}, {"limit": 0}, {"limit": 201}, {"offset": -1}, {"text": "x" * 201}, {"key": "x"}])
-def test_what_no_list_can_be_asked_for_is_refused(wrong):
+def test_an_invalid_query_is_rejected(query: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        RunQuery.model_validate(wrong)
+        RunQuery.model_validate(query)
 
 
-def test_an_order_is_kept_among_equal_values():
+def test_sorting_keeps_the_order_of_equal_values() -> None:
     rows = [{"run": name, "minutes": 1.0} for name in "cab"]
     assert [row["run"] for row in filter_and_sort(rows, RunQuery(sort="minutes"))] == ["c", "a", "b"]

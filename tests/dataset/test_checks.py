@@ -1,4 +1,4 @@
-"""What validation finds in a folder with known faults."""
+"""Checks of a rendered dataset as a whole."""
 
 import shutil
 from pathlib import Path
@@ -10,10 +10,9 @@ from carclf.config import Duplicates, Validation
 from carclf.dataset.checks import find_problems, raise_on_errors, read_context
 from carclf.dataset.duplicates import find_clusters
 from carclf.dataset.findings import Findings
-from carclf.dataset.image_checks import conflicting_clusters
+from carclf.dataset.image_checks import CheckContext, conflicting_clusters
 from carclf.dataset.indexing import write_index
 from carclf.dataset.inspection import make_pixel_loader
-from carclf.dataset.label_table import read_sample_submission, read_train_csv
 from carclf.demo.rendering import render_competition
 from carclf.errors import DataError
 
@@ -31,108 +30,85 @@ def folder(rendered: Path, tmp_path: Path) -> Path:
     return tmp_path / "cars"
 
 
-SETTINGS = Validation(min_images_per_class=5)
+CONFIG = Validation(min_images_per_class=5)
 
 
-def indexed(folder: Path, settings: Validation = SETTINGS) -> pd.DataFrame:
-    write_index(folder, folder / "index.parquet", settings)
+def build_index(folder: Path, config: Validation = CONFIG) -> pd.DataFrame:
+    write_index(folder, folder / "index.parquet", config)
     index = pd.read_parquet(folder / "index.parquet")
     return index.assign(cluster=find_clusters(index, make_pixel_loader(folder, index["path"]), Duplicates()))
 
 
-def found(folder: Path, settings: Validation = SETTINGS) -> Findings:
-    return find_problems(indexed(folder, settings), read_context(folder, settings)[0])
+def check(folder: Path, config: Validation = CONFIG) -> Findings:
+    return find_problems(build_index(folder, config), read_context(folder, config)[0])
 
 
-def test_the_planted_faults_are_found_and_no_others(folder: Path) -> None:
-    index = indexed(folder)
-    broken = index[index["problem"] != ""].set_index("id")["problem"]
-    assert sorted(broken.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]
-    assert broken["900002.jpg"] == "cannot be decoded: the file is empty"
+def test_the_faults_of_a_rendered_competition_are_no_errors(folder: Path) -> None:
+    index = build_index(folder)
+    unusable = index[index["problem"] != ""].set_index("id")["problem"]
+    assert sorted(unusable.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]
+    assert unusable["900002.jpg"] == "cannot be decoded: the file is empty"
     assert sorted(index[index["sha256"].duplicated(keep=False)].groupby("sha256").size()) == [2, 2]
-    raise_on_errors(found(folder))
+    raise_on_errors(check(folder))
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("config", "message"),
     [
-        (Validation(min_images_per_class=7), "Class '0' has 6 usable images, copies not counted; at least 7"),
-        (Validation(min_images_per_class=5, max_unusable_fraction=0.01), "of the images are unusable (first: train/0/"),
+        (Validation(min_images_per_class=7), "Class '0' has 6 usable images .*validation.min_images_per_class"),
+        (Validation(min_images_per_class=5, max_unusable_fraction=0.01),
+         r"unusable \(first: train/0/.*validation.max_unusable_fraction"),
         (Validation(min_images_per_class=5, min_side=1000), "Class '9' has 0 usable images"),
     ],
 )
-def test_data_that_cannot_be_trained_on_is_refused(folder: Path, settings: Validation, message: str) -> None:
-    with pytest.raises(DataError) as error:
-        raise_on_errors(found(folder, settings))
-    assert message in str(error.value)
+def test_data_beyond_the_limits_are_rejected(folder: Path, config: Validation, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        raise_on_errors(check(folder, config))
 
 
-def test_an_id_of_the_sample_without_image_is_refused_by_name(folder: Path) -> None:
-    lost = min((folder / "test_upload").iterdir())
-    lost.unlink()
-    with pytest.raises(DataError, match=rf"1 ids of sample-submission.csv have no image.*{lost.name}"):
-        raise_on_errors(found(folder))
+def test_a_test_id_without_an_image_is_named(folder: Path) -> None:
+    missing = min((folder / "test_upload").iterdir())
+    missing.unlink()
+    with pytest.raises(DataError, match=rf"1 ids of sample-submission\.csv .*{missing.name}"):
+        raise_on_errors(check(folder))
 
 
-def test_another_competitions_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_class_number_is_rejected(folder: Path) -> None:
     (folder / "train" / "sedan").mkdir()
     shutil.copy(min((folder / "train/0").iterdir()), folder / "train/sedan/x.jpg")
-    with pytest.raises(DataError, match="Is this the right competition"):
-        raise_on_errors(found(folder))
-    with pytest.raises(DataError, match="No pictures"):
-        write_index(tmp_path / "nothing", tmp_path / "index.parquet", SETTINGS)
-    (folder / "sample-submission.csv").write_text("Name,Label\n")
-    with pytest.raises(DataError, match="expected Id,Category"):
-        read_sample_submission(folder)
+    with pytest.raises(DataError, match=r"train/sedan/x\.jpg"):
+        raise_on_errors(check(folder))
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Id,Category\n", "\xff\xfe", "Id,Category\na,0\na,0\n", "Name\na\n", 'Id,Category\n"a,0\n']
-)
-def test_a_sample_that_is_no_table_of_ids_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "sample-submission.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(DataError, match="sample-submission"):
-        read_sample_submission(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("Id,Category\na.jpg,1\n\n1.jpg,3,4\n", "line 4 has 3 values, its header 2"),
-        ("Id,Category\na.jpg\n", "line 2 has 1 values, its header 2"),
-        ('Id,Category\n"a\nb",0\nc,1,2\n', "line 4 has 3 values"),
-    ],
-)
-def test_a_line_with_too_many_values_or_too_few_is_refused_by_its_number(
-    tmp_path: Path, text: str, message: str
-) -> None:
-    for name in ("sample-submission.csv", "train.csv"):
-        (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=f"sample-submission.csv cannot be read: {message}"):
-        read_sample_submission(tmp_path)
-    assert message in str(read_train_csv(tmp_path))
-
-
-def test_a_train_table_without_rows_is_told_and_the_folders_say_the_classes(folder: Path) -> None:
+def test_an_empty_train_csv_is_a_warning(folder: Path) -> None:
     (folder / "train.csv").write_text("Id,Category\n")
-    context, of_tables = read_context(folder, SETTINGS)
-    assert context.table is None and [one.kind for one in of_tables] == ["invalid_train_csv"]
-    assert "train.csv has no rows" in of_tables[0].text
-    raise_on_errors(find_problems(indexed(folder), context))
+    context, findings = read_context(folder, CONFIG)
+    assert context.train_csv is None
+    assert [(finding.kind, finding.severity, finding.path) for finding in findings] == [
+        ("invalid_train_csv", "warning", "train.csv")]
+    raise_on_errors(find_problems(build_index(folder), context))
 
 
-def test_an_id_named_na_is_an_id(tmp_path: Path) -> None:
-    (tmp_path / "sample-submission.csv").write_text("Id,Category\nNA,0\n")
-    assert list(read_sample_submission(tmp_path)["Id"]) == ["NA"]
-
-
-def test_a_class_of_copies_of_another_class_is_refused(rendered: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "cars"
-    shutil.copytree(rendered, folder)
+def test_two_classes_that_are_copies_of_each_other_are_rejected(folder: Path) -> None:
     for path in (folder / "train" / "9").iterdir():
         path.unlink()
     for path in (folder / "train" / "8").iterdir():
         shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
-    assert conflicting_clusters(indexed(folder))
+    assert conflicting_clusters(build_index(folder))
     with pytest.raises(DataError, match=r"Class '8' has 0 usable images.*Class '9' has 0 usable images"):
-        raise_on_errors(found(folder))
+        raise_on_errors(check(folder))
+
+
+def test_a_message_lists_only_the_first_of_thousands_of_classes() -> None:
+    labels = list(range(196)) + [1000 + number for number in range(3000)]
+    ids = [f"{label}.jpg" for label in labels]
+    index = pd.DataFrame({
+        "id": ids, "path": [f"train/{label}/a.jpg" for label in labels], "label": labels, "cluster": labels,
+        "source": ["train"] * 196 + ["extra"] * 3000, "problem": "", "problem_kind": "", "warning": "",
+        "format": "JPEG", "mode": "RGB", "is_transparent": False, "has_exif_orientation": False, "decode_warning": "",
+        "width": 64, "height": 48, "brightness": 100.0, "contrast": 50.0, "sharpness": 0.5})
+    train_csv = pd.DataFrame({"Id": ids[:196], "Category": labels[:196]})
+    context = CheckContext(pd.DataFrame({"Id": [], "Category": []}), train_csv, Validation())
+    with pytest.raises(DataError, match=r"0, 1, 2, .*, 19 and 176 more\.") as error:
+        raise_on_errors(find_problems(index, context))
+    assert len(str(error.value)) < 10_000

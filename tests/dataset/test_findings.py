@@ -1,45 +1,48 @@
-"""What is said of findings, however many there are and whatever the files are called."""
+"""Findings: limits of messages, report and log."""
 
 import logging
 
-import pandas as pd
 import pytest
 
-from carclf.config import Validation
-from carclf.dataset.checks import find_problems, raise_on_errors
+from carclf.dataset.checks import raise_on_errors
 from carclf.dataset.findings import MAX_LOGGED, MAX_RAISED, MAX_REPORTED, Finding, Findings
-from carclf.dataset.image_checks import CheckContext
 from carclf.errors import DataError
 
 
-def test_ten_thousand_errors_make_one_message_that_can_be_read() -> None:
+def test_ten_thousand_errors_make_one_short_message() -> None:
     findings = Findings(Finding("too_few_images", str(number), f"Class {number} is small.") for number in range(10_000))
     findings.add([Finding("empty_class", "7", "Class 7 is empty.")])
-    told = [f"Class {number} is small." for number in range(MAX_RAISED)]
-    assert findings.errors == [*told, f"{10_000 - MAX_RAISED} more errors are of the last one's kind.", "Class 7 is empty."]
-    assert len(findings.listed) == MAX_REPORTED + 1 and findings.count("error") == 10_001
+    messages = [f"Class {number} is small." for number in range(MAX_RAISED)]
+    assert findings.errors[:MAX_RAISED] == messages
+    assert str(10_000 - MAX_RAISED) in findings.errors[MAX_RAISED]
+    assert findings.errors[MAX_RAISED + 1 :] == ["Class 7 is empty."]
     with pytest.raises(DataError) as error:
         raise_on_errors(findings)
     assert str(error.value) == " ".join(findings.errors)
 
 
-def test_of_thousands_of_classes_a_message_names_the_first() -> None:
-    labels = list(range(196)) + [1000 + number for number in range(3000)]
-    index = pd.DataFrame({"label": labels, "source": ["train"] * 196 + ["extra"] * 3000, "problem": "", "problem_kind": "",
-                          "path": [f"train/{label}/a.jpg" for label in labels], "cluster": labels, "warning": "",
-                          "id": [f"{label}.jpg" for label in labels], "format": "JPEG RGB", "width": 64, "height": 48,
-                          "brightness": 100.0, "contrast": 50.0, "sharpness": 0.5})
-    table = pd.DataFrame({"Id": index["id"][:196], "Category": labels[:196]})
-    sample = pd.DataFrame({"Id": [], "Category": []})
-    with pytest.raises(DataError, match=r"its classes are 0, 1, 2, .*, 19 and 176 more\. Move") as error:
-        raise_on_errors(find_problems(index, CheckContext(sample, table, Validation())))
-    assert len(str(error.value)) < 10_000
+def test_the_report_has_all_counts_and_the_first_findings_of_each_kind() -> None:
+    findings = Findings(Finding("dark", f"{number}.jpg", "dark") for number in range(10_000))
+    findings.add([Finding("exif_orientation", "a.jpg", "rotated")])
+    report = findings.to_dict()
+    assert report["counts"] == {"dark": 10_000, "exif_orientation": 1}
+    assert len(report["reported"]) == MAX_REPORTED + 1
+    assert report["reported"][-1] == {
+        "kind": "exif_orientation", "severity": "info", "path": "a.jpg", "message": "rotated"}
+    assert (findings.count("warning"), findings.count("info"), findings.count("error")) == (10_000, 1, 0)
 
 
-def test_no_name_of_a_file_forges_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_warnings_of_an_image_are_joined() -> None:
+    findings = Findings([Finding("dark", "a.jpg", "Dark."), Finding("blurred", "a.jpg", "Blurred."),
+                         Finding("non_rgb_mode", "a.jpg", "Gray.")])
+    assert findings.warnings == {"a.jpg": "Dark.; Blurred."}
+
+
+def test_a_file_name_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "carclf")
     name = "train/0/a.jpg\n12:00 promote: promoted\x1b[2J\r\udcff"
-    findings = Findings(Finding("truncated", name, "is cut off") for _ in range(MAX_LOGGED + 2))
+    findings = Findings(Finding("truncated", name, "is truncated") for _ in range(MAX_LOGGED + 2))
     findings.log()
-    line = r"left out train/0/a.jpg\n12:00 promote: promoted\x1b[2J\r\udcff: is cut off"
-    assert caplog.messages == [line] * MAX_LOGGED + [f"truncated: {MAX_LOGGED + 2} in all, {MAX_LOGGED} of them above"]
+    line = r"validate: truncated path=train/0/a.jpg\n12:00 promote: promoted\x1b[2J\r\udcff is truncated"
+    total = f"validate: truncated total={MAX_LOGGED + 2} logged={MAX_LOGGED}"
+    assert caplog.messages == [line] * MAX_LOGGED + [total]

@@ -1,4 +1,4 @@
-"""That the pass over the pictures holds few of them in memory: those in flight, and one large one."""
+"""The pass over all images holds few of them in memory: those read ahead, and one large one."""
 
 import io
 import time
@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from carclf.config import Validation
-from carclf.dataset.indexing import CHUNK, NUM_THREADS, write_index
+from carclf.dataset.indexing import CHUNK_SIZE, NUM_THREADS, SCHEMA, write_index
 from carclf.dataset.inspection import inspect_image
+from carclf.errors import DataError
 from carclf.images.decode import EncodedImage, large_image_lock, strict_decode_error
 
 HEIGHT, WIDTH = 60, 80
@@ -25,26 +26,59 @@ def jpeg() -> bytes:
     return buffer.getvalue()
 
 
-def test_pictures_are_read_no_further_ahead_than_a_few_chunks(tmp_path: Path) -> None:
-    in_flight = (2 * NUM_THREADS + 1) * CHUNK
-    paths = [tmp_path / "train/0" / f"{number:05}.jpg" for number in range(2 * in_flight)]
+def test_a_folder_without_images_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train/"):
+        write_index(tmp_path, tmp_path / "index.parquet", Validation())
+
+
+def test_the_index_describes_the_file_and_its_format(tmp_path: Path) -> None:
+    path = tmp_path / "train/3/a.jpg"
+    path.parent.mkdir(parents=True)
+    image = Image.open(io.BytesIO(jpeg())).convert("L")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(path, "JPEG", exif=exif)
+    write_index(tmp_path, tmp_path / "index.parquet", Validation())
+    index = pd.read_parquet(tmp_path / "index.parquet")
+    assert list(index) == SCHEMA.names
+    expected = {
+        "id": "a.jpg", "path": "train/3/a.jpg", "label": 3, "source": "train", "width": HEIGHT, "height": WIDTH,
+        "format": "JPEG", "mode": "L", "is_transparent": False, "has_exif_orientation": True, "decode_warning": "",
+        "problem": "", "problem_kind": ""}
+    assert index.loc[0, list(expected)].to_dict() == expected
+
+
+def test_a_jpeg_that_only_pillow_decodes_has_a_decode_warning(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(data := jpeg())
+    assert inspect_image(tmp_path / "a.jpg", Validation())["decode_warning"] == ""
+    middle = len(data) * 3 // 4
+    (tmp_path / "a.jpg").write_bytes(data[:middle] + bytes(64) + data[middle + 64 :])
+    row = inspect_image(tmp_path / "a.jpg", Validation())
+    assert row["problem"] == ""
+    assert row["decode_warning"]
+
+
+def test_images_are_read_only_a_few_chunks_ahead(tmp_path: Path) -> None:
+    """Files beyond the chunks in progress are emptied after the first row; their rows show when they were read."""
+    num_ahead = (2 * NUM_THREADS + 1) * CHUNK_SIZE
+    paths = [tmp_path / "train/0" / f"{number:05}.jpg" for number in range(2 * num_ahead)]
     paths[0].parent.mkdir(parents=True)
     for path in paths:
-        path.write_bytes(b"no picture")
+        path.write_bytes(b"no image")
 
-    def first_row(done: int, total: int) -> None:
+    def empty_later_files(done: int, total: int) -> None:
         if done == 1:
-            time.sleep(0.5)  # whoever reads ahead has time for it
-            for path in paths[in_flight:]:
+            time.sleep(0.5)  # time for threads that read too far ahead
+            for path in paths[num_ahead:]:
                 path.write_bytes(b"")
 
-    write_index(tmp_path, tmp_path / "index.parquet", Validation(), first_row)
+    write_index(tmp_path, tmp_path / "index.parquet", Validation(), empty_later_files)
     kinds = pd.read_parquet(tmp_path / "index.parquet")["problem_kind"]
-    assert kinds.tolist() == ["undecodable"] * in_flight + ["empty"] * in_flight
+    assert kinds.tolist() == ["undecodable"] * num_ahead + ["empty"] * num_ahead
 
 
-def waits(work: Callable[[], object]) -> bool:
-    """Whether the work, in a thread, waits while this one has a large picture in hand; it ends when that is done."""
+def waits_for_large_image(work: Callable[[], object]) -> bool:
+    """Whether the work waits in a thread while this one holds the lock for large images, and ends afterwards."""
     thread = Thread(target=work, daemon=True)
     with large_image_lock(10**12):
         thread.start()
@@ -56,19 +90,19 @@ def waits(work: Callable[[], object]) -> bool:
 
 
 @pytest.mark.parametrize("is_large", [True, False])
-def test_pictures_of_many_pixels_are_decoded_one_at_a_time(is_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_with_many_pixels_are_decoded_one_at_a_time(is_large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carclf.images.decode.LARGE", HEIGHT * WIDTH - is_large)
-    picture = EncodedImage(jpeg())
-    for work in (picture.decode, lambda: picture.shrink(30, 40), lambda: strict_decode_error(picture)):
-        assert waits(work) == is_large
+    image = EncodedImage(jpeg())
+    for work in (image.decode, lambda: image.draft(30, 40), lambda: strict_decode_error(image)):
+        assert waits_for_large_image(work) == is_large
 
 
 @pytest.mark.parametrize("is_large", [True, False])
-def test_files_of_many_bytes_are_read_one_at_a_time(
+def test_files_with_many_bytes_are_read_one_at_a_time(
     is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.images.decode.LARGE", 2 * HEIGHT * WIDTH)
     data = jpeg()
     (tmp_path / "a.jpg").write_bytes(data + bytes(is_large * 2 * HEIGHT * WIDTH))
     assert len(data) < 2 * HEIGHT * WIDTH
-    assert waits(lambda: inspect_image(tmp_path / "a.jpg", Validation())) == is_large
+    assert waits_for_large_image(lambda: inspect_image(tmp_path / "a.jpg", Validation())) == is_large

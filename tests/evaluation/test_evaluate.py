@@ -41,9 +41,10 @@ def write_images(folder: Path, num: int) -> pd.DataFrame:
         pixels = random.integers(0, 200, (40 + number % 7, 60, 3), np.uint8)
         pixels[..., number % 3 if number % 5 else random.integers(3)] += 40
         cv2.imwrite(str(path), pixels)
-        rows.append({"id": path.name, "path": str(path.relative_to(folder)), "label": label, "target": number % 3,
+        rows.append({"id": path.name, "path": str(path.relative_to(folder)), "label": label, "class_index": number % 3,
                      "width": 60, "height": pixels.shape[0], "brightness": float(pixels.mean()), "problem": "",
                      "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "cluster": number,
+                     "pixels_sha256": str(number), "phash": 0, "color_signature": b"", "source": "train",
                      "subset": "val" if number % 2 else "train"})
     return pd.DataFrame(rows).sample(frac=1, random_state=1)
 

@@ -1,4 +1,4 @@
-"""Temperature, calibration error and reliability, on made-up answers of which the truth is known."""
+"""Temperature, calibration error and reliability, on random predictions whose true probabilities are known."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from carclf.inference.calibration import (
 from carclf.stats import equal_frequency_bins, wilson_interval
 
 
-def drawn(num: int, temperature: float, seed: int, num_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Labels drawn from probabilities, and what a model tells whose logits are too large by the temperature."""
+def sample(num: int, temperature: float, seed: int, num_classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels sampled from probabilities, and the predictions of a model with logits scaled by a temperature."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (num, num_classes))
     true = softmax(logits, 1)
@@ -27,69 +27,70 @@ def drawn(num: int, temperature: float, seed: int, num_classes: int = 5) -> tupl
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_the_temperature_that_the_answers_were_made_with_is_found(temperature: float) -> None:
-    labels, told = drawn(4000, temperature, seed=1)
-    assert fit_temperature(labels, told) == pytest.approx(temperature, rel=0.06)
-    sure = apply_temperature(told, fit_temperature(labels, told))
-    table = reliability_bins(sure.max(1), sure.argmax(1) == labels)
-    assert expected_calibration_error(table) < 0.02
+def test_the_true_temperature_is_fitted(temperature: float) -> None:
+    labels, predicted = sample(4000, temperature, seed=1)
+    assert fit_temperature(labels, predicted) == pytest.approx(temperature, rel=0.06)
+    calibrated = apply_temperature(predicted, fit_temperature(labels, predicted))
+    bins = reliability_bins(calibrated.max(1), calibrated.argmax(1) == labels)
+    assert expected_calibration_error(bins) < 0.02
 
 
-def test_the_temperature_of_many_answers_is_that_of_the_smallest_likelihood_loss() -> None:
-    labels, told = drawn(3000, 1.7, seed=2)
-    logits = np.log(told)
+def test_with_many_images_the_temperature_minimizes_the_log_likelihood_loss() -> None:
+    labels, predicted = sample(3000, 1.7, seed=2)
+    logits = np.log(predicted)
     plain = minimize_scalar(lambda t: -log_softmax(logits / t, 1)[np.arange(3000), labels].mean(), bounds=(0.1, 9))
-    assert fit_temperature(labels, told) == pytest.approx(plain.x, rel=0.01)
+    assert fit_temperature(labels, predicted) == pytest.approx(plain.x, rel=0.01)
 
 
-def test_probabilities_at_a_temperature_are_the_softmax_of_the_divided_logits() -> None:
+def test_a_temperature_divides_the_logits() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (20, 4))
     np.testing.assert_allclose(apply_temperature(softmax(logits, 1), 1.9), softmax(logits / 1.9, 1), rtol=1e-9)
 
 
 @st.composite
-def answers(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Any answers, sure ones with probabilities of exactly 0 and 1 among them."""
+def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
+    """Draw labels and predictions, some with probabilities of exactly 0 and 1."""
     num, num_classes = draw(st.integers(1, 60)), draw(st.integers(2, 6))
     random = np.random.default_rng(draw(st.integers(0, 10**6)))
-    told = softmax(random.normal(0, draw(st.sampled_from([0.0, 1.0, 5.0, 2000.0])), (num, num_classes)), 1)
+    predicted = softmax(random.normal(0, draw(st.sampled_from([0.0, 1.0, 5.0, 2000.0])), (num, num_classes)), 1)
     right = random.random(num) < draw(st.sampled_from([0.0, 0.5, 1.0]))
-    return np.where(right, told.argmax(1), random.integers(0, num_classes, num)), told
+    return np.where(right, predicted.argmax(1), random.integers(0, num_classes, num)), predicted
 
 
-@given(answers())
+@given(predictions())
 @settings(max_examples=60, deadline=None)
-def test_the_likelihood_is_never_worse_after_the_temperature_and_no_answer_changes(found) -> None:
-    labels, told = found
-    temperature = fit_temperature(labels, told)
-    after = apply_temperature(told, temperature)
+def test_calibration_never_lowers_the_likelihood_and_keeps_the_classes(drawn) -> None:
+    labels, predicted = drawn
+    temperature = fit_temperature(labels, predicted)
+    after = apply_temperature(predicted, temperature)
     assert 0.05 <= temperature <= 20 and np.isfinite(after).all()
-    before = negative_log_likelihood(labels, told)
-    assert negative_log_likelihood(labels, after) <= before + 1e-9  # 0 is taken for 1e-12
+    before = negative_log_likelihood(labels, predicted)
+    assert negative_log_likelihood(labels, after) <= before + 1e-9  # 0 counts as 1e-12
     np.testing.assert_allclose(after.sum(1), 1)
-    top = told[np.arange(len(told)), after.argmax(1)]
-    np.testing.assert_array_equal(top, told.max(1))
+    top = predicted[np.arange(len(predicted)), after.argmax(1)]
+    np.testing.assert_array_equal(top, predicted.max(1))
 
 
-@given(answers(), st.randoms(use_true_random=False))
+@given(predictions(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
-def test_a_reliability_table_has_each_image_once_and_forgets_their_order(found, random) -> None:
-    labels, told = found
-    sure, correct = told.max(1), told.argmax(1) == labels
-    table = reliability_bins(sure, correct)
-    assert sum(row["num_images"] for row in table) == len(labels)
-    assert sum(round(row["accuracy"] * row["num_images"]) for row in table) == correct.sum()
-    assert [row["accuracy"] for row in table] == sorted(row["accuracy"] for row in table)
-    assert 0 <= expected_calibration_error(table) <= 1
+def test_reliability_bins_count_each_image_once_in_any_order(drawn, random) -> None:
+    labels, predicted = drawn
+    confidence, correct = predicted.max(1), predicted.argmax(1) == labels
+    bins = reliability_bins(confidence, correct)
+    assert sum(row["num_images"] for row in bins) == len(labels)
+    assert sum(round(row["accuracy"] * row["num_images"]) for row in bins) == correct.sum()
+    assert [row["accuracy"] for row in bins] == sorted(row["accuracy"] for row in bins)
+    assert 0 <= expected_calibration_error(bins) <= 1
     order = list(range(len(labels)))
     random.shuffle(order)
-    again = reliability_bins(sure[order], correct[order])
-    assert expected_calibration_error(again) == pytest.approx(expected_calibration_error(table)) and len(again) == len(table)
+    shuffled = reliability_bins(confidence[order], correct[order])
+    assert expected_calibration_error(shuffled) == pytest.approx(expected_calibration_error(bins))
+    assert len(shuffled) == len(bins)
 
 
 @given(st.lists(st.sampled_from([0.1, 0.5, 0.5000001, 1.0]) | st.floats(0, 1), min_size=1, max_size=80),
        st.integers(1, 15))
-def test_groups_are_of_equal_size_but_for_equal_values(values: list[float], num: int) -> None:
+def test_bins_have_equal_sizes_except_for_equal_values(values: list[float], num: int) -> None:
     groups = equal_frequency_bins(np.array(values), num)
     assert set(groups) == set(range(groups.max() + 1)) and groups.max() < num
     assert all((a <= b) for a, b in zip(groups[np.argsort(values)], groups[np.argsort(values)][1:], strict=False))
@@ -98,35 +99,35 @@ def test_groups_are_of_equal_size_but_for_equal_values(values: list[float], num:
         assert np.bincount(groups).max() <= -(-len(values) // num) + 1
 
 
-def test_a_table_of_a_small_example_is_right() -> None:
-    sure = np.repeat([0.6, 0.9], 20)
+def test_the_bins_of_a_small_example() -> None:
+    confidence = np.repeat([0.6, 0.9], 20)
     correct = np.r_[np.arange(20) < 12, np.arange(20) < 17]
-    (low, high), (low_sure, high_sure) = wilson_interval(12, 20), wilson_interval(17, 20)
-    table = reliability_bins(sure, correct)
-    assert table == [
+    (low, high), (upper_low, upper_high) = wilson_interval(12, 20), wilson_interval(17, 20)
+    bins = reliability_bins(confidence, correct)
+    assert bins == [
         {"confidence": pytest.approx(0.6), "accuracy": 0.6, "low": low, "high": high, "num_images": 20},
-        {"confidence": pytest.approx(0.9), "accuracy": 0.85, "low": low_sure, "high": high_sure, "num_images": 20},
+        {"confidence": pytest.approx(0.9), "accuracy": 0.85, "low": upper_low, "high": upper_high, "num_images": 20},
     ]
-    assert expected_calibration_error(table) == pytest.approx(0.025)
+    assert expected_calibration_error(bins) == pytest.approx(0.025)
 
 
-def test_a_model_that_is_always_right_is_made_surer_but_not_without_end() -> None:
-    told = np.full((100, 4), 0.1)
-    told[:, 2] = 0.7
-    temperature = fit_temperature(np.full(100, 2), told)
-    assert apply_temperature(told, temperature).max() == pytest.approx(1 - 1 / 102, abs=1e-3)
+def test_the_confidence_of_a_perfect_model_stays_bounded() -> None:
+    predicted = np.full((100, 4), 0.1)
+    predicted[:, 2] = 0.7
+    temperature = fit_temperature(np.full(100, 2), predicted)
+    assert apply_temperature(predicted, temperature).max() == pytest.approx(1 - 1 / 102, abs=1e-3)
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_image_and_one_class_have_a_temperature_too(label: int) -> None:
+def test_one_image_or_one_class_has_a_temperature(label: int) -> None:
     assert 0.05 <= fit_temperature(np.array([label]), np.array([[0.9, 0.1]])) <= 20
     assert fit_temperature(np.array([0]), np.array([[1.0]])) == 1.0
     assert len(reliability_bins(np.array([0.9]), np.array([True]))) == 1
 
 
-def test_more_bins_are_taken_where_there_are_more_images() -> None:
+def test_more_images_give_more_bins() -> None:
     counts = []
     for num in (30, 300, 30_000):
-        labels, told = drawn(num, 1.0, seed=3)
-        counts.append(len(reliability_bins(told.max(1), told.argmax(1) == labels)))
+        labels, predicted = sample(num, 1.0, seed=3)
+        counts.append(len(reliability_bins(predicted.max(1), predicted.argmax(1) == labels)))
     assert counts == sorted(counts) and counts[0] <= 3 and counts[-1] >= 8

@@ -1,5 +1,4 @@
-"""Test-time augmentation keeps the rows in order and averages probabilities, not answers."""
-
+"""Test-time augmentation keeps the order of the rows and averages probabilities, not classes."""
 
 import cv2
 import keras
@@ -18,7 +17,7 @@ NUM = 11
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> LetterboxedSource:
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(NUM):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (32, 48, 3), np.uint8))
     rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "label": range(NUM), "problem": ""})
@@ -34,36 +33,36 @@ def network() -> keras.Model:
 
 @pytest.mark.parametrize("settings", [{"flip_tta": False}, {"zooms": "1,1.2,0.8", "crops": "corners"}])
 @pytest.mark.parametrize("batch_size", [4, 32])
-def test_each_row_has_the_mean_probability_of_its_own_looks(source, network, settings, batch_size) -> None:
-    wanted = []
+def test_each_row_has_the_mean_probability_of_its_views(source, network, settings, batch_size) -> None:
+    expected = []
     for position in range(NUM):
-        seen = tta_views(source[position][0][None], Evaluate(**settings))
-        wanted.append(np.mean([softmax(np.asarray(network(look), float), 1)[0] for look in seen], axis=0))
-    found = predict(network, source, Evaluate(batch_size=batch_size, **settings))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert len({tuple(row.round(6)) for row in found}) == NUM
+        views = tta_views(source[position][0][None], Evaluate(**settings))
+        expected.append(np.mean([softmax(np.asarray(network(view), float), 1)[0] for view in views], axis=0))
+    probabilities = predict(network, source, Evaluate(batch_size=batch_size, **settings))
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    assert len({tuple(row.round(6)) for row in probabilities}) == NUM
 
 
-def test_the_looks_are_the_picture_its_zooms_and_their_mirror_images(source) -> None:
+def test_views_are_the_zooms_and_their_horizontal_flips(source) -> None:
     pixels = source[0][0][None]
-    plain, closer, mirrored, closer_mirrored = tta_views(pixels, Evaluate(zooms="1,2"))
+    plain, zoomed, flipped, zoomed_flipped = tta_views(pixels, Evaluate(zooms="1,2"))
     assert plain is pixels
-    np.testing.assert_array_equal(mirrored, pixels[:, :, ::-1])
-    np.testing.assert_array_equal(closer_mirrored, closer[:, :, ::-1])
-    np.testing.assert_array_equal(closer[0, 16, 24], pixels[0, 16, 24])  # the middle stays
-    assert closer.shape == pixels.shape
+    np.testing.assert_array_equal(flipped, pixels[:, :, ::-1])
+    np.testing.assert_array_equal(zoomed_flipped, zoomed[:, :, ::-1])
+    np.testing.assert_array_equal(zoomed[0, 16, 24], pixels[0, 16, 24])  # the center stays
+    assert zoomed.shape == pixels.shape
 
 
-def test_crops_in_the_corners_show_each_corner_and_only_of_enlargements(source) -> None:
+def test_corner_crops_show_each_corner_of_enlarged_images(source) -> None:
     pixels = source[0][0][None]
-    _, middle, *corners, _ = tta_views(pixels, Evaluate(zooms="1,2,0.8", crops="corners", flip_tta=False))
-    assert len(corners) == 4 and corners[0].shape == middle.shape == pixels.shape
+    _, center, *corners, _ = tta_views(pixels, Evaluate(zooms="1,2,0.8", crops="corners", flip_tta=False))
+    assert len(corners) == 4 and corners[0].shape == center.shape == pixels.shape
     for corner, (row, column) in zip(corners, [(0, 0), (0, 24), (16, 0), (16, 24)], strict=True):
-        # every second pixel at twice the size is one of the quarter's
+        # at twice the size, every second pixel is a pixel of the quarter
         np.testing.assert_array_equal(corner[0, ::2, ::2], pixels[0, row : row + 16, column : column + 24])
 
 
 @pytest.mark.parametrize("zooms", ["", "1,", "0.2", "big", "1;2"])
-def test_zooms_that_are_no_enlargements_are_refused(zooms: str) -> None:
+def test_invalid_zooms_raise_config_error(zooms: str) -> None:
     with pytest.raises(ConfigError, match="zooms"):
         load_config("demo", {"evaluate.zooms": zooms})

@@ -1,4 +1,4 @@
-"""The names under which Prometheus keeps what carclf, Airflow and Flower tell, and the names that a query asks for."""
+"""Prometheus' names for the metrics of carclf, Airflow and Flower, and the names in a query."""
 
 import re
 from dataclasses import dataclass
@@ -7,12 +7,14 @@ from carclf.services.telemetry.instruments import METRICS
 
 UNITS = {"s": "seconds", "ms": "milliseconds", "By": "bytes", "1": ""}
 PER = {"s": "second"}
-KNOWN_LABELS = {"stage", "recipe", "outcome", "decision", "error_type", "hw_id", "instance", "dag_id", "queue", "worker"}
-WORDS = {"or", "and", "unless", "offset", "bool"}
+KNOWN_LABELS = {
+    "stage", "recipe", "outcome", "decision", "error_type", "hw_id", "instance", "dag_id", "queue", "worker",
+}  # fmt: skip
+KEYWORDS = {"or", "and", "unless", "offset", "bool"}
 
 
 def prometheus_name(name: str, unit: str, *, counter: bool = False) -> str:
-    """By the rules of prometheus/otlptranslator with its default strategy, UnderscoreEscapingWithSuffixes."""
+    """Translate a name by the default strategy of prometheus/otlptranslator, UnderscoreEscapingWithSuffixes."""
     main, _, per = unit.partition("/")
     suffixes = ["" if "{" in main else UNITS[main] if main else "", f"per_{PER[per]}" if per else ""]
     parts = re.findall(r"[A-Za-z0-9:]+", name)
@@ -25,16 +27,16 @@ def prometheus_name(name: str, unit: str, *, counter: bool = False) -> str:
 
 
 def carclf_metric_names() -> set[str]:
-    return {prometheus_name(one.name, one.unit, counter=one.kind == "counter") for one in METRICS}
+    return {prometheus_name(metric.name, metric.unit, counter=metric.kind == "counter") for metric in METRICS}
 
 
 def airflow_metric_names() -> set[str]:
-    """By the registry of the installed Airflow: its timers are histograms in milliseconds."""
+    """Return the metrics in the registry of the installed Airflow. Its timers are histograms in milliseconds."""
     from airflow._shared.observability.metrics.metrics_registry import MetricsRegistry
 
     return {prometheus_name(f"airflow.{name}", "ms" if kind == "timer" else "", counter=kind == "counter")
-            for name, one in MetricsRegistry()._metrics.items()
-            if "{" not in name for kind in [one["type"]]}
+            for name, metric in MetricsRegistry()._metrics.items()
+            if "{" not in name for kind in [metric["type"]]}
 
 
 def flower_metric_names() -> set[str]:
@@ -45,7 +47,7 @@ def flower_metric_names() -> set[str]:
 
 @dataclass(frozen=True)
 class PromqlNames:
-    """What a query in PromQL asks for."""
+    """The metrics and labels in a PromQL query."""
 
     names: set[str]
     labels: set[str]
@@ -53,8 +55,9 @@ class PromqlNames:
 
 def parse_promql(query: str) -> PromqlNames:
     query = re.sub(r'"[^"]*"', '""', query)
-    labels = {label for inside in re.findall(r"\{([^}]*)\}", query) for label in re.findall(r"(\w+)\s*[=!]", inside)}
-    labels |= {label for inside in re.findall(r"\bby \(([^)]*)\)", query) for label in re.findall(r"\w+", inside)}
+    matchers = re.findall(r"\{([^}]*)\}", query)
+    labels = {label for matcher in matchers for label in re.findall(r"(\w+)\s*[=!]", matcher)}
+    labels |= {label for group in re.findall(r"\bby \(([^)]*)\)", query) for label in re.findall(r"\w+", group)}
     plain = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\bby \([^)]*\)|\boffset \w+", " ", query)
-    names = {name for name in re.findall(r"\b([A-Za-z_]\w*)\b(?!\s*\()", plain) if name not in WORDS}
+    names = {name for name in re.findall(r"\b([A-Za-z_]\w*)\b(?!\s*\()", plain) if name not in KEYWORDS}
     return PromqlNames(names, labels)

@@ -78,11 +78,11 @@ def test_the_report_shows_each_finding_with_its_images(tmp_path: Path) -> None:
 
 
 def test_dataset_wide_findings_and_applied_fixes_are_listed(tmp_path: Path) -> None:
-    listed = [{"kind": "class_imbalance", "severity": "warning", "path": "", "text": "class 3 is <b>rare</b>"},
-              {"kind": "blurred", "severity": "warning", "path": "0.jpg", "text": "sharpness 1"}]
-    report = {"findings": {"counts": {"blurred": 1, "class_imbalance": 1}, "listed": listed},
-              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "from": 1, "to": 2},
-                              {"path": "train/1/c.jpg", "action": "drop", "from": 1, "to": None}]}
+    reported = [{"kind": "class_imbalance", "severity": "warning", "path": "", "message": "class 3 is <b>rare</b>"},
+                {"kind": "blurred", "severity": "warning", "path": "0.jpg", "message": "sharpness 1"}]
+    report = {"findings": {"counts": {"blurred": 1, "class_imbalance": 1}, "reported": reported},
+              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "old_label": 1, "new_label": 2},
+                              {"path": "train/1/c.jpg", "action": "drop", "old_label": 1, "new_label": None}]}
     page = write_page(tmp_path, build_index(tmp_path, 6), report)
     assert "class 3 is <b>rare</b>" in page.section("findings")
     assert "sharpness 1" not in page.text

@@ -1,12 +1,13 @@
-"""A way to an S3 server that cuts connections and damages bytes.
+"""A proxy in front of an S3 server that cuts connections and damages bytes.
 
-It refuses damaged parts, and parts for an upload that was ended (moto stumbles over them), as S3 itself does.
+It rejects damaged uploads, as S3 does and moto does not.
 """
 
 import base64
-import hashlib
 import threading
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -15,66 +16,32 @@ from urllib.parse import urlsplit
 Fault = Callable[[str, str], str | None]
 HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "date", "server"}
 BAD_DIGEST = b"<Error><Code>BadDigest</Code><Message>The checksum did not match.</Message></Error>"
-NO_SUCH_UPLOAD = b"<Error><Code>NoSuchUpload</Code><Message>The upload does not exist.</Message></Error>"
+
+
+@dataclass(frozen=True)
+class Response:
+    """A server's response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 class FaultyProxy:
-    """``fault`` is asked of each request (method, and what of its address or range names it): cut, flip or None."""
+    """Forwards requests to ``endpoint``.
+
+    ``fault(method, target)`` chooses what happens to a request: None, "cut" (the connection breaks halfway), "flip" (a
+    bit of the body changes) or "lose" (the server gets the request, the client no response). ``target`` is the range of
+    a download or the query of the URL.
+    """
 
     def __init__(self, endpoint: str) -> None:
-        self.seen: list[tuple[str, str]] = []
-        self.fault: Fault = lambda method, what: None
-        way, address = self, urlsplit(endpoint).netloc
-        one_by_one = threading.Lock()  # moto loses parts that arrive at once
-
-        class Pass(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do(self) -> None:
-                what = self.headers.get("Range") or self.path.partition("?")[2]
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                way.seen.append((self.command, what))
-                fault = way.fault(self.command, what)
-                if self.command == "PUT" and fault == "cut":
-                    return self._hang_up()
-                body = _flipped(body) if self.command == "PUT" and fault == "flip" else body
-                said = self.headers.get("x-amz-checksum-sha256")
-                if said and body and base64.b64encode(hashlib.sha256(body).digest()).decode() != said:
-                    return self._answer(400, {}, BAD_DIGEST)
-                with one_by_one:
-                    server = HTTPConnection(address)
-                    server.request(self.command, self.path, body, dict(self.headers))
-                    found = server.getresponse()
-                    answer, headers = found.read(), dict(found.getheaders())
-                if found.status == 500 and "uploadId=" in what:
-                    return self._answer(404, {}, NO_SUCH_UPLOAD)
-                if self.command == "GET" and fault == "flip":
-                    answer = _flipped(answer)
-                self._answer(found.status, headers, answer, cut=self.command == "GET" and fault == "cut")
-                return None
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = do  # noqa: N815
-
-            def _answer(self, status: int, headers: dict[str, str], body: bytes, cut: bool = False) -> None:
-                self.send_response(status)
-                for name, value in headers.items():
-                    if name.lower() not in HOP_BY_HOP or (self.command == "HEAD" and name.lower() == "content-length"):
-                        self.send_header(name, value)
-                if self.command != "HEAD":
-                    self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if cut else body)
-                if cut:
-                    self._hang_up()
-
-            def _hang_up(self) -> None:
-                self.close_connection = True
-                self.connection.close()
-
-            def log_message(self, *_: object) -> None:
-                """Say nothing: ``seen`` tells."""
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Pass)
+        self.requests: list[tuple[str, str]] = []
+        self.uploads_without_checksum = 0
+        self.fault: Fault = lambda method, target: None
+        self.server_address = urlsplit(endpoint).netloc
+        self.server_lock = threading.Lock()  # moto loses parts that arrive at the same time
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (ProxyHandler,), {"proxy": self}))
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
@@ -86,13 +53,75 @@ class FaultyProxy:
         self.http.shutdown()
         self.http.server_close()
 
-    def take(self, method: str, having: str) -> list[str]:
-        """What was asked for by that method since the last time, sorted; what names no such thing is left out."""
-        found = sorted(what for seen, what in self.seen if seen == method and having in what)
-        self.seen.clear()
-        return found
+    def take_requests(self, method: str, containing: str) -> list[str]:
+        """Return the sorted targets of matching requests since the last call."""
+        targets = sorted(target for seen, target in self.requests if seen == method and containing in target)
+        self.requests.clear()
+        return targets
 
 
-def _flipped(body: bytes) -> bytes:
+class ProxyHandler(BaseHTTPRequestHandler):
+    """Handles the requests of one connection."""
+
+    protocol_version = "HTTP/1.1"
+    proxy: FaultyProxy
+
+    def handle_request(self) -> None:
+        target = self.headers.get("Range") or self.path.partition("?")[2]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.proxy.requests.append((self.command, target))
+        fault = self.proxy.fault(self.command, target)
+        if self.command == "PUT" and fault == "cut":
+            self.hang_up()
+            return
+        if self.command == "PUT" and fault == "flip":
+            body = flip_bit(body)
+        if self.is_damaged(body):
+            self.respond(Response(400, {}, BAD_DIGEST))
+            return
+        response = self.forward(body)
+        if fault == "lose":
+            self.hang_up()
+        elif self.command == "GET" and fault == "flip":
+            self.respond(Response(response.status, response.headers, flip_bit(response.body)))
+        else:
+            self.respond(response, cut=self.command == "GET" and fault == "cut")
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = handle_request  # noqa: N815
+
+    def is_damaged(self, body: bytes) -> bool:
+        checksum = self.headers.get("x-amz-checksum-crc32")
+        if self.command == "PUT" and checksum is None:
+            self.proxy.uploads_without_checksum += 1
+        return checksum is not None and base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode() != checksum
+
+    def forward(self, body: bytes) -> Response:
+        with self.proxy.server_lock:
+            server = HTTPConnection(self.proxy.server_address)
+            server.request(self.command, self.path, body, dict(self.headers))
+            response = server.getresponse()
+            return Response(response.status, dict(response.getheaders()), response.read())
+
+    def respond(self, response: Response, cut: bool = False) -> None:
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            if name.lower() not in HOP_BY_HOP or (self.command == "HEAD" and name.lower() == "content-length"):
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(response.body)))
+        self.end_headers()
+        self.wfile.write(response.body[: len(response.body) // 2] if cut else response.body)
+        if cut:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.close()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing: the proxy records the requests."""
+
+
+def flip_bit(body: bytes) -> bytes:
     middle = len(body) // 2
     return body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :] if body else body

@@ -1,4 +1,4 @@
-"""``make backup`` and ``make restore``: what they ask of Docker, and what they leave where something is wrong."""
+"""``make backup`` and ``make restore``: their Docker commands, and what they leave behind after a failure."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ Calls = Callable[[], list[str]]
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """A ``docker`` that only writes down what it is asked: the stack itself is in tests/compose/."""
+    """Replace ``docker`` by a script that records its arguments; tests/compose/ tests the real stack."""
     path = tmp_path / "bin" / "docker"
     path.parent.mkdir()
     path.write_text(FAKE_DOCKER)
@@ -32,16 +32,16 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 def make(*arguments: str, fails: str = "nothing", status: int = 0) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("M")}  # make's own, from make test
-    environment = kept | {"FAILS": fails, "STATUS": str(status)}
-    return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("M")}  # MAKEFLAGS
+    environment = inherited | {"FAILS": fails, "STATUS": str(status)}
+    return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def wrong(done: subprocess.CompletedProcess[str], status: int) -> str:
-    """What a script that ended with this status said is wrong."""
-    said, _, mine = done.stderr.rstrip().rpartition("\nmake: *** ")
-    assert mine.endswith(f"Error {status}"), done.stderr
-    return said
+def error_message(done: subprocess.CompletedProcess[str], status: int) -> str:
+    """Check the exit status of a script, and return what it printed to stderr."""
+    message, _, make_error = done.stderr.rstrip().rpartition("\nmake: *** ")
+    assert make_error.endswith(f"Error {status}"), done.stderr
+    return message
 
 
 def test_a_damaged_backup_replaces_nothing(tmp_path: Path, calls: Calls) -> None:
@@ -50,61 +50,60 @@ def test_a_damaged_backup_replaces_nothing(tmp_path: Path, calls: Calls) -> None
     assert (folder / "database.dump").stat().st_mode & 0o077 == 0
     before = calls()
     (folder / "database.dump").write_text("damp")
-    assert wrong(make("restore", f"FROM={folder}"), 65).endswith(f"{folder} is damaged: nothing was changed.")
+    assert str(folder) in error_message(make("restore", f"FROM={folder}"), 65)
     assert calls() == before
 
 
-@pytest.mark.parametrize(("command", "said"), [
+@pytest.mark.parametrize(("command", "usage"), [
     (["backup"], "Usage: make backup TO=folder, or docker/backup.sh FOLDER"),
     (["backup", "TO="], "Usage: make backup TO=folder, or docker/backup.sh FOLDER"),
     (["restore"], "Usage: make restore FROM=folder, or docker/restore.sh FOLDER"),
 ])
-def test_without_a_folder_nothing_is_asked_of_docker(calls: Calls, command: list[str], said: str) -> None:
-    assert wrong(make(*command), 64) == said
+def test_without_a_folder_docker_is_not_called(calls: Calls, command: list[str], usage: str) -> None:
+    assert error_message(make(*command), 64) == usage
     assert calls() == []
 
 
-def test_a_folder_that_is_no_backup_is_told_in_words(tmp_path: Path, calls: Calls) -> None:
+def test_a_folder_without_a_backup_is_not_restored(tmp_path: Path, calls: Calls) -> None:
     for folder in (tmp_path, tmp_path / "nowhere"):
-        said = f"{folder} is no whole backup: it has no SHA256SUMS. Nothing was changed."
-        assert wrong(make("restore", f"FROM={folder}"), 66) == said
+        assert str(folder) in error_message(make("restore", f"FROM={folder}"), 66)
     assert calls() == []
 
 
-def test_a_stack_that_cannot_be_read_gets_no_folder(tmp_path: Path, calls: Calls) -> None:
-    wrong(make("backup", f"TO={tmp_path / 'backup'}", fails="config -q", status=15), 15)
+def test_no_folder_is_created_if_the_stack_cannot_be_read(tmp_path: Path, calls: Calls) -> None:
+    error_message(make("backup", f"TO={tmp_path / 'backup'}", fails="config -q", status=15), 15)
     assert not (tmp_path / "backup").exists()
 
 
-def test_a_dump_that_breaks_off_leaves_the_folder_as_it_was(tmp_path: Path, calls: Calls) -> None:
+def test_a_failed_dump_leaves_the_folder_unchanged(tmp_path: Path, calls: Calls) -> None:
     make("backup", f"TO={tmp_path / 'backup'}")
     before = {path: path.read_bytes() for path in (tmp_path / "backup").rglob("*") if path.is_file()}
-    wrong(make("backup", f"TO={tmp_path / 'backup'}", fails=" pg_dump ", status=1), 1)
+    error_message(make("backup", f"TO={tmp_path / 'backup'}", fails=" pg_dump ", status=1), 1)
     assert {path: path.read_bytes() for path in (tmp_path / "backup").rglob("*") if path.is_file()} == before
 
 
-def test_a_damaged_file_in_the_store_is_left_out_of_a_backup_that_can_be_restored(tmp_path: Path, calls: Calls) -> None:
+def test_a_backup_without_a_damaged_file_can_be_restored(tmp_path: Path, calls: Calls) -> None:
     folder = tmp_path / "backup"
-    wrong(make("backup", f"TO={folder}", fails="store copy", status=65), 65)
+    error_message(make("backup", f"TO={folder}", fails="store copy", status=65), 65)
     subprocess.run(["sha256sum", "--check", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
     done = make("restore", f"FROM={folder}", fails="store copy", status=65)
-    wrong(done, 65)
+    error_message(done, 65)
     assert calls()[-1] == "docker compose up -d --wait"
-    assert f"{folder} is restored." in done.stdout
+    assert str(folder) in done.stdout
 
 
-def test_a_dump_that_cannot_be_read_costs_nothing(tmp_path: Path, calls: Calls) -> None:
+def test_an_unreadable_dump_changes_nothing(tmp_path: Path, calls: Calls) -> None:
     make("backup", f"TO={tmp_path / 'backup'}")
     done = make("restore", f"FROM={tmp_path / 'backup'}", fails=" pg_restore -U", status=1)
-    assert wrong(done, 1) == "Nothing was changed: the reason is above."
-    asked = calls()
-    assert not [call for call in asked if " stop " in call or (call.endswith(" airflow") and " dropdb " in call)]
-    assert asked[-1] == "docker compose exec -T postgres dropdb -U airflow --if-exists restored"
+    error_message(done, 1)
+    commands = calls()
+    assert not [call for call in commands if " stop " in call or (call.endswith(" airflow") and " dropdb " in call)]
+    assert commands[-1] == "docker compose exec -T postgres dropdb -U airflow --if-exists restored"
 
 
-def test_all_workers_stand_still_while_the_store_is_brought_back(tmp_path: Path, calls: Calls) -> None:
+def test_all_workers_are_stopped_while_the_store_is_restored(tmp_path: Path, calls: Calls) -> None:
     make("backup", f"TO={tmp_path / 'backup'}")
     done = make("restore", f"FROM={tmp_path / 'backup'}", fails="store copy", status=75)
-    assert wrong(done, 75).startswith("The restore broke off, and the stack stands still")
+    error_message(done, 75)
     assert "docker compose stop scheduler worker worker-1" in calls()
     assert calls()[-1] != "docker compose up -d --wait"

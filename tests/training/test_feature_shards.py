@@ -1,4 +1,4 @@
-"""Several workers share the features' shards through the store."""
+"""Several workers share the computation of features through the store."""
 
 import os
 import re
@@ -47,7 +47,8 @@ def weights(store):
 
 
 @pytest.mark.acceptance  # with real trainings
-def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_model(tmp_path, monkeypatch):
+def test_two_workers_share_the_shards_and_train_the_same_model(tmp_path, monkeypatch):
+    """Both may compute the same shard by chance, but not all shards."""
     render_competition(tmp_path / "cars", num_train=100, num_test=10)
     store = open_store(str(tmp_path / "store"))
     with DemoServer(open_competition(tmp_path / "cars", slug="cars", work=tmp_path)) as server:
@@ -56,15 +57,15 @@ def test_two_workers_at_once_make_each_shard_once_but_for_chance_and_the_same_mo
         run = Run.start_or_resume("r", store, "demo", load_config("demo", SETTINGS))
         for stage in ("download", "validate", "split"):
             run.run_stage(stage)
-    shutil.copytree(tmp_path / "store", tmp_path / "another")
-    another = open_store(str(tmp_path / "another"))
-    lines = finish([start(store, tmp_path / name) for name in ("one", "two")])
-    finish([start(another, tmp_path / "three")])
-    made, num_shards = zip(*(map(int, re.search(r"(\d+) of (\d+) shards made here", text).groups()) for text in lines),
-                           strict=True)
+    shutil.copytree(tmp_path / "store", tmp_path / "other-store")
+    other_store = open_store(str(tmp_path / "other-store"))
+    lines = finish([start(store, tmp_path / name) for name in ("first", "second")])
+    finish([start(other_store, tmp_path / "third")])
+    counts = [re.search(r"features computed=(\d+) shards=(\d+)", text).groups() for text in lines]
+    computed, num_shards = zip(*((int(here), int(total)) for here, total in counts), strict=True)
     manifests = [key for key in store.list_keys("features/") if key.endswith("manifest.json")]
     assert num_shards == (len(manifests), len(manifests)) and len(manifests) > 20
-    assert len(manifests) <= sum(made) < 2 * len(manifests)
+    assert len(manifests) <= sum(computed) < 2 * len(manifests)
     assert len([key for key in store.list_keys("models/") if key.endswith("manifest.json")]) == 1
-    pairs = list(zip(weights(store), weights(another), strict=True))
-    assert len(pairs) > 2 and all(np.array_equal(one, other) for one, other in pairs)
+    pairs = list(zip(weights(store), weights(other_store), strict=True))
+    assert len(pairs) > 2 and all(np.array_equal(weight, other) for weight, other in pairs)

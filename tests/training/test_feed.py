@@ -1,4 +1,4 @@
-"""Batches for Keras, and how long training waits for them."""
+"""Batches for Keras, and the time that training waits for them."""
 
 import itertools
 
@@ -11,15 +11,15 @@ import pytest
 
 from carclf.errors import DataError, ServiceError
 from carclf.pipeline.batches import Examples, LetterboxedSource, batches
-from carclf.training import feed as feeding
+from carclf.training import feed
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 
 
 @pytest.fixture()
 def clock(monkeypatch):
-    """Seconds that pass only where a test says so."""
+    """Seconds that pass only when a test advances them."""
     now = [0.0]
-    monkeypatch.setattr(feeding.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(feed.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -29,7 +29,7 @@ def compiled(width):
     return model
 
 
-def test_reading_ahead_is_no_waiting_and_a_batch_that_comes_late_is(clock):
+def test_only_batches_that_arrive_late_count_as_waiting(clock):
     def slow(number):
         while True:
             clock[0] += 3  # each batch takes three seconds to read
@@ -39,52 +39,52 @@ def test_reading_ahead_is_no_waiting_and_a_batch_that_comes_late_is(clock):
     stream = BatchStream(slow)
     for number in range(3):
         stream.get(number)
-    stream.taken(0, since=1.0)  # came at 3
-    stream.taken(1, since=6.5)  # came at 6
-    stream.taken(2, since=8.0)  # came at 9
+    stream.record_wait(0, since=1.0)  # arrived at 3
+    stream.record_wait(1, since=6.5)  # arrived at 6
+    stream.record_wait(2, since=8.0)  # arrived at 9
     assert stream.wait_seconds == 3.0
 
 
-def test_every_step_of_fit_asks_whether_it_waited():
+def test_every_step_of_fit_records_its_wait():
     stream = BatchStream(lambda number: iter([(np.zeros((2, 4)), np.zeros((2, 1)))] * (7 - number)))
     model = compiled(4)
-    for begin, num in ((0, 3), (3, 4)):
-        feed = BatchSequence(stream, begin, num)
-        model.fit(feed, verbose=0, shuffle=False, callbacks=[DataWaitCallback(feed)])
-        assert stream.ready == {} and stream.wait_seconds > 0
+    for start, num_batches in ((0, 3), (3, 4)):
+        sequence = BatchSequence(stream, start, num_batches)
+        model.fit(sequence, verbose=0, shuffle=False, callbacks=[DataWaitCallback(sequence)])
+        assert stream.arrivals == {} and stream.wait_seconds > 0
 
 
-def test_batches_in_another_order_are_refused():
+def test_reading_batches_out_of_order_raises_an_error():
     stream = BatchStream(lambda number: iter([(np.zeros((2, 4)), np.zeros((2, 1)))] * (9 - number)))
     model = compiled(4)
-    with pytest.raises(Exception, match="fit with shuffle=False"):
+    with pytest.raises(Exception, match="shuffle=False"):
         model.fit(BatchSequence(stream, 0, 9), verbose=0)
 
 
-def numbered(begin):
-    """Batches that say which they are."""
-    return ((np.full((2, 3), number, np.float32), np.full(2, number, np.int32)) for number in itertools.count(begin))
+def numbered(start):
+    """Yield batches that contain their number."""
+    return ((np.full((2, 3), number, np.float32), np.full(2, number, np.int32)) for number in itertools.count(start))
 
 
-def test_tensorflow_reads_the_same_batches_without_the_tuner_that_holds_up_the_end():
-    found = without_autotune(BatchSequence(BatchStream(numbered), 4, 3))
-    assert found.options().autotune.enabled is False and int(found.cardinality()) == 3
-    assert [(int(x[0, 0]), int(y[1])) for x, y in found] == [(4, 4), (5, 5), (6, 6)]
+def test_the_tensorflow_pipeline_has_the_same_batches_and_no_tuner():
+    dataset = without_autotune(BatchSequence(BatchStream(numbered), 4, 3))
+    assert dataset.options().autotune.enabled is False and int(dataset.cardinality()) == 3
+    assert [(int(x[0, 0]), int(y[1])) for x, y in dataset] == [(4, 4), (5, 5), (6, 6)]
 
 
-def test_what_ends_a_stream_is_told_in_its_own_words():
-    def ends(begin):
-        yield from itertools.islice(numbered(begin), 2)
-        raise DataError("picture 7 is gone")
+def test_the_error_of_the_source_is_raised_instead_of_keras_error():
+    def fail(start):
+        yield from itertools.islice(numbered(start), 2)
+        raise DataError("image 7 is missing")
 
-    stream = BatchStream(ends)
+    stream = BatchStream(fail)
     model = compiled(3)
-    with pytest.raises(DataError, match="picture 7 is gone"), stream.own_errors():
+    with pytest.raises(DataError, match="image 7 is missing"), stream.reraise_source_error():
         model.fit(without_autotune(BatchSequence(stream, 0, 5)), verbose=0, shuffle=False)
 
 
 @pytest.mark.acceptance  # processes start slowly
-def test_a_reading_process_that_was_killed_is_told_in_words_and_may_be_tried_again(tmp_path):
+def test_a_killed_reading_process_raises_service_error(tmp_path):
     cv2.imwrite(str(tmp_path / "car.png"), np.zeros((40, 60, 3), np.uint8))
     rows = pd.DataFrame({"path": ["car.png"] * 4000, "label": 0, "problem": ""})
     source = LetterboxedSource(Examples.from_index(rows, tmp_path, (32, 48)), (32, 48))
@@ -93,7 +93,7 @@ def test_a_reading_process_that_was_killed_is_told_in_words_and_may_be_tried_aga
     readers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
     for reader in readers:
         reader.kill()
-    with pytest.raises(ServiceError, match=r"was killed.*fine_tune\.num_workers"), stream.own_errors():
+    with pytest.raises(ServiceError, match=r"fine_tune\.num_workers"), stream.reraise_source_error():
         for number in range(1, 1000):
             stream.get(number)
     stream.close()

@@ -1,16 +1,16 @@
-"""The head's settings are chosen on training pictures that are held out, copies together."""
+"""The head's settings are chosen on held-out training images."""
 
 import keras
 import numpy as np
 
 from carclf.config import load_config
-from carclf.training.head_search import is_held_out, sample_trials, search_settings
+from carclf.training.head_search import HeadData, is_held_out, sample_trials, search_settings
 from carclf.training.heads import build_head
 
 SETTINGS = {"head.num_trials": 3, "head.epochs": 8, "head.learning_rate": 1e-4, "head.weight_decay": 1e-3}
 
 
-def test_the_first_trial_is_as_given_and_the_others_are_drawn_around_it():
+def test_the_first_trial_has_the_given_settings_and_the_others_vary_them():
     head = load_config("gpu", SETTINGS | {"head.num_trials": 9}).head
     first, *others = sample_trials(head, seed=4)
     assert first == head and len({other.learning_rate for other in others}) == 8
@@ -18,7 +18,7 @@ def test_the_first_trial_is_as_given_and_the_others_are_drawn_around_it():
     assert sample_trials(head, seed=4) == [first, *others] != sample_trials(head, seed=5)
 
 
-def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
+def test_the_trial_with_the_smallest_held_out_loss_is_chosen_reproducibly():
     config, random = load_config("gpu", SETTINGS), np.random.default_rng(0)
     labels = np.arange(120) % 3
     plain = (np.eye(3)[labels] @ random.normal(size=(3, 16)) + random.normal(size=(120, 16))).astype(np.float32)
@@ -29,21 +29,22 @@ def test_the_trial_with_the_smallest_held_out_loss_is_taken_twice_the_same():
         keras.utils.set_random_seed(0)
         return build_head(16, 3, config.model)
 
-    chosen, table = search_settings(build, views, labels, groups, config.head, 1)
+    data = HeadData(views, labels, groups)
+    chosen, table = search_settings(build, data, config.head, 1)
     best = table.loc[table["held_out_loss"].idxmin()]
     assert (chosen.learning_rate, chosen.weight_decay) == (best["learning_rate"], best["weight_decay"])
     assert len(table) == 3 and table["held_out_loss"].nunique() == 3
-    again = search_settings(build, views, labels, groups, config.head, 1)
-    assert again[0] == chosen and again[1].equals(table)
+    repeated, repeated_table = search_settings(build, data, config.head, 1)
+    assert repeated == chosen and repeated_table.equals(table)
 
 
-def test_copies_are_held_out_together_about_a_fifth_of_them():
+def test_a_fifth_of_the_groups_is_held_out_and_groups_stay_together():
     groups = np.random.default_rng(3).integers(0, 400, 2000) * 7919
     held_out = is_held_out(groups)
     assert not set(groups[held_out]) & set(groups[~held_out]) and 0.15 < held_out.mean() < 0.25
 
 
-def test_a_trial_that_diverges_is_not_taken():
+def test_a_trial_that_diverges_is_not_chosen():
     config, random = load_config("gpu", SETTINGS | {"head.num_trials": 2, "head.epochs": 2}), np.random.default_rng(0)
     features = random.normal(size=(60, 8)).astype(np.float32)
     poisoned = [float("nan"), 1.0]  # the first trial's weights, then the second's
@@ -55,5 +56,6 @@ def test_a_trial_that_diverges_is_not_taken():
         logits.bias.assign(logits.bias * 0 + poisoned.pop(0))
         return head
 
-    chosen, table = search_settings(build, features[None], np.arange(60) % 3, np.arange(60), config.head, 1)
+    data = HeadData(features[None], np.arange(60) % 3, np.arange(60))
+    chosen, table = search_settings(build, data, config.head, 1)
     assert np.isnan(table["held_out_loss"][0]) and chosen.learning_rate == table["learning_rate"][1]

@@ -1,11 +1,119 @@
-"""How fast each part of the network learns, and when."""
+"""What trains when in a fine-tuning: the same steps as an implementation in NumPy."""
 
 import keras
 import numpy as np
 import pytest
+from scipy.special import softmax
 
+from carclf.config import Augment, FineTune, load_config
+from carclf.pipeline.augmentation import Augmenter
+from carclf.pipeline.batches import Examples, TrainingSource
+from carclf.pipeline.decode_cache import ImageFiles
+from carclf.training.backbones import backbone_layers, build_backbone, flatten_layers, group_layers_by_block
+from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.optimizers import BlockRate
-from carclf.training.schedules import block_rates, phases_by_epoch, warmup_cosine
+from carclf.training.schedules import (
+    block_rates,
+    compile_for_fine_tuning,
+    epoch_sizes,
+    phases_by_epoch,
+    unfreeze,
+    warmup_cosine,
+)
+from carclf.training.validation import ema_weights
+
+SETTINGS = FineTune(
+    epochs=4, batch_size=2, learning_rate=0.1, layer_decay=0.5, weight_decay=0.3, warmup_fraction=0.25, num_phases=2,
+    label_smoothing=0.3, ema_momentum=0.6, global_clipnorm=0.4,
+)
+NUM_STEPS = 8  # two in each epoch
+RISING_AND_FALLING = [0.0, 0.05, *(0.05 * (1 + np.cos(np.pi * np.arange(6) / 6)))]
+FACTORS = [0.25] * 2 + [0.5] * 2 + [1.0] * 2  # of the kernel and bias of the lower block, the upper one and the head
+STARTS = [4] * 2 + [0] * 4
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.normal(size=(NUM_STEPS, 2, 4)).astype(np.float32)
+TARGETS = np.eye(3, dtype=np.float32)[RANDOM.integers(0, 3, (NUM_STEPS, 2))]
+
+
+@pytest.fixture
+def model() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(4, name="block1_dense"), keras.layers.Dense(4, name="block2_dense"),
+        keras.layers.Dense(3, name="head"),
+    ])
+
+
+def source(settings: FineTune) -> TrainingSource:
+    examples = Examples([""] * 4, np.zeros(4, np.int32), ImageFiles([None] * 4, 4, 4))
+    sizes = [(4, 4)] * settings.epochs
+    return TrainingSource(examples, Augmenter(Augment()), sizes, settings.batch_size, settings.epochs, 0)
+
+
+def gradients(weights, inputs, targets):
+    """Return the gradients of the smoothed cross-entropy by each kernel and bias of linear layers."""
+    layers = [inputs]
+    for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
+        layers.append(layers[-1] @ kernel + bias)
+    error, result = (softmax(layers[-1], 1) - (0.7 * targets + 0.1)) / len(targets), []
+    for kernel, below in zip(weights[-2::-2], layers[-2::-1], strict=True):
+        result = [below.T @ error, error.sum(0), *result]
+        error = error @ kernel.T
+    return result
+
+
+def train(weights, rates):
+    """Return the weights and their moving average after a step at each of the rates."""
+    weights = [array.astype(float) for array in weights]
+    momenta, velocities, average = [0.0] * 6, [0.0] * 6, weights
+    for step, rate in enumerate(rates):
+        raw = gradients(weights, INPUTS[step], TARGETS[step])
+        norm = np.sqrt(sum((gradient**2).sum() for gradient in raw))
+        for number, gradient in enumerate(raw):
+            block_rate = rate * FACTORS[number] * (step >= STARTS[number])
+            clipped = gradient * min(1, 0.4 / norm)
+            momenta[number] = 0.9 * momenta[number] + 0.1 * clipped
+            velocities[number] = 0.999 * velocities[number] + 0.001 * clipped**2
+            mean = momenta[number] / (1 - 0.9 ** (step + 1))
+            deviation = (np.sqrt(velocities[number]) + 1e-7) / np.sqrt(1 - 0.999 ** (step + 1))
+            kept = 1 - 0.3 * block_rate if gradient.ndim > 1 else 1
+            weights[number] = kept * weights[number] - block_rate * mean / deviation
+        momentum = 0.6 if step else 0.0
+        pairs = zip(average, weights, strict=True)
+        average = [momentum * old + (1 - momentum) * new for old, new in pairs]
+    return weights, average
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [("cosine", RISING_AND_FALLING), ("plateau", [0.1] * NUM_STEPS)])
+def test_a_fine_tuning_takes_the_steps_of_its_settings(model, schedule, rates):
+    settings = SETTINGS.model_copy(update={"schedule": schedule})
+    start = model.get_weights()
+    trained, _ = compile_for_fine_tuning(settings, model, source(settings))
+    trained.fit(INPUTS.reshape(-1, 4), TARGETS.reshape(-1, 3), batch_size=2, shuffle=False, verbose=0)
+    expected, average = train(start, rates)
+    for actual, array in zip(trained.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(actual, array, rtol=1e-3, atol=1e-4)
+    with ema_weights(trained):
+        for actual, array in zip(trained.get_weights(), average, strict=True):
+            np.testing.assert_allclose(actual, array, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "learning_rate", "expected"),
+    [
+        ("cosine", None, RISING_AND_FALLING),
+        ("plateau", None, [0.1] * NUM_STEPS),
+        ("cosine", 0.02, [0.02] * NUM_STEPS),
+    ],
+)
+def test_a_given_learning_rate_replaces_the_schedule(model, schedule, learning_rate, expected):
+    settings = SETTINGS.model_copy(update={"schedule": schedule})
+    optimizer = compile_for_fine_tuning(settings, model, source(settings), learning_rate)[0].optimizer
+    rates = []
+    for step in range(NUM_STEPS):
+        optimizer.iterations.assign(step)
+        rates.append(float(keras.ops.convert_to_numpy(optimizer.learning_rate)))
+    np.testing.assert_allclose(rates, expected, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -16,13 +124,13 @@ from carclf.training.schedules import block_rates, phases_by_epoch, warmup_cosin
         (10, 1.0, {0: 0, 5: 0.2, 10: 0.4}),
     ],
 )
-def test_the_rate_rises_in_a_line_to_its_peak_and_falls_in_half_a_cosine_to_0(num_steps, warmup_fraction, expected):
+def test_the_rate_rises_linearly_and_falls_by_half_a_cosine(num_steps, warmup_fraction, expected):
     schedule = warmup_cosine(0.4, num_steps, warmup_fraction)
-    found = [float(keras.ops.convert_to_numpy(schedule(step))) for step in expected]
-    np.testing.assert_allclose(found, list(expected.values()), atol=1e-6)
+    rates = [float(keras.ops.convert_to_numpy(schedule(step))) for step in expected]
+    np.testing.assert_allclose(rates, list(expected.values()), atol=1e-6)
 
 
-def test_each_block_below_another_learns_more_slowly_and_joins_no_sooner():
+def test_lower_blocks_have_lower_rates_and_start_no_sooner():
     assert block_rates(4, decay=0.5, phase_starts=[0, 10]) == [
         BlockRate(0.0625, 10), BlockRate(0.125, 10), BlockRate(0.25, 0), BlockRate(0.5, 0)
     ]
@@ -30,7 +138,49 @@ def test_each_block_below_another_learns_more_slowly_and_joins_no_sooner():
     assert block_rates(0, decay=0.5, phase_starts=[0]) == []
 
 
-def test_phases_are_of_equal_length_but_for_rounding():
+def test_phases_have_equal_lengths_up_to_rounding():
     assert phases_by_epoch(6, 3) == [0, 0, 1, 1, 2, 2]
     assert phases_by_epoch(5, 2) == [0, 0, 0, 1, 1]
     assert phases_by_epoch(0, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("initial_fraction", "num_phases", "epochs", "sizes"),
+    [
+        (1.0, 1, 2, [(224, 320), (224, 320)]),
+        (0.5, 3, 6, [(128, 160), (128, 160), (160, 256), (160, 256), (224, 320), (224, 320)]),
+        (0.5, 2, 3, [(128, 160), (128, 160), (224, 320)]),
+    ],
+)
+def test_images_grow_from_phase_to_phase_to_the_full_size(initial_fraction, num_phases, epochs, sizes):
+    assert list(epoch_sizes((224, 320), initial_fraction, num_phases, epochs)) == sizes
+
+
+@pytest.fixture(scope="module")
+def classifier() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    backbone = build_backbone("EfficientNetV2B0", "none", 64, 64)
+    return join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, load_config("demo").model))
+
+
+def test_batch_normalization_stays_in_inference_mode(classifier: keras.Model) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
+    unfreeze(classifier, 1.0)
+    frozen = [layer for layer in flatten_layers(classifier) if isinstance(layer, keras.layers.BatchNormalization)]
+    before = [np.array(weight) for layer in frozen for weight in layer.weights]
+    for layer in flatten_layers(classifier):
+        if isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    np.testing.assert_allclose(classifier(images, training=True), classifier(images, training=False), atol=1e-5)
+    after = [np.array(weight) for layer in frozen for weight in layer.weights]
+    assert frozen and all((old == new).all() for old, new in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_only_the_upper_blocks_and_the_head_are_trainable(classifier: keras.Model, fraction: float) -> None:
+    num_unfrozen = len(unfreeze(classifier, fraction))
+    blocks = group_layers_by_block(backbone_layers(classifier))
+    trainable = [any(layer.trainable_weights for layer in block) for block in blocks]
+    assert len(blocks) > 20 and num_unfrozen == -(-len(blocks) * fraction // 1)
+    assert trainable == [position >= len(blocks) - num_unfrozen for position in range(len(blocks))]
+    assert classifier.get_layer("head").trainable_weights

@@ -1,9 +1,10 @@
-"""Fine-tuning: repeatable, resumable to the bit, guarded, and in phases."""
+"""Fine-tuning: repeatable, resumable bit by bit, robust, and in phases."""
 
+import itertools
 import json
 import subprocess
 import sys
-import time
+from types import SimpleNamespace
 
 import cv2
 import keras
@@ -11,27 +12,37 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from carclf import progress
 from carclf.config import load_config
-from carclf.errors import DataError, QualityError, ServiceError
+from carclf.errors import DataError, QualityError, ServiceError, StageWaiting
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource
 from carclf.pipeline.mixing import BatchMixer
 from carclf.services.storage import open_store
-from carclf.training import trainer as loop
 from carclf.training.backbones import build_backbone, flatten_layers
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
+from carclf.training.feed import DataWaitCallback
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
+from carclf.training.trainer import Trainer, TrainerOptions, format_step_metrics
 from carclf.training.validation import ema_weights, validate
 
 SIZE = (48, 64)
-SETTINGS = {"fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
-            "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3}
+SETTINGS = {
+    "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
+    "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3,
+}
+MEASURED = ["seconds", "images_per_second", "data_wait_fraction"]  # columns of the history that vary between runs
+METRICS = {
+    "epoch": 2.0, "loss": 0.5, "accuracy": 0.75, "learning_rate": 0.001, "images_per_second": 812.0,
+    "data_wait_fraction": 0.031, "memory_mb": 1066.0,
+}
+METRICS_LINE = "epoch 2, loss 0.500, accuracy 0.750, learning rate 0.001, 812.0 img/s, data wait 3.1%, 1066 MB"
 
 
 class Killed(Exception):
-    """Stands for the power going."""
+    """Simulates a power failure."""
 
 
 class KilledAt(Checkpoints):
@@ -48,9 +59,14 @@ class KilledAt(Checkpoints):
         super().save(arrays, state)
 
 
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path))
+
+
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder, random = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+def images(tmp_path_factory):
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(44):
         shape = (int(random.integers(40, 90)), int(random.integers(50, 120)), 3)
         cv2.imwrite(str(folder / f"{number}.jpg"), random.integers(0, 256, shape, np.uint8))
@@ -58,276 +74,280 @@ def pictures(tmp_path_factory):
     return folder, pd.DataFrame({"path": paths, "problem": "", "label": [number % 3 for number in range(44)]})
 
 
-def trainer(pictures, checkpoints, change=lambda model: None, **settings):
-    folder, rows = pictures
+def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, **settings):
+    folder, rows = images
     config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
-    own = config.fine_tune
+    fine_tune = config.fine_tune
     make_deterministic(0)
     backbone = build_backbone("Tiny", "none", *SIZE)
     model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, config.model))
     examples = Examples.from_index(rows[:36], folder, SIZE)
-    sizes = epoch_sizes(SIZE, own.initial_size_fraction, own.num_phases, own.epochs)
-    source = TrainingSource(examples, Augmenter(config.augment), sizes, own.batch_size, own.epochs, config.seed)
+    sizes = epoch_sizes(SIZE, fine_tune.initial_size_fraction, fine_tune.num_phases, fine_tune.epochs)
+    source = TrainingSource(
+        examples, Augmenter(config.augment), sizes, fine_tune.batch_size, fine_tune.epochs, config.seed
+    )
     val = LetterboxedSource(Examples.from_index(rows[36:], folder, SIZE), SIZE)
-    trained, _ = compile_for_fine_tuning(own, model, source)
+    trained, _ = compile_for_fine_tuning(fine_tune, model, source)
     change(trained)
-    return loop.Trainer(trained, source, BatchMixer(3, 0, own.mixup, own.cutmix), own,
-                        lambda network: validate(network, val, 8), checkpoints)
+    options = TrainerOptions(fine_tune, BatchMixer(3, 0, fine_tune.mixup, fine_tune.cutmix), pause_epoch)
+    return Trainer(trained, source, lambda network: validate(network, val, 8), checkpoints, options)
 
 
-def weights_and_history(one):
-    history = one.run(0.0)
-    timings = ["seconds", "images_per_second", "data_wait_fraction"]
-    return one.model.get_weights(), history.drop(columns=timings)
+def weights_and_history(trainer):
+    history = trainer.run(0.0)
+    return trainer.model.get_weights(), history.drop(columns=MEASURED)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(pictures, tmp_path_factory):
-    return weights_and_history(trainer(pictures, Checkpoints(open_store(str(tmp_path_factory.mktemp("s"))), "k")))
+def uninterrupted(images, tmp_path_factory):
+    store = open_store(str(tmp_path_factory.mktemp("store")))
+    return weights_and_history(build_trainer(images, Checkpoints(store, "k")))
 
 
-def assert_same(one, other):
-    for a, b in zip(one[0], other[0], strict=True):
-        np.testing.assert_array_equal(a, b)
-    pd.testing.assert_frame_equal(one[1], other[1])
+def assert_same(actual, expected):
+    for actual_weight, expected_weight in zip(actual[0], expected[0], strict=True):
+        np.testing.assert_array_equal(actual_weight, expected_weight)
+    pd.testing.assert_frame_equal(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_same_seed_gives_the_same_weights_to_the_bit_with_any_number_of_workers(
-    pictures, undisturbed, tmp_path, num_workers
-):
-    store = open_store(str(tmp_path))
-    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"), num_workers=num_workers)))
+def test_the_same_seed_gives_identical_weights(images, uninterrupted, store, num_workers):
+    trainer = build_trainer(images, Checkpoints(store, "k"), num_workers=num_workers)
+    assert_same(weights_and_history(trainer), uninterrupted)
 
 
-# 4 steps an epoch; a save before the first step, after each step, and one after each epoch's validation
+# An epoch has 4 steps; saves happen before the first step, after each step, and after each epoch's validation.
 @pytest.mark.parametrize("moments", [[0], [3], [4], [5], [7, 2, 1], [1, 1, 1, 1]])
-def test_a_training_killed_at_any_moment_ends_with_the_weights_of_one_never_killed(
-    pictures, undisturbed, tmp_path, moments
-):
-    store = open_store(str(tmp_path))
-    for saves in moments:
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store, moments):
+    for num_saves in moments:
         with pytest.raises(Killed):
-            trainer(pictures, KilledAt(store, "k", saves)).run(0.0)
-    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+            build_trainer(images, KilledAt(store, "k", num_saves)).run(0.0)
+    assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
-def test_of_two_that_train_the_same_at_once_neither_writes_over_the_others_checkpoint(pictures, undisturbed, tmp_path):
-    store = open_store(str(tmp_path))
+def test_a_paused_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store):
+    for epoch in (1, 2):
+        with pytest.raises(StageWaiting) as waiting:
+            build_trainer(images, Checkpoints(store, "k"), pause_epoch=epoch).run(0.0)
+        assert waiting.value.metrics["epoch"] == epoch
+    assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
+
+
+def test_two_processes_do_not_overwrite_each_others_checkpoints(images, uninterrupted, store):
     with pytest.raises(Killed):
-        trainer(pictures, KilledAt(store, "k", 4)).run(0.0)
-    before = {key: store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")}
-    code = ("import numpy as np; from carclf.services.storage import open_store; from carclf.training.checkpoints "
-            f"import Checkpoints; Checkpoints(open_store({str(tmp_path)!r}), 'k').save([np.zeros(3)], {{'step': 9}})")
-    subprocess.run([sys.executable, "-c", code], check=True)  # one that was taken for dead
+        build_trainer(images, KilledAt(store, "k", 4)).run(0.0)
+
+    def checkpoint_files():
+        return {key: store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")}
+
+    before = checkpoint_files()
+    other_process = (
+        "import numpy as np; from carclf.services.storage import open_store; from carclf.training.checkpoints "
+        f"import Checkpoints; Checkpoints(open_store({str(store.url)!r}), 'k').save([np.zeros(3)], {{'step': 9}})"
+    )
+    subprocess.run([sys.executable, "-c", other_process], check=True)
     assert {key: store.read(key).data for key in before} == before
-    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
-    assert {store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")} != {b""}
+    assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
+    assert set(checkpoint_files().values()) != {b""}
     Checkpoints(store, "k").clear()
-    assert {store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")} == {b""}
+    assert set(checkpoint_files().values()) == {b""}
 
 
-class AwayAt(Checkpoints):
-    """Its store is away for some savings and then back."""
+class UnreachableAt(Checkpoints):
+    """Cannot reach its store at some saves."""
 
-    def __init__(self, store, key, away):
+    def __init__(self, store, key, unreachable):
         super().__init__(store, key)
-        self.away, self.saved = away, 0
+        self.unreachable = unreachable
+        self.num_saves = 0
 
     def save(self, arrays, state):
-        self.saved += 1
-        if self.saved in self.away:
+        self.num_saves += 1
+        if self.num_saves in self.unreachable:
             raise ServiceError("The store cannot be reached.")
         super().save(arrays, state)
 
 
-def test_a_store_that_is_away_for_a_minute_ends_no_training(pictures, undisturbed, tmp_path, caplog):
-    checkpoints = AwayAt(open_store(str(tmp_path)), "k", away={1, 3, 4})
-    weights, history = weights_and_history(trainer(pictures, checkpoints))
-    assert checkpoints.saved > 5
-    told = [line for line in caplog.messages if line.startswith("fine_tune: no checkpoint at step")]
-    assert [line.partition(", ")[2] for line in told] == ["training goes on: The store cannot be reached."] * 3
-    for one, other in zip(weights, undisturbed[0], strict=True):
-        np.testing.assert_array_equal(one, other)
-    pd.testing.assert_frame_equal(history, undisturbed[1])
+def test_training_continues_while_the_store_is_unreachable(images, uninterrupted, store, caplog):
+    checkpoints = UnreachableAt(store, "k", unreachable={1, 3, 4})
+    assert_same(weights_and_history(build_trainer(images, checkpoints)), uninterrupted)
+    assert checkpoints.num_saves > 5
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert ["cannot be reached" in line for line in warnings] == [True] * 3
 
 
-@pytest.mark.parametrize("left", [b"", b'{"file": "ab', b"[]", b"{}"])
-def test_a_damaged_name_of_the_latest_checkpoint_counts_as_none(tmp_path, left):
-    checkpoints = Checkpoints(open_store(str(tmp_path)), "k")
-    checkpoints.save([np.arange(3)], {"step": 1})
-    checkpoints.store.write("checkpoints/k/latest.json", left)
-    assert checkpoints.load() is None
-    checkpoints.save([np.arange(3)], {"step": 2})
-    assert checkpoints.load()[1] == {"step": 2}
-    checkpoints.store.write("checkpoints/k/latest.json", left)
-    checkpoints.clear()
-    assert {checkpoints.store.read(key).data for key in checkpoints.store.list_keys("checkpoints/")} == {b"null", b""}
-
-
-def test_where_the_latest_checkpoint_is_damaged_the_one_before_it_is_taken_up(pictures, undisturbed, tmp_path, caplog):
-    store = open_store(str(tmp_path))
+def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(images, uninterrupted, store, caplog):
     with pytest.raises(Killed):
-        trainer(pictures, KilledAt(store, "k", 7)).run(0.0)
+        build_trainer(images, KilledAt(store, "k", 7)).run(0.0)
     latest = json.loads(store.read("checkpoints/k/latest.json").data)
     store.write(f"checkpoints/k/{latest['file']}", b"half of it")
     caplog.set_level("INFO")
-    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
-    assert f"fine_tune: taken up at step {latest['previous']['state']['step']}" in caplog.messages
+    assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
+    assert f"fine_tune: resumed step={latest['previous']['state']['step']}" in caplog.messages
     assert 0 < latest["previous"]["state"]["step"] < latest["state"]["step"]
 
 
-def test_a_damaged_checkpoint_is_not_used(pictures, undisturbed, tmp_path):
-    store = open_store(str(tmp_path))
+def test_damaged_checkpoints_are_not_used(images, uninterrupted, store):
     with pytest.raises(Killed):
-        trainer(pictures, KilledAt(store, "k", 3)).run(0.0)
+        build_trainer(images, KilledAt(store, "k", 3)).run(0.0)
     files = [key for key in store.list_keys("checkpoints/") if key.endswith(".npz")]
     assert len(files) == 2
     for key in files:
         store.write(key, store.read(key).data[:-100])
-    assert_same(undisturbed, weights_and_history(trainer(pictures, Checkpoints(store, "k"))))
+    assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
-def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_half_the_rate(pictures, tmp_path, monkeypatch):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"))
-    original, poisoned = BatchMixer.__call__, []
+def test_a_checkpoint_of_another_network_is_ignored(images, uninterrupted, store):
+    Checkpoints(store, "k").save([np.zeros(3)], {"step": 9})
+    assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
-    def poison(self, number, batch):
-        pixels, shares = original(self, number, batch)
+
+def poison_batches(monkeypatch, is_poisoned):
+    """Make the label targets of some batches NaN."""
+    original = BatchMixer.__call__
+
+    def mix(self, number, batch):
+        pixels, targets = original(self, number, batch)
+        return pixels, targets * np.float32("nan" if is_poisoned(number) else 1)
+
+    monkeypatch.setattr(BatchMixer, "__call__", mix)
+
+
+def test_a_non_finite_loss_restarts_from_the_checkpoint_with_half_the_rate(images, store, monkeypatch):
+    trainer = build_trainer(images, Checkpoints(store, "k"))
+    poisoned = []
+
+    def is_poisoned(number):
         if number == 5 and not poisoned:
             poisoned.append(number)
-            return pixels, shares * np.float32("nan")
-        return pixels, shares
+            return True
+        return False
 
-    monkeypatch.setattr(BatchMixer, "__call__", poison)
-    history = one.run(0.0)
-    assert one.progress.restarts == 1 and poisoned == [5]
+    poison_batches(monkeypatch, is_poisoned)
+    history = trainer.run(0.0)
+    assert trainer.state.restarts == 1 and poisoned == [5]
     assert list(history["epoch"]) == [1, 2, 3] and np.isfinite(history["loss"]).all()
-    assert float(one.optimizer.scale) == 0.5
+    assert float(trainer.optimizer.scale) == 0.5
 
 
-def test_each_line_of_progress_has_the_figures_of_its_step(pictures, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(loop.Meter, "_line_due", True)
-    caplog.set_level("INFO", loop.log.name)
-    trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), checkpoint_minutes=5).run(0.0)
-    told = [line for line in caplog.messages if line.startswith("fine_tune ") and ", rate " in line]
-    assert [line.split()[1] for line in told] == [f"{step}/12," for step in range(1, 13)]
-    assert [("epoch 1, loss " in line, " rate 0," in line) for line in told[:4]] == [(True, False)] * 4
+def test_a_loss_that_stays_non_finite_raises_quality_error(images, store, monkeypatch):
+    poison_batches(monkeypatch, lambda number: True)
+    with pytest.raises(QualityError, match=r"fine_tune\.learning_rate"):
+        build_trainer(images, Checkpoints(store, "k")).run(0.0)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="within fit nobody but JAX itself changes a variable")
-@pytest.mark.parametrize(("step", "checkpoint_minutes"), [(4, 5), (6, 0)])  # an epoch's last one; before a save within one
-def test_weights_that_a_step_spoils_reach_no_checkpoint(pictures, tmp_path, monkeypatch, step, checkpoint_minutes):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), checkpoint_minutes=checkpoint_minutes)
-    original, spoiled = loop._Steps.on_train_batch_end, []
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="within fit, only JAX itself can change a variable")
+@pytest.mark.parametrize(("step", "checkpoint_minutes"), [(4, 5), (6, 0)])  # an epoch's last step; before a save
+def test_weights_that_a_step_damages_reach_no_checkpoint(images, store, monkeypatch, step, checkpoint_minutes):
+    trainer = build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=checkpoint_minutes)
+    original, damaged = DataWaitCallback.on_train_batch_end, []
 
-    def spoil(self, batch, logs=None):  # the loss of the step itself is a number
-        if one.progress.step + 1 == step and not spoiled:
-            spoiled.append(step)
-            variables = [*one.model.trainable_variables, *one.optimizer._model_variables_moving_average]
-            for variable in variables:
+    def damage(self, batch, logs=None):  # the loss of the step itself is finite
+        if trainer.state.step + 1 == step and not damaged:
+            damaged.append(step)
+            for variable in [*trainer.model.trainable_variables, *trainer.optimizer.moving_averages]:
                 variable.assign(np.full(variable.shape, np.nan))
         original(self, batch, logs)
 
-    monkeypatch.setattr(loop._Steps, "on_train_batch_end", spoil)
-    history = one.run(0.0)
-    assert one.progress.restarts == 1 and list(history["epoch"]) == [1, 2, 3]
+    monkeypatch.setattr(DataWaitCallback, "on_train_batch_end", damage)
+    history = trainer.run(0.0)
+    assert trainer.state.restarts == 1 and list(history["epoch"]) == [1, 2, 3]
     assert np.isfinite(history[["loss", "val_loss"]]).all(axis=None)
-    assert all(np.isfinite(array).all() for array in one.model.get_weights())
+    assert all(np.isfinite(array).all() for array in trainer.model.get_weights())
 
 
-def test_a_loss_that_stays_no_number_ends_with_advice(pictures, tmp_path, monkeypatch):
-    original = BatchMixer.__call__
-
-    def poison(self, number, batch):
-        pixels, shares = original(self, number, batch)
-        return pixels, shares * np.float32("nan")
-
-    monkeypatch.setattr(BatchMixer, "__call__", poison)
-    with pytest.raises(QualityError, match=r"Lower fine_tune\.learning_rate"):
-        trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k")).run(0.0)
-
-
-def test_weights_that_are_no_numbers_are_not_trained(pictures, tmp_path):
-    def break_it(model):
+def test_non_finite_initial_weights_raise_quality_error(images, store):
+    def damage(model):
         model.get_layer("head").get_layer("logits").bias.assign([np.nan] * 3)
 
-    with pytest.raises(QualityError, match=r"begins with hold no numbers: look at the file that model\.weights names"):
-        trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), change=break_it).run(0.0)
+    with pytest.raises(QualityError, match=r"model\.weights"):
+        build_trainer(images, Checkpoints(store, "k"), change=damage).run(0.0)
 
 
-def test_a_spent_budget_ends_training_with_the_best_model_so_far(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=1e-9)
-    start = one.model.get_weights()
-    history = one.run(1.0)  # nothing can be better than the start
-    assert list(history["step"]) == [1] and one.progress.best_epoch == 0
-    for a, b in zip(start, one.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_every_progress_line_has_the_metrics_of_its_step(images, store, monkeypatch, caplog):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    caplog.set_level("INFO", progress.log.name)
+    build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=5).run(0.0)
+    lines = [line for line in caplog.messages if ", learning rate " in line]
+    assert [f"{step}/12," in line for step, line in enumerate(lines, 1)] == [True] * 12
+    assert [("epoch 1, loss " in line, " learning rate 0," in line) for line in lines[:4]] == [(True, False)] * 4
 
 
-def test_the_budget_is_for_validation_too(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=60)
-    one.validate = lambda model: time.sleep(0.5) or (1.0, 0.5)
-    history = one.run(0.0)
-    assert one.progress.seconds > history["seconds"].sum() + 3 * 0.5 - 0.1
+def test_a_progress_line_shows_the_gpu_metrics_that_are_known():
+    assert format_step_metrics(METRICS) == METRICS_LINE
+    metrics = METRICS | {"gpu_memory_mb": 30720.0}
+    assert format_step_metrics(metrics) == f"{METRICS_LINE}, GPU 30720 MB"
+    assert format_step_metrics(metrics | {"gpu_utilization": 0.87}) == f"{METRICS_LINE}, GPU 30720 MB at 87%"
 
 
-def test_the_part_of_an_epoch_that_the_budget_allows_counts(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), budget_minutes=1e-9)
-    history = one.run(-1.0)
-    assert one.progress.best_epoch == 1 and one.progress.best_accuracy == history["val_accuracy"][0]
-    assert one.validate(one.model)[1] == history["val_accuracy"][0]
+def test_a_spent_budget_ends_training_with_the_best_weights_so_far(images, store):
+    trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
+    start = trainer.model.get_weights()
+    history = trainer.run(1.0)  # no epoch can be better than the start
+    assert list(history["step"]) == [1] and trainer.state.best_epoch == 0
+    for before, after in zip(start, trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
 
 
-def test_a_picture_that_breaks_while_training_ends_it_with_its_name(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"))
-    one.source.examples.pictures.paths[7] = tmp_path / "gone.jpg"
-    with pytest.raises(DataError, match=r"gone\.jpg was whole when it was validated"):
-        one.run(0.0)
+def test_validation_counts_toward_the_budget(images, store, monkeypatch):
+    """By a clock that advances by a millisecond per reading, and by half a minute per validation."""
+    readings, validations = itertools.count(), []
+    clock = SimpleNamespace(monotonic=lambda: next(readings) / 1000 + 30 * len(validations))
+    monkeypatch.setattr("carclf.training.trainer.time", clock)
+
+    def slow_validation(*_):
+        validations.append(1)
+        return 1.0, 0.5
+
+    trainer = build_trainer(images, Checkpoints(store, "k"), validate=slow_validation, budget_minutes=60)
+    history = trainer.run(0.0)
+    assert len(validations) == 3 and history["seconds"].sum() < 30
+    assert trainer.state.seconds > history["seconds"].sum() + 3 * 30 - 0.1
 
 
-def test_early_stopping_leaves_the_best_weights(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), patience=1, epochs=50)
-    history = one.run(0.0)
+def test_an_epoch_that_the_budget_cuts_short_counts(images, store):
+    trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
+    history = trainer.run(-1.0)
+    assert trainer.state.best_epoch == 1 and trainer.state.best_accuracy == history["val_accuracy"][0]
+    assert trainer.validate(trainer.model)[1] == history["val_accuracy"][0]
+
+
+def test_an_image_that_disappears_during_training_raises_data_error(images, store):
+    folder, rows = images
+    trainer = build_trainer((folder, rows.assign(path=rows["path"].replace("7.jpg", "gone.jpg"))),
+                            Checkpoints(store, "k"), num_workers=0)
+    with pytest.raises(DataError, match=r"gone\.jpg"):
+        trainer.run(0.0)
+
+
+def test_early_stopping_keeps_the_best_weights(images, store):
+    trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=50)
+    history = trainer.run(0.0)
     best = int(history["val_accuracy"].argmax())
     assert len(history) == best + 2 < 50
-    assert one.validate(one.model)[1] == history["val_accuracy"][best] == one.progress.best_accuracy
+    assert trainer.validate(trainer.model)[1] == history["val_accuracy"][best] == trainer.state.best_accuracy
 
 
-def test_patience_is_not_spent_before_the_last_phase(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), patience=1, epochs=6, num_phases=2)
-    assert list(one.run(1.0)["epoch"]) == [1, 2, 3, 4]  # nothing can be better than the start
+def test_patience_only_counts_in_the_last_phase(images, store):
+    trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=6, num_phases=2)
+    assert list(trainer.run(1.0)["epoch"]) == [1, 2, 3, 4]  # no epoch can be better than the start
 
 
-def test_validation_sees_the_average_of_the_weights_and_training_goes_on_with_its_own(pictures, tmp_path):
-    one = trainer(pictures, Checkpoints(open_store(str(tmp_path)), "k"), ema_momentum=0.9)
-    one.run(0.0)
-    own = [np.array(variable) for variable in one.model.trainable_variables]
-    with ema_weights(one.model):
-        average = [np.array(variable) for variable in one.model.trainable_variables]
-    assert not np.allclose(own[0], average[0])
-    np.testing.assert_array_equal(own[0], np.array(one.model.trainable_variables[0]))
+def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
+    trainer = build_trainer(images, Checkpoints(store, "k"), ema_momentum=0.9)
+    trainer.run(0.0)
+    weights = [np.array(variable) for variable in trainer.model.trainable_variables]
+    with ema_weights(trainer.model):
+        averages = [np.array(variable) for variable in trainer.model.trainable_variables]
+    assert not np.allclose(weights[0], averages[0])
+    np.testing.assert_array_equal(weights[0], np.array(trainer.model.trainable_variables[0]))
 
 
-def test_blocks_join_from_the_top_phase_by_phase_with_falling_rates(pictures, tmp_path):
-    one = trainer(pictures, KilledAt(open_store(str(tmp_path)), "k", 4), num_phases=3, layer_decay=0.5, epochs=3,
-                  weight_decay=0.0)
-    convolutions = [layer for layer in flatten_layers(one.model) if "conv" in layer.name]
+def test_blocks_start_to_train_from_the_top_phase_by_phase(images, store):
+    trainer = build_trainer(images, KilledAt(store, "k", 4), num_phases=3, layer_decay=0.5, epochs=3, weight_decay=0.0)
+    convolutions = [layer for layer in flatten_layers(trainer.model) if "conv" in layer.name]
     before = [np.array(layer.kernel) for layer in convolutions]
     with pytest.raises(Killed):  # after the four steps of the first phase
-        one.run(0.0)
-    moved = [not np.array_equal(a, np.array(layer.kernel)) for a, layer in zip(before, convolutions, strict=True)]
-    assert moved == [False, False, False, True]
-
-
-@pytest.mark.parametrize(
-    ("first", "phases", "epochs", "sizes"),
-    [
-        (1.0, 1, 2, [(224, 320), (224, 320)]),
-        (0.5, 3, 6, [(128, 160), (128, 160), (160, 256), (160, 256), (224, 320), (224, 320)]),
-        (0.5, 2, 3, [(128, 160), (128, 160), (224, 320)]),
-    ],
-)
-def test_pictures_grow_from_phase_to_phase_to_the_full_size(first, phases, epochs, sizes):
-    found = epoch_sizes((224, 320), first, phases, epochs)
-    assert list(found) == sizes
+        trainer.run(0.0)
+    pairs = zip(before, convolutions, strict=True)
+    assert [not np.array_equal(kernel, np.array(layer.kernel)) for kernel, layer in pairs] == [False] * 3 + [True]

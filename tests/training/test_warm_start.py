@@ -1,4 +1,4 @@
-"""A run that goes on from the champion's backbone."""
+"""Runs that start from the champion's backbone."""
 
 import json
 
@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from carclf.artifacts import Model, Provenance, Split, build
+from carclf.artifacts import Model, Provenance, Split, StageContext, build
 from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
@@ -52,7 +52,7 @@ def backbone_weights(store, key):
 
 
 @pytest.fixture(scope="module")
-def crowned(server, tmp_path_factory):
+def promoted(server, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         patch.setenv("KAGGLE_API_TOKEN", "demo-key")
@@ -61,29 +61,29 @@ def crowned(server, tmp_path_factory):
         return store, run_to("promote", store, "first")
 
 
-def test_a_head_is_trained_on_the_champions_backbone(crowned):
-    store, first = crowned
+def test_the_head_is_trained_on_the_champions_backbone(promoted):
+    store, first = promoted
     warm = run_to("train_head", store, "warm", **{"model.weights": "champion", "seed": 1})["train_head"]
     pairs = zip(backbone_weights(store, warm.key), backbone_weights(store, first["fine_tune"].key), strict=True)
-    assert not warm.reused and all(np.array_equal(one, other) for one, other in pairs)
+    assert not warm.reused and all(np.array_equal(weight, other) for weight, other in pairs)
 
 
-def test_on_the_champions_own_data_and_settings_its_run_is_reused(crowned):
-    store, _ = crowned
+def test_unchanged_data_and_settings_reuse_the_champions_run(promoted):
+    store, _ = promoted
     again = run_to("promote", store, "again", **{"model.weights": "champion"})
     assert all(result.reused for result in again.values())
 
 
-def test_with_other_settings_of_fine_tuning_the_champion_is_gone_on_from(crowned):
-    store, first = crowned
+def test_other_settings_of_fine_tuning_start_from_the_champion(promoted):
+    store, first = promoted
     warm = run_to("train_head", store, "rate", **{"model.weights": "champion", "fine_tune.learning_rate": 5e-4})
     pairs = zip(backbone_weights(store, warm["train_head"].key), backbone_weights(store, first["fine_tune"].key),
                 strict=True)
-    assert not warm["train_head"].reused and all(np.array_equal(one, other) for one, other in pairs)
+    assert not warm["train_head"].reused and all(np.array_equal(weight, other) for weight, other in pairs)
 
 
-def test_a_newer_version_of_the_stage_goes_on_from_the_champion_under_a_key_of_its_own(crowned, monkeypatch):
-    store, first = crowned
+def test_a_new_version_of_train_head_starts_from_the_champion_with_a_new_key(promoted, monkeypatch):
+    store, first = promoted
     monkeypatch.setattr("carclf.stages.train_head.VERSION", 1000)
     warm = run_to("train_head", store, "newer", **{"model.weights": "champion"})["train_head"]
     plain = run_to("train_head", store, "newer-plain")["train_head"]
@@ -91,29 +91,29 @@ def test_a_newer_version_of_the_stage_goes_on_from_the_champion_under_a_key_of_i
     assert warm.key != plain.key and not plain.reused
 
 
-def test_another_backbone_cannot_go_on_from_the_champion(crowned):
-    store, _ = crowned
-    with pytest.raises(ConfigError, match="whose backbone is Tiny, not MobileNetV3Small"):
+def test_another_backbone_raises_config_error(promoted):
+    store, _ = promoted
+    with pytest.raises(ConfigError, match=r"Tiny, not MobileNetV3Small.*model\.backbone"):
         run_to("train_head", store, "other", **{"model.weights": "champion", "model.backbone": "MobileNetV3Small"})
 
 
-def test_another_size_cannot_go_on_from_a_net_of_one_size(crowned):
-    store, _ = crowned
-    with pytest.raises(ConfigError, match="The champion takes pictures of 48x64 px only"):
+def test_another_image_size_raises_config_error_for_a_network_of_fixed_size(promoted):
+    store, _ = promoted
+    with pytest.raises(ConfigError, match=r"48x64 px.*model\.image_height"):
         run_to("train_head", store, "large", **{"model.weights": "champion", "model.image_width": 96})
 
 
-def test_without_a_champion_the_first_run_is_told_what_to_do(tmp_path):
-    with pytest.raises(ConfigError, match="Run once with 'imagenet'"):
+def test_a_store_without_a_champion_raises_config_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.weights=imagenet"):
         run_to("train_head", open_store(str(tmp_path)), "none", **{"model.weights": "champion"})
 
 
-def a_split(store, name, champion=None):
+def build_split(store, name, champion=None):
     inputs = {"dataset": name} | ({"champion": champion.key} if champion else {})
     return build(Split, lambda folder: {}, Provenance(1, inputs, {}), store)[0]
 
 
-def crown(store, split):
+def promote(store, split):
     settings = {"model": load_config("demo").model.model_dump()}
     head, _ = build(Model, lambda folder: {}, Provenance(1, {"split": split.key}, settings), store)
     model, _ = build(Model, lambda folder: {}, Provenance(1, {"split": split.key, "model": head.key}, {}), store)
@@ -121,23 +121,25 @@ def crown(store, split):
     return model
 
 
-def test_a_champion_that_the_split_does_not_know_is_not_gone_on_from(tmp_path):
+def test_a_split_without_the_champion_raises_data_error(tmp_path):
+    """The champion's training images could be among the validation images of such a split."""
     store = open_store(str(tmp_path))
-    first = a_split(store, "first")
-    crown(store, first)
-    own, others = a_split(store, "own", first), a_split(store, "others", first)
+    first = build_split(store, "first")
+    promote(store, first)
+    split, other_split = build_split(store, "split", first), build_split(store, "other", first)
 
-    def beginning(split):
+    def start_model(split):
         config = load_config("demo", {"model.weights": "champion"})
         settings = {"model": config.model.model_dump(), "salt": ""}
-        return champion_warm_start(store, {"archive": "a", "split": split.key}, settings, config, 1).model
+        head = Provenance(1, {"archive": "a", "split": split.key}, settings)
+        return champion_warm_start(head, StageContext(store, config)).model
 
-    beginning(own)
-    champion = crown(store, others)  # another run wins before this one trains
-    with pytest.raises(DataError, match=f"{champion.key} became it after this run was split.*Run split again"):
-        beginning(own)
-    repeated = a_split(store, "own", others)
-    assert beginning(repeated) == beginning(others) == champion
-    assert crown(store, first) == beginning(repeated)  # rolled back: what is remembered reaches back to it
-    with pytest.raises(DataError, match="Run split again"):
-        beginning(a_split(store, "before any champion"))
+    start_model(split)
+    champion = promote(store, other_split)  # another run wins before this one trains
+    with pytest.raises(DataError, match=f"{champion.key}.*split"):
+        start_model(split)
+    repeated = build_split(store, "split", other_split)
+    assert start_model(repeated) == start_model(other_split) == champion
+    assert promote(store, first) == start_model(repeated)  # after a rollback: the split also descends from the first
+    with pytest.raises(DataError, match="split"):
+        start_model(build_split(store, "before any champion"))

@@ -1,1 +1,1 @@
-"""Kaggle: archive, submissions and scores."""
+"""Kaggle: competition data, submissions and scores."""

@@ -1,4 +1,4 @@
-"""The competition's archive: fetched in as many pieces as it takes, and checked."""
+"""Download of a competition's archive: resumed after a fault, and checked when complete."""
 
 import logging
 import os
@@ -8,8 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import requests
 
@@ -23,94 +24,99 @@ LOG_SECONDS = 10.0
 
 @dataclass
 class ArchiveDownload:
-    """One download; what came of it lies in ``path`` and is continued by the next ``fetch``."""
+    """A download to ``path``. After a fault, the next ``fetch`` continues it."""
 
     path: Path
-    ask: Callable[[dict[str, str]], requests.Response]
+    request: Callable[[dict[str, str]], requests.Response]  # requests the archive with these headers
     deadline: float
     etag: str = ""
 
     def fetch(self) -> None:
-        """Read the body to its end; raises one of retries.FAULTS where it breaks off."""
-        have = self.path.stat().st_size if self.etag and self.path.exists() else 0
-        # Every try asks Kaggle again, for a signed URL that has not run out.
-        headers = {"Range": f"bytes={have}-", "If-Range": self.etag} if have else {}
-        # Compressed on the way, the body's length would not be the file's.
+        """Download the rest of the archive; raise one of TRANSIENT_ERRORS if the response is incomplete."""
+        start = self.path.stat().st_size if self.etag and self.path.exists() else 0
+        # Each attempt asks Kaggle again, for a signed URL that has not expired.
+        headers = {"Range": f"bytes={start}-", "If-Range": self.etag} if start else {}
+        # The length of a compressed response would not be that of the file.
         headers["Accept-Encoding"] = "identity"
         try:
-            response = self.ask(headers)
+            response = self.request(headers)
         except requests.HTTPError:
-            self.etag = ""  # the part may be what was refused: start anew
+            self.etag = ""  # the range may be the reason: start from the beginning
             raise
         with response:
-            self._read(response, have)
+            self._save(response, start)
 
-    def _read(self, response: requests.Response, have: int) -> None:
+    def _save(self, response: requests.Response, start: int) -> None:
         if "html" in response.headers.get("Content-Type", ""):
-            raise TransientError("a web page came in place of the archive")
-        resumed = have > 0 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        if response.status_code == 206 and not resumed:
+            raise TransientError("received a web page instead of the archive")
+        resumed = start > 0 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        if response.status_code == HTTPStatus.PARTIAL_CONTENT and not resumed:
             self.etag = ""
-            raise TransientError("another part came than was asked for")
+            raise TransientError("received another part of the archive than requested")
         etag = response.headers.get("ETag", "")
-        # If-Range takes strong validators only.
+        # If-Range accepts strong validators only.
         self.etag = "" if etag.startswith("W/") else etag
-        start = have if resumed else 0
-        size = start + int(response.headers.get("Content-Length") or 0)
         with self.path.open("ab" if resumed else "wb") as file:
-            self._copy(response, file, start, size)
+            self._copy(response, file, start if resumed else 0)
 
-    def _copy(self, response: requests.Response, file: Any, done: int, size: int) -> None:
+    def _copy(self, response: requests.Response, file: BinaryIO, start: int) -> None:
+        size = start + int(response.headers.get("Content-Length") or 0)
+        done = start
         started = logged = time.monotonic()
-        first = done
         for chunk in response.iter_content(CHUNK_BYTES):
             file.write(chunk)
             done += len(chunk)
             now = time.monotonic()
             if now > self.deadline:
-                raise TransientError(f"the time ran out after {done} of {size} bytes")
+                raise TransientError(f"timed out after {done} of {size} bytes")
             if now - logged > LOG_SECONDS:
-                rate = (done - first) / (now - started)
-                log.info("%d of %d MB, %.1f MB/s", done // 10**6, size // 10**6, rate / 10**6)
+                rate = (done - start) / (now - started)
+                log.info("download: done=%d MB total=%d MB rate=%.1f MB/s", done // 10**6, size // 10**6, rate / 10**6)
                 logged = now
         if response.headers.get("Content-Length") and done != size:
-            raise TransientError(f"{done} bytes came in place of {size}")
+            raise TransientError(f"received {done} of {size} bytes")
 
 
 def download_archive(
-    path: Path, ask: Callable[[dict[str, str]], requests.Response], retries: RetryPolicy, *, timeout_seconds: float
+    path: Path, request: Callable[[dict[str, str]], requests.Response], retries: RetryPolicy, *, timeout_seconds: float
 ) -> Path:
-    """The archive at ``path``, each of its members checked; DataError if it is broken twice over."""
+    """Download the archive to ``path`` and check each of its members.
+
+    Raises:
+        DataError: The archive is damaged in two complete downloads.
+        ConfigError: The folder or its disk cannot be written to.
+    """
     deadline = time.monotonic() + timeout_seconds
     part = path.with_name(f"{path.name}.part")
     _make_folder(path.parent)
     try:
-        for again in (False, True):
-            # Broken at its full size: nothing of it can be built upon.
+        for is_last in (False, True):
+            # A damaged archive of the full size cannot be continued.
             part.unlink(missing_ok=True)
-            download = ArchiveDownload(part, ask, deadline)
+            download = ArchiveDownload(part, request, deadline)
             retries.call(f"download {path.name}", download.fetch, deadline=deadline)
-            fault = find_archive_error(part)
-            if fault is None:
+            error = find_archive_error(part)
+            if error is None:
                 part.replace(path)
                 return path
-            log.warning("%s is broken (%s)%s", path.name, fault, "" if again else ": fetching it again")
-    except OSError as error:
-        raise _disk_error(path, error) from error
+            log.warning("download: archive damaged file=%s error=%s%s", path.name, error,
+                        "" if is_last else "; downloading it again")
+    except OSError as os_error:
+        raise _disk_error(path, os_error) from os_error
     finally:
         part.unlink(missing_ok=True)
     raise DataError(
-        f"{path.name} is broken ({fault}), twice alike: so it lies at Kaggle, or something on the way cuts it. "
-        "Download it in a browser to see, and tell the competition's host."
+        f"{path.name} is damaged in two complete downloads: {error}. Either Kaggle's copy is damaged, or a proxy cuts "
+        "it off. Download it in a browser to find out, and contact the competition's host if it is damaged there."
     )
 
 
 def find_archive_error(path: Path) -> str | None:
-    """What is wrong with a zip archive, or None; every member is read, for the sizes alone say little."""
+    """Return the first error of a zip archive, or None. Reads every member, since sizes alone prove little."""
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.testzip()
-            return f"member {member!r} fails its checksum" if member else None
+            return f"the checksum of {member!r} is wrong" if member else None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         return str(error) or type(error).__name__
 
@@ -121,9 +127,10 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         raise _disk_error(folder, error) from error
     if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{folder} cannot be written to. Name another folder, or mend its permissions.")
+        raise ConfigError(f"{folder} cannot be written to. Fix its permissions, or use another folder.")
 
 
 def _disk_error(path: Path, error: OSError) -> ConfigError:
     free = shutil.disk_usage(path.parent).free // 10**6 if path.parent.is_dir() else 0
-    return ConfigError(f"{path} cannot be written: {error} ({free} MB are free). Make room or name another folder.")
+    return ConfigError(f"{path} cannot be written: {error} ({free} MB are free). Free some space, or use another "
+                       "folder.")

@@ -1,10 +1,11 @@
-"""Kaggle: the competition's files, our submissions and their scores."""
+"""Client for a Kaggle competition: data files, submissions and scores."""
 
 import functools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from carclf.services.kaggle.retries import (
     RetryPolicy,
     TransientError,
     http_status,
+    is_client_error,
     submission_limit_error,
 )
 
@@ -26,7 +28,7 @@ __all__ = ["KaggleClient", "SubmissionState", "ungraded_error"]
 
 PAGE_SIZE = 100
 MAX_PAGES = 1000
-# What the last look at the list must leave of a claim: the call that submits, connecting and going silent included.
+# The lease must last so long after the list of submissions was read: the time to submit, timeouts included.
 CALL_SECONDS = 90.0
 
 
@@ -42,63 +44,69 @@ class SubmissionState:
 
 
 class KaggleClient:
-    """One competition. Raises ConfigError, ServiceError, DataError and NotYet, never the vendor's errors."""
+    """A competition on Kaggle.
+
+    All methods raise ConfigError, ServiceError, DataError or StageWaiting, never the vendor's errors.
+    """
 
     def __init__(
-        self, competition: str, *, tries: int = 5, backoff_seconds: float = 2.0, stall_seconds: float = 60.0,
-        recheck_seconds: float = 15.0,
+        self, competition: str, *, max_attempts: int = 5, backoff_seconds: float = 2.0,
+        read_timeout_seconds: float = 60.0, recheck_seconds: float = 15.0,
     ) -> None:
         self.competition = competition
-        self.submission_uncertain = False  # whether a submission may have been sent of which Kaggle's list shows nothing yet
-        self._stall_seconds, self._doubt_seconds = stall_seconds, recheck_seconds
+        self.submission_uncertain = False  # a submission may have been sent that Kaggle's list does not show yet
+        self._read_timeout_seconds = read_timeout_seconds
+        self._recheck_seconds = recheck_seconds
         credentials = find_credentials()
-        self._http = create_client(credentials, stall_seconds=stall_seconds)
+        self._http = create_client(credentials, read_timeout_seconds=read_timeout_seconds)
         self._api = self._http.competitions.competition_api_client
-        self._retries = RetryPolicy(competition, credentials.source, tries, backoff_seconds)
+        self._retries = RetryPolicy(competition, credentials.source, max_attempts, backoff_seconds)
 
-    def check(self) -> int:
-        """The number of data files; ConfigError where they may not be downloaded."""
-        num_files = len(self.listing())
-        # Kaggle lists the files to anyone; only a download shows whether the rules are accepted.
-        self._retries.call("start a download", lambda: self._ask_archive({}).close())
+    def check_access(self) -> int:
+        """Return the number of data files; raise ConfigError if the account may not download them."""
+        num_files = len(self.list_files())
+        # Kaggle lists the files to everyone; only a download shows whether the rules are accepted.
+        self._retries.call("start a download", lambda: self._request_archive({}).close())
         return num_files
 
-    def listing(self) -> list[tuple[str, int, str]]:
-        """Name, size in bytes and date of each data file: they change when the competition's data do."""
+    def list_files(self) -> list[tuple[str, int, str]]:
+        """Return name, size in bytes and creation date of each data file. They change when the data change."""
         from kagglesdk.competitions.types import competition_api_service as api
 
         files = self._pages("list the data files", self._api.list_data_files, api.ApiListDataFilesRequest, "files")
         return sorted((file.name, file.total_bytes, str(file.creation_date or "")) for file in files)
 
     def download(self, folder: Path, *, timeout_seconds: int) -> Path:
-        """``<competition>.zip`` in the folder, fetched anew and checked member by member."""
+        """Download the data to ``<competition>.zip`` in the folder, and check each member of the archive."""
         path = folder / f"{self.competition}.zip"
-        return download_archive(path, self._ask_archive, self._retries, timeout_seconds=timeout_seconds)
+        return download_archive(path, self._request_archive, self._retries, timeout_seconds=timeout_seconds)
 
     def remaining_submissions(self) -> int | None:
-        """How many submissions Kaggle still takes today; None where it does not tell."""
+        """Return how many submissions Kaggle still accepts today; None if it does not report a limit."""
         from kagglesdk.competitions.types import competition_api_service as api
 
         request = api.ApiGetSubmissionLimitsRequest()
         request.competition_name = self.competition
-        limits = self._call("ask for the submission limits", self._api.get_submission_limits, request)
-        # All four are zero for who has not joined a team yet, that is before the first submission.
+        limits = self._call("read the submission limits", self._api.get_submission_limits, request)
+        # All three are zero before the first submission, when the account has not joined a team yet.
         if not (limits.num_allowed_now or limits.num_today or limits.num_total):
             return None
         return int(limits.num_allowed_now)
 
     def find_submission(self, fingerprint: str) -> SubmissionState | None:
-        """The submission whose description holds the fingerprint, however long ago it was sent.
+        """Return the newest submission with the fingerprint in its description, or None.
 
-        One that Kaggle could not grade only where there is no other.
+        A submission that Kaggle could not grade is returned only if there is no other.
         """
         from kagglesdk.competitions.types import competition_api_service as api
 
-        pages = self._pages("list the submissions", self._api.list_submissions, api.ApiListSubmissionsRequest,
-                            "submissions")  # fmt: skip
-        found = (_state(entry) for entry in pages if fingerprint in (entry.description or ""))
+        entries = self._pages("list the submissions", self._api.list_submissions, api.ApiListSubmissionsRequest,
+                              "submissions")  # fmt: skip
         ungraded = None
-        for state in found:
+        for entry in entries:
+            if fingerprint not in (entry.description or ""):
+                continue
+            state = _parse_submission(entry)
             if state.status != "ERROR":
                 return state
             ungraded = ungraded or state
@@ -107,147 +115,162 @@ class KaggleClient:
     def submit(
         self, path: Path, *, description: str, fingerprint: str, before_sending: Callable[[], float] = lambda: math.inf
     ) -> SubmissionState:
-        """Send the file unless a submission with this fingerprint is there; it counts exactly once.
+        """Submit the file unless a submission with this fingerprint exists. It counts exactly once.
 
-        ``before_sending`` is called before each send and may raise; it says until when (``time.monotonic``) nobody else
-        sends. NotYet where today's limit is reached. Where it raises, ``submission_uncertain`` tells whether something was sent.
+        Args:
+            path: The file with the predictions.
+            description: The text that Kaggle shows; the fingerprint is appended if missing.
+            fingerprint: Identifies the content of the file.
+            before_sending: Called before each submission; returns until when (``time.monotonic``) no other process
+                submits, or raises.
+
+        Raises:
+            StageWaiting: Today's limit is reached.
+            CarclfError: The submission failed; ``submission_uncertain`` is set if Kaggle may have counted it.
         """
-        if found := self.find_submission(fingerprint):
-            return found
+        if existing := self.find_submission(fingerprint):
+            return existing
         self._require_quota()
         text = description if fingerprint in description else f"{description} {fingerprint}"
-        for attempt in range(1, self._retries.tries + 1):
+        for attempt in range(1, self._retries.max_attempts + 1):
             token = self._retries.call("upload the submission", functools.partial(self._upload, path))
-            # An upload takes its time: meanwhile another process may have sent the same.
-            if found := self._look_alone(fingerprint, before_sending):
-                return found
+            # Another process may have submitted the same file during the upload.
+            if existing := self._find_under_lease(fingerprint, before_sending):
+                return existing
             try:
                 self.submission_uncertain = True
                 return SubmissionState(self._create(token, text), "PENDING", None, "", text)
-            except TRANSIENT_ERRORS as fault:
-                self.submission_uncertain = not 400 <= http_status(fault) < 500
-                self._retries.check("submit", fault)
-                doubt = fault
-            # The answer may be lost and the submission counted: look before sending again.
-            if found := self._look_again(fingerprint, doubt, attempt):
-                return found
-        raise AssertionError("_look_again() raises after the last try")
+            except TRANSIENT_ERRORS as error:
+                self.submission_uncertain = not is_client_error(http_status(error))
+                self._retries.raise_if_permanent("submit", error)
+                failure = error
+            # The response may be lost and the submission counted: look for it before sending another.
+            if existing := self._find_after_failure(fingerprint, failure, attempt):
+                return existing
+        raise AssertionError("_find_after_failure() raises after the last attempt")
 
-    def rank(self, score: float) -> int | None:
-        """The place that the score would take on the public leaderboard; None while that is empty."""
+    def leaderboard_rank(self, score: float) -> int | None:
+        """Return the rank of a score on the public leaderboard; None if that is empty."""
         from kagglesdk.competitions.types import competition_api_service as api
 
-        pages = self._pages("read the leaderboard", self._api.get_leaderboard, api.ApiGetLeaderboardRequest,
-                            "submissions")  # fmt: skip
-        scores = [number for entry in pages if (number := _number(entry.score)) is not None]
+        entries = self._pages("read the leaderboard", self._api.get_leaderboard, api.ApiGetLeaderboardRequest,
+                              "submissions")  # fmt: skip
+        scores = [number for entry in entries if (number := _parse_number(entry.score)) is not None]
         if not scores:
             return None
-        # The best comes first: so the order tells whether high or low is good.
+        # The best score comes first, so the order shows whether high or low is better.
         sign = 1 if scores[0] >= scores[-1] else -1
         return 1 + sum(sign * other > sign * score for other in scores)
 
     def _require_quota(self) -> None:
         if self.remaining_submissions() == 0:
-            raise submission_limit_error(f"Kaggle takes no more submissions to {self.competition} today")
+            raise submission_limit_error(f"Kaggle accepts no more submissions to {self.competition} today")
 
-    def _look_alone(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
-        """The submission, looked for while nobody else sends, and with time left to send it if it is not there."""
-        for _ in range(self._retries.tries):
+    def _find_under_lease(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
+        """Look for the submission while no other process submits; return None with enough time left to submit."""
+        for _ in range(self._retries.max_attempts):
             until = before_sending()
-            if (found := self.find_submission(fingerprint)) or time.monotonic() + CALL_SECONDS < until:
-                return found
-        raise ServiceError("Kaggle's list of submissions takes too long to be sure that nobody else is sending the "
-                           "same. Nothing was sent: try again later.")
+            existing = self.find_submission(fingerprint)
+            if existing or time.monotonic() + CALL_SECONDS < until:
+                return existing
+        raise ServiceError("Reading Kaggle's list of submissions takes too long to rule out that another process "
+                           "submits the same file. Nothing was sent: try again later.")
 
-    def _look_again(self, fingerprint: str, doubt: Exception, attempt: int) -> SubmissionState | None:
-        """The submission after a doubtful answer; None once it was waited for and may be sent again."""
-        # A submission may show up in the list a moment after it was counted; what was turned away did not count.
-        doubtful = http_status(doubt) not in RETRYABLE_STATUSES
-        for seconds in (0.0, self._doubt_seconds) if doubtful else ():
+    def _find_after_failure(self, fingerprint: str, failure: Exception, attempt: int) -> SubmissionState | None:
+        """Look for the submission after an uncertain failure; return None when it may be sent again."""
+        # A counted submission may appear in the list with a delay; a rejected one does not count.
+        is_uncertain = http_status(failure) not in RETRYABLE_STATUSES
+        for seconds in (0.0, self._recheck_seconds) if is_uncertain else ():
             time.sleep(seconds)
-            if found := self.find_submission(fingerprint):
-                return found
+            if existing := self.find_submission(fingerprint):
+                return existing
         self.submission_uncertain = False
-        self._retries.pause("submit", doubt, attempt)
+        self._retries.wait_before_retry("submit", failure, attempt)
         return None
 
     def _upload(self, path: Path) -> str:
         from kagglesdk.competitions.types import competition_api_service as api
 
         try:
-            data, modified = path.read_bytes(), int(path.stat().st_mtime)
+            data = path.read_bytes()
+            modified = int(path.stat().st_mtime)
         except OSError as error:
             raise ConfigError(f"The submission {path} cannot be read: {error}.") from error
         request = api.ApiStartSubmissionUploadRequest()
-        request.competition_name, request.file_name = self.competition, path.name
-        request.content_length, request.last_modified_epoch_seconds = len(data), modified
-        answer = self._api.start_submission_upload(request)
-        # The package's own upload answers a refusal with a message and ref 0; a status can be judged.
-        put = requests.put(answer.create_url, data=data, timeout=(CONNECT_TIMEOUT_SECONDS, self._stall_seconds))
-        if put.status_code not in (200, 201):
-            raise TransientError(f"the upload was answered with {put.status_code}")
-        return str(answer.token)
+        request.competition_name = self.competition
+        request.file_name = path.name
+        request.content_length = len(data)
+        request.last_modified_epoch_seconds = modified
+        upload = self._api.start_submission_upload(request)
+        # The SDK's upload hides the status of a failure, which decides about a retry.
+        timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
+        response = requests.put(upload.create_url, data=data, timeout=timeout)
+        if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
+            raise TransientError(f"the upload failed with status {response.status_code}")
+        return str(upload.token)
 
     def _create(self, token: str, description: str) -> int:
         from kagglesdk.competitions.types import competition_api_service as api
 
         request = api.ApiCreateSubmissionRequest()
-        request.competition_name, request.blob_file_tokens = self.competition, token
+        request.competition_name = self.competition
+        request.blob_file_tokens = token
         request.submission_description = description
-        answer = self._api.create_submission(request)
-        if not answer.ref:
-            raise TransientError(f"Kaggle named no submission: {answer.message!r}")
-        return int(answer.ref)
+        response = self._api.create_submission(request)
+        if not response.ref:
+            raise TransientError(f"Kaggle's response has no submission number: {response.message!r}")
+        return int(response.ref)
 
-    def _ask_archive(self, headers: dict[str, str]) -> requests.Response:
+    def _request_archive(self, headers: dict[str, str]) -> requests.Response:
         from kagglesdk.competitions.types import competition_api_service as api
 
         request = api.ApiDownloadDataFilesRequest()
         request.competition_name = self.competition
         session = self._http.http_client()._session
-        # The SDK takes no headers for one call; its session's go along, through the redirect too.
-        before = session.headers.copy()
+        # The SDK accepts no headers for a single call; those of its session survive the redirect.
+        session_headers = session.headers.copy()
         session.headers.update(headers)
         try:
             response: requests.Response = self._api.download_data_files(request)
         finally:
-            session.headers = before
+            session.headers = session_headers
         return response
 
-    def _call(self, what: str, method: Callable[[Any], Any], request: Any) -> Any:
-        return self._retries.call(what, functools.partial(method, request))
+    def _call(self, action: str, method: Callable[[Any], Any], request: Any) -> Any:
+        return self._retries.call(action, functools.partial(method, request))
 
-    def _pages(self, what: str, method: Callable[[Any], Any], request_type: type[Any], field: str) -> Iterator[Any]:
+    def _pages(self, action: str, method: Callable[[Any], Any], request_type: type[Any], field: str) -> Iterator[Any]:
         token = ""
         for _ in range(MAX_PAGES):
             request = request_type()
-            request.competition_name, request.page_size = self.competition, PAGE_SIZE
+            request.competition_name = self.competition
+            request.page_size = PAGE_SIZE
             request.page_token = token
-            answer = self._call(what, method, request)
-            yield from getattr(answer, field) or []
-            if not answer.next_page_token or answer.next_page_token == token:
+            page = self._call(action, method, request)
+            yield from getattr(page, field) or []
+            if not page.next_page_token or page.next_page_token == token:
                 return
-            token = answer.next_page_token
+            token = page.next_page_token
 
 
-def ungraded_error(state: SubmissionState, competition: str, file: str, mark: str) -> DataError:
-    """The error of a submission that Kaggle could not grade, and how to go on: another with its mark replaces it."""
+def ungraded_error(state: SubmissionState, competition: str, file: str, fingerprint: str) -> DataError:
+    """Return the error of a submission that Kaggle could not grade; a later one with the fingerprint replaces it."""
     return DataError(
-        f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again by itself. To go on, send "
-        f"{file} by hand at https://www.kaggle.com/competitions/{competition} with {mark} in the description, and run "
-        "this stage again."
+        f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again automatically. To "
+        f"continue, send {file} by hand at https://www.kaggle.com/competitions/{competition} with {fingerprint} in the "
+        "description, and run this stage again."
     )
 
 
-def _state(found: Any) -> SubmissionState:
+def _parse_submission(entry: Any) -> SubmissionState:
     return SubmissionState(
-        int(found.ref), found.status.name, _number(found.public_score), found.error_description or "",
-        found.description or "",
+        int(entry.ref), entry.status.name, _parse_number(entry.public_score), entry.error_description or "",
+        entry.description or "",
     )  # fmt: skip
 
 
-def _number(text: str) -> float | None:
-    # Kaggle's scores are strings, "" while there is none.
+def _parse_number(text: str) -> float | None:
+    # Kaggle's scores are strings, "" before there is one.
     try:
         return float(text)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Which of Kaggle's faults pass, which need a person or another day, and how long to wait between tries."""
+"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait."""
 
 import email.utils
 import json
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import TypeVar
 
 import requests
@@ -20,12 +21,12 @@ log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
 RESET_MARGIN = timedelta(minutes=5)  # clocks differ
-RETRYABLE_STATUSES = {408, 425, 429}
+RETRYABLE_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _MALFORMED = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 
 
 class TransientError(Exception):
-    """An answer that is no HTTP error and still worth another try."""
+    """An unusable response without an HTTP error; another attempt may help."""
 
 
 # JSONDecodeError: a page in HTML with status 200, such as a maintenance notice.
@@ -34,80 +35,94 @@ TRANSIENT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, jso
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Calls Kaggle until it answers; every fault comes out as a CarclfError."""
+    """Repeats calls after transient errors, and translates all errors to CarclfError or StageWaiting."""
 
     competition: str
-    source: str
-    tries: int
+    source: str  # of the credentials
+    max_attempts: int
     backoff_seconds: float
 
-    def call(self, what: str, call: Callable[[], T], *, deadline: float = float("inf")) -> T:
-        """What ``call`` returns; ServiceError after the last try or past the deadline (``time.monotonic``)."""
-        for attempt in range(1, self.tries + 1):
+    def call(self, action: str, call: Callable[[], T], *, deadline: float = float("inf")) -> T:
+        """Return the result of ``call``; raise ServiceError after the last attempt or the deadline.
+
+        Args:
+            action: What the call does, for messages: "download cars.zip".
+            call: Raises one of TRANSIENT_ERRORS to be repeated.
+            deadline: The latest start of another attempt, as ``time.monotonic`` counts.
+        """
+        for attempt in range(1, self.max_attempts + 1):
             try:
                 return call()
-            except TRANSIENT_ERRORS as fault:
-                self.check(what, fault)
-                self.pause(what, fault, attempt, deadline)
-        raise AssertionError("pause() raises after the last try")
+            except TRANSIENT_ERRORS as error:
+                self.raise_if_permanent(action, error)
+                self.wait_before_retry(action, error, attempt, deadline)
+        raise AssertionError("wait_before_retry() raises after the last attempt")
 
-    def check(self, what: str, fault: Exception) -> None:
-        """Raise ConfigError or ServiceError if trying again at once cannot help."""
-        if isinstance(fault, _MALFORMED):
-            raise ConfigError(f"Could not {what}: {fault}. Mend CARCLF_KAGGLE_ENDPOINT.") from fault
-        status = http_status(fault)
-        if 400 <= status < 500 and status not in RETRYABLE_STATUSES:
-            raise self._refusal(what, status, str(fault)) from fault
+    def raise_if_permanent(self, action: str, error: Exception) -> None:
+        """Raise ConfigError or StageWaiting if an immediate retry cannot help."""
+        if isinstance(error, _MALFORMED):
+            raise ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.") from error
+        status = http_status(error)
+        if is_client_error(status) and status not in RETRYABLE_STATUSES:
+            raise self._permanent_error(action, status, str(error)) from error
 
-    def pause(self, what: str, fault: Exception, attempt: int, deadline: float = float("inf")) -> None:
-        """Sleep before the next try; ServiceError if there is none, or too late, or Kaggle asks for too long."""
-        asked = _retry_after(fault)
-        wait = max(self.backoff_seconds * 2 ** (attempt - 1), asked)
-        text = f"Could not {what}: {type(fault).__name__}: {fault} (try {attempt} of {self.tries})."
-        if asked > LONGEST_WAIT_SECONDS:
-            raise ServiceError(f"{text} Kaggle asks to wait {asked:.0f} s: try again after that.") from fault
-        if attempt >= self.tries or time.monotonic() + wait > deadline:
-            raise ServiceError(f"{text} Kaggle or the network fails for the moment: try again later.") from fault
-        log.warning("%s Next try in %.1f s.", text, wait)
+    def wait_before_retry(
+        self, action: str, error: Exception, attempt: int, deadline: float = float("inf")
+    ) -> None:
+        """Sleep before the next attempt; raise ServiceError if it was the last, or the wait would be too long."""
+        requested = _retry_after(error)
+        wait = max(self.backoff_seconds * 2 ** (attempt - 1), requested)
+        message = f"Could not {action}: {type(error).__name__}: {error} (attempt {attempt} of {self.max_attempts})."
+        if requested > LONGEST_WAIT_SECONDS:
+            raise ServiceError(f"{message} Kaggle asks to wait {requested:.0f} s: try again after that.") from error
+        if attempt >= self.max_attempts or time.monotonic() + wait > deadline:
+            raise ServiceError(f"{message} Kaggle or the network has a temporary fault: try again later.") from error
+        log.warning("%s Next attempt in %.1f s.", message, wait)
         time.sleep(wait)
 
-    def _refusal(self, what: str, status: int, fault: str) -> CarclfError | StageWaiting:
-        text = f"Could not {what}: Kaggle answered {status}: {fault}."
-        if status == 401:
-            return ConfigError(f"{text} The token from {self.source} is wrong or stale. {CREDENTIALS_HELP}")
-        if status == 403:
-            url = f"https://www.kaggle.com/competitions/{self.competition}/rules"
-            return ConfigError(f"{text} Join the competition and accept its rules at {url} with the token's account.")
-        if status == 404:
-            return ConfigError(f"{text} Check the slug: the competition is set to {self.competition!r}.")
-        if what == "submit" and status == 400 and "limit" in fault.lower():
-            return submission_limit_error(text.rstrip("."))
-        return ConfigError(f"{text} A retry cannot help: check the request against Kaggle's message.")
+    def _permanent_error(self, action: str, status: int, error: str) -> CarclfError | StageWaiting:
+        message = f"Could not {action}: Kaggle responded with status {status}: {error}."
+        if action == "submit" and status == HTTPStatus.BAD_REQUEST and "limit" in error.lower():
+            return submission_limit_error(message.rstrip("."))
+        hints: dict[int, str] = {
+            HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
+            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
+                                  f"{self.competition}/rules with the account of the token.",
+            HTTPStatus.NOT_FOUND: f"Check the slug: the setting competition is {self.competition!r}.",
+        }  # fmt: skip
+        hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
+        return ConfigError(f"{message} {hint}")
 
 
-def submission_limit_error(what: str) -> StageWaiting:
-    """The daily limit, and the time of the next submission: Kaggle counts by days of UTC."""
+def submission_limit_error(reason: str) -> StageWaiting:
+    """Return the error of the daily limit, with the time of the next attempt. Kaggle counts by days of UTC."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     until = midnight + RESET_MARGIN
-    return StageWaiting(f"{what}. The limit resets at 00:00 UTC; the next try is at {until:%Y-%m-%d %H:%M} UTC. Nothing was "
-                  "sent, and the predictions are kept.", until=until)
+    message = (f"{reason}. The limit resets at 00:00 UTC; the next attempt is at {until:%Y-%m-%d %H:%M} UTC. Nothing "
+               "was sent, and the predictions are kept.")
+    return StageWaiting(message, until=until)
 
 
-def http_status(fault: Exception) -> int:
-    """The HTTP status of Kaggle's own refusal; 0 where the fault is of another kind."""
-    response = getattr(fault, "response", None)
-    if not isinstance(fault, requests.HTTPError) or response is None:
+def is_client_error(status: int) -> bool:
+    """Return whether a status is of the class 4xx."""
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+def http_status(error: Exception) -> int:
+    """Return the HTTP status of Kaggle's response; 0 for errors of another kind."""
+    response = getattr(error, "response", None)
+    if not isinstance(error, requests.HTTPError) or response is None:
         return 0
-    # After a redirect it was the storage that refused: its signed URL ran out, and a new one will do.
+    # After a redirect, the status is the storage's: the signed URL has expired, and the next attempt gets a new one.
     if response.history:
         return 0
-    if response.status_code < 400:  # an error told in the body of a 200
+    if response.status_code < HTTPStatus.BAD_REQUEST:  # an error in the body of a successful response
         return int(response.json()["code"])
     return int(response.status_code)
 
 
-def _retry_after(fault: Exception) -> float:
-    response = getattr(fault, "response", None)
+def _retry_after(error: Exception) -> float:
+    response = getattr(error, "response", None)
     text = response.headers.get("Retry-After", "") if response is not None else ""
     if text.isdigit():
         return float(text)

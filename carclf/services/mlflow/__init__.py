@@ -1,7 +1,15 @@
-"""MLflow, on when MLFLOW_TRACKING_URI is set: what it is told of a run, beside the stage and never in its way."""
+"""MLflow, used if MLFLOW_TRACKING_URI is set: runs, epochs and the model registry, in a thread of its own."""
 
 from carclf.services.mlflow.background import BackgroundQueue, mlflow_enabled
 from carclf.services.mlflow.mlflow_run import MlflowRun, RunDescription
 from carclf.services.mlflow.model_registry import ModelDescription, register_champion, set_champion_alias
 
-__all__ = ["BackgroundQueue", "MlflowRun", "ModelDescription", "RunDescription", "mlflow_enabled", "register_champion", "set_champion_alias"]
+__all__ = [
+    "BackgroundQueue",
+    "MlflowRun",
+    "ModelDescription",
+    "RunDescription",
+    "mlflow_enabled",
+    "register_champion",
+    "set_champion_alias",
+]

@@ -1,4 +1,4 @@
-"""Work for MLflow beside a stage: a server that is away, hangs or refuses costs one warning and hardly any time."""
+"""Background work for MLflow: a server that fails or hangs costs a stage one warning and hardly any time."""
 
 import logging
 import os
@@ -10,10 +10,11 @@ from threading import Thread
 
 from carclf.progress import log
 
-WAIT_SECONDS = 20.0  # at the end of a stage, for what MLflow has not taken yet
-PAUSE_SECONDS = 120.0  # after a failure, until MLflow is asked again
+WAIT_SECONDS = 20.0  # at most, at the end of a stage, for what MLflow has not accepted yet
+PAUSE_SECONDS = 120.0  # after a failure, until the next request
 THREAD_NAME = "carclf-mlflow"
-# MLflow's own would wait for minutes, and it would call home and print to the standard output.
+MAX_ERROR_LENGTH = 400
+# MLflow's defaults wait for minutes, send telemetry, and print to the standard output.
 DEFAULT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -21,17 +22,35 @@ DEFAULT_ENVIRONMENT = {
 }
 
 
-class _Pause:
-    """Until when this process leaves MLflow alone, and whether that was said."""
+class Outage:
+    """The last failure of MLflow in this process: no requests for a while, and a single warning."""
 
-    until = 0.0
-    told = False
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._logged = False
+
+    @property
+    def active(self) -> bool:
+        """Return whether requests are suspended."""
+        return time.monotonic() < self._until
+
+    def start(self, error: Exception) -> None:
+        """Log the failure, as a warning the first time, and suspend requests."""
+        self._until = time.monotonic() + PAUSE_SECONDS
+        level = logging.DEBUG if self._logged else logging.WARNING
+        self._logged = True
+        log.log(level, "MLflow at %s: %s. The run continues without it; the next stage that reaches it logs everything",
+                redact_credentials(os.environ["MLFLOW_TRACKING_URI"]),
+                redact_credentials(str(error))[:MAX_ERROR_LENGTH])
+
+
+outage = Outage()
 
 
 def mlflow_enabled() -> bool:
-    """Whether MLflow is to be told anything; its client is then imported (about two seconds), by the calling thread.
+    """Return whether MLflow is in use, and import its client (about two seconds) in the calling thread.
 
-    An import by another thread, while the stage imports TensorFlow, could meet half-imported modules.
+    An import in another thread, while the stage imports TensorFlow, could see half-imported modules.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI", "").strip():
         return False
@@ -40,53 +59,45 @@ def mlflow_enabled() -> bool:
     try:
         import mlflow  # noqa: F401
     except ImportError as error:
-        _give_up(error)
+        outage.start(error)
         return False
-    logging.getLogger("urllib3.connectionpool").addFilter(_not_ours)
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
     return True
 
 
-def _not_ours(record: logging.LogRecord) -> bool:
-    return record.threadName != THREAD_NAME  # each retry of a request would be a warning of its own
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return record.threadName != THREAD_NAME  # urllib3 would log a warning for each retry
 
 
 class BackgroundQueue:
-    """Does pieces of work in their order in a thread of its own; leave it by ``end``."""
+    """Runs tasks one after another in a thread. Close it at the end."""
 
     def __init__(self) -> None:
-        self._pieces: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
-    def later(self, piece: Callable[[], None]) -> None:
-        """Do this when what came before is done; it is left out where MLflow failed a short while ago."""
-        self._pieces.put(piece)
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run the task after the earlier ones; it is skipped shortly after a failure of MLflow."""
+        self._tasks.put(task)
 
-    def end(self) -> None:
-        """Wait a moment for what is left; what takes longer goes on while the process lives."""
-        self._pieces.put(None)
+    def close(self) -> None:
+        """Wait for the remaining tasks, at most WAIT_SECONDS; longer ones continue while the process lives."""
+        self._tasks.put(None)
         self._thread.join(WAIT_SECONDS)
         if self._thread.is_alive():
-            _give_up(TimeoutError(f"it has not taken everything within {WAIT_SECONDS:.0f} s"))
+            outage.start(TimeoutError(f"it did not accept everything within {WAIT_SECONDS:.0f} s"))
 
     def _work(self) -> None:
-        while (piece := self._pieces.get()) is not None:
-            if time.monotonic() < _Pause.until:
+        while (task := self._tasks.get()) is not None:
+            if outage.active:
                 continue
             try:
-                piece()
-            except Exception as error:  # noqa: BLE001 (whatever is wrong with MLflow: no stage fails by it)
-                _give_up(error)
-
-
-def _give_up(error: Exception) -> None:
-    _Pause.until = time.monotonic() + PAUSE_SECONDS
-    level = logging.DEBUG if _Pause.told else logging.WARNING
-    _Pause.told = True
-    log.log(level, "MLflow at %s: %s. The run goes on without it; the next stage that reaches it tells it everything",
-            redact_credentials(os.environ["MLFLOW_TRACKING_URI"]), redact_credentials(str(error))[:400])
+                task()
+            except Exception as error:  # noqa: BLE001 (no error of MLflow may fail a stage)
+                outage.start(error)
 
 
 def redact_credentials(text: str) -> str:
-    """The text with no name and password in its URLs."""
+    """Remove user names and passwords from the URLs in a text."""
     return re.sub(r"://[^/@\s]*@", "://", text)

@@ -1,4 +1,4 @@
-"""One MLflow run for each run of carclf: found again by its tags, and told nothing twice."""
+"""One MLflow run per carclf run: found again by its tags, and never sent the same data twice."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +12,17 @@ from carclf.services.mlflow.background import redact_credentials
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run
 
-MAX_METRICS, MAX_TEXTS = 900, 100  # in one request
-MAX_LENGTH = 5000  # of a text
-KIND = {"mlflow.experimentKind": "custom_model_development"}  # how MLflow's UI shows it: not as a language model
-Row = Mapping[str, float]
+# MLflow's limits for a request and for a text.
+MAX_METRICS = 900
+MAX_TEXTS = 100
+MAX_TEXT_LENGTH = 5000
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # otherwise the UI shows a language model's
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What a run is known by (its id, and when it was begun, since two stores may have one id), and what it is."""
+    """What MLflow shows of a run. Its id and creation time identify it: two stores may contain the same id."""
 
     experiment: str
     run_id: str
@@ -31,51 +32,55 @@ class RunDescription:
 
 
 class MlflowRun:
-    """The MLflow run of a run, made where there is none; ``tags`` and ``metrics`` are what MLflow has of it."""
+    """The MLflow run of a carclf run, created if missing; ``tags`` and ``metrics`` are those that MLflow has."""
 
-    def __init__(self, facts: RunDescription) -> None:
+    def __init__(self, description: RunDescription) -> None:
         from mlflow import MlflowClient
 
-        self.client, self.facts = MlflowClient(), facts
+        self.client = MlflowClient()
+        self.description = description
         experiment = self._experiment()
-        run = self._first(experiment) or self._begun(experiment)
-        self.id, self.status = run.info.run_id, run.info.status
-        self.tags, self.metrics = dict(run.data.tags), dict(run.data.metrics)
-        self._epochs: dict[str, set[int]] = {}
-        self._log_params({name: value for name, value in facts.params.items() if name not in run.data.params})
-        self.log_tags(facts.tags)
+        run = self._find(experiment) or self._create(experiment)
+        self.id = run.info.run_id
+        self.status = run.info.status
+        self.tags = dict(run.data.tags)
+        self.metrics = dict(run.data.metrics)
         self.url = f"{redact_credentials(self.client.tracking_uri)}/#/experiments/{experiment}/runs/{self.id}"
+        self._epochs: dict[str, set[int]] = {}
+        self._log_params({name: value for name, value in description.params.items() if name not in run.data.params})
+        self.log_tags(description.tags)
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        name = self.facts.experiment
-        if found := self.client.get_experiment_by_name(name):
-            return str(found.experiment_id)
+        name = self.description.experiment
+        if experiment := self.client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
         try:
-            return str(self.client.create_experiment(name, tags=KIND))
+            return str(self.client.create_experiment(name, tags=EXPERIMENT_TAGS))
         except MlflowException:
-            if found := self.client.get_experiment_by_name(name):  # another worker was first
-                return str(found.experiment_id)
+            if experiment := self.client.get_experiment_by_name(name):  # another worker was faster
+                return str(experiment.experiment_id)
             raise
 
-    def _first(self, experiment: str) -> "Run | None":
-        wanted = f"tags.`carclf.run` = '{self.facts.run_id}' and tags.`carclf.created` = '{self.facts.created}'"
-        found = self.client.search_runs([experiment], wanted)
-        return min(found, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
+    def _find(self, experiment: str) -> "Run | None":
+        query = (f"tags.`carclf.run` = '{self.description.run_id}' and "
+                 f"tags.`carclf.created` = '{self.description.created}'")
+        runs = self.client.search_runs([experiment], query)
+        return min(runs, key=lambda run: (run.info.start_time, run.info.run_id), default=None)
 
-    def _begun(self, experiment: str) -> "Run":
-        return self.client.create_run(experiment, run_name=self.facts.run_id, tags={
-            "carclf.run": self.facts.run_id, "carclf.created": self.facts.created, "mlflow.source.name": "carclf",
-            "mlflow.source.type": "JOB",
+    def _create(self, experiment: str) -> "Run":
+        return self.client.create_run(experiment, run_name=self.description.run_id, tags={
+            "carclf.run": self.description.run_id, "carclf.created": self.description.created,
+            "mlflow.source.name": "carclf", "mlflow.source.type": "JOB",
         })
 
-    def settled(self) -> "MlflowRun":
-        """This run; where two workers made one at the same moment, the first, and this one is deleted.
+    def deduplicated(self) -> "MlflowRun":
+        """Return the first of several runs that workers created at the same moment; delete this one if it is a later.
 
-        Ask a while after the beginning: MLflow promises nothing at the moment itself.
+        Call this some time after the creation: MLflow does not guarantee consistency at the moment itself.
         """
-        first = MlflowRun(self.facts)
+        first = MlflowRun(self.description)
         if first.id == self.id:
             return self
         self.client.delete_run(self.id)
@@ -85,43 +90,44 @@ class MlflowRun:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        for some in _in_parts(params.items(), MAX_TEXTS):
+        for batch in _batches(params.items(), MAX_TEXTS):
+            entities = [Param(name, str(value)[:MAX_TEXT_LENGTH]) for name, value in batch]
             try:
-                self.client.log_batch(self.id, params=[Param(name, str(value)[:MAX_LENGTH]) for name, value in some])
+                self.client.log_batch(self.id, params=entities)
             except MlflowException:
-                if not dict(some).keys() <= self.client.get_run(self.id).data.params.keys():
-                    raise  # else another worker was first with the same ones
+                if not dict(batch).keys() <= self.client.get_run(self.id).data.params.keys():
+                    raise  # otherwise another worker logged the same parameters
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
-        """Set those that MLflow has not, or has otherwise."""
+        """Set the tags that are new or changed."""
         self._log([], tags)
 
-    def log_epochs(self, stage: str, rows: Sequence[Row]) -> None:
-        """Log rows of ``history.csv`` as metrics ``<stage>/<column>`` by epoch; epochs that MLflow has are left out."""
+    def log_epochs(self, stage: str, rows: Sequence[Mapping[str, float]]) -> None:
+        """Log rows of ``history.csv`` as metrics ``<stage>/<column>``, except for epochs that MLflow has."""
         if not rows:
             return
         if stage not in self._epochs:
             history = self.client.get_metric_history(self.id, f"{stage}/val_accuracy")
             self._epochs[stage] = {metric.step for metric in history}
-        known = self._epochs[stage]
-        new = [row for row in rows if int(row["epoch"]) not in known]
+        logged = self._epochs[stage]
+        rows = [row for row in rows if int(row["epoch"]) not in logged]
         self._log([_metric(f"{stage}/{name}", value, int(row["epoch"]))
-                   for row in new for name, value in row.items() if name != "epoch"], {})
-        known |= {int(row["epoch"]) for row in new}
+                   for row in rows for name, value in row.items() if name != "epoch"], {})
+        logged |= {int(row["epoch"]) for row in rows}
 
     def log_metrics(self, metrics: Mapping[str, float | int | str | list[int]]) -> None:
-        """Log numbers as metrics and texts as tags, those that are new or changed."""
-        numbers = {name: float(value) for name, value in metrics.items() if not isinstance(value, str)}
+        """Log the numbers as metrics and the texts as tags, if they are new or changed."""
+        numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
         self._log([_metric(name, value, 0) for name, value in numbers.items() if value != self.metrics.get(name)],
                   {name: value for name, value in metrics.items() if isinstance(value, str)})
         self.metrics |= numbers
 
     def log_artifact(self, folder: str, path: Path) -> None:
-        """Put a file among the run's artifacts."""
+        """Upload a file to the run's artifacts."""
         self.client.log_artifact(self.id, str(path), folder)
 
     def set_status(self, status: str) -> None:
-        """RUNNING, FINISHED, FAILED or KILLED."""
+        """Set the status to RUNNING, FINISHED, FAILED or KILLED."""
         if status == self.status:
             return
         if status == "RUNNING":
@@ -133,10 +139,13 @@ class MlflowRun:
     def _log(self, metrics: "Sequence[Metric]", tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        new = {name: text[:MAX_LENGTH] for name, text in tags.items() if text[:MAX_LENGTH] != self.tags.get(name, "")}
-        for some, texts in zip_longest(_in_parts(metrics, MAX_METRICS), _in_parts(new.items(), MAX_TEXTS)):
-            self.client.log_batch(self.id, metrics=some or [], tags=[RunTag(*tag) for tag in texts or []])
-        self.tags |= new
+        texts = {name: text[:MAX_TEXT_LENGTH] for name, text in tags.items()}
+        changed = {name: text for name, text in texts.items() if text != self.tags.get(name, "")}
+        batches = zip_longest(_batches(metrics, MAX_METRICS), _batches(changed.items(), MAX_TEXTS))
+        for metric_batch, tag_batch in batches:
+            run_tags = [RunTag(name, text) for name, text in tag_batch or []]
+            self.client.log_batch(self.id, metrics=metric_batch or [], tags=run_tags)
+        self.tags |= changed
 
 
 def _metric(name: str, value: float, step: int) -> "Metric":
@@ -145,6 +154,6 @@ def _metric(name: str, value: float, step: int) -> "Metric":
     return Metric(name, value, int(time.time() * 1000), step)
 
 
-def _in_parts(things: Iterable[T], size: int) -> Iterator[list[T]]:
-    left = list(things)
-    return (left[start : start + size] for start in range(0, len(left), size))
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = list(items)
+    return (remaining[start : start + size] for start in range(0, len(remaining), size))

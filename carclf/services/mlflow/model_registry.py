@@ -1,4 +1,4 @@
-"""The champion in MLflow's model registry: a version for each model that was promoted, and the alias ``champion``."""
+"""The champion in MLflow's model registry: a version per promoted model, and the alias ``champion``."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
 
-ALIAS, KEY = "champion", "carclf.model"
+ALIAS = "champion"
+MODEL_TAG = "carclf.model"
 
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """A model in the store: its key, where it lies, and why it was promoted."""
+    """A model in the store: its key, its URL, and why it was promoted."""
 
     key: str
     url: str
@@ -22,32 +23,33 @@ class ModelDescription:
 
 
 def set_champion_alias(name: str, model_key: str) -> bool:
-    """Make ``champion`` the version of that model and tell whether there is one; the alias may be there already."""
+    """Point the alias ``champion`` at the version of a model; return False if it is not registered."""
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    found = client.search_model_versions(f"name = '{name}' and tags.`{KEY}` = '{model_key}'")
-    if not found:
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{model_key}'")
+    if not versions:
         return False
-    first = min(int(version.version) for version in found)
-    if str(_registered(client, name).aliases.get(ALIAS, "")) != str(first):
-        client.set_registered_model_alias(name, ALIAS, str(first))
+    first = str(min(int(version.version) for version in versions))
+    if str(_registered_model(client, name).aliases.get(ALIAS, "")) != first:
+        client.set_registered_model_alias(name, ALIAS, first)
     return True
 
 
 def register_champion(name: str, run: MlflowRun, model: ModelDescription) -> None:
-    """Register the model that a run made, and make it ``champion``."""
-    _registered(run.client, name)
-    # MLflow's server takes no folder outside of its own as a source: then it is the manifest among the run's artifacts.
+    """Register the model of a run, and point the alias ``champion`` at it."""
+    _registered_model(run.client, name)
+    # MLflow's server rejects local folders outside its artifact root: the source is then the manifest among the run's
+    # artifacts.
     source = model.url if "://" in model.url else f"runs:/{run.id}/model"
     run.client.create_model_version(
-        name, source, run.id, tags={KEY: model.key, "carclf.run": run.facts.run_id, "carclf.url": model.url},
-        description=model.reason, await_creation_for=0,
+        name, source, run.id, description=model.reason, await_creation_for=0,
+        tags={MODEL_TAG: model.key, "carclf.run": run.description.run_id, "carclf.url": model.url},
     )
     set_champion_alias(name, model.key)
 
 
-def _registered(client: "MlflowClient", name: str) -> "RegisteredModel":
+def _registered_model(client: "MlflowClient", name: str) -> "RegisteredModel":
     from mlflow.exceptions import MlflowException
 
     try:
@@ -58,4 +60,4 @@ def _registered(client: "MlflowClient", name: str) -> "RegisteredModel":
     try:
         return client.create_registered_model(name)
     except MlflowException:
-        return client.get_registered_model(name)  # another worker was first
+        return client.get_registered_model(name)  # another worker was faster

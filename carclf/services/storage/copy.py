@@ -1,132 +1,163 @@
-"""A store copied into another while runs go on: for a backup, for its return, for a move to another place."""
+"""Copy a store while runs write to it: a backup, a restore, or a move."""
 
 import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage.protocol import Store
 
-# A name of its content never holds another content.
+# Keys with a content hash: the object never changes.
 _IMMUTABLE = re.compile(r"/[0-9a-f]{8}/[^/]+\Z")
-_CHECKPOINTS, _LATEST, _NUM_LOOKS = "checkpoints/", "/latest.json", 5
+_CHECKPOINTS = "checkpoints/"
+_LATEST = "/latest.json"
+_MANIFEST = "/manifest.json"
+_CHECKPOINT_ATTEMPTS = 5
 
 
 @dataclass
 class CopyResult:
-    """What was copied; ``known`` were there already, ``damaged`` are gone or not what their manifest says."""
+    """What was copied; ``damaged`` lists the keys of files that are missing or differ from their manifest."""
 
     num_files: int = 0
     num_bytes: int = 0
-    known: int = 0
+    num_skipped: int = 0  # files that the target has already
     damaged: list[str] = field(default_factory=list)
 
 
-def copy_store(source: Store, target: Store, *, anew: bool = False) -> CopyResult:
-    """Copy every object, so that at each moment what the copy names is in the copy.
+def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> CopyResult:
+    """Copy every object; at each moment, everything that the copy refers to is in the copy.
 
-    What names others is read first and written last: champion.json after the runs' records, these after the
-    manifests, these after their files. Files are compared with the SHA-256 in their manifests; those that are damaged
-    are named, and not copied. ``anew`` copies also what the target has under a name of its content: it may be damaged.
-    A training under way writes over its checkpoints: each is read with its file, and only the latest is copied.
+    Objects that refer to others are read first and written last: champion.json after the run records, those after the
+    manifests, those after their files. Files are compared with the SHA-256 in their manifest; damaged files are
+    reported, not copied. A training in progress overwrites its checkpoints, so only the latest is copied.
+
+    Args:
+        source: The store to copy.
+        target: The store to copy into.
+        overwrite: Copy files that the target already has under a content hash; they may be damaged there.
     """
-    naming = _read_naming(source)
-    known, sums, copied = set() if anew else set(target.list_keys()), _sums(naming), CopyResult()
+    references = _read_references(source)
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        path = Path(folder) / "file"
-        files = [key for key in source.list_keys() if not _rank(key)]  # noqa: SIM118 (a store is no dictionary)
-        copied.damaged += sorted(set(sums) - set(files))
-        for key in files:
-            if key in known and _IMMUTABLE.search(key):
-                copied.known += 1
+        copy = _Copy(source, target, Path(folder) / "file")
+        copy.copy_files(_parse_checksums(references), set() if overwrite else set(target.list_keys()))
+        for key, data in reversed(references.items()):
+            copy.write(key, data)
+    return copy.result
+
+
+class _Copy:
+    """A copy in progress."""
+
+    def __init__(self, source: Store, target: Store, path: Path) -> None:
+        self.source = source
+        self.target = target
+        self.path = path  # the local file between download and upload
+        self.result = CopyResult()
+
+    def copy_files(self, checksums: dict[str, str], existing: set[str]) -> None:
+        """Copy the files that others refer to, except immutable ones that exist in the target."""
+        keys = [key for key in self.source.list_keys() if _level(key) == 0]
+        self.result.damaged += sorted(set(checksums) - set(keys))
+        for key in keys:
+            if key in existing and _IMMUTABLE.search(key):
+                self.result.num_skipped += 1
             elif not key.startswith(_CHECKPOINTS):
-                _copy_file(source, target, key, path, sums.get(key), copied)
+                self._copy_file(key, checksums.get(key))
             elif key.endswith(_LATEST):
-                _copy_checkpoint(source, target, key, path, copied)
-    for key, data in reversed(naming.items()):
-        _write(target, key, data, copied)
-    return copied
+                self._copy_checkpoint(key)
 
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object to the target."""
+        self.target.write(key, data)
+        self._count(len(data))
 
-def _copy_checkpoint(source: Store, target: Store, key: str, path: Path, copied: CopyResult) -> None:
-    """What ``latest.json`` names, then that itself; again where the training went on between the two."""
-    for _ in range(_NUM_LOOKS):
-        data = seen.data if (seen := source.read(key)) else b"null"
+    def _copy_file(self, key: str, sha256: str | None) -> None:
+        if self._download(key, sha256):
+            self._upload(key)
+        else:
+            self.result.damaged.append(key)
+
+    def _copy_checkpoint(self, key: str) -> None:
+        """Copy the checkpoint in ``latest.json``, then that; repeat if the training replaced it meanwhile."""
+        for _ in range(_CHECKPOINT_ATTEMPTS):
+            current = self.source.read(key)
+            data = current.data if current else b"null"
+            try:
+                latest = json.loads(data)
+            except ValueError:
+                break
+            if latest:
+                file = f"{key.removesuffix(_LATEST)}/{latest['file']}"
+                if not self._download(file, latest["sha256"]):
+                    continue
+                self._upload(file)
+            self.write(key, data)
+            return
+        self.result.damaged.append(key)
+
+    def _download(self, key: str, sha256: str | None) -> bool:
+        """Download a file; return False if it is damaged. A file without a manifest is trusted."""
         try:
-            latest = json.loads(data)
-        except ValueError:
-            break
-        file = f"{key.removesuffix(_LATEST)}/{latest['file']}" if latest else ""
-        if latest and not _fetched(source, file, path, latest["sha256"]):
-            continue
-        if latest:
-            _upload(target, file, path, copied)
-        _write(target, key, data, copied)
-        return
-    copied.damaged.append(key)
+            self.source.download(key, self.path)
+        except DataError:
+            return False
+        except KeyError as error:
+            raise _removed_error(self.source, key) from error
+        if sha256 is None:
+            return True
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+
+    def _upload(self, key: str) -> None:
+        self.target.upload(self.path, key)
+        self._count(self.path.stat().st_size)
+
+    def _count(self, num_bytes: int) -> None:
+        self.result.num_files += 1
+        self.result.num_bytes += num_bytes
 
 
-def _copy_file(source: Store, target: Store, key: str, path: Path, sha256: str | None, copied: CopyResult) -> None:
-    if _fetched(source, key, path, sha256):
-        _upload(target, key, path, copied)
-    else:
-        copied.damaged.append(key)
-
-
-def _upload(target: Store, key: str, path: Path, copied: CopyResult) -> None:
-    target.upload(path, key)
-    copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + path.stat().st_size
-
-
-def _write(target: Store, key: str, data: bytes, copied: CopyResult) -> None:
-    target.write(key, data)
-    copied.num_files, copied.num_bytes = copied.num_files + 1, copied.num_bytes + len(data)
-
-
-def _rank(key: str) -> int:
-    """0 for a file; the more for what names others, the later it is written."""
-    if key.endswith("/manifest.json"):
+def _level(key: str) -> int:
+    """Return 0 for a file, 1 to 3 for objects that refer to those of lower levels."""
+    if key.endswith(_MANIFEST):
         return 1
     if key.startswith("runs/"):
         return 2
     return 0 if "/" in key else 3
 
 
-def _read_naming(source: Store) -> dict[str, bytes]:
-    found = {}
-    for rank in (3, 2, 1):
-        for key in sorted(key for key in source.list_keys() if _rank(key) == rank):  # noqa: SIM118
-            if (seen := source.read(key)) is None:
-                raise ServiceError(f"{source.url}/{key} was removed while the store was copied. Try again.")
-            found[key] = seen.data
-    return found
+def _read_references(source: Store) -> dict[str, bytes]:
+    """Read the objects that refer to others, highest level first."""
+    references = {}
+    for level in (3, 2, 1):
+        for key in _keys_of_level(source, level):
+            current = source.read(key)
+            if current is None:
+                raise _removed_error(source, key)
+            references[key] = current.data
+    return references
 
 
-def _sums(naming: dict[str, bytes]) -> dict[str, str]:
-    sums: dict[str, str] = {}
-    for key, data in naming.items():
-        if key.endswith("/manifest.json"):
+def _keys_of_level(source: Store, level: int) -> Iterable[str]:
+    return sorted(key for key in source.list_keys() if _level(key) == level)
+
+
+def _parse_checksums(references: dict[str, bytes]) -> dict[str, str]:
+    """Return the SHA-256 of each file that a manifest lists."""
+    checksums: dict[str, str] = {}
+    for key, data in references.items():
+        if key.endswith(_MANIFEST):
             try:
-                files = json.loads(data)["files"].values()
-                sums |= {file["key"]: file["sha256"] for file in files}
+                checksums |= {file["key"]: file["sha256"] for file in json.loads(data)["files"].values()}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"{key} is damaged: it is no manifest. Restore it from an earlier backup, or remove "
-                                "it.") from error
-    return sums
+                raise DataError(f"Invalid manifest {key}. Restore it from an earlier backup, or remove it.") from error
+    return checksums
 
 
-def _fetched(source: Store, key: str, path: Path, sha256: str | None) -> bool:
-    """Whether the file came as its manifest says; what no manifest names is believed."""
-    try:
-        source.download(key, path)
-    except DataError:
-        return False
-    except KeyError as error:
-        raise ServiceError(f"{source.url}/{key} was removed while the store was copied. Try again.") from error
-    if sha256 is None:
-        return True
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+def _removed_error(source: Store, key: str) -> ServiceError:
+    return ServiceError(f"{source.url}/{key} was removed while the store was copied. Try again.")

@@ -1,4 +1,4 @@
-"""A full disk, told by its name."""
+"""Error messages that name the full disk."""
 
 import errno
 import os
@@ -10,45 +10,49 @@ from pathlib import Path
 
 from carclf.errors import ConfigError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @contextmanager
 def raise_if_disk_full(path: Path) -> Iterator[None]:
-    """ConfigError where the disk that a file is written to becomes full: which disk, and what is left on it."""
+    """Raise ConfigError with the disk and its free space if the disk fills up while ``path`` is written."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _DISK_FULL:
             raise
-        raise ConfigError(_full_disk(str(path), path)) from error
+        raise ConfigError(_format_message(str(path), path)) from error
 
 
 def disk_full_message(error: BaseException, folders: list[Path]) -> str | None:
-    """What to say of an error that a full disk was the reason of, whoever raised it; None where it was not.
+    """Return the message for an error that a full disk caused, directly or not; None for other errors.
 
-    Libraries lose the file's name: then it is said of that one of the folders that has the least space left.
+    Libraries lose the name of the file. The message then names the folder of ``folders`` with the least free space.
     """
-    found: BaseException | None = error
-    while found is not None:
-        if getattr(found, "errno", None) in _FULL or os.strerror(errno.ENOSPC) in str(found):
-            if isinstance(name := getattr(found, "filename", None), str):
-                return _full_disk(name, Path(name))
-            folder = min((*folders, Path(tempfile.gettempdir())), key=lambda one: shutil.disk_usage(_there(one)).free)
-            return _full_disk(f"a file in {folder}", folder)
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) in _DISK_FULL or os.strerror(errno.ENOSPC) in str(cause):
+            if isinstance(name := getattr(cause, "filename", None), str):
+                return _format_message(name, Path(name))
+            folder = min((*folders, Path(tempfile.gettempdir())), key=_free_bytes)
+            return _format_message(f"a file in {folder}", folder)
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
-def _full_disk(what: str, path: Path) -> str:
-    folder = _there(path)
+def _format_message(subject: str, path: Path) -> str:
+    folder = _existing_folder(path)
     mount = next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
-    left = shutil.disk_usage(folder)
-    return (f"The disk is full: {what} could not be written; {left.free / 1e6:.0f} of {left.total / 1e6:.0f} MB are "
+    disk = shutil.disk_usage(folder)
+    return (f"The disk is full: {subject} could not be written; {disk.free / 1e6:.0f} of {disk.total / 1e6:.0f} MB are "
             f"free on {mount}. Free some, or set CARCLF_CACHE and TMPDIR to folders on a larger disk.")
 
 
-def _there(path: Path) -> Path:
-    """The path, or what there is above it."""
-    whole = path.absolute()
-    return next(folder for folder in (whole, *whole.parents) if folder.is_dir())
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(_existing_folder(path)).free
+
+
+def _existing_folder(path: Path) -> Path:
+    """Return the path if it is a folder, otherwise its nearest existing parent folder."""
+    absolute = path.absolute()
+    return next(folder for folder in (absolute, *absolute.parents) if folder.is_dir())

@@ -1,4 +1,4 @@
-"""A claim: one of several that could do the same thing at the same moment does it."""
+"""Leases: of several processes that could do the same work at the same time, one does it."""
 
 import json
 import secrets
@@ -6,28 +6,28 @@ import time
 
 from carclf.services.storage.protocol import Store
 
-OWNER_ID = secrets.token_hex(8)  # whose claim it is: this process's
+OWNER_ID = secrets.token_hex(8)  # identifies this process
 
 
 def acquire_lease(store: Store, key: str, seconds: float) -> bool:
-    """Whether this process may go on: True where nobody else's claim holds; it holds for so long, or until given up.
+    """Acquire or extend a lease for so many seconds; return False while another process holds it.
 
-    Clocks that go apart by more than a part of ``seconds`` make it worthless.
+    The clocks of all processes must agree to within a fraction of ``seconds``.
     """
-    found = store.read(key)
-    if found is not None and _holds(found.data):
+    current = store.read(key)
+    if current and _is_held_by_other(current.data):
         return False
-    data = json.dumps({"by": OWNER_ID, "until": time.time() + seconds}).encode()
-    return store.write_if(key, data, None if found is None else found.version)
+    lease = {"owner": OWNER_ID, "expires_at": time.time() + seconds}
+    return store.write_if(key, json.dumps(lease).encode(), current.version if current else None)
 
 
 def release_lease(store: Store, key: str) -> None:
-    """End this process's claim, if it still is its own."""
-    found = store.read(key)
-    if found is not None and json.loads(found.data)["by"] == OWNER_ID:
-        store.write_if(key, json.dumps({"by": "", "until": 0}).encode(), found.version)
+    """Release the lease if this process still holds it."""
+    current = store.read(key)
+    if current and json.loads(current.data)["owner"] == OWNER_ID:
+        store.write_if(key, json.dumps({"owner": "", "expires_at": 0}).encode(), current.version)
 
 
-def _holds(data: bytes) -> bool:
-    other = json.loads(data)
-    return other["by"] != OWNER_ID and float(other["until"]) > time.time()
+def _is_held_by_other(data: bytes) -> bool:
+    lease = json.loads(data)
+    return lease["owner"] != OWNER_ID and float(lease["expires_at"]) > time.time()

@@ -1,4 +1,4 @@
-"""The store: a folder or ``s3://bucket/prefix`` behind one Protocol of six operations."""
+"""The protocol of a store: six operations on named objects."""
 
 import re
 from collections.abc import Iterator
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+MAX_KEY_LENGTH = 900  # S3 allows 1,024 bytes, the store's prefix included
+
 
 @dataclass(frozen=True)
 class VersionedObject:
-    """An object's bytes and the version (ETag) that a compare-and-swap names."""
+    """The bytes of an object, and the version (ETag) to pass to ``write_if``."""
 
     data: bytes
     version: str
@@ -18,47 +20,50 @@ class VersionedObject:
 class Store(Protocol):
     """Six operations on objects named by keys such as ``models/ab12/model.keras``.
 
-    Keys are relative, ``/``-separated, of letters, digits and ``._-`` in each part, never ``..``:
-    anything else raises ValueError. Writes are atomic: a reader sees the old object or the new one.
-    Errors: ConfigError (no such bucket, no permission, no credentials, a full disk), ServiceError (transient),
-    DataError (what is fetched is not what was put there, where the store can tell).
+    Keys are relative and ``/``-separated; each part consists of letters, digits and ``._-`` and does not start with a
+    dot. Other keys raise ValueError. Writes are atomic: a reader sees the old object or the new one.
+
+    Raises:
+        ConfigError: The bucket is missing, permission or credentials are missing, or the disk is full.
+        ServiceError: A transient failure.
+        DataError: The downloaded bytes differ from the uploaded ones, where the store can detect it.
     """
 
     url: str
 
     def read(self, key: str) -> VersionedObject | None:
-        """The object, or None where there is none."""
+        """Return the object, or None if it does not exist."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Put the object, replacing what is there."""
+        """Create or replace the object."""
 
     def write_if(self, key: str, data: bytes, version: str | None) -> bool:
-        """Put the object if its version is still this one (None: if there is none); False if it is not."""
+        """Write the object if its version is still ``version`` (None: if it does not exist); return False if not."""
 
     def download(self, key: str, path: Path) -> None:
-        """Copy the object to a local file, atomically; KeyError where there is none."""
+        """Copy the object to a local file, atomically; raise KeyError if the object does not exist."""
 
     def upload(self, path: Path, key: str) -> None:
         """Copy a local file to the object."""
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
-        """Every key that starts with the prefix, in sorted order."""
+        """Yield every key that starts with the prefix, in sorted order."""
 
 
-# No part begins with a dot: no "..", and no hidden files that a tool on a shared disk may have left.
+# Parts that start with a dot are reserved: "..", and hidden files that tools leave on a shared disk.
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}\Z", re.ASCII)
 
 
 def validate_key(key: str) -> str:
-    """The key itself; ValueError where it could leave the store or would not fit every kind of store."""
-    parts = key.split("/")
-    if len(key) > 900 or not all(_PART.match(part) for part in parts):
-        raise ValueError(f"{key!r} is no key: parts of letters, digits and ._- joined by /, none beginning with a dot")
+    """Return the key; raise ValueError if it could leave the store or is not valid in every kind of store."""
+    if len(key) > MAX_KEY_LENGTH or not all(_PART.match(part) for part in key.split("/")):
+        raise ValueError(f"Invalid key {key!r}. Use parts of letters, digits and ._- that are joined by / and do not "
+                         "start with a dot.")
     return key
 
 
 def validate_prefix(prefix: str) -> str:
-    """The prefix itself; ValueError where no key could start with it."""
+    """Return the prefix; raise ValueError if no valid key could start with it."""
     if prefix:
         validate_key(prefix.removesuffix("/"))
     return prefix

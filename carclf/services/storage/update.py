@@ -1,4 +1,4 @@
-"""Changing one object that several may change at once."""
+"""Concurrent updates of a single object."""
 
 import random
 import time
@@ -8,20 +8,25 @@ from carclf.errors import ServiceError
 from carclf.services.storage.protocol import Store
 
 MAX_UPDATE_ATTEMPTS = 20
-INITIAL_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.005, 0.5  # seconds before the next try, at most
+INITIAL_BACKOFF_SECONDS = 0.005
+MAX_BACKOFF_SECONDS = 0.5
 
 
 def update_object(store: Store, key: str, change: Callable[[bytes | None], bytes | None]) -> None:
-    """Replace the object by what ``change`` makes of its bytes (None: leave it), so that no one's writing is lost.
+    """Replace the object by ``change(data)`` with compare-and-swap, so that no concurrent update is lost.
 
-    ``change`` gets None where there is no object, and is called again where another was first. ServiceError where
-    others were first each time.
+    ``change`` gets None if the object does not exist, and returns None to leave it as it is. It is called again after
+    another writer was faster.
+
+    Raises:
+        ServiceError: Other writers were faster in each of ``MAX_UPDATE_ATTEMPTS`` attempts.
     """
-    for number in range(MAX_UPDATE_ATTEMPTS):
-        found = store.read(key)
-        data = change(None if found is None else found.data)
-        if data is None or store.write_if(key, data, None if found is None else found.version):
+    for attempt in range(MAX_UPDATE_ATTEMPTS):
+        current = store.read(key)
+        data = change(current.data if current else None)
+        if data is None or store.write_if(key, data, current.version if current else None):
             return
-        # As long as chance says: those who met once do not meet again.
-        time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, INITIAL_BACKOFF_SECONDS * 2**number)))
-    raise ServiceError(f"{store.url}/{key} changed {MAX_UPDATE_ATTEMPTS} times while it was to be written. Try again.")
+        # A random delay keeps writers that collided from colliding again.
+        time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, INITIAL_BACKOFF_SECONDS * 2**attempt)))
+    raise ServiceError(f"{store.url}/{key} was changed by other writers in each of {MAX_UPDATE_ATTEMPTS} attempts to "
+                       "update it. Try again.")

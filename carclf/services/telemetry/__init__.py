@@ -1,4 +1,4 @@
-"""Metrics by OpenTelemetry, where OTEL_EXPORTER_OTLP_ENDPOINT names a place to send them to; else nothing at all."""
+"""Metrics by OpenTelemetry, used if OTEL_EXPORTER_OTLP_ENDPOINT is set."""
 
 from carclf.services.telemetry.stage_metrics import export_stage_metrics
 

@@ -1,4 +1,4 @@
-"""How metrics leave this process: OTLP over HTTP, with short time-outs and one warning."""
+"""Export of metrics by OTLP over HTTP, with short timeouts and a single warning."""
 
 import logging
 import os
@@ -12,37 +12,49 @@ from opentelemetry.sdk.resources import Resource
 
 from carclf.progress import log
 
-SECONDS_BETWEEN_EXPORTS = 10.0
-EXPORT_SECONDS = 1.0
+EXPORT_INTERVAL_SECONDS = 10.0
+EXPORT_TIMEOUT_SECONDS = 1.0
 
 
-class _OneWarning(logging.Filter):
-    """Says once, in carclf's words, what the exporter would say at each export."""
+class ExportErrorFilter(logging.Filter):
+    """Replaces the error that the exporter logs at each export by a single warning of carclf."""
 
-    said = False
+    def __init__(self) -> None:
+        super().__init__()
+        self._warned = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno >= logging.ERROR and not self.said:
-            self.said = True
-            status = next((one for one in record.args or () if isinstance(one, int)), None)
-            how = f"it answered {status}" if status else "it does not answer"
-            # Its address is not told: it may hold a password.
-            log.warning("Metrics do not reach the place that OTEL_EXPORTER_OTLP_ENDPOINT names: %s. The stage goes on "
-                        "without them.", how)
+        """Reject the record; log a warning for the first error."""
+        if record.levelno >= logging.ERROR and not self._warned:
+            self._warned = True
+            status = next((argument for argument in record.args or () if isinstance(argument, int)), None)
+            reason = f"it responds with status {status}" if status else "it does not respond"
+            # Without its URL, which may contain a password.
+            log.warning("Metrics cannot be sent to the endpoint in OTEL_EXPORTER_OTLP_ENDPOINT: %s. The stage "
+                        "continues without them.", reason)
         return False
 
+    def reset(self) -> None:
+        """Log a warning for the next error again."""
+        self._warned = False
 
-_one_warning = _OneWarning()
+
+export_error_filter = ExportErrorFilter()
 
 
 def create_meter_provider() -> MeterProvider:
-    """A way out for one stage's metrics; ValueError or OSError where the variables OTEL_* are wrong."""
-    logging.getLogger(metric_exporter.__name__).addFilter(_one_warning)
-    own = any(os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"))
-    exporter = metric_exporter.OTLPMetricExporter(timeout=None if own else EXPORT_SECONDS)
-    interval = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") or SECONDS_BETWEEN_EXPORTS * 1000)
-    # The conventions want an instance of each process; of stages that would be new series without end, and the
-    # counters begin at nought in each: so the machine is the instance.
+    """Return a provider that exports the metrics of a stage.
+
+    Raises:
+        ValueError, OSError: A variable OTEL_* is invalid.
+    """
+    logging.getLogger(metric_exporter.__name__).addFilter(export_error_filter)
+    timeouts = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")
+    has_timeout = any(os.environ.get(name) for name in timeouts)
+    exporter = metric_exporter.OTLPMetricExporter(timeout=None if has_timeout else EXPORT_TIMEOUT_SECONDS)
+    interval = float(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") or EXPORT_INTERVAL_SECONDS * 1000)
+    # The conventions require an instance id per process. Each stage is a process whose counters start at 0, so that
+    # would create new series forever: the machine is the instance.
     resource = Resource.create({"service.name": "carclf", "service.version": version("carclf"),
                                 "service.instance.id": socket.gethostname()})
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=interval)

@@ -1,4 +1,4 @@
-"""Telling what a stage does while it runs and how it ended, by OTLP; the stage neither waits for it nor fails of it."""
+"""Metrics of a stage while it runs and when it ends. The stage neither waits for the export nor fails because of it."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import product
 from threading import Thread
@@ -13,126 +14,158 @@ from typing import Any
 
 from carclf.hardware import list_gpus
 from carclf.progress import log, progress_listener
-from carclf.services.telemetry import instruments as table
+from carclf.services.telemetry import instruments
 from carclf.services.telemetry.instruments import Metric
 
 ENDPOINT_ENV_VARS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-FIRST_SECONDS = LAST_SECONDS = 1.2  # that a stage waits at its end, at most, for its first and its last metrics
+# How long the end of a stage waits for the first and the last export.
+FIRST_EXPORT_SECONDS = 1.2
+LAST_EXPORT_SECONDS = 1.2
 
-Figures = Mapping[str, float | int | str | list[int]]
-ReportOutcome = Callable[[str, Figures], None]
+MetricValues = Mapping[str, float | int | str | list[int]]
+ReportOutcome = Callable[[str, MetricValues], None]
+
+
+@dataclass
+class _Outcome:
+    """How a stage ended."""
+
+    outcome: str = "failed"
+    metrics: MetricValues = field(default_factory=dict)
+    error_type: str = ""
 
 
 @contextmanager
-def export_stage_metrics(stage: str, recipe: str, begun: str) -> Iterator[ReportOutcome]:
-    """While this holds a stage is watched; call what is yielded with its outcome and metrics when it has ended well.
+def export_stage_metrics(stage: str, recipe: str, run_started: str) -> Iterator[ReportOutcome]:
+    """Export the metrics of a stage. Without an endpoint, do nothing and do not import OpenTelemetry.
 
-    ``begun`` is when the run began, in ISO format. Nothing is done, and OpenTelemetry not imported, where the
-    deployment names nobody to tell.
+    Args:
+        stage: The name of the stage.
+        recipe: The name of the recipe.
+        run_started: The start of the run, in ISO format.
+
+    Yields:
+        A function to call with the outcome (created, reused or waiting) and the metrics of the stage at its end.
+        Without this call the outcome is "failed".
     """
-    watch = _begun(stage, recipe, begun) if any(os.environ.get(name) for name in ENDPOINT_ENV_VARS) else None
-    if watch is None:
+    has_endpoint = any(os.environ.get(name) for name in ENDPOINT_ENV_VARS)
+    exporter = _create_exporter(stage, recipe, run_started) if has_endpoint else None
+    if exporter is None:
         yield lambda outcome, metrics: None
         return
-    ended: dict[str, Any] = {"outcome": "failed", "metrics": {}}
+    result = _Outcome()
+
+    def report_outcome(outcome: str, metrics: MetricValues) -> None:
+        result.outcome = outcome
+        result.metrics = metrics
+
     try:
-        with progress_listener(watch.heard):
-            yield lambda outcome, metrics: ended.update(outcome=outcome, metrics=metrics)
+        with progress_listener(exporter.on_progress):
+            yield report_outcome
     except BaseException as error:
-        kind = type(error).__name__
-        ended["error"] = kind if kind in table.ERROR_TYPES else "_OTHER"
+        name = type(error).__name__
+        result.error_type = name if name in instruments.ERROR_TYPES else "_OTHER"
         raise
     finally:
-        watch.end(**ended)
+        exporter.close(result)
 
 
-def _begun(stage: str, recipe: str, begun: str) -> "_Watch | None":
+def _create_exporter(stage: str, recipe: str, run_started: str) -> "_StageExporter | None":
     try:
-        return _Watch(stage, recipe, datetime.fromisoformat(begun))
-    except (ValueError, OSError) as error:  # such as a time-out that is no number, or a certificate that is not there
-        log.warning("Metrics cannot be sent: %s. Mend the variables OTEL_*; the stage goes on without them.", error)
+        return _StageExporter({"stage": stage, "recipe": recipe}, datetime.fromisoformat(run_started))
+    except (ValueError, OSError) as error:  # such as an invalid timeout or a missing certificate
+        log.warning("Metrics cannot be sent: %s. Fix the variables OTEL_*; the stage continues without them.", error)
         return None
 
 
-class _Watch:
-    """One stage's instruments, and their way out."""
+class _StageExporter:
+    """The instruments of a stage."""
 
-    def __init__(self, stage: str, recipe: str, begun: datetime) -> None:
+    def __init__(self, labels: dict[str, str], run_started: datetime) -> None:
         from carclf.services.telemetry.otlp import create_meter_provider
 
-        self.stage, self.labels, self.begun = stage, {"stage": stage, "recipe": recipe}, begun
-        self.started, self.provider = time.monotonic(), create_meter_provider()
+        self.labels = labels
+        self.run_started = run_started
+        self.started = time.monotonic()
+        self.provider = create_meter_provider()
         self.meter = self.provider.get_meter("carclf")
-        self.instruments = {metric.name: self._instrument(metric) for metric in table.METRICS}
-        self._count_nothing()
-        # The zeros leave before anything is counted: a process that told a first 1 only would look, to a reader of
-        # counters, as if nothing had happened since the process before it, which ended with 1 as well.
-        self.first = Thread(target=self.provider.force_flush, daemon=True)
-        self.first.start()
+        self.instruments = {metric.name: self._create_instrument(metric) for metric in instruments.METRICS}
+        self._initialize_counters()
+        # Export the zeros before anything is counted. If a process only exported a 1, increase() would see no change
+        # from the previous process, which ended with a 1 as well.
+        self.first_export = Thread(target=self.provider.force_flush, daemon=True)
+        self.first_export.start()
 
-    def _instrument(self, metric: Metric) -> Any:
-        if metric.kind == "observed":
-            return self.meter.create_observable_gauge(metric.name, [self._observer(metric)], metric.unit, metric.text)
+    def _create_instrument(self, metric: Metric) -> Any:
+        if metric.kind == "observable_gauge":
+            callbacks = [self._create_callback(metric)]
+            return self.meter.create_observable_gauge(metric.name, callbacks, metric.unit, metric.description)
         create = self.meter.create_counter if metric.kind == "counter" else self.meter.create_gauge
-        return create(metric.name, metric.unit, metric.text)
+        return create(metric.name, metric.unit, metric.description)
 
-    def _observer(self, metric: Metric) -> Callable[[Any], Iterable[Any]]:
+    def _create_callback(self, metric: Metric) -> Callable[[Any], Iterable[Any]]:
         from opentelemetry.metrics import Observation
 
-        return lambda _: [Observation(value, self.labels | more) for value, more in _observed(metric, self)]
+        return lambda _: [Observation(value, self.labels | labels) for value, labels in self._observe(metric)]
 
-    def _count_nothing(self) -> None:
-        for outcome in table.OUTCOMES:
-            for error in table.ERROR_TYPES if outcome == "failed" else ("",):
-                self._count(table.STAGE_RUNS, 0, outcome=outcome, **{"error.type": error} if error else {})
-        if self.stage == "promote":
-            for decision, outcome in product(table.GATE_DECISIONS, ("made", "reused")):
-                self._count(table.DECISION_COUNT, 0, decision=decision, outcome=outcome)
-        if self.stage == "submit":
-            self._count(table.SUBMISSIONS, 0)
+    def _initialize_counters(self) -> None:
+        for outcome in instruments.OUTCOMES:
+            for error_type in instruments.ERROR_TYPES if outcome == "failed" else ("",):
+                self._count_stage(0, outcome, error_type)
+        if self.labels["stage"] == "promote":
+            for decision, outcome in product(instruments.GATE_DECISIONS, ("created", "reused")):
+                self._count(instruments.DECISION_COUNT, 0, decision=decision, outcome=outcome)
+        if self.labels["stage"] == "submit":
+            self._count(instruments.SUBMISSIONS, 0)
+
+    def _count_stage(self, number: int, outcome: str, error_type: str) -> None:
+        self._count(instruments.STAGE_RUNS, number, outcome=outcome, **{"error.type": error_type} if error_type else {})
 
     def _count(self, metric: Metric, number: int, **labels: str) -> None:
         self.instruments[metric.name].add(number, self.labels | labels)
 
-    def _set(self, metric: Metric, value: float | int | str, **labels: str) -> None:
-        if not isinstance(value, str):  # "" is a figure that is not known
+    def _set(self, metric: Metric, value: object, **labels: str) -> None:
+        if isinstance(value, (int, float)):  # a metric without a value is ""
             self.instruments[metric.name].set(value, self.labels | labels)
 
-    def heard(self, what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """What long work tells every few seconds."""
+    def on_progress(self, activity: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Set the gauges of the training; called every few seconds."""
         if total:
-            self._set(table.STAGE_PROGRESS, done / total)
-        for name, metric in table.TRAINING_METRICS.items():
+            self._set(instruments.STAGE_PROGRESS, done / total)
+        for name, metric in instruments.TRAINING_METRICS.items():
             if name in metrics:
                 self._set(metric, float(metrics[name]))
 
-    def end(self, outcome: str, metrics: Figures, error: str = "") -> None:
-        """Count the stage's end, and let all go out; what cannot go out in time is lost."""
-        self.first.join(FIRST_SECONDS)
-        self._count(table.STAGE_RUNS, 1, outcome=outcome, **{"error.type": error} if error else {})
-        self._set(table.STAGE_DURATION, time.monotonic() - self.started, outcome=outcome)
-        for name, metric in table.RESULT_METRICS.items():
-            if name in metrics:
-                self._set(metric, metrics[name])
-        if metrics.get("decision") in table.GATE_DECISIONS:
-            self._count(table.DECISION_COUNT, 1, decision=str(metrics["decision"]), outcome=outcome)
-        if self.stage == "submit" and outcome == "made":
-            self._count(table.SUBMISSIONS, 1)
-        self.provider.shutdown(LAST_SECONDS * 1000)
+    def close(self, result: _Outcome) -> None:
+        """Count the end of the stage, and export everything; what cannot be exported in time is lost."""
+        self.first_export.join(FIRST_EXPORT_SECONDS)
+        self._count_stage(1, result.outcome, result.error_type)
+        self._set(instruments.STAGE_DURATION, time.monotonic() - self.started, outcome=result.outcome)
+        for name, metric in instruments.RESULT_METRICS.items():
+            self._set(metric, result.metrics.get(name))
+        decision = str(result.metrics.get("decision"))
+        if decision in instruments.GATE_DECISIONS:
+            self._count(instruments.DECISION_COUNT, 1, decision=decision, outcome=result.outcome)
+        if self.labels["stage"] == "submit" and result.outcome == "created":
+            self._count(instruments.SUBMISSIONS, 1)
+        self.provider.shutdown(LAST_EXPORT_SECONDS * 1000)
 
+    def _observe(self, metric: Metric) -> list[tuple[float, dict[str, str]]]:
+        """Measure an observable gauge: values with their labels, in addition to the stage's."""
+        if metric is instruments.STAGE_ELAPSED:
+            return [(time.monotonic() - self.started, {})]
+        if metric is instruments.RUN_ELAPSED:
+            return [((datetime.now(UTC) - self.run_started).total_seconds(), {})]
+        if metric is instruments.MEMORY_USAGE:
+            import psutil
 
-def _observed(metric: Metric, watch: _Watch) -> list[tuple[float, dict[str, str]]]:
-    """What is measured at each export, with the labels beside the stage's own."""
-    if metric is table.STAGE_ELAPSED:
-        return [(time.monotonic() - watch.started, {})]
-    if metric is table.RUN_ELAPSED:
-        return [((datetime.now(UTC) - watch.begun).total_seconds(), {})]
-    if metric is table.MEMORY_USAGE:
-        import psutil
-
-        return [(psutil.Process().memory_info().rss, {})]
-    if metric is table.DISK_UTILIZATION:
-        disk = shutil.disk_usage(tempfile.gettempdir())
-        return [(disk.used / disk.total, {})]
-    measured = {table.GPU_UTILIZATION: "utilization", table.GPU_MEMORY_USAGE: "memory_used_bytes", table.GPU_MEMORY_LIMIT: "memory_total_bytes"}
-    return [(getattr(gpu, measured[metric]), {"hw.id": gpu.name}) for gpu in list_gpus()]
+            return [(psutil.Process().memory_info().rss, {})]
+        if metric is instruments.DISK_UTILIZATION:
+            disk = shutil.disk_usage(tempfile.gettempdir())
+            return [(disk.used / disk.total, {})]
+        attribute = {
+            instruments.GPU_UTILIZATION: "utilization",
+            instruments.GPU_MEMORY_USAGE: "memory_used_bytes",
+            instruments.GPU_MEMORY_LIMIT: "memory_total_bytes",
+        }[metric]
+        return [(getattr(gpu, attribute), {"hw.id": gpu.name}) for gpu in list_gpus()]

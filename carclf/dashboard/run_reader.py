@@ -1,0 +1,143 @@
+"""Read a run's record and its artifacts; a section that cannot be read becomes a problem instead of an error."""
+
+import csv
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from carclf.artifacts import Artifact, Audit, Drift
+from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.formatting import finite_number
+from carclf.runs.index import NUM_READERS
+from carclf.runs.record import Record, read_record
+from carclf.services.storage import Store, format_command
+from carclf.stages.chain import STAGES
+
+T = TypeVar("T")
+REPORT_KEY = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
+AUDIT = "audit"  # not a stage: the label errors, or label errors and drift, that train_head reports
+# What a file with a valid checksum but unexpected content can raise.
+MALFORMED_DATA_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error)
+
+
+class Facts(BaseModel):
+    """Base of the immutable values that pages and ``--json`` show."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values as JSON data: lists instead of tuples, None instead of NaN and infinity."""
+        return dict(_to_jsonable(self.model_dump()))
+
+
+class Problem(Facts):
+    """A section of a run that cannot be read, and why."""
+
+    section: str
+    text: str
+
+
+class RunReader:
+    """A run's record and artifacts, each read once. ``problems`` collects the sections that cannot be read."""
+
+    def __init__(self, store: Store, run_id: str, record: Record) -> None:
+        self.store = store
+        self.run_id = run_id
+        self.record = record
+        self.problems: list[Problem] = []
+        self._artifacts: dict[str, Artifact | None] = {}
+        self._file_cache: dict[str, bytes] = {}
+
+    def prefetch(self, files: Mapping[str, Sequence[str]]) -> None:
+        """Read all artifacts and these files of them in parallel. Errors are raised by the later reads."""
+        with ThreadPoolExecutor(NUM_READERS) as pool:
+            list(pool.map(lambda stage: self._prefetch(stage, files.get(stage, ())), (*STAGES, AUDIT)))
+
+    def _prefetch(self, stage: str, names: Sequence[str]) -> None:
+        with suppress(CarclfError, *MALFORMED_DATA_ERRORS):
+            self.artifact(stage)
+            for name in names:
+                self.read_file(stage, name)
+
+    def try_section(self, section: str, read: Callable[[], T], default: T) -> T:
+        """Return ``read()``. If it fails, record a problem of the section and return ``default``."""
+        try:
+            return read()
+        except CarclfError as error:
+            text = str(error)
+        except MALFORMED_DATA_ERRORS as error:
+            text = f"The data in the store has an unexpected format: {error!r}. Run the stage again with force."
+        self.problems.append(Problem(section=section, text=text))
+        return default
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """Return the record's entry of a finished stage, or an empty dict."""
+        return dict(self.record["stages"].get(stage) or {})
+
+    def attempt(self, stage: str) -> dict[str, Any]:
+        """Return the record's entry of an attempt that is running, waiting or failed, or an empty dict."""
+        return dict(self.record["attempts"].get(stage) or {})
+
+    def artifact(self, stage: str) -> Artifact | None:
+        """Return the artifact of a stage or of the audit, None if it has not finished; DataError if it is damaged."""
+        if stage not in self._artifacts:
+            kind, key = self._artifact_key(stage)
+            self._artifacts[stage] = kind.require(self.store, key) if key else None
+        return self._artifacts[stage]
+
+    def _artifact_key(self, stage: str) -> tuple[type[Artifact], str]:
+        if stage == AUDIT:
+            return _artifact_of_report(self.result("train_head"), Audit, Drift)
+        if stage == "promote" and not self.result(stage).get("key"):
+            # While a decision waits for approval, the record names its report but not its key.
+            return _artifact_of_report(self.attempt(stage), STAGES[stage].artifact)
+        return STAGES[stage].artifact, self.result(stage).get("key", "")
+
+    def read_file(self, stage: str, name: str) -> bytes | None:
+        """Return a file of a stage's artifact, or None if there is no such file; DataError if it is damaged."""
+        artifact = self.artifact(stage)
+        file = artifact.files.get(name) if artifact else None
+        if file is None:
+            return None
+        if file.key not in self._file_cache:
+            content = self.store.read(file.key)
+            if content is None:
+                raise DataError(f"{file.key} is missing from {self.store.url}. Run {stage} again with force.")
+            if hashlib.sha256(content.data).hexdigest() != file.sha256:
+                raise DataError(f"{file.key} is damaged in {self.store.url}. Run {stage} again with force.")
+            self._file_cache[file.key] = content.data
+        return self._file_cache[file.key]
+
+    def read_json(self, stage: str, name: str) -> Any:
+        """Return the content of a JSON file of a stage's artifact, or None if there is no such file."""
+        content = self.read_file(stage, name)
+        return None if content is None else json.loads(content)
+
+
+def open_run(store: Store, run_id: str) -> RunReader:
+    """Return a reader of the run; ConfigError if the run does not exist, DataError if its record is damaged."""
+    if (record := read_record(store, run_id)) is None:
+        command = format_command(store, "runs list")
+        raise ConfigError(f"There is no run {run_id!r} in {store.url}. List the runs: {command}")
+    return RunReader(store, run_id, record)
+
+
+def _to_jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _to_jsonable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_jsonable(item) for item in value]
+    return finite_number(value) if isinstance(value, float) else value
+
+
+def _artifact_of_report(entry: dict[str, Any], *kinds: type[Artifact]) -> tuple[type[Artifact], str]:
+    """Return the kind and key of the artifact whose report an entry's metrics name; "" if it is of another kind."""
+    match = REPORT_KEY.match(str(entry.get("metrics", {}).get("report", "")))
+    kind = next((kind for kind in kinds if match and kind.folder == match["folder"]), None)
+    return (kind, match["key"]) if kind and match else (kinds[0], "")

@@ -1,0 +1,208 @@
+"""One fine-tuning: its model, its images, settings found by measurement, and the training itself."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import keras
+import pandas as pd
+
+from carclf.artifacts import Archive, Metrics, Model, Split, StageContext
+from carclf.config import AUTO, FineTune
+from carclf.dataset.archives import extract_images
+from carclf.pipeline.augmentation import Augmenter
+from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
+from carclf.pipeline.mixing import BatchMixer
+from carclf.progress import log
+from carclf.training import tuning
+from carclf.training.checkpoints import Checkpoints
+from carclf.training.compile import make_deterministic
+from carclf.training.distribution import data_parallel
+from carclf.training.precision import compute_precision
+from carclf.training.saving import save_model, write_reference_logits
+from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
+from carclf.training.trainer import Trainer, TrainerOptions
+from carclf.training.validation import validate
+
+# Used while values are tried for a setting that is "auto".
+TRIAL_BATCH_SIZE = 32
+TRIAL_LEARNING_RATE = 1e-3
+NUM_RATES = 100
+SMALLEST_BATCH = 8
+LARGEST_BATCH = 1024
+MIN_STEPS_PER_EPOCH = 16  # with a batch size that was found: with fewer steps an epoch would hardly train
+
+
+@dataclass(frozen=True)
+class Trials:
+    """The values that were tried for a setting, one per row, and the best one."""
+
+    table: pd.DataFrame
+    best: float
+
+
+class FineTuning:
+    """The fine-tuning of the model ``start`` from train_head on the images of a split."""
+
+    def __init__(self, archive: Archive, split: Split, start: Model, context: StageContext) -> None:
+        self.archive = archive
+        self.split = split
+        self.start = start
+        self.config = context.config
+        self.store = context.store
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The split's rows, with the position of the class as the label."""
+        return self.split.rows(self.store).assign(label=lambda rows: rows["class_index"])
+
+    @property
+    def val_rows(self) -> pd.DataFrame:
+        """The rows of the validation images."""
+        return self.rows[self.rows["subset"] == "val"]
+
+    @property
+    def train_rows(self) -> pd.DataFrame:
+        """The rows of the training images."""
+        return self.rows[self.rows["subset"] == "train"]
+
+    def write_model(self, folder: Path, checkpoints: Checkpoints, pause_epoch: int) -> Metrics:
+        """Train, write the files of the model to the folder, and return its metrics.
+
+        Raises:
+            StageWaiting: Training paused after ``pause_epoch``.
+        """
+        history = pd.DataFrame()
+        metrics: Metrics = {"val_accuracy": self.start.metrics["val_accuracy"], "best_epoch": 0}
+        with self.load_network() as network:
+            if self.config.fine_tune.epochs:
+                settings = self._resolve_auto(network, folder, checkpoints)
+                history, metrics = self._train(network, settings, checkpoints, pause_epoch)
+        images = extract_images(self.archive, self.store)
+        write_reference_logits(network, self.val_rows, images, self.start.image_size, folder)
+        save_model(network, history, folder)
+        inherited = {name: self.start.metrics[name] for name in ("num_classes", "image_height", "image_width")}
+        return metrics | {"class_names": self.split.class_names} | inherited
+
+    @contextmanager
+    def load_network(self) -> Iterator[keras.Model]:
+        """Yield the network of ``start`` on this machine's devices and in the configured precision."""
+        make_deterministic(self.config.seed)
+        batch_size = min(self.config.fine_tune.batch_size, len(self.train_rows)) or LARGEST_BATCH
+        with data_parallel(batch_size):
+            network = keras.models.load_model(self.start.path(self.store, "model.keras"), compile=False)
+            with compute_precision(self.config.model.precision, network) as precision:
+                log.info("fine_tune: computing precision=%s", precision)
+                yield network
+
+    def find_learning_rate(self, network: keras.Model, settings: FineTune) -> Trials:
+        """Find a learning rate by a range test."""
+        settings = _trial_settings(settings)
+        source = self._training_source(settings)
+        stream = batches(source, source.batch_size, mix=self._mixer(settings))
+        with self._restored(network):
+            table = tuning.range_test(
+                lambda rate: compile_for_fine_tuning(settings, network, source, rate)[0], stream, NUM_RATES
+            )
+        return Trials(table, tuning.best_learning_rate(table))
+
+    def find_batch_size(self, network: keras.Model, settings: FineTune, *, try_all: bool = False) -> Trials:
+        """Find a fast batch size that leaves an epoch enough steps.
+
+        ``try_all`` also measures larger batches, which are never the best, to show what fits into memory.
+        """
+        settings = _trial_settings(settings)
+        source = self._training_source(settings)
+        largest = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // MIN_STEPS_PER_EPOCH))
+        with self._restored(network):
+            trained, _ = compile_for_fine_tuning(settings, network, source)
+            table = tuning.try_batch_sizes(
+                trained, source.sizes[-1], SMALLEST_BATCH, LARGEST_BATCH if try_all else largest
+            )
+        return Trials(table, tuning.best_batch_size(table, largest))
+
+    @contextmanager
+    def _restored(self, network: keras.Model) -> Iterator[None]:
+        """Restore the network's weights after the block, and seed again.
+
+        So training is the same whether a setting was found just now or before the process was killed.
+        """
+        weights = [keras.ops.convert_to_numpy(variable) for variable in network.variables]
+        try:
+            yield
+        finally:
+            for variable, array in zip(network.variables, weights, strict=True):
+                variable.assign(array)
+            make_deterministic(self.config.seed)
+
+    def _resolve_auto(self, network: keras.Model, folder: Path, checkpoints: Checkpoints) -> FineTune:
+        """Return the settings with the best value for each "auto", and plot the trials in the folder.
+
+        The batch size comes first, since the learning rate depends on it. The trials are kept with the checkpoints: if
+        this process is killed, the next one continues with the same values.
+        """
+        settings = self.config.fine_tune
+        for name, find in (("batch_size", self.find_batch_size), ("learning_rate", self.find_learning_rate)):
+            if getattr(settings, name) != AUTO:
+                continue
+            key = f"{checkpoints.folder}/{name}-trials.json"
+            if saved := self.store.read(key):
+                content = json.loads(saved.data)
+                trials = Trials(pd.DataFrame(content["trials"]), content["best"])
+            else:
+                trials = find(network, settings)
+                content = {"best": trials.best, "trials": trials.table.to_dict("list")}
+                self.store.write(key, json.dumps(content).encode())
+            tuning.plot_trials(trials.table, trials.best, folder / f"{name}.png")
+            log.info("fine_tune: chose %s=%.3g", name, trials.best)
+            settings = settings.model_copy(update={name: trials.best})
+        return settings
+
+    def _train(
+        self, network: keras.Model, settings: FineTune, checkpoints: Checkpoints, pause_epoch: int
+    ) -> tuple[pd.DataFrame, Metrics]:
+        """Train the network; return the history and the metrics."""
+        source = self._training_source(settings)
+        images = extract_images(self.archive, self.store)
+        size = self.start.image_size
+        val = LetterboxedSource(Examples.from_index(self.val_rows, images, size), size)
+        trained, num_blocks = compile_for_fine_tuning(settings, network, source)
+        if source.batch_size < settings.batch_size:
+            log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
+        log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
+        options = TrainerOptions(settings, self._mixer(settings), pause_epoch)
+        trainer = Trainer(trained, source, lambda model: validate(model, val, source.batch_size), checkpoints, options)
+        history = trainer.run(self.start.number("val_accuracy"))
+        return history, {
+            "val_accuracy": trainer.state.best_accuracy, "best_epoch": trainer.state.best_epoch,
+            "num_blocks": num_blocks, "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
+            "batch_size": source.batch_size,
+        }
+
+    def _training_source(self, settings: FineTune) -> TrainingSource:
+        """Return the training images, augmented and shuffled."""
+        augment = self.config.augment
+        size = self.start.image_size
+        # The smallest crop must have as many pixels as the network's input.
+        height, width = (round(side * augment.crop_scale**-0.5) for side in size)
+        examples = Examples.from_index(self.train_rows, extract_images(self.archive, self.store), (height, width))
+        examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
+        sizes = epoch_sizes(size, settings.initial_size_fraction, settings.num_phases, settings.epochs)
+        return TrainingSource(
+            examples, Augmenter(augment), sizes, settings.batch_size, settings.epochs, self.config.seed
+        )
+
+    def _mixer(self, settings: FineTune) -> BatchMixer:
+        num_classes = int(self.start.number("num_classes"))
+        return BatchMixer(num_classes, self.config.seed, settings.mixup, settings.cutmix)
+
+
+def _trial_settings(settings: FineTune) -> FineTune:
+    """Return the settings with values for what is "auto", enough steps, and images of the full size."""
+    return settings.model_copy(update={
+        "batch_size": settings.batch_size or TRIAL_BATCH_SIZE,
+        "learning_rate": settings.learning_rate or TRIAL_LEARNING_RATE, "epochs": NUM_RATES, "num_phases": 1,
+    })

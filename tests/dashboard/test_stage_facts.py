@@ -1,0 +1,83 @@
+"""Tests of the state, the text and the command of each stage."""
+
+from pathlib import Path
+
+import pytest
+from gate_candidates import build_candidate
+from recorded_runs import record_attempt, record_candidate
+
+from carclf.config import load_config
+from carclf.dashboard.run_facts import artifact_file, run_facts
+from carclf.dashboard.stage_facts import ChangedSetting, StageFacts
+from carclf.errors import ConfigError
+from carclf.runs.run import Result, Run
+from carclf.services.storage import Store, open_store
+from carclf.stages.chain import STAGES
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(str(tmp_path / "store"))
+
+
+def stages(store: Store) -> dict[str, StageFacts]:
+    return {stage.name: stage for stage in run_facts(store, "r").stages}
+
+
+def test_the_stages_of_a_new_run_are_pending(store: Store) -> None:
+    Run.start_or_resume("r", store, "demo", load_config("demo"))
+    assert [(name, stage.state) for name, stage in stages(store).items()] == [(name, "pending") for name in STAGES]
+
+
+def test_the_download_command_repeats_the_changed_settings(store: Store) -> None:
+    settings = {"seed": 3, "evaluate.zooms": "1,1.2", "competition": "my-cars"}
+    Run.start_or_resume("r", store, "demo", load_config("demo", settings))
+    assert run_facts(store, "r").header.settings == (
+        ChangedSetting(name="competition", value="my-cars", default="sf-dl-car-classification"),
+        ChangedSetting(name="seed", value=3, default=0),
+        ChangedSetting(name="evaluate.zooms", value="1,1.2", default="1"))
+    assert stages(store)["download"].command == (
+        f"carclf download --run r --store {store.url} --recipe demo --set competition=my-cars --set seed=3 "
+        "--set evaluate.zooms=1,1.2")
+
+
+def test_a_string_that_looks_like_a_number_is_quoted_in_the_command(store: Store) -> None:
+    Run.start_or_resume("r", store, "demo", load_config("demo", {"evaluate.zooms": "2"}))
+    assert stages(store)["download"].command.endswith("""--set 'evaluate.zooms="2"'""")
+
+
+def test_failed_and_skipped_stages_have_the_reason_as_text(store: Store) -> None:
+    candidate = build_candidate(store, "weak", range(30))
+    run = record_candidate(store, "r", candidate)
+    with pytest.raises(ConfigError):
+        run.run_stage("submit")
+    decision, _ = candidate.promote(store, load_config("demo", {"gate.threshold": 0.9}))
+    reason = str(decision.metrics["reason"])
+    run.record_result(Result("promote", decision.key, False, 1.0, decision.metrics, "", skip_reason=reason))
+    by_name = stages(store)
+    assert (by_name["promote"].state, by_name["promote"].text) == ("done", reason)
+    assert (by_name["score"].state, by_name["score"].text) == ("skipped", reason)
+    assert by_name["submit"].state == "failed" and by_name["submit"].text.startswith("ConfigError: validate ")
+    facts = run_facts(store, "r").decision
+    assert facts is not None and facts.reason == reason and facts.rules[0].name == "accuracy"
+
+
+def test_a_run_that_waits_for_approval_shows_its_decision(store: Store) -> None:
+    config = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
+    run = record_candidate(store, "r", build_candidate(store, "good", config=config))
+    assert run.run_stage("promote").waiting
+    facts = run_facts(store, "r")
+    stage = stages(store)["promote"]
+    assert (stage.state, facts.row["decision"], facts.row["state"]) == ("waiting", "awaiting approval", "waiting")
+    assert stage.command == f"carclf promote --run r --store {store.url} --approved-by NAME"
+    assert facts.decision is not None and facts.decision.decision == "promoted" and stage.files
+    page = artifact_file(store, "r", "promote", "report.html")
+    assert page is not None and page.startswith(b"<!")
+
+
+@pytest.mark.parametrize(("since", "state"), [("2020-01-01T00:00:00.000+00:00", "stale"), ("", "running")])
+def test_a_running_stage_without_heartbeat_is_stale(store: Store, since: str, state: str) -> None:
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
+    record_attempt(run, "download", "running", since=since)
+    facts = run_facts(store, "r")
+    assert (facts.stages[0].state, facts.row["state"]) == (state, state)

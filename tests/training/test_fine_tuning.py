@@ -1,0 +1,82 @@
+"""Settings that are "auto" in real trainings: found once, recorded, and not searched without an epoch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from carclf.artifacts import Model
+from carclf.cli.app import app
+from carclf.config import load_config
+from carclf.demo.competition import open_competition
+from carclf.demo.rendering import render_competition
+from carclf.demo.server import DemoServer
+from carclf.runs.run import Run, find_setting
+from carclf.services.storage import open_store
+from carclf.training.trainer import Trainer
+
+STAGES = ("download", "validate", "split", "train_head", "fine_tune")
+SETTINGS = {
+    "competition": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto",
+    "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
+}
+PNG = b"\x89PNG"
+
+
+@pytest.fixture(scope="module")
+def cars(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cars")
+    render_competition(folder, num_train=200, num_test=10)
+    return folder
+
+
+@pytest.fixture
+def run(cars, tmp_path, monkeypatch):
+    """Return a run, trained up to a stage."""
+
+    def run_to(last, **settings):
+        config = load_config("demo", SETTINGS | settings)
+        run = Run.start_or_resume("r", open_store(str(tmp_path / "store")), "demo", config)
+        with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
+            monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+            monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+            results = {stage: run.run_stage(stage) for stage in STAGES[: STAGES.index(last) + 1]}
+        return run, results
+
+    return run_to
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.acceptance  # with real trainings
+def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, monkeypatch):
+    """Also if the training is killed after they were found. The commands report the same values as the training."""
+    trained, _ = run("train_head", **{"head.epochs": 2, "fine_tune.epochs": 1})
+    store = trained.store
+    trials, best = find_setting(trained, "learning_rate")
+    assert 1e-6 < best < 0.1 and np.isfinite(trials["loss"]).all()
+    arguments = ["--run", "r", "--store", str(store.url), "--plot"]
+    output = CliRunner().invoke(app, ["find-lr", *arguments, str(tmp_path / "lr.png")]).output
+    assert f"fine_tune.learning_rate={best:.3g} " in output and str(tmp_path / "lr.png") in output
+    output = CliRunner().invoke(app, ["find-batch-size", *arguments, str(tmp_path / "batch.png")]).output
+    assert "1024\n" in output and "fine_tune.batch_size=8 " in output
+    assert all((tmp_path / name).read_bytes().startswith(PNG) for name in ("lr.png", "batch.png"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "run", interrupt)
+        trained.run_stage("fine_tune")
+    keys = [key for key in store.list_keys("checkpoints/") if key.endswith("learning_rate-trials.json")]
+    metrics = trained.run_stage("fine_tune").metrics
+    assert metrics["batch_size"] == 8  # of 170 images: larger batches would leave fewer than 16 steps per epoch
+    assert 1e-6 < metrics["learning_rate"] < 0.1
+    assert {"learning_rate.png", "batch_size.png"} <= set(trained.artifact(Model, "fine_tune").files)
+    assert [json.loads(store.read(key).data)["best"] for key in keys] == [metrics["learning_rate"]]
+
+
+def test_without_an_epoch_nothing_is_searched_and_the_head_is_kept(run):
+    _, results = run("fine_tune", **{"head.epochs": 1, "fine_tune.epochs": 0})
+    assert results["fine_tune"].metrics["val_accuracy"] == results["train_head"].metrics["val_accuracy"]
+    assert results["fine_tune"].metrics["best_epoch"] == 0
