@@ -29,7 +29,7 @@ A = TypeVar("A", bound="Artifact")
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage works with besides its inputs.
+    """The store, the settings and the salt, which every stage gets besides its inputs.
 
     ``salt`` is empty unless the run sets ``force``. It is part of every key, so that a forced run reuses nothing and
     overwrites nothing.
@@ -245,7 +245,7 @@ class Model(Artifact):
 
 
 class Evaluation(Artifact):
-    """Predictions of the validation images and what was measured of them.
+    """Predictions of the validation images, and the metrics of them.
 
     ``predictions.parquet`` holds id, label, predicted, p<class> (uncalibrated); ``evaluation.json`` all metrics;
     ``error_images.json`` the misclassified images as data URIs; ``report.html`` shows both.

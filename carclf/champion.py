@@ -241,7 +241,7 @@ def promotion_of_model(state: State, model_key: str) -> Event | None:
 
 
 def find_promotion(store: Store, state: State, name: str) -> Event:
-    """Return the one promotion of a model with this run, key, or beginning of the key; else raise ConfigError."""
+    """Return the only promotion with this run, model key, or beginning of the key; else raise ConfigError."""
     named = [event for event in promotions(state) if event["model"].startswith(name) or event.get("run") == name]
     matches = {event["model"]: event for event in named if name}
     if len(matches) == 1:

@@ -59,7 +59,7 @@ class Validation(Section):
     max_unusable_fraction: Fraction = Field(
         0.1, description="The run fails if a larger fraction of the images is unusable."
     )
-    max_aspect_ratio: float = Field(4, gt=1, description="Warn of images whose long side exceeds this many short ones.")
+    max_aspect_ratio: float = Field(4, gt=1, description="Warn of images with a larger ratio of long to short side.")
     max_imbalance: float = Field(10, ge=1, description="Warn if the largest class is this many times the smallest one.")
     outlier_score: float = Field(
         4, gt=0, description="Warn of blurred, dark and bright images from this robust z-score."

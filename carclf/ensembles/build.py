@@ -96,17 +96,20 @@ def _weigh_members(
     import numpy as np
 
     from carclf.ensembles.member_weights import log_loss, mixture_weights
+    from carclf.ensembles.members import Member
 
-    members = _members(trained)
+    members = [
+        Member(item.model.key, item.evaluation.key, item.split.key, item.run_id, group,
+               temperature=item.evaluation.number("temperature"), weight=0.0)
+        for item, group in zip(trained, _recipe_groups(trained), strict=True)
+    ]
     likelihoods = _group_likelihoods(trained, members, context)
     num_groups, num_images = likelihoods.shape
     uniform = np.full(num_groups, 1 / num_groups)
     weights = mixture_weights(likelihoods) if num_images >= MIN_IMAGES else uniform
     if num_images < MIN_IMAGES and num_groups > 1:
-        log.warning(
-            "ensemble: all recipes get the same weight, too few images are held out from every recipe num_images=%d "
-            "min_images=%d", num_images, MIN_IMAGES,
-        )
+        log.warning("ensemble: uniform weights, too few images held out of every recipe num_images=%d min_images=%d",
+                    num_images, MIN_IMAGES)
     metrics: dict[str, float | list[float]] = {"num_images": num_images, "group_weights": weights.tolist()}
     if num_images:
         metrics["log_loss"] = log_loss(weights, likelihoods)
@@ -114,19 +117,6 @@ def _weigh_members(
     sizes = np.bincount([member.group for member in members])
     weighted = [replace(member, weight=float(weights[member.group] / sizes[member.group])) for member in members]
     return weighted, metrics
-
-
-def _members(trained: Sequence[TrainedModel]) -> "list[Member]":
-    """Return the members, still without weights."""
-    from carclf.ensembles.members import Member
-
-    return [
-        Member(
-            model=item.model.key, evaluation=item.evaluation.key, split=item.split.key, run=item.run_id, group=group,
-            temperature=item.evaluation.number("temperature"), weight=0.0,
-        )
-        for item, group in zip(trained, _recipe_groups(trained), strict=True)
-    ]
 
 
 def _group_likelihoods(

@@ -87,8 +87,7 @@ def check_exported(name: str, path: Path, images: npt.NDArray[Any], logits: npt.
     exported = predict_logits(name, path, images)
     difference = float(np.nan_to_num(np.abs(softmax(exported, 1) - softmax(logits, 1)).max(), nan=1.0))
     if difference > TOLERANCE:
-        raise QualityError(
-            f"The model in the format {name} predicts differently: a probability differs by {difference:.2g}, but "
-            f"only {TOLERANCE:g} is allowed. Nothing was exported. Remove {name} from --format."
-        )
+        raise QualityError(f"The model in the format {name} predicts differently: a probability differs by "
+                           f"{difference:.2g}, but only {TOLERANCE:g} is allowed. Nothing was exported. Remove {name} "
+                           "from --format.")
     return difference

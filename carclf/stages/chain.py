@@ -1,4 +1,4 @@
-"""The stages in DAG order. Command line, DAG, run records, pages and notifications read this list.
+"""The stages in DAG order: the only list of them, for the command line, runs, pages and notifications.
 
 Importing it loads neither TensorFlow nor pandas, so a DAG file may import it.
 """
@@ -27,10 +27,10 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class StageOptions:
-    """What a caller may ask of one call of a stage; none of it is part of a key.
+    """Options of one call of a stage. None of them is part of a key.
 
-    ``approved_by`` names the person who approved the promotion, ``override_reason`` is why a rejected candidate is
-    promoted all the same. Fine-tuning pauses after ``pause_epoch``; 0 means never.
+    ``approved_by`` names the person who approved the promotion. ``override_reason`` is why a rejected candidate is
+    promoted nevertheless. Fine-tuning pauses after ``pause_epoch``; 0 means never.
     """
 
     approved_by: str = ""
@@ -61,9 +61,9 @@ class StageCall:
 class StageSpec:
     """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
 
-    ``sections`` names sections of the settings or single settings. Their settings are part of the artifact's key,
-    except for those in ``excluded``, which change how fast a result is there or what is done with it, but not the
-    result. ``force`` is part of every key, through the salt.
+    ``sections`` names sections of the settings or single settings. They are part of the artifact's key, except for the
+    settings in ``excluded``, which affect the speed or what follows the stage, but not its result. ``force`` is part of
+    every key, through the salt.
     """
 
     name: str

@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PromotionOptions:
-    """The run that asks for the promotion, who approved it, and why a rejected candidate is promoted all the same."""
+    """The run that asks for the promotion, who approved it, and why a rejected candidate is promoted nevertheless."""
 
     run_id: str = ""
     approved_by: str = ""

@@ -38,7 +38,7 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
 
     Raises:
         DataError: Too many images are unusable, a class is too small, or labels contradict each other. The report is
-            in the store all the same.
+            in the store nevertheless.
     """
     store, config = context.store, context.config
     fixes = read_fixes(store)

@@ -57,15 +57,12 @@ def _application(name: str, weights: str) -> keras.Model:
         net = _load_application(name, source)
     except Exception as error:  # Keras raises a bare Exception if the download fails
         remedy = "Give this machine access to Keras' storage once, or set" if source == "imagenet" else "Set"
-        raise ConfigError(
-            f"The {weights} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. {remedy} model.weights "
-            f"to a file or store URL of the no-top .weights.h5 of {name}, or to 'none' for a random start."
-        ) from error
+        raise ConfigError(f"The {weights} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. {remedy} "
+                          f"model.weights to a file or store URL of the no-top .weights.h5 of {name}, or to 'none' for "
+                          "a random start.") from error
     if not all(np.isfinite(array).all() for array in net.get_weights()):
-        raise ConfigError(
-            f"The {weights} weights of {name} contain values that are not finite, so the file is damaged. Set "
-            "model.weights to an intact file."
-        )
+        raise ConfigError(f"The {weights} weights of {name} contain values that are not finite, so the file is "
+                          "damaged. Set model.weights to an intact file.")
     return net
 
 

@@ -33,7 +33,7 @@ TRIAL_LEARNING_RATE = 1e-3
 NUM_RATES = 100
 SMALLEST_BATCH = 8
 LARGEST_BATCH = 1024
-MIN_STEPS_PER_EPOCH = 16  # with a batch size that was found: with fewer steps an epoch would hardly train
+MIN_STEPS_PER_EPOCH = 16  # limits the batch size that is found: with fewer steps an epoch would hardly train
 
 
 @dataclass(frozen=True)

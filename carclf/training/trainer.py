@@ -277,17 +277,11 @@ class Trainer:
         try:
             self._save()
         except NonFiniteLossError:
-            raise QualityError(
-                "The initial weights of fine-tuning are not finite. Check the file that model.weights names, and "
-                "train the head again."
-            ) from None
+            raise QualityError("The initial weights of fine-tuning are not finite. Check the file that model.weights "
+                               "names, and train the head again.") from None
 
     def _save(self) -> None:
-        """Write a checkpoint.
-
-        Raises:
-            NonFiniteLossError: A variable is not finite, so that the checkpoint would be useless.
-        """
+        """Write a checkpoint. Raise NonFiniteLossError if a variable is not finite: nothing could resume from it."""
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         if not all(np.isfinite(array).all() for array in arrays):
             raise NonFiniteLossError
@@ -319,17 +313,11 @@ class Trainer:
         return True
 
     def _restart(self) -> None:
-        """Return to the last checkpoint with half the learning rate.
-
-        Raises:
-            QualityError: This happened too often.
-        """
+        """Return to the last checkpoint with half the learning rate. Raise QualityError if this happens too often."""
         restarts, seconds = self.state.restarts + 1, self.state.seconds
         if restarts > MAX_RESTARTS or not self._restore():
-            raise QualityError(
-                f"The training loss was not finite {restarts} times, although the learning rate was halved each time. "
-                "Lower fine_tune.learning_rate, or check the images for damage."
-            )
+            raise QualityError(f"The training loss was not finite {restarts} times, although the learning rate was "
+                               "halved each time. Lower fine_tune.learning_rate, or check the images for damage.")
         self.state.restarts = restarts
         self.state.seconds = seconds
         self._halve_learning_rate()

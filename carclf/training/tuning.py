@@ -58,10 +58,8 @@ def best_learning_rate(trials: pd.DataFrame) -> float:
     """
     lowest = int(trials["smoothed_loss"].to_numpy().argmin()) if len(trials) else 0
     if lowest == 0:
-        raise QualityError(
-            "No learning rate lowered the loss, so the labels or the images do not fit the model. Set "
-            "fine_tune.learning_rate to a number."
-        )
+        raise QualityError("No learning rate lowered the loss, so the labels or the images do not fit the model. Set "
+                           "fine_tune.learning_rate to a number.")
     return float(trials["learning_rate"].to_numpy()[lowest]) / 10
 
 
@@ -115,10 +113,8 @@ def best_batch_size(trials: pd.DataFrame, largest: int) -> int:
         QualityError: The table is empty, because no batch fits into memory.
     """
     if trials.empty:
-        raise QualityError(
-            "Not even the smallest batch fits into memory. Lower model.image_height and model.image_width, or set "
-            "model.backbone to a smaller one."
-        )
+        raise QualityError("Not even the smallest batch fits into memory. Lower model.image_height and "
+                           "model.image_width, or set model.backbone to a smaller one.")
     useful = trials[trials["batch_size"] <= largest]
     fast = useful["images_per_second"] >= THROUGHPUT_SLACK * useful["images_per_second"].max()
     return int(useful[fast]["batch_size"].min())

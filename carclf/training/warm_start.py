@@ -41,16 +41,14 @@ def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
         require_single_backbone(champion)
     start = champion and Model.find(store, champion.inputs["model"])
     if champion is None or start is None:
-        raise ConfigError(
-            f"model.weights is 'champion', but {store.url} has no champion. Run once with model.weights=imagenet."
-        )
+        raise ConfigError(f"model.weights is 'champion', but {store.url} has no champion. Run once with "
+                          "model.weights=imagenet.")
     _require_champion_split(champion, head.inputs["split"], store)
     champion_settings, settings = start.settings["model"], head.settings["model"]
     if champion_settings["backbone"] != settings["backbone"]:
-        raise ConfigError(
-            f"model.weights is 'champion', and the champion's backbone is {champion_settings['backbone']}, not "
-            f"{settings['backbone']}. Set model.backbone to it, or model.weights to 'imagenet'."
-        )
+        raise ConfigError("model.weights is 'champion', and the champion's backbone is "
+                          f"{champion_settings['backbone']}, not {settings['backbone']}. Set model.backbone to it, or "
+                          "model.weights to 'imagenet'.")
     weights = champion_settings["weights"]
     same = Provenance(head.version, head.inputs, {**head.settings, "model": settings | {"weights": weights}})
     unchanged = champion.settings == fine_tune_settings(context.config, context.salt)
@@ -62,10 +60,9 @@ def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
 def require_single_backbone(champion: Model) -> None:
     """Raise ConfigError if the champion is an ensemble, which has no single backbone to start from."""
     if champion.is_ensemble:
-        raise ConfigError(
-            f"model.weights is 'champion', but the champion {champion.key} is an ensemble of several networks. Set "
-            "model.weights to 'imagenet', or roll back to a champion that is a single network."
-        )
+        raise ConfigError(f"model.weights is 'champion', but the champion {champion.key} is an ensemble of several "
+                          "networks. Set model.weights to 'imagenet', or roll back to a champion that is a single "
+                          "network.")
 
 
 def _require_champion_split(champion: Model, split: str, store: Store) -> None:
@@ -75,11 +72,9 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
         ancestor = Split.find(store, key)
         key = ancestor.inputs.get("champion", "") if ancestor else ""
     if not key:
-        raise DataError(
-            f"model.weights is 'champion', but the model {champion.key} was promoted after this run was split, so "
-            "images that it was trained on may be used for validation. Run split again (carclf split --run RUN, or "
-            "clear that task) and then train_head, or start a new run."
-        )
+        raise DataError(f"model.weights is 'champion', but the model {champion.key} was promoted after this run was "
+                        "split, so images that it was trained on may be used for validation. Run split again (carclf "
+                        "split --run RUN, or clear that task) and then train_head, or start a new run.")
 
 
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
@@ -103,8 +98,6 @@ def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.M
     backbone = extract_backbone(keras.models.load_model(model.path(store, "model.keras"), compile=False))
     height, width = backbone.input_shape[1:3]
     if (height, width) not in ((None, None), size):
-        raise ConfigError(
-            f"The champion only accepts images of {height}x{width} px. Set model.image_height and model.image_width "
-            "to that size, or model.weights to 'none'."
-        )
+        raise ConfigError(f"The champion only accepts images of {height}x{width} px. Set model.image_height and "
+                          "model.image_width to that size, or model.weights to 'none'.")
     return backbone

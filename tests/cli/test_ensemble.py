@@ -1,4 +1,4 @@
-"""carclf ensemble: joined models pass through the gate as any other, and answer only for what they did not see."""
+"""Build ensembles from runs, and evaluate and promote them like other models."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from small_runs import SMALL, run_to
 
-from carclf.artifacts import Archive, Decision, Evaluation, Model, Split, StageContext
+from carclf.artifacts import Archive, Decision, Evaluation, Model, Split
 from carclf.champion import champion_model, champion_split
 from carclf.cli.app import main
 from carclf.cli.ensemble import join_runs, start_ensemble_run
@@ -21,162 +21,175 @@ from carclf.runs.run import Run
 from carclf.services.storage import Store
 from carclf.stages.chain import StageOptions
 
-pytestmark = pytest.mark.usefixtures("kaggle_environment")  # runs begun here ask it for the archive
+pytestmark = pytest.mark.usefixtures("kaggle_environment")
+PROBABILITIES = r"^p\d"
 
 
-def runs(store: Store, *names: str) -> list[Run]:
-    return [Run.load(name, store) for name in names]
-
-
-def joined(store: Store, name: str, *names: str, change: tuple[str, ...] = ()) -> Run:
-    members = runs(store, *names)
-    run = start_ensemble_run(name, members, change)
+def build_ensemble(store: Store, run_id: str, *names: str, settings: tuple[str, ...] = ()) -> Run:
+    members = [Run.load(name, store) for name in names]
+    run = start_ensemble_run(run_id, members, settings)
     join_runs(run, members)
     return run
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["carclf", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
 
 
 def predictions(store: Store, evaluation: Evaluation) -> pd.DataFrame:
     return pd.read_parquet(evaluation.path(store, "predictions.parquet")).set_index("id")
 
 
-def shares(table: pd.DataFrame) -> np.ndarray:
-    return table.filter(regex=r"^p\d").to_numpy(float)
-
-
-def evaluation_size(store: Store, name: str) -> int:
-    return int(Run.load(name, store).artifact(Evaluation, "evaluate").metrics["num_images"])
-
-
-def told_by(store: Store, run: Run) -> pd.DataFrame:
-    """A run's predictions, calibrated by its temperature."""
+def calibrated_predictions(store: Store, run: Run) -> pd.DataFrame:
     evaluation = run.artifact(Evaluation, "evaluate")
     table = predictions(store, evaluation)
-    columns = table.filter(regex=r"^p\d").columns
-    return table.assign(**dict(zip(columns, apply_temperature(shares(table), evaluation.metrics["temperature"]).T,
-                                   strict=True)))
+    columns = table.filter(regex=PROBABILITIES).columns
+    probabilities = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
+    return table.assign(**dict(zip(columns, probabilities.T, strict=True)))
 
 
-def test_seeds_and_another_size_are_joined_promoted_and_found_again(
+def assert_same_predictions(table: pd.DataFrame, expected: pd.DataFrame) -> None:
+    assert table.index.tolist() == expected.index.tolist()
+    assert table["label"].tolist() == expected["label"].tolist()
+    values, expected_values = (each.filter(regex=PROBABILITIES).to_numpy(float) for each in (table, expected))
+    np.testing.assert_allclose(values, expected_values, atol=1e-6)
+
+
+def test_the_command_builds_evaluates_and_promotes_an_ensemble(
     store_copy: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    members = [word for name in ("seed-0", "seed-1", "wide") for word in ("--run", name)]
-    arguments = ["ensemble", *members, "--name", "all", "--store", str(store_copy.url)]
+    """The members are two seeds of a recipe and a model with another image size. Running it again reuses everything."""
+    names = ["seed-0", "seed-1", "wide"]
+    options = [word for name in names for word in ("--run", name)]
     for _ in range(2):
-        monkeypatch.setattr(sys, "argv", ["carclf", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert not ended.value.code
-    run, lines = Run.load("all", store_copy), capsys.readouterr().out.splitlines()
-    model = run.artifact(Model, "fine_tune")
+        assert run_main(monkeypatch, "ensemble", *options, "--name", "all", "--store", store_copy.url) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if " s  " in line] == ["fine_tune", "evaluate", "promote"] * 2
-    assert champion_model(store_copy) == model and champion_split(store_copy) == run.artifact(Split, "split")
-    members = read_members(model, store_copy)
-    assert [member.run for member in members] == ["seed-0", "seed-1", "wide"]
-    assert [member.group for member in members] == [0, 0, 1] and members[0].weight == members[1].weight
-    assert abs(sum(member.weight for member in members) - 1) < 1e-9
-    told = json.loads(model.path(store_copy, "ensemble.json").read_text())
-    assert told["num_images"] == evaluation_size(store_copy, "seed-0") and told["log_loss"] < told["log_loss_uniform"]
-    assert (model.metrics["image_height"], model.metrics["image_width"]) == (96, 128)
-    evaluation = run.artifact(Evaluation, "evaluate")
-    assert evaluation.metrics["reload_difference"] < 1e-5 and evaluation.metrics["model_mb"] > 0
-    assert predictions(store_copy, evaluation).index.tolist() == predictions(
-        store_copy, runs(store_copy, "seed-0")[0].artifact(Evaluation, "evaluate")).index.tolist()
-    with pytest.raises(ConfigError, match="is an ensemble of seed-0, seed-1, wide: they did fine_tune"):
+    run = Run.load("all", store_copy)
+    model, evaluation = run.artifact(Model, "fine_tune"), run.artifact(Evaluation, "evaluate")
+    assert champion_model(store_copy) == model
+    assert champion_split(store_copy) == run.artifact(Split, "split")
+    assert model.image_size == (96, 128)
+    assert evaluation.metrics["reload_difference"] < 1e-5
+    assert evaluation.metrics["model_mb"] > 0
+    of_member = Run.load("seed-0", store_copy).artifact(Evaluation, "evaluate")
+    assert predictions(store_copy, evaluation).index.tolist() == predictions(store_copy, of_member).index.tolist()
+    with pytest.raises(ConfigError, match="seed-0, seed-1, wide"):
         run.run_stage("fine_tune")
 
 
-def test_where_approval_is_needed_the_command_that_gives_it_is_named_and_then_it_is_submitted(
+def test_members_with_the_same_recipe_share_its_weight(store_copy: Store) -> None:
+    names = ["seed-0", "seed-1", "wide"]
+    model = build_ensemble(store_copy, "all", *names).artifact(Model, "fine_tune")
+    members = read_members(model, store_copy)
+    assert [member.run for member in members] == names
+    assert [member.group for member in members] == [0, 0, 1]
+    assert members[0].weight == members[1].weight
+    assert abs(sum(member.weight for member in members) - 1) < 1e-9
+    for number, member in enumerate(members):
+        assert model.inputs[f"member_{number}"] == member.model
+        assert model.inputs[f"member_{number}_evaluation"] == member.evaluation
+        assert model.metrics[f"member_{number}_weight"] == round(member.weight, 4)
+    content = json.loads(model.path(store_copy, "ensemble.json").read_text())
+    evaluation = Run.load("seed-0", store_copy).artifact(Evaluation, "evaluate")
+    assert content["num_images"] == evaluation.metrics["num_images"]
+    assert content["log_loss"] < content["log_loss_uniform"]
+
+
+def test_an_ensemble_that_needs_approval_waits_and_is_submitted_if_asked_for(
     store_copy: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though the members' submit.enabled is off: --submit was asked for."""
-    monkeypatch.setattr(sys, "argv", ["carclf", "ensemble", "--run", "seed-0", "--run", "seed-1", "--name", "waits",
-                                      "--submit", "--set", "gate.approval=required", "--store", store_copy.url])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 75
-    assert (f"To go on: carclf promote --run waits --store {store_copy.url} --approved-by NAME"
-            in capsys.readouterr().out.splitlines())
-    run = Run.load("waits", store_copy)
-    promoted = run.run_stage("promote", StageOptions(approved_by="Ada"))
-    assert (promoted.metrics["decision"], promoted.skip) == ("promoted", "")
+    """``--submit`` wins over ``submit.enabled=false`` of the members."""
+    status = run_main(monkeypatch, "ensemble", "--run", "seed-0", "--run", "seed-1", "--name", "waits", "--submit",
+                      "--set", "gate.approval=required", "--store", store_copy.url)
+    assert status == 75
+    assert f"carclf promote --run waits --store {store_copy.url} --approved-by NAME" in capsys.readouterr().out
+    promoted = Run.load("waits", store_copy).run_stage("promote", StageOptions(approved_by="Ada"))
+    assert (promoted.metrics["decision"], promoted.skip_reason) == ("promoted", "")
 
 
-def test_of_folds_each_picture_is_answered_by_the_member_that_was_not_trained_on_it(store_copy: Store) -> None:
-    run = joined(store_copy, "folds", "fold-0", "fold-1")
+def test_in_folds_each_image_is_predicted_by_the_member_that_was_not_trained_on_it(store_copy: Store) -> None:
+    run = build_ensemble(store_copy, "folds", "fold-0", "fold-1")
     run.run_stage("evaluate")
-    found = predictions(store_copy, run.artifact(Evaluation, "evaluate"))
-    wanted = pd.concat([told_by(store_copy, one) for one in runs(store_copy, "fold-0", "fold-1")])
-    assert found.index.tolist() == wanted.index.tolist() and len(found) == found.index.nunique() == len(wanted)
-    np.testing.assert_allclose(shares(found), shares(wanted), atol=1e-6)
-    assert found["label"].tolist() == wanted["label"].tolist()
+    table = predictions(store_copy, run.artifact(Evaluation, "evaluate"))
+    assert table.index.is_unique
+    members = [calibrated_predictions(store_copy, Run.load(name, store_copy)) for name in ("fold-0", "fold-1")]
+    assert_same_predictions(table, pd.concat(members))
 
 
-def test_the_member_of_the_champions_split_comes_first_and_stays_first(store_copy: Store) -> None:
-    """Those are the only pictures on which it is compared with the champion, which alone answers for both here."""
+def test_on_another_split_each_image_is_predicted_by_members_not_trained_on_it(store_copy: Store) -> None:
+    """This is how a later candidate's images are predicted, which the champion may have been trained on."""
+    run, member = build_ensemble(store_copy, "folds", "fold-0", "fold-1"), Run.load("fold-1", store_copy)
+    model = run.artifact(Model, "fine_tune")
+    split = member.artifact(Split, "split")
+    evaluation, _ = evaluate_model(run.artifact(Archive, "download"), split, model, run.context)
+    assert_same_predictions(predictions(store_copy, evaluation), calibrated_predictions(store_copy, member))
+
+
+def test_the_member_with_the_champions_split_comes_first(store_copy: Store) -> None:
+    """Only on its validation images can the ensemble be compared with the champion; here the two are the same model."""
     champion = Run.load("fold-1", store_copy)
     champion.run_stage("promote")
-    run = joined(store_copy, "folds", "fold-0", "fold-1", change=("gate.champion_rule=not_worse",))
+    not_worse = ("gate.champion_rule=not_worse",)
+    run = build_ensemble(store_copy, "folds", "fold-0", "fold-1", settings=not_worse)
     assert run.record["members"] == ["fold-1", "fold-0"]
-    assert run.artifact(Split, "split") == Run.load("fold-1", store_copy).artifact(Split, "split")
-    key = run.artifact(Model, "fine_tune").key
+    assert run.artifact(Split, "split") == champion.artifact(Split, "split")
+    model = run.artifact(Model, "fine_tune")
     run.run_stage("evaluate")
-    decided = run.run_stage("promote")
-    assert decided.metrics["champion"] == champion.artifact(Model, "fine_tune").key
-    assert str(decided.metrics["reason"]).startswith("rejected: nothing to compare with the champion on")
-    paired = json.loads(run.artifact(Decision, "promote").path(store_copy, "decision.json").read_text())["paired"]
-    assert (paired["num_images"], paired["num_trained_on"], paired["num_same_members"]) == (
-        0, 0, evaluation_size(store_copy, "fold-1"))
-    assert joined(store_copy, "folds", "fold-0", "fold-1", change=("gate.champion_rule=not_worse",)).artifact(
-        Model, "fine_tune").key == key
+    decision = run.run_stage("promote")
+    assert decision.metrics["champion"] == champion.artifact(Model, "fine_tune").key
+    assert str(decision.metrics["reason"]).startswith("rejected: cannot be compared with the champion")
+    path = run.artifact(Decision, "promote").path(store_copy, "decision.json")
+    comparison = json.loads(path.read_text())["champion_comparison"]
+    num_images = champion.artifact(Evaluation, "evaluate").metrics["num_images"]
+    expected = {"num_images": 0, "num_trained_on": 0, "num_same_members": num_images}
+    assert {name: comparison[name] for name in expected} == expected
+    again = build_ensemble(store_copy, "folds", "fold-0", "fold-1", settings=not_worse)
+    assert again.artifact(Model, "fine_tune") == model
 
 
-def test_on_another_split_too_only_members_answer_that_were_not_trained_on_a_picture(store_copy: Store) -> None:
-    """As for a later candidate, whose pictures the champion may know."""
-    run, other = joined(store_copy, "folds", "fold-0", "fold-1"), Run.load("fold-1", store_copy)
-    evaluation, _ = evaluate_model(run.artifact(Archive, "download"), other.artifact(Split, "split"), run.artifact(Model, "fine_tune"), StageContext(store_copy, run.config))
-    found, wanted = predictions(store_copy, evaluation), told_by(store_copy, other)
-    assert found.index.tolist() == wanted.index.tolist()
-    np.testing.assert_allclose(shares(found), shares(wanted), atol=1e-6)
-
-
-def test_nobody_goes_on_from_an_ensembles_backbone(store_copy: Store) -> None:
-    run_of_all = joined(store_copy, "all", "seed-0", "seed-1", "wide")
-    run_of_all.run_stage("evaluate")
-    run_of_all.run_stage("promote")
-    with pytest.raises(ConfigError, match="is an ensemble of several networks"):
+def test_a_run_cannot_start_from_the_weights_of_an_ensemble(store_copy: Store) -> None:
+    run = build_ensemble(store_copy, "all", "seed-0", "seed-1", "wide")
+    run.run_stage("evaluate")
+    run.run_stage("promote")
+    with pytest.raises(ConfigError, match=r"model\.weights.* ensemble"):
         run_to("train_head", store_copy, "warm", **{"model.weights": "champion"})
 
 
-def test_members_must_be_two_different_models_that_are_no_ensembles(store_copy: Store) -> None:
-    joined(store_copy, "folds", "fold-0", "fold-1")
-    for names, message in (
-        (("seed-0",), "of two models or more"), (("seed-0", "seed-0"), "each once"),
-        (("seed-0", "folds"), r"'folds' is an ensemble itself\. Give its members instead: --run fold-0 --run fold-1"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            joined(store_copy, "rejected", *names)
-    assert store_copy.read("runs/refused.json") is None
+@pytest.mark.parametrize(("names", "message"), [
+    (("seed-0",), "--run"), (("seed-0", "seed-0"), "--run"), (("seed-0", "folds"), "--run fold-0 --run fold-1"),
+])
+def test_members_must_be_two_different_models_that_are_not_ensembles(
+    store_copy: Store, names: tuple[str, ...], message: str
+) -> None:
+    build_ensemble(store_copy, "folds", "fold-0", "fold-1")
+    with pytest.raises(ConfigError, match=message):
+        build_ensemble(store_copy, "rejected", *names)
+    assert store_copy.read("runs/rejected.json") is None
 
 
-def test_members_of_other_shapes_other_data_or_unfinished_runs_are_refused(store_copy: Store) -> None:
+def test_members_with_another_aspect_ratio_or_other_data_or_no_model_raise_config_error(store_copy: Store) -> None:
     run_to("evaluate", store_copy, "square", **{"model.image_height": 64})
     other = run_to("validate", store_copy, "other", **{"validation.min_side": 33})
     other.record["stages"] |= {stage: Run.load("seed-1", store_copy).record["stages"][stage]
                                for stage in ("split", "fine_tune", "evaluate")}
     store_copy.write("runs/other.json", json.dumps(other.record).encode())
-    Run.start_or_resume("begun", store_copy, "demo", load_config("demo", SMALL))
-    for name, message in (
-        ("square", r"different shapes \(seed-0: 48x64, square: 64x64\)"), ("other", "their validate differs"),
-        ("begun", "fine_tune has not run in 'begun'"),
-    ):
+    Run.start_or_resume("new", store_copy, "demo", load_config("demo", SMALL))
+    for name, message in (("square", "seed-0: 48x64, square: 64x64"), ("other", "validate"), ("new", "fine_tune")):
         with pytest.raises(ConfigError, match=message):
-            joined(store_copy, f"refused-{name}", "seed-0", name)
+            build_ensemble(store_copy, f"with-{name}", "seed-0", name)
 
 
-def test_a_run_of_that_name_is_not_made_an_ensemble_and_settled_settings_stay(store_copy: Store) -> None:
-    with pytest.raises(ConfigError, match="Take another --name"):
-        joined(store_copy, "seed-0", "seed-0", "seed-1")
-    with pytest.raises(ConfigError, match=r"fine_tune\.epochs was settled when the members were made"):
-        joined(store_copy, "changed", "seed-0", "seed-1", change=("fine_tune.epochs=3",))
-    stricter = joined(store_copy, "stricter", "seed-0", "seed-1", change=("gate.min_recall=0.9",))
-    assert stricter.config.gate.min_recall == 0.9
+def test_the_name_of_another_run_cannot_be_used(store_copy: Store) -> None:
+    with pytest.raises(ConfigError, match="--name"):
+        build_ensemble(store_copy, "seed-0", "seed-0", "seed-1")
+
+
+def test_only_settings_after_training_can_be_changed(store_copy: Store) -> None:
+    with pytest.raises(ConfigError, match=r"fine_tune\.epochs"):
+        build_ensemble(store_copy, "changed", "seed-0", "seed-1", settings=("fine_tune.epochs=3",))
+    run = build_ensemble(store_copy, "stricter", "seed-0", "seed-1", settings=("gate.min_recall=0.9",))
+    assert run.config.gate.min_recall == 0.9

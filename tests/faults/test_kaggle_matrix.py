@@ -179,7 +179,8 @@ class Matrix:
         for name, value in row.server.items():
             setattr(self.server, name, value)
         self.server.faults += [dataclasses.replace(fault) for fault in row.faults]
-        return KaggleClient(row.slug, tries=4, backoff_seconds=0.01, stall_seconds=0.3, recheck_seconds=0.01)
+        seconds = {"backoff_seconds": 0.01, "read_timeout_seconds": 0.3, "recheck_seconds": 0.01}
+        return KaggleClient(row.slug, max_attempts=4, **seconds)
 
     def check(self, row: Row, act: Callable[[], str], fingerprint: str = FINGERPRINT) -> None:
         """Act, add the line of the table, and check the row's expectations."""

@@ -72,7 +72,7 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
     for module in ("stages.download", "stages.validate", "stages.split", "stages.train_head", "stages.fine_tune",
                    "evaluation.evaluate", "stages.promote", "stages.submit", "stages.score"):
         monkeypatch.setattr(f"carclf.{module}.build", raise_key)
-    monkeypatch.setattr(KaggleClient, "listing", lambda _: [])
+    monkeypatch.setattr(KaggleClient, "list_files", lambda _: [])
     monkeypatch.setattr(KaggleClient, "__init__", lambda self, competition: setattr(self, "competition", competition))
     monkeypatch.setattr(KaggleClient, "find_submission", lambda *_: SubmissionState(1, "COMPLETE", None, "", ""))
     monkeypatch.setattr("carclf.stages.submit.read_state", lambda _: {})
