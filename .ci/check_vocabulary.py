@@ -12,7 +12,7 @@ from pathlib import Path
 
 RULES = {
     r"mend(s|ed|ing)?": "fix",
-    r"told|tells?|telling|said|says": "report, log, print, notify, return",
+    r"told|(?<!study\.)tells?|telling|said|says": "report, log, print, notify, return",
     r"figures": "metrics",
     r"pictures?": "image",
     r"looks|(one|no|single|another) look|look(s|ed|ing)? (of|into|on)": "view, color signature, or check",

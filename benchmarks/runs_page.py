@@ -1,10 +1,9 @@
-"""How long the list of 5,000 runs takes: the index's rows, and the page's route over HTTP; a folder and an S3 server.
+"""Time the list of 5,000 runs, from the index and over HTTP, with a store in a folder and on an S3 server.
 
 python -m benchmarks.runs_page [--quick]
 
-The route is answered by uvicorn in a process of its own, with Airflow's login set aside, and asked by one client on
-loopback; the S3 server is moto's, in another process. ``median_ms`` is the slowest store's route, or its ``rows``
-where there are no pages.
+The routes are served by uvicorn in a separate process, without Airflow's login, to one client on loopback. The S3
+server is moto's, in another process. ``median_ms`` is the slower store's time of the first request for the list.
 """
 
 import argparse
@@ -20,8 +19,11 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from fastapi import FastAPI
 
 from carclf.config import load_config
 from carclf.runs.index import list_runs, rebuild_index, update_index
@@ -29,42 +31,66 @@ from carclf.services.storage import Store, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MS = 300
-STAGES = {
-    "download": {"num_bytes": 2_190_883}, "validate": {"num_train": 9000, "num_classes": 10, "num_unusable": 3},
-    "split": {"num_train": 7650, "num_val": 1350, "class_names": "0 1 2 3 4 5 6 7 8 9"},
+START_TIMEOUT = 120  # seconds
+NUM_WRITERS = 8
+METRICS = {
+    "download": {"num_bytes": 2_190_883},
+    "validate": {"num_train": 9000, "num_classes": 10, "num_unusable": 3},
+    "split": {"num_train": 7650, "num_val": 1350, "class_names": list(range(10))},
     "train_head": {"val_accuracy": 0.91, "best_epoch": 31, "learning_rate": 2e-3},
     "fine_tune": {"val_accuracy": 0.94, "best_epoch": 9, "learning_rate": 1e-3, "batch_size": 32},
     "evaluate": {"val_accuracy": 0.94, "val_accuracy_low": 0.926, "val_accuracy_high": 0.951, "temperature": 1.1},
     "promote": {"decision": "rejected", "threshold": 0.93, "reason": "rejected: class 7 recall 0.78 is below 0.8"},
-    "submit": {"ref": 1001, "num_rows": 6675}, "score": {"public_score": 0.95, "rank": 12, "warning": ""},
+    "submit": {"ref": 1001, "num_rows": 6675},
+    "score": {"public_score": 0.95, "rank": 12, "warning": ""},
+}
+REQUESTS = {
+    "first_ms": "/data/runs",
+    "sorted_ms": "/data/runs?sort=val_accuracy&limit=200",
+    "filtered_ms": "/data/runs?text=2007+demo",
+    "timeline_ms": "/data/timeline",
+    "page_ms": "/",
 }
 
 
-def record(number: int) -> dict[str, Any]:
-    """One run's record, as large as real ones."""
-    name = f"scheduled__{2000 + number // 360:04d}-{number // 30 % 12 + 1:02d}-{number % 30 + 1:02d}T00-00-00-00-00"
-    stages = {stage: {
-        "stage": stage, "key": f"{number:016x}", "reused": False, "seconds": 60.0 + number % 7, "metrics": metrics,
-        "summary": ", ".join(f"{name} {value}" for name, value in metrics.items()), "skip_reason": "", "waiting": False,
-        "until": "", "ended": "2026-11-25T05:03:31.214+00:00", "gpu": "NVIDIA H100 80GB HBM3",
-    } for stage, metrics in STAGES.items()}
-    return {"run": name, "recipe": ("gpu", "demo", "cars10")[number % 3], "config": load_config("gpu").model_dump(),
-            "stages": stages, "attempts": {}, "created": f"{name[11:21]}T00:00:00.000+00:00",
-            "versions": {"carclf": "0.1.0", "keras": "3.15.1"}, "machine": "Linux-6.18-x86_64-with-glibc2.36"}
+def run_record(number: int) -> dict[str, Any]:
+    """Return a run's record, as large as a real one."""
+    year, month, day = 2000 + number // 360, number // 30 % 12 + 1, number % 30 + 1
+    date = f"{year:04d}-{month:02d}-{day:02d}"
+    stages = {stage: _stage_result(stage, f"{number:016x}", metrics) for stage, metrics in METRICS.items()}
+    return {
+        "run": f"scheduled__{date}T00-00-00-00-00",
+        "recipe": ("gpu", "demo", "cpu")[number % 3],
+        "config": load_config("gpu").model_dump(),
+        "stages": stages,
+        "attempts": {},
+        "created": f"{date}T00:00:00.000+00:00",
+        "versions": {"carclf": "0.2.0", "keras": "3.15.1"},
+        "machine": "Linux-6.18-x86_64-with-glibc2.36",
+    }
+
+
+def _stage_result(stage: str, key: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    summary = " ".join(f"{name}={value}" for name, value in metrics.items())
+    return {
+        "stage": stage, "key": key, "reused": False, "seconds": 63.0, "metrics": metrics, "summary": summary,
+        "skip_reason": "", "waiting": False, "until": "", "ended": "2026-11-25T05:03:31.214+00:00",
+        "gpu": "NVIDIA H100 80GB HBM3",
+    }
 
 
 def write_run_records(store: Store, num_runs: int) -> None:
-    """Write the records; the index is not there yet."""
+    """Write the records of the runs without updating the index."""
     def write(number: int) -> None:
-        one = record(number)
-        store.write(f"runs/{one['run']}.json", json.dumps(one, indent=1).encode())
+        record = run_record(number)
+        store.write(f"runs/{record['run']}.json", json.dumps(record, indent=1).encode())
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(NUM_WRITERS) as pool:
         list(pool.map(write, range(num_runs)))
 
 
-def milliseconds(call: Callable[[], object], repeats: int) -> float:
-    """The median of several calls."""
+def median_ms(call: Callable[[], object], repeats: int) -> float:
+    """Return the median time of several calls in milliseconds."""
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -73,28 +99,25 @@ def milliseconds(call: Callable[[], object], repeats: int) -> float:
     return round(statistics.median(times), 1)
 
 
-def measure(store: Store, num_runs: int, repeats: int) -> dict[str, Any]:
-    """Figures of the index in one store; the time of ``rows`` also where another run was noted meanwhile."""
+def measure_index(store: Store, num_runs: int, repeats: int) -> dict[str, float]:
+    """Write the records, and time rebuilding, reading and updating the index."""
     write_run_records(store, num_runs)
     started = time.perf_counter()
     assert rebuild_index(store) == num_runs
-    rebuilt = round(time.perf_counter() - started, 1)
-    found = store.read("runs.json")
-    assert found is not None
-
-    def changed() -> None:
-        update_index(store, record(len(noted))["run"])
-        noted.append(1)
-
-    noted: list[int] = []
+    rebuild_s = round(time.perf_counter() - started, 1)
+    index = store.read("runs.json")
+    assert index is not None
+    runs = (run_record(number)["run"] for number in range(num_runs))
     return {
-        "reindex_s": rebuilt, "index_mb": round(len(found.data) / 1e6, 2), "rows_ms": milliseconds(
-            lambda: list_runs(store), repeats), "note_ms": milliseconds(changed, max(3, repeats // 5)),
+        "rebuild_s": rebuild_s,
+        "index_mb": round(len(index.data) / 1e6, 2),
+        "list_ms": median_ms(lambda: list_runs(store), repeats),
+        "update_ms": median_ms(lambda: update_index(store, next(runs)), max(3, repeats // 5)),
     }
 
 
-def site() -> Any:
-    """The pages' app with Airflow's login set aside: what uvicorn serves here."""
+def create_pages() -> FastAPI:
+    """Return the app of the pages without Airflow's login, for uvicorn."""
     from carclf_airflow import routes
 
     app = routes.create_app()
@@ -104,56 +127,55 @@ def site() -> Any:
 
 @contextlib.contextmanager
 def serve(command: list[str], environment: dict[str, str], path: str) -> Iterator[str]:
-    """The address of a server of its own process, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([*command, str(port)], env=os.environ | environment, stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL)
+    """Run a server that takes a port as its last argument; yield its URL once it serves ``path``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [*command, str(port)], env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        _wait(server, f"http://127.0.0.1:{port}{path}")
+        _wait_until_ready(server, f"http://127.0.0.1:{port}{path}")
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait()
 
 
-def _wait(server: subprocess.Popen[bytes], url: str) -> None:
-    limit = time.monotonic() + 120
+def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
     while True:
         try:
-            urllib.request.urlopen(url, timeout=60).read()
+            _get(url)
             return
         except OSError as error:
-            if server.poll() is not None or time.monotonic() > limit:
-                raise RuntimeError(f"{url} does not answer: {error}") from error
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The server does not respond at {url}: {error}") from error
             time.sleep(0.2)
 
 
-def ask(base: str, num_runs: int, repeats: int) -> dict[str, Any]:
-    """The route's answers: the first part, sorted by accuracy, filtered by a text; and the whole page's HTML."""
-    paths = {"first_ms": "/data/runs", "sorted_ms": "/data/runs?sort=val_accuracy&limit=200",
-             "filtered_ms": "/data/runs?text=2007+demo", "timeline_ms": "/data/timeline", "page_ms": "/"}
-
-    def get(path: str) -> bytes:
-        return bytes(urllib.request.urlopen(base + path, timeout=60).read())
-
-    assert json.loads(get("/data/runs"))["num_runs"] == num_runs
-    return {name: milliseconds(lambda path=path: get(path), repeats) for name, path in paths.items()}  # type: ignore[misc]
+@contextlib.contextmanager
+def serve_pages(store_url: str, airflow_home: Path) -> Iterator[str]:
+    """Serve the pages of a store without Airflow's login; yield the URL."""
+    command = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:create_pages", "--port"]
+    environment = {"CARCLF_STORE": store_url, "AIRFLOW_HOME": str(airflow_home), "PYTHONPATH": str(ROOT)}
+    with serve(command, environment, "/static/vega.js") as url:
+        yield url
 
 
-def served(url: str, num_runs: int, repeats: int) -> dict[str, Any]:
-    """The route's metrics of a store."""
-    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:site", "--log-level", "error",
-               "--port"]
-    with tempfile.TemporaryDirectory() as home:
-        environment = {"CARCLF_STORE": url, "AIRFLOW_HOME": home, "PYTHONPATH": str(ROOT)}
-        with serve(uvicorn, environment, "/data/runs") as base:
-            return ask(base, num_runs, repeats)
+def measure_requests(store_url: str, num_runs: int, repeats: int) -> dict[str, float]:
+    """Time requests for the list, sorted and filtered, for the timeline and for the page."""
+    with tempfile.TemporaryDirectory() as home, serve_pages(store_url, Path(home)) as url:
+        assert json.loads(_get(f"{url}/data/runs"))["num_runs"] == num_runs
+        return {name: median_ms(partial(_get, url + path), repeats) for name, path in REQUESTS.items()}
+
+
+def _get(url: str) -> bytes:
+    return bytes(urllib.request.urlopen(url, timeout=60).read())
 
 
 def main() -> None:
-    """Print a line for each store, and all of it as JSON."""
+    """Print a line for each store and all measurements as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=40)
@@ -161,17 +183,17 @@ def main() -> None:
     options = parser.parse_args()
     num_runs, repeats = (300, 5) if options.quick else (options.runs, options.repeats)
     os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory() as folder, serve(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"], {}, "/moto-api/") as endpoint:
+    results: dict[str, dict[str, float]] = {}
+    moto = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p"]
+    with tempfile.TemporaryDirectory() as folder, serve(moto, {}, "/moto-api/") as endpoint:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
-        bucket = urllib.request.Request(f"{endpoint}/runs", method="PUT")
-        urllib.request.urlopen(bucket).read()
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/runs", method="PUT")).read()  # creates the bucket
         for name, url in {"folder": f"{folder}/store", "s3": "s3://runs/store"}.items():
-            found[name] = measure(open_store(url), num_runs, repeats) | served(url, num_runs, repeats)
-            print(f"{name:<8}" + "  ".join(f"{figure} {value}" for figure, value in found[name].items()), flush=True)
-    medians = [one.get("first_ms", one["rows_ms"]) for one in found.values()]
-    print(json.dumps({"num_runs": num_runs, "median_ms": max(medians), "limit_ms": LIMIT_MS, "stores": found}))
+            results[name] = measure_index(open_store(url), num_runs, repeats)
+            results[name] |= measure_requests(url, num_runs, repeats)
+            print(f"{name:<8}" + "  ".join(f"{metric} {value}" for metric, value in results[name].items()), flush=True)
+    slowest = max(result["first_ms"] for result in results.values())
+    print(json.dumps({"num_runs": num_runs, "median_ms": slowest, "limit_ms": LIMIT_MS, "stores": results}))
 
 
 if __name__ == "__main__":

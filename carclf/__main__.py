@@ -1,4 +1,4 @@
-"""Run the command line: ``python -m carclf``."""
+"""Run the command line with ``python -m carclf``."""
 
 from carclf.cli.app import main
 

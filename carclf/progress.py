@@ -1,7 +1,6 @@
-"""How far a long piece of work is: a bar on a terminal, else a line every few seconds."""
+"""Logging and progress: a bar on a terminal, otherwise a log line every few seconds, and listeners for both."""
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,43 +14,50 @@ from carclf.formatting import printable
 log = logging.getLogger("carclf")
 
 
-def _one_line(record: logging.LogRecord) -> bool:
-    # Names of files may hold anything: no line of the log shall be forged by one.
-    record.msg, record.args = printable(record.getMessage()), ()
+def _escape(record: logging.LogRecord) -> bool:
+    # File names may contain anything: without this, one could forge a line of the log.
+    record.msg = printable(record.getMessage())
+    record.args = ()
     return True
 
 
-log.addFilter(_one_line)
+log.addFilter(_escape)
 
-STAGE_START_COLOR, STAGE_END_COLOR, WARNING = "1", "32", "33"  # ANSI: bold, green, yellow
+# ANSI codes: bold, green, yellow
+STAGE_START_COLOR = "1"
+STAGE_END_COLOR = "32"
+WARNING_COLOR = "33"
 
 
-class LogLines(logging.Formatter):
-    """Warnings are called so; in colours, where those are wanted, a stage's begin, its end and warnings stand out."""
+class LogFormatter(logging.Formatter):
+    """Prefixes warnings, and on a terminal colors them and the lines with ``extra={"color": STAGE_END_COLOR}``.
+
+    rich decides whether to use colors (it reads FORCE_COLOR and NO_COLOR). Its RichHandler is not used because it
+    wraps lines.
+    """
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(mark)s%(message)s")
-        wanted = "FORCE_COLOR" in os.environ or sys.stderr.isatty()
-        self.coloured = wanted and "NO_COLOR" not in os.environ
+        super().__init__("%(asctime)s %(prefix)s%(message)s")
+        console = Console(stderr=True)
+        self.colored = console.is_terminal and not console.no_color
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's name)
-        """The line; a call of the log names its color by ``extra={"color": BEGIN}``."""
-        warned = record.levelno >= logging.WARNING
-        record.mark = "warning: " if warned else ""
-        color = WARNING if warned else getattr(record, "color", "")
+        """Format one line."""
+        is_warning = record.levelno >= logging.WARNING
+        record.prefix = "warning: " if is_warning else ""
+        color = WARNING_COLOR if is_warning else getattr(record, "color", "")
         line = super().formatMessage(record)
-        return f"\x1b[{color}m{line}\x1b[0m" if color and self.coloured else line
+        return f"\x1b[{color}m{line}\x1b[0m" if color and self.colored else line
 
 
 SECONDS_BETWEEN_LINES = 5.0
-# What is told: of which work, how much of it is done, of how much, and what was measured meanwhile.
-Listener = Callable[[str, int, int, Mapping[str, float]], None]
+Listener = Callable[[str, int, int, Mapping[str, float]], None]  # activity, done, total, metrics
 _listeners: list[Listener] = []
 
 
 @contextmanager
 def progress_listener(listener: Listener) -> Iterator[None]:
-    """While this holds, the listener is told every few seconds what the lines of the log say."""
+    """Within the block, call the listener with every report of progress."""
     _listeners.append(listener)
     try:
         yield
@@ -59,23 +65,27 @@ def progress_listener(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def report_progress(what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-    """Tell the listeners, without a line in the log."""
+def report_progress(activity: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    """Call the listeners, without a log line."""
     for listener in _listeners:
-        listener(what, done, total, metrics)
+        listener(activity, done, total, metrics)
 
 
 class Meter:
-    """Call it with (done, total, note, metrics); use it as a context manager so that the bar is put away."""
+    """Progress of one activity: a context manager that is called with ``(done, total, note, metrics)``.
 
-    def __init__(self, what: str, *, done: int = 0) -> None:
-        self.what, self.before = what, done  # what an earlier process did tells nothing of this one's speed
+    ``done`` is what an earlier process has finished already. It does not count for the rate.
+    """
+
+    def __init__(self, activity: str, *, done: int = 0) -> None:
+        self.activity = activity
+        self.initially_done = done
         self.started = self.last_line = time.monotonic()
         self.bar: Progress | None = None
         if sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self.task = self.bar.add_task(what, total=None)
+            self.bar.add_task(activity, total=None)
 
     def __enter__(self) -> "Meter":
         if self.bar:
@@ -88,7 +98,7 @@ class Meter:
 
     @property
     def due(self) -> bool:
-        """Whether a call would show anything now: what it says may cost something."""
+        """Whether a call would show anything now; use it if the note or the metrics are expensive."""
         return self.bar is not None or self._line_due
 
     @property
@@ -96,13 +106,15 @@ class Meter:
         return time.monotonic() - self.last_line >= SECONDS_BETWEEN_LINES
 
     def __call__(self, done: int, total: int, note: str = "", metrics: Mapping[str, float] | None = None) -> None:
+        """Report that ``done`` of ``total`` are finished."""
         if self.bar:
-            self.bar.update(self.task, completed=done, total=total, description=f"{self.what} {note}")
+            self.bar.update(self.bar.task_ids[0], completed=done, total=total, description=f"{self.activity} {note}")
         if not self._line_due:
             return
-        now = self.last_line = time.monotonic()
-        rate = (done - self.before) / (now - self.started)
-        report_progress(self.what, done, total, {"per_second": rate, **(metrics or {})})
-        if not self.bar:
+        self.last_line = time.monotonic()
+        rate = (done - self.initially_done) / (self.last_line - self.started)
+        report_progress(self.activity, done, total, {"per_second": rate, **(metrics or {})})
+        if self.bar is None:
             eta = f"{(total - done) / rate:.0f} s" if rate else "unknown"
-            log.info("%s %d/%d, %.1f/s, ETA %s%s", self.what, done, total, rate, eta, f", {note}" if note else "")
+            suffix = f", {note}" if note else ""
+            log.info("%s: %d/%d, %.1f/s, ETA %s%s", self.activity, done, total, rate, eta, suffix)

@@ -1,10 +1,10 @@
-"""The trigger form of an experiment: the fields of ``carclf.experiments.form.Form``."""
+"""The trigger form of an experiment: the fields of ``carclf.experiments.experiment_form.Form``."""
 
 from airflow.sdk import Param
 
 from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.form import MAX_TRIALS
+from carclf.experiments.experiment_form import MAX_TRIALS
 from carclf_airflow.deployment import deployment_recipe
 
 DEFAULT_RECIPES = ["frozen", "no-augmentation", "single-view"]

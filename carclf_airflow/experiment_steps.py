@@ -7,7 +7,7 @@ from typing import Any
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from carclf.experiments.form import parse_integers
+from carclf.experiments.experiment_form import parse_integers
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.stage_process import (
     airflow_run_environment,

@@ -1,4 +1,4 @@
-"""What all tests share: a cache of their own, no way to the user's Kaggle account, and a Kaggle on loopback."""
+"""Fixtures for all tests: a cache of their own, no access to the user's Kaggle account, and a local Kaggle server."""
 
 import os
 import random
@@ -17,13 +17,21 @@ RunOnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[st
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+CARCLF_VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS")
+KAGGLE_VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
+S3_VARIABLES = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 
 @pytest.fixture(autouse=True)
 def isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("CARCLF_CACHE", str(cache))
-    for name in ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS"):
+    for name in CARCLF_VARIABLES + KAGGLE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return cache
 
@@ -38,31 +46,30 @@ def s3_endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real S3 server and the variables that lead to it."""
-    for name, value in {"AWS_ENDPOINT_URL": s3_endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                        "AWS_REGION": "us-east-1", "AWS_DEFAULT_REGION": "us-east-1"}.items():
+    """A local S3 server and the environment variables that point to it."""
+    for name, value in S3_VARIABLES.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
 
 
 @pytest.fixture
 def run_on_small_disk() -> RunOnSmallDisk:
-    """Run a command that sees a disk of so many MB at the folder, which nobody else sees."""
+    """Run a command with a disk of this many MB mounted at the folder, visible to the command alone."""
 
     def run(folder: Path, megabytes: int, command: list[str]) -> subprocess.CompletedProcess[str]:
         folder.mkdir()
         script = f'mount -t tmpfs -o size={megabytes}m none "$0" && exec "$@"'
-        if not (unshare := shutil.which("unshare")) or subprocess.run(
-                [unshare, "-rm", "sh", "-c", script, str(folder), "true"], capture_output=True).returncode:
-            pytest.skip("this system lets no user mount a disk of his own")
-        return subprocess.run([unshare, "-rm", "sh", "-c", script, str(folder), *command], capture_output=True,
-                              text=True)
+        mount = [shutil.which("unshare") or "false", "-rm", "sh", "-c", script, str(folder)]
+        if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("users cannot mount disks on this system")
+        return subprocess.run([*mount, *command], capture_output=True, text=True, check=False)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def random_bytes_competition(tmp_path_factory: pytest.TempPathFactory) -> Competition:
-    """One whose pictures are any bytes that do not compress: the service never looks into them."""
+    """A competition whose images are random bytes: the Kaggle client never decodes them."""
     folder, rng = tmp_path_factory.mktemp("competition"), random.Random(0)
     names = [f"{number}.jpg" for number in range(40)]
     for name in names:
@@ -77,18 +84,20 @@ def random_bytes_competition(tmp_path_factory: pytest.TempPathFactory) -> Compet
 
 @pytest.fixture
 def no_kaggle_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No credentials in any of Kaggle's places."""
+    """No credentials in any of the places where Kaggle's client searches for them."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("KAGGLE_CONFIG_DIR", "KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "CARCLF_KAGGLE_ENDPOINT"):
+    for name in ("KAGGLE_CONFIG_DIR", "CARCLF_KAGGLE_ENDPOINT", *KAGGLE_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def kaggle(random_bytes_competition: Competition, no_kaggle_credentials: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[DemoServer]:
-    """A server for the small competition, and the variables that lead to it."""
-    with DemoServer(random_bytes_competition, scoring_seconds=0) as running:
-        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", running.url)
+def kaggle_server(
+    random_bytes_competition: Competition, no_kaggle_credentials: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DemoServer]:
+    """A Kaggle server for the small competition, and the environment variables that point to it."""
+    with DemoServer(random_bytes_competition, scoring_seconds=0) as server:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_USERNAME", "demo")
         monkeypatch.setenv("KAGGLE_KEY", "demo-key")
-        yield running
+        yield server

@@ -93,7 +93,8 @@ def build_ensemble(
     ]
     keys = {f"member_{number}": member.model.key for number, member in enumerate(members)}
     files = {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": rows}).encode()}
-    model = build_artifact(store, Model, Provenance(1, first.model.inputs | keys, {"weights": list(weights)}), {}, files)
+    provenance = Provenance(1, first.model.inputs | keys, {"weights": list(weights)})
+    model = build_artifact(store, Model, provenance, {}, files)
     evaluation = build_evaluation(store, first.split, model, wrong_positions, first.config)
     return Candidate(first.archive, first.split, model, evaluation, first.config)
 

@@ -32,7 +32,7 @@ def record_attempt(run: Run, stage: str, state: str, *, since: str = "", **field
     attempt: Any = {"stage": stage, "since": since, "state": state} | fields
 
     def with_attempt(record: Record) -> Record:
-        return {**record, "attempts": {**record.get("attempts", {}), stage: attempt}, "updated": since}
+        return {**record, "attempts": {**record["attempts"], stage: attempt}, "updated": since}
 
     change_record(run.store, run.run_id, with_attempt)
     update_index(run.store, run.run_id)

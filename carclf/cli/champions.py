@@ -1,14 +1,14 @@
-"""``carclf champion``: who it is, who it was, how it came to be, and what a candidate must reach."""
+"""``carclf champion``: the champion, its history, and the accuracy threshold of the gate."""
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from carclf.artifacts import Model
-from carclf.champion import find_promotion, read_state, roll_back, set_threshold
-from carclf.cli.options import ResultOption, RunOption, StoreOption
+from carclf.champion import State, find_promotion, read_state, roll_back, set_threshold
+from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
@@ -18,95 +18,110 @@ from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command, open_store
 from carclf.stages.chain import StageOptions
 
-champion_app = typer.Typer(help="The champion, its history and the threshold.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-ByOption = Annotated[str, typer.Option("--by", envvar="USER", help="Who does it, for the history.")]
-
-
-def _state(store: Store) -> dict[str, Any]:
-    if (state := read_state(store)) is None:
-        raise ConfigError(f"There is no champion in {store.url}, and none was judged yet. Give another --store, or run "
-                          "the stages to promote.")
-    return state
+champion_app = typer.Typer(help="Show, promote or roll back the champion.", no_args_is_help=True)
+ByOption = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the history.")]
+MODEL_HELP = "The key of a model, its first characters, or the id of a run."
 
 
 @champion_app.command("list")
-def _list(store: StoreOption = "store", as_json: JsonOption = False) -> None:
-    """List every champion with its metrics and its public score, and the threshold."""
-    place = open_store(store)
-    state = _state(place)
-    found = champion_rows(place, state)
+def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) -> None:
+    """List all champions with their metrics and public scores, and the stored threshold."""
+    store = open_store(store_url)
+    state = _require_state(store)
+    rows = champion_rows(store, state)
     if as_json:
-        print(json.dumps({"champion": (state["champion"] or {}).get("model"), "threshold": state["threshold"],
-                          "promotions": found, "history": state["history"]}, indent=1))
+        champion = (state["champion"] or {}).get("model")
+        history = {"promotions": rows, "history": state["history"]}
+        print(json.dumps({"champion": champion, "threshold": state["threshold"], **history}, indent=1))
         return
-    print(*history_table(found), sep="\n")
+    print(*history_table(rows), sep="\n")
     print(f"The stored threshold is {state['threshold']:.4f}.")
 
 
-@champion_app.command("show")
-def _show(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A model's key, its beginning, or a run.")] = "",
-    store: StoreOption = "store", as_json: JsonOption = False,
+@champion_app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} By default the champion.")] = "",
+    store_url: StoreOption = "store",
+    as_json: JsonOption = False,
 ) -> None:
-    """Show a champion, by default the present one: its metrics, why it was promoted, and where its files lie."""
-    place = open_store(store)
-    state = _state(place)
+    """Show a champion: its metrics, why it was promoted, and where its files are."""
+    store = open_store(store_url)
+    state = _require_state(store)
     if not name and state["champion"] is None:
-        raise ConfigError(f"There is no champion in {place.url} yet.")
-    event = find_promotion(place, state, name or state["champion"]["model"])
-    found = champion_details(place, state, event)
-    print(*([json.dumps(found, indent=1)] if as_json else details_table(found)), sep="\n")
+        raise ConfigError(f"There is no champion in {store.url} yet. Give the name of a model.")
+    event = find_promotion(store, state, name or state["champion"]["model"])
+    details = champion_details(store, state, event)
+    print(*([json.dumps(details, indent=1)] if as_json else details_table(details)), sep="\n")
 
 
-@champion_app.command("promote")
-def _promote(
-    run: RunOption, store: StoreOption = "store", by: ByOption = "",
-    override: Annotated[str, typer.Option("--override", metavar="REASON", help="Crown it though it is refused.")] = "",
+@champion_app.command()
+def promote(
+    run: RunOption,
+    store_url: StoreOption = "store",
+    by: ByOption = "",
+    override: Annotated[
+        str, typer.Option("--override", metavar="REASON", help="Promote the model even if the gate rejects it.")
+    ] = "",
     result: ResultOption = None,
 ) -> None:
-    """Judge a run's model by the gate, approved by you, and crown it if it passes."""
+    """Judge a run's model by the gate, with your approval, and promote it if it passes."""
     if override and not override.strip():
-        raise ConfigError("--override needs a reason: it stands in the history.")
-    current = Run.load(run, open_store(store))
-    done = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
+        raise ConfigError("--override needs a reason, which the history keeps.")
+    current = Run.load(run, open_store(store_url))
+    decided = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
     if result:
-        result.write_text(json.dumps(asdict(done)))
-    reason = str(done.metrics["reason"])
-    if done.metrics["decision"] == "rejected":
-        raise QualityError(f"{reason}. To crown it nevertheless: --override REASON")
-    if done.waiting:
-        raise ConfigError(done.summary)
-    own, now = current.artifact(Model, "fine_tune").key, _state(current.store)["champion"]["model"]
-    if own != now:
-        raise ConfigError(f"The model {own} of the run {run} was promoted before and is not crowned again: the "
-                          f"champion is {now}. To bring it back: "
-                          f"{format_command(current.store, f'champion rollback --to {own}')}")
+        result.write_text(json.dumps(asdict(decided)))
+    reason = str(decided.metrics["reason"])
+    if decided.metrics["decision"] == "rejected":
+        raise QualityError(f"{reason}. To promote the model anyway: --override REASON")
+    if decided.waiting:
+        raise ConfigError(decided.summary)
+    model = current.artifact(Model, "fine_tune").key
+    champion = _require_state(current.store)["champion"]["model"]
+    if model != champion:
+        command = format_command(current.store, f"champion rollback --to {model}")
+        raise ConfigError(
+            f"The model {model} of run {run} was promoted before and is not promoted again; the champion is "
+            f"{champion}. To make it the champion again: {command}"
+        )
     print(printable(reason))
 
 
-@champion_app.command("rollback")
-def _rollback(
-    to: Annotated[str, typer.Option("--to", help="A model's key, its beginning, or a run.")] = "",
-    store: StoreOption = "store", by: ByOption = "",
+@champion_app.command()
+def rollback(
+    to: Annotated[str, typer.Option("--to", help=f"{MODEL_HELP} By default the previous champion.")] = "",
+    store_url: StoreOption = "store",
+    by: ByOption = "",
 ) -> None:
-    """Make an earlier champion the champion again, by default the one before."""
-    place = open_store(store)
-    event = roll_back(place, to, by)
-    sync_champion_alias(place)
+    """Make an earlier champion the champion again."""
+    store = open_store(store_url)
+    event = roll_back(store, to, by)
+    sync_champion_alias(store)
     run = printable(str(event.get("run") or "unknown"))
-    print(f"The champion is {event['model']} of the run {run}, and no more {event['previous_model']}. "
-          f"The stored threshold is still {_state(place)['threshold']:.4f}: carclf champion set-threshold changes it.")
+    print(
+        f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
+        f"threshold is still {_require_state(store)['threshold']:.4f}. To change it: carclf champion set-threshold"
+    )
 
 
 @champion_app.command("set-threshold")
-def _set_threshold(
+def set_threshold_command(
     threshold: Annotated[float, typer.Argument(min=0, max=1, help="The accuracy that a candidate must reach.")],
-    store: StoreOption = "store", by: ByOption = "",
+    store_url: StoreOption = "store",
+    by: ByOption = "",
 ) -> None:
     """Change the stored accuracy threshold of the gate."""
-    place = open_store(store)
-    before = read_state(place)
-    set_threshold(place, threshold, by)
-    told = f"it was {before['threshold']:.4f}" if before else "there was none"
-    print(f"The stored threshold in {place.url} is {threshold:.4f}; {told}.")
+    store = open_store(store_url)
+    previous = read_state(store)
+    set_threshold(store, threshold, by)
+    change = f"it was {previous['threshold']:.4f}" if previous else "there was none before"
+    print(f"The stored threshold in {store.url} is {threshold:.4f}; {change}.")
+
+
+def _require_state(store: Store) -> State:
+    if (state := read_state(store)) is None:
+        raise ConfigError(
+            f"There is no champion in {store.url}, and no candidate was judged yet. Give another --store, or run the "
+            "stages up to promote."
+        )
+    return state

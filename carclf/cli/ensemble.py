@@ -1,94 +1,139 @@
-"""``carclf ensemble``: finished runs' models as one model, and a run of its own that takes it through the gate."""
+"""``carclf ensemble``: combine the models of finished runs, and take the ensemble through the gate."""
 
 import time
 from collections.abc import Sequence
-from functools import reduce
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
 
 from carclf import config as configuration
 from carclf.artifacts import Archive, Dataset, Evaluation, Model, Split
 from carclf.champion import champion_split
+from carclf.cli.options import SetOption, StoreOption
+from carclf.dashboard.run_report import run_stage_with_report
 from carclf.ensembles.build import TrainedModel, build_ensemble_model
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, ServiceError
+from carclf.formatting import format_pairs
 from carclf.runs.run import Result, Run
-from carclf.services.storage import format_command
+from carclf.services.storage import format_command, open_store
 
 MAX_ASPECT_DIFFERENCE = 0.01
-OWN = ("evaluate", "gate", "submit", "score", "force")  # sections that an ensemble's run has of its own
+OVERRIDABLE_SECTIONS = ("evaluate", "gate", "submit", "score", "force")  # the others are those of the members
+MIN_MEMBERS = 2
+
+
+def ensemble(
+    run_ids: Annotated[list[str], typer.Option("--run", help="A finished run. Give two or more.")],
+    store_url: StoreOption = "store",
+    set_: SetOption = [],
+    name: Annotated[str, typer.Option("--name", help="The id of the new run; by default the time.")] = "",
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Also submit, even if submit.enabled is off, and get the score.")
+    ] = False,
+) -> None:
+    """Combine the models of finished runs, weighted by their validation predictions, and evaluate and promote them."""
+    store = open_store(store_url)
+    members = [Run.load(run_id, store) for run_id in run_ids]
+    overrides = [*set_, "submit.enabled=true"] if submit else set_
+    run = start_ensemble_run(name or f"ensemble-{datetime.now(UTC):%Y%m%dT%H%M%S}", members, overrides)
+    print(join_runs(run, members).format_line(), flush=True)
+    for stage in ("evaluate", "promote", "submit", "score") if submit else ("evaluate", "promote"):
+        result = run_stage_with_report(run, stage)
+        print(result.format_line(), flush=True)
+        if result.waiting:
+            approval = " --approved-by NAME" if stage == "promote" else ""
+            print(f"To continue: {format_command(store, f'{stage} --run {run.run_id}')}{approval}")
+        if result.waiting or result.skip_reason:
+            print(f"{result.skip_reason or result.summary}; the remaining stages were not run")
+            break
+    if result.waiting:
+        raise typer.Exit(ServiceError.exit_status)
 
 
 def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
-    """A new run, or one that goes on, with the first member's configuration and these changes of it.
+    """Start or resume the run of an ensemble, with the first member's configuration and the overrides.
 
-    ConfigError where the members do not fit together.
+    Raises:
+        ConfigError: The members do not fit together, or an override cannot be changed for an ensemble.
     """
-    _require_alike(members)
-    first, changes = members[0], dict(configuration.parse_override(text) for text in overrides)
-    if settled := sorted(key for key in changes if key.partition(".")[0] not in OWN):
-        raise ConfigError(f"{settled[0]} was settled when the members were made. --set changes {', '.join(OWN)}.")
-    theirs = {key: reduce(getattr, key.split("."), first.config) for key, _ in configuration.iter_settings()}
+    _check_members(members)
+    first = members[0]
+    changes = dict(map(configuration.parse_override, overrides))
+    for key in changes:
+        if key.partition(".")[0] not in OVERRIDABLE_SECTIONS:
+            raise ConfigError(
+                f"{key} cannot be changed: the members were trained with it. --set can change "
+                f"{', '.join(OVERRIDABLE_SECTIONS)}."
+            )
     recipe = str(first.record["recipe"])
-    return Run.start_or_resume(name, first.store, recipe, configuration.load_config(recipe, theirs | changes))
+    settings = configuration.flatten(first.config.model_dump()) | changes
+    return Run.start_or_resume(name, first.store, recipe, configuration.load_config(recipe, settings))
 
 
 def join_runs(run: Run, members: Sequence[Run]) -> Result:
-    """Join the members' models as the fine-tuned model of ``run``, and note it in its record."""
-    members = _in_order(run, members)
+    """Build the ensemble as the fine-tuned model of ``run`` and write the result to its record."""
+    members = _order_members(run, members)
     run.add_members(members)
     started = time.monotonic()
     archive = members[0].artifact(Archive, "download")
-    trained = [_trained_model(member) for member in members]
-    model, reused = build_ensemble_model(archive, trained, run.context)
-    summary = ", ".join(f"{name} {value}" for name, value in model.metrics.items())
-    result = Result("fine_tune", model.key, reused, round(time.monotonic() - started, 2), model.metrics, summary)
+    model, reused = build_ensemble_model(archive, [_trained_model(member) for member in members], run.context)
+    seconds = round(time.monotonic() - started, 2)
+    result = Result("fine_tune", model.key, reused, seconds, model.metrics, format_pairs(model.metrics))
     run.record_result(result)
     return result
 
 
 def _trained_model(run: Run) -> TrainedModel:
-    model = run.artifact(Model, "fine_tune")
-    return TrainedModel(run.run_id, run.config, model, run.artifact(Evaluation, "evaluate"), run.artifact(Split, "split"))
+    model, evaluation = run.artifact(Model, "fine_tune"), run.artifact(Evaluation, "evaluate")
+    return TrainedModel(run.run_id, run.config, model, evaluation, run.artifact(Split, "split"))
 
 
-def _in_order(run: Run, members: Sequence[Run]) -> list[Run]:
-    """As they are in the record, if it is there; else the one first whose split is the champion's.
+def _order_members(run: Run, members: Sequence[Run]) -> list[Run]:
+    """Return the members in the order of the record, or first one that has the champion's split.
 
-    The champion is compared on the first one's validation pictures: on those it was not trained.
+    The champion is compared on the validation images of the first member, and it must not have been trained on them.
     """
-    if {member.run_id for member in members} == set(known := run.record.get("members", [])):
-        return sorted(members, key=lambda member: known.index(member.run_id))
+    recorded = run.record.get("members", [])
+    if {member.run_id for member in members} == set(recorded):
+        return sorted(members, key=lambda member: recorded.index(member.run_id))
     split = champion_split(run.store)
-    of_champion = (member for member in members if split and member.artifact(Split, "split").key == split.key)
-    first = next(of_champion, members[0])
+    with_champion_split = (member for member in members if split and member.artifact(Split, "split").key == split.key)
+    first = next(with_champion_split, members[0])
     return [first, *(member for member in members if member is not first)]
 
 
-def _require_alike(members: Sequence[Run]) -> None:
+def _check_members(members: Sequence[Run]) -> None:
     models = [member.artifact(Model, "fine_tune") for member in members]
-    if len({model.key for model in models}) < max(2, len(models)):
-        raise ConfigError("An ensemble is of two models or more, each once. Give --run for each of their runs.")
-    first = members[0]
+    if len(models) < MIN_MEMBERS or len({model.key for model in models}) < len(models):
+        raise ConfigError("An ensemble needs at least two different models. Give --run for each of their runs.")
     for member, model in zip(members, models, strict=True):
         if model.is_ensemble:
-            raise ConfigError(f"The run {member.run_id!r} is an ensemble itself. Give its members instead: "
-                              f"{' '.join(f'--run {name}' for name in member.record.get('members', []))}")
-        for kind, stage in ((Archive, "download"), (Dataset, "validate")):
-            if member.artifact(kind, stage).key != first.artifact(kind, stage).key:
-                raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} have not the same data: their "
-                                  f"{stage} differs. Run one of them again on the other's.")
-        if model.class_names != models[0].class_names:
-            raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} know different classes.")
-        if "temperature" not in member.artifact(Evaluation, "evaluate").metrics:
-            raise ConfigError(f"The evaluation of the run {member.run_id!r} is of an older version and tells no "
-                              f"temperature. Evaluate it again: "
-                              f"{format_command(member.store, f'evaluate --run {member.run_id}')}")
-    _require_shape(members, models)
+            options = " ".join(f"--run {name}" for name in member.record.get("members", []))
+            raise ConfigError(f"The run {member.run_id!r} is an ensemble. Give its members instead: {options}")
+        _check_compatible(members[0], models[0], member, model)
+    _check_aspect_ratios(members, models)
 
 
-def _require_shape(members: Sequence[Run], models: Sequence[Model]) -> None:
+def _check_compatible(first: Run, first_model: Model, member: Run, model: Model) -> None:
+    for kind, stage in ((Archive, "download"), (Dataset, "validate")):
+        if member.artifact(kind, stage).key != first.artifact(kind, stage).key:
+            raise ConfigError(
+                f"The runs {first.run_id!r} and {member.run_id!r} have different data: their {stage} differs. Run one "
+                "of them again with the data of the other."
+            )
+    if model.class_names != first_model.class_names:
+        raise ConfigError(f"The models of runs {first.run_id!r} and {member.run_id!r} have different classes.")
+    member.artifact(Evaluation, "evaluate")  # raises ConfigError if it has not run
+
+
+def _check_aspect_ratios(members: Sequence[Run], models: Sequence[Model]) -> None:
     sizes = [model.image_size for model in models]
     ratios = [width / height for height, width in sizes]
-    if max(ratios) / min(ratios) > 1 + MAX_ASPECT_DIFFERENCE:
-        told = ", ".join(f"{member.run_id}: {height}x{width}" for member, (height, width) in
-                         zip(members, sizes, strict=True))
-        raise ConfigError(f"The members' pictures have different shapes ({told}): one frame cannot serve them all. "
-                          "Take models whose image_height and image_width are in one proportion.")
+    if max(ratios) / min(ratios) <= 1 + MAX_ASPECT_DIFFERENCE:
+        return
+    listed = [f"{run.run_id}: {height}x{width}" for run, (height, width) in zip(members, sizes, strict=True)]
+    raise ConfigError(
+        f"The image sizes of the members have different aspect ratios ({', '.join(listed)}). Choose models with the "
+        "same ratio of model.image_height to model.image_width."
+    )

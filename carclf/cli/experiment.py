@@ -1,4 +1,4 @@
-"""``carclf experiment``: recipes x seeds x folds, trained, raced and compared."""
+"""``carclf experiment``: train recipes x seeds x folds, race them and compare them with a baseline."""
 
 import json
 import shlex
@@ -9,169 +9,218 @@ import typer
 
 from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOption, validate_parent_folder
 from carclf.errors import CarclfError, ConfigError
-from carclf.experiments import racing
-from carclf.experiments import trainings as members
-from carclf.experiments.form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
+from carclf.experiments import racing, trainings
+from carclf.experiments.experiment_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
+from carclf.experiments.variants import Changes
 from carclf.progress import log
 from carclf.services.storage import Store, format_command, open_store
 
-experiment_app = typer.Typer(help="Compare recipes: which, by how much, and is it real.", no_args_is_help=True)
-NameOption = Annotated[str, typer.Option("--name", help="The experiment's name.")]
-TryOption = Annotated[list[str], typer.Option(
-    "--try", help="A shipped ablation, ensemble [NAME...], or NAME [OTHER...] key=value...: repeat it.",
-)]
-SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of training, the same for every recipe.")]
-FoldsOption = Annotated[int, typer.Option("--folds", min=0, help="Folds of a cross-validation; 0: the holdout.")]
-RungsOption = Annotated[str, typer.Option("--rungs", help="Epochs after which the worse recipes stop, such as 2,5.")]
-KeepOption = Annotated[float, typer.Option("--keep-fraction", help="Share of the recipes that goes on after a rung.")]
-BudgetOption = Annotated[float, typer.Option("--budget-minutes", min=0, help="Of training, after which none begins.")]
-
-
-SearchOption = Annotated[list[str], typer.Option("--search", help="key=low..high or key=a|b: Optuna proposes.")]
-TrialsOption = Annotated[int, typer.Option("--num-trials", min=1, max=MAX_TRIALS, help="Recipes that --search proposes.")]
-StudyOption = Annotated[str, typer.Option("--study", help="The study that goes on; by default one of this name.")]
-
-
-FormOption = Annotated[str, typer.Option("--form", help="Fields of the DAG's form as JSON, or a file of them.")]
+experiment_app = typer.Typer(help="Compare recipes with a baseline on the same images.", no_args_is_help=True)
+NameOption = Annotated[str, typer.Option("--name", help="The name of the experiment.")]
+TryOption = Annotated[
+    list[str],
+    typer.Option(
+        "--try",
+        help="A recipe: the name of an ablation, 'ensemble [NAME ...]', or 'NAME [OTHER ...] key=value ...'. Can be "
+        "repeated.",
+    ),
+]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Train every recipe with each of these seeds.")]
+FoldsOption = Annotated[
+    int, typer.Option("--folds", min=0, help="The number of cross-validation folds; 0 uses the validation subset.")
+]
+RungsOption = Annotated[
+    str, typer.Option("--rungs", help="Epochs after which only the best recipes continue, as in 2,5.")
+]
+KeepOption = Annotated[
+    float, typer.Option("--keep-fraction", help="The fraction of the recipes that continue after a rung.")
+]
+BudgetOption = Annotated[
+    float, typer.Option("--budget-minutes", min=0, help="Start no training after this many minutes of training.")
+]
+SearchOption = Annotated[
+    list[str],
+    typer.Option("--search", help="Let Optuna propose recipes: key=low..high or key=a|b. Can be repeated."),
+]
+TrialsOption = Annotated[
+    int, typer.Option("--num-trials", min=1, max=MAX_TRIALS, help="The number of recipes that Optuna proposes.")
+]
+StudyOption = Annotated[
+    str, typer.Option("--study", help="The Optuna study to continue; by default a new one with the experiment's name.")
+]
+FormOption = Annotated[
+    str, typer.Option("--form", help="The fields of the DAG's form as a JSON object, or a file that contains it.")
+]
 
 
 @experiment_app.command("plan")
-def _plan(
-    name: NameOption, try_: TryOption = [], store: StoreOption = "store", recipe: RecipeOption = "gpu",
-    set_: SetOption = [], seeds: SeedsOption = "0,1", folds: FoldsOption = 0, rungs: RungsOption = "",
-    keep: KeepOption = 0.5, budget_minutes: BudgetOption = 0, search: SearchOption = [], trials: TrialsOption = 8,
-    study: StudyOption = "", form: FormOption = "", result: ResultOption = None,
+def plan_command(
+    name: NameOption,
+    try_: TryOption = [],
+    store_url: StoreOption = "store",
+    recipe: RecipeOption = "gpu",
+    set_: SetOption = [],
+    seeds: SeedsOption = "0,1",
+    folds: FoldsOption = 0,
+    rungs: RungsOption = "",
+    keep_fraction: KeepOption = 0.5,
+    budget_minutes: BudgetOption = 0,
+    search: SearchOption = [],
+    num_trials: TrialsOption = 8,
+    study: StudyOption = "",
+    form: FormOption = "",
+    result: ResultOption = None,
 ) -> None:
-    """Write down what will be trained; every member's settings are checked."""
+    """Plan an experiment and check the settings of every training."""
     if form and try_:
-        raise ConfigError("--form has the recipes already: write those of --try into it.")
-    given = read_form(form) if form else Form(
-        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs, keep_fraction=keep,
-        budget_minutes=budget_minutes, search=search, num_trials=trials, study=study,
+        raise ConfigError("Both --form and --try are given. Add the recipes of --try to the form's recipes.")
+    fields = read_form(form) if form else Form(
+        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs,
+        keep_fraction=keep_fraction, budget_minutes=budget_minutes, search=search, num_trials=num_trials, study=study,
     )
-    _say_plan(_planned(name, given, open_store(store)), result)
+    plan = _plan_experiment(name, fields, open_store(store_url))
+    _write_result({"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}, result)
+    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.training_runs)} trainings")
 
 
-def _planned(name: str, form: Form, store: Store) -> Plan:
-    # Checked before a study proposes anything: what is asked of it stays in it.
+def _plan_experiment(name: str, form: Form, store: Store) -> Plan:
+    # The plan is checked with the boundaries of the ranges first: what a study proposes stays in the study.
     plan = plan_from_form(name, form, boundary_recipes(form.search, form.num_trials))
     if plan.study:
-        plan = plan_from_form(name, form, _proposed(plan, form, store))
+        plan = plan_from_form(name, form, _proposed_recipes(plan, form, store))
     write_plan(plan, store)
     return plan
 
 
-def _proposed(plan: Plan, form: Form, store: Store) -> dict[str, dict[str, Any]]:
-    """The trials of this plan where it is there already, so that a retry asks for none again."""
-    if there := find_plan(plan.experiment, store):
-        return {recipe: changes for recipe, changes in there.recipes.items() if TRIAL_NAME.fullmatch(recipe)}
+def _proposed_recipes(plan: Plan, form: Form, store: Store) -> dict[str, Changes]:
+    """Return the trials of the stored plan if there is one, so that a retry proposes no further ones."""
+    if stored := find_plan(plan.experiment, store):
+        return {recipe: changes for recipe, changes in stored.recipes.items() if TRIAL_NAME.fullmatch(recipe)}
     return propose(plan.study, form.search, form.num_trials, store)
 
 
-def _say_plan(plan: Plan, result: Path | None) -> None:
-    told = {"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}
-    _say(told, result)
-    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.training_runs)} trainings")
-
-
-@experiment_app.command("prepare")
-def _prepare(name: NameOption, store: StoreOption = "store", fold: int = 0, result: ResultOption = None) -> None:
-    """Download, check and split once for all members (of a fold)."""
-    place = open_store(store)
-    members.prepare(read_plan(name, place), fold, place)
-    _say({"fold": fold}, result)
-
-
-@experiment_app.command("train")
-def _train(
-    name: NameOption, group: Annotated[str, typer.Option("--training-runs", help="Numbers, separated by commas.")],
-    store: StoreOption = "store", rung: Annotated[int, typer.Option(min=0, help="Stop at this rung, from 1.")] = 0,
+@experiment_app.command()
+def prepare(
+    name: NameOption,
+    store_url: StoreOption = "store",
+    fold: Annotated[int, typer.Option(help="The fold to prepare.")] = 0,
     result: ResultOption = None,
 ) -> None:
-    """Train members to a rung, or to their end."""
-    place = open_store(store)
-    plan = read_plan(name, place)
-    _say(members.train_group(plan, parse_integers(group, "--training-runs"), place, pause_epoch=_epoch(plan, rung)), result)
+    """Download, validate and split the data of a fold, once for all its trainings."""
+    store = open_store(store_url)
+    trainings.prepare(read_plan(name, store), fold, store)
+    _write_result({"fold": fold}, result)
 
 
-@experiment_app.command("survivors")
-def _survivors(
-    name: NameOption, store: StoreOption = "store",
-    rung: Annotated[int, typer.Option(min=0, help="After this rung, from 1; 0: all.")] = 0, result: ResultOption = None,
+@experiment_app.command()
+def train(
+    name: NameOption,
+    numbers: Annotated[str, typer.Option("--training-runs", help="The numbers of the trainings, as in 0,3.")],
+    store_url: StoreOption = "store",
+    rung: Annotated[int, typer.Option(min=0, help="Stop at this rung, counted from 1; 0 trains to the end.")] = 0,
+    result: ResultOption = None,
 ) -> None:
-    """Which groups of members train on after a rung."""
-    place = open_store(store)
-    plan = read_plan(name, place)
-    print(", ".join(racing.survivors(plan, rung, place)))
-    _say(racing.remaining_groups(plan, rung, place), result)
+    """Train to a rung or to the end; continue from the checkpoints of earlier calls."""
+    store = open_store(store_url)
+    plan = read_plan(name, store)
+    group = parse_integers(numbers, "--training-runs")
+    _write_result(trainings.train_group(plan, group, store, pause_epoch=_rung_epoch(plan, rung)), result)
 
 
-@experiment_app.command("compare")
-def _compare(name: NameOption, store: StoreOption = "store", result: ResultOption = None) -> None:
-    """Compare what was trained so far with the baseline."""
-    from carclf.experiments.results import write_outcome  # pandas: no other command shall wait for it
+@experiment_app.command()
+def survivors(
+    name: NameOption,
+    store_url: StoreOption = "store",
+    rung: Annotated[int, typer.Option(min=0, help="The last rung, counted from 1; 0 is before the first.")] = 0,
+    result: ResultOption = None,
+) -> None:
+    """Print the recipes that continue after a rung; the result has the groups of their training runs."""
+    store = open_store(store_url)
+    plan = read_plan(name, store)
+    print(", ".join(racing.survivors(plan, rung, store)))
+    _write_result(racing.remaining_groups(plan, rung, store), result)
+
+
+@experiment_app.command()
+def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOption = None) -> None:
+    """Compare the recipes that are trained so far with the baseline."""
+    # These import pandas, which the other commands do not need.
+    from carclf.experiments.results import write_outcome
     from carclf.reports.experiment_report import sort_by_accuracy
 
-    place = open_store(store)
-    found = write_outcome(read_plan(name, place), place)
-    for row in sort_by_accuracy(found):
-        print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['sentence']}")
-    for row in found["failed"]:
-        print(f"{row['run']} failed: {row['error']}")
-    print(f"experiments/{name}/report.html")
-    if found["winner"]:
-        print(f"To promote the winner: {format_command(place, 'champion promote --run ' + found['winner'])}")
-    _say({"winner": found["winner"], "summaries": {row["recipe"]: row["summary"] for row in found["rows"]}}, result)
+    store = open_store(store_url)
+    outcome = write_outcome(read_plan(name, store), store)
+    for row in sort_by_accuracy(outcome):
+        print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['summary']}")
+    for failure in outcome["failed"]:
+        print(f"{failure['run']} failed: {failure['error']}")
+    print(f"report: {store.url}/experiments/{name}/report.html")
+    winner = outcome["winner"]
+    if winner:
+        print(f"To promote the winner: {format_command(store, f'champion promote --run {winner}')}")
+    _write_result({"winner": winner, "summaries": {row["recipe"]: row["summary"] for row in outcome["rows"]}}, result)
 
 
-@experiment_app.command("run")
-def _run(name: NameOption, store: StoreOption = "store", form: FormOption = "") -> None:
-    """Train and compare an experiment here, planned or given by its form; broken off, it goes on."""
-    place = open_store(store)
-    plan = _planned(name, read_form(form), place) if form else read_plan(name, place)
+@experiment_app.command()
+def run(name: NameOption, store_url: StoreOption = "store", form: FormOption = "") -> None:
+    """Train and compare an experiment on this machine, one training at a time.
+
+    The experiment is planned before, or given by --form. If it is interrupted, the same command continues it.
+    """
+    store = open_store(store_url)
+    plan = _plan_experiment(name, read_form(form), store) if form else read_plan(name, store)
     for fold in plan.folds:
-        members.prepare(plan, fold, place)
-    for rung in range(1, len(plan.rungs) + 2):
-        for group in racing.remaining_groups(plan, rung - 1, place):
-            _tried(plan, group, rung if rung <= len(plan.rungs) else 0, store)
-    _compare(name, store)
+        trainings.prepare(plan, fold, store)
+    for num_rungs, pause_epoch in enumerate([*plan.rungs, 0]):
+        for group in racing.remaining_groups(plan, num_rungs, store):
+            _train_group(plan, group, store, pause_epoch)
+    compare(name, store_url)
 
 
-def _tried(plan: Plan, group: list[int], rung: int, store: str) -> None:
+def _train_group(plan: Plan, group: list[int], store: Store, pause_epoch: int) -> None:
+    """Train a group; print an error and continue, whatever it is: another recipe may fit into memory."""
+    run_id = plan.training_runs[group[0]].run_id
     try:
-        members.train_group(plan, group, open_store(store), pause_epoch=_epoch(plan, rung))
-    except CarclfError as error:  # it is in the comparison's list of failures
-        print(f"{plan.training_runs[group[0]].run_id} failed: {error}")
-    except Exception as error:  # noqa: BLE001 (so is this: memory that ran out for one recipe is none of the others')
-        log.exception("experiment: %s", plan.training_runs[group[0]].run_id)
-        print(f"{plan.training_runs[group[0]].run_id} failed: {type(error).__name__}: {error}")
+        trainings.train_group(plan, group, store, pause_epoch=pause_epoch)
+    except CarclfError as error:  # logged already
+        print(f"{run_id} failed: {error}")
+    except Exception as error:  # noqa: BLE001 (see the docstring)
+        log.exception("experiment: failed run=%s", run_id)
+        print(f"{run_id} failed: {type(error).__name__}: {error}")
 
 
-@experiment_app.command("table")
-def _table(
-    name: NameOption, store: StoreOption = "store",
-    to: Annotated[Optional[Path], typer.Option("--to", help="A Markdown file.", callback=validate_parent_folder)] = None,
-    note: Annotated[str, typer.Option(help="Where and when it ran.")] = "",
+@experiment_app.command()
+def table(
+    name: NameOption,
+    store_url: StoreOption = "store",
+    to: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--to", help="Write to this Markdown file, with a chart next to it, instead of printing.",
+            callback=validate_parent_folder,
+        ),
+    ] = None,
+    note: Annotated[str, typer.Option(help="Where and when the experiment ran.")] = "",
 ) -> None:
-    """The comparison as a table in Markdown, printed or put into a file in the place of an earlier one."""
+    """Print the comparison as a Markdown table, or write it to a file in place of an earlier one."""
     from carclf.experiments.results import read_outcome, results_table, update_results_file
     from carclf.reports.experiment_report import plot_pareto_front
 
-    found = read_outcome(name, open_store(store))
+    outcome = read_outcome(name, open_store(store_url))
     if to:
-        update_results_file(to, found, note, plot_pareto_front(found))
+        update_results_file(to, outcome, note, plot_pareto_front(outcome))
     else:
-        print(results_table(found, note))
+        print(results_table(outcome, note))
 
 
-def _epoch(plan: Plan, rung: int) -> int:
+def _rung_epoch(plan: Plan, rung: int) -> int:
     if rung > len(plan.rungs):
-        raise ConfigError(f"The experiment {plan.experiment!r} has {len(plan.rungs)} rungs, and no rung {rung}.")
+        raise ConfigError(f"The experiment {plan.experiment!r} has no rung {rung}; it has {len(plan.rungs)} rungs.")
     return plan.rungs[rung - 1] if rung else 0
 
 
-def _say(found: Any, path: Path | None) -> None:
+def _write_result(content: Any, path: Path | None) -> None:
     if path:
-        path.write_text(json.dumps(found))
+        path.write_text(json.dumps(content))

@@ -1,13 +1,16 @@
-"""``carclf label-fixes``: suspected labels, or a user's own list, into the store's ``label_fixes.csv``."""
+"""``carclf label-fixes``: write suspected labels, or a list of your own, to ``label_fixes.csv`` in the store."""
 
 import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace as changed
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
 
 from carclf.artifacts import Audit, Dataset
+from carclf.cli.options import StoreOption
 from carclf.dataset.fixes import (
     LABEL_FIXES_FILE,
     REQUIRED_COLUMNS,
@@ -19,147 +22,206 @@ from carclf.dataset.fixes import (
 )
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
-from carclf.services.storage import Store, update_object
+from carclf.services.storage import Store, format_command, open_store, update_object
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NUM_LISTED = 20  # suspects that are listed without --top
 
 
-def read_suspects(run: Run) -> Any:
-    """The ranked suspects of a run's audit as a table; ConfigError where it was not audited.
+def label_fixes(
+    run_id: Annotated[str, typer.Option("--run", help="The run whose audit names the suspects.")] = "",
+    store_url: StoreOption = "store",
+    top: Annotated[int, typer.Option(min=0, help="Write fixes of the first N suspects.")] = 0,
+    ids: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. Can be repeated.")] = [],
+    drop: Annotated[bool, typer.Option("--drop", help="Exclude the images instead of relabeling them.")] = False,
+    file: Annotated[
+        Optional[Path], typer.Option("--file", help="A CSV file with fixes of your own: id,action,label[,sha256].")
+    ] = None,
+    replace_existing: Annotated[
+        bool, typer.Option("--replace", help="Replace the fixes of these images that the store has already.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Only list the suspects.")] = False,
+) -> None:
+    """List suspected label errors, or write fixes for the next run to the store's label_fixes.csv."""
+    if not run_id and (show or not file):
+        raise ConfigError("Give --run to list or fix the suspects of a run, or --file with fixes of your own.")
+    store = open_store(store_url)
+    fixes = read_fixes_file(file) if file else []
+    index = None
+    if run_id:
+        run = Run.load(run_id, store)
+        suspects = read_suspects(run)
+        if show or not (top or ids or file):
+            print(*suspect_lines(suspects, top or NUM_LISTED), sep="\n")
+            return
+        fixes += select_fixes(suspects, top, ids, drop=drop)
+        index = run.artifact(Dataset, "validate").index(store)
+    written, kept = merge_fixes(store, fixes, replace_existing=replace_existing, index=index)
+    print(*result_lines(store, written, kept), sep="\n")
 
-    A run that drift stopped has an audit too, though its train_head has not finished.
+
+def read_suspects(run: Run) -> "pd.DataFrame":
+    """Return the suspects of a run's audit, the most suspicious first.
+
+    A run that drift stopped has an audit although its train_head did not finish.
+
+    Raises:
+        ConfigError: The run has no audit.
     """
     import pandas as pd
 
-    done = run.record["stages"].get("train_head")
-    audit = _audit_of_split(run) if done is None else Audit.find(run.store, done["metrics"].get("audit", "none"))
+    head = run.record["stages"].get("train_head")
+    audit = _audit_of_split(run) if head is None else Audit.find(run.store, str(head["metrics"].get("audit", "none")))
     if audit is None:
-        raise ConfigError(f"The run {run.run_id!r} has no audit. Run it first: carclf train_head --run {run.run_id} "
-                          "(with audit.enabled).")
+        command = format_command(run.store, f"train_head --run {run.run_id}")
+        raise ConfigError(f"The run {run.run_id!r} has no audit. Run it with audit.enabled=true: {command}")
     table = pd.read_parquet(audit.path(run.store, "suspects.parquet"))
     return table[table["is_suspect"]].reset_index(drop=True)
 
 
 def _audit_of_split(run: Run) -> Audit | None:
-    """An audit of the run's split: of the run's own network where there is one, else of another."""
+    """Return an audit of the run's split, preferably one with the same network and seed."""
     if (split := run.record["stages"].get("split")) is None:
         return None
     keys = [key.split("/")[1] for key in run.store.list_keys("audits/") if key.endswith("/manifest.json")]
     audits = [audit for key in keys if (audit := Audit.find(run.store, key)) is not None]
     of_split = [audit for audit in audits if audit.inputs.get("split") == split["key"]]
-    return max(of_split, key=lambda audit: _likeness(audit, run), default=None)
+    return max(of_split, key=lambda audit: _similarity(audit, run), default=None)
 
 
-def _likeness(audit: Audit, run: Run) -> tuple[int, bool]:
-    # Counted, for the run may know weights by their place that the audit knows by their content.
-    own, network = run.config.model.model_dump(), audit.settings["network"]
-    return sum(value == own[name] for name, value in network.items()), audit.settings["seed"] == run.config.seed
+def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
+    # Equal settings are counted, because the run may name a file of weights whose hash the audit has.
+    settings = run.config.model.model_dump()
+    num_equal = sum(value == settings[name] for name, value in audit.settings["network"].items())
+    return num_equal, audit.settings["seed"] == run.config.seed
 
 
-def select_fixes(suspects: Any, top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
-    """Fixes of the first ``top`` suspects and of those named; ConfigError for a name that is not suspected."""
-    if strangers := sorted(set(ids) - set(suspects["id"])):
-        raise ConfigError(f"{strangers[0]!r} is not among the {len(suspects)} suspects. See them with --show, or give "
-                          f"your own fixes: --file fixes.csv with the header {','.join(REQUIRED_COLUMNS)}.")
+def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
+    """Return fixes of the first ``top`` suspects and of those with these ids.
+
+    Raises:
+        ConfigError: An id is not suspected.
+    """
+    if unknown := sorted(set(ids) - set(suspects["id"])):
+        raise ConfigError(
+            f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other labels, give "
+            f"--file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}."
+        )
     rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
-    return [LabelFix(0, row.id, "drop" if drop else "relabel", None if drop else int(row.suggested_label))
-            for row in rows.itertuples()]
+    if drop:
+        return [LabelFix(0, name, "drop", None) for name in rows["id"]]
+    labels = rows["suggested_label"]
+    return [LabelFix(0, name, "relabel", int(label)) for name, label in zip(rows["id"], labels, strict=True)]
 
 
-def read_fixes(path: Path) -> list[LabelFix]:
-    """The fixes of a user's own file; DataError for a line that is wrong, ConfigError where there is no file."""
+def read_fixes_file(path: Path) -> list[LabelFix]:
+    """Return the fixes of a CSV file.
+
+    Raises:
+        ConfigError: The file cannot be read.
+        DataError: A line is invalid.
+    """
     try:
         return list(parse_fixes(path.read_bytes(), str(path)).lines)
     except OSError as error:
-        raise ConfigError(f"--file: {path} cannot be read: {error.strerror}. Give a CSV with the header "
-                          f"{','.join(REQUIRED_COLUMNS)}.") from error
-
-
-def read_index(run: Run) -> Any:
-    """The index of a run's pictures, as far as fixes need it."""
-    import pandas as pd
-
-    columns = ["id", "path", "label", "source", SHA256_COLUMN, "problem_kind", "problem"]
-    return pd.read_parquet(run.artifact(Dataset, "validate").path(run.store, "index.parquet"), columns=columns)
+        raise ConfigError(
+            f"--file: cannot read {path}: {error.strerror}. Give a CSV file that starts with "
+            f"{','.join(REQUIRED_COLUMNS)}."
+        ) from error
 
 
 def merge_fixes(
-    store: Store, wanted: Iterable[LabelFix], *, replace: bool, index: Any = None
+    store: Store, fixes: Sequence[LabelFix], *, replace_existing: bool, index: "pd.DataFrame | None" = None
 ) -> tuple[list[LabelFix], list[LabelFix]]:
-    """Add the fixes to the store's file by compare-and-swap: those that were added, and those left as they are.
+    """Add fixes to the store's file by compare-and-swap.
 
-    A picture that the file names already keeps its line; with ``replace``, or where the line means another content, it
-    gets the new one. With the ``index`` of their pictures fixes are written with its content. ConfigError for a picture
-    that is wanted twice, DataError, before anything is written, for fixes that could not be applied to the index.
+    An existing fix of the same image is kept, unless ``replace_existing`` is set or it is for an image with other
+    content. With the ``index`` of the images, fixes are written with the hash of their content.
+
+    Returns:
+        The fixes that were written, and the existing ones that were kept.
+
+    Raises:
+        ConfigError: An image has two fixes.
+        DataError: The fixes cannot be applied to the index. Nothing is written.
     """
-    wanted = list(wanted) if index is None else _with_content(wanted, index)
-    names = [fix.id for fix in wanted]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"{twice[0]!r} is wanted twice. Name it once: by --top, by --id, or in --file.")
-    added: list[LabelFix] = []
+    fixes = list(fixes) if index is None else _with_content(fixes, index)
+    ids = [fix.id for fix in fixes]
+    if repeated := sorted({name for name in ids if ids.count(name) > 1}):
+        raise ConfigError(f"{repeated[0]!r} has two fixes. Name it once: by --top, by --id or in --file.")
+    written: list[LabelFix] = []
     kept: list[LabelFix] = []
 
-    def merged(data: bytes | None) -> bytes | None:
-        present = {fix.id: fix for fix in (parse_fixes(data) if data is not None else LabelFixes()).lines}
-        added[:] = [fix for fix in wanted if fix.id not in present or _replaces(fix, present[fix.id], replace)]
-        kept[:] = [present[fix.id] for fix in wanted if fix.id in present and fix not in added]
-        text = _written((present | {fix.id: fix for fix in added}).values())
+    def merge(data: bytes | None) -> bytes | None:
+        existing = {fix.id: fix for fix in (LabelFixes() if data is None else parse_fixes(data)).lines}
+        written[:] = [fix for fix in fixes if _is_written(fix, existing.get(fix.id), replace_existing)]
+        kept[:] = [existing[fix.id] for fix in fixes if fix not in written]
+        content = _to_csv((existing | {fix.id: fix for fix in written}).values())
         if index is not None:
-            _require_applicable(text, index)
-        return text if added else None
+            _check_applicable(content, index)
+        return content if written else None
 
-    update_object(store, LABEL_FIXES_FILE, merged)
-    return added, kept
+    update_object(store, LABEL_FIXES_FILE, merge)
+    return written, kept
 
 
-def _with_content(fixes: Iterable[LabelFix], index: Any) -> list[LabelFix]:
-    """Each fix with the SHA-256 of the picture that it names, where that is one."""
-    labelled = index[index["source"] != "test"]
-    found = []
+def _with_content(fixes: Iterable[LabelFix], index: "pd.DataFrame") -> list[LabelFix]:
+    """Add the SHA-256 of the image to each fix that names exactly one labeled image."""
+    labeled = index[index["source"] != "test"]
+    completed = []
     for fix in fixes:
-        named = labelled.loc[(labelled["id"] == fix.id) | (labelled["path"] == fix.id), SHA256_COLUMN]
-        found.append(changed(fix, sha256=named.iloc[0]) if len(named) == 1 and not fix.sha256 else fix)
-    return found
+        hashes = labeled.loc[(labeled["id"] == fix.id) | (labeled["path"] == fix.id), SHA256_COLUMN]
+        is_unique = len(hashes) == 1 and not fix.sha256
+        completed.append(replace(fix, sha256=hashes.iloc[0]) if is_unique else fix)
+    return completed
 
 
-def _replaces(fix: LabelFix, present: LabelFix, replace: bool) -> bool:
-    if fix.sha256 and present.sha256 and fix.sha256 != present.sha256:
+def _is_written(fix: LabelFix, existing: LabelFix | None, replace_existing: bool) -> bool:
+    if existing is None or (fix.sha256 and existing.sha256 and fix.sha256 != existing.sha256):
         return True
-    return replace and (fix.action, fix.label) != (present.action, present.label)
+    return replace_existing and (fix.action, fix.label) != (existing.action, existing.label)
 
 
-def _require_applicable(text: bytes, index: Any) -> None:
-    classes = set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
+def _check_applicable(content: bytes, index: "pd.DataFrame") -> None:
+    class_names = set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
     try:
-        apply_fixes(index, parse_fixes(text), classes)
+        apply_fixes(index, parse_fixes(content), class_names)
     except DataError as error:
-        raise DataError(f"Nothing was written, since every run would stop at it: {error}") from error
+        raise DataError(f"No fix was written, because every later run would fail: {error}") from error
 
 
-def _written(fixes: Iterable[LabelFix]) -> bytes:
-    """The file with its lines; with the column of contents where any has one."""
-    rows: list[list[Any]] = [[fix.id, fix.action, "" if fix.label is None else fix.label, fix.sha256] for fix in fixes]
-    width = len(REQUIRED_COLUMNS) + any(row[-1] for row in rows)
+def _to_csv(fixes: Iterable[LabelFix]) -> bytes:
+    """Return the content of the file; the column of hashes is left out if no fix has one."""
+    rows = [[fix.id, fix.action, "" if fix.label is None else str(fix.label), fix.sha256] for fix in fixes]
+    num_columns = len(REQUIRED_COLUMNS) + any(row[-1] for row in rows)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(row[:width] for row in [[*REQUIRED_COLUMNS, SHA256_COLUMN], *rows])
+    header = [*REQUIRED_COLUMNS, SHA256_COLUMN]
+    csv.writer(text, lineterminator="\n").writerows(row[:num_columns] for row in [header, *rows])
     return text.getvalue().encode()
 
 
-def suspect_lines(suspects: Any, top: int) -> Iterator[str]:
-    """A line for each of the first suspects, and what to do with them."""
+def suspect_lines(suspects: "pd.DataFrame", top: int) -> Iterator[str]:
+    """Yield a line for each of the first suspects, and how to continue."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
-        yield f"{rank:>4}. {row.id}: {row.label}, rather {row.suggested_label} (score {row.label_quality:.3f})"
-    yield (f"{len(suspects)} suspects, of which many are right; nothing was written. Look at the run's report, then "
-           "write those that are wrong with --id ID, or the first N with --top N; --drop leaves them out instead.")
+        yield (
+            f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} "
+            f"(label quality {row.label_quality:.3f})"
+        )
+    yield (
+        f"{len(suspects)} suspects, many of which are correct labels. Nothing was written. Check them in the run's "
+        "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the images."
+    )
 
 
-def result_lines(store: Store, added: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:
-    """Lines that say what was written and what comes of it."""
-    for fix in added:
-        yield f"wrote  {_words(fix)}"
-    for fix in kept:
-        yield f"kept   {_words(fix)}"
-    yield f"{len(added)} fixes written to {store.url}/{LABEL_FIXES_FILE}, {len(kept)} were there." + (
-        " The next run applies them." if added else "")
+def result_lines(store: Store, written: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:
+    """Yield a line for each fix, and a summary."""
+    yield from (f"wrote  {_describe(fix)}" for fix in written)
+    yield from (f"kept   {_describe(fix)}" for fix in kept)
+    hint = " The next run applies them." if written else ""
+    yield f"{store.url}/{LABEL_FIXES_FILE}: {len(written)} fixes written, {len(kept)} existing ones kept.{hint}"
 
 
-def _words(fix: LabelFix) -> str:
+def _describe(fix: LabelFix) -> str:
     return f"{fix.id}: {fix.action}{'' if fix.label is None else f' to {fix.label}'}"

@@ -1,27 +1,49 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from carclf.config import RECIPES
+from carclf.config import RECIPES, Config, deployment_settings, load_config, parse_override
 
 
 def validate_parent_folder(path: Path | None) -> Path | None:
-    """The path itself, where something can be written to it."""
+    """Return the path if its parent folder exists.
+
+    Raises:
+        typer.BadParameter: The parent folder does not exist.
+    """
     if path and not path.parent.is_dir():
-        raise typer.BadParameter(f"There is no folder {path.parent}.")
+        raise typer.BadParameter(f"The folder {path.parent} does not exist.")
     return path
 
 
-StoreOption = Annotated[str, typer.Option("--store", envvar="CARCLF_STORE", help="A folder or s3://bucket/prefix.")]
-RunOption = Annotated[str, typer.Option("--run", help="The run's id: letters, digits and ._-")]
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="CARCLF_STORE", help="The store: a folder or s3://bucket/prefix.")
+]
+RunOption = Annotated[str, typer.Option("--run", help="The id of the run: letters, digits and ._-")]
 ResultOption = Annotated[
     Optional[Path],
-    typer.Option("--result", help="Write the result there, as JSON.", callback=validate_parent_folder),
+    typer.Option("--result", help="Write the result as JSON to this file.", callback=validate_parent_folder),
 ]
 RecipeOption = Annotated[
-    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"One of {', '.join(RECIPES)}.")
+    str, typer.Option("--recipe", envvar="CARCLF_RECIPE", help=f"The recipe: {', '.join(RECIPES)}.")
 ]
-SetOption = Annotated[list[str], typer.Option("--set", help="Change a setting: fine_tune.epochs=3. May be repeated.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="Change a setting, as in fine_tune.epochs=3. Can be repeated.")
+]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="The key of the model in the store; by default the champion.")
+]
+ModelRunOption = Annotated[str, typer.Option("--run", help="Use the model of this run instead of --model.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load_settings(recipe: str, overrides: list[str]) -> Config:
+    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and then the overrides.
+
+    Raises:
+        ConfigError: The recipe or a setting is invalid.
+    """
+    return load_config(recipe, dict(map(parse_override, deployment_settings(overrides))))

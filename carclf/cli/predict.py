@@ -1,75 +1,119 @@
-"""``carclf predict``: what a model says of single pictures."""
+"""``carclf predict``: classify single images."""
 
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from carclf.artifacts import Dataset, Split
-from carclf.config import Validation
+from carclf.cli.options import ModelOption, ModelRunOption, StoreOption
+from carclf.config import Evaluate, Validation
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import printable
 from carclf.progress import log
-from carclf.runs.model_selection import SelectedModel
-from carclf.services.storage import Store
+from carclf.runs.model_selection import SelectedModel, select_model
+from carclf.services.storage import Store, open_store
+
+if TYPE_CHECKING:
+    from carclf.inference.files import ImagePrediction, ImagePredictor
 
 
-def prediction_lines(chosen: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool) -> Iterator[str]:
-    """A line for each picture; DataError at the end where some could not be read."""
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Image files, and folders with image files.")],
+    store_url: StoreOption = "store",
+    model: ModelOption = "",
+    run: ModelRunOption = "",
+    top: Annotated[int, typer.Option(min=1, help="Print the N most probable classes.")] = 3,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per image, with the probabilities of all classes.")
+    ] = False,
+) -> None:
+    """Predict the classes of images, with calibrated probabilities; exit status 65 if some cannot be read."""
+    store = open_store(store_url)
+    selected = select_model(store, model, run)
+    for line in prediction_lines(selected, files, store, top=top, as_json=as_json):
+        print(line, flush=True)
+
+
+def prediction_lines(
+    selected: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool
+) -> Iterator[str]:
+    """Yield one line per image.
+
+    Raises:
+        ConfigError: There are no files.
+        DataError: Some files could not be read; raised after the last line.
+    """
     from carclf.inference.files import list_files
 
     if not (files := list_files(paths)):
-        raise ConfigError("There is no file in what was given. Name pictures, or folders with pictures in them.")
-    names = [str(name) for name in chosen.model.class_names]
-    num_unread = 0
-    for one in _question(chosen, store).answers(files):
-        num_unread += bool(one.problem)
+        raise ConfigError("No files found. Give image files, or folders that contain some.")
+    class_names = [str(name) for name in selected.model.class_names]
+    num_unreadable = 0
+    for prediction in _load_predictor(selected, store).answers(files):
+        num_unreadable += bool(prediction.problem)
         if as_json:
-            yield json.dumps(_described(chosen, one, names))
+            yield json.dumps(_to_json(selected, prediction, class_names))
         else:
-            yield f"{printable(str(one.path))}: {one.problem or _words(one.probabilities, names, top)}"
-    if num_unread:
-        raise DataError(f"{num_unread} of {len(files)} files are no pictures that can be read; the others are answered "
-                        "above. Leave them out, or mend them.")
+            text = prediction.problem or _most_probable(prediction, class_names, top)
+            yield f"{printable(str(prediction.path))}: {text}"
+    if num_unreadable:
+        raise DataError(f"{num_unreadable} of {len(files)} files are not readable images. Fix or remove them.")
 
 
-def _question(chosen: SelectedModel, store: Store) -> Any:
+def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":
     import keras
 
     from carclf.evaluation.evaluate import tta_settings
     from carclf.inference.files import ImagePredictor
 
-    settings = tta_settings(chosen.evaluation)
-    temperature = chosen.temperature
-    looks = (f"zooms {settings.zooms}{', corners too' if settings.crops == 'corners' else ''}"
-             f"{', mirrored too' if settings.flip_tta else ''}")
-    if temperature is None or chosen.evaluation is None:
-        log.warning("predict: %s, %s; %s; no evaluation in the store tells a temperature, so the probabilities are "
-                    "not calibrated. Make one: carclf evaluate --run RUN", chosen.origin, chosen.model.key, looks)
+    settings = tta_settings(selected.evaluation)
+    _log_model(selected, settings)
+    return ImagePredictor(
+        keras.models.load_model(selected.model.path(store, "model.keras"), compile=False),
+        selected.model.image_size,
+        settings,
+        selected.temperature or 1.0,
+        _max_megapixels(selected, store),
+    )
+
+
+def _log_model(selected: SelectedModel, settings: Evaluate) -> None:
+    views = f"zooms={settings.zooms} crops={settings.crops} flip_tta={settings.flip_tta}"
+    log.info("predict: %s model=%s %s", selected.origin, selected.model.key, views)
+    if selected.evaluation is None:
+        log.warning(
+            "predict: the probabilities are not calibrated, because the store has no evaluation of this model. To "
+            "create one: carclf evaluate --run RUN"
+        )
     else:
-        log.info("predict: %s, %s; %s; calibrated by the temperature %.3f of the evaluation %s", chosen.origin,
-                 chosen.model.key, looks, temperature, chosen.evaluation.key)
-    network = keras.models.load_model(chosen.model.path(store, "model.keras"), compile=False)
-    return ImagePredictor(network, chosen.size, settings, temperature or 1.0, _max_megapixels(chosen, store))
+        log.info("predict: calibrated temperature=%.3f evaluation=%s", selected.temperature, selected.evaluation.key)
 
 
-def _max_megapixels(chosen: SelectedModel, store: Store) -> float:
-    """The limit of the data that the model was trained on."""
-    split = Split.find(store, chosen.model.inputs.get("split", "none"))
+def _max_megapixels(selected: SelectedModel, store: Store) -> float:
+    """Return the size limit of the dataset that the model was trained on, or the default."""
+    split = Split.find(store, selected.model.inputs.get("split", "none"))
     dataset = split and Dataset.find(store, split.inputs["dataset"])
     return float(dataset.settings["max_megapixels"]) if dataset else Validation().max_megapixels
 
 
-def _described(chosen: SelectedModel, one: Any, names: list[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {"file": str(one.path), "model": chosen.model.key}
-    if one.problem:
-        return told | {"error": one.problem}
-    shares = dict(zip(names, map(float, one.probabilities), strict=True))
-    best = max(shares, key=lambda name: shares[name])
-    return told | {"class": int(best), "probability": shares[best], "probabilities": shares,
-                   "temperature": chosen.temperature}
+def _to_json(selected: SelectedModel, prediction: "ImagePrediction", class_names: list[str]) -> dict[str, Any]:
+    line: dict[str, Any] = {"file": str(prediction.path), "model": selected.model.key}
+    if prediction.probabilities is None:
+        return line | {"error": prediction.problem}
+    probabilities = dict(zip(class_names, map(float, prediction.probabilities), strict=True))
+    predicted = max(probabilities, key=lambda name: probabilities[name])
+    return line | {
+        "class": int(predicted),
+        "probability": probabilities[predicted],
+        "probabilities": probabilities,
+        "temperature": selected.temperature,
+    }
 
 
-def _words(probabilities: Any, names: list[str], top: int) -> str:
-    order = probabilities.argsort()[::-1][:top]
-    return ", ".join(f"class {names[place]} {probabilities[place]:.3f}" for place in order)
+def _most_probable(prediction: "ImagePrediction", class_names: list[str], top: int) -> str:
+    assert prediction.probabilities is not None
+    order = prediction.probabilities.argsort()[::-1][:top]
+    return ", ".join(f"class {class_names[index]} {prediction.probabilities[index]:.3f}" for index in order)

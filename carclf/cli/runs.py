@@ -1,4 +1,4 @@
-"""``carclf runs``: the runs of a store, one of them, and two side by side."""
+"""``carclf runs``: list, show and compare the runs of a store."""
 
 import json
 from pathlib import Path
@@ -6,77 +6,86 @@ from typing import Annotated, Optional
 
 import typer
 
-from carclf.cli.options import StoreOption, validate_parent_folder
+from carclf.cli.options import JsonOption, StoreOption, validate_parent_folder
 from carclf.cli.tables import comparison_lines, run_lines, runs_table
 from carclf.errors import ConfigError
 from carclf.reports.render import write_page
-from carclf.runs.index import INDEX_FILE, index_row, list_runs, rebuild_index
+from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
 from carclf.services.storage import open_store
 
-runs_app = typer.Typer(help="The runs of a store, and what came of them.", no_args_is_help=True)
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON.")]
-FIELDS = [*index_row({"stages": {}}), "champion"]
+runs_app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True)
+SORT_FIELDS = (*ROW_FIELDS, "champion")
 
 
 @runs_app.command("list")
-def _list(
-    store: StoreOption = "store", as_json: JsonOption = False,
+def list_command(
+    store_url: StoreOption = "store",
+    as_json: JsonOption = False,
     sort: Annotated[
-        str, typer.Option("--sort", help=f"One of {', '.join(FIELDS)}; a - before it turns the order.")
+        str, typer.Option("--sort", help=f"Sort by one of {', '.join(SORT_FIELDS)}; descending with a - before it.")
     ] = "-created",
-    limit: Annotated[int, typer.Option(min=0, help="Show the first N only; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Show only the first N runs; 0 shows all.")] = 0,
 ) -> None:
-    """List the runs, the newest first, with their metrics, decisions and minutes."""
-    name = sort.removeprefix("-")
-    if name not in FIELDS:
-        raise ConfigError(f"Runs cannot be sorted by {name!r}: give one of {', '.join(FIELDS)}.")
+    """List the runs, newest first, with their states, metrics, decisions and minutes."""
     from carclf.dashboard.liveness import mark_stale_runs
 
-    place = open_store(store)
-    found = mark_stale_runs(place, list_runs(place))
-    known = [row for row in found if row[name] is not None]
-    unknown = [row for row in found if row[name] is None]  # always the last
-    ordered = [*sorted(known, key=lambda row: row[name], reverse=sort.startswith("-")), *unknown]
-    shown = ordered[:limit] if limit else ordered
-    print(*([json.dumps(shown, indent=1)] if as_json else runs_table(shown)), sep="\n")
+    if sort.removeprefix("-") not in SORT_FIELDS:
+        raise ConfigError(f"Cannot sort by {sort.removeprefix('-')!r}. Use one of {', '.join(SORT_FIELDS)}.")
+    store = open_store(store_url)
+    rows = _sort_rows(mark_stale_runs(store, list_runs(store)), sort)
+    rows = rows[:limit] if limit else rows
+    print(*([json.dumps(rows, indent=1)] if as_json else runs_table(rows)), sep="\n")
 
 
-@runs_app.command("show")
-def _show(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
-    store: StoreOption = "store", as_json: JsonOption = False,
+def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
+    """Sort by a field; rows without a value are always last."""
+    field = sort.removeprefix("-")
+    known = [row for row in rows if row[field] is not None]
+    unknown = [row for row in rows if row[field] is None]
+    return [*sorted(known, key=lambda row: row[field], reverse=sort.startswith("-")), *unknown]
+
+
+@runs_app.command()
+def show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
+    store_url: StoreOption = "store",
+    as_json: JsonOption = False,
     html: Annotated[
         Optional[Path],
-        typer.Option("--html", metavar="FILE", help="Write its report there, as one file.", callback=validate_parent_folder),
+        typer.Option(
+            "--html", metavar="FILE", help="Write the run's report to this file instead.",
+            callback=validate_parent_folder,
+        ),
     ] = None,
 ) -> None:
-    """Show a run: its settings, its stages with their metrics, and what the gate said."""
+    """Show a run: its settings, its stages with their metrics, and the gate's decision."""
     from carclf.dashboard.run_facts import run_facts
+    from carclf.dashboard.run_report import run_report
 
+    store = open_store(store_url)
     if html:
-        from carclf.dashboard.run_report import run_report
-
-        write_page(html, run_report(open_store(store), run))
+        write_page(html, run_report(store, run))
         return
-    facts = run_facts(open_store(store), run)
+    facts = run_facts(store, run)
     print(*([json.dumps(facts.to_json(), indent=1)] if as_json else run_lines(facts)), sep="\n")
 
 
-@runs_app.command("compare")
-def _compare(
-    run_a: Annotated[str, typer.Argument(metavar="A", help="A run's id.")],
-    run_b: Annotated[str, typer.Argument(metavar="B", help="The other run's id.")],
-    store: StoreOption = "store", as_json: JsonOption = False,
+@runs_app.command()
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="A", help="The id of a run.")],
+    run_b: Annotated[str, typer.Argument(metavar="B", help="The id of the other run.")],
+    store_url: StoreOption = "store",
+    as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs: settings, metrics, and a paired test on the images that both validated on."""
+    """Compare two runs: settings, metrics, and a paired test on the validation images that they share."""
     from carclf.dashboard.run_comparison import compare_runs
 
-    comparison = compare_runs(open_store(store), run_a, run_b)
+    comparison = compare_runs(open_store(store_url), run_a, run_b)
     print(*([json.dumps(comparison.to_json(), indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
 
 
-@runs_app.command("reindex")
-def _reindex(store: StoreOption = "store") -> None:
-    """Make the index of runs anew from the runs' records."""
-    place = open_store(store)
-    print(f"{INDEX_FILE} in {place.url}: {rebuild_index(place)} runs")
+@runs_app.command()
+def reindex(store_url: StoreOption = "store") -> None:
+    """Rebuild the index of runs from the run records."""
+    store = open_store(store_url)
+    print(f"{INDEX_FILE} in {store.url}: {rebuild_index(store)} runs")

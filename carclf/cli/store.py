@@ -1,4 +1,4 @@
-"""``carclf store``: what is done with a store as a whole."""
+"""``carclf store``: commands for a whole store."""
 
 from typing import Annotated
 
@@ -8,27 +8,37 @@ from carclf.cli.options import StoreOption
 from carclf.errors import ConfigError, DataError
 from carclf.services.storage import copy_store, open_store
 
-store_app = typer.Typer(no_args_is_help=True, help="The store as a whole.")
+store_app = typer.Typer(no_args_is_help=True, help="Copy a store.")
 
 
 @store_app.callback()
-def _store() -> None:
-    """The store as a whole: copied for a backup, and back."""
+def _group() -> None:
+    """Copy a store."""  # a callback keeps the group although it has a single command
 
 
-@store_app.command("copy")
-def _copy(
-    to: Annotated[str, typer.Option("--to", help="Another folder or s3://bucket/prefix.")],
-    store: StoreOption = "store",
-    anew: Annotated[bool, typer.Option("--overwrite", help="Also what is there already: it may be damaged.")] = False,
+@store_app.command()
+def copy(
+    to: Annotated[str, typer.Option("--to", help="The target: another folder or s3://bucket/prefix.")],
+    store_url: StoreOption = "store",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also copy the files that the target has already; they may be damaged.")
+    ] = False,
 ) -> None:
-    """Copy a store into another, also while runs go on; what is there already is not copied again."""
-    source, target = open_store(store), open_store(to)
+    """Copy a store into another one, for example as a backup. Runs may continue meanwhile.
+
+    Files that the target has already are skipped.
+    """
+    source = open_store(store_url)
+    target = open_store(to)
     if source.url == target.url:
-        raise ConfigError("A store is not copied into itself. Give another --to.")
-    copied = copy_store(source, target, anew=anew)
-    print(f"{source.url} to {target.url}: {copied.num_files} files, {copied.num_bytes / 1e6:.1f} MB; {copied.known} "
-          "were there already")
-    if copied.damaged:
-        raise DataError(f"{len(copied.damaged)} files are damaged, and were not copied: {', '.join(copied.damaged)}. "
-                        "Restore them from an earlier backup, or make them anew with force.")
+        raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
+    result = copy_store(source, target, anew=overwrite)
+    print(
+        f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
+        f"{result.known}"
+    )
+    if result.damaged:
+        raise DataError(
+            f"{len(result.damaged)} files are damaged and were not copied: {', '.join(result.damaged)}. Restore them "
+            "from an earlier backup, or rebuild them with --set force=true."
+        )

@@ -1,147 +1,203 @@
-"""The champions in tables."""
-
+"""Champions, runs and comparisons as tables of plain text."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Decision, Evaluation, Model
+from carclf.artifacts import Artifact, Decision, Evaluation, Model
 from carclf.champion import Event, State, model_summary, promotions
-from carclf.formatting import printable
+from carclf.formatting import format_value, printable
+from carclf.runs.index import Row
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     from carclf.dashboard.comparison_facts import RunComparison
     from carclf.dashboard.run_facts import RunFacts
+    from carclf.dashboard.stage_facts import StageFacts
 
-HEAD = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
+CHAMPIONS_HEADER = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
+RUNS_HEADER = (
+    "", "run", "recipe", "created", "state", "stage", "accuracy", "95%", "public", "decision", "minutes", "GPU",
+)
+MAX_ROWS = 20  # of a comparison's tables
+
+
+def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with aligned columns; an empty column is left out."""
+    rows = [[printable(cell) for cell in row] for row in rows]  # names and reasons may contain anything
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip() for row in rows
+    ]
+
+
+def _four_decimals(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else format_value(value)
+
+
+def _accuracy_interval(row: Mapping[str, Any]) -> str:
+    if row["val_accuracy_low"] is None:
+        return ""
+    return f"{row['val_accuracy_low']:.4f}-{row['val_accuracy_high']:.4f}"
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
-    """Each promotion, oldest first, with its interval, its last public score, and whether it is the champion now."""
-    return [_entry(store, state, event) for event in promotions(state)]
+    """Return all promotions, oldest first, with metrics, public score, and whether each is the champion now."""
+    return [_champion_row(store, state, event) for event in promotions(state)]
 
 
-def history_table(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The lines of a table of the entries; the champion has a star."""
-    rows = [HEAD]
-    for one in found:
-        interval = "" if one["val_accuracy_low"] is None else f"{one['low']:.4f}-{one['high']:.4f}"
-        note = f"by hand, because {one['override']}" if one["override"] else ""
-        rows.append(("*" if one["champion"] else "", one["model"], one["run"], format_decimals(one["val_accuracy"]), interval,
-                     format_decimals(one["public_score"]), str(one["rank"]), one["time"], one["by"], note))
-    return format_table(rows)
-
-
-def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]:
-    """An entry with its decision, the metrics of its evaluation, where its files lie, and its events."""
-    kinds = {"model": Model, "evaluation": Evaluation, "decision": Decision}
-    found = {name: kind.find(store, event[name]) for name, kind in kinds.items() if event.get(name)}
-    decision, evaluation = found.get("decision"), found.get("evaluation")
-    rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
-    return _entry(store, state, event) | {
-        "reason": decision.metrics["reason"] if decision else None, "rules": rules,
-        "metrics": evaluation.metrics if evaluation else {},
-        "files": {name: {file: f"{store.url}/{known.key}" for file, known in one.files.items()} if one else None
-                  for name, one in found.items()},
-        "events": [other for other in state["history"] if other.get("model") == event["model"]],
-    }
-
-
-def details_table(found: dict[str, Any]) -> list[str]:
-    """The lines of what ``shown`` found."""
-    rules = [(row["name"], format_digits(row["value"]), format_digits(row["limit"]), "yes" if row["passed"] else "NO",
-              ": ".join(filter(None, (row["summary"], row["detail"])))) for row in found["rules"]]
-    files = [line for name, known in found["files"].items()
-             for line in (known.values() if known is not None else [f"{name}: gone from the store"])]
-    events = [f"{event['time']}  {event['action'].replace('_', ' ')}{_told(event)}" for event in found["events"]]
-    lines = [
-        f"{found['model']} of the run {found['run'] or 'unknown'}{', the champion' if found['champion'] else ''}",
-        found["reason"] or "its decision is gone from the store", "",
-        *format_table([("rule", "value", "limit", "passed", ""), *rules]), "",
-        *format_table([(name, format_digits(value)) for name, value in found["metrics"].items()]), "", *files, "", *events,
-    ]
-    return [printable(line) for line in lines]
-
-
-def _entry(store: Store, state: State, event: Event) -> dict[str, Any]:
+def _champion_row(store: Store, state: State, event: Event) -> dict[str, Any]:
     evaluation = Evaluation.find(store, event["evaluation"]) if event.get("evaluation") else None
-    known = model_summary(state, event, evaluation)
-    return known | {
-        "rank": "" if known["rank"] is None else known["rank"], "time": event["time"],
-        "by": event.get("approved_by", ""), "override": event.get("override", ""), "rejection": event.get("rejection", ""),
+    summary = model_summary(state, event, evaluation)
+    return summary | {
+        "rank": "" if summary["rank"] is None else summary["rank"],
+        "time": event["time"],
+        "by": event.get("approved_by", ""),
+        "override": event.get("override", ""),
+        "rejection": event.get("rejection", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
 
-def _told(event: Event) -> str:
-    if event["action"] == "scored":
-        return f": public score {event['public_score']}" + (f", rank {event['rank']}" if event["rank"] != "" else "")
-    told = [("by", event.get("approved_by") or event.get("by")), ("from", event.get("previous_model")),
-            ("because", event.get("override"))]
-    return "".join(f", {word} {value}" for word, value in told if value)
-
-
-def format_decimals(value: Any) -> str:
-    """A figure with four places; "" for none."""
-    return f"{value:.4f}" if isinstance(value, float) else str(value if value is not None else "")
-
-
-def format_digits(value: Any) -> str:
-    """A figure with four digits; "" for none."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value if value is not None else "")
-
-
-def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, its columns under each other; an empty column is left out."""
-    rows = [[printable(cell) for cell in row] for row in rows]  # a reason, or a name, may hold anything
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip()
-            for row in rows]
-
-RUNS_HEAD = ("", "run", "recipe", "created", "state", "stage", "accuracy", "95%", "public", "decision", "minutes", "GPU")
-MAX_SHOWN = 20  # rows of a comparison's tables
-
-
-def runs_table(rows: list[dict[str, Any]]) -> list[str]:
-    """The lines of a table of the index's rows; the champion's run has a star."""
-    table = [RUNS_HEAD]
+def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of ``champion_rows``, with a star for the champion."""
+    table = [CHAMPIONS_HEADER]
     for row in rows:
-        interval = "" if row["val_accuracy_low"] is None else f"{row['low']:.4f}-{row['high']:.4f}"
-        on_gpu = f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else ""
-        table.append(("*" if row["champion"] else "", row["run"], row["recipe"], row["created"][:16], row["state"],
-                      row["stage"], format_decimals(row["val_accuracy"]), interval, format_decimals(row["public_score"]),
-                      row["decision"], f"{row['minutes']:.1f}", on_gpu))
+        table.append((
+            "*" if row["champion"] else "",
+            row["model"],
+            row["run"],
+            _four_decimals(row["val_accuracy"]),
+            _accuracy_interval(row),
+            _four_decimals(row["public_score"]),
+            str(row["rank"]),
+            row["time"],
+            row["by"],
+            f"override: {row['override']}" if row["override"] else "",
+        ))
+    return format_table(table)
+
+
+def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]:
+    """Return a row of ``champion_rows`` with its decision, all metrics, the URLs of its files, and its events."""
+    kinds: dict[str, type[Artifact]] = {"model": Model, "evaluation": Evaluation, "decision": Decision}
+    artifacts = {name: kind.find(store, event[name]) for name, kind in kinds.items() if event.get(name)}
+    decision = artifacts.get("decision")
+    evaluation = artifacts.get("evaluation")
+    rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
+    return _champion_row(store, state, event) | {
+        "reason": decision.metrics["reason"] if decision else None,
+        "rules": rules,
+        "metrics": evaluation.metrics if evaluation else {},
+        "files": {name: _file_urls(store, artifact) for name, artifact in artifacts.items()},
+        "events": [other for other in state["history"] if other.get("model") == event["model"]],
+    }
+
+
+def _file_urls(store: Store, artifact: Artifact | None) -> dict[str, str] | None:
+    if artifact is None:
+        return None
+    return {name: f"{store.url}/{file.key}" for name, file in artifact.files.items()}
+
+
+def details_table(details: Mapping[str, Any]) -> list[str]:
+    """Return the lines that show ``champion_details``."""
+    champion = ", the champion" if details["champion"] else ""
+    rules = [
+        (row["name"], format_value(row["value"]), format_value(row["limit"]), "yes" if row["passed"] else "NO",
+         ": ".join(filter(None, (row["summary"], row["detail"]))))
+        for row in details["rules"]
+    ]
+    metrics = [(name, format_value(value)) for name, value in details["metrics"].items()]
+    files: list[str] = []
+    for name, urls in details["files"].items():
+        files += [f"{name}: missing from the store"] if urls is None else urls.values()
+    lines = [
+        f"{details['model']} of run {details['run'] or 'unknown'}{champion}",
+        details["reason"] or "the decision is missing from the store",
+        "",
+        *format_table([("rule", "value", "limit", "passed", ""), *rules]),
+        "",
+        *(format_table(metrics) if metrics else []),
+        "",
+        *files,
+        "",
+        *(_describe_event(event) for event in details["events"]),
+    ]
+    return [printable(line) for line in lines]
+
+
+def _describe_event(event: Event) -> str:
+    action = event["action"]
+    line = f"{event['time']}  {action.replace('_', ' ')}"
+    if action == "scored":
+        rank = f", rank {event['rank']}" if event["rank"] != "" else ""
+        return f"{line}: public score {event['public_score']}{rank}"
+    fields = {
+        "by": event.get("approved_by") or event.get("by"),
+        "replaces": event.get("previous_model"),
+        "override:": event.get("override"),
+    }
+    return line + "".join(f", {word} {value}" for word, value in fields.items() if value)
+
+
+def runs_table(rows: Sequence[Row]) -> list[str]:
+    """Return a table of the index's rows, with a star for the champion's run."""
+    table = [RUNS_HEADER]
+    for row in rows:
+        table.append((
+            "*" if row["champion"] else "",
+            row["run"],
+            row["recipe"],
+            row["created"][: len("2026-01-31T12:00")],
+            row["state"],
+            row["stage"],
+            _four_decimals(row["val_accuracy"]),
+            _accuracy_interval(row),
+            _four_decimals(row["public_score"]),
+            row["decision"],
+            f"{row['minutes']:.1f}",
+            f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else "",
+        ))
     return format_table(table)
 
 
 def run_lines(facts: "RunFacts") -> list[str]:
-    """Return the lines that describe a run."""
-    header, row, decision = facts.header, facts.row, facts.decision
-    settings = [(setting.name, str(setting.value), f"(recipe: {setting.default})") for setting in header.settings]
-    stages = [(stage.name, stage.state, "" if stage.seconds is None else f"{stage.seconds:.1f} s",
-               "reused" if stage.reused else "", stage.text or stage.summary) for stage in facts.stages]
+    """Return the lines that show the facts of a run."""
+    header = facts.header
+    row = facts.row
+    champion = ", the champion" if row["champion"] else ""
+    settings = [(item.name, str(item.value), f"(recipe: {item.default})") for item in header.settings]
     problems = [f"{problem.section}: {problem.text}" for problem in facts.problems]
     lines = [
-        f"{facts.run}, recipe {header.recipe}, started {header.created}{', the champion' * row['champion']}",
-        f"{row['state']}{' at ' if row['stage'] else ''}{row['stage']}", *([decision.reason] if decision else []),
-        "", *format_table([("stage", "state", "", "", ""), *stages]),
-        "", *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
+        f"{facts.run}, recipe {header.recipe}, started {header.created}{champion}",
+        f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
+        *([facts.decision.reason] if facts.decision else []),
+        "",
+        *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
+        "",
+        *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
         *(["", *problems] if problems else []),
     ]
     return [printable(line) for line in lines]
 
 
+def _stage_cells(stage: "StageFacts") -> tuple[str, ...]:
+    seconds = "" if stage.seconds is None else f"{stage.seconds:.1f} s"
+    return stage.name, stage.state, seconds, "reused" if stage.reused else "", stage.text or stage.summary
+
+
 def comparison_lines(comparison: "RunComparison") -> list[str]:
-    """Return the lines that describe the comparison of two runs."""
-    names = (comparison.a.run, comparison.b.run)
-    settings = [(setting.name, str(setting.a), str(setting.b)) for setting in comparison.settings]
-    metrics = [(metric.name, format_digits(metric.a), format_digits(metric.b)) for metric in comparison.metrics]
-    classes = [(f"recall of class {row.label} ({row.num_images} images)", format_digits(row.a), format_digits(row.b))
-               for row in comparison.classes if row.difference]
-    changed = [(prediction.id, f"class {prediction.label}", f"{prediction.a} → {prediction.b}", prediction.kind)
-               for prediction in comparison.changed_predictions[:MAX_SHOWN]]
-    lines = [comparison.summary, "", *format_table([("", *names), *settings, *metrics, *classes[:MAX_SHOWN]])]
-    if changed:
-        lines += ["", f"{comparison.num_changed} predictions changed:", *format_table(changed)]
+    """Return the lines that show the comparison of two runs."""
+    settings = [(row.name, str(row.a), str(row.b)) for row in comparison.settings]
+    metrics = [(row.name, format_value(row.a), format_value(row.b)) for row in comparison.metrics]
+    recalls = [
+        (f"recall of class {row.label} ({row.num_images} images)", format_value(row.a), format_value(row.b))
+        for row in comparison.classes if row.difference
+    ]
+    header = ("", comparison.a.run, comparison.b.run)
+    lines = [comparison.summary, "", *format_table([header, *settings, *metrics, *recalls[:MAX_ROWS]])]
+    if changed := comparison.changed_predictions:
+        images = [(row.id, f"class {row.label}", f"{row.a} → {row.b}", row.kind) for row in changed[:MAX_ROWS]]
+        lines += ["", f"{comparison.num_changed} images have different predictions:", *format_table(images)]
     return [printable(line) for line in lines]

@@ -15,21 +15,13 @@ class ComparedRun(Facts):
     champion: bool
 
 
-class SettingDifference(Facts):
-    """A setting that differs; None in a run that does not have it."""
+class Difference(Facts):
+    """A setting or metric of both runs, None where it is missing; only metrics can have a ``difference``."""
 
     name: str
     a: Any
     b: Any
-
-
-class MetricDifference(Facts):
-    """A metric of both evaluations. ``difference`` is None where it is unknown or means nothing."""
-
-    name: str
-    a: float | None
-    b: float | None
-    difference: float | None
+    difference: float | None = None
 
 
 class PairedResult(Facts):
@@ -83,8 +75,8 @@ class RunComparison(Facts):
 
     a: ComparedRun
     b: ComparedRun
-    settings: tuple[SettingDifference, ...]
-    metrics: tuple[MetricDifference, ...]
+    settings: tuple[Difference, ...]  # only those that differ
+    metrics: tuple[Difference, ...]
     paired: PairedResult
     classes: tuple[ClassDifference, ...]  # the largest loss first
     changed_predictions: tuple[ChangedPrediction, ...]  # the most confident of b first, limited in number

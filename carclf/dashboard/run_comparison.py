@@ -63,14 +63,14 @@ def _compared_run(reader: RunReader) -> facts.ComparedRun:
     return facts.ComparedRun.model_validate(row | {"champion": champion})
 
 
-def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> tuple[facts.SettingDifference, ...]:
+def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> tuple[facts.Difference, ...]:
     a = flatten(config_a)
     b = flatten(config_b)
     different = [name for name in a | b if name not in a or name not in b or a[name] != b[name]]
-    return tuple(facts.SettingDifference(name=name, a=a.get(name), b=b.get(name)) for name in different)
+    return tuple(facts.Difference(name=name, a=a.get(name), b=b.get(name)) for name in different)
 
 
-def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.MetricDifference, ...]:
+def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.Difference, ...]:
     differences = []
     for name in metrics_a | metrics_b:
         a = finite_number(metrics_a.get(name))
@@ -78,7 +78,7 @@ def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.M
         if a is None and b is None:
             continue
         difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
-        differences.append(facts.MetricDifference(name=name, a=a, b=b, difference=difference))
+        differences.append(facts.Difference(name=name, a=a, b=b, difference=difference))
     return tuple(differences)
 
 

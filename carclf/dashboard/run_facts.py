@@ -12,7 +12,7 @@ from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
 from carclf.runs.index import TRAINING, Row, index_row, is_champion
 from carclf.runs.live import LiveProgress, read_live_progress
-from carclf.runs.record import training_machine
+from carclf.runs.record import Record, training_machine
 from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
@@ -25,7 +25,7 @@ IMAGE_KINDS = ("image", "overlay")
 JPEG_URI = "data:image/jpeg;base64,"
 VIEWABLE_SUFFIXES = (".html", ".json", ".csv", ".png", ".md")  # of the files that the pages serve
 MAX_VIEWABLE_BYTES = 32_000_000
-NOTHING: tuple[Any, ...] = ()
+EMPTY: tuple[Any, ...] = ()
 Epoch = dict[str, float | None]  # a row of history.csv: epoch (from 1), loss, accuracy, val_loss, ...
 
 
@@ -122,6 +122,7 @@ class ErrorFacts(Facts):
     overlay: str = ""
 
 
+# The gate has models of its rules and decisions, but to import them loads pandas, which the API server does not need.
 class GateRule(Facts):
     """A rule of the gate with its result."""
 
@@ -170,15 +171,15 @@ def run_facts(store: Store, run_id: str) -> RunFacts:
     reader = open_run(store, run_id)
     reader.prefetch(FILES)
     live: dict[str, LiveProgress] = reader.try_section("live", lambda: read_live_progress(store, run_id), {})
-    settings = reader.try_section("settings", lambda: changed_settings(reader), NOTHING)
+    settings = reader.try_section("settings", lambda: changed_settings(reader), EMPTY)
     stages = all_stage_facts(reader, settings, live)
     facts = RunFacts(
         run=run_id, store=store.url, row=_row(reader, stages), header=_header(reader, settings), stages=stages,
         live=live,
-        curves={stage: reader.try_section(stage, partial(_epochs, reader, stage), NOTHING) for stage in TRAINING},
+        curves={stage: reader.try_section(stage, partial(_epochs, reader, stage), EMPTY) for stage in TRAINING},
         data=reader.try_section("data", lambda: _data(reader), None),
         evaluation=reader.try_section("evaluation", lambda: _evaluation(reader), None),
-        errors=reader.try_section("errors", lambda: _errors(reader), NOTHING),
+        errors=reader.try_section("errors", lambda: _errors(reader), EMPTY),
         decision=reader.try_section("decision", lambda: _decision(reader), None),
     )
     by_text = {problem.text: problem for problem in reversed(reader.problems)}
@@ -216,7 +217,7 @@ def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeade
     )
 
 
-def _machine(record: dict[str, Any]) -> str:
+def _machine(record: Record) -> str:
     """Describe the machine that trained the model, or the one that started the run if nothing is trained yet."""
     if not (machine := training_machine(record)):
         return str(record.get("machine", ""))
@@ -264,7 +265,7 @@ def _evaluation(reader: RunReader) -> EvaluationFacts | None:
 
 def _errors(reader: RunReader) -> tuple[ErrorFacts, ...]:
     errors = (reader.read_json("evaluate", "evaluation.json") or {}).get("errors", [])
-    images = reader.try_section("images", lambda: _error_images(reader), NOTHING) if errors else NOTHING
+    images = reader.try_section("images", lambda: _error_images(reader), EMPTY) if errors else EMPTY
     no_images: dict[str, str] = {}
     pairs = zip_longest(errors, images[: len(errors)], fillvalue=no_images)
     return tuple(ErrorFacts.model_validate({"number": i} | error | uris) for i, (error, uris) in enumerate(pairs))

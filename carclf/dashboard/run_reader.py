@@ -82,7 +82,7 @@ class RunReader:
 
     def attempt(self, stage: str) -> dict[str, Any]:
         """Return the record's entry of an attempt that is running, waiting or failed, or an empty dict."""
-        return dict((self.record.get("attempts") or {}).get(stage) or {})
+        return dict(self.record["attempts"].get(stage) or {})
 
     def artifact(self, stage: str) -> Artifact | None:
         """Return the artifact of a stage or of the audit, None if it has not finished; DataError if it is damaged."""

@@ -102,7 +102,7 @@
       paragraph.querySelector("progress").value = line.fraction;
     }
   }
-  // Tell the user when a page can no longer be updated, for example because the login expired.
+  // Show that a page can no longer be updated, for example because the login expired.
   function showStale(error) {
     console.warn(`carclf: ${error.message}`);
     let message = document.getElementById("stale");

@@ -5,6 +5,7 @@ import shlex
 from datetime import UTC, datetime
 from typing import Any
 
+from carclf.artifacts import File
 from carclf.config import flatten, load_config
 from carclf.dashboard.run_reader import Facts, RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
@@ -17,14 +18,6 @@ class ChangedSetting(Facts):
     name: str
     value: Any
     default: Any
-
-
-class StageFile(Facts):
-    """A file of a stage's artifact; ``key`` is its key in the store."""
-
-    name: str
-    key: str
-    num_bytes: int
 
 
 class StageFacts(Facts):
@@ -42,7 +35,7 @@ class StageFacts(Facts):
     metrics: dict[str, Any]
     folder: str
     key: str
-    files: tuple[StageFile, ...]
+    files: dict[str, File]  # of the artifact, by name
     command: str
 
 
@@ -73,7 +66,6 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
     result = reader.result(stage)
     attempt = reader.attempt(stage)
     artifact = reader.try_section(stage, lambda: reader.artifact(stage), None)
-    files = artifact.files.items() if artifact else ()
     known = {name: result[name] for name in ("seconds", "gpu", "summary") if name in result}
     return StageFacts(
         name=stage, command=command, state=stage_state(result, attempt, live), **known,
@@ -81,7 +73,7 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
         since=attempt.get("since", ""), ended=attempt.get("ended") or result.get("ended") or "",
         reused=bool(result.get("reused")), metrics=result.get("metrics") or attempt.get("metrics") or {},
         folder=STAGES[stage].artifact.folder, key=artifact.key if artifact else result.get("key", ""),
-        files=tuple(StageFile(name=name, key=file.key, num_bytes=file.num_bytes) for name, file in files),
+        files=artifact.files if artifact else {},
     )
 
 

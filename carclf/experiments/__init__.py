@@ -1,1 +1,1 @@
-"""Recipes compared with a baseline."""
+"""Experiments: train several recipes on the same images and compare them with a baseline."""

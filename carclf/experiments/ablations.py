@@ -1,14 +1,17 @@
-"""The rows of the seed's and the published lists, each as what it changes of the recipe that is its baseline.
+"""Ablations: the settings that each one changes of the baseline recipe.
 
-Of two opposites one is what the baseline does already; which one, differs between the recipes.
+They cover the ideas of the original notebook and of published solutions. One of two opposites changes nothing, since
+the baseline has it already; which one depends on the recipe.
 """
 
 from typing import Any, get_args
 
 from carclf.config import Backbone
 
-NO_AUGMENTATION = {"augment.crop_scale": 1.0, "augment.flip": False, "augment.aspect_jitter": 0.0,
-                   "augment.rotate_degrees": 0.0, "augment.color": 0.0, "head.num_views": 1}
+NO_AUGMENTATION = {
+    "augment.crop_scale": 1.0, "augment.flip": False, "augment.aspect_jitter": 0.0, "augment.rotate_degrees": 0.0,
+    "augment.color": 0.0, "head.num_views": 1,
+}
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-augmentation": NO_AUGMENTATION,
@@ -20,8 +23,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "no-hidden-layer": {"model.hidden_units": 0},
     "frozen": {"fine_tune.epochs": 0},
     "half-unfrozen": {"fine_tune.unfrozen_fraction": 0.5},
-    "whole-unfrozen": {"fine_tune.unfrozen_fraction": 1.0},
-    "step-wise": {"fine_tune.num_phases": 3},
+    "all-unfrozen": {"fine_tune.unfrozen_fraction": 1.0},
+    "gradual-unfreezing": {"fine_tune.num_phases": 3},
     "batch-norm-training": {"fine_tune.batch_norm": "training"},
     "batch-16": {"fine_tune.batch_size": 16},
     "batch-32": {"fine_tune.batch_size": 32},
@@ -33,12 +36,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "size-192x384": {"model.image_height": 192, "model.image_width": 384},
     "size-384x512": {"model.image_height": 384, "model.image_width": 512},
     "size-480x640": {"model.image_height": 480, "model.image_width": 640},
-    "progressive": {"fine_tune.num_phases": 3, "fine_tune.initial_size_fraction": 0.6},
+    "progressive-resizing": {"fine_tune.num_phases": 3, "fine_tune.initial_size_fraction": 0.6},
     "label-smoothing": {"fine_tune.label_smoothing": 0.1, "head.label_smoothing": 0.05},
     "no-label-smoothing": {"fine_tune.label_smoothing": 0.0, "head.label_smoothing": 0.0},
     "mixup": {"fine_tune.mixup": 0.5},
     "cutmix": {"fine_tune.cutmix": 0.5},
-    "average": {"fine_tune.ema_momentum": 0.98},
+    "ema": {"fine_tune.ema_momentum": 0.98},
     "no-ema": {"fine_tune.ema_momentum": 0.0},
     "longer": {"fine_tune.epochs": 20, "fine_tune.patience": 20},
     "single-view": {"evaluate.flip_tta": False, "evaluate.zooms": "1"},
@@ -46,5 +49,5 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "flip-and-zoom-views": {"evaluate.flip_tta": True, "evaluate.zooms": "1,1.15"},
     **{f"backbone-{name}": {"model.backbone": name} for name in get_args(Backbone) if name != "Tiny"},
 }
-# Not trained: the baseline's seeds, their probabilities averaged.
+# A recipe that is not trained: it averages the probabilities of others, by default of the baseline's seeds.
 ENSEMBLE = "ensemble"

@@ -1,13 +1,12 @@
-"""What an experiment found: each recipe beside the baseline on the same images, and what it cost."""
+"""The outcome of an experiment: every recipe compared with the baseline on the same images, and what it cost."""
 
-
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import reduce
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from carclf.artifacts import Evaluation, Model
 from carclf.errors import CarclfError, QualityError
@@ -16,7 +15,7 @@ from carclf.experiments.plan import Plan, TrainingRun
 from carclf.experiments.racing import recipes_stopped_early
 from carclf.experiments.reproduce import reproduce_command
 from carclf.experiments.search import num_earlier_trials
-from carclf.experiments.significance import CorrectMatrix, RecipeComparison, compare_recipes
+from carclf.experiments.significance import CorrectMatrix, RecipeComparison, compare_recipes, seed_std
 from carclf.experiments.trainings import has_started
 from carclf.experiments.variants import BASELINE
 from carclf.inference.calibration import apply_temperature
@@ -24,171 +23,240 @@ from carclf.runs.record import Record, read_record
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command
 
-SHARES = r"^p\d+$"  # columns of probabilities
-Tables = dict[str, dict[int, pd.DataFrame]]  # of each recipe and seed: id, label and probabilities, all folds
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROBABILITIES = r"^p\d+$"  # the columns of probabilities
+Tables = dict[str, dict[int, "pd.DataFrame"]]  # by recipe and seed: the predictions of all folds, indexed by id
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Trainings:
+    """The evaluated training runs, and why others failed. Those that never started are in neither."""
+
+    evaluated: dict[TrainingRun, Run]
+    failed: dict[TrainingRun, str]
+
+    def of_recipes(self, recipes: Sequence[str]) -> dict[TrainingRun, Run]:
+        return {training_run: run for training_run, run in self.evaluated.items() if training_run.recipe in recipes}
 
 
 def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
-    """The comparison as ``outcome.json`` holds it; QualityError where the baseline did not finish."""
-    runs, failed = _finished(plan, store)
-    tables = _tables(plan, runs)
+    """Return the content of ``outcome.json``.
+
+    - ``experiment``, ``recipe``, ``settings``, ``seeds``, ``num_folds``, ``significance_level``: from the plan
+    - ``num_images``, ``num_comparisons``, and ``seed_std``, the standard deviation of a seed's effect on all images
+    - ``rows``: one per recipe, with ``recipe``, ``changes``, ``num_seeds``, ``accuracy``, ``accuracy_std``,
+      ``minutes`` and ``images_per_second`` if known, ``relative_cost``, ``on_pareto_front``, ``runs``, ``command``,
+      ``summary``, ``conclusion`` ("" for the baseline), and except for the baseline the fields of RecipeComparison
+    - ``winner``: the run to promote, or ""
+    - ``stopped_early``, ``failed`` (with ``run`` and ``error``) and ``not_trained``: the recipes without a row
+
+    Raises:
+        QualityError: No seed of the baseline is complete.
+    """
+    trainings = _load_trainings(plan, store)
+    tables = _load_tables(plan, trainings)
     if BASELINE not in tables:
-        raise QualityError(f"The baseline of {plan.experiment!r} finished with no seed, so nothing can be compared: "
-                           f"{'; '.join(failed.values()) or 'it was not trained, or left out'}. Mend it and run the "
-                           f"experiment again: {format_command(store, f'experiment run --name {plan.experiment}')}")
-    answers = _answers(tables, plan.ensemble)
-    lost = {name: where for name, where in recipes_stopped_early(plan, store).items() if name not in tables}
-    num_prior_recipes = len(lost) + num_earlier_trials(plan)
-    verdicts, seed_std = compare_recipes(answers, BASELINE, level=plan.significance_level, num_prior_recipes=num_prior_recipes)
-    costs = {name: training_cost(name, plan, runs) for name in answers}
-    rows = [_row(name, answers[name], costs, next((v for v in verdicts if v.recipe == name), None), plan)
-            | {"command": reproduce_command(name, plan, runs)}
-            for name in answers]
-    known = {member.recipe for member in failed} | set(lost) | set(answers)
-    wanted = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
+        reasons = "; ".join(trainings.failed.values()) or "It was not trained"
+        raise QualityError(
+            f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is complete. {reasons}. "
+            f"Fix the cause and run again: {format_command(store, f'experiment run --name {plan.experiment}')}"
+        )
+    correct = _correct_matrices(tables, plan.ensemble)
+    stopped = {name: rung for name, rung in recipes_stopped_early(plan, store).items() if name not in tables}
+    num_prior_recipes = len(stopped) + num_earlier_trials(plan)
+    comparisons, seed_effect = compare_recipes(
+        correct, BASELINE, significance_level=plan.significance_level, num_prior_recipes=num_prior_recipes
+    )
+    rows = _rows(plan, trainings, correct, comparisons)
+    accounted = {run.recipe for run in trainings.failed} | set(stopped) | set(correct)
+    expected = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
-        "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings, "level": plan.significance_level,
-        "num_images": answers[BASELINE].shape[1], "num_comparisons": len(verdicts) + num_prior_recipes, "seeds": plan.seeds,
-        "num_folds": plan.num_folds, "seed_std": seed_std, "rows": mark_pareto_front(rows),
-        "winner": _winner(rows, runs),
-        "stopped_early": [{"recipe": name, "epoch": epoch, "val_accuracy": accuracy}
-                    for name, (epoch, accuracy) in lost.items()],
-        "failed": [{"run": member.run_id, "error": error} for member, error in failed.items()
-                   if member.recipe not in lost],
-        "not_trained": [name for name in wanted if name not in known],
+        "experiment": plan.experiment,
+        "recipe": plan.recipe,
+        "settings": plan.settings,
+        "significance_level": plan.significance_level,
+        "num_images": correct[BASELINE].shape[1],
+        "num_comparisons": len(comparisons) + num_prior_recipes,
+        "seeds": plan.seeds,
+        "num_folds": plan.num_folds,
+        "seed_std": seed_effect,
+        "rows": rows,
+        "winner": _winner(rows, trainings),
+        "stopped_early": [
+            {"recipe": name, "epoch": epoch, "val_accuracy": accuracy} for name, (epoch, accuracy) in stopped.items()
+        ],
+        "failed": [
+            {"run": run.run_id, "error": error} for run, error in trainings.failed.items() if run.recipe not in stopped
+        ],
+        "not_trained": [name for name in expected if name not in accounted],
     }
 
 
-def _winner(rows: list[dict[str, Any]], runs: dict[TrainingRun, Run]) -> str:
-    """The run to promote: the best seed of the most accurate recipe that is better than the baseline; "" for none."""
-    better = [row for row in rows if row["conclusion"] == "better" and row["recipe"] != ENSEMBLE]
-    if not better:
-        return ""
-    name = max(better, key=lambda row: float(row["accuracy"]))["recipe"]
-    own = {member.run_id: run for member, run in runs.items() if member.recipe == name}
-    return max(own, key=lambda run: float(own[run].artifact(Evaluation, "evaluate").metrics["val_accuracy"]))
-
-
-def _finished(plan: Plan, store: Store) -> tuple[dict[TrainingRun, Run], dict[TrainingRun, str]]:
-    """The runs that were evaluated, and why others were not (those that never began are in neither)."""
-    runs, failed = {}, {}
-    for member in plan.training_runs:
-        record: Record | None = {}
+def _load_trainings(plan: Plan, store: Store) -> _Trainings:
+    evaluated: dict[TrainingRun, Run] = {}
+    failed: dict[TrainingRun, str] = {}
+    for training_run in plan.training_runs:
+        record: Record | None = None
         try:
-            record = read_record(store, member.run_id)
+            record = read_record(store, training_run.run_id)
             if record is None or not has_started(record):
                 continue
-            run = Run(member.run_id, store, record)
+            run = Run(training_run.run_id, store, record)
             run.artifact(Evaluation, "evaluate")
         except CarclfError as error:
-            failed[member] = _reason(record or {}) or str(error)
+            failed[training_run] = _failure_text(record) or str(error)
         else:
-            runs[member] = run
-    return runs, failed
+            evaluated[training_run] = run
+    return _Trainings(evaluated, failed)
 
 
-def _reason(record: Record) -> str:
-    """What the record says of the stages that failed."""
-    attempts = record.get("attempts", {}).values()
-    return "; ".join(str(told["text"]) for told in attempts if told["state"] == "failed")
+def _failure_text(record: Record | None) -> str:
+    attempts = record["attempts"].values() if record else ()
+    return "; ".join(attempt["text"] for attempt in attempts if attempt["state"] == "failed")
 
 
-def _tables(plan: Plan, runs: dict[TrainingRun, Run]) -> Tables:
-    """The predictions of each recipe and seed of which every fold was evaluated."""
-    found: Tables = {}
+def _load_tables(plan: Plan, trainings: _Trainings) -> Tables:
+    """Return the predictions of each recipe and seed whose folds are all evaluated."""
+    import pandas as pd
+
+    tables: Tables = {}
     for name in plan.recipes:
         for seed in plan.seeds:
-            own = [run for member, run in runs.items() if (member.recipe, member.seed) == (name, seed)]
-            if len(own) == len(plan.folds):
-                found.setdefault(name, {})[seed] = pd.concat(map(_predictions, own)).set_index("id").sort_index()
-    return found
+            folds = [run for training_run, run in trainings.of_recipes([name]).items() if training_run.seed == seed]
+            if len(folds) == len(plan.folds):
+                tables.setdefault(name, {})[seed] = pd.concat(map(_predictions, folds)).set_index("id").sort_index()
+    return tables
 
 
-def _predictions(run: Run) -> pd.DataFrame:
-    """A run's answers, with calibrated probabilities: those that `carclf ensemble` averages."""
+def _predictions(run: Run) -> "pd.DataFrame":
+    """Return a run's predictions with calibrated probabilities, as ``carclf ensemble`` averages them."""
+    import pandas as pd
+
     evaluation = run.artifact(Evaluation, "evaluate")
     table = pd.read_parquet(evaluation.path(run.store, "predictions.parquet"))
-    names = table.filter(regex=SHARES).columns
-    table[names] = apply_temperature(table[names].to_numpy(float), evaluation.number("temperature"))
+    columns = table.filter(regex=PROBABILITIES).columns
+    table[columns] = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
     return table
 
 
-def _answers(tables: Tables, ensemble: list[str]) -> dict[str, CorrectMatrix]:
-    """Which answers are right (seeds, images), on the images that all have."""
-    every = [table for seeds in tables.values() for table in seeds.values()]
-    ids = every[0].index
-    for table in every[1:]:
-        ids = ids.intersection(table.index)
-    found = {name: np.stack([(table.loc[ids, "predicted"] == table.loc[ids, "label"]).to_numpy()
-                             for table in seeds.values()]) for name, seeds in tables.items()}
-    own = [list(tables[name].values()) for name in ensemble if name in tables]
-    if sum(map(len, own)) > 1:
-        # a recipe with more seeds counts no more than another one
-        shares = [table.loc[ids].filter(regex=SHARES) / len(seeds) for seeds in own for table in seeds]
-        named = reduce(pd.DataFrame.add, shares).idxmax(axis="columns").str[1:].astype(int)
-        found[ENSEMBLE] = (named == own[0][0].loc[ids, "label"]).to_numpy()[None]
-    return found
-
-
-def _row(
-    name: str, correct: CorrectMatrix, costs: dict[str, dict[str, float]], verdict: RecipeComparison | None, plan: Plan
-) -> dict[str, Any]:
-    own, base = costs[name], costs[BASELINE]
-    ratio = own["minutes"] / base["minutes"] if own and base["minutes"] else None
-    changes = plan.recipes.get(name, {})
-    found: dict[str, Any] = {
-        "recipe": name, "changes": changes, "num_seeds": len(correct), "accuracy": float(correct.mean()),
-        "accuracy_std": float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None, **own, "cost": ratio,
-        "summary": "the baseline", "conclusion": "",
-        "runs": [member.run_id for member in plan.training_runs if member.recipe == name],
+def _correct_matrices(tables: Tables, ensemble: Sequence[str]) -> dict[str, CorrectMatrix]:
+    """Return the correct predictions of each recipe, and of the ensemble, on the images that all have."""
+    every_table = [table for by_seed in tables.values() for table in by_seed.values()]
+    ids = reduce(lambda common, table: common.intersection(table.index), every_table[1:], every_table[0].index)
+    labels = every_table[0].loc[ids, "label"]
+    correct: dict[str, CorrectMatrix] = {
+        name: np.stack([(table.loc[ids, "predicted"] == labels).to_numpy() for table in by_seed.values()])
+        for name, by_seed in tables.items()
     }
-    if verdict:
-        found |= asdict(verdict) | {"conclusion": verdict.conclusion, "summary": verdict.summary(ratio)}
-    if name not in (BASELINE, ENSEMBLE) and _changes_nothing(plan, name):
-        found["summary"] = "the same as the baseline: it changes nothing of it"
-    return found
+    members = [list(tables[name].values()) for name in ensemble if name in tables]
+    if sum(map(len, members)) > 1:
+        # divided by the number of seeds, so that every recipe has the same weight
+        probabilities = [
+            table.loc[ids].filter(regex=PROBABILITIES) / len(by_seed) for by_seed in members for table in by_seed
+        ]
+        averaged = reduce(lambda total, table: total.add(table), probabilities)
+        predicted = averaged.idxmax(axis="columns").str[1:].astype(int)
+        correct[ENSEMBLE] = (predicted == labels).to_numpy()[None]
+    return correct
 
 
-def _changes_nothing(plan: Plan, name: str) -> bool:
-    return plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0)
+def _rows(
+    plan: Plan,
+    trainings: _Trainings,
+    correct: Mapping[str, CorrectMatrix],
+    comparisons: Sequence[RecipeComparison],
+) -> list[Row]:
+    by_recipe = {comparison.recipe: comparison for comparison in comparisons}
+    baseline_minutes = training_cost(BASELINE, plan, trainings.evaluated).get("minutes", 0.0)
+    rows = []
+    for name, matrix in correct.items():
+        cost = training_cost(name, plan, trainings.evaluated)
+        relative_cost = cost["minutes"] / baseline_minutes if cost and baseline_minutes else None
+        row: Row = {
+            "recipe": name,
+            "changes": plan.recipes.get(name, {}),
+            "num_seeds": len(matrix),
+            "accuracy": float(matrix.mean()),
+            "accuracy_std": seed_std(matrix),
+            **cost,
+            "relative_cost": relative_cost,
+            "runs": [run.run_id for run in plan.training_runs if run.recipe == name],
+            "command": reproduce_command(name, plan, trainings.evaluated),
+        }
+        rows.append(row | _conclusion(plan, name, by_recipe.get(name), relative_cost))
+    return mark_pareto_front(rows)
 
-def training_cost(name: str, plan: Plan, runs: dict[TrainingRun, Run]) -> dict[str, float]:
-    """Minutes of training for one seed (all folds; of an ensemble all its seeds), and img/s while fine-tuning."""
-    recipes = plan.ensemble if name == ENSEMBLE else [name]
-    own = {member: run for member, run in runs.items() if member.recipe in recipes}
-    if not own:
-        return {}
-    num_seeds = 1 if name == ENSEMBLE else len({member.seed for member in own})
-    # Members that differ only in how they are evaluated have one model, and an ensemble of them pays for it once.
-    trained = {run.artifact(Model, "fine_tune").key: run for run in own.values()}
-    seconds, rates = zip(*(_seconds(run) for run in trained.values()), strict=True)
-    known = [rate for rate in rates if rate]
-    return {"minutes": sum(seconds) / 60 / num_seeds} | ({"images_per_second": mean(known)} if known else {})
+
+def _conclusion(plan: Plan, name: str, comparison: RecipeComparison | None, relative_cost: float | None) -> Row:
+    if comparison is None:
+        return {"summary": "the baseline", "conclusion": ""}
+    summary = comparison.summary(relative_cost)
+    if name != ENSEMBLE and plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0):
+        summary = "the same as the baseline: it changes none of its settings"
+    return asdict(comparison) | {"summary": summary, "conclusion": comparison.conclusion}
 
 
-def _seconds(run: Run) -> tuple[float, float]:
-    """What head and fine-tuning take alone, by whoever made them first, and img/s.
+def _winner(rows: Sequence[Row], trainings: _Trainings) -> str:
+    """Return the best run of the most accurate recipe that is better than the baseline, or "" if none is."""
+    better = [row for row in rows if row["conclusion"] == "better" and row["recipe"] != ENSEMBLE]
+    if not better:
+        return ""
+    recipe = max(better, key=lambda row: float(row["accuracy"]))["recipe"]
+    runs = trainings.of_recipes([recipe]).values()
+    return max(runs, key=lambda run: run.artifact(Evaluation, "evaluate").number("val_accuracy")).run_id
 
-    The features are counted for each that needs them, not only for the one that came first and computed them.
+
+def training_cost(name: str, plan: Plan, evaluated: Mapping[TrainingRun, Run]) -> dict[str, float]:
+    """Return ``minutes`` of training and ``images_per_second`` of fine-tuning; empty if no run was evaluated.
+
+    Minutes are for one seed with all its folds; for the ensemble, for all its members.
     """
-    tuned, head = run.artifact(Model, "fine_tune"), run.artifact(Model, "train_head")
-    seconds = head.seconds + float(head.metrics.get("seconds_saved", 0))
-    history = _history(tuned, run.store)
+    recipes = plan.ensemble if name == ENSEMBLE else [name]
+    runs = {training_run: run for training_run, run in evaluated.items() if training_run.recipe in recipes}
+    if not runs:
+        return {}
+    num_seeds = 1 if name == ENSEMBLE else len({training_run.seed for training_run in runs})
+    # Runs that differ only in evaluation share a model, so an ensemble of them pays for it once.
+    models = {run.artifact(Model, "fine_tune").key: run for run in runs.values()}
+    seconds, rates = zip(*(_training_seconds(run) for run in models.values()), strict=True)
+    cost = {"minutes": sum(seconds) / 60 / num_seeds}
+    if known_rates := [rate for rate in rates if rate]:
+        cost["images_per_second"] = mean(known_rates)
+    return cost
+
+
+def _training_seconds(run: Run) -> tuple[float, float]:
+    """Return the seconds that training the head and fine-tuning took, and the images per second (0: unknown).
+
+    The features count for every run that needs them, not only for the one that computed them.
+    """
+    head = run.artifact(Model, "train_head")
+    seconds = head.seconds + float(str(head.metrics.get("seconds_saved", 0)))
+    history = _history(run.artifact(Model, "fine_tune"), run.store)
     if history.empty:
         return seconds, 0.0
     return seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
 
 
-def _history(model: Model, store: Store) -> pd.DataFrame:
+def _history(model: Model, store: Store) -> "pd.DataFrame":
+    import pandas as pd
+
     path = model.path(store, "history.csv")
     return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
 
-def mark_pareto_front(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row with ``front``: no other one costs less and is as accurate, or is more accurate and costs no more."""
-    def beaten(row: dict[str, Any]) -> bool:
-        return any(other["minutes"] <= row["minutes"] and other["accuracy"] >= row["accuracy"]
-                   and (other["minutes"], other["accuracy"]) != (row["minutes"], row["accuracy"])
-                   for other in rows if "minutes" in other)
+def mark_pareto_front(rows: Sequence[Row]) -> list[Row]:
+    """Add ``on_pareto_front`` to each row: no other row is as accurate and cheaper, or more accurate and as cheap."""
 
-    return [row | {"on_pareto_front": "minutes" in row and not beaten(row)} for row in rows]
+    def is_dominated(row: Row) -> bool:
+        point = (row["minutes"], row["accuracy"])
+        return any(
+            other["minutes"] <= point[0] and other["accuracy"] >= point[1]
+            and (other["minutes"], other["accuracy"]) != point
+            for other in rows if "minutes" in other
+        )
+
+    return [row | {"on_pareto_front": "minutes" in row and not is_dominated(row)} for row in rows]

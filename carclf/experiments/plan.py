@@ -1,6 +1,5 @@
-"""What an experiment trains: recipes x seeds x folds, written down before anything is spent."""
+"""The plan of an experiment: recipes x seeds x folds, checked and stored before any training starts."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +8,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from carclf.config import RECIPES, Config, load_config
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, DataError
 from carclf.experiments.ablations import ENSEMBLE
-from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, parse_recipes
-from carclf.services.storage import Store
+from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
+from carclf.services.storage import Store, format_command
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_TRAINING_RUNS = 1000
-OF_IMAGES = ("split", "validation", "download", "duplicates", "seed", "competition")  # they say which images there are
-# Members compete with each other: what they send, and whom they would replace, is for the one that wins.
-OF_ALL = {"submit.enabled": False, "audit.enabled": False}
+# Sections that decide which images there are: changing one would make a comparison impossible.
+IMAGE_SECTIONS = ("split", "validation", "download", "duplicates", "seed", "competition")
+# Only the winner is promoted and submitted, by a command of its own.
+SETTINGS_OF_ALL = {"submit.enabled": False, "audit.enabled": False}
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """One training of an experiment; its run has an id of its own."""
+    """One training of an experiment: a recipe with a seed on a fold. ``run_id`` is the id of its run."""
 
     number: int
     recipe: str
@@ -33,10 +33,12 @@ class TrainingRun:
 
 
 class Plan(BaseModel):
-    """An experiment; ``recipes`` are what each changes of ``recipe`` with ``settings``, the baseline first.
+    """A stored experiment.
 
-    ``rungs`` are epochs after which the better ``keep`` of the recipes goes on. No member begins once
-    ``budget_minutes`` of training are spent (0: no limit).
+    ``recipes`` maps each name to the settings that it changes of ``recipe`` with ``settings``; the baseline comes
+    first and changes none. After each epoch of ``rungs`` the best ``keep_fraction`` of the recipes continue. No
+    training starts once ``budget_minutes`` of training are spent (0: no limit). ``ensemble`` names the recipes whose
+    probabilities are averaged over all seeds for one more row. ``study`` is the search that proposed some recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,118 +53,166 @@ class Plan(BaseModel):
     keep_fraction: float = Field(0.5, gt=0, lt=1)
     budget_minutes: float = Field(0, ge=0)
     significance_level: float = Field(0.05, gt=0, lt=0.5)
-    ensemble: list[str] = []  # recipes of which all seeds' probabilities are averaged, as a row of its own
-    study: str = ""  # whose trials are among the recipes
+    ensemble: list[str] = []
+    study: str = ""
 
     @property
     def folds(self) -> range:
-        """The folds that are trained; the one of a split without folds is 0."""
+        """The folds to train; fold 0 alone if the split has no folds."""
         return range(max(1, self.num_folds))
 
     @property
     def training_runs(self) -> list[TrainingRun]:
-        """Every training: the baseline's first, and a seed of every recipe before the next seed of any."""
-        found = [(recipe, seed, fold) for seed in self.seeds for recipe in self.recipes
-                 for fold in self.folds]
-        return [TrainingRun(number, recipe, seed, fold, self._run_id(recipe, seed, fold))
-                for number, (recipe, seed, fold) in enumerate(found)]
+        """All trainings: for each seed every recipe, the baseline first."""
+        design = [(recipe, seed, fold) for seed in self.seeds for recipe in self.recipes for fold in self.folds]
+        return [
+            TrainingRun(number, recipe, seed, fold, self._run_id(recipe, seed, fold))
+            for number, (recipe, seed, fold) in enumerate(design)
+        ]
 
     def _run_id(self, recipe: str, seed: int, fold: int) -> str:
         return f"{self.experiment}-{recipe}-s{seed}" + (f"-f{fold}" if self.num_folds else "")
 
     def config(self, recipe: str, seed: int, fold: int) -> Config:
-        """A member's configuration: of a split that is the same for every seed."""
-        folds = {"split.num_folds": self.num_folds, "split.fold": fold} if self.num_folds else {}
-        seed_of_split = self.settings.get("split.seed", self.settings.get("seed", 0))
-        own = {"seed": seed, "split.seed": seed_of_split} | folds
-        return load_config(self.recipe, self.settings | OF_ALL | self.recipes[recipe] | own)
+        """Return the configuration of one training; the seed of the split is the same for all seeds."""
+        split_seed = self.settings.get("split.seed", self.settings.get("seed", 0))
+        design: Changes = {"seed": seed, "split.seed": split_seed}
+        if self.num_folds:
+            design |= {"split.num_folds": self.num_folds, "split.fold": fold}
+        return load_config(self.recipe, self.settings | SETTINGS_OF_ALL | self.recipes[recipe] | design)
 
     def groups(self) -> list[list[int]]:
-        """Numbers of members that differ in nothing but how they are evaluated: they share one training."""
-        found: dict[str, list[int]] = {}
-        for member in self.training_runs:
-            config = self.config(member.recipe, member.seed, member.fold)
-            found.setdefault(config.model_dump_json(exclude={"evaluate"}), []).append(member.number)
-        return list(found.values())
+        """Group the numbers of the training runs that differ only in evaluation and therefore share one training."""
+        groups: dict[str, list[int]] = {}
+        for run in self.training_runs:
+            config = self.config(run.recipe, run.seed, run.fold)
+            groups.setdefault(config.model_dump_json(exclude={"evaluate"}), []).append(run.number)
+        return list(groups.values())
 
 
 def make_plan(
-    experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, dict[str, Any]] | None = None,
-    **options: Any,
+    experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, Changes] | None = None, **options: Any
 ) -> Plan:
-    """The plan of these recipes (texts as ``parse_recipe`` reads them) and of those that a study proposed.
+    """Plan an experiment and check the configuration of every training.
 
-    Every member's configuration is checked: ConfigError says what is wrong, before anything is spent.
+    Args:
+        experiment: The name of the experiment.
+        recipe: The recipe of carclf that is the baseline.
+        recipes: Lines for ``parse_recipes``.
+        proposed: Recipes proposed by a study.
+        options: Further fields of ``Plan``.
+
+    Raises:
+        ConfigError: The plan cannot be carried out.
     """
     if not EXPERIMENT_NAME.fullmatch(experiment):
-        raise ConfigError(f"{experiment!r} is no name of an experiment: use letters, digits and ._- only.")
+        raise ConfigError(f"Invalid experiment name {experiment!r}: use letters, digits and ._- only.")
     if recipe not in RECIPES:
-        raise ConfigError(f"Unknown recipe {recipe!r}; the recipes are {', '.join(RECIPES)}.")
+        raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
     parsed, ensemble = parse_recipes(recipe, recipes)
     parsed += (proposed or {}).items()
-    names = [BASELINE, *(name for name, _ in parsed)]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"The recipe {twice[0]!r} is there twice. Give each a name of its own"
-                          f"{'; the baseline is always there' if twice[0] == BASELINE else ''}.")
+    _check_names([BASELINE, *(name for name, _ in parsed)])
     try:
-        plan = Plan(experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed),
-                    ensemble=ensemble, **options)
+        plan = Plan(
+            experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed), ensemble=ensemble, **options
+        )
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}.") from error
-    _check(plan)
+        raise ConfigError(describe_validation_error(error)) from error
+    _check_design(plan)
+    for name in plan.recipes:
+        _check_recipe(plan, name)
     return plan
 
 
-def _check(plan: Plan) -> None:
-    if len(plan.training_runs) > MAX_TRAINING_RUNS:
-        raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
-                          f"{len(plan.training_runs)} trainings; at most {MAX_TRAINING_RUNS} are taken. Leave some out.")
+def describe_validation_error(error: ValidationError) -> str:
+    """Return the field, the value and the reason of pydantic's first error."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}."
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        hint = "; the baseline is always included" if repeated[0] == BASELINE else ""
+        raise ConfigError(f"The recipe {repeated[0]!r} is listed twice. Give each a unique name{hint}.")
+
+
+def _check_design(plan: Plan) -> None:
+    if (num_runs := len(plan.training_runs)) > MAX_TRAINING_RUNS:
+        raise ConfigError(
+            f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make {num_runs} "
+            f"trainings; at most {MAX_TRAINING_RUNS} are allowed."
+        )
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
-        raise ConfigError(f"The seeds {plan.seeds} are not different whole numbers from 0, such as 0,1.")
+        raise ConfigError(f"seeds = {plan.seeds}: expected different integers of at least 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
-        raise ConfigError(f"The rungs {plan.rungs} are not growing numbers of epochs, such as 2,5.")
-    for name in plan.recipes:
-        try:
-            plan.config(name, plan.seeds[0], 0)
-        except ConfigError as error:
-            raise ConfigError(f"Recipe {name}: {error}") from error
-        _check_changes(name, plan.recipes[name])
+        raise ConfigError(f"rungs = {plan.rungs}: expected increasing numbers of epochs, such as 2,5.")
     if len(set(plan.ensemble)) * len(plan.seeds) == 1:
-        raise ConfigError(f"{ENSEMBLE} {' '.join(plan.ensemble)}: one training makes no ensemble. Name a second recipe "
-                          "in its line, or give a second seed.")
+        raise ConfigError(
+            f"{ENSEMBLE} {' '.join(plan.ensemble)}: an ensemble needs at least two trainings. Add a recipe to the line "
+            "or a second seed."
+        )
 
 
-def _check_changes(name: str, changes: Mapping[str, Any]) -> None:
-    if foreign := sorted(key for key in changes if key.partition(".")[0] not in COMPARED_SECTIONS):
-        section = foreign[0].partition(".")[0]
-        why = "then its images would be others" if section in OF_IMAGES else "that is no part of its training"
-        raise ConfigError(f"Recipe {name} changes {foreign[0]}: {why}, and no comparison possible. Set it for all "
-                          "recipes instead.")
+def _check_recipe(plan: Plan, name: str) -> None:
+    try:
+        plan.config(name, plan.seeds[0], 0)
+    except ConfigError as error:
+        raise ConfigError(f"Recipe {name}: {error}") from error
+    for key in sorted(plan.recipes[name]):
+        section = key.partition(".")[0]
+        if section in COMPARED_SECTIONS:
+            continue
+        reason = "it decides which images there are" if section in IMAGE_SECTIONS else "it does not affect training"
+        raise ConfigError(
+            f"Recipe {name} changes {key}, but recipes can only be compared if that is the same for all: {reason}. Set "
+            "it for the whole experiment instead."
+        )
 
 
 def write_plan(plan: Plan, store: Store) -> None:
-    """Keep the plan under ``experiments/<name>/plan.json``; ConfigError where another one is there."""
+    """Write the plan to ``experiments/<name>/plan.json``. Writing the same plan again changes nothing.
+
+    Raises:
+        ConfigError: The experiment exists with another plan.
+    """
     data = plan.model_dump_json(indent=1).encode()
-    if store.write_if(_key(plan.experiment), data, None):
+    if store.write_if(_plan_key(plan.experiment), data, None):
         return
     if read_plan(plan.experiment, store) != plan:
-        raise ConfigError(f"The experiment {plan.experiment!r} is in {store.url} with another plan. Take another name.")
+        raise ConfigError(
+            f"The experiment {plan.experiment!r} exists in {store.url} with another plan. Choose another name."
+        )
 
 
 def find_plan(experiment: str, store: Store) -> Plan | None:
-    """The plan of that name, or None."""
-    if not EXPERIMENT_NAME.fullmatch(experiment) or (found := store.read(_key(experiment))) is None:
+    """Return the plan of an experiment, or None if it does not exist.
+
+    Raises:
+        DataError: The plan is damaged.
+    """
+    if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(_plan_key(experiment))) is None:
         return None
-    return Plan.model_validate(json.loads(found.data))
+    try:
+        return Plan.model_validate_json(stored.data)
+    except ValidationError as error:
+        raise DataError(
+            f"{_plan_key(experiment)} in {store.url} is damaged: {describe_validation_error(error)} Restore it from a "
+            "backup, or plan the experiment again under another name."
+        ) from error
 
 
 def read_plan(experiment: str, store: Store) -> Plan:
-    """The plan of that name; ConfigError where there is none."""
-    if (found := find_plan(experiment, store)) is None:
-        raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: carclf experiment plan")
-    return found
+    """Return the plan of an experiment.
+
+    Raises:
+        ConfigError: There is no such experiment.
+        DataError: The plan is damaged.
+    """
+    if (plan := find_plan(experiment, store)) is None:
+        command = format_command(store, "experiment plan")
+        raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: {command}")
+    return plan
 
 
-def _key(experiment: str) -> str:
+def _plan_key(experiment: str) -> str:
     return f"experiments/{experiment}/plan.json"

@@ -1,4 +1,4 @@
-"""The command that repeats a row of an experiment alone."""
+"""The command that reproduces one row of an experiment on its own."""
 
 import shlex
 from collections.abc import Iterable
@@ -11,26 +11,28 @@ from carclf.experiments.plan import Plan, TrainingRun
 from carclf.experiments.variants import BASELINE
 
 
-def reproduce_command(name: str, plan: Plan, runs: Iterable[TrainingRun]) -> str:
-    """What repeats a row alone, of its first seed; the ensemble is made of those runs of its recipes that finished."""
+def reproduce_command(name: str, plan: Plan, finished: Iterable[TrainingRun]) -> str:
+    """Return the command that trains a recipe with the first seed, or that combines the ensemble's finished runs."""
     if name == ENSEMBLE:
-        return " ".join(["carclf ensemble", *(f"--run {run.run_id}" for run in runs if run.recipe in plan.ensemble)])
+        members = [f"--run {run.run_id}" for run in finished if run.recipe in plan.ensemble]
+        return " ".join(["carclf ensemble", *members])
     folds = {"split.num_folds": plan.num_folds} if plan.num_folds else {}
-    changed = folds | plan.settings | plan.recipes[name] | _seeds(plan) | {"submit.enabled": False}
-    own = {key: value for key, value in changed.items() if RECIPES[plan.recipe].get(key) != value}
-    return " ".join(["carclf run --recipe", plan.recipe, *(f"--set {_word(key, own[key])}" for key in own)])
+    settings = folds | plan.settings | plan.recipes[name] | _seeds(plan) | {"submit.enabled": False}
+    changed = {key: value for key, value in settings.items() if RECIPES[plan.recipe].get(key) != value}
+    options = [f"--set {_assignment(key, value)}" for key, value in changed.items()]
+    return " ".join(["carclf run --recipe", plan.recipe, *options])
 
 
 def _seeds(plan: Plan) -> dict[str, Any]:
-    """The first seed, and the split's where it is another one; nothing where both are as by default."""
+    """Return the settings of the first seed and of the split's seed, as far as they are not the defaults."""
     config = plan.config(BASELINE, plan.seeds[0], 0)
     if config.seed == config.split.seed:
         return {"seed": config.seed} if config.seed or "seed" in plan.settings else {}
     return {"seed": config.seed, "split.seed": config.split.seed}
 
 
-def _word(key: str, value: Any) -> str:
-    """``key=value`` for a shell; of a file of weights the name, for where it lies is another matter elsewhere."""
+def _assignment(key: str, value: Any) -> str:
+    """Return ``key=value`` quoted for a shell; a file of weights without its folder, which differs elsewhere."""
     if key == "model.weights" and Path(value).is_absolute():
         value = Path(value).name
     return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")

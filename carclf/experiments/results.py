@@ -1,7 +1,8 @@
-"""What an experiment leaves in the store, and the table of results in the documentation."""
+"""The results of an experiment: its files in the store, and its table in the documentation."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,95 +11,136 @@ from carclf.experiments.outcome import compute_outcome
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.search import report_results
 from carclf.reports.experiment_report import plot_pareto_front, render_experiment, sort_by_accuracy
-from carclf.services.storage import Store
+from carclf.services.storage import Store, format_command
 
-BEGIN = "<!-- experiment {name} -->"
-END = "<!-- end of {name} -->"
+SECTION_START = "<!-- experiment {name} -->"
+SECTION_END = "<!-- end of {name} -->"
 INTRODUCTION = """\
 # Results
 
-Made by `carclf experiment table` from the artifacts of experiments; do not edit between the marks. A difference is in
-points of accuracy on the same images; its interval is corrected for the number of recipes. Accuracy is the mean over
-the seeds ± their standard deviation, minutes are of training one seed; bold: on the Pareto front of the two.
-A row's command trains with the first seed; `--set seed=1 --set split.seed=0` is the next one on the same images.
+`carclf experiment table` writes these sections from the outcomes of experiments; do not edit them by hand. Differences
+are in points of accuracy on the same images, with intervals corrected for the number of recipes. Accuracy is the mean
+over the seeds ± their standard deviation, minutes are the training time of one seed, and bold recipes are on the Pareto
+front of the two. The command of a row trains with the first seed; add `--set seed=1 --set split.seed=0` for the next
+seed on the same images.
 """
 
 
 def write_outcome(plan: Plan, store: Store) -> dict[str, Any]:
-    """Compare, and leave ``outcome.json``, ``report.html`` and ``pareto_front.png`` under ``experiments/<name>/``."""
-    found = compute_outcome(plan, store)
+    """Compare the recipes; write ``outcome.json``, ``report.html`` and ``pareto_front.png`` and return the outcome.
+
+    The files are in ``experiments/<name>/``. If a study proposed recipes, it gets their results.
+    """
+    outcome = compute_outcome(plan, store)
     if plan.study:
-        report_results(plan.study, found, store)
-    picture = plot_pareto_front(found)
-    page = render_experiment(found, picture).encode("utf-8", errors="backslashreplace")
-    for name, data in (("pareto_front.png", picture), ("report.html", page),
-                       ("outcome.json", json.dumps(found, indent=1).encode())):
+        report_results(plan.study, outcome, store)
+    chart_png = plot_pareto_front(outcome)
+    files = {
+        "pareto_front.png": chart_png,
+        "report.html": render_experiment(outcome, chart_png).encode("utf-8", errors="backslashreplace"),
+        "outcome.json": json.dumps(outcome, indent=1).encode(),
+    }
+    for name, data in files.items():
         store.write(f"experiments/{plan.experiment}/{name}", data)
-    return found
+    return outcome
 
 
 def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
-    """What ``write_outcome`` left; ConfigError where there is nothing."""
-    if (found := find_outcome(experiment, store)) is None:
-        raise ConfigError(f"The experiment {experiment!r} in {store.url} was not compared yet: "
-                          f"carclf experiment compare --name {experiment}")
-    return found
+    """Return the content of ``outcome.json``.
+
+    Raises:
+        ConfigError: The experiment was not compared yet.
+        DataError: The file is damaged.
+    """
+    if (outcome := find_outcome(experiment, store)) is None:
+        command = format_command(store, f"experiment compare --name {experiment}")
+        raise ConfigError(f"The experiment {experiment!r} in {store.url} was not compared yet. Run: {command}")
+    return outcome
 
 
 def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
-    """The same; None where nothing was compared yet, or for what is no experiment. DataError where it is damaged."""
+    """Return the content of ``outcome.json``, or None if there is no such experiment or it was not compared yet.
+
+    Raises:
+        DataError: The file is damaged.
+    """
     key = f"experiments/{experiment}/outcome.json"
-    if not EXPERIMENT_NAME.fullmatch(experiment) or (found := store.read(key)) is None:
+    if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(key)) is None:
         return None
     try:
-        parsed: dict[str, Any] = json.loads(found.data)
+        outcome: dict[str, Any] = json.loads(stored.data)
     except ValueError as error:
-        raise DataError(f"{key} in {store.url} is damaged. Make it again: carclf experiment compare --name "
-                        f"{experiment}") from error
-    return parsed
+        command = format_command(store, f"experiment compare --name {experiment}")
+        raise DataError(f"{key} in {store.url} is damaged. Write it again: {command}") from error
+    return outcome
 
 
 def find_report(experiment: str, store: Store) -> bytes | None:
-    """The page that ``write_outcome`` left; None where nothing was compared yet, or for what is no experiment."""
-    found = store.read(f"experiments/{experiment}/report.html") if EXPERIMENT_NAME.fullmatch(experiment) else None
-    return None if found is None else found.data
+    """Return ``report.html``, or None if there is no such experiment or it was not compared yet."""
+    if not EXPERIMENT_NAME.fullmatch(experiment):
+        return None
+    stored = store.read(f"experiments/{experiment}/report.html")
+    return None if stored is None else stored.data
 
 
-def results_table(found: dict[str, Any], told: str) -> str:
-    """The experiment as a section in Markdown; ``told`` says where and when it ran."""
-    name = found["experiment"]
-    head = ["| recipe | accuracy | against the baseline | minutes | repeat |", "|---|---|---|---|---|"]
-    lines = [_line(row) for row in sort_by_accuracy(found)]
-    rest = [f"- Stopped early: {row['recipe']} after epoch {row['epoch']}, at {row['val_accuracy']:.4f}."
-            for row in found["stopped_early"]]
-    rest += [f"- Failed: {row['run']}: {row['error']}" for row in found["failed"]]
-    rest += [f"- Not trained: {', '.join(found['not_trained'])}."] if found["not_trained"] else []
-    folds = f" in {found['num_folds']} folds" if found["num_folds"] else ""
-    text = (f"Recipe {found['recipe']}, seeds {', '.join(map(str, found['seeds']))}, {found['num_images']} images"
-            f"{folds}. {told}".rstrip())
-    if found["seed_std"] is None:
-        text += " With one seed the verdicts tell these models apart, and say nothing of other seeds."
-    picture = ["", f"![Accuracy over minutes of training]({name}.png)"]
-    body = "\n".join([*head, *lines, *(["", *rest] if rest else []), *picture])
-    return f"{BEGIN.format(name=name)}\n## {name}\n\n{text}\n\n{body}\n{END.format(name=name)}\n"
+def results_table(outcome: Mapping[str, Any], note: str) -> str:
+    """Return the experiment as a Markdown section; the note describes where and when it ran."""
+    name = outcome["experiment"]
+    lines = [
+        SECTION_START.format(name=name),
+        f"## {name}",
+        "",
+        f"{_design(outcome)} {note}".rstrip() + _seed_warning(outcome),
+        "",
+        "| recipe | accuracy | compared with the baseline | minutes | reproduce |",
+        "|---|---|---|---|---|",
+        *(_table_row(row) for row in sort_by_accuracy(outcome)),
+        "",
+    ]
+    if without_row := _recipes_without_row(outcome):
+        lines += [*without_row, ""]
+    lines += [f"![Accuracy over minutes of training]({name}.png)", SECTION_END.format(name=name), ""]
+    return "\n".join(lines)
 
 
-def update_results_file(path: Path, found: dict[str, Any], told: str, picture: bytes) -> None:
-    """Write the experiment's section into a file, in the place of what was there of it or at the end.
-
-    The picture goes beside the file.
-    """
-    (path.parent / f"{found['experiment']}.png").write_bytes(picture)
+def update_results_file(path: Path, outcome: Mapping[str, Any], note: str, chart_png: bytes) -> None:
+    """Write the experiment's section to a Markdown file and the chart next to it; replace an earlier section."""
+    name = outcome["experiment"]
+    (path.parent / f"{name}.png").write_bytes(chart_png)
     text = path.read_text(encoding="utf-8") if path.exists() else INTRODUCTION
-    name, section = found["experiment"], results_table(found, told)
-    there = re.compile(f"{re.escape(BEGIN.format(name=name))}.*?{re.escape(END.format(name=name))}\n", re.DOTALL)
-    text = there.sub(lambda _: section, text) if there.search(text) else f"{text.rstrip()}\n\n{section}"
+    section = results_table(outcome, note)
+    start, end = (re.escape(mark.format(name=name)) for mark in (SECTION_START, SECTION_END))
+    earlier = re.compile(f"{start}.*?{end}\n", re.DOTALL)
+    text = earlier.sub(lambda _: section, text) if earlier.search(text) else f"{text.rstrip()}\n\n{section}"
     path.write_text(text, encoding="utf-8")
 
 
-def _line(row: dict[str, Any]) -> str:
-    spread = "" if row["accuracy_std"] is None else f" ± {100 * row['spread']:.1f}"
-    minutes = f"{row['minutes']:.1f}" if "minutes" in row else ""
+def _design(outcome: Mapping[str, Any]) -> str:
+    seeds = ", ".join(map(str, outcome["seeds"]))
+    folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
+    return f"Recipe {outcome['recipe']}, seeds {seeds}, {outcome['num_images']} images{folds}."
+
+
+def _seed_warning(outcome: Mapping[str, Any]) -> str:
+    if outcome["seed_std"] is not None:
+        return ""
+    return " With a single seed, the conclusions hold for these models, not for other seeds."
+
+
+def _table_row(row: Mapping[str, Any]) -> str:
     name = f"**{row['recipe']}**" if row["on_pareto_front"] else row["recipe"]
-    cells = (name, f"{100 * row['accuracy']:.1f}{spread}", row["summary"], minutes, f"`{row['command']}`")
+    std = "" if row["accuracy_std"] is None else f" ± {100 * row['accuracy_std']:.1f}"
+    minutes = f"{row['minutes']:.1f}" if "minutes" in row else ""
+    cells = (name, f"{100 * row['accuracy']:.1f}{std}", row["summary"], minutes, f"`{row['command']}`")
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _recipes_without_row(outcome: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"- Stopped early: {row['recipe']} after epoch {row['epoch']}, at {row['val_accuracy']:.4f}."
+        for row in outcome["stopped_early"]
+    ]
+    lines += [f"- Failed: {row['run']}: {row['error']}" for row in outcome["failed"]]
+    if outcome["not_trained"]:
+        lines.append(f"- Not trained: {', '.join(outcome['not_trained'])}.")
+    return lines

@@ -1,11 +1,11 @@
-"""A search over settings: Optuna proposes recipes, an experiment trains them, and its outcome is told to Optuna.
+"""Search over settings: Optuna proposes recipes, an experiment trains them, and Optuna gets the results.
 
-A study's journal lies in the store, ``studies/<name>.log``, so that the next experiment of it proposes better ones.
+The store keeps the journal of a study in ``studies/<name>.log``, so that its next experiment proposes better recipes.
 """
 
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,103 +13,128 @@ from typing import TYPE_CHECKING, Any
 from carclf.config import iter_settings, parse_override
 from carclf.errors import ConfigError, ServiceError
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
+from carclf.experiments.variants import Changes
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
 TRIAL_NAME = re.compile(r"trial-(\d+)")
+MIN_LOG_RATIO = 10  # a positive range this wide or wider is searched on a logarithmic scale
 
 
-def parse_range(text: str) -> tuple[str, Any]:
-    """A setting and Optuna's distribution of it: ``key=low..high`` or ``key=a|b|c``; ConfigError where it is neither.
+def parse_range(text: str) -> tuple[str, "BaseDistribution"]:
+    """Parse ``key=low..high`` or ``key=a|b|c`` into a setting and Optuna's distribution of its values.
 
-    Numbers that are a factor of ten or more apart are searched by their logarithm.
+    Raises:
+        ConfigError: The setting is unknown or the range is invalid.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     key, equals, value = text.partition("=")
-    if key not in dict(iter_settings()):
-        raise ConfigError(f"{key!r} is no setting that could be searched. They are {', '.join(dict(iter_settings()))}.")
+    settings = dict(iter_settings())
+    if key not in settings:
+        raise ConfigError(f"Unknown setting {key!r} in the range {text!r}. The settings are {', '.join(settings)}.")
     if equals and "|" in value:
-        return key, CategoricalDistribution([parse_override(f"{key}={word}")[1] for word in value.split("|")])
-    ends = [parse_override(f"{key}={word}")[1] for word in value.split("..")] if equals else []
-    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends) or ends[0] >= ends[1]:
-        raise ConfigError(f"{text!r} is no range: give key=low..high or key=one|another, such as "
-                          "fine_tune.learning_rate=1e-4..1e-2.")
-    low, high = ends
-    logarithmic = low > 0 and high >= 10 * low
-    if isinstance(low, int) and isinstance(high, int):
-        return key, IntDistribution(low, high, log=logarithmic)
-    return key, FloatDistribution(float(low), float(high), log=logarithmic)
+        return key, CategoricalDistribution([_parse_value(key, word) for word in value.split("|")])
+    match [_parse_value(key, word) for word in value.split("..")] if equals else []:
+        case [int(low), int(high)] if low < high:
+            return key, IntDistribution(low, high, log=_is_logarithmic(low, high))
+        case [int() | float() as low, int() | float() as high] if low < high:
+            return key, FloatDistribution(float(low), float(high), log=_is_logarithmic(low, high))
+    raise ConfigError(
+        f"Invalid range {text!r}. Give key=low..high or key=a|b, such as fine_tune.learning_rate=1e-4..1e-2."
+    )
 
 
-def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, dict[str, Any]]:
-    """As many recipes as a search would propose, of the first, the last and every named value of its ranges.
+def _parse_value(key: str, word: str) -> Any:
+    return parse_override(f"{key}={word}")[1]
 
-    ConfigError for two ranges of one setting.
+
+def _is_logarithmic(low: float, high: float) -> bool:
+    return low > 0 and high >= MIN_LOG_RATIO * low
+
+
+def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, Changes]:
+    """Return at least ``num_trials`` recipes with the ends and all choices of the ranges, to check their validity.
+
+    Raises:
+        ConfigError: A range is invalid, or two ranges are of one setting.
     """
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     space = [parse_range(text) for text in ranges]
     if len(dict(space)) < len(space):
-        raise ConfigError(f"A setting has two ranges in {', '.join(ranges)}. Give it one.")
-    values = {key: getattr(found, "choices", None) or (found.low, found.high) for key, found in space}
-    return {f"trial-{number}": {key: those[number % len(those)] for key, those in values.items()}
-            for number in range(max(num_trials, *map(len, values.values())) if values else 0)}
+        raise ConfigError(f"A setting has two ranges in {', '.join(ranges)}. Remove one of them.")
+    values: dict[str, tuple[Any, ...]] = {}
+    for key, distribution in space:
+        if isinstance(distribution, CategoricalDistribution):
+            values[key] = distribution.choices
+        elif isinstance(distribution, IntDistribution | FloatDistribution):
+            values[key] = (distribution.low, distribution.high)
+    num_recipes = max(num_trials, *map(len, values.values())) if values else 0
+    return {
+        f"trial-{number}": {key: choices[number % len(choices)] for key, choices in values.items()}
+        for number in range(num_recipes)
+    }
 
 
-def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, dict[str, Any]]:
-    """Recipes ``trial-<n>`` and what each changes, from what the study knows; they are kept in it as running."""
+def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, Changes]:
+    """Let the study propose recipes ``trial-<n>``; it keeps them as running trials."""
     space = dict(parse_range(text) for text in ranges)
-    with _study(name, store) as study:
+    with _open_study(name, store) as study:
         trials = [study.ask(space) for _ in range(num_trials)]
         return {f"trial-{trial.number}": dict(trial.params) for trial in trials}
 
 
 def num_earlier_trials(plan: Plan) -> int:
-    """How many recipes the plan's study had proposed before: by what they reached the plan's own were chosen."""
-    own = [int(found[1]) for found in map(TRIAL_NAME.fullmatch, plan.recipes) if found]
-    return min(own, default=0) if plan.study else 0
+    """Return how many trials the study had before this plan; the plan's trials were chosen by their results."""
+    numbers = [int(match[1]) for match in map(TRIAL_NAME.fullmatch, plan.recipes) if match]
+    return min(numbers, default=0) if plan.study else 0
 
 
-def report_results(name: str, found: dict[str, Any], store: Store) -> None:
-    """Tell the study what an experiment's ``outcome.json`` says of its trials; those that are told stay."""
+def report_results(name: str, outcome: Mapping[str, Any], store: Store) -> None:
+    """Report the results in an experiment's ``outcome.json`` to the study. Finished trials stay unchanged."""
     from optuna.trial import TrialState
 
-    reached = {row["recipe"]: row["accuracy"] for row in found["rows"]}
-    pruned = {row["recipe"]: row["val_accuracy"] for row in found["stopped_early"]}
-    with _study(name, store) as study:
+    accuracies = {row["recipe"]: row["val_accuracy"] for row in outcome["stopped_early"]}
+    accuracies |= {row["recipe"]: row["accuracy"] for row in outcome["rows"]}
+    failed = {match.group() for row in outcome["failed"] for match in TRIAL_NAME.finditer(row["run"])}
+    with _open_study(name, store) as study:
         for trial in study.get_trials(states=[TrialState.RUNNING]):
             recipe = f"trial-{trial.number}"
-            if recipe in reached:
-                study.tell(trial.number, reached[recipe])
-            elif recipe in pruned:
-                study.tell(trial.number, pruned[recipe])
-            elif recipe in _of_failed(found):
+            if recipe in accuracies:
+                study.tell(trial.number, accuracies[recipe])
+            elif recipe in failed:
                 study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _of_failed(found: dict[str, Any]) -> set[str]:
-    runs = " ".join(row["run"] for row in found["failed"])
-    return {match.group() for match in TRIAL_NAME.finditer(runs)}
-
-
 @contextmanager
-def _study(name: str, store: Store) -> "Iterator[optuna.Study]":
-    """The study, whose journal is put back into the store; ServiceError where another one wrote meanwhile."""
+def _open_study(name: str, store: Store) -> "Iterator[optuna.Study]":
+    """Yield the study, and write its journal back to the store.
+
+    Raises:
+        ConfigError: The name is invalid.
+        ServiceError: Another experiment changed the study meanwhile.
+    """
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
     if not EXPERIMENT_NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is no name of a study: use letters, digits and ._- only.")
+        raise ConfigError(f"Invalid study name {name!r}: use letters, digits and ._- only.")
     key = f"studies/{name}.log"
-    before = store.read(key)
+    stored = store.read(key)
+    journal = stored.data if stored else b""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "journal.log"
-        path.write_bytes(before.data if before else b"")
-        sampler = optuna.samplers.TPESampler(seed=len(before.data) if before else 0, constant_liar=True)
-        yield optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))), sampler=sampler,
-                                  study_name=name, direction="maximize", load_if_exists=True)
-        if not store.write_if(key, path.read_bytes(), before.version if before else None):
-            raise ServiceError(f"The study {name!r} in {store.url} was changed by another experiment. Try again.")
+        path.write_bytes(journal)
+        yield optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            sampler=optuna.samplers.TPESampler(seed=len(journal), constant_liar=True),
+            study_name=name, direction="maximize", load_if_exists=True,
+        )
+        if not store.write_if(key, path.read_bytes(), stored.version if stored else None):
+            raise ServiceError(f"Another experiment changed the study {name!r} in {store.url} meanwhile. Try again.")

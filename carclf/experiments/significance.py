@@ -1,9 +1,9 @@
-"""Recipes beside a baseline: what of the difference is real, where each was trained with several seeds.
+"""Compare recipes with a baseline on the same images, when each recipe was trained with several seeds.
 
-Two things make a difference look larger than it is. Other images would have been answered otherwise, and other seeds
-would have made other models. The first is the variance of the paired differences over the images, in which the part
-of the seeds that falls on each image by itself is contained; the second, a seed that is better or worse on all images,
-is estimated from all recipes together, since two or three seeds of one recipe tell too little.
+Chance makes a difference look larger in two ways: with other images the predictions would differ, and with other
+seeds the models would. The first is the variance of the paired differences over the images, which includes the effect
+of the seeds on single images. The second, a seed that is better or worse on all images, is estimated from all recipes
+together, because the two or three seeds of one recipe are too few.
 """
 
 import math
@@ -15,57 +15,75 @@ import numpy.typing as npt
 
 from carclf.stats import POWER
 
-CorrectMatrix = npt.NDArray[np.bool_]  # (seeds, images): which answers are right
+CorrectMatrix = npt.NDArray[np.bool_]  # (seeds, images): which predictions are correct
 
 
 @dataclass(frozen=True)
 class RecipeComparison:
-    """A recipe against the baseline: accuracies in [0, 1], the p-value and the interval corrected for all recipes."""
+    """A recipe against the baseline.
+
+    Accuracies and differences are fractions. The p-value and the interval from ``low`` to ``high`` are corrected for
+    the number of recipes. ``accuracy_std`` is the standard deviation over the seeds, None with one seed. The design
+    detects ``minimum_detectable_difference`` with a probability of POWER.
+    """
 
     recipe: str
     num_seeds: int
     accuracy: float
-    accuracy_std: float | None  # standard deviation over the seeds; None with one seed
+    accuracy_std: float | None
     difference: float
     low: float
     high: float
     p_value: float
-    minimum_detectable_difference: float  # what this design would find four times of five
+    minimum_detectable_difference: float
 
     @property
     def conclusion(self) -> str:
-        """``better``, ``worse``, or ``cannot tell``."""
+        """``better``, ``worse`` or ``inconclusive``."""
         if self.low > 0:
             return "better"
         return "worse" if self.high < 0 else "inconclusive"
 
-    def summary(self, cost: float | None = None) -> str:
-        """The finding in words; ``cost`` is the recipe's over the baseline's."""
-        paid = "" if cost is None else f", at {cost:.2g}× the cost"
+    def summary(self, relative_cost: float | None = None) -> str:
+        """Return the conclusion as text; ``relative_cost`` is the recipe's cost divided by the baseline's."""
+        cost = "" if relative_cost is None else f", at {relative_cost:.2g} times the cost"
         if self.conclusion == "inconclusive":
-            return (f"no difference that this experiment could see: {_points(self.difference)} points "
-                    f"({_points(self.low)} to {_points(self.high)}), where it would have seen "
-                    f"{100 * self.minimum_detectable_difference:.1f}{paid}")
-        ends = sorted((abs(self.low), abs(self.high)))
-        return (f"{self.conclusion} by {100 * abs(self.difference):.1f} points "
-                f"({100 * ends[0]:.1f}–{100 * ends[1]:.1f}){paid}")
+            return (
+                f"no significant difference: {_points(self.difference)} points ({_points(self.low)} to "
+                f"{_points(self.high)}; detectable: {100 * self.minimum_detectable_difference:.1f}){cost}"
+            )
+        low, high = sorted((abs(self.low), abs(self.high)))
+        size = 100 * abs(self.difference)
+        return f"{self.conclusion} by {size:.1f} points ({100 * low:.1f} to {100 * high:.1f}){cost}"
 
 
 def compare_recipes(
-    answers: Mapping[str, CorrectMatrix], baseline: str, *, level: float = 0.05, num_prior_recipes: int = 0
+    correct: Mapping[str, CorrectMatrix],
+    baseline: str,
+    *,
+    significance_level: float = 0.05,
+    num_prior_recipes: int = 0,
 ) -> tuple[list[RecipeComparison], float | None]:
-    """A verdict for each recipe but the baseline, and the standard deviation of what a seed changes on all images.
+    """Compare every recipe with the baseline.
 
-    Every recipe has the same images in the same order; ``level`` is the chance that any verdict of a whole experiment
-    without a real difference finds one (Bonferroni). The ``num_prior_recipes`` recipes by which these were chosen, in a race
-    or a study, count too: these may be the luckiest of many. The second is None where no recipe has two seeds: then
-    the verdicts tell these models apart and say nothing of other seeds.
+    Args:
+        correct: The correct predictions of each recipe, of the same images in the same order.
+        baseline: The name of the baseline.
+        significance_level: Probability that an experiment without any real difference has a conclusion other than
+            inconclusive (Bonferroni).
+        num_prior_recipes: Recipes that a race or a study eliminated before. They count as comparisons, because the
+            remaining ones may be the luckiest of many.
+
+    Returns:
+        The comparisons, and the standard deviation of a seed's effect on all images. The latter is None if no recipe
+        has two seeds; then the conclusions hold for these models only, not for other seeds.
     """
-    shift, noise = _seed_variances(list(answers.values()))
-    design = _Design(shift, noise, level, len(answers) - 1 + num_prior_recipes)
-    verdicts = [_verdict(name, correct, answers[baseline], design)
-                for name, correct in answers.items() if name != baseline]
-    return verdicts, None if noise is None else math.sqrt(shift)
+    seed_variance, noise = _seed_variances(list(correct.values()))
+    design = _Design(seed_variance, noise, significance_level, len(correct) - 1 + num_prior_recipes)
+    comparisons = [
+        _compare(name, matrix, correct[baseline], design) for name, matrix in correct.items() if name != baseline
+    ]
+    return comparisons, None if noise is None else math.sqrt(seed_variance)
 
 
 @dataclass(frozen=True)
@@ -78,50 +96,68 @@ class _Noise:
 
 @dataclass(frozen=True)
 class _Design:
-    """What all verdicts of an experiment share."""
+    """What all comparisons of an experiment share; ``seed_variance`` is of a seed's effect on all images."""
 
-    shift: float  # variance of what a seed changes on all images
+    seed_variance: float
     noise: _Noise | None
-    level: float
+    significance_level: float
     num_comparisons: int
 
 
-def _seed_variances(answers: Sequence[CorrectMatrix]) -> tuple[float, _Noise | None]:
-    """What a seed changes on all images alike, as a variance, and all that it changes."""
-    several = [correct for correct in answers if len(correct) > 1]
+def _seed_variances(matrices: Sequence[CorrectMatrix]) -> tuple[float, _Noise | None]:
+    """Return the variance of a seed's effect on all images alike, and the variance of its whole effect."""
+    several = [correct for correct in matrices if len(correct) > 1]
     degrees = sum(len(correct) - 1 for correct in several)
     if not degrees:
         return 0.0, None
     weighted = [((len(correct) - 1) / degrees, correct) for correct in several]
     total = float(sum(weight * correct.mean(1).var(ddof=1) for weight, correct in weighted))
-    # what chance on each image by itself makes of it
-    alone = float(sum(weight * correct.var(0, ddof=1).mean() / correct.shape[1] for weight, correct in weighted))
-    return max(0.0, total - alone), _Noise(total, degrees)
+    # what independent effects on single images contribute
+    by_image = float(sum(weight * correct.var(0, ddof=1).mean() / correct.shape[1] for weight, correct in weighted))
+    return max(0.0, total - by_image), _Noise(total, degrees)
 
 
-def _verdict(name: str, own: CorrectMatrix, base: CorrectMatrix, design: _Design) -> RecipeComparison:
+def _compare(name: str, correct: CorrectMatrix, base: CorrectMatrix, design: _Design) -> RecipeComparison:
     from scipy.stats import t
 
-    differences = own.mean(0) - base.mean(0)
-    num, difference = len(differences), float(differences.mean())
-    # One image more on either side, so that agreement on few images is no proof of equality (Agresti and Min 2005).
-    images = (float(((differences - difference) ** 2).sum()) + 1) / (num * (num - 1))
-    both = 1 / len(own) + 1 / len(base)
-    variance = images + design.shift * both
-    noise = design.noise
-    uncertain = 0.0 if noise is None else (noise.variance * both) ** 2 / noise.degrees
-    degrees = variance**2 / (images**2 / (num - 1) + uncertain)  # Satterthwaite 1946
-    # It subtracts nothing, but the shift is a difference: never fewer than the seeds' own.
-    degrees = max(degrees, noise.degrees if noise else 0)
-    error = math.sqrt(variance)
-    reach = float(t.isf(design.level / 2 / design.num_comparisons, degrees)) * error
-    p_value = min(1.0, float(2 * t.sf(abs(difference) / error, degrees)) * design.num_comparisons)
+    differences = correct.mean(0) - base.mean(0)
+    difference = float(differences.mean())
+    error, degrees = _standard_error(differences, 1 / len(correct) + 1 / len(base), design)
+    half_width = float(t.isf(design.significance_level / 2 / design.num_comparisons, degrees)) * error
+    p_value = float(2 * t.sf(abs(difference) / error, degrees)) * design.num_comparisons
     return RecipeComparison(
-        name, len(own), float(own.mean()), float(own.mean(1).std(ddof=1)) if len(own) > 1 else None,
-        difference, max(-1.0, difference - reach), min(1.0, difference + reach), p_value,
-        min(1.0, reach + float(t.isf(1 - POWER, degrees)) * error),
+        recipe=name,
+        num_seeds=len(correct),
+        accuracy=float(correct.mean()),
+        accuracy_std=seed_std(correct),
+        difference=difference,
+        low=max(-1.0, difference - half_width),
+        high=min(1.0, difference + half_width),
+        p_value=min(1.0, p_value),
+        minimum_detectable_difference=min(1.0, half_width + float(t.isf(1 - POWER, degrees)) * error),
     )
 
 
-def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0:+.1f}"  # + 0: no "-0.0"
+def _standard_error(
+    differences: npt.NDArray[np.float64], seed_weight: float, design: _Design
+) -> tuple[float, float]:
+    """Return the standard error of the mean difference and its degrees of freedom (Satterthwaite 1946)."""
+    num = len(differences)
+    # One more image for either recipe, so that equal predictions of few images do not prove that the recipes are equal
+    # (Agresti and Min 2005).
+    image_variance = (float(((differences - differences.mean()) ** 2).sum()) + 1) / (num * (num - 1))
+    variance = image_variance + design.seed_variance * seed_weight
+    noise = design.noise
+    uncertainty = 0.0 if noise is None else (noise.variance * seed_weight) ** 2 / noise.degrees
+    degrees = variance**2 / (image_variance**2 / (num - 1) + uncertainty)
+    # Satterthwaite's formula is for sums, but the seed variance is a difference: use at least the seeds' degrees.
+    return math.sqrt(variance), max(degrees, noise.degrees if noise else 0)
+
+
+def seed_std(correct: CorrectMatrix) -> float | None:
+    """Return the standard deviation of the accuracy over the seeds, or None with one seed."""
+    return float(correct.mean(1).std(ddof=1)) if len(correct) > 1 else None
+
+
+def _points(fraction: float) -> str:
+    return f"{round(100 * fraction, 1) + 0:+.1f}"  # + 0 turns -0.0 into 0.0

@@ -1,4 +1,4 @@
-"""A recipe of an experiment as a line of text: a name, and what it changes of the baseline."""
+"""Parse the recipes of an experiment: lines of a name and the settings that it changes of the baseline."""
 
 import re
 import shlex
@@ -11,61 +11,86 @@ from carclf.experiments.ablations import ABLATIONS, ENSEMBLE
 
 BASELINE = "baseline"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,59}")
-COMPARED_SECTIONS = ("model", "augment", "head", "fine_tune", "evaluate")  # the sections in which recipes are compared
+COMPARED_SECTIONS = ("model", "augment", "head", "fine_tune", "evaluate")  # the only settings a recipe may change
+Changes = dict[str, Any]
 
 
-def parse_recipe(text: str, known: Mapping[str, dict[str, Any]] = ABLATIONS) -> tuple[str, dict[str, Any]]:
-    """``NAME`` among what is known, or ``NAME [OTHER...] key=value...``: a name and what it changes.
+def parse_recipe(text: str, available: Mapping[str, Changes] = ABLATIONS) -> tuple[str, Changes]:
+    """Parse ``NAME`` or ``NAME [OTHER ...] [key=value ...]`` into the name and its changes.
 
-    OTHER is among ``known``, by default the shipped ablations. ConfigError where it is not.
+    A name alone, and each OTHER, must be one of the ``available`` recipes.
+
+    Raises:
+        ConfigError: The line is invalid.
     """
     name, *words = split_words(text) or [""]
     if not NAME.fullmatch(name):
-        raise ConfigError(f"{text!r} begins with no name: letters, digits and .- (such as my-rates "
-                          "fine_tune.learning_rate=2e-3).")
-    changes: dict[str, Any] = {}
+        raise ConfigError(
+            f"Invalid recipe {text!r}: it must start with a name of letters, digits and .- as in "
+            "'my-rates fine_tune.learning_rate=2e-3'."
+        )
+    changes: Changes = {}
     for word in words or [name]:
         if "=" in word:
             key, value = parse_override(word)
             changes[key] = value
-        elif word in known:
-            changes |= known[word]
+        elif word in available:
+            changes |= available[word]
         else:
-            raise ConfigError(f"{word!r} is no shipped ablation, no recipe and no key=value. The ablations and "
-                              f"recipes are {', '.join(known)}, and {ENSEMBLE}.")
+            raise ConfigError(
+                f"Unknown recipe {word!r}. Use key=value, {ENSEMBLE}, or one of {', '.join(available)}."
+            )
     return name, changes
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a line, as a shell would part them; ConfigError where it cannot."""
+    """Split a line into words as a shell does.
+
+    Raises:
+        ConfigError: A quotation mark is not closed.
+    """
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"{text!r} cannot be read: {error}. Close the quotation mark, or leave it out.") from error
+        raise ConfigError(f"Cannot parse {text!r}: {error}. Close the quotation mark or remove it.") from error
 
 
-def _instead_of(baseline: str) -> dict[str, dict[str, Any]]:
-    """What each of carclf's recipes changes of the baseline's, of what is trained: its own, and the defaults."""
-    defaults = flatten(load_config().model_dump())
-    found = {name: {key: defaults[key] for key in RECIPES[baseline]} | changes for name, changes in RECIPES.items()}
-    return {name: {key: value for key, value in changes.items() if key.partition(".")[0] in COMPARED_SECTIONS}
-            for name, changes in found.items()}
+def parse_recipes(baseline: str, lines: Sequence[str]) -> tuple[list[tuple[str, Changes]], list[str]]:
+    """Parse the lines of an experiment; return its recipes in order, and the members of the ensemble (maybe none).
 
+    A line may refer to ablations, to the recipes of carclf, and to the recipes of earlier lines.
 
-def parse_recipes(baseline: str, recipes: Sequence[str]) -> tuple[list[tuple[str, dict[str, Any]]], list[str]]:
-    """The recipes in their order, and of which the ensemble is made (none: there is none)."""
-    found: list[tuple[str, dict[str, Any]]] = []
-    known = _instead_of(baseline) | ABLATIONS
+    Raises:
+        ConfigError: A line is invalid, or there are two ensembles.
+    """
+    recipes: list[tuple[str, Changes]] = []
     ensembles: list[list[str]] = []
-    for text in recipes:
-        if (words := split_words(text))[:1] == [ENSEMBLE]:
+    available = _recipes_relative_to(baseline) | ABLATIONS
+    for line in lines:
+        words = split_words(line)
+        if words[:1] == [ENSEMBLE]:
             ensembles.append(words[1:] or [BASELINE])
-        else:
-            found.append(parse_recipe(text, known))
-            known |= found[-1:]
+            continue
+        name, changes = parse_recipe(line, available)
+        recipes.append((name, changes))
+        available[name] = changes
     if len(ensembles) > 1:
-        raise ConfigError(f"{ENSEMBLE!r} is there twice. One experiment compares one: leave one out.")
+        raise ConfigError(f"There are {len(ensembles)} {ENSEMBLE!r} lines. An experiment can have one.")
     members = list(dict.fromkeys(ensembles[0])) if ensembles else []
-    if unknown := [name for name in members if name not in (BASELINE, *(name for name, _ in found))]:
-        raise ConfigError(f"{ENSEMBLE} {' '.join(members)}: {unknown[0]!r} is no recipe of this experiment.")
-    return found, members
+    names = {BASELINE, *(name for name, _ in recipes)}
+    if unknown := [name for name in members if name not in names]:
+        raise ConfigError(f"{ENSEMBLE} {' '.join(members)}: the experiment has no recipe {unknown[0]!r}.")
+    return recipes, members
+
+
+def _recipes_relative_to(baseline: str) -> dict[str, Changes]:
+    """Return what each recipe of carclf changes of the baseline, in the compared sections.
+
+    Settings that only the baseline changes go back to their defaults.
+    """
+    defaults = flatten(load_config().model_dump())
+    reset = {key: defaults[key] for key in RECIPES[baseline]}
+    return {
+        name: {key: value for key, value in (reset | settings).items() if key.partition(".")[0] in COMPARED_SECTIONS}
+        for name, settings in RECIPES.items()
+    }

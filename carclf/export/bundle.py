@@ -52,7 +52,7 @@ def _write_all(work: Path, chosen: SelectedModel, formats: Sequence[str], store:
     differences = {}
     for name in formats:
         log.info("export: writing and checking %s", name)
-        path = exporting.export_network(name, network, chosen.size, source, work)
+        path = exporting.export_network(name, network, chosen.model.image_size, source, work)
         differences[name] = exporting.check_exported(name, path, pictures, logits)
     return differences
 
@@ -72,7 +72,7 @@ def _validation_pictures(chosen: SelectedModel, store: Store) -> Any:
     rows = pd.read_parquet(split.path(store, "split.parquet"))
     val = rows[rows["subset"] == "val"]
     some = val.iloc[np.unique(np.linspace(0, len(val) - 1, NUM_PICTURES).astype(int))]
-    source = LetterboxedSource(Examples.from_index(some, extract_images(archive, store), chosen.size), chosen.size)
+    source = LetterboxedSource(Examples.from_index(some, extract_images(archive, store), chosen.model.image_size), chosen.model.image_size)
     return np.stack([source[position][0] for position in range(len(source))])
 
 
@@ -87,7 +87,7 @@ def _facts(chosen: SelectedModel, store: Store, differences: dict[str, float]) -
     """``export.json``: what a program that uses the files must know."""
     from carclf.export import formats as exporting
 
-    height, width = chosen.size
+    height, width = chosen.model.image_size
     return {
         "model": chosen.model.key, "class_names": chosen.model.class_names,
         "input": {"height": height, "width": width, "channels": "RGB", "range": [0, 255], "dtype": "float32"},
@@ -100,5 +100,5 @@ def _facts(chosen: SelectedModel, store: Store, differences: dict[str, float]) -
 def _write_card(path: Path, chosen: SelectedModel, facts: dict[str, Any], store: Store) -> None:
     from carclf.export.model_card import ModelCardSource, write_model_card
 
-    write_model_card(path, ModelCardSource(chosen.model, _split(chosen, store), chosen.evaluation, chosen.decision, chosen.record,
+    write_model_card(path, ModelCardSource(chosen.model, _split(chosen, store), chosen.evaluation, chosen.decision, chosen.record or {},
                            chosen.scores), facts, store)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class ModelCardSource:
     split: Split
     evaluation: Evaluation | None
     decision: Decision | None
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     scores: list[dict[str, Any]]
 
 

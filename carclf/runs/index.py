@@ -1,7 +1,7 @@
-"""``runs.json``: the index of runs, a small row for each, so that a list of thousands is one read.
+"""``runs.json``, the index of runs: one small row per run, so that a list of thousands of runs is a single read.
 
-It is derived from the records alone, and made anew where it is missing or damaged. Whoever changes it reads the record
-after the index: so the row that stands at last is that of the last record, in whatever order processes note theirs.
+The index is derived from the run records and is rebuilt if it is missing or damaged. Every writer reads the record
+after it has read the index, so the row that wins reflects the latest record, in whatever order processes write.
 """
 
 import json
@@ -14,180 +14,210 @@ from carclf.champion import read_state
 from carclf.errors import CarclfError, DataError
 from carclf.formatting import finite_number, truncate
 from carclf.progress import log
-from carclf.runs.record import RUN_ID, Record, read_record
+from carclf.runs.record import RUN_ID, Attempt, Record, StageRecord, read_record
 from carclf.services.storage import Store, update_object
 
-INDEX_FILE, VERSION = "runs.json", 1
+INDEX_FILE = "runs.json"
+VERSION = 2
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
-LAST, TRAINING = "score", ("train_head", "fine_tune")
+LAST = "score"
+TRAINING = ("train_head", "fine_tune")
 MAX_TEXT = 200  # characters of any text in a row
-NUM_READERS = 16  # records that are read at once
+NUM_READERS = 16  # records that are read concurrently
 
 
 def list_runs(store: Store) -> list[Row]:
-    """A row for each run, the newest first; the rows are the caller's own.
+    """Return one row per run, newest first. The caller may change the rows.
 
-    Each has ``run``, ``recipe``, ``created`` and ``updated`` (ISO 8601, UTC), ``dataset`` and ``model`` (keys),
-    ``state`` (running, waiting, failed, damaged, done, or open: stages are left and none is under way), ``stage`` (the
-    last one that was begun), ``text`` (why it failed, waits, or skips what follows), ``val_accuracy``, ``low``,
-    ``high``, ``public_score``, ``rank`` (numbers or None), ``decision`` (promoted, refused, awaiting approval or ""),
-    ``minutes``, ``gpu_minutes``, ``gpu`` (its name), and ``champion``: whether it made the present champion. "" and
-    None stand for what is not known. DataError where ``champion.json`` is damaged.
+    A row has these fields; an unknown value is "" or None:
+
+    - ``run``, ``recipe``, ``created`` and ``updated`` (ISO 8601, UTC)
+    - ``dataset`` and ``model``: keys of artifacts
+    - ``state``: running, waiting, failed, damaged, done, or pending (stages are left and none is running)
+    - ``stage``: the last stage that was started
+    - ``text``: why the run failed, waits, or skips the remaining stages
+    - ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high``, ``public_score``, ``rank``: a number or None
+    - ``decision``: promoted, rejected, awaiting approval, or ""
+    - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
+    - ``champion``: whether the run made the current champion
+
+    Raises:
+        DataError: ``champion.json`` is damaged.
     """
-    found = sorted(_read(store).values(), key=lambda row: (row["created"], row["run"]), reverse=True)
-    champion = _champions_run(store, found)
-    return [row | {"champion": row["run"] == champion} for row in found]
+    rows = sorted(_read_rows(store).values(), key=lambda row: (row["created"], row["run"]), reverse=True)
+    champion = _champion_run(store, rows)
+    return [row | {"champion": row["run"] == champion} for row in rows]
 
 
 def update_index(store: Store, run_id: str) -> None:
-    """Bring a run's row up to date with its record; where that fails there is a warning, never an error."""
+    """Update a run's row from its record. A failure is logged as a warning and never raised."""
     try:
-        update_object(store, INDEX_FILE, lambda data: _noted(store, data, {run_id}))
+        update_object(store, INDEX_FILE, lambda data: _updated_index(store, data, run_id))
     except CarclfError as error:
-        log.warning("The index of runs was not brought up to date: %s Mend it by: carclf runs reindex", error)
+        log.warning("runs: index not updated run=%s: %s To rebuild it: carclf runs reindex", run_id, error)
 
 
 def rebuild_index(store: Store) -> int:
-    """Make the index anew from all records; the number of runs in it."""
-    return len(_rebuilt(store))
+    """Rebuild the index from all records; return the number of runs in it."""
+    return len(_rebuild(store))
 
 
 def is_champion(store: Store, row: Row) -> bool:
-    """Whether a run made the present champion, as its row in ``rows`` says; DataError for a damaged ``champion.json``.
+    """Return whether the run of this row made the current champion.
 
-    Without the other rows a run with the champion's model is believed where no run is named.
+    If the champion names no run, every run with the champion's model counts.
+
+    Raises:
+        DataError: ``champion.json`` is damaged.
     """
     event = (read_state(store) or {}).get("champion") or {}
     return bool(event) and (event.get("run") or row["run"]) == row["run"] and event["model"] == row["model"]
 
 
 def index_row(record: Record) -> Row:
-    """What the index says of a run: a function of its record alone."""
-    stages, latest = record["stages"], _latest_attempt(record)
-    told = {stage: done.get("metrics", {}) for stage, done in stages.items()}
-    evaluated, scored = told.get("evaluate", {}), told.get("score", {})
-    decision = latest.get("metrics", {}).get("decision") or told.get("promote", {}).get("decision")
+    """Return the row of a run, which depends on its record alone."""
+    stages = record["stages"]
+    latest = _latest_attempt(record)
+    metrics = {stage: result.get("metrics", {}) for stage, result in stages.items()}
+    evaluated = metrics.get("evaluate", {})
+    scored = metrics.get("score", {})
+    decision = latest.get("metrics", {}).get("decision") or metrics.get("promote", {}).get("decision")
     return {
-        "run": _text(record.get("run")), "recipe": _text(record.get("recipe")), "created": _text(record.get("created")),
+        "run": _text(record.get("run")),
+        "recipe": _text(record.get("recipe")),
+        "created": _text(record.get("created")),
         "updated": _text(record.get("updated") or record.get("created")),
-        "dataset": _text(stages.get("validate", {}).get("key")), "model": _text(stages.get("fine_tune", {}).get("key")),
+        "dataset": _text(stages.get("validate", {}).get("key")),
+        "model": _text(stages.get("fine_tune", {}).get("key")),
         **_state(stages, latest),
         **{name: finite_number(evaluated.get(name)) for name in ("val_accuracy", "val_accuracy_low", "val_accuracy_high")},
         **{name: finite_number(scored.get(name)) for name in ("public_score", "rank")},
-        "decision": _text(decision), **_minutes(stages),
+        "decision": _text(decision),
+        **_minutes(stages),
     }
 
 
-def _latest_attempt(record: Record) -> dict[str, Any]:
-    attempts: list[dict[str, Any]] = list(record.get("attempts", {}).values())
-    return max(attempts, key=lambda attempt: str(attempt.get("since", "")), default={})
+def _latest_attempt(record: Record) -> Attempt:
+    return max(record["attempts"].values(), key=lambda attempt: str(attempt.get("since", "")), default=Attempt())
 
 
-def _state(stages: dict[str, Any], latest: dict[str, Any]) -> Row:
+def _state(stages: Mapping[str, StageRecord], latest: Attempt) -> Row:
     if latest:
         return {name: _text(latest.get(name)) for name in ("state", "stage", "text")}
-    stage = next(reversed(stages), "")  # stages are noted in the chain's order
-    skip = stages[stage].get("skip_reason", "") if stage else ""
-    return {"state": "done" if skip or stage == LAST else "pending", "stage": _text(stage), "text": _text(skip)}
+    stage = next(reversed(list(stages)), "")  # the record keeps the stages in their order
+    skip_reason = stages[stage].get("skip_reason", "") if stage else ""
+    state = "done" if skip_reason or stage == LAST else "pending"
+    return {"state": state, "stage": _text(stage), "text": _text(skip_reason)}
 
 
-def _minutes(stages: Mapping[str, Any]) -> Row:
-    on_gpu = {stage: stages[stage] for stage in TRAINING if stages.get(stage, {}).get("gpu")}
-    return {"minutes": _sum_of_minutes(stages.values()), "gpu_minutes": _sum_of_minutes(on_gpu.values()),
-            "gpu": _text(next((done["gpu"] for done in on_gpu.values()), ""))}
+def _minutes(stages: Mapping[str, StageRecord]) -> Row:
+    on_gpu = [stages[stage] for stage in TRAINING if stages.get(stage, {}).get("gpu")]
+    return {
+        "minutes": _sum_minutes(stages.values()),
+        "gpu_minutes": _sum_minutes(on_gpu),
+        "gpu": _text(on_gpu[0]["gpu"] if on_gpu else ""),
+    }
 
 
-def _sum_of_minutes(results: Iterable[Mapping[str, Any]]) -> float:
-    return round(sum(finite_number(done.get("seconds")) or 0.0 for done in results) / 60, 2)
+def _sum_minutes(results: Iterable[StageRecord]) -> float:
+    return round(sum(finite_number(result.get("seconds")) or 0.0 for result in results) / 60, 2)
 
 
 def _text(value: Any) -> str:
     return truncate("" if value is None else str(value), MAX_TEXT)
 
 
-def _champions_run(store: Store, found: list[Row]) -> str | None:
-    """The run that made the champion; where its record is gone, the newest one with the champion's model."""
-    state = read_state(store)
-    event = (state or {}).get("champion") or {}
-    if any(row["run"] == event.get("run") for row in found):
+ROW_FIELDS = tuple(index_row(Record(run="", recipe="", config={}, stages={}, attempts={}, created="")))
+
+
+def _champion_run(store: Store, rows: list[Row]) -> str | None:
+    """Return the run that made the champion, or if its record is gone the newest run with the champion's model."""
+    event = (read_state(store) or {}).get("champion") or {}
+    if any(row["run"] == event.get("run") for row in rows):
         return str(event["run"])
-    return next((row["run"] for row in found if row["model"] and row["model"] == event.get("model")), None)
+    return next((row["run"] for row in rows if row["model"] and row["model"] == event.get("model")), None)
 
 
-def _read(store: Store) -> Rows:
-    found = store.read(INDEX_FILE)
-    known = None if found is None else _parsed(found.data)
-    return _rebuilt(store) if known is None else known
+def _read_rows(store: Store) -> Rows:
+    stored = store.read(INDEX_FILE)
+    rows = None if stored is None else _parse(stored.data)
+    return _rebuild(store) if rows is None else rows
 
 
-def _rebuilt(store: Store) -> Rows:
-    """The rows of all records, written as the index; a warning where that fails, as on a store that is only read."""
-    made: dict[str, Row] | None = None
-    before: Rows = {}
+def _rebuild(store: Store) -> Rows:
+    """Return the rows of all records and write the index; on a read-only store the write only logs a warning."""
+    rebuilt: dict[str, Row] | None = None
+    previous: Rows = {}
 
     def change(data: bytes | None) -> bytes | None:
-        nonlocal made, before
-        now = (_parsed(data) if data else None) or {}
-        # What others noted since the records were read is read again, and nothing else.
-        names = _run_ids(store) if made is None else [
-            run for run in now.keys() | before.keys() if now.get(run) != before.get(run)]
-        made, before = _with_rows(made or {}, _rows_of(store, names)), now
-        return _written(made) if made or data else None
+        nonlocal rebuilt, previous
+        current = (_parse(data) if data else None) or {}
+        if rebuilt is None:
+            run_ids = _run_ids(store)
+        else:  # after a conflict, read again only what other processes changed meanwhile
+            run_ids = [run for run in current.keys() | previous.keys() if current.get(run) != previous.get(run)]
+        rebuilt = _merge(rebuilt or {}, _read_records(store, run_ids))
+        previous = current
+        return _serialize(rebuilt) if rebuilt or data else None
 
     try:
         update_object(store, INDEX_FILE, change)
     except CarclfError as error:
-        if made is None:
+        if rebuilt is None:
             raise
-        log.warning("The index of runs was not written: %s", error)
-    return made or {}
+        log.warning("runs: index not written: %s", error)
+    return rebuilt or {}
 
 
-def _noted(store: Store, data: bytes | None, names: Iterable[str]) -> bytes:
-    known = None if data is None else _parsed(data)
-    if known is None:  # of a store from before there was an index, or damaged: all records tell it
-        known, names = {}, _run_ids(store)
-    return _written(_with_rows(known, _rows_of(store, names)))
+def _updated_index(store: Store, data: bytes | None, run_id: str) -> bytes:
+    rows = None if data is None else _parse(data)
+    if rows is None:  # missing or damaged
+        return _serialize(_merge({}, _read_records(store, _run_ids(store))))
+    return _serialize(_merge(rows, _read_records(store, [run_id])))
 
 
 def _run_ids(store: Store) -> list[str]:
-    names = (key.removeprefix("runs/").removesuffix(".json") for key in store.list_keys("runs/") if key.endswith(".json"))
+    keys = (key for key in store.list_keys("runs/") if key.endswith(".json"))
+    names = (key.removeprefix("runs/").removesuffix(".json") for key in keys)
     return [name for name in names if RUN_ID.fullmatch(name)]
 
 
-def _rows_of(store: Store, names: Iterable[str]) -> dict[str, Row | None]:
+def _read_records(store: Store, run_ids: Iterable[str]) -> dict[str, Row | None]:
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        return dict(pool.map(lambda name: (name, _row(store, name)), names))
+        return dict(pool.map(lambda run_id: (run_id, _read_row(store, run_id)), run_ids))
 
 
-def _row(store: Store, run_id: str) -> Row | None:
+def _read_row(store: Store, run_id: str) -> Row | None:
     try:
         record = read_record(store, run_id)
         return None if record is None else index_row(record) | {"run": run_id}
     except (DataError, KeyError, TypeError, AttributeError) as error:
-        text = str(error) if isinstance(error, DataError) else f"the record of the run is damaged: {error!r}"
-        return index_row({"run": run_id, "stages": {}}) | {"state": "damaged", "text": _text(text)}
+        text = str(error) if isinstance(error, DataError) else f"The record is damaged: {error!r}."
+        empty = Record(run=run_id, recipe="", config={}, stages={}, attempts={}, created="")
+        return index_row(empty) | {"state": "damaged", "text": _text(text)}
 
 
-def _with_rows(known: Rows, new: Mapping[str, Row | None]) -> dict[str, Row]:
-    return {run: row for run, row in {**known, **new}.items() if row is not None}
+def _merge(rows: Rows, changes: Mapping[str, Row | None]) -> dict[str, Row]:
+    return {run: row for run, row in {**rows, **changes}.items() if row is not None}
 
 
-def _written(known: Rows) -> bytes:
-    return json.dumps({"version": VERSION, "rows": dict(sorted(known.items()))}, separators=(",", ":")).encode()
+def _serialize(rows: Rows) -> bytes:
+    return json.dumps({"version": VERSION, "rows": dict(sorted(rows.items()))}, separators=(",", ":")).encode()
 
 
 @lru_cache(maxsize=2)
-def _parsed(data: bytes) -> Rows | None:
-    """The rows of the index's bytes; None where they are none, or of another version."""
+def _parse(data: bytes) -> Rows | None:
+    """Return the rows of an index file, or None if it is damaged or has another version."""
     try:
-        found = json.loads(data)
+        index = json.loads(data)
     except ValueError:
         return None
-    if not isinstance(found, dict) or found.get("version") != VERSION or not isinstance(found.get("rows"), dict):
+    if not isinstance(index, dict) or index.get("version") != VERSION or not isinstance(index.get("rows"), dict):
         return None
-    known: Rows = found["rows"]
-    fields = index_row({"stages": {}}).keys()
-    whole = all(isinstance(row, dict) and row.keys() == fields and row["run"] == run for run, row in known.items())
-    return known if whole else None
+    rows: Rows = index["rows"]
+    return rows if all(_is_row(row, run) for run, row in rows.items()) else None
+
+
+def _is_row(row: Any, run: str) -> bool:
+    return isinstance(row, dict) and row.keys() == set(ROW_FIELDS) and row["run"] == run

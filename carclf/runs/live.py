@@ -1,6 +1,6 @@
-"""``live/<run id>/<stage>.json``: how a stage goes, for those who look on; no stage ever reads another's.
+"""``live/<run id>/<stage>.json``: the progress of a stage, for pages that watch it; no stage reads it.
 
-It is written by a thread of the stage's process every few seconds, so that a slow store does not slow the stage.
+A thread of the stage's process writes the file every few seconds, so that a slow store does not slow the stage down.
 """
 
 import json
@@ -16,148 +16,174 @@ from carclf.progress import log, progress_listener
 from carclf.runs.record import record_key
 from carclf.services.storage import Store
 
-MAX_POINTS, MAX_SERIES, MAX_METRICS, MAX_NAME = 300, 6, 12, 40
+MAX_POINTS = 300  # per series and kind
+MAX_SERIES = 6
+MAX_METRICS = 12
+MAX_NAME = 40  # characters of the name of a metric or an activity
 SECONDS_BETWEEN_WRITES = 2.0
-SECONDS_BETWEEN_SIGNS = 30.0  # of life, where nothing is told
-SECONDS_TO_END = 5.0  # that a stage waits for its last points to be written
-STALE_SECONDS = 120.0  # after which a stage that says "running" is believed to have been killed
+SECONDS_BETWEEN_HEARTBEATS = 30.0  # writes without news, which show that the process is alive
+MAX_SECONDS_TO_FINISH = 5.0  # how long a finished stage waits for its last points to be written
+STALE_SECONDS = 120.0  # a running stage without a heartbeat for this long was probably killed
 LiveProgress = dict[str, Any]
-Points = list[dict[str, Any]]
+Point = dict[str, Any]
+Points = list[Point]
 
 
 @contextmanager
 def record_progress(store: Store, run_id: str, stage: str) -> Iterator[None]:
-    """While this holds, what the stage tells is kept in the store; where that fails there is one warning."""
+    """Write the progress that the block reports to the store. If writing fails, one warning is logged."""
     recorder = _Recorder(store, run_id, stage)
     try:
-        with progress_listener(recorder.hear):
+        with progress_listener(recorder.on_progress):
             yield
     except StageWaiting:
-        recorder.end("ended")
+        recorder.finish("ended")
         raise
     except BaseException:
-        recorder.end("failed")
+        recorder.finish("failed")
         raise
-    recorder.end("ended")
+    recorder.finish("ended")
 
 
 def read_live_progress(store: Store, run_id: str) -> dict[str, LiveProgress]:
-    """What each stage of a run tells or told, by the stage's name; without those that told nothing.
+    """Return the latest progress of each stage of a run, by stage; stages that reported none are missing.
 
-    ``stage``, ``state`` (running, ended, failed, or silent: running, and nothing heard of it for SILENT_SECONDS, so
-    that it was probably killed), ``started`` and ``updated`` (ISO 8601, UTC); ``what`` is being done, ``done`` of
-    ``total``, ``per_second`` and ``eta_seconds`` (None: unknown), ``metrics``: the last of each name. ``series`` by
-    what was done: ``points`` and ``epochs``, MAX_POINTS of each at most, in the order of ``done``; each has ``done``,
-    ``time`` and metrics: epoch, loss, accuracy, learning_rate, images_per_second, data_wait_fraction, memory_mb;
-    epochs have val_loss and val_accuracy too. ConfigError for what is no run id.
+    Each value has these keys:
+
+    - ``stage``; ``state``: running, ended, failed, or stale (running, but no heartbeat for STALE_SECONDS)
+    - ``started`` and ``updated`` (ISO 8601, UTC)
+    - ``activity`` with ``done`` of ``total``, ``per_second`` and ``eta_seconds`` (None if unknown)
+    - ``metrics``: the latest value of each
+    - ``series``: for each activity, ``points`` and ``epochs``, at most MAX_POINTS of each, ordered by ``done``. A
+      point has ``done``, ``time`` and metrics such as loss, learning_rate, images_per_second; an epoch also has
+      val_loss and val_accuracy.
+
+    Raises:
+        ConfigError: The run id is invalid.
     """
     record_key(run_id)
-    found = {}
+    progress = {}
     for key in store.list_keys(f"live/{run_id}/"):
         stage = key.removeprefix(f"live/{run_id}/").removesuffix(".json")
-        if (live := _read(store, key)) is not None and live["stage"] == stage:
-            found[stage] = live | {"state": _state(live)}
-    return found
+        live = _read(store, key)
+        if live is not None and live["stage"] == stage:
+            progress[stage] = live | {"state": _state(live)}
+    return progress
 
 
 class _Recorder:
-    """What one attempt at a stage tells, after what the attempts before it told."""
+    """Collects the progress of one attempt and writes it, merged with that of earlier attempts, from a thread."""
 
     def __init__(self, store: Store, run_id: str, stage: str) -> None:
-        self.store, self.key = store, f"live/{run_id}/{stage}.json"
         record_key(run_id)
-        self.own: LiveProgress = {"stage": stage, "state": "running", "started": _now()}
+        self.store = store
+        self.key = f"live/{run_id}/{stage}.json"
+        self.live: LiveProgress = {"stage": stage, "state": "running", "started": _now()}
         self.series: dict[str, dict[str, Points]] = {}
-        self.earlier: LiveProgress | None = None  # once it was read
-        self.lock, self.over, self.told = threading.Lock(), threading.Event(), threading.Event()
-        self.written = self.warned = False
-        self.thread = threading.Thread(target=self._write_on, name="carclf-live", daemon=True)
+        self.earlier: LiveProgress | None = None  # read before the first write
+        self.lock = threading.Lock()
+        self.finished = threading.Event()
+        self.changed = threading.Event()
+        self.written = False
+        self.warned = False
+        self.thread = threading.Thread(target=self._run, name="carclf-live", daemon=True)
         self.thread.start()
 
-    def hear(self, what: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        """A listener: nothing here waits for the store."""
-        known = {name[:MAX_NAME]: _digits(value) for name, value in list(metrics.items())[:MAX_METRICS]}
-        rate, what = known.pop("per_second", None), what[:MAX_NAME]
+    def on_progress(self, activity: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
+        """Keep a report of progress in memory, without access to the store."""
+        activity = activity[:MAX_NAME]
+        values = {name[:MAX_NAME]: _rounded(value) for name, value in list(metrics.items())[:MAX_METRICS]}
+        rate = values.pop("per_second", None)
         with self.lock:
-            of_rate = {"per_second": rate, "eta_seconds": _digits((total - done) / rate)} if rate else {}
-            self.own |= {"activity": what, "done": done, "total": total, **of_rate}
-            self.own["metrics"] = self.own.get("metrics", {}) | known
-            if what in self.series or len(self.series) < MAX_SERIES:
-                kind = "epochs" if "val_loss" in known else "points"
-                points = self.series.setdefault(what, {"points": [], "epochs": []})
-                points[kind] = _with_point(points[kind], {"done": done, "time": _now()} | known, total)
-        self.told.set()
+            self.live |= {"activity": activity, "done": done, "total": total}
+            if rate:
+                self.live |= {"per_second": rate, "eta_seconds": _rounded((total - done) / rate)}
+            self.live["metrics"] = self.live.get("metrics", {}) | values
+            if activity in self.series or len(self.series) < MAX_SERIES:
+                kind = "epochs" if "val_loss" in values else "points"
+                points = self.series.setdefault(activity, {"points": [], "epochs": []})
+                points[kind] = add_point(points[kind], {"done": done, "time": _now()} | values, total)
+        self.changed.set()
 
-    def end(self, state: str) -> None:
-        """Write what is not yet written; a store that is away keeps nobody for long."""
+    def finish(self, state: str) -> None:
+        """Write the remaining points; give up after MAX_SECONDS_TO_FINISH if the store does not respond."""
         with self.lock:
-            self.own["state"] = state
-        self.over.set()
-        self.thread.join(SECONDS_TO_END)
+            self.live["state"] = state
+        self.finished.set()
+        self.thread.join(MAX_SECONDS_TO_FINISH)
 
-    def _write_on(self) -> None:
-        silent = 0.0
-        while not self.over.wait(SECONDS_BETWEEN_WRITES):
-            silent += SECONDS_BETWEEN_WRITES
-            if self.told.is_set() or not self.written or silent >= SECONDS_BETWEEN_SIGNS:
-                silent = 0.0
+    def _run(self) -> None:
+        idle_seconds = 0.0
+        while not self.finished.wait(SECONDS_BETWEEN_WRITES):
+            idle_seconds += SECONDS_BETWEEN_WRITES
+            if self.changed.is_set() or not self.written or idle_seconds >= SECONDS_BETWEEN_HEARTBEATS:
+                idle_seconds = 0.0
                 self._write()
-        if self.written or self.told.is_set():  # a stage that was reused leaves what it told when it was made
+        if self.written or self.changed.is_set():  # a reused stage keeps the progress of the attempt that created it
             self._write()
 
     def _write(self) -> None:
         try:
             self.earlier = self.earlier or _read(self.store, self.key) or {"series": {}}
-            self.told.clear()
-            self.store.write(self.key, json.dumps(self._joined(self.earlier), separators=(",", ":")).encode())
+            self.changed.clear()
+            live = json.dumps(self._merged(self.earlier), separators=(",", ":"))
+            self.store.write(self.key, live.encode())
             self.written = True
         except CarclfError as error:
-            self.told.set()
+            self.changed.set()
             if not self.warned:
-                log.warning("%s: its live points were not written: %s", self.own["stage"], error)
+                log.warning("%s: live progress not written: %s", self.live["stage"], error)
             self.warned = True
 
-    def _joined(self, earlier: LiveProgress) -> LiveProgress:
-        """The earlier attempts' points as far as this one went on from them, and its own."""
+    def _merged(self, earlier: LiveProgress) -> LiveProgress:
+        """Return this attempt's progress, with the points of earlier attempts up to where this one resumed."""
         with self.lock:
             series = dict(earlier["series"])
-            for what, own in self.series.items():
-                before = series.get(what, {"points": [], "epochs": []})
-                first = min(point["done"] for points in own.values() for point in points)
-                joined = {kind: [point for point in before[kind] if point["done"] < first] + own[kind] for kind in own}
-                series[what] = {kind: _thinned(points) for kind, points in joined.items()}
-            return _EMPTY | earlier | self.own | {"updated": _now(), "series": series}
+            for activity, current in self.series.items():
+                previous = series.get(activity, {"points": [], "epochs": []})
+                first = min(point["done"] for points in current.values() for point in points)
+                series[activity] = {
+                    kind: _thin([point for point in previous[kind] if point["done"] < first] + points)
+                    for kind, points in current.items()
+                }
+            return _EMPTY | earlier | self.live | {"updated": _now(), "series": series}
 
 
 _EMPTY: LiveProgress = {"activity": "", "done": 0, "total": 0, "per_second": None, "eta_seconds": None, "metrics": {}}
 
 
-def _with_point(points: Points, new: dict[str, Any], total: int) -> Points:
-    """With the new point as the last: those that it repeats are gone, and of each MAX_POINTS-th part the last stays."""
-    def part(point: dict[str, Any]) -> int:
+def add_point(points: Points, new: Point, total: int) -> Points:
+    """Append a point to a series that stays bounded and ordered.
+
+    Points that the new one repeats are removed. The last point is replaced if both are in the same of the MAX_POINTS
+    equal parts of ``total``.
+    """
+
+    def part(point: Point) -> int:
         return int(point["done"]) * MAX_POINTS // max(total, 1)
 
-    kept = [point for point in points if point["done"] < new["done"]]
-    if kept and part(kept[-1]) == part(new) < MAX_POINTS:
-        kept.pop()
-    return _thinned([*kept, new])
+    earlier = [point for point in points if point["done"] < new["done"]]
+    if earlier and part(earlier[-1]) == part(new) < MAX_POINTS:
+        earlier.pop()
+    return _thin([*earlier, new])
 
 
-def _thinned(points: Points) -> Points:
+def _thin(points: Points) -> Points:
+    """Drop every second point until at most MAX_POINTS are left; the last one stays."""
     while len(points) > MAX_POINTS:
         points = [*points[:-1:2], points[-1]]
     return points
 
 
 def _read(store: Store, key: str) -> LiveProgress | None:
-    """The file; None where there is none, or what is no live file."""
-    found = store.read(key)
+    """Return the content of a live file, or None if it is missing or damaged."""
+    stored = store.read(key)
     try:
-        live = json.loads(found.data) if found else None
+        live = json.loads(stored.data) if stored else None
     except ValueError:
         return None
-    whole = isinstance(live, dict) and {"stage", "state", "updated", "series"} <= live.keys()
-    return live if whole else None
+    is_complete = isinstance(live, dict) and {"stage", "state", "updated", "series"} <= live.keys()
+    return live if is_complete else None
 
 
 def _state(live: LiveProgress) -> str:
@@ -165,7 +191,8 @@ def _state(live: LiveProgress) -> str:
     return "stale" if live["state"] == "running" and age > STALE_SECONDS else str(live["state"])
 
 
-def _digits(value: float) -> float | None:
+def _rounded(value: float) -> float | None:
+    """Round to six significant digits; None for infinity and NaN, which JSON does not have."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 

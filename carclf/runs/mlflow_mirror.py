@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
@@ -136,7 +137,7 @@ def _history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
                 if row.get("epoch")]
 
 
-def _log_report(run: MlflowRun, stage: str, artifact: Artifact, done: Record, store: Store) -> None:
+def _log_report(run: MlflowRun, stage: str, artifact: Artifact, done: Mapping[str, Any], store: Store) -> None:
     """The report that a stage's metrics name by its key, where it is no file of the stage's artifact: the audit's."""
     key = str(done.get("metrics", {}).get("report", ""))
     if not key or key in {file.key for file in artifact.files.values()}:

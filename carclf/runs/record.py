@@ -1,75 +1,149 @@
-"""``runs/<run id>.json``: one run's record, and what of it is changed by compare-and-swap."""
+"""The record of a run, ``runs/<run id>.json``, changed only by compare-and-swap."""
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict, cast
 
+from carclf.artifacts import Metrics
 from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store, update_object
 
-Record = dict[str, Any]
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
+class StageRecord(TypedDict, total=False):
+    """The result of a finished stage; ``machine`` describes where it ran, ``gpu`` is the GPU's name or empty."""
+
+    stage: str
+    key: str
+    reused: bool
+    seconds: float
+    metrics: Metrics
+    summary: str
+    skip_reason: str
+    waiting: bool
+    until: str
+    ended: str
+    gpu: str
+    machine: dict[str, Any]
+
+
+class Attempt(TypedDict, total=False):
+    """An unfinished stage: ``state`` is running, waiting or failed; ``text`` is why it waits or failed."""
+
+    stage: str
+    state: str
+    since: str
+    ended: str
+    text: str
+    until: str
+    metrics: Metrics
+
+
+class Record(TypedDict):
+    """Everything the store keeps about a run; times are ISO 8601 in UTC.
+
+    ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
+    to an experiment, over all attempts.
+    """
+
+    run: str
+    recipe: str
+    config: dict[str, Any]
+    stages: dict[str, StageRecord]
+    attempts: dict[str, Attempt]
+    created: str
+    updated: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    machine: NotRequired[str]
+    members: NotRequired[list[str]]
+    spent_seconds: NotRequired[float]
+
+
 def record_key(run_id: str) -> str:
-    """Where a run's record lies; ConfigError for what is no run id."""
+    """Return the key of a run's record in the store.
+
+    Raises:
+        ConfigError: The run id is invalid.
+    """
     if not RUN_ID.fullmatch(run_id):
-        raise ConfigError(f"{run_id!r} is no run id: use letters, digits and ._- only.")
+        raise ConfigError(
+            f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter or digit."
+        )
     return f"runs/{run_id}.json"
 
 
 def read_record(store: Store, run_id: str) -> Record | None:
-    """The record, or None where there is none; DataError where it is damaged."""
-    found = store.read(record_key(run_id))
-    return None if found is None else parse_record(found.data, run_id, store)
+    """Return the record, or None if the run does not exist.
+
+    Raises:
+        DataError: The record is damaged.
+    """
+    stored = store.read(record_key(run_id))
+    return None if stored is None else parse_record(stored.data, run_id, store)
 
 
 def change_record(store: Store, run_id: str, change: Callable[[Record], Record]) -> Record:
-    """Replace the record by what ``change`` makes of it, so that two processes of one run lose nothing.
+    """Replace the record by ``change(record)`` and return it; concurrent changes are not lost.
 
-    ConfigError where there is none any more, DataError where it is damaged.
+    Raises:
+        ConfigError: The record was removed.
+        DataError: The record is damaged.
     """
-    changed: Record = {}
+    changed: Record | None = None
 
-    def swapped(data: bytes | None) -> bytes:
+    def replace(data: bytes | None) -> bytes:
         nonlocal changed
         if data is None:
-            raise ConfigError(f"The record {record_key(run_id)} is gone from {store.url}. Restore it, or begin a new "
-                              "run: what this one made is reused.")
+            raise ConfigError(
+                f"{record_key(run_id)} was removed from {store.url}. Restore it from a backup, or start a new run: it "
+                "reuses the artifacts of this one."
+            )
         changed = change(parse_record(data, run_id, store))
         return json.dumps(changed, indent=1).encode()
 
-    update_object(store, record_key(run_id), swapped)
+    update_object(store, record_key(run_id), replace)
+    assert changed is not None
     return changed
 
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
-    """What the bytes of a record say; DataError where they are none."""
+    """Parse the bytes of a record.
+
+    Only the structure is checked, so that a page can still show a run whose metrics are damaged.
+
+    Raises:
+        DataError: The bytes are not a record.
+    """
     try:
         record = json.loads(data)
     except ValueError:
         record = None
     if _is_record(record):
-        return dict(record)
-    raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is no record of a run. Restore it from a "
-                    "backup, or begin a new run under another --run: what this one made is reused.")
+        return cast("Record", record)
+    raise DataError(
+        f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a backup, or "
+        "start a new run with another --run: it reuses the artifacts of this one."
+    )
 
 
-def training_machine(record: Record) -> dict[str, Any]:
-    """Where and with what the run's model was trained, as ``machine`` described it; empty where that is not known."""
-    stages = record["stages"]
-    found = (stages.get("fine_tune") or stages.get("train_head") or {}).get("machine")
-    return found if isinstance(found, dict) else {}
+def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of the machine that trained the run's model; empty if unknown."""
+    stages = record.get("stages", {})
+    machine = (stages.get("fine_tune") or stages.get("train_head") or {}).get("machine")
+    return machine if isinstance(machine, dict) else {}
 
 
 def _is_record(record: Any) -> bool:
     if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
         return False
-    told = (record.get("stages"), record.get("attempts", {}))
-    return all(isinstance(of, dict) and all(isinstance(one, dict) for one in of.values()) for of in told)
+    sections = (record.get("stages"), record.get("attempts"))
+    return all(
+        isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values()) for section in sections
+    )
 
 
 def run_id_from_dag_run(dag_run_id: str) -> str:
-    """The run's id in the store of a run of the DAG: Airflow's, with other characters replaced."""
+    """Return the run id for a DAG run: Airflow's id with unsupported characters replaced by hyphens."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from carclf.config import load_config, parse_override
 from carclf.errors import ConfigError
-from carclf.experiments.form import Form, plan_from_form, read_form
+from carclf.experiments.experiment_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
 from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment

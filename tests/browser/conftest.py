@@ -1,4 +1,4 @@
-"""A real Airflow with runs of the demo in it, and a real browser that is logged in to it."""
+"""An Airflow with demo runs, and a browser that is logged in to it."""
 
 import json
 import os
@@ -17,55 +17,59 @@ CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAirflow]:
-    """``make demo`` to its end, still up."""
+    """Run ``make demo`` and keep Airflow running after the demo's run has ended."""
     state = tmp_path_factory.mktemp("browser")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "carclf_airflow.local", "demo"], text=True, stdout=subprocess.PIPE,
-        env=environment | {"CARCLF_LOCAL_FOLDER": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"})
-    assert process.stdout is not None
+    folders = {"CARCLF_LOCAL_FOLDER": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"}
+    command = [sys.executable, "-u", "-m", "carclf_airflow.local", "demo"]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env=environment | folders)
     try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if line.startswith("UI "):
-                break
-        assert lines and lines[-1].startswith("UI "), "".join(lines)
+        url = _wait_for_url(process)
         home = state / "demo"
         password = json.loads((home / "airflow" / "passwords.json").read_text())["admin"]
-        running = RunningAirflow(lines[-1].split()[1], password, home / "store-demo", "")
+        running = RunningAirflow(url, password, home / "store-demo")
         runs = running.call("GET", "dags/car_retrain/dagRuns")["dag_runs"]
-        running.run = runs[0]["dag_run_id"]  # type: ignore[index]
+        running.run_id = runs[0]["dag_run_id"]  # type: ignore[index]
         yield running
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
 
 
+def _wait_for_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("UI "):
+            return line.split()[1]
+    pytest.fail("".join(lines))
+
+
 @pytest.fixture(scope="session")
-def training(airflow: RunningAirflow) -> str:
-    """Another run, of another seed, that has just begun when the first test asks for it."""
+def active_run_id(airflow: RunningAirflow) -> str:
+    """A second run with another seed, which has just started when the first test requests it."""
     return airflow.trigger(seed=3, **{"fine_tune.epochs": 40, "fine_tune.patience": 40})
 
 
 @pytest.fixture(scope="session")
-def second(airflow: RunningAirflow, training: str) -> str:
-    """The same run, once it has ended."""
-    assert airflow.wait(training) == "success"
-    return training
+def finished_run_id(airflow: RunningAirflow, active_run_id: str) -> str:
+    """The second run after it has ended."""
+    assert airflow.wait(active_run_id) == "success"
+    return active_run_id
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")
 def login(airflow: RunningAirflow, browser: Browser) -> dict[str, object]:
-    """What a browser keeps after the login form was filled in."""
+    """The cookies of a browser after the login form."""
     page = browser.new_page()
     page.goto(airflow.url)
     page.fill("input[name=username]", "admin")
@@ -77,7 +81,7 @@ def login(airflow: RunningAirflow, browser: Browser) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures of what was tested are kept."""
+    """The folder for screenshots: SCREENSHOTS, or a temporary folder."""
     folder = Path(os.environ.get("SCREENSHOTS") or tmp_path_factory.getbasetemp() / "screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     print(f"\nScreenshots are in {folder}")
@@ -90,7 +94,7 @@ def viewer(
 ) -> Iterator[PageViewer]:
     options = getattr(request, "param", {})
     context = browser.new_context(storage_state=login, **{"viewport": {"width": 1400, "height": 950}} | options)
-    found = PageViewer(context, airflow)
-    yield found
+    page_viewer = PageViewer(context, airflow)
+    yield page_viewer
     context.close()
-    assert found.wrong == []
+    assert page_viewer.errors == []

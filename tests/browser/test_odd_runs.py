@@ -1,15 +1,15 @@
-"""Stores with no run, with odd ones, and a server that goes away; Airflow's login is set aside, as in the benchmark."""
+"""Empty stores, odd texts and a server that stops, without Airflow's login."""
 
 import csv
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
+from recorded_runs import record_attempt
 
-from benchmarks.runs_page import ROOT, serve
+from benchmarks.runs_page import serve_pages
 from carclf.config import load_config
 from carclf.runs.index import rebuild_index
 from carclf.runs.run import Result, Run
@@ -18,15 +18,8 @@ from carclf.services.storage import Store, open_store
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 LONG = "<img src=x onerror=alert(1)> ü😀 \u202e" + 300 * "x"
-WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-@contextmanager
-def served(store: Store, home: Path) -> Iterator[str]:
-    uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "benchmarks.runs_page:site", "--port"]
-    environment = {"CARCLF_STORE": store.url, "AIRFLOW_HOME": str(home), "PYTHONPATH": str(ROOT)}
-    with serve(uvicorn, environment, "/static/vega.js") as url:
-        yield url
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 
 
 @pytest.fixture
@@ -34,118 +27,107 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
-def measured(store: Store, name: str, accuracy: float, created: str) -> Run:
-    """A run that was evaluated and has not ended."""
-    run = Run.start_or_resume(name, store, "demo", load_config("demo"))
-    run.record_result(Result("evaluate", "0", False, 1.0, {"val_accuracy": accuracy, "val_accuracy_low": 0.5, "val_accuracy_high": 0.9}, ""))
-    store.write(f"runs/{name}.json", store.read(f"runs/{name}.json").data.replace(  # type: ignore[union-attr]
-        run.record["created"].encode(), created.encode()))
+def record_evaluated_run(store: Store, run_id: str, accuracy: float, created: str = "2026-11-25T14:00") -> Run:
+    """Record a run that was started at a time (UTC) and is evaluated but not finished."""
+    run = Run.start_or_resume(run_id, store, "demo", load_config("demo"))
+    metrics = {"val_accuracy": accuracy, "val_accuracy_low": 0.5, "val_accuracy_high": 0.9}
+    run.record_result(Result("evaluate", "0", False, 1.0, metrics, ""))
+    record = store.read(f"runs/{run_id}.json")
+    assert record is not None
+    times = run.record["created"].encode(), f"{created}:00.000+00:00".encode()
+    store.write(f"runs/{run_id}.json", record.data.replace(*times))
     rebuild_index(store)
-    return run
+    return Run.load(run_id, store)
 
 
-def shown(browser: Browser, **options: object) -> Page:
+@contextmanager
+def open_page(browser: Browser, **options: object) -> Iterator[Page]:
     page = browser.new_page(**options)  # type: ignore[arg-type]
-    page.on("dialog", lambda dialog: pytest.fail(f"a script of the store ran: {dialog.message}"))
-    return page
+    page.on("dialog", lambda dialog: pytest.fail(f"a text of the store ran as a script: {dialog.message}"))
+    yield page
+    page.close()
 
 
-def test_a_store_without_a_run_says_how_to_begin(store: Store, tmp_path: Path, browser: Browser) -> None:
-    with served(store, tmp_path) as url:
-        page = shown(browser)
+def test_an_empty_store_explains_how_to_start(store: Store, tmp_path: Path, browser: Browser) -> None:
+    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
         page.goto(url)
-        page.get_by_text("No runs yet: trigger the Dag car_retrain.").wait_for()
-        assert page.locator("#place").text_content() == "None"
-        page.close()
+        page.get_by_text("No runs yet. To start one, trigger the DAG car_retrain.").wait_for()
+        assert page.locator("#position").text_content() == "None"
 
 
-def test_odd_texts_are_shown_as_they_are_and_are_no_wider_than_a_phone(
+def test_odd_texts_are_shown_literally_and_fit_on_a_phone(
     store: Store, tmp_path: Path, browser: Browser, screenshots: Path
 ) -> None:
-    run = measured(store, "failed", 0.7, "2026-11-25T14:28:10.000+00:00")
-    run._tell("download", run.record["created"], state="failed", text=LONG)
-    with served(store, tmp_path) as url:
-        page = shown(browser, viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    record_attempt(record_evaluated_run(store, "failed", 0.7), "download", "failed", text=LONG)
+    with serve_pages(store.url, tmp_path) as url, open_page(browser, **PHONE) as page:
         for path in ("/", "/runs/failed"):
             page.goto(url + path)
             page.get_by_text("failed").first.wait_for()
-            assert page.evaluate(WIDER) <= 0, path
+            assert page.evaluate(OVERFLOW) <= 0, path
         assert "<img src=x onerror=alert(1)> ü😀" in (page.locator("main").text_content() or "")
         page.screenshot(path=screenshots / "odd.png")
-        page.close()
 
 
-def test_times_are_utc_in_list_and_chart_wherever_the_browser_is(
+def test_times_are_utc_in_the_list_and_the_chart_in_any_time_zone(
     store: Store, tmp_path: Path, browser: Browser
 ) -> None:
-    measured(store, "a", 0.7, "2026-11-25T14:00:00.000+00:00")
-    measured(store, "b", 0.8, "2026-11-25T18:00:00.000+00:00")
-    with served(store, tmp_path) as url:
-        page = shown(browser, timezone_id="Asia/Kolkata")
+    record_evaluated_run(store, "a", 0.7, "2026-11-25T14:00")
+    record_evaluated_run(store, "b", 0.8, "2026-11-25T18:00")
+    with serve_pages(store.url, tmp_path) as url, open_page(browser, timezone_id="Asia/Kolkata") as page:
         page.goto(url)
         page.locator("#chart-timeline svg").wait_for()
-        assert page.get_by_role("button", name="Begun (UTC)").count() == 1
-        assert page.locator("#table tbody").get_by_text("2026-11-25 14:00").count() == 1
+        assert page.get_by_role("button", name="Started (UTC)").count() == 1
+        page.locator("#runs-table tbody").get_by_text("2026-11-25 14:00").wait_for()
         ticks = page.locator("#chart-timeline .role-axis-label text").all_text_contents()
         assert "15:00" in ticks and "UTC" in page.locator("#chart-timeline svg").all_text_contents()[0]
-        page.close()
 
 
-def test_the_filters_offer_what_there_is_when_the_list_is_asked_again(
+def test_filters_offer_the_current_values_when_the_list_is_loaded_again(
     store: Store, tmp_path: Path, browser: Browser
 ) -> None:
-    run = measured(store, "run", 0.7, "2026-11-25T14:00:00.000+00:00")
-    with served(store, tmp_path) as url:
-        page = shown(browser)
+    run = record_evaluated_run(store, "run", 0.7)
+    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
         page.goto(url)
-        page.locator("#filter [name=state] option[value=open]").wait_for(state="attached")
-        run._tell("promote", run.record["created"], state="failed", text="no")
+        page.locator("#filter [name=state] option[value=pending]").wait_for(state="attached")
+        record_attempt(run, "promote", "failed", text="no")
         page.get_by_label("Search").fill("run")
         page.locator("#filter [name=state] option[value=failed]").wait_for(state="attached")
         page.get_by_label("State").select_option("failed")
         page.get_by_text("1 run").wait_for()
         assert page.locator("#filter [name=state] option").all_text_contents() == ["all", "failed"]
-        page.close()
 
 
-def test_what_is_listed_can_be_had_as_csv(store: Store, tmp_path: Path, browser: Browser) -> None:
-    for name, accuracy in (("one", 0.7), ("two", 0.8)):
-        measured(store, name, accuracy, "2026-11-25T14:00:00.000+00:00")
-    with served(store, tmp_path) as url:
-        page = shown(browser)
+def test_the_filtered_list_can_be_downloaded_as_csv(store: Store, tmp_path: Path, browser: Browser) -> None:
+    for run_id, accuracy in (("one", 0.7), ("two", 0.8)):
+        record_evaluated_run(store, run_id, accuracy)
+    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
         page.goto(url)
         page.get_by_label("Search").fill("two")
         page.get_by_text("1 of 2 runs").wait_for()
         with page.expect_download() as download:
-            page.get_by_role("link", name="These runs as CSV").click()
+            page.get_by_role("link", name="Download as CSV").click()
         head, *lines = csv.reader(download.value.path().read_text().splitlines())
         assert (download.value.suggested_filename, [line[0] for line in lines]) == ("runs.csv", ["two"])
         assert lines[0][head.index("val_accuracy")] == "0.8"
-        page.close()
 
 
-def test_the_focus_stays_where_it_is_when_a_page_is_shown_anew(store: Store, tmp_path: Path, browser: Browser) -> None:
-    run = measured(store, "run", 0.7, "2026-11-25T14:00:00.000+00:00")
-    with served(store, tmp_path) as url:
-        page = shown(browser)
+def test_the_focus_survives_a_reload_of_the_page(store: Store, tmp_path: Path, browser: Browser) -> None:
+    run = record_evaluated_run(store, "run", 0.7)
+    with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
         page.goto(f"{url}/runs/run")
-        focused = page.get_by_role("link", name="All runs"), page.get_by_text("repeat split", exact=True)
-        for number, one in enumerate(focused):
-            one.focus()
+        elements = page.get_by_role("link", name="All runs"), page.get_by_text("repeat split", exact=True)
+        for number, element in enumerate(elements):
+            element.focus()
             run.record_result(Result("split", f"{number}", False, 1.0, {}, f"split {number}"))
             page.get_by_text(f"split {number}", exact=True).wait_for()
             page.wait_for_timeout(500)
-            assert one.evaluate("one => one === document.activeElement"), number
-        page.close()
+            assert element.evaluate("element => element === document.activeElement"), number
 
 
-def test_a_page_that_is_followed_says_when_it_cannot_be_brought_up_to_date(
-    store: Store, tmp_path: Path, browser: Browser
-) -> None:
-    measured(store, "run", 0.7, "2026-11-25T14:00:00.000+00:00")
-    page = shown(browser)
-    with served(store, tmp_path) as url:
-        page.goto(f"{url}/runs/run")
-        page.locator("h1").wait_for()
-    page.get_by_text("Not up to date since").wait_for()
-    page.close()
+def test_a_page_that_cannot_be_updated_reports_it(store: Store, tmp_path: Path, browser: Browser) -> None:
+    record_evaluated_run(store, "run", 0.7)
+    with open_page(browser) as page:
+        with serve_pages(store.url, tmp_path) as url:
+            page.goto(f"{url}/runs/run")
+            page.locator("h1").wait_for()
+        page.get_by_text("Not up to date since").wait_for()

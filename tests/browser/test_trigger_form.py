@@ -1,18 +1,18 @@
-"""An experiment as a person starts it: by the form of its DAG. After the other pages' tests, which count the runs."""
+"""An experiment from its trigger form to its winner. It adds runs, so it comes after tests that count them."""
 
 import re
 from pathlib import Path
 
 import pytest
-from browser_pages import PageViewer, RunningAirflow
+from browser_pages import REPORT_PLUGIN, PageViewer, RunningAirflow
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 MINUTES = 60_000
 
 
-def triggered(airflow: RunningAirflow, viewer: PageViewer, fields: dict[str, str]) -> str:
-    """Fill in the form and send it; the address of the DAG run to which Airflow leads."""
+def trigger_experiment(airflow: RunningAirflow, viewer: PageViewer, fields: dict[str, str]) -> str:
+    """Submit the form and return the URL of the DAG run that Airflow opens."""
     page = viewer.page
     page.goto(f"{airflow.url}/dags/car_experiments")
     page.get_by_role("button", name="Trigger").first.click()
@@ -29,16 +29,16 @@ def triggered(airflow: RunningAirflow, viewer: PageViewer, fields: dict[str, str
     return page.url
 
 
-def test_an_experiment_is_begun_by_its_form_and_followed_in_its_tab_to_the_winner(
+def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
     airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
 ) -> None:
-    address = triggered(airflow, viewer, {
+    url = trigger_experiment(airflow, viewer, {
         "settings": "fine_tune.epochs=1 head.epochs=2", "recipes": "longer fine_tune.epochs=8", "seeds": "0"})
-    frame = viewer.open(f"{address.removeprefix(airflow.url)}/plugin/car-classifier-report", "Report")
+    frame = viewer.open_frame(f"{url.removeprefix(airflow.url)}/plugin/car-classifier-report", REPORT_PLUGIN)
     frame.locator("html").evaluate("root => root.dataset.mark = 'same page'")
-    frame.get_by_role("heading", name="Trainings: 2 of 2 begun").wait_for(timeout=8 * MINUTES)
+    frame.get_by_role("heading", name="Training runs: 2 of 2 started").wait_for(timeout=8 * MINUTES)
     assert frame.locator("tbody th").all_text_contents() == ["baseline", "longer"]
-    viewer.page.screenshot(path=screenshots / "trainings.png")
+    viewer.page.screenshot(path=screenshots / "training_runs.png")
     frame.get_by_role("heading", name="Winner").wait_for(timeout=8 * MINUTES)
     assert frame.locator("html").get_attribute("data-mark") == "same page"
     winner = frame.locator("#winner + p a")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from airflow_process import airflow_environment, printed_json, run_python
 
-from carclf.experiments.form import Form
+from carclf.experiments.experiment_form import Form
 
 CHOICES = ["choose_1", "choose_2", "choose_3", "choose_finalists"]
 TRAININGS = ["rung_1", "rung_2", "rung_3", "finish"]

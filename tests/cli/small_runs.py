@@ -1,4 +1,4 @@
-"""Runs of a minute's settings in seconds: real stages on a few rendered cars."""
+"""Runs of real stages on a few rendered cars, in seconds."""
 
 from carclf.config import load_config
 from carclf.runs.run import Run
@@ -15,6 +15,7 @@ FOLDS = {"split.num_folds": 2, "evaluate.flip_tta": False}
 
 
 def run_to(last: str, store: Store, name: str, **settings: object) -> Run:
+    """Run the stages of a new run up to ``last``."""
     run = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL | settings))
     for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
         run.run_stage(stage)

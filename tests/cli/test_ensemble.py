@@ -21,7 +21,7 @@ from carclf.runs.run import Run
 from carclf.services.storage import Store
 from carclf.stages.chain import StageOptions
 
-pytestmark = pytest.mark.usefixtures("kaggle")  # runs begun here ask it for the archive
+pytestmark = pytest.mark.usefixtures("kaggle_environment")  # runs begun here ask it for the archive
 
 
 def runs(store: Store, *names: str) -> list[Run]:

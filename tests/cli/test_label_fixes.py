@@ -1,6 +1,7 @@
-"""carclf label-fixes: what it chooses, how it merges, and what it tells."""
+"""``carclf label-fixes``: what it selects, merges and prints."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from carclf.runs.run import Run
 from carclf.services.storage import Store, open_store
 
 SUSPECTS = pd.DataFrame({
-    "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "", "label": [0, 1, 2, 0], "suggested_label": [1, 2, 0, 3],
+    "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "",
+    "label": [0, 1, 2, 0], "suggested_label": [1, 2, 0, 3],
     "label_quality": [0.01, 0.02, 0.03, 0.9], "is_suspect": [True, True, True, False],
 })
 
@@ -32,155 +34,166 @@ A, B, C = (f"{sha256}\n" for sha256 in INDEX["sha256"][:3])
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A store with an audited run ``r``, and one that was not audited, ``plain``."""
-    own = open_store(str(tmp_path / "store"))
+    """A store with the audited run ``r`` and the run ``plain`` without an audit."""
+    store = open_store(str(tmp_path / "store"))
 
     def make(folder: Path) -> Metrics:
         SUSPECTS.to_parquet(folder / "suspects.parquet")
         return {}
 
-    audit, _ = build(Audit, make, Provenance(1, {}, {}), own)
-    data, _ = build(Dataset, lambda folder: INDEX.to_parquet(folder / "index.parquet") or {}, Provenance(1, {}, {}), own)
-    Run.start_or_resume("plain", own, "demo", load_config("demo"))
-    run = Run.start_or_resume("r", own, "demo", load_config("demo"))
+    def make_index(folder: Path) -> Metrics:
+        INDEX.to_parquet(folder / "index.parquet")
+        return {}
+
+    audit, _ = build(Audit, make, Provenance(1, {}, {}), store)
+    data, _ = build(Dataset, make_index, Provenance(1, {}, {}), store)
+    Run.start_or_resume("plain", store, "demo", load_config("demo"))
+    run = Run.start_or_resume("r", store, "demo", load_config("demo"))
     run.record["stages"] = {"validate": {"key": data.key},
                             "train_head": {"key": "k", "metrics": {"audit": audit.key}}}
-    own.write("runs/r.json", json.dumps(run.record).encode())
-    return own
+    store.write("runs/r.json", json.dumps(run.record).encode())
+    return store
 
 
-def asked(store: Store, *arguments: str) -> str:
-    """What the command prints; raises what it raises."""
-    done = CliRunner().invoke(app, ["label-fixes", "--store", store.url, *arguments])
-    if isinstance(done.exception, CarclfError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
+def label_fixes(store: Store, *arguments: str) -> str:
+    """Return the output of the command; raise its error."""
+    result = CliRunner().invoke(app, ["label-fixes", "--store", store.url, *arguments])
+    if isinstance(result.exception, CarclfError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
-def text(store: Store) -> str:
+def csv_text(store: Store) -> str:
     return store.read("label_fixes.csv").data.decode()
 
 
-def test_without_a_choice_the_suspects_are_listed_and_nothing_is_written(store: Store) -> None:
-    assert asked(store, "--run", "r").splitlines() == [
-        "   1. a.jpg: 0, rather 1 (score 0.010)", "   2. b,\"1\".jpg: 1, rather 2 (score 0.020)",
-        "   3. c.jpg: 2, rather 0 (score 0.030)",
-        "3 suspects, of which many are right; nothing was written. Look at the run's report, then write those that are "
-        "wrong with --id ID, or the first N with --top N; --drop leaves them out instead.",
+def test_without_a_selection_the_suspects_are_listed(store: Store) -> None:
+    *suspects, hint = label_fixes(store, "--run", "r").splitlines()
+    assert suspects == [
+        "   1. a.jpg: label 0, suggested 1 (label quality 0.010)",
+        "   2. b,\"1\".jpg: label 1, suggested 2 (label quality 0.020)",
+        "   3. c.jpg: label 2, suggested 0 (label quality 0.030)",
     ]
-    assert len(asked(store, "--run", "r", "--top", "1", "--show").splitlines()) == 2
+    assert hint.startswith("3 suspects") and "--id ID" in hint
+    assert len(label_fixes(store, "--run", "r", "--top", "1", "--show").splitlines()) == 2
     assert store.read("label_fixes.csv") is None
 
 
-def test_a_run_that_drift_stopped_has_its_splits_audit_of_its_own_network_where_there_is_one(store: Store) -> None:
+def test_a_run_that_drift_stopped_uses_the_most_similar_audit_of_its_split(store: Store) -> None:
     run = Run.start_or_resume("stopped", store, "demo", load_config("demo", {"seed": 3}))
     run.record["stages"]["split"] = {"key": "s"}
     store.write("runs/stopped.json", json.dumps(run.record).encode())
-    own = {name: run.config.model.model_dump()[name] for name in NETWORK_SETTINGS}
+    network = {name: run.config.model.model_dump()[name] for name in NETWORK_SETTINGS}
     with pytest.raises(ConfigError, match="has no audit"):
-        asked(store, "--run", "stopped")
-    for split, network, seed, name in (
-        ("s", own | {"backbone": "Other", "image_width": 7}, 3, "another network"),
-        ("s", own, 4, "another seed"), ("s", own, 3, "its own"), ("other", own, 3, "another split"),
+        label_fixes(store, "--run", "stopped")
+    for split, audited_network, seed, name in (
+        ("s", network | {"backbone": "Other", "image_width": 7}, 3, "another network"),
+        ("s", network, 4, "another seed"), ("s", network, 3, "equal"), ("other", network, 3, "another split"),
     ):
-        one = SUSPECTS.head(1).assign(id=name)
-        build(Audit, lambda folder, one=one: one.to_parquet(folder / "suspects.parquet") or {}, Provenance(1, {"split": split}, {"network": network, "seed": seed, "salt": ""}), store)
+        suspect = SUSPECTS.head(1).assign(id=name)
+
+        def make(folder: Path, suspect: pd.DataFrame = suspect) -> Metrics:
+            suspect.to_parquet(folder / "suspects.parquet")
+            return {}
+
+        settings = {"network": audited_network, "seed": seed, "salt": ""}
+        build(Audit, make, Provenance(1, {"split": split}, settings), store)
         if split == "s":
-            assert f" {name}: 0, rather 1" in asked(store, "--run", "stopped")
-    assert " its own: 0" in asked(store, "--run", "stopped")
+            assert f" {name}: label 0" in label_fixes(store, "--run", "stopped")
+    assert " equal: label 0" in label_fixes(store, "--run", "stopped")
 
 
-def test_the_first_suspects_and_named_ones_are_written_and_read_back(store: Store) -> None:
-    told = asked(store, "--run", "r", "--top", "2")
-    assert text(store) == f'{HEADER}a.jpg,relabel,1,{A}"b,""1"".jpg",relabel,2,{B}'
-    assert told.splitlines()[0] == "wrote  a.jpg: relabel to 1"
-    assert told.splitlines()[-1] == f"2 fixes written to {store.url}/label_fixes.csv, 0 were there. The next run " \
-        "applies them."
-    asked(store, "--run", "r", "--id", "c.jpg", "--drop")
-    assert text(store).endswith(f"c.jpg,drop,,{C}")
+def test_the_first_suspects_and_named_ones_are_written(store: Store) -> None:
+    printed = label_fixes(store, "--run", "r", "--top", "2")
+    assert csv_text(store) == f'{HEADER}a.jpg,relabel,1,{A}"b,""1"".jpg",relabel,2,{B}'
+    lines = printed.splitlines()
+    assert lines[0] == "wrote  a.jpg: relabel to 1"
+    assert lines[-1].startswith(f"{store.url}/label_fixes.csv: 2 fixes written, 0 existing ones kept.")
+    label_fixes(store, "--run", "r", "--id", "c.jpg", "--drop")
+    assert csv_text(store).endswith(f"c.jpg,drop,,{C}")
     assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).lines] == [
         ("a.jpg", "relabel", 1, "a" * 64), ('b,"1".jpg', "relabel", 2, "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
 
 
-def test_what_a_user_wrote_is_kept_and_a_second_time_changes_nothing(store: Store) -> None:
+def test_existing_fixes_are_kept_unless_they_are_replaced(store: Store) -> None:
     store.write("label_fixes.csv", b"id,action,label\nz.jpg,relabel,2\na.jpg,drop,\n")
-    told = asked(store, "--run", "r", "--top", "2")
-    assert "kept   a.jpg: drop" in told and "wrote  b" in told and "1 fixes written" in told
-    once = text(store)
+    printed = label_fixes(store, "--run", "r", "--top", "2")
+    assert "kept   a.jpg: drop" in printed and "wrote  b" in printed and "1 fixes written" in printed
+    once = csv_text(store)
     assert once == f'{HEADER}z.jpg,relabel,2,\na.jpg,drop,,\n"b,""1"".jpg",relabel,2,{B}'
-    assert "0 fixes written" in asked(store, "--run", "r", "--top", "2") and text(store) == once
-    asked(store, "--run", "r", "--top", "1", "--replace")
-    assert text(store) == once.replace("a.jpg,drop,,\n", f"a.jpg,relabel,1,{A}")
+    assert "0 fixes written" in label_fixes(store, "--run", "r", "--top", "2") and csv_text(store) == once
+    label_fixes(store, "--run", "r", "--top", "1", "--replace")
+    assert csv_text(store) == once.replace("a.jpg,drop,,\n", f"a.jpg,relabel,1,{A}")
 
 
-def test_a_users_own_file_is_checked_and_merged(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "own.csv").write_text("id,action,label\nx.jpg,relabel,2\ny.jpg,drop,\n")
-    asked(store, "--file", str(tmp_path / "own.csv"))
-    assert text(store) == "id,action,label\nx.jpg,relabel,2\ny.jpg,drop,\n"
-    asked(store, "--run", "r", "--top", "1", "--file", str(tmp_path / "own.csv"))
-    assert text(store) == f"{HEADER}x.jpg,relabel,2,\ny.jpg,drop,,\na.jpg,relabel,1,{A}"
-    (tmp_path / "own.csv").write_text("id,action,label\nx.jpg,rename,3\n")
-    with pytest.raises(DataError, match=r"own\.csv, line 2: 'rename' with the label '3' is unknown.*Mend it"):
-        asked(store, "--file", str(tmp_path / "own.csv"))
+def test_the_fixes_of_a_file_are_checked_and_merged(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "fixes.csv").write_text("id,action,label\nx.jpg,relabel,2\ny.jpg,drop,\n")
+    label_fixes(store, "--file", str(tmp_path / "fixes.csv"))
+    assert csv_text(store) == "id,action,label\nx.jpg,relabel,2\ny.jpg,drop,\n"
+    label_fixes(store, "--run", "r", "--top", "1", "--file", str(tmp_path / "fixes.csv"))
+    assert csv_text(store) == f"{HEADER}x.jpg,relabel,2,\ny.jpg,drop,,\na.jpg,relabel,1,{A}"
+    (tmp_path / "fixes.csv").write_text("id,action,label\nx.jpg,rename,3\n")
+    with pytest.raises(DataError, match=r"fixes\.csv, line 2: 'rename'"):
+        label_fixes(store, "--file", str(tmp_path / "fixes.csv"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Give --run with the run whose suspects are meant, or --file"),
+        ([], "--run"),
         (["--run", "none"], "There is no run 'none'"),
-        (["--run", "plain"], "has no audit. Run it first: carclf train_head --run plain"),
+        (["--run", "plain"], "carclf train_head --run plain"),
         (["--run", "r", "--id", "d.jpg"], "'d.jpg' is not among the 3 suspects"),
-        (["--file", "fixes.csv", "--show"], "Give --run with the run whose suspects are meant"),
-        (["--run", "r", "--id", "a.jpg", "--id", "a.jpg", "--file", "fixes.csv"], "'a.jpg' is wanted twice"),
-        (["--file", "/nowhere.csv"], "--file: /nowhere.csv cannot be read: No such file"),
+        (["--file", "fixes.csv", "--show"], "--run"),
+        (["--run", "r", "--id", "a.jpg", "--id", "a.jpg", "--file", "fixes.csv"], "'a.jpg' has two fixes"),
+        (["--file", "/nowhere.csv"], "--file: cannot read /nowhere.csv: No such file"),
     ],
 )
-def test_a_users_mistake_is_told_and_nothing_is_written(
+def test_a_wrong_option_raises_config_error_and_writes_nothing(
     store: Store, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fixes.csv").write_text("id,action,label\na.jpg,drop,\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=None) as error:
-        asked(store, *arguments)
-    assert message in str(error.value) and store.read("label_fixes.csv") is None
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        label_fixes(store, *arguments)
+    assert store.read("label_fixes.csv") is None
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("a.jpg,relabel,77\n", "there is no class 77; the classes are 0, 1, 2"),
-        ("a.jpg,drop,\ntrain/0/a.jpg,drop,\n", r"lines 3 and 4: both name the picture train/0/a\.jpg"),
-        ("train/0/d.jpg,drop,\n", r"lines 2 and 3: both name the picture train/0/d\.jpg"),
+        ("a.jpg,relabel,77\n", "class 77"),
+        ("a.jpg,drop,\ntrain/0/a.jpg,drop,\n", r"lines 3 and 4: .*train/0/a\.jpg"),
+        ("train/0/d.jpg,drop,\n", r"lines 2 and 3: .*train/0/d\.jpg"),
     ],
 )
-def test_with_a_run_what_would_stop_every_later_one_is_not_written(
+def test_fixes_that_cannot_be_applied_to_the_run_are_not_written(
     store: Store, tmp_path: Path, lines: str, message: str
 ) -> None:
     store.write("label_fixes.csv", before := b"id,action,label\nd.jpg,relabel,1\n")
-    (tmp_path / "own.csv").write_text(f"id,action,label\n{lines}")
-    with pytest.raises(DataError, match=f"Nothing was written, since every run would stop at it: .*{message}"):
-        asked(store, "--run", "r", "--file", str(tmp_path / "own.csv"))
+    (tmp_path / "fixes.csv").write_text(f"id,action,label\n{lines}")
+    with pytest.raises(DataError, match=f"No fix was written.*{message}"):
+        label_fixes(store, "--run", "r", "--file", str(tmp_path / "fixes.csv"))
     assert store.read("label_fixes.csv").data == before
 
 
-def test_a_line_that_means_another_content_gives_way_to_the_picture_that_has_its_name_now(store: Store) -> None:
+def test_a_fix_for_other_content_is_replaced(store: Store) -> None:
     store.write("label_fixes.csv", f"{HEADER}a.jpg,drop,,{'0' * 64}\n".encode())
-    asked(store, "--run", "r", "--top", "1")
-    assert text(store) == f"{HEADER}a.jpg,relabel,1,{A}"
+    label_fixes(store, "--run", "r", "--top", "1")
+    assert csv_text(store) == f"{HEADER}a.jpg,relabel,1,{A}"
 
 
 def test_a_malformed_file_in_the_store_is_never_overwritten(store: Store) -> None:
     store.write("label_fixes.csv", b"id,action\n")
-    with pytest.raises(DataError, match=r"label_fixes\.csv begins with"):
-        asked(store, "--run", "r", "--top", "1")
-    assert text(store) == "id,action\n"
+    with pytest.raises(DataError, match=r"label_fixes\.csv"):
+        label_fixes(store, "--run", "r", "--top", "1")
+    assert csv_text(store) == "id,action\n"
 
 
-def test_users_who_write_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_concurrent_writes_lose_no_fix(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     fixes = [LabelFix(0, f"{n}.jpg", "relabel", n) for n in range(12)]
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda fix: merge_fixes(store, [fix], replace=False), fixes))
+        list(pool.map(lambda fix: merge_fixes(store, [fix], replace_existing=False), fixes))
     assert {fix.id for fix in read_fixes(store).lines} == {fix.id for fix in fixes}

@@ -160,7 +160,7 @@ def test_what_a_person_looks_at_is_among_the_artifacts_and_the_model_only_by_its
 
 
 def test_a_stage_that_is_run_again_changes_nothing_in_mlflow(
-    chain: tuple[Store, MlflowEntity], client: MlflowClient, kaggle: None
+    chain: tuple[Store, MlflowEntity], client: MlflowClient, kaggle_environment: None
 ) -> None:
     (before,) = runs_of(client, "cars")
     for stage in ("fine_tune", "promote"):

@@ -1,4 +1,4 @@
-"""``carclf runs`` and the facts of real runs."""
+"""``carclf runs``, and the facts of real runs."""
 
 import json
 import os
@@ -25,14 +25,15 @@ JPEG = "data:image/jpeg;base64,"
 def carclf(*arguments: str, store: Store) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"CARCLF_STORE": store.url, "COLUMNS": "200"}
     return subprocess.run([sys.executable, "-m", "carclf", "runs", *arguments], env=environment, capture_output=True,
-                          text=True)
+                          text=True, check=False)
 
 
-def test_real_runs_are_in_the_index_as_their_records_say(store: Store) -> None:
+def test_the_index_has_the_states_and_metrics_of_real_runs(store: Store) -> None:
     by_run = {row["run"]: row for row in list_runs(store)}
-    # those that end where the fixture ends them
+    # where the fixture stopped them
     assert {name: (row["state"], row["stage"], row["decision"]) for name, row in by_run.items()} == {
-        "fold-0": ("pending", "evaluate", ""), "fold-1": ("pending", "evaluate", ""), "seed-1": ("pending", "evaluate", ""),
+        "fold-0": ("pending", "evaluate", ""), "fold-1": ("pending", "evaluate", ""),
+        "seed-1": ("pending", "evaluate", ""),
         "wide": ("pending", "evaluate", ""), "seed-0": ("done", "promote", "promoted")}
     assert [name for name, row in by_run.items() if row["champion"]] == ["seed-0"]
     metrics = Run.load("wide", store).artifact(Evaluation, "evaluate").metrics
@@ -99,8 +100,8 @@ def test_runs_that_trained_on_each_others_validation_images_are_not_comparable(s
     assert compare_runs(store, "fold-0", "fold-1").conclusion == "not_comparable"
 
 
-def test_the_log_of_a_stage_begins_with_inputs_and_settings_and_ends_with_figures(
-    store_copy: Store, kaggle: None, caplog: pytest.LogCaptureFixture
+def test_the_log_of_a_stage_has_its_inputs_settings_and_metrics(
+    store_copy: Store, kaggle_environment: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "carclf")
     run = run_to("split", store_copy, "logged")
@@ -115,37 +116,38 @@ def test_the_log_of_a_stage_begins_with_inputs_and_settings_and_ends_with_figure
     assert split[-1].endswith(done["split"]["summary"]) and "class_names" not in split[-1]
 
 
-def told(*arguments: str, store: Store) -> list[str]:
-    done = carclf(*arguments, store=store)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+def output_lines(*arguments: str, store: Store) -> list[str]:
+    process = carclf(*arguments, store=store)
+    assert process.returncode == 0, process.stderr
+    return process.stdout.splitlines()
 
 
 def test_the_commands_list_show_and_compare(store_copy: Store) -> None:
-    lines = told("list", store=store_copy)
+    lines = output_lines("list", store=store_copy)
     assert lines[0].split() == ["run", "recipe", "created", "state", "stage", "accuracy", "95%", "public", "decision",
                                 "minutes", "GPU"]
     assert {line.split()[-7 if line[0] == " " else -8] for line in lines[1:]} == {"demo"}
     assert [line.split()[:2] for line in lines if line.startswith("*")] == [["*", "seed-0"]]
-    listed: list[dict[str, Any]] = json.loads("\n".join(told("list", "--json", "--sort", "-val_accuracy",
-                                                             store=store_copy)))
+    text = "\n".join(output_lines("list", "--json", "--sort", "-val_accuracy", store=store_copy))
+    listed: list[dict[str, Any]] = json.loads(text)
     accuracies = [row["val_accuracy"] for row in listed]
     assert accuracies == sorted(accuracies, reverse=True) and len(listed) == 5
-    shown = told("show", "seed-0", store=store_copy)
+    shown = output_lines("show", "seed-0", store=store_copy)
     assert shown[0].startswith("seed-0, recipe demo, started 20") and shown[0].endswith(", the champion")
     assert {line.split()[0] for line in shown if line.split()} >= {*STAGES, "evaluate.zooms"}
-    compared = told("compare", "seed-0", "wide", store=store_copy)
+    compared = output_lines("compare", "seed-0", "wide", store=store_copy)
     assert compared[0] == compare_runs(store_copy, "seed-0", "wide").summary
     assert ["model.image_width", "64", "128"] in [line.split() for line in compared]
     Path(store_copy.url, "runs.json").unlink()
-    assert told("reindex", store=store_copy) == [f"runs.json in {store_copy.url}: 5 runs"]
+    assert output_lines("reindex", store=store_copy) == [f"runs.json in {store_copy.url}: 5 runs"]
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["list", "--sort", "color"], "Runs cannot be sorted by 'color': give one of run, recipe"),
-    (["show", "nobody"], "There is no run 'nobody' in"), (["show", "../champion"], "is no run id"),
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["list", "--sort", "color"], "'color'. Use one of run, recipe"),
+    (["show", "nobody"], "There is no run 'nobody' in"), (["show", "../champion"], "Invalid run id"),
     (["compare", "seed-0", "nobody"], "There is no run 'nobody' in"),
 ])
-def test_a_mistake_ends_with_78_and_words(store: Store, arguments: list[str], words: str) -> None:
-    done = carclf(*arguments, store=store)
-    assert (done.returncode, done.stdout) == (78, "") and words in done.stderr and "Traceback" not in done.stderr
+def test_a_wrong_argument_ends_with_status_78(store: Store, arguments: list[str], message: str) -> None:
+    process = carclf(*arguments, store=store)
+    assert (process.returncode, process.stdout) == (78, "")
+    assert message in process.stderr and "Traceback" not in process.stderr

@@ -87,7 +87,7 @@ def test_an_active_experiment_shows_the_progress_of_its_training_runs(store: Sto
         report_progress("fine_tune", 31, 180, {"epoch": 2, "loss": 2.099})
         page = wait_for_progress(store, training_runs)
     assert "Training runs: 2 of 3 started" in page and "data-auto-refresh" in page
-    assert "0.7500 (0.610–0.850)" in page and '<a href="/carclf/runs/e-done-s0">' in page
+    assert "0.7500 (0.610\u20130.850)" in page and '<a href="/carclf/runs/e-done-s0">' in page
     assert "fine_tune: 31 of 180, epoch 2, loss 2.099" in page
     assert "&lt;b&gt;</th>" in page and page.count("not started") == 1
 

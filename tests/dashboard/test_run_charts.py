@@ -22,7 +22,7 @@ BINS = [ReliabilityBin(confidence=0.5, accuracy=0.4, low=0.3, high=0.6, num_imag
 
 def stage(name: str, seconds: float | None, reused: bool = False) -> StageFacts:
     return StageFacts(name=name, state="done", text="", since="", ended="", seconds=seconds, reused=reused, metrics={},
-                      folder="", key="", files=(), command="")
+                      folder="", key="", files={}, command="")
 
 
 def test_every_chart_is_drawn_in_the_colors_of_the_page_without_script_or_style() -> None:

@@ -11,7 +11,7 @@ from recorded_runs import record_candidate
 
 from carclf.artifacts import Provenance, Split
 from carclf.config import load_config
-from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference, MetricDifference, SettingDifference
+from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference, Difference
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
@@ -77,8 +77,8 @@ def test_changed_predictions_are_gained_or_lost(store: Store) -> None:
 def test_settings_metrics_and_conclusion_are_compared(store: Store) -> None:
     comparison = compare_runs(store, "a", "b")
     assert comparison.settings == (
-        SettingDifference(name="seed", a=1, b=0), SettingDifference(name="head.epochs", a=10, b=7))
-    assert MetricDifference(name="latency_ms", a=5.0, b=4.0, difference=-1.0) in comparison.metrics
+        Difference(name="seed", a=1, b=0), Difference(name="head.epochs", a=10, b=7))
+    assert Difference(name="latency_ms", a=5.0, b=4.0, difference=-1.0) in comparison.metrics
     assert comparison.conclusion == "inconclusive"
     low, high = comparison.paired.interval or (0.0, 0.0)
     assert comparison.summary == (

@@ -59,7 +59,7 @@ def test_a_damaged_section_is_not_shown_as_pending(store: Store) -> None:
     assert "No training yet." in page
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="as root, a folder in the way stands for a store without permission")
+@pytest.mark.skipif(os.geteuid() != 0, reason="root can write anywhere else, so a folder blocks the file")
 def test_a_report_that_cannot_be_written_is_logged_as_a_warning(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     run = evaluated_run(store, **{"gate.threshold": 0.1})
     Path(store.url, report_key("r"), "in the way").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The fault matrix against a newer Kaggle client, in a folder that is thrown away: ``make test-kaggle-newer``."""
+"""Run the fault matrix against a newer Kaggle client in a temporary folder: ``make test-kaggle-newer``."""
 
 import os
 import subprocess
@@ -6,21 +6,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-WANTED = "kaggle>=2.2.5"
+REQUIREMENT = "kaggle>=2.2.5"
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """0 where the matrix holds with the newer client, or where that client cannot be had; that is said."""
+    """Return 0 if the matrix passes, or if the newer client cannot be installed, which is printed."""
     with tempfile.TemporaryDirectory(prefix="carclf-kaggle-") as folder:
         install = [Path(sys.executable).parent / "uv", "pip", "install", "-q", "-p", sys.executable, "--target", folder]
-        installed = subprocess.run([*install, WANTED, "six"], capture_output=True, text=True)
-        if installed.returncode:
-            print(f"NOT RUN: {WANTED} cannot be installed here, so nothing is said about it:\n{installed.stderr}")
+        installation = subprocess.run([*install, REQUIREMENT, "six"], capture_output=True, text=True, check=False)
+        if installation.returncode:
+            print(f"NOT RUN: {REQUIREMENT} cannot be installed here:\n{installation.stderr}")
             return 0
         path = os.pathsep.join([folder, str(ROOT), os.environ.get("PYTHONPATH", "")])
         matrix = [sys.executable, "-m", "pytest", "-q", "tests/faults/test_kaggle_matrix.py"]
-        return subprocess.run(matrix, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode
+        return subprocess.run(matrix, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The fault matrix: what goes wrong at Kaggle, what the user sees, how often it was tried, and what counted.
+"""The fault matrix: what fails at Kaggle, what the user sees, how often it was attempted, and what was counted.
 
-The real client against the demo server; the table is printed. A submission counts once at most, whatever breaks.
+Kaggle's real client talks to the demo server, and the table is printed. A submission is counted at most once, whatever
+fails.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -12,221 +12,266 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gate_candidates import build_artifact
 
-from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Provenance, Split, StageContext, build
+from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Provenance, Split, StageContext
 from carclf.config import load_config
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, StageWaiting
-from carclf.services.kaggle.client import KaggleClient
+from carclf.services.kaggle.client import KaggleClient, SubmissionState
 from carclf.services.storage import open_store
 from carclf.stages.score import score
 from carclf.stages.submit import send_submission
 
-SLUG, MARK = "demo-cars", "abcdef"
+SLUG = "demo-cars"
+FINGERPRINT = "abcdef"
 ALWAYS = 99
-RULES = f"https://www.kaggle.com/competitions/{SLUG}/rules"
+RULES_URL = f"https://www.kaggle.com/competitions/{SLUG}/rules"
+Outcome = tuple[type[Exception] | None, str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault: the calls that it breaks or what it changes of the server, and how that must end.
+    """One fault: the calls that it breaks or what it changes in the server, and the expected outcome.
 
-    ``sees`` is the error and a part of its words, or of what comes back; ``attempts`` counts ``method``'s calls.
+    ``outcome`` is the error, if any, and a part of its message or of the result. ``num_attempts`` counts the calls of
+    ``method``, ``num_counted`` the submissions that Kaggle has afterwards.
     """
 
     name: str
     method: str
+    outcome: Outcome = (None, "")
     faults: list[Fault] = field(default_factory=list)
-    sees: tuple[type[Exception] | None, str] = (None, "")
-    attempts: int = 1
-    counted: int = 0
+    num_attempts: int = 1
+    num_counted: int = 0
     server: dict[str, Any] = field(default_factory=dict)
     key: str = "demo-key"
     slug: str = SLUG
 
 
-def broken(name: str, method: str, kind: Any, *, sees: Any = None, attempts: int = 2, **fault: Any) -> Row:
-    """A download whose one method breaks; without ``sees`` it passes and the whole archive comes."""
-    return Row(name, method, [Fault(method, kind, **fault)], sees or (None, "the archive, whole"), attempts)
+SUCCESS: Outcome = (None, "complete archive")
+TRANSIENT: Outcome = (ServiceError, "")
+DAMAGED: Outcome = (DataError, "")
 
 
-LASTING = (ServiceError, "try again later")
-TWICE = (DataError, "twice alike")
+def download_row(name: str, fault: Fault, outcome: Outcome = SUCCESS, num_attempts: int = 2) -> Row:
+    return Row(name, fault.method, outcome, [fault], num_attempts)
+
+
+LIST = "DownloadDataFiles"
+FILE = "Download"
 DOWNLOADS = [
-    Row("401: a wrong key", "DownloadDataFiles", key="stale",
-        sees=(ConfigError, "KAGGLE_USERNAME and KAGGLE_KEY is wrong or stale")),
-    Row("403: the rules are not accepted", "DownloadDataFiles", server={"rules_accepted": False},
-        sees=(ConfigError, f"accept its rules at {RULES}")),
-    Row("404: no such competition", "DownloadDataFiles", slug="demo-lorries",
-        sees=(ConfigError, "Check the slug: the competition is set to 'demo-lorries'")),
-    broken("400: a refused request", "DownloadDataFiles", "status", status=400, attempts=1,
-           sees=(ConfigError, "A retry cannot help")),
-    broken("429 with Retry-After: 1", "DownloadDataFiles", "status", status=429, retry_after=1),
-    broken("429 with Retry-After: 4000", "DownloadDataFiles", "status", status=429, retry_after=4000, attempts=1,
-           sees=(ServiceError, "asks to wait 4000 s")),
-    broken("500 once", "DownloadDataFiles", "status"),
-    broken("502 for good", "DownloadDataFiles", "status", status=502, times=ALWAYS, attempts=4, sees=LASTING),
-    broken("no answer", "DownloadDataFiles", "drop"),
-    broken("HTML instead of JSON", "DownloadDataFiles", "html"),
-    broken("503 from the storage", "Download", "status", status=503),
-    broken("HTML instead of the archive", "Download", "html"),
-    broken("an expired link", "Download", "expired"),
-    broken("links that expire for good", "Download", "expired", times=ALWAYS, attempts=4, sees=LASTING),
-    broken("the body dropped, thrice", "Download", "drop", times=3, attempts=4),
-    broken("the body dropped for good", "Download", "drop", times=ALWAYS, attempts=4, sees=LASTING),
-    broken("a stalled body", "Download", "stall"),
-    broken("a stalled body for good", "Download", "stall", times=ALWAYS, attempts=4, sees=LASTING),
-    broken("a truncated archive, once", "Download", "truncate"),
-    broken("a truncated archive for good", "Download", "truncate", times=ALWAYS, sees=TWICE),
-    broken("a corrupted archive of the same size, once", "Download", "corrupt"),
-    broken("a corrupted archive of the same size for good", "Download", "corrupt", times=ALWAYS, sees=TWICE),
+    Row("401: a wrong key", LIST, (ConfigError, "KAGGLE_KEY"), key="stale"),
+    Row("403: rules not accepted", LIST, (ConfigError, RULES_URL), server={"rules_accepted": False}),
+    Row("404: no such competition", LIST, (ConfigError, "demo-lorries"), slug="demo-lorries"),
+    download_row("400: a bad request", Fault(LIST, "status", status=400), (ConfigError, ""), 1),
+    download_row("429 with Retry-After: 1", Fault(LIST, "status", status=429, retry_after=1)),
+    download_row(
+        "429 with Retry-After: 4000", Fault(LIST, "status", status=429, retry_after=4000), (ServiceError, "4000 s"), 1
+    ),
+    download_row("500 once", Fault(LIST, "status")),
+    download_row("502 always", Fault(LIST, "status", status=502, times=ALWAYS), TRANSIENT, 4),
+    download_row("no response", Fault(LIST, "drop")),
+    download_row("HTML instead of JSON", Fault(LIST, "html")),
+    download_row("503 from the storage", Fault(FILE, "status", status=503)),
+    download_row("HTML instead of the archive", Fault(FILE, "html")),
+    download_row("an expired link", Fault(FILE, "expired")),
+    download_row("links that always expire", Fault(FILE, "expired", times=ALWAYS), TRANSIENT, 4),
+    download_row("the body dropped three times", Fault(FILE, "drop", times=3), num_attempts=4),
+    download_row("the body dropped always", Fault(FILE, "drop", times=ALWAYS), TRANSIENT, 4),
+    download_row("a stalled body", Fault(FILE, "stall")),
+    download_row("a stalled body always", Fault(FILE, "stall", times=ALWAYS), TRANSIENT, 4),
+    download_row("a truncated archive once", Fault(FILE, "truncate")),
+    download_row("a truncated archive always", Fault(FILE, "truncate", times=ALWAYS), DAMAGED),
+    download_row("a corrupted archive of the same size once", Fault(FILE, "corrupt")),
+    download_row("a corrupted archive of the same size always", Fault(FILE, "corrupt", times=ALWAYS), DAMAGED),
 ]
 
 
-def sent(name: str, method: str, *faults: Fault, attempts: int = 2, sees: Any = None, **more: Any) -> Row:
-    """A submission on whose way something breaks; without ``sees`` it counts once."""
-    return Row(name, method, list(faults), sees or (None, "submission 1001"), attempts, 0 if sees else 1, more)
+def submission_row(
+    name: str, method: str, *faults: Fault, num_attempts: int = 2, outcome: Outcome | None = None, **server: Any
+) -> Row:
+    num_counted = 0 if outcome else 1
+    return Row(
+        name, method, outcome or (None, "submission 1001"), list(faults), num_attempts, num_counted, server
+    )
 
 
-LIMIT = "The limit resets at 00:00 UTC"
+LIMIT: Outcome = (StageWaiting, "00:00 UTC")
+START = "StartSubmissionUpload"
 CREATE = "CreateSubmission"
 SUBMISSIONS = [
-    sent("no upload granted (503)", "StartSubmissionUpload", Fault("StartSubmissionUpload", "status", 503)),
-    sent("an upload refused (403)", "Upload", Fault("Upload", "status", 403)),
-    sent("an upload refused (503) for good", "Upload", Fault("Upload", "status", 503, times=ALWAYS), attempts=4,
-         sees=(ServiceError, "the upload was answered with 503")),
-    sent("an upload dropped", "Upload", Fault("Upload", "drop")),
-    sent("an upload stalled", "Upload", Fault("Upload", "stall")),
-    sent("the answer lost, counted", CREATE, Fault(CREATE, "drop_after"), attempts=1),
-    sent("the answer lost, counted, shown late", CREATE, Fault(CREATE, "drop_after"),
-         Fault("ListSubmissions", "empty", times=3), attempts=1),
-    sent("the answer lost, not counted", CREATE, Fault(CREATE, "drop")),
-    sent("the answer lost, not counted, for good", CREATE, Fault(CREATE, "drop", times=ALWAYS), attempts=4,
-         sees=(ServiceError, "Could not submit")),
-    sent("no answer to the submission", CREATE, Fault(CREATE, "stall")),
-    sent("500 to the submission", CREATE, Fault(CREATE, "status", 500)),
-    sent("500 to the submission for good", CREATE, Fault(CREATE, "status", 500, times=ALWAYS), attempts=4,
-         sees=(ServiceError, "Could not submit")),
-    sent("429 to the submission", CREATE, Fault(CREATE, "status", 429, retry_after=0)),
-    sent("HTML in answer to the submission", CREATE, Fault(CREATE, "html")),
-    sent("403 to the submission", CREATE, Fault(CREATE, "status", 403), attempts=1,
-         sees=(ConfigError, f"accept its rules at {RULES}")),
-    sent("500 to the list of submissions", CREATE, Fault("ListSubmissions", "status", 500), attempts=1),
-    sent("HTML instead of the list", CREATE, Fault("ListSubmissions", "html"), attempts=1),
-    sent("no answer about the limits", CREATE, Fault("GetSubmissionLimits", "drop"), attempts=1),
-    sent("the limit reached, told before", CREATE, attempts=0, sees=(StageWaiting, LIMIT), daily_limit=1),
-    sent("the limit reached, told by a refusal", CREATE, attempts=1, sees=(StageWaiting, LIMIT), daily_limit=0),
+    submission_row("no upload granted (503)", START, Fault(START, "status", 503)),
+    submission_row("an upload rejected (403)", "Upload", Fault("Upload", "status", 403)),
+    submission_row(
+        "an upload rejected (503) always",
+        "Upload",
+        Fault("Upload", "status", 503, times=ALWAYS),
+        num_attempts=4,
+        outcome=(ServiceError, "503"),
+    ),
+    submission_row("an upload dropped", "Upload", Fault("Upload", "drop")),
+    submission_row("an upload stalled", "Upload", Fault("Upload", "stall")),
+    submission_row("response lost, counted", CREATE, Fault(CREATE, "drop_after"), num_attempts=1),
+    submission_row(
+        "response lost, counted, listed late",
+        CREATE,
+        Fault(CREATE, "drop_after"),
+        Fault("ListSubmissions", "empty", times=3),
+        num_attempts=1,
+    ),
+    submission_row("response lost, not counted", CREATE, Fault(CREATE, "drop")),
+    submission_row(
+        "response lost, not counted, always",
+        CREATE,
+        Fault(CREATE, "drop", times=ALWAYS),
+        num_attempts=4,
+        outcome=TRANSIENT,
+    ),
+    submission_row("no response to the submission", CREATE, Fault(CREATE, "stall")),
+    submission_row("500 to the submission", CREATE, Fault(CREATE, "status", 500)),
+    submission_row(
+        "500 to the submission always",
+        CREATE,
+        Fault(CREATE, "status", 500, times=ALWAYS),
+        num_attempts=4,
+        outcome=TRANSIENT,
+    ),
+    submission_row("429 to the submission", CREATE, Fault(CREATE, "status", 429, retry_after=0)),
+    submission_row("HTML in response to the submission", CREATE, Fault(CREATE, "html")),
+    submission_row(
+        "403 to the submission",
+        CREATE,
+        Fault(CREATE, "status", 403),
+        num_attempts=1,
+        outcome=(ConfigError, RULES_URL),
+    ),
+    submission_row("500 to the list of submissions", CREATE, Fault("ListSubmissions", "status", 500), num_attempts=1),
+    submission_row("HTML instead of the list", CREATE, Fault("ListSubmissions", "html"), num_attempts=1),
+    submission_row("no response about the limits", CREATE, Fault("GetSubmissionLimits", "drop"), num_attempts=1),
+    submission_row("limit reached, known before", CREATE, num_attempts=0, outcome=LIMIT, daily_limit=1),
+    submission_row("limit reached, known by the response", CREATE, num_attempts=1, outcome=LIMIT, daily_limit=0),
 ]
 SCORES = [
-    Row("slow scoring", "ListSubmissions", attempts=3, counted=1, sees=(StageWaiting, "submission 1001 is PENDING"),
-        server={"scoring_seconds": 60}),
-    Row("a scoring error", "ListSubmissions", attempts=3, counted=1,
-        sees=(DataError, "Kaggle could not score submission 1001: The file has 1 rows")),
+    Row(
+        "slow scoring",
+        "ListSubmissions",
+        (StageWaiting, "submission 1001 is PENDING"),
+        num_attempts=3,
+        num_counted=1,
+        server={"scoring_seconds": 60},
+    ),
+    Row("a scoring error", "ListSubmissions", (DataError, "submission 1001"), num_attempts=3, num_counted=1),
 ]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The server, the table of outcomes, and the client of a row."""
+
+    server: DemoServer
+    lines: list[tuple[str, ...]]
+    monkeypatch: pytest.MonkeyPatch
+
+    def connect(self, row: Row) -> KaggleClient:
+        self.monkeypatch.setenv("KAGGLE_KEY", row.key)
+        for name, value in row.server.items():
+            setattr(self.server, name, value)
+        self.server.faults += [dataclasses.replace(fault) for fault in row.faults]
+        return KaggleClient(row.slug, tries=4, backoff_seconds=0.01, stall_seconds=0.3, recheck_seconds=0.01)
+
+    def check(self, row: Row, act: Callable[[], str], fingerprint: str = FINGERPRINT) -> None:
+        """Act, add the line of the table, and check the row's expectations."""
+        error: type[Exception] | None = None
+        try:
+            text = act()
+        except (CarclfError, StageWaiting) as caught:
+            error, text = type(caught), str(caught)
+        num_counted = sum(fingerprint in entry.description for entry in self.server.submissions)
+        num_attempts = self.server.calls[row.method]
+        shown = f"{error.__name__}: {text}" if error else text
+        self.lines.append((row.name, shown, str(num_attempts), "" if row in DOWNLOADS else str(num_counted)))
+        assert (error, num_attempts, num_counted) == (row.outcome[0], row.num_attempts, row.num_counted), text
+        assert row.outcome[1] in text
 
 
 @pytest.fixture(scope="module")
-def table(pytestconfig: pytest.Config) -> Iterator[list[tuple[str, ...]]]:
-    """Takes a line of each row, and is printed at the end."""
+def lines(pytestconfig: pytest.Config) -> Iterator[list[tuple[str, ...]]]:
+    """The lines of the table, which is printed at the end."""
     lines: list[tuple[str, ...]] = [("fault", "what the user sees", "attempts", "counted")]
     yield lines
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print(f"\n\nkaggle {version('kaggle')}, kagglesdk {version('kagglesdk')}")
-        for fault, sees, attempts, counted in lines:
-            print(f"{fault:<47}{sees:<88.86}{attempts:>8}{counted:>9}")
+        for fault, outcome, attempts, counted in lines:
+            print(f"{fault:<47}{outcome:<88.86}{attempts:>8}{counted:>9}")
 
 
 @pytest.fixture
-def connected(monkeypatch: pytest.MonkeyPatch, kaggle: DemoServer) -> Callable[[Row], KaggleClient]:
-    def connect(row: Row) -> KaggleClient:
-        monkeypatch.setenv("KAGGLE_KEY", row.key)
-        for name, value in row.server.items():
-            setattr(kaggle, name, value)
-        kaggle.faults += [dataclasses.replace(fault) for fault in row.faults]
-        return KaggleClient(row.slug, tries=4, backoff_seconds=0.01, stall_seconds=0.3, recheck_seconds=0.01)
-
-    return connect
-
-
-def check(row: Row, kaggle: DemoServer, table: list[tuple[str, ...]], act: Callable[[], str]) -> None:
-    """Do it; note the table's line; assert all of the row."""
-    error: type[Exception] | None = None
-    try:
-        text = act()
-    except (CarclfError, StageWaiting) as caught:
-        error, text = type(caught), str(caught)
-    counted = sum(MARK in entry.description for entry in kaggle.submissions)
-    attempts = kaggle.calls[row.method]
-    start = max(0, text.find(row.sees[1]))
-    shown = f"{error.__name__}: …{text[start:]}" if error else text
-    table.append((row.name, shown, str(attempts), str(counted) if row not in DOWNLOADS else "–"))
-    assert (error, attempts, counted) == (row.sees[0], row.attempts, row.counted), text
-    assert re.search(re.escape(row.sees[1]), text), text
+def matrix(
+    kaggle_server: DemoServer, lines: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> Matrix:
+    return Matrix(kaggle_server, lines, monkeypatch)
 
 
 @pytest.mark.parametrize("row", DOWNLOADS, ids=lambda row: row.name)
 def test_a_fault_of_a_download(
-    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, random_bytes_competition: Competition
+    row: Row, matrix: Matrix, tmp_path: Path, random_bytes_competition: Competition
 ) -> None:
     folder = tmp_path / "new"
 
-    def act() -> str:
-        path = connected(row).download(folder, timeout_seconds=60)
+    def download() -> str:
+        path = matrix.connect(row).download(folder, timeout_seconds=60)
         assert path.read_bytes() == random_bytes_competition.archive.read_bytes()
-        return "the archive, whole"
+        return "complete archive"
 
-    check(row, kaggle, table, act)
-    # Neither a part nor a broken archive is left behind.
-    assert list(folder.iterdir()) == ([] if row.sees[0] else [folder / f"{SLUG}.zip"])
+    matrix.check(row, download)
+    # Neither a part nor a damaged archive is left behind.
+    assert list(folder.iterdir()) == ([] if row.outcome[0] else [folder / f"{SLUG}.zip"])
 
 
 @pytest.mark.parametrize("row", SUBMISSIONS, ids=lambda row: row.name)
 def test_a_fault_of_a_submission(
-    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, random_bytes_competition: Competition
+    row: Row, matrix: Matrix, tmp_path: Path, random_bytes_competition: Competition
 ) -> None:
     path = tmp_path / "submission.csv"
     path.write_text("Id,Category\n" + "".join(f"{name},0\n" for name in random_bytes_competition.ids))
+    undisturbed = Row("", "")
     if row.server.get("daily_limit"):
-        connected(Row("", "")).submit(path, description="another", fingerprint="another")
-        kaggle.calls.clear()
+        matrix.connect(undisturbed).submit(path, description="another", fingerprint="another")
+        matrix.server.calls.clear()
 
-    def act() -> str:
-        found = connected(row).submit(path, description="a model", fingerprint=MARK)
-        mine = [entry for entry in kaggle.submissions if MARK in entry.description]
-        assert [(entry.ref, entry.data) for entry in mine] == [(found.ref, path.read_bytes())]
-        return f"submission {found.ref}"
+    def submit() -> str:
+        state = matrix.connect(row).submit(path, description="a model", fingerprint=FINGERPRINT)
+        entries = [entry for entry in matrix.server.submissions if FINGERPRINT in entry.description]
+        assert [(entry.ref, entry.data) for entry in entries] == [(state.ref, path.read_bytes())]
+        return f"submission {state.ref}"
 
-    check(row, kaggle, table, act)
-    if not row.sees[0]:
-        # And once it is there it is never sent again.
-        assert connected(Row("", "")).submit(path, description="a model", fingerprint=MARK).ref == 1001
-        assert len(kaggle.submissions) == 1
+    matrix.check(row, submit)
+    if not row.outcome[0]:  # what was submitted is never sent again
+        again: SubmissionState = matrix.connect(undisturbed).submit(
+            path, description="a model", fingerprint=FINGERPRINT
+        )
+        assert again.ref == 1001 and len(matrix.server.submissions) == 1
 
 
 @pytest.mark.parametrize("row", SCORES, ids=lambda row: row.name)
 def test_a_fault_of_the_scoring(
-    row: Row, kaggle: DemoServer, connected: Any, table: Any, tmp_path: Path, random_bytes_competition: Competition,
-    monkeypatch: pytest.MonkeyPatch,
+    row: Row, matrix: Matrix, tmp_path: Path, random_bytes_competition: Competition
 ) -> None:
-    store, config = open_store(tmp_path / "store"), load_config("demo", {"competition": SLUG})
-    connected(row)
+    context = StageContext(open_store(tmp_path / "store"), load_config("demo", {"competition": SLUG}))
+    matrix.connect(row)
+    ids = random_bytes_competition.ids[: 1 if row.outcome[0] is DataError else None]
+    content = ("Id,Category\n" + "".join(f"{name},0\n" for name in ids)).encode()
 
-    ids = random_bytes_competition.ids[: 1 if row.sees[0] is DataError else None]
+    def build(kind: Any, name: str) -> Any:
+        metrics = {"num_rows": len(ids), "class_names": [0]}
+        return build_artifact(context.store, kind, Provenance(1, {}, {}), metrics, {name: content})
 
-    def leave(name: str) -> Callable[[Path], dict[str, Any]]:
-        def make(folder: Path) -> dict[str, Any]:
-            (folder / name).write_text("Id,Category\n" + "".join(f"{id_},0\n" for id_ in ids))
-            return {"num_rows": len(ids), "class_names": "0"}
-
-        return make
-
-    def made(kind: Any, name: str) -> Any:
-        return build(kind, leave(name), Provenance(1, {}, {}), store)[0]
-
-    prediction = made(Prediction, "submission.csv")
-    monkeypatch.setattr(f"{__name__}.MARK", prediction.files["submission.csv"].sha256[:16])
-    given = made(Dataset, "sample-submission.csv"), made(Split, "split.csv"), made(Model, "model.keras")
-    submission, _ = send_submission(prediction, *given, config, store)
-    evaluation = build(Evaluation, lambda _: {"val_accuracy": 0.9, "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}, Provenance(1, {"model": "m"}, {}), store)[0]
-    check(row, kaggle, table, lambda: str(score(submission, evaluation, StageContext(store, config))[0].metrics))
+    prediction = build(Prediction, "submission.csv")
+    dataset, split = build(Dataset, "sample-submission.csv"), build(Split, "split.csv")
+    submission, _ = send_submission(prediction, dataset, split, build(Model, "model.keras"), context)
+    interval = {"val_accuracy": 0.9, "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}
+    evaluation = build_artifact(context.store, Evaluation, Provenance(1, {"model": "m"}, {}), interval)
+    fingerprint = prediction.files["submission.csv"].sha256[:16]
+    matrix.check(row, lambda: str(score(submission, evaluation, context)[0].metrics), fingerprint)

@@ -1,4 +1,4 @@
-"""Two runs that end at the same moment, in processes of their own, 100 times: one champion, and nothing is lost."""
+"""Two runs that end at the same moment, in processes of their own: one champion, and no event is lost."""
 
 import json
 import multiprocessing
@@ -15,55 +15,55 @@ from carclf.champion import read_state
 from carclf.config import load_config
 from carclf.services.storage import Store, open_store
 
-RULES = ["not_worse", *["off"] * 4]  # to compare takes a while: one round of five
+PROCESSES = ("left", "right")
+RULES = ["not_worse", *["off"] * 4]  # a comparison takes a while, so one round in five has it
 
 
-def rule(turn: int) -> str:
-    return RULES[turn % len(RULES)]
+def champion_rule(number: int) -> str:
+    return RULES[number % len(RULES)]
 
 
-def promote_again_and_again(urls: Sequence[str], name: str, num_rounds: int, start: Barrier) -> None:
-    """In each round a new candidate of this process, judged at the moment when the other process's is."""
+def promote_in_rounds(urls: Sequence[str], name: str, num_rounds: int, start: Barrier) -> None:
+    """In each round promote a new candidate at the moment when the other process does."""
     for store in map(open_store, urls):
-        for turn in range(num_rounds):
-            own = build_candidate(store, f"{name} {turn}", [turn % 12])
+        for number in range(num_rounds):
+            candidate = build_candidate(store, f"{name} {number}", [number % 12])
+            config = load_config("demo", {"gate.champion_rule": champion_rule(number)})
             start.wait(120)
-            decision, _ = own.promote(store, load_config("demo", {"gate.champion_rule": rule(turn)}), run_id=f"{name}-{turn}")
+            decision, _ = candidate.promote(store, config, run_id=f"{name}-{number}")
             assert decision.metrics["decision"] == "promoted"
 
 
-def check(store: Store, num_rounds: int) -> None:
+def check_history(store: Store, num_rounds: int) -> None:
     state = read_state(store)
     assert state is not None
     history = state["history"]
-    assert sorted(event["run"] for event in history) == sorted(
-        f"{name}-{turn}" for name in ("left", "right") for turn in range(num_rounds))
-    turns = [int(event["run"].partition("-")[2]) for event in history]
-    assert turns == [place // 2 for place in range(2 * num_rounds)]
+    expected = sorted(f"{name}-{number}" for name in PROCESSES for number in range(num_rounds))
+    assert sorted(event["run"] for event in history) == expected
+    numbers = [int(event["run"].partition("-")[2]) for event in history]
+    assert numbers == [position // 2 for position in range(2 * num_rounds)]
     assert state["champion"] == history[-1] and state["threshold"] == 0.6
-    # each that was compared was compared with the very champion that it followed
-    for place, event in enumerate(history):
-        if rule(turns[place]) == "not_worse":
-            decision = Decision.find(store, event["decision"])
-            assert decision is not None
-            compared = json.loads(decision.path(store, "decision.json").read_text())["champion"]
-            assert compared == (history[place - 1]["model"] if place else None)
+    # A candidate that was compared was compared with the champion that it replaced.
+    for position, event in enumerate(history):
+        if champion_rule(numbers[position]) == "not_worse":
+            decision = Decision.require(store, event["decision"])
+            champion = json.loads(decision.path(store, "decision.json").read_text())["champion"]
+            assert champion == (history[position - 1]["model"] if position else None)
 
 
 @pytest.mark.parametrize("num_rounds", [5, pytest.param(100, marks=pytest.mark.acceptance)])
-def test_two_runs_that_end_at_once_leave_one_champion_and_both_in_the_history(
+def test_two_runs_that_end_at_once_leave_one_champion_and_both_events(
     tmp_path: Path, aws: None, num_rounds: int
 ) -> None:
     boto3.client("s3").create_bucket(Bucket="simultaneous")
     urls = [str(tmp_path / "store"), "s3://simultaneous/store"]
-    spawn = multiprocessing.get_context("spawn")  # as runs are: nothing is shared but the store
+    spawn = multiprocessing.get_context("spawn")  # as with real runs, nothing but the store is common to them
     start = spawn.Barrier(2)
-    runs = [spawn.Process(target=promote_again_and_again, args=(urls, name, num_rounds, start))
-            for name in ("left", "right")]
+    runs = [spawn.Process(target=promote_in_rounds, args=(urls, name, num_rounds, start)) for name in PROCESSES]
     for run in runs:
         run.start()
     for run in runs:
         run.join(300)
     assert [run.exitcode for run in runs] == [0, 0]
     for url in urls:
-        check(open_store(url), num_rounds)
+        check_history(open_store(url), num_rounds)

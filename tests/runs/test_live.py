@@ -1,7 +1,8 @@
-"""Live points: what a stage tells is soon in the store, bounded, and goes on after a kill."""
+"""Live progress: soon in the store, bounded, and continued after a kill."""
 
 import json
 import math
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -14,56 +15,56 @@ from hypothesis import strategies as st
 
 from carclf.errors import ConfigError, ServiceError, StageWaiting
 from carclf.progress import report_progress
-from carclf.runs.live import MAX_METRICS, MAX_POINTS, MAX_SERIES, read_live_progress, record_progress
-from carclf.runs.run import live
+from carclf.runs import live
+from carclf.runs.live import MAX_METRICS, MAX_POINTS, MAX_SERIES, add_point, read_live_progress, record_progress
 from carclf.services.storage import FolderStore, Store, open_store
 
 
 @pytest.fixture(autouse=True)
-def often(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "SECONDS_BETWEEN_WRITES", 0.02)
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def comes(condition: Callable[[], Any]) -> Any:
-    """What the condition gives once it is true."""
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Return the first true value of the condition."""
     limit = time.monotonic() + 20
-    while not (found := condition()):
+    while not (value := condition()):
         assert time.monotonic() < limit
         time.sleep(0.01)
-    return found
+    return value
 
 
-def steps(store: Store, what: str = "fine_tune", kind: str = "points") -> list[int]:
-    return [point["done"] for point in read_live_progress(store, "r")["fine_tune"]["series"][what][kind]]
+def steps(store: Store, kind: str = "points") -> list[int]:
+    return [point["done"] for point in read_live_progress(store, "r")["fine_tune"]["series"]["fine_tune"][kind]]
 
 
-def test_a_running_stages_points_are_in_the_store_while_it_runs_and_stay_when_it_has_ended(store: Store) -> None:
+def test_points_are_in_the_store_while_a_stage_runs_and_after_it(store: Store) -> None:
     with record_progress(store, "r", "fine_tune"):
         report_progress("fine_tune", 3, 12, {"loss": 0.5, "per_second": 3.0})
-        found = comes(lambda: read_live_progress(store, "r").get("fine_tune", {}).get("series"))
+        series = wait_for(lambda: read_live_progress(store, "r").get("fine_tune", {}).get("series"))
         assert read_live_progress(store, "r")["fine_tune"]["state"] == "running"
-        assert [point | {"time": ""} for point in found["fine_tune"]["points"]] == [
+        assert [point | {"time": ""} for point in series["fine_tune"]["points"]] == [
             {"done": 3, "time": "", "loss": 0.5}]
         report_progress("fine_tune", 6, 12, {"loss": 0.4, "val_loss": 0.3, "val_accuracy": 0.9, "epoch": 2})
-    told = read_live_progress(store, "r")["fine_tune"]
-    assert told["started"] <= told["updated"] <= datetime.now(UTC).isoformat(timespec="seconds")
+    progress = read_live_progress(store, "r")["fine_tune"]
+    assert progress["started"] <= progress["updated"] <= datetime.now(UTC).isoformat(timespec="seconds")
     stamps = {"started": "", "updated": ""}
-    (point,), (epoch,) = (told["series"]["fine_tune"][kind] for kind in ("points", "epochs"))
+    (point,), (epoch,) = (progress["series"]["fine_tune"][kind] for kind in ("points", "epochs"))
     assert epoch | {"time": ""} == {
         "done": 6, "time": "", "loss": 0.4, "val_loss": 0.3, "val_accuracy": 0.9, "epoch": 2.0}
-    assert told | stamps == stamps | {
+    assert progress | stamps == stamps | {
         "stage": "fine_tune", "state": "ended", "activity": "fine_tune", "done": 6, "total": 12, "per_second": 3.0,
         "eta_seconds": 3.0, "metrics": {"loss": 0.4, "val_loss": 0.3, "val_accuracy": 0.9, "epoch": 2.0},
         "series": {"fine_tune": {"points": [point], "epochs": [epoch]}},
     }
 
 
-def test_after_a_kill_the_curve_goes_on_where_the_training_is_taken_up(store: Store) -> None:
+def test_after_a_kill_the_curve_continues_where_training_resumes(store: Store) -> None:
     with pytest.raises(RuntimeError), record_progress(store, "r", "fine_tune"):
         for step in (1, 2, 3, 4, 5):
             report_progress("fine_tune", step, 10, {"loss": 1 / step})
@@ -71,22 +72,22 @@ def test_after_a_kill_the_curve_goes_on_where_the_training_is_taken_up(store: St
         raise RuntimeError
     assert (read_live_progress(store, "r")["fine_tune"]["state"], steps(store)) == ("failed", [1, 2, 3, 4, 5])
     with record_progress(store, "r", "fine_tune"):
-        for step in (4, 6):  # what came after the checkpoint is trained, and told, again
+        for step in (4, 6):  # the steps after the checkpoint are repeated
             report_progress("fine_tune", step, 10, {"loss": 0.1})
     assert (steps(store), steps(store, kind="epochs")) == ([1, 2, 3, 4, 6], [])
-    with record_progress(store, "r", "fine_tune"):  # with force, from the beginning
+    with record_progress(store, "r", "fine_tune"):  # with force, from the first step
         report_progress("fine_tune", 1, 10, {"loss": 0.1})
     assert steps(store) == [1]
 
 
-def test_a_training_that_goes_back_within_itself_takes_its_curve_back(store: Store) -> None:
+def test_a_training_that_repeats_steps_repeats_its_curve(store: Store) -> None:
     with record_progress(store, "r", "fine_tune"):
         for step in (1, 2, 3, 2, 4):
             report_progress("fine_tune", step, 10, {"loss": float(step)})
     assert steps(store) == [1, 2, 4]
 
 
-def test_a_stage_that_was_reused_leaves_what_it_told_when_it_was_made(store: Store) -> None:
+def test_a_reused_stage_keeps_the_progress_of_its_creation(store: Store) -> None:
     with record_progress(store, "r", "fine_tune"):
         report_progress("fine_tune", 1, 1, {"loss": 0.5})
     before = store.read("live/r/fine_tune.json")
@@ -98,86 +99,98 @@ def test_a_stage_that_was_reused_leaves_what_it_told_when_it_was_made(store: Sto
     assert list(read_live_progress(store, "r")) == ["fine_tune"]
 
 
-def test_a_stage_that_tells_nothing_gives_a_sign_of_life_and_one_that_was_killed_falls_silent(
+def test_a_stage_without_news_has_a_heartbeat_and_a_killed_one_is_stale(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "SECONDS_BETWEEN_SIGNS", 0.05)
+    monkeypatch.setattr(live, "SECONDS_BETWEEN_HEARTBEATS", 0.05)
     with record_progress(store, "r", "download"):
-        first = comes(lambda: store.read("live/r/download.json"))
-        comes(lambda: read_live_progress(store, "r")["download"]["updated"] > json.loads(first.data)["updated"])
-        told = read_live_progress(store, "r")["download"]
-        assert (told["state"], told["series"]) == ("running", {})
-    long_ago = (datetime.now(UTC) - timedelta(seconds=live.SILENT_SECONDS + 1)).isoformat(timespec="seconds")
-    store.write("live/r/download.json", json.dumps(told | {"updated": long_ago}).encode())
+        first = wait_for(lambda: store.read("live/r/download.json"))
+        wait_for(lambda: read_live_progress(store, "r")["download"]["updated"] > json.loads(first.data)["updated"])
+        progress = read_live_progress(store, "r")["download"]
+        assert (progress["state"], progress["series"]) == ("running", {})
+    long_ago = (datetime.now(UTC) - timedelta(seconds=live.STALE_SECONDS + 1)).isoformat(timespec="seconds")
+    store.write("live/r/download.json", json.dumps(progress | {"updated": long_ago}).encode())
     assert read_live_progress(store, "r")["download"]["state"] == "stale"
 
 
-class Away(FolderStore):
-    """A store that hangs, then fails."""
+class BlockedStore(FolderStore):
+    """A store whose writes block until they are released, and then fail."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.released = threading.Event()
+        self.num_writes = 0
 
     def write(self, key: str, data: bytes) -> None:
-        time.sleep(0.3)
+        self.num_writes += 1
+        self.released.wait(20)
         raise ServiceError("the store is away.")
 
 
-def test_a_store_that_is_away_neither_fails_nor_slows_a_stage_and_is_warned_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(live, "SECONDS_TO_END", 0.1)
-    with record_progress(Away(tmp_path), "r", "fine_tune"):
-        started = time.monotonic()
+def test_a_store_that_does_not_respond_blocks_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reports and the end of the stage return although the write is still blocked."""
+    monkeypatch.setattr(live, "MAX_SECONDS_TO_FINISH", 0.1)
+    store = BlockedStore(tmp_path)
+    with record_progress(store, "r", "fine_tune"):
+        wait_for(lambda: store.num_writes)
         for step in range(100):
             report_progress("fine_tune", step, 1000, {"loss": 0.5})
-        telling = time.monotonic() - started
-        comes(lambda: caplog.records)
-        time.sleep(0.5)  # for another try or two
-        ending = time.monotonic()
-    assert telling < 0.25 and time.monotonic() - ending < 0.25
-    assert [record.getMessage() for record in caplog.records] == [
-        "fine_tune: its live points were not written: the store is away."]
+    assert (store.num_writes, store.released.is_set()) == (1, False)
+    store.released.set()
+
+
+def test_a_store_that_fails_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = BlockedStore(tmp_path)
+    store.released.set()
+    with record_progress(store, "r", "fine_tune"):
+        report_progress("fine_tune", 1, 10, {"loss": 0.5})
+        wait_for(lambda: store.num_writes >= 3)
+    [record] = caplog.records
+    assert record.levelname == "WARNING" and "the store is away." in record.getMessage()
 
 
 @settings(max_examples=40, deadline=None)
-@given(told=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 2000), st.booleans()), max_size=900))
-def test_a_series_is_bounded_in_the_order_of_what_was_done_and_ends_with_the_last(
-    told: list[tuple[int, int, bool]]
-) -> None:
+@given(reports=st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 2000)), max_size=900))
+def test_a_series_is_bounded_and_ordered_and_ends_with_the_last_point(reports: list[tuple[int, int]]) -> None:
     points: list[dict[str, Any]] = []
-    for done, total, _ in told:
-        points = live._with_point(points, {"done": done}, total)
-        dones = [point["done"] for point in points]
-        assert len(points) <= MAX_POINTS and dones == sorted(set(dones)) and dones[-1] == done
+    for done, total in reports:
+        points = add_point(points, {"done": done}, total)
+        steps_done = [point["done"] for point in points]
+        assert len(points) <= MAX_POINTS and steps_done == sorted(set(steps_done)) and steps_done[-1] == done
 
 
-def test_the_file_is_bounded_however_long_and_much_is_told(store: Store) -> None:
-    metrics = {f"figure {number} {'x' * 100}": math.pi * 10**9 for number in range(50)} | {"loss": math.nan}
+def test_the_file_is_bounded_whatever_is_reported(store: Store) -> None:
+    metrics = {f"metric {number} {'x' * 100}": math.pi * 10**9 for number in range(50)} | {"loss": math.nan}
     with record_progress(store, "r", "fine_tune"):
         for number in range(MAX_SERIES + 3):
             for step in range(2 * MAX_POINTS):
                 report_progress(f"{number} {'y' * 100}", step, 10_000, metrics)
                 report_progress("unbounded", step, 1, {"loss": math.inf})
-    found = store.read("live/r/fine_tune.json")
-    told = read_live_progress(store, "r")["fine_tune"]
-    assert found is not None and len(found.data) < 2_000_000 and len(told["series"]) == MAX_SERIES
-    sizes = [len(points) for series in told["series"].values() for points in series.values()]
+    stored = store.read("live/r/fine_tune.json")
+    progress = read_live_progress(store, "r")["fine_tune"]
+    assert stored is not None and len(stored.data) < 2_000_000 and len(progress["series"]) == MAX_SERIES
+    sizes = [len(points) for series in progress["series"].values() for points in series.values()]
     assert max(sizes) <= MAX_POINTS
-    first = next(iter(told["series"].values()))["points"][0]
-    assert len(first) <= MAX_METRICS + 2 and b"NaN" not in found.data and b"Infinity" not in found.data
+    first = next(iter(progress["series"].values()))["points"][0]
+    assert len(first) <= MAX_METRICS + 2 and b"NaN" not in stored.data and b"Infinity" not in stored.data
 
 
-def test_a_long_training_of_usual_figures_takes_some_dozen_kilobytes(store: Store) -> None:
+def test_the_progress_of_a_long_training_takes_less_than_80_kilobytes(store: Store) -> None:
     names = ("epoch", "loss", "accuracy", "learning_rate", "images_per_second", "data_wait_fraction", "memory_mb")
     with record_progress(store, "r", "fine_tune"):
         for step in range(5000):
             report_progress("fine_tune", step, 5000, dict.fromkeys(names, 0.123456789))
-    found = store.read("live/r/fine_tune.json")
-    assert found is not None and 20_000 < len(found.data) < 80_000 and len(steps(store)) == MAX_POINTS
+    stored = store.read("live/r/fine_tune.json")
+    assert stored is not None and 20_000 < len(stored.data) < 80_000 and len(steps(store)) == MAX_POINTS
 
 
-def test_damaged_files_are_no_stages_and_ids_that_are_none_are_refused(store: Store) -> None:
+def test_damaged_files_are_ignored(store: Store) -> None:
     for number, content in enumerate((b"{", b"[]", b'{"stage": "other"}', b'{"stage": 1, "series": {}}')):
         store.write(f"live/r/stage{number}.json", content)
     assert read_live_progress(store, "r") == {}
-    for name in ("../runs", "a/b", "", "r\n", ".hidden", "r/", "%2e%2e"):
-        with pytest.raises(ConfigError, match="is no run id"):
-            read_live_progress(store, name)
+
+
+@pytest.mark.parametrize("run_id", ["../runs", "a/b", "", "r\n", ".hidden", "r/", "%2e%2e"])
+def test_an_invalid_run_id_raises_config_error(store: Store, run_id: str) -> None:
+    with pytest.raises(ConfigError, match="Invalid run id"):
+        read_live_progress(store, run_id)

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("no_kaggle_credentials")
 
 
 @pytest.fixture
-def server(kaggle: DemoServer) -> DemoServer:
-    return kaggle
+def server(kaggle_server: DemoServer) -> DemoServer:
+    return kaggle_server
 
 
 def connect(slug: str = SLUG) -> KaggleClient:

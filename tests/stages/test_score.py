@@ -1,14 +1,15 @@
-"""Scores, from a real server's list of submissions."""
+"""Public scores from a local Kaggle server's list of submissions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from gate_candidates import build_candidate
+from gate_candidates import build_artifact, build_candidate
 
-from carclf.artifacts import Evaluation, Metrics, Provenance, StageContext, Submission, build
+from carclf.artifacts import Evaluation, Metrics, Provenance, StageContext, Submission
 from carclf.champion import read_state
 from carclf.config import load_config
-from carclf.demo.competition import open_competition
+from carclf.demo.competition import Competition, open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import DataError
@@ -31,93 +32,103 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def measured(store: Store, accuracy: float, low: float, high: float) -> Evaluation:
-    metrics = {"val_accuracy": accuracy, "val_accuracy_low": low, "val_accuracy_high": high}
-    return build(Evaluation, lambda _: metrics, Provenance(1, {"model": "m"}, metrics), store)[0]
+@pytest.fixture
+def graded(cars: Path, tmp_path: Path) -> Competition:
+    return open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
 
 
-def sent(store: Store, answers: Path, monkeypatch: pytest.MonkeyPatch, server: DemoServer) -> Submission:
+def build_evaluation(store: Store, accuracy: float, low: float, high: float) -> Evaluation:
+    metrics: Metrics = {"val_accuracy": accuracy, "val_accuracy_low": low, "val_accuracy_high": high}
+    return build_artifact(store, Evaluation, Provenance(1, {"model": "m"}, metrics), metrics)
+
+
+def fingerprint(submission: Submission) -> str:
+    return submission.files["submission.csv"].sha256[:16]
+
+
+def send(store: Store, predictions: Path, monkeypatch: pytest.MonkeyPatch, server: DemoServer) -> Submission:
+    """Submit a file to the server and return its submission artifact."""
     monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
-
-    def make(folder: Path) -> Metrics:
-        (folder / "submission.csv").write_bytes(answers.read_bytes())
-        return {"ref": 0, "num_rows": 30}
-
-    submission = build(Submission, make, Provenance(1, {}, {"answers": answers.name}), store)[0]
-    mark = submission.files["submission.csv"].sha256[:16]
-    KaggleClient("cars").submit(answers, description=f"carclf {mark}", fingerprint=mark)
+    provenance = Provenance(1, {}, {"name": predictions.name})
+    files = {"submission.csv": predictions.read_bytes()}
+    submission: Submission = build_artifact(store, Submission, provenance, {"ref": 0, "num_rows": 30}, files)
+    mark = fingerprint(submission)
+    KaggleClient("cars").submit(predictions, description=f"carclf {mark}", fingerprint=mark)
     return submission
 
 
-def test_a_score_is_found_by_the_files_mark_and_an_empty_one_is_asked_for_again(
-    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+def score_metrics(submission: Submission, evaluation: Evaluation, store: Store) -> dict[str, Any]:
+    return score(submission, evaluation, StageContext(store, CONFIG))[0].metrics
+
+
+def test_a_score_is_found_by_fingerprint_and_an_empty_one_is_requested_again(
+    tmp_path: Path, cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, evaluation = tmp_path / "submissions.json", measured(store, 0.97, 0.9, 0.99)
-    blind = open_competition(cars, slug="cars", work=tmp_path)
-    with DemoServer(blind, scoring_seconds=0, submissions_path=memory) as server:
-        submission = sent(store, cars / "truth.csv", monkeypatch, server)
+    memory, evaluation = tmp_path / "submissions.json", build_evaluation(store, 0.97, 0.9, 0.99)
+    context = StageContext(store, CONFIG)
+    ungraded = open_competition(cars, slug="cars", work=tmp_path)
+    with DemoServer(ungraded, scoring_seconds=0, submissions_path=memory) as server:
+        submission = send(store, cars / "truth.csv", monkeypatch, server)
         empty = {"ref": 1001, "public_score": "", "rank": "", "gap": "", "warning": ""}
-        assert score(submission, evaluation, StageContext(store, CONFIG))[0].metrics == empty
-    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
+        assert score_metrics(submission, evaluation, store) == empty
     with DemoServer(graded, scoring_seconds=0, submissions_path=memory) as server:
-        other = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        assert score(other, evaluation, StageContext(store, CONFIG))[0].metrics["rank"] == 2  # behind the perfect answers
-        found, reused = score(submission, evaluation, StageContext(store, CONFIG))
+        other = send(store, cars / "sample-submission.csv", monkeypatch, server)
+        assert score_metrics(other, evaluation, store)["rank"] == 2  # behind the perfect predictions
+        public_score, reused = score(submission, evaluation, context)
         expected = {"ref": 1001, "public_score": 1.0, "rank": 1, "gap": -0.03, "warning": ""}
-        assert (found.metrics, reused) == (expected, False)
-        assert score(submission, evaluation, StageContext(store, CONFIG)) == (found, True)
+        assert (public_score.metrics, reused) == (expected, False)
+        assert score(submission, evaluation, context) == (public_score, True)
     with DemoServer(graded, scoring_seconds=0) as forgetful:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", forgetful.url)
-        with pytest.raises(DataError, match="knows no submission with the mark"):
+        with pytest.raises(DataError, match=fingerprint(other)):
             score(other, evaluation, StageContext(store, CONFIG, "again"))
 
 
-def test_a_submission_that_kaggle_could_not_grade_gets_the_score_of_one_sent_by_hand(
-    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_an_ungraded_submission_gets_the_score_of_a_submission_by_hand(
+    cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation = measured(store, 0.97, 0.9, 0.99)
-    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
+    evaluation = build_evaluation(store, 0.97, 0.9, 0.99)
     with DemoServer(graded, scoring_seconds=0) as server:
-        submission = sent(store, cars / "truth.csv", monkeypatch, server)
+        submission = send(store, cars / "truth.csv", monkeypatch, server)
         server.submissions[0].error = "The file could not be read"
-        file = submission.files["submission.csv"]
-        words = f"submission 1001: The file could not be read.*send {store.url}/{file.key} by hand at .*/cars with "
-        with pytest.raises(DataError, match=words + file.sha256[:16]):
-            score(submission, evaluation, StageContext(store, CONFIG))
-        by_hand = f"by hand {file.sha256[:16]}"
-        KaggleClient("cars").submit(submission.path(store, "submission.csv"), description=by_hand, fingerprint="by hand")
-        found = score(submission, evaluation, StageContext(store, CONFIG))[0].metrics
-    assert (found["ref"], found["public_score"]) == (1002, 1.0)
+        file, mark = submission.files["submission.csv"], fingerprint(submission)
+        with pytest.raises(DataError, match=rf"submission 1001: The file could not be read.*{file.key}.*{mark}"):
+            score_metrics(submission, evaluation, store)
+        path = submission.path(store, "submission.csv")
+        KaggleClient("cars").submit(path, description=f"by hand {mark}", fingerprint="by hand")
+        metrics = score_metrics(submission, evaluation, store)
+    assert (metrics["ref"], metrics["public_score"]) == (1002, 1.0)
 
 
-def test_a_score_far_from_the_validation_warns_and_enters_the_champions_history_once(
-    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_score_far_from_the_validation_warns_and_enters_the_history_once(
+    cars: Path,
+    graded: Competition,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     champion = build_candidate(store, "overfitted", config=CONFIG)
     champion.promote(store)
-    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
     with DemoServer(graded, scoring_seconds=0) as server:
-        submission = sent(store, cars / "sample-submission.csv", monkeypatch, server)
-        metrics = score(submission, champion.evaluation, StageContext(store, CONFIG))[0].metrics
-        score(submission, champion.evaluation, StageContext(store, CONFIG))
+        submission = send(store, cars / "sample-submission.csv", monkeypatch, server)
+        metrics = score_metrics(submission, champion.evaluation, store)
+        score_metrics(submission, champion.evaluation, store)
     assert metrics["gap"] == round(1 - float(metrics["public_score"]), 5) > 0.5
-    assert "more than chance explains: look for leakage from training" in str(metrics["warning"])
-    assert str(metrics["warning"]) in caplog.text
+    assert metrics["warning"] and str(metrics["warning"]) in caplog.text
     state = read_state(store)
     assert state is not None
-    scored = [event for event in state["history"] if event.get("action") == "scored"]
-    assert [(event["model"], event["ref"], event["public_score"], event["rank"]) for event in scored] == [
+    events = [event for event in state["history"] if event["action"] == "scored"]
+    assert [(event["model"], event["ref"], event["public_score"], event["rank"]) for event in events] == [
         (champion.model.key, 1001, metrics["public_score"], 1)
     ]
 
 
-def test_a_leaderboard_that_may_not_be_read_costs_the_rank_and_not_the_score(
-    tmp_path: Path, cars: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_leaderboard_that_cannot_be_read_costs_only_the_rank(
+    cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graded = open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
     with DemoServer(graded, scoring_seconds=0) as server:
-        submission = sent(store, cars / "truth.csv", monkeypatch, server)
+        submission = send(store, cars / "truth.csv", monkeypatch, server)
         server.faults.append(Fault("GetLeaderboard", "status", 403))
-        metrics = score(submission, measured(store, 1.0, 0.9, 1.0), StageContext(store, CONFIG))[0].metrics
+        metrics = score_metrics(submission, build_evaluation(store, 1.0, 0.9, 1.0), store)
     assert metrics == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}

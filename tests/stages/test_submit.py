@@ -1,16 +1,19 @@
-"""Submissions: what is sent, when, and once."""
+"""Submissions: what is sent, when, and that it is sent once."""
 
 import multiprocessing
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from gate_candidates import build_artifact
 
-from carclf.artifacts import Archive, Dataset, Metrics, Model, Prediction, Provenance, Split, Submission, build
-from carclf.champion import change_state
+from carclf.artifacts import Archive, Dataset, Model, Prediction, Provenance, Split, StageContext, Submission
+from carclf.champion import ensure_state, record_promotion
 from carclf.config import load_config
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
@@ -21,6 +24,8 @@ from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send_
 
 CONFIG = load_config("demo", {"competition": "demo-cars"})
 SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
+OWNER_ID = "carclf.services.storage.leases.OWNER_ID"
+NUM_ROUNDS = 8
 
 
 @pytest.fixture
@@ -28,162 +33,180 @@ def store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
-def inputs(store: Store, ids: tuple[str, ...]) -> tuple[Archive, Dataset, Split, Model]:
-    def made(kind: Any, **metrics: Any) -> Any:
-        return build(kind, lambda _: metrics, Provenance(1, {}, {}), store)[0]
-
-    def sample(folder: Path) -> Metrics:
-        (folder / "sample-submission.csv").write_text("Id,Category\n" + "".join(f"{name},0\n" for name in ids))
-        return {}
-
-    dataset, _ = build(Dataset, sample, Provenance(1, {}, {}), store)
-    return made(Archive), dataset, made(Split, class_names=list(range(8))), made(Model)
+def submission_csv(ids: tuple[str, ...], label: int = 0) -> bytes:
+    return ("Id,Category\n" + "".join(f"{name},{label}\n" for name in ids)).encode()
 
 
-def predicted(store: Store, ids: tuple[str, ...], answer: int = 0) -> Prediction:
-    """What an earlier try of submit left, before it asked for a quota."""
-    archive, dataset, _, model = inputs(store, ids)
+@dataclass(frozen=True)
+class Inputs:
+    """The artifacts that submit gets, and a store."""
 
-    def make(folder: Path) -> Metrics:
-        (folder / "submission.csv").write_text("Id,Category\n" + "".join(f"{name},{answer}\n" for name in ids))
-        return {"num_rows": len(ids)}
+    archive: Archive
+    dataset: Dataset
+    split: Split
+    model: Model
+    store: Store
 
-    settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
-    return build(Prediction, make, Provenance(VERSION, {"archive": archive.key, "dataset": dataset.key, "model": model.key}, settings), store)[0]
+    def submit(self) -> tuple[Submission, bool]:
+        context = StageContext(self.store, CONFIG)
+        return submit(self.archive, self.dataset, self.split, self.model, context)
+
+    def predict(self, ids: tuple[str, ...], label: int = 0) -> Prediction:
+        """Build the prediction that an earlier attempt of submit left."""
+        keys = {"archive": self.archive.key, "dataset": self.dataset.key, "model": self.model.key}
+        settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
+        files = {"submission.csv": submission_csv(ids, label)}
+        provenance = Provenance(VERSION, keys, settings)
+        return build_artifact(self.store, Prediction, provenance, {"num_rows": len(ids)}, files)
+
+    def send(self, prediction: Prediction) -> tuple[Submission, bool]:
+        context = StageContext(self.store, CONFIG)
+        return send_submission(prediction, self.dataset, self.split, self.model, context)
 
 
-def sent(store: Store, ids: tuple[str, ...], answer: int = 0) -> tuple[Submission, bool]:
-    return send_submission(predicted(store, ids, answer), *inputs(store, ids)[1:], CONFIG, store)
+def build_inputs(store: Store, ids: tuple[str, ...]) -> Inputs:
+    def build(kind: Any, metrics: Mapping[str, Any] = {}, files: Mapping[str, bytes] = {}) -> Any:
+        return build_artifact(store, kind, Provenance(1, {}, {}), dict(metrics), files)
+
+    dataset = build(Dataset, files={"sample-submission.csv": submission_csv(ids)})
+    return Inputs(build(Archive), dataset, build(Split, {"class_names": list(range(8))}), build(Model), store)
 
 
-def crown(store: Store, model: Model) -> None:
-    event = {"model": model.key, "decision": "d"}  # as versions without actions wrote it
-    change_state(store, lambda _: {"champion": event, "threshold": 0.5, "history": [event]})
+def send(store: Store, ids: tuple[str, ...], label: int = 0) -> tuple[Submission, bool]:
+    inputs = build_inputs(store, ids)
+    return inputs.send(inputs.predict(ids, label))
 
 
-def test_a_model_that_was_never_promoted_is_not_submitted_and_the_way_on_is_told(
-    store: Store, kaggle: DemoServer
+def promote(store: Store, model: Model) -> None:
+    assert record_promotion(store, {"model": model.key, "decision": "d"}, ensure_state(store, 0.5))
+
+
+def fingerprint(store: Store, ids: tuple[str, ...]) -> str:
+    return build_inputs(store, ids).predict(ids).files["submission.csv"].sha256[:16]
+
+
+def test_a_model_that_was_never_promoted_raises_config_error(store: Store, kaggle_server: DemoServer) -> None:
+    inputs = build_inputs(store, kaggle_server.competition.ids)
+    with pytest.raises(ConfigError, match=rf"{inputs.model.key}.*carclf promote --run RUN.*--approved-by NAME"):
+        inputs.submit()
+    assert kaggle_server.calls == {} and not list(store.list_keys("predictions/"))
+
+
+def test_without_submissions_left_submit_waits_and_keeps_the_predictions(
+    store: Store, kaggle_server: DemoServer
 ) -> None:
-    given = inputs(store, kaggle.competition.ids)
-    with pytest.raises(ConfigError, match=r"never promoted.*carclf promote --run RUN.*--approved-by NAME"):
-        submit(*given, CONFIG, store)
-    assert kaggle.calls == {} and not list(store.list_keys("predictions/"))
-
-
-def test_without_a_submission_left_nothing_is_sent_until_the_reset_and_the_predictions_are_kept(
-    store: Store, kaggle: DemoServer
-) -> None:
-    given, prediction = inputs(store, kaggle.competition.ids), predicted(store, kaggle.competition.ids)
-    crown(store, given[3])
-    kaggle.daily_limit = 0
-    with pytest.raises(StageWaiting, match=r"00:00 UTC.*Nothing was sent, and the predictions are kept") as caught:
-        submit(*given, CONFIG, store)
+    ids = kaggle_server.competition.ids
+    inputs = build_inputs(store, ids)
+    prediction = inputs.predict(ids)
+    promote(store, inputs.model)
+    kaggle_server.daily_limit = 0
+    with pytest.raises(StageWaiting, match="00:00 UTC") as waiting:
+        inputs.submit()
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
-    assert caught.value.until == datetime(tomorrow.year, tomorrow.month, tomorrow.day, 0, 5, tzinfo=UTC)
-    assert kaggle.submissions == []
-    kaggle.daily_limit = 1
-    found, reused = submit(*given, CONFIG, store)
-    assert (found.metrics, reused, found.inputs) == ({"ref": 1001, "num_rows": 12}, False,
-                                                     {"prediction": prediction.key})
-    assert found.files == {"submission.csv": prediction.files["submission.csv"]}
-    assert submit(*given, CONFIG, store) == (found, True)
-    mark = prediction.files["submission.csv"].sha256[:16]
-    assert [entry.description for entry in kaggle.submissions] == [f"carclf {mark} model {given[3].key}"]
+    assert waiting.value.until == datetime(tomorrow.year, tomorrow.month, tomorrow.day, 0, 5, tzinfo=UTC)
+    assert kaggle_server.submissions == []
+    kaggle_server.daily_limit = 1
+    submission, reused = inputs.submit()
+    assert submission.metrics == {"ref": 1001, "num_rows": 12} and not reused
+    assert submission.inputs == {"prediction": prediction.key}
+    assert submission.files == {"submission.csv": prediction.files["submission.csv"]}
+    assert inputs.submit() == (submission, True)
+    descriptions = [entry.description for entry in kaggle_server.submissions]
+    assert descriptions == [f"carclf {fingerprint(store, ids)} model {inputs.model.key}"]
 
 
-def test_a_cached_file_that_was_altered_while_it_waited_is_not_what_is_sent(
-    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_cached_file_that_was_altered_is_not_sent(
+    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
-    path = predicted(store, kaggle.competition.ids).path(store, "submission.csv")
-    whole = path.read_bytes()
-    path.write_bytes(whole.replace(b"0.jpg,0", b"x.jpg,7", 1))
-    assert path.stat().st_size == len(whole) and path.read_bytes() != whole
-    sent(store, kaggle.competition.ids)
-    assert [entry.data for entry in kaggle.submissions] == [whole] == [path.read_bytes()]
+    ids = kaggle_server.competition.ids
+    path = build_inputs(store, ids).predict(ids).path(store, "submission.csv")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"0.jpg,0", b"x.jpg,7", 1))
+    assert path.stat().st_size == len(content) and path.read_bytes() != content
+    send(store, ids)
+    assert [entry.data for entry in kaggle_server.submissions] == [content] == [path.read_bytes()]
 
 
-@pytest.mark.parametrize(("answer", "words"), [(0, "has 11 rows that are not the sample's 12 ids"),
-                                               (8, r"names unknown classes \['8'\]")])
-def test_kept_predictions_that_are_not_as_the_sample_wants_them_are_not_sent(
-    store: Store, kaggle: DemoServer, answer: int, words: str
+@pytest.mark.parametrize(("label", "problem"), [(0, "11 rows .* 12 ids"), (8, r"unknown classes \['8'\]")])
+def test_kept_predictions_that_do_not_match_the_sample_are_not_sent(
+    store: Store, kaggle_server: DemoServer, label: int, problem: str
 ) -> None:
-    ids = kaggle.competition.ids
-    given, kept = inputs(store, ids), predicted(store, ids if answer else ids[1:], answer)
-    with pytest.raises(DataError, match=words):
-        send_submission(kept, *given[1:], CONFIG, store)
-    assert kaggle.calls == {} and kaggle.submissions == []
+    ids = kaggle_server.competition.ids
+    inputs = build_inputs(store, ids)
+    prediction = inputs.predict(ids if label else ids[1:], label)
+    with pytest.raises(DataError, match=problem):
+        inputs.send(prediction)
+    assert kaggle_server.calls == {} and kaggle_server.submissions == []
 
 
-def test_a_submission_that_kaggle_could_not_grade_is_not_called_sent_until_it_was_sent_by_hand(
-    store: Store, kaggle: DemoServer, tmp_path: Path
+def test_a_submission_that_kaggle_cannot_score_raises_data_error_until_it_is_sent_by_hand(
+    store: Store, kaggle_server: DemoServer, tmp_path: Path
 ) -> None:
-    file = predicted(store, kaggle.competition.ids).files["submission.csv"]
-    broken, mark = tmp_path / "submission.csv", file.sha256[:16]
-    broken.write_text("Id,Category\n")
-    KaggleClient("demo-cars").submit(broken, description="altered on its way", fingerprint=mark)
-    with pytest.raises(DataError, match=f"could not score submission 1001.*send .*{file.key} by hand.* with {mark} in"):
-        sent(store, kaggle.competition.ids)
-    assert len(kaggle.submissions) == 1 and not [key for key in store.list_keys("submissions/") if "manifest" in key]
-    broken.write_bytes(predicted(store, kaggle.competition.ids).path(store, "submission.csv").read_bytes())
-    KaggleClient("demo-cars").submit(broken, description=f"by hand: {mark}", fingerprint="by hand")
-    assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1002
+    ids = kaggle_server.competition.ids
+    prediction = build_inputs(store, ids).predict(ids)
+    file, path = prediction.files["submission.csv"], tmp_path / "submission.csv"
+    mark = file.sha256[:16]
+    path.write_text("Id,Category\n")
+    KaggleClient("demo-cars").submit(path, description="altered on its way", fingerprint=mark)
+    with pytest.raises(DataError, match=rf"submission 1001.*{file.key}.*{mark}"):
+        send(store, ids)
+    assert len(kaggle_server.submissions) == 1
+    assert not [key for key in store.list_keys("submissions/") if "manifest" in key]
+    path.write_bytes(prediction.path(store, "submission.csv").read_bytes())
+    KaggleClient("demo-cars").submit(path, description=f"by hand: {mark}", fingerprint="by hand")
+    assert send(store, ids)[0].metrics["ref"] == 1002
 
 
-def test_the_same_answers_of_another_model_are_not_sent_again(store: Store, kaggle: DemoServer, tmp_path: Path) -> None:
-    other = open_store(tmp_path / "other")  # another team mate's store, for all we know
-    first, _ = sent(store, kaggle.competition.ids)
-    second, reused = sent(other, kaggle.competition.ids)
-    assert (first.metrics, reused, len(kaggle.submissions)) == (second.metrics, False, 1)
+def test_the_same_predictions_from_another_store_are_not_sent_again(
+    store: Store, kaggle_server: DemoServer, tmp_path: Path
+) -> None:
+    first, _ = send(store, kaggle_server.competition.ids)
+    second, reused = send(open_store(tmp_path / "other"), kaggle_server.competition.ids)
+    assert (first.metrics, reused, len(kaggle_server.submissions)) == (second.metrics, False, 1)
 
 
-ROUNDS = 8
-
-
-def send_together(url: str, endpoint: str, ids: tuple[str, ...], barrier: Any, answers: Any) -> None:
-    """One of two processes: send the same predictions at the same moment, again and again."""
+def send_at_the_barrier(url: str, endpoint: str, ids: tuple[str, ...], barrier: Any, outcomes: Any) -> None:
+    """Send the same predictions at the same moment as the other process, round after round."""
     os.environ |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
-    for number in range(ROUNDS):
-        store = open_store(f"{url}-{number}")
-        predicted(store, ids, number)
+    for number in range(NUM_ROUNDS):
+        inputs = build_inputs(open_store(f"{url}-{number}"), ids)
+        prediction = inputs.predict(ids, number)
         barrier.wait(60)
         try:
-            sent(store, ids, number)
-            answers.put("sent")
+            inputs.send(prediction)
+            outcomes.put("sent")
         except StageWaiting as waiting:
-            answers.put(str(waiting))
+            outcomes.put(str(waiting))
     assert "tensorflow" not in sys.modules
 
 
-def test_two_processes_that_send_the_same_predictions_at_the_same_moment_send_them_once(
-    store: Store, kaggle: DemoServer
-) -> None:
+def test_two_processes_that_send_the_same_predictions_send_them_once(store: Store, kaggle_server: DemoServer) -> None:
     context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(2), context.Queue()
-    arguments = (store.url, kaggle.url, kaggle.competition.ids, barrier, answers)
-    both = [context.Process(target=send_together, args=arguments) for _ in range(2)]
-    for process in both:
+    barrier, outcomes = context.Barrier(2), context.Queue()
+    arguments = (store.url, kaggle_server.url, kaggle_server.competition.ids, barrier, outcomes)
+    processes = [context.Process(target=send_at_the_barrier, args=arguments) for _ in range(2)]
+    for process in processes:
         process.start()
-    found = [answers.get(timeout=100) for _ in range(2 * ROUNDS)]
-    for process in both:
+    results = [outcomes.get(timeout=100) for _ in range(2 * NUM_ROUNDS)]
+    for process in processes:
         process.join(30)
-    assert [process.exitcode for process in both] == [0, 0]
-    assert len({entry.description for entry in kaggle.submissions}) == len(kaggle.submissions) == ROUNDS
-    waited = [text for text in found if text != "sent"]
-    assert all("another process is sending" in text for text in waited) and len(waited) <= ROUNDS
+    assert [process.exitcode for process in processes] == [0, 0]
+    descriptions = {entry.description for entry in kaggle_server.submissions}
+    assert len(descriptions) == len(kaggle_server.submissions) == NUM_ROUNDS
+    waited = [result for result in results if result != "sent"]
+    assert all("another process is sending" in result for result in waited) and len(waited) <= NUM_ROUNDS
 
 
-def test_a_claim_holds_until_it_is_given_up_or_its_time_is_over(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def become(name: str) -> None:
-        monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", name)
+def test_a_lease_holds_until_it_is_released_or_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def become(owner: str) -> None:
+        monkeypatch.setattr(OWNER_ID, owner)
 
     become("one")
     assert acquire_lease(store, "claims/x", 60) and acquire_lease(store, "claims/x", 60)
     become("two")
     assert not acquire_lease(store, "claims/x", 60)
-    release_lease(store, "claims/x")  # not its own
+    release_lease(store, "claims/x")  # another owner's lease
     assert not acquire_lease(store, "claims/x", 60)
     become("one")
     release_lease(store, "claims/x")
@@ -193,95 +216,98 @@ def test_a_claim_holds_until_it_is_given_up_or_its_time_is_over(
     assert acquire_lease(store, "claims/x", 60)
 
 
-def test_a_failed_sending_leaves_no_claim_behind(store: Store, kaggle: DemoServer, monkeypatch: Any) -> None:
-    kaggle.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
-    with pytest.raises(ServiceError, match="asks to wait 4000 s"):
-        sent(store, kaggle.competition.ids)
-    monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "a retry's process")
-    assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1001
+def test_a_failed_request_releases_the_lease(
+    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kaggle_server.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
+    with pytest.raises(ServiceError, match="4000 s"):
+        send(store, kaggle_server.competition.ids)
+    monkeypatch.setattr(OWNER_ID, "the process of a retry")
+    assert send(store, kaggle_server.competition.ids)[0].metrics["ref"] == 1001
 
 
-def test_a_claim_that_a_slow_list_outlasts_is_renewed_and_the_list_read_again_before_sending(
-    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
+def test_a_lease_that_a_slow_list_outlasts_is_renewed_before_sending(
+    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", CLAIM_SECONDS - 2)
-    limits = KaggleClient.remaining_submissions
+    remaining_submissions = KaggleClient.remaining_submissions
 
-    def then_slow(self: KaggleClient) -> int | None:
-        kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=3))
-        return limits(self)
+    def delay_the_list(self: KaggleClient) -> int | None:
+        kaggle_server.faults.append(Fault("ListSubmissions", "status", 503, retry_after=3))
+        return remaining_submissions(self)
 
-    monkeypatch.setattr(KaggleClient, "remaining_submissions", then_slow)
-    assert sent(store, kaggle.competition.ids)[0].metrics["ref"] == 1001
-    # Once before the claim; under it refused, then answered too late; and once more under the renewed claim.
-    assert (kaggle.calls["ListSubmissions"], len(kaggle.submissions)) == (4, 1)
+    monkeypatch.setattr(KaggleClient, "remaining_submissions", delay_the_list)
+    assert send(store, kaggle_server.competition.ids)[0].metrics["ref"] == 1001
+    # Before the lease; with the lease a 503 and a response that came too late; with the renewed lease.
+    assert (kaggle_server.calls["ListSubmissions"], len(kaggle_server.submissions)) == (4, 1)
 
 
-def test_a_claim_that_ran_out_in_a_slow_list_and_was_taken_by_another_process_sends_nothing(
-    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch
+def test_a_lease_that_expired_and_was_acquired_by_another_process_sends_nothing(
+    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
     monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", 0.5)
-    limits, look = KaggleClient.remaining_submissions, KaggleClient.find_submission
-    mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
+    remaining_submissions, find_submission = KaggleClient.remaining_submissions, KaggleClient.find_submission
+    mark = fingerprint(store, kaggle_server.competition.ids)
 
-    def then_slow(self: KaggleClient) -> int | None:
-        kaggle.faults.append(Fault("ListSubmissions", "status", 503, retry_after=2))
-        return limits(self)
+    def delay_the_list(self: KaggleClient) -> int | None:
+        kaggle_server.faults.append(Fault("ListSubmissions", "status", 503, retry_after=2))
+        return remaining_submissions(self)
 
-    def overtaken(self: KaggleClient, fingerprint: str) -> Any:
-        found = look(self, fingerprint)
-        if "GetSubmissionLimits" in kaggle.calls:  # another process came while this one waited for the list
-            monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "another")
+    def overtake(self: KaggleClient, fingerprint: str) -> Any:
+        submission = find_submission(self, fingerprint)
+        if "GetSubmissionLimits" in kaggle_server.calls:  # another process came while this one waited for the list
+            monkeypatch.setattr(OWNER_ID, "another process")
             assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60)
-            monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "this")
-        return found
+            monkeypatch.setattr(OWNER_ID, "this process")
+        return submission
 
-    monkeypatch.setattr(KaggleClient, "remaining_submissions", then_slow)
-    monkeypatch.setattr(KaggleClient, "find_submission", overtaken)
+    monkeypatch.setattr(KaggleClient, "remaining_submissions", delay_the_list)
+    monkeypatch.setattr(KaggleClient, "find_submission", overtake)
     with pytest.raises(StageWaiting, match="another process is sending"):
-        sent(store, kaggle.competition.ids)
-    assert kaggle.submissions == []
+        send(store, kaggle_server.competition.ids)
+    assert kaggle_server.submissions == []
 
 
-@pytest.mark.parametrize(("during", "given_up"), [("_create", False), ("_upload", True), ("find_submission", True)])
-def test_an_interruption_gives_the_claim_up_only_where_nothing_can_have_been_sent(
-    store: Store, kaggle: DemoServer, monkeypatch: pytest.MonkeyPatch, during: str, given_up: bool
+@pytest.mark.parametrize(("method", "is_released"), [("_create", False), ("_upload", True), ("find_submission", True)])
+def test_an_interruption_releases_the_lease_only_if_nothing_can_have_been_sent(
+    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch, method: str, is_released: bool
 ) -> None:
-    call, calls = getattr(KaggleClient, during), []
+    call, results = getattr(KaggleClient, method), []
 
-    def interrupted(self: KaggleClient, *arguments: Any) -> Any:
-        calls.append(call(self, *arguments))
-        if during != "find_submission" or len(calls) == 2:  # the second look is under the claim
+    def interrupt(self: KaggleClient, *arguments: Any) -> Any:
+        results.append(call(self, *arguments))
+        if method != "find_submission" or len(results) == 2:  # the second call is made with the lease
             raise KeyboardInterrupt
-        return calls[-1]
+        return results[-1]
 
-    monkeypatch.setattr(KaggleClient, during, interrupted)
+    monkeypatch.setattr(KaggleClient, method, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        sent(store, kaggle.competition.ids)
-    mark = predicted(store, kaggle.competition.ids).files["submission.csv"].sha256[:16]
-    monkeypatch.setattr("carclf.services.storage.leases.OWNER_ID", "a retry's process")
-    assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60) == given_up
+        send(store, kaggle_server.competition.ids)
+    mark = fingerprint(store, kaggle_server.competition.ids)
+    monkeypatch.setattr(OWNER_ID, "the process of a retry")
+    assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60) == is_released
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "problem"),
     [
         ("", "has the columns"),
         ("Id,Class\n1.jpg,0\n2.jpg,0\n", "has the columns"),
+        ("id,Category\n1.jpg,0\n2.jpg,0\n", "has the columns"),
         ("Id,Category\n1.jpg,0\n", "has 1 rows that are not the sample's 2 ids"),
         ("Id,Category\n2.jpg,0\n1.jpg,0\n", "has 2 rows that are not the sample's 2 ids in their order"),
-        ("Id,Category\n1.jpg,0\n1.jpg,0\n", "has 1 ids twice"),
+        ("Id,Category\n1.jpg,0\n1.jpg,0\n", "has 1 repeated ids"),
         ("Id,Category\n1.jpg,0\n2.jpg,0,1\n", "has a row of 3 values"),
         ("Id,Category\n1.jpg,0\n2.jpg\n", "has a row of 1 values"),
-        ("Id,Category\n1.jpg,0\n2.jpg,7\n", r"names unknown classes \['7'\]"),
+        ("Id,Category\n1.jpg,0\n2.jpg,7\n", r"has unknown classes \['7'\]"),
         ("Id,Category\n1.jpg,0\n2.jpg,0\n3.jpg,0\n", "has 3 rows"),
     ],
 )
-def test_a_file_that_is_not_exactly_as_the_sample_wants_it_is_not_sent(text: str, words: str) -> None:
-    with pytest.raises(DataError, match=f"submission.csv {words}.*it was not sent"):
+def test_a_file_that_does_not_match_the_sample_raises_data_error(text: str, problem: str) -> None:
+    with pytest.raises(DataError, match=rf"submission\.csv {problem}"):
         check_submission(text, SAMPLE, ["0", "1"])
 
 
-def test_a_file_as_the_sample_wants_it_passes() -> None:
+def test_a_file_that_matches_the_sample_passes() -> None:
     check_submission("Id,Category\n1.jpg,1\n2.jpg,0\n", SAMPLE, ["0", "1"])

@@ -1,0 +1,35 @@
+"""``carclf demo-server``: serve a competition on this machine with Kaggle's protocol."""
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from carclf.demo.serve import DAILY_LIMIT, ServeOptions, serve
+
+
+def demo_server(
+    data: Annotated[
+        Optional[Path], typer.Option(help="A folder with the competition's files; by default rendered cars.")
+    ] = None,
+    truth: Annotated[
+        Optional[Path], typer.Option(help="Score submissions against this CSV with the columns Id,Category.")
+    ] = None,
+    holdout: Annotated[
+        Optional[float], typer.Option(help="Use this fraction of the training images as the test images.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="The host to listen on, as clients address it.")] = "127.0.0.1",
+    slug: Annotated[str, typer.Option(help="The name of the competition.")] = "demo-cars",
+    work_dir: Annotated[
+        Optional[Path],
+        typer.Option(help="Keep the archive and the submissions in this folder; by default a temporary one."),
+    ] = None,
+    daily_limit: Annotated[
+        int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that are accepted per day.")
+    ] = DAILY_LIMIT,
+) -> None:
+    """Serve a car competition with Kaggle's protocol, by default on a loopback port, until it is stopped."""
+    folder = work_dir or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
+    serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit))

@@ -1,0 +1,37 @@
+"""``carclf find-lr`` and ``carclf find-batch-size``: choose a setting of fine-tuning by short trials."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carclf.cli.options import RunOption, StoreOption, validate_parent_folder
+from carclf.runs.run import Run, find_setting
+from carclf.services.storage import open_store
+
+PlotOption = Annotated[
+    Path, typer.Option("--plot", help="Write the plot of the trials to this file.", callback=validate_parent_folder)
+]
+
+
+def find_lr(run: RunOption, store_url: StoreOption = "store", plot: PlotOption = Path("find-lr.png")) -> None:
+    """Find the learning rate of fine-tuning with a range test. The run must have finished train_head."""
+    _find("learning_rate", run, store_url, plot)
+
+
+def find_batch_size(
+    run: RunOption, store_url: StoreOption = "store", plot: PlotOption = Path("find-batch-size.png")
+) -> None:
+    """Find the fastest batch size of fine-tuning that fits into memory. The run must have finished train_head."""
+    _find("batch_size", run, store_url, plot)
+
+
+def _find(name: str, run: str, store_url: str, plot: Path) -> None:
+    from carclf.training.tuning import plot_trials
+
+    trials, best = find_setting(Run.load(run, open_store(store_url)), name)
+    print(trials.to_string(index=False))
+    plot_trials(trials, best, plot)
+    if name == "batch_size":
+        print(f"largest batch size that fits into memory: {trials['batch_size'].max()}")
+    print(f"fine_tune.{name}={best:.3g}   (plot: {plot})")

@@ -1,0 +1,109 @@
+"""The commands of the stages, one for each, and ``carclf run``, which runs all of them in order."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, load_settings
+from carclf.dashboard.run_report import run_stage_with_report
+from carclf.errors import ServiceError
+from carclf.runs.run import Result, Run
+from carclf.services.storage import format_command, open_store
+from carclf.stages.chain import STAGES, StageOptions
+
+SKIP_REMAINING = 99  # the exit status after which the DAG skips the remaining stages
+
+
+def add_stage_commands(app: typer.Typer) -> None:
+    """Add a command for each stage; the docstring of the stage's module is its help."""
+    special: dict[str, Callable[..., None]] = {"download": _download, "promote": _promote}
+    for name in STAGES:
+        text = (sys.modules[f"carclf.stages.{name}"].__doc__ or "").strip()
+        app.command(name, help=text)(special.get(name) or _stage_command(name))
+
+
+def _download(
+    run: RunOption,
+    store_url: StoreOption = "store",
+    recipe: RecipeOption = "gpu",
+    set_: SetOption = [],
+    result: ResultOption = None,
+) -> None:
+    new_run = Run.start_or_resume(run, open_store(store_url), recipe, load_settings(recipe, set_))
+    _finish(run_stage_with_report(new_run, "download"), result)
+
+
+def _promote(
+    run: RunOption,
+    store_url: StoreOption = "store",
+    approved_by: Annotated[
+        str, typer.Option("--approved-by", metavar="NAME", help="The person who approved the promotion.")
+    ] = "",
+    result: ResultOption = None,
+) -> None:
+    options = StageOptions(approved_by=approved_by.strip())
+    _finish(run_stage_with_report(Run.load(run, open_store(store_url)), "promote", options), result)
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(run: RunOption, store_url: StoreOption = "store", result: ResultOption = None) -> None:
+        _finish(run_stage_with_report(Run.load(run, open_store(store_url)), stage), result)
+
+    return command
+
+
+def _finish(result: Result, path: Path | None) -> None:
+    """Write the result and exit with the status that the DAG's task expects."""
+    if path:
+        path.write_text(json.dumps(asdict(result)))
+    if result.skip_reason:
+        raise typer.Exit(SKIP_REMAINING)
+    if result.waiting:  # the log has the reason
+        raise typer.Exit(ServiceError.exit_status)
+
+
+def run_all(
+    store_url: StoreOption = "store",
+    recipe: RecipeOption = "gpu",
+    set_: SetOption = [],
+    run_id: Annotated[str, typer.Option("--run", help="The id of the run; by default the recipe and the time.")] = "",
+) -> None:
+    """Run every stage in order, without Airflow. The command resumes a run with the same id and settings."""
+    run_id = run_id or f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    run = Run.start_or_resume(run_id, open_store(store_url), recipe, load_settings(recipe, set_))
+    for stage in STAGES:
+        result = _run_to_end(run, stage)
+        if result.waiting:
+            print(f"{result.summary}\nTo continue with {stage}: {format_command(run.store, f'{stage} --run {run_id}')}")
+            raise typer.Exit(ServiceError.exit_status)
+        print(result.format_line(), flush=True)
+        if result.metrics.get("public_score") == "":
+            print("The competition has no public score.")
+        if result.skip_reason:
+            print(f"{result.skip_reason}; the remaining stages are skipped")
+            break
+
+
+def _run_to_end(run: Run, stage: str) -> Result:
+    """Run a stage; repeat it while it waits for a service.
+
+    Raises:
+        ServiceError: The stage still waits after score.timeout_seconds.
+    """
+    settings = run.config.score
+    limit = time.monotonic() + settings.timeout_seconds
+    while (result := run_stage_with_report(run, stage)).waiting:
+        if result.until or stage == "promote":  # waits for another day or for a person
+            return result
+        if time.monotonic() > limit:
+            command = format_command(run.store, f"{stage} --run {run.run_id}")
+            raise ServiceError(f"{result.summary} after {settings.timeout_seconds} s. Try again: {command}")
+        time.sleep(settings.poll_seconds)
+    return result

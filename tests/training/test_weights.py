@@ -1,0 +1,29 @@
+"""Identities of pretrained weights: the content of the file, wherever it is."""
+
+from pathlib import Path
+
+import boto3
+import pytest
+
+from carclf.services.storage import open_store
+from carclf.training.weights import weights_identity
+
+
+def test_weights_are_identified_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, content in (("first", b"one"), ("copy", b"one"), ("other", b"two")):
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("WEIGHTS", str(tmp_path / "first"))
+    first, copy, other = (weights_identity(str(tmp_path / name)) for name in ("first", "copy", "other"))
+    assert first == copy == weights_identity("$WEIGHTS") != other
+
+
+def test_weights_at_a_store_url_are_identified_by_their_current_content(tmp_path: Path, aws: None) -> None:
+    boto3.client("s3").create_bucket(Bucket="weights")
+    path, identities = tmp_path / "w", []
+    for content in (b"one", b"two"):
+        path.write_bytes(content)
+        open_store("s3://weights/nets").upload(path, "w.h5")
+        identity = weights_identity("s3://weights/nets/w.h5")
+        assert identity == weights_identity(str(path))
+        identities.append(identity)
+    assert identities[0] != identities[1]
