@@ -5,8 +5,8 @@ import signal
 import sys
 
 from carclf.errors import CarclfError
+from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.demo import DemoOptions, run_demo
-from carclf_airflow.local.server import AirflowError
 from carclf_airflow.local.up import run_up
 
 
