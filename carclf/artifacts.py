@@ -92,10 +92,8 @@ class Artifact(BaseModel):
         try:
             return cls.model_validate_json(manifest.data)
         except ValidationError as error:
-            raise DataError(
-                f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore it from a "
-                "backup, or run again with --set force=true to rebuild the artifact."
-            ) from error
+            raise DataError(f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore "
+                            "it from a backup, or run again with --set force=true to rebuild the artifact.") from error
 
     @classmethod
     def require(cls, store: Store, key: str) -> Self:
@@ -105,9 +103,8 @@ class Artifact(BaseModel):
             DataError: The artifact is missing or its manifest is damaged.
         """
         if (artifact := cls.find(store, key)) is None:
-            raise DataError(
-                f"The artifact {cls.folder}/{key} is missing from {store.url}. Restore that folder from a backup."
-            )
+            raise DataError(f"The artifact {cls.folder}/{key} is missing from {store.url}. Restore that folder from a "
+                            "backup.")
         return artifact
 
     def path(self, store: Store, name: str) -> Path:
@@ -134,10 +131,8 @@ class Artifact(BaseModel):
         value = self.metrics.get(name)
         if isinstance(value, int | float):
             return float(value)
-        raise DataError(
-            f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the stage that "
-            "created it again with --set force=true."
-        )
+        raise DataError(f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the "
+                        "stage that created it again with --set force=true.")
 
 
 class Archive(Artifact):
@@ -327,9 +322,8 @@ def build(
     if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):
         return artifact, False
     if (first := kind.find(store, key)) is None:
-        raise ServiceError(
-            f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage again."
-        )
+        raise ServiceError(f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage "
+                           "again.")
     return first, False
 
 
@@ -351,9 +345,8 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder."
-        ) from error
+        raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable "
+                          "folder.") from error
     return folder
 
 
@@ -373,10 +366,8 @@ def fetch_file(store: Store, file: File) -> Path:
         raise DataError(f"{store.url}/{file.key} is missing. Run again with --set force=true to rebuild it.") from error
     if (sha256 := file_sha256(path)) != file.sha256:
         path.unlink()
-        raise DataError(
-            f"{store.url}/{file.key} is damaged: its SHA-256 is {sha256}, not {file.sha256}. "
-            "Run again with --set force=true to rebuild it."
-        )
+        raise DataError(f"{store.url}/{file.key} is damaged: its SHA-256 is {sha256}, not {file.sha256}. Run again "
+                        "with --set force=true to rebuild it.")
     return path
 
 

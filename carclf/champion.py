@@ -102,9 +102,8 @@ def load_event_model(store: Store, event: Event) -> Model:
     """Return the model that an event names; raise DataError if it is missing."""
     key = str(event["model"])
     if (model := Model.find(store, key)) is None:
-        raise DataError(
-            f"{CHAMPION} names the model {key}, which is missing from {store.url}. Restore models/{key} from a backup."
-        )
+        raise DataError(f"{CHAMPION} names the model {key}, which is missing from {store.url}. Restore models/{key} "
+                        "from a backup.")
     return model
 
 
@@ -118,10 +117,8 @@ def load_training_split(store: Store, champion: Model) -> Split:
     """Return the split that a champion was trained on; raise DataError if it is missing."""
     key = champion.inputs["split"]
     if (split := Split.find(store, key)) is None:
-        raise DataError(
-            f"The champion was trained on the split {key}, which is missing from {store.url}. It lists the images "
-            f"that the champion was trained on. Restore splits/{key} from a backup."
-        )
+        raise DataError(f"The champion was trained on the split {key}, which is missing from {store.url}. It lists the "
+                        f"images that the champion was trained on. Restore splits/{key} from a backup.")
     return split
 
 
@@ -131,10 +128,8 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
     The threshold rises to ``raise_to`` if it is lower. It never falls.
     """
     if raise_to is not None and not 0 <= raise_to <= 1:  # NaN would reject every later candidate
-        raise DataError(
-            f"The threshold cannot rise to {raise_to}, which is not an accuracy. Evaluate again with --set force=true, "
-            "or set gate.raise_threshold=off."
-        )
+        raise DataError(f"The threshold cannot rise to {raise_to}, which is not an accuracy. Evaluate again with --set "
+                        "force=true, or set gate.raise_threshold=off.")
 
     def is_unchanged(state: State) -> bool:
         return _gate_basis(state) == _gate_basis(judged_state) and promotion_of_model(state, event["model"]) is None
@@ -278,10 +273,8 @@ def _verify_champion(store: Store, model: Model) -> None:
     members = json.loads(model.path(store, "ensemble.json").read_text())["members"]
     for key in dict.fromkeys(str(member["split"]) for member in members):
         if (split := Split.find(store, key)) is None:
-            raise DataError(
-                f"The split {key} of a member of the ensemble {model.key} is missing from {store.url}. It lists "
-                f"the images that the member was trained on. Restore splits/{key} from a backup."
-            )
+            raise DataError(f"The split {key} of a member of the ensemble {model.key} is missing from {store.url}. It "
+                            f"lists the images that the member was trained on. Restore splits/{key} from a backup.")
         verify_artifact(store, split)
 
 

@@ -98,19 +98,15 @@ def _read_csv(path: Path) -> dict[str, str]:
 
 def _require_images(folder: Path, ids: Sequence[str], test: Sequence[Path]) -> None:
     if missing := set(ids) - {path.name for path in test}:
-        raise DataError(
-            f"{folder}/sample-submission.csv has {len(missing)} ids without an image in test_upload, the first "
-            f"{min(missing)!r}. Add the images or remove the rows."
-        )
+        raise DataError(f"{folder}/sample-submission.csv has {len(missing)} ids without an image in test_upload, the "
+                        f"first {min(missing)!r}. Add the images or remove the rows.")
 
 
 def _read_truth(ids: Sequence[str], path: Path) -> dict[str, str]:
     categories = _read_csv(path)
     if missing := set(ids) - set(categories):
-        raise DataError(
-            f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. "
-            f"Add them, or serve without a truth."
-        )
+        raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
+                        "them, or serve without a truth.")
     return {name: categories[name] for name in ids}
 
 
@@ -141,10 +137,8 @@ def _sample_readable(images: Sequence[Path], num_images: int, rng: np.random.Gen
     shuffled = (images[i] for i in rng.permutation(len(images)))
     sample = [path for path, _ in zip(filter(_is_readable, shuffled), range(num_images), strict=False)]
     if not 0 < len(sample) < len(images):
-        raise DataError(
-            f"Class {images[0].parent.name} has {len(images)} files: too few to hold out {num_images} readable images "
-            f"and train on the rest. Add images or lower the holdout."
-        )
+        raise DataError(f"Class {images[0].parent.name} has {len(images)} files: too few to hold out {num_images} "
+                        "readable images and train on the rest. Add images or lower the holdout.")
     return sample
 
 

@@ -46,10 +46,8 @@ def _add_extra_data(archive: Archive, extra: ExtraData, store: Store) -> tuple[A
     def make(folder: Path) -> Metrics:
         pack(folder / "extra.zip", extra.images)
         if archive_content(folder / "extra.zip") != content:
-            raise ServiceError(
-                "download.extra_data: images changed while they were packed. Run download again while nobody writes to "
-                "these folders."
-            )
+            raise ServiceError("download.extra_data: images changed while they were packed. Run download again while "
+                               "nobody writes to these folders.")
         return archive.metrics | {"num_extra": len(extra.images)}
 
     provenance = Provenance(VERSION, {"archive": archive.key}, {"extra": content})

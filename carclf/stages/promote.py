@@ -68,9 +68,8 @@ def promote(
             return decision, reused
         log.info("promote: the champion or the threshold has changed, comparing again")
         state = ensure_state(store, context.config.gate.threshold)
-    raise ServiceError(
-        f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. Run promote again."
-    )
+    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. "
+                       "Run promote again.")
 
 
 def _log_threshold(state: State, config: Config) -> None:

@@ -61,10 +61,8 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
     fingerprint = file.sha256[:16]
     state = kaggle.find_submission(fingerprint)
     if state is None:
-        raise DataError(
-            f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another endpoint, "
-            "or removed. Run again with --set force=true to send it again."
-        )
+        raise DataError(f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another "
+                        "endpoint, or removed. Run again with --set force=true to send it again.")
     if state.status == "ERROR":
         raise ungraded_error(state, kaggle.competition, f"{store.url}/{file.key}", fingerprint)
     if state.status != "COMPLETE":

@@ -110,10 +110,8 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
         # Another process could send the same file between our request of Kaggle's list and our submission.
         expires_at = time.monotonic() + CLAIM_SECONDS
         if not acquire_lease(store, key, CLAIM_SECONDS):
-            raise StageWaiting(
-                f"another process is sending the predictions {fingerprint}, or stopped less than "
-                f"{CLAIM_SECONDS / 60:.0f} minutes ago"
-            )
+            raise StageWaiting(f"another process is sending the predictions {fingerprint}, or stopped less than "
+                               f"{CLAIM_SECONDS / 60:.0f} minutes ago")
         return expires_at
 
     kaggle = KaggleClient(competition)
@@ -129,10 +127,9 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
 def _require_promoted(model: Model, store: Store) -> None:
     state = read_state(store)
     if state is None or promotion_of_model(state, model.key) is None:
-        raise ConfigError(
-            f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf promote --run "
-            "RUN; if gate.approval is required: carclf promote --run RUN --approved-by NAME."
-        )
+        raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf "
+                          "promote --run RUN; if gate.approval is required: carclf promote --run RUN --approved-by "
+                          "NAME.")
 
 
 def _predict_probabilities(

@@ -105,10 +105,9 @@ def download_archive(
         raise _disk_error(path, os_error) from os_error
     finally:
         part.unlink(missing_ok=True)
-    raise DataError(
-        f"{path.name} is damaged in two complete downloads: {error}. Either Kaggle's copy is damaged, or a proxy cuts "
-        "it off. Download it in a browser to find out, and contact the competition's host if it is damaged there."
-    )
+    raise DataError(f"{path.name} is damaged in two complete downloads: {error}. Either Kaggle's copy is damaged, or a "
+                    "proxy cuts it off. Download it in a browser to find out, and contact the competition's host if it "
+                    "is damaged there.")
 
 
 def find_archive_error(path: Path) -> str | None:

@@ -255,11 +255,10 @@ class KaggleClient:
 
 def ungraded_error(state: SubmissionState, competition: str, file: str, fingerprint: str) -> DataError:
     """Return the error of a submission that Kaggle could not grade; a later one with the fingerprint replaces it."""
-    return DataError(
-        f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again automatically. To "
-        f"continue, send {file} by hand at https://www.kaggle.com/competitions/{competition} with {fingerprint} in the "
-        "description, and run this stage again."
-    )
+    return DataError(f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again "
+                     f"automatically. To continue, send {file} by hand at "
+                     f"https://www.kaggle.com/competitions/{competition} with {fingerprint} in the description, and "
+                     "run this stage again.")
 
 
 def _parse_submission(entry: Any) -> SubmissionState:
