@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -50,9 +50,7 @@ class Provenance:
 
     def key(self, kind: type["Artifact"]) -> str:
         """Return the key of the artifact of this kind: a fingerprint of the kind and the provenance."""
-        return fingerprint(
-            kind=kind.folder, version=self.version, inputs=dict(self.inputs), settings=dict(self.settings)
-        )
+        return fingerprint(kind=kind.folder, **asdict(self))
 
 
 class File(BaseModel):
@@ -81,11 +79,7 @@ class Artifact(BaseModel):
 
     @classmethod
     def find(cls, store: Store, key: str) -> Self | None:
-        """Return the artifact with this key, or None if it is missing.
-
-        Raises:
-            DataError: The manifest is damaged.
-        """
+        """Return the artifact with this key, or None if it is missing; raise DataError if its manifest is damaged."""
         path = f"{cls.folder}/{key}/manifest.json"
         if (manifest := store.read(path)) is None:
             return None
@@ -96,23 +90,16 @@ class Artifact(BaseModel):
                             "it from a backup, or run again with --set force=true to rebuild the artifact.") from error
 
     @classmethod
-    def require(cls, store: Store, key: str) -> Self:
-        """Return the artifact with this key.
-
-        Raises:
-            DataError: The artifact is missing or its manifest is damaged.
-        """
+    def require(cls, store: Store, key: str, role: str = "") -> Self:
+        """Return the artifact with this key; raise DataError with its role if it is missing or damaged."""
         if (artifact := cls.find(store, key)) is None:
-            raise DataError(f"The artifact {cls.folder}/{key} is missing from {store.url}. Restore that folder from a "
-                            "backup.")
+            name = f"{cls.folder}/{key}"
+            raise DataError(f"The artifact {name}{role and f' ({role})'} is missing from {store.url}. Restore {name} "
+                            "from a backup.")
         return artifact
 
     def path(self, store: Store, name: str) -> Path:
-        """Return a local, checksum-verified copy of one file.
-
-        Raises:
-            DataError: The file in the store is missing or damaged.
-        """
+        """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
         return fetch_file(store, self.files[name])
 
     def verified_path(self, store: Store, name: str) -> Path:
@@ -122,17 +109,28 @@ class Artifact(BaseModel):
             path.unlink()
         return fetch_file(store, self.files[name])
 
-    def number(self, name: str) -> float:
-        """Return a metric that is a number.
+    def table(self, store: Store, name: str) -> "pd.DataFrame":
+        """Return one of the Parquet files."""
+        import pandas as pd
 
-        Raises:
-            DataError: The metric is missing or is not a number.
-        """
+        return pd.read_parquet(self.path(store, name))
+
+    def number(self, name: str) -> float:
+        """Return a metric that is a number; raise DataError if it is missing or is not a number."""
         value = self.metrics.get(name)
         if isinstance(value, int | float):
             return float(value)
         raise DataError(f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the "
                         "stage that created it again with --set force=true.")
+
+
+class _Labeled(Artifact):
+    @property
+    def class_names(self) -> list[int]:
+        """The classes in the order of the model's outputs."""
+        names = self.metrics["class_names"]
+        assert isinstance(names, list)
+        return names
 
 
 class Archive(Artifact):
@@ -168,12 +166,10 @@ class Dataset(Artifact):
 
     def index(self, store: Store) -> "pd.DataFrame":
         """Return the index, one row per image."""
-        import pandas as pd
-
-        return pd.read_parquet(self.path(store, "index.parquet"))
+        return self.table(store, "index.parquet")
 
 
-class Split(Artifact):
+class Split(_Labeled):
     """``split.parquet``, ``split_history.parquet`` and ``leaks.json``.
 
     ``split.parquet`` has one row per usable labeled image with its ``subset`` (train, val or excluded);
@@ -182,22 +178,13 @@ class Split(Artifact):
 
     folder = "splits"
 
-    @property
-    def class_names(self) -> list[int]:
-        """The classes in the order of the model's outputs."""
-        return _class_names(self)
-
     def rows(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split.parquet``, one per image."""
-        import pandas as pd
-
-        return pd.read_parquet(self.path(store, "split.parquet"))
+        return self.table(store, "split.parquet")
 
     def history(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split_history.parquet``: this split's images and those of the champions before it."""
-        import pandas as pd
-
-        return pd.read_parquet(self.path(store, "split_history.parquet"))
+        return self.table(store, "split_history.parquet")
 
 
 class Features(Artifact):
@@ -218,7 +205,7 @@ class Drift(Artifact):
     folder = "drifts"
 
 
-class Model(Artifact):
+class Model(_Labeled):
     """``model.keras``, ``history.csv``, and ``reference_logits.parquet`` with its logits before it was saved."""
 
     folder = "models"
@@ -227,11 +214,6 @@ class Model(Artifact):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
         return int(self.number("image_height")), int(self.number("image_width"))
-
-    @property
-    def class_names(self) -> list[int]:
-        """The classes in the order of the model's outputs."""
-        return _class_names(self)
 
     @property
     def is_ensemble(self) -> bool:
@@ -271,12 +253,6 @@ class PublicScore(Artifact):
     """No files. The metrics hold ``public_score`` and the ``ref`` of the submission it belongs to."""
 
     folder = "scores"
-
-
-def _class_names(artifact: Artifact) -> list[int]:
-    names = artifact.metrics["class_names"]
-    assert isinstance(names, list)
-    return names
 
 
 def fingerprint(**parts: Any) -> str:
@@ -336,10 +312,9 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 
 def cache_folder() -> Path:
-    """Return the folder of verified local copies: CARCLF_CACHE, or the user's cache folder.
+    """Return the folder of verified local copies: CARCLF_CACHE, or the user's cache folder. It is created if missing.
 
-    Raises:
-        ConfigError: The folder cannot be created.
+    Raise ConfigError if it cannot be created.
     """
     folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
     try:
@@ -351,11 +326,7 @@ def cache_folder() -> Path:
 
 
 def fetch_file(store: Store, file: File) -> Path:
-    """Return the local copy of a file, downloaded once and verified by its checksum.
-
-    Raises:
-        DataError: The file in the store is missing or damaged.
-    """
+    """Return the local copy of a file, downloaded once and verified; raise DataError if it is missing or damaged."""
     path = cache_folder() / "files" / file.sha256[:2] / file.sha256 / Path(file.key).name
     if path.exists() and path.stat().st_size == file.num_bytes:
         return path

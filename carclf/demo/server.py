@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf.demo.competition import Competition
-from carclf.demo.faults import Fault, FaultKind, take_fault
+from carclf.demo.faults import Fault, FaultKind
 from carclf.demo.kaggle_backend import KaggleBackend, SubmissionEntry
 from carclf.demo.request_handler import RequestHandler
 from carclf.errors import ConfigError
@@ -80,6 +80,10 @@ class DemoServer(KaggleBackend):
             self.calls[method] += 1
 
     def next_fault(self, method: str) -> Fault | None:
-        """Take the next planned fault of a method, if there is one."""
+        """Use up one call of the first planned fault of a method; None if none is left."""
         with self.lock:
-            return take_fault(self.faults, method)
+            for fault in self.faults:
+                if fault.method == method and fault.times > 0:
+                    fault.times -= 1
+                    return fault
+        return None

@@ -82,9 +82,7 @@ def download_archive(
 ) -> Path:
     """Download the archive to ``path`` and check each of its members.
 
-    Raises:
-        DataError: The archive is damaged in two complete downloads.
-        ConfigError: The folder or its disk cannot be written to.
+    Raise DataError if it is damaged in two complete downloads, ConfigError if the disk cannot be written to.
     """
     deadline = time.monotonic() + timeout_seconds
     part = path.with_name(f"{path.name}.part")

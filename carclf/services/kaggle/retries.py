@@ -66,9 +66,7 @@ class RetryPolicy:
         if is_client_error(status) and status not in RETRYABLE_STATUSES:
             raise self._permanent_error(action, status, str(error)) from error
 
-    def wait_before_retry(
-        self, action: str, error: Exception, attempt: int, deadline: float = float("inf")
-    ) -> None:
+    def wait_before_retry(self, action: str, error: Exception, attempt: int, deadline: float = float("inf")) -> None:
         """Sleep before the next attempt; raise ServiceError if it was the last, or the wait would be too long."""
         requested = _retry_after(error)
         wait = max(self.backoff_seconds * 2 ** (attempt - 1), requested)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,16 +134,11 @@ def _read_references(source: Store) -> dict[str, bytes]:
     """Read the objects that refer to others, highest level first."""
     references = {}
     for level in (3, 2, 1):
-        for key in _keys_of_level(source, level):
-            current = source.read(key)
-            if current is None:
+        for key in sorted(key for key in source.list_keys() if _level(key) == level):
+            if (current := source.read(key)) is None:
                 raise _removed_error(source, key)
             references[key] = current.data
     return references
-
-
-def _keys_of_level(source: Store, level: int) -> Iterable[str]:
-    return sorted(key for key in source.list_keys() if _level(key) == level)
 
 
 def _parse_checksums(references: dict[str, bytes]) -> dict[str, str]:

@@ -248,5 +248,4 @@ def _code(error: Exception) -> str:
 
 
 def _response_metadata(error: Exception) -> dict[str, Any]:
-    metadata: dict[str, Any] = getattr(error, "response", {}).get("ResponseMetadata", {})
-    return metadata
+    return dict(getattr(error, "response", {}).get("ResponseMetadata", {}))
