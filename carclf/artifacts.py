@@ -312,10 +312,7 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 
 def cache_folder() -> Path:
-    """Return the folder of verified local copies: CARCLF_CACHE, or the user's cache folder. It is created if missing.
-
-    Raise ConfigError if it cannot be created.
-    """
+    """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
     folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -82,8 +82,7 @@ def ensure_state(store: Store, threshold: float) -> State:
 
 def champion_event(store: Store) -> Event | None:
     """Return the event that made the champion, or None if there is no champion."""
-    state = read_state(store)
-    return None if state is None else state["champion"]
+    return (read_state(store) or {}).get("champion")
 
 
 def champion_model(store: Store) -> Model | None:
@@ -133,14 +132,9 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
 def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     """Make an earlier champion the champion again and return the new event. All its files are verified first.
 
-    Args:
-        store: The store.
-        name: The model's key, the beginning of its key, or its run; by default the champion before this one.
-        by: Who does it, for the history.
-
-    Raises:
-        ConfigError: There is no such champion, or it is the champion already.
-        DataError: An artifact of it is missing or damaged.
+    ``name`` is the model's key, the beginning of its key, or its run; by default the champion before this one. ``by``
+    is who does it, for the history. Raise ConfigError if there is no such champion or it is the champion already,
+    DataError if an artifact of it is missing or damaged.
     """
     for _ in range(MAX_UPDATE_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
@@ -158,11 +152,8 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
 
 def _replace_champion(store: Store, champion: Event, event: Event) -> bool:
     """Append an event that makes its model the champion, unless another process replaced the champion first."""
-
-    def is_champion(state: State) -> bool:
-        return bool(state["champion"] == champion)
-
-    return _change_if(store, is_champion, lambda state: _with_champion(state, event))
+    return _change_if(store, lambda state: bool(state["champion"] == champion),
+                      lambda state: _with_champion(state, event))
 
 
 def set_threshold(store: Store, threshold: float, by: str = "") -> None:

@@ -72,7 +72,7 @@ class _Extractor:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as target:
                     shutil.copyfileobj(source, target, BUFFER_BYTES)
-            elif not _has_same_content(path, member):
+            elif path.stat().st_size != member.file_size or zlib.crc32(path.read_bytes()) != member.CRC:
                 raise DataError(f"The archive contains two different files {path.relative_to(self.folder)}. Rename one "
                                 "of them.")
 
@@ -89,10 +89,6 @@ class _Extractor:
             if top in parts[:-1]:
                 return self.folder.joinpath(*parts[parts.index(top):])
         return self.folder / parts[-1] if parts[-1].endswith(".csv") else None
-
-
-def _has_same_content(path: Path, member: zipfile.ZipInfo) -> bool:
-    return path.stat().st_size == member.file_size and zlib.crc32(path.read_bytes()) == member.CRC
 
 
 @contextmanager

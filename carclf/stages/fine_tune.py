@@ -18,10 +18,8 @@ def fine_tune(
 ) -> tuple[Model, bool]:
     """Return the model of train_head with its upper blocks trained, at the epoch with the best validation accuracy.
 
-    If the process is killed, the next call resumes from the last checkpoint.
-
-    Raises:
-        StageWaiting: Training paused after ``pause_epoch``. The next call continues.
+    If the process is killed, the next call resumes from the last checkpoint. Raise StageWaiting if training paused
+    after ``pause_epoch``; the next call continues.
     """
     store = context.store
     inputs = {"archive": archive.key, "split": split.key, "model": start.key}

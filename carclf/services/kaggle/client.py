@@ -24,8 +24,6 @@ from carclf.services.kaggle.retries import (
     submission_limit_error,
 )
 
-__all__ = ["KaggleClient", "SubmissionState", "ungraded_error"]
-
 PAGE_SIZE = 100
 MAX_PAGES = 1000
 # The lease must last so long after the list of submissions was read: the time to submit, timeouts included.
@@ -108,16 +106,10 @@ class KaggleClient:
     ) -> SubmissionState:
         """Submit the file unless a submission with this fingerprint exists. It counts exactly once.
 
-        Args:
-            path: The file with the predictions.
-            description: The text that Kaggle shows; the fingerprint is appended if missing.
-            fingerprint: Identifies the content of the file.
-            before_sending: Called before each submission; returns until when (``time.monotonic``) no other process
-                submits, or raises.
-
-        Raises:
-            StageWaiting: Today's limit is reached.
-            CarclfError: The submission failed; ``submission_uncertain`` is set if Kaggle may have counted it.
+        The fingerprint identifies the content of the file; it is appended to the description if missing there.
+        ``before_sending`` is called before each submission; it returns until when (``time.monotonic``) no other process
+        submits, or raises. Raise StageWaiting if today's limit is reached, CarclfError if the submission failed, with
+        ``submission_uncertain`` set if Kaggle may have counted it.
         """
         if existing := self.find_submission(fingerprint):
             return existing

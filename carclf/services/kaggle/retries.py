@@ -43,12 +43,10 @@ class RetryPolicy:
     backoff_seconds: float
 
     def call(self, action: str, call: Callable[[], T], *, deadline: float = float("inf")) -> T:
-        """Return the result of ``call``; raise ServiceError after the last attempt or the deadline.
+        """Return the result of ``call``, which is repeated if it raises one of TRANSIENT_ERRORS.
 
-        Args:
-            action: What the call does, for messages: "download cars.zip".
-            call: Raises one of TRANSIENT_ERRORS to be repeated.
-            deadline: The latest start of another attempt, as ``time.monotonic`` counts.
+        Raise ServiceError after the last attempt or the deadline (``time.monotonic``), the latest start of another one.
+        ``action`` is what the call does, for messages: "download cars.zip".
         """
         for attempt in range(1, self.max_attempts + 1):
             try:

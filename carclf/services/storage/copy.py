@@ -33,12 +33,8 @@ def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> Copy
 
     Objects that refer to others are read first and written last: champion.json after the run records, those after the
     manifests, those after their files. Files are compared with the SHA-256 in their manifest; damaged files are
-    reported, not copied. A training in progress overwrites its checkpoints, so only the latest is copied.
-
-    Args:
-        source: The store to copy.
-        target: The store to copy into.
-        overwrite: Copy files that the target already has under a content hash; they may be damaged there.
+    reported, not copied. A training in progress overwrites its checkpoints, so only the latest is copied. Files that
+    the target already has under a content hash are copied only with ``overwrite``; they may be damaged there.
     """
     references = _read_references(source)
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
