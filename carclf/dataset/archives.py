@@ -105,19 +105,19 @@ def _raise_data_errors(name: str) -> Iterator[None]:
 
 
 def pack(path: Path, images: Mapping[str, Path]) -> None:
-    """Write the files into an archive under their names, uncompressed; the same images give the same bytes."""
+    """Write the images into an archive under their names; the same images give the same bytes in any order."""
+    write_archive(path, dict(sorted(images.items())))
+
+
+def write_archive(path: Path, files: Mapping[str, Path]) -> None:
+    """Write the files in their order into an archive, uncompressed; the same files give the same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
-        for name, source in sorted(images.items()):
-            add_file(archive, name, source)
-
-
-def add_file(archive: zipfile.ZipFile, name: str, source: Path) -> None:
-    """Add a file uncompressed, without anything that depends on the clock or the system."""
-    member = zipfile.ZipInfo(name, FIXED_DATE)
-    member.create_system, member.external_attr = UNIX, 0o644 << 16  # the defaults depend on the system
-    member.file_size = source.stat().st_size
-    with source.open("rb") as content, archive.open(member, "w") as target:
-        shutil.copyfileobj(content, target, BUFFER_BYTES)
+        for name, source in files.items():
+            member = zipfile.ZipInfo(name, FIXED_DATE)
+            member.create_system, member.external_attr = UNIX, 0o644 << 16  # the defaults depend on the system
+            member.file_size = source.stat().st_size
+            with source.open("rb") as content, archive.open(member, "w") as target:
+                shutil.copyfileobj(content, target, BUFFER_BYTES)
 
 
 def extract_images(archive: Archive, store: Store) -> Path:

@@ -3,11 +3,10 @@
 import csv
 import io
 import tempfile
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from carclf.dataset.archives import add_file, pack
+from carclf.dataset.archives import write_archive
 
 
 def id_category_csv(rows: Iterable[tuple[str, str]]) -> bytes:
@@ -19,7 +18,7 @@ def id_category_csv(rows: Iterable[tuple[str, str]]) -> bytes:
     return text.getvalue().encode()
 
 
-def write_archive(
+def write_competition_archive(
     path: Path, *, train: Sequence[Path], test: Sequence[Path], train_csv: bytes, sample_csv: bytes
 ) -> Path:
     """Write the archive, atomically, and return its path."""
@@ -28,9 +27,8 @@ def write_archive(
         folder = Path(name)
         (folder / "sample-submission.csv").write_bytes(sample_csv)
         (folder / "train.csv").write_bytes(train_csv)
-        pack(folder / "train.zip", {f"train/{image.parent.name}/{image.name}": image for image in train})
-        pack(folder / "test.zip", {f"test_upload/{image.name}": image for image in test})
-        with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
-            for member in ("sample-submission.csv", "train.csv", "train.zip", "test.zip"):
-                add_file(archive, member, folder / member)
+        write_archive(folder / "train.zip", {f"train/{image.parent.name}/{image.name}": image for image in train})
+        write_archive(folder / "test.zip", {f"test_upload/{image.name}": image for image in test})
+        members = ("sample-submission.csv", "train.csv", "train.zip", "test.zip")
+        write_archive(folder / "archive.zip", {member: folder / member for member in members})
         return (folder / "archive.zip").replace(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carclf.demo.archive import id_category_csv, write_archive
+from carclf.demo.archive import id_category_csv, write_competition_archive
 from carclf.errors import ConfigError, DataError
 
 COLUMNS = ["Id", "Category"]
@@ -47,7 +47,7 @@ def open_competition(
         ids = tuple(labels)
         test = [path for path in train if path.name in labels]
         train = [path for path in train if path.name not in labels]
-    archive = write_archive(
+    archive = write_competition_archive(
         work / f"{slug}.zip", train=train, test=test, train_csv=id_category_csv(_train_rows(folder, train)),
         sample_csv=id_category_csv((name, "0") for name in ids),
     )

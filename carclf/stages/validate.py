@@ -52,7 +52,7 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
         try:
             raise_on_errors(findings)
         except DataError as error:
-            target = f"{Dataset.folder}/{provenance.key(Dataset)}"  # without a manifest
+            target = f"{Dataset.folder}/{provenance.key(Dataset)}"  # stays without a manifest
             _, report = (upload(store, folder / name, target) for name in ("report.json", "report.html"))
             raise DataError(f"{error} See {report.key} in {store.url}.") from error
         return metrics
