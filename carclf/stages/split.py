@@ -27,12 +27,9 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
         key = Provenance(VERSION, champion.inputs, settings).key(Split)
         if champion.inputs["dataset"] == dataset.key and champion.key == key:
             return champion, True
-
-    def make(folder: Path) -> Metrics:
-        return _write_split(folder, dataset, champion, context)
-
     inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
-    return build(Split, make, Provenance(VERSION, inputs, settings), context.store)
+    provenance = Provenance(VERSION, inputs, settings)
+    return build(Split, lambda folder: _write_split(folder, dataset, champion, context), provenance, context.store)
 
 
 def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context: StageContext) -> Metrics:

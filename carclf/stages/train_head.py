@@ -39,11 +39,8 @@ def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[M
     if config.audit.enabled:
         auditor = Auditor(archive, split, context, settings["model"]["weights"], features.plain_features)
         audit_metrics, audit_reused = auditor.metrics()
-
-    def make(folder: Path) -> Metrics:
-        return _write_model(folder, features, config)
-
-    model, reused = build(Model, make, Provenance(VERSION, inputs, settings), context.store)
+    provenance = Provenance(VERSION, inputs, settings)
+    model, reused = build(Model, lambda folder: _write_model(folder, features, config), provenance, context.store)
     return model.model_copy(update={"metrics": model.metrics | audit_metrics}), reused and audit_reused
 
 
