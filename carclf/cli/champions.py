@@ -34,8 +34,7 @@ def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) 
         history = {"promotions": rows, "history": state["history"]}
         print(json.dumps({"champion": champion, "threshold": state["threshold"], **history}, indent=1))
         return
-    print(*history_table(rows), sep="\n")
-    print(f"The stored threshold is {state['threshold']:.4f}.")
+    print(*history_table(rows), f"The stored threshold is {state['threshold']:.4f}.", sep="\n")
 
 
 @champion_app.command()
@@ -55,9 +54,7 @@ def show(
 
 @champion_app.command()
 def promote(
-    run: RunOption,
-    store_url: StoreOption = "store",
-    by: ByOption = "",
+    run: RunOption, store_url: StoreOption = "store", by: ByOption = "",
     override: Annotated[
         str, typer.Option("--override", metavar="REASON", help="Promote the model even if the gate rejects it.")
     ] = "",

@@ -25,8 +25,7 @@ MIN_MEMBERS = 2
 
 def ensemble(
     run_ids: Annotated[list[str], typer.Option("--run", help="A finished run. Give two or more.")],
-    store_url: StoreOption = "store",
-    set_: SetOption = [],
+    store_url: StoreOption = "store", set_: SetOption = [],
     name: Annotated[str, typer.Option("--name", help="The id of the new run; by default the time.")] = "",
     submit: Annotated[
         bool, typer.Option("--submit", help="Also submit, even if submit.enabled is off, and get the score.")
@@ -54,8 +53,7 @@ def ensemble(
 def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
     """Start or resume the run of an ensemble, with the first member's configuration and the overrides.
 
-    Raises:
-        ConfigError: The members do not fit together, or an override cannot be changed for an ensemble.
+    Raise ConfigError if the members do not fit together, or if an override cannot be changed for an ensemble.
     """
     _check_members(members)
     first = members[0]

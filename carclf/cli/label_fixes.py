@@ -11,15 +11,7 @@ import typer
 
 from carclf.artifacts import Audit, Dataset
 from carclf.cli.options import StoreOption
-from carclf.dataset.fixes import (
-    LABEL_FIXES_FILE,
-    REQUIRED_COLUMNS,
-    SHA256_COLUMN,
-    LabelFix,
-    LabelFixes,
-    apply_fixes,
-    parse_fixes,
-)
+from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLUMN, LabelFix, apply_fixes, parse_fixes
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command, open_store, update_object
@@ -65,10 +57,7 @@ def label_fixes(
 def read_suspects(run: Run) -> "pd.DataFrame":
     """Return the suspects of a run's audit, the most suspicious first.
 
-    A run that drift stopped has an audit although its train_head did not finish.
-
-    Raises:
-        ConfigError: The run has no audit.
+    Raise ConfigError if the run has no audit. A run that drift stopped has one although its train_head did not finish.
     """
     import pandas as pd
 
@@ -99,11 +88,7 @@ def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
 
 
 def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
-    """Return fixes of the first ``top`` suspects and of those with these ids.
-
-    Raises:
-        ConfigError: An id is not suspected.
-    """
+    """Return fixes of the first ``top`` suspects and of those with these ids, which must be among the suspects."""
     if unknown := sorted(set(ids) - set(suspects["id"])):
         raise ConfigError(
             f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other labels, give "
@@ -117,12 +102,7 @@ def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop
 
 
 def read_fixes_file(path: Path) -> list[LabelFix]:
-    """Return the fixes of a CSV file.
-
-    Raises:
-        ConfigError: The file cannot be read.
-        DataError: A line is invalid.
-    """
+    """Return the fixes of a CSV file; raise ConfigError if it cannot be read, DataError if a line is invalid."""
     try:
         return list(parse_fixes(path.read_bytes(), str(path)).entries)
     except OSError as error:
@@ -155,7 +135,7 @@ def merge_fixes(
     kept: list[LabelFix] = []
 
     def merge(data: bytes | None) -> bytes | None:
-        existing = {fix.id: fix for fix in (LabelFixes() if data is None else parse_fixes(data)).entries}
+        existing = {} if data is None else {fix.id: fix for fix in parse_fixes(data).entries}
         written[:] = [fix for fix in fixes if _is_written(fix, existing.get(fix.id), replace_existing)]
         kept[:] = [existing[fix.id] for fix in fixes if fix not in written]
         content = _to_csv((existing | {fix.id: fix for fix in written}).values())

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Image files, and folders with image files.")],
-    store_url: StoreOption = "store",
-    model: ModelOption = "",
-    run: ModelRunOption = "",
+    store_url: StoreOption = "store", model: ModelOption = "", run: ModelRunOption = "",
     top: Annotated[int, typer.Option(min=1, help="Print the N most probable classes.")] = 3,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per image, with the probabilities of all classes.")
@@ -40,12 +38,7 @@ def predict(
 def prediction_lines(
     selected: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool
 ) -> Iterator[str]:
-    """Yield one line per image.
-
-    Raises:
-        ConfigError: There are no files.
-        DataError: Some files could not be read; raised after the last line.
-    """
+    """Yield one line per image; after the last one raise DataError if some files are not readable images."""
     from carclf.inference.files import list_files
 
     if not (files := list_files(paths)):
