@@ -21,8 +21,8 @@ experiment_app = typer.Typer(help="Compare recipes with a baseline on the same i
 NameOption = Annotated[str, typer.Option("--name", help="The name of the experiment.")]
 TryOption = Annotated[
     list[str],
-    typer.Option("--try", help="A recipe: the name of an ablation, 'ensemble [NAME ...]', or 'NAME [OTHER ...] key=value "
-                 "...'. Can be repeated."),
+    typer.Option("--try", help="A recipe: the name of an ablation, 'ensemble [NAME ...]', or 'NAME [OTHER ...] "
+                 "key=value ...'. Can be repeated."),
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Train every recipe with each of these seeds.")]
 FoldsOption = Annotated[

@@ -93,17 +93,10 @@ class Plan(BaseModel):
 def make_plan(
     experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, Changes] | None = None, **options: Any
 ) -> Plan:
-    """Plan an experiment and check the configuration of every training.
+    """Plan an experiment and check the configuration of every training; raise ConfigError if the plan is invalid.
 
-    Args:
-        experiment: The name of the experiment.
-        recipe: The recipe of carclf that is the baseline.
-        recipes: Lines for ``parse_recipes``.
-        proposed: Recipes proposed by a study.
-        options: Further fields of ``Plan``.
-
-    Raises:
-        ConfigError: The plan cannot be carried out.
+    The baseline is ``recipe``. It is compared with ``recipes``, lines for ``parse_recipes``, and with the recipes
+    ``proposed`` by a study. ``options`` are further fields of ``Plan``.
     """
     if not EXPERIMENT_NAME.fullmatch(experiment):
         raise ConfigError(f"Invalid experiment name {experiment!r}: use letters, digits and ._- only.")
@@ -111,7 +104,10 @@ def make_plan(
         raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
     parsed, ensemble = parse_recipes(recipe, recipes)
     parsed += (proposed or {}).items()
-    _check_names([BASELINE, *(name for name, _ in parsed)])
+    names = [BASELINE, *(name for name, _ in parsed)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        hint = "; the baseline is always included" if repeated[0] == BASELINE else ""
+        raise ConfigError(f"The recipe {repeated[0]!r} is listed twice. Give each a unique name{hint}.")
     try:
         plan = Plan(
             experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed), ensemble=ensemble, **options
@@ -128,12 +124,6 @@ def describe_validation_error(error: ValidationError) -> str:
     """Return the field, the value and the reason of pydantic's first error."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}."
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        hint = "; the baseline is always included" if repeated[0] == BASELINE else ""
-        raise ConfigError(f"The recipe {repeated[0]!r} is listed twice. Give each a unique name{hint}.")
 
 
 def _check_design(plan: Plan) -> None:
@@ -170,11 +160,7 @@ def _check_recipe(plan: Plan, name: str) -> None:
 
 
 def write_plan(plan: Plan, store: Store) -> None:
-    """Write the plan to ``experiments/<name>/plan.json``. Writing the same plan again changes nothing.
-
-    Raises:
-        ConfigError: The experiment exists with another plan.
-    """
+    """Write the plan to ``experiments/<name>/plan.json``; raise ConfigError if it exists with another plan."""
     data = plan.model_dump_json(indent=1).encode()
     if store.write_if(_plan_key(plan.experiment), data, None):
         return
@@ -185,11 +171,7 @@ def write_plan(plan: Plan, store: Store) -> None:
 
 
 def find_plan(experiment: str, store: Store) -> Plan | None:
-    """Return the plan of an experiment, or None if it does not exist.
-
-    Raises:
-        DataError: The plan is damaged.
-    """
+    """Return the plan of an experiment, or None if it does not exist; raise DataError if the plan is damaged."""
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(_plan_key(experiment))) is None:
         return None
     try:
@@ -202,12 +184,7 @@ def find_plan(experiment: str, store: Store) -> Plan | None:
 
 
 def read_plan(experiment: str, store: Store) -> Plan:
-    """Return the plan of an experiment.
-
-    Raises:
-        ConfigError: There is no such experiment.
-        DataError: The plan is damaged.
-    """
+    """Return the plan of an experiment; raise ConfigError if it does not exist, DataError if it is damaged."""
     if (plan := find_plan(experiment, store)) is None:
         command = format_command(store, "experiment plan")
         raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: {command}")

@@ -39,10 +39,8 @@ class SelectedModel:
 def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     """Return the model with this key, else the fine-tuned model of this run, else the champion.
 
-    Its evaluation is that of the run or of the promotion, else any evaluation on the model's own split.
-
-    Raises:
-        ConfigError: Both key and run are given, or the model does not exist.
+    Its evaluation is that of the run or of the promotion, else any evaluation on the model's own split. Raise
+    ConfigError if both key and run are given, or if the model does not exist.
     """
     if key and run:
         raise ConfigError("Both --model and --run are given. Give only one of them.")

@@ -62,11 +62,7 @@ class Record(TypedDict):
 
 
 def record_key(run_id: str) -> str:
-    """Return the key of a run's record in the store.
-
-    Raises:
-        ConfigError: The run id is invalid.
-    """
+    """Return the key of a run's record in the store; raise ConfigError if the run id is invalid."""
     if not RUN_ID.fullmatch(run_id):
         raise ConfigError(
             f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter or digit."
@@ -75,11 +71,7 @@ def record_key(run_id: str) -> str:
 
 
 def read_record(store: Store, run_id: str) -> Record | None:
-    """Return the record, or None if the run does not exist.
-
-    Raises:
-        DataError: The record is damaged.
-    """
+    """Return the record, or None if the run does not exist; raise DataError if the record is damaged."""
     stored = store.read(record_key(run_id))
     return None if stored is None else parse_record(stored.data, run_id, store)
 
@@ -87,9 +79,7 @@ def read_record(store: Store, run_id: str) -> Record | None:
 def change_record(store: Store, run_id: str, change: Callable[[Record], Record]) -> Record:
     """Replace the record by ``change(record)`` and return it; concurrent changes are not lost.
 
-    Raises:
-        ConfigError: The record was removed.
-        DataError: The record is damaged.
+    Raise ConfigError if the record was removed, DataError if it is damaged.
     """
     changed: Record | None = None
 
@@ -109,12 +99,9 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
 
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
-    """Parse the bytes of a record.
+    """Parse the bytes of a record; raise DataError if they are not one.
 
     Only the structure is checked, so that a page can still show a run whose metrics are damaged.
-
-    Raises:
-        DataError: The bytes are not a record.
     """
     try:
         record = json.loads(data)
