@@ -76,10 +76,8 @@ def promote(
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:
         command = format_command(current.store, f"champion rollback --to {model}")
-        raise ConfigError(
-            f"The model {model} of run {run} was promoted before and is not promoted again; the champion is "
-            f"{champion}. To make it the champion again: {command}"
-        )
+        raise ConfigError(f"The model {model} of run {run} was promoted before and is not promoted again; the champion "
+                          f"is {champion}. To make it the champion again: {command}")
     print(printable(reason))
 
 
@@ -93,10 +91,8 @@ def rollback(
     event = roll_back(store, to, by)
     sync_champion_alias(store)
     run = printable(str(event.get("run") or "unknown"))
-    print(
-        f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
-        f"threshold is still {_require_state(store)['threshold']:.4f}. To change it: carclf champion set-threshold"
-    )
+    print(f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
+          f"threshold is still {_require_state(store)['threshold']:.4f}. To change it: carclf champion set-threshold")
 
 
 @champion_app.command("set-threshold")
@@ -114,8 +110,6 @@ def set_threshold_command(
 
 def _require_state(store: Store) -> State:
     if (state := read_state(store)) is None:
-        raise ConfigError(
-            f"There is no champion in {store.url}, and no candidate was judged yet. Give another --store, or run the "
-            "stages up to promote."
-        )
+        raise ConfigError(f"There is no champion in {store.url}, and no candidate was judged yet. Give another "
+                          "--store, or run the stages up to promote.")
     return state

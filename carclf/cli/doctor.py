@@ -71,9 +71,8 @@ def _check_champion_weights(store_url: str) -> str:
     from carclf.training.warm_start import require_single_backbone
 
     if (champion := champion_model(open_store(store_url))) is None:
-        raise ConfigError(
-            f"model.weights=champion, but {store_url} has no champion yet. Run once with model.weights=imagenet."
-        )
+        raise ConfigError(f"model.weights=champion, but {store_url} has no champion yet. Run once with "
+                          "model.weights=imagenet.")
     require_single_backbone(champion)
     return f"the champion's, {champion.key}"
 
@@ -82,10 +81,8 @@ def _check_disk() -> str:
     folder = cache_folder()
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < MIN_FREE_GB:
-        raise ConfigError(
-            f"{free_gb:.0f} GB are free in {folder}, but {MIN_FREE_GB} GB are needed. Free some space, or set "
-            "CARCLF_CACHE to another folder."
-        )
+        raise ConfigError(f"{free_gb:.0f} GB are free in {folder}, but {MIN_FREE_GB} GB are needed. Free some space, "
+                          "or set CARCLF_CACHE to another folder.")
     return f"{free_gb:.0f} GB are free in {folder}"
 
 

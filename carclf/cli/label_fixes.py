@@ -90,10 +90,8 @@ def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
 def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
     """Return fixes of the first ``top`` suspects and of those with these ids, which must be among the suspects."""
     if unknown := sorted(set(ids) - set(suspects["id"])):
-        raise ConfigError(
-            f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other labels, give "
-            f"--file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}."
-        )
+        raise ConfigError(f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other "
+                          f"labels, give --file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}.")
     rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
     if drop:
         return [LabelFix(0, name, "drop", None) for name in rows["id"]]
@@ -106,10 +104,8 @@ def read_fixes_file(path: Path) -> list[LabelFix]:
     try:
         return list(parse_fixes(path.read_bytes(), str(path)).entries)
     except OSError as error:
-        raise ConfigError(
-            f"--file: cannot read {path}: {error.strerror}. Give a CSV file that starts with "
-            f"{','.join(REQUIRED_COLUMNS)}."
-        ) from error
+        raise ConfigError(f"--file: cannot read {path}: {error.strerror}. Give a CSV file that starts with "
+                          f"{','.join(REQUIRED_COLUMNS)}.") from error
 
 
 def merge_fixes(
@@ -185,14 +181,11 @@ def _to_csv(fixes: Iterable[LabelFix]) -> bytes:
 def suspect_lines(suspects: "pd.DataFrame", top: int) -> Iterator[str]:
     """Yield a line for each of the first suspects, and how to continue."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
-        yield (
-            f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} "
-            f"(label quality {row.label_quality:.3f})"
-        )
-    yield (
-        f"{len(suspects)} suspects, many of which are correct labels. Nothing was written. Check them in the run's "
-        "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the images."
-    )
+        yield (f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} (label quality "
+               f"{row.label_quality:.3f})")
+    yield (f"{len(suspects)} suspects, many of which are correct labels. Nothing was written. Check them in the run's "
+           "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the "
+           "images.")
 
 
 def result_lines(store: Store, written: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:

@@ -74,10 +74,8 @@ def _log_model(selected: SelectedModel, settings: Evaluate) -> None:
     views = f"zooms={settings.zooms} crops={settings.crops} flip_tta={settings.flip_tta}"
     log.info("predict: %s model=%s %s", selected.origin, selected.model.key, views)
     if selected.evaluation is None:
-        log.warning(
-            "predict: the probabilities are not calibrated, because the store has no evaluation of this model. To "
-            "create one: carclf evaluate --run RUN"
-        )
+        log.warning("predict: the probabilities are not calibrated, because the store has no evaluation of this model. "
+                    "To create one: carclf evaluate --run RUN")
     else:
         log.info("predict: calibrated temperature=%.3f evaluation=%s", selected.temperature, selected.evaluation.key)
 

@@ -59,10 +59,9 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     tables = _load_tables(plan, trainings)
     if BASELINE not in tables:
         reasons = "; ".join(trainings.failed.values()) or "It was not trained"
-        raise QualityError(
-            f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is complete. {reasons}. "
-            f"Fix the cause and run again: {format_command(store, f'experiment run --name {plan.experiment}')}"
-        )
+        raise QualityError(f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is "
+                           f"complete. {reasons}. Fix the cause and run again: "
+                           f"{format_command(store, f'experiment run --name {plan.experiment}')}")
     correct = _correct_matrices(tables, plan.ensemble)
     stopped = {name: rung for name, rung in recipes_stopped_early(plan, store).items() if name not in tables}
     num_prior_recipes = len(stopped) + num_earlier_trials(plan)

@@ -128,19 +128,15 @@ def describe_validation_error(error: ValidationError) -> str:
 
 def _check_design(plan: Plan) -> None:
     if (num_runs := len(plan.training_runs)) > MAX_TRAINING_RUNS:
-        raise ConfigError(
-            f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make {num_runs} "
-            f"trainings; at most {MAX_TRAINING_RUNS} are allowed."
-        )
+        raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
+                          f"{num_runs} trainings; at most {MAX_TRAINING_RUNS} are allowed.")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
         raise ConfigError(f"seeds = {plan.seeds}: expected different integers of at least 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
         raise ConfigError(f"rungs = {plan.rungs}: expected increasing numbers of epochs, such as 2,5.")
     if len(set(plan.ensemble)) * len(plan.seeds) == 1:
-        raise ConfigError(
-            f"{ENSEMBLE} {' '.join(plan.ensemble)}: an ensemble needs at least two trainings. Add a recipe to the line "
-            "or a second seed."
-        )
+        raise ConfigError(f"{ENSEMBLE} {' '.join(plan.ensemble)}: an ensemble needs at least two trainings. Add a "
+                          "recipe to the line or a second seed.")
 
 
 def _check_recipe(plan: Plan, name: str) -> None:
@@ -153,10 +149,8 @@ def _check_recipe(plan: Plan, name: str) -> None:
         if section in COMPARED_SECTIONS:
             continue
         reason = "it decides which images there are" if section in IMAGE_SECTIONS else "it does not affect training"
-        raise ConfigError(
-            f"Recipe {name} changes {key}, but recipes can only be compared if that is the same for all: {reason}. Set "
-            "it for the whole experiment instead."
-        )
+        raise ConfigError(f"Recipe {name} changes {key}, but recipes can only be compared if that is the same for all: "
+                          f"{reason}. Set it for the whole experiment instead.")
 
 
 def write_plan(plan: Plan, store: Store) -> None:
@@ -165,9 +159,8 @@ def write_plan(plan: Plan, store: Store) -> None:
     if store.write_if(_plan_key(plan.experiment), data, None):
         return
     if read_plan(plan.experiment, store) != plan:
-        raise ConfigError(
-            f"The experiment {plan.experiment!r} exists in {store.url} with another plan. Choose another name."
-        )
+        raise ConfigError(f"The experiment {plan.experiment!r} exists in {store.url} with another plan. Choose another "
+                          "name.")
 
 
 def find_plan(experiment: str, store: Store) -> Plan | None:
@@ -177,10 +170,8 @@ def find_plan(experiment: str, store: Store) -> Plan | None:
     try:
         return Plan.model_validate_json(stored.data)
     except ValidationError as error:
-        raise DataError(
-            f"{_plan_key(experiment)} in {store.url} is damaged: {describe_validation_error(error)} Restore it from a "
-            "backup, or plan the experiment again under another name."
-        ) from error
+        raise DataError(f"{_plan_key(experiment)} in {store.url} is damaged: {describe_validation_error(error)} "
+                        "Restore it from a backup, or plan the experiment again under another name.") from error
 
 
 def read_plan(experiment: str, store: Store) -> Plan:

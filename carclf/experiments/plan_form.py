@@ -40,9 +40,8 @@ def read_form(text: str) -> Form:
     try:
         fields = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"Cannot read {text}: {error.strerror}. Give a JSON file such as docs/experiments/ladder.json."
-        ) from error
+        raise ConfigError(f"Cannot read {text}: {error.strerror}. Give a JSON file such as "
+                          "docs/experiments/ladder.json.") from error
     except ValueError as error:
         raise ConfigError(f"{text} is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):

@@ -39,9 +39,8 @@ def parse_range(text: str) -> tuple[str, "CategoricalDistribution | FloatDistrib
             return key, IntDistribution(low, high, log=_is_logarithmic(low, high))
         case [int() | float() as low, int() | float() as high] if low < high:
             return key, FloatDistribution(float(low), float(high), log=_is_logarithmic(low, high))
-    raise ConfigError(
-        f"Invalid range {text!r}. Give key=low..high or key=a|b, such as fine_tune.learning_rate=1e-4..1e-2."
-    )
+    raise ConfigError(f"Invalid range {text!r}. Give key=low..high or key=a|b, such as "
+                      "fine_tune.learning_rate=1e-4..1e-2.")
 
 
 def _parse_value(key: str, word: str) -> Any:

@@ -48,10 +48,8 @@ class RecipeComparison:
         """Return the conclusion as text; ``relative_cost`` is the recipe's cost divided by the baseline's."""
         cost = "" if relative_cost is None else f", at {relative_cost:.2g} times the cost"
         if self.conclusion == "inconclusive":
-            return (
-                f"no significant difference: {_points(self.difference)} points ({_points(self.low)} to "
-                f"{_points(self.high)}; detectable: {100 * self.minimum_detectable_difference:.1f}){cost}"
-            )
+            return (f"no significant difference: {_points(self.difference)} points ({_points(self.low)} to "
+                    f"{_points(self.high)}; detectable: {100 * self.minimum_detectable_difference:.1f}){cost}")
         low, high = sorted((abs(self.low), abs(self.high)))
         size = 100 * abs(self.difference)
         return f"{self.conclusion} by {size:.1f} points ({100 * low:.1f} to {100 * high:.1f}){cost}"

@@ -19,9 +19,8 @@ TRAINING_STAGES = ("train_head", "fine_tune", "evaluate")
 def prepare(plan: Plan, fold: int, store: Store) -> None:
     """Run the data stages of a fold once; all its training runs use the result, even if the champion changes."""
     if fold not in plan.folds:
-        raise ConfigError(
-            f"The experiment {plan.experiment!r} has no fold {fold}. Give one from 0 to {plan.folds[-1]}."
-        )
+        raise ConfigError(f"The experiment {plan.experiment!r} has no fold {fold}. Give one from 0 to "
+                          f"{plan.folds[-1]}.")
     run = _start_or_resume(plan, _first_of_fold(plan, fold), store)
     for stage in DATA_STAGES:
         run.run_stage(stage)
@@ -100,9 +99,8 @@ def rung_key(plan: Plan, number: int, pause_epoch: int) -> str:
 def _training_run(plan: Plan, number: int) -> TrainingRun:
     runs = plan.training_runs
     if not 0 <= number < len(runs):
-        raise ConfigError(
-            f"The experiment {plan.experiment!r} has no training run {number}. Give a number from 0 to {len(runs) - 1}."
-        )
+        raise ConfigError(f"The experiment {plan.experiment!r} has no training run {number}. Give a number from 0 to "
+                          f"{len(runs) - 1}.")
     return runs[number]
 
 

@@ -22,10 +22,8 @@ def parse_recipe(text: str, available: Mapping[str, Changes] = ABLATIONS) -> tup
     """
     name, *words = split_words(text) or [""]
     if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"Invalid recipe {text!r}: it must start with a name of letters, digits and .- as in "
-            "'my-rates fine_tune.learning_rate=2e-3'."
-        )
+        raise ConfigError(f"Invalid recipe {text!r}: it must start with a name of letters, digits and .- as in "
+                          "'my-rates fine_tune.learning_rate=2e-3'.")
     changes: Changes = {}
     for word in words or [name]:
         if "=" in word:

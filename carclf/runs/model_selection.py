@@ -56,14 +56,11 @@ def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
 
 def _find_model(store: Store, key: str) -> Model:
     if not KEY.fullmatch(key):
-        raise ConfigError(
-            f"Invalid model key {key!r}. Give the {KEY_DIGITS} hexadecimal digits that the log of fine_tune shows."
-        )
+        raise ConfigError(f"Invalid model key {key!r}. Give the {KEY_DIGITS} hexadecimal digits that the log of "
+                          "fine_tune shows.")
     if (model := Model.find(store, key)) is None:
-        raise ConfigError(
-            f"There is no model {key!r} in {store.url}. Give the name of a folder in models/, or --run with the run "
-            "that trained it."
-        )
+        raise ConfigError(f"There is no model {key!r} in {store.url}. Give the name of a folder in models/, or --run "
+                          "with the run that trained it.")
     return model
 
 

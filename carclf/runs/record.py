@@ -64,9 +64,8 @@ class Record(TypedDict):
 def record_key(run_id: str) -> str:
     """Return the key of a run's record in the store; raise ConfigError if the run id is invalid."""
     if not RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter or digit."
-        )
+        raise ConfigError(f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter "
+                          "or digit.")
     return f"runs/{run_id}.json"
 
 
@@ -86,10 +85,8 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
     def replace(data: bytes | None) -> bytes:
         nonlocal changed
         if data is None:
-            raise ConfigError(
-                f"{record_key(run_id)} was removed from {store.url}. Restore it from a backup, or start a new run: it "
-                "reuses the artifacts of this one."
-            )
+            raise ConfigError(f"{record_key(run_id)} was removed from {store.url}. Restore it from a backup, or start "
+                              "a new run: it reuses the artifacts of this one.")
         changed = change(parse_record(data, run_id, store))
         return json.dumps(changed, indent=1).encode()
 
@@ -109,10 +106,8 @@ def parse_record(data: bytes, run_id: str, store: Store) -> Record:
         record = None
     if _is_record(record):
         return cast("Record", record)
-    raise DataError(
-        f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a backup, or "
-        "start a new run with another --run: it reuses the artifacts of this one."
-    )
+    raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a "
+                    "backup, or start a new run with another --run: it reuses the artifacts of this one.")
 
 
 def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:

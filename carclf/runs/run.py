@@ -79,9 +79,8 @@ class Run:
         try:
             self.config = Config.model_validate(record["config"])
         except ValidationError as error:
-            raise ConfigError(
-                f"The run {run_id!r} has settings that this version of carclf does not have. Start a new run."
-            ) from error
+            raise ConfigError(f"The run {run_id!r} has settings that this version of carclf does not have. Start a new "
+                              "run.") from error
         self.run_id = run_id
         self.store = store
         self.record = record
@@ -103,20 +102,17 @@ class Run:
             return cls(run_id, store, record)
         run = cls(run_id, store, parse_record(existing.data, run_id, store)) if existing else cls.load(run_id, store)
         if run.config != config:
-            raise ConfigError(
-                f"The run {run_id!r} exists in {store.url} with other settings. Use another --run, or omit it to start "
-                "a new run."
-            )
+            raise ConfigError(f"The run {run_id!r} exists in {store.url} with other settings. Use another --run, or "
+                              "omit it to start a new run.")
         return run
 
     @classmethod
     def load(cls, run_id: str, store: Store) -> "Run":
         """Read the record; raise ConfigError if there is no such run."""
         if (record := read_record(store, run_id)) is None:
-            raise ConfigError(
-                f"There is no run {run_id!r} in {store.url}. List the runs: {format_command(store, 'runs list')}. "
-                f"Start it: {format_command(store, f'download --run {run_id}')}"
-            )
+            raise ConfigError(f"There is no run {run_id!r} in {store.url}. List the runs: "
+                              f"{format_command(store, 'runs list')}. Start it: "
+                              f"{format_command(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
@@ -126,9 +122,8 @@ class Run:
         if result is None or result.get("waiting"):
             raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. Run it first: {command}")
         if (artifact := kind.find(self.store, result["key"])) is None:
-            raise DataError(
-                f"The artifact {kind.folder}/{result['key']} is missing from {self.store.url}. Rebuild it: {command}"
-            )
+            raise DataError(f"The artifact {kind.folder}/{result['key']} is missing from {self.store.url}. Rebuild it: "
+                            f"{command}")
         return artifact
 
     def run_stage(self, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
@@ -143,10 +138,8 @@ class Run:
         stage = spec.name
         self._log_start(spec)
         if "members" in self.record and stage in MEMBER_STAGES:
-            raise ConfigError(
-                f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}, which ran {stage}. "
-                "Build it again with carclf ensemble."
-            )
+            raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}, which "
+                              f"ran {stage}. Build it again with carclf ensemble.")
         started = time.monotonic()
         try:
             with self._attempt(stage), record_progress(self.store, self.run_id, stage):
