@@ -180,10 +180,8 @@ def table(
     name: NameOption, store_url: StoreOption = "store",
     to: Annotated[
         Optional[Path],
-        typer.Option(
-            "--to", help="Write to this Markdown file, with a chart next to it, instead of printing.",
-            callback=validate_parent_folder,
-        ),
+        typer.Option("--to", help="Write to this Markdown file, with a chart next to it, instead of printing.",
+                     callback=validate_parent_folder),
     ] = None,
     note: Annotated[str, typer.Option(help="Where and when the experiment ran.")] = "",
 ) -> None:

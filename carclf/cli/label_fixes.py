@@ -111,17 +111,11 @@ def read_fixes_file(path: Path) -> list[LabelFix]:
 def merge_fixes(
     store: Store, fixes: Sequence[LabelFix], *, replace_existing: bool, index: "pd.DataFrame | None" = None
 ) -> tuple[list[LabelFix], list[LabelFix]]:
-    """Add fixes to the store's file by compare-and-swap.
+    """Add fixes to the store's file by compare-and-swap; return those written, and the existing ones that were kept.
 
     An existing fix of the same image is kept, unless ``replace_existing`` is set or it is for an image with other
-    content. With the ``index`` of the images, fixes are written with the hash of their content.
-
-    Returns:
-        The fixes that were written, and the existing ones that were kept.
-
-    Raises:
-        ConfigError: An image has two fixes.
-        DataError: The fixes cannot be applied to the index. Nothing is written.
+    content. With the ``index`` of the images, fixes are written with the hash of their content. Raise ConfigError if an
+    image has two fixes, and DataError without writing any if they cannot be applied to the index.
     """
     fixes = list(fixes) if index is None else _with_content(fixes, index)
     ids = [fix.id for fix in fixes]

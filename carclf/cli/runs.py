@@ -50,10 +50,8 @@ def show(
     store_url: StoreOption = "store", as_json: JsonOption = False,
     html: Annotated[
         Optional[Path],
-        typer.Option(
-            "--html", metavar="FILE", help="Write the run's report to this file instead.",
-            callback=validate_parent_folder,
-        ),
+        typer.Option("--html", metavar="FILE", help="Write the run's report to this file instead.",
+                     callback=validate_parent_folder),
     ] = None,
 ) -> None:
     """Show a run: its settings, its stages with their metrics, and the gate's decision."""

@@ -11,11 +11,6 @@ from carclf.services.storage import copy_store, open_store
 store_app = typer.Typer(no_args_is_help=True, help="Copy a store.")
 
 
-@store_app.callback()
-def _group() -> None:
-    """Copy a store."""  # a callback keeps the group although it has a single command
-
-
 @store_app.command()
 def copy(
     to: Annotated[str, typer.Option("--to", help="The target: another folder or s3://bucket/prefix.")],

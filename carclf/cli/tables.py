@@ -101,14 +101,10 @@ def details_table(details: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{details['model']} of run {details['run'] or 'unknown'}{champion}",
         details["reason"] or "the decision is missing from the store",
-        "",
-        *format_table([("rule", "value", "limit", "passed", ""), *rules]),
-        "",
-        *format_table(metrics),
-        "",
-        *files,
-        "",
-        *(_describe_event(event) for event in details["events"]),
+        "", *format_table([("rule", "value", "limit", "passed", ""), *rules]),
+        "", *format_table(metrics),
+        "", *files,
+        "", *(_describe_event(event) for event in details["events"]),
     ]
     return [printable(line) for line in lines]
 
@@ -151,10 +147,8 @@ def run_lines(facts: "RunFacts") -> list[str]:
         f"{facts.run}, recipe {header.recipe}, started {header.created}{champion}",
         f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
         *([facts.decision.reason] if facts.decision else []),
-        "",
-        *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
-        "",
-        *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
+        "", *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
+        "", *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
         *(["", *problems] if problems else []),
     ]
     return [printable(line) for line in lines]

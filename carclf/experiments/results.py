@@ -78,14 +78,11 @@ def results_table(outcome: Mapping[str, Any], note: str) -> str:
     name = outcome["experiment"]
     lines = [
         SECTION_START.format(name=name),
-        f"## {name}",
-        "",
-        f"{_design(outcome)} {note}".rstrip() + (SINGLE_SEED_WARNING if outcome["seed_std"] is None else ""),
-        "",
+        f"## {name}", "",
+        f"{_design(outcome)} {note}".rstrip() + (SINGLE_SEED_WARNING if outcome["seed_std"] is None else ""), "",
         "| recipe | accuracy | compared with the baseline | minutes | reproduce |",
         "|---|---|---|---|---|",
-        *(_table_row(row) for row in sort_by_accuracy(outcome)),
-        "",
+        *(_table_row(row) for row in sort_by_accuracy(outcome)), "",
     ]
     if without_row := _recipes_without_row(outcome):
         lines += [*without_row, ""]
