@@ -58,19 +58,14 @@ class RecipeComparison:
 def compare_recipes(
     correct: Mapping[str, CorrectMatrix], baseline: str, *, significance_level: float = 0.05, num_prior_recipes: int = 0
 ) -> tuple[list[RecipeComparison], float | None]:
-    """Compare every recipe with the baseline.
+    """Compare every recipe with the baseline, by their correct predictions of the same images in the same order.
 
-    Args:
-        correct: The correct predictions of each recipe, of the same images in the same order.
-        baseline: The name of the baseline.
-        significance_level: Probability that an experiment without any real difference has a conclusion other than
-            inconclusive (Bonferroni).
-        num_prior_recipes: Recipes that a race or a study eliminated before. They count as comparisons, because the
-            remaining ones may be the luckiest of many.
+    ``significance_level`` is the probability that an experiment without any real difference has a conclusion other than
+    inconclusive (Bonferroni). ``num_prior_recipes`` were eliminated by a race or a study before; they count as
+    comparisons, because the remaining ones may be the luckiest of many.
 
-    Returns:
-        The comparisons, and the standard deviation of a seed's effect on all images. The latter is None if no recipe
-        has two seeds; then the conclusions hold for these models only, not for other seeds.
+    Return the comparisons, and the standard deviation of a seed's effect on all images. The latter is None if no recipe
+    has two seeds; then the conclusions hold for these models only, not for other seeds.
     """
     num_comparisons = len(correct) - 1 + num_prior_recipes
     design = _Design(*_seed_variances(list(correct.values())), significance_level, num_comparisons)

@@ -29,9 +29,8 @@ def prepare(plan: Plan, fold: int, store: Store) -> None:
 def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dict[str, Any]:
     """Train a run to its end or, with ``pause_epoch``, to a rung; continue from its checkpoint if there is one.
 
-    Returns:
-        ``run``, its id, and ``state``: done, paused at the rung, or skipped because the budget is spent. Unless it was
-        skipped also its metrics, with ``val_accuracy``.
+    Return the id as ``run``, and ``state``: done, paused at the rung, or skipped because the budget is spent. Unless it
+    was skipped, also return its metrics, with ``val_accuracy``.
     """
     training_run = _training_run(plan, number)
     spent = minutes_spent(plan, store) if plan.budget_minutes else 0.0

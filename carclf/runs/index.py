@@ -7,6 +7,7 @@ after it has read the index, so the row that wins reflects the latest record, in
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -79,7 +80,7 @@ def is_champion(store: Store, row: Row) -> bool:
 def index_row(record: Record) -> Row:
     """Return the row of a run, which depends on its record alone."""
     stages = record["stages"]
-    latest = _latest_attempt(record)
+    latest = max(record["attempts"].values(), key=lambda attempt: str(attempt.get("since", "")), default=Attempt())
     metrics = {stage: result.get("metrics", {}) for stage, result in stages.items()}
     evaluated = metrics.get("evaluate", {})
     scored = metrics.get("score", {})
@@ -95,10 +96,6 @@ def index_row(record: Record) -> Row:
         "decision": _text(decision),
         **_minutes(stages),
     }
-
-
-def _latest_attempt(record: Record) -> Attempt:
-    return max(record["attempts"].values(), key=lambda attempt: str(attempt.get("since", "")), default=Attempt())
 
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt) -> Row:
@@ -201,15 +198,10 @@ def _serialize(rows: Rows) -> bytes:
 @lru_cache(maxsize=2)
 def _parse(data: bytes | None) -> Rows | None:
     """Return the rows of an index file, or None if it is missing or damaged, or has another version."""
-    try:
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
         index = json.loads(data or b"")
-    except ValueError:
-        return None
-    if not isinstance(index, dict) or index.get("version") != VERSION or not isinstance(index.get("rows"), dict):
-        return None
-    rows: Rows = index["rows"]
-    return rows if all(_is_row(row, run) for run, row in rows.items()) else None
-
-
-def _is_row(row: Any, run: str) -> bool:
-    return isinstance(row, dict) and row.keys() == set(ROW_FIELDS) and row["run"] == run
+        rows: Rows = index["rows"]
+        is_valid = all(row.keys() == set(ROW_FIELDS) and row["run"] == run for run, row in rows.items())
+        if is_valid and index["version"] == VERSION:
+            return rows
+    return None

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict, cast
+from contextlib import suppress
+from typing import Any, NotRequired, TypedDict
 
 from carclf.artifacts import Metrics
 from carclf.errors import ConfigError, DataError
@@ -100,12 +101,11 @@ def parse_record(data: bytes, run_id: str, store: Store) -> Record:
 
     Only the structure is checked, so that a page can still show a run whose metrics are damaged.
     """
-    try:
-        record = json.loads(data)
-    except ValueError:
-        record = None
-    if _is_record(record):
-        return cast("Record", record)
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        record: Record = json.loads(data)
+        parts = (record["config"], *record["stages"].values(), *record["attempts"].values())
+        if all(isinstance(part, dict) for part in parts):
+            return record
     raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a "
                     "backup, or start a new run with another --run: it reuses the artifacts of this one.")
 
@@ -115,15 +115,6 @@ def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:
     stages = record.get("stages", {})
     machine = (stages.get("fine_tune") or stages.get("train_head") or {}).get("machine")
     return machine if isinstance(machine, dict) else {}
-
-
-def _is_record(record: Any) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        return False
-    sections = (record.get("stages"), record.get("attempts"))
-    return all(
-        isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values()) for section in sections
-    )
 
 
 def run_id_from_dag_run(dag_run_id: str) -> str:
