@@ -1,7 +1,6 @@
 """``carclf predict``: classify single images."""
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,31 +28,24 @@ def predict(
     ] = False,
 ) -> None:
     """Predict the classes of images, with calibrated probabilities; exit status 65 if some cannot be read."""
-    store = open_store(store_url)
-    selected = select_model(store, model, run)
-    for line in prediction_lines(selected, files, store, top=top, as_json=as_json):
-        print(line, flush=True)
-
-
-def prediction_lines(
-    selected: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool
-) -> Iterator[str]:
-    """Yield one line per image; after the last one raise DataError if some files are not readable images."""
     from carclf.inference.files import list_files
 
-    if not (files := list_files(paths)):
+    store = open_store(store_url)
+    selected = select_model(store, model, run)
+    if not (paths := list_files(files)):
         raise ConfigError("No files found. Give image files, or folders that contain some.")
     class_names = [str(name) for name in selected.model.class_names]
     num_unreadable = 0
-    for prediction in _load_predictor(selected, store).predict(files):
+    for prediction in _load_predictor(selected, store).predict(paths):
         num_unreadable += bool(prediction.problem)
         if as_json:
-            yield json.dumps(_to_json(selected, prediction, class_names))
+            line = json.dumps(_to_json(selected, prediction, class_names))
         else:
             text = prediction.problem or _most_probable(prediction, class_names, top)
-            yield f"{printable(str(prediction.path))}: {text}"
+            line = f"{printable(str(prediction.path))}: {text}"
+        print(line, flush=True)
     if num_unreadable:
-        raise DataError(f"{num_unreadable} of {len(files)} files are not readable images. Fix or remove them.")
+        raise DataError(f"{num_unreadable} of {len(paths)} files are not readable images. Fix or remove them.")
 
 
 def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":

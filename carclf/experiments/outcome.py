@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from itertools import product
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +115,10 @@ def _load_tables(plan: Plan, trainings: _Trainings) -> Tables:
     import pandas as pd
 
     tables: Tables = {}
-    for name in plan.recipes:
-        for seed in plan.seeds:
-            folds = [run for training_run, run in trainings.of_recipes([name]).items() if training_run.seed == seed]
-            if len(folds) == len(plan.folds):
-                tables.setdefault(name, {})[seed] = pd.concat(map(_predictions, folds)).set_index("id").sort_index()
+    for name, seed in product(plan.recipes, plan.seeds):
+        folds = [run for training_run, run in trainings.of_recipes([name]).items() if training_run.seed == seed]
+        if len(folds) == len(plan.folds):
+            tables.setdefault(name, {})[seed] = pd.concat(map(_predictions, folds)).set_index("id").sort_index()
     return tables
 
 
