@@ -28,10 +28,10 @@ def predict(
     ] = False,
 ) -> None:
     """Predict the classes of images, with calibrated probabilities; exit status 65 if some cannot be read."""
-    from carclf.inference.files import list_files
-
     store = open_store(store_url)
     selected = select_model(store, model, run)
+    from carclf.inference.files import list_files  # imports Keras, for which an error above does not wait
+
     if not (paths := list_files(files)):
         raise ConfigError("No files found. Give image files, or folders that contain some.")
     class_names = [str(name) for name in selected.model.class_names]
