@@ -49,7 +49,5 @@ def find_setting(
     settings = context.config.fine_tune
     with fine_tuning.load_network() as network:
         if name == "batch_size":
-            trials = fine_tuning.find_batch_size(network, settings, try_all=True)
-        else:
-            trials = fine_tuning.find_learning_rate(network, settings)
-    return trials.table, trials.best
+            return fine_tuning.find_batch_size(network, settings, try_all=True)
+        return fine_tuning.find_learning_rate(network, settings)
