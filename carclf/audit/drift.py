@@ -135,9 +135,8 @@ def _features(sample: Sample, reference: Sample, seed: int) -> Effect:
     assert sample.features is not None
     assert reference.features is not None
     rng = np.random.default_rng(seed)
-    chosen, chosen_reference = (
-        rng.permutation(len(features))[:MAX_COMPARED] for features in (sample.features, reference.features)
-    )
+    chosen = rng.permutation(len(sample.features))[:MAX_COMPARED]
+    chosen_reference = rng.permutation(len(reference.features))[:MAX_COMPARED]
     vectors = normalize_features(np.concatenate([sample.features[chosen], reference.features[chosen_reference]]))
     in_sample = np.arange(len(vectors)) < len(chosen)
     # An image that is in both samples is either trained on in both or held out in both. Otherwise it would be learned
