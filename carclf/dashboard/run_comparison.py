@@ -8,7 +8,6 @@ from carclf.dashboard import comparison_facts as facts
 from carclf.dashboard.run_reader import RunReader, open_run
 from carclf.errors import ConfigError
 from carclf.formatting import finite_number
-from carclf.runs.index import index_row, is_champion
 from carclf.services.storage import Store, format_command
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     paired = common_images.paired()
     conclusion, summary = _conclude(run_a, run_b, paired)
     return facts.RunComparison(
-        a=_compared_run(readers[0]), b=_compared_run(readers[1]), conclusion=conclusion, summary=summary,
+        a=facts.ComparedRun.model_validate(readers[0].index_row()),
+        b=facts.ComparedRun.model_validate(readers[1].index_row()), conclusion=conclusion, summary=summary,
         settings=_setting_differences(readers[0].record["config"], readers[1].record["config"]),
         metrics=_metric_differences(a.evaluation.metrics, b.evaluation.metrics),
         paired=paired, classes=common_images.classes(),
@@ -57,15 +57,8 @@ def _require(reader: RunReader, stage: str, kind: type[A]) -> A:
     return artifact
 
 
-def _compared_run(reader: RunReader) -> facts.ComparedRun:
-    row = index_row(reader.record) | {"run": reader.run_id}
-    champion = reader.try_section("champion", lambda: is_champion(reader.store, row), False)
-    return facts.ComparedRun.model_validate(row | {"champion": champion})
-
-
 def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> tuple[facts.Difference, ...]:
-    a = flatten(config_a)
-    b = flatten(config_b)
+    a, b = flatten(config_a), flatten(config_b)
     different = [name for name in a | b if name not in a or name not in b or a[name] != b[name]]
     return tuple(facts.Difference(name=name, a=a.get(name), b=b.get(name)) for name in different)
 
@@ -73,12 +66,10 @@ def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> 
 def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.Difference, ...]:
     differences = []
     for name in metrics_a | metrics_b:
-        a = finite_number(metrics_a.get(name))
-        b = finite_number(metrics_b.get(name))
-        if a is None and b is None:
-            continue
-        difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
-        differences.append(facts.Difference(name=name, a=a, b=b, difference=difference))
+        a, b = finite_number(metrics_a.get(name)), finite_number(metrics_b.get(name))
+        if a is not None or b is not None:
+            difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
+            differences.append(facts.Difference(name=name, a=a, b=b, difference=difference))
     return tuple(differences)
 
 
