@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from carclf.audit.drift import Sample
-
 VERSION = 3
 NUM_LOGGED = 5
 NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # on which features depend
@@ -40,7 +38,7 @@ class Auditor:
     load_features: FeatureLoader
 
     def metrics(self) -> tuple[Metrics, bool]:
-        """Return the metrics and whether all were reused; DataError if the drift exceeds ``audit.drift_stop``."""
+        """Return the metrics and whether everything was reused; DataError if the drift exceeds ``audit.drift_stop``."""
         audit, audit_reused = self.rank_suspects()
         metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
         if (champion_data := self._champion_data()) is None:
@@ -84,7 +82,10 @@ class Auditor:
             from carclf.audit.drift import Sample, measure_drift
 
             sample = Sample(*self.load_features(self.archive, self.split))
-            drift = measure_drift(sample, self._reference_sample(archive, split), config.audit, config.seed)
+            # Random networks with different seeds give different features even for the same images.
+            is_comparable = self.weights != "none" or split.settings["seed"] == config.seed
+            reference = self.load_features(archive, split) if is_comparable else (split.rows(store), None)
+            drift = measure_drift(sample, Sample(*reference), config.audit, config.seed)
             limit = {
                 "ok": f"within audit.drift_warn = {config.audit.drift_warn}, or explained by chance",
                 "warn": f"above audit.drift_warn = {config.audit.drift_warn}",
@@ -117,14 +118,6 @@ class Auditor:
             raise DataError(f"Cannot measure drift: the champion's archive {model.inputs['archive']} is missing from "
                             f"{store.url}. Restore it from a backup, or set audit.enabled=false.")
         return archive, split
-
-    def _reference_sample(self, archive: Archive, split: Split) -> "Sample":
-        from carclf.audit.drift import Sample
-
-        # Random networks with different seeds give different features even for the same images.
-        if self.weights == "none" and split.settings["seed"] != self.context.config.seed:
-            return Sample(split.rows(self.context.store), None)
-        return Sample(*self.load_features(archive, split))
 
     def _write_report(self, folder: Path, suspects: "pd.DataFrame", drift: dict[str, Any] | None) -> None:
         from carclf.dataset.archives import extract_images

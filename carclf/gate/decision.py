@@ -80,10 +80,9 @@ def decide(
     comparison = _compare(candidate, champion, split, context) if champion else None
     rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
     return GateDecision(
-        decision="promoted" if all(rule.passed for rule in rules) else "rejected",
-        reason=format_reason(rules), rules=rules, threshold=threshold,
-        champion=champion.model.key if champion else None, champion_comparison=comparison,
-        model=candidate.model.key, evaluation=candidate.evaluation.key,
+        decision="promoted" if all(rule.passed for rule in rules) else "rejected", reason=format_reason(rules),
+        rules=rules, champion=champion.model.key if champion else None, threshold=threshold,
+        model=candidate.model.key, evaluation=candidate.evaluation.key, champion_comparison=comparison,
     )
 
 

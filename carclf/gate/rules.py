@@ -48,8 +48,7 @@ class Rule:
 
 def accuracy(evidence: Evidence) -> Rule:
     """The validation accuracy must reach the stored threshold."""
-    value = finite_number(evidence.metrics.get("val_accuracy"))
-    limit = evidence.threshold
+    value, limit = finite_number(evidence.metrics.get("val_accuracy")), evidence.threshold
     if value is None:
         return _not_measured("accuracy", "accuracy", limit)
     shown_value, shown_limit = _format_distinct(value, limit)
@@ -180,15 +179,13 @@ def _describe(comparison: ChampionComparison) -> str:
     assert comparison.interval is not None
     assert comparison.difference is not None
     low, high = (f"{100 * bound:+.1f}%" for bound in comparison.interval)
-    minimum = comparison.minimum_detectable_difference
     detectable = "too few images to detect any difference"
-    if minimum is not None:
+    if (minimum := comparison.minimum_detectable_difference) is not None:
         detectable = f"the smallest detectable one is {100 * minimum:.1f}%"
-    text = (
-        f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the candidate "
-        f"and {comparison.champion_only_correct} only for the champion, a difference of "
-        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}{_describe_trained_on(comparison)}"
-    )
+    text = (f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the "
+            f"candidate and {comparison.champion_only_correct} only for the champion, a difference of "
+            f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}"
+            f"{_describe_trained_on(comparison)}")
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"
     return text
