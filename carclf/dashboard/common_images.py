@@ -62,11 +62,6 @@ class CommonImages:
         table = table.assign(difference=table["b"] - table["a"]).sort_values(["difference", "label"])
         return tuple(ClassDifference.model_validate(row) for row in table.to_dict("records"))
 
-    @property
-    def num_changed(self) -> int:
-        """The number of images with different predictions."""
-        return int((self.rows["a"] != self.rows["b"]).sum())
-
     def changed_predictions(self) -> list[ChangedPrediction]:
         """Return the images with different predictions, the most confident of b first, at most MAX_CHANGED."""
         rows = self.rows[self.rows["a"] != self.rows["b"]]

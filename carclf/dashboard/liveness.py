@@ -32,9 +32,10 @@ def _is_old(updated: str) -> bool:
 
 
 def _is_stale(store: Store, row: Row) -> bool:
+    stage = row["stage"]
     try:
         reader = open_run(store, row["run"])
-        live = read_live_progress(store, row["run"]).get(row["stage"])
-        return stage_state(reader.result(row["stage"]), reader.attempt(row["stage"]), live) == "stale"
+        live = read_live_progress(store, row["run"]).get(stage)
+        return stage_state(reader.result(stage), reader.attempt(stage), live) == "stale"
     except (CarclfError, *MALFORMED_DATA_ERRORS):
         return False

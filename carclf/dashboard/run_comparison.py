@@ -11,7 +11,7 @@ from carclf.formatting import finite_number
 from carclf.services.storage import Store, format_command
 
 if TYPE_CHECKING:
-    from carclf.dashboard.common_images import CommonImages, EvaluatedRun
+    from carclf.dashboard.common_images import EvaluatedRun
 
 A = TypeVar("A", bound=Artifact)
 NOT_SUBTRACTED = ("weakest_class", "val_accuracy_low", "val_accuracy_high")
@@ -28,17 +28,23 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     readers = [open_run(store, run) for run in (run_a, run_b)]
     a, b = (_evaluated_run(reader) for reader in readers)
     from carclf.dashboard.common_images import find_common_images
+    from carclf.dashboard.previews import Previews
 
     common_images = find_common_images(a, b, store)
     paired = common_images.paired()
+    preview = Previews(readers)
+    changed = [
+        prediction.model_copy(update={"image": preview(prediction.path)})
+        for prediction in common_images.changed_predictions()
+    ]
     conclusion, summary = _conclude(run_a, run_b, paired)
     return facts.RunComparison(
         a=facts.ComparedRun.model_validate(readers[0].index_row()),
         b=facts.ComparedRun.model_validate(readers[1].index_row()), conclusion=conclusion, summary=summary,
         settings=_setting_differences(readers[0].record["config"], readers[1].record["config"]),
         metrics=_metric_differences(a.evaluation.metrics, b.evaluation.metrics),
-        paired=paired, classes=common_images.classes(),
-        changed_predictions=_with_images(common_images, readers), num_changed=common_images.num_changed,
+        paired=paired, classes=common_images.classes(), changed_predictions=changed,
+        num_changed=int((common_images.rows["a"] != common_images.rows["b"]).sum()),
     )
 
 
@@ -71,15 +77,6 @@ def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.D
             difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
             differences.append(facts.Difference(name=name, a=a, b=b, difference=difference))
     return tuple(differences)
-
-
-def _with_images(common_images: "CommonImages", readers: list[RunReader]) -> tuple[facts.ChangedPrediction, ...]:
-    """Return the changed predictions, with those images that are available without downloading the archive."""
-    from carclf.dashboard.previews import Previews
-
-    preview = Previews(readers)
-    changed = common_images.changed_predictions()
-    return tuple(prediction.model_copy(update={"image": preview(prediction.path)}) for prediction in changed)
 
 
 def _conclude(run_a: str, run_b: str, paired: facts.PairedResult) -> tuple[str, str]:

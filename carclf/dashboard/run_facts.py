@@ -12,7 +12,7 @@ from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
 from carclf.runs.index import TRAINING, Row
 from carclf.runs.live import LiveProgress, read_live_progress
-from carclf.runs.record import Record, training_machine
+from carclf.runs.record import training_machine
 from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
@@ -207,21 +207,16 @@ def _row(reader: RunReader, stages: tuple[StageFacts, ...]) -> Row:
 
 def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeader:
     record = reader.record
+    machine = str(record.get("machine", ""))  # the one that started the run, unless the model is trained
+    if trained_on := training_machine(record):
+        size = f"{trained_on.get('cores')} cores, {trained_on.get('memory_gb')} GB"
+        parts = (trained_on.get("processor"), size, trained_on.get("system"), trained_on.get("backend"))
+        machine = ", ".join(str(part) for part in parts if part)
     gpus = (result.get("gpu") for result in record["stages"].values())
     return RunHeader(
         recipe=record.get("recipe", ""), created=record.get("created", ""), versions=record.get("versions", {}),
-        machine=_machine(record), gpu=next(filter(None, gpus), ""), members=record.get("members", ()),
-        settings=settings,
+        machine=machine, gpu=next(filter(None, gpus), ""), members=record.get("members", ()), settings=settings,
     )
-
-
-def _machine(record: Record) -> str:
-    """Describe the machine that trained the model, or the one that started the run if nothing is trained yet."""
-    if not (machine := training_machine(record)):
-        return str(record.get("machine", ""))
-    size = f"{machine.get('cores')} cores, {machine.get('memory_gb')} GB"
-    parts = (machine.get("processor"), size, machine.get("system"), machine.get("backend"))
-    return ", ".join(str(part) for part in parts if part)
 
 
 def _epochs(reader: RunReader, stage: str) -> tuple[Epoch, ...]:

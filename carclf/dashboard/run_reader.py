@@ -77,7 +77,7 @@ class RunReader:
         return default
 
     def index_row(self) -> Row:
-        """Return the run's row of the index, as it would be now."""
+        """Return the run's row of the index, computed from its record."""
         row = index_row(self.record) | {"run": self.run_id}
         return row | {"champion": self.try_section("champion", lambda: is_champion(self.store, row), False)}
 

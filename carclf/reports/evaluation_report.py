@@ -16,8 +16,7 @@ def render_evaluation(evaluation: Mapping[str, Any], error_images: Sequence[Mapp
     names, confusion = evaluation["class_names"], evaluation["confusion"]
     classes = class_rows(names, confusion)
     return render_template(
-        "evaluation_report.html",
-        evaluation=evaluation, tiles=_tiles(evaluation),
+        "evaluation_report.html", evaluation=evaluation, tiles=_tiles(evaluation),
         classes=classes[:MAX_ROWS], num_classes=len(classes), pairs=confused_pairs(names, confusion),
         matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION_CLASSES else None,
         slices=[row for row in evaluation["slices"] if row["by"] != "class"],
@@ -65,7 +64,8 @@ def _matrix_cells(label: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _tiles(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
-    num_images, (low, high) = evaluation["num_images"], evaluation["interval"]
+    num_images = evaluation["num_images"]
+    low, high = evaluation["interval"]
     tiles = [
         ("accuracy", f"{evaluation['accuracy']:.4f}"), ("95% interval", f"{low:.3f} to {high:.3f}"),
         ("images", str(num_images)), ("errors", str(num_images - evaluation["num_correct"])),

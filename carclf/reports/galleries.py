@@ -90,10 +90,9 @@ def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Ga
 
 def suspect_gallery(suspects: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     """Return the first suspected label errors with rank, label, suggested label and label quality."""
-    columns = zip(suspects["label"], suspects["suggested_label"], suspects["label_quality"], strict=True)
     notes = [
-        f"{rank}. {label} → {suggested_label} · {label_quality:.3f}"
-        for rank, (label, suggested_label, label_quality) in enumerate(columns, start=1)
+        f"{rank}. {row.label} → {row.suggested_label} · {row.label_quality:.3f}"
+        for rank, row in enumerate(suspects.itertuples(), start=1)
     ]
     return _gallery("", suspects.assign(note=notes), MAX_SUSPECTS, thumbnails)
 
