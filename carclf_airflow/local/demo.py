@@ -71,7 +71,7 @@ def run_demo(options: DemoOptions) -> int:
 def _plan(options: DemoOptions) -> _Plan:
     """Check all settings, so that a mistake is reported before anything starts."""
     form = read_form(options.experiment) if options.experiment else None
-    recipe = options.recipe or (form.recipe if form else "cars10" if options.data else "demo")
+    recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # These settings are the deployment's and not the run's: whoever clicks Trigger in the UI gets the same.
     settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "competition=demo-cars"]
     if options.weights:
