@@ -41,13 +41,9 @@ def describe_machine() -> dict[str, Any]:
     environment = {name: value for name, value in sorted(os.environ.items()) if BACKEND_VARIABLES.fullmatch(name)}
     computed = "keras" in sys.modules  # a reused stage does not load a backend only to describe it
     return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "gpu": gpu_name() if computed else "",
-        "backend": str(sys.modules["keras"].backend.backend()) if computed else "",
-        "versions": package_versions(),
+        "system": platform.platform(), "processor": _processor(), "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1), "gpu": gpu_name() if computed else "",
+        "backend": str(sys.modules["keras"].backend.backend()) if computed else "", "versions": package_versions(),
         "environment": environment,
     }
 

@@ -69,23 +69,13 @@ def _template_values(source: ModelCardSource, facts: ExportFacts, store: Store) 
     measured = json.loads(evaluation.path(store, "evaluation.json").read_text()) if evaluation else {}
     recall = _recall(measured)
     return {
-        "title": f"Car classifier {record.get('run', source.model.key)}",
-        "model": source.model,
-        "facts": facts,
-        "record": record,
-        "competition": record["config"]["competition"] if record else "",
-        "evaluation": evaluation,
-        "measured": measured,
-        "calibration": _calibration(evaluation),
-        "recall": recall,
-        "weak_classes": _weak_classes(recall),
-        "views": _views(evaluation),
+        "title": f"Car classifier {record.get('run', source.model.key)}", "model": source.model, "facts": facts,
+        "record": record, "competition": record["config"]["competition"] if record else "", "evaluation": evaluation,
+        "measured": measured, "calibration": _calibration(evaluation), "recall": recall,
+        "weak_classes": _weak_classes(recall), "views": _views(evaluation),
         "scores": [score for score in source.scores if score.get("public_score", "") != ""],
-        "decision": source.decision,
-        "data": _rows(_data(source, store)),
-        "members": _members(source.model, store),
-        "settings": _rows(_settings(source, store)),
-        "keys": _rows(_keys(source)),
+        "decision": source.decision, "data": _rows(_data(source, store)), "members": _members(source.model, store),
+        "settings": _rows(_settings(source, store)), "keys": _rows(_keys(source)),
     }
 
 
@@ -94,9 +84,7 @@ def _rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _recall(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = zip(
-        measured.get("class_names", []), measured.get("recall", []), measured.get("confusion", []), strict=True
-    )
+    rows = zip(measured.get("class_names", []), measured.get("recall", []), measured.get("confusion", []), strict=True)
     return [
         {"name": name, "recall": "no images" if value is None else f"{value:.3f}", "num": sum(counts), "value": value}
         for name, value, counts in rows
@@ -112,10 +100,8 @@ def _weak_classes(recall: list[dict[str, Any]]) -> str:
 def _calibration(evaluation: Evaluation | None) -> list[dict[str, Any]]:
     metrics = evaluation.metrics if evaluation else {}
     formats = {
-        "calibration_error": ("calibration error, calibrated", "{:.4f}"),
-        "temperature": ("temperature", "{:.4f}"),
-        "latency_ms": ("prediction time per image, ms", "{:.1f}"),
-        "model_mb": ("model size, MB", "{:.1f}"),
+        "calibration_error": ("calibration error, calibrated", "{:.4f}"), "temperature": ("temperature", "{:.4f}"),
+        "latency_ms": ("prediction time per image, ms", "{:.1f}"), "model_mb": ("model size, MB", "{:.1f}"),
     }
     return _rows({label: form.format(metrics[name]) for name, (label, form) in formats.items() if name in metrics})
 
@@ -154,9 +140,7 @@ def _settings(source: ModelCardSource, store: Store) -> dict[str, Any]:
     settings = source.model.settings
     height, width = source.model.image_size
     return {
-        "recipe": source.record.get("recipe"),
-        "backbone": network.get("backbone"),
-        "weights": network.get("weights"),
+        "recipe": source.record.get("recipe"), "backbone": network.get("backbone"), "weights": network.get("weights"),
         "input": f"{height}x{width} px",
         **{name: network.get(name) for name in ("hidden_units", "dropout", "batch_norm", "precision")},
         "seed": settings.get("seed"),
@@ -169,11 +153,8 @@ def _keys(source: ModelCardSource) -> dict[str, Any]:
     record = source.record
     machine = training_machine(record) if record else {}
     return {
-        "model": source.model.key,
-        **{f"input {name}": key for name, key in source.model.inputs.items()},
-        "dataset": source.split.inputs["dataset"],
-        "run": record.get("run"),
-        "started": record.get("created"),
+        "model": source.model.key, **{f"input {name}": key for name, key in source.model.inputs.items()},
+        "dataset": source.split.inputs["dataset"], "run": record.get("run"), "started": record.get("created"),
         "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()),
         "machine": record.get("machine"),
         **{f"trained on {name}": machine[name] for name in ("processor", "gpu", "backend") if machine.get(name)},

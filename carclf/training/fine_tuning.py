@@ -70,11 +70,7 @@ class FineTuning:
         return self.rows[self.rows["subset"] == "train"]
 
     def write_model(self, folder: Path, checkpoints: Checkpoints, pause_epoch: int) -> Metrics:
-        """Train, write the files of the model to the folder, and return its metrics.
-
-        Raises:
-            StageWaiting: Training paused after ``pause_epoch``.
-        """
+        """Train, write the model to the folder and return its metrics. Raise StageWaiting after ``pause_epoch``."""
         history = pd.DataFrame()
         metrics: Metrics = {"val_accuracy": self.start.metrics["val_accuracy"], "best_epoch": 0}
         with self.load_network() as network:

@@ -233,11 +233,7 @@ class Trainer:
             self._interrupted_metrics = None
 
     def finish_step(self, logs: dict[str, Any], meter: Meter, *, last: bool) -> None:
-        """Count a step, check its loss, save a checkpoint and report progress when they are due.
-
-        Raises:
-            NonFiniteLossError: The loss is not finite.
-        """
+        """Count a step; check the loss, save a checkpoint and report progress when they are due."""
         now = time.monotonic()
         self.state.step += 1
         self._count_time()

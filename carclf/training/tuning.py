@@ -51,11 +51,7 @@ def range_test(compile_with: CompileWith, stream: Iterator[Any], num_steps: int)
 
 
 def best_learning_rate(trials: pd.DataFrame) -> float:
-    """Return a tenth of the rate with the smallest smoothed loss.
-
-    Raises:
-        QualityError: No rate lowered the loss.
-    """
+    """Return a tenth of the rate with the smallest smoothed loss. Raise QualityError if no rate lowered the loss."""
     lowest = int(trials["smoothed_loss"].to_numpy().argmin()) if len(trials) else 0
     if lowest == 0:
         raise QualityError("No learning rate lowered the loss, so the labels or the images do not fit the model. Set "
@@ -107,10 +103,9 @@ def _images_per_second(model: keras.Model, pixels: np.ndarray[Any, Any]) -> floa
 
 
 def best_batch_size(trials: pd.DataFrame, largest: int) -> int:
-    """Return the smallest batch size, up to the largest, that is nearly as fast as the fastest.
+    """Return the smallest batch size that is nearly as fast as the fastest up to the largest.
 
-    Raises:
-        QualityError: The table is empty, because no batch fits into memory.
+    Raises QualityError if the table is empty, because no batch fits into memory.
     """
     if trials.empty:
         raise QualityError("Not even the smallest batch fits into memory. Lower model.image_height and "

@@ -86,11 +86,7 @@ def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
 
 
 def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.Model":
-    """Return the model's layers below its head, for images of the size (height, width).
-
-    Raises:
-        ConfigError: The network only accepts images of another size.
-    """
+    """Return the layers below the model's head. Raise ConfigError if they need another image size (height, width)."""
     import keras  # here, because a reused stage must not import the training framework
 
     from carclf.training.backbones import extract_backbone
