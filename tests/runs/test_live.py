@@ -137,6 +137,7 @@ def test_a_store_that_does_not_respond_blocks_no_stage(tmp_path: Path, monkeypat
             report_progress("fine_tune", step, 1000, {"loss": 0.5})
     assert (store.num_writes, store.released.is_set()) == (1, False)
     store.released.set()
+    wait_for(lambda: not any(thread.name == "carclf-live" for thread in threading.enumerate()))
 
 
 def test_a_store_that_fails_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -65,14 +65,14 @@ def score_metrics(submission: Submission, evaluation: Evaluation, store: Store) 
 def test_a_score_is_found_by_fingerprint_and_an_empty_one_is_requested_again(
     tmp_path: Path, cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory, evaluation = tmp_path / "submissions.json", build_evaluation(store, 0.97, 0.9, 0.99)
+    path, evaluation = tmp_path / "submissions.json", build_evaluation(store, 0.97, 0.9, 0.99)
     context = StageContext(store, CONFIG)
     ungraded = open_competition(cars, slug="cars", work=tmp_path)
-    with DemoServer(ungraded, scoring_seconds=0, submissions_path=memory) as server:
+    with DemoServer(ungraded, scoring_seconds=0, submissions_path=path) as server:
         submission = send(store, cars / "truth.csv", monkeypatch, server)
         empty = {"ref": 1001, "public_score": "", "rank": "", "gap": "", "warning": ""}
         assert score_metrics(submission, evaluation, store) == empty
-    with DemoServer(graded, scoring_seconds=0, submissions_path=memory) as server:
+    with DemoServer(graded, scoring_seconds=0, submissions_path=path) as server:
         other = send(store, cars / "sample-submission.csv", monkeypatch, server)
         assert score_metrics(other, evaluation, store)["rank"] == 2  # behind the perfect predictions
         public_score, reused = score(submission, evaluation, context)
