@@ -62,7 +62,7 @@ def train_notebook(competition: Competition, seed: int, options: argparse.Namesp
     return train_original_notebook(options.data, competition, recipe)
 
 
-def list_ways(*, quick: bool) -> dict[str, Train]:
+def list_recipes(*, quick: bool) -> dict[str, Train]:
     """Return the trainings to compare, by name."""
     settings: dict[str, Any] = {}
     if quick:
@@ -72,28 +72,28 @@ def list_ways(*, quick: bool) -> dict[str, Train]:
     return {NOTEBOOK: train_notebook, **recipes}
 
 
-def measure(way: str, seed: int, competition: Competition, options: argparse.Namespace) -> dict[str, Any]:
+def measure(recipe: str, seed: int, competition: Competition, options: argparse.Namespace) -> dict[str, Any]:
     """Train once; return the accuracy on the held-out images, and the seconds from images to predictions."""
     keras.backend.clear_session()
-    work = options.stores / f"{way}-{seed}"
+    work = options.stores / f"{recipe}-{seed}"
     is_new = not work.exists()
     started, cpu_started = time.perf_counter(), cpu_seconds()
-    predictions, metrics = list_ways(quick=options.quick)[way](competition, seed, options, work)
+    predictions, metrics = list_recipes(quick=options.quick)[recipe](competition, seed, options, work)
     times = {"seconds": round(time.perf_counter() - started), "cpu_seconds": round(cpu_seconds() - cpu_started)}
     shutil.rmtree(work, ignore_errors=True)
     table = "Id,Category\n" + "".join(f"{name},{predictions[name]}\n" for name in competition.ids)
     score, fault = grade(competition, table.encode())
     if fault:
-        raise SystemExit(f"{way}: {fault}")
-    return {"way": way, "seed": seed, "accuracy": float(score)} | (times if is_new else {}) | metrics
+        raise SystemExit(f"{recipe}: {fault}")
+    return {"recipe": recipe, "seed": seed, "accuracy": float(score)} | (times if is_new else {}) | metrics
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return means over the seeds that every way has run, and time ratios to the notebook."""
-    frame = pd.DataFrame(rows).reindex(columns=["way", "seed", "accuracy", "seconds", "cpu_seconds"])
-    num_ways = frame["way"].nunique()
-    frame = frame[frame.groupby("seed")["way"].transform("nunique") == num_ways]
-    means = frame.groupby("way")[["accuracy", "seconds", "cpu_seconds"]].mean()
+    """Return means over the seeds that every recipe has run, and time ratios to the notebook."""
+    frame = pd.DataFrame(rows).reindex(columns=["recipe", "seed", "accuracy", "seconds", "cpu_seconds"])
+    num_recipes = frame["recipe"].nunique()
+    frame = frame[frame.groupby("seed")["recipe"].transform("nunique") == num_recipes]
+    means = frame.groupby("recipe")[["accuracy", "seconds", "cpu_seconds"]].mean()
     summary: dict[str, Any] = {"accuracy": means["accuracy"].round(4).to_dict(), "num_seeds": frame["seed"].nunique()}
     if NOTEBOOK in means.index:
         for column in ("seconds", "cpu_seconds"):
@@ -105,29 +105,29 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def parse_options() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
-    parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
+    parser.add_argument("--data", type=Path, required=True, help="A folder in the layout of the competition.")
+    parser.add_argument("--weights", required=True, help="ImageNet weights of EfficientNetV2B0 without top.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--ways", nargs="+", help="Some of notebook, cpu-fast and cpu-accurate. The default is all, or "
+    parser.add_argument("--recipes", nargs="+", help="Some of notebook, cpu-fast and cpu-accurate. Default: all, or "
                         "with --quick the first two, which run the same code.")
     parser.add_argument("--results", type=Path, help="A file of JSON lines; rows that it contains are not measured.")
     parser.add_argument("--quick", action="store_true", help="One seed, few epochs, every 20th image.")
     options = parser.parse_args()
-    options.ways = options.ways or [NOTEBOOK, "cpu-fast", *([] if options.quick else ["cpu-accurate"])]
+    options.recipes = options.recipes or [NOTEBOOK, "cpu-fast", *([] if options.quick else ["cpu-accurate"])]
     options.seeds = [0] if options.quick else options.seeds
     return options
 
 
 def measure_all(competition: Competition, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure each way for each seed, in turn, unless the results contain it."""
+    """Measure each recipe for each seed, in turn, unless the results contain it."""
     rows: list[dict[str, Any]] = []
     if options.results and options.results.exists():
         rows = [json.loads(line) for line in options.results.read_text().splitlines()]
-    measured = {(row["way"], row["seed"]) for row in rows}
-    for way, seed in ((way, seed) for seed in options.seeds for way in options.ways):
-        if (way, seed) in measured:
+    measured = {(row["recipe"], row["seed"]) for row in rows}
+    for recipe, seed in ((recipe, seed) for seed in options.seeds for recipe in options.recipes):
+        if (recipe, seed) in measured:
             continue
-        row = measure(way, seed, competition, options)
+        row = measure(recipe, seed, competition, options)
         rows.append(row)
         print(json.dumps(row), flush=True)
         if options.results:

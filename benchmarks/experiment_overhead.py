@@ -21,11 +21,11 @@ from typing import Any
 
 from carclf.experiments.trainings import TRAINING_STAGES
 from carclf_airflow.ids import EXPERIMENTS_DAG
+from carclf_airflow.local.airflow_server import REPOSITORY_ROOT, Airflow
 from carclf_airflow.local.dag_run import DagRun
 from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import run_experiment
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow
 
 
 def form(num_recipes: int) -> dict[str, Any]:

@@ -110,8 +110,8 @@ def measure(task: HeadTask, epochs: int) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure each method for each seed, in turn."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
-    parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
+    parser.add_argument("--data", type=Path, required=True, help="A folder in the layout of the competition.")
+    parser.add_argument("--weights", required=True, help="ImageNet weights of EfficientNetV2B0 without top.")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     seeds, epochs = ([0], 2) if options.quick else ([0, 1, 2], 20)

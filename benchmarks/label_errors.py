@@ -151,8 +151,8 @@ def load_data(options: argparse.Namespace, config: Config) -> Data:
 def main() -> None:
     """Print a row for each seed, the means, and the means as a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
-    parser.add_argument("--weights", default="../shared/data/weights/efficientnetv2b0_imagenet_notop.weights.h5")
+    parser.add_argument("--data", type=Path, required=True, help="A folder in the layout of the competition.")
+    parser.add_argument("--weights", required=True, help="ImageNet weights of EfficientNetV2B0 without top.")
     parser.add_argument("--height", type=int, default=160)
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--seeds", type=int, default=5)

@@ -124,7 +124,7 @@ def measure_different(title: str, files: list[bytes]) -> dict[str, float]:
 def main() -> None:
     """Print a row for each change, then the false matches among photographs and among the demo's images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/cars10"))
+    parser.add_argument("--data", type=Path, required=True, help="A folder in the layout of the competition.")
     parser.add_argument("--quick", action="store_true", help="every tenth image instead of every third")
     options = parser.parse_args()
     paths = sorted(options.data.glob("train/*/*"))

@@ -50,7 +50,9 @@ def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> 
 
     def on_progress(activity: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
         if activity == stage and "epoch" in metrics and "val_accuracy" in metrics:  # the end of an epoch
-            queue.submit(partial(mirror.log_epoch, stage, dict(metrics)))
+            # The meter adds the rate of the activity, which is not a column of history.csv.
+            row = {name: value for name, value in metrics.items() if name != "per_second"}
+            queue.submit(partial(mirror.log_epoch, stage, row))
 
     queue.submit(mirror.log_start)
     try:

@@ -5,8 +5,8 @@ import signal
 import sys
 
 from carclf.errors import CarclfError
+from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.demo import DemoOptions, run_demo
-from carclf_airflow.local.server import AirflowError
 from carclf_airflow.local.up import run_up
 
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--weights", default="", help="a .weights.h5 file, a store URL, imagenet or none")
     demo.add_argument("--truth", default="", help="a CSV Id,Category that submissions are graded against")
     demo.add_argument("--holdout", type=_fraction, help="fraction of the training images to use as the test set")
-    demo.add_argument("--recipe", default="", help="a recipe; default: demo, or cars10 with --data")
+    demo.add_argument("--recipe", default="", help="a recipe; default: demo, or cpu with --data")
     demo.add_argument("--experiment", default="", help="a file of an experiment's form; default: retrain")
     demo.add_argument("--exit", action="store_true", help="stop after the run and print a summary as JSON")
     up = commands.add_parser("up", help="run Airflow against the real Kaggle")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from carclf_airflow.local.server import Airflow
+from carclf_airflow.local.airflow_server import Airflow
 
 FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
 PAGE_SIZE = 100  # the most task instances that a response of the REST API holds

@@ -11,11 +11,11 @@ from carclf.config import load_config, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
+from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.retrain_run import run_retrain
-from carclf_airflow.local.server import Airflow
 from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
 
 
@@ -71,7 +71,7 @@ def run_demo(options: DemoOptions) -> int:
 def _plan(options: DemoOptions) -> _Plan:
     """Check all settings, so that a mistake is reported before anything starts."""
     form = read_form(options.experiment) if options.experiment else None
-    recipe = options.recipe or (form.recipe if form else "cars10" if options.data else "demo")
+    recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # These settings are the deployment's and not the run's: whoever clicks Trigger in the UI gets the same.
     settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "competition=demo-cars"]
     if options.weights:

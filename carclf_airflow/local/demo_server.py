@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from carclf.errors import ConfigError
+from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.server import AirflowError
 
 START_SECONDS = 120.0
 

@@ -7,8 +7,8 @@ from typing import Any
 from urllib.parse import quote
 
 from carclf_airflow.ids import EXPERIMENTS_DAG
+from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
-from carclf_airflow.local.server import Airflow
 
 MAX_NAME_CHARS = 80
 POLL_SECONDS = 1.0

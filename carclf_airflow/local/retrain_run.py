@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 from carclf.formatting import finite_number
 from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
+from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
-from carclf_airflow.local.server import Airflow
 
 POLL_SECONDS = 0.5
 WAITING = " submit: waiting "  # in the line that the stage logs before its reason

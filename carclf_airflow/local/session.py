@@ -9,8 +9,8 @@ from pathlib import Path
 
 from carclf.errors import ConfigError
 from carclf.hardware import list_gpus
+from carclf_airflow.local.airflow_server import REPOSITORY_ROOT, Airflow, AirflowError
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.server import REPOSITORY_ROOT, Airflow, AirflowError
 
 STATE_FOLDER = Path(os.environ.get("CARCLF_LOCAL_FOLDER", REPOSITORY_ROOT / ".local"))
 PARALLELISM = "CARCLF_MAX_PARALLEL_TRAININGS"

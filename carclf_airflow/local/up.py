@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 from carclf_airflow.ids import RETRAIN_DAG
+from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.server import Airflow
 from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
 
 

@@ -171,7 +171,7 @@ def test_members_must_be_two_different_models_that_are_not_ensembles(
     assert store_copy.read("runs/rejected.json") is None
 
 
-def test_members_with_another_aspect_ratio_or_other_data_or_no_model_raise_config_error(store_copy: Store) -> None:
+def test_members_that_do_not_fit_together_raise_config_error(store_copy: Store) -> None:
     run_to("evaluate", store_copy, "square", **{"model.image_height": 64})
     other = run_to("validate", store_copy, "other", **{"validation.min_side": 33})
     other.record["stages"] |= {stage: Run.load("seed-1", store_copy).record["stages"][stage]

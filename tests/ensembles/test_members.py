@@ -7,7 +7,7 @@ MEMBERS = [Member(f"m{n}", "e", "s", f"r{n}", group, 1.0, weight)
            for n, (group, weight) in enumerate([(0, 0.2), (0, 0.2), (1, 0.6)])]
 
 
-def test_a_member_does_not_predict_its_training_images_and_its_group_keeps_the_weight() -> None:
+def test_a_member_skips_its_training_images_and_its_group_keeps_the_weight() -> None:
     probabilities = np.array([[[1.0, 0.0]] * 4, [[0.5, 0.5]] * 4, [[0.0, 1.0]] * 4])
     held_out = np.array([[True, True, False, False], [True, False, True, False], [True, True, False, True]])
     mean = weighted_mean(probabilities, held_out, MEMBERS)

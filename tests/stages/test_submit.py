@@ -140,7 +140,7 @@ def test_kept_predictions_that_do_not_match_the_sample_are_not_sent(
     assert kaggle_server.calls == {} and kaggle_server.submissions == []
 
 
-def test_a_submission_that_kaggle_cannot_score_raises_data_error_until_it_is_sent_by_hand(
+def test_a_submission_that_kaggle_cannot_score_raises_data_error(
     store: Store, kaggle_server: DemoServer, tmp_path: Path
 ) -> None:
     ids = kaggle_server.competition.ids

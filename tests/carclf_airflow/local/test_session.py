@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from carclf.errors import ConfigError
+from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.server import AirflowError
 from carclf_airflow.local.session import lock_folder, wait_until_interrupted
 
 

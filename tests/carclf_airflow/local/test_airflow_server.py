@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy
 
 from carclf.errors import ConfigError
+from carclf_airflow.local.airflow_server import Airflow, airflow_environment, free_port
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.server import Airflow, airflow_environment, free_port
 
 
 def test_a_component_waits_longer_for_a_locked_database_than_sqlite3(tmp_path: Path) -> None:
