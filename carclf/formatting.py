@@ -1,4 +1,4 @@
-"""Text and numbers as logs, terminals and pages show them."""
+"""Format text and numbers for logs, terminals and pages."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def truncate(text: str, max_length: int) -> str:
 
 
 def format_value(value: object) -> str:
-    """Return a metric as a person reads it: numbers with four digits, None as an empty string."""
+    """Format a metric for people: numbers with four digits, None as an empty string."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)

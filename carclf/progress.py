@@ -1,4 +1,4 @@
-"""Logging and progress: a bar on a terminal, otherwise a log line every few seconds, and listeners for both."""
+"""Logging and progress: a bar on a terminal, otherwise a log line every few seconds, and calls of listeners."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ log = logging.getLogger("carclf")
 
 
 def _escape(record: logging.LogRecord) -> bool:
-    # File names may contain anything: without this, one could forge a line of the log.
+    # A file name may contain anything: unescaped, it could forge a line of the log.
     record.msg = printable(record.getMessage())
     record.args = ()
     return True
@@ -57,7 +57,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def progress_listener(listener: Listener) -> Iterator[None]:
-    """Within the block, call the listener with every report of progress."""
+    """Call the listener with every progress report inside the block."""
     _listeners.append(listener)
     try:
         yield
@@ -74,7 +74,7 @@ def report_progress(activity: str, done: int, total: int, metrics: Mapping[str, 
 class Meter:
     """Progress of one activity: a context manager that is called with ``(done, total, note, metrics)``.
 
-    ``done`` is what an earlier process has finished already. It does not count for the rate.
+    An earlier process has finished ``done`` already, which does not count for the rate.
     """
 
     def __init__(self, activity: str, *, done: int = 0) -> None:
@@ -98,7 +98,7 @@ class Meter:
 
     @property
     def due(self) -> bool:
-        """Whether a call would show anything now; use it if the note or the metrics are expensive."""
+        """True if a call would show something now. Check it before computing an expensive note or metrics."""
         return self.bar is not None or self._line_due
 
     @property

@@ -22,7 +22,7 @@ def poke_seconds() -> float:
 
 
 def max_parallel_trainings() -> int | None:
-    """Return how many trainings run at once (CARCLF_MAX_PARALLEL_TRAININGS); None for as many as there are workers."""
+    """Return how many trainings run at once (CARCLF_MAX_PARALLEL_TRAININGS); None to use all workers."""
     return int(os.environ.get("CARCLF_MAX_PARALLEL_TRAININGS") or 0) or None
 
 

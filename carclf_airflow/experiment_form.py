@@ -34,7 +34,7 @@ def _design_params() -> dict[str, Param]:
         "folds": Param(0, type="integer", minimum=0, maximum=20, title="Folds", section="Design",
                        description="Folds of a cross-validation; 0 uses the validation subset."),
         "promote": Param(False, type="boolean", title="Promote the winner", section="Design",
-                         description="Take the winner's best run through the gate, approved by you."),
+                         description="Take the winner's best run through the gate, with your approval."),
     }
 
 
@@ -53,7 +53,7 @@ def _racing_params() -> dict[str, Param]:
 def _search_params() -> dict[str, Param]:
     return {
         "search": Param([], type="array", items={"type": "string"}, title="Ranges", section="Search",
-                        description="One per line: key=low..high or key=one|another. Optuna proposes recipes in them."),
+                        description="One per line: key=low..high or key=one|another. Optuna samples from the ranges."),
         "num_trials": Param(8, type="integer", minimum=1, maximum=MAX_TRIALS, title="Proposed recipes",
                             section="Search", description="Number of recipes that Optuna proposes."),
         "study": Param("", type=["string", "null"], title="Study", section="Search",

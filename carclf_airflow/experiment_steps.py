@@ -30,9 +30,9 @@ def prepare_fold(fold: int) -> Any:
 
 
 def choose_training_runs(prepared: Sequence[Any], rung: int, max_rungs: int) -> Any:
-    """Return the groups of trainings that reach a rung; ``max_rungs + 1`` is the end of training.
+    """Return the groups to train up to a rung; ``max_rungs + 1`` is the end of training.
 
-    ``prepared`` is empty if plan or prepare failed: then the task is skipped.
+    ``prepared`` is empty if plan or prepare failed; the task is then skipped.
     """
     if not len(prepared):
         raise AirflowSkipException("There is no data to train on: plan or prepare failed; see their logs")

@@ -24,7 +24,7 @@ SHOWN_METRICS = ("val_accuracy", "threshold", "champion", "p_value", "public_sco
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: the gate's decision, "declined" (at approval), or Airflow's state; why; and its metrics."""
+    """The end of a run: the gate's decision, "declined" (at approval) or Airflow's state; the reason; the metrics."""
 
     name: str
     reason: str
@@ -69,7 +69,7 @@ def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
-    if "ti" not in context:  # the run ended before any of its tasks did
+    if "ti" not in context:  # the run ended before any of its tasks
         return Outcome(state, str(context.get("reason", "")))
     pull = context["ti"].xcom_pull
     results = {name: result for name in TASKS if isinstance(result := pull(task_ids=name), dict)}

@@ -13,7 +13,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 OOM_COUNT_FILES = ("memory.events", "memory.oom_control")
 LIMIT_FILES = ("memory.max", "memory.limit_in_bytes")
 PR_SET_PDEATHSIG = 1
-OOM_SCORE = "500"  # the kernel treats the process as if it used half of all memory more than it does
+OOM_SCORE = "500"  # the kernel adds 50% of all memory to the process's usage
 OOM_HINT = ("Lower fine_tune.batch_size or the model's input size, or give the worker more memory (WORKER_MEMORY in "
             ".env, limits.memory in a pod)")
 
@@ -47,7 +47,7 @@ def explain_kill(status: int, kills_before: int, cgroup: Path) -> str:
 
 
 def set_parent_death_signal(parent: int) -> None:
-    """Have the kernel end this process with its parent: a worker killed by SIGKILL cannot. Call in the child."""
+    """Make the kernel end this process with its parent: a worker killed by SIGKILL cannot. Call in the child."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # the parent died before prctl was called
         os._exit(1)

@@ -63,7 +63,7 @@ ICONS = {"icon": f"{_base_path()}{URL_PREFIX}/static/icon.svg",
 
 
 class CarclfPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is not type-checked here
-    """What carclf adds to Airflow's UI."""
+    """The pages and links that carclf adds to Airflow's UI."""
 
     name = "carclf"
     fastapi_apps: ClassVar = [{"name": NAME, "app": LazyApp(), "url_prefix": URL_PREFIX}]

@@ -1,4 +1,4 @@
-"""Which tasks get a pod with a GPU (Airflow's KubernetesExecutor)."""
+"""Select the pod template of tasks that need a GPU (Airflow's KubernetesExecutor)."""
 
 import os
 from typing import Any
@@ -10,8 +10,9 @@ GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "submit"}
 def gpu_task_options(stage: str) -> dict[str, Any]:
     """Return the task arguments that select the pod template CARCLF_GPU_POD_TEMPLATE for a stage that needs a GPU.
 
-    Empty for other stages, and if the variable is not set (Celery, one machine). The scheduler reads the template from
-    its file; a template given as an object would import the Kubernetes client whenever the DAG is parsed.
+    Return {} for other stages, for which ``pod_template_file`` in values.yaml selects stage.yaml, and if the variable
+    is not set (Celery, one machine). The scheduler reads the template from its file; a template given as an object
+    would import the Kubernetes client whenever the DAG is parsed.
     """
     template = os.environ.get("CARCLF_GPU_POD_TEMPLATE")
     return {"executor_config": {"pod_template_file": template}} if template and stage in GPU_STAGES else {}

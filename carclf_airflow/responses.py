@@ -62,7 +62,7 @@ def app_root_path(request: Request) -> str:
 
 
 def stored_file_response(name: str, content: bytes) -> Response:
-    """Return a file of the store, which may hold anything, without scripts, network, forms, or this site's origin."""
+    """Return a file of the store, which is not trusted: without scripts, network, forms, or this site's origin."""
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
     styles = re.findall(rb"<style>(.*?)</style>", content, re.DOTALL) if media_type == "text/html" else []
     digests = [base64.b64encode(hashlib.sha256(style).digest()).decode() for style in styles[:MAX_STYLES]]

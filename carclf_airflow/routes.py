@@ -1,6 +1,6 @@
 """Routes of the pages inside Airflow's UI, with their login and permissions; ``carclf.dashboard`` renders the pages.
 
-All routes are read-only; any other method requires the permission to edit the DAG, whatever the route. The store is
+All routes are read-only; any other method requires the permission to edit the DAG, on every route. The store is
 that of the DAGs (CARCLF_STORE); a request names runs, stages, and files of manifests, never a key.
 """
 
@@ -110,7 +110,7 @@ def _add_files(app: FastAPI) -> None:
     @app.get("/experiments/{name}/report.html", dependencies=[Depends(require_read_experiments)])
     def experiment_report(name: str, store: PagesStore) -> Response:
         if (page := find_report(name, store)) is None:
-            raise HTTPException(HTTPStatus.NOT_FOUND, f"No comparison of an experiment {name[:100]} in the store.")
+            raise HTTPException(HTTPStatus.NOT_FOUND, f"The store has no comparison of an experiment {name[:100]}.")
         return stored_file_response(f"{name}.html", page)
 
     @app.get("/runs/{run_id}/files/{stage}/{name}")

@@ -59,7 +59,7 @@ LONG_METRICS = {"reason", "rejection", "override"}
 
 @dataclass(frozen=True)
 class EndedCommand:
-    """A command that has exited: its status, the error that it reported, and its result (None if it left none)."""
+    """A command that has exited: its status, the error that it reported, and its result (None if missing)."""
 
     status: int
     error: str
@@ -95,7 +95,7 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
 
 def run_command(command: str, options: list[str], environment: dict[str, str]) -> EndedCommand:
     """Run a command of carclf in a child process."""
-    # The temporary folder takes what a killed child leaves behind with it.
+    # Files that a killed child leaves behind are removed with the temporary folder.
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
         arguments = [*command.split(), "--store", os.environ.get("CARCLF_STORE", "store"), *options]
@@ -117,7 +117,7 @@ def raise_for_status(command: str, status: int, error: str = "") -> None:
 
 
 def truncate_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stage's result as it goes to XCom: small, whatever the run."""
+    """Return a stage's result for XCom, with a limited size."""
     shown = [item for item in list(result.get("metrics", {}).items())[:MAX_METRICS] if item[0] not in HIDDEN_METRICS]
     metrics = {
         str(name)[:MAX_METRIC_CHARS]: _truncate(value, MAX_TEXT_CHARS if name in LONG_METRICS else MAX_METRIC_CHARS)

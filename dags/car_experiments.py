@@ -8,7 +8,7 @@ The report is in the store, at `experiments/<run>/report.html`.
 
 | task | fails if | fix |
 |---|---|---|
-| plan | a recipe or setting is unknown | choose one of those that the log lists |
+| plan | a recipe or setting is unknown | choose from the list in the log |
 | prepare | download, validate or split of `car_retrain` would fail | as for that task |
 | rung, finish | train_head, fine_tune or evaluate would fail | clear that task: it resumes from its checkpoint |
 | compare | the baseline did not finish | clear the baseline's training, then this task |
@@ -27,7 +27,7 @@ from carclf_airflow.deployment import max_parallel_trainings, task_defaults
 from carclf_airflow.experiment_form import experiment_params
 from carclf_airflow.pods import gpu_task_options
 
-NUM_RUNGS = 3  # the most that a plan may have; those that it does not have are skipped
+NUM_RUNGS = 3  # the most that a plan may have; missing rungs are skipped
 
 
 @dag(

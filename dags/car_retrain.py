@@ -29,9 +29,9 @@ from airflow.sdk import chain, dag, get_current_context, task
 
 from carclf_airflow.approval import approval_tasks, promote_or_request_approval
 from carclf_airflow.deployment import deployment_schedule, poke_seconds, task_defaults
-from carclf_airflow.form import form_params
 from carclf_airflow.notifications import notification_callbacks
 from carclf_airflow.pods import gpu_task_options
+from carclf_airflow.retrain_form import form_params
 from carclf_airflow.stage_process import poke_stage, run_stage
 
 

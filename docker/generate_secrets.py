@@ -1,6 +1,6 @@
-"""``make secrets``: generate the values without a safe default that docker-compose.yml needs into .env (mode 600).
+"""``make secrets``: generate the secrets that docker-compose.yml requires, and add them to .env (mode 600).
 
-``--worker HOST`` prints the .env of another machine instead, whose workers join the cluster at HOST.
+``--worker HOST`` instead prints the .env of another machine, whose workers join the cluster at HOST.
 """
 
 import argparse
@@ -26,7 +26,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "MLFLOW_TRACKING_PASSWORD": lambda: secrets.token_urlsafe(15),
     "MLFLOW_SECRET_KEY": lambda: secrets.token_hex(32),
 }
-# As Compose reads a line: empty quotes, or nothing but a comment, are not a value.
+# Like Compose: empty quotes or a comment alone are not a value.
 ASSIGNMENT = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?!#|""[ \t]*$|''[ \t]*$)\S""")
 # The secrets that a worker on another machine needs; the others only have to be set to something.
 WORKER_SECRETS = {
@@ -35,7 +35,7 @@ WORKER_SECRETS = {
 
 
 def add_missing(path: Path) -> list[str]:
-    """Add the values that the file lacks, keep those that it has; return the added names."""
+    """Add missing values to the file, keep existing values, and return the added names."""
     current = path.read_text() if path.exists() else ""
     present = set(ASSIGNMENT.findall(current))
     added = [name for name in GENERATORS if name not in present]
@@ -54,7 +54,7 @@ def add_missing(path: Path) -> list[str]:
 
 
 def worker_settings(path: Path, host: str) -> str:
-    """Return the file's settings for a worker at another machine, without the secrets that it does not need."""
+    """Return the file's settings for a worker on another machine, without the secrets that it does not need."""
     lines = [
         f"{name}=not-on-this-machine" if name in GENERATORS and name not in WORKER_SECRETS else line
         for line in path.read_text().splitlines() for name in [line.partition("=")[0].strip()]

@@ -1,4 +1,4 @@
-"""Start the api-server; take the administrator's password out of its environment and into a private file."""
+"""Start the api-server; move the administrator's password from its environment to a private file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command line: assembles the commands, and turns errors into one line and an exit status."""
+"""Assemble the command line, and turn errors into one line and an exit status."""
 
 import logging
 import os
@@ -46,7 +46,7 @@ app.add_typer(store_app, name="store")
 
 
 def main() -> None:
-    """Run a command. An error ends it with one line on stderr and an exit status that the DAG's task understands."""
+    """Run a command. On an error, print one line to stderr and exit with the status that the DAG's task expects."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())

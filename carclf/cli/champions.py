@@ -46,7 +46,7 @@ def show(
     store = open_store(store_url)
     state = _require_state(store)
     if not name and state["champion"] is None:
-        raise ConfigError(f"There is no champion in {store.url} yet. Give the name of a model.")
+        raise ConfigError(f"There is no champion in {store.url} yet. Give the key of a model or the id of a run.")
     event = find_promotion(store, state, name or state["champion"]["model"])
     details = champion_details(store, state, event)
     print(*([json.dumps(details, indent=1)] if as_json else details_table(details)), sep="\n")
@@ -60,9 +60,9 @@ def promote(
     ] = "",
     result: ResultOption = None,
 ) -> None:
-    """Judge a run's model by the gate, with your approval, and promote it if it passes."""
+    """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
     if override and not override.strip():
-        raise ConfigError("--override needs a reason, which the history keeps.")
+        raise ConfigError("--override needs a reason. It is stored in the champion's history.")
     current = Run.load(run, open_store(store_url))
     decided = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
     if result:
@@ -76,8 +76,8 @@ def promote(
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:
         command = format_command(current.store, f"champion rollback --to {model}")
-        raise ConfigError(f"The model {model} of run {run} was promoted before and is not promoted again; the champion "
-                          f"is {champion}. To make it the champion again: {command}")
+        raise ConfigError(f"The model {model} of run {run} was promoted before; the champion "
+                          f"is now {champion}. To make {model} the champion again: {command}")
     print(printable(reason))
 
 
@@ -104,12 +104,12 @@ def set_threshold_command(
     store = open_store(store_url)
     previous = read_state(store)
     set_threshold(store, threshold, by)
-    change = f"it was {previous['threshold']:.4f}" if previous else "there was none before"
+    change = f"it was {previous['threshold']:.4f}" if previous else "no threshold was stored before"
     print(f"The stored threshold in {store.url} is {threshold:.4f}; {change}.")
 
 
 def _require_state(store: Store) -> State:
     if (state := read_state(store)) is None:
-        raise ConfigError(f"There is no champion in {store.url}, and no candidate was judged yet. Give another "
+        raise ConfigError(f"There is no champion in {store.url}, and no candidate has been judged yet. Give another "
                           "--store, or run the stages up to promote.")
     return state

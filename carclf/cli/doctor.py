@@ -1,4 +1,4 @@
-"""``carclf doctor``: check what a run needs before anything is spent."""
+"""``carclf doctor``: check the requirements of a run before it starts."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_:
 
 
 def _run_check(check: Callable[[], str]) -> tuple[str, str]:
-    """Return a mark and the details, or how to fix what is missing."""
+    """Return a mark and the details, or the fix for what is missing."""
     try:
         return "ok", check()
     except CarclfError as error:
@@ -74,7 +74,7 @@ def _check_champion_weights(store_url: str) -> str:
         raise ConfigError(f"model.weights=champion, but {store_url} has no champion yet. Run once with "
                           "model.weights=imagenet.")
     require_single_backbone(champion)
-    return f"the champion's, {champion.key}"
+    return f"weights of the champion {champion.key}"
 
 
 def _check_disk() -> str:
@@ -89,7 +89,7 @@ def _check_disk() -> str:
 def _check_gpu() -> tuple[str, str]:
     num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if not num_gpus:
-        return "warning", "none: training will be slow. On a CPU use the recipe demo or cpu."
+        return "warning", "none: training will be slow. On a CPU, use the recipe demo or cpu."
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return "warning", f"{num_gpus}, but CUDA_VISIBLE_DEVICES hides them"
     return "ok", str(num_gpus)

@@ -19,7 +19,7 @@ from carclf.runs.run import Result, Run
 from carclf.services.storage import format_command, open_store
 
 MAX_ASPECT_DIFFERENCE = 0.01
-OVERRIDABLE_SECTIONS = ("evaluate", "gate", "submit", "score", "force")  # the others are those of the members
+OVERRIDABLE_SECTIONS = ("evaluate", "gate", "submit", "score", "force")  # the members determine the others
 MIN_MEMBERS = 2
 
 
@@ -53,7 +53,7 @@ def ensemble(
 def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
     """Start or resume the run of an ensemble, with the first member's configuration and the overrides.
 
-    Raise ConfigError if the members do not fit together, or if an override cannot be changed for an ensemble.
+    Raise ConfigError if the members are incompatible, or if an override changes a setting that the members determine.
     """
     _check_members(members)
     first = members[0]
@@ -68,7 +68,7 @@ def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[st
 
 
 def join_runs(run: Run, members: Sequence[Run]) -> Result:
-    """Build the ensemble as the fine-tuned model of ``run`` and write the result to its record."""
+    """Store the ensemble as the fine-tuned model of ``run``, and record the result."""
     members = _order_members(run, members)
     run.add_members(members)
     started = time.monotonic()
@@ -86,9 +86,10 @@ def _trained_model(run: Run) -> TrainedModel:
 
 
 def _order_members(run: Run, members: Sequence[Run]) -> list[Run]:
-    """Return the members in the order of the record, or first one that has the champion's split.
+    """Return the members in the recorded order; in a new run, a member with the champion's split comes first.
 
-    The champion is compared on the validation images of the first member, and it must not have been trained on them.
+    The ensemble and the champion are compared on the first member's validation images, on which the champion must not
+    have been trained.
     """
     recorded = run.record.get("members", [])
     if {member.run_id for member in members} == set(recorded):

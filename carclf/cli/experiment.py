@@ -71,7 +71,7 @@ def plan_command(
 
 
 def _plan_experiment(name: str, form: Form, store: Store) -> Plan:
-    # The plan is checked with the boundaries of the ranges first: what a study proposes stays in the study.
+    # Check a plan with the ranges' boundaries first: trials that a study has proposed cannot be removed from it.
     plan = plan_from_form(name, form, boundary_recipes(form.search, form.num_trials))
     if plan.study:
         plan = plan_from_form(name, form, _proposed_recipes(plan, form, store))
@@ -80,7 +80,7 @@ def _plan_experiment(name: str, form: Form, store: Store) -> Plan:
 
 
 def _proposed_recipes(plan: Plan, form: Form, store: Store) -> dict[str, Changes]:
-    """Return the trials of the stored plan if there is one, so that a retry proposes no further ones."""
+    """Return the trials of the stored plan, so that a retry adds none to the study; without a plan, propose trials."""
     if stored := find_plan(plan.experiment, store):
         return {recipe: changes for recipe, changes in stored.recipes.items() if TRIAL_NAME.fullmatch(recipe)}
     return propose(plan.study, form.search, form.num_trials, store)
@@ -121,7 +121,7 @@ def survivors(
     rung: Annotated[int, typer.Option(min=0, help="The last rung, counted from 1; 0 is before the first.")] = 0,
     result: ResultOption = None,
 ) -> None:
-    """Print the recipes that continue after a rung; the result has the groups of their training runs."""
+    """Print the recipes that continue after a rung; write the groups of their training runs to --result."""
     store = open_store(store_url)
     plan = read_plan(name, store)
     print(", ".join(racing.survivors(plan, rung, store)))
@@ -130,7 +130,7 @@ def survivors(
 
 @experiment_app.command()
 def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOption = None) -> None:
-    """Compare the recipes that are trained so far with the baseline."""
+    """Compare the recipes trained so far with the baseline."""
     # These import pandas, which the other commands do not need.
     from carclf.experiments.results import write_outcome
     from carclf.reports.experiment_report import sort_by_accuracy
@@ -151,7 +151,7 @@ def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOp
 def run(name: NameOption, store_url: StoreOption = "store", form: FormOption = "") -> None:
     """Train and compare an experiment on this machine, one training at a time.
 
-    The experiment is planned before, or given by --form. If it is interrupted, the same command continues it.
+    Plan the experiment first, or give its --form. If it is interrupted, the same command continues it.
     """
     store = open_store(store_url)
     plan = _plan_experiment(name, read_form(form), store) if form else read_plan(name, store)
@@ -164,7 +164,7 @@ def run(name: NameOption, store_url: StoreOption = "store", form: FormOption = "
 
 
 def _train_group(plan: Plan, group: list[int], store: Store, pause_epoch: int) -> None:
-    """Train a group; print an error and continue, whatever it is: another recipe may fit into memory."""
+    """Train a group. Print any error and continue: another recipe may still fit into memory."""
     run_id = plan.training_runs[group[0]].run_id
     try:
         trainings.train_group(plan, group, store, pause_epoch=pause_epoch)
@@ -185,7 +185,7 @@ def table(
     ] = None,
     note: Annotated[str, typer.Option(help="Where and when the experiment ran.")] = "",
 ) -> None:
-    """Print the comparison as a Markdown table, or write it to a file in place of an earlier one."""
+    """Print the comparison as a Markdown table, or write it to a file, replacing an earlier version."""
     from carclf.experiments.results import read_outcome, results_table, update_results_file
     from carclf.reports.experiment_report import plot_pareto_front
 

@@ -1,4 +1,4 @@
-"""``carclf find-lr`` and ``carclf find-batch-size``: choose a setting of fine-tuning by short trials."""
+"""``carclf find-lr`` and ``carclf find-batch-size``: choose a fine-tuning setting by short trials."""
 
 from pathlib import Path
 from typing import Annotated

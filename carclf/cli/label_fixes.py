@@ -1,4 +1,4 @@
-"""``carclf label-fixes``: write suspected labels, or a list of your own, to ``label_fixes.csv`` in the store."""
+"""``carclf label-fixes``: write fixes of suspected labels, or your own fixes, to the store."""
 
 import csv
 import io
@@ -19,26 +19,26 @@ from carclf.services.storage import Store, format_command, open_store, update_ob
 if TYPE_CHECKING:
     import pandas as pd
 
-NUM_LISTED = 20  # suspects that are listed without --top
+NUM_LISTED = 20  # suspects listed without --top
 
 
 def label_fixes(
     run_id: Annotated[str, typer.Option("--run", help="The run whose audit names the suspects.")] = "",
     store_url: StoreOption = "store",
-    top: Annotated[int, typer.Option(min=0, help="Write fixes of the first N suspects.")] = 0,
-    ids: Annotated[list[str], typer.Option("--id", help="Write the fix of this suspect. Can be repeated.")] = [],
+    top: Annotated[int, typer.Option(min=0, help="Write fixes for the first N suspects.")] = 0,
+    ids: Annotated[list[str], typer.Option("--id", help="Write the fix for this suspect. Can be repeated.")] = [],
     drop: Annotated[bool, typer.Option("--drop", help="Exclude the images instead of relabeling them.")] = False,
     file: Annotated[
-        Optional[Path], typer.Option("--file", help="A CSV file with fixes of your own: id,action,label[,sha256].")
+        Optional[Path], typer.Option("--file", help="A CSV file with your own fixes: id,action,label[,sha256].")
     ] = None,
     replace_existing: Annotated[
-        bool, typer.Option("--replace", help="Replace the fixes of these images that the store has already.")
+        bool, typer.Option("--replace", help="Replace existing fixes of the same images.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Only list the suspects.")] = False,
 ) -> None:
     """List suspected label errors, or write fixes for the next run to the store's label_fixes.csv."""
     if not run_id and (show or not file):
-        raise ConfigError("Give --run to list or fix the suspects of a run, or --file with fixes of your own.")
+        raise ConfigError("Give --run to list or fix the suspects of a run, or --file with your own fixes.")
     store = open_store(store_url)
     fixes = read_fixes_file(file) if file else []
     index = None
@@ -57,7 +57,7 @@ def label_fixes(
 def read_suspects(run: Run) -> "pd.DataFrame":
     """Return the suspects of a run's audit, the most suspicious first.
 
-    Raise ConfigError if the run has no audit. A run that drift stopped has one although its train_head did not finish.
+    Raise ConfigError if the run has no audit. A run stopped by drift has an audit, although train_head did not finish.
     """
     import pandas as pd
 
@@ -71,7 +71,7 @@ def read_suspects(run: Run) -> "pd.DataFrame":
 
 
 def _audit_of_split(run: Run) -> Audit | None:
-    """Return an audit of the run's split, preferably one with the same network and seed."""
+    """Return an audit of the run's split, preferably with the same network and seed."""
     if (split := run.record["stages"].get("split")) is None:
         return None
     keys = [key.split("/")[1] for key in run.store.list_keys("audits/") if key.endswith("/manifest.json")]
@@ -81,14 +81,14 @@ def _audit_of_split(run: Run) -> Audit | None:
 
 
 def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
-    # Equal settings are counted, because the run may name a file of weights whose hash the audit has.
+    # Count equal settings: the weights never match if the run names a file, of which the audit has the hash.
     settings = run.config.model.model_dump()
     num_equal = sum(value == settings[name] for name, value in audit.settings["network"].items())
     return num_equal, audit.settings["seed"] == run.config.seed
 
 
 def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
-    """Return fixes of the first ``top`` suspects and of those with these ids, which must be among the suspects."""
+    """Return fixes for the first ``top`` suspects and the suspects with these ids; ConfigError for an unknown id."""
     if unknown := sorted(set(ids) - set(suspects["id"])):
         raise ConfigError(f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other "
                           f"labels, give --file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}.")
@@ -111,11 +111,11 @@ def read_fixes_file(path: Path) -> list[LabelFix]:
 def merge_fixes(
     store: Store, fixes: Sequence[LabelFix], *, replace_existing: bool, index: "pd.DataFrame | None" = None
 ) -> tuple[list[LabelFix], list[LabelFix]]:
-    """Add fixes to the store's file by compare-and-swap; return those written, and the existing ones that were kept.
+    """Add fixes to the store's file by compare-and-swap; return the written fixes and the kept existing fixes.
 
-    An existing fix of the same image is kept, unless ``replace_existing`` is set or it is for an image with other
-    content. With the ``index`` of the images, fixes are written with the hash of their content. Raise ConfigError if an
-    image has two fixes, and DataError without writing any if they cannot be applied to the index.
+    An existing fix of the same image is kept, unless ``replace_existing`` is set or the image has changed since. With
+    the ``index`` of the images, each fix includes the hash of its image. Raise ConfigError if an image has two fixes.
+    Raise DataError, without writing anything, if the fixes cannot be applied to the index.
     """
     fixes = list(fixes) if index is None else _with_content(fixes, index)
     ids = [fix.id for fix in fixes]
@@ -163,7 +163,7 @@ def _check_applicable(content: bytes, index: "pd.DataFrame") -> None:
 
 
 def _to_csv(fixes: Iterable[LabelFix]) -> bytes:
-    """Return the content of the file; the column of hashes is left out if no fix has one."""
+    """Return the content of the file, without the column of hashes if no fix has a hash."""
     rows = [[fix.id, fix.action, "" if fix.label is None else str(fix.label), fix.sha256] for fix in fixes]
     num_columns = len(REQUIRED_COLUMNS) + any(row[-1] for row in rows)
     text = io.StringIO()
@@ -177,7 +177,7 @@ def suspect_lines(suspects: "pd.DataFrame", top: int) -> Iterator[str]:
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
         yield (f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} (label quality "
                f"{row.label_quality:.3f})")
-    yield (f"{len(suspects)} suspects, many of which are correct labels. Nothing was written. Check them in the run's "
+    yield (f"{len(suspects)} suspects, many with correct labels. Nothing was written. Check them in the run's "
            "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the "
            "images.")
 

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated, Optional
@@ -37,5 +37,5 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_settings(recipe: str, overrides: list[str]) -> Config:
-    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and then the overrides."""
+    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and the overrides, which take precedence."""
     return load_config(recipe, dict(map(parse_override, deployment_settings(overrides))))

@@ -30,7 +30,7 @@ def predict(
     """Predict the classes of images, with calibrated probabilities; exit status 65 if some cannot be read."""
     store = open_store(store_url)
     selected = select_model(store, model, run)
-    from carclf.inference.files import list_files  # imports Keras, for which an error above does not wait
+    from carclf.inference.files import list_files  # imports Keras: errors above do not wait for it
 
     if not (paths := list_files(files)):
         raise ConfigError("No files found. Give image files, or folders that contain some.")

@@ -72,7 +72,7 @@ def compare(
     run_b: Annotated[str, typer.Argument(metavar="B", help="The id of the other run.")],
     store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs: settings, metrics, and a paired test on the validation images that they share."""
+    """Compare two runs: settings, metrics, and a paired test on their common validation images."""
     from carclf.dashboard.run_comparison import compare_runs
 
     comparison = compare_runs(open_store(store_url), run_a, run_b)

@@ -20,7 +20,7 @@ def demo_server(
         Optional[float], typer.Option(help="Use this fraction of the training images as the test images.")
     ] = None,
     port: Annotated[int, typer.Option(help="The port to listen on; 0 chooses a free one.")] = 0,
-    host: Annotated[str, typer.Option(help="The host to listen on, as clients address it.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="The host to listen on, by the name that clients use.")] = "127.0.0.1",
     slug: Annotated[str, typer.Option(help="The name of the competition.")] = "demo-cars",
     work_dir: Annotated[
         Optional[Path],

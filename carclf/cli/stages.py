@@ -1,4 +1,4 @@
-"""The commands of the stages, one for each, and ``carclf run``, which runs all of them in order."""
+"""A command for each stage, and ``carclf run``, which runs all stages in order."""
 
 import json
 import sys
@@ -61,7 +61,7 @@ def _finish(result: Result, path: Path | None) -> None:
         path.write_text(json.dumps(asdict(result)))
     if result.skip_reason:
         raise typer.Exit(SKIP_REMAINING)
-    if result.waiting:  # the log has the reason
+    if result.waiting:  # the reason has been logged
         raise typer.Exit(ServiceError.exit_status)
 
 

@@ -16,12 +16,12 @@ def copy(
     to: Annotated[str, typer.Option("--to", help="The target: another folder or s3://bucket/prefix.")],
     store_url: StoreOption = "store",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Also copy the files that the target has already; they may be damaged.")
+        bool, typer.Option("--overwrite", help="Also copy files that exist in the target, where they may be damaged.")
     ] = False,
 ) -> None:
-    """Copy a store into another one, for example as a backup. Runs may continue meanwhile.
+    """Copy a store to another store, for example as a backup. Runs may continue meanwhile.
 
-    Files that the target has already are skipped.
+    Files that exist in the target are skipped.
     """
     source = open_store(store_url)
     target = open_store(to)

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SCORE_HEADER = ("accuracy", "95%", "public")
 CHAMPIONS_HEADER = ("", "model", "run", *SCORE_HEADER, "rank", "when", "by", "")
 RUNS_HEADER = ("", "run", "recipe", "created", "state", "stage", *SCORE_HEADER, "decision", "minutes", "GPU")
-MAX_ROWS = 20  # of a comparison's tables
+MAX_ROWS = 20  # in each table of a comparison
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table with aligned columns; an empty column is left out."""
-    rows = [[printable(cell) for cell in row] for row in rows]  # names and reasons may contain anything
+    rows = [[printable(cell) for cell in row] for row in rows]  # names and reasons may contain control characters
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width).rstrip() for row in rows
@@ -41,7 +41,7 @@ def _score_cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
-    """Return all promotions, oldest first, with metrics, public score, and whether each is the champion now."""
+    """Return all promotions, oldest first, with metrics, public score, and a flag for the current champion."""
     return [_champion_row(store, state, event) for event in promotions(state)]
 
 
@@ -87,7 +87,7 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
 
 
 def details_table(details: Mapping[str, Any]) -> list[str]:
-    """Return the lines that show ``champion_details``."""
+    """Format ``champion_details`` as lines of text."""
     champion = ", the champion" if details["champion"] else ""
     rules = [
         (row["name"], format_value(row["value"]), format_value(row["limit"]), "yes" if row["passed"] else "NO",
@@ -137,7 +137,7 @@ def runs_table(rows: Sequence[Row]) -> list[str]:
 
 
 def run_lines(facts: "RunFacts") -> list[str]:
-    """Return the lines that show the facts of a run."""
+    """Format the facts of a run as lines of text."""
     header = facts.header
     row = facts.row
     champion = ", the champion" if row["champion"] else ""
@@ -148,7 +148,7 @@ def run_lines(facts: "RunFacts") -> list[str]:
         f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
         *([facts.decision.reason] if facts.decision else []),
         "", *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
-        "", *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
+        "", *(format_table([("setting", "value", ""), *settings]) if settings else ["no settings are changed"]),
         *(["", *problems] if problems else []),
     ]
     return [printable(line) for line in lines]
@@ -160,7 +160,7 @@ def _stage_cells(stage: "StageFacts") -> tuple[str, ...]:
 
 
 def comparison_lines(comparison: "RunComparison") -> list[str]:
-    """Return the lines that show the comparison of two runs."""
+    """Format the comparison of two runs as lines of text."""
     settings = [(row.name, str(row.a), str(row.b)) for row in comparison.settings]
     metrics = [(row.name, format_value(row.a), format_value(row.b)) for row in comparison.metrics]
     recalls = [

@@ -86,7 +86,7 @@ def color_scale(field: str, colors: Mapping[str, str]) -> Spec:
 
 
 def tooltip(form: str, *fields: str) -> list[Spec]:
-    """Return the tooltip lines of fields that are shown with the same number format."""
+    """Return the tooltip lines of fields with the same number format."""
     return [{"field": field, "format": form} for field in fields]
 
 

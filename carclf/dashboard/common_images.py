@@ -73,7 +73,7 @@ class CommonImages:
 
 
 def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> CommonImages:
-    """Return the images that both runs validated on and that test the two models fairly."""
+    """Return the images that both runs validated on and on which their models can be compared fairly."""
     rows_a = _validation_rows(a, store)
     rows_b = _validation_rows(b, store)
     trained_on: set[str] = set()

@@ -1,4 +1,4 @@
-"""What a comparison of two runs, A and B, shows. Differences are B minus A."""
+"""Facts of a comparison of two runs, A and B. Differences are B minus A."""
 
 from typing import Any
 
@@ -27,8 +27,8 @@ class Difference(Facts):
 class PairedResult(Facts):
     """Both models on their common images, with McNemar's exact test; None if there are no common images.
 
-    Not among the common images: ``num_trained_on`` that one of the models was trained on, ``num_mismatched`` whose
-    label or content differs, and ``num_same_members`` that the same ensemble members predict for both models.
+    Excluded: ``num_trained_on`` images that one of the models was trained on, ``num_mismatched`` images whose label or
+    content differs, and ``num_same_members`` images that the same ensemble members predict for both models.
     """
 
     num_images: int
@@ -71,7 +71,7 @@ class ChangedPrediction(Facts):
 
 
 class RunComparison(Facts):
-    """All that differs between two runs. ``conclusion``: better, worse, inconclusive (B) or not_comparable."""
+    """The differences of two runs. ``conclusion`` is about B: better, worse, inconclusive or not_comparable."""
 
     a: ComparedRun
     b: ComparedRun

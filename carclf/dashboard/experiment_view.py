@@ -21,7 +21,7 @@ DRAWN = {"recipe", "minutes", "accuracy", "summary"}
 
 
 class RecipeRow(Facts):
-    """A recipe in ``outcome.json``. What was not measured, or is not known of the baseline, is None."""
+    """A recipe in ``outcome.json``. Values that were not measured or do not apply to the baseline are None."""
 
     recipe: str
     conclusion: str  # better, worse or inconclusive; "" for the baseline

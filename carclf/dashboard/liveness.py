@@ -12,7 +12,7 @@ from carclf.runs.index import NUM_READERS, Row
 from carclf.runs.live import STALE_SECONDS, read_live_progress
 from carclf.services.storage import Store
 
-MAX_CHECKED = 16  # the newest runs of a list, each of which costs reads from the store
+MAX_CHECKED = 16  # only the newest runs of a list: each check reads from the store
 
 
 def mark_stale_runs(store: Store, rows: Sequence[Row]) -> list[Row]:

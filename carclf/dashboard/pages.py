@@ -36,7 +36,7 @@ UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
 
 
 class LiveUpdate(Facts):
-    """What changes of a run's page while the run is active. Another ``version`` means: reload the page."""
+    """The changing parts of an active run's page. A new ``version`` means that the page must be reloaded."""
 
     version: str
     state: str
@@ -78,7 +78,7 @@ def experiment_page(store: Store, root: str, outcome: Mapping[str, Any]) -> str:
 
 
 def experiment_progress_page(store: Store, root: str, name: str, training_runs: Sequence[Mapping[str, Any]]) -> str:
-    """Render the state of an experiment without outcome; ``training_runs`` is empty until they are planned."""
+    """Render the state of an experiment without outcome; ``training_runs`` is empty until the plan exists."""
     statuses = training_run_statuses(store, training_runs)
     return render_page("experiment_progress.html", root, experiment=name, training_runs=statuses)
 

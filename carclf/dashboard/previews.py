@@ -22,7 +22,7 @@ class Previews:
         self.thumbnails = Thumbnails(self.folder) if self.folder.name and self.folder.is_dir() else None
 
     def __call__(self, path: str) -> str:
-        """Return the data URI; "" if the image is not available or MAX_DECODED were decoded already."""
+        """Return the data URI; "" if the image is not available or MAX_DECODED images have been decoded."""
         if uri := self.error_images.get(path):
             return uri
         if not path or self.thumbnails is None or len(self.thumbnails.cache) >= MAX_DECODED:
@@ -32,7 +32,7 @@ class Previews:
 
 
 def _image_folder(reader: RunReader) -> Path:
-    """Return where this machine caches the run's unpacked images."""
+    """Return the folder in which this machine caches the run's unpacked images."""
     archive = reader.artifact("download")
     return cache_folder() / "images" / archive.content_hash if isinstance(archive, Archive) else Path()
 

@@ -37,7 +37,7 @@ CURVES = (
 
 
 def curves(name: str, points: Sequence[Point], x: str, x_title: str) -> list[Chart]:
-    """Return the training curves over the points' field ``x``, without those of metrics that no point has."""
+    """Return the training curves over the points' field ``x``; metrics without values have no curve."""
     charts = []
     for curve in CURVES:
         values: Values = [
@@ -85,7 +85,7 @@ def _summarize_curve(values: Values) -> str:
 
 
 def stage_times(stages: Sequence[StageFacts]) -> Chart:
-    """Return how long each finished stage took."""
+    """Return the duration of each finished stage."""
     title = "Time of each stage"
     values: Values = [
         {"stage": stage.name, "seconds": stage.seconds, "outcome": "reused" if stage.reused else "computed"}
@@ -165,7 +165,7 @@ def reliability(bins: Sequence[ReliabilityBin]) -> Chart:
 
 
 def class_differences(classes: Sequence[ClassDifference]) -> Chart:
-    """Return how the recall of each class differs between run A and run B, in the order given."""
+    """Return the recall difference of each class between run A and run B, in the order given."""
     title = "Recall difference of each class"
     values: Values = [
         row.model_dump() | {"label": str(row.label), "kind": "gained" if row.difference >= 0 else "lost"}

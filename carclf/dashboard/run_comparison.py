@@ -1,4 +1,4 @@
-"""Compare two runs: settings, metrics, and predictions on the images that both validated on."""
+"""Compare two runs: settings, metrics, and predictions on their common validation images."""
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +21,7 @@ SIGNIFICANCE_LEVEL = 0.05  # of the two-sided test
 def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     """Return what differs from run A to run B.
 
-    ConfigError if a run does not exist or is not evaluated, or both are the same; DataError for damaged artifacts.
+    ConfigError if a run is missing or has not been evaluated, or both are the same; DataError for damaged artifacts.
     """
     if run_a == run_b:
         raise ConfigError(f"Cannot compare the run {run_a!r} with itself. Give two runs: carclf runs compare A B")
@@ -81,8 +81,8 @@ def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.D
 
 def _conclude(run_a: str, run_b: str, paired: facts.PairedResult) -> tuple[str, str]:
     if paired.interval is None or paired.p_value is None or paired.difference is None:
-        return "not_comparable", (f"{run_a} and {run_b} cannot be compared: there is no image that both validated on "
-                                  "and neither was trained on.")
+        return "not_comparable", (f"{run_a} and {run_b} cannot be compared: they have no common validation images "
+                                  "that neither model was trained on.")
     low, high = paired.interval
     details = (f"{paired.accuracy_b:.4f} against {paired.accuracy_a:.4f} on {paired.num_images} common images, a "
                f"difference of {100 * paired.difference:+.2f} points (95% interval {100 * low:+.2f} to "

@@ -30,7 +30,7 @@ Epoch = dict[str, float | None]  # a row of history.csv: epoch (from 1), loss, a
 
 
 class RunHeader(Facts):
-    """Where the run comes from. ``members`` are the runs of an ensemble, ``settings`` those unlike the recipe's."""
+    """The origin of a run. ``members`` are the runs of an ensemble; ``settings`` differ from the recipe's."""
 
     recipe: str
     created: str
@@ -51,14 +51,14 @@ class DataFinding(Facts):
 
 
 class UnusableImage(Facts):
-    """An image that is excluded, and why."""
+    """An excluded image, and the reason."""
 
     path: str
     problem: str
 
 
 class DataFacts(Facts):
-    """Metrics of dataset, split and audit ({} if they have not run), and what validation reports."""
+    """Metrics of dataset, split and audit ({} if they have not run), and the findings of validation."""
 
     metrics: dict[str, Any]
     split: dict[str, Any]
@@ -91,7 +91,7 @@ class ReliabilityBin(Facts):
 
 
 class EvaluationFacts(Facts):
-    """``evaluation.json``: classes by rising recall, reliability by rising confidence; None was not measured."""
+    """``evaluation.json``: classes by increasing recall, reliability by increasing confidence; None: not measured."""
 
     accuracy: float
     interval: tuple[float, float]  # 95%
@@ -122,7 +122,7 @@ class ErrorFacts(Facts):
     overlay: str = ""
 
 
-# The gate has models of its rules and decisions, but to import them loads pandas, which the API server does not need.
+# The gate's models of rules and decisions would import pandas, which the api-server does not need.
 class GateRule(Facts):
     """A rule of the gate with its result."""
 
@@ -187,7 +187,7 @@ def run_facts(store: Store, run_id: str) -> RunFacts:
 
 
 def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | None:
-    """Return a page, table or image of a stage's artifact, or of the audit's; None for other files.
+    """Return a page, table or image of a stage's artifact or of the audit; None for other files.
 
     ConfigError if the run does not exist, DataError if the file is damaged.
     """
@@ -207,7 +207,7 @@ def _row(reader: RunReader, stages: tuple[StageFacts, ...]) -> Row:
 
 def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeader:
     record = reader.record
-    machine = str(record.get("machine", ""))  # the one that started the run, unless the model is trained
+    machine = str(record.get("machine", ""))  # the machine that started the run, if no model has been trained
     if trained_on := training_machine(record):
         size = f"{trained_on.get('cores')} cores, {trained_on.get('memory_gb')} GB"
         parts = (trained_on.get("processor"), size, trained_on.get("system"), trained_on.get("backend"))
@@ -236,7 +236,7 @@ def _data(reader: RunReader) -> DataFacts | None:
     head = reader.try_section("train_head", lambda: reader.artifact("train_head"), None)
     split = reader.try_section("split", lambda: reader.artifact("split"), None)
     audit = reader.try_section(AUDIT, lambda: reader.artifact(AUDIT), None)
-    head_metrics = reader.result("train_head").get("metrics", {})  # those of the head and those of the audit
+    head_metrics = reader.result("train_head").get("metrics", {})  # of the head and of the audit
     return DataFacts(
         metrics={name: value for name, value in report.items() if isinstance(value, int | float | str)},
         split=split.metrics if split else {},
@@ -263,7 +263,7 @@ def _errors(reader: RunReader) -> tuple[ErrorFacts, ...]:
 
 
 def _error_images(reader: RunReader) -> tuple[dict[str, str], ...]:
-    """Return the data URIs of each error's images, without those that are not of a JPEG."""
+    """Return the data URIs of each error's JPEG images; other URIs are dropped."""
     images = reader.read_json("evaluate", "error_images.json") or []
     return tuple(
         {kind: uris[kind] for kind in IMAGE_KINDS if uris.get(kind, "").startswith(JPEG_URI)} for uris in images

@@ -28,11 +28,11 @@ SEARCHED_COLUMNS = ("run", "recipe", "dataset", "model", "state", "decision", "t
 
 
 class RunQuery(BaseModel):
-    """Which runs to list, in which order, and which part of the list."""
+    """Filters, order and part of the list of runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: FilterText = ""  # words that must all occur, in any case
+    text: FilterText = ""  # words that must all occur; case is ignored
     recipe: FilterText = ""
     decision: FilterText = ""
     state: FilterText = ""
@@ -64,7 +64,7 @@ def query_runs(store: Store, query: RunQuery) -> RunPage:
 
 
 def runs_as_csv(store: Store, query: RunQuery) -> str:
-    """Return all matching runs, whatever the query's offset and limit, as CSV for a spreadsheet. Times are UTC."""
+    """Return all matching runs, ignoring offset and limit, as CSV for a spreadsheet. Times are UTC."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     writer.writerow(CSV_COLUMNS)
@@ -74,7 +74,7 @@ def runs_as_csv(store: Store, query: RunQuery) -> str:
 
 
 def _csv_cell(value: Any) -> str:
-    """Return the cell's text. A quote before a text that starts like a formula keeps it from being evaluated."""
+    """Return the cell's text. A leading quote keeps a spreadsheet from evaluating text that starts like a formula."""
     text = "" if value is None else str(value)
     return f"'{text}" if isinstance(value, str) and text.startswith(FORMULA_PREFIXES) else text
 

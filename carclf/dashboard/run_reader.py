@@ -21,7 +21,7 @@ from carclf.stages.chain import STAGES
 T = TypeVar("T")
 REPORT_KEY = re.compile(r"(?P<folder>[a-z]+)/(?P<key>[0-9a-f]+)/")
 AUDIT = "audit"  # not a stage: the label errors, or label errors and drift, that train_head reports
-# What a file with a valid checksum but unexpected content can raise.
+# Errors that a file with a valid checksum but unexpected content can raise.
 MALFORMED_DATA_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error)
 
 
@@ -134,7 +134,7 @@ def open_run(store: Store, run_id: str) -> RunReader:
 
 
 def _artifact_of_report(entry: dict[str, Any], *kinds: type[Artifact]) -> tuple[type[Artifact], str]:
-    """Return the kind and key of the artifact whose report an entry's metrics name; "" if it is of another kind."""
+    """Return the kind and key of the artifact whose report an entry's metrics name; "" if its kind is another."""
     match = REPORT_KEY.match(str(entry.get("metrics", {}).get("report", "")))
     kind = next((kind for kind in kinds if match and kind.folder == match["folder"]), None)
     return (kind, match["key"]) if kind and match else (kinds[0], "")

@@ -9,8 +9,8 @@ from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
 from carclf.stages.chain import NO_OPTIONS, StageOptions
 
-LATE_STAGES = ("evaluate", "promote", "submit", "score")  # after them there is something to report
-POLLED_STAGES = ("submit", "score")  # nothing new is known while these wait
+LATE_STAGES = ("evaluate", "promote", "submit", "score")  # the report is written after these
+POLLED_STAGES = ("submit", "score")  # nothing changes in the report while these wait
 
 
 def run_report(store: Store, run_id: str) -> str:

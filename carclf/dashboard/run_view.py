@@ -12,14 +12,14 @@ from carclf.dashboard.run_reader import Facts
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
 from carclf.runs.live import LiveProgress
 
-X_TITLES = {"fine_tune": "step"}  # what the progress of an activity counts, if not epochs
+X_TITLES = {"fine_tune": "step"}  # the unit of an activity's progress, if not epochs
 STAGE_TITLES = {"train_head": "Head", "fine_tune": "Fine-tuning"}
 METRIC_FORMATS = {"epoch": "{:.0f}", "loss": "{:.3f}", "accuracy": "{:.3f}", "images_per_second": "{:.0f}",
                   "data_wait_fraction": "{:.0%}"}
 
 
 class ProgressLine(Facts):
-    """How far a stage is: a sentence, and the fraction of its work that is done."""
+    """Progress of a stage: a sentence, and the completed fraction."""
 
     stage: str
     text: str
@@ -69,7 +69,7 @@ def live_curves(live: LiveProgress) -> list[Chart]:
 
 
 def progress_lines(live: Mapping[str, LiveProgress]) -> list[ProgressLine]:
-    """Return a line for each stage that is running, or was until its process was killed."""
+    """Return a line for each stage that is running, or was running when its process was killed."""
     return [
         ProgressLine(stage=stage, text=_progress_text(stage, state), fraction=state["done"] / max(1, state["total"]))
         for stage, state in live.items()

@@ -1,11 +1,11 @@
-// The pages in Airflow's UI: theme, charts, enlarged images, the list of runs, and updates of runs that are active.
+// The pages in Airflow's UI: theme, charts, enlarged images, the list of runs, and updates of active runs.
 // Everything from the store is inserted as text, never as markup.
 "use strict";
 (() => {
   const SECONDS_ACTIVE = 3, SECONDS_IDLE = 15, SECONDS_AUTO_REFRESH = 5;
   const views = new Map(); // vega-embed results by the id of the figure
 
-  // Airflow stores its theme as a class of its root element and in localStorage. Without one, the browser's applies.
+  // Airflow stores its theme as a class of its root element and in localStorage. Without a stored theme, the browser's applies.
   function applyTheme() {
     let theme = "";
     try {
@@ -136,7 +136,7 @@
     makeImagesZoomable(next);
     if (focused) document.querySelector(focused)?.focus({preventScroll: true});
   }
-  // A selector that finds the focused element again after the page was reloaded.
+  // A selector of the focused element, to restore the focus after a reload of the page.
   function selectorOf(element) {
     const details = element?.closest("details[id]"), href = element?.getAttribute("href");
     if (element?.id) return `#${CSS.escape(element.id)}`;

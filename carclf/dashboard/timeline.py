@@ -39,7 +39,7 @@ def timeline_chart(rows: Sequence[Row], champion: ChampionFacts | None) -> Chart
 
 
 def _is_time(text: str) -> bool:
-    """Return whether this is a valid time. A single invalid one would break the whole axis."""
+    """Return whether this is a valid time. A single invalid time would break the whole axis."""
     try:
         return bool(datetime.fromisoformat(text))
     except (ValueError, TypeError):
@@ -47,7 +47,7 @@ def _is_time(text: str) -> bool:
 
 
 def _time_axis(span: list[str] | None = None) -> Spec:
-    """Return an axis in UTC, like all times of the pages, whatever the browser's time zone is."""
+    """Return an axis in UTC, like all times of the pages, regardless of the browser's time zone."""
     scale: Spec = {"type": "utc"} | ({"domain": span} if span else {})
     ticks: Spec = {"tickCount": 8, "format": {"hours": "%H:%M", "minutes": "%H:%M"}}  # the default is a 12-hour clock
     return {"field": "created", "type": "temporal", "title": "UTC", "axis": ticks, "scale": scale}

@@ -1,4 +1,4 @@
-"""The competition's archive in Kaggle's layout; the same files give the same bytes."""
+"""The competition's archive in Kaggle's layout; equal files produce equal bytes."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""A folder in the competition's layout as a competition: what is served, and what submissions are graded against."""
+"""Turn a folder in the competition's layout into a competition with an archive and graded submissions."""
 
 import csv
 import re
@@ -18,7 +18,7 @@ HOLDOUT_SEED = 0
 
 @dataclass(frozen=True)
 class Competition:
-    """What the server serves: the archive, the ids of the sample submission in order, and the true classes if known."""
+    """The archive to serve, the ids of the sample submission in order, and the true classes if known."""
 
     slug: str
     archive: Path
@@ -32,7 +32,7 @@ def open_competition(
     """Build ``<slug>.zip`` in ``work`` from a folder in the competition's layout.
 
     Submissions are graded against the CSV ``truth``, or against the labels of a fraction ``holdout`` of the training
-    images, which then replaces the test images. Raises ConfigError for invalid arguments, DataError for invalid files.
+    images, which become the test images. Raise ConfigError for invalid arguments, DataError for invalid files.
     """
     if truth is not None and holdout is not None:
         raise ConfigError("A truth file and a holdout fraction were given. Give one of them, not both.")
@@ -129,12 +129,12 @@ def _read_truth(ids: Sequence[str], path: Path) -> dict[str, str]:
     categories = _read_csv(path)
     if missing := set(ids) - set(categories):
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
-                        "them, or serve without a truth.")
+                        "them, or omit --truth.")
     return {name: categories[name] for name in ids}
 
 
 def _train_rows(folder: Path, train: Sequence[Path]) -> list[tuple[str, str]]:
-    """Return the rows of train.csv whose images are served, or rows made from the folders' names."""
+    """Return the rows of train.csv whose images are in the archive; without a train.csv, use the folders' names."""
     path = folder / "train.csv"
     if not path.is_file():
         return [(image.name, image.parent.name) for image in train]
@@ -143,7 +143,7 @@ def _train_rows(folder: Path, train: Sequence[Path]) -> list[tuple[str, str]]:
 
 
 def _hold_out(train: Sequence[Path], fraction: float) -> dict[str, str]:
-    """Return the class by name of a stratified fraction of the readable images, in random order."""
+    """Return the file names and classes of a stratified fraction of the readable images, in random order."""
     if not 0 < fraction < 1:
         raise ConfigError(f"Invalid holdout {fraction}: expected a fraction between 0 and 1, for example 0.2.")
     if len({path.name for path in train}) < len(train):
@@ -169,6 +169,6 @@ def _is_readable(path: Path) -> bool:
     try:
         with Image.open(path) as image:
             image.load()
-    except (OSError, SyntaxError, ValueError):  # all that Pillow raises for broken files
+    except (OSError, SyntaxError, ValueError):  # Pillow raises these for broken files
         return False
     return True

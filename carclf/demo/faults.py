@@ -1,14 +1,24 @@
-"""Faults that the demo server produces on demand: what goes wrong between Kaggle and its client."""
+"""Faults that the demo server produces on demand, and the responses and damage that they cause."""
 
+import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Literal
 
 FaultKind = Literal["status", "drop", "truncate", "html", "drop_after", "stall", "corrupt", "expired", "empty"]
+Response = tuple[int, bytes, dict[str, str]]  # status, body, headers
+JSON_TYPE = {"Content-Type": "application/json"}
+DAMAGED_BYTES = 64
+# The storage's response to an expired signature: XML, which Kaggle's client cannot parse.
+EXPIRED: Response = (
+    HTTPStatus.FORBIDDEN, b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code></Error>",
+    {"Content-Type": "application/xml"},
+)
 
 
 @dataclass
 class Fault:
-    """What goes wrong at the next ``times`` calls of a method ("Download" and "Upload" are the bodies).
+    """A planned fault in the next ``times`` calls of a method ("Download" and "Upload" are file transfers).
 
     status: respond with that status, and Retry-After if given. drop: close the connection without a response, or in the
     middle of a body. drop_after: execute the call, then close the connection. stall: do not respond for 30 s.
@@ -21,3 +31,25 @@ class Fault:
     status: int = 500
     retry_after: int | None = None
     times: int = 1
+
+    def response(self) -> Response | None:
+        """Return the response instead of the real one; None to close the connection."""
+        if self.kind == "html":
+            return HTTPStatus.OK, b"<html>Please wait</html>", {"Content-Type": "text/html"}
+        if self.kind == "expired":
+            return EXPIRED
+        if self.kind == "empty":
+            return HTTPStatus.OK, b"{}", JSON_TYPE
+        if self.kind == "status":
+            body = json.dumps({"code": self.status, "message": f"planned fault {self.status}"})
+            retry_after = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+            return self.status, body.encode(), JSON_TYPE | retry_after
+        return None
+
+    def damage(self, data: bytes) -> bytes:
+        """Return a truncated or corrupted archive."""
+        middle = len(data) // 2
+        if self.kind == "truncate":
+            return data[:middle]
+        end = middle + DAMAGED_BYTES
+        return data[:middle] + bytes(byte ^ 255 for byte in data[middle:end]) + data[end:]

@@ -1,6 +1,6 @@
-"""Kaggle's side of the protocol: one competition, its uploads and submissions, call by call.
+"""Kaggle's side of the protocol for one competition: its data files, uploads and submissions.
 
-The wire format is that of kaggle 2.2.4 and kagglesdk. It was not compared with the live service.
+The wire format is that of kaggle 2.2.4 and kagglesdk. It has not been compared with the live service.
 """
 
 import base64
@@ -28,7 +28,7 @@ METHODS = frozenset({
 
 @dataclass
 class SubmissionEntry:
-    """A submission as the server keeps it."""
+    """A submission as the server stores it."""
 
     ref: int
     description: str
@@ -46,7 +46,7 @@ class SubmissionEntry:
 
 @dataclass
 class Upload:
-    """An announced file; its data are None until they arrive."""
+    """An announced file; ``data`` is None until the upload arrives."""
 
     file_name: str
     data: bytes | None = None
@@ -115,7 +115,7 @@ class KaggleBackend:
                            "You must accept this competition's rules before you'll be able to download files.")
 
     def handle_call(self, method: str, request: Json) -> Json:
-        """Return the JSON response to a call of the API; ApiError where Kaggle responds with an error."""
+        """Return the JSON response to an API call; raise ApiError where Kaggle responds with an error."""
         if method not in METHODS:
             raise ApiError(HTTPStatus.NOT_FOUND, f"{method} is not served here")
         if method != "GetSubmission":
@@ -135,7 +135,7 @@ class KaggleBackend:
     def _list_data_files(self, _: Json) -> Json:
         self.require_rules_accepted()
         archive = self.competition.archive
-        # The date depends on the content, so that an unchanged folder is an unchanged competition.
+        # Derive the date from the content: the client must see an unchanged folder as an unchanged competition.
         date = _format_time(CREATION_EPOCH + int(digest(archive)[:7], 16))
         files = [{"ref": name, "name": name, "totalBytes": num_bytes, "creationDate": date}
                  for name, num_bytes in member_sizes(archive).items()]

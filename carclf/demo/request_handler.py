@@ -1,4 +1,4 @@
-"""HTTP for the demo server: paths, credentials, redirects, ranges, uploads, and the planned faults."""
+"""HTTP for the demo server: paths, credentials, redirects, ranges and uploads."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from carclf.demo.faults import Fault
+from carclf.demo.faults import EXPIRED, JSON_TYPE, Fault
 from carclf.demo.kaggle_backend import ApiError
 from carclf.demo.served_files import ServedFile, open_file
 
@@ -20,13 +20,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
 COPY_BYTES = 1 << 20
-JSON_TYPE = {"Content-Type": "application/json"}
-# The storage's response to an expired signature: XML, which Kaggle's client cannot parse.
-EXPIRED = b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code></Error>"
 
 
 class RequestHandler(BaseHTTPRequestHandler):
-    """One connection; absolute URLs, as a proxy gets them, and paths are handled alike."""
+    """Handles a connection. It accepts paths, and absolute URLs as sent to a proxy."""
 
     demo: "DemoServer"
     protocol_version = "HTTP/1.1"
@@ -36,7 +33,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         log.debug(format, *args)
 
     def do_POST(self) -> None:
-        """Handle a call of the API."""
+        """Handle an API call."""
         body = self._read_body()
         try:
             self._call(body)
@@ -78,11 +75,11 @@ class RequestHandler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.FOUND, b"", {"Location": url})
 
     def do_GET(self) -> None:
-        """Handle a download, from the requested byte on."""
+        """Handle a download, which starts at the requested byte."""
         url = urlsplit(self.path)
         self.demo.count("Download")
         if parse_qs(url.query).get("signature") != [self.demo.signature]:
-            return self._send_expired()
+            return self._send(*EXPIRED)
         fault = self.demo.next_fault("Download")
         if fault and fault.kind in ("status", "html", "stall", "expired"):
             return self._fail(fault)
@@ -145,30 +142,18 @@ class RequestHandler(BaseHTTPRequestHandler):
         return chunks
 
     def _fail(self, fault: Fault) -> None:
-        if fault.kind == "html":
-            self._send(HTTPStatus.OK, b"<html>Please wait</html>", {"Content-Type": "text/html"})
-        elif fault.kind == "expired":
-            self._send_expired()
-        elif fault.kind == "empty":
-            self._send_json({})
-        elif fault.kind == "status":
-            headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-            self._send_error(fault.status, f"planned fault {fault.status}", headers)
-        else:
-            self.demo.closed.wait(STALL_SECONDS if fault.kind == "stall" else 0)
-            self._drop()
+        if response := fault.response():
+            return self._send(*response)
+        self.demo.closed.wait(STALL_SECONDS if fault.kind == "stall" else 0)
+        return self._drop()
 
     def _drop(self) -> None:
         self.wfile.flush()
         self.close_connection = True
         self.connection.close()
 
-    def _send_error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-        text = json.dumps({"code": status, "message": message})
-        self._send(status, text.encode(), JSON_TYPE | (headers or {}))
-
-    def _send_expired(self) -> None:
-        self._send(HTTPStatus.FORBIDDEN, EXPIRED, {"Content-Type": "application/xml"})
+    def _send_error(self, status: int, message: str) -> None:
+        self._send(status, json.dumps({"code": status, "message": message}).encode(), JSON_TYPE)
 
     def _send_json(self, value: dict[str, Any]) -> None:
         self._send(HTTPStatus.OK, json.dumps(value).encode(), JSON_TYPE)

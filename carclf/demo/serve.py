@@ -13,12 +13,12 @@ from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
-DAILY_LIMIT = 1000  # far above Kaggle's, because a demo is run again and again
+DAILY_LIMIT = 1000  # far above Kaggle's, because demos are repeated
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What ``carclf demo-server`` serves, and where; without ``data`` it renders a competition."""
+    """Options of ``carclf demo-server``. Without ``data``, it renders a competition."""
 
     data: Path | None
     truth: Path | None

@@ -1,4 +1,4 @@
-"""The files that the demo server offers: the whole archive, and each of its members."""
+"""The files that the demo server offers: the whole archive and each of its members."""
 
 import functools
 import hashlib
@@ -11,8 +11,6 @@ from typing import IO
 
 from carclf.demo.faults import Fault
 
-DAMAGED_BYTES = 64
-
 
 @dataclass(frozen=True)
 class ServedFile:
@@ -24,7 +22,7 @@ class ServedFile:
 
 
 def digest(archive: Path) -> str:
-    """Return the archive's SHA-256, computed once for each content."""
+    """Return the archive's SHA-256, which is cached until the file changes."""
     stat = archive.stat()
     return _digest(archive, stat.st_mtime_ns, stat.st_size)
 
@@ -42,7 +40,7 @@ def member_sizes(archive: Path) -> dict[str, int]:
 
 
 def open_file(archive: Path, member: str | None, fault: Fault | None, stack: ExitStack) -> ServedFile:
-    """Open the archive, or a member of it, damaged as a fault asks for; KeyError if there is no such member."""
+    """Open the archive or a member, damaged if ``fault`` requires it; raise KeyError for an unknown member."""
     etag = digest(archive)[:32]
     if member is None:
         file: IO[bytes] = stack.enter_context(archive.open("rb"))
@@ -54,13 +52,5 @@ def open_file(archive: Path, member: str | None, fault: Fault | None, stack: Exi
         etag += f"-{member}"
     if fault is None or fault.kind not in ("truncate", "corrupt"):
         return ServedFile(file, num_bytes, f'"{etag}"')
-    data = _damage(file.read(), fault)
+    data = fault.damage(file.read())
     return ServedFile(io.BytesIO(data), len(data), f'"{hashlib.sha256(data).hexdigest()[:32]}"')
-
-
-def _damage(data: bytes, fault: Fault) -> bytes:
-    middle = len(data) // 2
-    if fault.kind == "truncate":
-        return data[:middle]
-    end = middle + DAMAGED_BYTES
-    return data[:middle] + bytes(byte ^ 255 for byte in data[middle:end]) + data[end:]

@@ -30,7 +30,7 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 class DemoServer(KaggleBackend):
-    """One competition at an address; a context manager that serves in a thread.
+    """Server of one competition; a context manager that serves in a thread.
 
     Raises ConfigError if the port is taken.
     """
@@ -47,7 +47,7 @@ class DemoServer(KaggleBackend):
         self.credentials = frozenset({f"Basic {basic}", f"Bearer {TOKEN}"})
         self.signature = secrets.token_hex(16)
         self.faults: list[Fault] = []
-        self.calls: Counter[str] = Counter()  # by method, and of the bodies
+        self.calls: Counter[str] = Counter()  # calls per API method; Download and Upload count file transfers
         self.closed = threading.Event()
         try:
             self.http = _QuietServer(address, type("Bound", (RequestHandler,), {"demo": self}))
@@ -70,7 +70,7 @@ class DemoServer(KaggleBackend):
             self.calls[method] += 1
 
     def next_fault(self, method: str) -> Fault | None:
-        """Use up one call of the first planned fault of a method; None if none is left."""
+        """Return the first planned fault of a method and decrement its ``times``; None if no fault is left."""
         with self.lock:
             for fault in self.faults:
                 if fault.method == method and fault.times > 0:

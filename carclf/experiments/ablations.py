@@ -1,7 +1,7 @@
-"""Ablations: the settings that each one changes of the baseline recipe.
+"""Ablations: named changes to the settings of the baseline recipe.
 
-They cover the ideas of the original notebook and of published solutions. One of two opposites changes nothing, since
-the baseline has it already; which one depends on the recipe.
+They cover the ideas of the original notebook and of published solutions. Of two opposite ablations, the one that
+matches the recipe changes nothing.
 """
 
 from typing import Any, get_args
@@ -49,5 +49,5 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "flip-and-zoom-views": {"evaluate.flip_tta": True, "evaluate.zooms": "1,1.15"},
     **{f"backbone-{name}": {"model.backbone": name} for name in get_args(Backbone) if name != "Tiny"},
 }
-# A recipe that is not trained: it averages the probabilities of others, by default of the baseline's seeds.
+# A recipe without a training: it averages the probabilities of other recipes, by default of the baseline's seeds.
 ENSEMBLE = "ensemble"

@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class _Trainings:
-    """The evaluated training runs, and why others failed. Those that never started are in neither."""
+    """The evaluated training runs, and the errors of failed runs. Runs that never started are in neither."""
 
     evaluated: dict[TrainingRun, Run]
     failed: dict[TrainingRun, str]
@@ -59,7 +59,7 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     trainings = _load_trainings(plan, store)
     tables = _load_tables(plan, trainings)
     if BASELINE not in tables:
-        reasons = "; ".join(trainings.failed.values()) or "It was not trained"
+        reasons = "; ".join(trainings.failed.values()) or "It has not been trained yet"
         raise QualityError(f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is "
                            f"complete. {reasons}. Fix the cause and run again: "
                            f"{format_command(store, f'experiment run --name {plan.experiment}')}")
@@ -134,7 +134,7 @@ def _predictions(run: Run) -> "pd.DataFrame":
 
 
 def _correct_matrices(tables: Tables, ensemble: Sequence[str]) -> dict[str, CorrectMatrix]:
-    """Return the correct predictions of each recipe, and of the ensemble, on the images that all have."""
+    """Return the correct predictions of each recipe, and of the ensemble, on the images that all of them predicted."""
     every_table = [table for by_seed in tables.values() for table in by_seed.values()]
     ids = reduce(lambda common, table: common.intersection(table.index), every_table[1:], every_table[0].index)
     labels = every_table[0].loc[ids, "label"]
@@ -178,7 +178,7 @@ def _conclusion(plan: Plan, name: str, comparison: RecipeComparison | None, rela
         return {"summary": "the baseline", "conclusion": ""}
     summary = comparison.summary(relative_cost)
     if name != ENSEMBLE and plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0):
-        summary = "the same as the baseline: it changes none of its settings"
+        summary = "the same as the baseline: it changes no settings"
     return asdict(comparison) | {"summary": summary, "conclusion": comparison.conclusion}
 
 
@@ -200,7 +200,7 @@ def _training_cost(name: str, plan: Plan, trainings: _Trainings) -> dict[str, fl
     if not (runs := trainings.of_recipes(plan.ensemble if name == ENSEMBLE else [name])):
         return {}
     num_seeds = 1 if name == ENSEMBLE else len({training_run.seed for training_run in runs})
-    # Runs that differ only in evaluation share a model, so an ensemble of them pays for it once.
+    # Runs that differ only in evaluation share a model, so an ensemble counts its cost once.
     models = {run.artifact(Model, "fine_tune").key: run for run in runs.values()}
     seconds, rates = zip(*(_training_seconds(run) for run in models.values()), strict=True)
     cost = {"minutes": sum(seconds) / 60 / num_seeds}
@@ -212,7 +212,7 @@ def _training_cost(name: str, plan: Plan, trainings: _Trainings) -> dict[str, fl
 def _training_seconds(run: Run) -> tuple[float, float]:
     """Return the seconds that training the head and fine-tuning took, and the images per second (0: unknown).
 
-    The features count for every run that needs them, not only for the one that computed them.
+    The features count for every run that needs them, not only for the run that computed them.
     """
     import pandas as pd
 

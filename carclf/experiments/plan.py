@@ -15,9 +15,9 @@ from carclf.services.storage import Store, format_command
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_TRAINING_RUNS = 1000
-# Sections that decide which images there are: changing one would make a comparison impossible.
+# Settings that determine the dataset; recipes that differ in them cannot be compared.
 IMAGE_SECTIONS = ("split", "validation", "download", "duplicates", "seed", "competition")
-# Only the winner is promoted and submitted, by a command of its own.
+# Only the winner is promoted and submitted, by a separate command.
 SETTINGS_OF_ALL = {"submit.enabled": False, "audit.enabled": False}
 
 
@@ -35,10 +35,11 @@ class TrainingRun:
 class Plan(BaseModel):
     """A stored experiment.
 
-    ``recipes`` maps each name to the settings that it changes of ``recipe`` with ``settings``; the baseline comes
-    first and changes none. After each epoch of ``rungs`` the best ``keep_fraction`` of the recipes continue. No
-    training starts once ``budget_minutes`` of training are spent (0: no limit). ``ensemble`` names the recipes whose
-    probabilities are averaged over all seeds for one more row. ``study`` is the search that proposed some recipes.
+    ``recipes`` maps each name to its changes to the baseline, which is ``recipe`` with ``settings``; the baseline
+    itself comes first and has no changes. After each epoch of ``rungs`` the best ``keep_fraction`` of the recipes
+    continue. No training starts once ``budget_minutes`` of training are spent (0: no limit). ``ensemble`` names the
+    recipes whose probabilities are averaged over all seeds for an additional row. ``study`` is the search that proposed
+    some recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -131,7 +132,7 @@ def _check_design(plan: Plan) -> None:
         raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
                           f"{num_runs} trainings; at most {MAX_TRAINING_RUNS} are allowed.")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
-        raise ConfigError(f"seeds = {plan.seeds}: expected different integers of at least 0, such as 0,1.")
+        raise ConfigError(f"seeds = {plan.seeds}: expected distinct integers of at least 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
         raise ConfigError(f"rungs = {plan.rungs}: expected increasing numbers of epochs, such as 2,5.")
     if len(set(plan.ensemble)) * len(plan.seeds) == 1:
@@ -148,13 +149,13 @@ def _check_recipe(plan: Plan, name: str) -> None:
         section = key.partition(".")[0]
         if section in COMPARED_SECTIONS:
             continue
-        reason = "it decides which images there are" if section in IMAGE_SECTIONS else "it does not affect training"
-        raise ConfigError(f"Recipe {name} changes {key}, but recipes can only be compared if that is the same for all: "
-                          f"{reason}. Set it for the whole experiment instead.")
+        reason = "it determines the dataset" if section in IMAGE_SECTIONS else "it does not affect training"
+        raise ConfigError(f"Recipe {name} changes {key}, which must be the same for all recipes: {reason}. Set it for "
+                          "the whole experiment instead.")
 
 
 def write_plan(plan: Plan, store: Store) -> None:
-    """Write the plan to ``experiments/<name>/plan.json``; raise ConfigError if it exists with another plan."""
+    """Write the plan to ``experiments/<name>/plan.json``; raise ConfigError if another plan has this name."""
     data = plan.model_dump_json(indent=1).encode()
     if store.write_if(_plan_key(plan.experiment), data, None):
         return

@@ -72,7 +72,7 @@ def plan_from_form(experiment: str, form: Form, proposed: Mapping[str, dict[str,
 
 
 def parse_integers(text: str, field: str) -> list[int]:
-    """Parse integers separated by commas; raise ConfigError that names the field if a part is not an integer."""
+    """Parse integers separated by commas; raise ConfigError with the field if a part is not an integer."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(re.fullmatch(r"-?[0-9]{1,19}", part) for part in parts):
         raise ConfigError(f"{field} = {text!r}: expected integers separated by commas, such as 0,1.")

@@ -14,10 +14,10 @@ from carclf.services.storage import Store
 
 
 def survivors(plan: Plan, num_rungs: int, store: Store) -> list[str]:
-    """Return the recipes that continue after this many rungs, in the plan's order.
+    """Return the recipes that continue after ``num_rungs`` rungs, in the plan's order.
 
-    The baseline always continues. A recipe that did not reach a rung is out. Of equally accurate recipes the earlier
-    one continues.
+    The baseline always continues. A recipe that did not reach a rung is eliminated. Of two equally accurate recipes,
+    the earlier recipe is preferred.
     """
     remaining = list(plan.recipes)
     for rung in plan.rungs[:num_rungs]:
@@ -29,7 +29,7 @@ def survivors(plan: Plan, num_rungs: int, store: Store) -> list[str]:
 
 
 def remaining_groups(plan: Plan, num_rungs: int, store: Store) -> list[list[int]]:
-    """Return the groups of training runs that continue after this many rungs (0: all)."""
+    """Return the groups of training runs that continue after ``num_rungs`` rungs (0: all)."""
     names = set(survivors(plan, num_rungs, store))
     runs = plan.training_runs
     groups = ([number for number in group if runs[number].recipe in names] for group in plan.groups())
@@ -37,7 +37,7 @@ def remaining_groups(plan: Plan, num_rungs: int, store: Store) -> list[list[int]
 
 
 def recipes_stopped_early(plan: Plan, store: Store) -> dict[str, tuple[int, float]]:
-    """Return the recipes that lost at a rung, with its epoch and their validation accuracy there."""
+    """Return the recipes eliminated at a rung, with the epoch of the rung and their validation accuracy there."""
     stopped: dict[str, tuple[int, float]] = {}
     for number, rung in enumerate(plan.rungs):
         accuracies = _rung_accuracies(plan, rung, store)
@@ -58,7 +58,7 @@ def _rung_accuracies(plan: Plan, rung: int, store: Store) -> dict[str, float]:
 
 
 def _add_shared(plan: Plan, names: list[str]) -> list[str]:
-    """Add the recipes that share a training with one of these: evaluating them costs almost nothing."""
+    """Add the recipes that share a training with one of ``names``: their evaluation costs almost nothing."""
     runs = plan.training_runs
     shared = [{runs[number].recipe for number in group} for group in plan.groups()]
     kept = set(names).union(*(recipes for recipes in shared if recipes & set(names)))

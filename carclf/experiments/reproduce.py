@@ -1,4 +1,4 @@
-"""The command that reproduces one row of an experiment on its own."""
+"""The command that reproduces one row of an experiment."""
 
 import shlex
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def reproduce_command(name: str, plan: Plan, finished: Iterable[TrainingRun]) ->
 
 
 def _seeds(plan: Plan) -> dict[str, Any]:
-    """Return the settings of the first seed and of the split's seed, as far as they are not the defaults."""
+    """Return the settings of the first seed and of the split's seed, without default values."""
     config = plan.config(BASELINE, plan.seeds[0], 0)
     if config.seed == config.split.seed:
         return {"seed": config.seed} if config.seed or "seed" in plan.settings else {}
@@ -32,7 +32,7 @@ def _seeds(plan: Plan) -> dict[str, Any]:
 
 
 def _assignment(key: str, value: Any) -> str:
-    """Return ``key=value`` quoted for a shell; a file of weights without its folder, which differs elsewhere."""
+    """Return ``key=value`` quoted for a shell. A weights file loses its folder, which differs between machines."""
     if key == "model.weights" and Path(value).is_absolute():
         value = Path(value).name
     return shlex.quote(f"{key}={str(value).lower() if isinstance(value, bool) else value}")

@@ -50,7 +50,7 @@ def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
     """Return the content of ``outcome.json``; raise ConfigError if it is missing, DataError if it is damaged."""
     if (outcome := find_outcome(experiment, store)) is None:
         command = format_command(store, f"experiment compare --name {experiment}")
-        raise ConfigError(f"The experiment {experiment!r} in {store.url} was not compared yet. Run: {command}")
+        raise ConfigError(f"The experiment {experiment!r} in {store.url} has not been compared yet. Run: {command}")
     return outcome
 
 
@@ -68,7 +68,7 @@ def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
 
 
 def find_report(experiment: str, store: Store) -> bytes | None:
-    """Return ``report.html``, or None if there is no such experiment or it was not compared yet."""
+    """Return ``report.html``, or None if the experiment does not exist or has not been compared yet."""
     stored = store.read(f"experiments/{experiment}/report.html") if EXPERIMENT_NAME.fullmatch(experiment) else None
     return stored.data if stored else None
 

@@ -54,13 +54,14 @@ def _is_logarithmic(low: float, high: float) -> bool:
 def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, Changes]:
     """Return at least ``num_trials`` recipes with the ends and all choices of the ranges, to check their validity.
 
-    Raise ConfigError if a range is invalid, or if two ranges are of one setting.
+    Raise ConfigError if a range is invalid, or if a setting has two ranges.
     """
     from optuna.distributions import CategoricalDistribution
 
     space = [parse_range(text) for text in ranges]
-    if len(dict(space)) < len(space):
-        raise ConfigError(f"A setting has two ranges in {', '.join(ranges)}. Remove one of them.")
+    keys = [key for key, _ in space]
+    if repeated := [key for key in keys if keys.count(key) > 1]:
+        raise ConfigError(f"{repeated[0]} has two ranges. Remove one.")
     values: dict[str, tuple[Any, ...]] = {
         key: values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
         for key, values in space
@@ -73,7 +74,7 @@ def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, Change
 
 
 def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, Changes]:
-    """Let the study propose recipes ``trial-<n>``; it keeps them as running trials."""
+    """Let the study propose recipes named ``trial-<n>``, which it keeps as running trials."""
     space: dict[str, BaseDistribution] = dict(map(parse_range, ranges))
     with _open_study(name, store) as study:
         trials = [study.ask(space) for _ in range(num_trials)]
@@ -81,7 +82,7 @@ def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> 
 
 
 def num_earlier_trials(plan: Plan) -> int:
-    """Return how many trials the study had before this plan; the plan's trials were chosen by their results."""
+    """Return the number of the study's trials before this plan; their results influenced the choice of its trials."""
     numbers = [int(match[1]) for match in map(TRIAL_NAME.fullmatch, plan.recipes) if match]
     return min(numbers, default=0) if plan.study else 0
 

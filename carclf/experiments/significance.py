@@ -1,9 +1,9 @@
 """Compare recipes with a baseline on the same images, when each recipe was trained with several seeds.
 
-Chance makes a difference look larger in two ways: with other images the predictions would differ, and with other
-seeds the models would. The first is the variance of the paired differences over the images, which includes the effect
-of the seeds on single images. The second, a seed that is better or worse on all images, is estimated from all recipes
-together, because the two or three seeds of one recipe are too few.
+A measured difference is random in two ways: it depends on the images and on the seeds. The first variance is that of
+the paired differences over the images, which includes the effect of a seed on single images. The second, that of a
+seed's effect common to all images, is estimated from all recipes together, because the two or three seeds of one recipe
+are too few.
 """
 
 import math
@@ -61,8 +61,8 @@ def compare_recipes(
     """Compare every recipe with the baseline, by their correct predictions of the same images in the same order.
 
     ``significance_level`` is the probability that an experiment without any real difference has a conclusion other than
-    inconclusive (Bonferroni). ``num_prior_recipes`` were eliminated by a race or a study before; they count as
-    comparisons, because the remaining ones may be the luckiest of many.
+    inconclusive (Bonferroni). ``num_prior_recipes`` were eliminated by a race or a study; they count as comparisons,
+    because the remaining recipes may be the luckiest of many.
 
     Return the comparisons, and the standard deviation of a seed's effect on all images. The latter is None if no recipe
     has two seeds; then the conclusions hold for these models only, not for other seeds.
@@ -77,7 +77,7 @@ def compare_recipes(
 
 @dataclass(frozen=True)
 class _Design:
-    """What all comparisons of an experiment share; the first three fields are from ``_seed_variances``."""
+    """Statistics shared by all comparisons; the first three are the result of ``_seed_variances``."""
 
     seed_variance: float
     total_variance: float
@@ -87,9 +87,9 @@ class _Design:
 
 
 def _seed_variances(matrices: Sequence[CorrectMatrix]) -> tuple[float, float, int]:
-    """Return the variance of a seed's effect on all images alike, that of its whole effect, and the latter's degrees.
+    """Return the variance of the part of a seed's effect common to all images, the total variance, and its degrees.
 
-    The whole effect is pooled over the recipes. Its degrees of freedom are 0 if no recipe has two seeds.
+    The total variance is pooled over the recipes. Its degrees of freedom are 0 if no recipe has two seeds.
     """
     several = [correct for correct in matrices if len(correct) > 1]
     degrees = sum(len(correct) - 1 for correct in several)
@@ -97,7 +97,7 @@ def _seed_variances(matrices: Sequence[CorrectMatrix]) -> tuple[float, float, in
         return 0.0, 0.0, 0
     weighted = [((len(correct) - 1) / degrees, correct) for correct in several]
     total = float(sum(weight * correct.mean(1).var(ddof=1) for weight, correct in weighted))
-    # what independent effects on single images contribute
+    # the contribution of independent effects on single images
     by_image = float(sum(weight * correct.var(0, ddof=1).mean() / correct.shape[1] for weight, correct in weighted))
     return max(0.0, total - by_image), total, degrees
 
@@ -121,7 +121,7 @@ def _compare(name: str, correct: CorrectMatrix, base: CorrectMatrix, design: _De
 def _standard_error(differences: npt.NDArray[np.float64], seed_weight: float, design: _Design) -> tuple[float, float]:
     """Return the standard error of the mean difference and its degrees of freedom (Satterthwaite 1946)."""
     num = len(differences)
-    # One more image for either recipe, so that equal predictions of few images do not prove that the recipes are equal
+    # Add an image in favor of each recipe: equal predictions of few images do not prove that the recipes are equal
     # (Agresti and Min 2005).
     image_variance = (float(((differences - differences.mean()) ** 2).sum()) + 1) / (num * (num - 1))
     variance = image_variance + design.seed_variance * seed_weight

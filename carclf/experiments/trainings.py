@@ -85,7 +85,7 @@ def has_started(record: Record | None) -> bool:
 
 
 def minutes_spent(plan: Plan, store: Store) -> float:
-    """Return the minutes that all training runs took so far, failed ones included; killed attempts are not counted."""
+    """Return the minutes that all training runs have taken so far, including failed runs but not killed attempts."""
     records = (read_record(store, run.run_id) for run in plan.training_runs)
     return sum(record.get("spent_seconds", 0.0) for record in records if record) / 60
 

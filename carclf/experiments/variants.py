@@ -1,4 +1,4 @@
-"""Parse the recipes of an experiment: lines of a name and the settings that it changes of the baseline."""
+"""Parse the recipes of an experiment: lines with a name and changes to the baseline's settings."""
 
 import re
 import shlex
@@ -45,7 +45,7 @@ def split_words(text: str) -> list[str]:
 
 
 def parse_recipes(baseline: str, lines: Sequence[str]) -> tuple[list[tuple[str, Changes]], list[str]]:
-    """Parse the lines of an experiment; return its recipes in order, and the members of the ensemble (maybe none).
+    """Parse the lines of an experiment; return its recipes in order, and the members of the ensemble, if any.
 
     A line may refer to ablations, to the recipes of carclf, and to the recipes of earlier lines. Raise ConfigError if a
     line is invalid, or if there are two ensembles.
@@ -66,12 +66,13 @@ def parse_recipes(baseline: str, lines: Sequence[str]) -> tuple[list[tuple[str, 
     members = list(dict.fromkeys(ensembles[0])) if ensembles else []
     names = {BASELINE, *(name for name, _ in recipes)}
     if unknown := [name for name in members if name not in names]:
-        raise ConfigError(f"{ENSEMBLE} {' '.join(members)}: the experiment has no recipe {unknown[0]!r}.")
+        raise ConfigError(f"{ENSEMBLE} {' '.join(members)}: the experiment has no recipe {unknown[0]!r}. "
+                          "Add it, or remove it from the ensemble line.")
     return recipes, members
 
 
 def _recipes_relative_to(baseline: str) -> dict[str, Changes]:
-    """Return what each recipe of carclf changes of the baseline, in the compared sections.
+    """Return the changes from the baseline to each recipe of carclf, in the compared sections.
 
     Settings that only the baseline changes go back to their defaults.
     """

@@ -38,11 +38,11 @@ def list_runs(store: Store) -> list[Row]:
     - ``dataset`` and ``model``: keys of artifacts
     - ``state``: running, waiting, failed, damaged, done, or pending (stages are left and none is running)
     - ``stage``: the last stage that was started
-    - ``text``: why the run failed, waits, or skips the remaining stages
+    - ``text``: the reason why the run failed, waits, or skips the remaining stages
     - ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high``, ``public_score``, ``rank``: a number or None
     - ``decision``: promoted, rejected, awaiting approval, or ""
     - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
-    - ``champion``: whether the run made the current champion
+    - ``champion``: whether the run produced the current champion
 
     Raise DataError if ``champion.json`` is damaged.
     """
@@ -68,7 +68,7 @@ def rebuild_index(store: Store) -> int:
 
 
 def is_champion(store: Store, row: Row) -> bool:
-    """Return whether the run of this row made the current champion.
+    """Return whether the run of this row produced the current champion.
 
     If the champion names no run, every run with the champion's model counts. Raise DataError if ``champion.json`` is
     damaged.
@@ -128,7 +128,7 @@ ROW_FIELDS = tuple(index_row(Record(run="", recipe="", config={}, stages={}, att
 
 
 def _champion_run(store: Store, rows: list[Row]) -> str | None:
-    """Return the run that made the champion, or if its record is gone the newest run with the champion's model."""
+    """Return the run that produced the champion or, if its record is gone, the newest run with the same model."""
     event = champion_event(store) or {}
     if any(row["run"] == event.get("run") for row in rows):
         return str(event["run"])
@@ -145,7 +145,7 @@ def _rebuild(store: Store) -> Rows:
         current = _parse(data) or {}
         if rebuilt is None:
             run_ids = _run_ids(store)
-        else:  # after a conflict, read again only what other processes changed meanwhile
+        else:  # after a conflict, read only the records that other processes have changed
             run_ids = [run for run in current.keys() | previous.keys() if current.get(run) != previous.get(run)]
         rebuilt = _merge(rebuilt or {}, _read_records(store, run_ids))
         previous = current

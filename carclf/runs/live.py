@@ -21,7 +21,7 @@ MAX_SERIES = 6
 MAX_METRICS = 12
 MAX_NAME = 40  # characters of the name of a metric or an activity
 SECONDS_BETWEEN_WRITES = 2.0
-SECONDS_BETWEEN_HEARTBEATS = 30.0  # writes without news, which show that the process is alive
+SECONDS_BETWEEN_HEARTBEATS = 30.0  # between writes without new points
 MAX_SECONDS_TO_FINISH = 5.0  # how long a finished stage waits for its last points to be written
 STALE_SECONDS = 120.0  # a running stage without a heartbeat for this long was probably killed
 LiveProgress = dict[str, Any]
@@ -46,14 +46,14 @@ def record_progress(store: Store, run_id: str, stage: str) -> Iterator[None]:
 
 
 def read_live_progress(store: Store, run_id: str) -> dict[str, LiveProgress]:
-    """Return the latest progress of each stage of a run, by stage; stages that reported none are missing.
+    """Return the latest progress of each stage of a run, by stage; stages without progress are missing.
 
     Each value has these keys:
 
     - ``stage``; ``state``: running, ended, failed, or stale (running, but no heartbeat for STALE_SECONDS)
     - ``started`` and ``updated`` (ISO 8601, UTC)
     - ``activity`` with ``done`` of ``total``, ``per_second`` and ``eta_seconds`` (None if unknown)
-    - ``metrics``: the latest value of each
+    - ``metrics``: the latest value of each metric
     - ``series``: for each activity, ``points`` and ``epochs``, at most MAX_POINTS of each, ordered by ``done``. A
       point has ``done``, ``time`` and metrics such as loss, learning_rate, images_per_second; an epoch also has
       val_loss and val_accuracy.
@@ -70,7 +70,7 @@ def read_live_progress(store: Store, run_id: str) -> dict[str, LiveProgress]:
 
 
 class _Recorder:
-    """Collects the progress of one attempt and writes it, merged with that of earlier attempts, from a thread."""
+    """Collects the progress of one attempt; a thread writes it, merged with earlier attempts, to the store."""
 
     def __init__(self, store: Store, run_id: str, stage: str) -> None:
         record_key(run_id)
@@ -133,7 +133,7 @@ class _Recorder:
             self.warned = True
 
     def _merged(self, earlier: LiveProgress) -> LiveProgress:
-        """Return this attempt's progress, with the points of earlier attempts up to where this one resumed."""
+        """Return this attempt's progress, preceded by earlier attempts' points up to the step where it resumed."""
         with self.lock:
             series = dict(earlier["series"])
             for activity, current in self.series.items():
@@ -150,10 +150,10 @@ _EMPTY: LiveProgress = {"activity": "", "done": 0, "total": 0, "per_second": Non
 
 
 def add_point(points: Points, new: Point, total: int) -> Points:
-    """Append a point to a series that stays bounded and ordered.
+    """Append a point to a series, which stays bounded and ordered by ``done``.
 
-    Points that the new one repeats are removed. The last point is replaced if both are in the same of the MAX_POINTS
-    equal parts of ``total``.
+    Existing points from its ``done`` on are removed: the training repeats these steps. If ``total`` is divided into
+    MAX_POINTS equal parts, only the last point of each part is kept.
     """
 
     def part(point: Point) -> int:
@@ -166,7 +166,7 @@ def add_point(points: Points, new: Point, total: int) -> Points:
 
 
 def _thin(points: Points) -> Points:
-    """Drop every second point until at most MAX_POINTS are left; the last one stays."""
+    """Drop every second point, but not the last, until at most MAX_POINTS are left."""
     while len(points) > MAX_POINTS:
         points = [*points[:-1:2], points[-1]]
     return points

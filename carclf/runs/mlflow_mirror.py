@@ -35,7 +35,7 @@ AIRFLOW_RUN_URL_ENV_VAR = "CARCLF_AIRFLOW_RUN_URL"
 
 @contextmanager
 def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> Iterator[None]:
-    """Mirror a stage to MLflow while it runs and when it ends. Does nothing without MLFLOW_TRACKING_URI.
+    """Mirror a stage to MLflow while it runs and when it ends. Do nothing without MLFLOW_TRACKING_URI.
 
     ``record`` returns the current record of the run.
     """
@@ -64,7 +64,7 @@ def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> 
 
 
 def sync_champion_alias(store: Store) -> None:
-    """Point MLflow's alias ``champion`` at the store's champion. Does nothing without MLFLOW_TRACKING_URI."""
+    """Point MLflow's alias ``champion`` at the store's champion. Do nothing without MLFLOW_TRACKING_URI."""
     if mlflow_enabled():
         queue = BackgroundQueue()
         queue.submit(partial(_sync_champion, store))
@@ -81,7 +81,7 @@ class _RunMirror:
 
     @property
     def run(self) -> MlflowRun:
-        """Return the MLflow run, found or created on first use, since MLflow may be unreachable before."""
+        """Return the MLflow run; find or create it on first use, because MLflow may be unreachable earlier."""
         if self._run is None:
             self._run = MlflowRun(_describe_run(self.record, self.store))
             log.info("MLflow: %s", self._run.url)
@@ -100,7 +100,7 @@ class _RunMirror:
         self.run.set_status("FAILED" if isinstance(error, Exception) else "KILLED")
 
     def log_end(self, record: Record, stage: str) -> None:
-        """Log everything of the finished stages that MLflow does not have, and after promote the champion."""
+        """Log the data of finished stages that MLflow lacks and, after promote, the champion."""
         self.record = record
         self._run = self.run.deduplicated()
         if self.run.tags.get("error"):
@@ -125,7 +125,7 @@ def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
             if name in artifact.files and artifact.files[name].num_bytes <= MAX_FILE_BYTES:
                 run.log_artifact(stage, artifact.path(store, name))
         report = str(result.get("metrics", {}).get("report", ""))
-        if report and report not in {file.key for file in artifact.files.values()}:  # the audit's
+        if report and report not in {file.key for file in artifact.files.values()}:  # the report of the audit
             _log_file(run, stage, report, store)
         run.log_tags({f"carclf.{stage}": result["key"]})
 
@@ -171,7 +171,7 @@ def _experiment_name(record: Record) -> str:
 
 
 def _sync_champion(store: Store) -> None:
-    """Register the champion; repeat while it changes meanwhile, so that MLflow ends with the latest."""
+    """Register the champion, and again if it changed meanwhile, so that MLflow ends with the latest champion."""
     registered = None
     while (state := read_state(store)) and (event := state["champion"]) and event["model"] != registered:
         _register_champion(event, store)

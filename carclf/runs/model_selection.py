@@ -18,7 +18,7 @@ KEY = re.compile(f"[0-9a-f]{{{KEY_DIGITS}}}")
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """A model, how it was selected, and what else the store has about it.
+    """A model, the way it was selected, and related data in the store.
 
     ``record`` is the record of the run that trained it. ``scores`` are the champion events of its public scores.
     """
@@ -32,7 +32,7 @@ class SelectedModel:
 
     @property
     def temperature(self) -> float | None:
-        """The temperature that calibrates the model's predictions, or None if it was not evaluated."""
+        """The temperature that calibrates the model's predictions, or None if it has not been evaluated."""
         return None if self.evaluation is None else self.evaluation.number("temperature")
 
 
@@ -85,7 +85,7 @@ def _find_evaluation(store: Store, model: Model, record: Record | None, decision
 
 
 def _first_of_model(store: Store, model: Model, keys: Iterable[str | None]) -> Evaluation | None:
-    """Return the first of these evaluations that is of the model on its own split."""
+    """Return the first of these evaluations that evaluates the model on its own split."""
     for key in keys:
         evaluation = Evaluation.find(store, key) if key else None
         if evaluation is None or evaluation.inputs.get("model") != model.key:

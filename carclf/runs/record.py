@@ -97,7 +97,7 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
 
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
-    """Parse the bytes of a record; raise DataError if they are not one.
+    """Parse the bytes of a record; raise DataError if they are invalid.
 
     Only the structure is checked, so that a page can still show a run whose metrics are damaged.
     """

@@ -1,4 +1,4 @@
-"""A run: its configuration, its record in the store, and the call of its stages."""
+"""A run: its configuration, its record in the store, and the execution of its stages."""
 
 import json
 import platform
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Artifact)
 DATA_STAGES = ("download", "validate", "split")
 MEMBER_STAGES = (*DATA_STAGES, "train_head", "fine_tune")  # an ensemble's run takes these from its members
-CREATION_FIELDS = ("reused", "seconds", "ended", "gpu", "machine")  # of a result: how its artifact was created
-REPORT_FILES = {  # the metric that names the file that a person will open
+CREATION_FIELDS = ("reused", "seconds", "ended", "gpu", "machine")  # of a result: the creation of its artifact
+REPORT_FILES = {  # by stage: the metric with the key of a file that a person will open, and the file's name
     "evaluate": ("report", "report.html"),
     "promote": ("report", "report.html"),
     "submit": ("submission", "submission.csv"),
@@ -44,10 +44,10 @@ MAX_REASON = 2000  # characters of an error's message in the record
 
 @dataclass(frozen=True)
 class Result:
-    """How a stage ended.
+    """The result of a stage.
 
-    ``skip_reason`` is not empty if the stages after it are skipped. A stage that is ``waiting`` must be run again, not
-    before ``until`` (ISO 8601; empty if any time will do).
+    ``skip_reason`` is not empty if the remaining stages are skipped. A ``waiting`` stage must run again, not before
+    ``until`` (ISO 8601; empty: at any time).
     """
 
     stage: str
@@ -94,7 +94,7 @@ class Run:
         """
         path = record_key(run_id)
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
-            require_weights(config.model.weights)  # now, and not after the download
+            require_weights(config.model.weights)  # fail now and not after the download
         record = _new_record(run_id, recipe, config)
         existing = store.read(path)
         if existing is None and store.write_if(path, json.dumps(record, indent=1).encode(), None):
@@ -157,7 +157,7 @@ class Run:
     def record_result(self, result: Result) -> None:
         """Write a stage's result to the record and remove its attempt.
 
-        A result that was reused keeps the time and the machine of its creation if the key is the same.
+        A reused result with the same key keeps the time and the machine of its creation.
         """
         machine = describe_machine()  # of this stage: another stage may run elsewhere
         entry = asdict(result) | {"ended": _now(), "gpu": machine["gpu"], "machine": machine}
@@ -199,7 +199,7 @@ class Run:
             raise
 
     def _record_attempt(self, stage: str, since: str, *, state: str, **fields: Any) -> None:
-        """Write the state of an attempt to the record. It is only for people to see, so an error is only logged."""
+        """Write the state of an attempt to the record. The state is only informative, so an error is only logged."""
         attempt: Any = {"stage": stage, "since": since, "state": state} | fields
         try:
             self._change(lambda record: {**record, "attempts": {**record["attempts"], stage: attempt}})
@@ -225,7 +225,7 @@ class Run:
         if result.metrics.get("num_suspects"):
             command = format_command(self.store, f"label-fixes --run {self.run_id}")
             pairs = {name: result.metrics[name] for name in ("num_suspects", "report")}
-            log.info("%s: %s: many suspected labels are correct. Check them in the report, then name the wrong ones: "
+            log.info("%s: %s: many suspected labels are correct. Check them in the report, then fix the wrong labels: "
                      "%s --id ID", stage, format_pairs(pairs), command)
 
     def _change(self, change: Callable[[Record], Record]) -> None:

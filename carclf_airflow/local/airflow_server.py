@@ -18,7 +18,7 @@ from carclf.errors import ConfigError
 from carclf_airflow.local.processes import ProcessGroup
 
 HEALTHY_SECONDS = 180.0
-SQLITE_TIMEOUT_SECONDS = 60  # on a busy disk others lock the database for long; a component that waits in vain exits
+SQLITE_TIMEOUT_SECONDS = 60  # on a busy disk, locks last long, and a component exits if it times out
 NUM_WORKERS = 4  # tasks at once
 MAX_PORT = 65535
 GET_ATTEMPTS = 3
@@ -41,7 +41,7 @@ def free_port(preferred: int) -> int:
     """Return the preferred port if it is free on loopback, else any free port."""
     for port in (preferred, 0):
         with socket.socket() as probe:
-            # As servers do: connections of a server that has just ended do not block its port.
+            # Like a server: connections of a server that has just exited do not block its port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
@@ -120,7 +120,8 @@ class Airflow:
         limit = time.monotonic() + HEALTHY_SECONDS
         while not self._healthy():
             if (name := self.processes.find_exited()) or time.monotonic() > limit:
-                raise AirflowError(f"Airflow did not start ({name or 'time-out'}); see {self.processes.log_folder}")
+                problem = f": {name} has exited" if name else f" within {HEALTHY_SECONDS:.0f} s"
+                raise AirflowError(f"Airflow did not start{problem}; see {self.processes.log_folder}")
             time.sleep(0.5)
         self._log_in()
 
@@ -134,7 +135,7 @@ class Airflow:
     def _log_in(self) -> None:
         body = {"username": "admin", "password": load_secrets(self.home)["admin"]}
         response = self.session.post(f"{self.url}/auth/token", json=body, timeout=30)
-        if response.status_code == HTTPStatus.UNAUTHORIZED:  # the port was free when it was chosen
+        if response.status_code == HTTPStatus.UNAUTHORIZED:  # another Airflow took the port meanwhile
             raise AirflowError(f"Another Airflow is running at {self.url}. Start again, or set CARCLF_PORT.")
         response.raise_for_status()
         self.session.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
@@ -164,7 +165,7 @@ class Airflow:
         raise AssertionError("the last attempt returns or raises")
 
     def wait_for_dag(self, dag_id: str) -> None:
-        """Wait until the DAG is there.
+        """Wait until Airflow has loaded the DAG.
 
         Raises:
             AirflowError: The DAG cannot be imported, or did not appear in time.

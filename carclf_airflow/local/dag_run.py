@@ -12,13 +12,13 @@ from urllib.parse import quote
 from carclf_airflow.local.airflow_server import Airflow
 
 FINISHED_STATES = {"success", "failed", "skipped", "upstream_failed", "removed"}
-PAGE_SIZE = 100  # the most task instances that a response of the REST API holds
+PAGE_SIZE = 100  # the REST API's maximum
 TAIL_LINES = 12
 MAX_LINE_CHARS = 1000
 
 
 def fail_active_runs(airflow: Airflow, dag_id: str) -> None:
-    """End the runs that an interrupted demo left: the DAG runs once at a time, so a new run would wait for them."""
+    """Fail the active runs of an interrupted demo: only one run is active at a time, so a new run would wait."""
     airflow.wait_for_dag(dag_id)
     for run in airflow.call("GET", f"dags/{dag_id}/dagRuns?state=running&state=queued")["dag_runs"]:
         airflow.call("PATCH", f"dags/{dag_id}/dagRuns/{run['dag_run_id']}", {"state": "failed"})
@@ -33,7 +33,7 @@ def trigger_run(airflow: Airflow, dag_id: str, **body: Any) -> "DagRun":
 
 @dataclass(frozen=True)
 class DagRun:
-    """A DAG run by its ids."""
+    """A DAG run, identified by its ids."""
 
     airflow: Airflow
     dag_id: str
@@ -59,7 +59,7 @@ class DagRun:
                 return sorted(tasks, key=lambda task: str(task["end_date"]))
 
     def poll(self, seconds: float) -> Iterator[list[dict[str, Any]]]:
-        """Yield all task instances again and again until the run and all of them have finished."""
+        """Yield all task instances every ``seconds`` until they and the run have finished."""
         while True:
             state = self.state()
             tasks = self.task_instances()
@@ -88,7 +88,7 @@ class DagRun:
 
 
 def task_seconds(task: dict[str, Any]) -> float:
-    """Return how long a finished task instance ran."""
+    """Return the duration of a finished task instance."""
     if not task["start_date"] or not task["end_date"]:
         return 0.0
     start, end = (datetime.fromisoformat(task[name]) for name in ("start_date", "end_date"))

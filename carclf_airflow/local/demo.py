@@ -21,7 +21,7 @@ from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, s
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """The demo's command line; "" or None leaves an option out."""
+    """The demo's command line; "" or None if an option is not given."""
 
     data: str
     weights: str
@@ -34,7 +34,7 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a demo runs: a recipe with settings, and an experiment's form unless it retrains."""
+    """The demo's recipe and settings, and the experiment's form (None: retrain)."""
 
     recipe: str
     settings: list[str]
@@ -43,7 +43,7 @@ class _Plan:
 
 def run_demo(options: DemoOptions) -> int:
     """Serve a competition, run a DAG on it, print the outcome; then stay up, or stop with ``exit``."""
-    home = STATE_FOLDER / "demo"  # not that of `up`: what a demo started must never continue against the real Kaggle
+    home = STATE_FOLDER / "demo"  # not that of `up`: a demo's run must never continue against the real Kaggle
     plan = _plan(options)
     store = home / f"store-{plan.recipe}"  # each recipe has its own champion and threshold
     with lock_folder(home), ProcessGroup(home / "logs") as processes:
@@ -69,10 +69,10 @@ def run_demo(options: DemoOptions) -> int:
 
 
 def _plan(options: DemoOptions) -> _Plan:
-    """Check all settings, so that a mistake is reported before anything starts."""
+    """Return the plan; raise ConfigError for an invalid setting before anything starts."""
     form = read_form(options.experiment) if options.experiment else None
     recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
-    # These settings are the deployment's and not the run's: whoever clicks Trigger in the UI gets the same.
+    # Settings of the deployment instead of the run, so that they also apply to runs triggered in the UI.
     settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "competition=demo-cars"]
     if options.weights:
         settings.append(f"model.weights={_weights(options.weights)}")
@@ -92,7 +92,7 @@ def _run(airflow: Airflow, plan: _Plan, experiment: str, store: Path) -> dict[st
 
 
 def _weights(text: str) -> str:
-    """Return the Makefile's WEIGHTS as model.weights: a name or a URL as it is, the absolute path of a file."""
+    """Return the Makefile's WEIGHTS as model.weights: a name or URL unchanged, a file as an absolute path."""
     if text in ("imagenet", "none") or "://" in text:
         return text
     if not (path := Path(text).expanduser()).is_file():

@@ -15,7 +15,7 @@ START_SECONDS = 120.0
 def start_demo_server(
     processes: ProcessGroup, work_folder: Path, environment: dict[str, str], options: dict[str, object] | None = None
 ) -> str:
-    """Start ``carclf demo-server`` with those options that have a value, and return its URL."""
+    """Start ``carclf demo-server`` with the options that have a value, and return its URL."""
     command = [sys.executable, "-u", "-m", "carclf", "demo-server", "--work-dir", str(work_folder)]
     command += [part for name, value in (options or {}).items() if value for part in (f"--{name}", str(value))]
     path = processes.start("demo-server", command, environment)

@@ -40,7 +40,7 @@ class ProcessGroup:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # A second Ctrl-C must not interrupt this and leave half of the processes.
+        # A second Ctrl-C must not interrupt this cleanup.
         previous = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINATION_SIGNALS}
         # All at once: a scheduler that gets SIGTERM alone waits for its tasks.
         self._signal_all(signal.SIGTERM, GRACE_SECONDS)
@@ -59,10 +59,10 @@ class ProcessGroup:
             time.sleep(0.1)
 
     def find_alive(self) -> set[int]:
-        """Return the living processes in the sessions started here, and those elsewhere that carry the marker.
+        """Return the living processes in the sessions started here, and others with the marker in their environment.
 
-        Neither is enough alone: a process that sets its title overwrites its environment, and a stage runs in a session
-        of its own.
+        Both checks are needed: a process that sets its title overwrites its environment, and a stage starts its own
+        session.
         """
         for process in self.running.values():
             process.poll()  # reaps the process if it has exited

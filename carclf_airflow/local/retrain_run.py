@@ -10,7 +10,7 @@ from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
 
 POLL_SECONDS = 0.5
-WAITING = " submit: waiting "  # in the line that the stage logs before its reason
+WAITING = " submit: waiting "  # precedes the reason in the stage's log line
 QUESTION = """\
 {task} waits for a person: Approve or Reject at {url}/dags/{dag}/runs/{run}/tasks/{task}/required_actions
     or by REST: PATCH {url}/api/v2/{path} {{"chosen_options": ["Approve"], "params_input": {{}}}}"""
@@ -77,7 +77,7 @@ class _Progress:
 
 
 def _waiting_reason(run: DagRun, task: dict[str, Any]) -> str:
-    """Return what a task waits for if a person should know it, else ""."""
+    """Return the reason why a task waits if the user should know it, else ""."""
     name = task["task_id"]
     if name == ASK_TASK and task["state"] in ("awaiting_input", "deferred"):
         run_id = quote(run.run_id)
@@ -93,7 +93,7 @@ def _question_path(run: DagRun) -> str:
 
 
 def _approval_summary(run: DagRun) -> str:
-    """Return the response to the question for approval."""
+    """Return the response to the approval question."""
     details = run.airflow.call("GET", _question_path(run))
     user = details["responded_by_user"]
     actor = f"by {user['name']}" if user else "because no one responded in time"

@@ -1,4 +1,4 @@
-"""What ``demo`` and ``up`` share: the state's folder and its lock, the environment of the stages, and waiting."""
+"""Parts shared by ``demo`` and ``up``: the state folder and its lock, the stages' environment, and waiting."""
 
 import fcntl
 import os
@@ -46,7 +46,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def print_url(airflow: Airflow) -> None:
-    """Print where the UI is and how to log in."""
+    """Print the URL of the UI and its login."""
     print(f"UI           {airflow.url}  (user admin, password in {airflow.home / 'passwords.json'})", flush=True)
 
 
@@ -54,7 +54,7 @@ def wait_until_interrupted(processes: ProcessGroup) -> None:
     """Wait for Ctrl-C.
 
     Raises:
-        AirflowError: A process has exited, without which runs would wait forever.
+        AirflowError: A process has exited; runs would wait for it forever.
     """
     print("Press Ctrl-C to stop everything.", flush=True)
     try:

@@ -36,12 +36,12 @@ class ArchiveDownload:
         start = self.path.stat().st_size if self.etag and self.path.exists() else 0
         # Each attempt asks Kaggle again, for a signed URL that has not expired.
         headers = {"Range": f"bytes={start}-", "If-Range": self.etag} if start else {}
-        # The length of a compressed response would not be that of the file.
+        # The length of a compressed response would differ from that of the file.
         headers["Accept-Encoding"] = "identity"
         try:
             response = self.request(headers)
         except requests.HTTPError:
-            self.etag = ""  # the range may be the reason: start from the beginning
+            self.etag = ""  # the Range header may have caused the error: restart from byte 0
             raise
         with response:
             self._save(response, start)
@@ -52,7 +52,7 @@ class ArchiveDownload:
         resumed = start > 0 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
         if response.status_code == HTTPStatus.PARTIAL_CONTENT and not resumed:
             self.etag = ""
-            raise TransientError("received another part of the archive than requested")
+            raise TransientError("received a different part of the archive than requested")
         etag = response.headers.get("ETag", "")
         # If-Range accepts strong validators only.
         self.etag = "" if etag.startswith("W/") else etag
@@ -89,7 +89,7 @@ def download_archive(
     _make_folder(path.parent)
     try:
         for is_last in (False, True):
-            # A damaged archive of the full size cannot be continued.
+            # A damaged archive of the full size cannot be resumed.
             part.unlink(missing_ok=True)
             download = ArchiveDownload(part, request, deadline)
             retries.call(f"download {path.name}", download.fetch, deadline=deadline)
@@ -109,7 +109,7 @@ def download_archive(
 
 
 def find_archive_error(path: Path) -> str | None:
-    """Return the first error of a zip archive, or None. Reads every member, since sizes alone prove little."""
+    """Return the first error of a zip archive, or None. Read every member: correct sizes prove little."""
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.testzip()

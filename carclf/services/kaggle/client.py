@@ -1,4 +1,4 @@
-"""Client for a Kaggle competition: data files, submissions and scores."""
+"""Client for a Kaggle competition: data files, submissions that count exactly once, and scores."""
 
 import functools
 import math
@@ -26,13 +26,13 @@ from carclf.services.kaggle.retries import (
 
 PAGE_SIZE = 100
 MAX_PAGES = 1000
-# The lease must last so long after the list of submissions was read: the time to submit, timeouts included.
+# Minimum remaining time of the lease when the list of submissions has been read: the time to submit, with timeouts.
 CALL_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
 class SubmissionState:
-    """A submission as Kaggle shows it; the status is PENDING, COMPLETE or ERROR."""
+    """A submission on Kaggle; the status is PENDING, COMPLETE or ERROR."""
 
     ref: int
     status: str
@@ -52,7 +52,7 @@ class KaggleClient:
         read_timeout_seconds: float = 60.0, recheck_seconds: float = 15.0,
     ) -> None:
         self.competition = competition
-        self.submission_uncertain = False  # a submission may have been sent that Kaggle's list does not show yet
+        self.submission_uncertain = False  # Kaggle may have received a submission that it does not list yet
         self._read_timeout_seconds = read_timeout_seconds
         self._recheck_seconds = recheck_seconds
         credentials = find_credentials()
@@ -68,7 +68,7 @@ class KaggleClient:
         return num_files
 
     def list_files(self) -> list[tuple[str, int, str]]:
-        """Return name, size in bytes and creation date of each data file. They change when the data change."""
+        """Return name, size in bytes and creation date of each data file. The list changes when the data change."""
         files = self._pages("list the data files", self._api.list_data_files, "ListDataFiles", "files")
         return sorted((file.name, file.total_bytes, str(file.creation_date or "")) for file in files)
 
@@ -107,9 +107,9 @@ class KaggleClient:
         """Submit the file unless a submission with this fingerprint exists. It counts exactly once.
 
         The fingerprint identifies the content of the file; it is appended to the description if missing there.
-        ``before_sending`` is called before each submission; it returns until when (``time.monotonic``) no other process
-        submits, or raises. Raise StageWaiting if today's limit is reached, CarclfError if the submission failed, with
-        ``submission_uncertain`` set if Kaggle may have counted it.
+        ``before_sending`` is called before each submission; it acquires a lease and returns its end
+        (``time.monotonic``), or raises. Raise StageWaiting if today's limit is reached, CarclfError if the submission
+        failed, with ``submission_uncertain`` set if Kaggle may have counted it.
         """
         if existing := self.find_submission(fingerprint):
             return existing
@@ -128,13 +128,13 @@ class KaggleClient:
                 self.submission_uncertain = not is_client_error(http_status(error))
                 self._retries.raise_if_permanent("submit", error)
                 failure = error
-            # The response may be lost and the submission counted: look for it before sending another.
+            # Kaggle may have counted a submission whose response was lost: search for it before sending another.
             if existing := self._find_after_failure(fingerprint, failure, attempt):
                 return existing
         raise AssertionError("_find_after_failure() raises after the last attempt")
 
     def leaderboard_rank(self, score: float) -> int | None:
-        """Return the rank of a score on the public leaderboard; None if that is empty."""
+        """Return the rank of a score on the public leaderboard; None if the leaderboard is empty."""
         entries = self._pages("read the leaderboard", self._api.get_leaderboard, "GetLeaderboard", "submissions")
         scores = [number for entry in entries if (number := _parse_number(entry.score)) is not None]
         if not scores:
@@ -144,7 +144,10 @@ class KaggleClient:
         return 1 + sum(sign * other > sign * score for other in scores)
 
     def _find_under_lease(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
-        """Look for the submission while no other process submits; return None with enough time left to submit."""
+        """Acquire the lease and search for the submission.
+
+        Return None if it is missing and the lease leaves time to submit.
+        """
         for _ in range(self._retries.max_attempts):
             until = before_sending()
             existing = self.find_submission(fingerprint)
@@ -154,7 +157,7 @@ class KaggleClient:
                            "submits the same file. Nothing was sent: try again later.")
 
     def _find_after_failure(self, fingerprint: str, failure: Exception, attempt: int) -> SubmissionState | None:
-        """Look for the submission after an uncertain failure; return None when it may be sent again."""
+        """Search for the submission after an uncertain failure. Return None if it can be sent again."""
         # A counted submission may appear in the list with a delay; a rejected one does not count.
         is_uncertain = http_status(failure) not in RETRYABLE_STATUSES
         for seconds in (0.0, self._recheck_seconds) if is_uncertain else ():
@@ -174,7 +177,7 @@ class KaggleClient:
         request = self._request("StartSubmissionUpload", file_name=path.name, content_length=len(data),
                                 last_modified_epoch_seconds=modified_seconds)
         upload = self._api.start_submission_upload(request)
-        # The SDK's upload hides the status of a failure, which decides about a retry.
+        # The SDK's upload hides the status of a failure, on which a retry depends.
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
         response = requests.put(upload.create_url, data=data, timeout=timeout)
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
@@ -222,7 +225,10 @@ class KaggleClient:
 
 
 def ungraded_error(state: SubmissionState, competition: str, file: str, fingerprint: str) -> DataError:
-    """Return the error of a submission that Kaggle could not grade; a later one with the fingerprint replaces it."""
+    """Return the error for a submission that Kaggle could not grade.
+
+    A later submission with the same fingerprint takes precedence.
+    """
     return DataError(f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again "
                      f"automatically. To continue, send {file} by hand at "
                      f"https://www.kaggle.com/competitions/{competition} with {fingerprint} in the description, and "
@@ -235,7 +241,7 @@ def _parse_submission(entry: Any) -> SubmissionState:
 
 
 def _parse_number(text: str) -> float | None:
-    # Kaggle's scores are strings, "" before there is one.
+    # Kaggle's scores are strings; "" means that there is no score yet.
     try:
         return float(text)
     except (TypeError, ValueError):

@@ -87,7 +87,7 @@ def _from_login() -> Credentials | None:
 
 
 def create_client(credentials: Credentials, *, read_timeout_seconds: float) -> Any:
-    """Return a client of Kaggle's SDK whose calls time out when nothing arrives for so long."""
+    """Return a client of Kaggle's SDK whose calls time out after ``read_timeout_seconds`` without data."""
     from kagglesdk.kaggle_client import KaggleClient
     from kagglesdk.kaggle_env import KaggleEnv
 

@@ -45,8 +45,8 @@ class RetryPolicy:
     def call(self, action: str, call: Callable[[], T], *, deadline: float = float("inf")) -> T:
         """Return the result of ``call``, which is repeated if it raises one of TRANSIENT_ERRORS.
 
-        Raise ServiceError after the last attempt or the deadline (``time.monotonic``), the latest start of another one.
-        ``action`` is what the call does, for messages: "download cars.zip".
+        Raise ServiceError after the last attempt, or if the next one would start after the deadline
+        (``time.monotonic``). ``action`` describes the call in messages: "download cars.zip".
         """
         for attempt in range(1, self.max_attempts + 1):
             try:
@@ -65,7 +65,7 @@ class RetryPolicy:
             raise self._permanent_error(action, status, str(error)) from error
 
     def wait_before_retry(self, action: str, error: Exception, attempt: int, deadline: float = float("inf")) -> None:
-        """Sleep before the next attempt; raise ServiceError if it was the last, or the wait would be too long."""
+        """Sleep before the next attempt; raise ServiceError after the last attempt or if the wait would be too long."""
         requested = _retry_after(error)
         wait = max(self.backoff_seconds * 2 ** (attempt - 1), requested)
         message = f"Could not {action}: {type(error).__name__}: {error} (attempt {attempt} of {self.max_attempts})."
@@ -91,7 +91,7 @@ class RetryPolicy:
 
 
 def submission_limit_error(reason: str) -> StageWaiting:
-    """Return the error of the daily limit, with the time of the next attempt. Kaggle counts by days of UTC."""
+    """Return the error for a reached daily limit, with the time of the next attempt. Kaggle counts by days in UTC."""
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
     until = midnight + RESET_MARGIN
     message = (f"{reason}. The limit resets at 00:00 UTC; the next attempt is at {until:%Y-%m-%d %H:%M} UTC. Nothing "
@@ -100,12 +100,12 @@ def submission_limit_error(reason: str) -> StageWaiting:
 
 
 def is_client_error(status: int) -> bool:
-    """Return whether a status is of the class 4xx."""
+    """Return whether a status is 4xx."""
     return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def http_status(error: Exception) -> int:
-    """Return the HTTP status of Kaggle's response; 0 for errors of another kind."""
+    """Return the HTTP status of Kaggle's response; 0 for other errors."""
     response = getattr(error, "response", None)
     if not isinstance(error, requests.HTTPError) or response is None:
         return 0

@@ -10,7 +10,7 @@ from threading import Thread
 
 from carclf.progress import log
 
-WAIT_SECONDS = 20.0  # at most, at the end of a stage, for what MLflow has not accepted yet
+WAIT_SECONDS = 20.0  # at most, at the end of a stage, for pending requests
 PAUSE_SECONDS = 120.0  # after a failure, until the next request
 THREAD_NAME = "carclf-mlflow"
 MAX_ERROR_LENGTH = 400
@@ -23,7 +23,7 @@ DEFAULT_ENVIRONMENT = {
 
 
 class Outage:
-    """The last failure of MLflow in this process: no requests for a while, and a single warning."""
+    """The last failure of MLflow in this process. It suspends requests for a while and logs a single warning."""
 
     def __init__(self) -> None:
         self._until = 0.0
@@ -61,11 +61,11 @@ def mlflow_enabled() -> bool:
     except ImportError as error:
         outage.start(error)
         return False
-    logging.getLogger("urllib3.connectionpool").addFilter(_is_not_ours)
+    logging.getLogger("urllib3.connectionpool").addFilter(_is_from_other_thread)
     return True
 
 
-def _is_not_ours(record: logging.LogRecord) -> bool:
+def _is_from_other_thread(record: logging.LogRecord) -> bool:
     return record.threadName != THREAD_NAME  # urllib3 would log a warning for each retry
 
 
@@ -82,7 +82,7 @@ class BackgroundQueue:
         self._tasks.put(task)
 
     def close(self) -> None:
-        """Wait for the remaining tasks, at most WAIT_SECONDS; longer ones continue while the process lives."""
+        """Wait for the remaining tasks, at most WAIT_SECONDS; unfinished tasks continue while the process lives."""
         self._tasks.put(None)
         self._thread.join(WAIT_SECONDS)
         if self._thread.is_alive():

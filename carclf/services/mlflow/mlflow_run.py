@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 MAX_METRICS = 900
 MAX_TEXTS = 100
 MAX_TEXT_LENGTH = 5000
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # otherwise the UI shows a language model's
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else the UI shows a language model's
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class RunDescription:
-    """What MLflow shows of a run. Its id and creation time identify it: two stores may contain the same id."""
+    """A run as MLflow shows it. Id and creation time identify the run: two stores may contain the same id."""
 
     experiment: str
     run_id: str
@@ -76,9 +76,9 @@ class MlflowRun:
         })
 
     def deduplicated(self) -> "MlflowRun":
-        """Return the first of several runs that workers created at the same moment; delete this one if it is a later.
+        """Return the first of several runs that workers created simultaneously; delete this run if it is a later one.
 
-        Call this some time after the creation: MLflow does not guarantee consistency at the moment itself.
+        Call this some time after the creation: MLflow does not guarantee immediate consistency.
         """
         first = MlflowRun(self.description)
         if first.id == self.id:

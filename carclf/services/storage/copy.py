@@ -20,21 +20,21 @@ _CHECKPOINT_ATTEMPTS = 5
 
 @dataclass
 class CopyResult:
-    """What was copied; ``damaged`` lists the keys of files that are missing or differ from their manifest."""
+    """Counts of a copy; ``damaged`` lists the keys of files that are missing or differ from their manifest."""
 
     num_files: int = 0
     num_bytes: int = 0
-    num_skipped: int = 0  # files that the target has already
+    num_skipped: int = 0  # files that exist in the target
     damaged: list[str] = field(default_factory=list)
 
 
 def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> CopyResult:
-    """Copy every object; at each moment, everything that the copy refers to is in the copy.
+    """Copy every object. The copy never refers to an object that it does not contain.
 
-    Objects that refer to others are read first and written last: champion.json after the run records, those after the
-    manifests, those after their files. Files are compared with the SHA-256 in their manifest; damaged files are
-    reported, not copied. A training in progress overwrites its checkpoints, so only the latest is copied. Files that
-    the target already has under a content hash are copied only with ``overwrite``; they may be damaged there.
+    Objects that refer to others are read first and written last; the order of writing is files, manifests, run records,
+    champion.json. Files are compared with the SHA-256 in their manifest; damaged files are reported, not copied. A
+    training in progress overwrites its checkpoints, so only the latest is copied. Files that exist in the target under
+    a content hash are copied only with ``overwrite``, in case they are damaged there.
     """
     references = _read_references(source)
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
@@ -55,7 +55,7 @@ class _Copy:
         self.result = CopyResult()
 
     def copy_files(self, checksums: dict[str, str], existing: set[str]) -> None:
-        """Copy the files that others refer to, except immutable ones that exist in the target."""
+        """Copy the files that other objects refer to, except immutable files that exist in the target."""
         keys = [key for key in self.source.list_keys() if _level(key) == 0]
         self.result.damaged += sorted(set(checksums) - set(keys))
         for key in keys:
@@ -78,7 +78,7 @@ class _Copy:
             self.result.damaged.append(key)
 
     def _copy_checkpoint(self, key: str) -> None:
-        """Copy the checkpoint in ``latest.json``, then that; repeat if the training replaced it meanwhile."""
+        """Copy the checkpoint that ``latest.json`` names, then ``latest.json``; repeat if the training replaced it."""
         for _ in range(_CHECKPOINT_ATTEMPTS):
             current = self.source.read(key)
             data = current.data if current else b"null"
@@ -118,7 +118,7 @@ class _Copy:
 
 
 def _level(key: str) -> int:
-    """Return 0 for a file, 1 to 3 for objects that refer to those of lower levels."""
+    """Return 0 for a file, 1 to 3 for objects that refer to objects of lower levels."""
     if key.endswith(_MANIFEST):
         return 1
     if key.startswith("runs/"):

@@ -25,9 +25,9 @@ def raise_if_disk_full(path: Path) -> Iterator[None]:
 
 
 def disk_full_message(error: BaseException, folders: list[Path]) -> str | None:
-    """Return the message for an error that a full disk caused, directly or not; None for other errors.
+    """Return the message for an error that a full disk caused, directly or indirectly; None for other errors.
 
-    Libraries lose the name of the file. The message then names the folder of ``folders`` with the least free space.
+    If the error does not name the file, the message names the folder of ``folders`` with the least free space.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -46,7 +46,7 @@ def _format_message(subject: str, path: Path) -> str:
     mount = next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
     disk = shutil.disk_usage(folder)
     return (f"The disk is full: {subject} could not be written; {disk.free / 1e6:.0f} of {disk.total / 1e6:.0f} MB are "
-            f"free on {mount}. Free some, or set CARCLF_CACHE and TMPDIR to folders on a larger disk.")
+            f"free on {mount}. Free space, or set CARCLF_CACHE and TMPDIR to folders on a larger disk.")
 
 
 def _existing_folder(path: Path) -> Path:

@@ -19,7 +19,7 @@ from carclf.services.storage.protocol import VersionedObject, validate_key, vali
 
 # No key contains a "~": these files are never mistaken for objects.
 _LOCK = "~lock"
-_ABANDONED_SECONDS = 86_400  # a temporary file that did not change for so long belongs to a killed process
+_ABANDONED_SECONDS = 86_400  # a temporary file that has not changed for a day belongs to a killed process
 _COPY_BYTES = 1 << 20
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
@@ -91,7 +91,7 @@ class FolderStore:
             try:
                 _copy(source, temporary)
                 sync(temporary)
-                # Unconditional writes take the lock too: otherwise one could happen between a comparison and its swap.
+                # Unconditional writes take the lock too: they must not happen between a comparison and its swap.
                 with self._lock():
                     if not condition():
                         return False

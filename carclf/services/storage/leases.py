@@ -1,4 +1,4 @@
-"""Leases: of several processes that could do the same work at the same time, one does it."""
+"""Leases: only one of several processes does the same work at a time."""
 
 import json
 import secrets
@@ -10,7 +10,7 @@ OWNER_ID = secrets.token_hex(8)  # identifies this process
 
 
 def acquire_lease(store: Store, key: str, seconds: float) -> bool:
-    """Acquire or extend a lease for so many seconds; return False while another process holds it.
+    """Acquire or extend a lease for ``seconds``; return False while another process holds it.
 
     The clocks of all processes must agree to within a fraction of ``seconds``.
     """

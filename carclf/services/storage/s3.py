@@ -21,22 +21,22 @@ T = TypeVar("T")
 PART_BYTES = 16 << 20  # larger files are transferred in parts of this size
 NUM_THREADS = 4
 MAX_ATTEMPTS = 5
-BACKOFF_SECONDS = 0.5  # times the number of attempts
+BACKOFF_SECONDS = 0.5  # multiplied by the number of attempts
 _BLOCK_BYTES = 1 << 20
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout",
               "TooManyRequests", "429"}  # fmt: skip
-# The server received other bytes than the checksum in the request promised.
+# The bytes that the server received do not match the checksum in the request.
 _DAMAGED_UPLOAD = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 
 
 class S3Store:
     """Objects are S3 objects under the prefix; the version is the ETag.
 
-    boto3 sends a CRC32 with each upload, which the server compares on arrival. A download is compared with the CRC32
-    that the server keeps. If it keeps none, the download is accepted; artifacts also have a SHA-256 in their manifest.
+    boto3 sends a CRC32 with each upload, which the server verifies. A download is compared with the CRC32 on the
+    server. If there is none, the download is not checked; artifacts also have a SHA-256 in their manifest.
     """
 
     def __init__(self, url: str) -> None:
@@ -117,7 +117,7 @@ class S3Store:
         self._client.download_file(self.bucket, name, str(path), Config=_transfer_config())
         # botocore checks whole objects only: the ranges of a large file pass unchecked.
         head = self._client.head_object(Bucket=self.bucket, Key=name, ChecksumMode="ENABLED")
-        # An object that another program uploaded in parts ("-" in the ETag) may have a checksum of their checksums.
+        # An object uploaded in parts by another program ("-" in the ETag) may have a checksum of its parts' checksums.
         covers_object = head.get("ChecksumType") == "FULL_OBJECT" or "-" not in head["ETag"]
         expected = head.get("ChecksumCRC32")
         if expected and covers_object and _crc32(path) != expected:
@@ -172,7 +172,7 @@ class S3Store:
         if code in _MISSING | {"NoSuchBucket"}:
             return ConfigError(f"The bucket {self.bucket!r} does not exist: {error}. Check its name, or create it.")
         return ConfigError(f"The store {self.url} rejected a request: {error}. Check the AWS credentials and their "
-                           "region, and allow s3:GetObject, s3:PutObject and s3:ListBucket on this bucket.")
+                           "region, and allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:AbortMultipartUpload.")
 
     def _client_error(self, error: Exception) -> CarclfError:
         from botocore import exceptions

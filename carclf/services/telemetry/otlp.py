@@ -17,14 +17,14 @@ EXPORT_TIMEOUT_SECONDS = 1.0
 
 
 class ExportErrorFilter(logging.Filter):
-    """Replaces the error that the exporter logs at each export by a single warning of carclf."""
+    """Replaces the errors that the exporter logs at each export by a single warning."""
 
     def __init__(self) -> None:
         super().__init__()
         self._warned = False
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Reject the record; log a warning for the first error."""
+        """Suppress the exporter's record; log one warning at the first error."""
         if record.levelno >= logging.ERROR and not self._warned:
             self._warned = True
             status = next((argument for argument in record.args or () if isinstance(argument, int)), None)
@@ -35,7 +35,7 @@ class ExportErrorFilter(logging.Filter):
         return False
 
     def reset(self) -> None:
-        """Log a warning for the next error again."""
+        """Warn again at the next error."""
         self._warned = False
 
 

@@ -137,7 +137,7 @@ class _StageExporter:
         self.provider.shutdown(LAST_EXPORT_SECONDS * 1000)
 
     def _observe(self, metric: Metric) -> list[tuple[float, dict[str, str]]]:
-        """Measure an observable gauge: values with their labels, in addition to the stage's."""
+        """Return the values of an observable gauge, each with its labels in addition to the stage's."""
         if metric is instruments.STAGE_ELAPSED:
             return [(time.monotonic() - self.started, {})]
         if metric is instruments.RUN_ELAPSED:

@@ -1,4 +1,4 @@
-"""The trigger form: one field per setting of carclf's configuration."""
+"""The trigger form of car_retrain: one field per setting of carclf's configuration."""
 
 from typing import Any, get_args
 
@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 from carclf.config import RECIPES, iter_settings, load_config
 from carclf_airflow.deployment import deployment_recipe
 
-# The sensor decides how long and how often score polls: CARCLF_POKE_INTERVAL_SECONDS.
+# Not in the form: the sensor determines how long and how often score polls (CARCLF_POKE_INTERVAL_SECONDS).
 EXCLUDED_SECTION = "score."
 TYPES = {int: "integer", float: "number", str: "string", bool: "boolean"}
 LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum", "pattern": "pattern"}
