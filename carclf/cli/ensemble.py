@@ -88,8 +88,7 @@ def _trained_model(run: Run) -> TrainedModel:
 def _order_members(run: Run, members: Sequence[Run]) -> list[Run]:
     """Return the members in the recorded order; in a new run, a member with the champion's split comes first.
 
-    The ensemble and the champion are compared on the first member's validation images, on which the champion must not
-    have been trained.
+    The gate compares models on the first member's validation images; the champion must not be trained on them.
     """
     recorded = run.record.get("members", [])
     if {member.run_id for member in members} == set(recorded):

@@ -19,10 +19,7 @@ def copy(
         bool, typer.Option("--overwrite", help="Also copy files that exist in the target, where they may be damaged.")
     ] = False,
 ) -> None:
-    """Copy a store to another store, for example as a backup. Runs may continue meanwhile.
-
-    Files that exist in the target are skipped.
-    """
+    """Copy a store to another store, without files that it has already. Runs may continue meanwhile."""
     source = open_store(store_url)
     target = open_store(to)
     if source.url == target.url:

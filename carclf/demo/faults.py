@@ -9,11 +9,13 @@ FaultKind = Literal["status", "drop", "truncate", "html", "drop_after", "stall",
 Response = tuple[int, bytes, dict[str, str]]  # status, body, headers
 JSON_TYPE = {"Content-Type": "application/json"}
 DAMAGED_BYTES = 64
-# The storage's response to an expired signature: XML, which Kaggle's client cannot parse.
-EXPIRED: Response = (
-    HTTPStatus.FORBIDDEN, b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code></Error>",
-    {"Content-Type": "application/xml"},
-)
+FIXED_RESPONSES: dict[str, Response] = {
+    "html": (HTTPStatus.OK, b"<html>Please wait</html>", {"Content-Type": "text/html"}),
+    "empty": (HTTPStatus.OK, b"{}", JSON_TYPE),
+    # The storage's response to an expired signature: XML, which Kaggle's client cannot parse.
+    "expired": (HTTPStatus.FORBIDDEN, b"<?xml version='1.0' encoding='UTF-8'?><Error><Code>ExpiredToken</Code></Error>",
+                {"Content-Type": "application/xml"}),
+}
 
 
 @dataclass
@@ -34,17 +36,11 @@ class Fault:
 
     def response(self) -> Response | None:
         """Return the response instead of the real one; None to close the connection."""
-        if self.kind == "html":
-            return HTTPStatus.OK, b"<html>Please wait</html>", {"Content-Type": "text/html"}
-        if self.kind == "expired":
-            return EXPIRED
-        if self.kind == "empty":
-            return HTTPStatus.OK, b"{}", JSON_TYPE
-        if self.kind == "status":
-            body = json.dumps({"code": self.status, "message": f"planned fault {self.status}"})
-            retry_after = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-            return self.status, body.encode(), JSON_TYPE | retry_after
-        return None
+        if self.kind != "status":
+            return FIXED_RESPONSES.get(self.kind)
+        body = json.dumps({"code": self.status, "message": f"planned fault {self.status}"})
+        retry_after = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return self.status, body.encode(), JSON_TYPE | retry_after
 
     def damage(self, data: bytes) -> bytes:
         """Return a truncated or corrupted archive."""

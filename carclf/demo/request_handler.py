@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from carclf.demo.faults import EXPIRED, JSON_TYPE, Fault
+from carclf.demo.faults import FIXED_RESPONSES, JSON_TYPE, Fault
 from carclf.demo.kaggle_backend import ApiError
 from carclf.demo.served_files import ServedFile, open_file
 
@@ -79,7 +79,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.demo.count("Download")
         if parse_qs(url.query).get("signature") != [self.demo.signature]:
-            return self._send(*EXPIRED)
+            return self._send(*FIXED_RESPONSES["expired"])
         fault = self.demo.next_fault("Download")
         if fault and fault.kind in ("status", "html", "stall", "expired"):
             return self._fail(fault)

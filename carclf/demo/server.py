@@ -30,10 +30,7 @@ class _QuietServer(ThreadingHTTPServer):
 
 
 class DemoServer(KaggleBackend):
-    """Server of one competition; a context manager that serves in a thread.
-
-    Raises ConfigError if the port is taken.
-    """
+    """Server of a competition; a context manager that serves in a thread. Raise ConfigError if the port is taken."""
 
     def __init__(
         self, competition: Competition, *, address: tuple[str, int] = ("127.0.0.1", 0), daily_limit: int = 50,

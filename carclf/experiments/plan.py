@@ -37,9 +37,8 @@ class Plan(BaseModel):
 
     ``recipes`` maps each name to its changes to the baseline, which is ``recipe`` with ``settings``; the baseline
     itself comes first and has no changes. After each epoch of ``rungs`` the best ``keep_fraction`` of the recipes
-    continue. No training starts once ``budget_minutes`` of training are spent (0: no limit). ``ensemble`` names the
-    recipes whose probabilities are averaged over all seeds for an additional row. ``study`` is the search that proposed
-    some recipes.
+    continue. No training starts after ``budget_minutes`` of training (0: no limit). ``ensemble`` names recipes whose
+    probabilities are averaged over all seeds for another row. ``study`` is the search that proposed some recipes.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

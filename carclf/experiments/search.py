@@ -59,8 +59,7 @@ def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, Change
     from optuna.distributions import CategoricalDistribution
 
     space = [parse_range(text) for text in ranges]
-    keys = [key for key, _ in space]
-    if repeated := [key for key in keys if keys.count(key) > 1]:
+    if repeated := [key for number, (key, _) in enumerate(space) if key in dict(space[:number])]:
         raise ConfigError(f"{repeated[0]} has two ranges. Remove one.")
     values: dict[str, tuple[Any, ...]] = {
         key: values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)

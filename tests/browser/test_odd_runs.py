@@ -124,7 +124,7 @@ def test_the_focus_survives_a_reload_of_the_page(store: Store, tmp_path: Path, b
             assert element.evaluate("element => element === document.activeElement"), number
 
 
-def test_a_page_that_cannot_be_updated_reports_it(store: Store, tmp_path: Path, browser: Browser) -> None:
+def test_a_page_reports_that_it_cannot_be_updated(store: Store, tmp_path: Path, browser: Browser) -> None:
     record_evaluated_run(store, "run", 0.7)
     with open_page(browser) as page:
         with serve_pages(store.url, tmp_path) as url:

@@ -24,7 +24,7 @@ def css_variable(frame: FrameLocator, name: str) -> str:
     return str(frame.locator("html").evaluate(script, name))
 
 
-# The first test: the other tests need the run that it follows to have ended.
+# This test comes first: it waits for the end of a run that the other tests need.
 def test_curves_grow_while_a_run_trains_and_results_appear_at_the_end(
     airflow: RunningAirflow, active_run_id: str, viewer: PageViewer, screenshots: Path
 ) -> None:

@@ -14,7 +14,7 @@ from carclf.services.storage import Store, open_store
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     home = tmp_path_factory.mktemp("airflow")
-    settings = {  # Airflow reads them when it is imported, which no other test does in this process
+    settings = {  # Airflow reads these at import; no other test in this process imports it
         "AIRFLOW_HOME": str(home), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(64),
         "AIRFLOW__API__BASE_URL": "http://testserver/prefix",

@@ -51,12 +51,12 @@ def test_trainings_run_between_the_data_and_the_comparison(described: dict[str, 
     assert described["heavy"] == []
 
 
-def test_a_failed_training_stops_no_rung_and_no_comparison(described: dict[str, Any]) -> None:
+def test_a_failed_training_does_not_stop_the_rungs_or_the_comparison(described: dict[str, Any]) -> None:
     all_done = {name for name, rule in described["rules"].items() if rule == "all_done"}
     assert all_done == {*CHOICES, "compare"}
 
 
-def test_trainings_run_on_the_gpu_as_many_at_once_as_set(described: dict[str, Any]) -> None:
+def test_trainings_use_the_gpu_queue_up_to_the_parallel_limit(described: dict[str, Any]) -> None:
     assert described["parallel"] == dict.fromkeys(TRAININGS, 2)
     assert described["queues"] == ["gpu"]
     assert described["timeouts"]

@@ -69,7 +69,7 @@ def webhook() -> Iterator[Webhook]:
 
 
 class Mailbox:
-    """A mail server with as much of SMTP as one mail needs."""
+    """A mail server with just enough SMTP for one mail."""
 
     def __init__(self) -> None:
         self.mails: list[Message] = []

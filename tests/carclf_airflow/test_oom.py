@@ -28,7 +28,7 @@ def test_an_oom_kill_is_explained_with_the_memory_limit(cgroup: Path, status: in
     assert reason.endswith(OOM_HINT)
 
 
-def test_the_file_names_of_cgroup_v1_are_known(tmp_path: Path) -> None:
+def test_the_file_names_of_cgroup_v1_are_supported(tmp_path: Path) -> None:
     (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     (tmp_path / "memory.limit_in_bytes").write_text("4294967296\n")
     assert count_oom_kills(tmp_path) == 3

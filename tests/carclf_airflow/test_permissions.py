@@ -1,4 +1,4 @@
-"""Who may respond to an approval, and who may start runs that promote: Airflow's routes with its login."""
+"""Permissions to respond to an approval and to start a run, in Airflow's routes with its login."""
 
 import pytest
 from fastapi import FastAPI

@@ -78,7 +78,7 @@ def test_every_route_returns_403_without_permissions(app: FastAPI, client_withou
     assert statuses == dict.fromkeys(requests, 403)
 
 
-def test_all_routes_but_the_fallback_only_read(app: FastAPI) -> None:
+def test_all_routes_except_the_fallback_are_read_only(app: FastAPI) -> None:
     *routes, last = app.routes
     assert {method for route in routes for method in route.methods} == {"GET"}
     assert last.path == "/{path:path}"
@@ -221,7 +221,7 @@ def test_a_stored_page_gets_no_scripts_network_or_origin(store: Store, viewer: T
     assert viewer.get("/runs/good/files/fine_tune/model.keras").status_code == 404
 
 
-def test_pages_escape_what_the_store_contains(store: Store, viewer: TestClient) -> None:
+def test_pages_escape_text_from_the_store(store: Store, viewer: TestClient) -> None:
     evil = "<img src=x onerror=alert(1)>\"'</script>{{7*7}}"
     record_run(store, "a", range(9))
     record_run(store, "b")

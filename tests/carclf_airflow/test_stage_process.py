@@ -19,7 +19,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return airflow_environment(tmp_path_factory.mktemp("airflow"))
 
 
-def test_a_child_gets_no_secret_of_airflow_and_three_stages_get_kaggles(environment: dict[str, str]) -> None:
+def test_children_get_no_airflow_secret_and_three_stages_get_kaggles(environment: dict[str, str]) -> None:
     secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t",
                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics"}
     code = """
@@ -146,7 +146,7 @@ def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]
         ["approval.ask", "score", "submit"], {"return_value": {"skip_reason": "rejected: weak"}}]
 
 
-def test_xcom_gets_a_small_result_whatever_the_run(environment: dict[str, str]) -> None:
+def test_results_in_xcom_have_a_size_limit(environment: dict[str, str]) -> None:
     code = """
         import json
         from carclf_airflow import stage_process
@@ -204,7 +204,7 @@ def test_a_waiting_stage_is_rescheduled_for_the_time_that_it_returns(environment
     assert printed[-2:] == ["2026-11-26T00:05:00+00:00", "False"]
 
 
-def test_a_transient_error_has_the_status_of_waiting_and_is_an_error(environment: dict[str, str]) -> None:
+def test_a_transient_error_with_the_status_of_waiting_is_raised(environment: dict[str, str]) -> None:
     code = """
         import json
         from types import SimpleNamespace as N
@@ -224,7 +224,7 @@ def test_a_transient_error_has_the_status_of_waiting_and_is_an_error(environment
     assert text.startswith("submit exited with status 75")
 
 
-def test_executors_and_providers_in_use_import() -> None:
+def test_executors_and_providers_in_use_can_be_imported() -> None:
     code = """
         import airflow.providers.celery.executors.celery_executor
         import airflow.providers.amazon.aws.log.s3_task_handler

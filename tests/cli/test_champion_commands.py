@@ -107,7 +107,7 @@ def test_an_override_without_a_reason_raises_config_error(store: Store) -> None:
         carclf(store, "champion", "promote", "--run", "weak", "--override", " ")
 
 
-def test_a_rolled_back_model_becomes_champion_again_only_by_rollback(store: Store) -> None:
+def test_only_rollback_restores_an_earlier_champion(store: Store) -> None:
     first, second = evaluated_run(store, "first", [0]), evaluated_run(store, "second", [1])
     for name in ("first", "second"):
         carclf(store, "champion", "promote", "--run", name)
@@ -141,7 +141,7 @@ def test_reasons_and_names_are_escaped_in_the_output(store: Store) -> None:
         assert not any(line.startswith("*  forged") for line in text.splitlines())
 
 
-def test_set_threshold_keeps_the_name_and_prints_the_previous_threshold(store: Store) -> None:
+def test_set_threshold_records_the_name_and_prints_the_previous_threshold(store: Store) -> None:
     printed = [carclf(store, "champion", "set-threshold", value, "--by", "Bob").stdout for value in ("0.7", "0.8")]
     assert "is 0.7000;" in printed[0]
     assert "is 0.8000; it was 0.7000" in printed[1]

@@ -99,7 +99,7 @@ def test_members_with_the_same_recipe_share_its_weight(store_copy: Store) -> Non
     assert content["log_loss"] < content["log_loss_uniform"]
 
 
-def test_an_ensemble_that_needs_approval_waits_and_is_submitted_if_asked_for(
+def test_an_ensemble_waits_for_approval_and_submits_on_request(
     store_copy: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``--submit`` wins over ``submit.enabled=false`` of the members."""
@@ -111,7 +111,7 @@ def test_an_ensemble_that_needs_approval_waits_and_is_submitted_if_asked_for(
     assert (promoted.metrics["decision"], promoted.skip_reason) == ("promoted", "")
 
 
-def test_in_folds_each_image_is_predicted_by_the_member_that_was_not_trained_on_it(store_copy: Store) -> None:
+def test_in_folds_each_image_is_predicted_by_the_member_not_trained_on_it(store_copy: Store) -> None:
     run = build_ensemble(store_copy, "folds", "fold-0", "fold-1")
     run.run_stage("evaluate")
     table = predictions(store_copy, run.artifact(Evaluation, "evaluate"))
@@ -121,7 +121,7 @@ def test_in_folds_each_image_is_predicted_by_the_member_that_was_not_trained_on_
 
 
 def test_on_another_split_each_image_is_predicted_by_members_not_trained_on_it(store_copy: Store) -> None:
-    """This is how a later candidate's images are predicted, which the champion may have been trained on."""
+    """If an ensemble is the champion, its members may have been trained on a later candidate's validation images."""
     run, member = build_ensemble(store_copy, "folds", "fold-0", "fold-1"), Run.load("fold-1", store_copy)
     model = run.artifact(Model, "fine_tune")
     split = member.artifact(Split, "split")
@@ -130,7 +130,7 @@ def test_on_another_split_each_image_is_predicted_by_members_not_trained_on_it(s
 
 
 def test_the_member_with_the_champions_split_comes_first(store_copy: Store) -> None:
-    """Only on its validation images can the ensemble be compared with the champion; here the two are the same model."""
+    """They are compared on that member's validation images. Here, that member is also the champion."""
     champion = Run.load("fold-1", store_copy)
     champion.run_stage("promote")
     not_worse = ("gate.champion_rule=not_worse",)
@@ -171,7 +171,7 @@ def test_members_must_be_two_different_models_that_are_not_ensembles(
     assert store_copy.read("runs/rejected.json") is None
 
 
-def test_members_that_do_not_fit_together_raise_config_error(store_copy: Store) -> None:
+def test_incompatible_members_raise_config_error(store_copy: Store) -> None:
     run_to("evaluate", store_copy, "square", **{"model.image_height": 64})
     other = run_to("validate", store_copy, "other", **{"validation.min_side": 33})
     other.record["stages"] |= {stage: Run.load("seed-1", store_copy).record["stages"][stage]
@@ -183,7 +183,7 @@ def test_members_that_do_not_fit_together_raise_config_error(store_copy: Store) 
             build_ensemble(store_copy, f"with-{name}", "seed-0", name)
 
 
-def test_the_name_of_another_run_cannot_be_used(store_copy: Store) -> None:
+def test_an_ensemble_cannot_use_the_name_of_another_run(store_copy: Store) -> None:
     with pytest.raises(ConfigError, match="--name"):
         build_ensemble(store_copy, "seed-0", "seed-0", "seed-1")
 

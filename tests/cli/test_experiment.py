@@ -168,7 +168,7 @@ def test_shared_features_count_for_every_recipe(kaggle_environment, tmp_path):
     plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3",
          "--try", "batch-32", "--seeds", "0")
     printed = carclf(store, "run", "--name", "shared")
-    assert "the same as the baseline" in printed  # which has the batch size 32 already
+    assert "the same as the baseline" in printed  # the baseline's batch size is 32 already
     computed = sum(json.loads(store.read(key).data)["seconds"] for key in store.list_keys("features/")
                    if key.endswith("manifest.json"))
     saved = {}
@@ -184,7 +184,7 @@ def test_shared_features_count_for_every_recipe(kaggle_environment, tmp_path):
 
 
 @pytest.mark.acceptance  # with real trainings
-def test_a_recipe_with_an_untrained_fold_is_not_trained(kaggle_environment, tmp_path):
+def test_a_recipe_with_an_untrained_fold_counts_as_not_trained(kaggle_environment, tmp_path):
     store = open_store(str(tmp_path))
     plan(store, "folds", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0",
          "--folds", "2")
@@ -221,12 +221,12 @@ def test_comparing_before_training_raises_quality_error(tmp_path):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["table"], "'early' .* was not compared yet"),
+    (["table"], "'early' .* has not been compared yet"),
     (["train", "--training-runs", "9"], "no training run 9.* from 0 to 3"),
     (["train", "--training-runs", "0", "--rung", "2"], "no rung 2"),
     (["train", "--training-runs", "a"], "--training-runs = 'a'"),
 ])
-def test_a_step_that_the_plan_does_not_have_raises_config_error(tmp_path, arguments, message):
+def test_a_step_missing_from_the_plan_raises_config_error(tmp_path, arguments, message):
     store = open_store(str(tmp_path))
     plan(store, "early", "--try", "frozen")
     with pytest.raises(ConfigError, match=message):

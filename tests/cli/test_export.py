@@ -1,4 +1,4 @@
-"""carclf export: files that predict as the model does, and a model card; all of it or nothing."""
+"""``carclf export``: files that reproduce the model's predictions, and a model card; all of them or none."""
 
 import importlib.util
 import json
@@ -72,7 +72,7 @@ def test_markdown_in_names_is_escaped(name: str, escaped: str) -> None:
     assert escape_markdown(name) == escaped
 
 
-def test_a_file_that_predicts_differently_leaves_no_export(
+def test_a_file_with_different_predictions_leaves_no_export(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "TOLERANCE", -1.0)  # every file fails

@@ -1,4 +1,4 @@
-"""``carclf label-fixes``: what it selects, merges and prints."""
+"""``carclf label-fixes``: selection of suspects, merging of fixes, and output."""
 
 import json
 import re
@@ -104,7 +104,7 @@ def test_a_run_that_drift_stopped_uses_the_most_similar_audit_of_its_split(store
     assert " equal: label 0" in label_fixes(store, "--run", "stopped")
 
 
-def test_the_first_suspects_and_named_ones_are_written(store: Store) -> None:
+def test_fixes_are_written_for_the_first_and_the_named_suspects(store: Store) -> None:
     printed = label_fixes(store, "--run", "r", "--top", "2")
     assert csv_text(store) == f'{HEADER}a.jpg,relabel,1,{A}"b,""1"".jpg",relabel,2,{B}'
     lines = printed.splitlines()
@@ -150,7 +150,7 @@ def test_the_fixes_of_a_file_are_checked_and_merged(store: Store, tmp_path: Path
         (["--file", "/nowhere.csv"], "--file: cannot read /nowhere.csv: No such file"),
     ],
 )
-def test_a_wrong_option_raises_config_error_and_writes_nothing(
+def test_an_invalid_option_raises_config_error_and_writes_nothing(
     store: Store, arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "fixes.csv").write_text("id,action,label\na.jpg,drop,\n")
@@ -178,7 +178,7 @@ def test_fixes_that_cannot_be_applied_to_the_run_are_not_written(
     assert store.read("label_fixes.csv").data == before
 
 
-def test_a_fix_for_other_content_is_replaced(store: Store) -> None:
+def test_a_fix_for_changed_content_is_replaced(store: Store) -> None:
     store.write("label_fixes.csv", f"{HEADER}a.jpg,drop,,{'0' * 64}\n".encode())
     label_fixes(store, "--run", "r", "--top", "1")
     assert csv_text(store) == f"{HEADER}a.jpg,relabel,1,{A}"

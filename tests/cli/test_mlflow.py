@@ -39,7 +39,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reset what a process remembers of MLflow."""
+    """Reset the state that a process keeps about MLflow."""
     for name in [*DEFAULT_ENVIRONMENT, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "CARCLF_AIRFLOW_RUN_URL"]:
         monkeypatch.setenv(name, "")  # so that monkeypatch restores what carclf sets
         monkeypatch.delenv(name)
@@ -93,7 +93,7 @@ def files_of(client: MlflowClient, run: MlflowEntity) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, MlflowEntity]:
-    """A run without submission, whose training was interrupted after an epoch that is in no checkpoint."""
+    """A run without submission, whose training was interrupted after an epoch without a checkpoint."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         be_patient(patch)
@@ -115,7 +115,7 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
 
 
 @pytest.mark.timeout(600)
-def test_the_stages_of_a_run_are_one_mlflow_run(
+def test_all_stages_of_a_run_share_one_mlflow_run(
     chain: tuple[Store, MlflowEntity], client: MlflowClient
 ) -> None:
     (run,) = runs_of(client, "cars")
@@ -139,7 +139,7 @@ def test_a_resumed_training_has_one_point_per_epoch(
     failed, (run,) = chain[1], runs_of(client, "cars")
     assert (failed.info.run_id, failed.info.status) == (run.info.run_id, "FAILED")
     assert failed.data.tags["error"] == "fine_tune: ConfigError: the disk is full"
-    assert steps(client, failed, "fine_tune/val_accuracy")[:2] == [1, 2]  # the second epoch was in no checkpoint
+    assert steps(client, failed, "fine_tune/val_accuracy")[:2] == [1, 2]  # the second epoch had no checkpoint
     for column in ("loss", "val_loss", "val_accuracy", "learning_rate", "images_per_second"):
         assert steps(client, run, f"fine_tune/{column}") == [1, 2, 3]
     assert steps(client, run, "train_head/val_loss") == [1, 2, 3]
@@ -238,7 +238,7 @@ def test_a_store_in_s3_is_the_source_of_the_registered_model(client: MlflowClien
     assert client.get_model_version_by_alias("in-s3", "champion").source == f"s3://cars/store/models/{candidate.model.key}"
 
 
-def test_workers_that_create_a_run_simultaneously_end_with_one(client: MlflowClient) -> None:
+def test_simultaneous_workers_end_with_one_mlflow_run(client: MlflowClient) -> None:
     description = RunDescription("at-once", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {})
     MlflowRun(RunDescription("at-once", "other", "", {}, {}))  # creates the experiment
     with ThreadPoolExecutor(4) as pool:
@@ -249,7 +249,7 @@ def test_workers_that_create_a_run_simultaneously_end_with_one(client: MlflowCli
     assert {run.id for run in remaining} == set(run_ids)
 
 
-def test_the_earlier_of_two_runs_of_simultaneous_workers_remains(client: MlflowClient) -> None:
+def test_the_earlier_of_two_simultaneously_created_runs_remains(client: MlflowClient) -> None:
     later = MlflowRun(RunDescription("moment", "r", "2026-01-01T00:00:00+00:00", {"seed": 1}, {}))
     started = client.get_run(later.id).info
     other = client.create_run(  # started before, but visible only now
@@ -260,7 +260,7 @@ def test_the_earlier_of_two_runs_of_simultaneous_workers_remains(client: MlflowC
     assert (run.info.run_id, run.data.params) == (other, {"seed": "1"})
 
 
-def test_the_same_run_id_in_two_stores_is_two_mlflow_runs(client: MlflowClient) -> None:
+def test_the_same_run_id_in_two_stores_creates_two_mlflow_runs(client: MlflowClient) -> None:
     for number, created in enumerate(("2026-01-01T00:00:00+00:00", "2026-01-08T00:00:00+00:00")):
         MlflowRun(RunDescription("two-stores", "scheduled__1", created, {"seed": number}, {}))
     assert sorted(run.data.params["seed"] for run in runs_of(client, "two-stores")) == ["0", "1"]
@@ -275,7 +275,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_an_unreachable_server_costs_one_warning_without_the_password(
+def test_an_unreachable_server_logs_one_warning_without_the_password(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:secret@127.0.0.1:9")
@@ -289,7 +289,7 @@ def test_an_unreachable_server_costs_one_warning_without_the_password(
 
 
 @pytest.mark.timeout(300)
-def test_a_server_that_never_responds_does_not_hold_up_a_stage(
+def test_a_server_that_never_responds_does_not_delay_a_stage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The stages end while the requests are still open, and the second stage makes none."""
@@ -304,13 +304,13 @@ def test_a_server_that_never_responds_does_not_hold_up_a_stage(
         waiting = [thread for thread in threading.enumerate() if thread.name == THREAD_NAME]
         promote(store)
         assert [thread.is_alive() for thread in waiting] == [True]
-    for thread in waiting:  # it ends when its requests have failed
+    for thread in waiting:  # the thread ends when its requests have failed
         thread.join()
     (warning,) = warnings(caplog)
     assert warning.startswith(f"MLflow at {url}: ")
 
 
-def test_a_server_gets_what_it_missed_during_an_outage(
+def test_a_server_gets_the_data_that_it_missed_during_an_outage(
     client: MlflowClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -318,7 +318,7 @@ def test_a_server_gets_what_it_missed_during_an_outage(
     save_evaluated_run(store, "r", [0], "missed")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     Run.load("r", store).run_stage("promote")
-    monkeypatch.setattr(background, "outage", Outage())  # as two minutes later
+    monkeypatch.setattr(background, "outage", Outage())  # as if two minutes had passed
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     Run.load("r", store).run_stage("promote")
     (run,) = runs_of(client, "missed")
@@ -336,8 +336,8 @@ def test_mlflow_is_not_imported_without_its_variable(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_a_variable_without_the_mlflow_package_is_one_warning(tmp_path: Path) -> None:
-    code = ("import sys\nsys.modules['mlflow'] = None  # as if it is not installed\n"
+def test_a_missing_mlflow_package_logs_one_warning(tmp_path: Path) -> None:
+    code = ("import sys\nsys.modules['mlflow'] = None  # as if it were not installed\n"
             "from carclf.runs.mlflow_mirror import mirror_to_mlflow\nfrom carclf.services.storage import open_store\n"
             f"for _ in 'ab':\n with mirror_to_mlflow(dict, open_store({str(tmp_path)!r}), 'download'): print('ran')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True,

@@ -1,4 +1,4 @@
-"""carclf predict: the probabilities of an evaluation for image files, and the names of files that cannot be read."""
+"""``carclf predict``: the probabilities of an evaluation for image files, and the names of unreadable files."""
 
 import json
 import sys

@@ -96,7 +96,7 @@ def test_two_runs_of_one_split_are_compared_on_their_common_images(store: Store)
         assert row.image.startswith(JPEG)
 
 
-def test_runs_that_trained_on_each_others_validation_images_are_not_comparable(store: Store) -> None:
+def test_runs_trained_on_each_others_validation_images_are_not_comparable(store: Store) -> None:
     assert compare_runs(store, "fold-0", "fold-1").conclusion == "not_comparable"
 
 
@@ -147,7 +147,7 @@ def test_the_commands_list_show_and_compare(store_copy: Store) -> None:
     (["show", "nobody"], "There is no run 'nobody' in"), (["show", "../champion"], "Invalid run id"),
     (["compare", "seed-0", "nobody"], "There is no run 'nobody' in"),
 ])
-def test_a_wrong_argument_ends_with_status_78(store: Store, arguments: list[str], message: str) -> None:
+def test_an_invalid_argument_ends_with_status_78(store: Store, arguments: list[str], message: str) -> None:
     process = carclf(*arguments, store=store)
     assert (process.returncode, process.stdout) == (78, "")
     assert message in process.stderr and "Traceback" not in process.stderr

@@ -26,7 +26,7 @@ class Cluster:
     """A context manager that removes its containers and volumes on exit."""
 
     def __init__(self, folder: Path, *, num_workers: int = 2, **settings: str) -> None:
-        self.project = f"carclf-test-{os.getpid()}"  # several may run on one machine
+        self.project = f"carclf-test-{os.getpid()}"  # several clusters may run on one machine
         self.env_file = folder / "cluster.env"
         subprocess.run([sys.executable, str(ROOT / "docker/generate_secrets.py"), str(self.env_file)], check=True)
         self.secrets = dict(line.split("=", 1) for line in self.env_file.read_text().splitlines())

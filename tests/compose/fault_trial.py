@@ -77,7 +77,7 @@ class FaultTrial:
         return task
 
     def seconds_lost(self) -> float:
-        """Return the seconds from the fault until there is a later checkpoint than before it."""
+        """Return the seconds from the fault to the next checkpoint."""
         self._wait_for_checkpoint(self.step, 900)
         return time.monotonic() - self.started
 

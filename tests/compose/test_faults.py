@@ -1,4 +1,4 @@
-"""Runs with a fault each: the run succeeds or reports why not, nothing is damaged, at most one submission is made."""
+"""Runs with one fault each: they succeed or report the reason, damage nothing, and submit at most once."""
 
 import re
 import subprocess
@@ -50,7 +50,7 @@ def start_trial(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> C
     numbers = count(time.time_ns() // 10**9 % 10**6)
 
     def new(*files: str) -> FaultTrial:
-        # Without it, Compose gives a new container the volume of the old one.
+        # Without this option, Compose gives a new container the volume of the old container.
         renew = ["--renew-anon-volumes"] if files else []
         cluster.record_volumes()
         cluster.compose(*files, "up", "-d", *renew, "--wait", "--wait-timeout", "300")
@@ -64,7 +64,7 @@ def docker(*arguments: str) -> str:
 
 
 def finish(cluster: Cluster, trial: FaultTrial, fault: str, cause: Callable[[], object] = lambda: None) -> TrialResult:
-    """Let a fault happen now, and return the row of the run, which has to succeed."""
+    """Cause a fault and return the row of the run, which must succeed."""
     with ThreadPoolExecutor(1) as pool:
         caused = pool.submit(cause)
         seconds = trial.seconds_lost()
@@ -93,21 +93,21 @@ def test_a_killed_workers_training_resumes_on_the_other_worker(
     assert row.steps_lost < trial.step
 
 
-def test_a_restarted_broker_ends_no_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
+def test_a_restarted_broker_does_not_end_a_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
     trial = start_trial()
     trial.wait_until_mid_training()
     (broker,) = cluster.containers("redis")
     table.append(finish(cluster, trial, "Redis restarted", lambda: docker("restart", broker)))
 
 
-def test_a_restarted_database_ends_no_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
+def test_a_restarted_database_does_not_end_a_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
     trial = start_trial()
     trial.wait_until_mid_training()
     (database,) = cluster.containers("postgres")
     table.append(finish(cluster, trial, "PostgreSQL restarted", lambda: docker("restart", database)))
 
 
-def test_a_killed_scheduler_ends_no_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
+def test_a_killed_scheduler_does_not_end_a_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
     trial = start_trial()
     trial.wait_until_mid_training()
     (scheduler,) = cluster.containers("scheduler")
@@ -119,7 +119,7 @@ def test_a_killed_scheduler_ends_no_run(cluster: Cluster, start_trial, table: li
     table.append(finish(cluster, trial, "scheduler killed", cause))
 
 
-def test_an_api_server_that_is_down_for_a_minute_ends_no_training(
+def test_an_api_server_outage_of_a_minute_does_not_end_a_training(
     cluster: Cluster, start_trial, table: list[TrialResult]
 ) -> None:
     trial = start_trial()
@@ -135,7 +135,7 @@ def test_an_api_server_that_is_down_for_a_minute_ends_no_training(
     assert row.outcome == "success, 1 attempt(s)"
 
 
-def test_a_store_that_is_down_for_a_minute_ends_no_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
+def test_a_store_outage_of_a_minute_does_not_end_a_run(cluster: Cluster, start_trial, table: list[TrialResult]) -> None:
     trial = start_trial()
     trial.wait_until_mid_training()
     (store,), network = cluster.containers("store"), f"{cluster.project}_work"
@@ -176,7 +176,7 @@ def test_out_of_memory_is_explained_and_training_resumes(
 
 
 def fill_small_disk(container: str) -> None:
-    """Fill the worker's scratch disk, after a check that it is the small one."""
+    """Fill the worker's scratch disk, after a check that the disk is the small one."""
     kind, size = inside(container, "df", "--output=fstype,size", "--block-size=1", "/scratch").split()[-2:]
     assert (kind, int(size)) == ("tmpfs", SMALL_DISK)
     inside(container, "sh", "-c", f"head -c {SMALL_DISK} /dev/zero > /scratch/fill", check=False)

@@ -22,7 +22,7 @@ HOLDERS = {
     "REDIS_PASSWORD": {"redis", "scheduler", "worker"},
     "STORE_ACCESS_KEY": {"store", "init", "api-server", "triggerer", "worker"},
     "STORE_SECRET_KEY": {"store", "init", "api-server", "triggerer", "worker"},
-    # Only with their profiles; the worker has the password only if there is an MLflow server.
+    # Only in their profiles; the worker has the password only if there is an MLflow server.
     "GRAFANA_PASSWORD": set(), "MLFLOW_SECRET_KEY": set(), "MLFLOW_TRACKING_PASSWORD": set(),
 }
 
@@ -36,7 +36,7 @@ def test_no_container_runs_a_process_as_root(cluster: Cluster) -> None:
 
 
 def _top(container: str) -> list[str]:
-    # The daemon's ps, because an image may have none.
+    # Use the daemon's ps (docker top): the image may lack ps.
     output = subprocess.check_output(["docker", "top", container, "-eo", "uid,pid"], text=True)
     return [line.split()[0] for line in output.splitlines()[1:]]
 
@@ -113,7 +113,7 @@ def test_each_service_gets_only_the_secrets_that_it_needs(cluster: Cluster) -> N
     assert holders == HOLDERS
 
 
-def test_no_secret_is_in_a_list_of_processes(cluster: Cluster) -> None:
+def test_no_secret_is_in_a_process_list(cluster: Cluster) -> None:
     processes = "".join(subprocess.check_output(["docker", "top", container, "-eo", "pid,args"], text=True)
                         for container in cluster.containers() if service_of(container) != "init")
     assert "redis-server" in processes

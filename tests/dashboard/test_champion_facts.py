@@ -10,7 +10,7 @@ from carclf.dashboard.champion_facts import champion_facts
 from carclf.services.storage import open_store
 
 
-def test_the_champion_has_its_metrics_and_the_threshold_its_history(tmp_path: Path) -> None:
+def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     assert champion_facts(store) is None
     set_threshold(store, 0.5, by="me")

@@ -53,7 +53,7 @@ def test_recipes_are_sorted_by_accuracy_and_drawn_over_their_cost(store: Store) 
     assert chart.summary.endswith(": baseline, <b>more.")
 
 
-def test_the_page_lists_conclusions_and_recipes_that_were_not_trained_to_the_end(store: Store) -> None:
+def test_the_page_lists_conclusions_and_incomplete_recipes(store: Store) -> None:
     page = experiment_page(store, "/carclf", outcome(
         recipe("baseline", 0.9, 2.0), recipe("<b>more", 0.95, 4.0, "better"),
         stopped_early=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5}],

@@ -40,7 +40,7 @@ def two_runs(store: Store) -> None:
 
 
 @pytest.mark.usefixtures("two_runs")
-def test_the_paired_result_is_the_one_computed_by_hand(store: Store) -> None:
+def test_the_paired_result_matches_the_manual_computation(store: Store) -> None:
     paired = compare_runs(store, "a", "b").paired
     assert paired.model_dump(exclude={"interval"}) == {
         "num_images": 60, "only_a_correct": 2, "only_b_correct": 9, "both_correct": 48, "both_incorrect": 1,
@@ -49,12 +49,12 @@ def test_the_paired_result_is_the_one_computed_by_hand(store: Store) -> None:
         # twice the probability of 9 heads or more in 11 tosses: (55 + 11 + 1) / 2^11
         "p_value": pytest.approx(2 * 67 / 2**11),
     }
-    # the differences at which the score of the likeliest table, by a numerical search, is 1.959964
+    # the differences whose score statistic is 1.959964, by a numerical search
     assert paired.interval == (pytest.approx(0.00978674), pytest.approx(0.23533704))
 
 
 @pytest.mark.usefixtures("two_runs")
-def test_class_recalls_are_those_computed_by_hand(store: Store) -> None:
+def test_class_recalls_match_the_manual_computation(store: Store) -> None:
     """There are 20 images of each class; a misclassifies 4, 3 and 3 of them, b two of class 0 and one of class 2."""
     classes = compare_runs(store, "a", "b").classes
     assert [row.model_copy(update={"difference": round(row.difference, 4)}) for row in classes] == [
@@ -106,9 +106,9 @@ def test_the_conclusion_depends_on_the_paired_test(
 
 
 def test_trained_on_and_mismatched_images_are_excluded(store: Store) -> None:
-    """Of 30 images, 0-9 train a and 5-14 train b, so that 15-29 are common validation images.
+    """Of 30 images, a was trained on 0-9 and b on 5-14, so 15-29 are common validation images.
 
-    In b's split image 15 has another label, 16 other content, and 17 is in the training subset under another name.
+    In b's split, 15 has another label, 16 has other content, and 17 is in the training subset under another name.
     """
     rows_a = rows(30, ["train"] * 10 + ["val"] * 20)
     rows_b = rows(30, ["val"] * 5 + ["train"] * 10 + ["val"] * 15)

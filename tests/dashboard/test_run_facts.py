@@ -42,7 +42,7 @@ def test_the_header_describes_the_machine_that_trained(store: Store) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"[]", b'{"key": "other"}', b'"text"'])
-def test_a_damaged_artifact_is_a_problem_of_its_section_only(store: Store, content: bytes | None) -> None:
+def test_a_damaged_artifact_affects_only_its_section(store: Store, content: bytes | None) -> None:
     run = record_candidate(store, "r", build_candidate(store, "one"))
     intact = run_facts(store, "r")
     assert intact.problems == ()
@@ -57,7 +57,7 @@ def test_a_damaged_artifact_is_a_problem_of_its_section_only(store: Store, conte
     assert [stage.name for stage, other in pairs if stage != other] == ["evaluate"]
 
 
-def test_errors_without_readable_images_are_listed_without_them(store: Store) -> None:
+def test_errors_with_unreadable_images_are_listed_without_images(store: Store) -> None:
     run = record_candidate(store, "r", build_candidate(store, "one"))
     error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
     evaluation = build_artifact(store, Evaluation, Provenance(1, {}, {}), {}, {
@@ -130,7 +130,7 @@ def test_a_record_with_unknown_values_is_shown_as_far_as_possible(
 
 
 @pytest.mark.parametrize("kind", [Audit, Drift])
-def test_the_report_of_the_audit_is_served_like_that_of_a_stage(store: Store, kind: type[Artifact]) -> None:
+def test_the_audits_report_is_served_like_the_report_of_a_stage(store: Store, kind: type[Artifact]) -> None:
     candidate = build_candidate(store, "one")
     run = record_candidate(store, "r", candidate)
     report = {"findings": {"reported": []}, "class_counts": {"4": 2}, "problems": []}

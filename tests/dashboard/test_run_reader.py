@@ -1,4 +1,4 @@
-"""Tests of how a run is read: in parallel, each file once, and nothing outside of the store."""
+"""Tests of reading a run: in parallel, each file once, and nothing outside the store."""
 
 import threading
 import time
@@ -72,7 +72,7 @@ def recording_store(tmp_path_factory: pytest.TempPathFactory) -> RecordingStore:
 @settings(max_examples=150, deadline=None)
 @given(name=HOSTILE, stage=HOSTILE | st.sampled_from(list(STAGES)), file=HOSTILE)
 @example(name="r", stage="evaluate", file="evaluation.json")
-def test_no_name_leads_out_of_the_store(recording_store: RecordingStore, name: str, stage: str, file: str) -> None:
+def test_no_name_escapes_the_store(recording_store: RecordingStore, name: str, stage: str, file: str) -> None:
     store = recording_store
     store.read_keys.clear()
     for use in (lambda: run_facts(store, name), lambda: artifact_file(store, name, stage, file),

@@ -1,4 +1,4 @@
-"""Tests of a run's report: one file that needs nothing else, and that never fails a run."""
+"""Tests of a run's report: it is self-contained, and its errors never fail a run."""
 
 import base64
 import hashlib
@@ -59,7 +59,7 @@ def test_a_damaged_section_is_not_shown_as_pending(store: Store) -> None:
     assert "No training yet." in page
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root can write anywhere else, so a folder blocks the file")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a folder blocks the file even for root")
 def test_a_report_that_cannot_be_written_is_logged_as_a_warning(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     run = evaluated_run(store, **{"gate.threshold": 0.1})
     Path(store.url, report_key("r"), "in the way").mkdir(parents=True)

@@ -54,7 +54,7 @@ def test_the_time_axis_is_utc_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) 
     assert ">15:00<" in svg and "PM<" not in svg and ">UTC<" in svg
 
 
-def test_the_threshold_line_starts_with_the_value_at_that_time() -> None:
+def test_the_threshold_line_starts_with_the_threshold_of_the_first_run() -> None:
     facts = champion_facts(0.8, start=0.5, day_1=0.6, day_3=0.8)
     assert threshold_values(timeline_chart([row("a", 2, 0.7), row("b", 4, 0.9)], facts)) == [
         {"created": "2026-11-02T00:00:00+00:00", "value": 0.6},

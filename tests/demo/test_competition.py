@@ -58,7 +58,7 @@ def test_the_same_folder_gives_the_same_archive(competition: Competition, render
     assert again.truth is None  # the folder's truth.csv is not used unless it is given
 
 
-def test_a_folder_without_train_csv_gets_one(competition: Competition, rendered: Path, tmp_path: Path) -> None:
+def test_a_missing_train_csv_is_created(competition: Competition, rendered: Path, tmp_path: Path) -> None:
     folder = copy_folder(rendered, tmp_path)
     (folder / "train.csv").unlink()
     again = open_competition(folder, slug="demo-cars", work=tmp_path / "work")
@@ -88,7 +88,7 @@ def test_a_holdout_out_of_range_raises_config_error(rendered: Path, tmp_path: Pa
         open_competition(rendered, slug="c", work=tmp_path, holdout=holdout)
 
 
-def test_a_truth_and_a_holdout_raise_config_error(rendered: Path, tmp_path: Path) -> None:
+def test_a_truth_together_with_a_holdout_raises_config_error(rendered: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not both"):
         open_competition(rendered, slug="c", work=tmp_path, holdout=0.2, truth=rendered / "truth.csv")
 

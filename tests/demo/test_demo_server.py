@@ -146,7 +146,7 @@ def test_a_submission_counts_although_its_response_is_lost(client: Any, server: 
 
 
 @pytest.mark.parametrize(("kind", "fraction"), [("truncate", 0.5), ("corrupt", 1.0)])
-def test_a_damaged_archive_has_a_matching_size(  # noqa: PLR0913, PLR0917 (fixtures)
+def test_a_corrupt_archive_has_the_correct_size(  # noqa: PLR0913, PLR0917 (fixtures)
     client: Any, server: DemoServer, competition: Competition, tmp_path: Path, kind: Any, fraction: float
 ) -> None:
     server.faults.append(Fault("Download", kind))
@@ -158,7 +158,7 @@ def test_a_damaged_archive_has_a_matching_size(  # noqa: PLR0913, PLR0917 (fixtu
         raise zipfile.BadZipFile(members.testzip()) if members.testzip() else AssertionError("the archive is whole")
 
 
-def test_faults_are_used_in_order_by_method(server: DemoServer) -> None:
+def test_faults_apply_in_order_to_the_calls_of_a_method(server: DemoServer) -> None:
     server.faults += [
         Fault("ListDataFiles", "status", 429, retry_after=7),
         Fault("ListDataFiles", "html", times=2),
@@ -175,7 +175,7 @@ def test_faults_are_used_in_order_by_method(server: DemoServer) -> None:
 
 
 def test_a_stalled_response_ends_when_the_server_closes(competition: Competition) -> None:
-    """The threads of open connections are daemons, so leaving the block does not prove it: the response has to end."""
+    """Connection threads are daemons, so leaving the block proves nothing: the response must end."""
     with ThreadPoolExecutor(1) as pool:
         with DemoServer(competition) as server:
             server.faults.append(Fault("ListDataFiles", "stall"))
@@ -183,7 +183,7 @@ def test_a_stalled_response_ends_when_the_server_closes(competition: Competition
             while server.calls["ListDataFiles"] == 0:
                 assert not pending.done()
             assert not pending.done()
-        with pytest.raises(requests.ConnectionError):  # and not Timeout, after 9 s; the stall would last 30 s
+        with pytest.raises(requests.ConnectionError):  # not Timeout after 9 s; the stall would last 30 s
             pending.result()
 
 
@@ -195,7 +195,7 @@ def test_a_stalled_response_ends_when_the_server_closes(competition: Competition
         ({"Range": "bytes=999999999-"}, 416, None),
     ],
 )
-def test_ranges_are_served_by_the_standard(
+def test_ranges_are_served_as_the_http_standard_requires(
     server: DemoServer, competition: Competition, headers: dict[str, str], status: int, start: int | None
 ) -> None:
     address = requests.post(

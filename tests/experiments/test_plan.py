@@ -51,7 +51,7 @@ def test_an_invalid_recipe_raises_config_error(text, message):
         parse_recipe(text)
 
 
-# The ablations that change nothing of a recipe.
+# The ablations that do not change a recipe, by recipe.
 OF_ALL = {"head-with-batch-norm", "no-hidden-layer", "all-unfrozen", "batch-32", "cosine", "label-smoothing",
           "flip-view"}
 OF_BASELINES = {"head-with-batch-norm", "hidden-layer", "half-unfrozen", "plateau", "size-224", "no-label-smoothing",
@@ -92,7 +92,7 @@ def test_every_ablation_is_valid_for_every_recipe(name):
     (["mixup"], {"keep_fraction": 1.0}, r"keep_fraction = 1\.0"),
     (["mixup"], {"seeds": list(range(600))}, "1200 trainings"),
 ])
-def test_a_plan_that_cannot_be_carried_out_raises_config_error(recipes, options, message):
+def test_an_invalid_plan_raises_config_error(recipes, options, message):
     with pytest.raises(ConfigError, match=message):
         make_plan("one", "demo", recipes, **options)
 

@@ -28,7 +28,7 @@ def test_after_a_rung_the_best_recipes_and_the_baseline_continue(tmp_path):
     assert recipes_stopped_early(plan, store)["c"] == (2, 0.305)
 
 
-def test_a_recipe_that_did_not_reach_a_rung_is_out(tmp_path):
+def test_a_recipe_that_did_not_reach_a_rung_is_eliminated(tmp_path):
     plan, store = race(tmp_path, [0.5, 0.5, 0.9, None, 0.8], [0.5, 0.5, 0.7, None, 0.9])
     assert survivors(plan, 1, store) == ["baseline", "single-view", "a", "c"]
     assert survivors(plan, 2, store) == ["baseline", "single-view", "a", "c"]  # 40% of four, rounded up, are two

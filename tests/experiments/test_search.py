@@ -18,7 +18,7 @@ def outcome(rows, stopped_early=(), failed=()):
             "failed": [{"run": run} for run in failed]}
 
 
-def test_a_range_is_of_numbers_integers_or_choices():
+def test_a_range_has_floats_integers_or_choices():
     assert parse_range(RANGES[0]) == ("fine_tune.learning_rate", FloatDistribution(1e-4, 1e-2, log=True))
     assert parse_range("fine_tune.mixup=0..0.5") == ("fine_tune.mixup", FloatDistribution(0, 0.5))
     assert parse_range("fine_tune.epochs=3..8") == ("fine_tune.epochs", IntDistribution(3, 8))
@@ -40,7 +40,7 @@ def test_the_boundary_recipes_contain_the_ends_and_all_choices_of_the_ranges():
     assert {changes["fine_tune.batch_size"] for changes in recipes.values()} == {8, 16, 32}
 
 
-def test_a_study_learns_from_reported_results_and_gives_every_trial_its_number(tmp_path):
+def test_a_study_learns_from_reported_results_and_numbers_every_trial(tmp_path):
     store = open_store(str(tmp_path))
     first = propose("rates", RANGES, 12, store)
     assert list(first) == [f"trial-{number}" for number in range(12)]

@@ -36,7 +36,7 @@ def test_the_rate_of_false_conclusions_is_at_most_the_significance_level(num_rec
 
 
 @pytest.mark.parametrize(("num_recipes", "num_kept", "num_seeds", "seed_std"), [(64, 2, 2, 0.1), (32, 1, 1, 0.0)])
-def test_the_winners_of_a_race_have_no_more_false_conclusions(num_recipes, num_kept, num_seeds, seed_std):
+def test_a_race_does_not_increase_the_rate_of_false_conclusions(num_recipes, num_kept, num_seeds, seed_std):
     random = np.random.default_rng(6)
     alarms = 0
     for _ in range(1000):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
-    """Return 0 if the matrix passes, or if the newer client cannot be installed, which is printed."""
+    """Return 0 if the matrix passes; if the newer client cannot be installed, print that and return 0."""
     with tempfile.TemporaryDirectory(prefix="carclf-kaggle-") as folder:
         install = [Path(sys.executable).parent / "uv", "pip", "install", "-q", "-p", sys.executable, "--target", folder]
         installation = subprocess.run([*install, REQUIREMENT, "six"], capture_output=True, text=True, check=False)

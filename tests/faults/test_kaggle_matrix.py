@@ -1,4 +1,4 @@
-"""The fault matrix: what fails at Kaggle, what the user sees, how often it was attempted, and what was counted.
+"""The fault matrix: failures of Kaggle, what the user sees, and the numbers of attempts and counted submissions.
 
 Kaggle's real client talks to the demo server, and the table is printed. A submission is counted at most once, whatever
 fails.
@@ -249,7 +249,7 @@ def test_a_fault_of_a_submission(
         return f"submission {state.ref}"
 
     matrix.check(row, submit)
-    if not row.outcome[0]:  # what was submitted is never sent again
+    if not row.outcome[0]:  # no error expected: a second call must find the submission, not resend it
         again: SubmissionState = matrix.connect(undisturbed).submit(
             path, description="a model", fingerprint=FINGERPRINT
         )

@@ -82,7 +82,7 @@ def read_weights(store: Store, stage: str) -> list[Any]:
     return keras.models.load_model(path, compile=False).get_weights()
 
 
-def test_a_training_killed_repeatedly_ends_with_the_weights_of_an_undisturbed_one(stores: list[Store]) -> None:
+def test_a_repeatedly_killed_training_has_the_weights_of_an_undisturbed_training(stores: list[Store]) -> None:
     undisturbed, killed = stores
     kill_when(start("train_head", killed), lambda: any(killed.list_keys("features/")))
     for store in stores:

@@ -16,7 +16,7 @@ from carclf.config import load_config
 from carclf.services.storage import Store, open_store
 
 PROCESSES = ("left", "right")
-RULES = ["not_worse", *["off"] * 4]  # a comparison takes a while, so one round in five has it
+RULES = ["not_worse", *["off"] * 4]  # a comparison is slow, so only one round in five has it
 
 
 def champion_rule(number: int) -> str:
@@ -24,7 +24,7 @@ def champion_rule(number: int) -> str:
 
 
 def promote_in_rounds(urls: Sequence[str], name: str, num_rounds: int, start: Barrier) -> None:
-    """In each round promote a new candidate at the moment when the other process does."""
+    """In each round, promote a new candidate at the same time as the other process."""
     for store in map(open_store, urls):
         for number in range(num_rounds):
             candidate = build_candidate(store, f"{name} {number}", [number % 12])
@@ -43,7 +43,7 @@ def check_history(store: Store, num_rounds: int) -> None:
     numbers = [int(event["run"].partition("-")[2]) for event in history]
     assert numbers == [position // 2 for position in range(2 * num_rounds)]
     assert state["champion"] == history[-1] and state["threshold"] == 0.6
-    # A candidate that was compared was compared with the champion that it replaced.
+    # A compared candidate must have been compared with the champion that it replaced.
     for position, event in enumerate(history):
         if champion_rule(numbers[position]) == "not_worse":
             decision = Decision.require(store, event["decision"])
@@ -52,12 +52,12 @@ def check_history(store: Store, num_rounds: int) -> None:
 
 
 @pytest.mark.parametrize("num_rounds", [5, pytest.param(100, marks=pytest.mark.acceptance)])
-def test_two_runs_that_end_at_once_leave_one_champion_and_both_events(
+def test_two_simultaneous_promotions_leave_one_champion_and_both_events(
     tmp_path: Path, aws: None, num_rounds: int
 ) -> None:
     boto3.client("s3").create_bucket(Bucket="simultaneous")
     urls = [str(tmp_path / "store"), "s3://simultaneous/store"]
-    spawn = multiprocessing.get_context("spawn")  # as with real runs, nothing but the store is common to them
+    spawn = multiprocessing.get_context("spawn")  # as with real runs, the processes share only the store
     start = spawn.Barrier(2)
     runs = [spawn.Process(target=promote_in_rounds, args=(urls, name, num_rounds, start)) for name in PROCESSES]
     for run in runs:

@@ -95,7 +95,7 @@ def test_the_panels_of_the_dashboard_are_valid_and_do_not_overlap() -> None:
         assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
 
 
-def test_the_variables_of_the_dashboard_are_those_in_its_queries() -> None:
+def test_the_queries_use_exactly_the_variables_of_the_dashboard() -> None:
     used = {name for _, query in TARGETS for name in re.findall(r"\$(\w+)", query)}
     variables = DASHBOARD["templating"]["list"]
     assert used - {"__range"} == {variable["name"] for variable in variables}

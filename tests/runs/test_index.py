@@ -1,4 +1,4 @@
-"""The index of runs equals the records, whatever order they are written in."""
+"""The index of runs equals the records, in whatever order they are written."""
 
 import json
 import threading
@@ -57,7 +57,7 @@ def test_a_row_has_the_state_and_the_metrics_of_a_run(store: Store) -> None:
     }]
 
 
-def test_gpu_minutes_are_those_of_trainings_on_a_gpu() -> None:
+def test_gpu_minutes_count_only_trainings_on_a_gpu() -> None:
     stages = {stage: {"seconds": 90.0, "gpu": "A100"} for stage in ("train_head", "fine_tune", "evaluate")}
     row = index_row({"stages": stages | {"download": {"seconds": 30.0, "gpu": ""}}, "attempts": {}})
     assert (row["minutes"], row["gpu_minutes"], row["gpu"]) == (5.0, 3.0, "A100")
@@ -72,7 +72,7 @@ def test_gpu_minutes_are_those_of_trainings_on_a_gpu() -> None:
     (CHAIN[:7], {}, ("done", "promote", "rejected: weak")),
     (CHAIN, {}, ("done", "score", "")),
 ])
-def test_the_state_is_that_of_the_latest_attempt_or_of_the_last_stage(
+def test_the_state_comes_from_the_latest_attempt_or_the_last_stage(
     stages: list[str], attempts: dict[str, Any], expected: tuple[str, str, str]
 ) -> None:
     skip = {"promote": {"skip_reason": "rejected: weak"}} if "submit" not in stages else {}
@@ -82,7 +82,7 @@ def test_the_state_is_that_of_the_latest_attempt_or_of_the_last_stage(
     assert (row["state"], row["stage"], row["text"]) == expected
 
 
-def test_a_row_is_small_however_long_the_texts_of_the_record_are() -> None:
+def test_the_size_of_a_row_is_limited() -> None:
     long = "x" * 100_000
     record = {"run": long, "recipe": long, "created": long, "attempts": {"score": {
         "stage": long, "state": "failed", "text": long, "since": long, "metrics": {"decision": long}}},
@@ -115,17 +115,18 @@ class StoreWithoutIndex(FolderStore):
 
     def write_if(self, key: str, data: bytes, version: str | None) -> bool:
         if key == "runs.json":
-            raise ServiceError("the index is away.")
+            raise ServiceError("the index is unavailable.")
         return super().write_if(key, data, version)
 
 
-def test_an_index_that_cannot_be_written_only_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_write_of_the_index_logs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = StoreWithoutIndex(tmp_path / "store")
     run = start(store, "r")
     run.record_result(result("download"))
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2
-    assert all("run=r: the index is away." in warning and "carclf runs reindex" in warning for warning in warnings)
+    expected = ("run=r: the index is unavailable.", "carclf runs reindex")
+    assert all(part in warning for warning in warnings for part in expected)
     assert [row["stage"] for row in list_runs(store)] == ["download"]
 
 
@@ -149,7 +150,7 @@ def test_a_missing_damaged_or_old_index_is_rebuilt(store: Store, content: bytes 
     assert index(store) == before
 
 
-def test_a_damaged_record_is_a_damaged_row_and_a_foreign_file_is_ignored(store: Store) -> None:
+def test_a_damaged_record_has_a_damaged_row_and_other_files_are_ignored(store: Store) -> None:
     start(store, "good")
     store.write("runs/bad.json", b"{")
     store.write("runs/odd.json", b'{"config": {}, "stages": {"download": 3}}')
@@ -170,7 +171,7 @@ def test_the_row_of_a_removed_record_is_removed(store: Store) -> None:
     assert rebuild_index(store) == 1 and sorted(index(store)["rows"]) == ["c"]
 
 
-def test_the_champion_is_marked_also_after_a_rollback(store: Store) -> None:
+def test_the_champion_is_marked_after_a_rollback_too(store: Store) -> None:
     for name in ("first", "second"):
         candidate = build_candidate(store, name)
         candidate.promote(store, load_config("demo", {"gate.champion_rule": "off"}), run_id=name)
@@ -218,7 +219,7 @@ def act(store: Store, actions: list[tuple[str, str, str]]) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(workers=st.lists(ACTIONS, min_size=2, max_size=4))
-def test_concurrent_updates_leave_the_rows_of_the_records(
+def test_after_concurrent_updates_the_index_equals_the_records(
     tmp_path_factory: pytest.TempPathFactory, workers: list[list[tuple[str, str, str]]]
 ) -> None:
     store = open_store(str(tmp_path_factory.mktemp("store")))

@@ -1,4 +1,4 @@
-"""Live progress: soon in the store, bounded, and continued after a kill."""
+"""Live progress: written promptly, limited in size, and continued after a kill."""
 
 import json
 import math
@@ -75,12 +75,12 @@ def test_after_a_kill_the_curve_continues_where_training_resumes(store: Store) -
         for step in (4, 6):  # the steps after the checkpoint are repeated
             report_progress("fine_tune", step, 10, {"loss": 0.1})
     assert (steps(store), steps(store, kind="epochs")) == ([1, 2, 3, 4, 6], [])
-    with record_progress(store, "r", "fine_tune"):  # with force, from the first step
+    with record_progress(store, "r", "fine_tune"):  # with force, training starts at the first step
         report_progress("fine_tune", 1, 10, {"loss": 0.1})
     assert steps(store) == [1]
 
 
-def test_a_training_that_repeats_steps_repeats_its_curve(store: Store) -> None:
+def test_repeated_steps_replace_the_earlier_points(store: Store) -> None:
     with record_progress(store, "r", "fine_tune"):
         for step in (1, 2, 3, 2, 4):
             report_progress("fine_tune", step, 10, {"loss": float(step)})
@@ -99,7 +99,7 @@ def test_a_reused_stage_keeps_the_progress_of_its_creation(store: Store) -> None
     assert list(read_live_progress(store, "r")) == ["fine_tune"]
 
 
-def test_a_stage_without_news_has_a_heartbeat_and_a_killed_one_is_stale(
+def test_an_idle_stage_has_a_heartbeat_and_a_killed_stage_is_stale(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "SECONDS_BETWEEN_HEARTBEATS", 0.05)
@@ -124,11 +124,11 @@ class BlockedStore(FolderStore):
     def write(self, key: str, data: bytes) -> None:
         self.num_writes += 1
         self.released.wait(20)
-        raise ServiceError("the store is away.")
+        raise ServiceError("the store is unavailable.")
 
 
-def test_a_store_that_does_not_respond_blocks_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reports and the end of the stage return although the write is still blocked."""
+def test_an_unresponsive_store_does_not_block_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress reports and the end of the stage return while the write is still blocked."""
     monkeypatch.setattr(live, "MAX_SECONDS_TO_FINISH", 0.1)
     store = BlockedStore(tmp_path)
     with record_progress(store, "r", "fine_tune"):
@@ -140,14 +140,14 @@ def test_a_store_that_does_not_respond_blocks_no_stage(tmp_path: Path, monkeypat
     wait_for(lambda: not any(thread.name == "carclf-live" for thread in threading.enumerate()))
 
 
-def test_a_store_that_fails_is_warned_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_store_logs_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = BlockedStore(tmp_path)
     store.released.set()
     with record_progress(store, "r", "fine_tune"):
         report_progress("fine_tune", 1, 10, {"loss": 0.5})
         wait_for(lambda: store.num_writes >= 3)
     [record] = caplog.records
-    assert record.levelname == "WARNING" and "the store is away." in record.getMessage()
+    assert record.levelname == "WARNING" and "the store is unavailable." in record.getMessage()
 
 
 @settings(max_examples=40, deadline=None)
@@ -160,7 +160,7 @@ def test_a_series_is_bounded_and_ordered_and_ends_with_the_last_point(reports: l
         assert len(points) <= MAX_POINTS and steps_done == sorted(set(steps_done)) and steps_done[-1] == done
 
 
-def test_the_file_is_bounded_whatever_is_reported(store: Store) -> None:
+def test_the_live_file_has_a_size_limit(store: Store) -> None:
     metrics = {f"metric {number} {'x' * 100}": math.pi * 10**9 for number in range(50)} | {"loss": math.nan}
     with record_progress(store, "r", "fine_tune"):
         for number in range(MAX_SERIES + 3):

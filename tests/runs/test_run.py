@@ -97,7 +97,7 @@ def test_an_interrupted_stage_is_recorded_as_failed_and_can_continue(
 def test_a_stage_gets_its_input_artifacts_the_options_and_the_run_id(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stage without results of its input stages raises ConfigError that names the first missing stage."""
+    """If input stages have no results, ConfigError names the first of them."""
     calls: list[StageCall] = []
 
     def wait(call: StageCall) -> tuple[Artifact, bool]:

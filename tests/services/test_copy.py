@@ -58,7 +58,7 @@ def contents(store: Store) -> dict[str, bytes]:
 
 
 class CheckedStore(FolderStore):
-    """Checks after each write that everything it refers to is in it."""
+    """Checks after each write that it contains everything that it refers to."""
 
     def write(self, key: str, data: bytes) -> None:
         super().write(key, data)
@@ -92,7 +92,7 @@ class BusyStore(FolderStore):
         return current
 
 
-def test_a_copy_is_equal_and_complete_at_each_moment(source: FolderStore, tmp_path: Path) -> None:
+def test_a_copy_is_equal_and_complete_at_every_moment(source: FolderStore, tmp_path: Path) -> None:
     target = CheckedStore(tmp_path / "target")
     result = copy_store(source, target)
     assert contents(target) == contents(source)
@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_reported_and_not_copied(
     assert (result.damaged, list(target.list_keys("checkpoints/"))) == (["checkpoints/k/latest.json"], [])
 
 
-def test_a_second_copy_transfers_only_what_is_new(source: FolderStore, tmp_path: Path) -> None:
+def test_a_second_copy_transfers_only_new_objects(source: FolderStore, tmp_path: Path) -> None:
     target = FolderStore(tmp_path / "target")
     copy_store(source, target)
     finish_run(source, "second", make_split(source, 2))

@@ -72,7 +72,7 @@ def test_an_interrupted_download_is_resumed(server: DemoServer, tmp_path: Path) 
 
 
 def test_a_token_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret" * 100)  # too long for a path, as which the SDK tries it
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "secret" * 100)  # too long for a path, which the SDK tries first
     with pytest.raises(ConfigError, match="KAGGLE_API_TOKEN") as caught:
         connect()
     assert "secret" not in str(caught.value)
@@ -84,7 +84,7 @@ def test_a_folder_without_write_access_raises_config_error(server: DemoServer, t
         connect().download(tmp_path / "file" / "new", timeout_seconds=60)
 
 
-def test_an_expired_token_is_named_even_next_to_a_valid_key(
+def test_an_expired_token_is_reported_even_if_a_key_is_valid(
     server: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", "stale")

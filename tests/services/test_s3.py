@@ -236,7 +236,7 @@ def test_checksums_can_be_switched_off_for_other_servers(
     assert transfer.download() == transfer.source.read_bytes()
 
 
-def test_an_empty_file_makes_the_round_trip(transfer: Transfer) -> None:
+def test_an_empty_file_survives_a_round_trip(transfer: Transfer) -> None:
     transfer.source.write_bytes(b"")
     transfer.upload()
     assert transfer.download() == b""

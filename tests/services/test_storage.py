@@ -37,7 +37,7 @@ def test_a_written_object_is_read_back(store: Store) -> None:
     assert store.read("a/none") is None
 
 
-def test_files_make_the_round_trip(store: Store, tmp_path: Path) -> None:
+def test_files_survive_a_round_trip(store: Store, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(bytes(range(256)) * 50_000)  # more than one part of a multipart upload
     store.upload(source, "raw/x.zip")
@@ -56,7 +56,7 @@ def test_keys_are_listed_in_order_by_prefix(store: Store) -> None:
     assert list(store.list_keys("c")) == []
 
 
-def test_compare_and_swap_writes_only_over_the_named_version(store: Store) -> None:
+def test_compare_and_swap_replaces_only_the_given_version(store: Store) -> None:
     assert store.write_if("c.json", b"1", None)
     assert not store.write_if("c.json", b"2", None)
     first = store.read("c.json")
@@ -68,7 +68,7 @@ def test_compare_and_swap_writes_only_over_the_named_version(store: Store) -> No
     assert second is not None and second.data == b"2"
 
 
-def test_no_increment_is_lost_between_eight_writers(store: Store) -> None:
+def test_eight_concurrent_writers_lose_no_increment(store: Store) -> None:
     def add(_: int) -> None:
         while True:
             current = store.read("n.json")

@@ -102,7 +102,7 @@ def test_a_run_exports_the_values_of_its_results(telemetry: Telemetry) -> None:
     assert first.last("carclf.public_score", stage="score") == results["score"].metrics["public_score"]
     assert first.last("carclf.stage.progress", stage="fine_tune") == 1
     for stage, result in results.items():
-        # The result's duration, rounded to 0.01 s, is a part of the exported one.
+        # The result's duration, rounded to 0.01 s, is part of the exported duration.
         assert first.last("carclf.stage.duration", stage=stage, outcome="created") >= result.seconds - 0.005
 
 
@@ -183,7 +183,7 @@ def warnings_of_two_stages(
     return [record.getMessage() for record in caplog.records]
 
 
-def test_an_unreachable_endpoint_costs_one_warning_without_the_password(
+def test_an_unreachable_endpoint_logs_one_warning_without_the_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with socket.socket() as closed:
@@ -218,7 +218,7 @@ def test_a_server_without_an_otlp_receiver_is_reported_with_its_status(
     ("OTEL_METRIC_EXPORT_INTERVAL", "often"), ("OTEL_EXPORTER_OTLP_COMPRESSION", "lz99"),
     ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere.pem"),
 ])
-def test_an_invalid_variable_is_a_warning_and_the_stage_succeeds(
+def test_an_invalid_variable_logs_a_warning_and_the_stage_succeeds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str
 ) -> None:
     export_error_filter.reset()

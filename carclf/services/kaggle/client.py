@@ -144,10 +144,7 @@ class KaggleClient:
         return 1 + sum(sign * other > sign * score for other in scores)
 
     def _find_under_lease(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
-        """Acquire the lease and search for the submission.
-
-        Return None if it is missing and the lease leaves time to submit.
-        """
+        """Acquire the lease and search for the submission; return None if it is missing and there is time to submit."""
         for _ in range(self._retries.max_attempts):
             until = before_sending()
             existing = self.find_submission(fingerprint)
@@ -225,10 +222,7 @@ class KaggleClient:
 
 
 def ungraded_error(state: SubmissionState, competition: str, file: str, fingerprint: str) -> DataError:
-    """Return the error for a submission that Kaggle could not grade.
-
-    A later submission with the same fingerprint takes precedence.
-    """
+    """Return the error for an ungraded submission; a later submission with its fingerprint takes precedence."""
     return DataError(f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again "
                      f"automatically. To continue, send {file} by hand at "
                      f"https://www.kaggle.com/competitions/{competition} with {fingerprint} in the description, and "

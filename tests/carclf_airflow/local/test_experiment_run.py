@@ -23,7 +23,7 @@ FORM = {
     ("docs/experiments/ladder-cars10.json", "ladder-cars10"), ("größe 1.json", "gr-e-1"), ("_x.json", "x"),
     ("\u8eca.json", "experiment"), ('{"recipe": "demo"}', "experiment"), (f"{'a' * 200}.json", "a" * 80),
 ])
-def test_an_experiments_name_is_valid_whatever_its_file_is_called(form: str, name: str) -> None:
+def test_an_experiment_gets_a_valid_name_from_any_file_name(form: str, name: str) -> None:
     assert experiment_name(form) == name
     assert EXPERIMENT_NAME.fullmatch(f"{name}-20261125T151449")
 
@@ -39,7 +39,7 @@ def start(folder: Path, form: dict[str, object]) -> subprocess.CompletedProcess[
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(900)
-def test_a_failing_recipe_stops_no_other_and_the_winner_meets_the_gate(tmp_path: Path) -> None:
+def test_a_failing_recipe_does_not_stop_the_others_and_the_gate_judges_the_winner(tmp_path: Path) -> None:
     done = start(tmp_path, FORM)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -61,7 +61,7 @@ def test_a_failing_recipe_stops_no_other_and_the_winner_meets_the_gate(tmp_path:
 
 @pytest.mark.acceptance
 @pytest.mark.timeout(900)
-def test_a_mistake_in_the_form_is_reported_before_anything_starts(tmp_path: Path) -> None:
+def test_an_invalid_form_is_reported_before_anything_starts(tmp_path: Path) -> None:
     done = start(tmp_path, FORM | {"recipes": ["tuned fine_tune.epoch=4"]})
     assert done.returncode == 78
     assert "tuned" in done.stderr

@@ -1,4 +1,4 @@
-"""``make demo`` like a user: interrupted, to the end, again, on other data."""
+"""``make demo`` as a user runs it: interrupted, to the end, again, on other data."""
 
 import ctypes
 import json
@@ -151,7 +151,7 @@ def as_viewer(state: Path, token: str) -> str:
     (["--data", "/nowhere"], "/nowhere has no train/"),
     (["--holdout", "2"], "holdout 2.0"),
 ])
-def test_a_mistake_is_reported_in_a_line_before_airflow_starts(
+def test_an_invalid_option_is_reported_in_one_line_before_airflow_starts(
     tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
     process = start(tmp_path, *arguments, stderr=subprocess.PIPE)
@@ -163,7 +163,7 @@ def test_a_mistake_is_reported_in_a_line_before_airflow_starts(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--holdout", "0.2"]], ids=["no truth", "holdout"])
-def test_another_folder_is_graded_only_against_a_known_truth(tmp_path: Path, arguments: list[str]) -> None:
+def test_data_without_truth_or_holdout_gets_no_public_score(tmp_path: Path, arguments: list[str]) -> None:
     render_competition(tmp_path / "cars")
     (tmp_path / "cars" / "truth.csv").unlink()
     options = ["--data", str(tmp_path / "cars"), "--recipe", "demo", *arguments]

@@ -60,7 +60,7 @@ def test_an_orphan_whose_title_overwrote_its_environment_ends(tmp_path: Path) ->
     assert not is_alive(pid)
 
 
-def test_processes_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_unrelated_processes_are_not_ended(tmp_path: Path) -> None:
     with subprocess.Popen(SLEEP) as other:
         with ProcessGroup(tmp_path) as processes:
             processes.start("sleep", SLEEP, dict(os.environ))

@@ -1,4 +1,4 @@
-"""What the local commands share: the lock of their folder, and waiting for Ctrl-C."""
+"""Parts shared by the local commands: the lock of their folder, and waiting for Ctrl-C."""
 
 import os
 import sys
