@@ -50,7 +50,7 @@ neither.
 
 @task_group(group_id="approval")  # type: ignore[untyped-decorator]  # Airflow is not type-checked here
 def approval_tasks() -> None:
-    """Add ``ask``, which waits for a person without a worker slot, and ``promote``, which performs the promotion."""
+    """Add ``ask``, which waits for approval without occupying a slot, and ``promote``, which promotes the model."""
     ask = ApprovalOperator(
         task_id="ask", subject="Promote the model of {{ run_id }} and submit its predictions?", body=_question(),
         defaults=ApprovalOperator.REJECT, response_timeout=timedelta(hours=TIMEOUT_HOURS),

@@ -81,7 +81,7 @@ def _audit_of_split(run: Run) -> Audit | None:
 
 
 def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
-    # Count equal settings: the weights never match if the run names a file, of which the audit has the hash.
+    # Count equal settings, as not all may match: the run may name a weights file, but the audit has the file's hash.
     settings = run.config.model.model_dump()
     num_equal = sum(value == settings[name] for name, value in audit.settings["network"].items())
     return num_equal, audit.settings["seed"] == run.config.seed

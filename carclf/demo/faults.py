@@ -35,7 +35,7 @@ class Fault:
     times: int = 1
 
     def response(self) -> Response | None:
-        """Return the response instead of the real one; None to close the connection."""
+        """Return the response that replaces the real response; None to close the connection."""
         if self.kind != "status":
             return FIXED_RESPONSES.get(self.kind)
         body = json.dumps({"code": self.status, "message": f"planned fault {self.status}"})

@@ -21,7 +21,7 @@ MAX_SERIES = 6
 MAX_METRICS = 12
 MAX_NAME = 40  # characters of the name of a metric or an activity
 SECONDS_BETWEEN_WRITES = 2.0
-SECONDS_BETWEEN_HEARTBEATS = 30.0  # between writes without new points
+SECONDS_BETWEEN_HEARTBEATS = 30.0  # writes without new points, which show that the process is alive
 MAX_SECONDS_TO_FINISH = 5.0  # how long a finished stage waits for its last points to be written
 STALE_SECONDS = 120.0  # a running stage without a heartbeat for this long was probably killed
 LiveProgress = dict[str, Any]
@@ -152,7 +152,7 @@ _EMPTY: LiveProgress = {"activity": "", "done": 0, "total": 0, "per_second": Non
 def add_point(points: Points, new: Point, total: int) -> Points:
     """Append a point to a series, which stays bounded and ordered by ``done``.
 
-    Existing points from its ``done`` on are removed: the training repeats these steps. If ``total`` is divided into
+    Points at or after its ``done`` are removed: the training repeats these steps. If ``total`` is divided into
     MAX_POINTS equal parts, only the last point of each part is kept.
     """
 
