@@ -42,9 +42,11 @@ lint: .venv/.dev ## check vocabulary, style, types and layers
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## list the benchmarks
-	@for name in validation_speed hash_search near_duplicate_quality label_errors input_pipeline head_training cars10 \
-	  stage_memory experiment_overhead runs_page gpu_throughput; do \
+	@for name in validation_speed hash_search input_pipeline stage_memory experiment_overhead runs_page gpu_throughput; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
+	@for name in cars10 label_errors head_training; do \
+	  echo "$(BIN)/python -m benchmarks.$$name --data FOLDER --weights FILE [--quick]"; done
+	@echo "$(BIN)/python -m benchmarks.near_duplicate_quality --data FOLDER [--quick]"
 
 backup: ## copy the running stack's database and store to TO=folder
 	@docker/backup.sh "$$TO"
