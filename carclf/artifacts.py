@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -50,9 +50,7 @@ class Provenance:
 
     def key(self, kind: type["Artifact"]) -> str:
         """Return the key of the artifact of this kind: a fingerprint of the kind and the provenance."""
-        return fingerprint(
-            kind=kind.folder, version=self.version, inputs=dict(self.inputs), settings=dict(self.settings)
-        )
+        return fingerprint(kind=kind.folder, **asdict(self))
 
 
 class File(BaseModel):
@@ -81,41 +79,27 @@ class Artifact(BaseModel):
 
     @classmethod
     def find(cls, store: Store, key: str) -> Self | None:
-        """Return the artifact with this key, or None if it is missing.
-
-        Raises:
-            DataError: The manifest is damaged.
-        """
+        """Return the artifact with this key, or None if it is missing; raise DataError if its manifest is damaged."""
         path = f"{cls.folder}/{key}/manifest.json"
         if (manifest := store.read(path)) is None:
             return None
         try:
             return cls.model_validate_json(manifest.data)
         except ValidationError as error:
-            raise DataError(
-                f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore it from a "
-                "backup, or run again with --set force=true to rebuild the artifact."
-            ) from error
+            raise DataError(f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore "
+                            "it from a backup, or run again with --set force=true to rebuild the artifact.") from error
 
     @classmethod
-    def require(cls, store: Store, key: str) -> Self:
-        """Return the artifact with this key.
-
-        Raises:
-            DataError: The artifact is missing or its manifest is damaged.
-        """
+    def require(cls, store: Store, key: str, role: str = "") -> Self:
+        """Return the artifact with this key; raise DataError with its role if it is missing or damaged."""
         if (artifact := cls.find(store, key)) is None:
-            raise DataError(
-                f"The artifact {cls.folder}/{key} is missing from {store.url}. Restore that folder from a backup."
-            )
+            name = f"{cls.folder}/{key}"
+            raise DataError(f"The artifact {name}{role and f' ({role})'} is missing from {store.url}. Restore {name} "
+                            "from a backup.")
         return artifact
 
     def path(self, store: Store, name: str) -> Path:
-        """Return a local, checksum-verified copy of one file.
-
-        Raises:
-            DataError: The file in the store is missing or damaged.
-        """
+        """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
         return fetch_file(store, self.files[name])
 
     def verified_path(self, store: Store, name: str) -> Path:
@@ -125,19 +109,28 @@ class Artifact(BaseModel):
             path.unlink()
         return fetch_file(store, self.files[name])
 
-    def number(self, name: str) -> float:
-        """Return a metric that is a number.
+    def table(self, store: Store, name: str) -> "pd.DataFrame":
+        """Return one of the Parquet files."""
+        import pandas as pd
 
-        Raises:
-            DataError: The metric is missing or is not a number.
-        """
+        return pd.read_parquet(self.path(store, name))
+
+    def number(self, name: str) -> float:
+        """Return a metric that is a number; raise DataError if it is missing or is not a number."""
         value = self.metrics.get(name)
         if isinstance(value, int | float):
             return float(value)
-        raise DataError(
-            f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the stage that "
-            "created it again with --set force=true."
-        )
+        raise DataError(f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the "
+                        "stage that created it again with --set force=true.")
+
+
+class _Labeled(Artifact):
+    @property
+    def class_names(self) -> list[int]:
+        """The classes in the order of the model's outputs."""
+        names = self.metrics["class_names"]
+        assert isinstance(names, list)
+        return names
 
 
 class Archive(Artifact):
@@ -173,12 +166,10 @@ class Dataset(Artifact):
 
     def index(self, store: Store) -> "pd.DataFrame":
         """Return the index, one row per image."""
-        import pandas as pd
-
-        return pd.read_parquet(self.path(store, "index.parquet"))
+        return self.table(store, "index.parquet")
 
 
-class Split(Artifact):
+class Split(_Labeled):
     """``split.parquet``, ``split_history.parquet`` and ``leaks.json``.
 
     ``split.parquet`` has one row per usable labeled image with its ``subset`` (train, val or excluded);
@@ -187,22 +178,13 @@ class Split(Artifact):
 
     folder = "splits"
 
-    @property
-    def class_names(self) -> list[int]:
-        """The classes in the order of the model's outputs."""
-        return _class_names(self)
-
     def rows(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split.parquet``, one per image."""
-        import pandas as pd
-
-        return pd.read_parquet(self.path(store, "split.parquet"))
+        return self.table(store, "split.parquet")
 
     def history(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split_history.parquet``: this split's images and those of the champions before it."""
-        import pandas as pd
-
-        return pd.read_parquet(self.path(store, "split_history.parquet"))
+        return self.table(store, "split_history.parquet")
 
 
 class Features(Artifact):
@@ -223,7 +205,7 @@ class Drift(Artifact):
     folder = "drifts"
 
 
-class Model(Artifact):
+class Model(_Labeled):
     """``model.keras``, ``history.csv``, and ``reference_logits.parquet`` with its logits before it was saved."""
 
     folder = "models"
@@ -232,11 +214,6 @@ class Model(Artifact):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
         return int(self.number("image_height")), int(self.number("image_width"))
-
-    @property
-    def class_names(self) -> list[int]:
-        """The classes in the order of the model's outputs."""
-        return _class_names(self)
 
     @property
     def is_ensemble(self) -> bool:
@@ -276,12 +253,6 @@ class PublicScore(Artifact):
     """No files. The metrics hold ``public_score`` and the ``ref`` of the submission it belongs to."""
 
     folder = "scores"
-
-
-def _class_names(artifact: Artifact) -> list[int]:
-    names = artifact.metrics["class_names"]
-    assert isinstance(names, list)
-    return names
 
 
 def fingerprint(**parts: Any) -> str:
@@ -327,9 +298,8 @@ def build(
     if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):
         return artifact, False
     if (first := kind.find(store, key)) is None:
-        raise ServiceError(
-            f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage again."
-        )
+        raise ServiceError(f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage "
+                           "again.")
     return first, False
 
 
@@ -342,27 +312,18 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 
 def cache_folder() -> Path:
-    """Return the folder of verified local copies: CARCLF_CACHE, or the user's cache folder.
-
-    Raises:
-        ConfigError: The folder cannot be created.
-    """
+    """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
     folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable folder."
-        ) from error
+        raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable "
+                          "folder.") from error
     return folder
 
 
 def fetch_file(store: Store, file: File) -> Path:
-    """Return the local copy of a file, downloaded once and verified by its checksum.
-
-    Raises:
-        DataError: The file in the store is missing or damaged.
-    """
+    """Return the local copy of a file, downloaded once and verified; raise DataError if it is missing or damaged."""
     path = cache_folder() / "files" / file.sha256[:2] / file.sha256 / Path(file.key).name
     if path.exists() and path.stat().st_size == file.num_bytes:
         return path
@@ -373,10 +334,8 @@ def fetch_file(store: Store, file: File) -> Path:
         raise DataError(f"{store.url}/{file.key} is missing. Run again with --set force=true to rebuild it.") from error
     if (sha256 := file_sha256(path)) != file.sha256:
         path.unlink()
-        raise DataError(
-            f"{store.url}/{file.key} is damaged: its SHA-256 is {sha256}, not {file.sha256}. "
-            "Run again with --set force=true to rebuild it."
-        )
+        raise DataError(f"{store.url}/{file.key} is damaged: its SHA-256 is {sha256}, not {file.sha256}. Run again "
+                        "with --set force=true to rebuild it.")
     return path
 
 

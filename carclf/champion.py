@@ -46,13 +46,13 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
 
 def _parse_state(data: bytes, store: Store) -> State:
     try:
-        state = json.loads(data)
+        state: State = json.loads(data)
+        problem = _state_problem(state)
     except ValueError as error:
-        raise _damaged(store, f"it is not valid JSON ({error})") from error
-    if problem := _state_problem(state):
-        raise _damaged(store, problem)
-    parsed: State = state
-    return parsed
+        problem = f"it is not valid JSON ({error})"
+    if problem:
+        raise DataError(f"{CHAMPION} in {store.url} is damaged: {problem}. Restore it from a backup.")
+    return state
 
 
 def _state_problem(state: Any) -> str:
@@ -66,17 +66,11 @@ def _state_problem(state: Any) -> str:
         return "its threshold is not a number"
     if champion is not None and not (isinstance(champion, dict) and "model" in champion):
         return "its champion does not name a model"
-    if not isinstance(state["history"], list) or not all(map(_is_event, state["history"])):
+    events = state["history"]
+    is_list = isinstance(events, list)
+    if not is_list or not all(isinstance(event, dict) and {"action", "time"} <= event.keys() for event in events):
         return "its history is not a list of events with action and time"
     return ""
-
-
-def _is_event(event: Any) -> bool:
-    return isinstance(event, dict) and {"action", "time"} <= event.keys()
-
-
-def _damaged(store: Store, problem: str) -> DataError:
-    return DataError(f"{CHAMPION} in {store.url} is damaged: {problem}. Restore it from a backup.")
 
 
 def ensure_state(store: Store, threshold: float) -> State:
@@ -88,8 +82,7 @@ def ensure_state(store: Store, threshold: float) -> State:
 
 def champion_event(store: Store) -> Event | None:
     """Return the event that made the champion, or None if there is no champion."""
-    state = read_state(store)
-    return None if state is None else state["champion"]
+    return (read_state(store) or {}).get("champion")
 
 
 def champion_model(store: Store) -> Model | None:
@@ -100,12 +93,7 @@ def champion_model(store: Store) -> Model | None:
 
 def load_event_model(store: Store, event: Event) -> Model:
     """Return the model that an event names; raise DataError if it is missing."""
-    key = str(event["model"])
-    if (model := Model.find(store, key)) is None:
-        raise DataError(
-            f"{CHAMPION} names the model {key}, which is missing from {store.url}. Restore models/{key} from a backup."
-        )
-    return model
+    return Model.require(store, str(event["model"]), f"{CHAMPION} names it")
 
 
 def champion_split(store: Store) -> Split | None:
@@ -116,13 +104,8 @@ def champion_split(store: Store) -> Split | None:
 
 def load_training_split(store: Store, champion: Model) -> Split:
     """Return the split that a champion was trained on; raise DataError if it is missing."""
-    key = champion.inputs["split"]
-    if (split := Split.find(store, key)) is None:
-        raise DataError(
-            f"The champion was trained on the split {key}, which is missing from {store.url}. It lists the images "
-            f"that the champion was trained on. Restore splits/{key} from a backup."
-        )
-    return split
+    role = "it lists the images that the champion was trained on"
+    return Split.require(store, champion.inputs["split"], role)
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
@@ -131,10 +114,8 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
     The threshold rises to ``raise_to`` if it is lower. It never falls.
     """
     if raise_to is not None and not 0 <= raise_to <= 1:  # NaN would reject every later candidate
-        raise DataError(
-            f"The threshold cannot rise to {raise_to}, which is not an accuracy. Evaluate again with --set force=true, "
-            "or set gate.raise_threshold=off."
-        )
+        raise DataError(f"The threshold cannot rise to {raise_to}, which is not an accuracy. Evaluate again with --set "
+                        "force=true, or set gate.raise_threshold=off.")
 
     def is_unchanged(state: State) -> bool:
         return _gate_basis(state) == _gate_basis(judged_state) and promotion_of_model(state, event["model"]) is None
@@ -151,14 +132,9 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
 def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     """Make an earlier champion the champion again and return the new event. All its files are verified first.
 
-    Args:
-        store: The store.
-        name: The model's key, the beginning of its key, or its run; by default the champion before this one.
-        by: Who does it, for the history.
-
-    Raises:
-        ConfigError: There is no such champion, or it is the champion already.
-        DataError: An artifact of it is missing or damaged.
+    ``name`` is the model's key, the beginning of its key, or its run; by default the champion before this one. ``by``
+    is who does it, for the history. Raise ConfigError if there is no such champion or it is the champion already,
+    DataError if an artifact of it is missing or damaged.
     """
     for _ in range(MAX_UPDATE_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
@@ -176,11 +152,8 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
 
 def _replace_champion(store: Store, champion: Event, event: Event) -> bool:
     """Append an event that makes its model the champion, unless another process replaced the champion first."""
-
-    def is_champion(state: State) -> bool:
-        return bool(state["champion"] == champion)
-
-    return _change_if(store, is_champion, lambda state: _with_champion(state, event))
+    return _change_if(store, lambda state: bool(state["champion"] == champion),
+                      lambda state: _with_champion(state, event))
 
 
 def set_threshold(store: Store, threshold: float, by: str = "") -> None:
@@ -277,12 +250,8 @@ def _verify_champion(store: Store, model: Model) -> None:
     # The model's file contains the members' networks. Their splits decide which member may predict which image.
     members = json.loads(model.path(store, "ensemble.json").read_text())["members"]
     for key in dict.fromkeys(str(member["split"]) for member in members):
-        if (split := Split.find(store, key)) is None:
-            raise DataError(
-                f"The split {key} of a member of the ensemble {model.key} is missing from {store.url}. It lists "
-                f"the images that the member was trained on. Restore splits/{key} from a backup."
-            )
-        verify_artifact(store, split)
+        role = f"the split of a member of the ensemble {model.key}: it lists the images that the member was trained on"
+        verify_artifact(store, Split.require(store, key, role))
 
 
 def _previous_promotion(state: State) -> Event:

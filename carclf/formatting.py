@@ -25,7 +25,8 @@ def format_value(value: object) -> str:
 
 def format_pairs(values: Mapping[str, object]) -> str:
     """Return ``name=value`` pairs for a log line; text with spaces is quoted."""
-    return " ".join(f"{name}={_quoted(format_value(value))}" for name, value in values.items())
+    texts = {name: format_value(value) for name, value in values.items()}
+    return " ".join(f'{name}="{text}"' if " " in text else f"{name}={text}" for name, text in texts.items())
 
 
 def finite_number(value: object) -> float | None:
@@ -33,7 +34,3 @@ def finite_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return value
-
-
-def _quoted(text: str) -> str:
-    return f'"{text}"' if " " in text else text

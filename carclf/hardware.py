@@ -4,8 +4,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,7 +37,6 @@ def describe_machine() -> dict[str, Any]:
 
     ``cores`` are those that this process may use. ``gpu`` and ``backend`` are empty if nothing was computed.
     """
-    environment = {name: value for name, value in sorted(os.environ.items()) if BACKEND_VARIABLES.fullmatch(name)}
     computed = "keras" in sys.modules  # a reused stage does not load a backend only to describe it
     return {
         "system": platform.platform(),
@@ -48,7 +46,7 @@ def describe_machine() -> dict[str, Any]:
         "gpu": gpu_name() if computed else "",
         "backend": str(sys.modules["keras"].backend.backend()) if computed else "",
         "versions": package_versions(),
-        "environment": environment,
+        "environment": {name: os.environ[name] for name in sorted(os.environ) if BACKEND_VARIABLES.fullmatch(name)},
     }
 
 
@@ -56,10 +54,8 @@ def package_versions() -> dict[str, str]:
     """Return the versions of Python and of the installed packages that affect a result."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):  # jax is optional
             versions[name] = version(name)
-        except PackageNotFoundError:  # jax is optional
-            continue
     return versions
 
 
@@ -99,12 +95,12 @@ def gpu_name() -> str:
     return name if len(devices) == 1 else f"{len(devices)} x {name}"
 
 
-def gpu_megabytes() -> float | None:
-    """Return the memory that this process uses on its fullest GPU, in MB, or None without a GPU."""
+def gpu_metrics() -> dict[str, float]:
+    """Return the process's ``gpu_memory_mb`` on its fullest GPU and ``gpu_utilization`` of the least busy, if known."""
     import keras
 
     if not (devices := gpu_devices()):
-        return None
+        return {}
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -113,36 +109,20 @@ def gpu_megabytes() -> float | None:
         import jax
 
         used = [(device.memory_stats() or {}).get("bytes_in_use", 0) for device in jax.devices("gpu")]
-    return float(max(used) / 2**20)
-
-
-def gpu_metrics() -> dict[str, float]:
-    """Return ``gpu_memory_mb`` of this process and ``gpu_utilization`` of the least busy GPU, if known."""
-    if (megabytes := gpu_megabytes()) is None:
-        return {}
     utilizations = [gpu.utilization for gpu in list_gpus()]  # a MIG slice reports none
-    return {"gpu_memory_mb": megabytes} | ({"gpu_utilization": min(utilizations)} if utilizations else {})
+    return {"gpu_memory_mb": max(used) / 2**20} | ({"gpu_utilization": min(utilizations)} if utilizations else {})
 
 
 def list_gpus() -> list[Gpu]:
     """Return the GPUs that this process may use (CUDA_VISIBLE_DEVICES); an empty list without an NVIDIA driver."""
-    with _management_library() as nvml:
-        if nvml is None:
-            return []
-        return [gpu for handle in _visible_handles(nvml) if (gpu := _read_gpu(nvml, handle))]
-
-
-@contextmanager
-def _management_library() -> Iterator[Any]:
     import pynvml
 
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:  # no driver or no GPU
-        yield None
-        return
+        return []
     try:
-        yield pynvml
+        return [gpu for handle in _visible_handles(pynvml) if (gpu := _read_gpu(pynvml, handle))]
     finally:
         pynvml.nvmlShutdown()
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from carclf.audit.drift import Sample
-
 VERSION = 3
 NUM_LOGGED = 5
 NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # on which features depend
 FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.float32]]"]
 
 
+@dataclass(frozen=True)
 class Auditor:
     """The audit of a run's data.
 
@@ -32,21 +31,14 @@ class Auditor:
     features of its images without augmentation; it is called only if an artifact has to be created.
     """
 
-    def __init__(
-        self, archive: Archive, split: Split, context: StageContext, weights: str, load_features: FeatureLoader
-    ) -> None:
-        self.archive = archive
-        self.split = split
-        self.context = context
-        self.weights = weights
-        self.load_features = load_features
+    archive: Archive
+    split: Split
+    context: StageContext
+    weights: str
+    load_features: FeatureLoader
 
     def metrics(self) -> tuple[Metrics, bool]:
-        """Return the metrics of the audit, and whether everything was reused.
-
-        Raises:
-            DataError: The drift exceeds ``audit.drift_stop``.
-        """
+        """Return the metrics and whether everything was reused; DataError if the drift exceeds ``audit.drift_stop``."""
         audit, audit_reused = self.rank_suspects()
         metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
         if (champion_data := self._champion_data()) is None:
@@ -55,10 +47,8 @@ class Auditor:
         report = drift.files["report.html"].key
         reason = drift.metrics["reason"]
         if drift.metrics["verdict"] == "stop":
-            raise DataError(
-                f"{reason} See {report} in {self.context.store.url}. If these are the right data, raise "
-                "audit.drift_stop or use a new store."
-            )
+            raise DataError(f"{reason} See {report} in {self.context.store.url}. If these are the right data, raise "
+                            "audit.drift_stop or use a new store.")
         if drift.metrics["verdict"] == "warn":
             log.warning("train_head: drift value=%s report=%s: %s", drift.metrics["value"], report, reason)
         return metrics | {"report": report, "drift": drift.metrics["value"]}, audit_reused and drift_reused
@@ -82,9 +72,7 @@ class Auditor:
         inputs = {"archive": self.archive.key, "split": self.split.key}
         return build(artifacts.Audit, make, Provenance(VERSION, inputs, self._settings()), self.context.store)
 
-    def measure_drift(
-        self, audit: artifacts.Audit, archive: Archive, split: Split
-    ) -> tuple[artifacts.Drift, bool]:
+    def measure_drift(self, audit: artifacts.Audit, archive: Archive, split: Split) -> tuple[artifacts.Drift, bool]:
         """Return the drift of this run's data from another archive and split, and whether it was reused."""
         config, store = self.context.config, self.context.store
 
@@ -94,16 +82,17 @@ class Auditor:
             from carclf.audit.drift import Sample, measure_drift
 
             sample = Sample(*self.load_features(self.archive, self.split))
-            drift = measure_drift(sample, self._reference_sample(archive, split), config.audit, config.seed)
+            # Random networks with different seeds give different features even for the same images.
+            is_comparable = self.weights != "none" or split.settings["seed"] == config.seed
+            reference = self.load_features(archive, split) if is_comparable else (split.rows(store), None)
+            drift = measure_drift(sample, Sample(*reference), config.audit, config.seed)
             limit = {
                 "ok": f"within audit.drift_warn = {config.audit.drift_warn}, or explained by chance",
                 "warn": f"above audit.drift_warn = {config.audit.drift_warn}",
                 "stop": f"above audit.drift_stop = {config.audit.drift_stop}",
             }[drift.verdict]
-            summary = (
-                f"Compared with the champion's dataset {split.inputs['dataset']}, {drift.worst} differs most: "
-                f"{drift.value:.3f} on a scale from 0 to 1, {limit}."
-            )
+            summary = (f"Compared with the champion's dataset {split.inputs['dataset']}, {drift.worst} differs most: "
+                       f"{drift.value:.3f} on a scale from 0 to 1, {limit}.")
             content = asdict(drift) | {"summary": summary}
             (folder / "drift.json").write_text(json.dumps(content, indent=1))
             suspects = pd.read_parquet(audit.path(store, "suspects.parquet"))
@@ -126,19 +115,9 @@ class Auditor:
         if split is None or model is None or split.inputs["dataset"] == self.split.inputs["dataset"]:
             return None
         if (archive := Archive.find(store, model.inputs["archive"])) is None:
-            raise DataError(
-                f"Cannot measure drift: the champion's archive {model.inputs['archive']} is missing from {store.url}. "
-                "Restore it from a backup, or set audit.enabled=false."
-            )
+            raise DataError(f"Cannot measure drift: the champion's archive {model.inputs['archive']} is missing from "
+                            f"{store.url}. Restore it from a backup, or set audit.enabled=false.")
         return archive, split
-
-    def _reference_sample(self, archive: Archive, split: Split) -> "Sample":
-        from carclf.audit.drift import Sample
-
-        # Random networks with different seeds give different features even for the same images.
-        if self.weights == "none" and split.settings["seed"] != self.context.config.seed:
-            return Sample(split.rows(self.context.store), None)
-        return Sample(*self.load_features(archive, split))
 
     def _write_report(self, folder: Path, suspects: "pd.DataFrame", drift: dict[str, Any] | None) -> None:
         from carclf.dataset.archives import extract_images
@@ -147,6 +126,6 @@ class Auditor:
         store = self.context.store
         dataset = Dataset.require(store, self.split.inputs["dataset"])
         report = json.loads(dataset.path(store, "report.json").read_text())
-        findings = DatasetFindings(report, suspects, drift)
         images = extract_images(self.archive, store)
+        findings = DatasetFindings(report, suspects, drift)
         write_dataset_report(folder / "report.html", dataset.index(store), images, findings)

@@ -5,7 +5,7 @@ only if its effect exceeds the limit and chance is an unlikely explanation.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ VERDICTS = ("ok", "warn", "stop")  # in order of severity
 MIN_CLASS_SIZE = 5  # a class with fewer images may be missing by chance
 
 Features = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,25 +82,19 @@ def measure_drift(sample: Sample, reference: Sample, settings: Audit, seed: int)
     if sample.features is not None and reference.features is not None:
         effects.append(_features(sample, reference, seed))
     # Bonferroni: the measures together have the significance of one test.
-    verdicts = [_verdict(effect, effect.p_value * len(effects) < SIGNIFICANCE, settings) for effect in effects]
-    notes = [effect.note for effect in effects]
+    measures = [_measure(effect, effect.p_value * len(effects) < SIGNIFICANCE, settings) for effect in effects]
     if missing := _missing_classes(sample.rows["label"], reference.rows["label"]):
         # Whatever the fraction of the class was: a new model could not predict it.
-        verdicts[0] = max(verdicts[0], "warn", key=VERDICTS.index)
-        notes[0] = f"class {missing[0]} has no images anymore"
-    limits = settings.drift_warn, settings.drift_stop
-    measures = [
-        Measure(effect.name, round(effect.value, 4), effect.p_value, note, *limits, verdict)
-        for effect, note, verdict in zip(effects, notes, verdicts, strict=True)
-    ]
+        verdict = max(measures[0].verdict, "warn", key=VERDICTS.index)
+        measures[0] = replace(measures[0], verdict=verdict, note=f"class {missing[0]} has no images anymore")
     worst = max(measures, key=lambda measure: (VERDICTS.index(measure.verdict), measure.value))
     return Drift(worst.verdict, worst.name, worst.value, measures)
 
 
-def _verdict(effect: Effect, is_significant: bool, settings: Audit) -> str:
-    if is_significant and effect.value > settings.drift_stop:
-        return "stop"
-    return "warn" if is_significant and effect.value > settings.drift_warn else "ok"
+def _measure(effect: Effect, is_significant: bool, settings: Audit) -> Measure:
+    limits = settings.drift_warn, settings.drift_stop
+    verdict = VERDICTS[sum(effect.value > limit for limit in limits)] if is_significant else "ok"
+    return Measure(effect.name, round(effect.value, 4), effect.p_value, effect.note, *limits, verdict)
 
 
 def _missing_classes(labels: "pd.Series[Any]", reference: "pd.Series[Any]") -> list[Any]:
@@ -135,9 +130,8 @@ def _features(sample: Sample, reference: Sample, seed: int) -> Effect:
     assert sample.features is not None
     assert reference.features is not None
     rng = np.random.default_rng(seed)
-    chosen, chosen_reference = (
-        rng.permutation(len(features))[:MAX_COMPARED] for features in (sample.features, reference.features)
-    )
+    chosen = rng.permutation(len(sample.features))[:MAX_COMPARED]
+    chosen_reference = rng.permutation(len(reference.features))[:MAX_COMPARED]
     vectors = normalize_features(np.concatenate([sample.features[chosen], reference.features[chosen_reference]]))
     in_sample = np.arange(len(vectors)) < len(chosen)
     # An image that is in both samples is either trained on in both or held out in both. Otherwise it would be learned
@@ -153,9 +147,7 @@ def _features(sample: Sample, reference: Sample, seed: int) -> Effect:
     return Effect("features", max(0.0, 2 * auc - 1), float(test.pvalue), note)
 
 
-def _ridge_scores(
-    vectors: Features, in_sample: npt.NDArray[np.bool_], train: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+def _ridge_scores(vectors: Features, in_sample: Mask, train: Mask) -> npt.NDArray[np.float64]:
     """Return held-out scores of ridge regression of the membership in the sample."""
     x = vectors[train]
     target = in_sample[train] - in_sample[train].mean()

@@ -52,8 +52,7 @@ def rank_labels(features: Features, labels: Labels, clusters: Labels, *, seed: i
 
     probabilities = out_of_fold_probabilities(features, labels, clusters, seed=seed)
     table = pd.DataFrame({
-        "position": np.arange(len(labels)),
-        "suggested_label": probabilities.argmax(1),
+        "position": np.arange(len(labels)), "suggested_label": probabilities.argmax(1),
         "label_quality": get_label_quality_scores(labels, probabilities, method="self_confidence"),
         "is_suspect": find_label_issues(labels, probabilities, filter_by="both", n_jobs=1),
     })

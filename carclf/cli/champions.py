@@ -34,8 +34,7 @@ def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) 
         history = {"promotions": rows, "history": state["history"]}
         print(json.dumps({"champion": champion, "threshold": state["threshold"], **history}, indent=1))
         return
-    print(*history_table(rows), sep="\n")
-    print(f"The stored threshold is {state['threshold']:.4f}.")
+    print(*history_table(rows), f"The stored threshold is {state['threshold']:.4f}.", sep="\n")
 
 
 @champion_app.command()
@@ -55,9 +54,7 @@ def show(
 
 @champion_app.command()
 def promote(
-    run: RunOption,
-    store_url: StoreOption = "store",
-    by: ByOption = "",
+    run: RunOption, store_url: StoreOption = "store", by: ByOption = "",
     override: Annotated[
         str, typer.Option("--override", metavar="REASON", help="Promote the model even if the gate rejects it.")
     ] = "",
@@ -79,10 +76,8 @@ def promote(
     champion = _require_state(current.store)["champion"]["model"]
     if model != champion:
         command = format_command(current.store, f"champion rollback --to {model}")
-        raise ConfigError(
-            f"The model {model} of run {run} was promoted before and is not promoted again; the champion is "
-            f"{champion}. To make it the champion again: {command}"
-        )
+        raise ConfigError(f"The model {model} of run {run} was promoted before and is not promoted again; the champion "
+                          f"is {champion}. To make it the champion again: {command}")
     print(printable(reason))
 
 
@@ -96,10 +91,8 @@ def rollback(
     event = roll_back(store, to, by)
     sync_champion_alias(store)
     run = printable(str(event.get("run") or "unknown"))
-    print(
-        f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
-        f"threshold is still {_require_state(store)['threshold']:.4f}. To change it: carclf champion set-threshold"
-    )
+    print(f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
+          f"threshold is still {_require_state(store)['threshold']:.4f}. To change it: carclf champion set-threshold")
 
 
 @champion_app.command("set-threshold")
@@ -117,8 +110,6 @@ def set_threshold_command(
 
 def _require_state(store: Store) -> State:
     if (state := read_state(store)) is None:
-        raise ConfigError(
-            f"There is no champion in {store.url}, and no candidate was judged yet. Give another --store, or run the "
-            "stages up to promote."
-        )
+        raise ConfigError(f"There is no champion in {store.url}, and no candidate was judged yet. Give another "
+                          "--store, or run the stages up to promote.")
     return state

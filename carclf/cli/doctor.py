@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -17,41 +16,31 @@ from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 
 MIN_FREE_GB = 10
-
-
-@dataclass(frozen=True)
-class Check:
-    """The result of a check: ``passed`` is None for a warning; ``text`` gives details or how to fix it."""
-
-    name: str
-    passed: bool | None
-    text: str
+MISSING = "MISSING"
 
 
 def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = []) -> None:
     """Check Kaggle, the store, the weights, the disk and the GPU; exit status 78 if something is missing."""
-    checks = run_checks(load_settings(recipe, set_), store_url)
-    for check in checks:
-        mark = {True: "ok", False: "MISSING", None: "warning"}[check.passed]
-        print(f"{check.name:<10}{mark:<10}{check.text}")
-    if any(check.passed is False for check in checks):
+    config = load_settings(recipe, set_)
+    results = {
+        "Kaggle": _run_check(lambda: _check_kaggle(config.competition)),
+        "store": _run_check(lambda: _check_store(store_url)),
+        "weights": _run_check(lambda: _check_weights(config, store_url)),
+        "disk": _run_check(_check_disk),
+        "GPU": _check_gpu(),
+    }
+    for name, (mark, text) in results.items():
+        print(f"{name:<10}{mark:<10}{text}")
+    if any(mark == MISSING for mark, _ in results.values()):
         raise typer.Exit(ConfigError.exit_status)
 
 
-def run_checks(config: Config, store_url: str) -> list[Check]:
-    """Run all checks and return their results; a check that fails does not raise."""
-    return [
-        _run_check("Kaggle", lambda: _check_kaggle(config.competition)),
-        _run_check("store", lambda: _check_store(store_url)),
-        _run_check("weights", lambda: _check_weights(config, store_url)), _run_check("disk", _check_disk), _check_gpu(),
-    ]
-
-
-def _run_check(name: str, check: Callable[[], str]) -> Check:
+def _run_check(check: Callable[[], str]) -> tuple[str, str]:
+    """Return a mark and the details, or how to fix what is missing."""
     try:
-        return Check(name, True, check())
+        return "ok", check()
     except CarclfError as error:
-        return Check(name, False, str(error))
+        return MISSING, str(error)
 
 
 def _check_kaggle(competition: str) -> str:
@@ -82,9 +71,8 @@ def _check_champion_weights(store_url: str) -> str:
     from carclf.training.warm_start import require_single_backbone
 
     if (champion := champion_model(open_store(store_url))) is None:
-        raise ConfigError(
-            f"model.weights=champion, but {store_url} has no champion yet. Run once with model.weights=imagenet."
-        )
+        raise ConfigError(f"model.weights=champion, but {store_url} has no champion yet. Run once with "
+                          "model.weights=imagenet.")
     require_single_backbone(champion)
     return f"the champion's, {champion.key}"
 
@@ -93,17 +81,15 @@ def _check_disk() -> str:
     folder = cache_folder()
     free_gb = shutil.disk_usage(folder).free / 1e9
     if free_gb < MIN_FREE_GB:
-        raise ConfigError(
-            f"{free_gb:.0f} GB are free in {folder}, but {MIN_FREE_GB} GB are needed. Free some space, or set "
-            "CARCLF_CACHE to another folder."
-        )
+        raise ConfigError(f"{free_gb:.0f} GB are free in {folder}, but {MIN_FREE_GB} GB are needed. Free some space, "
+                          "or set CARCLF_CACHE to another folder.")
     return f"{free_gb:.0f} GB are free in {folder}"
 
 
-def _check_gpu() -> Check:
+def _check_gpu() -> tuple[str, str]:
     num_gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     if not num_gpus:
-        return Check("GPU", None, "none: training will be slow. On a CPU use the recipe demo or cpu.")
+        return "warning", "none: training will be slow. On a CPU use the recipe demo or cpu."
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
-        return Check("GPU", None, f"{num_gpus}, but CUDA_VISIBLE_DEVICES hides them")
-    return Check("GPU", True, str(num_gpus))
+        return "warning", f"{num_gpus}, but CUDA_VISIBLE_DEVICES hides them"
+    return "ok", str(num_gpus)

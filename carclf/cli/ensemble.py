@@ -25,8 +25,7 @@ MIN_MEMBERS = 2
 
 def ensemble(
     run_ids: Annotated[list[str], typer.Option("--run", help="A finished run. Give two or more.")],
-    store_url: StoreOption = "store",
-    set_: SetOption = [],
+    store_url: StoreOption = "store", set_: SetOption = [],
     name: Annotated[str, typer.Option("--name", help="The id of the new run; by default the time.")] = "",
     submit: Annotated[
         bool, typer.Option("--submit", help="Also submit, even if submit.enabled is off, and get the score.")
@@ -54,18 +53,15 @@ def ensemble(
 def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[str]) -> Run:
     """Start or resume the run of an ensemble, with the first member's configuration and the overrides.
 
-    Raises:
-        ConfigError: The members do not fit together, or an override cannot be changed for an ensemble.
+    Raise ConfigError if the members do not fit together, or if an override cannot be changed for an ensemble.
     """
     _check_members(members)
     first = members[0]
     changes = dict(map(configuration.parse_override, overrides))
     for key in changes:
         if key.partition(".")[0] not in OVERRIDABLE_SECTIONS:
-            raise ConfigError(
-                f"{key} cannot be changed: the members were trained with it. --set can change "
-                f"{', '.join(OVERRIDABLE_SECTIONS)}."
-            )
+            raise ConfigError(f"{key} cannot be changed: the members were trained with it. --set can change "
+                              f"{', '.join(OVERRIDABLE_SECTIONS)}.")
     recipe = str(first.record["recipe"])
     settings = configuration.flatten(first.config.model_dump()) | changes
     return Run.start_or_resume(name, first.store, recipe, configuration.load_config(recipe, settings))
@@ -118,10 +114,8 @@ def _check_members(members: Sequence[Run]) -> None:
 def _check_compatible(first: Run, first_model: Model, member: Run, model: Model) -> None:
     for kind, stage in ((Archive, "download"), (Dataset, "validate")):
         if member.artifact(kind, stage).key != first.artifact(kind, stage).key:
-            raise ConfigError(
-                f"The runs {first.run_id!r} and {member.run_id!r} have different data: their {stage} differs. Run one "
-                "of them again with the data of the other."
-            )
+            raise ConfigError(f"The runs {first.run_id!r} and {member.run_id!r} have different data: their {stage} "
+                              "differs. Run one of them again with the data of the other.")
     if model.class_names != first_model.class_names:
         raise ConfigError(f"The models of runs {first.run_id!r} and {member.run_id!r} have different classes.")
     member.artifact(Evaluation, "evaluate")  # raises ConfigError if it has not run
@@ -133,7 +127,5 @@ def _check_aspect_ratios(members: Sequence[Run], models: Sequence[Model]) -> Non
     if max(ratios) / min(ratios) <= 1 + MAX_ASPECT_DIFFERENCE:
         return
     listed = [f"{run.run_id}: {height}x{width}" for run, (height, width) in zip(members, sizes, strict=True)]
-    raise ConfigError(
-        f"The image sizes of the members have different aspect ratios ({', '.join(listed)}). Choose models with the "
-        "same ratio of model.image_height to model.image_width."
-    )
+    raise ConfigError(f"The image sizes of the members have different aspect ratios ({', '.join(listed)}). Choose "
+                      "models with the same ratio of model.image_height to model.image_width.")

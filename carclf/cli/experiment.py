@@ -21,11 +21,8 @@ experiment_app = typer.Typer(help="Compare recipes with a baseline on the same i
 NameOption = Annotated[str, typer.Option("--name", help="The name of the experiment.")]
 TryOption = Annotated[
     list[str],
-    typer.Option(
-        "--try",
-        help="A recipe: the name of an ablation, 'ensemble [NAME ...]', or 'NAME [OTHER ...] key=value ...'. Can be "
-        "repeated.",
-    ),
+    typer.Option("--try", help="A recipe: the name of an ablation, 'ensemble [NAME ...]', or 'NAME [OTHER ...] "
+                 "key=value ...'. Can be repeated."),
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Train every recipe with each of these seeds.")]
 FoldsOption = Annotated[
@@ -41,8 +38,7 @@ BudgetOption = Annotated[
     float, typer.Option("--budget-minutes", min=0, help="Start no training after this many minutes of training.")
 ]
 SearchOption = Annotated[
-    list[str],
-    typer.Option("--search", help="Let Optuna propose recipes: key=low..high or key=a|b. Can be repeated."),
+    list[str], typer.Option("--search", help="Let Optuna propose recipes: key=low..high or key=a|b. Can be repeated.")
 ]
 TrialsOption = Annotated[
     int, typer.Option("--num-trials", min=1, max=MAX_TRIALS, help="The number of recipes that Optuna proposes.")
@@ -113,7 +109,10 @@ def train(
     store = open_store(store_url)
     plan = read_plan(name, store)
     group = parse_integers(numbers, "--training-runs")
-    _write_result(trainings.train_group(plan, group, store, pause_epoch=_rung_epoch(plan, rung)), result)
+    if rung > len(plan.rungs):
+        raise ConfigError(f"The experiment {plan.experiment!r} has no rung {rung}; it has {len(plan.rungs)} rungs.")
+    pause_epoch = plan.rungs[rung - 1] if rung else 0
+    _write_result(trainings.train_group(plan, group, store, pause_epoch=pause_epoch), result)
 
 
 @experiment_app.command()
@@ -143,8 +142,7 @@ def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOp
     for failure in outcome["failed"]:
         print(f"{failure['run']} failed: {failure['error']}")
     print(f"report: {store.url}/experiments/{name}/report.html")
-    winner = outcome["winner"]
-    if winner:
+    if winner := outcome["winner"]:
         print(f"To promote the winner: {format_command(store, f'champion promote --run {winner}')}")
     _write_result({"winner": winner, "summaries": {row["recipe"]: row["summary"] for row in outcome["rows"]}}, result)
 
@@ -179,14 +177,11 @@ def _train_group(plan: Plan, group: list[int], store: Store, pause_epoch: int) -
 
 @experiment_app.command()
 def table(
-    name: NameOption,
-    store_url: StoreOption = "store",
+    name: NameOption, store_url: StoreOption = "store",
     to: Annotated[
         Optional[Path],
-        typer.Option(
-            "--to", help="Write to this Markdown file, with a chart next to it, instead of printing.",
-            callback=validate_parent_folder,
-        ),
+        typer.Option("--to", help="Write to this Markdown file, with a chart next to it, instead of printing.",
+                     callback=validate_parent_folder),
     ] = None,
     note: Annotated[str, typer.Option(help="Where and when the experiment ran.")] = "",
 ) -> None:
@@ -199,12 +194,6 @@ def table(
         update_results_file(to, outcome, note, plot_pareto_front(outcome))
     else:
         print(results_table(outcome, note))
-
-
-def _rung_epoch(plan: Plan, rung: int) -> int:
-    if rung > len(plan.rungs):
-        raise ConfigError(f"The experiment {plan.experiment!r} has no rung {rung}; it has {len(plan.rungs)} rungs.")
-    return plan.rungs[rung - 1] if rung else 0
 
 
 def _write_result(content: Any, path: Path | None) -> None:

@@ -9,19 +9,15 @@ from carclf.cli.options import ModelOption, ModelRunOption, StoreOption, validat
 from carclf.runs.model_selection import select_model
 from carclf.services.storage import open_store
 
-DEFAULT_FORMATS = "keras,saved_model,litert"
-
 
 def export(
     to: Annotated[
         Path, typer.Option("--to", help="Write to this folder, which is created.", callback=validate_parent_folder)
     ],
-    store_url: StoreOption = "store",
-    model: ModelOption = "",
-    run: ModelRunOption = "",
+    store_url: StoreOption = "store", model: ModelOption = "", run: ModelRunOption = "",
     format_: Annotated[
         str, typer.Option("--format", help="Formats separated by commas: keras, saved_model, onnx, litert.")
-    ] = DEFAULT_FORMATS,
+    ] = "keras,saved_model,litert",
 ) -> None:
     """Export a model with a model card. Each format is checked by predicting in its runtime."""
     from carclf.export.bundle import export_model

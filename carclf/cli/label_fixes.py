@@ -11,15 +11,7 @@ import typer
 
 from carclf.artifacts import Audit, Dataset
 from carclf.cli.options import StoreOption
-from carclf.dataset.fixes import (
-    LABEL_FIXES_FILE,
-    REQUIRED_COLUMNS,
-    SHA256_COLUMN,
-    LabelFix,
-    LabelFixes,
-    apply_fixes,
-    parse_fixes,
-)
+from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLUMN, LabelFix, apply_fixes, parse_fixes
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command, open_store, update_object
@@ -65,10 +57,7 @@ def label_fixes(
 def read_suspects(run: Run) -> "pd.DataFrame":
     """Return the suspects of a run's audit, the most suspicious first.
 
-    A run that drift stopped has an audit although its train_head did not finish.
-
-    Raises:
-        ConfigError: The run has no audit.
+    Raise ConfigError if the run has no audit. A run that drift stopped has one although its train_head did not finish.
     """
     import pandas as pd
 
@@ -99,16 +88,10 @@ def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
 
 
 def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
-    """Return fixes of the first ``top`` suspects and of those with these ids.
-
-    Raises:
-        ConfigError: An id is not suspected.
-    """
+    """Return fixes of the first ``top`` suspects and of those with these ids, which must be among the suspects."""
     if unknown := sorted(set(ids) - set(suspects["id"])):
-        raise ConfigError(
-            f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other labels, give "
-            f"--file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}."
-        )
+        raise ConfigError(f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other "
+                          f"labels, give --file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}.")
     rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
     if drop:
         return [LabelFix(0, name, "drop", None) for name in rows["id"]]
@@ -117,35 +100,22 @@ def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop
 
 
 def read_fixes_file(path: Path) -> list[LabelFix]:
-    """Return the fixes of a CSV file.
-
-    Raises:
-        ConfigError: The file cannot be read.
-        DataError: A line is invalid.
-    """
+    """Return the fixes of a CSV file; raise ConfigError if it cannot be read, DataError if a line is invalid."""
     try:
         return list(parse_fixes(path.read_bytes(), str(path)).entries)
     except OSError as error:
-        raise ConfigError(
-            f"--file: cannot read {path}: {error.strerror}. Give a CSV file that starts with "
-            f"{','.join(REQUIRED_COLUMNS)}."
-        ) from error
+        raise ConfigError(f"--file: cannot read {path}: {error.strerror}. Give a CSV file that starts with "
+                          f"{','.join(REQUIRED_COLUMNS)}.") from error
 
 
 def merge_fixes(
     store: Store, fixes: Sequence[LabelFix], *, replace_existing: bool, index: "pd.DataFrame | None" = None
 ) -> tuple[list[LabelFix], list[LabelFix]]:
-    """Add fixes to the store's file by compare-and-swap.
+    """Add fixes to the store's file by compare-and-swap; return those written, and the existing ones that were kept.
 
     An existing fix of the same image is kept, unless ``replace_existing`` is set or it is for an image with other
-    content. With the ``index`` of the images, fixes are written with the hash of their content.
-
-    Returns:
-        The fixes that were written, and the existing ones that were kept.
-
-    Raises:
-        ConfigError: An image has two fixes.
-        DataError: The fixes cannot be applied to the index. Nothing is written.
+    content. With the ``index`` of the images, fixes are written with the hash of their content. Raise ConfigError if an
+    image has two fixes, and DataError without writing any if they cannot be applied to the index.
     """
     fixes = list(fixes) if index is None else _with_content(fixes, index)
     ids = [fix.id for fix in fixes]
@@ -155,7 +125,7 @@ def merge_fixes(
     kept: list[LabelFix] = []
 
     def merge(data: bytes | None) -> bytes | None:
-        existing = {fix.id: fix for fix in (LabelFixes() if data is None else parse_fixes(data)).entries}
+        existing = {} if data is None else {fix.id: fix for fix in parse_fixes(data).entries}
         written[:] = [fix for fix in fixes if _is_written(fix, existing.get(fix.id), replace_existing)]
         kept[:] = [existing[fix.id] for fix in fixes if fix not in written]
         content = _to_csv((existing | {fix.id: fix for fix in written}).values())
@@ -205,14 +175,11 @@ def _to_csv(fixes: Iterable[LabelFix]) -> bytes:
 def suspect_lines(suspects: "pd.DataFrame", top: int) -> Iterator[str]:
     """Yield a line for each of the first suspects, and how to continue."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
-        yield (
-            f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} "
-            f"(label quality {row.label_quality:.3f})"
-        )
-    yield (
-        f"{len(suspects)} suspects, many of which are correct labels. Nothing was written. Check them in the run's "
-        "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the images."
-    )
+        yield (f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} (label quality "
+               f"{row.label_quality:.3f})")
+    yield (f"{len(suspects)} suspects, many of which are correct labels. Nothing was written. Check them in the run's "
+           "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the "
+           "images.")
 
 
 def result_lines(store: Store, written: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:

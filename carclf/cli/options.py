@@ -9,11 +9,7 @@ from carclf.config import RECIPES, Config, deployment_settings, load_config, par
 
 
 def validate_parent_folder(path: Path | None) -> Path | None:
-    """Return the path if its parent folder exists.
-
-    Raises:
-        typer.BadParameter: The parent folder does not exist.
-    """
+    """Return the path; raise typer.BadParameter if its parent folder does not exist."""
     if path and not path.parent.is_dir():
         raise typer.BadParameter(f"The folder {path.parent} does not exist.")
     return path
@@ -41,9 +37,5 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_settings(recipe: str, overrides: list[str]) -> Config:
-    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and then the overrides.
-
-    Raises:
-        ConfigError: The recipe or a setting is invalid.
-    """
+    """Return the recipe with the deployment's settings (CARCLF_SETTINGS) and then the overrides."""
     return load_config(recipe, dict(map(parse_override, deployment_settings(overrides))))

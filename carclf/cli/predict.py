@@ -1,7 +1,6 @@
 """``carclf predict``: classify single images."""
 
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
 
 def predict(
     files: Annotated[list[Path], typer.Argument(help="Image files, and folders with image files.")],
-    store_url: StoreOption = "store",
-    model: ModelOption = "",
-    run: ModelRunOption = "",
+    store_url: StoreOption = "store", model: ModelOption = "", run: ModelRunOption = "",
     top: Annotated[int, typer.Option(min=1, help="Print the N most probable classes.")] = 3,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per image, with the probabilities of all classes.")
@@ -33,34 +30,22 @@ def predict(
     """Predict the classes of images, with calibrated probabilities; exit status 65 if some cannot be read."""
     store = open_store(store_url)
     selected = select_model(store, model, run)
-    for line in prediction_lines(selected, files, store, top=top, as_json=as_json):
-        print(line, flush=True)
+    from carclf.inference.files import list_files  # imports Keras, for which an error above does not wait
 
-
-def prediction_lines(
-    selected: SelectedModel, paths: Iterable[Path], store: Store, *, top: int, as_json: bool
-) -> Iterator[str]:
-    """Yield one line per image.
-
-    Raises:
-        ConfigError: There are no files.
-        DataError: Some files could not be read; raised after the last line.
-    """
-    from carclf.inference.files import list_files
-
-    if not (files := list_files(paths)):
+    if not (paths := list_files(files)):
         raise ConfigError("No files found. Give image files, or folders that contain some.")
     class_names = [str(name) for name in selected.model.class_names]
     num_unreadable = 0
-    for prediction in _load_predictor(selected, store).predict(files):
+    for prediction in _load_predictor(selected, store).predict(paths):
         num_unreadable += bool(prediction.problem)
         if as_json:
-            yield json.dumps(_to_json(selected, prediction, class_names))
+            line = json.dumps(_to_json(selected, prediction, class_names))
         else:
             text = prediction.problem or _most_probable(prediction, class_names, top)
-            yield f"{printable(str(prediction.path))}: {text}"
+            line = f"{printable(str(prediction.path))}: {text}"
+        print(line, flush=True)
     if num_unreadable:
-        raise DataError(f"{num_unreadable} of {len(files)} files are not readable images. Fix or remove them.")
+        raise DataError(f"{num_unreadable} of {len(paths)} files are not readable images. Fix or remove them.")
 
 
 def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":
@@ -81,10 +66,8 @@ def _log_model(selected: SelectedModel, settings: Evaluate) -> None:
     views = f"zooms={settings.zooms} crops={settings.crops} flip_tta={settings.flip_tta}"
     log.info("predict: %s model=%s %s", selected.origin, selected.model.key, views)
     if selected.evaluation is None:
-        log.warning(
-            "predict: the probabilities are not calibrated, because the store has no evaluation of this model. To "
-            "create one: carclf evaluate --run RUN"
-        )
+        log.warning("predict: the probabilities are not calibrated, because the store has no evaluation of this model. "
+                    "To create one: carclf evaluate --run RUN")
     else:
         log.info("predict: calibrated temperature=%.3f evaluation=%s", selected.temperature, selected.evaluation.key)
 

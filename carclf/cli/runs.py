@@ -19,8 +19,7 @@ SORT_FIELDS = (*ROW_FIELDS, "champion")
 
 @runs_app.command("list")
 def list_command(
-    store_url: StoreOption = "store",
-    as_json: JsonOption = False,
+    store_url: StoreOption = "store", as_json: JsonOption = False,
     sort: Annotated[
         str, typer.Option("--sort", help=f"Sort by one of {', '.join(SORT_FIELDS)}; descending with a - before it.")
     ] = "-created",
@@ -48,14 +47,11 @@ def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
 @runs_app.command()
 def show(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The id of the run.")],
-    store_url: StoreOption = "store",
-    as_json: JsonOption = False,
+    store_url: StoreOption = "store", as_json: JsonOption = False,
     html: Annotated[
         Optional[Path],
-        typer.Option(
-            "--html", metavar="FILE", help="Write the run's report to this file instead.",
-            callback=validate_parent_folder,
-        ),
+        typer.Option("--html", metavar="FILE", help="Write the run's report to this file instead.",
+                     callback=validate_parent_folder),
     ] = None,
 ) -> None:
     """Show a run: its settings, its stages with their metrics, and the gate's decision."""

@@ -38,8 +38,7 @@ def _download(
 
 
 def _promote(
-    run: RunOption,
-    store_url: StoreOption = "store",
+    run: RunOption, store_url: StoreOption = "store",
     approved_by: Annotated[
         str, typer.Option("--approved-by", metavar="NAME", help="The person who approved the promotion.")
     ] = "",
@@ -87,11 +86,7 @@ def run_all(
 
 
 def _run_to_end(run: Run, stage: str) -> Result:
-    """Run a stage; repeat it while it waits for a service.
-
-    Raises:
-        ServiceError: The stage still waits after score.timeout_seconds.
-    """
+    """Run a stage; repeat it while it waits for a service, for at most score.timeout_seconds."""
     settings = run.config.score
     limit = time.monotonic() + settings.timeout_seconds
     while (result := run_stage_with_report(run, stage)).waiting:

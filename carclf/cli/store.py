@@ -11,11 +11,6 @@ from carclf.services.storage import copy_store, open_store
 store_app = typer.Typer(no_args_is_help=True, help="Copy a store.")
 
 
-@store_app.callback()
-def _group() -> None:
-    """Copy a store."""  # a callback keeps the group although it has a single command
-
-
 @store_app.command()
 def copy(
     to: Annotated[str, typer.Option("--to", help="The target: another folder or s3://bucket/prefix.")],
@@ -33,12 +28,8 @@ def copy(
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
     result = copy_store(source, target, overwrite=overwrite)
-    print(
-        f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
-        f"{result.num_skipped}"
-    )
+    print(f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
+          f"{result.num_skipped}")
     if result.damaged:
-        raise DataError(
-            f"{len(result.damaged)} files are damaged and were not copied: {', '.join(result.damaged)}. Restore them "
-            "from an earlier backup, or rebuild them with --set force=true."
-        )
+        raise DataError(f"{len(result.damaged)} files are damaged and were not copied: {', '.join(result.damaged)}. "
+                        "Restore them from an earlier backup, or rebuild them with --set force=true.")

@@ -15,10 +15,9 @@ if TYPE_CHECKING:
     from carclf.dashboard.run_facts import RunFacts
     from carclf.dashboard.stage_facts import StageFacts
 
-CHAMPIONS_HEADER = ("", "model", "run", "accuracy", "95%", "public", "rank", "when", "by", "")
-RUNS_HEADER = (
-    "", "run", "recipe", "created", "state", "stage", "accuracy", "95%", "public", "decision", "minutes", "GPU",
-)
+SCORE_HEADER = ("accuracy", "95%", "public")
+CHAMPIONS_HEADER = ("", "model", "run", *SCORE_HEADER, "rank", "when", "by", "")
+RUNS_HEADER = ("", "run", "recipe", "created", "state", "stage", *SCORE_HEADER, "decision", "minutes", "GPU")
 MAX_ROWS = 20  # of a comparison's tables
 
 
@@ -35,10 +34,10 @@ def _four_decimals(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else format_value(value)
 
 
-def _accuracy_interval(row: Mapping[str, Any]) -> str:
-    if row["val_accuracy_low"] is None:
-        return ""
-    return f"{row['val_accuracy_low']:.4f}-{row['val_accuracy_high']:.4f}"
+def _score_cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    is_known = row["val_accuracy_low"] is not None
+    interval = f"{row['val_accuracy_low']:.4f}-{row['val_accuracy_high']:.4f}" if is_known else ""
+    return _four_decimals(row["val_accuracy"]), interval, _four_decimals(row["public_score"])
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
@@ -51,10 +50,8 @@ def _champion_row(store: Store, state: State, event: Event) -> dict[str, Any]:
     summary = model_summary(state, event, evaluation)
     return summary | {
         "rank": "" if summary["rank"] is None else summary["rank"],
-        "time": event["time"],
-        "by": event.get("approved_by", ""),
-        "override": event.get("override", ""),
-        "rejection": event.get("rejection", ""),
+        "time": event["time"], "by": event.get("approved_by", ""),
+        "override": event.get("override", ""), "rejection": event.get("rejection", ""),
         "champion": (state["champion"] or {}).get("model") == event["model"],
     }
 
@@ -63,17 +60,10 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a table of ``champion_rows``, with a star for the champion."""
     table = [CHAMPIONS_HEADER]
     for row in rows:
+        override = f"override: {row['override']}" if row["override"] else ""
         table.append((
-            "*" if row["champion"] else "",
-            row["model"],
-            row["run"],
-            _four_decimals(row["val_accuracy"]),
-            _accuracy_interval(row),
-            _four_decimals(row["public_score"]),
-            str(row["rank"]),
-            row["time"],
-            row["by"],
-            f"override: {row['override']}" if row["override"] else "",
+            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row), str(row["rank"]),
+            row["time"], row["by"], override,
         ))
     return format_table(table)
 
@@ -86,18 +76,14 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
     evaluation = artifacts.get("evaluation")
     rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
     return _champion_row(store, state, event) | {
-        "reason": decision.metrics["reason"] if decision else None,
-        "rules": rules,
+        "reason": decision.metrics["reason"] if decision else None, "rules": rules,
         "metrics": evaluation.metrics if evaluation else {},
-        "files": {name: _file_urls(store, artifact) for name, artifact in artifacts.items()},
+        "files": {
+            name: artifact and {file_name: f"{store.url}/{file.key}" for file_name, file in artifact.files.items()}
+            for name, artifact in artifacts.items()
+        },
         "events": [other for other in state["history"] if other.get("model") == event["model"]],
     }
-
-
-def _file_urls(store: Store, artifact: Artifact | None) -> dict[str, str] | None:
-    if artifact is None:
-        return None
-    return {name: f"{store.url}/{file.key}" for name, file in artifact.files.items()}
 
 
 def details_table(details: Mapping[str, Any]) -> list[str]:
@@ -115,14 +101,10 @@ def details_table(details: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{details['model']} of run {details['run'] or 'unknown'}{champion}",
         details["reason"] or "the decision is missing from the store",
-        "",
-        *format_table([("rule", "value", "limit", "passed", ""), *rules]),
-        "",
-        *(format_table(metrics) if metrics else []),
-        "",
-        *files,
-        "",
-        *(_describe_event(event) for event in details["events"]),
+        "", *format_table([("rule", "value", "limit", "passed", ""), *rules]),
+        "", *format_table(metrics),
+        "", *files,
+        "", *(_describe_event(event) for event in details["events"]),
     ]
     return [printable(line) for line in lines]
 
@@ -145,19 +127,11 @@ def runs_table(rows: Sequence[Row]) -> list[str]:
     """Return a table of the index's rows, with a star for the champion's run."""
     table = [RUNS_HEADER]
     for row in rows:
+        created = row["created"][: len("2026-01-31T12:00")]
+        gpu_minutes = f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else ""
         table.append((
-            "*" if row["champion"] else "",
-            row["run"],
-            row["recipe"],
-            row["created"][: len("2026-01-31T12:00")],
-            row["state"],
-            row["stage"],
-            _four_decimals(row["val_accuracy"]),
-            _accuracy_interval(row),
-            _four_decimals(row["public_score"]),
-            row["decision"],
-            f"{row['minutes']:.1f}",
-            f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else "",
+            "*" if row["champion"] else "", row["run"], row["recipe"], created, row["state"], row["stage"],
+            *_score_cells(row), row["decision"], f"{row['minutes']:.1f}", gpu_minutes,
         ))
     return format_table(table)
 
@@ -173,10 +147,8 @@ def run_lines(facts: "RunFacts") -> list[str]:
         f"{facts.run}, recipe {header.recipe}, started {header.created}{champion}",
         f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
         *([facts.decision.reason] if facts.decision else []),
-        "",
-        *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
-        "",
-        *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
+        "", *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
+        "", *(format_table([("setting", "value", ""), *settings]) if settings else ["all settings are the recipe's"]),
         *(["", *problems] if problems else []),
     ]
     return [printable(line) for line in lines]

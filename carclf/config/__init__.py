@@ -16,22 +16,18 @@ from carclf.config.settings import (
     Augment,
     Backbone,
     Config,
-    Download,
     Duplicates,
     Evaluate,
     FineTune,
     Gate,
     Head,
     Model,
-    Score,
-    Split,
-    Submit,
     Validation,
     scaled_size,
 )
 
 __all__ = [
-    "AUTO", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Download", "Duplicates", "Evaluate",
-    "FineTune", "Gate", "Head", "Model", "Score", "Split", "Submit", "Validation", "deployment_settings", "flatten",
-    "iter_settings", "load_config", "parse_override", "require_weights", "scaled_size",
+    "AUTO", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate", "FineTune",
+    "Gate", "Head", "Model", "Validation", "deployment_settings", "flatten", "iter_settings", "load_config",
+    "parse_override", "require_weights", "scaled_size",
 ]

@@ -15,8 +15,6 @@ from carclf.config.recipes import RECIPES
 from carclf.config.settings import NAMED_WEIGHTS, Config, Section
 from carclf.errors import ConfigError
 
-Overrides = Mapping[str, Any]
-
 
 def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield the dotted name and the pydantic field of every setting, in order."""
@@ -35,13 +33,11 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def load_config(recipe: str = "gpu", overrides: Overrides | None = None) -> Config:
+def load_config(recipe: str = "gpu", overrides: Mapping[str, Any] | None = None) -> Config:
     """Return the recipe's configuration with overrides by dotted name, such as ``{"fine_tune.epochs": 3}``.
 
-    An override of None keeps the recipe's value.
-
-    Raises:
-        ConfigError: The recipe or a setting does not exist, or a value is out of its limits.
+    An override of None keeps the recipe's value. Raise ConfigError if the recipe or a setting does not exist, or if a
+    value is out of its limits.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
@@ -57,7 +53,7 @@ def load_config(recipe: str = "gpu", overrides: Overrides | None = None) -> Conf
         raise ConfigError(_describe(error)) from error
 
 
-def _require_known_settings(overrides: Overrides) -> None:
+def _require_known_settings(overrides: Mapping[str, Any]) -> None:
     names = [name for name, _ in iter_settings()]
     if unknown := sorted(set(overrides) - set(names)):
         similar = [name for name in names if name.rpartition(".")[2] == unknown[0]]
@@ -79,11 +75,7 @@ def deployment_settings(overrides: Sequence[str]) -> list[str]:
 
 
 def require_weights(weights: str) -> Path:
-    """Return the file that ``model.weights`` names.
-
-    Raises:
-        ConfigError: There is no such file.
-    """
+    """Return the file that ``model.weights`` names; raise ConfigError if it does not exist."""
     path = Path(os.path.expandvars(weights)).expanduser()
     if not path.is_file():
         names = ", ".join(map(repr, NAMED_WEIGHTS))
@@ -94,8 +86,7 @@ def require_weights(weights: str) -> Path:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split ``key=value`` and parse the value as JSON. Text that is not JSON, or of a text setting, stays text.
 
-    Raises:
-        ConfigError: There is no equals sign.
+    Raise ConfigError if there is no equals sign.
     """
     name, equals, value = text.partition("=")
     if not equals:

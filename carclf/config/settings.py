@@ -46,8 +46,7 @@ class Download(Section):
 
     timeout_seconds: int = Field(3600, ge=1, description="Longest time for one attempt to download the archive.")
     extra_data: str = Field(
-        "", description="More labeled images (<class>/*.jpg): folders or s3:// prefixes, separated by commas."
-    )
+        "", description="More labeled images (<class>/*.jpg): folders or s3:// prefixes, separated by commas.")
 
 
 class Validation(Section):
@@ -57,13 +56,11 @@ class Validation(Section):
     min_side: int = Field(32, ge=1, description="Images with a shorter side, in pixels, are excluded.")
     max_megapixels: float = Field(50, gt=0, description="Larger images are excluded without being decoded.")
     max_unusable_fraction: Fraction = Field(
-        0.1, description="The run fails if a larger fraction of the images is unusable."
-    )
+        0.1, description="The run fails if a larger fraction of the images is unusable.")
     max_aspect_ratio: float = Field(4, gt=1, description="Warn of images with a larger ratio of long to short side.")
     max_imbalance: float = Field(10, ge=1, description="Warn if the largest class is this many times the smallest one.")
     outlier_score: float = Field(
-        4, gt=0, description="Warn of blurred, dark and bright images from this robust z-score."
-    )
+        4, gt=0, description="Warn of blurred, dark and bright images from this robust z-score.")
 
 
 class Duplicates(Section):
@@ -74,11 +71,9 @@ class Duplicates(Section):
     # much 100, 99, 93 and 65%. Of 1.8 million pairs of different images 2 are merged. Horizontal flips are not
     # detected; cars10 has none.
     max_hash_distance: int = Field(
-        8, ge=0, le=12, description="Near-duplicates' perceptual hashes differ in at most this many of 64 bits."
-    )
+        8, ge=0, le=12, description="Near-duplicates' perceptual hashes differ in at most this many of 64 bits.")
     max_pixel_difference: float = Field(
-        0.18, ge=0, le=0.5, description="Largest mean pixel difference of near-duplicates, in standard deviations."
-    )
+        0.18, ge=0, le=0.5, description="Largest mean pixel difference of near-duplicates, in standard deviations.")
 
 
 class Split(Section):
@@ -92,10 +87,8 @@ class Split(Section):
     @model_validator(mode="after")
     def _require_existing_fold(self) -> "Split":
         if self.num_folds == 1 or self.fold >= max(self.num_folds, 1):
-            raise ValueError(
-                f"split.fold = {self.fold} does not exist with split.num_folds = {self.num_folds}. Set num_folds to 0 "
-                "and fold to 0, or num_folds to at least 2 and fold to a number below it."
-            )
+            raise ValueError(f"split.fold = {self.fold} does not exist with split.num_folds = {self.num_folds}. Set "
+                             "num_folds to 0 and fold to 0, or num_folds to at least 2 and fold to a number below it.")
         return self
 
 
@@ -105,15 +98,13 @@ class Audit(Section):
     enabled: bool = Field(True, description="Search for label errors and measure drift before the head is trained.")
     drift_warn: Fraction = Field(0.1, description="Warn from this drift from the champion's data, 0 to 1.")
     drift_stop: Fraction = Field(
-        0.5, description="The run fails from this drift from the champion's data; 1 turns this off."
-    )
+        0.5, description="The run fails from this drift from the champion's data; 1 turns this off.")
 
     @model_validator(mode="after")
     def _require_warning_first(self) -> "Audit":
         if self.drift_warn > self.drift_stop:
-            raise ValueError(
-                f"audit.drift_warn = {self.drift_warn} is above audit.drift_stop = {self.drift_stop}. Lower drift_warn."
-            )
+            raise ValueError(f"audit.drift_warn = {self.drift_warn} is above audit.drift_stop = {self.drift_stop}. "
+                             "Lower drift_warn.")
         return self
 
 
@@ -121,23 +112,18 @@ class Model(Section):
     """The network: a pretrained backbone and a head."""
 
     backbone: Backbone = Field(
-        "EfficientNetV2S", description="A backbone of keras.applications, or 'Tiny', which has no pretrained weights."
-    )
+        "EfficientNetV2S", description="A backbone of keras.applications, or 'Tiny', which has no pretrained weights.")
     weights: str = Field(
-        "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'."
-    )
+        "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'.")
     image_height: int = Field(
-        AUTO, ge=0, le=1024, description="Height of the network's input, in pixels; 0 (auto) depends on the backbone."
-    )
+        AUTO, ge=0, le=1024, description="Height of the network's input, in pixels; 0 (auto) depends on the backbone.")
     image_width: int = Field(
-        AUTO, ge=0, le=1024, description="Width of the network's input, in pixels; 0 (auto) depends on the backbone."
-    )
+        AUTO, ge=0, le=1024, description="Width of the network's input, in pixels; 0 (auto) depends on the backbone.")
     hidden_units: int = Field(0, ge=0, le=4096, description="Units of the head's hidden layer; 0 for no hidden layer.")
     batch_norm: bool = Field(True, description="Use BatchNormalization in the head.")
     dropout: FractionBelowOne = Field(0.25, description="Dropout rate before the classifier.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Precision of the computation; auto is bfloat16 on a GPU that supports it."
-    )
+        "auto", description="Precision of the computation; auto is bfloat16 on a GPU that supports it.")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -173,12 +159,10 @@ class Augment(Section):
     """Random changes of the training images."""
 
     crop_scale: float = Field(
-        0.6, ge=0.05, le=1, description="Smallest fraction of the image's area that a random crop keeps."
-    )
+        0.6, ge=0.05, le=1, description="Smallest fraction of the image's area that a random crop keeps.")
     flip: bool = Field(True, description="Flip half of the images horizontally.")
     aspect_jitter: Fraction = Field(
-        0.15, description="Largest random change of the aspect ratio, as a natural logarithm."
-    )
+        0.15, description="Largest random change of the aspect ratio, as a natural logarithm.")
     rotate_degrees: float = Field(5, ge=0, le=45, description="Largest random rotation, in degrees.")
     color: Fraction = Field(0.2, description="Strength of the random changes of brightness, contrast and saturation.")
 
@@ -189,8 +173,7 @@ class Head(Section):
     epochs: int = Field(60, ge=1, le=1000, description="Epochs on the cached features.")
     num_trials: int = Field(
         6, ge=1, le=50,
-        description="Learning rates and weight decays to try on held-out images; 1 uses the values below.",
-    )
+        description="Learning rates and weight decays to try on held-out images; 1 uses the values below.")
     num_views: int = Field(3, ge=1, le=16, description="Views of each image: the plain one, the others augmented.")
     batch_size: int = Field(64, ge=2, le=4096, description="Feature vectors per step.")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate.")
@@ -203,36 +186,29 @@ class FineTune(Section):
 
     epochs: int = Field(12, ge=0, le=500, description="Epochs on the training images; 0 keeps train_head's model.")
     batch_size: Annotated[int, Auto] = Field(
-        32, ge=0, le=1024, description="Images per step; 0 (auto) measures the fastest."
-    )
+        32, ge=0, le=1024, description="Images per step; 0 (auto) measures the fastest.")
     learning_rate: Annotated[float, Auto] = Field(
-        1e-3, ge=0, le=1, description="Peak learning rate of the head; 0 (auto) runs a range test."
-    )
+        1e-3, ge=0, le=1, description="Peak learning rate of the head; 0 (auto) runs a range test.")
     layer_decay: float = Field(
-        0.95, gt=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it."
-    )
+        0.95, gt=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, on kernels.")
     warmup_fraction: Fraction = Field(0.15, description="Fraction of the cosine schedule's steps that warm up.")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
     unfrozen_fraction: Fraction = Field(1.0, description="Fraction of the backbone's blocks, from the top, that train.")
     batch_norm: Literal["inference", "training"] = Field(
-        "inference", description="Mode of BatchNormalization; in training mode its statistics change."
-    )
+        "inference", description="Mode of BatchNormalization; in training mode its statistics change.")
     num_phases: int = Field(1, ge=1, le=10, description="Phases in which blocks are unfrozen and images grow.")
     initial_size_fraction: float = Field(
-        1.0, ge=0.25, le=1, description="Image side in the first phase, as a fraction of the full side."
-    )
+        1.0, ge=0.25, le=1, description="Image side in the first phase, as a fraction of the full side.")
     label_smoothing: FractionBelowOne = Field(0.1, description="Fraction of the target spread over all classes.")
     mixup: Fraction = Field(0.0, description="Fraction of the batches to which MixUp is applied.")
     cutmix: Fraction = Field(0.0, description="Fraction of the batches to which CutMix is applied.")
     ema_momentum: float = Field(
-        0.98, ge=0, lt=1, description="Momentum of the exponential moving average of the weights; 0 turns it off."
-    )
+        0.98, ge=0, lt=1, description="Momentum of the exponential moving average of the weights; 0 turns it off.")
     global_clipnorm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     patience: int = Field(5, ge=1, description="Epochs of the last phase without a better accuracy before it stops.")
     budget_minutes: float = Field(
-        0, ge=0, description="Minutes after which training stops and keeps the best epoch; 0 for no limit."
-    )
+        0, ge=0, description="Minutes after which training stops and keeps the best epoch; 0 for no limit.")
     checkpoint_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
     num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment images; 0 uses threads.")
     cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
@@ -244,11 +220,9 @@ class Evaluate(Section):
     flip_tta: bool = Field(True, description="Average the probabilities of the image and its horizontal flip.")
     zooms: str = Field(
         "1", pattern=r"^\d(\.\d+)?(,\d(\.\d+)?){0,7}$",
-        description="Also average over these zoom factors of the image's center, such as 1,1.15.",
-    )
+        description="Also average over these zoom factors of the image's center, such as 1,1.15.")
     crops: Literal["center", "corners"] = Field(
-        "center", description="What a zoomed view shows: the center, or the four corners as well."
-    )
+        "center", description="What a zoomed view shows: the center, or the four corners as well.")
     batch_size: int = Field(32, ge=1, le=1024, description="Images per prediction step.")
 
     @property
@@ -268,29 +242,23 @@ class Gate(Section):
     """What a candidate must reach to be promoted, and who must approve it."""
 
     threshold: Fraction = Field(
-        0.93, description="Accuracy threshold of a new store. An existing store keeps its stored threshold."
-    )
+        0.93, description="Accuracy threshold of a new store. An existing store keeps its stored threshold.")
     raise_threshold: Literal["off", "lower_bound", "accuracy"] = Field(
-        "off", description="A promotion raises the stored threshold to the accuracy, or to its lower bound."
-    )
+        "off", description="A promotion raises the stored threshold to the accuracy, or to its lower bound.")
     champion_rule: Literal["not_worse", "better", "off"] = Field(
-        "not_worse", description="What a paired test against the champion on the same images must show."
-    )
+        "not_worse", description="What a paired test against the champion on the same images must show.")
     significance: float = Field(0.05, gt=0, lt=0.5, description="Significance level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
     min_recall_by_class: str = Field(
         "", pattern=r"^(\d+=(0(\.\d+)?|1(\.0+)?)(,\d+=(0(\.\d+)?|1(\.0+)?))*)?$",
-        description="Smallest recall of single classes instead, such as 7=0.7,9=0.75.",
-    )
+        description="Smallest recall of single classes instead, such as 7=0.7,9=0.75.")
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error after calibration.")
     max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
     max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")
     max_reload_difference: Fraction = Field(
-        0.01, description="Largest change of a probability after the model is saved and loaded in another process."
-    )
+        0.01, description="Largest change of a probability after the model is saved and loaded in another process.")
     approval: Literal["none", "required"] = Field(
-        "none", description="Whether a person must approve a promotion before it takes effect."
-    )
+        "none", description="Whether a person must approve a promotion before it takes effect.")
 
     @property
     def min_recalls(self) -> dict[int, float]:
@@ -316,8 +284,7 @@ class Config(Section):
     """All settings of a run."""
 
     competition: str = Field(
-        "sf-dl-car-classification", pattern=r"^[a-z0-9][a-z0-9-]*$", description="The competition's slug on Kaggle."
-    )
+        "sf-dl-car-classification", pattern=r"^[a-z0-9][a-z0-9-]*$", description="The competition's slug on Kaggle.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split, the augmentation and the training.")
     force: bool = Field(False, description="Rebuild every artifact for this run instead of reusing any.")
     download: Download = Download()
@@ -340,10 +307,8 @@ class Config(Section):
         if self.model.backbone == "Tiny" and weights not in ("none", "champion"):
             raise ValueError("The backbone Tiny has no pretrained weights: set model.weights to none.")
         if self.split.num_folds and weights == "champion":
-            raise ValueError(
-                "split.num_folds makes folds, and the champion was trained on most images of each fold. Set "
-                "model.weights to something else, or split.num_folds to 0."
-            )
+            raise ValueError("split.num_folds makes folds, and the champion was trained on most images of each fold. "
+                             "Set model.weights to something else, or split.num_folds to 0.")
         return self
 
     @model_validator(mode="after")
@@ -353,27 +318,20 @@ class Config(Section):
             raise ValueError("The backbone Tiny has one image size: set fine_tune.initial_size_fraction to 1.")
         min_size = MIN_IMAGE_SIZE.get(backbone, DEFAULT_MIN_IMAGE_SIZE)
         if min(*self.model.image_size, *scaled_size(self.model.image_size, fraction)) < min_size:
-            raise ValueError(
-                f"{backbone} needs images of at least {min_size} px. Raise model.image_height, model.image_width or "
-                "fine_tune.initial_size_fraction."
-            )
+            raise ValueError(f"{backbone} needs images of at least {min_size} px. Raise model.image_height, "
+                             "model.image_width or fine_tune.initial_size_fraction.")
         if fraction < 1 and self.fine_tune.num_phases == 1:
-            raise ValueError(
-                f"fine_tune.initial_size_fraction = {fraction:g} needs several phases. Set fine_tune.num_phases to at "
-                "least 2, or fine_tune.initial_size_fraction to 1."
-            )
+            raise ValueError(f"fine_tune.initial_size_fraction = {fraction:g} needs several phases. Set "
+                             "fine_tune.num_phases to at least 2, or fine_tune.initial_size_fraction to 1.")
         return self
 
     @model_validator(mode="after")
     def _check_fine_tuning(self) -> "Config":
         settings = self.fine_tune
         if settings.mixup + settings.cutmix > 1:
-            raise ValueError(
-                f"fine_tune.mixup = {settings.mixup:g} and fine_tune.cutmix = {settings.cutmix:g} are fractions of the "
-                "same batches: their sum must be at most 1."
-            )
+            raise ValueError(f"fine_tune.mixup = {settings.mixup:g} and fine_tune.cutmix = {settings.cutmix:g} are "
+                             "fractions of the same batches: their sum must be at most 1.")
         if settings.epochs and settings.num_phases > settings.epochs:
-            raise ValueError(
-                f"fine_tune.num_phases = {settings.num_phases} needs at least as many epochs, not {settings.epochs}."
-            )
+            raise ValueError(f"fine_tune.num_phases = {settings.num_phases} needs at least as many epochs, not "
+                             f"{settings.epochs}.")
         return self

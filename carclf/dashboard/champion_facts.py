@@ -44,8 +44,7 @@ def champion_facts(store: Store) -> ChampionFacts | None:
     if (state := read_state(store)) is None:
         return None
     champion = _champion(store, state, state["champion"]) if state["champion"] else None
-    thresholds = _threshold_changes(state)
-    events = tuple(reversed(state["history"]))
+    thresholds, events = _threshold_changes(state), tuple(reversed(state["history"]))
     return ChampionFacts(champion=champion, threshold=state["threshold"], thresholds=thresholds, events=events)
 
 

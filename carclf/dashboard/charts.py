@@ -34,8 +34,7 @@ CONFIG: Spec = {
     "axis": {"labelColor": Color.MUTED, "titleColor": Color.MUTED, "gridColor": Color.LINE, "gridOpacity": 0.6,
              "domainColor": Color.LINE, "tickColor": Color.LINE, "titleFontWeight": "normal", "labelFontSize": 12,
              "titleFontSize": 12, "labelOverlap": True},
-    "legend": {"labelColor": Color.TEXT, "orient": "top", "title": None, "labelFontSize": 12,
-               "symbolStrokeWidth": 3},
+    "legend": {"labelColor": Color.TEXT, "orient": "top", "title": None, "labelFontSize": 12, "symbolStrokeWidth": 3},
 }
 
 

@@ -9,11 +9,10 @@ import pandas as pd
 from carclf.artifacts import Evaluation, Model, Split
 from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference, PairedResult
 from carclf.ensembles.members import ids_predicted_identically
-from carclf.formatting import finite_number
 from carclf.gate.comparison import ids_trained_on
 from carclf.inference.calibration import apply_temperature
 from carclf.services.storage import Store
-from carclf.stats import FloatArray, PairedCounts
+from carclf.stats import PairedCounts
 
 MAX_CHANGED = 200
 
@@ -45,16 +44,16 @@ class CommonImages:
         a = self.rows["a"] == self.rows["label"]
         b = self.rows["b"] == self.rows["label"]
         counts = PairedCounts(len(self.rows), int((b & ~a).sum()), int((a & ~b).sum()))
-        result = PairedResult(
+        statistics: dict[str, Any] = {
+            "accuracy_a": float(a.mean()), "accuracy_b": float(b.mean()), "difference": counts.difference,
+            "interval": counts.interval(), "p_value": counts.p_different,
+        } if counts.num_images else {}
+        return PairedResult(
             num_images=counts.num_images,
             only_a_correct=counts.champion_only_correct, only_b_correct=counts.candidate_only_correct,
             both_correct=int((a & b).sum()), both_incorrect=int((~a & ~b).sum()), num_trained_on=self.num_trained_on,
-            num_mismatched=self.num_mismatched, num_same_members=self.num_same_members,
+            num_mismatched=self.num_mismatched, num_same_members=self.num_same_members, **statistics,
         )
-        if self.rows.empty:
-            return result
-        tests = {"difference": counts.difference, "interval": counts.interval(), "p_value": counts.p_different}
-        return result.model_copy(update={"accuracy_a": float(a.mean()), "accuracy_b": float(b.mean())} | tests)
 
     def classes(self) -> tuple[ClassDifference, ...]:
         """Return the recalls of each class, the largest loss of b first."""
@@ -63,26 +62,14 @@ class CommonImages:
         table = table.assign(difference=table["b"] - table["a"]).sort_values(["difference", "label"])
         return tuple(ClassDifference.model_validate(row) for row in table.to_dict("records"))
 
-    @property
-    def num_changed(self) -> int:
-        """The number of images with different predictions."""
-        return int((self.rows["a"] != self.rows["b"]).sum())
-
     def changed_predictions(self) -> list[ChangedPrediction]:
         """Return the images with different predictions, the most confident of b first, at most MAX_CHANGED."""
         rows = self.rows[self.rows["a"] != self.rows["b"]]
         rows = rows.sort_values(["b_probability", "id"], ascending=[False, True]).head(MAX_CHANGED)
-        return [_changed_prediction(row) for row in rows.to_dict("records")]
-
-
-def _changed_prediction(row: dict[Any, Any]) -> ChangedPrediction:
-    kind = "both_incorrect"
-    if row["b"] == row["label"]:
-        kind = "gained"
-    elif row["a"] == row["label"]:
-        kind = "lost"
-    probabilities = {name: finite_number(row[name]) for name in ("a_probability", "b_probability")}
-    return ChangedPrediction.model_validate(row | probabilities | {"kind": kind})
+        gained, lost = rows["b"] == rows["label"], rows["a"] == rows["label"]
+        rows = rows.assign(kind=np.select([gained, lost], ["gained", "lost"], "both_incorrect"))
+        rows = rows.astype(object).where(rows.notna(), None)
+        return [ChangedPrediction.model_validate(row) for row in rows.to_dict("records")]
 
 
 def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> CommonImages:
@@ -112,12 +99,9 @@ def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
     rows = run.split.rows(store)
     if "path" not in rows:
         rows = rows.assign(path="")
-    predicted = predictions[["id", "predicted"]].assign(probability=_probability(predictions, run.evaluation))
-    return rows[rows["subset"] == "val"].merge(predicted, on="id", validate="one_to_one")
-
-
-def _probability(predictions: pd.DataFrame, evaluation: Evaluation) -> FloatArray:
+    predicted = predictions[["id", "predicted"]].assign(probability=np.nan)
     probabilities = predictions.filter(regex=r"^p\d+$").to_numpy(float)
-    if not probabilities.size:
-        return np.full(len(predictions), np.nan)
-    return np.asarray(apply_temperature(probabilities, evaluation.number("temperature")).max(1))
+    if probabilities.size:
+        calibrated = apply_temperature(probabilities, run.evaluation.number("temperature"))
+        predicted = predicted.assign(probability=calibrated.max(1))
+    return rows[rows["subset"] == "val"].merge(predicted, on="id", validate="one_to_one")

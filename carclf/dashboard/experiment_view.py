@@ -10,13 +10,14 @@ from carclf.dashboard.run_reader import MALFORMED_DATA_ERRORS, Facts
 from carclf.dashboard.run_view import progress_lines
 from carclf.errors import DataError
 from carclf.reports.experiment_report import sort_by_accuracy, summarize_design
-from carclf.runs.index import Row, list_runs
+from carclf.runs.index import list_runs
 from carclf.runs.live import read_live_progress
 from carclf.services.storage import Store
 
 TITLE = "Accuracy over minutes of training"
 COLORS = {"better": Color.GREEN, "worse": Color.RED, "inconclusive": Color.MUTED, "baseline": Color.BLUE}
 COPIED = ("experiment", "stopped_early", "failed", "not_trained")
+DRAWN = {"recipe", "minutes", "accuracy", "summary"}
 
 
 class RecipeRow(Facts):
@@ -82,24 +83,16 @@ def training_run_statuses(store: Store, training_runs: Sequence[Mapping[str, Any
     statuses = []
     for run in training_runs:
         row = by_run.get(run["run_id"])
-        statuses.append(TrainingRunStatus.model_validate({**run, "row": row, "progress": _progress(store, row)}))
+        live = read_live_progress(store, row["run"]) if row and row["state"] == "running" else {}
+        progress = [line.text for line in progress_lines(live)]
+        statuses.append(TrainingRunStatus.model_validate({**run, "row": row, "progress": progress}))
     return statuses
-
-
-def _progress(store: Store, row: Row | None) -> tuple[str, ...]:
-    if row is None or row["state"] != "running":
-        return ()
-    return tuple(line.text for line in progress_lines(read_live_progress(store, row["run"])))
 
 
 def accuracy_over_cost(rows: Sequence[RecipeRow]) -> Chart:
     """Return the accuracy of each recipe over its minutes of training, and the Pareto front as a line."""
     timed = [row for row in rows if row.minutes is not None]
-    values: Values = [
-        {"recipe": row.recipe, "minutes": row.minutes, "accuracy": row.accuracy, "kind": row.conclusion or "baseline",
-         "summary": row.summary}
-        for row in timed
-    ]
+    values: Values = [row.model_dump(include=DRAWN) | {"kind": row.conclusion or "baseline"} for row in timed]
     position: Spec = {"x": axis("minutes", "minutes of training", axis={"tickCount": 8, "format": "~g"}),
                       "y": axis("accuracy", "accuracy")}
     front = [value for value, row in zip(values, timed, strict=True) if row.on_pareto_front]

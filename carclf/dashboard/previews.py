@@ -1,5 +1,6 @@
 """Thumbnails of images that are available without downloading an archive."""
 
+from functools import partial
 from pathlib import Path
 
 from carclf.artifacts import Archive, cache_folder
@@ -15,7 +16,8 @@ class Previews:
     def __init__(self, readers: list[RunReader]) -> None:
         self.error_images: dict[str, str] = {}
         for reader in readers:
-            self.error_images |= _error_images(reader)
+            images: dict[str, str] = reader.try_section("images", partial(_error_images, reader), {})
+            self.error_images |= images
         self.folder = readers[0].try_section("archive", lambda: _image_folder(readers[0]), Path())
         self.thumbnails = Thumbnails(self.folder) if self.folder.name and self.folder.is_dir() else None
 
@@ -36,9 +38,6 @@ def _image_folder(reader: RunReader) -> Path:
 
 
 def _error_images(reader: RunReader) -> dict[str, str]:
-    def read() -> dict[str, str]:
-        errors = (reader.read_json("evaluate", "evaluation.json") or {}).get("errors", [])
-        images = (reader.read_json("evaluate", "error_images.json") or []) if errors else []
-        return {error["path"]: uris["image"] for error, uris in zip(errors, images, strict=False)}
-
-    return reader.try_section("images", read, {})
+    errors = (reader.read_json("evaluate", "evaluation.json") or {}).get("errors", [])
+    images = (reader.read_json("evaluate", "error_images.json") or []) if errors else []
+    return {error["path"]: uris["image"] for error, uris in zip(errors, images, strict=False)}

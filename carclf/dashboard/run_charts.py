@@ -38,17 +38,17 @@ CURVES = (
 
 def curves(name: str, points: Sequence[Point], x: str, x_title: str) -> list[Chart]:
     """Return the training curves over the points' field ``x``, without those of metrics that no point has."""
-    charts = [_curve_chart(f"{name}-{curve.name}", curve, _curve_values(curve, points, x), x_title) for curve in CURVES]
-    return [chart for chart in charts if chart.rows]
-
-
-def _curve_values(curve: Curve, points: Sequence[Point], x: str) -> Values:
-    return [
-        {"x": point[x], "kind": kind, "value": point[metric]}
-        for point in points
-        for metric, kind in curve.series.items()
-        if point.get(metric) is not None
-    ]
+    charts = []
+    for curve in CURVES:
+        values: Values = [
+            {"x": point[x], "kind": kind, "value": point[metric]}
+            for point in points
+            for metric, kind in curve.series.items()
+            if point.get(metric) is not None
+        ]
+        if values:
+            charts.append(_curve_chart(f"{name}-{curve.name}", curve, values, x_title))
+    return charts
 
 
 def _curve_chart(name: str, curve: Curve, values: Values, x_title: str) -> Chart:
@@ -87,9 +87,11 @@ def _summarize_curve(values: Values) -> str:
 def stage_times(stages: Sequence[StageFacts]) -> Chart:
     """Return how long each finished stage took."""
     title = "Time of each stage"
-    times = {stage.name: stage.seconds for stage in stages if stage.seconds is not None}
-    outcomes = {stage.name: "reused" if stage.reused else "computed" for stage in stages}
-    values: Values = [{"stage": name, "seconds": time, "outcome": outcomes[name]} for name, time in times.items()]
+    values: Values = [
+        {"stage": stage.name, "seconds": stage.seconds, "outcome": "reused" if stage.reused else "computed"}
+        for stage in stages
+        if stage.seconds is not None
+    ]
     layer: Spec = {
         "mark": {"type": "bar", "cornerRadiusEnd": 3, "minBandSize": 8},
         "encoding": {
@@ -101,11 +103,11 @@ def stage_times(stages: Sequence[StageFacts]) -> Chart:
         },
     }
     summary = "No stage has finished yet."
-    if times:
-        longest = max(times, key=lambda name: times[name])
-        summary = (f"{len(times)} stages took {sum(times.values()):.0f} s; the longest was {longest} with "
-                   f"{times[longest]:.0f} s.")
-    rows = [[name, f"{time:.2f}", outcomes[name]] for name, time in times.items()]
+    if values:
+        longest = max(values, key=lambda value: float(value["seconds"]))
+        summary = (f"{len(values)} stages took {sum(value['seconds'] for value in values):.0f} s; the longest was "
+                   f"{longest['stage']} with {longest['seconds']:.0f} s.")
+    rows = [[value["stage"], f"{value['seconds']:.2f}", value["outcome"]] for value in values]
     spec = layered_spec(title, values, [layer], {"step": 22})
     return Chart("stage-times", title, spec, summary, ["stage", "seconds", "outcome"], rows)
 

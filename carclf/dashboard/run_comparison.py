@@ -8,11 +8,10 @@ from carclf.dashboard import comparison_facts as facts
 from carclf.dashboard.run_reader import RunReader, open_run
 from carclf.errors import ConfigError
 from carclf.formatting import finite_number
-from carclf.runs.index import index_row, is_champion
 from carclf.services.storage import Store, format_command
 
 if TYPE_CHECKING:
-    from carclf.dashboard.common_images import CommonImages, EvaluatedRun
+    from carclf.dashboard.common_images import EvaluatedRun
 
 A = TypeVar("A", bound=Artifact)
 NOT_SUBTRACTED = ("weakest_class", "val_accuracy_low", "val_accuracy_high")
@@ -29,16 +28,23 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     readers = [open_run(store, run) for run in (run_a, run_b)]
     a, b = (_evaluated_run(reader) for reader in readers)
     from carclf.dashboard.common_images import find_common_images
+    from carclf.dashboard.previews import Previews
 
     common_images = find_common_images(a, b, store)
     paired = common_images.paired()
+    preview = Previews(readers)
+    changed = [
+        prediction.model_copy(update={"image": preview(prediction.path)})
+        for prediction in common_images.changed_predictions()
+    ]
     conclusion, summary = _conclude(run_a, run_b, paired)
     return facts.RunComparison(
-        a=_compared_run(readers[0]), b=_compared_run(readers[1]), conclusion=conclusion, summary=summary,
+        a=facts.ComparedRun.model_validate(readers[0].index_row()),
+        b=facts.ComparedRun.model_validate(readers[1].index_row()), conclusion=conclusion, summary=summary,
         settings=_setting_differences(readers[0].record["config"], readers[1].record["config"]),
         metrics=_metric_differences(a.evaluation.metrics, b.evaluation.metrics),
-        paired=paired, classes=common_images.classes(),
-        changed_predictions=_with_images(common_images, readers), num_changed=common_images.num_changed,
+        paired=paired, classes=common_images.classes(), changed_predictions=changed,
+        num_changed=int((common_images.rows["a"] != common_images.rows["b"]).sum()),
     )
 
 
@@ -57,15 +63,8 @@ def _require(reader: RunReader, stage: str, kind: type[A]) -> A:
     return artifact
 
 
-def _compared_run(reader: RunReader) -> facts.ComparedRun:
-    row = index_row(reader.record) | {"run": reader.run_id}
-    champion = reader.try_section("champion", lambda: is_champion(reader.store, row), False)
-    return facts.ComparedRun.model_validate(row | {"champion": champion})
-
-
 def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> tuple[facts.Difference, ...]:
-    a = flatten(config_a)
-    b = flatten(config_b)
+    a, b = flatten(config_a), flatten(config_b)
     different = [name for name in a | b if name not in a or name not in b or a[name] != b[name]]
     return tuple(facts.Difference(name=name, a=a.get(name), b=b.get(name)) for name in different)
 
@@ -73,22 +72,11 @@ def _setting_differences(config_a: dict[str, Any], config_b: dict[str, Any]) -> 
 def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.Difference, ...]:
     differences = []
     for name in metrics_a | metrics_b:
-        a = finite_number(metrics_a.get(name))
-        b = finite_number(metrics_b.get(name))
-        if a is None and b is None:
-            continue
-        difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
-        differences.append(facts.Difference(name=name, a=a, b=b, difference=difference))
+        a, b = finite_number(metrics_a.get(name)), finite_number(metrics_b.get(name))
+        if a is not None or b is not None:
+            difference = None if a is None or b is None or name in NOT_SUBTRACTED else b - a
+            differences.append(facts.Difference(name=name, a=a, b=b, difference=difference))
     return tuple(differences)
-
-
-def _with_images(common_images: "CommonImages", readers: list[RunReader]) -> tuple[facts.ChangedPrediction, ...]:
-    """Return the changed predictions, with those images that are available without downloading the archive."""
-    from carclf.dashboard.previews import Previews
-
-    preview = Previews(readers)
-    changed = common_images.changed_predictions()
-    return tuple(prediction.model_copy(update={"image": preview(prediction.path)}) for prediction in changed)
 
 
 def _conclude(run_a: str, run_b: str, paired: facts.PairedResult) -> tuple[str, str]:

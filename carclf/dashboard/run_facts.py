@@ -3,16 +3,16 @@
 import csv
 import io
 from functools import partial
-from itertools import zip_longest
+from itertools import chain, repeat
 from typing import Any
 
 from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
 from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings
 from carclf.formatting import finite_number
 from carclf.reports.evaluation_report import class_rows
-from carclf.runs.index import TRAINING, Row, index_row, is_champion
+from carclf.runs.index import TRAINING, Row
 from carclf.runs.live import LiveProgress, read_live_progress
-from carclf.runs.record import Record, training_machine
+from carclf.runs.record import training_machine
 from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
@@ -175,12 +175,11 @@ def run_facts(store: Store, run_id: str) -> RunFacts:
     stages = all_stage_facts(reader, settings, live)
     facts = RunFacts(
         run=run_id, store=store.url, row=_row(reader, stages), header=_header(reader, settings), stages=stages,
-        live=live,
         curves={stage: reader.try_section(stage, partial(_epochs, reader, stage), EMPTY) for stage in TRAINING},
         data=reader.try_section("data", lambda: _data(reader), None),
         evaluation=reader.try_section("evaluation", lambda: _evaluation(reader), None),
         errors=reader.try_section("errors", lambda: _errors(reader), EMPTY),
-        decision=reader.try_section("decision", lambda: _decision(reader), None),
+        decision=reader.try_section("decision", lambda: _decision(reader), None), live=live,
     )
     by_text = {problem.text: problem for problem in reversed(reader.problems)}
     unreadable = tuple(sorted({problem.section for problem in reader.problems}))
@@ -201,30 +200,23 @@ def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | N
 
 
 def _row(reader: RunReader, stages: tuple[StageFacts, ...]) -> Row:
-    row = index_row(reader.record) | {"run": reader.run_id}
+    row = reader.index_row()
     is_stale = any(stage.state == "stale" and stage.name == row["stage"] for stage in stages)
-    champion = reader.try_section("champion", lambda: is_champion(reader.store, row), False)
-    return row | {"state": "stale" if is_stale else row["state"], "champion": champion}
+    return row | {"state": "stale"} if is_stale else row
 
 
 def _header(reader: RunReader, settings: tuple[ChangedSetting, ...]) -> RunHeader:
     record = reader.record
+    machine = str(record.get("machine", ""))  # the one that started the run, unless the model is trained
+    if trained_on := training_machine(record):
+        size = f"{trained_on.get('cores')} cores, {trained_on.get('memory_gb')} GB"
+        parts = (trained_on.get("processor"), size, trained_on.get("system"), trained_on.get("backend"))
+        machine = ", ".join(str(part) for part in parts if part)
     gpus = (result.get("gpu") for result in record["stages"].values())
     return RunHeader(
         recipe=record.get("recipe", ""), created=record.get("created", ""), versions=record.get("versions", {}),
-        machine=_machine(record), gpu=next(filter(None, gpus), ""), members=record.get("members", ()),
-        settings=settings,
+        machine=machine, gpu=next(filter(None, gpus), ""), members=record.get("members", ()), settings=settings,
     )
-
-
-def _machine(record: Record) -> str:
-    """Describe the machine that trained the model, or the one that started the run if nothing is trained yet."""
-    if not (machine := training_machine(record)):
-        return str(record.get("machine", ""))
-    cores = f"{machine.get('cores')} cores"
-    memory = f"{machine.get('memory_gb')} GB"
-    parts = (machine.get("processor"), cores, memory, machine.get("system"), machine.get("backend"))
-    return ", ".join(str(part) for part in parts if part)
 
 
 def _epochs(reader: RunReader, stage: str) -> tuple[Epoch, ...]:
@@ -266,20 +258,16 @@ def _evaluation(reader: RunReader) -> EvaluationFacts | None:
 def _errors(reader: RunReader) -> tuple[ErrorFacts, ...]:
     errors = (reader.read_json("evaluate", "evaluation.json") or {}).get("errors", [])
     images = reader.try_section("images", lambda: _error_images(reader), EMPTY) if errors else EMPTY
-    no_images: dict[str, str] = {}
-    pairs = zip_longest(errors, images[: len(errors)], fillvalue=no_images)
+    pairs = zip(errors, chain(images, repeat({})), strict=False)
     return tuple(ErrorFacts.model_validate({"number": i} | error | uris) for i, (error, uris) in enumerate(pairs))
 
 
 def _error_images(reader: RunReader) -> tuple[dict[str, str], ...]:
+    """Return the data URIs of each error's images, without those that are not of a JPEG."""
     images = reader.read_json("evaluate", "error_images.json") or []
-    return tuple({kind: _jpeg_uri(uris, kind) for kind in IMAGE_KINDS} for uris in images)
-
-
-def _jpeg_uri(uris: dict[str, str], kind: str) -> str:
-    """Return a data URI; "" if it is missing or not that of a JPEG."""
-    uri = uris.get(kind, "")
-    return uri if uri.startswith(JPEG_URI) else ""
+    return tuple(
+        {kind: uris[kind] for kind in IMAGE_KINDS if uris.get(kind, "").startswith(JPEG_URI)} for uris in images
+    )
 
 
 def _decision(reader: RunReader) -> DecisionFacts | None:

@@ -57,10 +57,9 @@ def query_runs(store: Store, query: RunQuery) -> RunPage:
     """Return the part of the list that the query selects."""
     runs = mark_stale_runs(store, list_runs(store))
     matching = filter_and_sort(runs, query)
-    rows = matching[query.offset : query.offset + query.limit]
     return RunPage(
-        rows=tuple(map(dict, rows)), num_matching=len(matching), num_runs=len(runs), states=_choices(runs, "state"),
-        recipes=_choices(runs, "recipe"), decisions=_choices(runs, "decision"),
+        rows=matching[query.offset : query.offset + query.limit], num_matching=len(matching), num_runs=len(runs),
+        recipes=_choices(runs, "recipe"), decisions=_choices(runs, "decision"), states=_choices(runs, "state"),
     )
 
 

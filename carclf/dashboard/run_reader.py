@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from carclf.artifacts import Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
-from carclf.formatting import finite_number
-from carclf.runs.index import NUM_READERS
+from carclf.runs.index import NUM_READERS, Row, index_row, is_champion
 from carclf.runs.record import Record, read_record
 from carclf.services.storage import Store, format_command
 from carclf.stages.chain import STAGES
@@ -33,7 +32,8 @@ class Facts(BaseModel):
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as JSON data: lists instead of tuples, None instead of NaN and infinity."""
-        return dict(_to_jsonable(self.model_dump()))
+        content: dict[str, Any] = json.loads(json.dumps(self.model_dump()), parse_constant=lambda _: None)
+        return content
 
 
 class Problem(Facts):
@@ -75,6 +75,11 @@ class RunReader:
             text = f"The data in the store has an unexpected format: {error!r}. Run the stage again with force."
         self.problems.append(Problem(section=section, text=text))
         return default
+
+    def index_row(self) -> Row:
+        """Return the run's row of the index, computed from its record."""
+        row = index_row(self.record) | {"run": self.run_id}
+        return row | {"champion": self.try_section("champion", lambda: is_champion(self.store, row), False)}
 
     def result(self, stage: str) -> dict[str, Any]:
         """Return the record's entry of a finished stage, or an empty dict."""
@@ -126,14 +131,6 @@ def open_run(store: Store, run_id: str) -> RunReader:
         command = format_command(store, "runs list")
         raise ConfigError(f"There is no run {run_id!r} in {store.url}. List the runs: {command}")
     return RunReader(store, run_id, record)
-
-
-def _to_jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _to_jsonable(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_to_jsonable(item) for item in value]
-    return finite_number(value) if isinstance(value, float) else value
 
 
 def _artifact_of_report(entry: dict[str, Any], *kinds: type[Artifact]) -> tuple[type[Artifact], str]:

@@ -24,17 +24,12 @@ def report_key(run_id: str) -> str:
 
 
 def run_stage_with_report(run: Run, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
-    """Run a stage and, after a late stage, write the run's report to the store."""
+    """Run a stage and, after a late stage, write the run's report. If that fails, only a warning is logged."""
     result = run.run_stage(stage, options)
     if stage in LATE_STAGES and not (result.waiting and stage in POLLED_STAGES):
-        keep_report(run.store, run.run_id)
+        try:
+            page = run_report(run.store, run.run_id)
+            run.store.write(report_key(run.run_id), page.encode(errors="backslashreplace"))
+        except (CarclfError, OSError, ValueError) as error:
+            log.warning("report: not written run=%s error=%s", run.run_id, error)
     return result
-
-
-def keep_report(store: Store, run_id: str) -> None:
-    """Write the run's report into the store. A failure is logged as a warning and does not fail the run."""
-    try:
-        page = run_report(store, run_id)
-        store.write(report_key(run_id), page.encode(errors="backslashreplace"))
-    except (CarclfError, OSError, ValueError) as error:
-        log.warning("report: not written run=%s error=%s", run_id, error)

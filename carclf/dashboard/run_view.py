@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from carclf.dashboard.charts import Chart
@@ -27,28 +26,19 @@ class ProgressLine(Facts):
     fraction: float
 
 
-@dataclass(frozen=True)
-class TrainingCharts:
-    """The curves of a stage that trains."""
-
-    title: str
-    charts: list[Chart]
-
-
 def run_view(facts: RunFacts) -> dict[str, Any]:
     """Return the values of the template ``run.html``."""
     return {
         "facts": facts, "row": facts.row, "viewable_suffixes": VIEWABLE_SUFFIXES,
         "version": page_version(facts.row, facts.live), "progress": progress_lines(facts.live),
-        "training_charts": training_charts(facts), "stage_times": stage_times(facts.stages),
+        "training_charts": _training_charts(facts), "stage_times": stage_times(facts.stages),
     } | _evaluation_view(facts.evaluation)
 
 
 def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
     if evaluation is None:
         return {"recalls": None, "reliability": None, "matrix": None, "confused_pairs": []}
-    names = list(evaluation.class_names)
-    confusion = [list(row) for row in evaluation.confusion]
+    names, confusion = evaluation.class_names, evaluation.confusion
     return {
         "recalls": recalls(evaluation.classes),
         "reliability": reliability(evaluation.reliability) if evaluation.reliability else None,
@@ -57,20 +47,16 @@ def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
     }
 
 
-def training_charts(facts: RunFacts) -> list[TrainingCharts]:
-    """Return the curves of each training stage, the latest first: live while it runs, then those of its history."""
-    groups = []
+def _training_charts(facts: RunFacts) -> dict[str, list[Chart]]:
+    """Return the curves of each training stage by title, the latest first: live while it runs, then its history."""
+    charts = {}
     for stage, epochs in reversed(facts.curves.items()):
         live = facts.live.get(stage)
-        title = STAGE_TITLES[stage]
         if epochs and not (live and live["state"] == "running"):
-            charts = curves(stage, epochs, "epoch", "epoch")
-        else:
-            charts = live_curves(live) if live else []
-            title = f"{title}, live"
-        if charts:
-            groups.append(TrainingCharts(title, charts))
-    return groups
+            charts[STAGE_TITLES[stage]] = curves(stage, epochs, "epoch", "epoch")
+        elif live:
+            charts[f"{STAGE_TITLES[stage]}, live"] = live_curves(live)
+    return {title: stage_charts for title, stage_charts in charts.items() if stage_charts}
 
 
 def live_curves(live: LiveProgress) -> list[Chart]:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from carclf.artifacts import File
-from carclf.config import flatten, load_config
+from carclf.config import flatten, load_config, parse_override
 from carclf.dashboard.run_reader import Facts, RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
 from carclf.stages.chain import STAGES
@@ -106,10 +106,5 @@ def _command(reader: RunReader, stage: str, settings: tuple[ChangedSetting, ...]
 
 def _override(value: Any) -> str:
     """Return a value as ``--set`` parses it: JSON, and everything else as a string."""
-    if not isinstance(value, str):
-        return json.dumps(value)
-    try:
-        json.loads(value)
-    except ValueError:
-        return value
-    return json.dumps(value)  # a string that would be parsed as JSON
+    is_plain = isinstance(value, str) and parse_override(f"={value}")[1] == value
+    return value if is_plain else json.dumps(value)

@@ -1,6 +1,5 @@
 """Render the templates of the pages and of the self-contained report. All values except Markup are escaped."""
 
-import base64
 import hashlib
 from functools import cache
 from importlib.metadata import version
@@ -9,14 +8,13 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from carclf import reports
-from carclf.dashboard.charts import Chart, render_svg
+from carclf.dashboard.charts import render_svg
 from carclf.formatting import format_value
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES
-from carclf.reports.render import MAX_ROWS
+from carclf.reports.render import FOLDER as SHARED_FOLDER
+from carclf.reports.render import MAX_ROWS, create_environment, embedded_style
 
 FOLDER = Path(__file__).parent
-SHARED_FOLDER = Path(reports.__file__).parent  # page.html and page.css
 LIMITS = {"max_rows": MAX_ROWS, "max_confusion_classes": MAX_CONFUSION_CLASSES}
 
 
@@ -29,10 +27,9 @@ def render_page(template: str, root: str, **values: object) -> str:
 
 def render_self_contained(template: str, **values: object) -> str:
     """Render a page as a single file with charts as SVG. It needs neither scripts nor network access."""
-    style = style_sheet()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     return _environment().get_template(template).render(
-        layout="page.html", root=None, draw=_draw, style=Markup(style), style_hash=digest, **LIMITS, **values
+        layout="page.html", root=None, draw=lambda chart: Markup(render_svg(chart)), **embedded_style(style_sheet()),
+        **LIMITS, **values,
     )
 
 
@@ -62,10 +59,6 @@ def asset_version() -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _draw(chart: Chart) -> Markup:
-    return Markup(render_svg(chart))
-
-
 def _format_time(text: str | None) -> str:
     """Format an ISO 8601 time without fractions of seconds and time zone."""
     return str(text or "").replace("T", " ").split("+")[0].split(".")[0]
@@ -73,9 +66,6 @@ def _format_time(text: str | None) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        autoescape=True, loader=jinja2.FileSystemLoader([FOLDER, SHARED_FOLDER]), undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )
+    environment = create_environment(FOLDER, SHARED_FOLDER)
     environment.filters |= {"number": format_value, "time": _format_time}
     return environment

@@ -26,19 +26,16 @@ def timeline_chart(rows: Sequence[Row], champion: ChampionFacts | None) -> Chart
         [row["run"], row["created"], *(format_value(row[name]) for name in SCORES), row["decision"]]
         for row in reversed(scored)
     ]
-    summary = _summarize(scored, champion.threshold if champion else None)
-    spec = layered_spec(TITLE, _point_values(scored), layers, 240)
-    return Chart("timeline", TITLE, spec, summary, ["run", "started", *SCORES.values(), "decision"], table)
-
-
-def _point_values(scored: Sequence[Row]) -> Values:
-    return [
+    values = [
         {"run": row["run"], "created": row["created"], "kind": kind, "value": row[name],
          "decision": row["decision"] or "none yet", "started": row["created"][:16].replace("T", " ")}
         for row in scored
         for name, kind in SCORES.items()
         if row[name] is not None
     ]
+    summary = _summarize(scored, champion.threshold if champion else None)
+    spec = layered_spec(TITLE, values, layers, 240)
+    return Chart("timeline", TITLE, spec, summary, ["run", "started", *SCORES.values(), "decision"], table)
 
 
 def _is_time(text: str) -> bool:
@@ -86,9 +83,7 @@ def _threshold_values(champion: ChampionFacts, span: list[str]) -> Values:
     changes = [change for change in champion.thresholds if change.time]
     earlier = [change.threshold for change in changes if change.time <= first]
     initial = [*earlier[-1:], *(change.threshold for change in changes[:1]), champion.threshold][0]
-    between = [
-        {"created": change.time, "value": change.threshold} for change in changes if first < change.time <= last
-    ]
+    between = [{"created": change.time, "value": change.threshold} for change in changes if first < change.time <= last]
     return [{"created": first, "value": initial}, *between, {"created": last, "value": champion.threshold}]
 
 

@@ -72,7 +72,7 @@ class _Extractor:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("xb") as target:
                     shutil.copyfileobj(source, target, BUFFER_BYTES)
-            elif not _has_same_content(path, member):
+            elif path.stat().st_size != member.file_size or zlib.crc32(path.read_bytes()) != member.CRC:
                 raise DataError(f"The archive contains two different files {path.relative_to(self.folder)}. Rename one "
                                 "of them.")
 
@@ -91,10 +91,6 @@ class _Extractor:
         return self.folder / parts[-1] if parts[-1].endswith(".csv") else None
 
 
-def _has_same_content(path: Path, member: zipfile.ZipInfo) -> bool:
-    return path.stat().st_size == member.file_size and zlib.crc32(path.read_bytes()) == member.CRC
-
-
 @contextmanager
 def _raise_data_errors(name: str) -> Iterator[None]:
     """Turn the exceptions of a damaged archive into DataError with its name; errors of the disk pass through."""
@@ -109,9 +105,14 @@ def _raise_data_errors(name: str) -> Iterator[None]:
 
 
 def pack(path: Path, images: Mapping[str, Path]) -> None:
-    """Write the files into an archive under their names, uncompressed; the same images give the same bytes."""
+    """Write the images into an archive under their names; the same images give the same bytes in any order."""
+    write_archive(path, dict(sorted(images.items())))
+
+
+def write_archive(path: Path, files: Mapping[str, Path]) -> None:
+    """Write the files in their order into an archive, uncompressed; the same files give the same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
-        for name, source in sorted(images.items()):
+        for name, source in files.items():
             member = zipfile.ZipInfo(name, FIXED_DATE)
             member.create_system, member.external_attr = UNIX, 0o644 << 16  # the defaults depend on the system
             member.file_size = source.stat().st_size

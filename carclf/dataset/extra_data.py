@@ -3,9 +3,8 @@
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from carclf.artifacts import file_sha256, fingerprint
@@ -16,16 +15,9 @@ from carclf.services.storage import open_store
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 
-@dataclass(frozen=True)
-class ExtraData:
-    """Local files of the images, by the path that they are extracted to: ``extra/<n>/<class>/<name>``."""
-
-    images: dict[str, Path]
-
-    @property
-    def content(self) -> dict[str, str | int]:
-        """The number of images and a fingerprint of their names, sizes and bytes, independent of their location."""
-        return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in self.images.items()])
+def images_content(images: Mapping[str, Path]) -> dict[str, str | int]:
+    """Return the number of images and a fingerprint of their names, sizes and bytes, independent of their location."""
+    return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in images.items()])
 
 
 def _content(files: list[list[str | int]]) -> dict[str, str | int]:
@@ -33,7 +25,7 @@ def _content(files: list[list[str | int]]) -> dict[str, str | int]:
 
 
 def archive_content(path: Path) -> dict[str, str | int]:
-    """Return the ``ExtraData.content`` of the images in an archive."""
+    """Return the ``images_content`` of an archive."""
     files: list[list[str | int]] = []
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
@@ -44,10 +36,11 @@ def archive_content(path: Path) -> dict[str, str | int]:
 
 
 @contextmanager
-def gather_extra_data(sources: str) -> Iterator[ExtraData]:
+def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
     """Yield the images of comma-separated folders and s3:// prefixes; those of a store are downloaded.
 
-    Raises DataError if a source is missing or empty, or has an image outside of a class folder.
+    The keys are the paths that they are extracted to: ``extra/<n>/<class>/<name>``. Raises DataError if a source is
+    missing or empty, or has an image outside of a class folder.
     """
     images: dict[str, Path] = {}
     with tempfile.TemporaryDirectory(prefix="carclf-extra-") as name:
@@ -59,7 +52,7 @@ def gather_extra_data(sources: str) -> Iterator[ExtraData]:
             for relative, path in files.items():
                 _require_class_folder(source, relative)
                 images[f"extra/{number}/{relative}"] = path
-        yield ExtraData(images)
+        yield images
 
 
 def _list_images(source: str) -> dict[str, Path]:

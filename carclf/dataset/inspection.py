@@ -86,12 +86,8 @@ def decode_reduced(image: EncodedImage) -> Pixels:
 
 def make_pixel_loader(folder: Path, paths: Sequence[str]) -> Callable[[int], Pixels]:
     """Return a function from the position of a usable image to its pixels at the reduced scale."""
-
-    def load(position: int) -> Pixels:
-        # inspect_image has already rejected images that are too large.
-        return decode_reduced(EncodedImage((folder / paths[position]).read_bytes(), math.inf))
-
-    return load
+    # inspect_image has already rejected images that are too large.
+    return lambda position: decode_reduced(EncodedImage((folder / paths[position]).read_bytes(), math.inf))
 
 
 def measure_light_and_sharpness(pixels: Pixels) -> tuple[float, float, float]:

@@ -31,14 +31,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from carclf.dataset.champion_split import (
-    EXCLUDED,
-    NO_FOLD,
-    TRAIN,
-    VAL,
-    previous_values,
-    without_excluded_extra_data,
-)
+from carclf.dataset.champion_split import EXCLUDED, NO_FOLD, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.errors import DataError
 
 MIN_CLUSTERS = 2  # of a class: one for each subset

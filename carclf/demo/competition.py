@@ -1,6 +1,7 @@
 """A folder in the competition's layout as a competition: what is served, and what submissions are graded against."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carclf.demo.archive import id_category_csv, write_archive
-from carclf.demo.grading import COLUMNS, grade_submission
+from carclf.demo.archive import id_category_csv, write_competition_archive
 from carclf.errors import ConfigError, DataError
 
+COLUMNS = ["Id", "Category"]
 HOLDOUT_SEED = 0
 
 
@@ -46,7 +47,7 @@ def open_competition(
         ids = tuple(labels)
         test = [path for path in train if path.name in labels]
         train = [path for path in train if path.name not in labels]
-    archive = write_archive(
+    archive = write_competition_archive(
         work / f"{slug}.zip", train=train, test=test, train_csv=id_category_csv(_train_rows(folder, train)),
         sample_csv=id_category_csv((name, "0") for name in ids),
     )
@@ -54,8 +55,30 @@ def open_competition(
 
 
 def grade(competition: Competition, data: bytes) -> tuple[str, str]:
-    """Return the public score, truncated to 5 digits ("" without a truth), and an error ("" if there is none)."""
-    return grade_submission(competition.ids, competition.truth, data)
+    """Return the accuracy, truncated to 5 digits ("" without a truth), and an error ("" if there is none)."""
+    try:
+        rows = [row for row in csv.reader(data.decode("utf-8-sig").splitlines()) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        return "", f"The file is not a valid CSV: {error}"
+    truth = competition.truth
+    if (problem := _submission_error(competition.ids, rows)) or truth is None:
+        return "", problem
+    correct = sum(int(category) == int(truth[name]) for name, category in rows[1:])
+    units = correct * 100_000 // len(competition.ids)  # integer arithmetic is exact
+    return f"{units // 100_000}.{units % 100_000:05d}", ""
+
+
+def _submission_error(ids: Sequence[str], rows: list[list[str]]) -> str:
+    if not rows or rows[0] != COLUMNS:
+        return "The columns must be Id,Category"
+    body = rows[1:]
+    if broken := [row for row in body if len(row) != len(COLUMNS)]:
+        return f"Expected two values per row, not {broken[0]!r:.80}"
+    if len(body) != len(ids) or {row[0] for row in body} != set(ids):
+        return f"The file has {len(body)} rows; expected exactly the sample's {len(ids)} ids"
+    if wrong := [row[1] for row in body if not re.fullmatch(r"[0-9]{1,9}", row[1])]:
+        return f"Category must be a class number, not {wrong[0]!r:.80}"
+    return ""
 
 
 def _list_files(folder: Path, pattern: str) -> list[Path]:
@@ -98,19 +121,15 @@ def _read_csv(path: Path) -> dict[str, str]:
 
 def _require_images(folder: Path, ids: Sequence[str], test: Sequence[Path]) -> None:
     if missing := set(ids) - {path.name for path in test}:
-        raise DataError(
-            f"{folder}/sample-submission.csv has {len(missing)} ids without an image in test_upload, the first "
-            f"{min(missing)!r}. Add the images or remove the rows."
-        )
+        raise DataError(f"{folder}/sample-submission.csv has {len(missing)} ids without an image in test_upload, the "
+                        f"first {min(missing)!r}. Add the images or remove the rows.")
 
 
 def _read_truth(ids: Sequence[str], path: Path) -> dict[str, str]:
     categories = _read_csv(path)
     if missing := set(ids) - set(categories):
-        raise DataError(
-            f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. "
-            f"Add them, or serve without a truth."
-        )
+        raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
+                        "them, or serve without a truth.")
     return {name: categories[name] for name in ids}
 
 
@@ -141,10 +160,8 @@ def _sample_readable(images: Sequence[Path], num_images: int, rng: np.random.Gen
     shuffled = (images[i] for i in rng.permutation(len(images)))
     sample = [path for path, _ in zip(filter(_is_readable, shuffled), range(num_images), strict=False)]
     if not 0 < len(sample) < len(images):
-        raise DataError(
-            f"Class {images[0].parent.name} has {len(images)} files: too few to hold out {num_images} readable images "
-            f"and train on the rest. Add images or lower the holdout."
-        )
+        raise DataError(f"Class {images[0].parent.name} has {len(images)} files: too few to hold out {num_images} "
+                        "readable images and train on the rest. Add images or lower the holdout.")
     return sample
 
 

@@ -1,6 +1,5 @@
 """Faults that the demo server produces on demand: what goes wrong between Kaggle and its client."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,12 +21,3 @@ class Fault:
     status: int = 500
     retry_after: int | None = None
     times: int = 1
-
-
-def take_fault(faults: Iterable[Fault], method: str) -> Fault | None:
-    """Use up one call of the first planned fault of a method; None if none is left."""
-    for fault in faults:
-        if fault.method == method and fault.times > 0:
-            fault.times -= 1
-            return fault
-    return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf.demo.competition import Competition
-from carclf.demo.faults import Fault, FaultKind, take_fault
+from carclf.demo.faults import Fault, FaultKind
 from carclf.demo.kaggle_backend import KaggleBackend, SubmissionEntry
 from carclf.demo.request_handler import RequestHandler
 from carclf.errors import ConfigError
@@ -19,6 +19,7 @@ __all__ = ["DemoServer", "Fault", "FaultKind", "SubmissionEntry"]
 log = logging.getLogger(__name__)
 USERNAME = "demo"
 TOKEN = "demo-key"
+POLL_SECONDS = 0.1
 
 
 class _QuietServer(ThreadingHTTPServer):
@@ -48,31 +49,20 @@ class DemoServer(KaggleBackend):
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()  # by method, and of the bodies
         self.closed = threading.Event()
-        self.http = self._bind(address)
-        self.url = f"http://{address[0]}:{self.http.server_address[1]}"
-
-    def _bind(self, address: tuple[str, int]) -> ThreadingHTTPServer:
         try:
-            return _QuietServer(address, type("Bound", (RequestHandler,), {"demo": self}))
+            self.http = _QuietServer(address, type("Bound", (RequestHandler,), {"demo": self}))
         except (OSError, OverflowError) as error:
             raise ConfigError(f"Cannot listen on port {address[1]}: {error}. Give a free one, or 0 for any.") from error
-
-    def serve_forever(self) -> None:
-        """Serve until ``close`` is called from another thread."""
-        self.http.serve_forever(poll_interval=0.1)
-
-    def close(self) -> None:
-        """Stop serving, end stalled responses, and free the port."""
-        self.closed.set()
-        self.http.shutdown()
-        self.http.server_close()
+        self.url = f"http://{address[0]}:{self.http.server_address[1]}"
 
     def __enter__(self) -> "DemoServer":
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.closed.set()  # ends stalled responses
+        self.http.shutdown()
+        self.http.server_close()
 
     def count(self, method: str) -> None:
         """Count a call of a method, whether it succeeds or not."""
@@ -80,6 +70,10 @@ class DemoServer(KaggleBackend):
             self.calls[method] += 1
 
     def next_fault(self, method: str) -> Fault | None:
-        """Take the next planned fault of a method, if there is one."""
+        """Use up one call of the first planned fault of a method; None if none is left."""
         with self.lock:
-            return take_fault(self.faults, method)
+            for fault in self.faults:
+                if fault.method == method and fault.times > 0:
+                    fault.times -= 1
+                    return fault
+        return None

@@ -40,26 +40,21 @@ def build_ensemble_model(
     of the recipes maximize the likelihood of images that none of them was trained on. The ensemble has the first
     member's split.
     """
-
-    def make(folder: Path) -> Metrics:
-        return _build(folder, archive, members, context)
-
     inputs = {"archive": archive.key, "split": members[0].split.key}
     for number, member in enumerate(members):
         inputs |= {f"member_{number}": member.model.key, f"member_{number}_evaluation": member.evaluation.key}
-    settings = {"groups": _recipe_groups(members), "salt": context.salt}
-    return build(Model, make, Provenance(VERSION, inputs, settings), context.store)
+    provenance = Provenance(VERSION, inputs, {"groups": _recipe_groups(members), "salt": context.salt})
+    return build(Model, lambda folder: _build(folder, archive, members, context), provenance, context.store)
 
 
 def _recipe_groups(members: Sequence[TrainedModel]) -> list[int]:
     """Return the number of each member's recipe, from 0."""
-    recipes = [_recipe_fingerprint(member.config) for member in members]
+    recipes = [
+        fingerprint(model=member.config.model.model_dump(), head=member.config.head.model_dump(),
+                    rest=fine_tune_settings(member.config, "") | {"seed": None})
+        for member in members
+    ]
     return [list(dict.fromkeys(recipes)).index(recipe) for recipe in recipes]
-
-
-def _recipe_fingerprint(config: Config) -> str:
-    settings = fine_tune_settings(config, "") | {"seed": None}
-    return fingerprint(model=config.model.model_dump(), head=config.head.model_dump(), rest=settings)
 
 
 def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], context: StageContext) -> Metrics:

@@ -74,11 +74,8 @@ def out_of_sample_predictions(
     """Return rows and probabilities, shape (rows, classes), of images predicted by members not trained on them.
 
     On the ensemble's training split these are the validation images of all members' splits; on another split they
-    are its validation images. Images that every member was trained on are left out. ``images`` is the unpacked
-    archive.
-
-    Raises:
-        QualityError: Every member was trained on every image.
+    are its validation images. Images that every member was trained on are left out; raise QualityError if none is left.
+    ``images`` is the unpacked archive.
     """
     store, settings = context.store, context.config.evaluate
     members = read_members(model, store)
@@ -86,10 +83,8 @@ def out_of_sample_predictions(
     held_out = held_out_mask(rows, members, store)
     usable = np.asarray(held_out.any(0))
     if not usable.any():
-        raise QualityError(
-            f"The ensemble {model.key} cannot be evaluated on the split {split.key}: each validation image was used to "
-            "train every member. Evaluate it on a split of one of its members."
-        )
+        raise QualityError(f"The ensemble {model.key} cannot be evaluated on the split {split.key}: each validation "
+                           "image was used to train every member. Evaluate it on a split of one of its members.")
     if num_trained_on := int((~usable).sum()):
         log.warning("evaluate: images left out because every member was trained on them num_trained_on=%d num_val=%d",
                     num_trained_on, len(rows))
@@ -102,8 +97,7 @@ def out_of_sample_predictions(
 def _validation_rows(model: Model, split: Split, members: Sequence[Member], context: StageContext) -> pd.DataFrame:
     """Return the validation images of the members' splits, or of ``split`` if it is not the ensemble's."""
     keys = [member.split for member in members] if split.key == model.inputs["split"] else [split.key]
-    tables = [Split.require(context.store, key).rows(context.store) for key in keys]
-    rows = pd.concat(tables)
+    rows = pd.concat([Split.require(context.store, key).rows(context.store) for key in keys])
     return rows[rows["subset"] == VAL].drop_duplicates("path", ignore_index=True)
 
 

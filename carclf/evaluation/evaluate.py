@@ -4,11 +4,12 @@ The training framework is imported inside functions, so that reusing an evaluati
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
-from carclf.champion import Event
+from carclf.champion import Event, load_event_model
 from carclf.config import Config, Evaluate
 from carclf.errors import QualityError
 from carclf.services.storage import Store
@@ -52,6 +53,12 @@ def with_champion_tta(config: Config, event: Event, store: Store) -> Config:
     evaluate = tta_settings(Evaluation.require(store, event["evaluation"]))
     evaluate = evaluate.model_copy(update={"batch_size": config.evaluate.batch_size})
     return config.model_copy(update={"evaluate": evaluate})
+
+
+def evaluate_champion(archive: Archive, split: Split, event: Event, context: StageContext) -> tuple[Evaluation, bool]:
+    """Return the champion's evaluation on the split's validation images, with its own test-time augmentation."""
+    champion_context = replace(context, config=with_champion_tta(context.config, event, context.store))
+    return evaluate_model(archive, split, load_event_model(context.store, event), champion_context)
 
 
 def write_evaluation(

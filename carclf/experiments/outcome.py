@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from itertools import product
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
@@ -53,17 +54,15 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     - ``winner``: the run to promote, or ""
     - ``stopped_early``, ``failed`` (with ``run`` and ``error``) and ``not_trained``: the recipes without a row
 
-    Raises:
-        QualityError: No seed of the baseline is complete.
+    Raise QualityError if no seed of the baseline is complete.
     """
     trainings = _load_trainings(plan, store)
     tables = _load_tables(plan, trainings)
     if BASELINE not in tables:
         reasons = "; ".join(trainings.failed.values()) or "It was not trained"
-        raise QualityError(
-            f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is complete. {reasons}. "
-            f"Fix the cause and run again: {format_command(store, f'experiment run --name {plan.experiment}')}"
-        )
+        raise QualityError(f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is "
+                           f"complete. {reasons}. Fix the cause and run again: "
+                           f"{format_command(store, f'experiment run --name {plan.experiment}')}")
     correct = _correct_matrices(tables, plan.ensemble)
     stopped = {name: rung for name, rung in recipes_stopped_early(plan, store).items() if name not in tables}
     num_prior_recipes = len(stopped) + num_earlier_trials(plan)
@@ -74,17 +73,10 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     accounted = {run.recipe for run in trainings.failed} | set(stopped) | set(correct)
     expected = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
-        "experiment": plan.experiment,
-        "recipe": plan.recipe,
-        "settings": plan.settings,
-        "significance_level": plan.significance_level,
-        "num_images": correct[BASELINE].shape[1],
-        "num_comparisons": len(comparisons) + num_prior_recipes,
-        "seeds": plan.seeds,
-        "num_folds": plan.num_folds,
-        "seed_std": seed_effect,
-        "rows": rows,
-        "winner": _winner(rows, trainings),
+        "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings,
+        "significance_level": plan.significance_level, "num_images": correct[BASELINE].shape[1],
+        "num_comparisons": len(comparisons) + num_prior_recipes, "seeds": plan.seeds, "num_folds": plan.num_folds,
+        "seed_std": seed_effect, "rows": rows, "winner": _winner(rows, trainings),
         "stopped_early": [
             {"recipe": name, "epoch": epoch, "val_accuracy": accuracy} for name, (epoch, accuracy) in stopped.items()
         ],
@@ -123,11 +115,10 @@ def _load_tables(plan: Plan, trainings: _Trainings) -> Tables:
     import pandas as pd
 
     tables: Tables = {}
-    for name in plan.recipes:
-        for seed in plan.seeds:
-            folds = [run for training_run, run in trainings.of_recipes([name]).items() if training_run.seed == seed]
-            if len(folds) == len(plan.folds):
-                tables.setdefault(name, {})[seed] = pd.concat(map(_predictions, folds)).set_index("id").sort_index()
+    for name, seed in product(plan.recipes, plan.seeds):
+        folds = [run for training_run, run in trainings.of_recipes([name]).items() if training_run.seed == seed]
+        if len(folds) == len(plan.folds):
+            tables.setdefault(name, {})[seed] = pd.concat(map(_predictions, folds)).set_index("id").sort_index()
     return tables
 
 
@@ -157,7 +148,7 @@ def _correct_matrices(tables: Tables, ensemble: Sequence[str]) -> dict[str, Corr
         probabilities = [
             table.loc[ids].filter(regex=PROBABILITIES) / len(by_seed) for by_seed in members for table in by_seed
         ]
-        averaged = reduce(lambda total, table: total.add(table), probabilities)
+        averaged = sum(probabilities[1:], probabilities[0])
         predicted = averaged.idxmax(axis="columns").str[1:].astype(int)
         correct[ENSEMBLE] = (predicted == labels).to_numpy()[None]
     return correct
@@ -167,10 +158,10 @@ def _rows(
     plan: Plan, trainings: _Trainings, correct: Mapping[str, CorrectMatrix], comparisons: Sequence[RecipeComparison],
 ) -> list[Row]:
     by_recipe = {comparison.recipe: comparison for comparison in comparisons}
-    baseline_minutes = training_cost(BASELINE, plan, trainings.evaluated).get("minutes", 0.0)
+    baseline_minutes = _training_cost(BASELINE, plan, trainings).get("minutes", 0.0)
     rows = []
     for name, matrix in correct.items():
-        cost = training_cost(name, plan, trainings.evaluated)
+        cost = _training_cost(name, plan, trainings)
         relative_cost = cost["minutes"] / baseline_minutes if cost and baseline_minutes else None
         row: Row = {
             "recipe": name, "changes": plan.recipes.get(name, {}), "num_seeds": len(matrix),
@@ -201,14 +192,12 @@ def _winner(rows: Sequence[Row], trainings: _Trainings) -> str:
     return max(runs, key=lambda run: run.artifact(Evaluation, "evaluate").number("val_accuracy")).run_id
 
 
-def training_cost(name: str, plan: Plan, evaluated: Mapping[TrainingRun, Run]) -> dict[str, float]:
+def _training_cost(name: str, plan: Plan, trainings: _Trainings) -> dict[str, float]:
     """Return ``minutes`` of training and ``images_per_second`` of fine-tuning; empty if no run was evaluated.
 
     Minutes are for one seed with all its folds; for the ensemble, for all its members.
     """
-    recipes = plan.ensemble if name == ENSEMBLE else [name]
-    runs = {training_run: run for training_run, run in evaluated.items() if training_run.recipe in recipes}
-    if not runs:
+    if not (runs := trainings.of_recipes(plan.ensemble if name == ENSEMBLE else [name])):
         return {}
     num_seeds = 1 if name == ENSEMBLE else len({training_run.seed for training_run in runs})
     # Runs that differ only in evaluation share a model, so an ensemble of them pays for it once.
@@ -225,19 +214,15 @@ def _training_seconds(run: Run) -> tuple[float, float]:
 
     The features count for every run that needs them, not only for the one that computed them.
     """
+    import pandas as pd
+
     head = run.artifact(Model, "train_head")
     seconds = head.seconds + float(str(head.metrics.get("seconds_saved", 0)))
-    history = _history(run.artifact(Model, "fine_tune"), run.store)
+    path = run.artifact(Model, "fine_tune").path(run.store, "history.csv")
+    history = pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
     if history.empty:
         return seconds, 0.0
     return seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
-
-
-def _history(model: Model, store: Store) -> "pd.DataFrame":
-    import pandas as pd
-
-    path = model.path(store, "history.csv")
-    return pd.read_csv(path) if path.stat().st_size > 1 else pd.DataFrame()
 
 
 def mark_pareto_front(rows: Sequence[Row]) -> list[Row]:

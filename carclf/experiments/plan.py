@@ -93,17 +93,10 @@ class Plan(BaseModel):
 def make_plan(
     experiment: str, recipe: str, recipes: Sequence[str], proposed: Mapping[str, Changes] | None = None, **options: Any
 ) -> Plan:
-    """Plan an experiment and check the configuration of every training.
+    """Plan an experiment and check the configuration of every training; raise ConfigError if the plan is invalid.
 
-    Args:
-        experiment: The name of the experiment.
-        recipe: The recipe of carclf that is the baseline.
-        recipes: Lines for ``parse_recipes``.
-        proposed: Recipes proposed by a study.
-        options: Further fields of ``Plan``.
-
-    Raises:
-        ConfigError: The plan cannot be carried out.
+    The baseline is ``recipe``. It is compared with ``recipes``, lines for ``parse_recipes``, and with the recipes
+    ``proposed`` by a study. ``options`` are further fields of ``Plan``.
     """
     if not EXPERIMENT_NAME.fullmatch(experiment):
         raise ConfigError(f"Invalid experiment name {experiment!r}: use letters, digits and ._- only.")
@@ -111,7 +104,10 @@ def make_plan(
         raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
     parsed, ensemble = parse_recipes(recipe, recipes)
     parsed += (proposed or {}).items()
-    _check_names([BASELINE, *(name for name, _ in parsed)])
+    names = [BASELINE, *(name for name, _ in parsed)]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        hint = "; the baseline is always included" if repeated[0] == BASELINE else ""
+        raise ConfigError(f"The recipe {repeated[0]!r} is listed twice. Give each a unique name{hint}.")
     try:
         plan = Plan(
             experiment=experiment, recipe=recipe, recipes={BASELINE: {}} | dict(parsed), ensemble=ensemble, **options
@@ -130,27 +126,17 @@ def describe_validation_error(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}."
 
 
-def _check_names(names: Sequence[str]) -> None:
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        hint = "; the baseline is always included" if repeated[0] == BASELINE else ""
-        raise ConfigError(f"The recipe {repeated[0]!r} is listed twice. Give each a unique name{hint}.")
-
-
 def _check_design(plan: Plan) -> None:
     if (num_runs := len(plan.training_runs)) > MAX_TRAINING_RUNS:
-        raise ConfigError(
-            f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make {num_runs} "
-            f"trainings; at most {MAX_TRAINING_RUNS} are allowed."
-        )
+        raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
+                          f"{num_runs} trainings; at most {MAX_TRAINING_RUNS} are allowed.")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
         raise ConfigError(f"seeds = {plan.seeds}: expected different integers of at least 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):
         raise ConfigError(f"rungs = {plan.rungs}: expected increasing numbers of epochs, such as 2,5.")
     if len(set(plan.ensemble)) * len(plan.seeds) == 1:
-        raise ConfigError(
-            f"{ENSEMBLE} {' '.join(plan.ensemble)}: an ensemble needs at least two trainings. Add a recipe to the line "
-            "or a second seed."
-        )
+        raise ConfigError(f"{ENSEMBLE} {' '.join(plan.ensemble)}: an ensemble needs at least two trainings. Add a "
+                          "recipe to the line or a second seed.")
 
 
 def _check_recipe(plan: Plan, name: str) -> None:
@@ -163,51 +149,33 @@ def _check_recipe(plan: Plan, name: str) -> None:
         if section in COMPARED_SECTIONS:
             continue
         reason = "it decides which images there are" if section in IMAGE_SECTIONS else "it does not affect training"
-        raise ConfigError(
-            f"Recipe {name} changes {key}, but recipes can only be compared if that is the same for all: {reason}. Set "
-            "it for the whole experiment instead."
-        )
+        raise ConfigError(f"Recipe {name} changes {key}, but recipes can only be compared if that is the same for all: "
+                          f"{reason}. Set it for the whole experiment instead.")
 
 
 def write_plan(plan: Plan, store: Store) -> None:
-    """Write the plan to ``experiments/<name>/plan.json``. Writing the same plan again changes nothing.
-
-    Raises:
-        ConfigError: The experiment exists with another plan.
-    """
+    """Write the plan to ``experiments/<name>/plan.json``; raise ConfigError if it exists with another plan."""
     data = plan.model_dump_json(indent=1).encode()
     if store.write_if(_plan_key(plan.experiment), data, None):
         return
     if read_plan(plan.experiment, store) != plan:
-        raise ConfigError(
-            f"The experiment {plan.experiment!r} exists in {store.url} with another plan. Choose another name."
-        )
+        raise ConfigError(f"The experiment {plan.experiment!r} exists in {store.url} with another plan. Choose another "
+                          "name.")
 
 
 def find_plan(experiment: str, store: Store) -> Plan | None:
-    """Return the plan of an experiment, or None if it does not exist.
-
-    Raises:
-        DataError: The plan is damaged.
-    """
+    """Return the plan of an experiment, or None if it does not exist; raise DataError if the plan is damaged."""
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(_plan_key(experiment))) is None:
         return None
     try:
         return Plan.model_validate_json(stored.data)
     except ValidationError as error:
-        raise DataError(
-            f"{_plan_key(experiment)} in {store.url} is damaged: {describe_validation_error(error)} Restore it from a "
-            "backup, or plan the experiment again under another name."
-        ) from error
+        raise DataError(f"{_plan_key(experiment)} in {store.url} is damaged: {describe_validation_error(error)} "
+                        "Restore it from a backup, or plan the experiment again under another name.") from error
 
 
 def read_plan(experiment: str, store: Store) -> Plan:
-    """Return the plan of an experiment.
-
-    Raises:
-        ConfigError: There is no such experiment.
-        DataError: The plan is damaged.
-    """
+    """Return the plan of an experiment; raise ConfigError if it does not exist, DataError if it is damaged."""
     if (plan := find_plan(experiment, store)) is None:
         command = format_command(store, "experiment plan")
         raise ConfigError(f"There is no experiment {experiment!r} in {store.url}. Plan it: {command}")

@@ -36,13 +36,12 @@ class Form(BaseModel):
 
 
 def read_form(text: str) -> Form:
-    """Parse a form from a JSON object or from the path of a file that contains one.
-
-    Raises:
-        ConfigError: The file cannot be read, or a field is invalid.
-    """
+    """Parse a form from a JSON object or from the path of a file that contains one; raise ConfigError if invalid."""
     try:
-        fields = json.loads(text if text.lstrip().startswith("{") else _read_file(Path(text)))
+        fields = json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {text}: {error.strerror}. Give a JSON file such as "
+                          "docs/experiments/ladder.json.") from error
     except ValueError as error:
         raise ConfigError(f"{text} is not valid JSON: {error}.") from error
     if not isinstance(fields, dict):
@@ -60,10 +59,8 @@ def read_form(text: str) -> Form:
 def plan_from_form(experiment: str, form: Form, proposed: Mapping[str, dict[str, Any]] | None = None) -> Plan:
     """Return the plan that a form describes, with ``proposed`` as the recipes of its search.
 
-    The deployment's settings (CARCLF_SETTINGS) apply first, then those of the form.
-
-    Raises:
-        ConfigError: A field or a setting is invalid.
+    The deployment's settings (CARCLF_SETTINGS) apply first, then those of the form. Raise ConfigError if a field or a
+    setting is invalid.
     """
     settings = dict(map(parse_override, deployment_settings(split_words(form.settings))))
     return make_plan(
@@ -75,21 +72,8 @@ def plan_from_form(experiment: str, form: Form, proposed: Mapping[str, dict[str,
 
 
 def parse_integers(text: str, field: str) -> list[int]:
-    """Parse integers separated by commas.
-
-    Raises:
-        ConfigError: A part is not an integer; the message names the field.
-    """
+    """Parse integers separated by commas; raise ConfigError that names the field if a part is not an integer."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not all(re.fullmatch(r"-?[0-9]{1,19}", part) for part in parts):
         raise ConfigError(f"{field} = {text!r}: expected integers separated by commas, such as 0,1.")
     return [int(part) for part in parts]
-
-
-def _read_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"Cannot read {path}: {error.strerror}. Give a JSON file such as docs/experiments/ladder.json."
-        ) from error

@@ -15,6 +15,7 @@ from carclf.services.storage import Store, format_command
 
 SECTION_START = "<!-- experiment {name} -->"
 SECTION_END = "<!-- end of {name} -->"
+SINGLE_SEED_WARNING = " With a single seed, the conclusions hold for these models, not for other seeds."
 INTRODUCTION = """\
 # Results
 
@@ -46,12 +47,7 @@ def write_outcome(plan: Plan, store: Store) -> dict[str, Any]:
 
 
 def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
-    """Return the content of ``outcome.json``.
-
-    Raises:
-        ConfigError: The experiment was not compared yet.
-        DataError: The file is damaged.
-    """
+    """Return the content of ``outcome.json``; raise ConfigError if it is missing, DataError if it is damaged."""
     if (outcome := find_outcome(experiment, store)) is None:
         command = format_command(store, f"experiment compare --name {experiment}")
         raise ConfigError(f"The experiment {experiment!r} in {store.url} was not compared yet. Run: {command}")
@@ -59,11 +55,7 @@ def read_outcome(experiment: str, store: Store) -> dict[str, Any]:
 
 
 def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
-    """Return the content of ``outcome.json``, or None if there is no such experiment or it was not compared yet.
-
-    Raises:
-        DataError: The file is damaged.
-    """
+    """Return the content of ``outcome.json``, or None if it is missing; raise DataError if it is damaged."""
     key = f"experiments/{experiment}/outcome.json"
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(key)) is None:
         return None
@@ -77,10 +69,8 @@ def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
 
 def find_report(experiment: str, store: Store) -> bytes | None:
     """Return ``report.html``, or None if there is no such experiment or it was not compared yet."""
-    if not EXPERIMENT_NAME.fullmatch(experiment):
-        return None
-    stored = store.read(f"experiments/{experiment}/report.html")
-    return None if stored is None else stored.data
+    stored = store.read(f"experiments/{experiment}/report.html") if EXPERIMENT_NAME.fullmatch(experiment) else None
+    return stored.data if stored else None
 
 
 def results_table(outcome: Mapping[str, Any], note: str) -> str:
@@ -88,14 +78,11 @@ def results_table(outcome: Mapping[str, Any], note: str) -> str:
     name = outcome["experiment"]
     lines = [
         SECTION_START.format(name=name),
-        f"## {name}",
-        "",
-        f"{_design(outcome)} {note}".rstrip() + _seed_warning(outcome),
-        "",
+        f"## {name}", "",
+        f"{_design(outcome)} {note}".rstrip() + (SINGLE_SEED_WARNING if outcome["seed_std"] is None else ""), "",
         "| recipe | accuracy | compared with the baseline | minutes | reproduce |",
         "|---|---|---|---|---|",
-        *(_table_row(row) for row in sort_by_accuracy(outcome)),
-        "",
+        *(_table_row(row) for row in sort_by_accuracy(outcome)), "",
     ]
     if without_row := _recipes_without_row(outcome):
         lines += [*without_row, ""]
@@ -119,12 +106,6 @@ def _design(outcome: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, outcome["seeds"]))
     folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
     return f"Recipe {outcome['recipe']}, seeds {seeds}, {outcome['num_images']} images{folds}."
-
-
-def _seed_warning(outcome: Mapping[str, Any]) -> str:
-    if outcome["seed_std"] is not None:
-        return ""
-    return " With a single seed, the conclusions hold for these models, not for other seeds."
 
 
 def _table_row(row: Mapping[str, Any]) -> str:

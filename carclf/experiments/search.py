@@ -18,18 +18,14 @@ from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 TRIAL_NAME = re.compile(r"trial-(\d+)")
 MIN_LOG_RATIO = 10  # a positive range this wide or wider is searched on a logarithmic scale
 
 
-def parse_range(text: str) -> tuple[str, "BaseDistribution"]:
-    """Parse ``key=low..high`` or ``key=a|b|c`` into a setting and Optuna's distribution of its values.
-
-    Raises:
-        ConfigError: The setting is unknown or the range is invalid.
-    """
+def parse_range(text: str) -> tuple[str, "CategoricalDistribution | FloatDistribution | IntDistribution"]:
+    """Parse ``key=low..high`` or ``key=a|b|c`` into a setting and its values; raise ConfigError if it is invalid."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     key, equals, value = text.partition("=")
@@ -43,9 +39,8 @@ def parse_range(text: str) -> tuple[str, "BaseDistribution"]:
             return key, IntDistribution(low, high, log=_is_logarithmic(low, high))
         case [int() | float() as low, int() | float() as high] if low < high:
             return key, FloatDistribution(float(low), float(high), log=_is_logarithmic(low, high))
-    raise ConfigError(
-        f"Invalid range {text!r}. Give key=low..high or key=a|b, such as fine_tune.learning_rate=1e-4..1e-2."
-    )
+    raise ConfigError(f"Invalid range {text!r}. Give key=low..high or key=a|b, such as "
+                      "fine_tune.learning_rate=1e-4..1e-2.")
 
 
 def _parse_value(key: str, word: str) -> Any:
@@ -59,20 +54,17 @@ def _is_logarithmic(low: float, high: float) -> bool:
 def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, Changes]:
     """Return at least ``num_trials`` recipes with the ends and all choices of the ranges, to check their validity.
 
-    Raises:
-        ConfigError: A range is invalid, or two ranges are of one setting.
+    Raise ConfigError if a range is invalid, or if two ranges are of one setting.
     """
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution
 
     space = [parse_range(text) for text in ranges]
     if len(dict(space)) < len(space):
         raise ConfigError(f"A setting has two ranges in {', '.join(ranges)}. Remove one of them.")
-    values: dict[str, tuple[Any, ...]] = {}
-    for key, distribution in space:
-        if isinstance(distribution, CategoricalDistribution):
-            values[key] = distribution.choices
-        elif isinstance(distribution, IntDistribution | FloatDistribution):
-            values[key] = (distribution.low, distribution.high)
+    values: dict[str, tuple[Any, ...]] = {
+        key: values.choices if isinstance(values, CategoricalDistribution) else (values.low, values.high)
+        for key, values in space
+    }
     num_recipes = max(num_trials, *map(len, values.values())) if values else 0
     return {
         f"trial-{number}": {key: choices[number % len(choices)] for key, choices in values.items()}
@@ -82,7 +74,7 @@ def boundary_recipes(ranges: Sequence[str], num_trials: int) -> dict[str, Change
 
 def propose(name: str, ranges: Sequence[str], num_trials: int, store: Store) -> dict[str, Changes]:
     """Let the study propose recipes ``trial-<n>``; it keeps them as running trials."""
-    space = dict(parse_range(text) for text in ranges)
+    space: dict[str, BaseDistribution] = dict(map(parse_range, ranges))
     with _open_study(name, store) as study:
         trials = [study.ask(space) for _ in range(num_trials)]
         return {f"trial-{trial.number}": dict(trial.params) for trial in trials}
@@ -112,12 +104,7 @@ def report_results(name: str, outcome: Mapping[str, Any], store: Store) -> None:
 
 @contextmanager
 def _open_study(name: str, store: Store) -> "Iterator[optuna.Study]":
-    """Yield the study, and write its journal back to the store.
-
-    Raises:
-        ConfigError: The name is invalid.
-        ServiceError: Another experiment changed the study meanwhile.
-    """
+    """Yield the study, and write its journal back to the store."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

@@ -48,70 +48,58 @@ class RecipeComparison:
         """Return the conclusion as text; ``relative_cost`` is the recipe's cost divided by the baseline's."""
         cost = "" if relative_cost is None else f", at {relative_cost:.2g} times the cost"
         if self.conclusion == "inconclusive":
-            return (
-                f"no significant difference: {_points(self.difference)} points ({_points(self.low)} to "
-                f"{_points(self.high)}; detectable: {100 * self.minimum_detectable_difference:.1f}){cost}"
-            )
+            return (f"no significant difference: {_points(self.difference)} points ({_points(self.low)} to "
+                    f"{_points(self.high)}; detectable: {100 * self.minimum_detectable_difference:.1f}){cost}")
         low, high = sorted((abs(self.low), abs(self.high)))
         size = 100 * abs(self.difference)
         return f"{self.conclusion} by {size:.1f} points ({100 * low:.1f} to {100 * high:.1f}){cost}"
 
 
 def compare_recipes(
-    correct: Mapping[str, CorrectMatrix], baseline: str, *, significance_level: float = 0.05,
-    num_prior_recipes: int = 0,
+    correct: Mapping[str, CorrectMatrix], baseline: str, *, significance_level: float = 0.05, num_prior_recipes: int = 0
 ) -> tuple[list[RecipeComparison], float | None]:
-    """Compare every recipe with the baseline.
+    """Compare every recipe with the baseline, by their correct predictions of the same images in the same order.
 
-    Args:
-        correct: The correct predictions of each recipe, of the same images in the same order.
-        baseline: The name of the baseline.
-        significance_level: Probability that an experiment without any real difference has a conclusion other than
-            inconclusive (Bonferroni).
-        num_prior_recipes: Recipes that a race or a study eliminated before. They count as comparisons, because the
-            remaining ones may be the luckiest of many.
+    ``significance_level`` is the probability that an experiment without any real difference has a conclusion other than
+    inconclusive (Bonferroni). ``num_prior_recipes`` were eliminated by a race or a study before; they count as
+    comparisons, because the remaining ones may be the luckiest of many.
 
-    Returns:
-        The comparisons, and the standard deviation of a seed's effect on all images. The latter is None if no recipe
-        has two seeds; then the conclusions hold for these models only, not for other seeds.
+    Return the comparisons, and the standard deviation of a seed's effect on all images. The latter is None if no recipe
+    has two seeds; then the conclusions hold for these models only, not for other seeds.
     """
-    seed_variance, noise = _seed_variances(list(correct.values()))
-    design = _Design(seed_variance, noise, significance_level, len(correct) - 1 + num_prior_recipes)
+    num_comparisons = len(correct) - 1 + num_prior_recipes
+    design = _Design(*_seed_variances(list(correct.values())), significance_level, num_comparisons)
     comparisons = [
         _compare(name, matrix, correct[baseline], design) for name, matrix in correct.items() if name != baseline
     ]
-    return comparisons, None if noise is None else math.sqrt(seed_variance)
-
-
-@dataclass(frozen=True)
-class _Noise:
-    """The pooled variance of a recipe's accuracy over its seeds, and its degrees of freedom."""
-
-    variance: float
-    degrees: int
+    return comparisons, math.sqrt(design.seed_variance) if design.seed_degrees else None
 
 
 @dataclass(frozen=True)
 class _Design:
-    """What all comparisons of an experiment share; ``seed_variance`` is of a seed's effect on all images."""
+    """What all comparisons of an experiment share; the first three fields are from ``_seed_variances``."""
 
     seed_variance: float
-    noise: _Noise | None
+    total_variance: float
+    seed_degrees: int
     significance_level: float
     num_comparisons: int
 
 
-def _seed_variances(matrices: Sequence[CorrectMatrix]) -> tuple[float, _Noise | None]:
-    """Return the variance of a seed's effect on all images alike, and the variance of its whole effect."""
+def _seed_variances(matrices: Sequence[CorrectMatrix]) -> tuple[float, float, int]:
+    """Return the variance of a seed's effect on all images alike, that of its whole effect, and the latter's degrees.
+
+    The whole effect is pooled over the recipes. Its degrees of freedom are 0 if no recipe has two seeds.
+    """
     several = [correct for correct in matrices if len(correct) > 1]
     degrees = sum(len(correct) - 1 for correct in several)
     if not degrees:
-        return 0.0, None
+        return 0.0, 0.0, 0
     weighted = [((len(correct) - 1) / degrees, correct) for correct in several]
     total = float(sum(weight * correct.mean(1).var(ddof=1) for weight, correct in weighted))
     # what independent effects on single images contribute
     by_image = float(sum(weight * correct.var(0, ddof=1).mean() / correct.shape[1] for weight, correct in weighted))
-    return max(0.0, total - by_image), _Noise(total, degrees)
+    return max(0.0, total - by_image), total, degrees
 
 
 def _compare(name: str, correct: CorrectMatrix, base: CorrectMatrix, design: _Design) -> RecipeComparison:
@@ -137,11 +125,11 @@ def _standard_error(differences: npt.NDArray[np.float64], seed_weight: float, de
     # (Agresti and Min 2005).
     image_variance = (float(((differences - differences.mean()) ** 2).sum()) + 1) / (num * (num - 1))
     variance = image_variance + design.seed_variance * seed_weight
-    noise = design.noise
-    uncertainty = 0.0 if noise is None else (noise.variance * seed_weight) ** 2 / noise.degrees
+    seed_degrees = design.seed_degrees
+    uncertainty = (design.total_variance * seed_weight) ** 2 / seed_degrees if seed_degrees else 0.0
     degrees = variance**2 / (image_variance**2 / (num - 1) + uncertainty)
     # Satterthwaite's formula is for sums, but the seed variance is a difference: use at least the seeds' degrees.
-    return math.sqrt(variance), max(degrees, noise.degrees if noise else 0)
+    return math.sqrt(variance), max(degrees, seed_degrees)
 
 
 def seed_std(correct: CorrectMatrix) -> float | None:

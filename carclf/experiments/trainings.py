@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from carclf.artifacts import Model
@@ -19,15 +17,10 @@ TRAINING_STAGES = ("train_head", "fine_tune", "evaluate")
 
 
 def prepare(plan: Plan, fold: int, store: Store) -> None:
-    """Run the data stages of a fold once; all its training runs use the result, even if the champion changes.
-
-    Raises:
-        ConfigError: The experiment does not have this fold.
-    """
+    """Run the data stages of a fold once; all its training runs use the result, even if the champion changes."""
     if fold not in plan.folds:
-        raise ConfigError(
-            f"The experiment {plan.experiment!r} has no fold {fold}. Give one from 0 to {plan.folds[-1]}."
-        )
+        raise ConfigError(f"The experiment {plan.experiment!r} has no fold {fold}. Give one from 0 to "
+                          f"{plan.folds[-1]}.")
     run = _start_or_resume(plan, _first_of_fold(plan, fold), store)
     for stage in DATA_STAGES:
         run.run_stage(stage)
@@ -36,17 +29,14 @@ def prepare(plan: Plan, fold: int, store: Store) -> None:
 def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dict[str, Any]:
     """Train a run to its end or, with ``pause_epoch``, to a rung; continue from its checkpoint if there is one.
 
-    Returns:
-        ``run``, its id, and ``state``: done, paused at the rung, or skipped because the budget is spent. Unless it was
-        skipped also its metrics, with ``val_accuracy``.
+    Return the id as ``run``, and ``state``: done, paused at the rung, or skipped because the budget is spent. Unless it
+    was skipped, also return its metrics, with ``val_accuracy``.
     """
     training_run = _training_run(plan, number)
     spent = minutes_spent(plan, store) if plan.budget_minutes else 0.0
     if 0 < plan.budget_minutes <= spent and not has_started(read_record(store, training_run.run_id)):
-        log.info(
-            "experiment: skipped run=%s spent_minutes=%.1f budget_minutes=%g",
-            training_run.run_id, spent, plan.budget_minutes,
-        )
+        log.info("experiment: skipped run=%s spent_minutes=%.1f budget_minutes=%g", training_run.run_id, spent,
+                 plan.budget_minutes)
         return {"state": "skipped", "run": training_run.run_id}
     run = _start_or_resume(plan, training_run, store)
     first = _first_of_fold(plan, training_run.fold)
@@ -59,11 +49,18 @@ def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dic
 
 
 def _run_stages(run: Run, pause_epoch: int) -> dict[str, Any]:
-    with _count_spent_seconds(run):
+    started = time.monotonic()
+    try:
         for stage in TRAINING_STAGES:
             result = run.run_stage(stage, StageOptions(pause_epoch=pause_epoch))
             if result.waiting:
                 return {"state": "paused", **result.metrics}
+    finally:
+        # The record keeps the sum, because a stage's result has the duration of its last attempt only.
+        seconds = round(time.monotonic() - started, 2)
+        change_record(run.store, run.run_id, lambda record: record | {
+            "spent_seconds": record.get("spent_seconds", 0.0) + seconds,
+        })
     return {"state": "done", "val_accuracy": run.artifact(Model, "fine_tune").number("val_accuracy")}
 
 
@@ -84,9 +81,7 @@ def train_group(plan: Plan, numbers: list[int], store: Store, *, pause_epoch: in
 
 def has_started(record: Record | None) -> bool:
     """Return whether a training run has started a training stage; preparing the data does not count."""
-    if record is None:
-        return False
-    return any(stage in record["stages"] or stage in record["attempts"] for stage in TRAINING_STAGES)
+    return record is not None and any(stage in record["stages"] | record["attempts"] for stage in TRAINING_STAGES)
 
 
 def minutes_spent(plan: Plan, store: Store) -> float:
@@ -100,27 +95,11 @@ def rung_key(plan: Plan, number: int, pause_epoch: int) -> str:
     return f"experiments/{plan.experiment}/rungs/{pause_epoch}/{number}.json"
 
 
-@contextmanager
-def _count_spent_seconds(run: Run) -> Iterator[None]:
-    """Add the duration of the block to the run's record, because a stage's result has that of its last attempt only."""
-    started = time.monotonic()
-
-    def add(record: Record) -> Record:
-        seconds = round(time.monotonic() - started, 2)
-        return record | {"spent_seconds": record.get("spent_seconds", 0.0) + seconds}
-
-    try:
-        yield
-    finally:
-        change_record(run.store, run.run_id, add)
-
-
 def _training_run(plan: Plan, number: int) -> TrainingRun:
     runs = plan.training_runs
     if not 0 <= number < len(runs):
-        raise ConfigError(
-            f"The experiment {plan.experiment!r} has no training run {number}. Give a number from 0 to {len(runs) - 1}."
-        )
+        raise ConfigError(f"The experiment {plan.experiment!r} has no training run {number}. Give a number from 0 to "
+                          f"{len(runs) - 1}.")
     return runs[number]
 
 

@@ -18,17 +18,12 @@ Changes = dict[str, Any]
 def parse_recipe(text: str, available: Mapping[str, Changes] = ABLATIONS) -> tuple[str, Changes]:
     """Parse ``NAME`` or ``NAME [OTHER ...] [key=value ...]`` into the name and its changes.
 
-    A name alone, and each OTHER, must be one of the ``available`` recipes.
-
-    Raises:
-        ConfigError: The line is invalid.
+    A name alone, and each OTHER, must be one of the ``available`` recipes. Raise ConfigError if the line is invalid.
     """
     name, *words = split_words(text) or [""]
     if not NAME.fullmatch(name):
-        raise ConfigError(
-            f"Invalid recipe {text!r}: it must start with a name of letters, digits and .- as in "
-            "'my-rates fine_tune.learning_rate=2e-3'."
-        )
+        raise ConfigError(f"Invalid recipe {text!r}: it must start with a name of letters, digits and .- as in "
+                          "'my-rates fine_tune.learning_rate=2e-3'.")
     changes: Changes = {}
     for word in words or [name]:
         if "=" in word:
@@ -42,11 +37,7 @@ def parse_recipe(text: str, available: Mapping[str, Changes] = ABLATIONS) -> tup
 
 
 def split_words(text: str) -> list[str]:
-    """Split a line into words as a shell does.
-
-    Raises:
-        ConfigError: A quotation mark is not closed.
-    """
+    """Split a line into words as a shell does; raise ConfigError if a quotation mark is not closed."""
     try:
         return shlex.split(text)
     except ValueError as error:
@@ -56,10 +47,8 @@ def split_words(text: str) -> list[str]:
 def parse_recipes(baseline: str, lines: Sequence[str]) -> tuple[list[tuple[str, Changes]], list[str]]:
     """Parse the lines of an experiment; return its recipes in order, and the members of the ensemble (maybe none).
 
-    A line may refer to ablations, to the recipes of carclf, and to the recipes of earlier lines.
-
-    Raises:
-        ConfigError: A line is invalid, or there are two ensembles.
+    A line may refer to ablations, to the recipes of carclf, and to the recipes of earlier lines. Raise ConfigError if a
+    line is invalid, or if there are two ensembles.
     """
     recipes: list[tuple[str, Changes]] = []
     ensembles: list[list[str]] = []

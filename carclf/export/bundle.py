@@ -1,15 +1,13 @@
 """Export a model to a folder: its files in several formats, ``export.json`` for programs, and the model card."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Archive, Split, atomic_folder
 from carclf.errors import ConfigError
-from carclf.export.model_card import ExportFacts, ModelCardSource, write_model_card
+from carclf.export.model_card import write_model_card
 from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel
 from carclf.services.storage import Store
@@ -20,39 +18,29 @@ NUM_IMAGES = 30  # validation images on which the files are compared with the mo
 def export_model(folder: Path, selected: SelectedModel, formats: Sequence[str], store: Store) -> dict[str, float]:
     """Write and check every format; return the largest difference of a probability by format.
 
-    Either all files appear in the folder or none.
-
-    Raises:
-        ConfigError: The folder is not empty, or a format cannot be written.
-        QualityError: A file predicts differently from the model.
+    Either all files appear in the folder or none. Raise ConfigError if the folder is not empty or a format cannot be
+    written, and QualityError if a file predicts differently from the model.
     """
     from carclf.export.formats import require_formats
 
     require_formats(formats)
-    with _new_folder(folder) as work:
-        differences = _write_formats(work, selected, formats, store)
-        facts = _export_facts(selected, differences)
-        (work / "export.json").write_text(json.dumps(asdict(facts), indent=1))
-        source = ModelCardSource(
-            selected.model, _split(selected, store), selected.evaluation, selected.decision, selected.record or {},
-            selected.scores,
-        )
-        write_model_card(work / "model_card.md", source, facts, store)
-    return differences
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     with atomic_folder(folder) as work:
         if work is None:
             raise ConfigError(f"The folder {folder} exists and is not empty. Use another --to, or remove it.")
         work.chmod(0o755)  # a temporary folder is only readable by its owner
-        yield work
+        split = Split.require(store, selected.model.inputs.get("split", "none"))
+        differences = _write_formats(work, selected, split, formats, store)
+        facts = _export_facts(selected, differences)
+        (work / "export.json").write_text(json.dumps(facts, indent=1))
+        write_model_card(work / "model_card.md", selected, split, facts, store)
+    return differences
 
 
-def _write_formats(work: Path, selected: SelectedModel, formats: Sequence[str], store: Store) -> dict[str, float]:
+def _write_formats(
+    work: Path, selected: SelectedModel, split: Split, formats: Sequence[str], store: Store
+) -> dict[str, float]:
     import keras
     import numpy as np
 
@@ -60,7 +48,7 @@ def _write_formats(work: Path, selected: SelectedModel, formats: Sequence[str], 
 
     source = selected.model.path(store, "model.keras")
     network = keras.models.load_model(source, compile=False)
-    images = _validation_images(selected, store)
+    images = _validation_images(selected, split, store)
     logits = np.asarray(network.predict_on_batch(images), float)
     differences = {}
     for name in formats:
@@ -70,7 +58,7 @@ def _write_formats(work: Path, selected: SelectedModel, formats: Sequence[str], 
     return differences
 
 
-def _validation_images(selected: SelectedModel, store: Store) -> Any:
+def _validation_images(selected: SelectedModel, split: Split, store: Store) -> Any:
     """Return some validation images of the model's split, in the network's input size."""
     import numpy as np
 
@@ -78,7 +66,7 @@ def _validation_images(selected: SelectedModel, store: Store) -> Any:
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
     archive = Archive.require(store, selected.model.inputs.get("archive", "none"))
-    rows = _split(selected, store).rows(store)
+    rows = split.rows(store)
     val = rows[rows["subset"] == "val"]
     sample = val.iloc[np.unique(np.linspace(0, len(val) - 1, NUM_IMAGES).astype(int))]
     size = selected.model.image_size
@@ -86,17 +74,16 @@ def _validation_images(selected: SelectedModel, store: Store) -> Any:
     return np.stack([source[position][0] for position in range(len(source))])
 
 
-def _split(selected: SelectedModel, store: Store) -> Split:
-    return Split.require(store, selected.model.inputs.get("split", "none"))
-
-
-def _export_facts(selected: SelectedModel, differences: dict[str, float]) -> ExportFacts:
+def _export_facts(selected: SelectedModel, differences: dict[str, float]) -> dict[str, Any]:
+    """Return the content of ``export.json``: what a program that uses the files needs to know."""
     from carclf.export.formats import FORMATS, TOLERANCE
 
     height, width = selected.model.image_size
-    return ExportFacts(
-        model=selected.model.key, class_names=selected.model.class_names,
-        input={"height": height, "width": width, "channels": "RGB", "range": [0, 255], "dtype": "float32"},
-        output="logits", temperature=selected.temperature, files={name: FORMATS[name].file for name in differences},
-        differences=differences, tolerance=TOLERANCE, num_images=NUM_IMAGES,
-    )
+    return {
+        "model": selected.model.key, "class_names": selected.model.class_names,
+        "input": {"height": height, "width": width, "channels": "RGB", "range": [0, 255], "dtype": "float32"},
+        "output": "logits", "temperature": selected.temperature,
+        "files": {name: FORMATS[name].file for name in differences},
+        "differences": differences,  # the largest of a probability by format, measured on num_images images
+        "tolerance": TOLERANCE, "num_images": NUM_IMAGES,
+    }

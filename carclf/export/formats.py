@@ -22,13 +22,10 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """The name of the file or folder, Keras' name of the format, and the modules that it needs.
-
-    ``keras_format`` is empty for Keras' native format, in which the model already is.
-    """
+    """The name of the file or folder, Keras' name of the format, and the modules that it needs."""
 
     file: str
-    keras_format: str
+    keras_format: str  # empty for Keras' native format, in which the model already is
     modules: tuple[str, ...] = ()
 
 
@@ -81,8 +78,7 @@ def _freeze_normalization(network: keras.Model) -> None:
 def check_exported(name: str, path: Path, images: npt.NDArray[Any], logits: npt.NDArray[Any]) -> float:
     """Return the largest difference of a probability between the network's logits and the file's in its own runtime.
 
-    Raises:
-        QualityError: The difference exceeds TOLERANCE, or the file cannot be loaded.
+    Raise QualityError if the difference exceeds TOLERANCE, or the file cannot be loaded.
     """
     exported = predict_logits(name, path, images)
     difference = float(np.nan_to_num(np.abs(softmax(exported, 1) - softmax(logits, 1)).max(), nan=1.0))

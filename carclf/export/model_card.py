@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from carclf.artifacts import Dataset, Decision, Evaluation, Model, Split
+from carclf.artifacts import Dataset, Evaluation, Model, Split
+from carclf.ensembles.members import read_members
+from carclf.runs.model_selection import SelectedModel
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
 
@@ -18,44 +19,17 @@ WEAK_RECALL = 0.8  # classes below it are listed among the limits
 NUM_WEAK = 5
 
 
-@dataclass(frozen=True)
-class ExportFacts:
-    """The content of ``export.json``: what a program that uses the files needs to know.
-
-    ``differences`` are the largest differences of a probability by format, measured on ``num_images`` images.
-    """
-
-    model: str
-    class_names: list[int]
-    input: dict[str, Any]
-    output: str
-    temperature: float | None
-    files: dict[str, str]
-    differences: dict[str, float]
-    tolerance: float
-    num_images: int
-
-
-@dataclass(frozen=True)
-class ModelCardSource:
-    """A model and what the store holds about it: the record of its run, and the events of its public scores."""
-
-    model: Model
-    split: Split
-    evaluation: Evaluation | None
-    decision: Decision | None
-    record: Mapping[str, Any]
-    scores: list[dict[str, Any]]
-
-
-def write_model_card(path: Path, source: ModelCardSource, facts: ExportFacts, store: Store) -> None:
-    """Write the model card."""
+def write_model_card(
+    path: Path, selected: SelectedModel, split: Split, facts: Mapping[str, Any], store: Store
+) -> None:
+    """Write the model card of a model that was trained on this split. ``facts`` are the content of ``export.json``."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, autoescape=False, finalize=escape_markdown, trim_blocks=True,
         lstrip_blocks=True, keep_trailing_newline=True,
     )
     template = (Path(__file__).parent / "model_card.md").read_text().replace("\\\n", "")  # joins continued lines
-    text = environment.from_string(template).render(**_template_values(source, facts, store))
+    values = _template_values(selected, split, store)
+    text = environment.from_string(template).render(**values, facts=facts)
     path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -64,14 +38,13 @@ def escape_markdown(value: object) -> str:
     return SPECIAL.sub(r"\\\1", " ".join(str(value).split()))
 
 
-def _template_values(source: ModelCardSource, facts: ExportFacts, store: Store) -> dict[str, Any]:
-    evaluation, record = source.evaluation, source.record
+def _template_values(selected: SelectedModel, split: Split, store: Store) -> dict[str, Any]:
+    model, evaluation, record = selected.model, selected.evaluation, selected.record
     measured = json.loads(evaluation.path(store, "evaluation.json").read_text()) if evaluation else {}
     recall = _recall(measured)
     return {
-        "title": f"Car classifier {record.get('run', source.model.key)}",
-        "model": source.model,
-        "facts": facts,
+        "title": f"Car classifier {record['run'] if record else model.key}",
+        "model": model,
         "record": record,
         "competition": record["config"]["competition"] if record else "",
         "evaluation": evaluation,
@@ -80,12 +53,12 @@ def _template_values(source: ModelCardSource, facts: ExportFacts, store: Store) 
         "recall": recall,
         "weak_classes": _weak_classes(recall),
         "views": _views(evaluation),
-        "scores": [score for score in source.scores if score.get("public_score", "") != ""],
-        "decision": source.decision,
-        "data": _rows(_data(source, store)),
-        "members": _members(source.model, store),
-        "settings": _rows(_settings(source, store)),
-        "keys": _rows(_keys(source)),
+        "scores": [score for score in selected.scores if score.get("public_score", "") != ""],
+        "decision": selected.decision,
+        "data": _rows(_data(split, store)),
+        "members": read_members(model, store) if model.is_ensemble else [],
+        "settings": _rows(_settings(selected, store)),
+        "keys": _rows(_keys(selected, split)),
     }
 
 
@@ -94,12 +67,10 @@ def _rows(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _recall(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    rows = zip(
-        measured.get("class_names", []), measured.get("recall", []), measured.get("confusion", []), strict=True
-    )
+    columns = (measured.get(name, []) for name in ("class_names", "recall", "confusion"))
     return [
         {"name": name, "recall": "no images" if value is None else f"{value:.3f}", "num": sum(counts), "value": value}
-        for name, value, counts in rows
+        for name, value, counts in zip(*columns, strict=True)
     ]
 
 
@@ -127,13 +98,13 @@ def _views(evaluation: Evaluation | None) -> str:
     return f"the image at zoom {settings.get('zooms', '1')}{corners}{flip}"
 
 
-def _data(source: ModelCardSource, store: Store) -> dict[str, Any]:
-    dataset = Dataset.require(store, source.split.inputs["dataset"])
+def _data(split: Split, store: Store) -> dict[str, Any]:
+    dataset = Dataset.require(store, split.inputs["dataset"])
     report = json.loads(dataset.path(store, "report.json").read_text())
     counts = report.get("class_counts", {})
     return {
-        "training images": source.split.metrics.get("num_train"),
-        "validation images": source.split.metrics.get("num_val"),
+        "training images": split.metrics.get("num_train"),
+        "validation images": split.metrics.get("num_val"),
         "usable labeled images": dataset.metrics.get("num_train"),
         "of these, added by the user": dataset.metrics.get("num_extra"),
         "images per class": ", ".join(f"{name}: {num}" for name, num in counts.items()),
@@ -142,21 +113,14 @@ def _data(source: ModelCardSource, store: Store) -> dict[str, Any]:
     }
 
 
-def _members(model: Model, store: Store) -> list[dict[str, Any]]:
-    if not model.is_ensemble:
-        return []
-    return list(json.loads(model.path(store, "ensemble.json").read_text())["members"])
-
-
-def _settings(source: ModelCardSource, store: Store) -> dict[str, Any]:
-    start = Model.find(store, source.model.inputs.get("model", "none"))
+def _settings(selected: SelectedModel, store: Store) -> dict[str, Any]:
+    start = Model.find(store, selected.model.inputs.get("model", "none"))
     network = start.settings.get("model", {}) if start else {}
-    settings = source.model.settings
-    height, width = source.model.image_size
+    settings = selected.model.settings
+    height, width = selected.model.image_size
     return {
-        "recipe": source.record.get("recipe"),
-        "backbone": network.get("backbone"),
-        "weights": network.get("weights"),
+        "recipe": selected.record.get("recipe") if selected.record else None,
+        **{name: network.get(name) for name in ("backbone", "weights")},
         "input": f"{height}x{width} px",
         **{name: network.get(name) for name in ("hidden_units", "dropout", "batch_norm", "precision")},
         "seed": settings.get("seed"),
@@ -165,13 +129,13 @@ def _settings(source: ModelCardSource, store: Store) -> dict[str, Any]:
     }
 
 
-def _keys(source: ModelCardSource) -> dict[str, Any]:
-    record = source.record
-    machine = training_machine(record) if record else {}
+def _keys(selected: SelectedModel, split: Split) -> dict[str, Any]:
+    record: Mapping[str, Any] = selected.record or {}
+    machine = training_machine(record)
     return {
-        "model": source.model.key,
-        **{f"input {name}": key for name, key in source.model.inputs.items()},
-        "dataset": source.split.inputs["dataset"],
+        "model": selected.model.key,
+        **{f"input {name}": key for name, key in selected.model.inputs.items()},
+        "dataset": split.inputs["dataset"],
         "run": record.get("run"),
         "started": record.get("created"),
         "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()),

@@ -24,14 +24,10 @@ class ClassComparison(BaseModel):
 class ChampionComparison(BaseModel):
     """``champion_comparison`` in ``decision.json``.
 
-    Attributes:
-        num_images: Images that both models predicted and that are comparable.
-        num_trained_on: Further images, which are not compared because the champion was trained on them.
-        num_same_members: Further images, which are not compared because the same ensemble members predict them for
-            both models.
-        difference: The candidate's accuracy minus the champion's, with its 95% ``interval``. Like the p-values, it is
-            None if there are no images to compare.
-        minimum_detectable_difference: None also if there are too few images to detect any difference.
+    ``num_images`` that both models predicted are compared. Not compared are ``num_trained_on`` more, which the champion
+    was trained on, and ``num_same_members`` more, which the same ensemble members predict for both models.
+    ``difference`` is the candidate's accuracy minus the champion's, with its 95% ``interval``. Like the p-values, it is
+    None without images to compare; ``minimum_detectable_difference`` also if there are too few to detect any.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,8 +53,8 @@ class ChampionComparison(BaseModel):
     def from_counts(cls, counts: PairedCounts, significance: float, **details: Any) -> Self:
         """Return a comparison with the statistics of the counts, at a level of significance, and further fields."""
         statistics = {
-            "difference": counts.difference, "interval": counts.interval(),
-            "p_worse": counts.p_worse, "p_better": counts.p_better, "p_different": counts.p_different,
+            "difference": counts.difference, "interval": counts.interval(), "p_worse": counts.p_worse,
+            "p_better": counts.p_better, "p_different": counts.p_different,
             "minimum_detectable_difference": counts.minimum_detectable_difference(significance),
         } if counts.num_images else {}
         return cls.model_validate(asdict(counts) | statistics | details)
@@ -81,12 +77,10 @@ def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.Data
 
     The arguments have the columns of ``predictions.parquet``.
     """
-    other = champion[["id", "predicted"]].rename(columns={"predicted": "predicted_champion"})
-    both = candidate[["id", "label", "predicted"]].merge(other, on="id", validate="one_to_one")
-    return pd.DataFrame({
-        "id": both["id"], "label": both["label"], "candidate": both["predicted"] == both["label"],
-        "champion": both["predicted_champion"] == both["label"],
-    })
+    candidate = candidate[["id", "label", "predicted"]]
+    both = candidate.merge(champion[["id", "predicted"]], on="id", suffixes=("", "_champion"), validate="one_to_one")
+    champion_correct = both["predicted_champion"] == both["label"]
+    return both[["id", "label"]].assign(candidate=both["predicted"] == both["label"], champion=champion_correct)
 
 
 def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionComparison:

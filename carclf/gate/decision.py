@@ -31,10 +31,7 @@ class EvaluatedModel:
 
 
 class GateDecision(BaseModel):
-    """The content of ``decision.json``.
-
-    ``override`` is a person's reason for promoting a candidate despite its ``rejection``.
-    """
+    """``decision.json``; ``override`` is a person's reason for promoting a candidate despite its ``rejection``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,10 +71,8 @@ def decide(
 ) -> GateDecision:
     """Apply the gate's rules and the stored threshold to a candidate.
 
-    The candidate and the champion, if there is one to compare with, were evaluated on the images of ``split``.
-
-    Raises:
-        ConfigError: ``gate.min_recall_by_class`` contains a class that the data do not have.
+    The candidate and the champion, if there is one to compare with, were evaluated on the images of ``split``. Raise
+    ConfigError if ``gate.min_recall_by_class`` contains a class that the data do not have.
     """
     gate, store = context.config.gate, context.store
     evaluation = json.loads(candidate.evaluation.path(store, "evaluation.json").read_text())
@@ -85,10 +80,9 @@ def decide(
     comparison = _compare(candidate, champion, split, context) if champion else None
     rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
     return GateDecision(
-        decision="promoted" if all(rule.passed for rule in rules) else "rejected",
-        reason=format_reason(rules), rules=rules, threshold=threshold,
-        champion=champion.model.key if champion else None, champion_comparison=comparison,
-        model=candidate.model.key, evaluation=candidate.evaluation.key,
+        decision="promoted" if all(rule.passed for rule in rules) else "rejected", reason=format_reason(rules),
+        rules=rules, champion=champion.model.key if champion else None, threshold=threshold,
+        model=candidate.model.key, evaluation=candidate.evaluation.key, champion_comparison=comparison,
     )
 
 
@@ -103,20 +97,16 @@ def _compare(
     candidate: EvaluatedModel, champion: EvaluatedModel, split: Split, context: StageContext
 ) -> ChampionComparison:
     """Compare both on the images that the champion was not trained on and that different members predict."""
-    store = context.store
-    pairs = pair_predictions(candidate.predictions(store), champion.predictions(store))
-    rows = split.rows(store)
-    trained_on = _ids_trained_on(champion.model, split, rows, store) & set(candidate.predictions(store)["id"])
+    store, rows = context.store, split.rows(context.store)
+    predictions = candidate.predictions(store)
+    pairs = pair_predictions(predictions, champion.predictions(store))
+    training_split = load_training_split(store, champion.model)
+    trained_on: set[str] = set()
+    if training_split.key != split.key:
+        trained_on = ids_trained_on(rows, training_split.history(store)) & set(predictions["id"])
     rows = rows[rows["id"].isin(set(pairs["id"]) - trained_on)].reset_index(drop=True)
     # An ensemble with the champion as a member repeats the champion's predictions where only that member may predict.
     same_members = ids_predicted_identically(rows, candidate.model, champion.model, store)
     pairs = pairs[~pairs["id"].isin(trained_on | same_members)]
     comparison = compare_pairs(pairs, context.config.gate.significance)
     return comparison.model_copy(update={"num_trained_on": len(trained_on), "num_same_members": len(same_members)})
-
-
-def _ids_trained_on(champion: Model, split: Split, rows: pd.DataFrame, store: Store) -> set[str]:
-    training_split = load_training_split(store, champion)
-    if training_split.key == split.key:
-        return set()
-    return ids_trained_on(rows, training_split.history(store))

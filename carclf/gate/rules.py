@@ -15,7 +15,6 @@ from carclf.errors import ConfigError
 from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison
 
-NOT_MEASURED = "was not measured (evaluate again in a new run with --set force=true)"
 MAX_CLASSES = 5  # in the summary of a rule
 MIN_DIGITS, MAX_DIGITS = 4, 17
 ALWAYS_REPORTED = ("accuracy", "champion")
@@ -49,8 +48,7 @@ class Rule:
 
 def accuracy(evidence: Evidence) -> Rule:
     """The validation accuracy must reach the stored threshold."""
-    value = finite_number(evidence.metrics.get("val_accuracy"))
-    limit = evidence.threshold
+    value, limit = finite_number(evidence.metrics.get("val_accuracy")), evidence.threshold
     if value is None:
         return _not_measured("accuracy", "accuracy", limit)
     shown_value, shown_limit = _format_distinct(value, limit)
@@ -81,12 +79,11 @@ def champion(evidence: Evidence) -> Rule:
 def class_floor(evidence: Evidence) -> Rule:
     """The recall of each class must reach its floor."""
     gate = evidence.gate
-    recalls = _class_recalls(evidence.evaluation, gate)
+    recalls = sorted(_class_recalls(evidence.evaluation, gate), key=_margin)
     if not recalls:
         return _not_measured("class_floor", "recall of each class", gate.min_recall)
-    nearest = min(recalls, key=_margin)
-    low = sorted((row for row in recalls if _margin(row) < 0), key=_margin)
-    if low:
+    nearest = recalls[0]
+    if low := [row for row in recalls if _margin(row) < 0]:
         more = f" and {len(low) - MAX_CLASSES} more" if len(low) > MAX_CLASSES else ""
         summary, detail = ", ".join(map(_describe_low_recall, low[:MAX_CLASSES])) + more, ""
     else:
@@ -138,10 +135,8 @@ def format_reason(rules: Sequence[Rule]) -> str:
 def validate_class_floors(gate: Gate, class_names: Sequence[int]) -> None:
     """Raise ConfigError if ``gate.min_recall_by_class`` contains a class that the data do not have."""
     if unknown := sorted(set(gate.min_recalls) - set(class_names)):
-        raise ConfigError(
-            f"gate.min_recall_by_class has a floor for {', '.join(map(str, unknown))}, but the classes are "
-            f"{', '.join(map(str, class_names))}. Remove the floor."
-        )
+        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(map(str, unknown))}, but the classes "
+                          f"are {', '.join(map(str, class_names))}. Remove the floor.")
 
 
 class _ClassRecall(NamedTuple):
@@ -173,30 +168,24 @@ def _describe_low_recall(row: _ClassRecall) -> str:
 
 def _explain_no_images(comparison: ChampionComparison) -> str:
     if not comparison.num_same_members:
-        return (
-            f"the champion was trained on all {comparison.num_trained_on} images. Validate on the champion's fold or "
-            "on a holdout, or set gate.champion_rule=off"
-        )
-    return (
-        f"the same members predict {comparison.num_same_members} images for both models"
-        f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
-        "gate.champion_rule=off"
-    )
+        return (f"the champion was trained on all {comparison.num_trained_on} images. Validate on the champion's fold "
+                "or on a holdout, or set gate.champion_rule=off")
+    return (f"the same members predict {comparison.num_same_members} images for both models"
+            f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
+            "gate.champion_rule=off")
 
 
 def _describe(comparison: ChampionComparison) -> str:
     assert comparison.interval is not None
     assert comparison.difference is not None
     low, high = (f"{100 * bound:+.1f}%" for bound in comparison.interval)
-    minimum = comparison.minimum_detectable_difference
     detectable = "too few images to detect any difference"
-    if minimum is not None:
+    if (minimum := comparison.minimum_detectable_difference) is not None:
         detectable = f"the smallest detectable one is {100 * minimum:.1f}%"
-    text = (
-        f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the candidate "
-        f"and {comparison.champion_only_correct} only for the champion, a difference of "
-        f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}{_describe_trained_on(comparison)}"
-    )
+    text = (f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the "
+            f"candidate and {comparison.champion_only_correct} only for the champion, a difference of "
+            f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}"
+            f"{_describe_trained_on(comparison)}")
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"
     return text
@@ -219,14 +208,12 @@ def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
 
 
 def _not_measured(name: str, description: str, limit: float) -> Rule:
-    return Rule(name, None, limit, False, f"{description} {NOT_MEASURED}")
+    summary = f"{description} was not measured (evaluate again in a new run with --set force=true)"
+    return Rule(name, None, limit, False, summary)
 
 
 def _format_distinct(value: float, limit: float, kind: str = "f") -> tuple[str, str]:
-    """Format both numbers with as many digits as it takes to see that they differ.
-
-    ``kind`` is f for decimals and g for significant digits.
-    """
+    """Format both numbers with as many digits, decimal (f) or significant (g), as it takes to see that they differ."""
     for digits in range(MIN_DIGITS, MAX_DIGITS):
         texts = f"{value:.{digits}{kind}}", f"{limit:.{digits}{kind}}"
         if texts[0] != texts[1] or value == limit:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
+from scipy.special import softmax
 
 from carclf.stats import FloatArray, equal_frequency_bins, wilson_interval
 
@@ -20,9 +21,7 @@ def apply_temperature(probabilities: FloatArray, temperature: float) -> FloatArr
 
     Temperature 1 changes nothing, a higher one lowers the confidence; the order of the classes in a row is unchanged.
     """
-    scaled = np.log(np.maximum(probabilities, MIN_PROBABILITY)) / temperature
-    exponentials = np.exp(scaled - scaled.max(1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(1, keepdims=True))
+    return np.asarray(softmax(np.log(np.maximum(probabilities, MIN_PROBABILITY)) / temperature, 1))
 
 
 def negative_log_likelihood(labels: Labels, probabilities: FloatArray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.pipeline.batches import Examples, LetterboxedSource, Size
+from carclf.pipeline.batches import Examples, LetterboxedSource, Size, batches
 
 Heatmaps = npt.NDArray[np.float32]
 BATCH_SIZE = 8
@@ -31,15 +31,13 @@ class Explainer:
 
         The heatmap is in [0, 1] and has the height and width of the feature maps.
         """
-        rows = pd.DataFrame({"path": paths, "label": 0, "problem": ""})
-        source = LetterboxedSource(Examples.from_index(rows, self.images, self.size), self.size)
-        pixels = [source[position][0] for position in range(len(source))]
         columns = np.searchsorted(self.class_names, predicted)
-        heat: list[Any] = []
-        for start in range(0, len(pixels), BATCH_SIZE):
-            batch = slice(start, start + BATCH_SIZE)
-            heat.extend(self.heat(np.stack(pixels[batch]), columns[batch]))
-        return list(zip(pixels, heat, strict=True))
+        rows = pd.DataFrame({"path": paths, "label": columns, "problem": ""})
+        source = LetterboxedSource(Examples.from_index(rows, self.images, self.size), self.size)
+        heatmaps: list[tuple[Any, Heatmaps]] = []
+        for pixels, labels in batches(source, BATCH_SIZE):
+            heatmaps += zip(pixels, self.heat(pixels, labels), strict=True)
+        return heatmaps
 
     def heat(self, pixels: npt.NDArray[Any], columns: npt.NDArray[Any]) -> Heatmaps:
         """Return (batch, height, width) in [0, 1]: what each position adds to the logit in the image's column.

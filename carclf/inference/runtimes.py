@@ -26,17 +26,13 @@ MAX_REASON = 300  # characters of the runtime's message in our error
 def predict_logits(name: str, path: Path, images: Array) -> Array:
     """Return logits (images, classes) of a file in the format of this name, computed by a new process on the CPU.
 
-    Raises:
-        QualityError: The runtime of the format cannot use the file.
+    Raise QualityError if the runtime of the format cannot use the file.
     """
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         np.save(Path(folder) / "images.npy", images.astype(np.float32))
         process = subprocess.run(
             [sys.executable, "-m", "carclf.inference.runtimes", name, str(path), folder],
-            capture_output=True,
-            text=True,
-            timeout=MAX_SECONDS,
-            check=False,
+            capture_output=True, text=True, timeout=MAX_SECONDS, check=False,
             env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},  # this process may use all of the GPU's memory
         )
         if process.returncode:
@@ -92,9 +88,8 @@ def main(name: str, path: str, folder: str) -> None:
     """Predict in batches. The last one is shorter: the files accept any number of images."""
     images = np.load(Path(folder) / "images.npy")
     predict = LOADERS[name](Path(path))
-    logits = [
-        np.asarray(predict(images[start : start + BATCH_SIZE]), float) for start in range(0, len(images), BATCH_SIZE)
-    ]
+    starts = range(0, len(images), BATCH_SIZE)
+    logits = [np.asarray(predict(images[start : start + BATCH_SIZE]), float) for start in starts]
     np.save(Path(folder) / "logits.npy", np.concatenate(logits))
 
 

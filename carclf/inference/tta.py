@@ -33,9 +33,9 @@ def predict(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -
 
 def predict_batch(model: keras.Model, images: Images, settings: Evaluate) -> Probabilities:
     """Return probabilities (batch, classes), the mean over the views of each image."""
-    logits = [np.asarray(model.predict_on_batch(view), float) for view in tta_views(images, settings)]
     # Average after the softmax and before the argmax: predicted classes cannot be averaged.
-    return np.asarray(np.mean([softmax(view_logits, 1) for view_logits in logits], axis=0))
+    views = tta_views(images, settings)
+    return np.asarray(np.mean([softmax(np.asarray(model.predict_on_batch(view), float), 1) for view in views], axis=0))
 
 
 def milliseconds_per_image(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -> float:

@@ -9,7 +9,6 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +167,13 @@ def _is_locked(folder: Path) -> bool:
 
 
 def _write(files: ImageFiles, folder: Path) -> None:
-    starts = [*range(0, len(files.paths), CHUNK_SIZE), len(files.paths)]
+    positions = range(len(files.paths))
     shapes: list[tuple[int, ...]] = []
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool, (folder / "pixels.bin").open("wb") as output:
         fcntl.flock(output, fcntl.LOCK_EX)
-        for start, end in pairwise(starts):
-            for pixels in pool.map(files.__getitem__, range(start, end)):
+        for start in positions[::CHUNK_SIZE]:
+            for pixels in pool.map(files.__getitem__, positions[start : start + CHUNK_SIZE]):
                 shapes.append(pixels.shape[:2])
                 content = pixels.tobytes()
                 digest.update(content)

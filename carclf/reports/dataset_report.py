@@ -31,8 +31,7 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
         "dataset_report.html",
         metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
         classes=classes[:MAX_ROWS], num_classes=len(classes), histograms=histograms(index), max_rows=MAX_ROWS,
-        findings=_dataset_wide_findings(index, report),
-        fixes=report.get("label_fixes", []),
+        findings=_dataset_wide_findings(index, report), fixes=report.get("label_fixes", []),
         drift=findings.drift, suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
         contradictions=contradictions, duplicates=duplicates,
         problems=galleries.galleries_by_message(index, "problem", thumbnails),
@@ -45,10 +44,9 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
 def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
     """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest of each class."""
     train = index[index["label"] >= 0]
-    counts = train.assign(
-        num_usable=train["problem"] == "", num_unusable=train["problem"] != "",
-        num_warnings=train["warning"] != "" if "warning" in train else False,
-    )
+    is_usable = train["problem"] == ""
+    has_warning = train["warning"] != "" if "warning" in train else False
+    counts = train.assign(num_usable=is_usable, num_unusable=~is_usable, num_warnings=has_warning)
     table = counts.groupby("label")[["num_usable", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
     table["fraction_of_largest"] = table["num_usable"] / max(1, table["num_usable"].max())
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
@@ -56,11 +54,9 @@ def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _dataset_wide_findings(index: pd.DataFrame, report: dict[str, Any]) -> list[str]:
     """Return the warnings and errors that are not about a single image."""
-    findings = report.get("findings", {}).get("reported", [])
-    reported = [finding for finding in findings if finding["severity"] != "info"]
     images = set(index["path"])
     return [
         f"{finding['path']}: {finding['message']}" if finding["path"] else finding["message"]
-        for finding in reported
-        if finding["path"] not in images
+        for finding in report.get("findings", {}).get("reported", [])
+        if finding["severity"] != "info" and finding["path"] not in images
     ]

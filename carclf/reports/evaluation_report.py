@@ -16,11 +16,9 @@ def render_evaluation(evaluation: Mapping[str, Any], error_images: Sequence[Mapp
     names, confusion = evaluation["class_names"], evaluation["confusion"]
     classes = class_rows(names, confusion)
     return render_template(
-        "evaluation_report.html",
-        evaluation=evaluation, tiles=_tiles(evaluation),
-        classes=classes[:MAX_ROWS], num_classes=len(classes),
+        "evaluation_report.html", evaluation=evaluation, tiles=_tiles(evaluation),
+        classes=classes[:MAX_ROWS], num_classes=len(classes), pairs=confused_pairs(names, confusion),
         matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION_CLASSES else None,
-        pairs=confused_pairs(names, confusion),
         slices=[row for row in evaluation["slices"] if row["by"] != "class"],
         errors=[error | images for error, images in zip(evaluation["errors"], error_images, strict=True)],
     )
@@ -32,13 +30,12 @@ def class_rows(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list
     The class with the lowest recall is first.
     """
     rows = []
-    for position, name in enumerate(names):
-        num_images, num_correct = sum(confusion[position]), confusion[position][position]
-        if num_images:
-            low, high = wilson_interval(num_correct, num_images)
+    for position, (name, counts) in enumerate(zip(names, confusion, strict=True)):
+        if num_images := sum(counts):
             num_predicted = sum(row[position] for row in confusion)
+            low, high = wilson_interval(counts[position], num_images)
             rows.append({"label": name, "num_images": num_images, "num_predicted": num_predicted,
-                         "recall": num_correct / num_images, "low": low, "high": high})
+                         "recall": counts[position] / num_images, "low": low, "high": high})
     return sorted(rows, key=lambda row: row["recall"])
 
 
@@ -67,11 +64,11 @@ def _matrix_cells(label: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _tiles(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    num_images = evaluation["num_images"]
     low, high = evaluation["interval"]
     tiles = [
         ("accuracy", f"{evaluation['accuracy']:.4f}"), ("95% interval", f"{low:.3f} to {high:.3f}"),
-        ("images", str(evaluation["num_images"])),
-        ("errors", str(evaluation["num_images"] - evaluation["num_correct"])),
+        ("images", str(num_images)), ("errors", str(num_images - evaluation["num_correct"])),
         ("calibration error", f"{evaluation['calibration_error']:.3f}"),
         ("temperature", f"{evaluation['temperature']:.3f}"),
         ("prediction time per image", f"{evaluation['latency_ms']:.1f} ms"),

@@ -15,8 +15,7 @@ FRONT_COLOR = "#0969da"
 def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
     """Return the page of an ``outcome.json`` with its plot, a PNG."""
     return render_template(
-        "experiment_report.html",
-        outcome=outcome, rows=sort_by_accuracy(outcome), design=summarize_design(outcome),
+        "experiment_report.html", outcome=outcome, rows=sort_by_accuracy(outcome), design=summarize_design(outcome),
         plot=base64.b64encode(plot).decode(),
     )
 
@@ -27,17 +26,13 @@ def summarize_design(outcome: Mapping[str, Any]) -> str:
     folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
     seed_effect = "With one seed, the result holds for these models and not for other seeds."
     if seed_std is not None:
-        seed_effect = (
-            f"The seed changes the accuracy by {100 * seed_std:.2f} points (standard deviation, assumed to be the same "
-            "for every recipe), in addition to the variation between images."
-        )
-    return (
-        f"{num_comparisons} {'recipe' if num_comparisons == 1 else 'recipes'} compared with the baseline (recipe "
-        f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, {outcome['num_images']} images{folds}. "
-        "Intervals and p-values are corrected for the number of recipes, including those that were stopped early or "
-        "tried earlier in the same study: the probability that an experiment without any real difference reports one "
-        f"is at most {100 * outcome['significance_level']:.0f}%. {seed_effect}"
-    )
+        seed_effect = (f"The seed changes the accuracy by {100 * seed_std:.2f} points (standard deviation, assumed to "
+                       "be the same for every recipe), in addition to the variation between images.")
+    return (f"{num_comparisons} {'recipe' if num_comparisons == 1 else 'recipes'} compared with the baseline (recipe "
+            f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, {outcome['num_images']} images"
+            f"{folds}. Intervals and p-values are corrected for the number of recipes, including those that were "
+            "stopped early or tried earlier in the same study: the probability that an experiment without any real "
+            f"difference reports one is at most {100 * outcome['significance_level']:.0f}%. {seed_effect}")
 
 
 def sort_by_accuracy(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 All are bounded, to about 1000 thumbnails of 5 kB, however large the dataset is.
 """
 
-import re
-from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,12 +46,12 @@ class Galleries:
 
 def class_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> Galleries:
     """Return samples of each class. They are sorted by hash: an arbitrary order, but always the same."""
-    usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256")
+    usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256").assign(note="")
     labels = sorted(usable["label"].unique())
-    shown = []
-    for label in labels[:MAX_CLASSES]:
-        rows = usable[usable["label"] == label].assign(note="")
-        shown.append(_gallery(f"Class {label}", rows, SAMPLES_PER_CLASS, thumbnails))
+    shown = [
+        _gallery(f"Class {label}", usable[usable["label"] == label], SAMPLES_PER_CLASS, thumbnails)
+        for label in labels[:MAX_CLASSES]
+    ]
     return Galleries(shown, len(labels) - len(shown))
 
 
@@ -62,14 +60,14 @@ def galleries_by_message(index: pd.DataFrame, column: str, thumbnails: Thumbnail
 
     Messages that differ only in numbers share a gallery.
     """
-    rows = index[index[column] != ""] if column in index else index.head(0).assign(**{column: ""})
-    rows = rows.assign(note=rows[column])
-    messages = rows["note"].map(lambda text: re.sub(r"\d+(\.\d+)?", "…", text))
+    rows = index.assign(note=index.get(column, ""))
+    rows = rows[rows["note"] != ""]
+    messages = rows["note"].str.replace(r"\d+(\.\d+)?", "…", regex=True)
     counts = messages.value_counts()
-    shown = []
-    for message, count in counts.head(MAX_MESSAGES).items():
-        title = f"{truncate(str(message), MAX_TEXT)} ({count})"
-        shown.append(_gallery(title, rows[messages == message], IMAGES_PER_MESSAGE, thumbnails))
+    shown = [
+        _gallery(f"{truncate(str(text), MAX_TEXT)} ({count})", rows[messages == text], IMAGES_PER_MESSAGE, thumbnails)
+        for text, count in counts.head(MAX_MESSAGES).items()
+    ]
     return Galleries(shown, len(counts) - len(shown))
 
 
@@ -83,29 +81,26 @@ def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Ga
     )
     clusters = clusters.sort_values(["first_label", "size"], ascending=[True, False])
     contradictory = clusters["num_classes"] > 1
-    positions = rows.groupby(column).indices
+    rows_by_cluster = rows.groupby(column)
     return (
-        _cluster_galleries(clusters.index[contradictory], positions, rows, thumbnails),
-        _cluster_galleries(clusters.index[~contradictory], positions, rows, thumbnails),
+        _cluster_galleries(clusters.index[contradictory], rows_by_cluster, thumbnails),
+        _cluster_galleries(clusters.index[~contradictory], rows_by_cluster, thumbnails),
     )
 
 
 def suspect_gallery(suspects: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     """Return the first suspected label errors with rank, label, suggested label and label quality."""
-    columns = zip(suspects["label"], suspects["suggested_label"], suspects["label_quality"], strict=True)
     notes = [
-        f"{rank}. {label} → {suggested_label} · {label_quality:.3f}"
-        for rank, (label, suggested_label, label_quality) in enumerate(columns, start=1)
+        f"{rank}. {row.label} → {row.suggested_label} · {row.label_quality:.3f}"
+        for rank, row in enumerate(suspects.itertuples(), start=1)
     ]
     return _gallery("", suspects.assign(note=notes), MAX_SUSPECTS, thumbnails)
 
 
 def _cluster_galleries(
-    keys: Iterable[Any], positions: Mapping[Hashable, Any], rows: pd.DataFrame, thumbnails: Thumbnails
+    keys: "pd.Index[Any]", clusters: "pd.api.typing.DataFrameGroupBy[Any, Any]", thumbnails: Thumbnails
 ) -> Galleries:
-    """Return galleries of the first clusters; ``positions`` are those of each cluster's images among the rows."""
-    keys = list(keys)
-    shown = [_cluster_gallery(rows.iloc[positions[key]], thumbnails) for key in keys[:MAX_CLUSTERS]]
+    shown = [_cluster_gallery(clusters.get_group(key), thumbnails) for key in keys[:MAX_CLUSTERS]]
     return Galleries(shown, len(keys) - len(shown))
 
 

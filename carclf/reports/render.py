@@ -9,14 +9,19 @@ import jinja2
 from markupsafe import Markup
 
 MAX_ROWS = 200  # of a table or a list
-TEMPLATES = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
 
 def render_template(template: str, **values: object) -> str:
     """Render a template of this folder with ``page.css``. All values are escaped, except Markup."""
-    style = (TEMPLATES / "page.css").read_text()
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return _environment().get_template(template).render(style=Markup(style), style_hash=digest, **values)
+    style = embedded_style((FOLDER / "page.css").read_text())
+    return create_environment(FOLDER).get_template(template).render(**style, **values)
+
+
+def embedded_style(style_sheet: str) -> dict[str, str]:
+    """Return the values by which ``page.html`` embeds a style sheet: its text and its hash, which permits it."""
+    digest = base64.b64encode(hashlib.sha256(style_sheet.encode()).digest()).decode()
+    return {"style": Markup(style_sheet), "style_hash": digest}
 
 
 def write_page(path: Path, page: str) -> None:
@@ -25,8 +30,9 @@ def write_page(path: Path, page: str) -> None:
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def create_environment(*folders: Path) -> jinja2.Environment:
+    """Return the environment of the templates in some folders, created once."""
     return jinja2.Environment(
-        autoescape=True, loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
+        autoescape=True, loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )

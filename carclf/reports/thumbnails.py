@@ -21,15 +21,13 @@ class Thumbnails:
     def __call__(self, path: str) -> str:
         """Return the data URI of the image at a path, relative to the folder; empty if it cannot be decoded."""
         if path not in self.cache:
-            self.cache[path] = self._create(path)
+            try:
+                pixels = decode(read_image_bytes(self.folder / path), min_size=(HEIGHT, WIDTH))
+            except (ImageDecodeError, OSError, ValueError):  # ValueError: not a valid file name
+                self.cache[path] = ""
+            else:
+                self.cache[path] = data_uri(pixels)
         return self.cache[path]
-
-    def _create(self, path: str) -> str:
-        try:
-            pixels = decode(read_image_bytes(self.folder / path), min_size=(HEIGHT, WIDTH))
-        except (ImageDecodeError, OSError, ValueError):  # ValueError: not a valid file name
-            return ""
-        return data_uri(pixels)
 
 
 def data_uri(pixels: Pixels) -> str:

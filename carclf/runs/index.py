@@ -7,10 +7,11 @@ after it has read the index, so the row that wins reflects the latest record, in
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
-from carclf.champion import read_state
+from carclf.champion import champion_event
 from carclf.errors import CarclfError, DataError
 from carclf.formatting import finite_number, truncate
 from carclf.progress import log
@@ -43,12 +44,14 @@ def list_runs(store: Store) -> list[Row]:
     - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
     - ``champion``: whether the run made the current champion
 
-    Raises:
-        DataError: ``champion.json`` is damaged.
+    Raise DataError if ``champion.json`` is damaged.
     """
-    rows = sorted(_read_rows(store).values(), key=lambda row: (row["created"], row["run"]), reverse=True)
-    champion = _champion_run(store, rows)
-    return [row | {"champion": row["run"] == champion} for row in rows]
+    stored = store.read(INDEX_FILE)
+    indexed = _parse(stored.data if stored else None)
+    rows = _rebuild(store) if indexed is None else indexed
+    newest_first = sorted(rows.values(), key=lambda row: (row["created"], row["run"]), reverse=True)
+    champion = _champion_run(store, newest_first)
+    return [row | {"champion": row["run"] == champion} for row in newest_first]
 
 
 def update_index(store: Store, run_id: str) -> None:
@@ -67,27 +70,23 @@ def rebuild_index(store: Store) -> int:
 def is_champion(store: Store, row: Row) -> bool:
     """Return whether the run of this row made the current champion.
 
-    If the champion names no run, every run with the champion's model counts.
-
-    Raises:
-        DataError: ``champion.json`` is damaged.
+    If the champion names no run, every run with the champion's model counts. Raise DataError if ``champion.json`` is
+    damaged.
     """
-    event = (read_state(store) or {}).get("champion") or {}
+    event = champion_event(store) or {}
     return bool(event) and (event.get("run") or row["run"]) == row["run"] and event["model"] == row["model"]
 
 
 def index_row(record: Record) -> Row:
     """Return the row of a run, which depends on its record alone."""
     stages = record["stages"]
-    latest = _latest_attempt(record)
+    latest = max(record["attempts"].values(), key=lambda attempt: str(attempt.get("since", "")), default=Attempt())
     metrics = {stage: result.get("metrics", {}) for stage, result in stages.items()}
     evaluated = metrics.get("evaluate", {})
     scored = metrics.get("score", {})
     decision = latest.get("metrics", {}).get("decision") or metrics.get("promote", {}).get("decision")
     return {
-        "run": _text(record.get("run")),
-        "recipe": _text(record.get("recipe")),
-        "created": _text(record.get("created")),
+        **{name: _text(record.get(name)) for name in ("run", "recipe", "created")},
         "updated": _text(record.get("updated") or record.get("created")),
         "dataset": _text(stages.get("validate", {}).get("key")),
         "model": _text(stages.get("fine_tune", {}).get("key")),
@@ -97,10 +96,6 @@ def index_row(record: Record) -> Row:
         "decision": _text(decision),
         **_minutes(stages),
     }
-
-
-def _latest_attempt(record: Record) -> Attempt:
-    return max(record["attempts"].values(), key=lambda attempt: str(attempt.get("since", "")), default=Attempt())
 
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt) -> Row:
@@ -134,16 +129,10 @@ ROW_FIELDS = tuple(index_row(Record(run="", recipe="", config={}, stages={}, att
 
 def _champion_run(store: Store, rows: list[Row]) -> str | None:
     """Return the run that made the champion, or if its record is gone the newest run with the champion's model."""
-    event = (read_state(store) or {}).get("champion") or {}
+    event = champion_event(store) or {}
     if any(row["run"] == event.get("run") for row in rows):
         return str(event["run"])
     return next((row["run"] for row in rows if row["model"] and row["model"] == event.get("model")), None)
-
-
-def _read_rows(store: Store) -> Rows:
-    stored = store.read(INDEX_FILE)
-    rows = None if stored is None else _parse(stored.data)
-    return _rebuild(store) if rows is None else rows
 
 
 def _rebuild(store: Store) -> Rows:
@@ -153,7 +142,7 @@ def _rebuild(store: Store) -> Rows:
 
     def change(data: bytes | None) -> bytes | None:
         nonlocal rebuilt, previous
-        current = (_parse(data) if data else None) or {}
+        current = _parse(data) or {}
         if rebuilt is None:
             run_ids = _run_ids(store)
         else:  # after a conflict, read again only what other processes changed meanwhile
@@ -172,10 +161,9 @@ def _rebuild(store: Store) -> Rows:
 
 
 def _updated_index(store: Store, data: bytes | None, run_id: str) -> bytes:
-    rows = None if data is None else _parse(data)
-    if rows is None:  # missing or damaged
-        return _serialize(_merge({}, _read_records(store, _run_ids(store))))
-    return _serialize(_merge(rows, _read_records(store, [run_id])))
+    rows = _parse(data)
+    run_ids = _run_ids(store) if rows is None else [run_id]
+    return _serialize(_merge(rows or {}, _read_records(store, run_ids)))
 
 
 def _run_ids(store: Store) -> list[str]:
@@ -208,17 +196,12 @@ def _serialize(rows: Rows) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _parse(data: bytes) -> Rows | None:
-    """Return the rows of an index file, or None if it is damaged or has another version."""
-    try:
-        index = json.loads(data)
-    except ValueError:
-        return None
-    if not isinstance(index, dict) or index.get("version") != VERSION or not isinstance(index.get("rows"), dict):
-        return None
-    rows: Rows = index["rows"]
-    return rows if all(_is_row(row, run) for run, row in rows.items()) else None
-
-
-def _is_row(row: Any, run: str) -> bool:
-    return isinstance(row, dict) and row.keys() == set(ROW_FIELDS) and row["run"] == run
+def _parse(data: bytes | None) -> Rows | None:
+    """Return the rows of an index file, or None if it is missing or damaged, or has another version."""
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        index = json.loads(data or b"")
+        rows: Rows = index["rows"]
+        is_valid = all(row.keys() == set(ROW_FIELDS) and row["run"] == run for run, row in rows.items())
+        if is_valid and index["version"] == VERSION:
+            return rows
+    return None

@@ -58,15 +58,13 @@ def read_live_progress(store: Store, run_id: str) -> dict[str, LiveProgress]:
       point has ``done``, ``time`` and metrics such as loss, learning_rate, images_per_second; an epoch also has
       val_loss and val_accuracy.
 
-    Raises:
-        ConfigError: The run id is invalid.
+    Raise ConfigError if the run id is invalid.
     """
     record_key(run_id)
     progress = {}
     for key in store.list_keys(f"live/{run_id}/"):
         stage = key.removeprefix(f"live/{run_id}/").removesuffix(".json")
-        live = _read(store, key)
-        if live is not None and live["stage"] == stage:
+        if (live := _read(store, key)) and live["stage"] == stage:
             progress[stage] = live | {"state": _state(live)}
     return progress
 
@@ -126,8 +124,7 @@ class _Recorder:
         try:
             self.earlier = self.earlier or _read(self.store, self.key) or {"series": {}}
             self.changed.clear()
-            live = json.dumps(self._merged(self.earlier), separators=(",", ":"))
-            self.store.write(self.key, live.encode())
+            self.store.write(self.key, json.dumps(self._merged(self.earlier), separators=(",", ":")).encode())
             self.written = True
         except CarclfError as error:
             self.changed.set()

@@ -37,10 +37,7 @@ AIRFLOW_RUN_URL_ENV_VAR = "CARCLF_AIRFLOW_RUN_URL"
 def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> Iterator[None]:
     """Mirror a stage to MLflow while it runs and when it ends. Does nothing without MLFLOW_TRACKING_URI.
 
-    Args:
-        record: Returns the current record of the run.
-        store: The store with the run's artifacts.
-        stage: The name of the stage.
+    ``record`` returns the current record of the run.
     """
     if not mlflow_enabled():
         yield
@@ -121,8 +118,7 @@ def bring_up_to_date(run: MlflowRun, record: Record, store: Store) -> None:
     for stage, result in record["stages"].items():
         if run.tags.get(f"carclf.{stage}") == result["key"]:
             continue
-        artifact = STAGES[stage].artifact.find(store, result["key"])
-        if artifact is None:
+        if (artifact := STAGES[stage].artifact.find(store, result["key"])) is None:
             continue
         run.log_epochs(stage, _read_history(artifact, store))
         for name in UPLOADED_FILES:
@@ -161,14 +157,12 @@ def _log_file(run: MlflowRun, stage: str, key: str, store: Store) -> None:
 
 
 def _describe_run(record: Record, store: Store) -> RunDescription:
-    tags = {
-        "carclf.store": store.url, "carclf.recipe": record["recipe"],
-        "carclf.members": " ".join(record.get("members", [])),
-    }  # fmt: skip
+    recipe = record["recipe"]
+    tags = {"carclf.store": store.url, "carclf.recipe": recipe, "carclf.members": " ".join(record.get("members", []))}
     tags |= {f"version.{name}": version for name, version in record.get("versions", {}).items()}
-    params = {"recipe": record["recipe"]} | flatten(record["config"])
-    return RunDescription(_experiment_name(record), record["run"], record["created"], params,
-                          {name: text for name, text in tags.items() if text})  # fmt: skip
+    tags = {name: text for name, text in tags.items() if text}
+    params = {"recipe": recipe} | flatten(record["config"])
+    return RunDescription(_experiment_name(record), record["run"], record["created"], params, tags)
 
 
 def _experiment_name(record: Record) -> str:
@@ -187,7 +181,7 @@ def _sync_champion(store: Store) -> None:
 def _register_champion(event: Event, store: Store) -> None:
     record = read_record(store, event["run"]) if event.get("run") else None
     if record is None:
-        log.warning("MLflow: champion not registered model=%s reason=\"the record of its run is missing\"",
+        log.warning('MLflow: champion not registered model=%s reason="the record of its run is missing"',
                     event["model"])
         return
     name = _experiment_name(record)
@@ -195,12 +189,8 @@ def _register_champion(event: Event, store: Store) -> None:
         return
     run = MlflowRun(_describe_run(record, store))
     bring_up_to_date(run, record, store)
-    model = Model.find(store, event["model"])
-    if model is None:
+    if (model := Model.find(store, event["model"])) is None:
         return
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        manifest = Path(folder) / "manifest.json"
-        manifest.write_text(model.model_dump_json(indent=1))
-        run.log_artifact("model", manifest)
+    _log_file(run, "model", f"models/{model.key}/manifest.json", store)
     reason = str(record["stages"].get("promote", {}).get("metrics", {}).get("reason", ""))
     register_champion(name, run, ModelDescription(model.key, f"{store.url}/models/{model.key}", reason))

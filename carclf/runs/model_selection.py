@@ -39,10 +39,8 @@ class SelectedModel:
 def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
     """Return the model with this key, else the fine-tuned model of this run, else the champion.
 
-    Its evaluation is that of the run or of the promotion, else any evaluation on the model's own split.
-
-    Raises:
-        ConfigError: Both key and run are given, or the model does not exist.
+    Its evaluation is that of the run or of the promotion, else any evaluation on the model's own split. Raise
+    ConfigError if both key and run are given, or if the model does not exist.
     """
     if key and run:
         raise ConfigError("Both --model and --run are given. Give only one of them.")
@@ -58,14 +56,11 @@ def select_model(store: Store, key: str = "", run: str = "") -> SelectedModel:
 
 def _find_model(store: Store, key: str) -> Model:
     if not KEY.fullmatch(key):
-        raise ConfigError(
-            f"Invalid model key {key!r}. Give the {KEY_DIGITS} hexadecimal digits that the log of fine_tune shows."
-        )
+        raise ConfigError(f"Invalid model key {key!r}. Give the {KEY_DIGITS} hexadecimal digits that the log of "
+                          "fine_tune shows.")
     if (model := Model.find(store, key)) is None:
-        raise ConfigError(
-            f"There is no model {key!r} in {store.url}. Give the name of a folder in models/, or --run with the run "
-            "that trained it."
-        )
+        raise ConfigError(f"There is no model {key!r} in {store.url}. Give the name of a folder in models/, or --run "
+                          "with the run that trained it.")
     return model
 
 

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict, cast
+from contextlib import suppress
+from typing import Any, NotRequired, TypedDict
 
 from carclf.artifacts import Metrics
 from carclf.errors import ConfigError, DataError
@@ -62,24 +63,15 @@ class Record(TypedDict):
 
 
 def record_key(run_id: str) -> str:
-    """Return the key of a run's record in the store.
-
-    Raises:
-        ConfigError: The run id is invalid.
-    """
+    """Return the key of a run's record in the store; raise ConfigError if the run id is invalid."""
     if not RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter or digit."
-        )
+        raise ConfigError(f"Invalid run id {run_id!r}. Use at most 200 letters, digits and ._- and start with a letter "
+                          "or digit.")
     return f"runs/{run_id}.json"
 
 
 def read_record(store: Store, run_id: str) -> Record | None:
-    """Return the record, or None if the run does not exist.
-
-    Raises:
-        DataError: The record is damaged.
-    """
+    """Return the record, or None if the run does not exist; raise DataError if the record is damaged."""
     stored = store.read(record_key(run_id))
     return None if stored is None else parse_record(stored.data, run_id, store)
 
@@ -87,19 +79,15 @@ def read_record(store: Store, run_id: str) -> Record | None:
 def change_record(store: Store, run_id: str, change: Callable[[Record], Record]) -> Record:
     """Replace the record by ``change(record)`` and return it; concurrent changes are not lost.
 
-    Raises:
-        ConfigError: The record was removed.
-        DataError: The record is damaged.
+    Raise ConfigError if the record was removed, DataError if it is damaged.
     """
     changed: Record | None = None
 
     def replace(data: bytes | None) -> bytes:
         nonlocal changed
         if data is None:
-            raise ConfigError(
-                f"{record_key(run_id)} was removed from {store.url}. Restore it from a backup, or start a new run: it "
-                "reuses the artifacts of this one."
-            )
+            raise ConfigError(f"{record_key(run_id)} was removed from {store.url}. Restore it from a backup, or start "
+                              "a new run: it reuses the artifacts of this one.")
         changed = change(parse_record(data, run_id, store))
         return json.dumps(changed, indent=1).encode()
 
@@ -109,23 +97,17 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
 
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
-    """Parse the bytes of a record.
+    """Parse the bytes of a record; raise DataError if they are not one.
 
     Only the structure is checked, so that a page can still show a run whose metrics are damaged.
-
-    Raises:
-        DataError: The bytes are not a record.
     """
-    try:
-        record = json.loads(data)
-    except ValueError:
-        record = None
-    if _is_record(record):
-        return cast("Record", record)
-    raise DataError(
-        f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a backup, or "
-        "start a new run with another --run: it reuses the artifacts of this one."
-    )
+    with suppress(ValueError, LookupError, TypeError, AttributeError):
+        record: Record = json.loads(data)
+        parts = (record["config"], *record["stages"].values(), *record["attempts"].values())
+        if all(isinstance(part, dict) for part in parts):
+            return record
+    raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a "
+                    "backup, or start a new run with another --run: it reuses the artifacts of this one.")
 
 
 def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,15 +115,6 @@ def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:
     stages = record.get("stages", {})
     machine = (stages.get("fine_tune") or stages.get("train_head") or {}).get("machine")
     return machine if isinstance(machine, dict) else {}
-
-
-def _is_record(record: Any) -> bool:
-    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
-        return False
-    sections = (record.get("stages"), record.get("attempts"))
-    return all(
-        isinstance(section, dict) and all(isinstance(entry, dict) for entry in section.values()) for section in sections
-    )
 
 
 def run_id_from_dag_run(dag_run_id: str) -> str:

@@ -33,7 +33,7 @@ A = TypeVar("A", bound=Artifact)
 DATA_STAGES = ("download", "validate", "split")
 MEMBER_STAGES = (*DATA_STAGES, "train_head", "fine_tune")  # an ensemble's run takes these from its members
 CREATION_FIELDS = ("reused", "seconds", "ended", "gpu", "machine")  # of a result: how its artifact was created
-REPORT_FILES = {
+REPORT_FILES = {  # the metric that names the file that a person will open
     "evaluate": ("report", "report.html"),
     "promote": ("report", "report.html"),
     "submit": ("submission", "submission.csv"),
@@ -79,9 +79,8 @@ class Run:
         try:
             self.config = Config.model_validate(record["config"])
         except ValidationError as error:
-            raise ConfigError(
-                f"The run {run_id!r} has settings that this version of carclf does not have. Start a new run."
-            ) from error
+            raise ConfigError(f"The run {run_id!r} has settings that this version of carclf does not have. Start a new "
+                              "run.") from error
         self.run_id = run_id
         self.store = store
         self.record = record
@@ -91,8 +90,7 @@ class Run:
     def start_or_resume(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
         """Write a new record, or resume the run with this id.
 
-        Raises:
-            ConfigError: The run exists with other settings, or model.weights names a missing file.
+        Raise ConfigError if the run exists with other settings, or if model.weights names a missing file.
         """
         path = record_key(run_id)
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
@@ -104,20 +102,17 @@ class Run:
             return cls(run_id, store, record)
         run = cls(run_id, store, parse_record(existing.data, run_id, store)) if existing else cls.load(run_id, store)
         if run.config != config:
-            raise ConfigError(
-                f"The run {run_id!r} exists in {store.url} with other settings. Use another --run, or omit it to start "
-                "a new run."
-            )
+            raise ConfigError(f"The run {run_id!r} exists in {store.url} with other settings. Use another --run, or "
+                              "omit it to start a new run.")
         return run
 
     @classmethod
     def load(cls, run_id: str, store: Store) -> "Run":
         """Read the record; raise ConfigError if there is no such run."""
         if (record := read_record(store, run_id)) is None:
-            raise ConfigError(
-                f"There is no run {run_id!r} in {store.url}. List the runs: {format_command(store, 'runs list')}. "
-                f"Start it: {format_command(store, f'download --run {run_id}')}"
-            )
+            raise ConfigError(f"There is no run {run_id!r} in {store.url}. List the runs: "
+                              f"{format_command(store, 'runs list')}. Start it: "
+                              f"{format_command(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
     def artifact(self, kind: type[A], stage: str) -> A:
@@ -127,9 +122,8 @@ class Run:
         if result is None or result.get("waiting"):
             raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. Run it first: {command}")
         if (artifact := kind.find(self.store, result["key"])) is None:
-            raise DataError(
-                f"The artifact {kind.folder}/{result['key']} is missing from {self.store.url}. Rebuild it: {command}"
-            )
+            raise DataError(f"The artifact {kind.folder}/{result['key']} is missing from {self.store.url}. Rebuild it: "
+                            f"{command}")
         return artifact
 
     def run_stage(self, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
@@ -144,10 +138,8 @@ class Run:
         stage = spec.name
         self._log_start(spec)
         if "members" in self.record and stage in MEMBER_STAGES:
-            raise ConfigError(
-                f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}, which ran {stage}. "
-                "Build it again with carclf ensemble."
-            )
+            raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}, which "
+                              f"ran {stage}. Build it again with carclf ensemble.")
         started = time.monotonic()
         try:
             with self._attempt(stage), record_progress(self.store, self.run_id, stage):
@@ -174,8 +166,7 @@ class Run:
     def add_members(self, members: "list[Run]") -> None:
         """Make this new run the run of an ensemble, with the data and the split of its first member.
 
-        Raises:
-            ConfigError: The run exists already, and is not an ensemble of these members.
+        Raise ConfigError if the run exists already and is not an ensemble of these members.
         """
         names = [member.run_id for member in members]
         if self.record.get("members", names) != names or (self.record["stages"] and "members" not in self.record):
@@ -243,14 +234,9 @@ class Run:
 
 
 def find_setting(run: Run, name: str) -> "tuple[pd.DataFrame, float]":
-    """Try values of fine-tuning's ``learning_rate`` or ``batch_size`` in this run.
-
-    Returns:
-        The values that were tried with their measurements, and the best value.
-    """
+    """Try values of fine-tuning's ``learning_rate`` or ``batch_size``; return the measurements and the best value."""
     archive, split = run.artifact(Archive, "download"), run.artifact(Split, "split")
-    start = run.artifact(Model, "train_head")
-    return fine_tune_stage.find_setting(archive, split, start, run.context, name)
+    return fine_tune_stage.find_setting(archive, split, run.artifact(Model, "train_head"), run.context, name)
 
 
 def _new_record(run_id: str, recipe: str, config: Config) -> Record:
@@ -261,16 +247,11 @@ def _new_record(run_id: str, recipe: str, config: Config) -> Record:
 
 
 def _result(stage: str, artifact: Artifact, reused: bool, seconds: float, config: Config) -> Result:
-    metrics = _with_report_key(stage, artifact)
+    name, file = REPORT_FILES.get(stage, ("", ""))
+    metrics = artifact.metrics | ({name: artifact.files[file].key} if file in artifact.files else {})
     logged = {name: value for name, value in metrics.items() if name not in UNLOGGED_METRICS and value != ""}
     skip = _skip_reason(stage, metrics, config)
     return Result(stage, artifact.key, reused, round(seconds, 2), metrics, format_pairs(logged), skip_reason=skip)
-
-
-def _with_report_key(stage: str, artifact: Artifact) -> Metrics:
-    """Return the metrics and the store key of the file that a person will open."""
-    name, file = REPORT_FILES.get(stage, ("", ""))
-    return artifact.metrics | ({name: artifact.files[file].key} if file in artifact.files else {})
 
 
 def _skip_reason(stage: str, metrics: Metrics, config: Config) -> str:

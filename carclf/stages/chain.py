@@ -83,22 +83,6 @@ class StageSpec:
         }
 
 
-def _download(call: StageCall) -> tuple[Artifact, bool]:
-    return download(call.context)
-
-
-def _validate(call: StageCall) -> tuple[Artifact, bool]:
-    return validate(call.input(Archive, "download"), call.context)
-
-
-def _split(call: StageCall) -> tuple[Artifact, bool]:
-    return split(call.input(Dataset, "validate"), champion_split(call.context.store), call.context)
-
-
-def _train_head(call: StageCall) -> tuple[Artifact, bool]:
-    return train_head(call.input(Archive, "download"), call.input(Split, "split"), call.context)
-
-
 def _fine_tune(call: StageCall) -> tuple[Artifact, bool]:
     archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
     start = call.input(Model, "train_head")
@@ -123,15 +107,14 @@ def _submit(call: StageCall) -> tuple[Artifact, bool]:
     return submit(archive, dataset, data_split, model, call.context)
 
 
-def _score(call: StageCall) -> tuple[Artifact, bool]:
-    return score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)
-
-
 _SPECS = (
-    StageSpec("download", (), ("competition", "download.extra_data"), Archive, _download),
-    StageSpec("validate", ("download",), ("validation", "duplicates"), Dataset, _validate),
-    StageSpec("split", ("validate",), ("seed", "split"), Split, _split),
-    StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model, _train_head),
+    StageSpec("download", (), ("competition", "download.extra_data"), Archive, lambda call: download(call.context)),
+    StageSpec("validate", ("download",), ("validation", "duplicates"), Dataset,
+              lambda call: validate(call.input(Archive, "download"), call.context)),
+    StageSpec("split", ("validate",), ("seed", "split"), Split,
+              lambda call: split(call.input(Dataset, "validate"), champion_split(call.context.store), call.context)),
+    StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model,
+              lambda call: train_head(call.input(Archive, "download"), call.input(Split, "split"), call.context)),
     StageSpec("fine_tune", ("download", "split", "train_head"), ("seed", "model.precision", "augment", "fine_tune"),
               Model, _fine_tune, excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED_SETTINGS))),
     StageSpec("evaluate", ("download", "split", "fine_tune"), ("evaluate",), Evaluation, _evaluate,
@@ -140,6 +123,7 @@ _SPECS = (
               excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
     StageSpec("submit", ("download", "validate", "split", "fine_tune"), ("competition", "evaluate"), Submission,
               _submit, excluded=("evaluate.batch_size",)),
-    StageSpec("score", ("submit", "evaluate"), ("competition",), artifacts.PublicScore, _score),
+    StageSpec("score", ("submit", "evaluate"), ("competition",), artifacts.PublicScore,
+              lambda call: score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)),
 )
 STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}

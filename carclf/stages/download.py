@@ -1,10 +1,11 @@
 """Download the competition's archive, once per version of it on Kaggle, and add the extra data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build
 from carclf.dataset.archives import pack
-from carclf.dataset.extra_data import ExtraData, archive_content, gather_extra_data
+from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
 from carclf.errors import ServiceError
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store
@@ -15,14 +16,12 @@ VERSION = 1
 def download(context: StageContext) -> tuple[Archive, bool]:
     """Return the archive, verified, with the extra data packed next to it, and whether it was reused.
 
-    It is reused as long as Kaggle lists the same files, sizes and dates and the extra data have the same bytes.
-
-    Raises:
-        DataError: download.extra_data does not name folders of images. This is checked before the download.
+    It is reused as long as Kaggle lists the same files, sizes and dates and the extra data have the same bytes. Raise
+    DataError before the download if download.extra_data does not name folders of images.
     """
-    with gather_extra_data(context.config.download.extra_data) as extra:
+    with gather_extra_data(context.config.download.extra_data) as images:
         archive, reused = _competition_archive(context)
-        return _add_extra_data(archive, extra, context.store) if extra.images else (archive, reused)
+        return _add_extra_data(archive, images, context.store) if images else (archive, reused)
 
 
 def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
@@ -39,18 +38,16 @@ def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 
 
-def _add_extra_data(archive: Archive, extra: ExtraData, store: Store) -> tuple[Archive, bool]:
+def _add_extra_data(archive: Archive, images: Mapping[str, Path], store: Store) -> tuple[Archive, bool]:
     """Build an archive that shares the competition's ``archive.zip``: another extra image repeats no download."""
-    content = extra.content
+    content = images_content(images)
 
     def make(folder: Path) -> Metrics:
-        pack(folder / "extra.zip", extra.images)
+        pack(folder / "extra.zip", images)
         if archive_content(folder / "extra.zip") != content:
-            raise ServiceError(
-                "download.extra_data: images changed while they were packed. Run download again while nobody writes to "
-                "these folders."
-            )
-        return archive.metrics | {"num_extra": len(extra.images)}
+            raise ServiceError("download.extra_data: images changed while they were packed. Run download again while "
+                               "nobody writes to these folders.")
+        return archive.metrics | {"num_extra": len(images)}
 
     provenance = Provenance(VERSION, {"archive": archive.key}, {"extra": content})
     return build(Archive, make, provenance, store, archive.files)

@@ -1,8 +1,8 @@
 """Evaluate the candidate on the validation images, and the champion on the same images."""
 
 from carclf.artifacts import Archive, Evaluation, Model, Split, StageContext
-from carclf.champion import champion_event, load_event_model
-from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
+from carclf.champion import champion_event
+from carclf.evaluation.evaluate import evaluate_champion, evaluate_model
 from carclf.progress import log
 
 
@@ -15,10 +15,7 @@ def evaluate(archive: Archive, split: Split, model: Model, context: StageContext
     champion = champion_event(context.store)
     if champion is None or champion["model"] == model.key:
         return evaluation, reused
-    config = with_champion_tta(context.config, champion, context.store)
-    champion_context = StageContext(context.store, config, context.salt)
-    champion_model = load_event_model(context.store, champion)
-    champion_evaluation, champion_reused = evaluate_model(archive, split, champion_model, champion_context)
+    champion_evaluation, champion_reused = evaluate_champion(archive, split, champion, context)
     accuracy, champion_accuracy = (item.number("val_accuracy") for item in (evaluation, champion_evaluation))
     log.info("evaluate: val_accuracy=%.4f champion=%s champion_val_accuracy=%.4f", accuracy, champion["model"],
              champion_accuracy)

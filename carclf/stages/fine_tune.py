@@ -18,10 +18,8 @@ def fine_tune(
 ) -> tuple[Model, bool]:
     """Return the model of train_head with its upper blocks trained, at the epoch with the best validation accuracy.
 
-    If the process is killed, the next call resumes from the last checkpoint.
-
-    Raises:
-        StageWaiting: Training paused after ``pause_epoch``. The next call continues.
+    If the process is killed, the next call resumes from the last checkpoint. Raise StageWaiting if training paused
+    after ``pause_epoch``; the next call continues.
     """
     store = context.store
     inputs = {"archive": archive.key, "split": split.key, "model": start.key}
@@ -51,7 +49,5 @@ def find_setting(
     settings = context.config.fine_tune
     with fine_tuning.load_network() as network:
         if name == "batch_size":
-            trials = fine_tuning.find_batch_size(network, settings, try_all=True)
-        else:
-            trials = fine_tuning.find_learning_rate(network, settings)
-    return trials.table, trials.best
+            return fine_tuning.find_batch_size(network, settings, try_all=True)
+        return fine_tuning.find_learning_rate(network, settings)

@@ -7,7 +7,7 @@ from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Prov
 from carclf.champion import Event, State, ensure_state, load_event_model, promotion_of_model, record_promotion
 from carclf.config import Config
 from carclf.errors import ServiceError, StageWaiting
-from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
+from carclf.evaluation.evaluate import evaluate_champion
 from carclf.progress import log
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
 
@@ -44,11 +44,8 @@ def promote(
 ) -> tuple[Decision, bool]:
     """Return the gate's decision, and whether it was reused. If it is "promoted", ``champion.json`` names the model.
 
-    A model that was promoted before keeps its decision and is not promoted again.
-
-    Raises:
-        StageWaiting: ``gate.approval`` is required and nobody has approved yet.
-        ServiceError: Other runs changed the champion at each attempt.
+    A model that was promoted before keeps its decision and is not promoted again. Raise StageWaiting if
+    ``gate.approval`` is required and nobody has approved yet, ServiceError if other runs keep changing the champion.
     """
     store = context.store
     state = ensure_state(store, context.config.gate.threshold)
@@ -68,9 +65,8 @@ def promote(
             return decision, reused
         log.info("promote: the champion or the threshold has changed, comparing again")
         state = ensure_state(store, context.config.gate.threshold)
-    raise ServiceError(
-        f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. Run promote again."
-    )
+    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. "
+                       "Run promote again.")
 
 
 def _log_threshold(state: State, config: Config) -> None:
@@ -85,10 +81,8 @@ def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
     champion = state["champion"]["model"]
     if champion == event["model"]:
         return decision
-    note = (
-        f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf champion "
-        f"rollback --to {event['model']}"
-    )
+    note = (f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf "
+            f"champion rollback --to {event['model']}")
     log.warning("promote: model=%s: %s", event["model"], note)
     reason = f"{decision.metrics['reason']}; {note}"
     return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
@@ -101,8 +95,9 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     champion = None
     inputs = {"model": candidate.model.key, "evaluation": candidate.evaluation.key}
     if state["champion"] and gate.champion_rule != "off":
-        champion = load_event_model(store, state["champion"]), _champion_evaluation(candidate, state, context)
-        inputs["champion_evaluation"] = champion[1].key
+        evaluation, _ = evaluate_champion(candidate.archive, candidate.split, state["champion"], context)
+        champion = load_event_model(store, state["champion"]), evaluation
+        inputs["champion_evaluation"] = evaluation.key
 
     def make(folder: Path) -> Metrics:
         from carclf.gate.decision import EvaluatedModel, decide, write_decision
@@ -114,14 +109,6 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     judged = gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS))
     settings = {"threshold": threshold, "gate": judged, "salt": context.salt}
     return build(Decision, make, Provenance(VERSION, inputs, settings), store)
-
-
-def _champion_evaluation(candidate: Candidate, state: State, context: StageContext) -> Evaluation:
-    """Return the champion's evaluation on the candidate's validation images, with the champion's own TTA."""
-    model = load_event_model(context.store, state["champion"])
-    config = with_champion_tta(context.config, state["champion"], context.store)
-    champion_context = StageContext(context.store, config, context.salt)
-    return evaluate_model(candidate.archive, candidate.split, model, champion_context)[0]
 
 
 def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, bool]:

@@ -1,7 +1,5 @@
 """Ask Kaggle for the public score of a submission."""
 
-from pathlib import Path
-
 from carclf.artifacts import Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
 from carclf.champion import record_score
 from carclf.errors import ConfigError, DataError, StageWaiting
@@ -18,11 +16,8 @@ def score(submission: Submission, evaluation: Evaluation, context: StageContext)
 
     The metrics are ``public_score``, ``rank`` on the public leaderboard, ``gap`` (validation accuracy minus public
     score) and ``warning``, which is not empty if the gap is more than chance. A competition without public scores
-    leaves ``public_score`` empty, and the next run asks again.
-
-    Raises:
-        StageWaiting: Kaggle has not scored the submission yet.
-        DataError: Kaggle does not list the submission or could not score it.
+    leaves ``public_score`` empty, and the next run asks again. Raise StageWaiting if Kaggle has not scored the
+    submission yet, DataError if it does not list the submission or could not score it.
     """
     public_score, reused = _public_score(submission, evaluation, context)
     record_score(context.store, evaluation.inputs["model"], public_score.metrics)
@@ -31,9 +26,7 @@ def score(submission: Submission, evaluation: Evaluation, context: StageContext)
     return public_score, reused
 
 
-def _public_score(
-    submission: Submission, evaluation: Evaluation, context: StageContext
-) -> tuple[PublicScore, bool]:
+def _public_score(submission: Submission, evaluation: Evaluation, context: StageContext) -> tuple[PublicScore, bool]:
     store, competition = context.store, context.config.competition
 
     def provenance(graded: bool) -> Provenance:
@@ -48,11 +41,7 @@ def _public_score(
     if state.public_score is not None:
         metrics |= _compare_with_validation(state.public_score, submission, evaluation)
         metrics["rank"] = _rank(state.public_score, kaggle)
-
-    def make(_: Path) -> Metrics:
-        return metrics
-
-    return build(PublicScore, make, provenance(state.public_score is not None), store)
+    return build(PublicScore, lambda _: metrics, provenance(state.public_score is not None), store)
 
 
 def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
@@ -61,10 +50,8 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
     fingerprint = file.sha256[:16]
     state = kaggle.find_submission(fingerprint)
     if state is None:
-        raise DataError(
-            f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another endpoint, "
-            "or removed. Run again with --set force=true to send it again."
-        )
+        raise DataError(f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another "
+                        "endpoint, or removed. Run again with --set force=true to send it again.")
     if state.status == "ERROR":
         raise ungraded_error(state, kaggle.competition, f"{store.url}/{file.key}", fingerprint)
     if state.status != "COMPLETE":

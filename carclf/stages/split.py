@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.config import Config
@@ -23,19 +23,13 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
     """
     config = context.config
     settings = config.split.model_dump() | {"seed": _seed(config), "salt": context.salt}
-    if champion is not None and _is_same(champion, dataset, settings):
-        return champion, True
-
-    def make(folder: Path) -> Metrics:
-        return _write_split(folder, dataset, champion, context)
-
+    if champion is not None:
+        key = Provenance(VERSION, champion.inputs, settings).key(Split)
+        if champion.inputs["dataset"] == dataset.key and champion.key == key:
+            return champion, True
     inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
-    return build(Split, make, Provenance(VERSION, inputs, settings), context.store)
-
-
-def _is_same(champion: Split, dataset: Dataset, settings: dict[str, Any]) -> bool:
-    key = Provenance(VERSION, champion.inputs, settings).key(Split)
-    return champion.inputs["dataset"] == dataset.key and champion.key == key
+    provenance = Provenance(VERSION, inputs, settings)
+    return build(Split, lambda folder: _write_split(folder, dataset, champion, context), provenance, context.store)
 
 
 def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context: StageContext) -> Metrics:

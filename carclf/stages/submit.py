@@ -40,11 +40,14 @@ def submit(
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
-    Raises:
-        ConfigError: The model was never promoted.
-        StageWaiting: Kaggle accepts no more submissions today. The predictions are kept.
+    Raise ConfigError if the model was never promoted, StageWaiting if Kaggle accepts no more submissions today. The
+    predictions are kept.
     """
-    _require_promoted(model, context.store)
+    state = read_state(context.store)
+    if state is None or promotion_of_model(state, model.key) is None:
+        raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf "
+                          "promote --run RUN; if gate.approval is required: carclf promote --run RUN --approved-by "
+                          "NAME.")
     prediction, _ = predict_test(archive, dataset, split, model, context)
     return send_submission(prediction, dataset, split, model, context)
 
@@ -81,8 +84,7 @@ def send_submission(
 ) -> tuple[Submission, bool]:
     """Check a prediction's ``submission.csv`` again and send it, unless Kaggle has it already.
 
-    Raises:
-        DataError: The file does not match the sample submission, or Kaggle has it and could not score it.
+    Raise DataError if it does not match the sample submission, or if Kaggle has it and could not score it.
     """
     store, competition = context.store, context.config.competition
     file = prediction.files["submission.csv"]
@@ -110,10 +112,8 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
         # Another process could send the same file between our request of Kaggle's list and our submission.
         expires_at = time.monotonic() + CLAIM_SECONDS
         if not acquire_lease(store, key, CLAIM_SECONDS):
-            raise StageWaiting(
-                f"another process is sending the predictions {fingerprint}, or stopped less than "
-                f"{CLAIM_SECONDS / 60:.0f} minutes ago"
-            )
+            raise StageWaiting(f"another process is sending the predictions {fingerprint}, or stopped less than "
+                               f"{CLAIM_SECONDS / 60:.0f} minutes ago")
         return expires_at
 
     kaggle = KaggleClient(competition)
@@ -124,15 +124,6 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
         if not kaggle.submission_uncertain:
             release_lease(store, key)
         raise
-
-
-def _require_promoted(model: Model, store: Store) -> None:
-    state = read_state(store)
-    if state is None or promotion_of_model(state, model.key) is None:
-        raise ConfigError(
-            f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf promote --run "
-            "RUN; if gate.approval is required: carclf promote --run RUN --approved-by NAME."
-        )
 
 
 def _predict_probabilities(

@@ -39,11 +39,8 @@ def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[M
     if config.audit.enabled:
         auditor = Auditor(archive, split, context, settings["model"]["weights"], features.plain_features)
         audit_metrics, audit_reused = auditor.metrics()
-
-    def make(folder: Path) -> Metrics:
-        return _write_model(folder, features, config)
-
-    model, reused = build(Model, make, Provenance(VERSION, inputs, settings), context.store)
+    provenance = Provenance(VERSION, inputs, settings)
+    model, reused = build(Model, lambda folder: _write_model(folder, features, config), provenance, context.store)
     return model.model_copy(update={"metrics": model.metrics | audit_metrics}), reused and audit_reused
 
 
@@ -56,9 +53,9 @@ def _write_model(folder: Path, features: RunFeatures, config: Config) -> Metrics
     head, history, metrics = _fit_head(folder, features, config)
     model = join_backbone_and_head(features.backbone, head)
     images = extract_images(features.archive, features.context.store)
-    write_reference_logits(model, features.rows["val"], images, features.image_size, folder)
+    write_reference_logits(model, features.rows["val"], images, config.model.image_size, folder)
     save_model(model, history, folder)
-    height, width = features.image_size
+    height, width = config.model.image_size
     return metrics | {"image_height": height, "image_width": width, "seconds_saved": seconds_saved,
                       "class_names": features.split.class_names}
 

@@ -10,7 +10,6 @@ from carclf.config import Validation
 from carclf.dataset.fixes import FixedIndex, LabelFixes, read_fixes
 from carclf.errors import DataError
 from carclf.progress import Meter
-from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,11 +33,8 @@ class _Tables:
 def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     """Return the index of the archive's images with a report of all findings, and whether it was reused.
 
-    The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset.
-
-    Raises:
-        DataError: Too many images are unusable, a class is too small, or labels contradict each other. The report is
-            in the store nevertheless.
+    The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset. Raise DataError if too many
+    images are unusable, a class is too small, or labels contradict each other; the report is in the store nevertheless.
     """
     store, config = context.store, context.config
     fixes = read_fixes(store)
@@ -52,22 +48,16 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
         from carclf.dataset.checks import raise_on_errors
 
         tables = _read_tables(extract_images(archive, store), fixes, config.validation)
-        inspection = _inspect(archive, context)
-        metrics, findings = _write_dataset(folder, inspection.path(store, "index.parquet"), tables)
+        metrics, findings = _write_dataset(folder, _inspect(archive, context).table(store, "index.parquet"), tables)
         try:
             raise_on_errors(findings)
         except DataError as error:
-            report = _upload_report(folder, store, provenance.key(Dataset))
-            raise DataError(f"{error} See {report} in {store.url}.") from error
+            target = f"{Dataset.folder}/{provenance.key(Dataset)}"  # stays without a manifest
+            _, report = (upload(store, folder / name, target) for name in ("report.json", "report.html"))
+            raise DataError(f"{error} See {report.key} in {store.url}.") from error
         return metrics
 
     return build(Dataset, make, provenance, store)
-
-
-def _upload_report(folder: Path, store: Store, key: str) -> str:
-    """Upload the report of a failed validation, without a manifest; return the key of its page."""
-    uploads = [upload(store, folder / name, f"{Dataset.folder}/{key}") for name in ("report.json", "report.html")]
-    return uploads[-1].key
 
 
 def _read_tables(images: Path, fixes: LabelFixes, config: Validation) -> _Tables:
@@ -107,16 +97,13 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
     return build(Inspection, make, Provenance(VERSION, {"archive": archive.key}, settings), store)[0]
 
 
-def _write_dataset(folder: Path, inspected: Path, tables: _Tables) -> "tuple[Metrics, Findings]":
+def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) -> "tuple[Metrics, Findings]":
     """Write the dataset's files; return its metrics and all findings."""
-    import pandas as pd
-
     from carclf.dataset.checks import expected_labels, find_problems
     from carclf.dataset.fixes import apply_fixes
     from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
     context = tables.context
-    inspection = pd.read_parquet(inspected)
     fixed = apply_fixes(inspection, tables.fixes, expected_labels(inspection, context))
     findings = find_problems(fixed.index, context)
     findings.add(tables.findings + fixed.findings())

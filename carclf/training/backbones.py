@@ -2,7 +2,6 @@
 
 import re
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -23,10 +22,8 @@ BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?(_\d+)?|expanded_conv(_\d
 def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Model:
     """Return the network from RGB pixels in [0, 255], (batch, height, width, 3), to features, (batch, features).
 
-    All backbones but Tiny accept images of any size, so that training can start with smaller ones.
-
-    Raises:
-        ConfigError: The weights cannot be loaded. Training never starts from random weights unnoticed.
+    All backbones but Tiny accept images of any size, so that training can start with smaller ones. Raise ConfigError
+    if the weights cannot be loaded: training never starts from random weights unnoticed.
     """
     if name == TINY:
         if weights != "none":
@@ -54,7 +51,11 @@ def _application(name: str, weights: str) -> keras.Model:
     if source not in ("imagenet", None):
         source = str(weights_file(weights))
     try:
-        net = _load_application(name, source)
+        with warnings.catch_warnings():
+            # Keras only warns about weights that do not fit some layers, which would then start from random weights.
+            warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
+            make = getattr(keras.applications, name)
+            net = make(include_top=False, weights=source, input_shape=(None, None, 3), pooling="avg")
     except Exception as error:  # Keras raises a bare Exception if the download fails
         remedy = "Give this machine access to Keras' storage once, or set" if source == "imagenet" else "Set"
         raise ConfigError(f"The {weights} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. {remedy} "
@@ -64,14 +65,6 @@ def _application(name: str, weights: str) -> keras.Model:
         raise ConfigError(f"The {weights} weights of {name} contain values that are not finite, so the file is "
                           "damaged. Set model.weights to an intact file.")
     return net
-
-
-def _load_application(name: str, weights: str | None) -> keras.Model:
-    with warnings.catch_warnings():
-        # Keras only warns about weights that do not fit some layers, which would then start from random weights.
-        warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
-        make = getattr(keras.applications, name)
-        return make(include_top=False, weights=weights, input_shape=(None, None, 3), pooling="avg")
 
 
 def _tiny(height: int, width: int) -> keras.Model:
@@ -91,21 +84,16 @@ def extract_backbone(classifier: keras.Model) -> keras.Model:
     return keras.Model(classifier.inputs[0], features, name="backbone")
 
 
-def flatten_layers(model: keras.Model) -> list[Any]:
-    """Return every layer of a model and of its nested models, in order."""
-    return _flatten(model.layers)
+def flatten_layers(layer: Any) -> list[Any]:
+    """Return every layer of a model and of its nested models, in order; a layer that is not a model is the only one."""
+    if not isinstance(layer, keras.Model):
+        return [layer]
+    return [flat for nested in layer.layers for flat in flatten_layers(nested)]
 
 
 def backbone_layers(classifier: keras.Model) -> list[Any]:
     """Return every layer below the head, nested ones included."""
-    return _flatten([layer for layer in classifier.layers if layer.name != "head"])
-
-
-def _flatten(layers: Iterable[Any]) -> list[Any]:
-    flat: list[Any] = []
-    for layer in layers:
-        flat += _flatten(layer.layers) if isinstance(layer, keras.Model) else [layer]
-    return flat
+    return [flat for layer in classifier.layers if layer.name != "head" for flat in flatten_layers(layer)]
 
 
 def group_layers_by_block(layers: list[Any]) -> list[list[Any]]:

@@ -40,14 +40,14 @@ class Shard:
     start: int
 
 
+@dataclass(frozen=True)
 class FeatureShards:
     """Features of one backbone. ``settings`` are those of train_head, with the precision that is used."""
 
-    def __init__(self, backbone: keras.Model, settings: Mapping[str, Any], context: StageContext, meter: Meter) -> None:
-        self.backbone = backbone
-        self.settings = settings
-        self.context = context
-        self.meter = meter
+    backbone: keras.Model
+    settings: Mapping[str, Any]
+    context: StageContext
+    meter: Meter
 
     def load(
         self, archive: Archive, split: Split, subsets: Mapping[str, tuple[pd.DataFrame, int]]
@@ -62,10 +62,9 @@ class FeatureShards:
             for view in range(num_views)
             for start in range(0, len(rows), SHARD_ROWS)
         ]
-        order = list(range(len(shards)))
         # The order decides nothing but which process computes which shard.
-        random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(order)
-        built = [self._build(archive, split, shards[position]) for position in order]
+        random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(shards)
+        built = [self._build(archive, split, shard) for shard in shards]
         num_computed = sum(not reused for _, reused in built)
         log.info("train_head: features computed=%d shards=%d", num_computed, len(shards))
         width = self.backbone.output_shape[-1]
@@ -73,8 +72,7 @@ class FeatureShards:
             subset: np.empty((num_views, len(rows), width), np.float32)
             for subset, (rows, num_views) in subsets.items()
         }
-        for position, (artifact, _) in zip(order, built, strict=True):
-            shard = shards[position]
+        for shard, (artifact, _) in zip(shards, built, strict=True):
             target = features[shard.subset][shard.view, shard.start : shard.start + len(shard.rows)]
             target[:] = np.load(artifact.path(self.context.store, "features.npy"))
         return features, sum(artifact.seconds for artifact, _ in built)
@@ -87,20 +85,18 @@ class FeatureShards:
             np.save(folder / "features.npy", extract_features(self.backbone, examples, config, shard.view, self.meter))
             return {"num_rows": len(shard.rows), "view": shard.view}
 
-        provenance = Provenance(VERSION, {"archive": archive.key, "split": split.key}, self._shard_settings(shard))
-        return build(Features, make, provenance, store)
-
-    def _shard_settings(self, shard: Shard) -> dict[str, Any]:
         model = self.settings["model"]
         # The seed decides the augmented views, and the weights of a random start.
         seeded = shard.view > 0 or model["weights"] == "none"
-        return {
+        settings = {
             **{name: model[name] for name in ("backbone", "weights", "image_height", "image_width")},
             "augment": self.settings["augment"] if shard.view else None,
             "seed": self.settings["seed"] if seeded else None, "precision": self.settings["precision"],
             "salt": self.settings["salt"], "subset": shard.subset, "view": shard.view, "start": shard.start,
             "num": len(shard.rows),
         }
+        inputs = {"archive": archive.key, "split": split.key}
+        return build(Features, make, Provenance(VERSION, inputs, settings), store)
 
 
 def extract_features(

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -34,14 +33,7 @@ NUM_RATES = 100
 SMALLEST_BATCH = 8
 LARGEST_BATCH = 1024
 MIN_STEPS_PER_EPOCH = 16  # limits the batch size that is found: with fewer steps an epoch would hardly train
-
-
-@dataclass(frozen=True)
-class Trials:
-    """The values that were tried for a setting, one per row, and the best one."""
-
-    table: pd.DataFrame
-    best: float
+Trials = tuple[pd.DataFrame, float]  # the values that were tried for a setting, one per row, and the best one
 
 
 class FineTuning:
@@ -55,25 +47,15 @@ class FineTuning:
         self.store = context.store
 
     @cached_property
-    def rows(self) -> pd.DataFrame:
-        """The split's rows, with the position of the class as the label."""
-        return self.split.rows(self.store).assign(label=lambda rows: rows["class_index"])
-
-    @property
-    def val_rows(self) -> pd.DataFrame:
-        """The rows of the validation images."""
-        return self.rows[self.rows["subset"] == "val"]
-
-    @property
-    def train_rows(self) -> pd.DataFrame:
-        """The rows of the training images."""
-        return self.rows[self.rows["subset"] == "train"]
+    def rows(self) -> dict[str, pd.DataFrame]:
+        """The split's rows by subset, with the position of the class as the label."""
+        rows = self.split.rows(self.store)
+        return {str(subset): table for subset, table in rows.assign(label=rows["class_index"]).groupby("subset")}
 
     def write_model(self, folder: Path, checkpoints: Checkpoints, pause_epoch: int) -> Metrics:
         """Train, write the files of the model to the folder, and return its metrics.
 
-        Raises:
-            StageWaiting: Training paused after ``pause_epoch``.
+        Raise StageWaiting if training paused after ``pause_epoch``.
         """
         history = pd.DataFrame()
         metrics: Metrics = {"val_accuracy": self.start.metrics["val_accuracy"], "best_epoch": 0}
@@ -82,7 +64,7 @@ class FineTuning:
                 settings = self._resolve_auto(network, folder, checkpoints)
                 history, metrics = self._train(network, settings, checkpoints, pause_epoch)
         images = extract_images(self.archive, self.store)
-        write_reference_logits(network, self.val_rows, images, self.start.image_size, folder)
+        write_reference_logits(network, self.rows["val"], images, self.start.image_size, folder)
         save_model(network, history, folder)
         inherited = {name: self.start.metrics[name] for name in ("num_classes", "image_height", "image_width")}
         return metrics | {"class_names": self.split.class_names} | inherited
@@ -91,7 +73,7 @@ class FineTuning:
     def load_network(self) -> Iterator[keras.Model]:
         """Yield the network of ``start`` on this machine's devices and in the configured precision."""
         make_deterministic(self.config.seed)
-        batch_size = min(self.config.fine_tune.batch_size, len(self.train_rows)) or LARGEST_BATCH
+        batch_size = min(self.config.fine_tune.batch_size, len(self.rows["train"])) or LARGEST_BATCH
         with data_parallel(batch_size):
             network = keras.models.load_model(self.start.path(self.store, "model.keras"), compile=False)
             with compute_precision(self.config.model.precision, network) as precision:
@@ -107,7 +89,7 @@ class FineTuning:
             table = tuning.range_test(
                 lambda rate: compile_for_fine_tuning(settings, network, source, rate)[0], stream, NUM_RATES
             )
-        return Trials(table, tuning.best_learning_rate(table))
+        return table, tuning.best_learning_rate(table)
 
     def find_batch_size(self, network: keras.Model, settings: FineTune, *, try_all: bool = False) -> Trials:
         """Find a fast batch size that leaves an epoch enough steps.
@@ -119,10 +101,9 @@ class FineTuning:
         largest = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // MIN_STEPS_PER_EPOCH))
         with self._restored(network):
             trained, _ = compile_for_fine_tuning(settings, network, source)
-            table = tuning.try_batch_sizes(
-                trained, source.sizes[-1], SMALLEST_BATCH, LARGEST_BATCH if try_all else largest
-            )
-        return Trials(table, tuning.best_batch_size(table, largest))
+            limit = LARGEST_BATCH if try_all else largest
+            table = tuning.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, limit)
+        return table, tuning.best_batch_size(table, largest)
 
     @contextmanager
     def _restored(self, network: keras.Model) -> Iterator[None]:
@@ -151,24 +132,22 @@ class FineTuning:
             key = f"{checkpoints.folder}/{name}-trials.json"
             if saved := self.store.read(key):
                 content = json.loads(saved.data)
-                trials = Trials(pd.DataFrame(content["trials"]), content["best"])
+                trials, best = pd.DataFrame(content["trials"]), content["best"]
             else:
-                trials = find(network, settings)
-                content = {"best": trials.best, "trials": trials.table.to_dict("list")}
-                self.store.write(key, json.dumps(content).encode())
-            tuning.plot_trials(trials.table, trials.best, folder / f"{name}.png")
-            log.info("fine_tune: chose %s=%.3g", name, trials.best)
-            settings = settings.model_copy(update={name: trials.best})
+                trials, best = find(network, settings)
+                self.store.write(key, json.dumps({"best": best, "trials": trials.to_dict("list")}).encode())
+            tuning.plot_trials(trials, best, folder / f"{name}.png")
+            log.info("fine_tune: chose %s=%.3g", name, best)
+            settings = settings.model_copy(update={name: best})
         return settings
 
     def _train(
         self, network: keras.Model, settings: FineTune, checkpoints: Checkpoints, pause_epoch: int
     ) -> tuple[pd.DataFrame, Metrics]:
-        """Train the network; return the history and the metrics."""
         source = self._training_source(settings)
         images = extract_images(self.archive, self.store)
         size = self.start.image_size
-        val = LetterboxedSource(Examples.from_index(self.val_rows, images, size), size)
+        val = LetterboxedSource(Examples.from_index(self.rows["val"], images, size), size)
         trained, num_blocks = compile_for_fine_tuning(settings, network, source)
         if source.batch_size < settings.batch_size:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
@@ -183,12 +162,12 @@ class FineTuning:
         }
 
     def _training_source(self, settings: FineTune) -> TrainingSource:
-        """Return the training images, augmented and shuffled."""
         augment = self.config.augment
         size = self.start.image_size
         # The smallest crop must have as many pixels as the network's input.
         height, width = (round(side * augment.crop_scale**-0.5) for side in size)
-        examples = Examples.from_index(self.train_rows, extract_images(self.archive, self.store), (height, width))
+        images = extract_images(self.archive, self.store)
+        examples = Examples.from_index(self.rows["train"], images, (height, width))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
         sizes = epoch_sizes(size, settings.initial_size_fraction, settings.num_phases, settings.epochs)
         return TrainingSource(

@@ -49,9 +49,8 @@ def search_settings(
                      "held_out_loss": float(history["val_loss"].min()), "held_out_accuracy": accuracy})
         log.info("train_head: trial %d/%d learning_rate=%.2g weight_decay=%.2g held_out_loss=%.4f "
                  "held_out_accuracy=%.4f", len(rows), len(trials), *rows[-1].values())
-    # The loss of a trial that diverged is NaN.
-    losses = [row["held_out_loss"] if np.isfinite(row["held_out_loss"]) else np.inf for row in rows]
-    return trials[int(np.argmin(losses))], pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return trials[table["held_out_loss"].fillna(np.inf).argmin()], table  # the loss of a trial that diverged is NaN
 
 
 def is_held_out(groups: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
@@ -62,13 +61,9 @@ def is_held_out(groups: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
 def sample_trials(settings: Head, seed: int) -> list[Head]:
     """Return the given settings and ``num_trials - 1`` random ones with a learning rate and weight decay near them."""
     random = np.random.default_rng(seed)
-    factors = [
-        (10 ** random.uniform(*LEARNING_RATE_DECADES), 10 ** random.uniform(*WEIGHT_DECAY_DECADES))
-        for _ in range(settings.num_trials - 1)
-    ]
-    updates = [
-        {"learning_rate": min(1.0, settings.learning_rate * rate),
-         "weight_decay": min(1.0, settings.weight_decay * decay)}
-        for rate, decay in factors
-    ]
-    return [settings, *(settings.model_copy(update=update) for update in updates)]
+    trials = [settings]
+    for _ in range(settings.num_trials - 1):
+        rate = settings.learning_rate * 10 ** random.uniform(*LEARNING_RATE_DECADES)
+        decay = settings.weight_decay * 10 ** random.uniform(*WEIGHT_DECAY_DECADES)
+        trials.append(settings.model_copy(update={"learning_rate": min(1.0, rate), "weight_decay": min(1.0, decay)}))
+    return trials

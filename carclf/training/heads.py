@@ -60,7 +60,13 @@ def fit_head(
     """
     (x, labels), (val_x, val_labels) = train, val
     num_steps = settings.epochs * -(-len(x) // settings.batch_size)
-    trained = _compile(head, settings, num_steps)
+    schedule = warmup_cosine(settings.learning_rate, num_steps, WARMUP_FRACTION)
+    trained = keras.Model(head.inputs, head.outputs)  # Keras would save the loss of a nested model with it
+    trained.compile(
+        keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
+    )
     one_hot = np.eye(head.output_shape[-1], dtype=np.float32)
     with Meter("train_head") as meter:
         keep_best = _KeepBest(meter)
@@ -73,14 +79,3 @@ def fit_head(
     # Keras divides in float32; fine-tuning compares its accuracies, in float64, with this one.
     num_correct = round(float(keep_best.best_accuracy) * len(val_labels))
     return rows.reset_index(), num_correct / len(val_labels), keep_best.best_epoch
-
-
-def _compile(head: keras.Model, settings: Head, num_steps: int) -> keras.Model:
-    trained = keras.Model(head.inputs, head.outputs)  # Keras would save the loss of a nested model with it
-    schedule = warmup_cosine(settings.learning_rate, num_steps, WARMUP_FRACTION)
-    trained.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
-    )
-    return trained

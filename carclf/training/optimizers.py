@@ -57,17 +57,14 @@ class BlockwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]  # keras is 
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable with its block's rate, and decay it if it is a kernel."""
-        rate = keras.ops.cast(learning_rate * self._factor(variable), variable.dtype)
+        block = self._rates.get(self._var_key(variable), FULL_RATE)
+        factor: Any = block.factor
+        if block.start_step:
+            factor = factor * keras.ops.cast(self.iterations >= block.start_step, "float32")
+        rate = keras.ops.cast(learning_rate * (factor * self.scale), variable.dtype)
         if len(variable.shape) > 1:  # biases and the scales of normalization layers do not decay
             self.assign_sub(variable, variable * (self.weight_decay * rate))
         super().update_step(gradient, variable, rate)
-
-    def _factor(self, variable: Any) -> Any:
-        rate = self._rates.get(self._var_key(variable), FULL_RATE)
-        if not rate.start_step:
-            return rate.factor * self.scale
-        started = keras.ops.cast(self.iterations >= rate.start_step, "float32")
-        return rate.factor * started * self.scale
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Do nothing: ``update_step`` decays with each block's rate."""

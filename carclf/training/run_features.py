@@ -1,6 +1,7 @@
 """The backbone of a run and the features of the run's images, computed when they are first used."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 SUBSETS = ("train", "val", "excluded")
 
 
+@dataclass
 class RunFeatures:
     """Features of every view of the training images, and of the plain view of all other images.
 
@@ -25,16 +27,11 @@ class RunFeatures:
     Nothing is computed twice, and the training framework is only imported when a property is used.
     """
 
-    def __init__(
-        self, archive: Archive, split: Split, context: StageContext, settings: Mapping[str, Any],
-        start_model: Model | None = None,
-    ) -> None:
-        self.archive = archive
-        self.split = split
-        self.context = context
-        self.settings = settings
-        self.start_model = start_model
-        self.image_size = context.config.model.image_size
+    archive: Archive
+    split: Split
+    context: StageContext
+    settings: Mapping[str, Any]
+    start_model: Model | None = None
 
     @cached_property
     def backbone(self) -> "keras.Model":
@@ -42,11 +39,11 @@ class RunFeatures:
         from carclf.training.backbones import build_backbone
         from carclf.training.compile import make_deterministic
 
-        config = self.context.config
-        make_deterministic(config.seed)
+        make_deterministic(self.context.config.seed)
+        model = self.context.config.model
         if self.start_model is not None:
-            return load_backbone(self.start_model, self.context.store, self.image_size)
-        return build_backbone(config.model.backbone, config.model.weights, *self.image_size)
+            return load_backbone(self.start_model, self.context.store, model.image_size)
+        return build_backbone(model.backbone, model.weights, *model.image_size)
 
     @cached_property
     def rows(self) -> "dict[str, pd.DataFrame]":
@@ -65,10 +62,16 @@ class RunFeatures:
 
     def plain_features(self, archive: Archive, split: Split) -> "tuple[pd.DataFrame, np.ndarray[Any, Any]]":
         """Return the row of every usable labeled image and the features of its plain view, also for other data."""
+        import numpy as np
+        import pandas as pd
+
         if (archive.key, split.key) == (self.archive.key, self.split.key):
-            return _join_subsets(self.rows, self.by_subset)
-        rows = self._rows_by_subset(split)
-        return _join_subsets(rows, self._load(archive, split, rows, 1)[0])
+            rows, features = self.rows, self.by_subset
+        else:
+            rows = self._rows_by_subset(split)
+            features, _ = self._load(archive, split, rows, 1)
+        plain = np.concatenate([features[subset][0] for subset in rows])
+        return pd.concat(rows.values(), ignore_index=True), plain
 
     @cached_property
     def _loaded(self) -> "tuple[SubsetFeatures, float]":
@@ -85,18 +88,8 @@ class RunFeatures:
         from carclf.training.feature_shards import FeatureShards
         from carclf.training.precision import compute_precision
 
-        precision_setting = self.context.config.model.precision
-        with compute_precision(precision_setting, self.backbone) as precision, Meter("features") as meter:
+        setting = self.context.config.model.precision
+        with compute_precision(setting, self.backbone) as precision, Meter("features") as meter:
             shards = FeatureShards(self.backbone, {**self.settings, "precision": precision}, self.context, meter)
-            views = {subset: num_views if subset == "train" else 1 for subset in rows}
-            return shards.load(archive, split, {subset: (rows[subset], views[subset]) for subset in rows})
-
-
-def _join_subsets(
-    rows: "dict[str, pd.DataFrame]", features: "SubsetFeatures"
-) -> "tuple[pd.DataFrame, np.ndarray[Any, Any]]":
-    import numpy as np
-    import pandas as pd
-
-    plain = np.concatenate([features[subset][0] for subset in rows])
-    return pd.concat(rows.values(), ignore_index=True), plain
+            subsets = {name: (table, num_views if name == "train" else 1) for name, table in rows.items()}
+            return shards.load(archive, split, subsets)

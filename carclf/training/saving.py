@@ -14,22 +14,18 @@ BATCH_SIZE = 16  # not a setting: logits are compared with logits from batches o
 
 
 def save_model(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
-    """Write ``model.keras``, ``history.csv`` and, unless the history is empty, ``curves.png``."""
+    """Write ``model.keras``, ``history.csv`` and, unless the history is empty, ``curves.png`` of loss and accuracy."""
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
-    if len(history):
-        draw_curves(history, folder / "curves.png")
-
-
-def draw_curves(history: pd.DataFrame, path: Path) -> None:
-    """Draw loss and accuracy of training and validation by epoch, as a PNG."""
+    if history.empty:
+        return
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for column, label in ((name, "training"), (f"val_{name}", "validation")):
             axes.plot(history["epoch"], history[column], marker=".", label=label)
         axes.set(xlabel="epoch", ylabel=name)
         axes.legend()
-    figure.savefig(path, dpi=100)
+    figure.savefig(folder / "curves.png", dpi=100)
 
 
 def write_reference_logits(model: keras.Model, val: pd.DataFrame, images: Path, size: Size, folder: Path) -> None:
@@ -43,15 +39,12 @@ def write_reference_logits(model: keras.Model, val: pd.DataFrame, images: Path, 
     # Call the model: a compiled predict function keeps the precision that it was compiled in.
     outputs = [keras.ops.convert_to_numpy(model(pixels, training=False)) for pixels, _ in batches(source, BATCH_SIZE)]
     logits = np.concatenate(outputs).astype(np.float32)
-    columns = [f"logit{position}" for position in range(logits.shape[1])]
-    identity = rows[["id", "sha256"]].reset_index(drop=True)
-    table = pd.concat([identity, pd.DataFrame(logits, columns=columns)], axis="columns")
+    table = rows[["id", "sha256"]].reset_index(drop=True).join(pd.DataFrame(logits).add_prefix("logit"))
     table.to_parquet(folder / "reference_logits.parquet", index=False)
 
 
 def select_reference_images(val: pd.DataFrame) -> pd.DataFrame:
     """Return up to NUM_REFERENCE_IMAGES rows, the classes in turn, in the order of their content's hash."""
     ordered = val.sort_values(["sha256", "path"])
-    turn = ordered.groupby("label").cumcount()
-    ordered = ordered.assign(turn=turn).sort_values(["turn", "label"], kind="stable")
-    return ordered.head(NUM_REFERENCE_IMAGES).drop(columns="turn")
+    turns = ordered.assign(turn=ordered.groupby("label").cumcount()).sort_values(["turn", "label"], kind="stable")
+    return turns.head(NUM_REFERENCE_IMAGES).drop(columns="turn")

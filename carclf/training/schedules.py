@@ -12,14 +12,11 @@ from carclf.training.compile import compile_classifier
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 
 
-def warmup_cosine(
-    peak: float, num_steps: int, warmup_fraction: float
-) -> keras.optimizers.schedules.LearningRateSchedule:
+def warmup_cosine(peak: float, num_steps: int, warmup_fraction: float) -> keras.optimizers.schedules.CosineDecay:
     """Rise linearly to the peak, then fall to 0 by half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983)."""
     warmup = int(num_steps * warmup_fraction)
     return keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else peak, max(1, num_steps - warmup), warmup_target=peak if warmup else None,
-        warmup_steps=warmup,
+        0.0 if warmup else peak, max(1, num_steps - warmup), warmup_target=peak if warmup else None, warmup_steps=warmup
     )
 
 
@@ -84,7 +81,10 @@ def compile_for_fine_tuning(
     phase_starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
     rates = block_rates(len(blocks), decay=settings.layer_decay, phase_starts=phase_starts or [0])
     if learning_rate is None:
-        learning_rate = _learning_rate(settings, source)
+        learning_rate = settings.learning_rate
+        if settings.schedule != "plateau":  # there the trainer lowers the rate
+            num_steps = max(1, source.epochs * source.steps_per_epoch)
+            learning_rate = warmup_cosine(learning_rate, num_steps, settings.warmup_fraction)
     optimizer = BlockwiseAdamW(
         learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.global_clipnorm,
         ema_momentum=settings.ema_momentum,
@@ -92,10 +92,3 @@ def compile_for_fine_tuning(
     trained = compile_classifier(model, optimizer, settings.label_smoothing)
     optimizer.build_for(trained, list(zip(blocks, rates, strict=True)))
     return trained, len(blocks)
-
-
-def _learning_rate(settings: FineTune, source: TrainingSource) -> Any:
-    if settings.schedule == "plateau":  # the trainer lowers the rate
-        return settings.learning_rate
-    num_steps = max(1, source.epochs * source.steps_per_epoch)
-    return warmup_cosine(settings.learning_rate, num_steps, settings.warmup_fraction)

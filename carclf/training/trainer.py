@@ -5,7 +5,7 @@ moving average and the states of the random generators), the position in the dat
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -80,10 +80,11 @@ class Trainer:
         self.validate = validate
         self.checkpoints = checkpoints
         self.settings = options.settings
-        self.mixer = options.mixer
         self.pause_epoch = options.pause_epoch
         self.optimizer: BlockwiseAdamW = model.optimizer
-        self.stream = BatchStream(self._open_from)
+        self.stream = BatchStream(lambda number: batches(
+            source, source.batch_size, start_batch=number, num_workers=options.settings.num_workers, mix=options.mixer
+        ))
         self.state = TrainingState()
         self.best_weights: Arrays = model.get_weights()
         self._interrupted_metrics: Arrays | None = None  # of the epoch that a checkpoint was saved in
@@ -91,19 +92,19 @@ class Trainer:
         self._counted = self._saved = time.monotonic()
 
     def run(self, start_accuracy: float) -> pd.DataFrame:
-        """Train to the end, from the latest checkpoint if there is one.
+        """Train to the end, from the latest checkpoint if there is one; return the history, one row per epoch.
 
-        Returns:
-            The history, one row per epoch.
-
-        Raises:
-            StageWaiting: The epoch to pause after is done. Its checkpoint is saved.
-            QualityError: The loss was not finite several times.
+        Raise StageWaiting if the epoch to pause after is done and its checkpoint is saved, and QualityError if the
+        initial weights are not finite, or the loss several times.
         """
         self.state.best_accuracy = start_accuracy
         build_metric_variables(self.model, self.source)
         if not self._restore():
-            self._save_start()
+            try:
+                self._save()
+            except NonFiniteLossError:
+                raise QualityError("The initial weights of fine-tuning are not finite. Check the file that model."
+                                   "weights names, and train the head again.") from None
         self._counted = time.monotonic()
         with Meter("fine_tune", done=self.state.step) as meter:
             while not self._finished():
@@ -118,12 +119,6 @@ class Trainer:
             log.info("fine_tune: no epoch improved on the initial weights, which are kept")
         self.model.set_weights(self.best_weights)
         return pd.DataFrame(self.state.history)
-
-    def _open_from(self, number: int) -> Iterator[Any]:
-        return batches(
-            self.source, self.source.batch_size, start_batch=number, num_workers=self.settings.num_workers,
-            mix=self.mixer,
-        )
 
     @property
     def _total_steps(self) -> int:
@@ -235,8 +230,7 @@ class Trainer:
     def finish_step(self, logs: dict[str, Any], meter: Meter, *, last: bool) -> None:
         """Count a step, check its loss, save a checkpoint and report progress when they are due.
 
-        Raises:
-            NonFiniteLossError: The loss is not finite.
+        Raise NonFiniteLossError if the loss is not finite.
         """
         now = time.monotonic()
         self.state.step += 1
@@ -272,13 +266,6 @@ class Trainer:
 
     def _metric_variables(self) -> list[Any]:
         return [variable for metric in self.model.metrics for variable in metric.variables]
-
-    def _save_start(self) -> None:
-        try:
-            self._save()
-        except NonFiniteLossError:
-            raise QualityError("The initial weights of fine-tuning are not finite. Check the file that model.weights "
-                               "names, and train the head again.") from None
 
     def _save(self) -> None:
         """Write a checkpoint. Raise NonFiniteLossError if a variable is not finite: nothing could resume from it."""

@@ -27,10 +27,8 @@ CompileWith = Callable[[Any], keras.Model]
 def range_test(compile_with: CompileWith, stream: Iterator[Any], num_steps: int) -> pd.DataFrame:
     """Take one training step at each of rising learning rates until the loss diverges (Smith 2017, arXiv:1506.01186).
 
-    ``compile_with`` returns the model compiled with a learning-rate schedule. The test changes its weights.
-
-    Returns:
-        One row per step: learning_rate, loss, and smoothed_loss, an exponential average without its bias to 0.
+    ``compile_with`` returns the model compiled with a learning-rate schedule. The test changes its weights. Return one
+    row per step: learning_rate, loss, and smoothed_loss, an exponential average without its bias to 0.
     """
     growth = (HIGHEST_RATE / LOWEST_RATE) ** (1 / num_steps)
     trained = compile_with(keras.optimizers.schedules.ExponentialDecay(LOWEST_RATE, 1, growth))
@@ -51,11 +49,7 @@ def range_test(compile_with: CompileWith, stream: Iterator[Any], num_steps: int)
 
 
 def best_learning_rate(trials: pd.DataFrame) -> float:
-    """Return a tenth of the rate with the smallest smoothed loss.
-
-    Raises:
-        QualityError: No rate lowered the loss.
-    """
+    """Return a tenth of the rate with the smallest smoothed loss. Raise QualityError if no rate lowered the loss."""
     lowest = int(trials["smoothed_loss"].to_numpy().argmin()) if len(trials) else 0
     if lowest == 0:
         raise QualityError("No learning rate lowered the loss, so the labels or the images do not fit the model. Set "
@@ -66,10 +60,8 @@ def best_learning_rate(trials: pd.DataFrame) -> float:
 def try_batch_sizes(model: keras.Model, size: tuple[int, int], smallest: int, largest: int) -> pd.DataFrame:
     """Time training steps of a compiled model, doubling the batch size while it fits into memory.
 
-    The steps change the model's weights. ``size`` is the images' height and width.
-
-    Returns:
-        One row per batch size: batch_size and images_per_second.
+    The steps change the model's weights. ``size`` is the images' height and width. Return one row per batch size:
+    batch_size and images_per_second.
     """
     rows: list[dict[str, float]] = []
     random = np.random.default_rng(0)
@@ -109,8 +101,7 @@ def _images_per_second(model: keras.Model, pixels: np.ndarray[Any, Any]) -> floa
 def best_batch_size(trials: pd.DataFrame, largest: int) -> int:
     """Return the smallest batch size, up to the largest, that is nearly as fast as the fastest.
 
-    Raises:
-        QualityError: The table is empty, because no batch fits into memory.
+    Raise QualityError if the table is empty, because no batch fits into memory.
     """
     if trials.empty:
         raise QualityError("Not even the smallest batch fits into memory. Lower model.image_height and "

@@ -31,18 +31,15 @@ def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
     started from. Then a run on unchanged data reuses everything, instead of training one champion from another
     forever.
 
-    Raises:
-        ConfigError: There is no champion, it is an ensemble, or it has another backbone.
-        DataError: The split ignores the champion, so that the champion's training images may be validated on.
+    Raise ConfigError if there is no champion, it is an ensemble, or it has another backbone, and DataError if the split
+    ignores the champion, so that the champion's training images may be validated on.
     """
     store = context.store
-    champion = champion_model(store)
-    if champion is not None:
-        require_single_backbone(champion)
-    start = champion and Model.find(store, champion.inputs["model"])
-    if champion is None or start is None:
+    if (champion := champion_model(store)) is None:
         raise ConfigError(f"model.weights is 'champion', but {store.url} has no champion. Run once with "
                           "model.weights=imagenet.")
+    require_single_backbone(champion)
+    start = Model.require(store, champion.inputs["model"])
     _require_champion_split(champion, head.inputs["split"], store)
     champion_settings, settings = start.settings["model"], head.settings["model"]
     if champion_settings["backbone"] != settings["backbone"]:
@@ -51,8 +48,7 @@ def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
                           "model.weights to 'imagenet'.")
     weights = champion_settings["weights"]
     same = Provenance(head.version, head.inputs, {**head.settings, "model": settings | {"weights": weights}})
-    unchanged = champion.settings == fine_tune_settings(context.config, context.salt)
-    if unchanged and start.key == same.key(Model):
+    if start.key == same.key(Model) and champion.settings == fine_tune_settings(context.config, context.salt):
         return WarmStart(start, str(weights))
     return WarmStart(champion, f"champion:{champion.key}")
 
@@ -88,8 +84,7 @@ def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
 def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.Model":
     """Return the model's layers below its head, for images of the size (height, width).
 
-    Raises:
-        ConfigError: The network only accepts images of another size.
+    Raise ConfigError if the network only accepts images of another size.
     """
     import keras  # here, because a reused stage must not import the training framework
 

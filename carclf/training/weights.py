@@ -9,11 +9,7 @@ from carclf.services.storage import open_store
 
 
 def weights_file(weights: str) -> Path:
-    """Return the local copy of a weights file, given as a path or a store URL.
-
-    Raises:
-        ConfigError: The file is missing.
-    """
+    """Return the local copy of a weights file, given as a path or a store URL. Raise ConfigError if it is missing."""
     if "://" not in weights:
         return require_weights(weights)
     url, _, name = weights.rpartition("/")

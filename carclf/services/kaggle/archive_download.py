@@ -82,9 +82,7 @@ def download_archive(
 ) -> Path:
     """Download the archive to ``path`` and check each of its members.
 
-    Raises:
-        DataError: The archive is damaged in two complete downloads.
-        ConfigError: The folder or its disk cannot be written to.
+    Raise DataError if it is damaged in two complete downloads, ConfigError if the disk cannot be written to.
     """
     deadline = time.monotonic() + timeout_seconds
     part = path.with_name(f"{path.name}.part")
@@ -105,10 +103,9 @@ def download_archive(
         raise _disk_error(path, os_error) from os_error
     finally:
         part.unlink(missing_ok=True)
-    raise DataError(
-        f"{path.name} is damaged in two complete downloads: {error}. Either Kaggle's copy is damaged, or a proxy cuts "
-        "it off. Download it in a browser to find out, and contact the competition's host if it is damaged there."
-    )
+    raise DataError(f"{path.name} is damaged in two complete downloads: {error}. Either Kaggle's copy is damaged, or a "
+                    "proxy cuts it off. Download it in a browser to find out, and contact the competition's host if it "
+                    "is damaged there.")
 
 
 def find_archive_error(path: Path) -> str | None:

@@ -24,8 +24,6 @@ from carclf.services.kaggle.retries import (
     submission_limit_error,
 )
 
-__all__ = ["KaggleClient", "SubmissionState", "ungraded_error"]
-
 PAGE_SIZE = 100
 MAX_PAGES = 1000
 # The lease must last so long after the list of submissions was read: the time to submit, timeouts included.
@@ -71,9 +69,7 @@ class KaggleClient:
 
     def list_files(self) -> list[tuple[str, int, str]]:
         """Return name, size in bytes and creation date of each data file. They change when the data change."""
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        files = self._pages("list the data files", self._api.list_data_files, api.ApiListDataFilesRequest, "files")
+        files = self._pages("list the data files", self._api.list_data_files, "ListDataFiles", "files")
         return sorted((file.name, file.total_bytes, str(file.creation_date or "")) for file in files)
 
     def download(self, folder: Path, *, timeout_seconds: int) -> Path:
@@ -83,11 +79,7 @@ class KaggleClient:
 
     def remaining_submissions(self) -> int | None:
         """Return how many submissions Kaggle still accepts today; None if it does not report a limit."""
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        request = api.ApiGetSubmissionLimitsRequest()
-        request.competition_name = self.competition
-        limits = self._call("read the submission limits", self._api.get_submission_limits, request)
+        limits = self._call("read the submission limits", self._api.get_submission_limits, "GetSubmissionLimits")
         # All three are zero before the first submission, when the account has not joined a team yet.
         if not (limits.num_allowed_now or limits.num_today or limits.num_total):
             return None
@@ -98,10 +90,7 @@ class KaggleClient:
 
         A submission that Kaggle could not grade is returned only if there is no other.
         """
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        entries = self._pages("list the submissions", self._api.list_submissions, api.ApiListSubmissionsRequest,
-                              "submissions")  # fmt: skip
+        entries = self._pages("list the submissions", self._api.list_submissions, "ListSubmissions", "submissions")
         ungraded = None
         for entry in entries:
             if fingerprint not in (entry.description or ""):
@@ -117,20 +106,15 @@ class KaggleClient:
     ) -> SubmissionState:
         """Submit the file unless a submission with this fingerprint exists. It counts exactly once.
 
-        Args:
-            path: The file with the predictions.
-            description: The text that Kaggle shows; the fingerprint is appended if missing.
-            fingerprint: Identifies the content of the file.
-            before_sending: Called before each submission; returns until when (``time.monotonic``) no other process
-                submits, or raises.
-
-        Raises:
-            StageWaiting: Today's limit is reached.
-            CarclfError: The submission failed; ``submission_uncertain`` is set if Kaggle may have counted it.
+        The fingerprint identifies the content of the file; it is appended to the description if missing there.
+        ``before_sending`` is called before each submission; it returns until when (``time.monotonic``) no other process
+        submits, or raises. Raise StageWaiting if today's limit is reached, CarclfError if the submission failed, with
+        ``submission_uncertain`` set if Kaggle may have counted it.
         """
         if existing := self.find_submission(fingerprint):
             return existing
-        self._require_quota()
+        if self.remaining_submissions() == 0:
+            raise submission_limit_error(f"Kaggle accepts no more submissions to {self.competition} today")
         text = description if fingerprint in description else f"{description} {fingerprint}"
         for attempt in range(1, self._retries.max_attempts + 1):
             token = self._retries.call("upload the submission", functools.partial(self._upload, path))
@@ -151,20 +135,13 @@ class KaggleClient:
 
     def leaderboard_rank(self, score: float) -> int | None:
         """Return the rank of a score on the public leaderboard; None if that is empty."""
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        entries = self._pages("read the leaderboard", self._api.get_leaderboard, api.ApiGetLeaderboardRequest,
-                              "submissions")  # fmt: skip
+        entries = self._pages("read the leaderboard", self._api.get_leaderboard, "GetLeaderboard", "submissions")
         scores = [number for entry in entries if (number := _parse_number(entry.score)) is not None]
         if not scores:
             return None
         # The best score comes first, so the order shows whether high or low is better.
         sign = 1 if scores[0] >= scores[-1] else -1
         return 1 + sum(sign * other > sign * score for other in scores)
-
-    def _require_quota(self) -> None:
-        if self.remaining_submissions() == 0:
-            raise submission_limit_error(f"Kaggle accepts no more submissions to {self.competition} today")
 
     def _find_under_lease(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
         """Look for the submission while no other process submits; return None with enough time left to submit."""
@@ -189,18 +166,13 @@ class KaggleClient:
         return None
 
     def _upload(self, path: Path) -> str:
-        from kagglesdk.competitions.types import competition_api_service as api
-
         try:
             data = path.read_bytes()
-            modified = int(path.stat().st_mtime)
+            modified_seconds = int(path.stat().st_mtime)
         except OSError as error:
             raise ConfigError(f"The submission {path} cannot be read: {error}.") from error
-        request = api.ApiStartSubmissionUploadRequest()
-        request.competition_name = self.competition
-        request.file_name = path.name
-        request.content_length = len(data)
-        request.last_modified_epoch_seconds = modified
+        request = self._request("StartSubmissionUpload", file_name=path.name, content_length=len(data),
+                                last_modified_epoch_seconds=modified_seconds)
         upload = self._api.start_submission_upload(request)
         # The SDK's upload hides the status of a failure, which decides about a retry.
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
@@ -210,43 +182,39 @@ class KaggleClient:
         return str(upload.token)
 
     def _create(self, token: str, description: str) -> int:
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        request = api.ApiCreateSubmissionRequest()
-        request.competition_name = self.competition
-        request.blob_file_tokens = token
-        request.submission_description = description
+        request = self._request("CreateSubmission", blob_file_tokens=token, submission_description=description)
         response = self._api.create_submission(request)
         if not response.ref:
             raise TransientError(f"Kaggle's response has no submission number: {response.message!r}")
         return int(response.ref)
 
     def _request_archive(self, headers: dict[str, str]) -> requests.Response:
-        from kagglesdk.competitions.types import competition_api_service as api
-
-        request = api.ApiDownloadDataFilesRequest()
-        request.competition_name = self.competition
         session = self._http.http_client()._session
         # The SDK accepts no headers for a single call; those of its session survive the redirect.
         session_headers = session.headers.copy()
         session.headers.update(headers)
         try:
-            response: requests.Response = self._api.download_data_files(request)
+            response: requests.Response = self._api.download_data_files(self._request("DownloadDataFiles"))
         finally:
             session.headers = session_headers
         return response
 
-    def _call(self, action: str, method: Callable[[Any], Any], request: Any) -> Any:
-        return self._retries.call(action, functools.partial(method, request))
+    def _call(self, action: str, method: Callable[[Any], Any], kind: str, **fields: Any) -> Any:
+        return self._retries.call(action, lambda: method(self._request(kind, **fields)))
 
-    def _pages(self, action: str, method: Callable[[Any], Any], request_type: type[Any], field: str) -> Iterator[Any]:
+    def _request(self, kind: str, **fields: Any) -> Any:
+        """Return a request of the SDK with these fields."""
+        from kagglesdk.competitions.types import competition_api_service
+
+        request = getattr(competition_api_service, f"Api{kind}Request")()
+        for name, value in ({"competition_name": self.competition} | fields).items():
+            setattr(request, name, value)
+        return request
+
+    def _pages(self, action: str, method: Callable[[Any], Any], kind: str, field: str) -> Iterator[Any]:
         token = ""
         for _ in range(MAX_PAGES):
-            request = request_type()
-            request.competition_name = self.competition
-            request.page_size = PAGE_SIZE
-            request.page_token = token
-            page = self._call(action, method, request)
+            page = self._call(action, method, kind, page_size=PAGE_SIZE, page_token=token)
             yield from getattr(page, field) or []
             if not page.next_page_token or page.next_page_token == token:
                 return
@@ -255,18 +223,15 @@ class KaggleClient:
 
 def ungraded_error(state: SubmissionState, competition: str, file: str, fingerprint: str) -> DataError:
     """Return the error of a submission that Kaggle could not grade; a later one with the fingerprint replaces it."""
-    return DataError(
-        f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again automatically. To "
-        f"continue, send {file} by hand at https://www.kaggle.com/competitions/{competition} with {fingerprint} in the "
-        "description, and run this stage again."
-    )
+    return DataError(f"Kaggle could not score submission {state.ref}: {state.error}. It is not sent again "
+                     f"automatically. To continue, send {file} by hand at "
+                     f"https://www.kaggle.com/competitions/{competition} with {fingerprint} in the description, and "
+                     "run this stage again.")
 
 
 def _parse_submission(entry: Any) -> SubmissionState:
-    return SubmissionState(
-        int(entry.ref), entry.status.name, _parse_number(entry.public_score), entry.error_description or "",
-        entry.description or "",
-    )  # fmt: skip
+    return SubmissionState(int(entry.ref), entry.status.name, _parse_number(entry.public_score),
+                           entry.error_description or "", entry.description or "")
 
 
 def _parse_number(text: str) -> float | None:

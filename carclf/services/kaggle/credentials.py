@@ -60,11 +60,8 @@ def _from_variables() -> Credentials | None:
 def _from_files() -> Credentials | None:
     folders = [os.environ.get("KAGGLE_CONFIG_DIR"), "~/.kaggle", "~/.config/kaggle"]
     paths = [Path(os.path.expanduser(folder)) / "kaggle.json" for folder in folders if folder]  # noqa: PTH111
-    path = next((path for path in paths if path.is_file()), None)
-    return _from_file(path) if path else None
-
-
-def _from_file(path: Path) -> Credentials:
+    if (path := next((path for path in paths if path.is_file()), None)) is None:
+        return None
     try:
         content = json.loads(path.read_text())
         return Credentials(str(path), username=str(content["username"]), key=str(content["key"]))

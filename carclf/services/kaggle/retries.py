@@ -43,12 +43,10 @@ class RetryPolicy:
     backoff_seconds: float
 
     def call(self, action: str, call: Callable[[], T], *, deadline: float = float("inf")) -> T:
-        """Return the result of ``call``; raise ServiceError after the last attempt or the deadline.
+        """Return the result of ``call``, which is repeated if it raises one of TRANSIENT_ERRORS.
 
-        Args:
-            action: What the call does, for messages: "download cars.zip".
-            call: Raises one of TRANSIENT_ERRORS to be repeated.
-            deadline: The latest start of another attempt, as ``time.monotonic`` counts.
+        Raise ServiceError after the last attempt or the deadline (``time.monotonic``), the latest start of another one.
+        ``action`` is what the call does, for messages: "download cars.zip".
         """
         for attempt in range(1, self.max_attempts + 1):
             try:
@@ -66,9 +64,7 @@ class RetryPolicy:
         if is_client_error(status) and status not in RETRYABLE_STATUSES:
             raise self._permanent_error(action, status, str(error)) from error
 
-    def wait_before_retry(
-        self, action: str, error: Exception, attempt: int, deadline: float = float("inf")
-    ) -> None:
+    def wait_before_retry(self, action: str, error: Exception, attempt: int, deadline: float = float("inf")) -> None:
         """Sleep before the next attempt; raise ServiceError if it was the last, or the wait would be too long."""
         requested = _retry_after(error)
         wait = max(self.backoff_seconds * 2 ** (attempt - 1), requested)

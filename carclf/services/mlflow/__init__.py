@@ -5,11 +5,6 @@ from carclf.services.mlflow.mlflow_run import MlflowRun, RunDescription
 from carclf.services.mlflow.model_registry import ModelDescription, register_champion, set_champion_alias
 
 __all__ = [
-    "BackgroundQueue",
-    "MlflowRun",
-    "ModelDescription",
-    "RunDescription",
-    "mlflow_enabled",
-    "register_champion",
+    "BackgroundQueue", "MlflowRun", "ModelDescription", "RunDescription", "mlflow_enabled", "register_champion",
     "set_champion_alias",
 ]

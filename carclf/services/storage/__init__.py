@@ -10,17 +10,6 @@ from carclf.services.storage.s3 import S3Store
 from carclf.services.storage.update import MAX_UPDATE_ATTEMPTS, update_object
 
 __all__ = [
-    "MAX_UPDATE_ATTEMPTS",
-    "CopyResult",
-    "FolderStore",
-    "S3Store",
-    "Store",
-    "VersionedObject",
-    "acquire_lease",
-    "copy_store",
-    "disk_full_message",
-    "format_command",
-    "open_store",
-    "release_lease",
-    "update_object",
+    "MAX_UPDATE_ATTEMPTS", "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease",
+    "copy_store", "disk_full_message", "format_command", "open_store", "release_lease", "update_object",
 ]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,12 +33,8 @@ def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> Copy
 
     Objects that refer to others are read first and written last: champion.json after the run records, those after the
     manifests, those after their files. Files are compared with the SHA-256 in their manifest; damaged files are
-    reported, not copied. A training in progress overwrites its checkpoints, so only the latest is copied.
-
-    Args:
-        source: The store to copy.
-        target: The store to copy into.
-        overwrite: Copy files that the target already has under a content hash; they may be damaged there.
+    reported, not copied. A training in progress overwrites its checkpoints, so only the latest is copied. Files that
+    the target already has under a content hash are copied only with ``overwrite``; they may be damaged there.
     """
     references = _read_references(source)
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
@@ -135,16 +130,11 @@ def _read_references(source: Store) -> dict[str, bytes]:
     """Read the objects that refer to others, highest level first."""
     references = {}
     for level in (3, 2, 1):
-        for key in _keys_of_level(source, level):
-            current = source.read(key)
-            if current is None:
+        for key in sorted(key for key in source.list_keys() if _level(key) == level):
+            if (current := source.read(key)) is None:
                 raise _removed_error(source, key)
             references[key] = current.data
     return references
-
-
-def _keys_of_level(source: Store, level: int) -> Iterable[str]:
-    return sorted(key for key in source.list_keys() if _level(key) == level)
 
 
 def _parse_checksums(references: dict[str, bytes]) -> dict[str, str]:

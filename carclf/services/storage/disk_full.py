@@ -34,7 +34,8 @@ def disk_full_message(error: BaseException, folders: list[Path]) -> str | None:
         if getattr(cause, "errno", None) in _DISK_FULL or os.strerror(errno.ENOSPC) in str(cause):
             if isinstance(name := getattr(cause, "filename", None), str):
                 return _format_message(name, Path(name))
-            folder = min((*folders, Path(tempfile.gettempdir())), key=_free_bytes)
+            candidates = [*folders, Path(tempfile.gettempdir())]
+            folder = min(candidates, key=lambda path: shutil.disk_usage(_existing_folder(path)).free)
             return _format_message(f"a file in {folder}", folder)
         cause = cause.__cause__ or cause.__context__
     return None
@@ -46,10 +47,6 @@ def _format_message(subject: str, path: Path) -> str:
     disk = shutil.disk_usage(folder)
     return (f"The disk is full: {subject} could not be written; {disk.free / 1e6:.0f} of {disk.total / 1e6:.0f} MB are "
             f"free on {mount}. Free some, or set CARCLF_CACHE and TMPDIR to folders on a larger disk.")
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(_existing_folder(path)).free
 
 
 def _existing_folder(path: Path) -> Path:

@@ -115,9 +115,8 @@ class FolderStore:
             message = f"The store {self.url} cannot be read or written: {error}."
             if error.errno in _TRANSIENT:
                 raise ServiceError(f"{message} Try again; if it keeps failing, check the disk or its mount.") from error
-            raise ConfigError(
-                f"{message} Use a folder that this user may write to (--store or CARCLF_STORE)."
-            ) from error
+            raise ConfigError(f"{message} Use a folder that this user may write to (--store or "
+                              "CARCLF_STORE).") from error
 
 
 def _is_key(name: str) -> bool:

@@ -15,8 +15,10 @@ def acquire_lease(store: Store, key: str, seconds: float) -> bool:
     The clocks of all processes must agree to within a fraction of ``seconds``.
     """
     current = store.read(key)
-    if current and _is_held_by_other(current.data):
-        return False
+    if current:
+        held = json.loads(current.data)
+        if held["owner"] != OWNER_ID and float(held["expires_at"]) > time.time():
+            return False
     lease = {"owner": OWNER_ID, "expires_at": time.time() + seconds}
     return store.write_if(key, json.dumps(lease).encode(), current.version if current else None)
 
@@ -26,8 +28,3 @@ def release_lease(store: Store, key: str) -> None:
     current = store.read(key)
     if current and json.loads(current.data)["owner"] == OWNER_ID:
         store.write_if(key, json.dumps({"owner": "", "expires_at": 0}).encode(), current.version)
-
-
-def _is_held_by_other(data: bytes) -> bool:
-    lease = json.loads(data)
-    return lease["owner"] != OWNER_ID and float(lease["expires_at"]) > time.time()

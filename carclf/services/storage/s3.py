@@ -171,10 +171,9 @@ class S3Store:
             return ServiceError(f"Temporary failure of the store {self.url}: {error}. Try again later.")
         if code in _MISSING | {"NoSuchBucket"}:
             return ConfigError(f"The bucket {self.bucket!r} does not exist: {error}. Check its name, or create it.")
-        return ConfigError(
-            f"The store {self.url} rejected a request: {error}. Check the AWS credentials and their region, and allow "
-            "s3:GetObject, s3:PutObject, s3:ListBucket and s3:AbortMultipartUpload on this bucket."
-        )
+        return ConfigError(f"The store {self.url} rejected a request: {error}. Check the AWS credentials and their "
+                           "region, and allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:AbortMultipartUpload "
+                           "on this bucket.")
 
     def _client_error(self, error: Exception) -> CarclfError:
         from botocore import exceptions
@@ -184,10 +183,8 @@ class S3Store:
             exceptions.ProfileNotFound, exceptions.NoRegionError, exceptions.TokenRetrievalError, exceptions.SSOError,
         )  # fmt: skip
         if isinstance(error, credentials):
-            return ConfigError(
-                f"No usable AWS credentials for {self.url}: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-                "or a profile in ~/.aws, or give the machine a role."
-            )
+            return ConfigError(f"No usable AWS credentials for {self.url}: {error}. Set AWS_ACCESS_KEY_ID and "
+                               "AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws, or give the machine a role.")
         if isinstance(error, (exceptions.ParamValidationError, ValueError)):
             return ConfigError(f"Invalid store {self.url}: {error}. Fix its URL or AWS_ENDPOINT_URL.")
         return ServiceError(f"The store {self.url} cannot be reached: {error}. Try again later; if it keeps failing, "
@@ -252,5 +249,4 @@ def _code(error: Exception) -> str:
 
 
 def _response_metadata(error: Exception) -> dict[str, Any]:
-    metadata: dict[str, Any] = getattr(error, "response", {}).get("ResponseMetadata", {})
-    return metadata
+    return dict(getattr(error, "response", {}).get("ResponseMetadata", {}))

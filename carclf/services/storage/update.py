@@ -16,10 +16,7 @@ def update_object(store: Store, key: str, change: Callable[[bytes | None], bytes
     """Replace the object by ``change(data)`` with compare-and-swap, so that no concurrent update is lost.
 
     ``change`` gets None if the object does not exist, and returns None to leave it as it is. It is called again after
-    another writer was faster.
-
-    Raises:
-        ServiceError: Other writers were faster in each of ``MAX_UPDATE_ATTEMPTS`` attempts.
+    another writer was faster; ServiceError is raised after ``MAX_UPDATE_ATTEMPTS`` attempts.
     """
     for attempt in range(MAX_UPDATE_ATTEMPTS):
         current = store.read(key)

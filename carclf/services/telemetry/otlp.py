@@ -43,11 +43,7 @@ export_error_filter = ExportErrorFilter()
 
 
 def create_meter_provider() -> MeterProvider:
-    """Return a provider that exports the metrics of a stage.
-
-    Raises:
-        ValueError, OSError: A variable OTEL_* is invalid.
-    """
+    """Return a provider that exports the metrics of a stage; raise ValueError or OSError for invalid OTEL_* values."""
     logging.getLogger(metric_exporter.__name__).addFilter(export_error_filter)
     timeouts = ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT")
     has_timeout = any(os.environ.get(name) for name in timeouts)

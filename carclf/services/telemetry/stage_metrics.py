@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import product
 from threading import Thread
@@ -26,48 +25,28 @@ MetricValues = Mapping[str, float | int | str | list[int]]
 ReportOutcome = Callable[[str, MetricValues], None]
 
 
-@dataclass
-class _Outcome:
-    """How a stage ended."""
-
-    outcome: str = "failed"
-    metrics: MetricValues = field(default_factory=dict)
-    error_type: str = ""
-
-
 @contextmanager
 def export_stage_metrics(stage: str, recipe: str, run_started: str) -> Iterator[ReportOutcome]:
     """Export the metrics of a stage. Without an endpoint, do nothing and do not import OpenTelemetry.
 
-    Args:
-        stage: The name of the stage.
-        recipe: The name of the recipe.
-        run_started: The start of the run, in ISO format.
-
-    Yields:
-        A function to call with the outcome (created, reused or waiting) and the metrics of the stage at its end.
-        Without this call the outcome is "failed".
+    ``run_started`` is in ISO format. Yield a function to call at the end of the stage with its outcome (created, reused
+    or waiting) and its metrics. Without this call the outcome is "failed".
     """
     has_endpoint = any(os.environ.get(name) for name in ENDPOINT_ENV_VARS)
     exporter = _create_exporter(stage, recipe, run_started) if has_endpoint else None
     if exporter is None:
         yield lambda outcome, metrics: None
         return
-    result = _Outcome()
-
-    def report_outcome(outcome: str, metrics: MetricValues) -> None:
-        result.outcome = outcome
-        result.metrics = metrics
-
+    error_type = ""
     try:
         with progress_listener(exporter.on_progress):
-            yield report_outcome
+            yield exporter.report_outcome
     except BaseException as error:
         name = type(error).__name__
-        result.error_type = name if name in instruments.ERROR_TYPES else "_OTHER"
+        error_type = name if name in instruments.ERROR_TYPES else "_OTHER"
         raise
     finally:
-        exporter.close(result)
+        exporter.close(error_type)
 
 
 def _create_exporter(stage: str, recipe: str, run_started: str) -> "_StageExporter | None":
@@ -87,6 +66,8 @@ class _StageExporter:
         self.labels = labels
         self.run_started = run_started
         self.started = time.monotonic()
+        self.outcome = "failed"
+        self.metrics: MetricValues = {}
         self.provider = create_meter_provider()
         self.meter = self.provider.get_meter("carclf")
         self.instruments = {metric.name: self._create_instrument(metric) for metric in instruments.METRICS}
@@ -136,17 +117,22 @@ class _StageExporter:
             if name in metrics:
                 self._set(metric, float(metrics[name]))
 
-    def close(self, result: _Outcome) -> None:
+    def report_outcome(self, outcome: str, metrics: MetricValues) -> None:
+        """Keep the outcome and the metrics of the stage for its end."""
+        self.outcome = outcome
+        self.metrics = metrics
+
+    def close(self, error_type: str) -> None:
         """Count the end of the stage, and export everything; what cannot be exported in time is lost."""
         self.first_export.join(FIRST_EXPORT_SECONDS)
-        self._count_stage(1, result.outcome, result.error_type)
-        self._set(instruments.STAGE_DURATION, time.monotonic() - self.started, outcome=result.outcome)
+        self._count_stage(1, self.outcome, error_type)
+        self._set(instruments.STAGE_DURATION, time.monotonic() - self.started, outcome=self.outcome)
         for name, metric in instruments.RESULT_METRICS.items():
-            self._set(metric, result.metrics.get(name))
-        decision = str(result.metrics.get("decision"))
+            self._set(metric, self.metrics.get(name))
+        decision = str(self.metrics.get("decision"))
         if decision in instruments.GATE_DECISIONS:
-            self._count(instruments.DECISION_COUNT, 1, decision=decision, outcome=result.outcome)
-        if self.labels["stage"] == "submit" and result.outcome == "created":
+            self._count(instruments.DECISION_COUNT, 1, decision=decision, outcome=self.outcome)
+        if self.labels["stage"] == "submit" and self.outcome == "created":
             self._count(instruments.SUBMISSIONS, 1)
         self.provider.shutdown(LAST_EXPORT_SECONDS * 1000)
 
