@@ -1,6 +1,7 @@
-"""The stages in DAG order: the only list of them, for the command line, runs, pages and notifications.
+"""The stages in order, for the command line, runs, pages and notifications.
 
-Importing it loads neither TensorFlow nor pandas, so a DAG file may import it.
+``dags/car_retrain.py`` names them again, because each task has its own time limits and trigger. Importing this module
+loads neither TensorFlow nor pandas, so a DAG file may import it.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ class StageOptions:
     """Options of one call of a stage. None of them is part of a key.
 
     ``approved_by`` names the person who approved the promotion. ``override_reason`` is why a rejected candidate is
-    promoted nevertheless. Fine-tuning pauses after ``pause_epoch``; 0 means never.
+    promoted anyway. Fine-tuning pauses after ``pause_epoch``; 0 means never.
     """
 
     approved_by: str = ""
