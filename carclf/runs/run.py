@@ -136,10 +136,10 @@ class Run:
 
     def _run_stage(self, spec: StageSpec, options: StageOptions) -> Result:
         stage = spec.name
-        self._log_start(spec)
         if "members" in self.record and stage in MEMBER_STAGES:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}, which "
                               f"ran {stage}. Build it again with carclf ensemble.")
+        self._log_start(spec)
         started = time.monotonic()
         try:
             with self._attempt(stage), record_progress(self.store, self.run_id, stage):
