@@ -77,8 +77,6 @@ class Auditor:
         config, store = self.context.config, self.context.store
 
         def make(folder: Path) -> Metrics:
-            import pandas as pd
-
             from carclf.audit.drift import Sample, measure_drift
 
             sample = Sample(*self.load_features(self.archive, self.split))
@@ -95,7 +93,7 @@ class Auditor:
                        f"{drift.value:.3f} on a scale from 0 to 1, {limit}.")
             content = asdict(drift) | {"summary": summary}
             (folder / "drift.json").write_text(json.dumps(content, indent=1))
-            suspects = pd.read_parquet(audit.path(store, "suspects.parquet"))
+            suspects = audit.table(store, "suspects.parquet")
             self._write_report(folder, suspects[suspects["is_suspect"]], content)
             return {"verdict": drift.verdict, "worst": drift.worst, "value": drift.value, "reason": summary}
 

@@ -128,7 +128,7 @@ def _group_likelihoods(
 
     tables = []
     for item, member in zip(trained, members, strict=True):
-        table = pd.read_parquet(item.evaluation.path(context.store, "predictions.parquet"))
+        table = item.evaluation.table(context.store, "predictions.parquet")
         names = item.model.class_names
         uncalibrated = table[[f"p{name}" for name in names]].to_numpy(float)
         probabilities = apply_temperature(uncalibrated, member.temperature)

@@ -27,7 +27,7 @@ class EvaluatedModel:
 
     def predictions(self, store: Store) -> pd.DataFrame:
         """Return the rows of ``predictions.parquet``."""
-        return pd.read_parquet(self.evaluation.path(store, "predictions.parquet"))
+        return self.evaluation.table(store, "predictions.parquet")
 
 
 class GateDecision(BaseModel):

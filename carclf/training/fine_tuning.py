@@ -16,7 +16,7 @@ from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
 from carclf.progress import log
-from carclf.training import tuning
+from carclf.training import auto_settings
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
 from carclf.training.distribution import data_parallel
@@ -86,10 +86,10 @@ class FineTuning:
         source = self._training_source(settings)
         stream = batches(source, source.batch_size, mix=self._mixer(settings))
         with self._restored(network):
-            table = tuning.range_test(
+            table = auto_settings.range_test(
                 lambda rate: compile_for_fine_tuning(settings, network, source, rate)[0], stream, NUM_RATES
             )
-        return table, tuning.best_learning_rate(table)
+        return table, auto_settings.best_learning_rate(table)
 
     def find_batch_size(self, network: keras.Model, settings: FineTune, *, try_all: bool = False) -> Trials:
         """Find a fast batch size that leaves an epoch enough steps.
@@ -102,8 +102,8 @@ class FineTuning:
         with self._restored(network):
             trained, _ = compile_for_fine_tuning(settings, network, source)
             limit = LARGEST_BATCH if try_all else largest
-            table = tuning.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, limit)
-        return table, tuning.best_batch_size(table, largest)
+            table = auto_settings.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, limit)
+        return table, auto_settings.best_batch_size(table, largest)
 
     @contextmanager
     def _restored(self, network: keras.Model) -> Iterator[None]:
@@ -136,7 +136,7 @@ class FineTuning:
             else:
                 trials, best = find(network, settings)
                 self.store.write(key, json.dumps({"best": best, "trials": trials.to_dict("list")}).encode())
-            tuning.plot_trials(trials, best, folder / f"{name}.png")
+            auto_settings.plot_trials(trials, best, folder / f"{name}.png")
             log.info("fine_tune: chose %s=%.3g", name, best)
             settings = settings.model_copy(update={name: best})
         return settings

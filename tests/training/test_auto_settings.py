@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from carclf.errors import QualityError
-from carclf.training import tuning
-from carclf.training.tuning import best_batch_size, best_learning_rate, plot_trials, range_test, try_batch_sizes
+from carclf.training import auto_settings
+from carclf.training.auto_settings import best_batch_size, best_learning_rate, plot_trials, range_test, try_batch_sizes
 
 
 class Valley:
@@ -79,7 +79,7 @@ def test_other_errors_of_a_batch_are_raised():
 
 def test_no_batch_size_is_tried_that_would_exhaust_the_memory(monkeypatch):
     kept, available = [], SimpleNamespace(available=130e6)
-    monkeypatch.setattr(tuning.psutil, "virtual_memory", lambda: available)
+    monkeypatch.setattr(auto_settings.psutil, "virtual_memory", lambda: available)
     # three steps of each size: 24, 48 and 96 MB more
     trials = try_batch_sizes(Net(lambda batch_size: kept.append(b"x" * batch_size * 1_000_000)), (2, 4), 8, 1024)
     assert list(trials["batch_size"]) == [8, 16, 32]
