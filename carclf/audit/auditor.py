@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 NUM_LOGGED = 5
-NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # on which features depend
+NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # these affect the features
 FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.float32]]"]
 
 
@@ -38,7 +38,7 @@ class Auditor:
     load_features: FeatureLoader
 
     def metrics(self) -> tuple[Metrics, bool]:
-        """Return the metrics and whether everything was reused; DataError if the drift exceeds ``audit.drift_stop``."""
+        """Return metrics and whether all was reused; raise DataError if the drift exceeds ``audit.drift_stop``."""
         audit, audit_reused = self.rank_suspects()
         metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
         if (champion_data := self._champion_data()) is None:
@@ -107,7 +107,7 @@ class Auditor:
         return {"network": network, "seed": config.seed, "salt": self.context.salt}
 
     def _champion_data(self) -> tuple[Archive, Split] | None:
-        """Return the champion's archive and split, or None if there is no champion or its dataset is the same."""
+        """Return the champion's archive and split, or None if there is none or it was trained on this run's dataset."""
         store = self.context.store
         split, model = champion_split(store), champion_model(store)
         if split is None or model is None or split.inputs["dataset"] == self.split.inputs["dataset"]:

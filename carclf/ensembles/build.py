@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from carclf.ensembles.members import Member
 
 VERSION = 2
-MIN_IMAGES = 30  # that no recipe was trained on; with fewer, all recipes have the same weight
+MIN_IMAGES = 30  # images that no recipe was trained on; with fewer, all recipes have the same weight
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
 def _weigh_members(
     trained: Sequence[TrainedModel], context: StageContext
 ) -> "tuple[list[Member], dict[str, float | list[float]]]":
-    """Return the members with their weights, and metrics of how the weights were chosen."""
+    """Return the members with their weights, and the metrics of the weights."""
     import numpy as np
 
     from carclf.ensembles.member_weights import log_loss, mixture_weights

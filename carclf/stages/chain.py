@@ -1,6 +1,6 @@
-"""The stages in DAG order: the only list of them, for the command line, runs, pages and notifications.
+"""The stages in DAG order, for the command line, runs, pages and notifications.
 
-Importing it loads neither TensorFlow nor pandas, so a DAG file may import it.
+Importing this module loads neither TensorFlow nor pandas, so DAG files may import it.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,8 +29,8 @@ A = TypeVar("A", bound=Artifact)
 class StageOptions:
     """Options of one call of a stage. None of them is part of a key.
 
-    ``approved_by`` names the person who approved the promotion. ``override_reason`` is why a rejected candidate is
-    promoted nevertheless. Fine-tuning pauses after ``pause_epoch``; 0 means never.
+    ``approved_by`` names the person who approved the promotion. ``override_reason`` is the reason for
+    promoting a rejected candidate. Fine-tuning pauses after ``pause_epoch``; 0 means never.
     """
 
     approved_by: str = ""
@@ -62,7 +62,7 @@ class StageSpec:
     """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
 
     ``sections`` names sections of the settings or single settings. They are part of the artifact's key, except for the
-    settings in ``excluded``, which affect the speed or what follows the stage, but not its result. ``force`` is part of
+    settings in ``excluded``, which affect the speed or later stages, but not the result. ``force`` is part of
     every key, through the salt.
     """
 
