@@ -31,8 +31,7 @@ A = TypeVar("A", bound="Artifact")
 class StageContext:
     """The store, the settings and the salt, which every stage receives in addition to its inputs.
 
-    ``salt`` is empty unless the run sets ``force``. It is part of every key, so that a forced run reuses nothing and
-    overwrites nothing.
+    ``salt`` is empty unless the run sets ``force``. It is part of every key: forced runs reuse and overwrite nothing.
     """
 
     store: Store

@@ -94,8 +94,7 @@ def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[F
 def _class_sizes(index: pd.DataFrame, labels: set[int]) -> "pd.Series[int]":
     """Return the number of usable images by label.
 
-    The copies of an image count as one, since they are all in one subset of the split. Copies with conflicting labels
-    do not count.
+    The copies of an image count as one: a split has them in one subset. Copies with conflicting labels do not count.
     """
     train = index[(index["label"] >= 0) & index["label"].isin(labels)]
     countable = train[(train["problem"] == "") & ~train["cluster"].isin(conflicting_clusters(train))]

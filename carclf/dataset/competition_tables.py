@@ -20,7 +20,7 @@ def read_sample_submission(folder: Path) -> pd.DataFrame:
         raise DataError("The archive contains no sample-submission.csv. Is this the right competition?")
     table = _read(path)
     if duplicates := table["Id"][table["Id"].duplicated()].tolist():
-        raise DataError(f"sample-submission.csv has duplicate Ids, such as {duplicates[0]!r}. Remove the duplicate rows.")
+        raise DataError(f"sample-submission.csv has duplicate Ids, such as {duplicates[0]!r}. Remove the duplicates.")
     return table
 
 

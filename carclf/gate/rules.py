@@ -1,9 +1,8 @@
 """The rules that a candidate must pass to be promoted.
 
 A rule is a function from ``Evidence`` to ``Rule``. A new rule needs its function and an entry in
-``RULES`` in this module, its limit in the section ``Gate`` of config/settings.py, and a test. A new metric also needs
-changes to evaluation/assessment.py, the VERSIONs of evaluate and promote, and docs/gate.md. A value that is missing or
-not finite never passes.
+``RULES`` here, its limit in ``Gate`` in config/settings.py, and a test. A new metric also needs changes to
+evaluation/assessment.py, the VERSIONs of evaluate and promote, and docs/gate.md. Missing or non-finite values fail.
 """
 
 import math

@@ -62,8 +62,7 @@ class StageSpec:
     """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
 
     ``sections`` names sections of the settings or single settings. They are part of the artifact's key, except for the
-    settings in ``excluded``, which affect the speed or later stages, but not the result. ``force`` is part of
-    every key, through the salt.
+    settings in ``excluded``, which affect the speed or later stages, not the result. ``force`` salts every key.
     """
 
     name: str
