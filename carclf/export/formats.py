@@ -83,7 +83,7 @@ def check_exported(name: str, path: Path, images: npt.NDArray[Any], logits: npt.
     try:
         exported = predict_logits(name, path, images)
     except QualityError as error:
-        raise QualityError(f"{error}. Remove {name} from --format.") from error
+        raise QualityError(f"{str(error).rstrip('.')}. Remove {name} from --format.") from error
     difference = float(np.nan_to_num(np.abs(softmax(exported, 1) - softmax(logits, 1)).max(), nan=1.0))
     if difference > TOLERANCE:
         raise QualityError(f"The model in the format {name} predicts differently: a probability differs by "

@@ -1,7 +1,7 @@
 """The rules that a candidate must pass to be promoted.
 
-A rule is a function from ``Evidence`` to ``Rule``. A new rule needs its function and an entry in
-``RULES`` here, its limit in ``Gate`` in config/settings.py, and a test. A new metric also needs changes to
+A rule is a function from ``Evidence`` to ``Rule``. A new rule needs its function and an entry in ``RULES`` in
+this module, its limit in ``Gate`` in config/settings.py, and a test. A new metric also needs changes to
 evaluation/assessment.py, the VERSIONs of evaluate and promote, and docs/gate.md. Missing or non-finite values fail.
 """
 
