@@ -16,19 +16,19 @@ demo: .venv/.local ## run the whole DAG on this machine; DATA= WEIGHTS= TRUTH= H
 up: .venv/.local ## run Airflow on this machine against the real Kaggle; COMPETITION=slug
 	@$(BIN)/python -m carclf_airflow.local up --competition "$$COMPETITION"
 
-secrets: ## generate the secrets for docker compose into .env (mode 600); existing values stay
+secrets: ## generate the secrets for docker compose into .env (mode 600); existing values are kept
 	@$(PYTHON) docker/generate_secrets.py
 
-test: .venv/.dev ## run all tests, offline
+test: .venv/.dev ## run the unit and integration tests, offline
 	$(BIN)/pytest -q -n 2 --dist loadfile
 
 test-kaggle-newer: .venv/.dev ## test Kaggle's faults against a newer client, in a temporary folder
 	$(BIN)/python tests/faults/newer_kaggle.py
 
-test-compose: .venv/.dev ## test the cluster with stand-ins for the registry's images; needs Docker
+test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the registry's images; needs Docker
 	$(BIN)/pytest -q -m compose tests/compose
 
-acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, again
+acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
 	$(BIN)/pytest -q -m acceptance
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
 
@@ -42,14 +42,16 @@ lint: .venv/.dev ## check vocabulary, style, types and layers
 	$(BIN)/lint-imports
 
 bench: .venv/.dev ## list the benchmarks
-	@for name in validation_speed hash_search near_duplicate_quality label_errors input_pipeline head_training cars10 \
-	  stage_memory experiment_overhead runs_page gpu_throughput; do \
+	@for name in validation_speed hash_search input_pipeline stage_memory experiment_overhead runs_page gpu_throughput; do \
 	  echo "$(BIN)/python -m benchmarks.$$name [--quick]"; done
+	@for name in cars10 label_error_quality head_training; do \
+	  echo "$(BIN)/python -m benchmarks.$$name --data FOLDER --weights FILE [--quick]"; done
+	@echo "$(BIN)/python -m benchmarks.near_duplicate_quality --data FOLDER [--quick]"
 
 backup: ## copy the running stack's database and store to TO=folder
 	@docker/backup.sh "$$TO"
 
-restore: ## replace the stack's database and store by the backup FROM=folder
+restore: ## replace the stack's database and store with the backup FROM=folder
 	@docker/restore.sh "$$FROM"
 
 lock: .venv/bin/uv ## compile pyproject.toml into requirements/*.txt, pinned with hashes

@@ -1,5 +1,1 @@
 """Measurements: each module prints a table and, as its last line, one JSON object."""
-
-# With these settings every model is promoted, and so submitted and graded.
-OPEN_GATE = {"gate.threshold": 0, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",
-             "gate.max_latency_ms": 1e6}

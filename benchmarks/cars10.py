@@ -20,7 +20,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 import pandas as pd
 
-from benchmarks import OPEN_GATE
+from benchmarks.open_gate import OPEN_GATE
 from benchmarks.original_notebook import NotebookRecipe, train_original_notebook
 from benchmarks.timing import cpu_seconds
 from carclf.config import load_config

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks import OPEN_GATE
+from benchmarks.open_gate import OPEN_GATE
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer

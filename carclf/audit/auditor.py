@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from carclf import artifacts
 from carclf.artifacts import Archive, Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.champion import champion_model, champion_split
+from carclf.dataset.archives import extract_images
 from carclf.errors import DataError
 from carclf.progress import log
 
@@ -118,7 +119,6 @@ class Auditor:
         return archive, split
 
     def _write_report(self, folder: Path, suspects: "pd.DataFrame", drift: dict[str, Any] | None) -> None:
-        from carclf.dataset.archives import extract_images
         from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
         store = self.context.store

@@ -13,7 +13,7 @@ FloatArray = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[Any]
 
-# Tried on cars10 with planted errors (benchmarks/label_errors.py); the result depends little on either.
+# Tried on cars10 with planted errors (benchmarks/label_error_quality.py); the result depends little on either.
 RIDGE = 0.1
 TEMPERATURES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
 MAX_CENTERS = 3000  # of the kernel: with all images as centers, memory would limit the dataset's size

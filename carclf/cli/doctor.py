@@ -14,6 +14,7 @@ from carclf.config import Config
 from carclf.errors import CarclfError, ConfigError
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
+from carclf.training.warm_start import require_single_backbone
 
 MIN_FREE_GB = 10
 MISSING = "MISSING"
@@ -68,8 +69,6 @@ def _check_weights(config: Config, store_url: str) -> str:
 
 
 def _check_champion_weights(store_url: str) -> str:
-    from carclf.training.warm_start import require_single_backbone
-
     if (champion := champion_model(open_store(store_url))) is None:
         raise ConfigError(f"model.weights=champion, but {store_url} has no champion yet. Run once with "
                           "model.weights=imagenet.")

@@ -15,6 +15,7 @@ from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
 from carclf.progress import log
+from carclf.reports.experiment_report import plot_pareto_front, sort_by_accuracy
 from carclf.services.storage import Store, format_command, open_store
 
 experiment_app = typer.Typer(help="Compare recipes with a baseline on the same images.", no_args_is_help=True)
@@ -133,7 +134,6 @@ def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOp
     """Compare the recipes that are trained so far with the baseline."""
     # These import pandas, which the other commands do not need.
     from carclf.experiments.results import write_outcome
-    from carclf.reports.experiment_report import sort_by_accuracy
 
     store = open_store(store_url)
     outcome = write_outcome(read_plan(name, store), store)
@@ -187,7 +187,6 @@ def table(
 ) -> None:
     """Print the comparison as a Markdown table, or write it to a file in place of an earlier one."""
     from carclf.experiments.results import read_outcome, results_table, update_results_file
-    from carclf.reports.experiment_report import plot_pareto_front
 
     outcome = read_outcome(name, open_store(store_url))
     if to:

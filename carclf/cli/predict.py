@@ -10,6 +10,7 @@ from carclf.artifacts import Dataset, Split
 from carclf.cli.options import ModelOption, ModelRunOption, StoreOption
 from carclf.config import Evaluate, Validation
 from carclf.errors import ConfigError, DataError
+from carclf.evaluation.evaluate import tta_settings
 from carclf.formatting import printable
 from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel, select_model
@@ -51,7 +52,6 @@ def predict(
 def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":
     import keras
 
-    from carclf.evaluation.evaluate import tta_settings
     from carclf.inference.files import ImagePredictor
 
     settings = tta_settings(selected.evaluation)

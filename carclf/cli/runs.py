@@ -8,6 +8,10 @@ import typer
 
 from carclf.cli.options import JsonOption, StoreOption, validate_parent_folder
 from carclf.cli.tables import comparison_lines, run_lines, runs_table
+from carclf.dashboard.liveness import mark_stale_runs
+from carclf.dashboard.run_comparison import compare_runs
+from carclf.dashboard.run_facts import run_facts
+from carclf.dashboard.run_report import run_report
 from carclf.errors import ConfigError
 from carclf.reports.render import write_page
 from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
@@ -26,8 +30,6 @@ def list_command(
     limit: Annotated[int, typer.Option(min=0, help="Show only the first N runs; 0 shows all.")] = 0,
 ) -> None:
     """List the runs, newest first, with their states, metrics, decisions and minutes."""
-    from carclf.dashboard.liveness import mark_stale_runs
-
     if sort.removeprefix("-") not in SORT_FIELDS:
         raise ConfigError(f"Cannot sort by {sort.removeprefix('-')!r}. Use one of {', '.join(SORT_FIELDS)}.")
     store = open_store(store_url)
@@ -55,9 +57,6 @@ def show(
     ] = None,
 ) -> None:
     """Show a run: its settings, its stages with their metrics, and the gate's decision."""
-    from carclf.dashboard.run_facts import run_facts
-    from carclf.dashboard.run_report import run_report
-
     store = open_store(store_url)
     if html:
         write_page(html, run_report(store, run))
@@ -73,8 +72,6 @@ def compare(
     store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: settings, metrics, and a paired test on the validation images that they share."""
-    from carclf.dashboard.run_comparison import compare_runs
-
     comparison = compare_runs(open_store(store_url), run_a, run_b)
     print(*([json.dumps(comparison.to_json(), indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
 

@@ -4,7 +4,8 @@ from typing import Any
 
 Settings = dict[str, Any]
 
-# The published solutions of the competition: a plateau schedule on the upper half of the blocks, without TTA.
+# What the published notebooks of the competition have in common: a plateau schedule on the upper half of the blocks,
+# without TTA. It is an approximation: benchmarks/original_notebook.py is one of them as it was written.
 _BASELINE: Settings = {
     "model.image_height": 224, "model.image_width": 224, "model.hidden_units": 256,
     "head.num_views": 1, "head.num_trials": 1, "head.learning_rate": 1e-3, "head.weight_decay": 1e-3,
@@ -24,9 +25,9 @@ _CPU: Settings = {
 RECIPES: dict[str, Settings] = {
     # The default, for a GPU: EfficientNetV2-S with TTA. Accuracy and time have not been measured yet.
     "gpu": {},
-    # The competition's published Xception solution, to compare with.
+    # After the published notebook with Xception, to compare with.
     "baseline-xception": _BASELINE | {"model.backbone": "Xception"},
-    # The competition's published EfficientNet-B5 solution, to compare with.
+    # After the published notebook with EfficientNet-B5, to compare with.
     "baseline-b5": _BASELINE | {"model.backbone": "EfficientNetB5", "fine_tune.batch_size": 16},
     # A useful model without a GPU: validation accuracy 0.874 in 11 minutes. 160x320 px has as many pixels as 224x224
     # and puts about 50% more of them on the car.

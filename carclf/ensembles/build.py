@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build, fingerprint
 from carclf.config import Config
+from carclf.dataset.archives import extract_images
+from carclf.ensembles.member_weights import log_loss, mixture_weights
 from carclf.progress import log
 from carclf.training.warm_start import fine_tune_settings
 
@@ -60,7 +62,6 @@ def _recipe_groups(members: Sequence[TrainedModel]) -> list[int]:
 def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], context: StageContext) -> Metrics:
     import keras
 
-    from carclf.dataset.archives import extract_images
     from carclf.dataset.champion_split import VAL
     from carclf.ensembles.members import write_members
     from carclf.ensembles.network import build_ensemble
@@ -90,7 +91,6 @@ def _weigh_members(
     """Return the members with their weights, and the metrics of the weights."""
     import numpy as np
 
-    from carclf.ensembles.member_weights import log_loss, mixture_weights
     from carclf.ensembles.members import Member
 
     members = [

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import Event, load_event_model
 from carclf.config import Config, Evaluate
+from carclf.dataset.archives import extract_images
 from carclf.errors import QualityError
+from carclf.reports.evaluation_report import render_evaluation
+from carclf.reports.render import write_page
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
@@ -72,8 +75,6 @@ def write_evaluation(
     """
     from carclf.evaluation.assessment import compute_evaluation
     from carclf.reports.error_images import error_images
-    from carclf.reports.evaluation_report import render_evaluation
-    from carclf.reports.render import write_page
 
     evaluation = compute_evaluation(predictions) | measurements
     images_of_errors = error_images(evaluation["errors"], images, explain)
@@ -100,7 +101,6 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, context
     import keras
     import numpy as np
 
-    from carclf.dataset.archives import extract_images
     from carclf.evaluation.reload_check import reload_difference
     from carclf.inference.tta import milliseconds_per_image
     from carclf.pipeline.batches import Examples, LetterboxedSource

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf.artifacts import Archive, Split, atomic_folder
+from carclf.dataset.archives import extract_images
 from carclf.errors import ConfigError
 from carclf.export.model_card import write_model_card
 from carclf.progress import log
@@ -62,7 +63,6 @@ def _validation_images(selected: SelectedModel, split: Split, store: Store) -> A
     """Return some validation images of the model's split, in the network's input size."""
     import numpy as np
 
-    from carclf.dataset.archives import extract_images
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
     archive = Archive.require(store, selected.model.inputs.get("archive", "none"))

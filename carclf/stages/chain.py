@@ -1,6 +1,7 @@
-"""The stages in DAG order, for the command line, runs, pages and notifications.
+"""The stages in order, for the command line, runs, pages and notifications.
 
-Importing this module loads neither TensorFlow nor pandas, so DAG files may import it.
+``dags/car_retrain.py`` names them again, because each task has its own time limits and trigger. Importing this module
+loads neither TensorFlow nor pandas, so a DAG file may import it.
 """
 
 from collections.abc import Callable, Mapping

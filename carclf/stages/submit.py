@@ -19,6 +19,7 @@ from carclf.artifacts import (
     build,
 )
 from carclf.champion import promotion_of_model, read_state
+from carclf.dataset.archives import extract_images
 from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
@@ -131,7 +132,6 @@ def _predict_probabilities(
 ) -> "npt.NDArray[np.float64]":
     import keras
 
-    from carclf.dataset.archives import extract_images
     from carclf.inference.tta import predict
     from carclf.pipeline.batches import Examples, LetterboxedSource
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.audit.auditor import Auditor
 from carclf.config import Config
+from carclf.dataset.archives import extract_images
 from carclf.training.run_features import RunFeatures
 from carclf.training.warm_start import WarmStart, champion_warm_start
 from carclf.training.weights import weights_identity
@@ -45,7 +46,6 @@ def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[M
 
 
 def _write_model(folder: Path, features: RunFeatures, config: Config) -> Metrics:
-    from carclf.dataset.archives import extract_images
     from carclf.training.heads import join_backbone_and_head
     from carclf.training.saving import save_model, write_reference_logits
 

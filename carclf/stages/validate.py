@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Dataset, Inspection, Metrics, Provenance, StageContext, build, upload
 from carclf.config import Validation
-from carclf.dataset.fixes import FixedIndex, LabelFixes, read_fixes
+from carclf.dataset.archives import extract_images
+from carclf.dataset.findings import MAX_REPORTED
+from carclf.dataset.fixes import FixedIndex, LabelFixes, apply_fixes, check_fixes, read_fixes
 from carclf.errors import DataError
 from carclf.progress import Meter
 
@@ -44,7 +46,6 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     provenance = Provenance(VERSION, {"archive": archive.key}, settings)
 
     def make(folder: Path) -> Metrics:
-        from carclf.dataset.archives import extract_images
         from carclf.dataset.checks import raise_on_errors
 
         tables = _read_tables(extract_images(archive, store), fixes, config.validation)
@@ -63,7 +64,6 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
 def _read_tables(images: Path, fixes: LabelFixes, config: Validation) -> _Tables:
     """Read the tables and check the label fixes; raise DataError for bad fixes before the images are decoded."""
     from carclf.dataset.checks import read_context
-    from carclf.dataset.fixes import check_fixes
     from carclf.dataset.indexing import list_images
 
     context, findings = read_context(images, config)
@@ -79,7 +79,6 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
     def make(folder: Path) -> Metrics:
         import pandas as pd
 
-        from carclf.dataset.archives import extract_images
         from carclf.dataset.duplicates import find_clusters
         from carclf.dataset.indexing import write_index
         from carclf.dataset.inspection import make_pixel_loader
@@ -100,7 +99,6 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
 def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) -> "tuple[Metrics, Findings]":
     """Write the dataset's files; return its metrics and all findings."""
     from carclf.dataset.checks import expected_labels, find_problems
-    from carclf.dataset.fixes import apply_fixes
     from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
     context = tables.context
@@ -129,7 +127,6 @@ def _warnings(index: "pd.DataFrame", findings: "Findings") -> "pd.Series[str]":
 
 def _report_lists(index: "pd.DataFrame") -> dict[str, Any]:
     from carclf.dataset.duplicates import describe_clusters
-    from carclf.dataset.findings import MAX_REPORTED
 
     clusters = describe_clusters(index)
     labeled = index[index["label"] >= 0]

@@ -50,8 +50,9 @@ class BatchStream:
         except RuntimeError as error:  # Grain's message when one of its processes was killed
             if "terminated unexpectedly" not in str(error):
                 raise
-            self._error = ServiceError("A process that reads images was killed. If memory ran out, lower fine_tune."
-                                       "num_workers. Run the stage again: it resumes from its last checkpoint.")
+            self._error = ServiceError("A process that reads images was killed. If memory ran out, lower "
+                                       "fine_tune.num_workers. Run the stage again: it resumes from its last "
+                                       "checkpoint.")
             raise self._error from error
 
     def record_wait(self, number: int, since: float) -> None:

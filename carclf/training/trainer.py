@@ -103,8 +103,8 @@ class Trainer:
             try:
                 self._save()
             except NonFiniteLossError:
-                raise QualityError("The initial weights of fine-tuning are not finite. Check the file that model."
-                                   "weights names, and train the head again.") from None
+                raise QualityError("The initial weights of fine-tuning are not finite. Check the file that "
+                                   "model.weights names, and train the head again.") from None
         self._counted = time.monotonic()
         with Meter("fine_tune", done=self.state.step) as meter:
             while not self._finished():

@@ -172,7 +172,8 @@ class S3Store:
         if code in _MISSING | {"NoSuchBucket"}:
             return ConfigError(f"The bucket {self.bucket!r} does not exist: {error}. Check its name, or create it.")
         return ConfigError(f"The store {self.url} rejected a request: {error}. Check the AWS credentials and their "
-                           "region, and allow s3:GetObject, s3:PutObject and s3:ListBucket on this bucket.")
+                           "region, and allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:AbortMultipartUpload "
+                           "on this bucket.")
 
     def _client_error(self, error: Exception) -> CarclfError:
         from botocore import exceptions
@@ -195,7 +196,7 @@ def _connect() -> Any:
     from botocore.config import Config
 
     # A new session: boto3's default session cannot create clients in several threads.
-    # AWS_MAX_ATTEMPTS sets how often a request is sent: workers of a cluster retry for a minute, a terminal does not.
+    # AWS_MAX_ATTEMPTS limits the attempts per request: workers of a cluster retry for a minute, a terminal does not.
     config = Config(retries={"mode": "standard"}, connect_timeout=10, read_timeout=60)
     try:
         return boto3.session.Session().client("s3", config=config)
