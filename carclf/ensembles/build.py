@@ -39,8 +39,7 @@ def build_ensemble_model(
     """Return an artifact that averages the members' calibrated probabilities, and whether it was reused.
 
     Members with the same recipe, which differ in seed or fold only, share their recipe's weight equally. The weights
-    of the recipes maximize the likelihood of images that none of them was trained on. The ensemble has the first
-    member's split.
+    maximize the likelihood of images that no recipe was trained on. The ensemble has the first member's split.
     """
     inputs = {"archive": archive.key, "split": members[0].split.key}
     for number, member in enumerate(members):

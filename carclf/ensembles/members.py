@@ -44,10 +44,7 @@ def write_members(path: Path, members: Sequence[Member], weight_metrics: dict[st
 
 
 def held_out_mask(rows: pd.DataFrame, members: Sequence[Member], store: Store) -> npt.NDArray[np.bool_]:
-    """Return a mask, shape (members, rows), that is True if the member was not trained on the image or a copy of it.
-
-    New images are held out.
-    """
+    """Return a mask, shape (members, rows), that is True if the member was not trained on the image or a copy of it."""
     # Images that a split excludes have copies among its training images, so only VAL and missing are held out.
     subsets = [previous_values(rows, Split.require(store, member.split).rows(store), "subset") for member in members]
     return np.array([(values.isna() | (values == VAL)).to_numpy() for values in subsets])
