@@ -1,8 +1,8 @@
 """Real photographs of ten makes: the recipes against the original notebook, graded on a held-out fifth.
 
-No setting was chosen on that fifth. Rows are appended to ``--results`` as they come, with the stores in a folder next
-to it, so that an interrupted benchmark resumes where it stopped; a training that was interrupted has no time. CPU
-seconds are less disturbed by other work than wall-clock seconds.
+No setting was chosen on that fifth. Rows are appended to ``--results`` as they are measured, with the stores in a
+folder next to it, so that an interrupted benchmark resumes where it stopped; an interrupted training has no time. Other
+work disturbs CPU seconds less than wall-clock seconds.
 """
 
 import argparse

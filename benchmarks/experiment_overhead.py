@@ -2,8 +2,8 @@
 
 python -m benchmarks.experiment_overhead [--quick]
 
-Each number of workers gets a real Airflow (SQLite, LocalExecutor) and a store. A training is a head on the demo's
-rendered cars with a weight decay of its own, so that no model is reused while data, split and features are shared.
+Each number of workers gets a real Airflow (SQLite, LocalExecutor) and a store. Each training fits a head
+to the demo's rendered cars with a different weight decay: no model is reused; data, split and features are shared.
 ``work`` is the time of the training stages according to the run records, and ``ideal`` is work divided by the number of
 workers. The overhead per training is the rest of the workers' time: in its task (processes and imports) and between
 tasks (Airflow, and idle workers at the end). With fewer cores than workers the work itself takes longer.

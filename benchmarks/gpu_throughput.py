@@ -1,6 +1,6 @@
 """Training and prediction throughput on one GPU, compared with the same networks of timm in compiled PyTorch.
 
-Both compute in bfloat16 with random weights. carclf is measured as a run works: images from Grain through ``fit`` with
+Both compute in bfloat16 with random weights. carclf is measured as in a run: images from Grain through ``fit`` with
 the recipe's optimizer. timm's batch is on the GPU already, so its throughput is that of the network alone. Run this
 with KERAS_BACKEND=jax as well. timm and torch are not among the pinned packages; install them separately. Without a
 GPU, ``--device cpu`` tests the code at a tiny size.
@@ -38,7 +38,7 @@ from carclf.training.schedules import compile_for_fine_tuning
 NETWORKS = {"Xception": (299, 128, "legacy_xception"), "EfficientNetB5": (456, 32, "tf_efficientnet_b5"),
             "ConvNeXtBase": (288, 64, "convnext_base")}  # size, batch size, name in timm
 CPU_SIZE, CPU_BATCH_SIZE = 96, 4
-# Dense bfloat16 operations per second, from NVIDIA's data sheets; longer names before names they start with.
+# Dense bfloat16 operations per second, from NVIDIA's data sheets; a longer name before a name that it starts with.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 NUM_CLASSES = 10
 BATCHES_PER_EPOCH = 4
@@ -105,7 +105,7 @@ def compare(name: str, steps: int, device: str, chip: str) -> dict[str, float | 
 
 
 def main() -> None:
-    """Measure each network with both, in one run."""
+    """Measure each network with carclf and timm, in one run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")

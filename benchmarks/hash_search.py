@@ -31,7 +31,7 @@ def random_hashes(random: np.random.Generator, num: int) -> Hashes:
 
 
 def hash_families(random: np.random.Generator, num: int) -> Hashes:
-    """Return hashes as of similar images: families of 100 with a quarter of their bits flipped."""
+    """Return hashes like those of similar images: families of 100 with a quarter of their bits flipped."""
     flips = np.zeros(num, np.uint64)
     for bit in range(64):
         flips |= (random.random(num) < FAMILY_FLIP_PROBABILITY).astype(np.uint64) << np.uint64(bit)

@@ -1,4 +1,4 @@
-"""Plant label errors, and measure how many of them are ranked first and what fixing them is worth."""
+"""Plant label errors; measure how many are ranked first, and how much fixing them improves the accuracy."""
 
 import argparse
 import json
@@ -85,7 +85,7 @@ def plant_errors(labels: Labels, seed: int) -> tuple[Labels, Labels]:
 
 
 def measure_ranking(data: Data, seed: int) -> dict[str, float]:
-    """Return how well the ranking finds planted errors."""
+    """Return metrics of the ranking of planted errors."""
     given, errors = plant_errors(data.labels, seed)
     ranked = rank_labels(data.features, given, data.clusters, seed=seed)
     checked = ranked.head(round(CHECKED_FRACTION * len(given)))
@@ -103,7 +103,7 @@ def measure_ranking(data: Data, seed: int) -> dict[str, float]:
 def measure_retraining(data: Data, seed: int, config: Config) -> dict[str, float]:
     """Return the accuracy, on clean validation images, of heads trained on clean, erroneous and fixed labels.
 
-    Only training images are ranked: otherwise the validation images would influence the labels that they validate.
+    Only training images are ranked: otherwise the validation images would influence the corrected labels.
     """
     labels, (given, _) = data.labels, plant_errors(data.labels, seed)
     val_ids = stratified_holdout(data.index, val_fraction=VAL_FRACTION, seed=seed).query("subset == 'val'")["id"]

@@ -74,7 +74,7 @@ def encode(image: Image.Image, random: np.random.Generator) -> bytes:
 
 
 def split_rows(files: list[bytes], name: str) -> tuple[pd.DataFrame, list[Pixels]]:
-    """Return the rows that a split has of the images, and their thumbnails."""
+    """Return a split's rows of the images, and their thumbnails."""
     images = [decode_reduced(EncodedImage(data)) for data in files]
     digests = [f"{name} {number}" for number in range(len(files))]
     rows = pd.DataFrame({"sha256": digests, "pixels_sha256": digests, "subset": "train", "number": range(len(files)),

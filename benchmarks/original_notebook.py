@@ -49,7 +49,7 @@ def train_original_notebook(
         frame.drop(val.index), recipe.seed,
         lambda pixels: chain(image=pixels.astype(np.uint8))["image"].astype(np.float32),
     )
-    # The notebook also augments its validation images. Without that its accuracy is higher.
+    # The notebook also augments its validation images. Without augmentation its accuracy is higher.
     plain = _flow(val, None, None)
     model = _fit(augmented, plain, recipe)
     class_names = np.array(list(augmented.class_indices))

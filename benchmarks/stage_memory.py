@@ -1,4 +1,4 @@
-"""Peak memory of each stage's process with 1, 4 and 16 times the data: rendered cars, the files repeated as links."""
+"""Peak memory of each stage's process with 1, 4 and 16 times the data: rendered cars, repeated as links."""
 
 import argparse
 import json

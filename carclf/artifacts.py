@@ -1,4 +1,4 @@
-"""Artifacts: what the stages leave in the store, as immutable manifests keyed by a fingerprint of their provenance."""
+"""Artifacts: stage results in the store, with immutable manifests keyed by a fingerprint of their provenance."""
 
 import hashlib
 import json
@@ -29,10 +29,9 @@ A = TypeVar("A", bound="Artifact")
 
 @dataclass(frozen=True)
 class StageContext:
-    """The store, the settings and the salt, which every stage gets besides its inputs.
+    """The store, the settings and the salt, which every stage receives in addition to its inputs.
 
-    ``salt`` is empty unless the run sets ``force``. It is part of every key, so that a forced run reuses nothing and
-    overwrites nothing.
+    ``salt`` is empty unless the run sets ``force``. It is part of every key: forced runs reuse and overwrite nothing.
     """
 
     store: Store
@@ -42,7 +41,7 @@ class StageContext:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an artifact is made from: the version of the code, the keys of its inputs, and its settings."""
+    """Everything that determines an artifact: the version of the code, the keys of its inputs, and its settings."""
 
     version: int
     inputs: Mapping[str, str]
@@ -134,9 +133,9 @@ class _Labeled(Artifact):
 
 
 class Archive(Artifact):
-    """The competition's archive, ``archive.zip``, and with extra data also ``extra.zip``.
+    """The competition's archive: ``archive.zip`` and, with extra data, ``extra.zip``.
 
-    An archive with extra data has the archive without them as its input and shares that ``archive.zip``.
+    An archive with extra data has the competition's archive as its input and shares its ``archive.zip``.
     """
 
     folder = "archives"
@@ -206,7 +205,7 @@ class Drift(Artifact):
 
 
 class Model(_Labeled):
-    """``model.keras``, ``history.csv``, and ``reference_logits.parquet`` with its logits before it was saved."""
+    """``model.keras``, ``history.csv``, and ``reference_logits.parquet`` with logits computed before saving."""
 
     folder = "models"
 
@@ -217,12 +216,12 @@ class Model(_Labeled):
 
     @property
     def is_ensemble(self) -> bool:
-        """Whether the model averages the predictions of several members, which ``ensemble.json`` lists."""
+        """True if the model averages the predictions of several members, which ``ensemble.json`` lists."""
         return "ensemble.json" in self.files
 
 
 class Evaluation(Artifact):
-    """Predictions of the validation images, and the metrics of them.
+    """Predictions of the validation images and their metrics.
 
     ``predictions.parquet`` holds id, label, predicted, p<class> (uncalibrated); ``evaluation.json`` all metrics;
     ``error_images.json`` the misclassified images as data URIs; ``report.html`` shows both.
@@ -304,7 +303,7 @@ def build(
 
 
 def upload(store: Store, path: Path, folder: str) -> File:
-    """Upload a file under a key that contains its hash, so that other content never overwrites it."""
+    """Upload a file under a key that contains its hash, so that different content never overwrites it."""
     sha256 = file_sha256(path)
     file = File(key=f"{folder}/{sha256[:8]}/{path.name}", sha256=sha256, num_bytes=path.stat().st_size)
     store.upload(path, file.key)

@@ -20,7 +20,7 @@ from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, update_object
 CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
-PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy")  # a rollback repeats them
+PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy")  # copied to a rollback's event
 State = dict[str, Any]
 Event = dict[str, Any]
 
@@ -32,9 +32,9 @@ def read_state(store: Store) -> State | None:
 
 
 def change_state(store: Store, change: Callable[[State | None], State | None]) -> None:
-    """Replace the state with what ``change`` returns, or leave it if that is None.
+    """Replace the state with the result of ``change``, or leave it unchanged if the result is None.
 
-    ``change`` is called again with the newer state if another process was first, so concurrent writers lose nothing.
+    If another process writes first, ``change`` is called again with the newer state, so no update is lost.
     """
 
     def change_bytes(data: bytes | None) -> bytes | None:
@@ -56,7 +56,7 @@ def _parse_state(data: bytes, store: Store) -> State:
 
 
 def _state_problem(state: Any) -> str:
-    """Return what is wrong with a parsed ``champion.json``, or an empty string."""
+    """Return the problem with a parsed ``champion.json``, or an empty string."""
     if not isinstance(state, dict):
         return "it is not a JSON object"
     if missing := {"champion", "threshold", "history"} - state.keys():
@@ -74,7 +74,7 @@ def _state_problem(state: Any) -> str:
 
 
 def ensure_state(store: Store, threshold: float) -> State:
-    """Return the store's state. A store without one gets this threshold and no champion."""
+    """Return the store's state; create it with this threshold and no champion if it is missing."""
     while (state := read_state(store)) is None:
         change_state(store, lambda existing: None if existing else _new_state(threshold))
     return state
@@ -109,13 +109,13 @@ def load_training_split(store: Store, champion: Model) -> Split:
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
-    """Append a promotion; return False if the champion or the threshold is not that of the judged state anymore.
+    """Append a promotion; return False if the champion or the threshold has changed since the judged state.
 
-    The threshold rises to ``raise_to`` if it is lower. It never falls.
+    ``raise_to`` raises a lower threshold. The threshold never falls.
     """
     if raise_to is not None and not 0 <= raise_to <= 1:  # NaN would reject every later candidate
-        raise DataError(f"The threshold cannot rise to {raise_to}, which is not an accuracy. Evaluate again with --set "
-                        "force=true, or set gate.raise_threshold=off.")
+        raise DataError(f"Cannot raise the threshold to {raise_to}: it is not an accuracy from 0 to 1. Evaluate again "
+                        "with --set force=true, or set gate.raise_threshold=off.")
 
     def is_unchanged(state: State) -> bool:
         return _gate_basis(state) == _gate_basis(judged_state) and promotion_of_model(state, event["model"]) is None
@@ -132,16 +132,16 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
 def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     """Make an earlier champion the champion again and return the new event. All its files are verified first.
 
-    ``name`` is the model's key, the beginning of its key, or its run; by default the champion before this one. ``by``
-    is who does it, for the history. Raise ConfigError if there is no such champion or it is the champion already,
-    DataError if an artifact of it is missing or damaged.
+    ``name`` is the model's key, a prefix of the key, or its run; the default is the previous champion. ``by`` names the
+    person, for the history. Raise ConfigError if no earlier champion matches, or if the match is already the champion;
+    DataError if one of its artifacts is missing or damaged.
     """
     for _ in range(MAX_UPDATE_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
             raise ConfigError(f"There is no champion in {store.url}.")
         promotion = find_promotion(store, state, name) if name else _previous_promotion(state)
         if promotion["model"] == champion["model"]:
-            raise ConfigError(f"{champion['model']} is the champion already.")
+            raise ConfigError(f"{champion['model']} is already the champion.")
         _verify_champion(store, load_event_model(store, promotion))
         event = {"action": "rolled_back"} | {name: promotion[name] for name in PROMOTION_FIELDS if name in promotion}
         event |= {"previous_model": champion["model"], "by": by}
@@ -157,7 +157,7 @@ def _replace_champion(store: Store, champion: Event, event: Event) -> bool:
 
 
 def set_threshold(store: Store, threshold: float, by: str = "") -> None:
-    """Change the stored threshold and append an event. The champion stays."""
+    """Change the stored threshold and append an event. The champion does not change."""
     if not 0 <= threshold <= 1:
         raise ConfigError(f"The threshold {threshold} is not an accuracy. Use a number from 0 to 1.")
 
@@ -214,13 +214,13 @@ def promotion_of_model(state: State, model_key: str) -> Event | None:
 
 
 def find_promotion(store: Store, state: State, name: str) -> Event:
-    """Return the only promotion with this run, model key, or beginning of the key; else raise ConfigError."""
+    """Return the promotion with this run, model key or key prefix; raise ConfigError unless exactly one matches."""
     named = [event for event in promotions(state) if event["model"].startswith(name) or event.get("run") == name]
     matches = {event["model"]: event for event in named if name}
     if len(matches) == 1:
         return next(iter(matches.values()))
     if matches:
-        raise ConfigError(f"{name!r} is ambiguous: it names {' and '.join(matches)}. Give more of the key.")
+        raise ConfigError(f"{name!r} is ambiguous: it names {' and '.join(matches)}. Use a longer prefix of the key.")
     champions = ", ".join(event["model"] for event in promotions(state)) or "none"
     if MODEL_KEY.fullmatch(name) and Model.find(store, name):
         raise ConfigError(f"The model {name} was never the champion. Champions so far: {champions}.")
@@ -228,7 +228,7 @@ def find_promotion(store: Store, state: State, name: str) -> Event:
 
 
 def verify_artifact(store: Store, artifact: Artifact) -> None:
-    """Download every file of the artifact past the local cache; raise DataError if one is missing or damaged."""
+    """Download every file of the artifact, bypassing the cache; raise DataError if a file is missing or damaged."""
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         for name, file in artifact.files.items():
             path = Path(folder) / "file"
@@ -242,12 +242,12 @@ def verify_artifact(store: Store, artifact: Artifact) -> None:
 
 
 def _verify_champion(store: Store, model: Model) -> None:
-    """Verify everything that later runs read of a champion."""
+    """Verify every file of a champion that later runs read."""
     for artifact in (model, load_training_split(store, model)):
         verify_artifact(store, artifact)
     if not model.is_ensemble:
         return
-    # The model's file contains the members' networks. Their splits decide which member may predict which image.
+    # The model's file contains the members' networks. Their splits determine which member may predict which image.
     members = json.loads(model.path(store, "ensemble.json").read_text())["members"]
     for key in dict.fromkeys(str(member["split"]) for member in members):
         role = f"the split of a member of the ensemble {model.key}: it lists the images that the member was trained on"
@@ -269,7 +269,7 @@ def _previous_promotion(state: State) -> Event:
 
 
 def _gate_basis(state: State) -> tuple[str | None, float]:
-    """Return what a candidate is compared with: the champion's model and the threshold."""
+    """Return the champion's model and the threshold, with which a candidate is compared."""
     return (state["champion"] or {}).get("model"), state["threshold"]
 
 
@@ -288,7 +288,7 @@ def _new_state(threshold: float) -> State:
 
 
 def _change_if(store: Store, condition: Callable[[State], bool], change: Callable[[State], State]) -> bool:
-    """Change the state if the condition holds for the stored state at the time of writing; return whether it did."""
+    """Change the state if the stored state meets the condition when it is written; return whether it was changed."""
     is_changed = False
 
     def change_state_once(state: State | None) -> State | None:

@@ -1,4 +1,4 @@
-"""Every error that carclf raises on purpose. Airflow decides by the exit status whether to retry."""
+"""Exceptions that carclf raises deliberately. The exit status determines whether Airflow retries."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -6,40 +6,40 @@ from typing import ClassVar
 
 
 class CarclfError(Exception):
-    """An error whose message gives what happened, what was expected and how to fix it."""
+    """Base class. The message states what happened, what was expected and how to fix it."""
 
     exit_status: ClassVar[int] = 1
 
 
 class DataError(CarclfError):
-    """The data cannot be used. A retry with the same data cannot help."""
+    """The data cannot be used. Retrying with the same data does not help."""
 
     exit_status = 65
 
 
 class QualityError(CarclfError):
-    """The model is not good enough for what was asked."""
+    """The model is not good enough for the requested operation."""
 
     exit_status = 65
 
 
 class ConfigError(CarclfError):
-    """A setting, a credential or a permission is wrong. A retry without a fix cannot help."""
+    """A setting, a credential or a permission is wrong. Retrying without a fix does not help."""
 
     exit_status = 78
 
 
 class ServiceError(CarclfError):
-    """An outside system failed temporarily. A later retry may help."""
+    """An external service failed temporarily. A later retry may help."""
 
     exit_status = 75
 
 
 class StageWaiting(Exception):
-    """A stage waits for something outside and must be run again. This is not an error.
+    """A stage is waiting for an external event and must be run again. This is not an error.
 
     Attributes:
-        until: The earliest useful time to run it again, or None if any time will do.
+        until: The earliest time at which another run is useful, or None for any time.
         metrics: The metrics that are available already.
     """
 

@@ -1,4 +1,4 @@
-"""The machine that a stage runs on: its processor, its packages, and what its GPUs are doing."""
+"""The machine that a stage runs on: its processor, packages and GPUs."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ BACKEND_VARIABLES = re.compile(r"(TF|XLA|KERAS|CUDA|OMP|OPENBLAS)_\w+")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, as NVIDIA's management library reports it: all processes together.
+    """One GPU and its use by all processes, as NVIDIA's management library reports it.
 
     ``utilization`` is the fraction of the last sampling period in which the GPU was busy, in [0, 1].
     """
@@ -35,7 +35,7 @@ class Gpu:
 def describe_machine() -> dict[str, Any]:
     """Return the machine as JSON: system, processor, cores, memory_gb, gpu, backend, versions and environment.
 
-    ``cores`` are those that this process may use. ``gpu`` and ``backend`` are empty if nothing was computed.
+    ``cores`` counts those that this process may use. ``gpu`` and ``backend`` are empty if Keras was not imported.
     """
     computed = "keras" in sys.modules  # a reused stage does not load a backend only to describe it
     return {
@@ -78,7 +78,7 @@ def gpu_devices() -> list[str]:
 
 
 def gpu_name() -> str:
-    """Return the model of the backend's GPU, with their number if there are several, or an empty string."""
+    """Return the model of the backend's GPUs, with their number if there are several, or an empty string."""
     import keras
 
     if not (devices := gpu_devices()):
@@ -96,7 +96,7 @@ def gpu_name() -> str:
 
 
 def gpu_metrics() -> dict[str, float]:
-    """Return the process's ``gpu_memory_mb`` on its fullest GPU and ``gpu_utilization`` of the least busy, if known."""
+    """Return this process's largest ``gpu_memory_mb`` on any GPU and the smallest ``gpu_utilization``, if known."""
     import keras
 
     if not (devices := gpu_devices()):

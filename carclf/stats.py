@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-POWER = 0.8  # of a difference that counts as detectable
+POWER = 0.8  # probability with which a detectable difference is detected
 Z_95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 NEGLIGIBLE_VARIANCE = 1e-12  # per image
 NEGLIGIBLE_DISTANCE = 1e-9  # per image
@@ -71,7 +71,7 @@ def accuracy_gap_warning(validation: Proportion, public: float, num_test: int) -
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """How many images a candidate and a champion, which predicted the same images, each classify correctly."""
+    """Numbers of images that a candidate and a champion, which predicted the same images, classify correctly."""
 
     num_images: int
     candidate_only_correct: int
@@ -116,8 +116,8 @@ class PairedCounts:
     def minimum_detectable_difference(self, significance: float) -> float | None:
         """Return the smallest improvement that the one-sided exact test detects with a probability of ``POWER``.
 
-        The calculation assumes the observed fraction of discordant images, or a larger one if the difference needs
-        it. The result is None if there are too few images to detect any difference.
+        The calculation assumes the observed fraction of discordant images, or a larger one if the difference
+        requires it. Return None if there are too few images to detect any difference.
         """
         from scipy.optimize import brentq
 

@@ -198,7 +198,7 @@ def test_a_rollback_without_a_champion_raises_config_error(store: Store) -> None
         roll_back(store)
 
 
-def test_a_rollback_to_what_was_never_champion_raises_config_error(store: Store) -> None:
+def test_a_rollback_to_a_model_that_was_never_champion_raises_config_error(store: Store) -> None:
     rejected = build_candidate(store, "rejected", range(40))
     rejected.promote(store)
     first, second = promote_all(store, "first", "second")
@@ -207,8 +207,8 @@ def test_a_rollback_to_what_was_never_champion_raises_config_error(store: Store)
         (rejected.model.key, rf"{rejected.model.key} was never the champion.*{champions}"),
         ("run-none", f"'run-none'.*{champions}"),
         ("../x", "'../x'"),
-        (second.model.key, f"{second.model.key} is the champion already"),
-        ("run-second", f"{second.model.key} is the champion already"),
+        (second.model.key, f"{second.model.key} is already the champion"),
+        ("run-second", f"{second.model.key} is already the champion"),
     ):
         before = history(store)
         with pytest.raises(ConfigError, match=message):
@@ -262,7 +262,7 @@ def test_a_rollback_to_an_ensemble_verifies_its_members_splits(store: Store, how
     assert champion_key(store) == second.model.key and len(history(store)) == 2
 
 
-def test_a_changed_threshold_is_an_event_and_an_unchanged_one_is_not(store: Store) -> None:
+def test_only_a_changed_threshold_adds_an_event(store: Store) -> None:
     set_threshold(store, 0.7, by="Ada")
     set_threshold(store, 0.7, by="Bob")
     set_threshold(store, 0.8)
@@ -273,7 +273,7 @@ def test_a_changed_threshold_is_an_event_and_an_unchanged_one_is_not(store: Stor
 
 
 @pytest.mark.parametrize("raised", [float("nan"), float("inf"), 1.1])
-def test_a_promotion_that_raises_the_threshold_to_no_accuracy_raises_data_error(store: Store, raised: float) -> None:
+def test_raising_the_threshold_to_an_invalid_accuracy_raises_data_error(store: Store, raised: float) -> None:
     candidate, before = build_candidate(store, "candidate"), ensure_state(store, 0.5)
     with pytest.raises(DataError, match=rf"{raised}.*gate\.raise_threshold"):
         record_promotion(store, {"model": candidate.model.key}, before, raise_to=raised)

@@ -76,7 +76,7 @@ def test_without_a_gpu_there_are_no_gpu_metrics() -> None:
 def test_only_visible_gpus_that_report_their_utilization_are_listed(
     library: Path, visible: str | None, expected: list[str]
 ) -> None:
-    """The second GPU of the library is a MIG slice, which reports none."""
+    """The second GPU of the library is a MIG slice, which reports no utilization."""
     code = (
         "import json; from carclf.hardware import list_gpus; print(json.dumps([vars(gpu) for gpu in list_gpus()]))"
     )

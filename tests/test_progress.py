@@ -5,7 +5,7 @@ import pytest
 from carclf.progress import STAGE_START_COLOR, LogFormatter, Meter, progress_listener
 
 
-def test_a_listener_gets_what_the_log_shows_until_it_is_removed(caplog, monkeypatch):
+def test_a_listener_gets_each_logged_progress_report_until_it_is_removed(caplog, monkeypatch):
     monkeypatch.setattr("carclf.progress.SECONDS_BETWEEN_LINES", 0.0)
     reports = []
     with caplog.at_level(logging.INFO, logger="carclf"), Meter("fine_tune") as meter:
@@ -18,7 +18,7 @@ def test_a_listener_gets_what_the_log_shows_until_it_is_removed(caplog, monkeypa
     assert [record.getMessage().split(",")[0] for record in caplog.records] == ["fine_tune: 3/12", "fine_tune: 4/12"]
 
 
-def test_a_listener_gets_nothing_between_two_lines():
+def test_a_listener_is_not_called_between_two_log_lines():
     reports = []
     with progress_listener(lambda *report: reports.append(report)), Meter("fine_tune") as meter:
         meter(1, 12, metrics={"loss": 0.5})

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 NUM_LOGGED = 5
-NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # on which features depend
+NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # these affect the features
 FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.float32]]"]
 
 
@@ -39,7 +39,7 @@ class Auditor:
     load_features: FeatureLoader
 
     def metrics(self) -> tuple[Metrics, bool]:
-        """Return the metrics and whether everything was reused; DataError if the drift exceeds ``audit.drift_stop``."""
+        """Return metrics and whether all was reused; raise DataError if the drift exceeds ``audit.drift_stop``."""
         audit, audit_reused = self.rank_suspects()
         metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
         if (champion_data := self._champion_data()) is None:
@@ -78,8 +78,6 @@ class Auditor:
         config, store = self.context.config, self.context.store
 
         def make(folder: Path) -> Metrics:
-            import pandas as pd
-
             from carclf.audit.drift import Sample, measure_drift
 
             sample = Sample(*self.load_features(self.archive, self.split))
@@ -96,7 +94,7 @@ class Auditor:
                        f"{drift.value:.3f} on a scale from 0 to 1, {limit}.")
             content = asdict(drift) | {"summary": summary}
             (folder / "drift.json").write_text(json.dumps(content, indent=1))
-            suspects = pd.read_parquet(audit.path(store, "suspects.parquet"))
+            suspects = audit.table(store, "suspects.parquet")
             self._write_report(folder, suspects[suspects["is_suspect"]], content)
             return {"verdict": drift.verdict, "worst": drift.worst, "value": drift.value, "reason": summary}
 
@@ -110,7 +108,7 @@ class Auditor:
         return {"network": network, "seed": config.seed, "salt": self.context.salt}
 
     def _champion_data(self) -> tuple[Archive, Split] | None:
-        """Return the champion's archive and split, or None if there is no champion or its dataset is the same."""
+        """Return the champion's archive and split, or None if there is none or it was trained on this run's dataset."""
         store = self.context.store
         split, model = champion_split(store), champion_model(store)
         if split is None or model is None or split.inputs["dataset"] == self.split.inputs["dataset"]:

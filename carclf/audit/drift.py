@@ -1,7 +1,7 @@
-"""Measure how far a dataset is from another: effect sizes from 0 to 1, and p-values.
+"""Measure the drift between two datasets: effect sizes from 0 to 1, and p-values.
 
-With fifteen thousand images every p-value is small, with a hundred every effect is large. So a measure counts as drift
-only if its effect exceeds the limit and chance is an unlikely explanation.
+With fifteen thousand images every p-value is small; with a hundred every effect is large. A measure therefore counts as
+drift only if its effect exceeds the limit and chance is an unlikely explanation.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
 from carclf.audit.label_errors import normalize_features
 from carclf.config import Audit
 
-SIGNIFICANCE = 0.01  # the probability that any of the measures reports drift if there is none
+SIGNIFICANCE = 0.01  # the probability that any measure reports drift if there is none
 STATISTICS = ("width", "height", "brightness", "contrast", "sharpness")
 MAX_COMPARED = 2000  # images of each dataset whose features are compared
 RIDGE = 0.3
@@ -41,14 +41,14 @@ class Sample:
     features: Features | None
 
     def identities(self, prefix: str) -> npt.NDArray[np.object_]:
-        """Return what identifies each image; images without a hash are all different."""
+        """Return an identifier of each image; images without a hash are all different."""
         rows = self.rows
         return (rows["sha256"] if "sha256" in rows else prefix + rows.index.astype(str)).to_numpy(object)
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How much two samples differ: 0 if they are the same, 1 if they have nothing in common."""
+    """The difference between two samples: 0 if they are the same, 1 if they have nothing in common."""
 
     name: str
     value: float
@@ -84,9 +84,9 @@ def measure_drift(sample: Sample, reference: Sample, settings: Audit, seed: int)
     # Bonferroni: the measures together have the significance of one test.
     measures = [_measure(effect, effect.p_value * len(effects) < SIGNIFICANCE, settings) for effect in effects]
     if missing := _missing_classes(sample.rows["label"], reference.rows["label"]):
-        # Whatever the fraction of the class was: a new model could not predict it.
+        # However small the class was, a new model could not predict it.
         verdict = max(measures[0].verdict, "warn", key=VERDICTS.index)
-        measures[0] = replace(measures[0], verdict=verdict, note=f"class {missing[0]} has no images anymore")
+        measures[0] = replace(measures[0], verdict=verdict, note=f"class {missing[0]} no longer has images")
     worst = max(measures, key=lambda measure: (VERDICTS.index(measure.verdict), measure.value))
     return Drift(worst.verdict, worst.name, worst.value, measures)
 
@@ -116,7 +116,7 @@ def _class_distribution(labels: "pd.Series[Any]", reference: "pd.Series[Any]") -
 
 
 def _statistics(rows: pd.DataFrame, reference: pd.DataFrame) -> Iterator[Effect]:
-    """Kolmogorov-Smirnov distance of each image statistic that both have."""
+    """Yield the Kolmogorov-Smirnov distance of each image statistic that both datasets have."""
     for name in STATISTICS:
         if name in rows and name in reference:
             values, reference_values = rows[name].to_numpy(float), reference[name].to_numpy(float)
@@ -134,8 +134,8 @@ def _features(sample: Sample, reference: Sample, seed: int) -> Effect:
     chosen_reference = rng.permutation(len(reference.features))[:MAX_COMPARED]
     vectors = normalize_features(np.concatenate([sample.features[chosen], reference.features[chosen_reference]]))
     in_sample = np.arange(len(vectors)) < len(chosen)
-    # An image that is in both samples is either trained on in both or held out in both. Otherwise it would be learned
-    # as belonging to one sample and held out as belonging to the other, which hides what is new.
+    # An image that is in both samples is either trained on in both or held out in both. Otherwise the
+    # classifier would learn it as an image of one sample and fail on it in the other, which hides what is new.
     identities = sample.identities("sample")[chosen], reference.identities("reference")[chosen_reference]
     codes = pd.factorize(np.concatenate(identities))[0]
     train = rng.permutation(codes.max() + 1)[codes] % 2 == 0
@@ -148,7 +148,7 @@ def _features(sample: Sample, reference: Sample, seed: int) -> Effect:
 
 
 def _ridge_scores(vectors: Features, in_sample: Mask, train: Mask) -> npt.NDArray[np.float64]:
-    """Return held-out scores of ridge regression of the membership in the sample."""
+    """Return the held-out images' scores from a ridge regression of membership in the sample."""
     x = vectors[train]
     target = in_sample[train] - in_sample[train].mean()
     gram = x.T @ x

@@ -1,4 +1,4 @@
-"""Find suspected label errors: a classifier predicts each image without its label and those of its copies."""
+"""Find suspected label errors: a classifier predicts each image without the labels of the image and its copies."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Labels = npt.NDArray[Any]
 # Tried on cars10 with planted errors (benchmarks/label_error_quality.py); the result depends little on either.
 RIDGE = 0.1
 TEMPERATURES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
-MAX_CENTERS = 3000  # of the kernel: with all images as centers, memory would limit the size of a dataset
+MAX_CENTERS = 3000  # of the kernel: with all images as centers, memory would limit the dataset's size
 BLOCK_SIZE = 1000  # images whose kernel is in memory at once
 JITTER = 1e-6
 MIN_NORM = 1e-12
@@ -26,7 +26,7 @@ MIN_PROBABILITY = 1e-12
 def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataFrame:
     """Return id, path, label, suggested_label, label_quality and is_suspect, the lowest label quality first.
 
-    If several images have the same id, the path is their id, as in ``label_fixes.csv``. ``rows`` are those of a split;
+    Images with the same id are identified by their path, as in ``label_fixes.csv``. ``rows`` are the rows of a split;
     the other arguments are those of ``rank_labels``.
     """
     class_names = np.array(sorted(rows["label"].unique()))

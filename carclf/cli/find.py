@@ -27,7 +27,7 @@ def find_batch_size(
 
 
 def _find(name: str, run: str, store_url: str, plot: Path) -> None:
-    from carclf.training.tuning import plot_trials
+    from carclf.training.auto_settings import plot_trials
 
     trials, best = find_setting(Run.load(run, open_store(store_url)), name)
     print(trials.to_string(index=False))

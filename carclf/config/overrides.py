@@ -37,7 +37,7 @@ def load_config(recipe: str = "gpu", overrides: Mapping[str, Any] | None = None)
     """Return the recipe's configuration with overrides by dotted name, such as ``{"fine_tune.epochs": 3}``.
 
     An override of None keeps the recipe's value. Raise ConfigError if the recipe or a setting does not exist, or if a
-    value is out of its limits.
+    value is out of range.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
@@ -84,7 +84,7 @@ def require_weights(weights: str) -> Path:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``key=value`` and parse the value as JSON. Text that is not JSON, or of a text setting, stays text.
+    """Split ``key=value`` and parse the value as JSON. Invalid JSON and values of text settings stay text.
 
     Raise ConfigError if there is no equals sign.
     """

@@ -1,4 +1,4 @@
-"""The recipes. Each holds only the settings that differ from the defaults in ``settings.py``."""
+"""The recipes. Each contains only the settings that differ from the defaults in ``settings.py``."""
 
 from typing import Any
 
@@ -30,13 +30,13 @@ RECIPES: dict[str, Settings] = {
     # After the published notebook with EfficientNet-B5, to compare with.
     "baseline-b5": _BASELINE | {"model.backbone": "EfficientNetB5", "fine_tune.batch_size": 16},
     # A useful model without a GPU: validation accuracy 0.874 in 11 minutes. 160x320 px has as many pixels as 224x224
-    # and shows half as many again on the car.
+    # and puts about 50% more of them on the car.
     "cpu": _CPU | {
         "model.image_height": 160, "model.image_width": 320, "augment.crop_scale": 0.5, "head.num_views": 2,
         "fine_tune.epochs": 5, "fine_tune.layer_decay": 1.0, "fine_tune.ema_momentum": 0.9,
     },
-    # The quickest useful model without a GPU: held-out accuracy 0.830 (three seeds) in 5 minutes. It uses one view for
-    # the head and leaves the lower blocks frozen, which cost the most.
+    # The quickest useful model without a GPU: held-out accuracy 0.830 (three seeds) in 5 minutes. The head uses
+    # one view, and the lower blocks, which cost the most, stay frozen.
     "cpu-fast": _CPU | {
         "model.image_height": 192, "model.image_width": 384, "augment.crop_scale": 0.5, "head.num_views": 1,
         "fine_tune.epochs": 3, "fine_tune.unfrozen_fraction": 0.4, "fine_tune.learning_rate": 1.5e-3,

@@ -1,4 +1,4 @@
-"""Every default in one frozen tree. CLI options, DAG params and the trigger form are generated from it."""
+"""All settings and their defaults in one frozen tree, from which CLI options, DAG params and the form are generated."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -32,11 +32,11 @@ MIN_ZOOM = 0.5
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
 Fraction = Annotated[float, Field(ge=0, le=1)]
-FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]  # with 1 there would be nothing to learn
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]  # 1 would leave nothing to learn
 
 
 class Section(BaseModel):
-    """A section of the settings: frozen, and it rejects unknown keys."""
+    """A frozen section of the settings that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
@@ -50,26 +50,25 @@ class Download(Section):
 
 
 class Validation(Section):
-    """What makes an image and a class usable."""
+    """Criteria for usable images and classes."""
 
     min_images_per_class: int = Field(20, ge=2, description="The run fails if a class has fewer usable images.")
     min_side: int = Field(32, ge=1, description="Images with a shorter side, in pixels, are excluded.")
     max_megapixels: float = Field(50, gt=0, description="Larger images are excluded without being decoded.")
     max_unusable_fraction: Fraction = Field(
         0.1, description="The run fails if a larger fraction of the images is unusable.")
-    max_aspect_ratio: float = Field(4, gt=1, description="Warn of images with a larger ratio of long to short side.")
+    max_aspect_ratio: float = Field(4, gt=1, description="Warn about images with a larger ratio of sides.")
     max_imbalance: float = Field(10, ge=1, description="Warn if the largest class is this many times the smallest one.")
     outlier_score: float = Field(
-        4, gt=0, description="Warn of blurred, dark and bright images from this robust z-score.")
+        4, gt=0, description="Warn about blurred, dark and bright images beyond this robust z-score.")
 
 
 class Duplicates(Section):
-    """Which images are near-duplicates of each other."""
+    """Criteria for near-duplicate images."""
 
-    # Measured on cars10 (benchmarks.near_duplicate_quality): all copies that were saved again, resized or relit are
-    # detected; of copies cropped by 1, 2, 3 and 5% on each side 100, 92, 65 and 13%, of copies cropped by up to that
-    # much 100, 99, 93 and 65%. Of 1.8 million pairs of different images 2 are merged. Horizontal flips are not
-    # detected; cars10 has none.
+    # Measured on cars10 (benchmarks.near_duplicate_quality): all recompressed, resized and relit copies are detected.
+    # Copies cropped by 1, 2, 3 and 5% per side: 100, 92, 65 and 13%; by random amounts up to these: 100, 99, 93 and
+    # 65%. Of 1.8 million pairs of different images, 2 are merged. Horizontal flips are not detected; cars10 has none.
     max_hash_distance: int = Field(
         8, ge=0, le=12, description="Near-duplicates' perceptual hashes differ in at most this many of 64 bits.")
     max_pixel_difference: float = Field(
@@ -77,7 +76,7 @@ class Duplicates(Section):
 
 
 class Split(Section):
-    """Which images train and which validate."""
+    """Assignment of images to training and validation."""
 
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Fraction of each class held out for validation.")
     seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the split; if empty, the run's seed.")
@@ -96,9 +95,9 @@ class Audit(Section):
     """The search for label errors, and the limits of drift."""
 
     enabled: bool = Field(True, description="Search for label errors and measure drift before the head is trained.")
-    drift_warn: Fraction = Field(0.1, description="Warn from this drift from the champion's data, 0 to 1.")
+    drift_warn: Fraction = Field(0.1, description="Warn if the drift from the champion's data, 0 to 1, exceeds this.")
     drift_stop: Fraction = Field(
-        0.5, description="The run fails from this drift from the champion's data; 1 turns this off.")
+        0.5, description="The run fails if the drift from the champion's data exceeds this; 1 turns it off.")
 
     @model_validator(mode="after")
     def _require_warning_first(self) -> "Audit":
@@ -133,7 +132,7 @@ class Model(Section):
     @model_validator(mode="before")
     @classmethod
     def _choose_size(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Replace an automatic side: 3:4 as photographs, near the pretrained height, in steps of SIZE_STEP."""
+        """Replace automatic sides: height to width 3:4, near the pretrained height, in steps of SIZE_STEP."""
         backbone = str(values.get("backbone", cls.model_fields["backbone"].default))
         num_steps = round(PRETRAINED_SIZE.get(backbone, DEFAULT_PRETRAINED_SIZE) / (3 * SIZE_STEP))
         sides = {"image_height": 3 * SIZE_STEP * num_steps, "image_width": 4 * SIZE_STEP * num_steps}
@@ -174,7 +173,7 @@ class Head(Section):
     num_trials: int = Field(
         6, ge=1, le=50,
         description="Learning rates and weight decays to try on held-out images; 1 uses the values below.")
-    num_views: int = Field(3, ge=1, le=16, description="Views of each image: the plain one, the others augmented.")
+    num_views: int = Field(3, ge=1, le=16, description="Views of each image: one plain, the others augmented.")
     batch_size: int = Field(64, ge=2, le=4096, description="Feature vectors per step.")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="Peak learning rate.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW.")
@@ -192,9 +191,9 @@ class FineTune(Section):
     layer_decay: float = Field(
         0.95, gt=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, on kernels.")
-    warmup_fraction: Fraction = Field(0.15, description="Fraction of the cosine schedule's steps that warm up.")
+    warmup_fraction: Fraction = Field(0.15, description="Fraction of the cosine schedule's steps for warmup.")
     schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
-    unfrozen_fraction: Fraction = Field(1.0, description="Fraction of the backbone's blocks, from the top, that train.")
+    unfrozen_fraction: Fraction = Field(1.0, description="Fraction of the backbone's blocks to train, from the top.")
     batch_norm: Literal["inference", "training"] = Field(
         "inference", description="Mode of BatchNormalization; in training mode its statistics change.")
     num_phases: int = Field(1, ge=1, le=10, description="Phases in which blocks are unfrozen and images grow.")
@@ -206,7 +205,7 @@ class FineTune(Section):
     ema_momentum: float = Field(
         0.98, ge=0, lt=1, description="Momentum of the exponential moving average of the weights; 0 turns it off.")
     global_clipnorm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
-    patience: int = Field(5, ge=1, description="Epochs of the last phase without a better accuracy before it stops.")
+    patience: int = Field(5, ge=1, description="Stop after this many epochs of the last phase without better accuracy.")
     budget_minutes: float = Field(
         0, ge=0, description="Minutes after which training stops and keeps the best epoch; 0 for no limit.")
     checkpoint_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
@@ -222,7 +221,7 @@ class Evaluate(Section):
         "1", pattern=r"^\d(\.\d+)?(,\d(\.\d+)?){0,7}$",
         description="Also average over these zoom factors of the image's center, such as 1,1.15.")
     crops: Literal["center", "corners"] = Field(
-        "center", description="What a zoomed view shows: the center, or the four corners as well.")
+        "center", description="Crops of a zoomed image: the center, or also the four corners.")
     batch_size: int = Field(32, ge=1, le=1024, description="Images per prediction step.")
 
     @property
@@ -239,26 +238,26 @@ class Evaluate(Section):
 
 
 class Gate(Section):
-    """What a candidate must reach to be promoted, and who must approve it."""
+    """Requirements for promoting a candidate."""
 
     threshold: Fraction = Field(
         0.93, description="Accuracy threshold of a new store. An existing store keeps its stored threshold.")
     raise_threshold: Literal["off", "lower_bound", "accuracy"] = Field(
-        "off", description="A promotion raises the stored threshold to the accuracy, or to its lower bound.")
+        "off", description="Raise the stored threshold at each promotion: to the accuracy or its lower bound.")
     champion_rule: Literal["not_worse", "better", "off"] = Field(
-        "not_worse", description="What a paired test against the champion on the same images must show.")
+        "not_worse", description="Required result of a paired test against the champion on the same images.")
     significance: float = Field(0.05, gt=0, lt=0.5, description="Significance level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
     min_recall_by_class: str = Field(
         "", pattern=r"^(\d+=(0(\.\d+)?|1(\.0+)?)(,\d+=(0(\.\d+)?|1(\.0+)?))*)?$",
-        description="Smallest recall of single classes instead, such as 7=0.7,9=0.75.")
+        description="Smallest recall of individual classes, such as 7=0.7,9=0.75; overrides min_recall.")
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error after calibration.")
     max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
     max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")
     max_reload_difference: Fraction = Field(
         0.01, description="Largest change of a probability after the model is saved and loaded in another process.")
     approval: Literal["none", "required"] = Field(
-        "none", description="Whether a person must approve a promotion before it takes effect.")
+        "none", description="Require a person's approval before a promotion takes effect.")
 
     @property
     def min_recalls(self) -> dict[int, float]:
@@ -307,8 +306,8 @@ class Config(Section):
         if self.model.backbone == "Tiny" and weights not in ("none", "champion"):
             raise ValueError("The backbone Tiny has no pretrained weights: set model.weights to none.")
         if self.split.num_folds and weights == "champion":
-            raise ValueError("split.num_folds makes folds, and the champion was trained on most images of each fold. "
-                             "Set model.weights to something else, or split.num_folds to 0.")
+            raise ValueError("model.weights = 'champion' cannot be combined with split.num_folds: the champion was "
+                             "trained on most images of each fold. Change model.weights or set split.num_folds to 0.")
         return self
 
     @model_validator(mode="after")

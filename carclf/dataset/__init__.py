@@ -1,1 +1,1 @@
-"""What the data is: archives, the index of images, checks, near-duplicates, label fixes and splits."""
+"""Datasets: archives, the index of images, checks, near-duplicates, label fixes and splits."""

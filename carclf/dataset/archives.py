@@ -33,7 +33,7 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM
 def extract(archive: Path, folder: Path, *, top_folders: tuple[str, ...]) -> None:
     """Extract everything under the top folders, and every CSV, also from archives within the archive.
 
-    Raises DataError if it is damaged, expands too much, or has links, duplicate names or names outside of the folder.
+    Raises DataError if one is damaged, expands too much, or has links, duplicate names or names outside the folder.
     """
     with archive.open("rb") as file:
         _Extractor(folder, top_folders, archive.stat().st_size).extract(file, "the archive", 0)
@@ -123,7 +123,7 @@ def write_archive(path: Path, files: Mapping[str, Path]) -> None:
 def extract_images(archive: Archive, store: Store) -> Path:
     """Return a local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
 
-    Each content is extracted once per machine. Raises DataError if the archive is damaged or unsafe.
+    The same content is extracted once per machine. Raises DataError if the archive is damaged or unsafe.
     """
     folder = cache_folder() / "images" / archive.content_hash
     with atomic_folder(folder) as work:

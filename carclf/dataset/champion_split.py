@@ -1,4 +1,4 @@
-"""Which subset of the champion's split an image was in, even if its file was re-encoded or slightly cropped since."""
+"""Look up images in the champion's split, even if their files were re-encoded or slightly cropped since."""
 
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ NO_POSITION = np.iinfo(np.int64).max
 # Limits for two files of the same image: bits of the perceptual hash, and mean difference of the color signatures in
 # standard deviations. Measured on cars10 (benchmarks.near_duplicate_quality): all images that were re-encoded, resized
 # or relit are recognized, 99% of those cropped by up to 2% a side, 92% by up to 3%, and no different photographs. Of
-# the demo's cars, which are drawn alike, the hash alone confuses 26% with another car, both together 0.7%.
+# the demo's cars, which are drawn alike, the hash alone confuses 26% with another car, both limits together 0.7%.
 MAX_HASH_DISTANCE = 8
 MAX_SIGNATURE_DIFFERENCE = 0.2
 BATCH_SIZE = 16384  # pairs whose color signatures are compared at once
@@ -27,8 +27,8 @@ Signatures = npt.NDArray[np.object_]
 def with_split_history(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.DataFrame:
     """Return a split's rows and those of earlier champions' splits whose images are no longer in the dataset.
 
-    Without the history, an image that was missing for one champion would return as a new image, although the champion
-    before was trained on it, whose weights the current champion may have started from.
+    Without the history, an image that was missing from one champion's dataset would later count as new, although the
+    champion may have started from the weights of an earlier champion that was trained on the image.
     """
     if history is None:
         return rows
@@ -42,7 +42,7 @@ def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:
 
 
 def previous_values(rows: pd.DataFrame, previous: pd.DataFrame | None, column: str) -> "pd.Series[Any]":
-    """Return the value that a column of an earlier split has for each row's image; missing for new images.
+    """Return each row's value of a column of an earlier split, matched by image; missing for new images.
 
     An image is recognized by its bytes, else by its pixels, else by a near perceptual hash with a similar color
     signature. Both tables have the columns sha256, pixels_sha256, phash and color_signature.
@@ -55,7 +55,7 @@ def previous_values(rows: pd.DataFrame, previous: pd.DataFrame | None, column: s
     for content in ("sha256", "pixels_sha256"):
         by_content = previous.drop_duplicates(content).set_index(content)[column]
         values = values.where(values.notna(), rows[content].map(by_content))
-    previous = previous[previous["phash"] != 0]  # flat images have nothing but their flatness in common
+    previous = previous[previous["phash"] != 0]  # flat images have only their flatness in common
     new = rows[values.isna() & (rows["phash"] != 0)]
     if not new.empty:
         positions = _similar_positions(new, previous)

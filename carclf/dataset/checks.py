@@ -1,4 +1,4 @@
-"""Checks of a dataset as a whole. Errors stop the run, all in one message."""
+"""Checks of a dataset as a whole. One message with all errors stops the run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,14 +88,13 @@ def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[F
     if len(large_enough) and large_enough.max() > context.config.max_imbalance * large_enough.min():
         yield Finding("class_imbalance", "", (
             f"Class '{large_enough.idxmax()}' has {large_enough.max()} usable images, class '{large_enough.idxmin()}' "
-            f"only {large_enough.min()}, which hardly affects the accuracy. Add images to the small class."))
+            f"only {large_enough.min()}, so the accuracy hardly depends on it. Add images to the small class."))
 
 
 def _class_sizes(index: pd.DataFrame, labels: set[int]) -> "pd.Series[int]":
     """Return the number of usable images by label.
 
-    The copies of an image count as one, since they are all in one subset of the split. Copies with conflicting labels
-    do not count.
+    The copies of an image count as one: a split has them in one subset. Copies with conflicting labels do not count.
     """
     train = index[(index["label"] >= 0) & index["label"].isin(labels)]
     countable = train[(train["problem"] == "") & ~train["cluster"].isin(conflicting_clusters(train))]
@@ -113,5 +112,5 @@ def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[F
     duplicates = index.loc[duplicate_test_ids(index), "path"]
     if len(duplicates):
         yield Finding("duplicate_test_id", duplicates.iloc[0], (
-            f"{len(duplicates)} images under test_upload/ share their name with another one (first: "
+            f"{len(duplicates)} images under test_upload/ share their name with another image (first: "
             f"{duplicates.iloc[0]}), so their ids in sample-submission.csv are ambiguous."))

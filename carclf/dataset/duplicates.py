@@ -1,4 +1,8 @@
-"""Copies and near-copies among the images of a dataset: all copies of an image get the same cluster number."""
+"""Copies and near-copies among the images of a dataset: all copies of an image get the same cluster number.
+
+Near-copies are detected in three steps: ``images.hashes`` computes a perceptual hash of each image, ``near_hashes``
+searches for pairs of similar hashes, and ``pixel_matching`` compares the pixels of these pairs.
+"""
 
 from collections.abc import Callable, Hashable
 from itertools import islice, pairwise, product
@@ -40,7 +44,7 @@ def find_clusters(index: pd.DataFrame, load: Callable[[int], Pixels], settings: 
 
 
 def _exact_copies(rows: pd.DataFrame) -> Positions:
-    """Return the component of each row: rows with equal bytes or equal pixels are in the same one."""
+    """Return the component of each row: rows with equal bytes or equal pixels have the same."""
     components = np.arange(len(rows))
     for column in ("sha256", "pixels_sha256"):
         codes = pd.factorize(rows[column])[0]
@@ -63,8 +67,8 @@ def _join_near_copies(
 ) -> Positions:
     """Return the component of each row after joining near-copies among the images, which are sorted by their hash.
 
-    A chain of images that each resemble the next becomes one component. If it were cut, near-copies on both ends of
-    the cut could be in different subsets of a split.
+    A chain of images, each similar to the next, becomes one component. Cutting the chain could put near-copies into
+    different subsets of a split.
     """
     distinct_hashes, starts = np.unique(hashes[images], return_index=True)
     groups = [_distinct_images(group.tolist(), matcher) for group in np.split(images, starts[1:])]
@@ -82,9 +86,9 @@ def _join_near_copies(
 
 
 def _distinct_images(images: list[int], matcher: DuplicateMatcher) -> tuple[list[int], list[Pair]]:
-    """Return visually different images among those of one hash, and pairs of each of them with its near-copies.
+    """Return the visually different images among images of one hash, and pairs of each with its near-copies.
 
-    Each image is compared only with these few, not with all others.
+    Each image is compared only with these few images, not with all others.
     """
     distinct: list[int] = []
     joined: list[Pair] = []

@@ -37,7 +37,7 @@ def archive_content(path: Path) -> dict[str, str | int]:
 
 @contextmanager
 def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
-    """Yield the images of comma-separated folders and s3:// prefixes; those of a store are downloaded.
+    """Yield the images of comma-separated folders and s3:// prefixes; images in a store are downloaded.
 
     The keys are the paths that they are extracted to: ``extra/<n>/<class>/<name>``. Raises DataError if a source is
     missing or empty, or has an image outside of a class folder.
@@ -85,7 +85,7 @@ def _download_images(source: str, folder: Path) -> dict[str, Path]:
 
 
 def _image_names(source: str, names: Iterable[str]) -> list[str]:
-    """Return the names with the suffix of an image; log how many others are skipped."""
+    """Return the names with the suffix of an image; log the number of skipped names."""
     names = list(names)
     images = [name for name in names if _is_image_name(name)]
     if len(images) < len(names):

@@ -1,4 +1,4 @@
-"""Findings of validation: their kinds and severities, and how they are counted, reported, logged and raised."""
+"""Findings of validation: their kinds and severities, and counting, reporting, logging and raising them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

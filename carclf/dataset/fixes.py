@@ -1,7 +1,7 @@
 """Label fixes: ``label_fixes.csv`` at the root of the store, with corrected labels and images to drop.
 
 A fix with a ``sha256`` applies to the image with that content, wherever its file is now; its id only distinguishes
-copies. A fix without one applies to the image with that id or path.
+copies. A fix without a ``sha256`` applies to the image with that id or path.
 """
 
 import csv
@@ -78,7 +78,7 @@ def read_fixes(store: Store) -> LabelFixes:
 
 
 def parse_fixes(data: bytes, name: str = LABEL_FIXES_FILE) -> LabelFixes:
-    """Return the fixes in the bytes of a file. Raises DataError with its name and the line number if it is invalid."""
+    """Return the fixes in the bytes of a file. Raises DataError with the name and the line number if it is invalid."""
     try:
         return LabelFixes(_parse_lines(data), hashlib.sha256(data).hexdigest())
     except ValueError as error:
@@ -156,7 +156,7 @@ def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> 
             continue
         if len(rows) > 1:
             raise DataError(f"{LABEL_FIXES_FILE}: line {fix.line_number}: several images have the id {fix.id!r}: "
-                            f"{', '.join(index.loc[rows, 'path'])}. Write the path of one of them instead. {_HINT}")
+                            f"{', '.join(index.loc[rows, 'path'])}. Use the path of one of them instead. {_HINT}")
         if (earlier := fix_by_row.setdefault(rows[0], fix)) is not fix:
             raise DataError(f"{LABEL_FIXES_FILE}: lines {earlier.line_number} and {fix.line_number}: both match the "
                             f"image {index['path'][rows[0]]}. Keep only one line. {_HINT}")
@@ -172,7 +172,7 @@ def _require_classes(fixes: LabelFixes, classes: set[int]) -> None:
 
 
 def _rows_by_name(index: "pd.DataFrame", fixes: LabelFixes) -> dict[str, set[int]]:
-    """Return the rows of labeled images by id, path and SHA-256, as far as a fix names them."""
+    """Return the rows of labeled images by each id, path and SHA-256 that a fix names."""
     names = {fix.id for fix in fixes.entries} | {fix.sha256 for fix in fixes.entries if fix.sha256}
     labeled = index[index["source"] != "test"]
     rows_by_name = defaultdict[str, set[int]](set)

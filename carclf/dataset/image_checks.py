@@ -12,7 +12,7 @@ from carclf.images.color import HIGH_BIT_DEPTH_MODES
 from carclf.images.decode import JPEG_FORMATS
 
 MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution
-# Outliers must also exceed the mild limits, and images beyond the strict limits are reported even if all are alike.
+# Outliers must also exceed the mild limits. Images beyond the strict limits are reported even if all images are alike.
 # Measured on cars10 (brightness 31 to 191, contrast 22 to 104) and on its images darkened, brightened and blurred.
 MAX_DARK, STRICT_MAX_DARK = 60, 15
 MIN_BRIGHT, STRICT_MIN_BRIGHT = 200, 245
@@ -27,7 +27,7 @@ MIN_SHARPNESS = 1e-6  # before taking the logarithm
 
 @dataclass(frozen=True)
 class CheckContext:
-    """What the checks need besides the index: the competition's tables and the settings."""
+    """The competition's tables and the settings, passed to every check."""
 
     sample_submission: pd.DataFrame
     train_csv: pd.DataFrame | None
@@ -91,12 +91,12 @@ def check_light_and_sharpness(index: pd.DataFrame, context: CheckContext) -> Ite
     has_low_contrast = (rows["contrast"] < MIN_CONTRAST) & ~is_dark & ~is_bright
     is_blurred = (sharpness < STRICT_MAX_BLURRED) | (
         (sharpness_score < -limit) & (sharpness < MAX_BLURRED_FRACTION * sharpness.median()))
-    yield from _findings("dark", rows[is_dark], "Its mean brightness is {row.brightness:.0f} of 255.")
-    yield from _findings("bright", rows[is_bright], "Its mean brightness is {row.brightness:.0f} of 255.")
+    yield from _findings("dark", rows[is_dark], "The mean brightness is {row.brightness:.0f} of 255.")
+    yield from _findings("bright", rows[is_bright], "The mean brightness is {row.brightness:.0f} of 255.")
     yield from _findings("low_contrast", rows[has_low_contrast],
-                         "Its contrast (standard deviation of the gray values) is only {row.contrast:.1f}.")
+                         "The contrast (standard deviation of the gray values) is only {row.contrast:.1f}.")
     yield from _findings("blurred", rows[is_blurred & ~is_dark & ~is_bright & ~has_low_contrast],
-                         f"Its sharpness is {{row.sharpness:.2f}}, the median is {sharpness.median():.2f}.")
+                         f"The sharpness is {{row.sharpness:.2f}}, the median is {sharpness.median():.2f}.")
 
 
 def _robust_z_score(values: "pd.Series[float]", min_spread: float) -> "pd.Series[float]":
@@ -105,7 +105,7 @@ def _robust_z_score(values: "pd.Series[float]", min_spread: float) -> "pd.Series
 
 
 def check_names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Yield images that share their name: in two classes, in train and test, or among the extra data."""
+    """Yield images that share their file name: in two classes, in train and test, or among the extra data."""
     name = index["path"].str.replace(r"^.*/", "", regex=True)
     is_extra = index["source"] == "extra"
     is_duplicate = (_is_repeated(name, ~is_extra) & ~duplicate_test_ids(index)) | _is_repeated(name, is_extra)
@@ -113,7 +113,7 @@ def check_names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]
 
 
 def duplicate_test_ids(index: pd.DataFrame) -> "pd.Series[bool]":
-    """Return whether each row is a test image whose id another test image has too."""
+    """Return a mask of the test images that share their id with another test image."""
     return _is_repeated(index["id"], index["source"] == "test")
 
 
@@ -125,7 +125,7 @@ def check_conflicting_labels(index: pd.DataFrame, context: CheckContext) -> Iter
     """Yield usable images with a copy or near-copy that has another label."""
     is_labeled = (index["label"] >= 0) & (index["problem"] == "")
     conflicting = index[index["cluster"].isin(conflicting_clusters(index)) & is_labeled]
-    yield from _findings("conflicting_labels", conflicting, "A copy of it has another label.")
+    yield from _findings("conflicting_labels", conflicting, "A copy of the image has another label.")
 
 
 def conflicting_clusters(index: pd.DataFrame) -> list[int]:
@@ -139,7 +139,7 @@ def check_tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding
     """Yield test images missing from the sample submission, and images whose folder contradicts train.csv."""
     is_unlisted = (index["source"] == "test") & ~index["id"].isin(context.sample_submission["Id"])
     yield from _findings("not_in_sample", index[is_unlisted],
-                         "It is not in sample-submission.csv and gets no prediction.")
+                         "The image is not in sample-submission.csv and gets no prediction.")
     if context.train_csv is None:
         return
     train = index[(index["source"] == "train") & (index["label"] >= 0)]
@@ -147,7 +147,7 @@ def check_tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding
     listed = pd.MultiIndex.from_frame(context.train_csv[["Id", "Category"]])
     agrees = pd.MultiIndex.from_arrays([train["id"], folder_label]).isin(listed)
     differs = train[~agrees & train["id"].isin(context.train_csv["Id"]).to_numpy()]
-    yield from _findings("label_mismatch", differs, "train.csv has another class for it. The folder's class is used.")
+    yield from _findings("label_mismatch", differs, "train.csv has another class. The folder's class is used.")
 
 
 CHECKS: tuple[Check, ...] = (

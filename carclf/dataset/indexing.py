@@ -50,7 +50,7 @@ SCHEMA = pa.schema([
 
 
 class ImagePath(NamedTuple):
-    """The path of an image relative to the folder, and what follows from it; the columns are those of SCHEMA."""
+    """The path of an image relative to the folder, and the columns of SCHEMA that follow from it."""
 
     id: str
     path: str

@@ -22,11 +22,11 @@ from carclf.images.decode import (
 from carclf.images.hashes import color_signature, perceptual_hash, pixels_sha256
 from carclf.images.letterbox import resize_to_fit
 
-# Images are reduced by a power of two, at most 8, that leaves this many pixels on the shorter side. JPEG decoders are
-# fast only at powers of two. They still read the whole stream, so truncation is detected at each scale.
+# Images are reduced by a power of two, at most 8, that leaves at least this many pixels on the shorter side. JPEG
+# decoders are fast only at powers of two. They still read the whole stream, so truncation is detected at each scale.
 MIN_REDUCED_SIDE = 64
 MAX_REDUCTION = 8
-SHARPNESS_SIDE = 128  # longer side in pixels: sharpness depends on the size, so all images are measured at one
+SHARPNESS_SIDE = 128  # longer side in pixels: sharpness depends on the size, so all images are measured at this one
 
 Row = dict[str, Any]
 EMPTY_ROW: Row = {
@@ -77,7 +77,7 @@ def decode_reduced(image: EncodedImage) -> Pixels:
     height, width = -(-image.height // scale), -(-image.width // scale)
     image.draft(height, width)
     pixels = image.decode((height, width))
-    if pixels.shape[0] * pixels.shape[1] > height * width:  # Pillow returns more than was asked for
+    if pixels.shape[0] * pixels.shape[1] > height * width:  # Pillow may return more than requested
         is_upright = (pixels.shape[1] > pixels.shape[0]) == (width > height)
         size = (width, height) if is_upright else (height, width)
         pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

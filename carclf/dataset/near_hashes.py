@@ -10,7 +10,7 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Positions = npt.NDArray[np.int64]
 NUM_BITS = 64
-MAX_EQUAL = 8  # of equal hashes that are paired with another one
+MAX_EQUAL = 8  # equal hashes that are paired with the same other hash
 MAX_EQUAL_BLOCKS = 5
 SORT_NANOSECONDS = 100.0  # measured: to sort one hash once
 COMPARE_NANOSECONDS = 15.0  # measured: to compare one pair with equal keys
@@ -93,7 +93,7 @@ def _near_pairs_with_equal_keys(
     first = np.arange(len(keys))
     for offset in range(1, len(keys)):
         first = first[: np.searchsorted(first, len(keys) - offset)]
-        first = first[keys[first] == keys[first + offset]]  # keys are sorted: unequal ones stay unequal further on
+        first = first[keys[first] == keys[first + offset]]  # keys are sorted: unequal ones stay so at larger offsets
         if not len(first):
             return
         near = first[np.bitwise_count(ordered[first] ^ ordered[first + offset]) <= max_hash_distance]

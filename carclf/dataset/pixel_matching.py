@@ -23,7 +23,7 @@ STOP_CRITERIA = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 20, 1e-4)
 NUM_THREADS = 4  # decoding and comparing release the GIL
 NUM_THUMBNAILS = 4096  # in memory, 12 kB each
 # Blank and foggy images have nearly the same hash and nothing else in common: thousands of them would be millions of
-# pairs. An image that has failed to match this many others is compared only with images that have not.
+# pairs. An image that has failed to match this many others is compared only with images with fewer failures.
 MAX_FAILURES = 64
 MIN_OVERLAP = 0.7  # of the area, after alignment
 

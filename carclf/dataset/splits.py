@@ -7,9 +7,9 @@ Each usable labeled image is in one subset, the column ``subset`` of ``split.par
 - ``train``: training. All other images of the competition, and extra data.
 - ``excluded``: used for neither, because a copy of the image is in another subset.
 
-Images keep the subset of the champion's split. What the champion was trained on is never used for validation: its
-accuracy on these images would be too high, and so would be that of a model that starts from its weights. What it was
-validated on is never used for training, so that champion and candidates can be compared on the same images. New images
+Images keep the subset of the champion's split. The champion's training images are never used for validation: the
+accuracy on them would be too high, both of the champion and of models that start from its weights. The champion's
+validation images are never used for training, so that it can be compared with candidates on the same images. New images
 fill up the validation subset of their class to ``val_fraction``.
 
 The copies and near-copies of an image (its cluster) are never divided between training and validation. Extra data in
@@ -34,7 +34,7 @@ import pandas as pd
 from carclf.dataset.champion_split import EXCLUDED, NO_FOLD, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.errors import DataError
 
-MIN_CLUSTERS = 2  # of a class: one for each subset
+MIN_CLUSTERS = 2  # per class: one for train, one for val
 Mask: TypeAlias = "pd.Series[bool]"
 
 
@@ -68,11 +68,11 @@ def stratified_holdout(
 def stratified_k_fold(
     index: pd.DataFrame, *, num_folds: int, fold: int, seed: int, previous: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return the usable labeled rows with ``fold``, of equal size in each class, and ``subset``: val in that fold.
+    """Return the usable labeled rows with ``fold``, of equal size in each class, and ``subset``: val in ``fold``.
 
-    An image keeps its fold if the champion's split has as many folds. Images that the champion was trained on are in
-    val here, unless it is the champion's fold: only a holdout can avoid that. Extra data have the fold of their
-    cluster and are excluded in that fold. Raises DataError if a class has fewer clusters than folds.
+    An image keeps its fold if the champion's split has as many folds. Unless this is the champion's fold, val contains
+    images that the champion was trained on: only a holdout can avoid that. Extra data have the fold of their cluster
+    and are excluded in that fold. Raises DataError if a class has fewer clusters than folds.
     """
     rows = _usable_rows(index, seed)
     is_extra = rows["source"] == "extra"
@@ -134,12 +134,13 @@ def _choose_validation_clusters(clusters: pd.DataFrame, val_fraction: float, lab
     num_missing = min(max(round(num_images * val_fraction), 1), num_images - 1) - int(clusters["size"][is_fixed].sum())
     new = clusters[clusters["fixed"] == ""]
     chosen = {*clusters.index[is_fixed], *new.index[_fill(new["size"].tolist(), num_missing)]}
-    if not chosen and len(new):  # each new cluster is larger than the fraction
+    if not chosen and len(new):  # each new cluster has more images than are missing
         chosen.add(new["size"].idxmin())
     if not chosen:
-        raise DataError(f"Class '{label}' has no image for validation: the champion was trained on all. Add images.")
+        raise DataError(f"Class '{label}' has no image for validation: the champion was trained on all of them. "
+                        "Add images.")
     if len(chosen) == len(clusters):
-        raise DataError(f"Class '{label}' has no image for training: all are used for validation. Add images.")
+        raise DataError(f"Class '{label}' has no image for training: all of them are used for validation. Add images.")
     return chosen
 
 
@@ -179,7 +180,7 @@ def _assign_folds(clusters: pd.DataFrame, num_folds: int, label: Any) -> dict[An
     folds = assigned["fixed"].astype(int).to_dict()
     counts = assigned.groupby(folds)["size"].sum().reindex(range(num_folds), fill_value=0).tolist()
     new = clusters[clusters["fixed"].isna()]
-    first = int(str(label)) if str(label).isdigit() else 0  # the extra image of each class goes to another fold
+    first = int(str(label)) if str(label).isdigit() else 0  # classes put their extra image into different folds
     for cluster, size in new.sort_values("size", ascending=False, kind="stable")["size"].items():
         smallest = min(range(num_folds), key=lambda fold: (counts[fold], (fold - first) % num_folds))
         folds[cluster] = smallest

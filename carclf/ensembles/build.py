@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from carclf.ensembles.members import Member
 
 VERSION = 2
-MIN_IMAGES = 30  # that no recipe was trained on; with fewer, all recipes have the same weight
+MIN_IMAGES = 30  # images that no recipe was trained on; with fewer, all recipes have the same weight
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ def build_ensemble_model(
     """Return an artifact that averages the members' calibrated probabilities, and whether it was reused.
 
     Members with the same recipe, which differ in seed or fold only, share their recipe's weight equally. The weights
-    of the recipes maximize the likelihood of images that none of them was trained on. The ensemble has the first
-    member's split.
+    maximize the likelihood of images that no recipe was trained on. The ensemble has the first member's split.
     """
     inputs = {"archive": archive.key, "split": members[0].split.key}
     for number, member in enumerate(members):
@@ -88,7 +87,7 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
 def _weigh_members(
     trained: Sequence[TrainedModel], context: StageContext
 ) -> "tuple[list[Member], dict[str, float | list[float]]]":
-    """Return the members with their weights, and metrics of how the weights were chosen."""
+    """Return the members with their weights, and the metrics of the weights."""
     import numpy as np
 
     from carclf.ensembles.members import Member
@@ -128,7 +127,7 @@ def _group_likelihoods(
 
     tables = []
     for item, member in zip(trained, members, strict=True):
-        table = pd.read_parquet(item.evaluation.path(context.store, "predictions.parquet"))
+        table = item.evaluation.table(context.store, "predictions.parquet")
         names = item.model.class_names
         uncalibrated = table[[f"p{name}" for name in names]].to_numpy(float)
         probabilities = apply_temperature(uncalibrated, member.temperature)

@@ -8,12 +8,12 @@ import numpy.typing as npt
 MAX_STEPS = 10_000
 TOLERANCE = 1e-9
 MIN_LIKELIHOOD = 1e-12
-# As if each model had explained one more image, so that no weight is 0 for lack of images.
+# Counts as one more image that each model explains, so that no weight is 0 for lack of images.
 PSEUDO_COUNT = 1.0
 
 
 def mixture_weights(likelihoods: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Return the weights of each model that maximize the likelihood of the mixture; they sum to 1.
+    """Return the models' weights, which sum to 1, that maximize the likelihood of the mixture.
 
     This is the EM algorithm for mixture proportions (Dempster, Laird & Rubin 1977), a concave problem, and stacking
     of predictive distributions (Yao et al. 2018, arXiv:1704.02030). ``likelihoods``, shape (models, images), are the

@@ -1,4 +1,4 @@
-"""The members of an ensemble, and which of them may predict an image: those that were not trained on it."""
+"""The members of an ensemble. Only members that were not trained on an image may predict it."""
 
 import json
 from collections.abc import Sequence
@@ -44,10 +44,7 @@ def write_members(path: Path, members: Sequence[Member], weight_metrics: dict[st
 
 
 def held_out_mask(rows: pd.DataFrame, members: Sequence[Member], store: Store) -> npt.NDArray[np.bool_]:
-    """Return for each member and image, shape (members, rows), whether the member was not trained on the image.
-
-    An image counts as trained on if a copy of it was. New images are held out.
-    """
+    """Return a mask, shape (members, rows), that is True if the member was not trained on the image or a copy of it."""
     # Images that a split excludes have copies among its training images, so only VAL and missing are held out.
     subsets = [previous_values(rows, Split.require(store, member.split).rows(store), "subset") for member in members]
     return np.array([(values.isna() | (values == VAL)).to_numpy() for values in subsets])
@@ -57,7 +54,7 @@ def effective_weights(held_out: npt.NDArray[np.bool_], members: Sequence[Member]
     """Return the weight of each member for each image, shape (members, rows), given the mask of ``held_out_mask``.
 
     The weights of an image sum to 1, and are NaN if every member was trained on it. A group keeps its whole weight
-    as long as one of its members may predict the image; those that may share the weight equally.
+    if any of its members may predict the image; the members that may predict it share the weight equally.
     """
     groups = np.array([member.group for member in members])
     weights = np.zeros(held_out.shape)

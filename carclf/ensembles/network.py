@@ -23,7 +23,7 @@ MIN_PROBABILITY = 1e-30  # keeps the logarithm finite
 def build_ensemble(networks: Sequence[keras.Model], members: Sequence[Member], sizes: Sequence[Size]) -> keras.Model:
     """Return a frozen network from images to the logarithms of the weighted mean probabilities.
 
-    Its input has the largest of the sizes, shape (batch, height, width, 3). Members with a smaller size resize it.
+    Its input has the largest of the sizes, shape (batch, height, width, 3). Smaller members resize the images.
     """
     largest = max(sizes, key=lambda size: size[0] * size[1])
     images = keras.Input((*largest, 3), dtype="float32", name="images")
@@ -60,7 +60,7 @@ def member_probabilities(
 def weighted_mean(
     probabilities: Probabilities, held_out: npt.NDArray[np.bool_], members: Sequence[Member]
 ) -> Probabilities:
-    """Return the mean of the members that were not trained on each image, shape (images, classes).
+    """Return the weighted mean of the members that were not trained on each image, shape (images, classes).
 
     The mean is NaN for images that every member was trained on. ``probabilities`` have the shape (members, images,
     classes), the mask of ``held_out_mask`` has the shape (members, images).
@@ -74,7 +74,7 @@ def out_of_sample_predictions(
     """Return rows and probabilities, shape (rows, classes), of images predicted by members not trained on them.
 
     On the ensemble's training split these are the validation images of all members' splits; on another split they
-    are its validation images. Images that every member was trained on are left out; raise QualityError if none is left.
+    are its validation images. Images that every member was trained on are left out; raise QualityError if none remain.
     ``images`` is the unpacked archive.
     """
     store, settings = context.store, context.config.evaluate

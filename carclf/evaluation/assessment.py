@@ -49,7 +49,7 @@ class Predictions:
 def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
     """Return metrics, calibration, slices and the most confident errors of the predictions.
 
-    Labels that the model was not trained on are listed in ``unknown_classes`` and are among ``class_names``. Their
+    Labels that the model was not trained on are in ``unknown_classes`` and also in ``class_names``. Their
     images count as errors and are not used to fit the temperature. The recall of a class without images is None.
     """
     labels = predictions.rows["label"].to_numpy()

@@ -50,8 +50,8 @@ def tta_settings(evaluation: Evaluation | None) -> Evaluate:
 def with_champion_tta(config: Config, event: Event, store: Store) -> Config:
     """Return the configuration with the test-time augmentation that a champion was promoted with.
 
-    The champion keeps its own settings: with a candidate's settings that harm every model, a worse candidate would
-    pass as not worse.
+    The champion keeps its own settings. Otherwise a candidate's settings that harm every model would let a worse
+    candidate pass as not worse.
     """
     evaluate = tta_settings(Evaluation.require(store, event["evaluation"]))
     evaluate = evaluate.model_copy(update={"batch_size": config.evaluate.batch_size})

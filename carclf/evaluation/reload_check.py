@@ -23,7 +23,7 @@ def reload_difference(model: Model, rows: pd.DataFrame, images: Path, store: Sto
     the reference images, identified by their sha256, is among the rows of a split. ``images`` is the folder that the
     paths of the rows are relative to.
     """
-    reference = pd.read_parquet(model.path(store, "reference_logits.parquet")).drop_duplicates("sha256")
+    reference = model.table(store, "reference_logits.parquet").drop_duplicates("sha256")
     reference = reference.set_index("sha256")
     available = rows.drop_duplicates("sha256").set_index("sha256", drop=False)
     keys = reference.index[reference.index.isin(available.index)]

@@ -13,7 +13,7 @@ MIN_BIN_SIZE = 20
 
 
 def compute_slices(rows: pd.DataFrame, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Return for each slice by, name, num_images, num_correct, accuracy and its 95% interval, low to high.
+    """Return by, name, num_images, num_correct, accuracy and its 95% interval (low, high) of each slice.
 
     ``rows`` have the column label, and optionally width, height (pixels) and brightness, which are sliced into bins
     with the same number of images. ``correct`` has a value for each row.

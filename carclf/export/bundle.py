@@ -75,7 +75,7 @@ def _validation_images(selected: SelectedModel, split: Split, store: Store) -> A
 
 
 def _export_facts(selected: SelectedModel, differences: dict[str, float]) -> dict[str, Any]:
-    """Return the content of ``export.json``: what a program that uses the files needs to know."""
+    """Return the content of ``export.json``: what a program needs to use the files."""
     from carclf.export.formats import FORMATS, TOLERANCE
 
     height, width = selected.model.image_size

@@ -25,7 +25,7 @@ class ExportFormat:
     """The name of the file or folder, Keras' name of the format, and the modules that it needs."""
 
     file: str
-    keras_format: str  # empty for Keras' native format, in which the model already is
+    keras_format: str  # empty for Keras' native format, which the model already has
     modules: tuple[str, ...] = ()
 
 
@@ -54,8 +54,8 @@ def require_formats(formats: Sequence[str]) -> None:
 def export_network(name: str, network: keras.Model, size: tuple[int, int], source: Path, folder: Path) -> Path:
     """Write the network, whose Keras file is ``source``, in a format, and return the new file or folder.
 
-    It maps float32 images (batch, height, width, 3) in [0, 255] to logits (batch, classes). ``size`` is the height
-    and width.
+    The exported network maps float32 images (batch, height, width, 3) in [0, 255] to logits (batch, classes).
+    ``size`` is the height and width.
     """
     path = folder / FORMATS[name].file
     if name == "keras":
@@ -80,7 +80,10 @@ def check_exported(name: str, path: Path, images: npt.NDArray[Any], logits: npt.
 
     Raise QualityError if the difference exceeds TOLERANCE, or the file cannot be loaded.
     """
-    exported = predict_logits(name, path, images)
+    try:
+        exported = predict_logits(name, path, images)
+    except QualityError as error:
+        raise QualityError(f"{str(error).rstrip('.')}. Remove {name} from --format.") from error
     difference = float(np.nan_to_num(np.abs(softmax(exported, 1) - softmax(logits, 1)).max(), nan=1.0))
     if difference > TOLERANCE:
         raise QualityError(f"The model in the format {name} predicts differently: a probability differs by "

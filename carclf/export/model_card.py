@@ -83,7 +83,7 @@ def _weak_classes(recall: list[dict[str, Any]]) -> str:
 def _calibration(evaluation: Evaluation | None) -> list[dict[str, Any]]:
     metrics = evaluation.metrics if evaluation else {}
     formats = {
-        "calibration_error": ("calibration error, calibrated", "{:.4f}"),
+        "calibration_error": ("calibration error after calibration", "{:.4f}"),
         "temperature": ("temperature", "{:.4f}"),
         "latency_ms": ("prediction time per image, ms", "{:.1f}"),
         "model_mb": ("model size, MB", "{:.1f}"),
@@ -106,7 +106,7 @@ def _data(split: Split, store: Store) -> dict[str, Any]:
         "training images": split.metrics.get("num_train"),
         "validation images": split.metrics.get("num_val"),
         "usable labeled images": dataset.metrics.get("num_train"),
-        "of these, added by the user": dataset.metrics.get("num_extra"),
+        "of these, extra data": dataset.metrics.get("num_extra"),
         "images per class": ", ".join(f"{name}: {num}" for name, num in counts.items()),
         "label fixes applied": len(report.get("label_fixes", [])),
         "unusable images, excluded": dataset.metrics.get("num_unusable"),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.stats import PairedCounts
 
-MAX_IDS = 200  # in a list
+MAX_IDS = 200  # in each list
 
 
 class ClassComparison(BaseModel):
@@ -24,10 +24,10 @@ class ClassComparison(BaseModel):
 class ChampionComparison(BaseModel):
     """``champion_comparison`` in ``decision.json``.
 
-    ``num_images`` that both models predicted are compared. Not compared are ``num_trained_on`` more, which the champion
-    was trained on, and ``num_same_members`` more, which the same ensemble members predict for both models.
-    ``difference`` is the candidate's accuracy minus the champion's, with its 95% ``interval``. Like the p-values, it is
-    None without images to compare; ``minimum_detectable_difference`` also if there are too few to detect any.
+    ``num_images`` is the number of compared images, which both models predicted. Not compared are ``num_trained_on``
+    more, which the champion was trained on, and ``num_same_members`` more, which the same ensemble members predict for
+    both models. ``difference`` is the candidate's accuracy minus the champion's, with its 95% ``interval``. Without
+    compared images all statistics are None; with too few, ``minimum_detectable_difference`` is None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class ChampionComparison(BaseModel):
 
     @classmethod
     def from_counts(cls, counts: PairedCounts, significance: float, **details: Any) -> Self:
-        """Return a comparison with the statistics of the counts, at a level of significance, and further fields."""
+        """Return a comparison with statistics of the counts at a significance level; ``details`` are further fields."""
         statistics = {
             "difference": counts.difference, "interval": counts.interval(), "p_worse": counts.p_worse,
             "p_better": counts.p_better, "p_different": counts.p_different,
@@ -61,11 +61,11 @@ class ChampionComparison(BaseModel):
 
 
 def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
-    """Return the ids of validation images that models of another split were trained on, or on a copy of them.
+    """Return the ids of validation images that are, or have copies, among the training images of another split.
 
-    Images that the other split excluded count as trained on, because they have copies among its training images. The
-    exception is extra data, which is excluded for being too similar to validation images.
-    ``rows`` and ``other_rows`` are those of the split with the validation images and of the other split.
+    Images that the other split excluded count too, because they have copies among its training images. The exception
+    is excluded extra data, which are copies of validation images. ``rows`` are the rows of the split with the
+    validation images, ``other_rows`` those of the other split.
     """
     val = rows[rows["subset"] == VAL]
     subsets = previous_values(val, without_excluded_extra_data(other_rows), "subset")
@@ -73,7 +73,7 @@ def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
 
 
 def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.DataFrame:
-    """Return id, label, and whether the candidate and the champion are correct, for each image that both predicted.
+    """Return id, label, candidate and champion of each image that both predicted; the last two are True if correct.
 
     The arguments have the columns of ``predictions.parquet``.
     """
@@ -84,7 +84,7 @@ def pair_predictions(candidate: pd.DataFrame, champion: pd.DataFrame) -> pd.Data
 
 
 def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionComparison:
-    """Return the comparison of the rows of ``pair_predictions``, at a level of significance."""
+    """Return the comparison of the rows of ``pair_predictions`` at a significance level."""
     candidate_only = pairs["candidate"] & ~pairs["champion"]
     champion_only = pairs["champion"] & ~pairs["candidate"]
     counts = PairedCounts(len(pairs), int(candidate_only.sum()), int(champion_only.sum()))

@@ -27,7 +27,7 @@ class EvaluatedModel:
 
     def predictions(self, store: Store) -> pd.DataFrame:
         """Return the rows of ``predictions.parquet``."""
-        return pd.read_parquet(self.evaluation.path(store, "predictions.parquet"))
+        return self.evaluation.table(store, "predictions.parquet")
 
 
 class GateDecision(BaseModel):
@@ -47,7 +47,7 @@ class GateDecision(BaseModel):
     rejection: str | None = None
 
     def overridden(self, reason: str) -> Self:
-        """Return the promotion of this rejected candidate for a person's reason."""
+        """Return a decision that promotes this rejected candidate for a person's reason."""
         return self.model_copy(update={
             "decision": "promoted", "override": reason, "rejection": self.reason,
             "reason": f"promoted manually ({reason}); the gate's decision: {self.reason}",
@@ -71,8 +71,8 @@ def decide(
 ) -> GateDecision:
     """Apply the gate's rules and the stored threshold to a candidate.
 
-    The candidate and the champion, if there is one to compare with, were evaluated on the images of ``split``. Raise
-    ConfigError if ``gate.min_recall_by_class`` contains a class that the data do not have.
+    Both models were evaluated on the images of ``split``. ``champion`` is None if there is none to compare with. Raise
+    ConfigError if ``gate.min_recall_by_class`` names a class that is not in the data.
     """
     gate, store = context.config.gate, context.store
     evaluation = json.loads(candidate.evaluation.path(store, "evaluation.json").read_text())
@@ -96,7 +96,7 @@ def write_decision(folder: Path, decision: GateDecision) -> Metrics:
 def _compare(
     candidate: EvaluatedModel, champion: EvaluatedModel, split: Split, context: StageContext
 ) -> ChampionComparison:
-    """Compare both on the images that the champion was not trained on and that different members predict."""
+    """Compare both without the images that the champion was trained on or that the same members predict."""
     store, rows = context.store, split.rows(context.store)
     predictions = candidate.predictions(store)
     pairs = pair_predictions(predictions, champion.predictions(store))

@@ -1,7 +1,8 @@
 """The rules that a candidate must pass to be promoted.
 
-A rule is a function from ``Evidence`` to ``Rule``. To add one, write the function, append it to ``RULES`` and give its
-limit a setting in the ``Gate`` section of the configuration. A value that is missing or not finite never passes.
+A rule is a function from ``Evidence`` to ``Rule``. A new rule needs its function and an entry in ``RULES`` in
+this module, its limit in ``Gate`` in config/settings.py, and a test. A new metric also needs changes to
+evaluation/assessment.py, the VERSIONs of evaluate and promote, and docs/gate.md. Missing or non-finite values fail.
 """
 
 import math
@@ -22,7 +23,7 @@ ALWAYS_REPORTED = ("accuracy", "champion")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the rules are applied to: the metrics of the candidate's evaluation, and its ``evaluation.json``.
+    """The input of the rules: the metrics of the candidate's evaluation, and its ``evaluation.json``.
 
     ``comparison`` is None if there is no champion; ``threshold`` is the stored accuracy threshold.
     """
@@ -133,7 +134,7 @@ def format_reason(rules: Sequence[Rule]) -> str:
 
 
 def validate_class_floors(gate: Gate, class_names: Sequence[int]) -> None:
-    """Raise ConfigError if ``gate.min_recall_by_class`` contains a class that the data do not have."""
+    """Raise ConfigError if ``gate.min_recall_by_class`` names a class that is not in the data."""
     if unknown := sorted(set(gate.min_recalls) - set(class_names)):
         raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(map(str, unknown))}, but the classes "
                           f"are {', '.join(map(str, class_names))}. Remove the floor.")
@@ -213,7 +214,7 @@ def _not_measured(name: str, description: str, limit: float) -> Rule:
 
 
 def _format_distinct(value: float, limit: float, kind: str = "f") -> tuple[str, str]:
-    """Format both numbers with as many digits, decimal (f) or significant (g), as it takes to see that they differ."""
+    """Format both numbers with enough digits, decimal (f) or significant (g), to show that they differ."""
     for digits in range(MIN_DIGITS, MAX_DIGITS):
         texts = f"{value:.{digits}{kind}}", f"{limit:.{digits}{kind}}"
         if texts[0] != texts[1] or value == limit:

@@ -32,7 +32,7 @@ def to_reducible_mode(image: Image.Image) -> Image.Image:
 
 
 def _stretch(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Scale the values to 0 to 255, in place: a large image must not need twice the memory."""
+    """Scale the values to 0 to 255, in place to avoid twice the memory for a large image."""
     np.nan_to_num(values, copy=False, posinf=0, neginf=0)
     low, high = float(values.min()), float(values.max())
     values -= low

@@ -1,4 +1,4 @@
-"""Decoding of image files to RGB pixels, by their content and never by their name."""
+"""Decode image files to RGB pixels. The content determines the format, never the file name."""
 
 import io
 import math
@@ -48,7 +48,7 @@ def large_image_lock(num: int) -> AbstractContextManager[object]:
 
 
 def read_image_bytes(path: Path, max_megapixels: float = 50) -> bytes:
-    """Return the bytes of an image file; raise ImageDecodeError instead if it is larger than any allowed image."""
+    """Return the bytes of an image file; raise ImageDecodeError if it is larger than any allowed image can be."""
     if (num_bytes := path.stat().st_size) > max_megapixels * 1e6 * MAX_BYTES_PER_PIXEL:
         raise ImageDecodeError(
             f"{num_bytes} bytes are more than {MAX_BYTES_PER_PIXEL} for each pixel of the largest allowed image "
@@ -69,10 +69,10 @@ class EncodedImage:
             self.width, self.height = self.header.size
             self.format, self.mode = self.header.format or "", self.header.mode
             self._require_limits(max_megapixels)
-            # A JPEG has its EXIF data in the header. Pillow reads other formats to the end for it: decode() does that.
+            # A JPEG's header contains the EXIF data. For other formats Pillow reads the whole file: decode() does that.
             self.has_exif_orientation = self.format in JPEG_FORMATS and self._read_exif_orientation()
             self.is_transparent = self.header.has_transparency_data
-        self.decode_warning = ""  # the strict decoder's message about a JPEG that Pillow decodes nevertheless
+        self.decode_warning = ""  # the strict decoder's message about a JPEG that only Pillow decodes
 
     def _require_limits(self, max_megapixels: float) -> None:
         if self.height * self.width > max_megapixels * 1e6:
@@ -94,7 +94,7 @@ class EncodedImage:
             return to_rgb(ImageOps.exif_transpose(self.header))
 
     def draft(self, height: int, width: int) -> None:
-        """Let Pillow decode at a reduced size that still covers (height, width), if that is cheap or the image large.
+        """Let Pillow decode at a reduced size that covers (height, width), if that is cheap or the image is large.
 
         This is good enough for statistics and hashes, not for training: it is coarser than resizing all pixels.
         """
@@ -117,7 +117,7 @@ def _raise_decode_errors() -> Iterator[None]:
     except ImageDecodeError:
         raise
     except UnidentifiedImageError as error:  # its own message contains a memory address
-        raise ImageDecodeError(f"the file is in none of the formats {', '.join(FORMATS)}") from error
+        raise ImageDecodeError(f"the file is not in any of the formats {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
         raise ImageDecodeError(str(error), "too_many_pixels") from error
     except PILLOW_ERRORS as error:

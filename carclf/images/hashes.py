@@ -30,8 +30,7 @@ def perceptual_hash(pixels: Pixels) -> int:
     """Return a 64-bit hash of uint8 RGB pixels; resizing, recompression and lighting change few of its bits.
 
     The bits compare the lowest frequencies of the cosine transform of a 32x32 grayscale image with their median
-    (pHash: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"). It is 0 for a flat
-    image.
+    (pHash: Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"); 0 for a flat image.
     """
     gray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(gray, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Counting the scans of a JPEG, to reject files that keep a decoder busy for minutes."""
+"""Count the scans of a JPEG, to reject files that keep a decoder busy for minutes."""
 
 import re
 

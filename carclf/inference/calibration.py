@@ -35,7 +35,7 @@ def fit_temperature(labels: Labels, probabilities: FloatArray) -> float:
 
     Guo et al. 2017, arXiv:1706.04599. If all predictions are correct, the likelihood alone would choose the lowest
     temperature allowed. So the target probability of each label is (n + 1) / (n + 2), as in Platt 1999, and the
-    other classes divide the rest.
+    other classes share the rest.
     """
     num_images, num_classes = probabilities.shape
     if not num_images or num_classes <= 1:
@@ -58,8 +58,8 @@ def fit_temperature(labels: Labels, probabilities: FloatArray) -> float:
 def reliability_bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Return bins of equal size by rising confidence: mean confidence, accuracy, its 95% interval, num_images.
 
-    There are as many bins as leave the accuracy rising with the confidence (Roelofs et al. 2022, arXiv:2012.08668),
-    since more would show chance; at most MAX_BINS, of at least MIN_BIN_SIZE images.
+    Bins are added while the accuracy rises with the confidence (Roelofs et al. 2022, arXiv:2012.08668), because more
+    bins would show noise. There are at most MAX_BINS, with at least MIN_BIN_SIZE images each.
     """
     bins = _bin_table(confidence, correct, 1)
     for num_bins in range(2, min(MAX_BINS, len(confidence) // MIN_BIN_SIZE) + 1):

@@ -1,4 +1,4 @@
-"""Class probabilities of image files that belong to no dataset, from the same views as in an evaluation."""
+"""Class probabilities of image files outside of any dataset, from the same views as in an evaluation."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +58,7 @@ class ImagePredictor:
                 yield ImagePrediction(path, next(rows))
 
     def _read(self, path: Path) -> Pixels | str:
-        """Return the image in the network's input size, or why it could not be read."""
+        """Return the image in the network's input size, or the reason why it could not be read."""
         try:
             pixels = read_image(path, *self.image_size, max_megapixels=self.max_megapixels)
         except ImageDecodeError as error:

@@ -14,7 +14,7 @@ from carclf.pipeline.batches import Examples, LetterboxedSource, Size, batches
 Heatmaps = npt.NDArray[np.float32]
 BATCH_SIZE = 8
 MAP_RANK = 4  # dimensions of feature maps: (batch, height, width, channels)
-MIN_HEAT = 1e-12  # avoids a division by zero if nothing speaks for a class
+MIN_HEAT = 1e-12  # avoids a division by zero if there is no evidence for a class
 
 
 class Explainer:
@@ -40,11 +40,11 @@ class Explainer:
         return heatmaps
 
     def heat(self, pixels: npt.NDArray[Any], columns: npt.NDArray[Any]) -> Heatmaps:
-        """Return (batch, height, width) in [0, 1]: what each position adds to the logit in the image's column.
+        """Return (batch, height, width) in [0, 1]: each position's contribution to the logit in the image's column.
 
         This is gradient times activation, summed over the channels (HiResCAM, Draelos & Carin 2020, arXiv:2011.08891).
         If the maps are averaged before the head, the gradient is the same at each position, and this equals Grad-CAM
-        (Selvaraju et al. 2017, arXiv:1610.02391). If they are flattened, as by Tiny, Grad-CAM's mean would be wrong.
+        (Selvaraju et al. 2017, arXiv:1610.02391). If they are flattened, as in Tiny, Grad-CAM's mean would be wrong.
         """
         maps = keras.ops.convert_to_numpy(self.lower(pixels, training=False)).astype(np.float32)
         one_hot = np.eye(len(self.class_names), dtype=np.float32)[columns]

@@ -26,18 +26,18 @@ MAX_REASON = 300  # characters of the runtime's message in our error
 def predict_logits(name: str, path: Path, images: Array) -> Array:
     """Return logits (images, classes) of a file in the format of this name, computed by a new process on the CPU.
 
-    Raise QualityError if the runtime of the format cannot use the file.
+    Raise QualityError if the runtime of the format cannot load the file or predict with it.
     """
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         np.save(Path(folder) / "images.npy", images.astype(np.float32))
         process = subprocess.run(
             [sys.executable, "-m", "carclf.inference.runtimes", name, str(path), folder],
             capture_output=True, text=True, timeout=MAX_SECONDS, check=False,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},  # this process may use all of the GPU's memory
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1"},  # the parent process may use all of the GPU's memory
         )
         if process.returncode:
             reason = " ".join(process.stderr.strip().splitlines()[-1:])[:MAX_REASON]
-            raise QualityError(f"The runtime of the format {name} cannot use the model file {path.name}: {reason}")
+            raise QualityError(f"{name} cannot load {path.name}: {reason}")
         return np.asarray(np.load(Path(folder) / "logits.npy"))
 
 
@@ -85,7 +85,7 @@ LOADERS: dict[str, Callable[[Path], PredictFunction]] = {
 
 
 def main(name: str, path: str, folder: str) -> None:
-    """Predict in batches. The last one is shorter: the files accept any number of images."""
+    """Predict in batches. The last batch may be shorter: the files accept any number of images."""
     images = np.load(Path(folder) / "images.npy")
     predict = LOADERS[name](Path(path))
     starts = range(0, len(images), BATCH_SIZE)

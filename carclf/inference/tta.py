@@ -39,7 +39,7 @@ def predict_batch(model: keras.Model, images: Images, settings: Evaluate) -> Pro
 
 
 def milliseconds_per_image(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -> float:
-    """Return the prediction time of one image with all its views, without decoding: the median of some batches."""
+    """Return the prediction time of one image with all its views, without decoding: the median of several batches."""
     images, _ = next(iter(batches(source, settings.batch_size)))
     seconds = []
     for _ in range(1 + NUM_TIMED_BATCHES):
@@ -50,7 +50,7 @@ def milliseconds_per_image(model: keras.Model, source: LetterboxedSource, settin
 
 
 def tta_views(images: Images, settings: Evaluate) -> list[Images]:
-    """Return the images at each zoom, in each crop of it, and the horizontal flips of these."""
+    """Return the images at each zoom and crop, and the horizontal flips of all these views."""
     views = []
     for zoom in settings.zoom_factors:
         corners = CORNERS if settings.crops == "corners" and zoom > 1 else ()

@@ -13,7 +13,7 @@ from carclf.config import Augment
 from carclf.images.decode import Pixels
 from carclf.images.letterbox import Matrix, letterbox_matrix, warp_affine
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it checks the network for a newer release
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise importing it checks the network for a newer release
 cv2.setNumThreads(0)  # the pipeline's workers run in parallel
 
 FLIP_PROBABILITY = 0.5

@@ -95,7 +95,7 @@ class AugmentedViewSource:
 
 @dataclass(frozen=True)
 class TrainingSource:
-    """Grain source of a whole training: the examples of all epochs, shuffled again in each epoch.
+    """Grain source of a whole training: the examples of all epochs, reshuffled in each epoch.
 
     ``sizes`` has one size for each epoch. ``batch_size`` is at most the number of examples. An epoch consists of
     whole batches; shuffling changes which examples are left over.

@@ -1,4 +1,4 @@
-"""A cache of decoded training images: one memory-mapped file of pixels, no larger than the largest crop needs."""
+"""A cache of decoded training images: one memory-mapped file of images, no larger than the largest crop needs."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ from carclf.services.storage import disk_full_message
 
 VERSION = 3  # of the file format and of the decoding: change it when either changes
 CHUNK_SIZE = 256  # images in memory at once while the cache is written
-MAX_ATTEMPTS = 3  # to create a cache that is damaged, or removed by another process, as soon as it exists
+MAX_ATTEMPTS = 3  # to create a cache that is damaged or removed by another process each time
 GRAY = 128
 CHANNELS = 3
 
@@ -37,7 +37,7 @@ class ImageFiles:
         self.height, self.width = height, width
 
     def __getitem__(self, position: int) -> Pixels:
-        """Return uint8 RGB pixels, flat gray if the path is None. Raises DataError if the file has been damaged."""
+        """Return uint8 RGB pixels, flat gray if the path is None. Raises DataError if it cannot be read."""
         if (path := self.paths[position]) is None:
             return np.full((self.height, self.width, CHANNELS), GRAY, np.uint8)
         try:
@@ -92,8 +92,8 @@ class DecodedImages:
 def cache_decoded(files: ImageFiles, key: str, *, max_bytes: float) -> ImageFiles | DecodedImages:
     """Return the images decoded into this machine's cache, or ``files`` if the cache has no room for them.
 
-    ``key`` identifies the content and the order of the files. All caches together take at most ``max_bytes``; those
-    that were not used for the longest time are removed first.
+    ``key`` identifies the content and the order of the files. All caches together take at most ``max_bytes``; the
+    least recently used are removed first.
     """
     num_bytes = len(files.paths) * files.height * files.width * CHANNELS
     if num_bytes > max_bytes:
@@ -134,7 +134,7 @@ def _open(folder: Path) -> DecodedImages | None:
         log.warning("decode_cache: damaged, rebuilding it error=%s", error)
         shutil.rmtree(folder)
     else:
-        os.utime(folder, ns=(time.time_ns(),) * 2)  # finer than the kernel's clock for files
+        os.utime(folder, ns=(time.time_ns(),) * 2)  # a finer resolution than the kernel's clock for files
         return decoded
     return None
 
@@ -142,7 +142,7 @@ def _open(folder: Path) -> DecodedImages | None:
 def _make_room(parent: Path, max_bytes: float) -> bool:
     """Remove the least recently used caches until the others take at most ``max_bytes``.
 
-    Caches in use stay. Return False if they take more.
+    Caches in use are kept. Return False if they exceed the limit.
     """
     parent.mkdir(parents=True, exist_ok=True)
     caches = sorted(parent.iterdir(), key=lambda path: path.stat().st_mtime)
@@ -155,7 +155,7 @@ def _make_room(parent: Path, max_bytes: float) -> bool:
 
 
 def _is_locked(folder: Path) -> bool:
-    """Whether a process reads or writes the cache. The kernel releases the lock of a process that was killed."""
+    """Return whether a process reads or writes the cache. The kernel releases a killed process's lock."""
     try:
         with (folder / "pixels.bin").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

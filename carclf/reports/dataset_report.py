@@ -14,7 +14,7 @@ from carclf.reports.thumbnails import Thumbnails
 
 @dataclass(frozen=True)
 class DatasetFindings:
-    """The content of ``report.json`` and, after an audit, suspects as in ``suspects.parquet`` and ``drift.json``."""
+    """The content of ``report.json`` and, after an audit, the suspects of ``suspects.parquet`` and ``drift.json``."""
 
     report: dict[str, Any]
     suspects: pd.DataFrame | None = None

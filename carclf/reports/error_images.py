@@ -1,4 +1,4 @@
-"""Thumbnails of misclassified images, with heatmaps of what the network based its prediction on."""
+"""Thumbnails of misclassified images, with heatmaps of the regions that the prediction is based on."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -6,7 +6,7 @@ from typing import Any
 from carclf.reports.render import MAX_ROWS, render_template
 from carclf.stats import wilson_interval
 
-MAX_CONFUSION_CLASSES = 40  # beyond them a confusion matrix is not readable
+MAX_CONFUSION_CLASSES = 40  # a larger confusion matrix is not readable
 MAX_PAIRS = 20
 NUM_SHADES = 9  # as in page.css
 

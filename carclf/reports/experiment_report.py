@@ -21,10 +21,10 @@ def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
 
 
 def summarize_design(outcome: Mapping[str, Any]) -> str:
-    """Return what an experiment compares and what its intervals and p-values mean."""
+    """Describe the comparisons of an experiment and the meaning of its intervals and p-values."""
     num_comparisons, seed_std = outcome["num_comparisons"], outcome["seed_std"]
     folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
-    seed_effect = "With one seed, the result holds for these models and not for other seeds."
+    seed_effect = "With one seed, the conclusions hold for these models, not for other seeds."
     if seed_std is not None:
         seed_effect = (f"The seed changes the accuracy by {100 * seed_std:.2f} points (standard deviation, assumed to "
                        "be the same for every recipe), in addition to the variation between images.")

@@ -1,6 +1,6 @@
 """Galleries of thumbnails in the dataset report: samples, problems, duplicates and suspected label errors.
 
-All are bounded, to about 1000 thumbnails of 5 kB, however large the dataset is.
+Together they have at most about 1000 thumbnails of 5 kB, however large the dataset is.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Galleries:
 
 
 def class_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> Galleries:
-    """Return samples of each class. They are sorted by hash: an arbitrary order, but always the same."""
+    """Return samples of each class, sorted by hash: an arbitrary but reproducible order."""
     usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256").assign(note="")
     labels = sorted(usable["label"].unique())
     shown = [
@@ -72,7 +72,7 @@ def galleries_by_message(index: pd.DataFrame, column: str, thumbnails: Thumbnail
 
 
 def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Galleries, Galleries]:
-    """Return the clusters of duplicates with contradictory labels, and the others; those with test images first."""
+    """Return the clusters of duplicates with contradictory labels, and all others; both with test images first."""
     usable = index[index["problem"] == ""]
     column = "cluster" if "cluster" in usable else "sha256"
     rows = usable[usable[column].duplicated(keep=False)]

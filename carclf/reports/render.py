@@ -19,7 +19,7 @@ def render_template(template: str, **values: object) -> str:
 
 
 def embedded_style(style_sheet: str) -> dict[str, str]:
-    """Return the values by which ``page.html`` embeds a style sheet: its text and its hash, which permits it."""
+    """Return a style sheet's text and hash, by which ``page.html`` embeds the style sheet and allows it."""
     digest = base64.b64encode(hashlib.sha256(style_sheet.encode()).digest()).decode()
     return {"style": Markup(style_sheet), "style_hash": digest}
 

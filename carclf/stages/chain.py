@@ -30,8 +30,8 @@ A = TypeVar("A", bound=Artifact)
 class StageOptions:
     """Options of one call of a stage. None of them is part of a key.
 
-    ``approved_by`` names the person who approved the promotion. ``override_reason`` is why a rejected candidate is
-    promoted anyway. Fine-tuning pauses after ``pause_epoch``; 0 means never.
+    ``approved_by`` names the person who approved the promotion. ``override_reason`` is the reason for
+    promoting a rejected candidate. Fine-tuning pauses after ``pause_epoch``; 0 means never.
     """
 
     approved_by: str = ""
@@ -63,8 +63,7 @@ class StageSpec:
     """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
 
     ``sections`` names sections of the settings or single settings. They are part of the artifact's key, except for the
-    settings in ``excluded``, which affect the speed or what follows the stage, but not its result. ``force`` is part of
-    every key, through the salt.
+    settings in ``excluded``, which affect the speed or later stages, not the result. ``force`` salts every key.
     """
 
     name: str

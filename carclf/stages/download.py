@@ -1,4 +1,4 @@
-"""Download the competition's archive, once per version of it on Kaggle, and add the extra data."""
+"""Download the competition's archive, once per version on Kaggle, and add the extra data."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ VERSION = 1
 
 
 def download(context: StageContext) -> tuple[Archive, bool]:
-    """Return the archive, verified, with the extra data packed next to it, and whether it was reused.
+    """Return the verified archive with the extra data packed next to it, and whether it was reused.
 
-    It is reused as long as Kaggle lists the same files, sizes and dates and the extra data have the same bytes. Raise
+    It is reused while Kaggle lists the same files, sizes and dates and the extra data have the same bytes. Raise
     DataError before the download if download.extra_data does not name folders of images.
     """
     with gather_extra_data(context.config.download.extra_data) as images:
@@ -39,7 +39,7 @@ def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
 
 
 def _add_extra_data(archive: Archive, images: Mapping[str, Path], store: Store) -> tuple[Archive, bool]:
-    """Build an archive that shares the competition's ``archive.zip``: another extra image repeats no download."""
+    """Build an archive that shares the competition's ``archive.zip``, so that new extra data repeat no download."""
     content = images_content(images)
 
     def make(folder: Path) -> Metrics:

@@ -9,7 +9,7 @@ from carclf.progress import log
 def evaluate(archive: Archive, split: Split, model: Model, context: StageContext) -> tuple[Evaluation, bool]:
     """Return the candidate's evaluation, and whether everything was reused.
 
-    The champion's evaluation on the same images stays in the store, where the gate finds it.
+    The champion's evaluation on the same images is kept in the store for the gate.
     """
     evaluation, reused = evaluate_model(archive, split, model, context)
     champion = champion_event(context.store)

@@ -41,7 +41,7 @@ def find_setting(
 ) -> "tuple[pd.DataFrame, float]":
     """Try values of ``learning_rate`` or ``batch_size`` as fine-tuning would; return the trials and the best value.
 
-    Every batch size that fits into memory is tried, also sizes that are too large for so few images.
+    Every batch size that fits into memory is tried, even if it is too large for the number of images.
     """
     from carclf.training.fine_tuning import FineTuning
 

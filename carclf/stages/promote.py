@@ -12,14 +12,14 @@ from carclf.progress import log
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
 
 VERSION = 4
-# These settings decide what follows a promotion, not whether the candidate passes.
+# These settings affect a promotion's consequences, not whether the candidate passes.
 EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "raise_threshold", "approval"})
 RAISE_METRICS = {"off": None, "lower_bound": "val_accuracy_low", "accuracy": "val_accuracy"}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run's model with the data and the evaluation by which the gate judges it."""
+    """A run's model, with the data and the evaluation that the gate uses."""
 
     archive: Archive
     split: Split
@@ -29,7 +29,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PromotionOptions:
-    """The run that asks for the promotion, who approved it, and why a rejected candidate is promoted nevertheless."""
+    """The run that requests the promotion, its approver, and the reason for promoting a rejected candidate."""
 
     run_id: str = ""
     approved_by: str = ""
@@ -89,7 +89,7 @@ def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
 
 
 def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[Decision, bool]:
-    """Build the decision on a candidate against the champion and the threshold of this state. Nothing is promoted."""
+    """Build the decision on a candidate for the champion and the threshold of this state. Nothing is promoted."""
     store, gate = context.store, context.config.gate
     threshold = float(state["threshold"])
     champion = None
@@ -112,7 +112,7 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
 
 
 def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
-    """Build the decision of a person who overrides the gate. It keeps the gate's rules and its reason."""
+    """Build the decision of a person who overrides the gate, with the gate's rules and reason."""
 
     def make(folder: Path) -> Metrics:
         from carclf.gate.decision import GateDecision, write_decision

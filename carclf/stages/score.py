@@ -12,12 +12,12 @@ VERSION = 3
 
 
 def score(submission: Submission, evaluation: Evaluation, context: StageContext) -> tuple[PublicScore, bool]:
-    """Return the public score, and whether it was reused. The champion's history gets it too.
+    """Return the public score, and whether it was reused. The score is also added to the champion's history.
 
     The metrics are ``public_score``, ``rank`` on the public leaderboard, ``gap`` (validation accuracy minus public
-    score) and ``warning``, which is not empty if the gap is more than chance. A competition without public scores
-    leaves ``public_score`` empty, and the next run asks again. Raise StageWaiting if Kaggle has not scored the
-    submission yet, DataError if it does not list the submission or could not score it.
+    score) and ``warning``, which is not empty if the gap is larger than chance explains. ``public_score`` is empty if
+    the competition has no public scores; the next run requests it again. Raise StageWaiting if Kaggle has not scored
+    the submission yet, DataError if Kaggle does not list the submission or could not score it.
     """
     public_score, reused = _public_score(submission, evaluation, context)
     record_score(context.store, evaluation.inputs["model"], public_score.metrics)
@@ -45,7 +45,7 @@ def _public_score(submission: Submission, evaluation: Evaluation, context: Stage
 
 
 def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
-    # Found by the fingerprint in its description: another server may have given the same number to another file.
+    # Search for the fingerprint in the description: another server may use the same number for another file.
     file = submission.files["submission.csv"]
     fingerprint = file.sha256[:16]
     state = kaggle.find_submission(fingerprint)
@@ -60,7 +60,7 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
 
 
 def _compare_with_validation(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
-    if not 0 <= public_score <= 1:  # another metric than accuracy
+    if not 0 <= public_score <= 1:  # the metric is not accuracy
         return {"public_score": public_score}
     names = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
     accuracy = Proportion(*map(evaluation.number, names))

@@ -19,7 +19,7 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
     """Return the split of the dataset, and whether it was reused. Copies of an image are in the same subset.
 
     Images of the champion's split keep their subset. If the champion's split was made from this dataset with these
-    settings, it is returned itself, so that a run on unchanged data reuses everything.
+    settings, that split is returned, so that a run on unchanged data reuses everything.
     """
     config = context.config
     settings = config.split.model_dump() | {"seed": _seed(config), "salt": context.salt}
@@ -47,8 +47,8 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
     (folder / "leaks.json").write_text(json.dumps(leaks, indent=1))
     if leaked := leaks["champion_train_in_val"]:
         log.warning("split: num_champion_train_in_val=%d: the champion was trained on these validation images, as is "
-                    "usual in a cross-validation. Its accuracy on them, and that of a model that starts from it, is "
-                    "too high.", len(leaked))
+                    "usual in a cross-validation. Its accuracy on them is too high, and so is that of a model that "
+                    "starts from it.", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
     return counts | leak_metrics(leaks) | {"class_names": class_names}
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 VERSION = 3
 NUM_COLUMNS = 2  # id and class
-# The lease is renewed before each last request of Kaggle's list of submissions, and the request is repeated if too
-# little of it is left for one call. Kaggle lists a submission long before another process may acquire the lease.
+# The lease is renewed before the final request for Kaggle's list of submissions. The request is repeated if the lease
+# then leaves no time for another call. Kaggle lists a submission long before the lease expires.
 CLAIM_SECONDS = 180.0
 
 
@@ -41,8 +41,8 @@ def submit(
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
-    Raise ConfigError if the model was never promoted, StageWaiting if Kaggle accepts no more submissions today. The
-    predictions are kept.
+    Raise ConfigError if the model was never promoted. Raise StageWaiting, and keep the predictions, if Kaggle accepts
+    no more submissions today.
     """
     state = read_state(context.store)
     if state is None or promotion_of_model(state, model.key) is None:
@@ -110,7 +110,7 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
     key = f"submissions/claims/{competition}-{fingerprint}.json"
 
     def require_lease() -> float:
-        # Another process could send the same file between our request of Kaggle's list and our submission.
+        # Another process could send the same file between the request for Kaggle's list and this submission.
         expires_at = time.monotonic() + CLAIM_SECONDS
         if not acquire_lease(store, key, CLAIM_SECONDS):
             raise StageWaiting(f"another process is sending the predictions {fingerprint}, or stopped less than "
@@ -121,7 +121,7 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
     try:
         return kaggle.submit(path, description=description, fingerprint=fingerprint, before_sending=require_lease)
     except BaseException:
-        # If the file may have been sent, the lease expires while Kaggle's list catches up.
+        # If the file may have been sent, keep the lease: when it expires, Kaggle's list is up to date.
         if not kaggle.submission_uncertain:
             release_lease(store, key)
         raise
@@ -151,7 +151,7 @@ def check_submission(text: str, sample: str, class_names: list[str]) -> None:
 
 
 def _submission_problem(rows: list[list[str]], sample: list[list[str]], class_names: list[str]) -> str:
-    """Return how a submission differs from what the sample asks for, or an empty string."""
+    """Return the difference between a submission and the sample, or an empty string."""
     if not rows or rows[0] != sample[0] or len(sample[0]) != NUM_COLUMNS:
         return f"has the columns {rows[:1]}, not {sample[0]}"
     if malformed := [row for row in rows if len(row) != NUM_COLUMNS]:

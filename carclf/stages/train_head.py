@@ -1,4 +1,4 @@
-"""Train a new head on the frozen backbone's features, after an audit of the data by these features."""
+"""Train a new head on the frozen backbone's features, after auditing the data with the same features."""
 
 import time
 from pathlib import Path
@@ -20,9 +20,9 @@ VERSION = 5
 
 
 def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:
-    """Return the backbone with a new head, which is fitted to cached features of several views, as one model.
+    """Return one model of the backbone and a new head, which is fitted to cached features of several views.
 
-    The metrics of the audit are added to the returned model, but they belong to the run, not to the artifact.
+    The audit's metrics are added to the returned model for the run; the stored artifact does not contain them.
     """
     config = context.config
     settings: dict[str, Any] = {
@@ -61,7 +61,7 @@ def _write_model(folder: Path, features: RunFeatures, config: Config) -> Metrics
 
 
 def _load_features(features: RunFeatures) -> float:
-    """Load the features; return how many seconds faster that was than to compute all of them here."""
+    """Load the features; return the seconds saved compared with computing all of them here."""
     _ = features.backbone  # needed in any case, so its time does not count
     started = time.monotonic()
     computing_seconds = features.seconds  # loads the features

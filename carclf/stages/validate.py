@@ -1,4 +1,4 @@
-"""Inspect every image, exclude the unusable ones, and fail if training on this data would be wrong."""
+"""Inspect every image, exclude the unusable ones, and fail if the dataset is not fit for training."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ VERSION = 5
 
 @dataclass(frozen=True)
 class _Tables:
-    """The folder of images, its tables with what is wrong with them, and the store's label fixes."""
+    """The folder of images, the competition's tables with their findings, and the store's label fixes."""
 
     images: Path
     context: "CheckContext"
@@ -35,8 +35,8 @@ class _Tables:
 def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     """Return the index of the archive's images with a report of all findings, and whether it was reused.
 
-    The store's label fixes are applied: another ``label_fixes.csv`` makes another dataset. Raise DataError if too many
-    images are unusable, a class is too small, or labels contradict each other; the report is in the store nevertheless.
+    The store's label fixes are applied: a changed ``label_fixes.csv`` produces a new dataset. Raise DataError if too
+    many images are unusable, a class is too small, or labels contradict each other. The report is uploaded anyway.
     """
     store, config = context.store, context.config
     fixes = read_fixes(store)
@@ -73,7 +73,7 @@ def _read_tables(images: Path, fixes: LabelFixes, config: Validation) -> _Tables
 
 
 def _inspect(archive: Archive, context: StageContext) -> Inspection:
-    """Decode every image once. Other label fixes and other limits on the whole dataset do not repeat this."""
+    """Decode every image once. Changes of label fixes or dataset-wide limits do not repeat this."""
     store, config = context.store, context.config
 
     def make(folder: Path) -> Metrics:
@@ -117,7 +117,7 @@ def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) ->
 
 
 def _warnings(index: "pd.DataFrame", findings: "Findings") -> "pd.Series[str]":
-    """Return the warning of each image. If an error names an image, it is there too, so that the page shows it."""
+    """Return each image's warning, or the error that names the image, so that the page shows it."""
     import pandas as pd
 
     errors = {finding.path: finding.message for finding in findings.reported if finding.severity == "error"}

@@ -15,7 +15,7 @@ TINY = "Tiny"
 RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")
 EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MAX_REASON = 300  # characters of an error of Keras in ours
+MAX_REASON = 300  # characters of Keras' message in our error
 BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?(_\d+)?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
 
@@ -23,7 +23,7 @@ def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Mo
     """Return the network from RGB pixels in [0, 255], (batch, height, width, 3), to features, (batch, features).
 
     All backbones but Tiny accept images of any size, so that training can start with smaller ones. Raise ConfigError
-    if the weights cannot be loaded: training never starts from random weights unnoticed.
+    if the weights cannot be loaded: training never silently starts from random weights.
     """
     if name == TINY:
         if weights != "none":
@@ -85,7 +85,7 @@ def extract_backbone(classifier: keras.Model) -> keras.Model:
 
 
 def flatten_layers(layer: Any) -> list[Any]:
-    """Return every layer of a model and of its nested models, in order; a layer that is not a model is the only one."""
+    """Return every layer of a model and of its nested models, in order; any other layer is returned alone."""
     if not isinstance(layer, keras.Model):
         return [layer]
     return [flat for nested in layer.layers for flat in flatten_layers(nested)]

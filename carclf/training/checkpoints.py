@@ -1,4 +1,4 @@
-"""The state of a training in the store, written completely or not at all, which any machine can resume."""
+"""Atomic training checkpoints in the store; any machine can resume from them. ``Trainer`` decides what is saved."""
 
 import json
 import secrets
@@ -22,8 +22,8 @@ class Checkpoints:
     """The checkpoints of one training, in the folder ``checkpoints/<key>``.
 
     ``latest.json`` names the newest checkpoint and the one before it, which is used if the newest is damaged. Each
-    process writes to two files of its own in turn: a worker that was taken for dead may still be running while another
-    one does its work, and neither overwrites the other's files.
+    process alternates between two files of its own, so that a worker that was presumed dead but is still running does
+    not overwrite the files of the worker that replaced it.
     """
 
     def __init__(self, store: Store, key: str) -> None:
@@ -32,7 +32,7 @@ class Checkpoints:
         self._latest_key = f"{self.folder}/latest.json"
 
     def save(self, arrays: Arrays, state: dict[str, Any]) -> None:
-        """Write the arrays to the file that is not the newest, then name it in ``latest.json``."""
+        """Write the arrays to this process's older file, then name that file in ``latest.json``."""
         latest = self._latest()
         first, second = (f"{PROCESS_ID}-{letter}.npz" for letter in "ab")
         name = second if latest and latest["file"] == first else first
@@ -46,17 +46,17 @@ class Checkpoints:
         self.store.write(self._latest_key, json.dumps(entry).encode())
 
     def load(self) -> tuple[Arrays, dict[str, Any]] | None:
-        """Return arrays and state of the newest undamaged checkpoint, or None."""
+        """Return the arrays and the state of the newest undamaged checkpoint, or None."""
         latest = self._latest() or {}
         for entry in filter(None, (latest, latest.get("previous"))):
             if checkpoint := self._read(entry):
                 return checkpoint
-            log.warning("fine_tune: checkpoint is damaged or missing, trying the one before it file=%s/%s",
+            log.warning("fine_tune: checkpoint is damaged or missing, trying the previous checkpoint file=%s/%s",
                         self.folder, entry["file"])
         return None
 
     def clear(self) -> None:
-        """Free the space of the checkpoints. Call this when the trained model is in the store."""
+        """Free the space of the checkpoints. Call this once the trained model is in the store."""
         latest = self.store.read(self._latest_key)
         if latest is None or latest.data == b"null":
             return

@@ -1,4 +1,4 @@
-"""Data-parallel training on several GPUs of one machine, by the backend's implementation."""
+"""Data-parallel training on several GPUs of one machine, with the backend's implementation."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from carclf.progress import log
 
 @contextmanager
 def data_parallel(batch_size: int, devices: list[str] | None = None) -> Iterator[int]:
-    """Let models that are created and trained in the block use the devices; yield the number of devices used.
+    """Distribute models created and trained in the block over the devices; yield the number of devices used.
 
     The default is every visible GPU. Each batch is divided evenly: of five devices, a batch of 32 uses four. With
     fewer than two devices nothing changes.

@@ -1,7 +1,7 @@
 """Features of images, loaded from the store or computed and saved there in shards.
 
-Several machines that run the same command at once share the work: each checks whether the store has a shard
-before it computes it, and processes the shards in a random order.
+Several machines that run the same command at once share the work: each processes the shards in a random order and
+computes only those that are not in the store yet.
 """
 
 import os
@@ -42,7 +42,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class FeatureShards:
-    """Features of one backbone. ``settings`` are those of train_head, with the precision that is used."""
+    """Features of one backbone. ``settings`` are those of train_head, with the actual precision."""
 
     backbone: keras.Model
     settings: Mapping[str, Any]
@@ -54,7 +54,7 @@ class FeatureShards:
     ) -> tuple[SubsetFeatures, float]:
         """Return the features (views, rows, features) of each subset, given as its rows and the number of views.
 
-        Also returns the seconds that it took to compute them all, by whichever process did.
+        Also returns the total compute time in seconds, including shards computed by other processes.
         """
         shards = [
             Shard(rows[start : start + SHARD_ROWS], subset, view, start)
@@ -62,7 +62,7 @@ class FeatureShards:
             for view in range(num_views)
             for start in range(0, len(rows), SHARD_ROWS)
         ]
-        # The order decides nothing but which process computes which shard.
+        # The order affects only which process computes which shard.
         random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(shards)
         built = [self._build(archive, split, shard) for shard in shards]
         num_computed = sum(not reused for _, reused in built)
@@ -86,7 +86,7 @@ class FeatureShards:
             return {"num_rows": len(shard.rows), "view": shard.view}
 
         model = self.settings["model"]
-        # The seed decides the augmented views, and the weights of a random start.
+        # The seed determines the augmented views, and the weights of a random start.
         seeded = shard.view > 0 or model["weights"] == "none"
         settings = {
             **{name: model[name] for name in ("backbone", "weights", "image_height", "image_width")},

@@ -1,4 +1,4 @@
-"""Feed Keras with batches by their number, and measure how long training waits for them."""
+"""Feed numbered batches to Keras, and measure how long training waits for them."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from carclf.errors import CarclfError, ServiceError
 
 
 class BatchStream:
-    """Batches by their number: reads sequentially, and reopens the source if another batch than the next is needed.
+    """Numbered batches, read sequentially; the source is reopened if the requested batch is not the next one.
 
     ``wait_seconds`` is the total time for which training steps waited for their batches.
     """
@@ -20,7 +20,7 @@ class BatchStream:
     def __init__(self, open_from: Callable[[int], Iterator[Any]]) -> None:
         self.open_from = open_from
         self.wait_seconds = 0.0
-        self.arrivals: dict[int, float] = {}  # times at which the batches arrived that no step has used yet
+        self.arrivals: dict[int, float] = {}  # arrival times of batches that no step has used yet
         self._iterator: Iterator[Any] = iter(())
         self._next = -1
         self._recent: dict[int, Any] = {}
@@ -56,7 +56,7 @@ class BatchStream:
             raise self._error from error
 
     def record_wait(self, number: int, since: float) -> None:
-        """Add the time that a step waited for this batch, which it could have used from ``since`` on.
+        """Add the time from ``since``, when a step was ready for this batch, to the batch's arrival.
 
         Keras reads ahead in a thread, so the time that reading takes is not the time that training waits.
         """
@@ -64,7 +64,7 @@ class BatchStream:
 
     @contextmanager
     def reraise_source_error(self) -> Iterator[None]:
-        """Raise the error that ended the stream instead of the one that Keras raises because of it."""
+        """Raise the error that ended the stream instead of the resulting error from Keras."""
         try:
             yield
         except Exception:
@@ -100,14 +100,14 @@ class BatchSequence(keras.utils.PyDataset):  # type: ignore[misc]  # keras is un
         return self._num_batches
 
     def __getitem__(self, position: int) -> Any:
-        if position > self.next_position:  # the stream would be reopened for every batch
+        if position > self.next_position:  # skipping ahead would reopen the stream for each batch
             raise ValueError("Batches can only be read in order. Call fit with shuffle=False.")
         self.next_position = max(self.next_position, position + 1)
         return self.stream.get(self.start + position)
 
 
 def without_autotune(sequence: BatchSequence) -> Any:
-    """Return the sequence as ``fit`` and ``predict`` should get it: on TensorFlow, a pipeline without tf.data's tuner.
+    """Return the sequence for ``fit`` and ``predict``: on TensorFlow, as a tf.data pipeline without its tuner.
 
     Keras offers no way to disable the tuner. With it, every second ``fit`` needed up to a minute to end:
     CancellationManager wakes the tuner's thread before it sets the cancelled flag, so the thread may go back to sleep
@@ -136,7 +136,7 @@ class DataWaitCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras
         self.since = time.monotonic()
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        """Start to wait. The wait for the first batch starts before ``fit``, where its shape is read."""
+        """Start to wait. The wait for the first batch starts before ``fit``, when its shape is read."""
         if batch:
             self.since = time.monotonic()
 

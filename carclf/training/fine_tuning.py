@@ -1,4 +1,4 @@
-"""One fine-tuning: its model, its images, settings found by measurement, and the training itself."""
+"""Fine-tune a model: load it and its images, measure ``auto`` settings, and train."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
 from carclf.progress import log
-from carclf.training import tuning
+from carclf.training import auto_settings
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
 from carclf.training.distribution import data_parallel
@@ -26,14 +26,14 @@ from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
 from carclf.training.trainer import Trainer, TrainerOptions
 from carclf.training.validation import validate
 
-# Used while values are tried for a setting that is "auto".
+# Settings of the trials for a setting that is "auto".
 TRIAL_BATCH_SIZE = 32
 TRIAL_LEARNING_RATE = 1e-3
 NUM_RATES = 100
 SMALLEST_BATCH = 8
 LARGEST_BATCH = 1024
-MIN_STEPS_PER_EPOCH = 16  # limits the batch size that is found: with fewer steps an epoch would hardly train
-Trials = tuple[pd.DataFrame, float]  # the values that were tried for a setting, one per row, and the best one
+MIN_STEPS_PER_EPOCH = 16  # limits the batch size: with fewer steps an epoch would hardly train
+Trials = tuple[pd.DataFrame, float]  # the values tried for a setting, one per row, and the best value
 
 
 class FineTuning:
@@ -86,15 +86,15 @@ class FineTuning:
         source = self._training_source(settings)
         stream = batches(source, source.batch_size, mix=self._mixer(settings))
         with self._restored(network):
-            table = tuning.range_test(
+            table = auto_settings.range_test(
                 lambda rate: compile_for_fine_tuning(settings, network, source, rate)[0], stream, NUM_RATES
             )
-        return table, tuning.best_learning_rate(table)
+        return table, auto_settings.best_learning_rate(table)
 
     def find_batch_size(self, network: keras.Model, settings: FineTune, *, try_all: bool = False) -> Trials:
-        """Find a fast batch size that leaves an epoch enough steps.
+        """Find a fast batch size that gives each epoch enough steps.
 
-        ``try_all`` also measures larger batches, which are never the best, to show what fits into memory.
+        ``try_all`` also measures larger batches, which are never chosen, to show what fits into memory.
         """
         settings = _trial_settings(settings)
         source = self._training_source(settings)
@@ -102,14 +102,14 @@ class FineTuning:
         with self._restored(network):
             trained, _ = compile_for_fine_tuning(settings, network, source)
             limit = LARGEST_BATCH if try_all else largest
-            table = tuning.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, limit)
-        return table, tuning.best_batch_size(table, largest)
+            table = auto_settings.try_batch_sizes(trained, source.sizes[-1], SMALLEST_BATCH, limit)
+        return table, auto_settings.best_batch_size(table, largest)
 
     @contextmanager
     def _restored(self, network: keras.Model) -> Iterator[None]:
         """Restore the network's weights after the block, and seed again.
 
-        So training is the same whether a setting was found just now or before the process was killed.
+        Training is then the same whether the trials ran in this process or in one that was killed.
         """
         weights = [keras.ops.convert_to_numpy(variable) for variable in network.variables]
         try:
@@ -120,7 +120,7 @@ class FineTuning:
             make_deterministic(self.config.seed)
 
     def _resolve_auto(self, network: keras.Model, folder: Path, checkpoints: Checkpoints) -> FineTune:
-        """Return the settings with the best value for each "auto", and plot the trials in the folder.
+        """Return the settings with the best value for each "auto"; plot the trials in the folder.
 
         The batch size comes first, since the learning rate depends on it. The trials are kept with the checkpoints: if
         this process is killed, the next one continues with the same values.
@@ -136,7 +136,7 @@ class FineTuning:
             else:
                 trials, best = find(network, settings)
                 self.store.write(key, json.dumps({"best": best, "trials": trials.to_dict("list")}).encode())
-            tuning.plot_trials(trials, best, folder / f"{name}.png")
+            auto_settings.plot_trials(trials, best, folder / f"{name}.png")
             log.info("fine_tune: chose %s=%.3g", name, best)
             settings = settings.model_copy(update={name: best})
         return settings
@@ -180,7 +180,7 @@ class FineTuning:
 
 
 def _trial_settings(settings: FineTune) -> FineTune:
-    """Return the settings with values for what is "auto", enough steps, and images of the full size."""
+    """Return the settings for trials: defaults for "auto", enough steps, and full-size images."""
     return settings.model_copy(update={
         "batch_size": settings.batch_size or TRIAL_BATCH_SIZE,
         "learning_rate": settings.learning_rate or TRIAL_LEARNING_RATE, "epochs": NUM_RATES, "num_phases": 1,

@@ -54,7 +54,7 @@ def search_settings(
 
 
 def is_held_out(groups: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """Return which rows are held out: those of every fifth group."""
+    """Return a mask of the held-out rows: those of every fifth group."""
     return np.asarray(np.unique(groups, return_inverse=True)[1] % HELD_OUT_EVERY == 0)
 
 

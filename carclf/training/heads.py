@@ -12,7 +12,7 @@ from carclf.progress import Meter
 from carclf.training.schedules import warmup_cosine
 
 WARMUP_FRACTION = 0.1
-STEPS_PER_EXECUTION = 32  # steps take about a millisecond: separate calls cost a quarter more, for the same weights
+STEPS_PER_EXECUTION = 32  # a step takes about a millisecond; separate calls cost 25% more time for the same weights
 LabeledFeatures = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]  # (rows, features) and (rows,)
 
 
@@ -33,7 +33,7 @@ def join_backbone_and_head(backbone: keras.Model, head: keras.Model) -> keras.Mo
 
 
 class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Keep the weights of the epoch with the best validation accuracy; the earliest, if several are equal."""
+    """Keep the weights of the epoch with the best validation accuracy; in a tie, the earliest."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The precision in which a network computes. Its weights are always float32."""
+"""The compute precision of a network. Its weights are always float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ BFLOAT16_CAPABILITY = (8, 0)  # NVIDIA Ampere, the first generation with bfloat1
 
 @contextmanager
 def compute_precision(precision: str, model: keras.Model) -> Iterator[str]:
-    """Let the model compute in float32, bfloat16 or auto (bfloat16 if the GPU supports it) within the block.
+    """Use float32, bfloat16 or auto (bfloat16 if the GPU supports it) for the model within the block.
 
     Yields the precision used. The logits stay float32. float16 is not offered: EfficientNets overflow in it.
     """

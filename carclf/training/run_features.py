@@ -57,11 +57,11 @@ class RunFeatures:
 
     @property
     def seconds(self) -> float:
-        """The seconds that it took to compute ``by_subset``, by whichever process did."""
+        """Total compute time in seconds, including shards computed by other processes."""
         return self._loaded[1]
 
     def plain_features(self, archive: Archive, split: Split) -> "tuple[pd.DataFrame, np.ndarray[Any, Any]]":
-        """Return the row of every usable labeled image and the features of its plain view, also for other data."""
+        """Return the rows of all usable labeled images of any split, and the features of their plain views."""
         import numpy as np
         import pandas as pd
 

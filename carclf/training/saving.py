@@ -44,7 +44,7 @@ def write_reference_logits(model: keras.Model, val: pd.DataFrame, images: Path, 
 
 
 def select_reference_images(val: pd.DataFrame) -> pd.DataFrame:
-    """Return up to NUM_REFERENCE_IMAGES rows, the classes in turn, in the order of their content's hash."""
+    """Return up to NUM_REFERENCE_IMAGES rows, alternating between classes, in the order of their content's hash."""
     ordered = val.sort_values(["sha256", "path"])
     turns = ordered.assign(turn=ordered.groupby("label").cumcount()).sort_values(["turn", "label"], kind="stable")
     return turns.head(NUM_REFERENCE_IMAGES).drop(columns="turn")

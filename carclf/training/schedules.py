@@ -1,4 +1,4 @@
-"""What trains when in a fine-tuning: learning rates, phases, image sizes, and unfrozen blocks."""
+"""Schedules of fine-tuning: learning rates, phases, image sizes, and unfrozen blocks."""
 
 import math
 from typing import Any
@@ -82,7 +82,7 @@ def compile_for_fine_tuning(
     rates = block_rates(len(blocks), decay=settings.layer_decay, phase_starts=phase_starts or [0])
     if learning_rate is None:
         learning_rate = settings.learning_rate
-        if settings.schedule != "plateau":  # there the trainer lowers the rate
+        if settings.schedule != "plateau":  # with plateau, the trainer lowers the rate
             num_steps = max(1, source.epochs * source.steps_per_epoch)
             learning_rate = warmup_cosine(learning_rate, num_steps, settings.warmup_fraction)
     optimizer = BlockwiseAdamW(

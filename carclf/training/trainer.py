@@ -1,6 +1,6 @@
 """The fine-tuning loop: ``fit`` by whole epochs, validation on averaged weights, and checkpoints to resume from.
 
-A checkpoint holds everything that decides the next step: the variables of the model and the optimizer (with the
+A checkpoint holds everything that determines the next step: the variables of the model and the optimizer (with the
 moving average and the states of the random generators), the position in the data, patience, and the best weights.
 """
 
@@ -27,7 +27,7 @@ from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
 from carclf.training.validation import ema_weights
 
-FINITE_CHECK_STEPS = 20  # the loss is checked every so many steps: a check waits for the device
+FINITE_CHECK_STEPS = 20  # steps between two checks of the loss: each check waits for the device
 MAX_RESTARTS = 3
 Validate = Callable[[keras.Model], tuple[float, float]]  # returns loss and accuracy
 
@@ -61,7 +61,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class _EpochStart:
-    """Where the part of an epoch that this process trains started."""
+    """The start of the part of an epoch that this process trains."""
 
     time: float = 0.0
     step: int = 0
@@ -87,15 +87,15 @@ class Trainer:
         ))
         self.state = TrainingState()
         self.best_weights: Arrays = model.get_weights()
-        self._interrupted_metrics: Arrays | None = None  # of the epoch that a checkpoint was saved in
+        self._interrupted_metrics: Arrays | None = None  # of an epoch that a checkpoint interrupted
         self._epoch_start = _EpochStart()
         self._counted = self._saved = time.monotonic()
 
     def run(self, start_accuracy: float) -> pd.DataFrame:
         """Train to the end, from the latest checkpoint if there is one; return the history, one row per epoch.
 
-        Raise StageWaiting if the epoch to pause after is done and its checkpoint is saved, and QualityError if the
-        initial weights are not finite, or the loss several times.
+        Raise StageWaiting after ``pause_epoch``, when its checkpoint is saved. Raise QualityError if the initial
+        weights are not finite, or if the loss repeatedly is not.
         """
         self.state.best_accuracy = start_accuracy
         build_metric_variables(self.model, self.source)
@@ -144,7 +144,7 @@ class Trainer:
         return self.state.step >= self._total_steps
 
     def _pause(self) -> None:
-        """Raise StageWaiting if training is to pause here, at an epoch's end, where a checkpoint was just saved."""
+        """Raise StageWaiting if training should pause after this epoch, whose checkpoint was just saved."""
         epoch = self.state.step // self.source.steps_per_epoch
         if self.pause_epoch and epoch >= self.pause_epoch:
             self.stream.close()
@@ -154,7 +154,7 @@ class Trainer:
             )
 
     def _count_time(self) -> None:
-        """Add the time since the last call to the seconds of the budget, validation and saving included."""
+        """Add the time since the last call, including validation and saving, to the budget's seconds."""
         now = time.monotonic()
         self.state.seconds += now - self._counted
         self._counted = now
@@ -176,7 +176,7 @@ class Trainer:
         logs = {name: float(value) for name, value in steps.logs.items()}
         with ema_weights(self.model):
             loss, accuracy = self.validate(self.model)
-            # The last step may have damaged the weights, which shows in no training loss yet.
+            # The last step may have damaged the weights, which no training loss shows yet.
             if not np.isfinite([logs["loss"], loss]).all():
                 raise NonFiniteLossError
             self._record_validation(accuracy, loss)
@@ -197,9 +197,9 @@ class Trainer:
         self._save()
 
     def _record_validation(self, accuracy: float, loss: float) -> None:
-        """Keep the best weights, the earliest if several are equal, and lower the rate of the plateau schedule.
+        """Keep the best weights, in a tie the earliest, and lower the rate of the plateau schedule.
 
-        Patience only counts in the last phase: before it, blocks have yet to start and images to grow.
+        Patience counts only in the last phase: earlier, some blocks do not train yet and images are small.
         """
         state, settings = self.state, self.settings
         phase = phases_by_epoch(settings.epochs, settings.num_phases)[self._epoch_number - 1]
@@ -228,7 +228,7 @@ class Trainer:
             self._interrupted_metrics = None
 
     def finish_step(self, logs: dict[str, Any], meter: Meter, *, last: bool) -> None:
-        """Count a step, check its loss, save a checkpoint and report progress when they are due.
+        """Count a step, check its loss, and save a checkpoint and report progress when due.
 
         Raise NonFiniteLossError if the loss is not finite.
         """
@@ -240,7 +240,7 @@ class Trainer:
         if (save_due or self.state.step % FINITE_CHECK_STEPS == 0) and not np.isfinite(float(logs["loss"])):
             raise NonFiniteLossError
         if (save_due or report_due) and hasattr(self.model, "jax_state_sync"):
-            self.model.jax_state_sync()  # within an epoch, JAX keeps the variables' values to itself
+            self.model.jax_state_sync()  # within an epoch, JAX does not update Keras' variables
         if save_due:
             self._save()
         if report_due:
@@ -275,11 +275,11 @@ class Trainer:
         self._saved = time.monotonic()
         try:
             self.checkpoints.save([*arrays, *self.best_weights], asdict(self.state))
-        except ServiceError as error:  # hours of training must not fail because the store is away for a minute
+        except ServiceError as error:  # hours of training must not fail because the store is unreachable for a minute
             log.warning("fine_tune: checkpoint not saved, training continues step=%d: %s", self.state.step, error)
 
     def _restore(self) -> bool:
-        """Resume from the latest checkpoint; return False if no checkpoint fits."""
+        """Resume from the latest checkpoint; return False if none is usable."""
         self._saved = time.monotonic()
         self._interrupted_metrics = None
         checkpoint = self.checkpoints.load()
@@ -331,7 +331,7 @@ class _StepCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras is
 
 
 def format_step_metrics(metrics: dict[str, float]) -> str:
-    """Return the metrics of a step as the text that a progress line shows after the number of steps."""
+    """Format the metrics of a step for the progress line."""
     gpu = f", GPU {metrics['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in metrics else ""
     gpu += f" at {100 * metrics['gpu_utilization']:.0f}%" if "gpu_utilization" in metrics else ""
     return (

@@ -1,4 +1,4 @@
-"""Loss and accuracy on the validation images, with the moving average of the weights in the model."""
+"""Loss and accuracy on the validation images, with the moving average of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ MIN_PROBABILITY = 1e-12  # keeps the loss of a confident error finite
 
 @contextmanager
 def ema_weights(model: keras.Model) -> Iterator[None]:
-    """Put the moving average of the weights into the model for the duration of the block."""
+    """Replace the model's weights by their moving average within the block."""
     optimizer = model.optimizer
     if not optimizer.use_ema or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
         yield

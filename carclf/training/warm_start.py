@@ -12,13 +12,13 @@ from carclf.services.storage import Store
 if TYPE_CHECKING:
     import keras
 
-# These settings change no weight: only the speed of reading, and when checkpoints are saved.
+# These settings affect only the speed of reading and the times of checkpoints, never the weights.
 SPEED_SETTINGS = {"num_workers", "cache_gb", "checkpoint_minutes"}
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """The model whose backbone a run starts from, and the identity of those weights in the key of train_head."""
+    """The model whose backbone a run starts from, and the identity of these weights in train_head's key."""
 
     model: Model
     identity: str
@@ -27,12 +27,12 @@ class WarmStart:
 def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
     """Return the warm start of the train_head stage with this provenance.
 
-    If the data and all settings, those of fine-tuning included, are the champion's, this is what the champion itself
-    started from. Then a run on unchanged data reuses everything, instead of training one champion from another
-    forever.
+    If the data and all settings, including those of fine-tuning, are the champion's, the run starts from the same
+    weights as the champion. A run on unchanged data then reuses everything, instead of training one champion from
+    another forever.
 
     Raise ConfigError if there is no champion, it is an ensemble, or it has another backbone, and DataError if the split
-    ignores the champion, so that the champion's training images may be validated on.
+    ignores the champion, because it may use the champion's training images for validation.
     """
     store = context.store
     if (champion := champion_model(store)) is None:
@@ -74,7 +74,7 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
 
 
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
-    """Return the settings that decide a fine-tuning's result, together with its inputs."""
+    """Return the settings that, together with the inputs, determine the result of fine-tuning."""
     return {
         "fine_tune": config.fine_tune.model_dump(exclude=SPEED_SETTINGS), "precision": config.model.precision,
         "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,

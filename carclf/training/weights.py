@@ -23,5 +23,5 @@ def weights_file(weights: str) -> Path:
 
 
 def weights_identity(weights: str) -> str:
-    """Return what identifies the weights in a fingerprint: a name, or a file's content hash, whatever its path."""
+    """Return the identity of the weights in a fingerprint: a name, or a file's content hash, whatever its path."""
     return weights if weights in NAMED_WEIGHTS else f"sha256:{file_sha256(weights_file(weights))}"

@@ -101,7 +101,7 @@ def test_drift_stops_a_run_unless_the_limit_is_raised(
     first_run: tuple[Store, Results], servers: dict[str, str], monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Once a model of the new data is the champion, nothing is compared any longer."""
+    """After a model of the new data becomes the champion, its data have no drift."""
     store, _ = first_run
     champion = store.read("champion.json").data
     with pytest.raises(DataError, match=r"brightness .*audit\.drift_stop") as error:

@@ -62,7 +62,7 @@ def test_copies_with_the_same_wrong_label_do_not_confirm_each_other() -> None:
     assert apart[0] > 0.3
 
 
-def test_more_images_than_centers_are_ranked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_images_than_kernel_centers_are_ranked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("carclf.audit.label_errors.MAX_CENTERS", 150)
     true, given, flipped = planted(0)
     ranked = rank_labels(pooled(true), given, np.arange(NUM), seed=0)

@@ -70,7 +70,7 @@ def test_an_image_that_was_in_train_and_val_was_trained_on(subsets: list[str]) -
     assert previous_values(split_rows([first]), same_pixels, "subset").tolist() == ["train"]
 
 
-def test_an_image_of_nearer_hash_but_other_colors_does_not_hide_a_copy() -> None:
+def test_a_nearer_hash_with_other_colors_does_not_hide_a_copy() -> None:
     copy = split_rows(cars(1, 0))
     original = copy.assign(sha256="a", pixels_sha256="a", phash=copy["phash"] ^ np.uint64(0b111), name=1)
     other = original.assign(

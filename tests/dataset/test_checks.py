@@ -43,7 +43,7 @@ def check(folder: Path, config: Validation = CONFIG) -> Findings:
     return find_problems(build_index(folder, config), read_context(folder, config)[0])
 
 
-def test_the_faults_of_a_rendered_competition_are_no_errors(folder: Path) -> None:
+def test_faults_in_a_rendered_competition_are_not_errors(folder: Path) -> None:
     index = build_index(folder)
     unusable = index[index["problem"] != ""].set_index("id")["problem"]
     assert sorted(unusable.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]

@@ -27,10 +27,10 @@ def test_a_missing_sample_submission_is_rejected(tmp_path: Path) -> None:
     ("text", "line"),
     [("Id,Category\na.jpg,1\n\n1.jpg,3,4\n", 4), ("Id,Category\na.jpg\n", 2), ('Id,Category\n"a\nb",0\nc,1,2\n', 4)],
 )
-def test_a_line_with_too_many_or_too_few_values_is_named(tmp_path: Path, text: str, line: int) -> None:
+def test_the_error_names_a_line_with_too_many_or_too_few_values(tmp_path: Path, text: str, line: int) -> None:
     for name, read in (("sample-submission.csv", read_sample_submission), ("train.csv", read_train_csv)):
         (tmp_path / name).write_text(text)
-        with pytest.raises(DataError, match=f"{name}: line {line}: expected 2 values"):
+        with pytest.raises(DataError, match=rf"{name}: line {line}: \d values, expected 2"):
             read(tmp_path)
 
 

@@ -9,7 +9,7 @@ from carclf.dataset.findings import MAX_LOGGED, MAX_RAISED, MAX_REPORTED, Findin
 from carclf.errors import DataError
 
 
-def test_ten_thousand_errors_make_one_short_message() -> None:
+def test_ten_thousand_errors_give_one_short_message() -> None:
     findings = Findings(Finding("too_few_images", str(number), f"Class {number} is small.") for number in range(10_000))
     findings.add([Finding("empty_class", "7", "Class 7 is empty.")])
     messages = [f"Class {number} is small." for number in range(MAX_RAISED)]

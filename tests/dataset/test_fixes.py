@@ -90,7 +90,7 @@ def test_two_fixes_of_one_image_are_rejected(store: Store, lines: tuple[str, str
         apply_fixes(INDEX, write_fixes(store, lines[0], "x,drop,", lines[1]), {0, 1})
 
 
-def test_fixes_are_equal_if_their_bytes_are(store: Store) -> None:
+def test_fixes_are_equal_if_their_files_have_the_same_bytes(store: Store) -> None:
     fixes = write_fixes(store, "a.jpg,drop,")
     assert fixes == write_fixes(store, "a.jpg,drop,")
     assert fixes != write_fixes(store, "a.jpg,drop,", "b,drop,")
@@ -98,7 +98,7 @@ def test_fixes_are_equal_if_their_bytes_are(store: Store) -> None:
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_fix_with_a_sha256_follows_the_image(store: Store, moved: bool) -> None:
-    """It neither applies to another image with the same id nor to the id of an image with other content."""
+    """It applies neither to another image with the same id nor to an image with this id but other content."""
     fixes = write_fixes(store, f"extra/0/1/c.jpg,relabel,0,{'d' * 64}", f"a.jpg,drop,,{'0' * 64}",
                         "train/0/b.jpg,drop,,", header=HEADER_WITH_SHA256)
     index = INDEX

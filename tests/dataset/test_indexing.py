@@ -1,4 +1,4 @@
-"""The pass over all images holds few of them in memory: those read ahead, and one large one."""
+"""The pass over all images holds few of them in memory: those read ahead, and one large image."""
 
 import io
 import time
@@ -78,7 +78,7 @@ def test_images_are_read_only_a_few_chunks_ahead(tmp_path: Path) -> None:
 
 
 def waits_for_large_image(work: Callable[[], object]) -> bool:
-    """Whether the work waits in a thread while this one holds the lock for large images, and ends afterwards."""
+    """Return True if the work waits in a thread while this thread holds the large-image lock, and ends afterwards."""
     thread = Thread(target=work, daemon=True)
     with large_image_lock(10**12):
         thread.start()

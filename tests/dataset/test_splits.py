@@ -154,13 +154,13 @@ def test_the_chosen_clusters_come_closest_to_the_fraction(sizes, fraction, seed)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_two_clusters_that_reach_the_fraction_replace_a_larger_one(seed: int) -> None:
+def test_two_clusters_that_meet_the_fraction_replace_a_larger_one(seed: int) -> None:
     rows = build_index({f"{number}": (0, cluster) for number, cluster in enumerate([0] * 4 + [1] * 3 + [2] * 3)})
     assert num_val(stratified_holdout(rows, val_fraction=0.6, seed=seed)) == 6
 
 
-def test_thousands_of_pairs_reach_an_odd_fraction() -> None:
-    """The search for the largest sum must not try all subsets of the clusters."""
+def test_the_fraction_is_met_exactly_with_thousands_of_clusters() -> None:
+    """The search for the largest sum must not try all sets of clusters."""
     rows = build_index({f"{number}": (number // 8000, number // 2) for number in range(16_000)})
     assert num_val(stratified_holdout(rows, val_fraction=0.250125, seed=0)) == 4000
 
@@ -227,7 +227,7 @@ def test_a_class_of_copies_of_one_image_is_rejected(make: Callable[..., pd.DataF
         make(rows, seed=0)
 
 
-def test_a_class_without_images_new_to_the_champion_is_rejected() -> None:
+def test_a_class_with_only_champion_training_images_is_rejected() -> None:
     images = twenty_per_class()
     before = stratified_holdout(build_index(images), val_fraction=0.3, seed=0)
     kept = {name: images[name] for name, subset in subsets_by_id(before).items()
@@ -267,7 +267,7 @@ def test_extra_data_do_not_move_the_competitions_images(images, extra, fraction,
 
 
 def test_extra_copies_of_a_validation_image_stay_excluded() -> None:
-    """They are excluded while the validation image is missing from the dataset, and after it returned."""
+    """They are excluded while the validation image is missing from the dataset, and after it returns."""
     images = twenty_per_class()
     before = stratified_holdout(build_index(images), val_fraction=0.3, seed=0)
     val = before.loc[before["subset"] == "val"].iloc[0]

@@ -30,7 +30,7 @@ def test_weights_equal_those_of_a_general_optimizer() -> None:
     np.testing.assert_allclose(mixture_weights(likelihoods), best.x, atol=1e-3)
 
 
-def test_a_useless_model_gets_little_weight_and_equal_models_the_same() -> None:
+def test_useless_models_get_little_weight_and_equal_models_equal_weights() -> None:
     useful = planted_likelihoods([1.0], 500, seed=2)
     likelihoods = np.concatenate([useful, useful * 1e-6])
     weights = mixture_weights(likelihoods)

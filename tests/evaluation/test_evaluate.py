@@ -165,7 +165,7 @@ def test_a_damaged_network_has_a_large_reload_difference(experiment: Experiment)
     assert experiment.evaluate(damaged)[0].metrics["reload_difference"] == pytest.approx(0.05, abs=0.03)
 
 
-def test_a_split_without_the_reference_images_gives_no_reload_difference(experiment: Experiment) -> None:
+def test_without_reference_images_there_is_no_reload_difference(experiment: Experiment) -> None:
     split = experiment.build_split(experiment.rows.assign(sha256="0"), "other images")
     evaluation, _ = experiment.evaluate(experiment.model, split)
     assert "reload_difference" not in evaluation.metrics

@@ -21,6 +21,6 @@ def test_slices_are_classes_and_equal_bins_of_size_and_brightness() -> None:
 
 
 @pytest.mark.parametrize("num", [1, 3])
-def test_few_images_and_missing_statistics_give_few_slices(num: int) -> None:
+def test_slices_need_enough_images_and_statistics(num: int) -> None:
     rows = pd.DataFrame({"label": [3] * num, "brightness": np.linspace(10, 200, num)})
     assert [row["by"] for row in compute_slices(rows, np.ones(num, bool))] == ["class", "brightness"]

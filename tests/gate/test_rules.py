@@ -84,7 +84,7 @@ def test_a_missing_or_invalid_metric_never_passes(name: str, metric: str, value:
     json.dumps([asdict(rule) for rule in rules.values()], allow_nan=False)
 
 
-def test_a_candidate_without_any_metrics_fails_every_rule_but_the_champions() -> None:
+def test_without_metrics_every_rule_but_the_champion_rule_fails() -> None:
     rules = {rule.name: rule for rule in evaluate_rules(Evidence({}, {}, None, 0.5, GATE))}
     assert failed(rules) == [name for name in NAMES if name != "champion"]
 
@@ -107,7 +107,7 @@ def test_failed_rules_come_first_in_the_reason() -> None:
     assert rules["champion"].value == pytest.approx(0.5)
 
 
-def test_numbers_get_as_many_digits_as_it_takes_to_differ() -> None:
+def test_numbers_are_shown_with_enough_digits_to_differ() -> None:
     summary = apply_rules({"val_accuracy": 0.929999})["accuracy"].summary
     assert "0.929999" in summary
     assert "0.930000" in summary
@@ -129,7 +129,7 @@ def test_champion_rule_better_requires_a_significant_improvement(comparison: Cha
 
 
 @pytest.mark.parametrize("champion_rule", ["not_worse", "better"])
-def test_nothing_to_compare_with_the_champion_fails(champion_rule: Any) -> None:
+def test_the_champion_rule_fails_without_images_to_compare(champion_rule: Any) -> None:
     comparison = compare(0, 0, 0, num_trained_on=90)
     rules = apply_rules(comparison=comparison, gate=Gate(champion_rule=champion_rule))
     assert failed(rules) == ["champion"]
@@ -161,7 +161,7 @@ def test_a_comparison_without_images_names_the_shared_members() -> None:
         assert text in rules["champion"].detail
 
 
-def test_a_class_with_its_own_floor_is_compared_with_that() -> None:
+def test_a_floor_for_a_class_replaces_the_general_floor() -> None:
     low_recall = {"recall": [0.95, 0.94, 0.7]}
     lower = apply_rules(evaluation=low_recall, gate=Gate(min_recall_by_class="7=0.65"))["class_floor"]
     assert (lower.passed, lower.value, lower.limit) == (True, 0.7, 0.65)

@@ -1,4 +1,4 @@
-"""Hashes: which changes of an image they ignore, and which images they distinguish."""
+"""Hashes: changes of an image that they ignore, and images that they distinguish."""
 
 import cv2
 import numpy as np

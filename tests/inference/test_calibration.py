@@ -99,7 +99,7 @@ def test_bins_have_equal_sizes_except_for_equal_values(values: list[float], num:
         assert np.bincount(groups).max() <= -(-len(values) // num) + 1
 
 
-def test_the_bins_of_a_small_example() -> None:
+def test_reliability_bins_of_a_small_example_are_correct() -> None:
     confidence = np.repeat([0.6, 0.9], 20)
     correct = np.r_[np.arange(20) < 12, np.arange(20) < 17]
     (low, high), (upper_low, upper_high) = wilson_interval(12, 20), wilson_interval(17, 20)
@@ -119,7 +119,7 @@ def test_the_confidence_of_a_perfect_model_stays_bounded() -> None:
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_one_image_or_one_class_has_a_temperature(label: int) -> None:
+def test_the_temperature_is_defined_for_one_image_or_class(label: int) -> None:
     assert 0.05 <= fit_temperature(np.array([label]), np.array([[0.9, 0.1]])) <= 20
     assert fit_temperature(np.array([0]), np.array([[1.0]])) == 1.0
     assert len(reliability_bins(np.array([0.9]), np.array([True]))) == 1

@@ -52,7 +52,7 @@ def test_the_least_recently_used_cache_is_removed_first(examples: Examples) -> N
 
 
 def overwrite_with_zeros(folder: Path) -> None:
-    """What a power failure may leave."""
+    """Damage the file as a power failure may."""
     (folder / "pixels.bin").write_bytes(bytes((folder / "pixels.bin").stat().st_size))
 
 
@@ -101,7 +101,7 @@ def test_a_cache_being_written_is_kept_until_its_process_ends(examples: Examples
     assert not partial.exists()
 
 
-def test_images_that_exceed_the_limit_are_decoded_from_their_files(examples: Examples, cache: Path) -> None:
+def test_images_beyond_the_cache_limit_are_decoded_from_their_files(examples: Examples, cache: Path) -> None:
     assert isinstance(cached(examples, "k", 1000), ImageFiles)
     assert not cache.exists()
 

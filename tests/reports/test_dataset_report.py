@@ -98,7 +98,7 @@ def test_sections_without_findings_are_empty(tmp_path: Path) -> None:
     assert "Suspected" not in page.text
 
 
-def test_an_index_without_statistics_is_enough(tmp_path: Path) -> None:
+def test_the_report_does_not_require_image_statistics(tmp_path: Path) -> None:
     index = build_index(tmp_path, 9)[["id", "path", "label", "width", "height", "sha256", "problem"]]
     assert "Class 1" in write_page(tmp_path, index).text
 

@@ -40,7 +40,7 @@ CHANGED_VALUES: dict[str, Any] = {
     "augment.crop_scale": 0.5,
     "split.val_fraction": 0.2,
 }
-# A setting that is valid only together with another one.
+# Settings that are valid only together with another setting.
 REQUIRED = {"split.fold": {"split.num_folds": 3}, "fine_tune.initial_size_fraction": {"fine_tune.num_phases": 2}}
 # audit.enabled runs the audit, download.extra_data needs folders (see test_data_stages), and force changes every key.
 UNTESTED = {"audit.enabled", "force", "download.extra_data"}
@@ -58,7 +58,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]:
-    """An artifact of each stage. No stage builds another one, and Kaggle is not asked."""
+    """An artifact of each stage. No stage builds an artifact, and Kaggle gets no requests."""
     candidate = build_candidate(store, "candidate")
     dataset = build_artifact(store, Dataset, Provenance(1, {}, {}))
     submission = build_artifact(store, Submission, Provenance(1, {}, {}), {"num_rows": 1}, {"submission.csv": b""})
@@ -124,7 +124,7 @@ def test_exactly_the_settings_of_a_stage_change_its_key(
     assert mismatches == []
 
 
-def test_the_inputs_of_a_stage_are_stages_before_it() -> None:
+def test_the_inputs_of_a_stage_are_earlier_stages() -> None:
     names = list(STAGES)
     for position, spec in enumerate(STAGES.values()):
         assert set(spec.inputs) <= set(names[:position])

@@ -113,7 +113,7 @@ def test_extra_data_are_identified_by_names_and_bytes(
     assert download_with(store, "s3://more/cars") == (first, True)
 
 
-def test_another_extra_image_does_not_repeat_the_download(
+def test_adding_an_extra_image_does_not_repeat_the_download(
     store: Store, tmp_path: Path, cars: list[bytes], cars_server: DemoServer
 ) -> None:
     folder = tmp_path / "extra"
@@ -135,7 +135,7 @@ def test_another_extra_image_does_not_repeat_the_download(
 
 
 class BusyStore(FolderStore):
-    """A store during whose second read of an archive, the one with extra data, an image is overwritten."""
+    """A store that overwrites an image when an archive is read the second time, before the extra data are packed."""
 
     def __init__(self, root: Path, image: Path, data: bytes) -> None:
         super().__init__(root)
@@ -146,7 +146,7 @@ class BusyStore(FolderStore):
     def read(self, key: str) -> VersionedObject | None:
         if key.startswith("archives/"):
             self.num_reads += 1
-            if self.num_reads == 2:  # the first read is of the competition's archive
+            if self.num_reads == 2:  # the first read is for the competition's archive
                 self.image.write_bytes(self.data)
         return super().read(key)
 
@@ -183,21 +183,24 @@ def test_unusable_extra_data_raise_data_error_before_the_download(
     assert list(store.list_keys()) == []
 
 
-def test_skipped_extra_files_are_warned_of_and_linked_folders_are_followed(
+def test_skipped_extra_files_log_a_warning(
     store: Store, tmp_path: Path, cars: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    elsewhere = write_images(
-        tmp_path / "elsewhere", {"a.jpg": cars[0], "__MACOSX.jfif": cars[1], "list.txt": b""}
-    )
-    folder = write_images(tmp_path / "extra", {"4/d.jpg": cars[2]})
-    (folder / "3").symlink_to(elsewhere)
-    (folder / "4/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (folder / "4/more").symlink_to(elsewhere)
+    folder = write_images(tmp_path / "extra", {"3/a.jpg": cars[0], "3/list.txt": b""})
+    (folder / "3/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "3/more").symlink_to(write_images(tmp_path / "elsewhere", {"b.jpg": cars[1]}))
     caplog.set_level("WARNING", "carclf")
+    archive, _ = download_with(store, folder)
+    assert archive.metrics["num_extra"] == 1
+    assert "'3/gone.jpg'" in caplog.text and "'3/list.txt'" in caplog.text
+
+
+def test_linked_class_folders_are_followed(store: Store, tmp_path: Path, cars: list[bytes]) -> None:
+    folder = write_images(tmp_path / "extra", {"4/d.jpg": cars[2]})
+    (folder / "3").symlink_to(write_images(tmp_path / "elsewhere", {"a.jpg": cars[0], "__MACOSX.jfif": cars[1]}))
     archive, _ = download_with(store, folder)
     dataset, _ = validate_with(archive, store)
     assert archive.metrics["num_extra"] == dataset.metrics["num_extra"] == 3
-    assert "'4/gone.jpg'" in caplog.text and "'3/list.txt'" in caplog.text
 
 
 def test_extra_data_of_an_unknown_class_raise_data_error_with_a_report(
@@ -223,7 +226,7 @@ def test_too_few_usable_images_raise_data_error_with_a_report(store: Store, sett
         validate_with(archive, store, **setting)
 
 
-def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None:
+def test_label_fixes_produce_a_new_dataset_and_are_recorded(store: Store) -> None:
     archive, before, index = validated_index(store)
     image = index.loc[index["label"] == 5, "id"].iloc[0]
     store.write("label_fixes.csv", f"id,action,label\n{image},relabel,6\nnone,drop,\n".encode())
@@ -235,7 +238,7 @@ def test_label_fixes_make_another_dataset_and_are_recorded(store: Store) -> None
     assert validate_with(archive, store) == (after, True)
 
 
-def test_other_fixes_and_other_limits_do_not_decode_the_images_again(store: Store) -> None:
+def test_changed_fixes_and_limits_do_not_decode_the_images_again(store: Store) -> None:
     archive, before, index = validated_index(store)
     image = index.loc[index["label"] == 5, "id"].iloc[0]
     store.write("label_fixes.csv", f"id,action,label\n{image},drop,\n".encode())

@@ -208,7 +208,7 @@ def test_the_report_escapes_markup_in_names() -> None:
 
 
 class InterruptedStore(FolderStore):
-    """A store in which something happens once between a decision and the promotion."""
+    """A store that calls ``interrupt`` once, between a decision and its promotion."""
 
     def __init__(self, root: Path, interrupt: Callable[[], object]) -> None:
         super().__init__(root)
@@ -323,13 +323,13 @@ def test_an_override_promotes_a_rejected_model_and_keeps_the_rejection(store: St
     assert weak.promote(store) == (decision, True)
 
 
-def test_an_override_of_a_passing_candidate_is_an_ordinary_promotion(store: Store) -> None:
+def test_an_override_does_not_change_the_promotion_of_a_passing_candidate(store: Store) -> None:
     decision, _ = build_candidate(store, "candidate", [0]).promote(store, override_reason="to be sure")
     assert "override" not in stored_state(store)["champion"] and "override" not in decision.metrics
 
 
 @pytest.mark.parametrize("setting", ["off", "accuracy", "lower_bound"])
-def test_a_promotion_raises_the_threshold_as_set_and_never_lowers_it(store: Store, setting: str) -> None:
+def test_raise_threshold_never_lowers_the_threshold(store: Store, setting: str) -> None:
     config = load_config("demo", {"gate.raise_threshold": setting})
     first = build_candidate(store, "first", [0, 1, 2], config=config)
     first.promote(store)
@@ -345,7 +345,7 @@ def test_a_promotion_raises_the_threshold_as_set_and_never_lowers_it(store: Stor
     assert stored_state(store)["threshold"] == (accuracy if setting == "accuracy" else 0.97)
 
 
-def test_images_of_a_fold_that_trained_the_champion_are_not_compared(store: Store) -> None:
+def test_images_that_the_champion_was_trained_on_are_not_compared(store: Store) -> None:
     split = build_split(store, 60, "fold 1")
     subsets = ["train"] * 20 + ["excluded"] * 5 + ["val"] * 35
     first = build_candidate(store, "first", [30], split=build_split(store, 60, "fold 0", subsets))
@@ -362,7 +362,7 @@ def test_images_of_a_fold_that_trained_the_champion_are_not_compared(store: Stor
 
 @pytest.mark.parametrize("rule", ["not_worse", "better"])
 def test_an_ensemble_that_repeats_the_champions_predictions_is_rejected(store: Store, rule: str) -> None:
-    """On every validation image only the champion, as a member of the ensemble, may predict."""
+    """The champion is the only member of the ensemble that may predict the validation images."""
     champion = build_candidate(store, "fold 0", [0], split=build_split(store, 60, "fold 0"))
     member_split = build_split(store, 61, "fold 1", ["train"] * 60 + ["val"])
     member = build_candidate(store, "fold 1", [], split=member_split)

@@ -85,7 +85,7 @@ def test_a_score_is_found_by_fingerprint_and_an_empty_one_is_requested_again(
             score(other, evaluation, StageContext(store, CONFIG, "again"))
 
 
-def test_an_ungraded_submission_gets_the_score_of_a_submission_by_hand(
+def test_an_ungraded_submission_gets_the_score_of_a_manual_submission(
     cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluation = build_evaluation(store, 0.97, 0.9, 0.99)

@@ -112,7 +112,7 @@ def test_the_leak_report_counts_reencoded_images_that_the_champion_was_trained_o
     assert other.number("num_champion_train_in_val") == other.number("num_val") == 30
 
 
-def test_force_makes_another_split_with_the_champions_subsets(store: Store) -> None:
+def test_force_creates_a_new_split_with_the_champions_subsets(store: Store) -> None:
     data = build_dataset(store, index_rows(range(90)))
     first, _ = run_split(store, data)
     promote(store, first)

@@ -1,4 +1,4 @@
-"""Submissions: what is sent, when, and that it is sent once."""
+"""Submissions: their content, their conditions, and sending them only once."""
 
 import multiprocessing
 import os
@@ -39,7 +39,7 @@ def submission_csv(ids: tuple[str, ...], label: int = 0) -> bytes:
 
 @dataclass(frozen=True)
 class Inputs:
-    """The artifacts that submit gets, and a store."""
+    """The artifacts that submit receives, and a store."""
 
     archive: Archive
     dataset: Dataset
@@ -52,7 +52,7 @@ class Inputs:
         return submit(self.archive, self.dataset, self.split, self.model, context)
 
     def predict(self, ids: tuple[str, ...], label: int = 0) -> Prediction:
-        """Build the prediction that an earlier attempt of submit left."""
+        """Build the prediction left by an earlier attempt to submit."""
         keys = {"archive": self.archive.key, "dataset": self.dataset.key, "model": self.model.key}
         settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
         files = {"submission.csv": submission_csv(ids, label)}
@@ -226,7 +226,7 @@ def test_a_failed_request_releases_the_lease(
     assert send(store, kaggle_server.competition.ids)[0].metrics["ref"] == 1001
 
 
-def test_a_lease_that_a_slow_list_outlasts_is_renewed_before_sending(
+def test_the_lease_is_renewed_if_listing_submissions_is_slow(
     store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", CLAIM_SECONDS - 2)
@@ -238,11 +238,11 @@ def test_a_lease_that_a_slow_list_outlasts_is_renewed_before_sending(
 
     monkeypatch.setattr(KaggleClient, "remaining_submissions", delay_the_list)
     assert send(store, kaggle_server.competition.ids)[0].metrics["ref"] == 1001
-    # Before the lease; with the lease a 503 and a response that came too late; with the renewed lease.
+    # Lists: before the lease; with the lease, a 503 and a response that came too late; with the renewed lease.
     assert (kaggle_server.calls["ListSubmissions"], len(kaggle_server.submissions)) == (4, 1)
 
 
-def test_a_lease_that_expired_and_was_acquired_by_another_process_sends_nothing(
+def test_nothing_is_sent_if_another_process_acquired_the_expired_lease(
     store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
@@ -256,7 +256,7 @@ def test_a_lease_that_expired_and_was_acquired_by_another_process_sends_nothing(
 
     def overtake(self: KaggleClient, fingerprint: str) -> Any:
         submission = find_submission(self, fingerprint)
-        if "GetSubmissionLimits" in kaggle_server.calls:  # another process came while this one waited for the list
+        if "GetSubmissionLimits" in kaggle_server.calls:  # this process is waiting for the list
             monkeypatch.setattr(OWNER_ID, "another process")
             assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60)
             monkeypatch.setattr(OWNER_ID, "this process")
@@ -270,7 +270,7 @@ def test_a_lease_that_expired_and_was_acquired_by_another_process_sends_nothing(
 
 
 @pytest.mark.parametrize(("method", "is_released"), [("_create", False), ("_upload", True), ("find_submission", True)])
-def test_an_interruption_releases_the_lease_only_if_nothing_can_have_been_sent(
+def test_an_interruption_releases_the_lease_only_before_sending(
     store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch, method: str, is_released: bool
 ) -> None:
     call, results = getattr(KaggleClient, method), []

@@ -1,4 +1,4 @@
-"""Every backbone: its preprocessing, its weights, and that it trains, is saved and is loaded again."""
+"""Every backbone: preprocessing, weights, training, saving and loading."""
 
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +31,7 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for which Keras has no name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_backbone_trains_and_predicts_the_same_after_loading(name, tmp_path):
-    # A process for each: together they would need more memory than a small machine has.
+    # One process per backbone: together they would need more memory than a small machine has.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(examine, name, tmp_path).result()
 
@@ -68,7 +68,7 @@ def family(name):
 
 @pytest.fixture
 def received(tmp_path, monkeypatch):
-    """Return what the network receives for PIXELS. The weights "file" stand for a file."""
+    """Return a function that returns a network's input for PIXELS. The weights "file" are loaded from a file."""
 
     def receive(name, weights):
         def identity(*, include_top, weights, input_shape, pooling):
@@ -100,7 +100,7 @@ def test_preprocessing_equals_the_preprocess_input_of_keras(received, name, weig
 def test_efficientnet_weights_from_a_file_get_pixels_divided_by_the_deviation(received, name):
     """Keras divides by its square root for such a file, and by the whole deviation for weights="imagenet"."""
     deviation = np.array(family(name).IMAGENET_STDDEV_RGB)
-    normalized = (received(name, "file") / 255 - MEAN) / np.sqrt(deviation)  # the file calls it the variance
+    normalized = (received(name, "file") / 255 - MEAN) / np.sqrt(deviation)  # the file has it as variance
     np.testing.assert_allclose(normalized, (PIXELS / 255 - MEAN) / deviation, atol=1e-5)
 
 

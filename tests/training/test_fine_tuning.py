@@ -1,4 +1,4 @@
-"""Settings that are "auto" in real trainings: found once, recorded, and not searched without an epoch."""
+"""Settings that are "auto" in real trainings: chosen once, recorded, and not searched without an epoch."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def interrupt(*_):
 
 @pytest.mark.acceptance  # with real trainings
 def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, monkeypatch):
-    """Also if the training is killed after they were found. The commands report the same values as the training."""
+    """This also holds if the training is killed afterwards. The commands report the same values as the training."""
     trained, _ = run("train_head", **{"head.epochs": 2, "fine_tune.epochs": 1})
     store = trained.store
     trials, best = find_setting(trained, "learning_rate")

@@ -8,7 +8,7 @@ from carclf.training.heads import build_head, fit_head
 
 
 def test_the_accuracy_of_the_head_is_exact() -> None:
-    """Fine-tuning compares its accuracies with it: in float32 an equal one would seem better."""
+    """Fine-tuning compares its accuracies with this accuracy: in float32 an equal accuracy would seem better."""
     random = np.random.default_rng(0)
     x, labels = random.normal(size=(103, 4)).astype(np.float32), random.integers(0, 3, 103)
     config = load_config("demo", {"head.epochs": 3})

@@ -23,7 +23,7 @@ def rows(*labels: int) -> pd.DataFrame:
     return pd.DataFrame({"id": names, "label": labels, "problem": "", "path": names, "sha256": hashes})
 
 
-def test_reference_images_cover_every_class_in_an_order_of_their_own() -> None:
+def test_reference_images_cover_every_class_and_ignore_the_row_order() -> None:
     val = rows(*[3] * 300, *[4] * 200, *[9] * 5)
     selected = select_reference_images(val)
     assert selected["label"].value_counts().to_dict() == {3: 30, 4: 29, 9: 5} and len(selected) == NUM_REFERENCE_IMAGES
@@ -39,7 +39,7 @@ def model() -> keras.Model:
 
 
 def test_reference_logits_have_the_saved_models_precision(model: keras.Model, tmp_path: Path) -> None:
-    """Also after the model computed in another precision."""
+    """This also holds after the model computed in another precision."""
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(3)]
     for number, pixels in enumerate(images):

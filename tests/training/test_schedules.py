@@ -1,4 +1,4 @@
-"""What trains when in a fine-tuning: the same steps as an implementation in NumPy."""
+"""Schedules of fine-tuning: the same steps as an implementation in NumPy."""
 
 import keras
 import numpy as np

@@ -46,7 +46,7 @@ class Killed(Exception):
 
 
 class KilledAt(Checkpoints):
-    """Dies before the n-th save, as a machine may at any moment."""
+    """Raise Killed before the n-th save, as a machine may fail at any moment."""
 
     def __init__(self, store, key, n):
         super().__init__(store, key)
@@ -154,7 +154,7 @@ def test_two_processes_do_not_overwrite_each_others_checkpoints(images, uninterr
 
 
 class UnreachableAt(Checkpoints):
-    """Cannot reach its store at some saves."""
+    """Raise ServiceError at some saves, as if the store were unreachable."""
 
     def __init__(self, store, key, unreachable):
         super().__init__(store, key)
@@ -238,7 +238,7 @@ def test_a_loss_that_stays_non_finite_raises_quality_error(images, store, monkey
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="within fit, only JAX itself can change a variable")
 @pytest.mark.parametrize(("step", "checkpoint_minutes"), [(4, 5), (6, 0)])  # an epoch's last step; before a save
-def test_weights_that_a_step_damages_reach_no_checkpoint(images, store, monkeypatch, step, checkpoint_minutes):
+def test_weights_damaged_by_a_step_are_not_saved(images, store, monkeypatch, step, checkpoint_minutes):
     trainer = build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=checkpoint_minutes)
     original, damaged = DataWaitCallback.on_train_batch_end, []
 
@@ -290,7 +290,7 @@ def test_a_spent_budget_ends_training_with_the_best_weights_so_far(images, store
 
 
 def test_validation_counts_toward_the_budget(images, store, monkeypatch):
-    """By a clock that advances by a millisecond per reading, and by half a minute per validation."""
+    """The clock advances by a millisecond per reading, and by half a minute per validation."""
     readings, validations = itertools.count(), []
     clock = SimpleNamespace(monotonic=lambda: next(readings) / 1000 + 30 * len(validations))
     monkeypatch.setattr("carclf.training.trainer.time", clock)
@@ -305,7 +305,7 @@ def test_validation_counts_toward_the_budget(images, store, monkeypatch):
     assert trainer.state.seconds > history["seconds"].sum() + 3 * 30 - 0.1
 
 
-def test_an_epoch_that_the_budget_cuts_short_counts(images, store):
+def test_an_epoch_stopped_by_the_budget_can_be_the_best(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
     history = trainer.run(-1.0)
     assert trainer.state.best_epoch == 1 and trainer.state.best_accuracy == history["val_accuracy"][0]

@@ -74,7 +74,7 @@ def test_unchanged_data_and_settings_reuse_the_champions_run(promoted):
     assert all(result.reused for result in again.values())
 
 
-def test_other_settings_of_fine_tuning_start_from_the_champion(promoted):
+def test_changed_fine_tuning_settings_start_from_the_champion(promoted):
     store, first = promoted
     warm = run_to("train_head", store, "rate", **{"model.weights": "champion", "fine_tune.learning_rate": 5e-4})
     pairs = zip(backbone_weights(store, warm["train_head"].key), backbone_weights(store, first["fine_tune"].key),

@@ -1,4 +1,4 @@
-"""The range test of the learning rate and the search of the batch size, on fake models."""
+"""The range test for the learning rate and the search for the batch size, on fake models."""
 
 from types import SimpleNamespace
 
@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from carclf.errors import QualityError
-from carclf.training import tuning
-from carclf.training.tuning import best_batch_size, best_learning_rate, plot_trials, range_test, try_batch_sizes
+from carclf.training import auto_settings
+from carclf.training.auto_settings import best_batch_size, best_learning_rate, plot_trials, range_test, try_batch_sizes
 
 
 class Valley:
@@ -28,7 +28,7 @@ class Valley:
         return {"loss": self.loss}
 
 
-def test_the_best_rate_is_a_tenth_of_the_one_where_the_loss_turns():
+def test_the_best_rate_is_a_tenth_of_the_rate_with_the_smallest_loss():
     trials = range_test(Valley, iter([(0, 0)] * 200), 200)
     assert 1e-2 / 10 / 2 < best_learning_rate(trials) < 1e-2 / 10 * 2
     assert len(trials) < 200 and list(trials.columns) == ["learning_rate", "loss", "smoothed_loss"]
@@ -45,7 +45,7 @@ def test_the_smallest_of_the_fast_batch_sizes_is_best():
     assert best_batch_size(trials, 64) == 16 and best_batch_size(trials, 8) == 8
 
 
-def test_no_batch_size_that_fits_raises_quality_error():
+def test_an_empty_table_of_batch_sizes_raises_quality_error():
     with pytest.raises(QualityError, match=r"model\.image_height"):
         best_batch_size(pd.DataFrame([]), 8)
 
@@ -72,19 +72,19 @@ def test_batch_sizes_are_tried_until_the_device_runs_out_of_memory(message):
     assert list(try_batch_sizes(Net(train), (2, 4), 8, 1024)["batch_size"]) == [8, 16, 32]
 
 
-def test_other_errors_of_a_batch_are_raised():
+def test_other_training_errors_are_raised():
     with pytest.raises(ZeroDivisionError):
         try_batch_sizes(Net(lambda batch_size: 1 / 0), (2, 4), 8, 1024)
 
 
-def test_no_batch_size_is_tried_that_would_exhaust_the_memory(monkeypatch):
+def test_batch_sizes_that_would_exhaust_the_memory_are_not_tried(monkeypatch):
     kept, available = [], SimpleNamespace(available=130e6)
-    monkeypatch.setattr(tuning.psutil, "virtual_memory", lambda: available)
+    monkeypatch.setattr(auto_settings.psutil, "virtual_memory", lambda: available)
     # three steps of each size: 24, 48 and 96 MB more
     trials = try_batch_sizes(Net(lambda batch_size: kept.append(b"x" * batch_size * 1_000_000)), (2, 4), 8, 1024)
     assert list(trials["batch_size"]) == [8, 16, 32]
 
 
-def test_the_trials_are_drawn_as_png(tmp_path):
+def test_the_trials_are_plotted_as_png(tmp_path):
     plot_trials(pd.DataFrame({"learning_rate": [1e-6, 1e-3], "smoothed_loss": [2.0, 1.0]}), 1e-4, tmp_path / "lr.png")
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""Find settings by measurement: the learning rate by a range test, the batch size by throughput and memory."""
+"""Choose settings that are ``auto``: the learning rate by a range test, the batch size by throughput and memory."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ LOWEST_RATE = 1e-6
 HIGHEST_RATE = 1.0
 DIVERGED = 4.0  # times the smallest loss
 SMOOTHING = 0.9
-THROUGHPUT_SLACK = 0.95  # a smaller batch with this fraction of the best throughput is better: it gives more steps
+THROUGHPUT_SLACK = 0.95  # a smaller batch with this fraction of the best throughput is preferred: it gives more steps
 NUM_TIMED_STEPS = 2
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM")  # in the error messages of both backends
 CompileWith = Callable[[Any], keras.Model]
@@ -28,7 +28,7 @@ def range_test(compile_with: CompileWith, stream: Iterator[Any], num_steps: int)
     """Take one training step at each of rising learning rates until the loss diverges (Smith 2017, arXiv:1506.01186).
 
     ``compile_with`` returns the model compiled with a learning-rate schedule. The test changes its weights. Return one
-    row per step: learning_rate, loss, and smoothed_loss, an exponential average without its bias to 0.
+    row per step: learning_rate, loss, and smoothed_loss, a bias-corrected exponential average.
     """
     growth = (HIGHEST_RATE / LOWEST_RATE) ** (1 / num_steps)
     trained = compile_with(keras.optimizers.schedules.ExponentialDecay(LOWEST_RATE, 1, growth))
@@ -66,7 +66,7 @@ def try_batch_sizes(model: keras.Model, size: tuple[int, int], smallest: int, la
     rows: list[dict[str, float]] = []
     random = np.random.default_rng(0)
     batch_size = smallest
-    growth = 0  # the most bytes by which one batch size made this process grow
+    growth = 0  # largest memory increase caused by one batch size, in bytes
     with Meter("find-batch-size") as meter:
         while batch_size <= largest and 2 * growth < psutil.virtual_memory().available:
             before = _resident_bytes()
@@ -112,7 +112,7 @@ def best_batch_size(trials: pd.DataFrame, largest: int) -> int:
 
 
 def plot_trials(trials: pd.DataFrame, best: float, path: Path) -> None:
-    """Draw the last column against the first, with the best value marked, as a PNG."""
+    """Plot the last column against the first, with the best value marked, as a PNG."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     x, y = trials.columns[0], trials.columns[-1]
