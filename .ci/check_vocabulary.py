@@ -1,6 +1,6 @@
 """Check that tracked text uses the project's vocabulary: ``python .ci/check_vocabulary.py [FILE ...]``.
 
-Each rule is a pattern that must not occur and the term to use instead. Identifiers are checked in Python files only.
+Each rule is a pattern that must not occur, with the term to use instead. Variable names are checked in Python files.
 """
 
 import ast
@@ -12,15 +12,15 @@ from pathlib import Path
 
 RULES = {
     r"mend(s|ed|ing)?": "fix",
-    r"told|(?<!study\.)tells?|telling|said|says": "report, log, print, notify, return",
+    r"told|(?<!study\.)tells?|telling|said|says?|saying": "report, log, print, notify, return",
     r"figures": "metrics",
     r"pictures?": "image",
-    r"looks|(one|no|single|another) look|look(s|ed|ing)? (of|into|on)": "view, color signature, or check",
+    r"looks|(one|no|single|another) look|look(s|ed|ing)? (of|into|on)|looked at": "view, color signature, or check",
     r"mirror images?|mirrored": "horizontal flip",
     r"squeez(e|es|ed|ing)": "aspect-ratio jitter",
     r"answers?|answered": "predictions; for a server: responds",
     r"surest": "most confident",
-    r"shares? of": "fraction, ratio, probability",
+    r"shares? of|a share|the share": "fraction, ratio, probability",
     r"crown(s|ed|ing)?|dethron(e|es|ed|ing)": "promote, replace",
     r"(?<!connection )refus(e|es|ed|al|als|ing)": "reject",
     r"beside": "against, next to, compared with",
@@ -31,10 +31,13 @@ RULES = {
     r"(?<!there )(is|are|was|were) no (?!longer|more than)": "is not a valid X",
     r"where there (is|are) none|where there is no": "if missing",
     r"heard": "last heartbeat",
-    r"stands|lies": "is",
+    r"stands?|lies": "is",
     r"colou?rs? of a look|colou?r?ing of|colour\w*": "color",
 }
-PATTERNS = [(re.compile(rf"(?<![\w-])({rule})(?![\w-])", re.IGNORECASE), term) for rule, term in RULES.items()]
+# Underscores separate words, so that identifiers are checked like text.
+PATTERNS = [
+    (re.compile(rf"(?<![^\W_])(?<!-)({rule})(?![^\W_])(?!-)", re.IGNORECASE), term) for rule, term in RULES.items()
+]
 BANNED_NAMES = {"found", "own", "told", "one", "place", "wanted"}
 EXCLUDED = re.compile(r"^requirements/.*\.txt$|^LICENSE$|\.(png|svg|ico)$|^\.ci/check_vocabulary\.py$")
 

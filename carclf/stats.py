@@ -132,7 +132,9 @@ class PairedCounts:
 
     def _score(self, delta: float) -> float:
         """Return the standardized distance between the observed difference and ``delta``."""
-        n, b, c = self.num_images, self.candidate_only_correct, self.champion_only_correct
+        n = self.num_images
+        b = self.candidate_only_correct
+        c = self.champion_only_correct
         # The maximum-likelihood probability of "only the champion is correct" under the constraint that the
         # difference is delta: the larger root of a quadratic equation.
         half = -b - c + (2 * n - b + c) * delta

@@ -1,5 +1,5 @@
-/* NVIDIA's management library with two GPUs, of which the second is a slice (MIG) that does not say how much it is
-   used, for machines without any: pynvml loads it by its name. */
+/* A stand-in for NVIDIA's management library with two GPUs, for machines without any; pynvml loads it by name. The
+   second GPU is a MIG slice, which does not report its utilization. */
 #include <string.h>
 
 typedef struct { unsigned long long total, free, used; } Memory;

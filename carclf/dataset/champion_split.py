@@ -10,7 +10,10 @@ import pandas as pd
 from carclf.dataset.near_hashes import Positions, near_pairs_between
 from carclf.dataset.pixel_matching import MIN_CONTRAST
 
-TRAIN, VAL, EXCLUDED = "train", "val", "excluded"  # the subsets of a split
+# The subsets of a split.
+TRAIN = "train"
+VAL = "val"
+EXCLUDED = "excluded"
 NO_FOLD = -1
 NO_POSITION = np.iinfo(np.int64).max
 # Limits for two files of the same image: bits of the perceptual hash, and mean difference of the color signatures in

@@ -102,7 +102,7 @@ def _is_image_name(name: str) -> bool:
 
 def _require_class_folder(source: str, relative: str) -> None:
     label, _, name = relative.partition("/")
-    if "\\" in name or not relative.isprintable():  # surrogates, which stand for invalid UTF-8, are not printable
+    if "\\" in name or not relative.isprintable():  # surrogates (invalid UTF-8) are not printable
         raise DataError(f"download.extra_data: {source} contains {relative!r}, a name that not every system supports. "
                         "Rename it: use printable characters without backslashes.")
     if "/" in name or not name or not (label.isascii() and label.isdecimal()):

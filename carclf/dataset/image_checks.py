@@ -68,7 +68,7 @@ def check_formats(index: pd.DataFrame, context: CheckContext) -> Iterator[Findin
     yield from _findings("exif_orientation", rows[rows["has_exif_orientation"]],
                          "The EXIF data rotate or flip the image.")
     yield from _findings("damaged", rows[rows["decode_warning"] != ""],
-                         "Parts of the image are damaged and may look wrong.")
+                         "Parts of the image are damaged and may be displayed incorrectly.")
 
 
 def check_aspect_ratio(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:

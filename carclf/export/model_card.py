@@ -39,7 +39,9 @@ def escape_markdown(value: object) -> str:
 
 
 def _template_values(selected: SelectedModel, split: Split, store: Store) -> dict[str, Any]:
-    model, evaluation, record = selected.model, selected.evaluation, selected.record
+    model = selected.model
+    evaluation = selected.evaluation
+    record = selected.record
     measured = json.loads(evaluation.path(store, "evaluation.json").read_text()) if evaluation else {}
     recall = _recall(measured)
     return {

@@ -5,7 +5,9 @@ import re
 # Each scan of a progressive JPEG updates all pixels, but may take only a few bytes. Encoders write about ten scans.
 MAX_SCANS = 100  # libtiff has the same limit for JPEGs inside TIFFs
 MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")  # all markers with a length, and the end of the image
-SEQUENTIAL_FRAMES, START_OF_SCAN, END_OF_IMAGE = (0xC0, 0xC1), 0xDA, 0xD9
+SEQUENTIAL_FRAMES = (0xC0, 0xC1)
+START_OF_SCAN = 0xDA
+END_OF_IMAGE = 0xD9
 START_OF_IMAGE_BYTES, LENGTH_BYTES = 2, 2
 
 

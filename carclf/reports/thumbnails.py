@@ -8,7 +8,9 @@ import cv2
 from carclf.images.decode import ImageDecodeError, Pixels, decode, read_image_bytes
 from carclf.images.letterbox import resize_to_fit
 
-HEIGHT, WIDTH, QUALITY = 120, 160, 60  # about 4 kB each
+HEIGHT = 120  # pixels
+WIDTH = 160
+QUALITY = 60  # about 4 kB each
 
 
 class Thumbnails:

@@ -35,7 +35,7 @@ def follow_run(run: DagRun) -> dict[str, Any]:
 
 
 class _Progress:
-    """What has been printed of a run, and the results of its tasks."""
+    """The lines of a run that were printed, and the results of its tasks."""
 
     def __init__(self, run: DagRun) -> None:
         self.run = run

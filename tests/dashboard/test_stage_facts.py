@@ -41,7 +41,7 @@ def test_the_download_command_repeats_the_changed_settings(store: Store) -> None
         "--set evaluate.zooms=1,1.2")
 
 
-def test_a_string_that_looks_like_a_number_is_quoted_in_the_command(store: Store) -> None:
+def test_a_string_that_reads_as_a_number_is_quoted_in_the_command(store: Store) -> None:
     Run.start_or_resume("r", store, "demo", load_config("demo", {"evaluate.zooms": "2"}))
     assert stages(store)["download"].command.endswith("""--set 'evaluate.zooms="2"'""")
 
