@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 
 SPECTRUM_EXPONENT = 1.2
-HEIGHT, WIDTH, QUALITY = 480, 640, 90
+HEIGHT = 480
+WIDTH = 640
+QUALITY = 90
 
 
 def write_images(folder: Path, num: int, *, num_classes: int = 10) -> pd.DataFrame:

@@ -26,7 +26,9 @@ from carclf.images.decode import decode
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, TrainingSource, batches
 
-SIZE, BATCH, CORES = 224, 32, 2
+SIZE = 224
+BATCH = 32
+CORES = 2
 DECODE_SIZE = (224, 298)  # covers 224 px on the shorter side of 640x480 images
 LARGEST_CROP = round(SIZE * 0.6**-0.5)  # the decoded size that a crop of 60% of the area needs
 EPOCHS = 4

@@ -32,7 +32,9 @@ from carclf.training.heads import build_head, fit_head
 ERROR_FRACTION = 0.05  # of the labels
 CHECKED_FRACTION = 0.1  # of the ranked images that a person would check
 VAL_FRACTION = 0.15
-QUICK_EPOCHS, QUICK_SEEDS, QUICK_IMAGES_PER_CLASS = 6, 2, 40
+QUICK_EPOCHS = 6
+QUICK_SEEDS = 2
+QUICK_IMAGES_PER_CLASS = 40
 
 Labels = npt.NDArray[np.int64]
 Features = npt.NDArray[np.float32]

@@ -55,7 +55,9 @@ REQUESTS = {
 
 def run_record(number: int) -> dict[str, Any]:
     """Return a run's record, as large as a real one."""
-    year, month, day = 2000 + number // 360, number // 30 % 12 + 1, number % 30 + 1
+    year = 2000 + number // 360
+    month = number // 30 % 12 + 1
+    day = number % 30 + 1
     date = f"{year:04d}-{month:02d}-{day:02d}"
     stages = {stage: _stage_result(stage, f"{number:016x}", metrics) for stage, metrics in METRICS.items()}
     return {

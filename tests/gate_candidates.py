@@ -70,7 +70,9 @@ def build_candidate(
     **metrics: Any,
 ) -> Candidate:
     """Build a model whose predictions at these positions are wrong. A metric of None was not measured."""
-    config, archive, split = config or load_config("demo"), build_archive(store), split or build_split(store)
+    config = config or load_config("demo")
+    archive = build_archive(store)
+    split = split or build_split(store)
     provenance = Provenance(1, {"archive": archive.key, "split": split.key}, {"name": name})
     model = build_artifact(store, Model, provenance, {"name": name}, {"model.keras": name.encode()})
     evaluation = build_evaluation(store, split, model, wrong_positions, config, **metrics)

@@ -76,7 +76,9 @@ def test_a_failed_build_leaves_nothing_in_the_store(store: Store) -> None:
 def test_two_workers_that_build_an_artifact_at_once_return_the_same(
     kind: str, attempt: int, tmp_path: Path, aws: None
 ) -> None:
-    url, barrier, contents = store_url(kind, tmp_path), threading.Barrier(2), [b"0", b"1"]
+    url = store_url(kind, tmp_path)
+    barrier = threading.Barrier(2)
+    contents = [b"0", b"1"]
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda content: build_model(open_store(url), content, barrier), contents))
     store = open_store(url)

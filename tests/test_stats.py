@@ -107,7 +107,9 @@ def test_paired_interval_equals_published_examples(
     PairedCounts(40, 5, 11), PairedCounts(300, 2, 0), PairedCounts(12, 12, 0), PairedCounts(30, 0, 4),
 ])
 def test_paired_interval_ends_where_a_numeric_score_is_z(counts: PairedCounts) -> None:
-    n, b, c = counts.num_images, counts.candidate_only_correct, counts.champion_only_correct
+    n = counts.num_images
+    b = counts.candidate_only_correct
+    c = counts.champion_only_correct
 
     def score(delta: float) -> float:
         def misfit(p_champion_only: float) -> float:
@@ -158,7 +160,10 @@ def test_minimum_detectable_difference_has_the_promised_power(counts: PairedCoun
 
 
 def test_power_is_the_sum_over_all_outcomes() -> None:
-    n, discordant, difference, significance = 14, 0.5, 0.3, 0.1
+    n = 14
+    discordant = 0.5
+    difference = 0.3
+    significance = 0.1
     p_candidate, p_champion = (discordant + difference) / 2, (discordant - difference) / 2
     total = 0.0
     for a in range(n + 1):

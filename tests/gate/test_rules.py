@@ -25,7 +25,9 @@ def compare(num_images: int, candidate_only: int, champion_only: int, **excluded
     return ChampionComparison.from_counts(counts, GATE.significance, **excluded)
 
 
-EQUAL, WORSE, BETTER = compare(286, 12, 12), compare(286, 2, 20), compare(286, 20, 2)
+EQUAL = compare(286, 12, 12)
+WORSE = compare(286, 2, 20)
+BETTER = compare(286, 20, 2)
 
 
 def apply_rules(

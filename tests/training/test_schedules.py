@@ -65,7 +65,9 @@ def gradients(weights, inputs, targets):
 def train(weights, rates):
     """Return the weights and their moving average after a step at each of the rates."""
     weights = [array.astype(float) for array in weights]
-    momenta, velocities, average = [0.0] * 6, [0.0] * 6, weights
+    momenta = [0.0] * 6
+    velocities = [0.0] * 6
+    average = weights
     for step, rate in enumerate(rates):
         raw = gradients(weights, INPUTS[step], TARGETS[step])
         norm = np.sqrt(sum((gradient**2).sum() for gradient in raw))
