@@ -18,7 +18,7 @@ class DataError(CarclfError):
 
 
 class QualityError(CarclfError):
-    """The model is not good enough for the requested operation."""
+    """The model or its training failed a quality check."""
 
     exit_status = 65
 

@@ -99,8 +99,9 @@ def run_command(command: str, options: list[str], environment: dict[str, str]) -
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
         arguments = [*command.split(), "--store", os.environ.get("CARCLF_STORE", "store"), *options]
-        child = [sys.executable, "-u", "-m", "carclf", *arguments, "--result", str(path)]
-        status, error = run_child(child, environment | {"TMPDIR": folder})
+        child = [sys.executable, "-u", "-m", "carclf", *arguments]
+        log.info("$ %s", shlex.join(child))  # without --result, so that it can be pasted into a terminal
+        status, error = run_child([*child, "--result", str(path)], environment | {"TMPDIR": folder})
         result = json.loads(path.read_text(), parse_float=_round_float) if path.exists() else None
         return EndedCommand(status, error, result)
 
@@ -108,12 +109,12 @@ def run_command(command: str, options: list[str], environment: dict[str, str]) -
 def raise_for_status(command: str, status: int, error: str = "") -> None:
     """Raise unless a command exited with 0; AirflowFailException if a retry cannot help."""
     if status in (EXIT_DATA, EXIT_CONFIG):
-        raise AirflowFailException(f"{command} exited with status {status}: fix the error in the line above, then "
-                                   "clear this task. It is not retried, because a retry cannot help")
+        raise AirflowFailException(f"{command} exited with status {status}: fix the error reported above, then "
+                                   "clear this task. Retrying would not help, so it is not retried")
     if status != 0:
         killed = status < 0 or status > SIGNAL_STATUS
-        raise AirflowException(f"{command} exited with status {status}{f' ({error})' if error and killed else ''}; it "
-                               "is retried")
+        raise AirflowException(f"{command} exited with status {status}{f' ({error})' if error and killed else ''}; "
+                               "Airflow retries it if retries are left")
 
 
 def truncate_result(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,7 +169,6 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
 
     However this function ends, the child's process group ends with it.
     """
-    log.info("$ %s", shlex.join(command))
     cgroup = find_cgroup()
     kills = count_oom_kills(cgroup)
     color = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log viewer shows colors

@@ -14,13 +14,13 @@ into a terminal. A stage whose inputs and settings are unchanged logs `reused` a
 | train_head | the data drifted from the champion's | read the report; if the data is right, raise `audit.drift_stop` |
 | fine_tune | the loss is not finite, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
 | evaluate | the store's copy of a model is damaged | run again with `force` |
-| promote | never for a weak model: submit and score are skipped | train longer, or `carclf champion set-threshold` |
-| approval | never; without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
-| submit | Kaggle is down; at the daily limit it waits without a slot | none: it is retried, and submits only once |
+| promote | the store is unavailable (a weak model skips submit and score) | train longer, or change the threshold |
+| approval | never: without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
+| submit | Kaggle is down; at the daily limit it waits without a worker slot | none: it is retried and submits once |
 | score | scoring takes more than six hours, or Kaggle could not grade | open the submission on Kaggle |
 
 Exit status 65 (data) and 78 (configuration) are not retried; 75 (a transient error) is. If `gate.approval` is
-`required`, the run waits at `approval.ask` under *Required Actions*, without a slot.
+`required`, the run waits at `approval.ask` under *Required Actions*, without occupying a worker slot.
 """
 
 from datetime import timedelta

@@ -81,7 +81,7 @@ class Split(Section):
     val_fraction: float = Field(0.15, gt=0, lt=0.9, description="Fraction of each class held out for validation.")
     seed: int | None = Field(None, ge=0, lt=2**31, description="Seed of the split; if empty, the run's seed.")
     num_folds: int = Field(0, ge=0, le=20, description="Folds of a cross-validation; 0 holds out val_fraction instead.")
-    fold: int = Field(0, ge=0, description="The fold used for validation, from 0. Without folds it must be 0.")
+    fold: int = Field(0, ge=0, description="Fold to validate on, counted from 0. It must be 0 without folds.")
 
     @model_validator(mode="after")
     def _require_existing_fold(self) -> "Split":
@@ -275,8 +275,8 @@ class Submit(Section):
 class Score(Section):
     """Waiting for the public score."""
 
-    poll_seconds: int = Field(30, ge=1, description="Seconds between two requests for the score.")
-    timeout_seconds: int = Field(3600, ge=1, description="Longest time to wait for the score.")
+    poll_seconds: int = Field(30, ge=1, description="carclf run only: seconds between two attempts of a waiting stage.")
+    timeout_seconds: int = Field(3600, ge=1, description="carclf run only: longest time to wait, in seconds.")
 
 
 class Config(Section):

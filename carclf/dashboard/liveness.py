@@ -1,4 +1,7 @@
-"""Find runs whose process was killed: their record still has the state running, but the heartbeats have stopped."""
+"""Find runs whose process was killed: their record still has the state running, but the heartbeats have stopped.
+
+``stage_facts.py`` decides the state of a single stage.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

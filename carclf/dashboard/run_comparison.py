@@ -1,4 +1,7 @@
-"""Compare two runs: settings, metrics, and predictions on their common validation images."""
+"""Compare two runs: settings, metrics, and predictions on their common validation images.
+
+``common_images.py`` finds those images and runs the paired test.
+"""
 
 from typing import TYPE_CHECKING, Any, TypeVar
 

@@ -1,4 +1,4 @@
-"""Choose the weights of the models in a mixture."""
+"""Choose the weights of the models in a mixture by EM. ``build.py`` decides on which images."""
 
 from typing import Any
 

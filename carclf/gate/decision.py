@@ -12,7 +12,7 @@ from carclf.artifacts import Evaluation, Metrics, Model, Split, StageContext
 from carclf.champion import load_training_split
 from carclf.ensembles.members import ids_predicted_identically
 from carclf.gate.comparison import ChampionComparison, compare_pairs, ids_trained_on, pair_predictions
-from carclf.gate.rules import Evidence, Rule, evaluate_rules, format_reason, validate_class_floors
+from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason, validate_class_floors
 from carclf.reports.decision_report import render_decision
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
@@ -37,7 +37,7 @@ class GateDecision(BaseModel):
 
     decision: Literal["promoted", "rejected"]
     reason: str
-    rules: list[Rule]
+    rules: list[RuleResult]
     champion: str | None
     threshold: float
     model: str

@@ -1,6 +1,6 @@
 """The rules that a candidate must pass to be promoted.
 
-A rule is a function from ``Evidence`` to ``Rule``. A new rule needs its function and an entry in ``RULES`` in
+A rule is a function from ``Evidence`` to ``RuleResult``. A new rule needs its function and an entry in ``RULES`` in
 this module, its limit in ``Gate`` in config/settings.py, and a test. A new metric also needs changes to
 evaluation/assessment.py, the VERSIONs of evaluate and promote, and docs/gate.md. Missing or non-finite values fail.
 """
@@ -36,7 +36,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Rule:
+class RuleResult:
     """The result of a rule. ``summary`` is part of the decision's reason; ``detail`` is shown in tables only."""
 
     name: str
@@ -47,7 +47,7 @@ class Rule:
     detail: str = ""
 
 
-def accuracy(evidence: Evidence) -> Rule:
+def accuracy(evidence: Evidence) -> RuleResult:
     """The validation accuracy must reach the stored threshold."""
     value, limit = finite_number(evidence.metrics.get("val_accuracy")), evidence.threshold
     if value is None:
@@ -55,29 +55,30 @@ def accuracy(evidence: Evidence) -> Rule:
     shown_value, shown_limit = _format_distinct(value, limit)
     verb = "reaches" if value >= limit else "is below"
     summary = f"accuracy {shown_value} {verb} the threshold {shown_limit}"
-    return Rule("accuracy", value, limit, value >= limit, summary)
+    return RuleResult("accuracy", value, limit, value >= limit, summary)
 
 
-def champion(evidence: Evidence) -> Rule:
-    """The candidate must not be significantly worse than the champion, or must be significantly better."""
+def champion(evidence: Evidence) -> RuleResult:
+    """By ``gate.champion_rule``, the candidate must be significantly better or not significantly worse."""
     comparison, gate = evidence.comparison, evidence.gate
     limit = gate.significance
     if gate.champion_rule == "off":
-        return Rule("champion", None, None, True, "not compared with the champion", "gate.champion_rule is off")
+        return RuleResult("champion", None, None, True, "not compared with the champion", "gate.champion_rule is off")
     if comparison is None:
-        return Rule("champion", None, limit, True, "there is no champion yet")
+        return RuleResult("champion", None, limit, True, "there is no champion yet")
     must_be_better = gate.champion_rule == "better"
     p_value = comparison.p_better if must_be_better else comparison.p_worse
     if p_value is None:
         detail = _explain_no_images(comparison)
-        return Rule("champion", None, limit, False, "cannot be compared with the champion", detail)
+        return RuleResult("champion", None, limit, False, "cannot be compared with the champion", detail)
     significant = p_value <= limit
     word = "better" if must_be_better else "worse"
     summary = f"{'' if significant else 'not '}significantly {word} than the champion (p = {p_value:.2g})"
-    return Rule("champion", p_value, limit, significant == must_be_better, summary, _describe(comparison))
+    passed = significant if must_be_better else not significant
+    return RuleResult("champion", p_value, limit, passed, summary, _describe(comparison))
 
 
-def class_floor(evidence: Evidence) -> Rule:
+def class_floor(evidence: Evidence) -> RuleResult:
     """The recall of each class must reach its floor."""
     gate = evidence.gate
     recalls = sorted(_class_recalls(evidence.evaluation, gate), key=_margin)
@@ -90,43 +91,43 @@ def class_floor(evidence: Evidence) -> Rule:
     else:
         summary = "no class is below its floor"
         detail = f"closest is class {nearest.name} with recall {nearest.recall:.4f}, floor {nearest.floor:.4f}"
-    return Rule("class_floor", nearest.recall, nearest.floor, not low, summary, detail)
+    return RuleResult("class_floor", nearest.recall, nearest.floor, not low, summary, detail)
 
 
-def calibration(evidence: Evidence) -> Rule:
+def calibration(evidence: Evidence) -> RuleResult:
     """The expected calibration error must not exceed its limit."""
     value = evidence.metrics.get("calibration_error")
     return _at_most("calibration", "calibration error {}", value, evidence.gate.max_calibration_error)
 
 
-def prediction_time(evidence: Evidence) -> Rule:
+def prediction_time(evidence: Evidence) -> RuleResult:
     """The time to predict an image must not exceed its limit."""
     value = evidence.metrics.get("latency_ms")
     return _at_most("prediction_time", "prediction time {} ms", value, evidence.gate.max_latency_ms)
 
 
-def model_size(evidence: Evidence) -> Rule:
+def model_size(evidence: Evidence) -> RuleResult:
     """The size of the model file must not exceed its limit."""
     return _at_most("model_size", "model size {} MB", evidence.metrics.get("model_mb"), evidence.gate.max_model_mb)
 
 
-def reload(evidence: Evidence) -> Rule:
+def reload(evidence: Evidence) -> RuleResult:
     """The saved model must predict what the model predicted before it was saved."""
     value = evidence.metrics.get("reload_difference")
     return _at_most("reload", "difference after reloading {}", value, evidence.gate.max_reload_difference)
 
 
-RULES: tuple[Callable[[Evidence], Rule], ...] = (
+RULES: tuple[Callable[[Evidence], RuleResult], ...] = (
     accuracy, champion, class_floor, calibration, prediction_time, model_size, reload,
 )
 
 
-def evaluate_rules(evidence: Evidence) -> list[Rule]:
+def evaluate_rules(evidence: Evidence) -> list[RuleResult]:
     """Return the result of each rule."""
     return [rule(evidence) for rule in RULES]
 
 
-def format_reason(rules: Sequence[Rule]) -> str:
+def format_reason(rules: Sequence[RuleResult]) -> str:
     """Return the decision and its reason: failed rules first, then accuracy and champion."""
     failed = [rule.summary for rule in rules if not rule.passed]
     passed = [rule.summary for rule in rules if rule.passed and rule.name in ALWAYS_REPORTED]
@@ -196,7 +197,7 @@ def _describe_trained_on(comparison: ChampionComparison) -> str:
     return f"; the champion was trained on {comparison.num_trained_on} more" if comparison.num_trained_on else ""
 
 
-def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
+def _at_most(name: str, template: str, measured: object, limit: float) -> RuleResult:
     """Return the result of a rule with an upper limit; ``template`` formats the value with its unit."""
     description, _, unit = template.partition(" {}")
     value = finite_number(measured)
@@ -205,12 +206,12 @@ def _at_most(name: str, template: str, measured: object, limit: float) -> Rule:
     shown_value, shown_limit = _format_distinct(value, limit, "g")
     verb = "is within" if value <= limit else "is above"
     summary = f"{template.format(shown_value)} {verb} {shown_limit}{unit}"
-    return Rule(name, value, limit, value <= limit, summary)
+    return RuleResult(name, value, limit, value <= limit, summary)
 
 
-def _not_measured(name: str, description: str, limit: float) -> Rule:
+def _not_measured(name: str, description: str, limit: float) -> RuleResult:
     summary = f"{description} was not measured (evaluate again in a new run with --set force=true)"
-    return Rule(name, None, limit, False, summary)
+    return RuleResult(name, None, limit, False, summary)
 
 
 def _format_distinct(value: float, limit: float, kind: str = "f") -> tuple[str, str]:

@@ -1,4 +1,7 @@
-"""Decode image files to RGB pixels. The content determines the format, never the file name."""
+"""Decode image files to RGB pixels. The content determines the format, never the file name.
+
+``color.py`` converts the other color modes, such as CMYK, to RGB.
+"""
 
 import io
 import math

@@ -31,7 +31,7 @@ class StageRecord(TypedDict, total=False):
 
 
 class Attempt(TypedDict, total=False):
-    """An unfinished stage: ``state`` is running, waiting or failed; ``text`` is why it waits or failed."""
+    """The latest unfinished attempt at a stage: ``state`` is running, waiting or failed; ``text`` is the reason."""
 
     stage: str
     state: str
@@ -43,7 +43,7 @@ class Attempt(TypedDict, total=False):
 
 
 class Record(TypedDict):
-    """Everything the store keeps about a run; times are ISO 8601 in UTC.
+    """The contents of a run's record; times are ISO 8601 in UTC.
 
     ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
     to an experiment, over all attempts.

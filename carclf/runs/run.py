@@ -127,7 +127,7 @@ class Run:
         return artifact
 
     def run_stage(self, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
-        """Run a stage and write its result to the record. Telemetry, MLflow and the live progress follow it."""
+        """Run a stage and write its result to the record. Update telemetry, MLflow and the live progress."""
         telemetry = export_stage_metrics(stage, self.record["recipe"], self.record["created"])
         with mirror_to_mlflow(lambda: self.record, self.store, stage), telemetry as report_outcome:
             result = self._run_stage(STAGES[stage], options)
@@ -225,7 +225,7 @@ class Run:
         if result.metrics.get("num_suspects"):
             command = format_command(self.store, f"label-fixes --run {self.run_id}")
             pairs = {name: result.metrics[name] for name in ("num_suspects", "report")}
-            log.info("%s: %s: many suspected labels are correct. Check them in the report, then fix the wrong labels: "
+            log.info("%s: %s: some labels are probably correct. Check them in the report, then fix the wrong ones: "
                      "%s --id ID", stage, format_pairs(pairs), command)
 
     def _change(self, change: Callable[[Record], Record]) -> None:

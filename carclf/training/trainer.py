@@ -144,7 +144,7 @@ class Trainer:
         return self.state.step >= self._total_steps
 
     def _pause(self) -> None:
-        """Raise StageWaiting if training should pause after this epoch, whose checkpoint was just saved."""
+        """Raise StageWaiting if training has reached ``pause_epoch``; its checkpoint has been saved."""
         epoch = self.state.step // self.source.steps_per_epoch
         if self.pause_epoch and epoch >= self.pause_epoch:
             self.stream.close()

@@ -11,7 +11,7 @@ from gate_candidates import DEFAULT_METRICS
 from carclf.config import Gate
 from carclf.errors import ConfigError
 from carclf.gate.comparison import ChampionComparison
-from carclf.gate.rules import Evidence, Rule, evaluate_rules, format_reason, validate_class_floors
+from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason, validate_class_floors
 from carclf.stats import PairedCounts
 
 GATE = Gate(threshold=0.9, min_recall=0.8)
@@ -35,12 +35,12 @@ def apply_rules(
     evaluation: dict[str, Any] | None = None,
     comparison: ChampionComparison | None = EQUAL,
     gate: Gate = GATE,
-) -> dict[str, Rule]:
+) -> dict[str, RuleResult]:
     evidence = Evidence(METRICS | (metrics or {}), EVALUATION | (evaluation or {}), comparison, 0.93, gate)
     return {rule.name: rule for rule in evaluate_rules(evidence)}
 
 
-def failed(rules: dict[str, Rule]) -> list[str]:
+def failed(rules: dict[str, RuleResult]) -> list[str]:
     return [name for name, rule in rules.items() if not rule.passed]
 
 
