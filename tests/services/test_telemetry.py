@@ -182,7 +182,8 @@ def test_a_running_stage_exports_its_elapsed_time_and_that_of_its_run(
     receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
     def elapsed() -> list[float]:
-        return [point.value for point in receiver.points if point.name == "carclf.stage.elapsed"]
+        points = sorted(receiver.points, key=lambda point: point.time)
+        return [point.value for point in points if point.name == "carclf.stage.elapsed"]
 
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
     run_started = datetime.fromisoformat(NOW) - timedelta(hours=30)
