@@ -51,7 +51,7 @@ def open_page(browser: Browser, **options: object) -> Iterator[Page]:
 def test_an_empty_store_explains_how_to_start(store: Store, tmp_path: Path, browser: Browser) -> None:
     with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
         page.goto(url)
-        page.get_by_text("No runs yet. To start one, trigger the DAG car_retrain.").wait_for()
+        page.locator("#status", has_text="car_retrain").wait_for()
         assert page.locator("#position").text_content() == "None"
 
 

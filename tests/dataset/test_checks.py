@@ -95,7 +95,7 @@ def test_two_classes_that_are_copies_of_each_other_are_rejected(folder: Path) ->
     for path in (folder / "train" / "8").iterdir():
         shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
     assert conflicting_clusters(build_index(folder))
-    with pytest.raises(DataError, match=r"Class '8' has 0 usable images.*Class '9' has 0 usable images"):
+    with pytest.raises(DataError, match=r"Class '8' has 0 .*Class '9' has 0 "):
         raise_on_errors(check(folder))
 
 

@@ -232,7 +232,7 @@ def test_a_class_with_only_champion_training_images_is_rejected() -> None:
     before = stratified_holdout(build_index(images), val_fraction=0.3, seed=0)
     kept = {name: images[name] for name, subset in subsets_by_id(before).items()
             if subset == "train" or name.startswith("0")}
-    with pytest.raises(DataError, match="Class '1' has no image for validation: the champion was trained on all"):
+    with pytest.raises(DataError, match=r"Class '1' .*validation.*champion"):
         stratified_holdout(build_index(kept), val_fraction=0.3, seed=0, previous=before)
 
 

@@ -46,6 +46,7 @@ def client(server: DemoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     from kaggle.api.kaggle_api_extended import KaggleApi
     from kagglesdk.kaggle_env import KaggleEnv, _env_to_endpoint
 
+    # kagglesdk has no setting for the server's address; its environments are fixed in this table.
     monkeypatch.setitem(_env_to_endpoint, KaggleEnv.PROD, server.url)
     api = KaggleApi()
     api.authenticate()

@@ -31,7 +31,7 @@ def repeat_last_scan(num: int) -> bytes:
 def test_a_jpeg_with_many_scans_is_rejected_wherever_images_are_decoded(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jpg"
     path.write_bytes(data := repeat_last_scan(1000))
-    with pytest.raises(ImageDecodeError, match=f"10[0-9]{{2}} scans are more than {MAX_SCANS}"):
+    with pytest.raises(ImageDecodeError, match=f"10[0-9]{{2}} scans .*{MAX_SCANS}"):
         decode(data)
     with pytest.raises(ImageDecodeError, match="scans"):
         make_pixel_loader(tmp_path, ["bomb.jpg"])(0)

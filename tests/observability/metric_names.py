@@ -32,17 +32,18 @@ def carclf_metric_names() -> set[str]:
 
 def airflow_metric_names() -> set[str]:
     """Return the metrics in the registry of the installed Airflow. Its timers are histograms in milliseconds."""
-    from airflow._shared.observability.metrics.metrics_registry import MetricsRegistry
+    # Airflow has no public list of its metrics; this module also generates the tables in its documentation.
+    from airflow._shared.observability.metrics.metrics_registry import YAML_REGISTRY_PATH, read_metrics_yaml
 
-    return {prometheus_name(f"airflow.{name}", "ms" if kind == "timer" else "", counter=kind == "counter")
-            for name, metric in MetricsRegistry()._metrics.items()
-            if "{" not in name for kind in [metric["type"]]}
+    return {prometheus_name(f"airflow.{metric['name']}", "ms" if kind == "timer" else "", counter=kind == "counter")
+            for metric in read_metrics_yaml(str(YAML_REGISTRY_PATH))
+            if "{" not in metric["name"] for kind in [metric["type"]]}
 
 
 def flower_metric_names() -> set[str]:
     from flower.events import get_prometheus_metrics
 
-    return {metric._name for metric in vars(get_prometheus_metrics()).values()}
+    return {family.name for metric in vars(get_prometheus_metrics()).values() for family in metric.describe()}
 
 
 @dataclass(frozen=True)

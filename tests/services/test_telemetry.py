@@ -6,8 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from otlp_receiver import OtlpReceiver, otlp_receiver
@@ -36,6 +37,28 @@ SMALL = {
     "split.val_fraction": 0.3, "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
 }
 NOW = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass
+class Clock:
+    """The seconds since ``NOW`` by the clocks of the stage metrics. They pass only when a test sets them."""
+
+    seconds: float = 0.0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+
+    class ControlledDatetime(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.fromisoformat(NOW).astimezone(tz) + timedelta(seconds=clock.seconds)
+
+    module = "carclf.services.telemetry.stage_metrics"
+    monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    monkeypatch.setattr(f"{module}.datetime", ControlledDatetime)
+    return clock
 
 
 def run_all(store: Store, name: str) -> dict[str, Result]:
@@ -101,9 +124,8 @@ def test_a_run_exports_the_values_of_its_results(telemetry: Telemetry) -> None:
     assert first.last("carclf.gate.threshold", stage="promote") == 0
     assert first.last("carclf.public_score", stage="score") == results["score"].metrics["public_score"]
     assert first.last("carclf.stage.progress", stage="fine_tune") == 1
-    for stage, result in results.items():
-        # The result's duration, rounded to 0.01 s, is part of the exported duration.
-        assert first.last("carclf.stage.duration", stage=stage, outcome="created") >= result.seconds - 0.005
+    for stage in results:
+        assert isinstance(first.last("carclf.stage.duration", stage=stage, outcome="created"), float)
 
 
 def test_reused_artifacts_are_counted_as_reused_and_not_submitted_again(telemetry: Telemetry) -> None:
@@ -157,17 +179,30 @@ def test_a_waiting_stage_is_counted_as_waiting_without_a_score(receiver: OtlpRec
 
 
 def test_a_running_stage_exports_its_elapsed_time_and_that_of_its_run(
-    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+    receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
+    def elapsed() -> list[float]:
+        points = sorted(receiver.points, key=lambda point: point.time)
+        return [point.value for point in points if point.name == "carclf.stage.elapsed"]
+
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
-    thirty_hours = 30 * 3600
-    run_started = datetime.now(UTC) - timedelta(seconds=thirty_hours)
+    run_started = datetime.fromisoformat(NOW) - timedelta(hours=30)
     with export_stage_metrics("fine_tune", "demo", run_started.isoformat()):
-        receiver.wait_until(lambda: len({point.time for point in receiver.points}) >= 3)
-    elapsed = [point.value for point in receiver.points if point.name == "carclf.stage.elapsed"]
-    assert elapsed[0] > 0
-    assert elapsed == sorted(elapsed)
-    assert thirty_hours <= receiver.last("carclf.run.elapsed") <= (datetime.now(UTC) - run_started).total_seconds()
+        clock.seconds = 7.5
+        receiver.wait_until(lambda: 7.5 in elapsed())
+        clock.seconds = 60.0
+        receiver.wait_until(lambda: 60.0 in elapsed())
+    assert set(elapsed()) - {0.0} == {7.5, 60.0}  # the first export may precede 7.5
+    assert elapsed() == sorted(elapsed())
+    assert receiver.last("carclf.run.elapsed") == 30 * 3600 + 60
+
+
+def test_the_duration_of_a_stage_is_exported_with_its_outcome(receiver: OtlpReceiver, clock: Clock) -> None:
+    clock.seconds = 100.0
+    with export_stage_metrics("split", "demo", NOW) as report_outcome:
+        clock.seconds += 42.5
+        report_outcome("created", {})
+    assert receiver.last("carclf.stage.duration", stage="split", outcome="created") == 42.5
 
 
 def warnings_of_two_stages(

@@ -27,5 +27,5 @@ def test_a_locked_folder_cannot_be_locked_again(tmp_path: Path) -> None:
 def test_waiting_ends_with_an_error_when_a_component_exits(tmp_path: Path) -> None:
     with ProcessGroup(tmp_path) as processes:
         processes.start("scheduler", [sys.executable, "-c", "pass"], dict(os.environ))
-        with pytest.raises(AirflowError, match=f"scheduler has exited; see {tmp_path}/scheduler.log"):
+        with pytest.raises(AirflowError, match=rf"scheduler .*{tmp_path}/scheduler\.log"):
             wait_until_interrupted(processes)
