@@ -33,6 +33,7 @@ from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise
 
 log = logging.getLogger("airflow.task")
 
+RESULT_OPTION = "--result"
 EXIT_DATA = 65
 EXIT_RETRY = 75
 EXIT_CONFIG = 78
@@ -99,9 +100,8 @@ def run_command(command: str, options: list[str], environment: dict[str, str]) -
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
         path = Path(folder) / "result.json"
         arguments = [*command.split(), "--store", os.environ.get("CARCLF_STORE", "store"), *options]
-        child = [sys.executable, "-u", "-m", "carclf", *arguments]
-        log.info("$ %s", shlex.join(child))  # without --result, so that it can be pasted into a terminal
-        status, error = run_child([*child, "--result", str(path)], environment | {"TMPDIR": folder})
+        child = [sys.executable, "-u", "-m", "carclf", *arguments, RESULT_OPTION, str(path)]
+        status, error = run_child(child, environment | {"TMPDIR": folder})
         result = json.loads(path.read_text(), parse_float=_round_float) if path.exists() else None
         return EndedCommand(status, error, result)
 
@@ -169,6 +169,8 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
 
     However this function ends, the child's process group ends with it.
     """
+    end = command.index(RESULT_OPTION) if RESULT_OPTION in command else None
+    log.info("$ %s", shlex.join(command[:end]))  # without --result, so that it can be pasted into a terminal
     cgroup = find_cgroup()
     kills = count_oom_kills(cgroup)
     color = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log viewer shows colors
