@@ -65,7 +65,7 @@ def test_the_outcome_has_a_row_for_each_finished_recipe(compared):
     assert results["winner"] == ""  # there are too few images
     for row in results["rows"][1:]:
         assert row["low"] <= row["difference"] <= row["high"]
-        assert row["summary"].startswith(("no difference", "better", "worse"))
+        assert row["summary"].startswith(("no significant difference", "better", "worse"))
 
 
 @pytest.mark.acceptance  # with real trainings
