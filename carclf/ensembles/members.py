@@ -1,4 +1,7 @@
-"""The members of an ensemble. Only members that were not trained on an image may predict it."""
+"""The members of an ensemble. Only members that were not trained on an image may predict it.
+
+cli/ensemble.py checks the requirements of members, such as equal data, classes and aspect ratios.
+"""
 
 import json
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ def parse_recipe(text: str, available: Mapping[str, Changes] = ABLATIONS) -> tup
         elif word in available:
             changes |= available[word]
         else:
-            raise ConfigError(f"Unknown recipe {word!r}. Use key=value, {ENSEMBLE}, or one of {', '.join(available)}.")
+            raise ConfigError(f"Unknown recipe {word!r}. Use key=value, or one of {', '.join(available)}.")
     return name, changes
 
 

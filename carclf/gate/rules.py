@@ -1,8 +1,9 @@
 """The rules that a candidate must pass to be promoted.
 
 A rule is a function from ``Evidence`` to ``RuleResult``. A new rule needs its function and an entry in ``RULES`` in
-this module, its limit in ``Gate`` in config/settings.py, and a test. A new metric also needs changes to
-evaluation/assessment.py, the VERSIONs of evaluate and promote, and docs/gate.md. Missing or non-finite values fail.
+this module, its limit in ``Gate`` in config/settings.py, a higher VERSION of promote, its description in docs/gate.md,
+and a test. A new metric also needs a change to evaluation/assessment.py and a higher VERSION of evaluate. Missing or
+non-finite values fail.
 """
 
 import math

@@ -1,4 +1,7 @@
-"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait."""
+"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait.
+
+client.py makes each submission exactly once: it searches for the submission before it repeats an upload.
+"""
 
 import email.utils
 import json
