@@ -89,6 +89,12 @@ class Artifact(BaseModel):
                             "it from a backup, or run again with --set force=true to rebuild the artifact.") from error
 
     @classmethod
+    def list_keys(cls, store: Store) -> list[str]:
+        """Return the keys of all complete artifacts of this kind."""
+        paths = (path.split("/") for path in store.list_keys(f"{cls.folder}/"))
+        return [parts[1] for parts in paths if parts[-1] == "manifest.json"]
+
+    @classmethod
     def require(cls, store: Store, key: str, role: str = "") -> Self:
         """Return the artifact with this key; raise DataError with its role if it is missing or damaged."""
         if (artifact := cls.find(store, key)) is None:

@@ -59,14 +59,12 @@ def read_suspects(run: Run) -> "pd.DataFrame":
 
     Raise ConfigError if the run has no audit. A run stopped by drift has an audit, although train_head did not finish.
     """
-    import pandas as pd
-
     head = run.record["stages"].get("train_head")
     audit = _audit_of_split(run) if head is None else Audit.find(run.store, str(head["metrics"].get("audit", "none")))
     if audit is None:
         command = format_command(run.store, f"train_head --run {run.run_id}")
         raise ConfigError(f"The run {run.run_id!r} has no audit. Run it with audit.enabled=true: {command}")
-    table = pd.read_parquet(audit.path(run.store, "suspects.parquet"))
+    table = audit.table(run.store, "suspects.parquet")
     return table[table["is_suspect"]].reset_index(drop=True)
 
 
@@ -74,8 +72,7 @@ def _audit_of_split(run: Run) -> Audit | None:
     """Return an audit of the run's split, preferably with the same network and seed."""
     if (split := run.record["stages"].get("split")) is None:
         return None
-    keys = [key.split("/")[1] for key in run.store.list_keys("audits/") if key.endswith("/manifest.json")]
-    audits = [audit for key in keys if (audit := Audit.find(run.store, key)) is not None]
+    audits = [audit for key in Audit.list_keys(run.store) if (audit := Audit.find(run.store, key)) is not None]
     of_split = [audit for audit in audits if audit.inputs.get("split") == split["key"]]
     return max(of_split, key=lambda audit: _similarity(audit, run), default=None)
 

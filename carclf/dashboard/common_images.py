@@ -95,7 +95,7 @@ def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> Common
 
 def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
     """Return the split's rows of the evaluated images, with ``predicted`` and its calibrated ``probability``."""
-    predictions = pd.read_parquet(run.evaluation.path(store, "predictions.parquet"))
+    predictions = run.evaluation.table(store, "predictions.parquet")
     rows = run.split.rows(store)
     if "path" not in rows:
         rows = rows.assign(path="")

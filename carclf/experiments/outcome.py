@@ -124,10 +124,8 @@ def _load_tables(plan: Plan, trainings: _Trainings) -> Tables:
 
 def _predictions(run: Run) -> "pd.DataFrame":
     """Return a run's predictions with calibrated probabilities, as ``carclf ensemble`` averages them."""
-    import pandas as pd
-
     evaluation = run.artifact(Evaluation, "evaluate")
-    table = pd.read_parquet(evaluation.path(run.store, "predictions.parquet"))
+    table = evaluation.table(run.store, "predictions.parquet")
     columns = table.filter(regex=PROBABILITIES).columns
     table[columns] = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
     return table

@@ -80,8 +80,7 @@ def _find_evaluation(store: Store, model: Model, record: Record | None, decision
     likely += [decision.inputs.get("evaluation")] if decision else []
     if (evaluation := _first_of_model(store, model, likely)) is not None:
         return evaluation
-    manifests = [key for key in store.list_keys("evaluations/") if key.endswith("/manifest.json")]
-    return _first_of_model(store, model, [key.split("/")[1] for key in manifests])
+    return _first_of_model(store, model, Evaluation.list_keys(store))
 
 
 def _first_of_model(store: Store, model: Model, keys: Iterable[str | None]) -> Evaluation | None:
