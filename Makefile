@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION TO FROM
 
-.PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance lint lock bench backup restore \
+.PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance fuzz lint lock bench backup restore \
   clean
 
 help: ## list the targets
@@ -31,6 +31,9 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
 	$(BIN)/pytest -q -m acceptance
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
+
+fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archives, tables, JSON files, responses, forms
+	$(BIN)/pytest -q -m fuzz -n 2
 
 test-browser: .venv/.dev ## test the pages in a real Airflow with Chromium (or CHROMIUM=); SCREENSHOTS=folder keeps screenshots
 	$(BIN)/pytest -q -m browser tests/browser

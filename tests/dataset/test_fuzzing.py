@@ -5,11 +5,11 @@ import random
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mutations import Mutation, flip_bits, mutation_counts, repeat, splice, truncate
 from PIL import Image
 
 from carclf.config import Validation
@@ -19,7 +19,6 @@ from carclf.dataset.inspection import inspect_image
 from carclf.errors import DataError
 
 CONFIG = Validation(min_side=8, max_megapixels=2)
-Mutation = Callable[[random.Random, bytes], bytes]
 
 
 def jpegs() -> list[bytes]:
@@ -41,24 +40,6 @@ def encode(image: Image.Image, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def flip_bits(random: random.Random, data: bytes) -> bytes:
-    changed = bytearray(data)
-    for _ in range(random.choice((1, 1, 2, 8, 64))):
-        changed[random.randrange(len(changed))] ^= 1 << random.randrange(8)
-    return bytes(changed)
-
-
-def truncate(random: random.Random, data: bytes) -> bytes:
-    return data[: random.randrange(len(data))] + random.choice((b"", b"\xff\xd9", bytes(8)))
-
-
-def splice(random: random.Random, data: bytes) -> bytes:
-    other = random.choice(SEEDS)
-    start, end = sorted(random.choices(range(len(other)), k=2))
-    at, until = sorted(random.choices(range(len(data)), k=2))
-    return data[:at] + other[start:end] + data[until if random.random() < 0.5 else at :]
-
-
 def change_header(random: random.Random, data: bytes) -> bytes:
     """Change lengths, sizes, numbers of components or tables after one of the markers."""
     markers = [at for at in range(len(data) - 12) if data[at] == 0xFF and 0xC0 <= data[at + 1] <= 0xFE]
@@ -66,13 +47,10 @@ def change_header(random: random.Random, data: bytes) -> bytes:
     return data[:at] + random.choice((b"\0\0", b"\xff\xff", b"\x80\0", random.randbytes(2))) + data[at + 2 :]
 
 
-def repeat(random: random.Random, data: bytes) -> bytes:
-    start, end = sorted(random.choices(range(len(data)), k=2))
-    return data[:end] + data[start:end] * random.randrange(1, 20) + data[end:]
-
-
 SEEDS = jpegs()
-JPEG_MUTATIONS: tuple[Mutation, ...] = (flip_bits, truncate, splice, change_header, repeat)
+JPEG_MUTATIONS: tuple[Mutation, ...] = (
+    flip_bits, truncate, splice(SEEDS), change_header, repeat,
+)
 
 
 def fuzz_jpegs(num: int, path: Path) -> dict[str, int]:
@@ -164,14 +142,14 @@ def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::UserWarning:zipfile")
-@pytest.mark.parametrize("num", [1500, pytest.param(10_000, marks=pytest.mark.acceptance)])
+@mutation_counts(1500)
 def test_mutated_jpegs_are_usable_or_have_a_problem(num: int, tmp_path: Path) -> None:
     outcomes = fuzz_jpegs(num, tmp_path / "a.jpg")
     assert min(outcomes.get(kind, 0) for kind in ("usable", "truncated", "undecodable")) > 0
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("num", [400, pytest.param(10_000, marks=pytest.mark.acceptance)])
+@mutation_counts(400)
 def test_mutated_archives_are_extracted_or_rejected(num: int, tmp_path: Path) -> None:
     outcomes = fuzz_archives(num, tmp_path / "work")
     assert min(outcomes.values()) > 0
