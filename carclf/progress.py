@@ -1,6 +1,7 @@
 """Logging and progress: a bar on a terminal, otherwise a log line every few seconds, and calls of listeners."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,8 @@ log.addFilter(_escape)
 STAGE_START_COLOR = "1"
 STAGE_END_COLOR = "32"
 WARNING_COLOR = "33"
+# Set for a stage that runs in an Airflow task: each line starts with its level instead of the time, which Airflow adds.
+TASK_LOG_VARIABLE = "CARCLF_TASK_LOG"
 
 
 class LogFormatter(logging.Formatter):
@@ -37,7 +40,8 @@ class LogFormatter(logging.Formatter):
     """
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(prefix)s%(message)s")
+        self.in_task = TASK_LOG_VARIABLE in os.environ
+        super().__init__("%(message)s" if self.in_task else "%(asctime)s %(prefix)s%(message)s")
         console = Console(stderr=True)
         self.colored = console.is_terminal and not console.no_color
 
@@ -47,7 +51,8 @@ class LogFormatter(logging.Formatter):
         record.prefix = "warning: " if is_warning else ""
         color = WARNING_COLOR if is_warning else getattr(record, "color", "")
         line = super().formatMessage(record)
-        return f"\x1b[{color}m{line}\x1b[0m" if color and self.colored else line
+        line = f"\x1b[{color}m{line}\x1b[0m" if color and self.colored else line
+        return f"{record.levelname} {line}" if self.in_task else line
 
 
 SECONDS_BETWEEN_LINES = 5.0

@@ -28,6 +28,7 @@ from airflow.sdk.exceptions import (
 )
 
 from carclf.formatting import truncate
+from carclf.progress import TASK_LOG_VARIABLE
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
@@ -48,6 +49,7 @@ ALLOWED = re.compile(
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
 ERROR_PREFIX = "carclf: "  # of the line in which carclf reports an error
+LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 GRACE_SECONDS = 10.0
 # XCom holds what a person reads; the run's record in the store holds everything.
 MAX_METRICS = 40
@@ -173,9 +175,11 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     log.info("$ %s", shlex.join(command[:end]))  # without --result, so that it can be pasted into a terminal
     cgroup = find_cgroup()
     kills = count_oom_kills(cgroup)
-    color = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log viewer shows colors
+    output = {TASK_LOG_VARIABLE: "1"}
+    if "NO_COLOR" not in os.environ:
+        output["FORCE_COLOR"] = "1"  # Airflow's log viewer shows colors
     child = subprocess.Popen(
-        command, env=environment | color, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+        command, env=environment | output, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
         text=True, errors="replace", start_new_session=True,
         preexec_fn=partial(set_parent_death_signal, os.getpid()),  # noqa: PLW1509 (runs nothing but prctl)
     )
@@ -190,14 +194,17 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
 
 
 def _stream(child: subprocess.Popen[str]) -> str:
-    """Log the child's lines as they come; return the last error among them."""
+    """Log the child's lines at their levels as they come; return the last error that it reported."""
     error = ""
     assert child.stdout is not None
-    for line in child.stdout:
-        is_error = line.startswith(ERROR_PREFIX)
-        log.log(logging.ERROR if is_error else logging.INFO, "%s", line.rstrip())
-        if is_error:
-            error = line.strip().removeprefix(ERROR_PREFIX)
+    for line in map(str.rstrip, child.stdout):
+        if line.startswith(ERROR_PREFIX):
+            error = line.removeprefix(ERROR_PREFIX)
+            log.error("%s", line)
+        elif record := LOG_LINE.fullmatch(line):
+            log.log(logging.getLevelNamesMapping()[record[1]], "%s", record[2])
+        else:
+            log.info("%s", line)
     return error
 
 

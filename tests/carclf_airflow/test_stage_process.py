@@ -103,6 +103,34 @@ def test_the_log_shows_the_childs_colors_and_its_error(
     assert printed_json(code, plain | settings) == [65, "DataError: empty", records]
 
 
+def test_the_childs_log_lines_keep_their_levels_and_have_no_time_of_their_own(environment: dict[str, str]) -> None:
+    code = """
+        import json, os, sys
+        from carclf_airflow import stage_process
+        records = []
+        stage_process.log.addFilter(lambda record: records.append([record.levelname, record.getMessage()]) or False)
+        child = '''
+        import logging
+        from carclf.progress import LogFormatter, log
+        handler = logging.StreamHandler()
+        handler.setFormatter(LogFormatter())
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.info("validate: started")
+        log.warning("validate: empty path=a.jpg")
+        print("WARNING: a line of a library")
+        '''
+        child = "\\n".join(line.strip() for line in child.splitlines())
+        stage_process.run_child([sys.executable, "-uc", child], dict(os.environ))
+        print(json.dumps(records[1:]))
+    """
+    assert printed_json(code, environment | {"NO_COLOR": "1"}) == [
+        ["INFO", "validate: started"],
+        ["WARNING", "validate: empty path=a.jpg"],
+        ["INFO", "WARNING: a line of a library"],
+    ]
+
+
 def test_an_unknown_setting_fails_the_first_task_without_a_retry(environment: dict[str, str]) -> None:
     code = """
         import json
