@@ -115,7 +115,9 @@ class Airflow:
         if migration.returncode:
             raise AirflowError(f"airflow db migrate failed:\n{(migration.stdout + migration.stderr)[-2000:]}")
         # Airflow's log server listens on every address; here the logs are read from the folder.
-        for name, *options in (("api-server",), ("dag-processor",), ("scheduler", "--skip-serve-logs")):
+        # No task is deferred to the triggerer, but without one Airflow's home page shows it as unhealthy.
+        no_logs = "--skip-serve-logs"
+        for name, *options in (("api-server",), ("dag-processor",), ("scheduler", no_logs), ("triggerer", no_logs)):
             self.processes.start(name, [*command, name, *options], self.environment)
         limit = time.monotonic() + HEALTHY_SECONDS
         while not self._healthy():
