@@ -4,7 +4,7 @@ Near-copies are detected in three steps: ``images.hashes`` computes a perceptual
 searches for pairs of similar hashes, and ``pixel_matching`` compares the pixels of these pairs.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from itertools import islice, pairwise, product
 from typing import Any
 
@@ -17,6 +17,7 @@ from carclf.config import Duplicates
 from carclf.dataset.near_hashes import Hashes, Positions, near_pairs
 from carclf.dataset.pixel_matching import DuplicateMatcher, Pair
 from carclf.images.decode import Pixels
+from carclf.progress import Meter
 
 MAX_DISTINCT_PER_HASH = 8  # visually different images with the same hash that are kept apart
 BATCH_SIZE = 1024  # pairs compared at once
@@ -71,18 +72,33 @@ def _join_near_copies(
     different subsets of a split.
     """
     distinct_hashes, starts = np.unique(hashes[images], return_index=True)
-    groups = [_distinct_images(group.tolist(), matcher) for group in np.split(images, starts[1:])]
-    components = _merge(components, [pair for _, pairs in groups for pair in pairs])
-    candidates = (
-        pair for ends in near_pairs(distinct_hashes, max_hash_distance)
-        for first, second in zip(*(positions.tolist() for positions in ends), strict=True)
-        for pair in product(groups[first][0], groups[second][0]))
-    while batch := list(islice(candidates, BATCH_SIZE)):
-        # Earlier matches may have joined a pair already.
-        pairs = [pair for pair in batch if components[pair[0]] != components[pair[1]]]
-        if matching := matcher.matching_pairs(pairs):
-            components = _merge(components, matching)
+    groups = np.split(images, starts[1:])
+    distinct: list[list[int]] = []
+    joined: list[Pair] = []
+    num_pairs = sum(len(first) for first, _ in near_pairs(distinct_hashes, max_hash_distance))
+    with Meter("near-duplicates") as meter:
+        for group in groups:
+            others, pairs = _distinct_images(group.tolist(), matcher)
+            distinct.append(others)
+            joined += pairs
+            meter(len(distinct), len(groups) + num_pairs)
+        components = _merge(components, joined)
+        candidates = (
+            (number, pair) for number, ends in enumerate(_hash_pairs(distinct_hashes, max_hash_distance), 1)
+            for pair in product(*(distinct[end] for end in ends)))
+        while batch := list(islice(candidates, BATCH_SIZE)):
+            # Earlier matches may have joined a pair already.
+            compared = [pair for _, pair in batch if components[pair[0]] != components[pair[1]]]
+            if matching := matcher.matching_pairs(compared):
+                components = _merge(components, matching)
+            meter(len(groups) + batch[-1][0], len(groups) + num_pairs)
     return components
+
+
+def _hash_pairs(hashes: Hashes, max_hash_distance: int) -> Iterator[Pair]:
+    """Yield the positions of each pair of similar hashes."""
+    for ends in near_pairs(hashes, max_hash_distance):
+        yield from zip(*(positions.tolist() for positions in ends), strict=True)
 
 
 def _distinct_images(images: list[int], matcher: DuplicateMatcher) -> tuple[list[int], list[Pair]]:
