@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -17,6 +18,8 @@ RunOnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[st
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+hypothesis.settings.register_profile("carclf", deadline=None)  # a busy machine is slower
+hypothesis.settings.load_profile("carclf")
 CARCLF_VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS")
 KAGGLE_VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
 S3_VARIABLES = {

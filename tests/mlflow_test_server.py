@@ -36,7 +36,7 @@ def wait_for_server(url: str, server: "subprocess.Popen[bytes]", log: Path) -> N
     for _ in range(1500):  # minutes on a busy machine
         assert server.poll() is None, log.read_text()[-2000:]
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
+            with urllib.request.urlopen(f"{url}/health", timeout=30):
                 return
         except OSError:
             time.sleep(0.2)

@@ -84,7 +84,7 @@ def waits_for_large_image(work: Callable[[], object]) -> bool:
         thread.start()
         thread.join(0.5)
         waited = thread.is_alive()
-    thread.join(20)
+    thread.join(120)
     assert not thread.is_alive()
     return waited
 

@@ -59,7 +59,7 @@ def test_an_interrupted_download_is_resumed(server: DemoServer, tmp_path: Path) 
 
     def request(headers: dict[str, str]) -> requests.Response:
         ranges.append(headers.get("Range"))
-        return requests.get(url, headers=headers, stream=True, timeout=10)
+        return requests.get(url, headers=headers, stream=True, timeout=60)
 
     download = ArchiveDownload(tmp_path / "part", request, deadline=time.monotonic() + 60)
     with pytest.raises(TRANSIENT_ERRORS):

@@ -188,9 +188,9 @@ def test_two_processes_that_send_the_same_predictions_send_them_once(store: Stor
     processes = [context.Process(target=send_at_the_barrier, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
-    results = [outcomes.get(timeout=100) for _ in range(2 * NUM_ROUNDS)]
+    results = [outcomes.get(timeout=300) for _ in range(2 * NUM_ROUNDS)]
     for process in processes:
-        process.join(30)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
     descriptions = {entry.description for entry in kaggle_server.submissions}
     assert len(descriptions) == len(kaggle_server.submissions) == NUM_ROUNDS
