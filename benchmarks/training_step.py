@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,14 @@ SIZE, BATCH_SIZE = 224, 32
 NUM_CLASSES = 10
 BATCHES_PER_EPOCH = 4
 WARMUP_BATCHES = 8
+AIRFLOW_LOAD = 0.2  # of a core: the scheduler and the api-server while a task runs
 # The environment of each variant's process, and the function that measures it.
 VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "carclf": ("carclf", {}),
     "carclf without oneDNN": ("carclf", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
     "carclf, bfloat16": ("carclf_bfloat16", {}),
     "carclf on JAX": ("carclf", {"KERAS_BACKEND": "jax"}),
+    "carclf beside Airflow": ("carclf_loaded", {}),
     "Keras fit": ("keras", {}),
     "Keras fit without oneDNN": ("keras", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
 }
@@ -103,6 +107,22 @@ def measure_keras(name: str, size: int, batch_size: int, steps: int) -> dict[str
     return {"train": asdict(train), "predict": asdict(prediction)}
 
 
+@contextmanager
+def background_load(fraction: float) -> Iterator[None]:
+    """Use a fraction of one core in another process, a period of 20 ms at a time."""
+    code = ("import sys, time\n"
+            "while True:\n"
+            "    end = time.perf_counter() + 0.02 * float(sys.argv[1])\n"
+            "    while time.perf_counter() < end: pass\n"
+            "    time.sleep(0.02 * (1 - float(sys.argv[1])))")
+    process = subprocess.Popen([sys.executable, "-c", code, str(fraction)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
 def measure_timm(python: str, *arguments: object) -> dict[str, Any]:
     """Run the timm baseline in a new process: two frameworks in one process compete for the GPU and for symbols."""
     return _run([python, "-m", "benchmarks.timm_baseline", *map(str, arguments)], {})
@@ -128,7 +148,8 @@ def _measure(measured: str, steps: int) -> dict[str, Any]:
     if measured == "keras":
         return measure_keras(NETWORK, SIZE, BATCH_SIZE, steps)
     precision = "bfloat16" if measured == "carclf_bfloat16" else "float32"
-    return measure_carclf(NETWORK, SIZE, BATCH_SIZE, steps, precision)
+    with background_load(AIRFLOW_LOAD) if measured == "carclf_loaded" else nullcontext():
+        return measure_carclf(NETWORK, SIZE, BATCH_SIZE, steps, precision)
 
 
 def main() -> None:
@@ -136,15 +157,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--variants", default="", help="Only these, separated by |.")
     parser.add_argument("--torch-python", default="", help="The interpreter of an environment with timm and torch.")
     parser.add_argument("--quick", action="store_true", help="One round of four steps.")
-    parser.add_argument("--measure", choices=["carclf", "carclf_bfloat16", "keras"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(_measure(options.measure, options.steps)))
         return
     rounds, steps = (1, 4) if options.quick else (options.rounds, options.steps)
     variants = [*VARIANTS, *(TIMM_VARIANTS if options.torch_python else ())]
+    variants = [name for name in variants if not options.variants or name in options.variants.split("|")]
     rows = []
     for _ in range(rounds):
         for variant in variants:
