@@ -28,6 +28,7 @@ from airflow.sdk.exceptions import (
 )
 
 from carclf.formatting import truncate
+from carclf.redaction import redact
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
@@ -170,7 +171,7 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     However this function ends, the child's process group ends with it.
     """
     end = command.index(RESULT_OPTION) if RESULT_OPTION in command else None
-    log.info("$ %s", shlex.join(command[:end]))  # without --result, so that it can be pasted into a terminal
+    log.info("$ %s", redact(shlex.join(command[:end])))  # without --result, so that it can be pasted into a terminal
     cgroup = find_cgroup()
     kills = count_oom_kills(cgroup)
     color = {} if "NO_COLOR" in os.environ else {"FORCE_COLOR": "1"}  # Airflow's log viewer shows colors
@@ -193,7 +194,7 @@ def _stream(child: subprocess.Popen[str]) -> str:
     """Log the child's lines as they come; return the last error among them."""
     error = ""
     assert child.stdout is not None
-    for line in child.stdout:
+    for line in map(redact, child.stdout):  # native code and grandchildren write to it too
         is_error = line.startswith(ERROR_PREFIX)
         log.log(logging.ERROR if is_error else logging.INFO, "%s", line.rstrip())
         if is_error:

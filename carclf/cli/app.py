@@ -23,6 +23,7 @@ from carclf.cli.store import store_app
 from carclf.errors import CarclfError, ConfigError
 from carclf.formatting import printable
 from carclf.progress import LogFormatter
+from carclf.redaction import redact_output
 from carclf.services.storage import disk_full_message
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ app.add_typer(store_app, name="store")
 
 def main() -> None:
     """Run a command. On an error, print one line to stderr and exit with the status that the DAG's task expects."""
+    redact_output()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())

@@ -1,7 +1,9 @@
 """``carclf doctor``: check the requirements of a run before it starts."""
 
 import os
+import shlex
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from carclf.champion import champion_model
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
 from carclf.errors import CarclfError, ConfigError
+from carclf.redaction import kaggle_files
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 from carclf.training.warm_start import require_single_backbone
@@ -25,6 +28,7 @@ def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_:
     config = load_settings(recipe, set_)
     results = {
         "Kaggle": _run_check(lambda: _check_kaggle(config.competition)),
+        "secrets": _check_secrets(),
         "store": _run_check(lambda: _check_store(store_url)),
         "weights": _run_check(lambda: _check_weights(config, store_url)),
         "disk": _run_check(_check_disk),
@@ -46,6 +50,14 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
 
 def _check_kaggle(competition: str) -> str:
     return f"{KaggleClient(competition).check_access()} files in {competition}, rules accepted"
+
+
+def _check_secrets() -> tuple[str, str]:
+    """Return a warning if other users can read a file with credentials."""
+    files = [path for path in kaggle_files() if path.is_file()]
+    if readable := [str(path) for path in files if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)]:
+        return "warning", f"other users can read {', '.join(readable)}: run chmod 600 {shlex.join(readable)}"
+    return "ok", "no other user can read a file with Kaggle's credentials"
 
 
 def _check_store(url: str) -> str:
