@@ -22,9 +22,9 @@ from carclf.cli.stages import add_stage_commands, run_all
 from carclf.cli.store import store_app
 from carclf.errors import CarclfError, ConfigError
 from carclf.formatting import printable
+from carclf.os_errors import disk_full_message
 from carclf.progress import LogFormatter
 from carclf.redaction import redact_output
-from carclf.services.storage import disk_full_message
 
 app = typer.Typer(
     help="Retrain a car classifier and compete with it on Kaggle.", no_args_is_help=True,

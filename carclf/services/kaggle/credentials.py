@@ -3,12 +3,14 @@
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 
 from carclf.errors import ConfigError, ServiceError
+from carclf.proxies import find_proxy_error
 from carclf.redaction import kaggle_files
 
 # Another server that speaks Kaggle's protocol, for the demo and the tests.
@@ -97,10 +99,12 @@ def _from_login() -> Credentials | None:
         return None
     try:
         token = login.get_access_token()
-    except requests.HTTPError as error:
-        raise ConfigError(f"The login of `kaggle auth login` has expired: {error}. {CREDENTIALS_HELP}") from error
     except requests.RequestException as error:
-        raise ServiceError(f"Kaggle could not renew the login: {error}. Try again later.") from error
+        if proxy_error := find_proxy_error("Could not renew the login of `kaggle auth login`", error):
+            raise proxy_error from error
+        if not isinstance(error, requests.HTTPError):
+            raise ServiceError(f"Kaggle could not renew the login: {error}. Try again later.") from error
+        raise ConfigError(f"The login of `kaggle auth login` has expired: {error}. {CREDENTIALS_HELP}") from error
     return Credentials("kaggle auth login", token=token)
 
 
@@ -109,6 +113,9 @@ def create_client(credentials: Credentials, *, read_timeout_seconds: float) -> A
     from kagglesdk.kaggle_client import KaggleClient
     from kagglesdk.kaggle_env import KaggleEnv
 
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if (bundle := os.environ.get(name)) and not Path(bundle).exists():
+            raise ConfigError(f"The file of certificates in {name}, {bundle}, does not exist. Fix the variable.")
     endpoint = os.environ.get(ENDPOINT_ENV_VAR, "").rstrip("/")
     client = KaggleClient(
         env=KaggleEnv.PROD if endpoint else None,

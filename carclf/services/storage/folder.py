@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
+from carclf.os_errors import raise_if_disk_full
 from carclf.services.storage.atomic_file import atomic_path, sync, temporary_path
-from carclf.services.storage.disk_full import raise_if_disk_full
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 
 # No key contains a "~": these files are never mistaken for objects.

@@ -44,6 +44,11 @@ def disk_full_message(error: BaseException, folders: list[Path]) -> str | None:
 def _format_message(subject: str, path: Path) -> str:
     folder = _existing_folder(path)
     mount = next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent))
+    files = os.statvfs(folder)
+    if files.f_files and not files.f_favail:
+        return (f"{mount} has no free inodes: {subject} could not be written, because the disk already contains "
+                f"{files.f_files} files and folders. Remove some, or set CARCLF_CACHE and TMPDIR to folders on another "
+                "disk.")
     disk = shutil.disk_usage(folder)
     return (f"The disk is full: {subject} could not be written; {disk.free / 1e6:.0f} of {disk.total / 1e6:.0f} MB are "
             f"free on {mount}. Free space, or set CARCLF_CACHE and TMPDIR to folders on a larger disk.")
