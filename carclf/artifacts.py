@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.os_errors import expand_home
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
@@ -318,12 +319,14 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 def cache_folder() -> Path:
     """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
-    folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
+    folder = expand_home(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"), "CARCLF_CACHE")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable "
                           "folder.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"Cannot write to the cache folder {folder}. Set CARCLF_CACHE to a writable folder.")
     return folder
 
 

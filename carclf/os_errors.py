@@ -1,7 +1,8 @@
-"""Error messages that name the full disk."""
+"""Errors of the operating system, explained: a full disk, missing permissions, too few open files, no home folder."""
 
 import errno
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,52 @@ from pathlib import Path
 from carclf.errors import ConfigError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+MIN_OPEN_FILES = 256
+
+
+def expand_home(path: str | os.PathLike[str], setting: str) -> Path:
+    """Replace ``~`` and ``~user`` at the start of a path; raise ConfigError with the setting if there is no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{setting}: the home folder in {os.fspath(path)!r} is unknown. Use an absolute path, or set "
+                          "HOME.") from None
+
+
+def require_shared_memory() -> None:
+    """Raise ConfigError if processes cannot share memory, which a training with num_workers needs."""
+    if not os.access("/dev/shm", os.W_OK | os.X_OK):
+        raise ConfigError("fine_tune.num_workers needs /dev/shm, which is missing or cannot be written to. Mount it, "
+                          "or set fine_tune.num_workers=0.")
+
+
+def os_error_message(error: BaseException, folders: list[Path]) -> str | None:
+    """Return the message for an error that the user can fix outside of carclf; None for other errors.
+
+    If a full disk's error does not name the file, the message names the folder of ``folders`` with the least space.
+    """
+    return disk_full_message(error, folders) or next(filter(None, map(_explain, _causes(error))), None)
+
+
+def _explain(error: BaseException) -> str | None:
+    number: int = getattr(error, "errno", None) or 0
+    name = getattr(error, "filename", None)
+    if number in _DENIED and name:
+        return (f"{name} cannot be used: {os.strerror(number)}. carclf writes to the store, CARCLF_CACHE and TMPDIR: "
+                "set them to folders that this user may write to, or fix the permissions.")
+    if "No usable temporary directory" in str(error):
+        return f"{getattr(error, 'strerror', error)}. Set TMPDIR to a folder that this user may write to."
+    if number in (errno.EMFILE, errno.ENFILE):
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"This process may not open more than {limit} files. Raise the limit with `ulimit -n {MIN_OPEN_FILES}`."
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -29,15 +76,13 @@ def disk_full_message(error: BaseException, folders: list[Path]) -> str | None:
 
     If the error does not name the file, the message names the folder of ``folders`` with the least free space.
     """
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         if getattr(cause, "errno", None) in _DISK_FULL or os.strerror(errno.ENOSPC) in str(cause):
             if isinstance(name := getattr(cause, "filename", None), str):
                 return _format_message(name, Path(name))
             candidates = [*folders, Path(tempfile.gettempdir())]
             folder = min(candidates, key=lambda path: shutil.disk_usage(_existing_folder(path)).free)
             return _format_message(f"a file in {folder}", folder)
-        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -27,8 +27,8 @@ _USER_INFO = re.compile(r"://([^/?#\s'\"]*)@")
 # Secrets that no variable or file contains: signed URLs, headers, and keys of another account.
 _PATTERNS = (
     (re.compile(r"://[^/?#\s'\"]*@"), f"://{MASK}@"),
-    (re.compile(r"(?i)([?&](?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|"
-                r"googleaccessid|upload_id|(?:access_)?token|key|password)=)[^&\s'\"<>]+"), rf"\1{MASK}"),
+    (re.compile(r"(?i)([?&](?:x-(?:amz|goog)-(?:credential|security-token)|sig|awsaccesskeyid|googleaccessid|upload_id|"
+                r"(?:access_)?token|key|password)=|\b(?:x-(?:amz|goog)-)?signature=)[^&\s'\"<>]+"), rf"\1{MASK}"),
     (re.compile(r"\b(Basic|Bearer)\s+[\w+/=.~-]{16,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -22,7 +23,7 @@ from carclf.cli.stages import add_stage_commands, run_all
 from carclf.cli.store import store_app
 from carclf.errors import CarclfError, ConfigError
 from carclf.formatting import printable
-from carclf.os_errors import disk_full_message
+from carclf.os_errors import os_error_message
 from carclf.progress import LogFormatter
 from carclf.redaction import redact_output
 
@@ -59,7 +60,10 @@ def main() -> None:
     except CarclfError as error:
         _exit_with(error)
     except Exception as error:
-        if (text := disk_full_message(error, [cache_folder()])) is None:
+        folders = []
+        with suppress(ConfigError):
+            folders.append(cache_folder())
+        if (text := os_error_message(error, folders)) is None:
             raise
         _exit_with(ConfigError(text))
 

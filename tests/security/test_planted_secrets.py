@@ -34,7 +34,7 @@ FILES = {
     ".netrc": "machine kaggle.com login ada password planted-netrc-password\n",
 }
 BASIC = base64.b64encode(b"ada:planted-kaggle-key").decode()
-UNPLANTED = [  # secrets that only a server knows
+UNPLANTED = [  # secrets in no variable or file
     "https://storage/a.zip?X-Amz-Signature=planted-signature&X-Goog-Credential=planted-id&upload_id=planted-upload",
     "Bearer planted-bearer-token", "AKIAPLANTEDPLANTED12",
 ]  # fmt: skip

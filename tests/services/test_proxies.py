@@ -15,7 +15,7 @@ S3_ERROR = "<Error><Code>{code}</Code><Message>rejected</Message></Error>"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request with this status and body."""
+    """Responds to every request with this status and body."""
 
     status = 407
     body = b""

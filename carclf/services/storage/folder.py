@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
-from carclf.os_errors import raise_if_disk_full
+from carclf.os_errors import expand_home, raise_if_disk_full
 from carclf.services.storage.atomic_file import atomic_path, sync, temporary_path
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 
@@ -28,7 +28,7 @@ class FolderStore:
     """Objects are files in the folder; the version is the SHA-256 of the content."""
 
     def __init__(self, path: Path) -> None:
-        self.folder = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow links)
+        self.folder = Path(os.path.abspath(expand_home(path, "--store or CARCLF_STORE")))  # noqa: PTH100 (resolve() would follow links)
         self.url = str(self.folder)
 
     def read(self, key: str) -> VersionedObject | None:
