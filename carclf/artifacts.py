@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.os_errors import expand_home
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
@@ -319,7 +318,10 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 def cache_folder() -> Path:
     """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
-    folder = expand_home(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"), "CARCLF_CACHE")
+    try:
+        folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf")).expanduser()
+    except RuntimeError:
+        raise ConfigError("The home folder is unknown. Set CARCLF_CACHE to the absolute path of a folder.") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
