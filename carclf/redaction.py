@@ -28,7 +28,7 @@ _USER_INFO = re.compile(r"://([^/?#\s'\"]*)@")
 _PATTERNS = (
     (re.compile(r"://[^/?#\s'\"]*@"), f"://{MASK}@"),
     (re.compile(r"(?i)([?&](?:x-(?:amz|goog)-(?:credential|security-token)|sig|awsaccesskeyid|googleaccessid|upload_id|"
-                r"(?:access_)?token|key|password)=|\b(?:x-(?:amz|goog)-)?signature=)[^&\s'\"<>]+"), rf"\1{MASK}"),
+                r"(?:access_)?token|key|password)=|\b(?:x-(?:amz|goog)-)?signature=)[^&\s'\"<>\\]+"), rf"\1{MASK}"),
     (re.compile(r"\b(Basic|Bearer)\s+[\w+/=.~-]{16,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),
 )  # fmt: skip

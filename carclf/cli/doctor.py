@@ -60,7 +60,7 @@ def _check_kaggle(competition: str) -> str:
 
 def _check_secrets() -> tuple[str, str]:
     """Return a warning if other users can read a file with credentials."""
-    files = [path for path in kaggle_files() if path.is_file()]
+    files = [path for path in kaggle_files() if os.access(path, os.R_OK)]
     if readable := [str(path) for path in files if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)]:
         return "warning", f"other users can read {', '.join(readable)}: run chmod 600 {shlex.join(readable)}"
     return "ok", "no other user can read a file with Kaggle's credentials"
