@@ -13,7 +13,7 @@ from carclf.errors import ConfigError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-MIN_OPEN_FILES = 256
+MIN_OPEN_FILES = 64  # a run of the demo in a folder needs 24; S3 and worker processes need more
 
 
 def expand_home(path: str | os.PathLike[str], setting: str) -> Path:

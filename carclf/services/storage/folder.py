@@ -114,7 +114,8 @@ class FolderStore:
         except OSError as error:
             message = f"The store {self.url} cannot be read or written: {error}."
             if error.errno in _TRANSIENT:
-                raise ServiceError(f"{message} Try again; if it keeps failing, check the disk or its mount.") from error
+                raise ServiceError(f"{message} Try again; if it keeps failing, check the disk, its mount and "
+                                   "`ulimit -n`.") from error
             raise ConfigError(f"{message} Use a folder that this user may write to (--store or "
                               "CARCLF_STORE).") from error
 
