@@ -318,12 +318,17 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 def cache_folder() -> Path:
     """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
-    folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"))
+    try:
+        folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf")).expanduser()
+    except RuntimeError:
+        raise ConfigError("The home folder is unknown. Set CARCLF_CACHE to the absolute path of a folder.") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"Cannot create the cache folder {folder}: {error.strerror}. Set CARCLF_CACHE to a writable "
                           "folder.") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"Cannot write to the cache folder {folder}. Set CARCLF_CACHE to a writable folder.")
     return folder
 
 

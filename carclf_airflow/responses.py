@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from carclf.dashboard import pages
 from carclf.errors import CarclfError
+from carclf.redaction import redact
 
 SAFE_METHODS = ("GET", "HEAD")
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -105,6 +106,7 @@ def _handle_unexpected_error(request: Request, error: Exception) -> Response:
 
 def _error_response(request: Request, status: int, heading: str, text: str) -> Response:
     """Return a page for a person, JSON for a script."""
+    text = redact(text)
     is_data = request.url.path.startswith(f"{app_root_path(request)}/data/")
     if "text/html" in request.headers.get("accept", "") and not is_data:
         return HTMLResponse(pages.error_page(app_root_path(request), heading, text), int(status))

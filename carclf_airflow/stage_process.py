@@ -29,6 +29,7 @@ from airflow.sdk.exceptions import (
 
 from carclf.formatting import truncate
 from carclf.progress import TASK_LOG_VARIABLE
+from carclf.redaction import redact
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
@@ -172,7 +173,7 @@ def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str
     However this function ends, the child's process group ends with it.
     """
     end = command.index(RESULT_OPTION) if RESULT_OPTION in command else None
-    log.info("$ %s", shlex.join(command[:end]))  # without --result, so that it can be pasted into a terminal
+    log.info("$ %s", redact(shlex.join(command[:end])))  # without --result, so that it can be pasted into a terminal
     cgroup = find_cgroup()
     kills = count_oom_kills(cgroup)
     output = {TASK_LOG_VARIABLE: "1"}
@@ -197,7 +198,8 @@ def _stream(child: subprocess.Popen[str]) -> str:
     """Log the child's lines at their levels as they come; return the last error that it reported."""
     error = ""
     assert child.stdout is not None
-    for line in map(str.rstrip, child.stdout):
+    for output in child.stdout:
+        line = redact(output).rstrip()  # native code and grandchildren write to it too
         if line.startswith(ERROR_PREFIX):
             error = line.removeprefix(ERROR_PREFIX)
             log.error("%s", line)

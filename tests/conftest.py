@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from carclf.demo.competition import Competition, open_competition
 from carclf.demo.server import DemoServer
 
-RunOnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[str]]
+RunOnSmallDisk = Callable[..., subprocess.CompletedProcess[str]]
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -59,9 +59,11 @@ def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def run_on_small_disk() -> RunOnSmallDisk:
     """Run a command with a disk of this many MB mounted at the folder, visible to the command alone."""
 
-    def run(folder: Path, megabytes: int, command: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(
+        folder: Path, megabytes: int, command: list[str], *, max_files: int = 0
+    ) -> subprocess.CompletedProcess[str]:
         folder.mkdir()
-        script = f'mount -t tmpfs -o size={megabytes}m none "$0" && exec "$@"'
+        script = f'mount -t tmpfs -o size={megabytes}m,nr_inodes={max_files} none "$0" && exec "$@"'
         mount = [shutil.which("unshare") or "false", "-rm", "sh", "-c", script, str(folder)]
         if subprocess.run([*mount, "true"], capture_output=True, check=False).returncode:
             pytest.skip("users cannot mount disks on this system")

@@ -33,6 +33,8 @@ XCEPTION = {"model.backbone": "Xception"}  # the recipe's images are too small f
     [
         ({"fine_tune.global_clipnorm": float("inf")}, ["fine_tune.global_clipnorm"]),
         *(({"model.weights": url}, ["model.weights", "URL"]) for url in ("s3://", "s3://bucket", "s3://bucket/")),
+        ({"model.weights": "https://host/w.h5"}, ["model.weights", "s3://"]),
+        ({"download.extra_data": "cars, https://host/cars"}, ["download.extra_data", "s3://"]),
         ({"fine_tune.epoch": 1}, ["'fine_tune.epoch'", "fine_tune.epochs"]),
         ({"epochs": 1}, ["'epochs'", "head.epochs, fine_tune.epochs."]),
         ({"xyzzy": 1}, ["'xyzzy'", "competition, seed, force"]),

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -22,8 +23,9 @@ from carclf.cli.stages import add_stage_commands, run_all
 from carclf.cli.store import store_app
 from carclf.errors import CarclfError, ConfigError
 from carclf.formatting import printable
+from carclf.os_errors import os_error_message
 from carclf.progress import LogFormatter
-from carclf.services.storage import disk_full_message
+from carclf.redaction import redact_output
 
 app = typer.Typer(
     help="Retrain a car classifier and compete with it on Kaggle.", no_args_is_help=True,
@@ -47,6 +49,7 @@ app.add_typer(store_app, name="store")
 
 def main() -> None:
     """Run a command. On an error, print one line to stderr and exit with the status that the DAG's task expects."""
+    redact_output()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormatter())
@@ -57,7 +60,10 @@ def main() -> None:
     except CarclfError as error:
         _exit_with(error)
     except Exception as error:
-        if (text := disk_full_message(error, [cache_folder()])) is None:
+        folders = []
+        with suppress(ConfigError):
+            folders.append(cache_folder())
+        if (text := os_error_message(error, folders)) is None:
             raise
         _exit_with(ConfigError(text))
 

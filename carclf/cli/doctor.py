@@ -1,7 +1,11 @@
 """``carclf doctor``: check the requirements of a run before it starts."""
 
 import os
+import resource
+import shlex
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +16,8 @@ from carclf.champion import champion_model
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
 from carclf.errors import CarclfError, ConfigError
+from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
+from carclf.redaction import kaggle_files
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 from carclf.training.warm_start import require_single_backbone
@@ -25,9 +31,11 @@ def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_:
     config = load_settings(recipe, set_)
     results = {
         "Kaggle": _run_check(lambda: _check_kaggle(config.competition)),
+        "secrets": _check_secrets(),
         "store": _run_check(lambda: _check_store(store_url)),
         "weights": _run_check(lambda: _check_weights(config, store_url)),
         "disk": _run_check(_check_disk),
+        "system": _run_check(lambda: _check_system(config)),
         "GPU": _check_gpu(),
     }
     for name, (mark, text) in results.items():
@@ -42,10 +50,20 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
         return "ok", check()
     except CarclfError as error:
         return MISSING, str(error)
+    except OSError as error:
+        return MISSING, os_error_message(error, []) or str(error)
 
 
 def _check_kaggle(competition: str) -> str:
     return f"{KaggleClient(competition).check_access()} files in {competition}, rules accepted"
+
+
+def _check_secrets() -> tuple[str, str]:
+    """Return a warning if other users can read a file with credentials."""
+    files = [path for path in kaggle_files() if os.access(path, os.R_OK)]
+    if readable := [str(path) for path in files if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)]:
+        return "warning", f"other users can read {', '.join(readable)}: run chmod 600 {shlex.join(readable)}"
+    return "ok", "no other user can read a file with Kaggle's credentials"
 
 
 def _check_store(url: str) -> str:
@@ -83,6 +101,16 @@ def _check_disk() -> str:
         raise ConfigError(f"{free_gb:.0f} GB are free in {folder}, but {MIN_FREE_GB} GB are needed. Free some space, "
                           "or set CARCLF_CACHE to another folder.")
     return f"{free_gb:.0f} GB are free in {folder}"
+
+
+def _check_system(config: Config) -> str:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit < MIN_OPEN_FILES:
+        raise ConfigError(f"A process may open {limit} files, but {MIN_OPEN_FILES} are needed. Raise the limit with "
+                          f"`ulimit -n {MIN_OPEN_FILES}`.")
+    if config.fine_tune.num_workers:
+        require_shared_memory()
+    return f"up to {limit} open files; temporary files in {tempfile.gettempdir()}"
 
 
 def _check_gpu() -> tuple[str, str]:

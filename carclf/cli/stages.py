@@ -14,6 +14,7 @@ import typer
 from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, load_settings
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ServiceError
+from carclf.redaction import redact
 from carclf.runs.run import Result, Run
 from carclf.services.storage import format_command, open_store
 from carclf.stages.chain import STAGES, StageOptions
@@ -58,7 +59,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
 def _finish(result: Result, path: Path | None) -> None:
     """Write the result and exit with the status that the DAG's task expects."""
     if path:
-        path.write_text(json.dumps(asdict(result)))
+        path.write_text(redact(json.dumps(asdict(result))))
     if result.skip_reason:
         raise typer.Exit(SKIP_REMAINING)
     if result.waiting:  # the reason has been logged

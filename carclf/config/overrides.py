@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import NAMED_WEIGHTS, Config, Section
 from carclf.errors import ConfigError
+from carclf.os_errors import expand_home
 
 
 def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -76,7 +77,7 @@ def deployment_settings(overrides: Sequence[str]) -> list[str]:
 
 def require_weights(weights: str) -> Path:
     """Return the file that ``model.weights`` names; raise ConfigError if it does not exist."""
-    path = Path(os.path.expandvars(weights)).expanduser()
+    path = expand_home(os.path.expandvars(weights), "model.weights")
     if not path.is_file():
         names = ", ".join(map(repr, NAMED_WEIGHTS))
         raise ConfigError(f"model.weights: the file {weights!r} does not exist. Use {names}, a path or a URL.")

@@ -48,6 +48,13 @@ class Download(Section):
     extra_data: str = Field(
         "", description="More labeled images (<class>/*.jpg): folders or s3:// prefixes, separated by commas.")
 
+    @field_validator("extra_data")
+    @classmethod
+    def _require_s3(cls, sources: str) -> str:
+        if any("://" in source and not source.strip().startswith("s3://") for source in sources.split(",")):
+            raise ValueError("a URL must start with s3://")
+        return sources
+
 
 class Validation(Section):
     """Criteria for usable images and classes."""
@@ -141,8 +148,9 @@ class Model(Section):
     @field_validator("weights")
     @classmethod
     def _require_file_name(cls, weights: str) -> str:
-        if "://" in weights and not re.fullmatch(r"\w+://[^/].*/[^/]+", weights):
-            raise ValueError("a URL must name a file, such as s3://bucket/folder/name.weights.h5")
+        # No other URLs: they may contain a password, and settings are in the run's record and on the pages.
+        if "://" in weights and not re.fullmatch(r"s3://[^/].*/[^/]+", weights):
+            raise ValueError("a URL must name a file in S3, such as s3://bucket/folder/name.weights.h5")
         return weights
 
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from carclf.artifacts import Artifact, Audit, Drift
 from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.redaction import redact
 from carclf.runs.index import NUM_READERS, Row, index_row, is_champion
 from carclf.runs.record import Record, read_record
 from carclf.services.storage import Store, format_command
@@ -73,7 +74,7 @@ class RunReader:
             text = str(error)
         except MALFORMED_DATA_ERRORS as error:
             text = f"The data in the store has an unexpected format: {error!r}. Run the stage again with force."
-        self.problems.append(Problem(section=section, text=text))
+        self.problems.append(Problem(section=section, text=redact(text)))
         return default
 
     def index_row(self) -> Row:

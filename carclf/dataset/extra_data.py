@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from carclf.artifacts import file_sha256, fingerprint
 from carclf.errors import DataError
+from carclf.os_errors import expand_home
 from carclf.progress import log
 from carclf.services.storage import open_store
 
@@ -56,7 +57,7 @@ def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
 
 
 def _list_images(source: str) -> dict[str, Path]:
-    folder = Path(source).expanduser()
+    folder = expand_home(source, "download.extra_data")
     if not folder.is_dir():
         raise DataError(f"download.extra_data: the folder {source} is missing. Set folders or s3:// prefixes that this "
                         "machine can read, separated by commas.")

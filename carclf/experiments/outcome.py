@@ -20,6 +20,7 @@ from carclf.experiments.significance import CorrectMatrix, RecipeComparison, com
 from carclf.experiments.trainings import has_started
 from carclf.experiments.variants import BASELINE
 from carclf.inference.calibration import apply_temperature
+from carclf.redaction import redact
 from carclf.runs.record import Record, read_record
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command
@@ -99,7 +100,7 @@ def _load_trainings(plan: Plan, store: Store) -> _Trainings:
             run = Run(training_run.run_id, store, record)
             run.artifact(Evaluation, "evaluate")
         except CarclfError as error:
-            failed[training_run] = _failure_text(record) or str(error)
+            failed[training_run] = _failure_text(record) or redact(str(error))
         else:
             evaluated[training_run] = run
     return _Trainings(evaluated, failed)

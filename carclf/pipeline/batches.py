@@ -19,6 +19,7 @@ from absl import flags
 from carclf.artifacts import fingerprint
 from carclf.images.decode import Pixels
 from carclf.images.letterbox import letterbox
+from carclf.os_errors import require_shared_memory
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.decode_cache import DecodedImages, ImageFiles, cache_decoded
 
@@ -157,6 +158,7 @@ def batches(
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     loader = dataset[start_batch:].to_iter_dataset(options)
     if num_workers:
+        require_shared_memory()
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, which only absl's own main would parse
         loader = loader.mp_prefetch(

@@ -19,8 +19,8 @@ from carclf.artifacts import atomic_folder, cache_folder, file_sha256, fingerpri
 from carclf.errors import DataError
 from carclf.images.decode import ImageDecodeError, Pixels, decode
 from carclf.images.letterbox import resize_to_fit
+from carclf.os_errors import disk_full_message
 from carclf.progress import log
-from carclf.services.storage import disk_full_message
 
 VERSION = 3  # of the file format and of the decoding: change it when either changes
 CHUNK_SIZE = 256  # images in memory at once while the cache is written

@@ -17,6 +17,7 @@ from carclf.errors import CarclfError, ConfigError, DataError, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
 from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
+from carclf.redaction import redact
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
@@ -148,7 +149,7 @@ class Run:
         except StageWaiting as waiting:
             log.info("%s: waiting %s", stage, waiting)
             until = _format_until(waiting)
-            return Result(stage, "", False, 0.0, waiting.metrics, str(waiting), waiting=True, until=until)
+            return Result(stage, "", False, 0.0, waiting.metrics, redact(str(waiting)), waiting=True, until=until)
         result = _result(stage, artifact, reused, time.monotonic() - started, self.config)
         self.record_result(result)
         self._log_end(result)
@@ -187,11 +188,11 @@ class Run:
         try:
             yield
         except StageWaiting as waiting:
-            attempt = {"text": str(waiting), "until": _format_until(waiting), "metrics": waiting.metrics}
+            attempt = {"text": redact(str(waiting)), "until": _format_until(waiting), "metrics": waiting.metrics}
             self._record_attempt(stage, since, state="waiting", **attempt)
             raise
         except BaseException as error:
-            reason = printable(f"{type(error).__name__}: {error}")[:MAX_REASON]
+            reason = redact(printable(f"{type(error).__name__}: {error}"))[:MAX_REASON]
             if isinstance(error, KeyboardInterrupt):
                 log.warning("%s: interrupted; run the same command to continue", stage)
                 reason = "interrupted"

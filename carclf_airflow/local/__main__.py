@@ -5,6 +5,7 @@ import signal
 import sys
 
 from carclf.errors import CarclfError
+from carclf.redaction import redact_output
 from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.demo import DemoOptions, run_demo
 from carclf_airflow.local.up import run_up
@@ -12,6 +13,7 @@ from carclf_airflow.local.up import run_up
 
 def main() -> int:
     """Run one of the two commands; return its exit status."""
+    redact_output()
     options = _parser().parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))

@@ -11,6 +11,7 @@ from carclf.config import load_config, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
+from carclf.os_errors import expand_home
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment
@@ -95,6 +96,6 @@ def _weights(text: str) -> str:
     """Return the Makefile's WEIGHTS as model.weights: a name or URL unchanged, a file as an absolute path."""
     if text in ("imagenet", "none") or "://" in text:
         return text
-    if not (path := Path(text).expanduser()).is_file():
+    if not (path := expand_home(text, "WEIGHTS")).is_file():
         raise ConfigError(f"WEIGHTS={text}: no such file. Give a .weights.h5 file, a store URL, 'imagenet' or 'none'.")
     return str(path.resolve())

@@ -12,7 +12,7 @@ from carclf.hardware import list_gpus
 from carclf_airflow.local.airflow_server import REPOSITORY_ROOT, Airflow, AirflowError
 from carclf_airflow.local.processes import ProcessGroup
 
-STATE_FOLDER = Path(os.environ.get("CARCLF_LOCAL_FOLDER", REPOSITORY_ROOT / ".local"))
+STATE_FOLDER = Path(os.environ.get("CARCLF_LOCAL_FOLDER", REPOSITORY_ROOT / ".local")).expanduser()
 PARALLELISM = "CARCLF_MAX_PARALLEL_TRAININGS"
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 import time
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ from typing import BinaryIO
 import requests
 
 from carclf.errors import ConfigError, DataError
+from carclf.os_errors import disk_full_message
 from carclf.services.kaggle.retries import RetryPolicy, TransientError
 
 log = logging.getLogger(__name__)
@@ -128,6 +128,5 @@ def _make_folder(folder: Path) -> None:
 
 
 def _disk_error(path: Path, error: OSError) -> ConfigError:
-    free = shutil.disk_usage(path.parent).free // 10**6 if path.parent.is_dir() else 0
-    return ConfigError(f"{path} cannot be written: {error} ({free} MB are free). Free some space, or use another "
-                       "folder.")
+    message = disk_full_message(error, [path.parent])
+    return ConfigError(message or f"{path} cannot be written: {error}. Fix its permissions, or use another folder.")

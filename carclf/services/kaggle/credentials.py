@@ -10,6 +10,8 @@ import requests
 from requests.adapters import HTTPAdapter
 
 from carclf.errors import ConfigError, ServiceError
+from carclf.proxies import find_proxy_error
+from carclf.redaction import kaggle_files
 
 # Another server that speaks Kaggle's protocol, for the demo and the tests.
 ENDPOINT_ENV_VAR = "CARCLF_KAGGLE_ENDPOINT"
@@ -31,22 +33,34 @@ class Credentials:
 
 
 def find_credentials() -> Credentials:
-    """Return the first credentials in Kaggle's order of sources; raise ConfigError if there are none."""
+    """Return the first credentials in Kaggle's order of sources; raise ConfigError if missing or invalid."""
     # KaggleApi.authenticate() prints its help and exits, needs a writable HOME, and waits on the network without a
     # timeout, all of it on `import kaggle`. This function keeps its order.
     from kagglesdk.kaggle_env import get_access_token_from_env
 
+    # No error here has a cause, and no message repeats one: both could contain the secret.
     try:
         token, source = get_access_token_from_env()
         if token:
-            return Credentials(str(source), token=token)
+            return Credentials(str(source), token=_clean(token, str(source)))
         credentials = _from_variables() or _from_files() or _from_login()
     except OSError as error:
-        # Not the whole error: the SDK tries the token as a path, and the error would print it.
         raise ConfigError(f"Kaggle credentials cannot be read: {error.strerror}. {CREDENTIALS_HELP}") from None
+    except UnicodeError:
+        raise ConfigError("The file with Kaggle's access token (KAGGLE_API_TOKEN or ~/.kaggle/access_token) is not "
+                          f"valid UTF-8. {CREDENTIALS_HELP}") from None
     if credentials is None:
         raise ConfigError(f"Kaggle credentials are missing. {CREDENTIALS_HELP}")
     return credentials
+
+
+def _clean(value: str, source: str) -> str:
+    """Remove a byte order mark and whitespace at the ends, which files bring along; raise ConfigError if invalid."""
+    cleaned = value.strip("\ufeff \t\r\n")
+    if not cleaned or not cleaned.isascii() or not cleaned.isprintable() or " " in cleaned:
+        raise ConfigError(f"The Kaggle credentials in {source} are invalid: expected one word of ASCII characters, "
+                          f"without spaces or line breaks. {CREDENTIALS_HELP}")
+    return cleaned
 
 
 def _from_variables() -> Credentials | None:
@@ -54,19 +68,21 @@ def _from_variables() -> Credentials | None:
     key = os.environ.get("KAGGLE_KEY")
     if not (username and key):
         return None
-    return Credentials("KAGGLE_USERNAME and KAGGLE_KEY", username=username.strip(), key=key.strip())
+    return Credentials("KAGGLE_USERNAME and KAGGLE_KEY", username=_clean(username, "KAGGLE_USERNAME"),
+                       key=_clean(key, "KAGGLE_KEY"))
 
 
 def _from_files() -> Credentials | None:
-    folders = [os.environ.get("KAGGLE_CONFIG_DIR"), "~/.kaggle", "~/.config/kaggle"]
-    paths = [Path(os.path.expanduser(folder)) / "kaggle.json" for folder in folders if folder]  # noqa: PTH111
-    if (path := next((path for path in paths if path.is_file()), None)) is None:
+    path = next((path for path in kaggle_files() if path.name == "kaggle.json" and path.is_file()), None)
+    if path is None:
         return None
     try:
-        content = json.loads(path.read_text())
-        return Credentials(str(path), username=str(content["username"]), key=str(content["key"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"Invalid credentials file {path}: {error!r}. {CREDENTIALS_HELP}") from error
+        content = json.loads(path.read_bytes())  # from bytes, it detects UTF-8, UTF-16 and a byte order mark
+        username, key = str(content["username"]), str(content["key"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"Invalid credentials file {path}: expected JSON with the texts 'username' and 'key'. "
+                          f"{CREDENTIALS_HELP}") from None
+    return Credentials(str(path), username=_clean(username, str(path)), key=_clean(key, str(path)))
 
 
 def _from_login() -> Credentials | None:
@@ -74,15 +90,21 @@ def _from_login() -> Credentials | None:
     from kagglesdk.kaggle_creds import KaggleCredentials
 
     client = create_client(Credentials("login", username="-", key="-"), read_timeout_seconds=CONNECT_TIMEOUT_SECONDS)
-    login = KaggleCredentials.load(client=client)
+    try:
+        login = KaggleCredentials.load(client=client)
+    except (ValueError, TypeError, AttributeError):
+        raise ConfigError(f"The file ~/.kaggle/credentials.json is damaged. Run `kaggle auth login` again. "
+                          f"{CREDENTIALS_HELP}") from None
     if login is None:
         return None
     try:
         token = login.get_access_token()
-    except requests.HTTPError as error:
-        raise ConfigError(f"The login of `kaggle auth login` has expired: {error}. {CREDENTIALS_HELP}") from error
     except requests.RequestException as error:
-        raise ServiceError(f"Kaggle could not renew the login: {error}. Try again later.") from error
+        if proxy_error := find_proxy_error("Could not renew the login of `kaggle auth login`", error):
+            raise proxy_error from error
+        if not isinstance(error, requests.HTTPError):
+            raise ServiceError(f"Kaggle could not renew the login: {error}. Try again later.") from error
+        raise ConfigError(f"The login of `kaggle auth login` has expired: {error}. {CREDENTIALS_HELP}") from error
     return Credentials("kaggle auth login", token=token)
 
 
@@ -91,6 +113,9 @@ def create_client(credentials: Credentials, *, read_timeout_seconds: float) -> A
     from kagglesdk.kaggle_client import KaggleClient
     from kagglesdk.kaggle_env import KaggleEnv
 
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if (bundle := os.environ.get(name)) and not Path(bundle).exists():
+            raise ConfigError(f"The file of certificates in {name}, {bundle}, does not exist. Fix the variable.")
     endpoint = os.environ.get(ENDPOINT_ENV_VAR, "").rstrip("/")
     client = KaggleClient(
         env=KaggleEnv.PROD if endpoint else None,

@@ -17,6 +17,7 @@ import requests
 import urllib3
 
 from carclf.errors import CarclfError, ConfigError, ServiceError, StageWaiting
+from carclf.proxies import find_proxy_error
 from carclf.services.kaggle.credentials import CREDENTIALS_HELP
 
 T = TypeVar("T")
@@ -61,6 +62,11 @@ class RetryPolicy:
 
     def raise_if_permanent(self, action: str, error: Exception) -> None:
         """Raise ConfigError or StageWaiting if an immediate retry cannot help."""
+        if isinstance(proxy_error := find_proxy_error(f"Could not {action}", error), ConfigError):
+            raise proxy_error from error
+        if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise ConfigError(f"Could not {action}: this machine does not trust the server's certificate: {error}. If "
+                              "a proxy replaces certificates, set REQUESTS_CA_BUNDLE to its root.") from error
         if isinstance(error, _MALFORMED):
             raise ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.") from error
         status = http_status(error)
@@ -75,6 +81,8 @@ class RetryPolicy:
         if requested > LONGEST_WAIT_SECONDS:
             raise ServiceError(f"{message} Kaggle asks to wait {requested:.0f} s: try again after that.") from error
         if attempt >= self.max_attempts or time.monotonic() + wait > deadline:
+            if proxy_error := find_proxy_error(f"Could not {action}", error):
+                raise proxy_error from error
             raise ServiceError(f"{message} Kaggle or the network has a temporary fault: try again later.") from error
         log.warning("%s Next attempt in %.1f s.", message, wait)
         time.sleep(wait)

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from carclf.redaction import redact
 from carclf.services.mlflow.background import redact_credentials
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class MlflowRun:
     def _log(self, metrics: "Sequence[Metric]", tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        texts = {name: text[:MAX_TEXT_LENGTH] for name, text in tags.items()}
+        texts = {name: redact(text)[:MAX_TEXT_LENGTH] for name, text in tags.items()}
         changed = {name: text for name, text in texts.items() if text != self.tags.get(name, "")}
         batches = zip_longest(_batches(metrics, MAX_METRICS), _batches(changed.items(), MAX_TEXTS))
         for metric_batch, tag_batch in batches:

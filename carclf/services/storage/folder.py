@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
+from carclf.os_errors import expand_home, raise_if_disk_full
 from carclf.services.storage.atomic_file import atomic_path, sync, temporary_path
-from carclf.services.storage.disk_full import raise_if_disk_full
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 
 # No key contains a "~": these files are never mistaken for objects.
@@ -28,7 +28,7 @@ class FolderStore:
     """Objects are files in the folder; the version is the SHA-256 of the content."""
 
     def __init__(self, path: Path) -> None:
-        self.folder = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow links)
+        self.folder = Path(os.path.abspath(expand_home(path, "--store or CARCLF_STORE")))  # noqa: PTH100 (resolve() would follow links)
         self.url = str(self.folder)
 
     def read(self, key: str) -> VersionedObject | None:
@@ -114,7 +114,8 @@ class FolderStore:
         except OSError as error:
             message = f"The store {self.url} cannot be read or written: {error}."
             if error.errno in _TRANSIENT:
-                raise ServiceError(f"{message} Try again; if it keeps failing, check the disk or its mount.") from error
+                raise ServiceError(f"{message} Try again; if it keeps failing, check the disk, its mount and "
+                                   "`ulimit -n`.") from error
             raise ConfigError(f"{message} Use a folder that this user may write to (--store or "
                               "CARCLF_STORE).") from error
 

@@ -6,14 +6,16 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
+from carclf.os_errors import raise_if_disk_full
 from carclf.progress import log
+from carclf.proxies import find_proxy_error
 from carclf.services.storage.atomic_file import atomic_path
-from carclf.services.storage.disk_full import raise_if_disk_full
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 
 T = TypeVar("T")
@@ -28,6 +30,7 @@ _MISSING = {"NoSuchKey", "404", "NotFound"}
 _LOST_RACE = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestTimeout",
               "TooManyRequests", "429"}  # fmt: skip
+_CLOCK_SKEW = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 # The bytes that the server received do not match the checksum in the request.
 _DAMAGED_UPLOAD = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 
@@ -165,19 +168,27 @@ class S3Store:
             raise self._client_error(error) from error
 
     def _response_error(self, error: Exception) -> CarclfError:
+        if proxy_error := find_proxy_error(f"The store {self.url} cannot be reached", error):
+            return proxy_error
         code = _code(error)
         status = _response_metadata(error).get("HTTPStatusCode", 0)
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _THROTTLED:
             return ServiceError(f"Temporary failure of the store {self.url}: {error}. Try again later.")
         if code in _MISSING | {"NoSuchBucket"}:
             return ConfigError(f"The bucket {self.bucket!r} does not exist: {error}. Check its name, or create it.")
+        if code in _CLOCK_SKEW:
+            return ConfigError(f"The store {self.url} rejected a request because of the time in it, "
+                               f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {error}. Set this machine's clock.")
         return ConfigError(f"The store {self.url} rejected a request: {error}. Check the AWS credentials and their "
                            "region, and allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:AbortMultipartUpload "
                            "on this bucket.")
 
     def _client_error(self, error: Exception) -> CarclfError:
+        from boto3.exceptions import Boto3Error
         from botocore import exceptions
 
+        if proxy_error := find_proxy_error(f"The store {self.url} cannot be reached", error):
+            return proxy_error
         credentials = (
             exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError,
             exceptions.ProfileNotFound, exceptions.NoRegionError, exceptions.TokenRetrievalError, exceptions.SSOError,
@@ -187,6 +198,12 @@ class S3Store:
                                "AWS_SECRET_ACCESS_KEY, or a profile in ~/.aws, or give the machine a role.")
         if isinstance(error, (exceptions.ParamValidationError, ValueError)):
             return ConfigError(f"Invalid store {self.url}: {error}. Fix its URL or AWS_ENDPOINT_URL.")
+        network = (
+            exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError,
+            exceptions.MetadataRetrievalError, exceptions.FlexibleChecksumError, Boto3Error,
+        )  # fmt: skip
+        if not isinstance(error, network):
+            return ConfigError(f"Invalid AWS configuration: {error}. Fix the file or the variable AWS_* that sets it.")
         return ServiceError(f"The store {self.url} cannot be reached: {error}. Try again later; if it keeps failing, "
                             "check the network and AWS_ENDPOINT_URL.")  # fmt: skip
 
