@@ -17,6 +17,7 @@ RunOnSmallDisk = Callable[[Path, int, list[str]], subprocess.CompletedProcess[st
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ["CARCLF_DEMO_KEY"] = "demo-key"  # of the demo servers, which otherwise generate one
 CARCLF_VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS")
 KAGGLE_VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
 S3_VARIABLES = {
