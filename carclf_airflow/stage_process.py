@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airflow.sdk import PokeReturnValue
+from airflow.sdk import PokeReturnValue, Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import (
     AirflowException,
@@ -40,6 +40,8 @@ EXIT_CONFIG = 78
 EXIT_SKIP = 99
 SIGNAL_STATUS = 128  # a shell adds it to the number of the signal that ended a process
 # The child gets the variables that it needs and none of Airflow's secrets; only three stages get Kaggle's credentials.
+# A worker or pod has no variable or file with them, which all of its processes could read: a task of these stages gets
+# them from Airflow's variables.
 ALLOWED = re.compile(
     r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
@@ -47,6 +49,7 @@ ALLOWED = re.compile(
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
+KAGGLE_CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 ERROR_PREFIX = "carclf: "  # of the line in which carclf reports an error
 GRACE_SECONDS = 10.0
 # XCom holds what a person reads; the run's record in the store holds everything.
@@ -152,8 +155,16 @@ def skip_tasks(context: Mapping[str, Any], tasks: list[str], result: dict[str, A
 
 def child_environment(stage: str) -> dict[str, str]:
     """Return the part of this process's environment that the child of a stage gets."""
-    allowed = ALLOWED_WITH_KAGGLE if stage in KAGGLE_STAGES else ALLOWED
-    return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
+    if stage not in KAGGLE_STAGES:
+        return {name: value for name, value in os.environ.items() if ALLOWED.fullmatch(name)}
+    environment = {name: value for name, value in os.environ.items() if ALLOWED_WITH_KAGGLE.fullmatch(name)}
+    return environment if any(environment.get(name) for name in KAGGLE_CREDENTIALS) else environment | _credentials()
+
+
+def _credentials() -> dict[str, str]:
+    """Return Kaggle's credentials from Airflow's variables, such as kaggle_api_token."""
+    values = {name: Variable.get(name.lower(), default="") for name in KAGGLE_CREDENTIALS}
+    return {name: value for name, value in values.items() if value}
 
 
 def airflow_run_environment(context: Mapping[str, Any]) -> dict[str, str]:
