@@ -5,7 +5,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import IO, TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
 IDLE_SECONDS = 60.0  # without data, after which a connection is closed
 COPY_BYTES = 1 << 20
+DISCARD_BYTES = 64 << 20  # of a request that is rejected
+DISCARD_SECONDS = 1.0
 # What parsing an invalid URL, header or JSON value raises; RecursionError: deeply nested JSON.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
@@ -55,8 +57,8 @@ class RequestHandler(BaseHTTPRequestHandler):
         try:
             body = read_body(self.headers, self.rfile)
         except ApiError as error:
-            self.close_connection = True  # the rest of the body is not read
-            return self._send_error(error.status, error.message)
+            self._send_error(error.status, error.message)
+            return self._discard_rest()
         try:
             return respond(body)
         except ApiError as error:
@@ -148,6 +150,15 @@ class RequestHandler(BaseHTTPRequestHandler):
             self._send_json({})
         else:
             self._send_error(HTTPStatus.NOT_FOUND, "Not Found")
+
+    def _discard_rest(self) -> None:
+        """Close the connection, but first receive some of the rest: unread bytes would cost the client the response."""
+        self.close_connection = True
+        self.connection.settimeout(DISCARD_SECONDS)
+        with suppress(OSError):
+            for _ in range(DISCARD_BYTES // COPY_BYTES):
+                if not self.rfile.read(COPY_BYTES):
+                    return
 
     def _fail(self, fault: Fault) -> None:
         if response := fault.response():

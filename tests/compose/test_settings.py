@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import ROOT, Cluster
+from cluster import ROOT
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
