@@ -49,7 +49,9 @@ ALLOWED = re.compile(
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
-KAGGLE_CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+# Airflow's variables by the child's variable; Airflow masks values whose name contains token or api_key.
+KAGGLE_CREDENTIALS = {"KAGGLE_API_TOKEN": "kaggle_api_token", "KAGGLE_USERNAME": "kaggle_username",
+                      "KAGGLE_KEY": "kaggle_api_key"}
 ERROR_PREFIX = "carclf: "  # of the line in which carclf reports an error
 GRACE_SECONDS = 10.0
 # XCom holds what a person reads; the run's record in the store holds everything.
@@ -162,8 +164,7 @@ def child_environment(stage: str) -> dict[str, str]:
 
 
 def _credentials() -> dict[str, str]:
-    """Return Kaggle's credentials from Airflow's variables, such as kaggle_api_token."""
-    values = {name: Variable.get(name.lower(), default="") for name in KAGGLE_CREDENTIALS}
+    values = {name: Variable.get(variable, default="") for name, variable in KAGGLE_CREDENTIALS.items()}
     return {name: value for name, value in values.items() if value}
 
 

@@ -1,4 +1,4 @@
-"""Mutated HTTP requests: the demo server answers or closes the connection, and keeps working."""
+"""Mutated HTTP requests: the demo server responds or closes the connection, and keeps working."""
 
 import base64
 import json
@@ -97,9 +97,9 @@ def fuzz_requests(server: DemoServer, num: int) -> Counter[int]:
         request = chance.choice(seeds)
         for _ in range(chance.choice((1, 1, 2, 3))):
             request = chance.choice(mutations)(chance, request) or b"\r\n"
-        found = [int(status) for status in re.findall(rb"^HTTP/1\.1 (\d+)", send(server, request), re.MULTILINE)]
-        assert not [status for status in found if status >= 500 and status not in SERVER_STATUSES], number
-        statuses.update(found)
+        received = [int(status) for status in re.findall(rb"^HTTP/1\.1 (\d+)", send(server, request), re.MULTILINE)]
+        assert not [status for status in received if status >= 500 and status not in SERVER_STATUSES], number
+        statuses.update(received)
     return statuses
 
 

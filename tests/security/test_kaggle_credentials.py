@@ -11,6 +11,7 @@ from airflow_process import ROOT, airflow_environment, printed_json
 from carclf.stages.chain import STAGES
 
 CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+VARIABLES = ("AIRFLOW_VAR_KAGGLE_API_TOKEN", "AIRFLOW_VAR_KAGGLE_USERNAME", "AIRFLOW_VAR_KAGGLE_API_KEY")
 KAGGLE_STAGES = {"download", "submit", "score"}
 CODE = """
     import json, sys
@@ -19,10 +20,10 @@ CODE = """
 """
 
 
-@pytest.mark.parametrize("prefix", ["AIRFLOW_VAR_", ""])
-def test_only_the_stages_that_call_kaggle_get_its_credentials(tmp_path: Path, prefix: str) -> None:
+@pytest.mark.parametrize("names", [VARIABLES, CREDENTIALS])
+def test_only_the_stages_that_call_kaggle_get_its_credentials(tmp_path: Path, names: tuple[str, ...]) -> None:
     """From Airflow's variables, as in a cluster, or from the task's environment, as on one machine."""
-    planted = {f"{prefix}{name}": f"planted-{name}" for name in CREDENTIALS}
+    planted = {name: f"planted-{credential}" for name, credential in zip(names, CREDENTIALS, strict=True)}
     environments = printed_json(CODE, airflow_environment(tmp_path) | planted, json.dumps(list(STAGES)))
     received = {stage: [name for name in CREDENTIALS if environment.get(name) == f"planted-{name}"]
                 for stage, environment in environments.items()}
@@ -38,7 +39,7 @@ def test_a_pod_has_no_credentials_of_kaggle(name: str) -> None:
 def test_the_api_server_provides_the_credentials_on_kubernetes() -> None:
     values: dict[str, Any] = yaml.safe_load((ROOT / "deploy/kubernetes/values.yaml").read_text())
     sources = {variable["name"]: variable.get("valueFrom") for variable in values["apiServer"]["env"]}
-    assert {sources[f"AIRFLOW_VAR_{name}"]["secretKeyRef"]["name"] for name in CREDENTIALS} == {"carclf-kaggle"}
+    assert {sources[name]["secretKeyRef"]["name"] for name in VARIABLES} == {"carclf-kaggle"}
     assert "kaggle" not in json.dumps(values["env"]).lower()
 
 
