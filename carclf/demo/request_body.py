@@ -9,6 +9,7 @@ from carclf.demo.kaggle_backend import ApiError
 
 MAX_BODY_BYTES = 8 << 20  # a submission of 100,000 rows has 3 MB
 MAX_LINE_BYTES = 1 << 10  # of the lines between chunks
+DIGITS = {10: "[0-9]+", 16: "[0-9A-Fa-f]+"}
 
 
 def read_body(headers: Message, stream: BinaryIO) -> bytes:
@@ -30,14 +31,14 @@ def read_body(headers: Message, stream: BinaryIO) -> bytes:
 
 
 def _read_chunks(stream: BinaryIO) -> bytes:
-    chunks = b""
+    chunks = bytearray()  # += copies bytes each time, and a chunk may have one byte
     while size := _parse_size(_read_line(stream).partition(";")[0], 16):
         chunks += _read_exactly(stream, size)
         if len(chunks) > MAX_BODY_BYTES:
             raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected a body of at most {MAX_BODY_BYTES} bytes")
         _require_end_of_line(_read_line(stream))
     _require_end_of_line(_read_line(stream))
-    return chunks
+    return bytes(chunks)
 
 
 def _require_end_of_line(line: str) -> None:
@@ -54,7 +55,7 @@ def _read_line(stream: BinaryIO) -> str:
 
 def _parse_size(text: str, base: int) -> int:
     """Return a size; ``int`` alone would also accept signs, underscores and other digits."""
-    if not re.fullmatch(r"[0-9]+" if base == 10 else r"[0-9A-Fa-f]+", text.strip(" \t\r\n"), re.ASCII):  # noqa: PLR2004
+    if not re.fullmatch(DIGITS[base], text.strip(" \t\r\n")):
         raise ApiError(HTTPStatus.BAD_REQUEST, f"Invalid size {text[:20]!r}: expected a number of bytes")
     if len(text) > MAX_LINE_BYTES or (size := int(text, base)) > MAX_BODY_BYTES:
         raise ApiError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"Expected a body of at most {MAX_BODY_BYTES} bytes")

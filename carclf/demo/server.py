@@ -35,11 +35,15 @@ class _BoundedServer(ThreadingHTTPServer):
         self.free_connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self.free_connections.acquire(blocking=False):
-            super().process_request(request, client_address)
+        if not self.free_connections.acquire(blocking=False):
+            request.sendall(BUSY)
+            self.shutdown_request(request)
             return
-        request.sendall(BUSY)
-        self.shutdown_request(request)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # the thread could not be started
+            self.free_connections.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:

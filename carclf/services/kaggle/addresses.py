@@ -2,7 +2,8 @@
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+
+from urllib3.util import parse_url
 
 from carclf.errors import ConfigError
 
@@ -16,10 +17,10 @@ def require_public_address(url: str, endpoint: str) -> None:
     Otherwise a forged response could make this machine read or write a service that only its network can reach, such
     as the metadata server of a cloud. The endpoint itself may be private: a demo server, or a mirror.
     """
-    target, origin = urlsplit(url), urlsplit(endpoint)
+    target, origin = parse_url(url), parse_url(endpoint)
     if (target.scheme, target.netloc) == (origin.scheme, origin.netloc):
         return
-    host = target.hostname or ""
+    host = (target.host or "").strip("[]").partition("%")[0]  # without the zone of a link-local address
     if target.scheme == "https" and f".{host}".endswith(TRUSTED_DOMAINS):
         return
     is_downgrade = origin.scheme == "https" and target.scheme != "https"
@@ -38,6 +39,6 @@ def _resolve(host: str) -> list[str]:
 
 
 def _is_public(text: str) -> bool:
-    address = ipaddress.ip_address(text.partition("%")[0])  # without the zone of a link-local address
+    address = ipaddress.ip_address(text)
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return (mapped or address).is_global
