@@ -3,7 +3,7 @@
 import re
 from email.message import Message
 from http import HTTPStatus
-from typing import BinaryIO
+from io import BufferedIOBase
 
 from carclf.demo.kaggle_backend import ApiError
 
@@ -12,7 +12,7 @@ MAX_LINE_BYTES = 1 << 10  # of the lines between chunks
 DIGITS = {10: "[0-9]+", 16: "[0-9A-Fa-f]+"}
 
 
-def read_body(headers: Message, stream: BinaryIO) -> bytes:
+def read_body(headers: Message, stream: BufferedIOBase) -> bytes:
     """Return the body that follows the headers.
 
     Raise ApiError: 413 if the body exceeds MAX_BODY_BYTES, 400 if its length is invalid or ambiguous, or if the
@@ -30,7 +30,7 @@ def read_body(headers: Message, stream: BinaryIO) -> bytes:
     return _read_exactly(stream, _parse_size(lengths[0], 10)) if lengths else b""
 
 
-def _read_chunks(stream: BinaryIO) -> bytes:
+def _read_chunks(stream: BufferedIOBase) -> bytes:
     chunks = bytearray()  # += copies bytes each time, and a chunk may have one byte
     while size := _parse_size(_read_line(stream).partition(";")[0], 16):
         chunks += _read_exactly(stream, size)
@@ -46,7 +46,7 @@ def _require_end_of_line(line: str) -> None:
         raise ApiError(HTTPStatus.BAD_REQUEST, "Expected the end of a chunk")
 
 
-def _read_line(stream: BinaryIO) -> str:
+def _read_line(stream: BufferedIOBase) -> str:
     line = stream.readline(MAX_LINE_BYTES)
     if not line.endswith(b"\n"):
         raise ApiError(HTTPStatus.BAD_REQUEST, "Expected a complete line between two chunks")
@@ -62,7 +62,7 @@ def _parse_size(text: str, base: int) -> int:
     return size
 
 
-def _read_exactly(stream: BinaryIO, size: int) -> bytes:
+def _read_exactly(stream: BufferedIOBase, size: int) -> bytes:
     data = stream.read(size)
     if len(data) < size:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"Received {len(data)} of {size} bytes")
