@@ -44,7 +44,7 @@ def train_with_recipe(recipe: str, settings: dict[str, Any]) -> Train:
         os.environ["CARCLF_CACHE"] = str(work / "cache")  # an empty cache: nothing is reused
         store = open_store(str(work / "store"))
         with DemoServer(competition, scoring_seconds=0) as server:
-            os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key"}
+            os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
             base = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
             run = Run.start_or_resume("run", store, recipe, load_config(recipe, base | settings))
             results = {stage: run.run_stage(stage) for stage in STAGES}

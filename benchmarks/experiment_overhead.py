@@ -41,10 +41,10 @@ def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     environment = inherited | {
         "CARCLF_STORE": str(store), "CARCLF_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY_ROOT),
-        "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none", "KAGGLE_API_TOKEN": "demo-key",
+        "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none",
     }
     with ProcessGroup(folder / "logs") as processes:
-        environment["CARCLF_KAGGLE_ENDPOINT"] = start_demo_server(processes, folder.parent / "server", environment)
+        environment |= start_demo_server(processes, folder.parent / "server", environment)
         airflow = Airflow(folder / "airflow", processes, environment, num_workers=num_workers)
         airflow.start()
         summary = run_experiment(airflow, form(num_recipes), "overhead")

@@ -44,7 +44,7 @@ def measure(folder: Path, work: Path) -> dict[str, float]:
     megabytes = {}
     with DemoServer(competition, scoring_seconds=0) as server:
         environment = dict(os.environ) | {
-            "CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": "demo-key", "CARCLF_CACHE": str(work / "cache"),
+            "CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token, "CARCLF_CACHE": str(work / "cache"),
             "CARCLF_STORE": str(work / "store"), "CARCLF_SETTINGS": "", "CARCLF_RECIPE": "demo",
         }
         for stage in STAGES:

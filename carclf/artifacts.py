@@ -17,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.networks import load_network
 from carclf.services.storage import Store
 
 if TYPE_CHECKING:
+    import keras
+    import numpy.typing as npt
     import pandas as pd
 
 MetricValue = float | int | str | list[int]
@@ -120,6 +123,17 @@ class Artifact(BaseModel):
 
         return pd.read_parquet(self.path(store, name))
 
+    def array(self, store: Store, name: str) -> "npt.NDArray[Any]":
+        """Return one of the ``.npy`` files; raise DataError if it is damaged or contains pickled objects."""
+        import numpy as np
+
+        path = self.path(store, name)
+        try:
+            return np.asarray(np.load(path, allow_pickle=False))
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(f"{path} is not an array of numbers: {error}. Restore {self.folder}/{self.key} from a "
+                            "backup.") from error
+
     def number(self, name: str) -> float:
         """Return a metric that is a number; raise DataError if it is missing or is not a number."""
         value = self.metrics.get(name)
@@ -219,6 +233,10 @@ class Model(_Labeled):
     def image_size(self) -> tuple[int, int]:
         """Height and width of the network's input, in pixels."""
         return int(self.number("image_height")), int(self.number("image_width"))
+
+    def network(self, store: Store) -> "keras.Model":
+        """Return the network, uncompiled; raise DataError if it cannot be loaded safely."""
+        return load_network(self.path(store, "model.keras"))
 
     @property
     def is_ensemble(self) -> bool:

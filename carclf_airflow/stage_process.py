@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airflow.sdk import PokeReturnValue
+from airflow.sdk import PokeReturnValue, Variable
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import (
     AirflowException,
@@ -42,6 +42,8 @@ EXIT_CONFIG = 78
 EXIT_SKIP = 99
 SIGNAL_STATUS = 128  # a shell adds it to the number of the signal that ended a process
 # The child gets the variables that it needs and none of Airflow's secrets; only three stages get Kaggle's credentials.
+# A worker or pod has no variable or file with them, which all of its processes could read: a task of these stages gets
+# them from Airflow's variables.
 ALLOWED = re.compile(
     r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
     r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
@@ -49,6 +51,9 @@ ALLOWED = re.compile(
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")
+# Airflow's variables by the child's variable; Airflow masks values whose name contains token or api_key.
+KAGGLE_CREDENTIALS = {"KAGGLE_API_TOKEN": "kaggle_api_token", "KAGGLE_USERNAME": "kaggle_username",
+                      "KAGGLE_KEY": "kaggle_api_key"}
 ERROR_PREFIX = "carclf: "  # of the line in which carclf reports an error
 LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) (.*)")
 GRACE_SECONDS = 10.0
@@ -155,8 +160,15 @@ def skip_tasks(context: Mapping[str, Any], tasks: list[str], result: dict[str, A
 
 def child_environment(stage: str) -> dict[str, str]:
     """Return the part of this process's environment that the child of a stage gets."""
-    allowed = ALLOWED_WITH_KAGGLE if stage in KAGGLE_STAGES else ALLOWED
-    return {name: value for name, value in os.environ.items() if allowed.fullmatch(name)}
+    if stage not in KAGGLE_STAGES:
+        return {name: value for name, value in os.environ.items() if ALLOWED.fullmatch(name)}
+    environment = {name: value for name, value in os.environ.items() if ALLOWED_WITH_KAGGLE.fullmatch(name)}
+    return environment if any(environment.get(name) for name in KAGGLE_CREDENTIALS) else environment | _credentials()
+
+
+def _credentials() -> dict[str, str]:
+    values = {name: Variable.get(variable, default="") for name, variable in KAGGLE_CREDENTIALS.items()}
+    return {name: value for name, value in values.items() if value}
 
 
 def airflow_run_environment(context: Mapping[str, Any]) -> dict[str, str]:

@@ -25,6 +25,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "GRAFANA_PASSWORD": lambda: secrets.token_urlsafe(15),
     "MLFLOW_TRACKING_PASSWORD": lambda: secrets.token_urlsafe(15),
     "MLFLOW_SECRET_KEY": lambda: secrets.token_hex(32),
+    "DEMO_KEY": lambda: secrets.token_hex(16),
 }
 # Like Compose: empty quotes or a comment alone are not a value.
 ASSIGNMENT = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?!#|""[ \t]*$|''[ \t]*$)\S""")
@@ -32,6 +33,7 @@ ASSIGNMENT = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*(?!#|"
 WORKER_SECRETS = {
     "API_SECRET_KEY", "REDIS_PASSWORD", "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "MLFLOW_TRACKING_PASSWORD",
 }
+KAGGLE_CREDENTIALS = {"KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY"}  # only the api-server needs them
 
 
 def add_missing(path: Path) -> list[str]:
@@ -55,8 +57,9 @@ def add_missing(path: Path) -> list[str]:
 
 def worker_settings(path: Path, host: str) -> str:
     """Return the file's settings for a worker on another machine, without the secrets that it does not need."""
+    hidden = GENERATORS.keys() - WORKER_SECRETS | KAGGLE_CREDENTIALS
     lines = [
-        f"{name}=not-on-this-machine" if name in GENERATORS and name not in WORKER_SECRETS else line
+        f"{name}=not-on-this-machine" if name in hidden else line
         for line in path.read_text().splitlines() for name in [line.partition("=")[0].strip()]
     ]
     settings = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}

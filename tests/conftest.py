@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 hypothesis.settings.register_profile("carclf", deadline=None)  # a busy machine is slower
 hypothesis.settings.load_profile("carclf")
+os.environ["CARCLF_DEMO_KEY"] = "demo-key"  # of the demo servers, which otherwise generate one
 CARCLF_VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS")
 KAGGLE_VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
 S3_VARIABLES = {

@@ -50,15 +50,13 @@ def predict(
 
 
 def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":
-    import keras
-
     from carclf.inference.files import ImagePredictor
 
     settings = tta_settings(selected.evaluation)
     _log_model(selected, settings)
     return ImagePredictor(
-        keras.models.load_model(selected.model.path(store, "model.keras"), compile=False), selected.model.image_size,
-        settings, selected.temperature or 1.0, _max_megapixels(selected, store),
+        selected.model.network(store), selected.model.image_size, settings, selected.temperature or 1.0,
+        _max_megapixels(selected, store),
     )
 
 

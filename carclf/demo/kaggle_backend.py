@@ -6,6 +6,7 @@ The wire format is that of kaggle 2.2.4 and kagglesdk. It has not been compared 
 import base64
 import json
 import re
+import secrets
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from carclf.demo.served_files import digest, member_sizes
 
 Json = dict[str, Any]
 FIRST_REF = 1001
+MAX_UPLOADS = 100  # are kept in memory
 CREATION_EPOCH = 1_500_000_000  # the first creation date of an archive, in seconds
 METHODS = frozenset({
     "ListDataFiles", "StartSubmissionUpload", "CreateSubmission", "GetSubmission", "ListSubmissions",
@@ -143,8 +145,10 @@ class KaggleBackend:
 
     def _start_submission_upload(self, request: Json) -> Json:
         self.require_rules_accepted()
-        token = f"upload-{len(self.uploads)}"
+        token = secrets.token_hex(16)  # whoever has the URL may upload
         self.uploads[token] = Upload(str(request.get("fileName", "")))
+        if len(self.uploads) > MAX_UPLOADS:
+            del self.uploads[next(iter(self.uploads))]  # the oldest
         return {"token": token, "createUrl": f"{self.url}/upload/{token}"}
 
     def _create_submission(self, request: Json) -> Json:

@@ -4,7 +4,8 @@ import json
 import logging
 import re
 import shutil
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import IO, TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from carclf.demo.faults import FIXED_RESPONSES, JSON_TYPE, Fault
 from carclf.demo.kaggle_backend import ApiError
+from carclf.demo.request_body import read_body
 from carclf.demo.served_files import ServedFile, open_file
 
 if TYPE_CHECKING:
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
+IDLE_SECONDS = 60.0  # without data, after which a connection is closed
 COPY_BYTES = 1 << 20
+DISCARD_BYTES = 64 << 20  # of a request that is rejected
+DISCARD_SECONDS = 1.0
+# What parsing an invalid URL, header or JSON value raises; RecursionError: deeply nested JSON.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -27,6 +34,7 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     demo: "DemoServer"
     protocol_version = "HTTP/1.1"
+    timeout = IDLE_SECONDS
 
     def log_message(self, format: str, *args: Any) -> None:
         """Log at debug level instead of printing."""
@@ -34,13 +42,29 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Handle an API call."""
-        body = self._read_body()
+        self._handle(self._call)
+
+    def do_GET(self) -> None:
+        """Handle a download, which starts at the requested byte."""
+        self._handle(lambda _: self._download())
+
+    def do_PUT(self) -> None:
+        """Handle an upload; its URL needs no credentials, like a signed one."""
+        self._handle(self._upload)
+
+    def _handle(self, respond: Callable[[bytes], None]) -> None:
+        """Read the body and respond; send an error if the request is not valid."""
         try:
-            self._call(body)
+            body = read_body(self.headers, self.rfile)
         except ApiError as error:
             self._send_error(error.status, error.message)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._send_error(HTTPStatus.BAD_REQUEST, f"The request is malformed: {error}")
+            return self._discard_rest()
+        try:
+            return respond(body)
+        except ApiError as error:
+            return self._send_error(error.status, error.message)
+        except MALFORMED as error:
+            return self._send_error(HTTPStatus.BAD_REQUEST, f"The request is malformed: {error}")
 
     def _call(self, body: bytes) -> None:
         match = re.fullmatch(r"(?:/api)?/v1/([\w.]+)/(\w+)", urlsplit(self.path).path)
@@ -74,8 +98,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         url = f"{self.demo.url}/download/{name}?signature={self.demo.signature}"
         self._send(HTTPStatus.FOUND, b"", {"Location": url})
 
-    def do_GET(self) -> None:
-        """Handle a download, which starts at the requested byte."""
+    def _download(self) -> None:
         url = urlsplit(self.path)
         self.demo.count("Download")
         if parse_qs(url.query).get("signature") != [self.demo.signature]:
@@ -119,9 +142,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         else:
             shutil.copyfileobj(content, self.wfile, COPY_BYTES)
 
-    def do_PUT(self) -> None:
-        """Handle an upload; its URL needs no credentials, like a signed one."""
-        body = self._read_body()
+    def _upload(self, body: bytes) -> None:
         self.demo.count("Upload")
         if fault := self.demo.next_fault("Upload"):
             self._fail(fault)
@@ -130,16 +151,14 @@ class RequestHandler(BaseHTTPRequestHandler):
         else:
             self._send_error(HTTPStatus.NOT_FOUND, "Not Found")
 
-    def _read_body(self) -> bytes:
-        # Kaggle's client sends an empty file in chunks.
-        if self.headers.get("Transfer-Encoding", "") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        chunks = b""
-        while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
-            chunks += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return chunks
+    def _discard_rest(self) -> None:
+        """Close the connection, but first receive some of the rest: unread bytes would cost the client the response."""
+        self.close_connection = True
+        self.connection.settimeout(DISCARD_SECONDS)
+        with suppress(OSError):
+            for _ in range(DISCARD_BYTES // COPY_BYTES):
+                if not self.rfile.read(COPY_BYTES):
+                    return
 
     def _fail(self, fault: Fault) -> None:
         if response := fault.response():

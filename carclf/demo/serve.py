@@ -1,5 +1,6 @@
 """``carclf demo-server``: serve a rendered or a given competition until a signal arrives."""
 
+import os
 import re
 import signal
 import threading
@@ -9,7 +10,7 @@ from pathlib import Path
 from carclf.artifacts import atomic_folder
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
-from carclf.demo.server import DemoServer
+from carclf.demo.server import KEY_ENV_VAR, DemoServer
 from carclf.errors import ConfigError
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -48,7 +49,9 @@ def serve(options: ServeOptions) -> None:
     submissions_path = options.work / f"{options.slug}-submissions.json"
     with DemoServer(competition, address=options.address, daily_limit=options.daily_limit,
                     submissions_path=submissions_path) as server:
-        print(f"carclf demo-server: competition '{options.slug}' at {server.url} (user demo, key demo-key)", flush=True)
+        # A given key is not printed: it would remain in a log.
+        key = f"the value of {KEY_ENV_VAR}" if os.environ.get(KEY_ENV_VAR) else server.token
+        print(f"carclf demo-server: competition '{options.slug}' at {server.url} (user demo, key {key})", flush=True)
         stop.wait()
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import logging
+import os
 import secrets
 import threading
 from collections import Counter
@@ -11,19 +12,44 @@ from typing import Any
 
 from carclf.demo.competition import Competition
 from carclf.demo.faults import Fault, FaultKind
-from carclf.demo.kaggle_backend import KaggleBackend, SubmissionEntry
+from carclf.demo.kaggle_backend import METHODS, KaggleBackend, SubmissionEntry
 from carclf.demo.request_handler import RequestHandler
 from carclf.errors import ConfigError
 
 __all__ = ["DemoServer", "Fault", "FaultKind", "SubmissionEntry"]
 log = logging.getLogger(__name__)
 USERNAME = "demo"
-TOKEN = "demo-key"
+KEY_ENV_VAR = "CARCLF_DEMO_KEY"  # a key that the clients know already; by default each server generates one
 POLL_SECONDS = 0.1
+COUNTED = METHODS | {"DownloadDataFiles", "DownloadDataFile", "IntrospectToken", "Download", "Upload"}
+MAX_CONNECTIONS = 64  # each has a thread
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class _QuietServer(ThreadingHTTPServer):
+class _BoundedServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = MAX_CONNECTIONS
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.free_connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self.free_connections.acquire(blocking=False):
+            request.sendall(BUSY)
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # the thread could not be started
+            self.free_connections.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.free_connections.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("connection to %s failed", client_address, exc_info=True)
@@ -39,15 +65,15 @@ class DemoServer(KaggleBackend):
         super().__init__(competition, daily_limit=daily_limit, scoring_seconds=scoring_seconds,
                          submissions_path=submissions_path)
         self.username = USERNAME
-        self.token = TOKEN
-        basic = base64.b64encode(f"{USERNAME}:{TOKEN}".encode()).decode()
-        self.credentials = frozenset({f"Basic {basic}", f"Bearer {TOKEN}"})
+        self.token = os.environ.get(KEY_ENV_VAR) or secrets.token_hex(16)
+        basic = base64.b64encode(f"{USERNAME}:{self.token}".encode()).decode()
+        self.credentials = frozenset({f"Basic {basic}", f"Bearer {self.token}"})
         self.signature = secrets.token_hex(16)
         self.faults: list[Fault] = []
         self.calls: Counter[str] = Counter()  # calls per API method; Download and Upload count file transfers
         self.closed = threading.Event()
         try:
-            self.http = _QuietServer(address, type("Bound", (RequestHandler,), {"demo": self}))
+            self.http = _BoundedServer(address, type("Bound", (RequestHandler,), {"demo": self}))
         except (OSError, OverflowError) as error:
             raise ConfigError(f"Cannot listen on port {address[1]}: {error}. Give a free one, or 0 for any.") from error
         self.url = f"http://{address[0]}:{self.http.server_address[1]}"
@@ -64,7 +90,8 @@ class DemoServer(KaggleBackend):
     def count(self, method: str) -> None:
         """Count a call of a method, whether it succeeds or not."""
         with self.lock:
-            self.calls[method] += 1
+            if method in COUNTED:  # anyone may send other names
+                self.calls[method] += 1
 
     def next_fault(self, method: str) -> Fault | None:
         """Return the first planned fault of a method and decrement its ``times``; None if no fault is left."""

@@ -59,8 +59,6 @@ def _recipe_groups(members: Sequence[TrainedModel]) -> list[int]:
 
 
 def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], context: StageContext) -> Metrics:
-    import keras
-
     from carclf.dataset.champion_split import VAL
     from carclf.ensembles.members import write_members
     from carclf.ensembles.network import build_ensemble
@@ -69,7 +67,7 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
     store = context.store
     members, weight_metrics = _weigh_members(trained, context)
     models = [member.model for member in trained]
-    networks = [keras.models.load_model(model.path(store, "model.keras"), compile=False) for model in models]
+    networks = [model.network(store) for model in models]
     network = build_ensemble(networks, members, [model.image_size for model in models])
     height, width = network.input_shape[1:3]
     rows = trained[0].split.rows(store)

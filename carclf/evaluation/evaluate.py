@@ -98,7 +98,6 @@ def _metrics(evaluation: dict[str, Any]) -> Metrics:
 
 
 def _measure(folder: Path, archive: Archive, split: Split, model: Model, context: StageContext) -> Metrics:
-    import keras
     import numpy as np
 
     from carclf.evaluation.reload_check import reload_difference
@@ -106,7 +105,7 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, context
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
     store = context.store
-    network = keras.models.load_model(model.path(store, "model.keras"), compile=False)
+    network = model.network(store)
     images = extract_images(archive, store)
     predictions, explain = _predict(network, split, model, images, context)
     if not np.isfinite(predictions.probabilities).all():

@@ -42,13 +42,12 @@ def export_model(folder: Path, selected: SelectedModel, formats: Sequence[str], 
 def _write_formats(
     work: Path, selected: SelectedModel, split: Split, formats: Sequence[str], store: Store
 ) -> dict[str, float]:
-    import keras
     import numpy as np
 
     from carclf.export.formats import check_exported, export_network
 
     source = selected.model.path(store, "model.keras")
-    network = keras.models.load_model(source, compile=False)
+    network = selected.model.network(store)
     images = _validation_images(selected, split, store)
     logits = np.asarray(network.predict_on_batch(images), float)
     differences = {}

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carclf.errors import QualityError
+from carclf.networks import load_network
 
 Array = npt.NDArray[Any]
 PredictFunction = Callable[[Array], Any]  # images (batch, height, width, 3) to logits (batch, classes)
@@ -42,9 +43,7 @@ def predict_logits(name: str, path: Path, images: Array) -> Array:
 
 
 def _load_keras(path: Path) -> PredictFunction:
-    import keras
-
-    return keras.models.load_model(path, compile=False).predict_on_batch  # type: ignore[no-any-return]
+    return load_network(path).predict_on_batch  # type: ignore[no-any-return]
 
 
 def _load_saved_model(path: Path) -> PredictFunction:

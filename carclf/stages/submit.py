@@ -130,14 +130,12 @@ def _send_once(path: Path, fingerprint: str, description: str, competition: str,
 def _predict_probabilities(
     ids: list[str], archive: Archive, dataset: Dataset, model: Model, context: StageContext
 ) -> "npt.NDArray[np.float64]":
-    import keras
-
     from carclf.inference.tta import predict
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
     index = dataset.index(context.store)
     test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()
-    network = keras.models.load_model(model.path(context.store, "model.keras"), compile=False)
+    network = model.network(context.store)
     examples = Examples.from_index(test, extract_images(archive, context.store), model.image_size)
     return predict(network, LetterboxedSource(examples, model.image_size), context.config.evaluate)
 

@@ -3,6 +3,7 @@
 import json
 import secrets
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,11 @@ class Checkpoints:
                 return None
             if file_sha256(path) != entry["sha256"]:
                 return None
-            with np.load(path) as file:
-                return [file[f"arr_{position}"] for position in range(len(file.files))], entry["state"]
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    return [file[f"arr_{position}"] for position in range(len(file.files))], entry["state"]
+            except (ValueError, LookupError, EOFError, zipfile.BadZipFile):  # pickled objects, or no archive of arrays
+                return None
 
     def _latest(self) -> dict[str, Any] | None:
         if not (content := self.store.read(self._latest_key)):

@@ -74,7 +74,7 @@ class FeatureShards:
         }
         for shard, (artifact, _) in zip(shards, built, strict=True):
             target = features[shard.subset][shard.view, shard.start : shard.start + len(shard.rows)]
-            target[:] = np.load(artifact.path(self.context.store, "features.npy"))
+            target[:] = artifact.array(self.context.store, "features.npy")
         return features, sum(artifact.seconds for artifact, _ in built)
 
     def _build(self, archive: Archive, split: Split, shard: Shard) -> tuple[Features, bool]:

@@ -75,7 +75,7 @@ class FineTuning:
         make_deterministic(self.config.seed)
         batch_size = min(self.config.fine_tune.batch_size, len(self.rows["train"])) or LARGEST_BATCH
         with data_parallel(batch_size):
-            network = keras.models.load_model(self.start.path(self.store, "model.keras"), compile=False)
+            network = self.start.network(self.store)
             with compute_precision(self.config.model.precision, network) as precision:
                 log.info("fine_tune: computing precision=%s", precision)
                 yield network

@@ -86,11 +86,9 @@ def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.M
 
     Raise ConfigError if the network only accepts images of another size.
     """
-    import keras  # here, because a reused stage must not import the training framework
+    from carclf.training.backbones import extract_backbone  # here: a reused stage must not import Keras
 
-    from carclf.training.backbones import extract_backbone
-
-    backbone = extract_backbone(keras.models.load_model(model.path(store, "model.keras"), compile=False))
+    backbone = extract_backbone(model.network(store))
     height, width = backbone.input_shape[1:3]
     if (height, width) not in ((None, None), size):
         raise ConfigError(f"The champion only accepts images of {height}x{width} px. Set model.image_height and "

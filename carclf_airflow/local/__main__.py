@@ -1,6 +1,7 @@
 """``python -m carclf_airflow.local demo`` and ``python -m carclf_airflow.local up``."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -15,6 +16,7 @@ def main() -> int:
     """Run one of the two commands; return its exit status."""
     redact_output()
     options = _parser().parse_args()
+    os.umask(0o077)  # logs, database and store of every process started here are for this user only
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     # A shell that starts this process in the background makes it ignore SIGINT.

@@ -84,6 +84,9 @@ def airflow_environment(home: Path, port: int, num_workers: int) -> dict[str, st
         "api__host": "127.0.0.1", "api__port": str(port), "api__base_url": f"http://127.0.0.1:{port}",
         "api__instance_name": "Car classifier", "api__secret_key": keys["api"], "api__workers": "1",
         "api_auth__jwt_secret": keys["jwt"], "logging__base_log_folder": str(home / "logs"),
+        # Airflow sets these modes itself, whatever the umask is.
+        "logging__file_task_handler_new_folder_permissions": "0o700",
+        "logging__file_task_handler_new_file_permissions": "0o600",
         "workers__min_heartbeat_interval": "1", "scheduler__scheduler_idle_sleep_time": "0.2",
         "dag_processor__refresh_interval": "60", "usage_data_collection__enabled": "False",
     }

@@ -53,9 +53,7 @@ def run_demo(options: DemoOptions) -> int:
             "CARCLF_SETTINGS": shlex.join(plan.settings),
         }
         competition = {"data": options.data, "truth": options.truth, "holdout": options.holdout}
-        endpoint = start_demo_server(processes, home / "server", environment, competition)
-        # KAGGLE_API_TOKEN has precedence over any other credentials of the user.
-        environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
+        environment |= start_demo_server(processes, home / "server", environment, competition)
         print("Starting Airflow (about 30 s)", flush=True)
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()

@@ -33,6 +33,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # an earlier version may have created it with another mode
     except OSError as error:
         raise ConfigError(f"Cannot create the folder {folder}: {error.strerror}. Set CARCLF_LOCAL_FOLDER to another "
                           "folder.") from None

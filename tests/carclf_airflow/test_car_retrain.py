@@ -122,8 +122,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
 
 
 def test_a_complete_run_promotes_and_submits(environment: dict[str, str], server: DemoServer) -> None:
-    kaggle = {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_USERNAME": "demo", "KAGGLE_KEY": "demo-key",
-              "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"]}
+    kaggle = {"CARCLF_KAGGLE_ENDPOINT": server.url, "AIRFLOW_VAR_KAGGLE_USERNAME": "demo",
+              "AIRFLOW_VAR_KAGGLE_API_KEY": server.token, "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"]}
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment | kaggle, check=True)
     code = """
         import json, sys

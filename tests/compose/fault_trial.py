@@ -52,7 +52,8 @@ class FaultTrial:
         code = ("from carclf.services.kaggle.client import KaggleClient; "
                 "left = KaggleClient('demo-cars').remaining_submissions(); "
                 "print('counted', 0 if left is None else 1000 - left)")
-        environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", "KAGGLE_API_TOKEN=demo-key"]
+        key = self.cluster.secrets["DEMO_KEY"]
+        environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", f"KAGGLE_API_TOKEN={key}"]
         demo = self.cluster.containers("demo")[0]
         command = ["docker", "exec", *environment, demo, "python", "-c", code]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])

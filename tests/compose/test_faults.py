@@ -223,7 +223,8 @@ def test_the_same_run_by_hand_at_the_same_time_succeeds(
     (other,) = [container for container in cluster.containers("worker") if container != worker]
     pairs = [part for name, value in trial.conf.items() for part in ("--set", f"{name}={value}")]
     name = re.sub(r"\W", "-", f"by-hand-{trial.run_id}")
-    by_hand = inside(other, "carclf", "run", "--recipe", "demo", "--run", name, *pairs)
+    token = f"KAGGLE_API_TOKEN={cluster.secrets['DEMO_KEY']}"
+    by_hand = inside(other, "env", token, "carclf", "run", "--recipe", "demo", "--run", name, *pairs)
     assert "score" in by_hand
     assert cluster.finish(trial.run_id) == "success"
     table.append(trial.row("the same run by hand at the same time", "success, success"))

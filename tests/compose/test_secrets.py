@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = [
     "ADMIN_PASSWORD", "FERNET_KEY", "JWT_SECRET", "API_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD",
     "STORE_ACCESS_KEY", "STORE_SECRET_KEY", "GRAFANA_PASSWORD", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_SECRET_KEY",
+    "DEMO_KEY",
 ]
 
 
@@ -76,7 +77,7 @@ def test_a_workers_file_has_only_the_secrets_of_a_worker(tmp_path: Path) -> None
     other = tmp_path / "other"
     other.write_text(generate(path, "--worker", "10.0.0.5"))
     assert values(other) == {
-        "KAGGLE_API_TOKEN": "token", "TOTAL_WORKERS": "3", **dict.fromkeys(NAMES, "not-on-this-machine"),
+        "TOTAL_WORKERS": "3", **dict.fromkeys([*NAMES, "KAGGLE_API_TOKEN"], "not-on-this-machine"),
         **{name: cluster[name] for name in needed}, "EXECUTION_API_URL": "http://10.0.0.5:8080/execution/",
         "REDIS_HOST": "10.0.0.5", "AWS_ENDPOINT_URL_S3": "http://10.0.0.5:8333",
     }

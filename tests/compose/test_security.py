@@ -22,6 +22,7 @@ HOLDERS = {
     "REDIS_PASSWORD": {"redis", "scheduler", "worker"},
     "STORE_ACCESS_KEY": {"store", "init", "api-server", "triggerer", "worker"},
     "STORE_SECRET_KEY": {"store", "init", "api-server", "triggerer", "worker"},
+    "DEMO_KEY": {"demo", "api-server"},  # as a token of Kaggle, which no worker has
     # Only in their profiles; the worker has the password only if there is an MLflow server.
     "GRAFANA_PASSWORD": set(), "MLFLOW_SECRET_KEY": set(), "MLFLOW_TRACKING_PASSWORD": set(),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import ROOT, Cluster
+from cluster import ROOT
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 
@@ -33,6 +33,15 @@ def test_airflow_gets_the_url_of_its_ui(tmp_path: Path, line: str, address: str)
     assert {services[name]["environment"]["AIRFLOW__API__BASE_URL"] for name in ("api-server", "worker")} == {address}
 
 
+def test_only_the_api_server_has_kaggles_credentials(tmp_path: Path) -> None:
+    credentials = {"KAGGLE_API_TOKEN": "planted-token", "KAGGLE_USERNAME": "planted-user", "KAGGLE_KEY": "planted-key"}
+    services = read(tmp_path, *(f"{name}={value}" for name, value in credentials.items()))
+    assert {name for name, service in services.items() if "planted-" in json.dumps(service)} == {"api-server"}
+    environment = services["api-server"]["environment"]
+    names = ("AIRFLOW_VAR_KAGGLE_API_TOKEN", "AIRFLOW_VAR_KAGGLE_USERNAME", "AIRFLOW_VAR_KAGGLE_API_KEY")
+    assert [environment[name] for name in names] == list(credentials.values())
+
+
 def test_no_image_name_has_a_registry(tmp_path: Path) -> None:
     images = [service["image"] for service in read(tmp_path).values()]
     assert any(image.startswith("mlflow:") for image in images)
@@ -46,14 +55,3 @@ def test_the_stack_with_the_documented_gpu_file_has_a_gpu(tmp_path: Path) -> Non
     for name in files:
         device = read(tmp_path, f"COMPOSE_FILE={name}")["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
         assert (device["driver"], device["device_ids"]) == ("nvidia", ["0"])
-
-
-def test_a_missing_kaggle_file_stops_the_start(cluster: Cluster, tmp_path: Path) -> None:
-    missing = tmp_path / "nowhere" / "kaggle.json"
-    cluster.settings["KAGGLE_JSON"] = str(missing)
-    try:
-        with pytest.raises(AssertionError, match=str(missing)):
-            cluster.compose("run", "--rm", "--no-deps", "-T", "worker", "true")
-    finally:
-        del cluster.settings["KAGGLE_JSON"]
-    assert not missing.parent.exists()

@@ -1,21 +1,26 @@
 """Kaggle's unmodified client against the demo server."""
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from carclf.demo.competition import Competition, open_competition
-from carclf.demo.server import DemoServer, Fault
+from carclf.demo.kaggle_backend import MAX_UPLOADS
+from carclf.demo.server import MAX_CONNECTIONS, DemoServer, Fault
 from carclf.errors import ConfigError
 
 SLUG = "demo-cars"
@@ -225,6 +230,71 @@ def test_an_unknown_method_returns_404(server: DemoServer, path: str) -> None:
     assert response.status_code == 404
 
 
+def test_each_server_has_its_own_key(competition: Competition, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CARCLF_DEMO_KEY")
+    with DemoServer(competition) as first, DemoServer(competition) as second:
+        assert first.token != second.token
+        assert len(first.token) == 32
+        assert call(first, "ListSubmissions").status_code == 401  # demo-key
+        first_url = call_with_key(first, "StartSubmissionUpload")["createUrl"]
+        assert first_url != call_with_key(first, "StartSubmissionUpload")["createUrl"]
+
+
+def call_with_key(server: DemoServer, method: str) -> Any:
+    url = f"{server.url}/{API}/{method}"
+    return requests.post(url, json={"competitionName": SLUG}, auth=("demo", server.token), timeout=9).json()
+
+
+@pytest.mark.parametrize(("headers", "status"), [
+    ({"Content-Length": "-1"}, 400), ({"Content-Length": "+5"}, 400), ({"Content-Length": "1_0"}, 400),
+    ({"Content-Length": "0x5"}, 400), ({"Content-Length": ""}, 400), ({"Content-Length": "5, 5"}, 400),
+    ({"Content-Length": "999999999"}, 413), ({"Content-Length": "9" * 5000}, 413),
+    ({"Transfer-Encoding": "gzip"}, 400), ({"Transfer-Encoding": "chunked", "Content-Length": "5"}, 400),
+])
+@pytest.mark.parametrize("method", ["POST", "PUT", "GET"])
+def test_an_invalid_length_is_rejected(server: DemoServer, method: str, headers: dict[str, str], status: int) -> None:
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    assert exchange(server, f"{method} /{API}/ListSubmissions HTTP/1.1\r\n{head}\r\n12345".encode()) == [status]
+
+
+@pytest.mark.parametrize(("chunks", "status"), [
+    (b"-1\r\n", 400), (b"zz\r\n", 400), (b"1_0\r\n", 400), (b"5\r\n12", 400), (b"ffffffff\r\n", 413),
+    (b"5\r\n12345XX\r\n0\r\n\r\n", 400), (b"1" * 2000, 400), (b"400000\r\n" + b"x" * 0x400000 + b"\r\n", 413),
+])
+def test_an_invalid_chunk_is_rejected(server: DemoServer, chunks: bytes, status: int) -> None:
+    request = b"PUT /upload/x HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks * 3
+    assert exchange(server, request) == [status]
+
+
+def exchange(server: DemoServer, request: bytes) -> list[int]:
+    """Send bytes on one connection and return the statuses of the responses until the server closes it."""
+    with socket.create_connection(urlsplit(server.url).netloc.split(":"), 9) as connection:
+        with contextlib.suppress(OSError):  # the server closes the connection before it has received everything
+            connection.sendall(request)
+            connection.shutdown(socket.SHUT_WR)
+        received = b"".join(iter(lambda: connection.recv(1 << 16), b""))
+    return [int(status) for status in re.findall(rb"^HTTP/1.1 (\d+)", received, re.MULTILINE)]
+
+
+def test_the_number_of_connections_is_limited(server: DemoServer) -> None:
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS):
+            stack.enter_context(socket.create_connection(address, 9))
+        statuses = [exchange(server, b"")[0] for _ in range(20)]
+        assert statuses == [503] * 20
+        assert sum("process_request_thread" in thread.name for thread in threading.enumerate()) <= MAX_CONNECTIONS
+    while server.http.free_connections._value < MAX_CONNECTIONS:
+        time.sleep(0.01)
+    assert call(server, "ListSubmissions").status_code == 200
+
+
+def test_the_number_of_uploads_in_memory_is_limited(server: DemoServer) -> None:
+    for _ in range(MAX_UPLOADS + 5):
+        server.handle_call("StartSubmissionUpload", {"competitionName": SLUG})
+    assert len(server.uploads) == MAX_UPLOADS
+
+
 def test_a_taken_port_raises_config_error(server: DemoServer, competition: Competition) -> None:
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(ConfigError, match=f"port {port}"):
@@ -237,8 +307,9 @@ def test_the_command_serves_kaggles_command_line_through_a_proxy(rendered: Path,
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
         assert serving.stdout is not None
         line = serving.stdout.readline()
-        match = re.search(rf"'{SLUG}' at (http://127\.0\.0\.1:\d+) \(user demo, key demo-key\)", line)
+        match = re.search(rf"'{SLUG}' at (http://127\.0\.0\.1:\d+) \(user demo, key (.*)\)", line)
         assert match, line
+        assert match[2] == "the value of CARCLF_DEMO_KEY"
         kaggle(match[1], tmp_path, "download", SLUG, "-p", str(tmp_path / "new"))
         submitted = kaggle(match[1], tmp_path, "submit", SLUG, "-f", str(rendered / "truth.csv"), "-m", "by hand")
         assert "Successfully submitted" in submitted
@@ -270,4 +341,4 @@ def test_redirects_use_the_servers_host_name(competition: Competition) -> None:
     assert server.url.startswith("http://localhost:")
     assert downloaded.url.startswith(f"{server.url}/download/demo-cars.zip")
     assert downloaded.status_code == 200
-    assert upload == f"{server.url}/upload/upload-0"
+    assert upload.startswith(f"{server.url}/upload/")

@@ -73,7 +73,7 @@ def test_a_pod_has_no_root_no_permissions_and_no_secret_of_airflow(pods: dict[st
         assert container["envFrom"] == [{"secretRef": {"name": "carclf-store"}}]
         volumes = {volume["name"]: volume for volume in spec["volumes"]}
         assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
-        assert [name for name, volume in volumes.items() if "secret" in volume] == ["kaggle"]
+        assert [name for name, volume in volumes.items() if "secret" in volume] == []
 
 
 def test_the_charts_values_only_name_the_secrets() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import requests
 
 from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.services.kaggle.addresses import require_public_address
 from carclf.services.kaggle.archive_download import download_archive
 from carclf.services.kaggle.credentials import CONNECT_TIMEOUT_SECONDS, create_client, find_credentials
 from carclf.services.kaggle.retries import (
@@ -176,7 +177,8 @@ class KaggleClient:
         upload = self._api.start_submission_upload(request)
         # The SDK's upload hides the status of a failure, on which a retry depends.
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
-        response = requests.put(upload.create_url, data=data, timeout=timeout)
+        require_public_address(upload.create_url, self._http.http_client()._endpoint)
+        response = requests.put(upload.create_url, data=data, timeout=timeout, allow_redirects=False)
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
             raise TransientError(f"the upload failed with status {response.status_code}")
         return str(upload.token)

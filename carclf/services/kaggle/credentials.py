@@ -12,6 +12,7 @@ from requests.adapters import HTTPAdapter
 from carclf.errors import ConfigError, ServiceError
 from carclf.proxies import find_proxy_error
 from carclf.redaction import kaggle_files
+from carclf.services.kaggle.addresses import require_public_address
 
 # Another server that speaks Kaggle's protocol, for the demo and the tests.
 ENDPOINT_ENV_VAR = "CARCLF_KAGGLE_ENDPOINT"
@@ -128,18 +129,23 @@ def create_client(credentials: Credentials, *, read_timeout_seconds: float) -> A
         http._endpoint = endpoint  # the SDK's table of endpoints is global: this changes a single client
     http._init_session()
     for scheme in ("http://", "https://"):
-        http._session.mount(scheme, _TimeoutAdapter(read_timeout_seconds))
+        http._session.mount(scheme, _GuardedAdapter(http._endpoint, read_timeout_seconds))
     return client
 
 
-class _TimeoutAdapter(HTTPAdapter):
-    """Adds timeouts: the SDK sets none, and a server that stops responding would block the task forever."""
+class _GuardedAdapter(HTTPAdapter):
+    """Adds timeouts, which the SDK does not set, and checks where redirects lead.
 
-    def __init__(self, read_timeout_seconds: float) -> None:
+    Without a timeout, a server that stops responding would block the task forever.
+    """
+
+    def __init__(self, endpoint: str, read_timeout_seconds: float) -> None:
         super().__init__()
+        self._endpoint = endpoint
         self._timeout = (CONNECT_TIMEOUT_SECONDS, read_timeout_seconds)
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
-        """Send the request, with the default timeouts if it has none."""
+        """Send the request, with the default timeouts if it has none; raise ConfigError for a private address."""
+        require_public_address(str(request.url), self._endpoint)
         kwargs["timeout"] = kwargs.get("timeout") or self._timeout
         return super().send(request, *args, **kwargs)

@@ -88,6 +88,8 @@ def test_the_demo_resumes_after_an_interruption_and_prints_a_summary(state: Path
     sample = pd.read_csv(state / "demo" / "server" / "rendered-v2" / "sample-submission.csv")
     assert list(pd.read_csv(summary["submission"])["Id"]) == list(sample["Id"])
     assert find_descendants() <= before
+    paths = [path for path in (state / "demo").rglob("*") if not path.is_symlink()]
+    assert {(path.is_dir(), oct(path.stat().st_mode)[-3:]) for path in paths} == {(True, "700"), (False, "600")}
 
 
 def test_an_unchanged_run_reuses_every_artifact(state: Path) -> None:

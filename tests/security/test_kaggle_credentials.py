@@ -1,0 +1,52 @@
+"""Kaggle's credentials: which stages get them, and where a deployment keeps them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from airflow_process import ROOT, airflow_environment, printed_json
+
+from carclf.stages.chain import STAGES
+
+CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
+VARIABLES = ("AIRFLOW_VAR_KAGGLE_API_TOKEN", "AIRFLOW_VAR_KAGGLE_USERNAME", "AIRFLOW_VAR_KAGGLE_API_KEY")
+KAGGLE_STAGES = {"download", "submit", "score"}
+CODE = """
+    import json, sys
+    from carclf_airflow.stage_process import child_environment
+    print(json.dumps({stage: child_environment(stage) for stage in json.loads(sys.argv[1])}))
+"""
+
+
+@pytest.mark.parametrize("names", [VARIABLES, CREDENTIALS])
+def test_only_the_stages_that_call_kaggle_get_its_credentials(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """From Airflow's variables, as in a cluster, or from the task's environment, as on one machine."""
+    planted = {name: f"planted-{credential}" for name, credential in zip(names, CREDENTIALS, strict=True)}
+    environments = printed_json(CODE, airflow_environment(tmp_path) | planted, json.dumps(list(STAGES)))
+    received = {stage: [name for name in CREDENTIALS if environment.get(name) == f"planted-{name}"]
+                for stage, environment in environments.items()}
+    assert received == {stage: list(CREDENTIALS) if stage in KAGGLE_STAGES else [] for stage in STAGES}
+    assert {stage for stage in STAGES if "planted" in json.dumps(environments[stage])} == KAGGLE_STAGES
+
+
+@pytest.mark.parametrize("name", ["stage", "gpu-stage"])
+def test_a_pod_has_no_credentials_of_kaggle(name: str) -> None:
+    assert "kaggle" not in (ROOT / f"deploy/kubernetes/pods/{name}.yaml").read_text().lower()
+
+
+def test_the_api_server_provides_the_credentials_on_kubernetes() -> None:
+    values: dict[str, Any] = yaml.safe_load((ROOT / "deploy/kubernetes/values.yaml").read_text())
+    sources = {variable["name"]: variable.get("valueFrom") for variable in values["apiServer"]["env"]}
+    assert {sources[name]["secretKeyRef"]["name"] for name in VARIABLES} == {"carclf-kaggle"}
+    assert "kaggle" not in json.dumps(values["env"]).lower()
+
+
+def test_a_worker_of_compose_has_no_credentials_of_kaggle() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    assert {name for name, service in services.items() if "KAGGLE_" in json.dumps(service["environment"])
+            and name != "worker"} == {"api-server"}
+    worker = services["worker"]
+    assert [name for name in worker["environment"] if "KAGGLE" in name] == ["CARCLF_KAGGLE_ENDPOINT"]
+    assert worker["volumes"] == ["/scratch"]
