@@ -17,7 +17,8 @@ MAX_AGE = 86_400.0  # seconds, on a file system without locks
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder, by default in TMPDIR, and remove it afterwards."""
+    """Yield an empty folder, by default in TMPDIR, and remove it afterwards, and what killed processes left there."""
+    remove_abandoned(leftovers(parent))
     if parent is not None:
         parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=IN_FOLDER if parent else IN_TMPDIR, dir=parent))
@@ -28,6 +29,11 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(descriptor)
+
+
+def leftovers(parent: Path | None = None) -> list[Path]:
+    """Return the temporary folders in a folder, by default TMPDIR. Some of them may be in use."""
+    return list(parent.glob(f"{IN_FOLDER}*") if parent else Path(tempfile.gettempdir()).glob(f"{IN_TMPDIR}*"))
 
 
 def hold(descriptor: int) -> None:
@@ -47,7 +53,8 @@ def _remove_if_abandoned(path: Path) -> bool:
     except OSError:  # its owner has just removed it, or it belongs to another user
         return False
     try:
-        if not _is_abandoned(descriptor):
+        # A stage's TMPDIR is a temporary folder of its parent process, which may be killed before the stage ends.
+        if not _is_abandoned(descriptor) or not all(map(_remove_if_abandoned, path.glob(f"{IN_TMPDIR}*"))):
             return False
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     except OSError:
