@@ -18,7 +18,7 @@ from carclf.config import Config
 from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.progress import log
 from carclf.services.storage import Store, format_command
-from carclf.temporary import temporary_folder
+from carclf.temporary import leftovers, remove_abandoned, temporary_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 MetricValue = float | int | str | list[int]
 Metrics = dict[str, MetricValue]
 A = TypeVar("A", bound="Artifact")
+MARK = "damaged"  # instead of the checksum of a manifest
 DIGESTS = ".sha256.json"  # in a folder of the cache: the SHA-256 of each file by its path
 
 
@@ -278,6 +279,13 @@ class PublicScore(Artifact):
     folder = "scores"
 
 
+KINDS: dict[str, type[Artifact]] = {
+    kind.folder: kind
+    for kind in (Archive, Inspection, Dataset, Split, Features, Audit, Drift, Model, Evaluation, Decision, Prediction,
+                 Submission, PublicScore)
+}  # inputs come before the artifacts that are made from them
+
+
 def fingerprint(**parts: Any) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
@@ -365,6 +373,12 @@ def cache_folder() -> Path:
     return folder
 
 
+def remove_leftovers(store: Store) -> int:
+    """Remove what killed processes left in the store, in the cache and in TMPDIR; return the number of leftovers."""
+    in_cache = [path for folder in cache_folder().iterdir() for path in leftovers(folder)]
+    return remove_abandoned([*in_cache, *leftovers()]) + store.remove_leftovers()
+
+
 def fetch_file(store: Store, file: File) -> Path:
     """Return the local copy of a file, which is verified in each process and downloaded again if it is damaged.
 
@@ -404,6 +418,23 @@ def download_verified(store: Store, file: File, path: Path) -> None:
 def damaged_error(store: Store, path: str, problem: str) -> DamagedArtifactError:
     """Return the error for a damaged artifact, given as its folder and key, with the command that repairs it."""
     return DamagedArtifactError(path, f"{problem} Repair it: {format_command(store, 'store check --repair')}")
+
+
+def mark_damaged(store: Store, kind: type[Artifact], key: str) -> None:
+    """Make the manifest invalid, so that the next ``build`` of this key builds the artifact again."""
+    manifest = store.read(kind.manifest_path(key))
+    if manifest and kind.parse(manifest.data, key):
+        content = json.loads(manifest.data) | {"checksum": MARK}
+        store.write_if(kind.manifest_path(key), json.dumps(content, indent=1).encode(), manifest.version)
+
+
+def is_marked(store: Store, kind: type[Artifact], key: str) -> bool:
+    """Return whether the artifact is to be built again when a stage needs it."""
+    manifest = store.read(kind.manifest_path(key))
+    try:
+        return manifest is not None and bool(json.loads(manifest.data)["checksum"] == MARK)
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def verify_artifact(store: Store, artifact: Artifact) -> None:
