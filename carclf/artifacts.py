@@ -3,22 +3,23 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from carclf.config import Config
-from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.networks import load_network
-from carclf.services.storage import Store
+from carclf.progress import log
+from carclf.services.storage import Store, format_command
+from carclf.temporary import leftovers, remove_abandoned, temporary_folder
 
 if TYPE_CHECKING:
     import keras
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 MetricValue = float | int | str | list[int]
 Metrics = dict[str, MetricValue]
 A = TypeVar("A", bound="Artifact")
+MARK = "damaged"  # instead of the checksum of a manifest
+DIGESTS = ".sha256.json"  # in a folder of the cache: the SHA-256 of each file by its path
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class File(BaseModel):
     sha256: str
     num_bytes: int
 
+    @property
+    def artifact_path(self) -> str:
+        """The folder and the key of the artifact that the file was created for."""
+        return "/".join(self.key.split("/")[:2])
+
 
 class Artifact(BaseModel):
     """The manifest of an artifact. It is written last and only once, so an artifact with a manifest is complete."""
@@ -82,14 +90,32 @@ class Artifact(BaseModel):
     @classmethod
     def find(cls, store: Store, key: str) -> Self | None:
         """Return the artifact with this key, or None if it is missing; raise DataError if its manifest is damaged."""
-        path = f"{cls.folder}/{key}/manifest.json"
+        path = cls.manifest_path(key)
         if (manifest := store.read(path)) is None:
             return None
+        if (artifact := cls.parse(manifest.data, key)) is None:
+            raise damaged_error(store, f"{cls.folder}/{key}", f"{path} in {store.url} is not a valid manifest.")
+        return artifact
+
+    @classmethod
+    def manifest_path(cls, key: str) -> str:
+        """Return the key of the manifest in the store."""
+        return f"{cls.folder}/{key}/manifest.json"
+
+    @classmethod
+    def parse(cls, manifest: bytes, key: str) -> Self | None:
+        """Return the artifact, or None if the manifest is damaged, marked as damaged, or of another artifact."""
         try:
-            return cls.model_validate_json(manifest.data)
-        except ValidationError as error:
-            raise DataError(f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore "
-                            "it from a backup, or run again with --set force=true to rebuild the artifact.") from error
+            content = json.loads(manifest)
+            is_intact = content.pop("checksum") == fingerprint(**content) and content["key"] == key
+            return cls.model_validate(content) if is_intact else None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def to_manifest(self) -> bytes:
+        """Return the manifest with a checksum: without it, a flipped bit could change a metric."""
+        content = self.model_dump(mode="json")
+        return json.dumps(content | {"checksum": fingerprint(**content)}, indent=1).encode()
 
     @classmethod
     def list_keys(cls, store: Store) -> list[str]:
@@ -102,19 +128,12 @@ class Artifact(BaseModel):
         """Return the artifact with this key; raise DataError with its role if it is missing or damaged."""
         if (artifact := cls.find(store, key)) is None:
             name = f"{cls.folder}/{key}"
-            raise DataError(f"The artifact {name}{role and f' ({role})'} is missing from {store.url}. Restore {name} "
-                            "from a backup.")
+            problem = f"The artifact {name}{role and f' ({role})'} is missing from {store.url}."
+            raise damaged_error(store, name, problem)
         return artifact
 
     def path(self, store: Store, name: str) -> Path:
         """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
-        return fetch_file(store, self.files[name])
-
-    def verified_path(self, store: Store, name: str) -> Path:
-        """Like ``path``, but verify a cached copy again. Meant for small files."""
-        path = fetch_file(store, self.files[name])
-        if file_sha256(path) != self.files[name].sha256:
-            path.unlink()
         return fetch_file(store, self.files[name])
 
     def table(self, store: Store, name: str) -> "pd.DataFrame":
@@ -278,6 +297,13 @@ class PublicScore(Artifact):
     folder = "scores"
 
 
+KINDS: dict[str, type[Artifact]] = {
+    kind.folder: kind
+    for kind in (Archive, Inspection, Dataset, Split, Features, Audit, Drift, Model, Evaluation, Decision, Prediction,
+                 Submission, PublicScore)
+}  # inputs come before the artifacts that are made from them
+
+
 def fingerprint(**parts: Any) -> str:
     """Return 16 hexadecimal digits of the SHA-256 of the parts as canonical JSON."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
@@ -288,6 +314,24 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_known_digests: dict[tuple[int, ...], str] = {}
+
+
+def known_sha256(path: Path) -> str:
+    """Return the SHA-256 of a local file, computed once per process and file (inode, size and time of change).
+
+    Return an empty string if the file is missing or cannot be read.
+    """
+    try:
+        status = path.stat()
+        identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        if identity not in _known_digests:
+            _known_digests[identity] = file_sha256(path)
+    except OSError:
+        return ""
+    return _known_digests[identity]
 
 
 def build(
@@ -304,12 +348,14 @@ def build(
     artifact too. If several workers build the same artifact at once, the first manifest wins and all return it.
     """
     key = provenance.key(kind)
-    if (existing := kind.find(store, key)) is not None:
+    path = kind.manifest_path(key)
+    manifest = store.read(path)
+    if manifest and (existing := kind.parse(manifest.data, key)) is not None:
         return existing, True
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="carclf-") as name:
-        metrics = make(Path(name))
-        files = {path.name: upload(store, path, f"{kind.folder}/{key}") for path in sorted(Path(name).iterdir())}
+    with temporary_folder() as folder:
+        metrics = make(folder)
+        files = {path.name: upload(store, path, f"{kind.folder}/{key}") for path in sorted(folder.iterdir())}
     artifact = kind(
         key=key,
         inputs=dict(provenance.inputs),
@@ -318,7 +364,7 @@ def build(
         metrics=metrics,
         seconds=round(time.monotonic() - started, 2),
     )
-    if store.write_if(f"{kind.folder}/{key}/manifest.json", artifact.model_dump_json(indent=1).encode(), None):
+    if store.write_if(path, artifact.to_manifest(), manifest.version if manifest else None):
         return artifact, False
     if (first := kind.find(store, key)) is None:
         raise ServiceError(f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage "
@@ -350,21 +396,75 @@ def cache_folder() -> Path:
     return folder
 
 
+def remove_leftovers(store: Store) -> int:
+    """Remove what killed processes left in the store, in the cache and in TMPDIR; return the number of leftovers."""
+    in_cache = [path for folder in cache_folder().iterdir() for path in leftovers(folder)]
+    return remove_abandoned([*in_cache, *leftovers()]) + store.remove_leftovers()
+
+
 def fetch_file(store: Store, file: File) -> Path:
-    """Return the local copy of a file, downloaded once and verified; raise DataError if it is missing or damaged."""
-    path = cache_folder() / "files" / file.sha256[:2] / file.sha256 / Path(file.key).name
-    if path.exists() and path.stat().st_size == file.num_bytes:
+    """Return the local copy of a file, which is verified in each process and downloaded again if it is damaged.
+
+    Raise DamagedArtifactError if the file in the store is missing or damaged.
+    """
+    folder = cache_folder() / "files"
+    path = folder / file.sha256[:2] / file.sha256 / Path(file.key).name
+    if known_sha256(path) == file.sha256:
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        store.download(file.key, path)
-    except KeyError as error:
-        raise DataError(f"{store.url}/{file.key} is missing. Run again with --set force=true to rebuild it.") from error
-    if (sha256 := file_sha256(path)) != file.sha256:
-        path.unlink()
-        raise DataError(f"{store.url}/{file.key} is damaged: its SHA-256 is {sha256}, not {file.sha256}. Run again "
-                        "with --set force=true to rebuild it.")
+    if path.exists():
+        log.warning("cache: damaged, downloading it again path=%s object=%s", path, file.key)
+    with temporary_folder(folder) as work:
+        download_verified(store, file, work / path.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (work / path.name).replace(path)
     return path
+
+
+def download_verified(store: Store, file: File, path: Path) -> None:
+    """Download a file; raise DamagedArtifactError if it is missing or damaged in each of two downloads."""
+    problem = ""
+    for _ in range(2):  # the memory or the disk of this machine may have damaged the first copy
+        try:
+            store.download(file.key, path)
+        except KeyError:
+            problem = f"{file.key} is missing from {store.url}."
+            break
+        except DataError as error:
+            problem = str(error)
+        else:
+            if (sha256 := known_sha256(path)) == file.sha256:
+                return
+            problem = f"{file.key} is damaged in {store.url}: its SHA-256 is {sha256}, not {file.sha256}."
+    raise damaged_error(store, file.artifact_path, problem)
+
+
+def damaged_error(store: Store, path: str, problem: str) -> DamagedArtifactError:
+    """Return the error for a damaged artifact, given as its folder and key, with the command that repairs it."""
+    return DamagedArtifactError(path, f"{problem} Repair it: {format_command(store, 'store check --repair')}")
+
+
+def mark_damaged(store: Store, kind: type[Artifact], key: str) -> None:
+    """Make the manifest invalid, so that the next ``build`` of this key builds the artifact again."""
+    manifest = store.read(kind.manifest_path(key))
+    if manifest and kind.parse(manifest.data, key):
+        content = json.loads(manifest.data) | {"checksum": MARK}
+        store.write_if(kind.manifest_path(key), json.dumps(content, indent=1).encode(), manifest.version)
+
+
+def is_marked(store: Store, kind: type[Artifact], key: str) -> bool:
+    """Return whether the artifact is to be built again when a stage needs it."""
+    manifest = store.read(kind.manifest_path(key))
+    try:
+        return manifest is not None and bool(json.loads(manifest.data)["checksum"] == MARK)
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def verify_artifact(store: Store, artifact: Artifact) -> None:
+    """Download every file of the artifact, bypassing the cache; raise DataError if a file is missing or damaged."""
+    with temporary_folder() as folder:
+        for file in artifact.files.values():
+            download_verified(store, file, folder / "file")
 
 
 @contextmanager
@@ -373,14 +473,46 @@ def atomic_folder(path: Path) -> Iterator[Path | None]:
     if path.exists():
         yield None
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
-    try:
+    with temporary_folder(path.parent) as work:
         yield work
         try:
             work.rename(path)
         except OSError:
             if not path.exists():  # another process created it first, with the same content
                 raise
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def verified_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Create a folder of the cache with ``write``, or verify its files, once per process, and replace damaged ones."""
+    try:
+        if json.loads((path / DIGESTS).read_bytes()) == _digests(path):
+            return
+    except (OSError, ValueError):  # ValueError: the list of digests is damaged
+        pass
+    with temporary_folder(path.parent) as work:
+        write(work)
+        digests = _digests(work)
+        (work / DIGESTS).write_text(json.dumps(digests))
+        with suppress(OSError):  # it exists already
+            work.rename(path)
+            return
+        log.warning("cache: damaged, replacing the damaged files path=%s", path)
+        _replace_files(work, path, digests)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of a folder by its path, except DIGESTS."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != DIGESTS]
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(known_sha256, paths)
+    return {path.relative_to(folder).as_posix(): digest for path, digest in zip(paths, digests, strict=True)}
+
+
+def _replace_files(source: Path, target: Path, digests: Mapping[str, str]) -> None:
+    """Make the target equal to the source, one file at a time, because other processes may be reading it."""
+    for name in _digests(target).keys() - digests.keys():
+        (target / name).unlink(missing_ok=True)
+    for name in (*digests, DIGESTS):
+        if name == DIGESTS or known_sha256(target / name) != digests[name]:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).replace(target / name)

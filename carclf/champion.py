@@ -7,13 +7,11 @@ the event's model the champion; ``threshold_changed`` and ``scored`` do not.
 import json
 import math
 import re
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256
+from carclf.artifacts import Evaluation, Metrics, Model, Split, verify_artifact
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, update_object
 
@@ -225,20 +223,6 @@ def find_promotion(store: Store, state: State, name: str) -> Event:
     if MODEL_KEY.fullmatch(name) and Model.find(store, name):
         raise ConfigError(f"The model {name} was never the champion. Champions so far: {champions}.")
     raise ConfigError(f"No champion in {store.url} has the key or the run {name!r}. Champions so far: {champions}.")
-
-
-def verify_artifact(store: Store, artifact: Artifact) -> None:
-    """Download every file of the artifact, bypassing the cache; raise DataError if a file is missing or damaged."""
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        for name, file in artifact.files.items():
-            path = Path(folder) / "file"
-            description = f"{file.key} ({name} of {artifact.folder}/{artifact.key})"
-            try:
-                store.download(file.key, path)
-            except KeyError as error:
-                raise DataError(f"{description} is missing from {store.url}. Restore it from a backup.") from error
-            if file_sha256(path) != file.sha256:
-                raise DataError(f"{description} is damaged in {store.url}. Restore it from a backup.")
 
 
 def _verify_champion(store: Store, model: Model) -> None:

@@ -17,6 +17,14 @@ class DataError(CarclfError):
     exit_status = 65
 
 
+class DamagedArtifactError(DataError):
+    """An artifact in the store is damaged or incomplete. ``path`` is its folder and its key, as in splits/ab12."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class QualityError(CarclfError):
     """The model or its training failed a quality check."""
 

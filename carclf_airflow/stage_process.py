@@ -8,13 +8,11 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -31,6 +29,7 @@ from carclf.formatting import truncate
 from carclf.progress import TASK_LOG_VARIABLE
 from carclf.redaction import redact
 from carclf.runs.record import run_id_from_dag_run
+from carclf.temporary import temporary_folder
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
 log = logging.getLogger("airflow.task")
@@ -105,11 +104,11 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
 def run_command(command: str, options: list[str], environment: dict[str, str]) -> EndedCommand:
     """Run a command of carclf in a child process."""
     # Files that a killed child leaves behind are removed with the temporary folder.
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        path = Path(folder) / "result.json"
+    with temporary_folder() as folder:
+        path = folder / "result.json"
         arguments = [*command.split(), "--store", os.environ.get("CARCLF_STORE", "store"), *options]
         child = [sys.executable, "-u", "-m", "carclf", *arguments, RESULT_OPTION, str(path)]
-        status, error = run_child(child, environment | {"TMPDIR": folder})
+        status, error = run_child(child, environment | {"TMPDIR": str(folder)})
         result = json.loads(path.read_text(), parse_float=_round_float) if path.exists() else None
         return EndedCommand(status, error, result)
 

@@ -11,7 +11,7 @@ import pytest
 from gate_candidates import build_artifact, build_split
 
 from carclf.artifacts import Dataset, Metrics, Model, Provenance, Split, build
-from carclf.errors import DataError
+from carclf.errors import DamagedArtifactError, DataError
 from carclf.services.storage import Store, open_store
 
 
@@ -98,16 +98,27 @@ def test_a_files_key_ends_with_its_name(store: Store) -> None:
 def test_a_damaged_file_raises_data_error(store: Store) -> None:
     model, _ = build_model(store)
     store.write(model.files["model.keras"].key, b"damaged")
-    with pytest.raises(DataError, match=rf"{model.files['model.keras'].key} is damaged.*force=true"):
+    with pytest.raises(DamagedArtifactError, match=model.files["model.keras"].key) as error:
         model.path(store, "model.keras")
+    assert error.value.path == f"models/{model.key}"
 
 
 @pytest.mark.parametrize("content", [b'{"key": ', b"[]", b'{"key": "k"}', b"\xff"])
 def test_a_damaged_manifest_raises_data_error(store: Store, content: bytes) -> None:
     model, _ = build_model(store)
     store.write(f"models/{model.key}/manifest.json", content)
-    with pytest.raises(DataError, match=rf"models/{model.key}/manifest\.json .*{store.url}.*force=true"):
+    with pytest.raises(DamagedArtifactError, match=store.url) as error:
         Model.find(store, model.key)
+    assert error.value.path == f"models/{model.key}"
+
+
+@pytest.mark.parametrize("content", [b'{"key": ', b"null"])
+def test_a_damaged_manifest_is_rebuilt_under_its_key(store: Store, content: bytes) -> None:
+    model, _ = build_model(store)
+    store.write(Model.manifest_path(model.key), content)
+    rebuilt, reused = build_model(store)
+    assert (rebuilt.key, rebuilt.files, reused) == (model.key, model.files, False)
+    assert build_model(store) == (rebuilt, True)
 
 
 def test_require_raises_data_error_if_the_artifact_is_missing(store: Store) -> None:

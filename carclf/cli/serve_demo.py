@@ -1,12 +1,13 @@
 """``carclf demo-server``: serve a competition on this machine with Kaggle's protocol."""
 
-import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from carclf.demo.serve import DAILY_LIMIT, ServeOptions, serve
+from carclf.temporary import temporary_folder
 
 
 def demo_server(
@@ -31,5 +32,5 @@ def demo_server(
     ] = DAILY_LIMIT,
 ) -> None:
     """Serve a car competition with Kaggle's protocol, by default on a loopback port, until it is stopped."""
-    folder = work_dir or Path(tempfile.mkdtemp(prefix="carclf-demo-"))
-    serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit))
+    with nullcontext(work_dir) if work_dir else temporary_folder() as folder:
+        serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit))

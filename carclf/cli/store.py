@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
+from carclf.artifacts import remove_leftovers
 from carclf.cli.options import StoreOption
 from carclf.errors import ConfigError, DataError
+from carclf.runs.repair import find_damage, repair
 from carclf.services.storage import copy_store, open_store
 
-store_app = typer.Typer(no_args_is_help=True, help="Copy a store.")
+store_app = typer.Typer(no_args_is_help=True, help="Check, repair, clean and copy a store.")
 
 
 @store_app.command()
@@ -29,4 +31,35 @@ def copy(
           f"{result.num_skipped}")
     if result.damaged:
         raise DataError(f"{len(result.damaged)} files are damaged and were not copied: {', '.join(result.damaged)}. "
-                        "Restore them from an earlier backup, or rebuild them with --set force=true.")
+                        "Restore them from an earlier backup, or rebuild them: carclf store check --repair.")
+
+
+@store_app.command()
+def check(
+    store_url: StoreOption = "store",
+    rebuild: Annotated[
+        bool, typer.Option("--repair", help="Rebuild damaged artifacts by the stage that created them.")
+    ] = False,
+) -> None:
+    """Verify every file of a store, and print what is damaged and whether it was rebuilt."""
+    store = open_store(store_url)
+    if not any(store.list_keys()):
+        raise ConfigError(f"The store {store.url} is empty. Check --store or CARCLF_STORE.")
+    left = []
+    num_rebuilt = 0
+    for damage in find_damage(store):  # a repair may mark more artifacts, which are found later
+        problem = repair(store, damage) if rebuild else damage.problem
+        print(f"damaged  {damage.path}: {problem}" if problem else f"rebuilt  {damage.path}", flush=True)
+        num_rebuilt += not problem
+        left += [damage.path] if problem else []
+    if left:
+        raise DataError(f"{len(left)} objects of {store.url} are damaged: {', '.join(left)}. Rebuild them with "
+                        "--repair; restore from a backup what cannot be rebuilt.")
+    print(f"{store.url}: rebuilt {num_rebuilt} artifacts, nothing is damaged")
+
+
+@store_app.command()
+def gc(store_url: StoreOption = "store") -> None:
+    """Remove what killed processes left in the store, in the cache and in TMPDIR. Runs may continue meanwhile."""
+    store = open_store(store_url)
+    print(f"{store.url}: removed {remove_leftovers(store)} leftovers of killed processes")

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from carclf.artifacts import Artifact, Audit, Drift
-from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.artifacts import Artifact, Audit, Drift, damaged_error
+from carclf.errors import CarclfError, ConfigError
 from carclf.redaction import redact
 from carclf.runs.index import NUM_READERS, Row, index_row, is_champion
 from carclf.runs.record import Record, read_record
@@ -114,9 +114,9 @@ class RunReader:
         if file.key not in self._file_cache:
             content = self.store.read(file.key)
             if content is None:
-                raise DataError(f"{file.key} is missing from {self.store.url}. Run {stage} again with force.")
+                raise damaged_error(self.store, file.artifact_path, f"{file.key} is missing from {self.store.url}.")
             if hashlib.sha256(content.data).hexdigest() != file.sha256:
-                raise DataError(f"{file.key} is damaged in {self.store.url}. Run {stage} again with force.")
+                raise damaged_error(self.store, file.artifact_path, f"{file.key} is damaged in {self.store.url}.")
             self._file_cache[file.key] = content.data
         return self._file_cache[file.key]
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from carclf.artifacts import Archive, atomic_folder, cache_folder, fetch_file
+from carclf.artifacts import Archive, cache_folder, fetch_file, verified_folder
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -123,12 +123,15 @@ def write_archive(path: Path, files: Mapping[str, Path]) -> None:
 def extract_images(archive: Archive, store: Store) -> Path:
     """Return a local folder with ``train/<class>/*``, ``test_upload/*``, ``extra/<n>/<class>/*`` and the CSVs.
 
-    The same content is extracted once per machine. Raises DataError if the archive is damaged or unsafe.
+    The same content is extracted once per machine and verified once per process. Raises DataError if the archive is
+    damaged or unsafe.
     """
     folder = cache_folder() / "images" / archive.content_hash
-    with atomic_folder(folder) as work:
-        if work is not None:
-            extract(fetch_file(store, archive.files["archive.zip"]), work, top_folders=("train", "test_upload"))
-            if extra := archive.files.get("extra.zip"):
-                extract(fetch_file(store, extra), work, top_folders=("extra",))
+
+    def write(work: Path) -> None:
+        extract(fetch_file(store, archive.files["archive.zip"]), work, top_folders=("train", "test_upload"))
+        if extra := archive.files.get("extra.zip"):
+            extract(fetch_file(store, extra), work, top_folders=("extra",))
+
+    verified_folder(folder, write)
     return folder

@@ -84,8 +84,9 @@ def _join_near_copies(
             meter(len(distinct), len(groups) + num_pairs)
         components = _merge(components, joined)
         candidates = (
-            (number, pair) for number, ends in enumerate(_hash_pairs(distinct_hashes, max_hash_distance), 1)
-            for pair in product(*(distinct[end] for end in ends)))
+            (number, pair)
+            for number, (first, second) in enumerate(_hash_pairs(distinct_hashes, max_hash_distance), 1)
+            for pair in product(distinct[first], distinct[second]))
         while batch := list(islice(candidates, BATCH_SIZE)):
             # Earlier matches may have joined a pair already.
             compared = [pair for _, pair in batch if components[pair[0]] != components[pair[1]]]

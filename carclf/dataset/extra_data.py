@@ -1,7 +1,6 @@
 """Extra data: labeled images that users add to the competition's, from folders and stores."""
 
 import hashlib
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from carclf.errors import DataError
 from carclf.os_errors import expand_home
 from carclf.progress import log
 from carclf.services.storage import open_store
+from carclf.temporary import temporary_folder
 
 SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
@@ -44,9 +44,9 @@ def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
     missing or empty, or has an image outside of a class folder.
     """
     images: dict[str, Path] = {}
-    with tempfile.TemporaryDirectory(prefix="carclf-extra-") as name:
+    with temporary_folder() as folder:
         for number, source in enumerate(filter(None, map(str.strip, sources.split(",")))):
-            files = _download_images(source, Path(name) / str(number)) if "://" in source else _list_images(source)
+            files = _download_images(source, folder / str(number)) if "://" in source else _list_images(source)
             if not files:
                 raise DataError(f"download.extra_data: {source} contains no images. Add images as "
                                 "<class number>/<name>.jpg, or remove it from the setting.")

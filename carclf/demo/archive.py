@@ -2,11 +2,11 @@
 
 import csv
 import io
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from carclf.dataset.archives import write_archive
+from carclf.temporary import temporary_folder
 
 
 def id_category_csv(rows: Iterable[tuple[str, str]]) -> bytes:
@@ -22,9 +22,7 @@ def write_competition_archive(
     path: Path, *, train: Sequence[Path], test: Sequence[Path], train_csv: bytes, sample_csv: bytes
 ) -> Path:
     """Write the archive, atomically, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as name:
-        folder = Path(name)
+    with temporary_folder(path.parent) as folder:
         (folder / "sample-submission.csv").write_bytes(sample_csv)
         (folder / "train.csv").write_bytes(train_csv)
         write_archive(folder / "train.zip", {f"train/{image.parent.name}/{image.name}": image for image in train})

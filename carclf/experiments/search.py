@@ -4,10 +4,8 @@ The store keeps the journal of a study in ``studies/<name>.log``, so that its ne
 """
 
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from carclf.config import iter_settings, parse_override
@@ -15,6 +13,7 @@ from carclf.errors import ConfigError, ServiceError
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.variants import Changes
 from carclf.services.storage import Store
+from carclf.temporary import temporary_folder
 
 if TYPE_CHECKING:
     import optuna
@@ -115,8 +114,8 @@ def _open_study(name: str, store: Store) -> "Iterator[optuna.Study]":
     stored = store.read(key)
     journal = stored.data if stored else b""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        path = Path(folder) / "journal.log"
+    with temporary_folder() as folder:
+        path = folder / "journal.log"
         path.write_bytes(journal)
         yield optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),

@@ -6,7 +6,6 @@ The process reads ``images.npy`` in the folder, writes ``logits.npy``, and impor
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from carclf.errors import QualityError
 from carclf.networks import load_network
+from carclf.temporary import temporary_folder
 
 Array = npt.NDArray[Any]
 PredictFunction = Callable[[Array], Any]  # images (batch, height, width, 3) to logits (batch, classes)
@@ -29,8 +29,8 @@ def predict_logits(name: str, path: Path, images: Array) -> Array:
 
     Raise QualityError if the runtime of the format cannot load the file or predict with it.
     """
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        np.save(Path(folder) / "images.npy", images.astype(np.float32))
+    with temporary_folder() as folder:
+        np.save(folder / "images.npy", images.astype(np.float32))
         process = subprocess.run(
             [sys.executable, "-m", "carclf.inference.runtimes", name, str(path), folder],
             capture_output=True, text=True, timeout=MAX_SECONDS, check=False,
@@ -39,7 +39,7 @@ def predict_logits(name: str, path: Path, images: Array) -> Array:
         if process.returncode:
             reason = " ".join(process.stderr.strip().splitlines()[-1:])[:MAX_REASON]
             raise QualityError(f"{name} cannot load {path.name}: {reason}")
-        return np.asarray(np.load(Path(folder) / "logits.npy"))
+        return np.asarray(np.load(folder / "logits.npy"))
 
 
 def _load_keras(path: Path) -> PredictFunction:

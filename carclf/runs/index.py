@@ -144,7 +144,7 @@ def _rebuild(store: Store) -> Rows:
         nonlocal rebuilt, previous
         current = _parse(data) or {}
         if rebuilt is None:
-            run_ids = _run_ids(store)
+            run_ids = list_run_ids(store)
         else:  # after a conflict, read only the records that other processes have changed
             run_ids = [run for run in current.keys() | previous.keys() if current.get(run) != previous.get(run)]
         rebuilt = _merge(rebuilt or {}, _read_records(store, run_ids))
@@ -162,11 +162,12 @@ def _rebuild(store: Store) -> Rows:
 
 def _updated_index(store: Store, data: bytes | None, run_id: str) -> bytes:
     rows = _parse(data)
-    run_ids = _run_ids(store) if rows is None else [run_id]
+    run_ids = list_run_ids(store) if rows is None else [run_id]
     return _serialize(_merge(rows or {}, _read_records(store, run_ids)))
 
 
-def _run_ids(store: Store) -> list[str]:
+def list_run_ids(store: Store) -> list[str]:
+    """Return the ids of all runs with a record, without reading the records."""
     keys = (key for key in store.list_keys("runs/") if key.endswith(".json"))
     names = (key.removeprefix("runs/").removesuffix(".json") for key in keys)
     return [name for name in names if RUN_ID.fullmatch(name)]

@@ -3,7 +3,6 @@
 import copy
 import csv
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -25,6 +24,7 @@ from carclf.services.mlflow import (
 )
 from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
+from carclf.temporary import temporary_folder
 
 # Files for people. Models, features and predictions stay in the store; the metrics contain their keys.
 UPLOADED_FILES = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
@@ -150,8 +150,8 @@ def _read_history(artifact: Artifact, store: Store) -> list[dict[str, float]]:
 
 
 def _log_file(run: MlflowRun, stage: str, key: str, store: Store) -> None:
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        path = Path(folder) / Path(key).name
+    with temporary_folder() as folder:
+        path = folder / Path(key).name
         store.download(key, path)
         run.log_artifact(stage, path)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from carclf.artifacts import Archive, Artifact, Metrics, Model, Split, StageContext
+from carclf.artifacts import Archive, Artifact, Metrics, Model, Split, StageContext, remove_leftovers
 from carclf.config import NAMED_WEIGHTS, Config, require_weights
-from carclf.errors import CarclfError, ConfigError, DataError, StageWaiting
+from carclf.errors import CarclfError, ConfigError, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
 from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
@@ -22,6 +22,7 @@ from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
 from carclf.runs.record import Record, change_record, parse_record, read_record, record_key
+from carclf.runs.repair import with_repair
 from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
 from carclf.stages import fine_tune as fine_tune_stage
@@ -100,6 +101,7 @@ class Run:
         existing = store.read(path)
         if existing is None and store.write_if(path, json.dumps(record, indent=1).encode(), None):
             update_index(store, run_id)
+            _remove_leftovers(store)
             return cls(run_id, store, record)
         run = cls(run_id, store, parse_record(existing.data, run_id, store)) if existing else cls.load(run_id, store)
         if run.config != config:
@@ -119,13 +121,10 @@ class Run:
     def artifact(self, kind: type[A], stage: str) -> A:
         """Return a stage's artifact; raise ConfigError if it has not run, DataError if the artifact is missing."""
         result = self.record["stages"].get(stage)
-        command = format_command(self.store, f"{stage} --run {self.run_id}")
         if result is None or result.get("waiting"):
+            command = format_command(self.store, f"{stage} --run {self.run_id}")
             raise ConfigError(f"{stage} has not run in {self.run_id!r} yet. Run it first: {command}")
-        if (artifact := kind.find(self.store, result["key"])) is None:
-            raise DataError(f"The artifact {kind.folder}/{result['key']} is missing from {self.store.url}. Rebuild it: "
-                            f"{command}")
-        return artifact
+        return kind.require(self.store, result["key"])
 
     def run_stage(self, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
         """Run a stage and write its result to the record. Update telemetry, MLflow and the live progress."""
@@ -144,8 +143,7 @@ class Run:
         started = time.monotonic()
         try:
             with self._attempt(stage), record_progress(self.store, self.run_id, stage):
-                inputs = {name: self.artifact(STAGES[name].artifact, name) for name in spec.inputs}
-                artifact, reused = spec.run(StageCall(inputs, self.context, options, self.run_id))
+                artifact, reused = with_repair(self.store, lambda: self._call_stage(spec, options))
         except StageWaiting as waiting:
             log.info("%s: waiting %s", stage, waiting)
             until = _format_until(waiting)
@@ -154,6 +152,10 @@ class Run:
         self.record_result(result)
         self._log_end(result)
         return result
+
+    def _call_stage(self, spec: StageSpec, options: StageOptions) -> tuple[Artifact, bool]:
+        inputs = {name: self.artifact(STAGES[name].artifact, name) for name in spec.inputs}
+        return spec.run(StageCall(inputs, self.context, options, self.run_id))
 
     def record_result(self, result: Result) -> None:
         """Write a stage's result to the record and remove its attempt.
@@ -232,6 +234,16 @@ class Run:
     def _change(self, change: Callable[[Record], Record]) -> None:
         self.record = change_record(self.store, self.run_id, lambda record: change(record) | {"updated": _now()})
         update_index(self.store, self.run_id)
+
+
+def _remove_leftovers(store: Store) -> None:
+    try:
+        num_leftovers = remove_leftovers(store)
+    except CarclfError as error:  # such as a missing permission to list uploads
+        log.info("store: leftovers not removed error=%s", error)
+        return
+    if num_leftovers:
+        log.info("store: removed leftovers of killed processes num=%d", num_leftovers)
 
 
 def find_setting(run: Run, name: str) -> "tuple[pd.DataFrame, float]":

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.config import Config
@@ -21,15 +21,29 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
     Images of the champion's split keep their subset. If the champion's split was made from this dataset with these
     settings, that split is returned, so that a run on unchanged data reuses everything.
     """
-    config = context.config
-    settings = config.split.model_dump() | {"seed": _seed(config), "salt": context.salt}
+    settings = _settings(context)
     if champion is not None:
         key = Provenance(VERSION, champion.inputs, settings).key(Split)
         if champion.inputs["dataset"] == dataset.key and champion.key == key:
             return champion, True
-    inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
-    provenance = Provenance(VERSION, inputs, settings)
+    provenance = _provenance(dataset, champion.key if champion else "", context)
     return build(Split, lambda folder: _write_split(folder, dataset, champion, context), provenance, context.store)
+
+
+def rebuild_split(key: str, dataset: Dataset, context: StageContext) -> None:
+    """Build the split with this key again: from the split of the champion at that time, not of today's champion."""
+    for champion in ("", *Split.list_keys(context.store)):
+        if _provenance(dataset, champion, context).key(Split) == key:
+            split(dataset, Split.require(context.store, champion) if champion else None, context)
+
+
+def _provenance(dataset: Dataset, champion_key: str, context: StageContext) -> Provenance:
+    inputs = {"dataset": dataset.key} | ({"champion": champion_key} if champion_key else {})
+    return Provenance(VERSION, inputs, _settings(context))
+
+
+def _settings(context: StageContext) -> dict[str, Any]:
+    return context.config.split.model_dump() | {"seed": _seed(context.config), "salt": context.salt}
 
 
 def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context: StageContext) -> Metrics:

@@ -2,9 +2,7 @@
 
 import json
 import secrets
-import tempfile
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from carclf.artifacts import file_sha256
 from carclf.errors import DataError
 from carclf.progress import log
 from carclf.services.storage import Store
+from carclf.temporary import temporary_folder
 
 Arrays = list[Any]
 PROCESS_ID = secrets.token_hex(4)  # in the names of the files that this process writes
@@ -37,8 +36,8 @@ class Checkpoints:
         latest = self._latest()
         first, second = (f"{PROCESS_ID}-{letter}.npz" for letter in "ab")
         name = second if latest and latest["file"] == first else first
-        with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-            path = Path(folder) / name
+        with temporary_folder() as folder:
+            path = folder / name
             np.savez(path, *arrays)
             self.store.upload(path, f"{self.folder}/{name}")
             entry: dict[str, Any] = {"file": name, "sha256": file_sha256(path), "state": state}
@@ -67,8 +66,8 @@ class Checkpoints:
                 self.store.write(key, b"")
 
     def _read(self, entry: dict[str, Any]) -> tuple[Arrays, dict[str, Any]] | None:
-        with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-            path = Path(folder) / entry["file"]
+        with temporary_folder() as folder:
+            path = folder / entry["file"]
             try:
                 self.store.download(f"{self.folder}/{entry['file']}", path)
             except (KeyError, DataError):

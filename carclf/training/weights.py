@@ -6,6 +6,7 @@ from carclf.artifacts import cache_folder, file_sha256, fingerprint
 from carclf.config import NAMED_WEIGHTS, require_weights
 from carclf.errors import ConfigError
 from carclf.services.storage import open_store
+from carclf.temporary import temporary_folder
 
 
 def weights_file(weights: str) -> Path:
@@ -13,12 +14,15 @@ def weights_file(weights: str) -> Path:
     if "://" not in weights:
         return require_weights(weights)
     url, _, name = weights.rpartition("/")
-    path = cache_folder() / "weights" / fingerprint(url=url) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        open_store(url).download(name, path)  # every time: the file at the URL may have changed
-    except KeyError as error:
-        raise ConfigError(f"The file {weights} is missing. Set model.weights to an existing weights file.") from error
+    cache = cache_folder() / "weights"
+    path = cache / fingerprint(url=url) / name
+    with temporary_folder(cache) as work:
+        try:
+            open_store(url).download(name, work / name)  # every time: the file at the URL may have changed
+        except KeyError as error:
+            raise ConfigError(f"The file {weights} is missing. Set model.weights to an existing file.") from error
+        path.parent.mkdir(exist_ok=True)
+        (work / name).replace(path)
     return path
 
 

@@ -2,9 +2,7 @@
 
 import contextlib
 import json
-import os
 import shlex
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -154,24 +152,6 @@ def test_the_upload_of_a_missing_file_leaves_nothing_in_the_store(store: Store, 
     with pytest.raises(FileNotFoundError):
         store.upload(tmp_path / "none", "raw/x.zip")
     assert list(store.list_keys()) == []
-
-
-def test_temporary_files_of_killed_writers_are_removed_after_a_day(tmp_path: Path) -> None:
-    folder = tmp_path / "store"
-    store = FolderStore(folder)
-    source = tmp_path / "file"
-    source.write_text("x")
-    more_than_a_day_ago = time.time() - 90_000
-    for key in ("a/1", "2"):
-        store.upload(source, key)
-        abandoned = (folder / key).with_name("~abandoned")
-        abandoned.write_text("cut off")
-        os.utime(abandoned, (more_than_a_day_ago, more_than_a_day_ago))
-        abandoned.with_name("~recent").write_text("another process writes this")
-    os.utime(folder / "~lock", (more_than_a_day_ago, more_than_a_day_ago))
-    store.upload(source, "a/1")
-    store.upload(source, "2")
-    assert {path.relative_to(folder).as_posix() for path in folder.rglob("~*")} == {"~lock", "~recent", "a/~recent"}
 
 
 def test_hidden_and_temporary_files_are_not_listed(tmp_path: Path) -> None:

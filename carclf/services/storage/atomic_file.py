@@ -1,10 +1,13 @@
 """Files that appear under their final name only when they are complete."""
 
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+TEMPORARY_NAME = re.compile(r"~[0-9a-f]{32}")
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 import hashlib
 import json
 import re
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage.protocol import Store
+from carclf.temporary import temporary_folder
 
 # Keys with a content hash: the object never changes.
 _IMMUTABLE = re.compile(r"/[0-9a-f]{8}/[^/]+\Z")
@@ -37,8 +37,8 @@ def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> Copy
     a content hash are copied only with ``overwrite``, in case they are damaged there.
     """
     references = _read_references(source)
-    with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
-        copy = _Copy(source, target, Path(folder) / "file")
+    with temporary_folder() as folder:
+        copy = _Copy(source, target, folder / "file")
         copy.copy_files(_parse_checksums(references), set() if overwrite else set(target.list_keys()))
         for key, data in reversed(references.items()):
             copy.write(key, data)

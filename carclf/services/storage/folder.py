@@ -6,20 +6,19 @@ import hashlib
 import io
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from carclf.errors import ConfigError, ServiceError
 from carclf.os_errors import expand_home, raise_if_disk_full
-from carclf.services.storage.atomic_file import atomic_path, sync, temporary_path
+from carclf.services.storage.atomic_file import TEMPORARY_NAME, atomic_path, sync, temporary_path
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
+from carclf.temporary import hold, remove_abandoned
 
 # No key contains a "~": these files are never mistaken for objects.
 _LOCK = "~lock"
-_ABANDONED_SECONDS = 86_400  # a temporary file that has not changed for a day belongs to a killed process
 _COPY_BYTES = 1 << 20
 _TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
 
@@ -60,16 +59,18 @@ class FolderStore:
         with self._translate_errors():
             if not source_path.is_file():
                 raise KeyError(key)
-            with source_path.open("rb") as source, raise_if_disk_full(path), atomic_path(path) as temporary:
-                _copy(source, temporary)
+            with raise_if_disk_full(path), atomic_path(path) as temporary:
+                shutil.copyfile(source_path, temporary)
 
     def upload(self, path: Path, key: str) -> None:
         """Copy a local file to the object."""
-        target = self._path(key)
-        with self._translate_errors():
-            _remove_abandoned_files(target.parent)
         with path.open("rb") as source:
             self._write(key, source)
+
+    def remove_leftovers(self) -> int:
+        """Remove the temporary files of killed writers, everywhere in the store; return their number."""
+        with self._translate_errors():
+            return remove_abandoned(path for path in self.folder.rglob("~*") if TEMPORARY_NAME.fullmatch(path.name))
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every key that starts with the prefix, in sorted order."""
@@ -89,13 +90,16 @@ class FolderStore:
         with self._translate_errors(), raise_if_disk_full(path):
             temporary = temporary_path(path)
             try:
-                _copy(source, temporary)
-                sync(temporary)
-                # Unconditional writes take the lock too: they must not happen between a comparison and its swap.
-                with self._lock():
-                    if not condition():
-                        return False
-                    temporary.replace(path)
+                with temporary.open("xb") as target:
+                    hold(target.fileno())
+                    shutil.copyfileobj(source, target, _COPY_BYTES)
+                    target.flush()
+                    os.fsync(target.fileno())
+                    # Unconditional writes take the lock too: they must not happen between a comparison and its swap.
+                    with self._lock():
+                        if not condition():
+                            return False
+                        temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
             sync(path.parent)
@@ -125,16 +129,3 @@ def _is_key(name: str) -> bool:
         return bool(validate_key(name))
     except ValueError:
         return False
-
-
-def _remove_abandoned_files(folder: Path) -> None:
-    """Remove temporary files of processes that were killed while they wrote."""
-    for path in folder.glob("~*"):
-        with suppress(FileNotFoundError):  # another process may remove them at the same time
-            if path.name != _LOCK and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                path.unlink()
-
-
-def _copy(source: BinaryIO, path: Path) -> None:
-    with path.open("xb") as target:
-        shutil.copyfileobj(source, target, _COPY_BYTES)

@@ -1,4 +1,4 @@
-"""The protocol of a store: six operations on named objects."""
+"""The protocol of a store: seven operations on named objects."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class VersionedObject:
 
 
 class Store(Protocol):
-    """Six operations on objects named by keys such as ``models/ab12/model.keras``.
+    """Seven operations on objects named by keys such as ``models/ab12/model.keras``.
 
     Keys are relative and ``/``-separated; each part consists of letters, digits and ``._-`` and does not start with a
     dot. Other keys raise ValueError. Writes are atomic: a reader sees the old object or the new one.
@@ -48,6 +48,9 @@ class Store(Protocol):
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield every key that starts with the prefix, in sorted order."""
+
+    def remove_leftovers(self) -> int:
+        """Remove what killed writers left behind, which is not part of any object; return the number of leftovers."""
 
 
 # Parts that start with a dot are reserved: "..", and hidden files that tools leave on a shared disk.

@@ -6,7 +6,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ PART_BYTES = 16 << 20  # larger files are transferred in parts of this size
 NUM_THREADS = 4
 MAX_ATTEMPTS = 5
 BACKOFF_SECONDS = 0.5  # multiplied by the number of attempts
+MAX_UPLOAD_DAYS = 1  # an older upload belongs to a killed process
 _BLOCK_BYTES = 1 << 20
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
@@ -152,6 +153,18 @@ class S3Store:
             names = [item["Key"] for page in pages for item in page.get("Contents", [])]
         yield from sorted(name.removeprefix(self.prefix) for name in names if not name.endswith("/"))
 
+    def remove_leftovers(self) -> int:
+        """Abort the multipart uploads that started more than MAX_UPLOAD_DAYS ago; return their number."""
+        limit = datetime.now(UTC) - timedelta(days=MAX_UPLOAD_DAYS)
+        with self._translate_errors():
+            paginator = self._client.get_paginator("list_multipart_uploads")
+            pages = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix)
+            uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Initiated"] < limit]
+            for upload in uploads:
+                arguments = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
+                self._client.abort_multipart_upload(Bucket=self.bucket, **arguments)
+        return len(uploads)
+
     def _name(self, key: str) -> str:
         return self.prefix + validate_key(key)
 
@@ -247,8 +260,8 @@ def _retry(transfer: Callable[[], T], name: str) -> T:
         log.warning("store: transfer failed object=%s attempt=%d reason=%s", name, attempt, reason)
         time.sleep(BACKOFF_SECONDS * attempt)
     if isinstance(reason, FlexibleChecksumError):
-        raise DataError(f"{name} was damaged in each of {MAX_ATTEMPTS} downloads: {reason}. Run again with force to "
-                        "rebuild it, or restore it from a backup.") from reason
+        raise DataError(f"{name} was damaged in each of {MAX_ATTEMPTS} downloads: {reason}. Rebuild it (carclf store "
+                        "check --repair), or restore it from a backup.") from reason
     raise ServiceError(f"{name} could not be transferred in {MAX_ATTEMPTS} attempts: {reason}. Try again.") from reason
 
 

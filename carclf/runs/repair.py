@@ -1,0 +1,250 @@
+"""Find damaged artifacts, and rebuild them under their keys by the stage that created them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from carclf.artifacts import (
+    KINDS,
+    Archive,
+    Artifact,
+    Dataset,
+    Decision,
+    Evaluation,
+    Model,
+    Prediction,
+    StageContext,
+    is_marked,
+    mark_damaged,
+    verify_artifact,
+)
+from carclf.champion import promotion_of_model, promotions, read_state
+from carclf.config import Config
+from carclf.dataset.fixes import read_fixes
+from carclf.errors import CarclfError, ConfigError, DamagedArtifactError, DataError
+from carclf.progress import Meter, log
+from carclf.runs.index import list_run_ids
+from carclf.runs.record import Record, read_record, record_key
+from carclf.services.storage import Store
+from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall, StageSpec
+from carclf.stages.split import rebuild_split
+
+T = TypeVar("T")
+Producer = tuple[Record, StageSpec]
+# Rebuilding a decision could promote a model, and rebuilding a submission could send it.
+REBUILT_STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate")
+# Artifacts that no record names. The stage that uses one builds it again.
+INTERNAL_FOLDERS = ("inspections", "features", "audits", "drifts", "evaluations", "predictions")
+NO_PATHS: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A damaged object of the store, as the path of an artifact (models/ab12) or a key (champion.json)."""
+
+    path: str
+    problem: str
+
+    @property
+    def is_artifact(self) -> bool:
+        """True for an artifact, False for a file with state."""
+        return self.path.partition("/")[0] in KINDS
+
+
+def with_repair(store: Store, action: Callable[[], T], active: frozenset[str] = NO_PATHS) -> T:
+    """Return the result of the action; rebuild each damaged artifact that stops it and repeat the action.
+
+    Raise DataError with the artifact to restore if it cannot be rebuilt. ``active`` are artifacts that are being
+    rebuilt.
+    """
+    while True:
+        try:
+            return action()
+        except DamagedArtifactError as error:
+            if error.path in active:
+                raise DataError(f"{error} Rebuilding it did not help. {_restore(error.path)}") from error
+            active |= {error.path}
+            rebuild(store, error, active)
+
+
+def rebuild(store: Store, damage: DamagedArtifactError, active: frozenset[str] = NO_PATHS) -> None:
+    """Build a damaged artifact again under its key, or mark it for the stage that builds it within another stage.
+
+    Raise DataError with the artifact to restore if its inputs are gone, or if it is a champion and differs.
+    """
+    folder, key = damage.path.split("/")
+    kind = KINDS[folder]
+    producer = _find_producer(store, kind, key)
+    if producer is None and folder not in INTERNAL_FOLDERS:
+        raise DataError(f"{damage} It cannot be rebuilt, because no run's record names it. {_restore(damage.path)}")
+    log.warning("store: rebuilding a damaged artifact path=%s reason=%s", damage.path, damage)
+    files = _stored_files(store, kind, key)
+    mark_damaged(store, kind, key)
+    if producer is None:
+        return
+    try:
+        with_repair(store, lambda: _repeat_stage(store, producer, key), active | {damage.path})
+    except ConfigError as error:
+        raise ConfigError(f"{damage.path} is damaged and must be rebuilt by {producer[1].name}: {error}") from error
+    if next(_check_artifact(store, kind, key), None):
+        raise DataError(f"{damage} It cannot be rebuilt, because what the run {producer[0]['run']!r} made it from has "
+                        f"changed. {_restore(damage.path)}")
+    if kind is Model and not _is_same_model(model := Model.require(store, key), files):
+        _accept_other_weights(store, model)
+
+
+def _repeat_stage(store: Store, producer: Producer, key: str) -> None:
+    """Run the stage with the settings and the inputs of the run, without recording anything."""
+    record, spec = producer
+    try:
+        config = Config.model_validate(record["config"])
+    except ValidationError as error:
+        raise DataError(f"The run {record['run']!r} has settings that this version of carclf does not have. Restore "
+                        f"{spec.artifact.folder}/{key}/ from a backup.") from error
+    context = StageContext(store, config, record["run"] if config.force else "")
+    artifacts = {name: STAGES[name].artifact.require(store, record["stages"][name]["key"]) for name in spec.inputs}
+    if spec.name != "split":
+        spec.run(StageCall(artifacts, context, NO_OPTIONS, record["run"]))
+    elif isinstance(dataset := artifacts["validate"], Dataset):
+        rebuild_split(key, dataset, context)
+
+
+def _find_producer(store: Store, kind: type[Artifact], key: str) -> Producer | None:
+    """Return the record of a run that names the artifact, and the stage."""
+    specs = [STAGES[stage] for stage in REBUILT_STAGES if STAGES[stage].artifact is kind]
+    keys = {key} | _archives_with(store, key) if kind is Archive else {key}
+    for run_id in list_run_ids(store) if specs else ():
+        try:
+            record = read_record(store, run_id)
+        except DataError:
+            continue
+        for spec in specs:
+            if record and _can_repeat(record, spec) and record["stages"][spec.name].get("key") in keys:
+                return record, spec
+    return None
+
+
+def _can_repeat(record: Record, spec: StageSpec) -> bool:
+    """Return whether the record has the stage and its inputs. An ensemble has the data of its members."""
+    return "members" not in record and {spec.name, *spec.inputs} <= record["stages"].keys()
+
+
+def _archives_with(store: Store, key: str) -> set[str]:
+    """Return the keys of the archives that add extra data to this archive."""
+    archives = [Archive.require(store, name) for name in Archive.list_keys(store) if _is_valid(store, Archive, name)]
+    return {archive.key for archive in archives if archive.inputs.get("archive") == key}
+
+
+def _is_valid(store: Store, kind: type[Artifact], key: str) -> bool:
+    try:
+        return kind.find(store, key) is not None
+    except DamagedArtifactError:
+        return False
+
+
+def _stored_files(store: Store, kind: type[Artifact], key: str) -> set[str]:
+    """Return the keys of an artifact's files, as far as its manifest and the store still list them."""
+    listed = {file.key for file in kind.require(store, key).files.values()} if _is_valid(store, kind, key) else set()
+    return listed | set(store.list_keys(f"{kind.folder}/{key}/"))
+
+
+def _is_same_model(model: Model, files: set[str]) -> bool:
+    """Return whether a model makes the same predictions as the one whose files were in the store before.
+
+    model.keras contains the date. The reference logits depend on the weights alone, and keys contain content hashes.
+    """
+    reference = model.files.get("reference_logits.parquet") or model.files["model.keras"]
+    return reference.key in files
+
+
+def _accept_other_weights(store: Store, model: Model) -> None:
+    """Mark what was measured with the earlier weights as damaged; raise DataError if the model was a champion."""
+    path = f"models/{model.key}"
+    if promotion_of_model(read_state(store) or {"history": []}, model.key):
+        mark_damaged(store, Model, model.key)
+        raise DataError(f"{path} was trained again, but its weights differ from the champion's, as on a GPU or on "
+                        f"another machine. {_restore(path)}")
+    for kind in (Evaluation, Decision, Prediction):
+        for key in kind.list_keys(store):
+            if _is_valid(store, kind, key) and kind.require(store, key).inputs.get("model") == model.key:
+                mark_damaged(store, kind, key)
+
+
+def _restore(path: str) -> str:
+    return f"Restore {path}/ from a backup."
+
+
+def find_damage(store: Store) -> Iterator[Damage]:
+    """Yield everything in the store that is damaged or missing, inputs before what is made from them.
+
+    Every file of every artifact is downloaded and compared with its SHA-256.
+    """
+    references = set()
+    for key, read in _state_readers(store).items():
+        try:
+            references |= read()
+        except DataError as error:
+            yield Damage(key, str(error))
+    artifacts = [(kind, key) for kind in KINDS.values() for key in _list_artifacts(store, kind, references)]
+    with Meter("check") as meter:
+        for number, (kind, key) in enumerate(artifacts, 1):
+            yield from _check_artifact(store, kind, key)
+            meter(number, len(artifacts), f"{kind.folder}/{key}")
+
+
+def _list_artifacts(store: Store, kind: type[Artifact], references: set[str]) -> list[str]:
+    """Return the keys of the artifacts of a kind: those with a manifest, and those that others refer to."""
+    keys = set(kind.list_keys(store))
+    if kind.folder in INTERNAL_FOLDERS:
+        keys = {key for key in keys if not is_marked(store, kind, key)}
+    return sorted(keys | {path.partition("/")[2] for path in references if path.startswith(f"{kind.folder}/")})
+
+
+def _check_artifact(store: Store, kind: type[Artifact], key: str) -> Iterator[Damage]:
+    try:
+        verify_artifact(store, kind.require(store, key))
+    except DamagedArtifactError as error:
+        yield Damage(f"{kind.folder}/{key}", str(error))
+
+
+def _state_readers(store: Store) -> dict[str, Callable[[], set[str]]]:
+    """Return a function for each file with state, by key. It returns the paths of the artifacts that the file names."""
+    return {
+        "champion.json": partial(_champion_references, store),
+        **{record_key(run_id): partial(_run_references, store, run_id) for run_id in list_run_ids(store)},
+        "label_fixes.csv": partial(_label_fixes_references, store),
+    }
+
+
+def _champion_references(store: Store) -> set[str]:
+    references = set()
+    for event in promotions(read_state(store) or {"history": []}):
+        references |= {f"{name}s/{event[name]}" for name in ("model", "decision", "evaluation") if name in event}
+        if _is_valid(store, Model, event["model"]):
+            references.add(f"splits/{Model.require(store, event['model']).inputs['split']}")
+    return references
+
+
+def _run_references(store: Store, run_id: str) -> set[str]:
+    record = read_record(store, run_id)
+    keys = {stage: result.get("key") for stage, result in record["stages"].items()} if record else {}
+    return {f"{STAGES[stage].artifact.folder}/{key}" for stage, key in keys.items() if key and stage in STAGES}
+
+
+def _label_fixes_references(store: Store) -> set[str]:
+    read_fixes(store)
+    return set()
+
+
+def repair(store: Store, damage: Damage) -> str:
+    """Rebuild a damaged artifact; return an empty string, or the reason why it must be restored from a backup."""
+    if not damage.is_artifact:
+        return damage.problem
+    try:
+        rebuild(store, DamagedArtifactError(damage.path, damage.problem))
+    except CarclfError as error:
+        return str(error)
+    return ""
