@@ -8,6 +8,7 @@ import pandas as pd
 
 from carclf.config import Validation
 from carclf.dataset.findings import Finding
+from carclf.dataset.layout import match_ids
 from carclf.images.color import HIGH_BIT_DEPTH_MODES
 from carclf.images.decode import JPEG_FORMATS
 
@@ -144,9 +145,10 @@ def check_tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding
         return
     train = index[(index["source"] == "train") & (index["label"] >= 0)]
     folder_label = train["path"].str.replace(r"^train/|/[^/]*$", "", regex=True).astype(int)  # before label fixes
-    listed = pd.MultiIndex.from_frame(context.train_csv[["Id", "Category"]])
+    names = match_ids(context.train_csv["Id"].tolist(), train["id"])
+    listed = pd.MultiIndex.from_arrays([context.train_csv["Id"].map(names), context.train_csv["Category"]])
     agrees = pd.MultiIndex.from_arrays([train["id"], folder_label]).isin(listed)
-    differs = train[~agrees & train["id"].isin(context.train_csv["Id"]).to_numpy()]
+    differs = train[~agrees & train["id"].isin(list(names.values())).to_numpy()]
     yield from _findings("label_mismatch", differs, "train.csv has another class. The folder's class is used.")
 
 
