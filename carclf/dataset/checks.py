@@ -11,7 +11,14 @@ from carclf.dataset.archive_members import UNSUPPORTED_SUFFIXES
 from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
 from carclf.dataset.findings import Finding, Findings, format_labels
-from carclf.dataset.image_checks import CheckContext, check_images, conflicting_clusters, duplicate_test_ids
+from carclf.dataset.image_checks import (
+    CheckContext,
+    check_images,
+    conflicting_clusters,
+    duplicate_test_ids,
+    file_names,
+    is_repeated,
+)
 from carclf.dataset.layout import IMAGE_SUFFIXES, match_ids
 from carclf.errors import DataError
 
@@ -65,12 +72,16 @@ def raise_on_errors(findings: Findings) -> None:
         raise DataError(" ".join(findings.errors))
 
 
-def with_sample_ids(index: pd.DataFrame, sample_submission: pd.DataFrame) -> pd.DataFrame:
-    """Return the index with the ids of the test images as the sample submission writes them."""
+def with_final_ids(index: pd.DataFrame, sample_submission: pd.DataFrame) -> pd.DataFrame:
+    """Return the index with the ids that later stages use.
+
+    Those of test images are as the sample submission writes them. Training images of the same name have their path.
+    """
     is_test = index["source"] == "test"
-    ids = match_ids(sample_submission["Id"].tolist(), index.loc[is_test, "id"])
-    id_by_name = {name: image_id for image_id, name in ids.items()}
-    return index.assign(id=index["id"].mask(is_test, index["id"].map(id_by_name).fillna(index["id"])))
+    matches = match_ids(sample_submission["Id"].tolist(), index.loc[is_test, "id"])
+    id_by_name = {name: image_id for image_id, name in matches.items()}
+    ids = index["id"].mask(is_test, index["id"].map(id_by_name).fillna(index["id"]))
+    return index.assign(id=ids.mask(is_repeated(index["id"], index["source"] == "train"), index["path"]))
 
 
 def expected_labels(index: pd.DataFrame, context: CheckContext) -> set[int]:
@@ -121,7 +132,7 @@ def _check_class_folders(index: pd.DataFrame, context: CheckContext) -> Iterator
 def _check_train_csv(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     if context.train_csv is None:
         return
-    table, names = context.train_csv["Id"], index.loc[index["source"] == "train", "id"]
+    table, names = context.train_csv["Id"], file_names(index[index["source"] == "train"])
     matches = match_ids(table.tolist(), names)
     unmatched, unlisted = table[~table.isin(list(matches))], names[~names.isin(list(matches.values()))]
     if len(unmatched):

@@ -26,7 +26,9 @@ MAX_IGNORED = 5  # names in an error
 # - cluster (int64): equal for copies and near-copies of the same image; derived from the smallest sha256 of them
 # - warning (string): messages of the image's warnings, joined by "; "
 SCHEMA = pa.schema([
-    ("id", pa.string()),  # file name; for extra data the path; for test images, once validated, the sample's Id
+    # File name; for extra data the path. The stage ``validate`` writes the ids of test images as the sample submission
+    # does, and uses the path for training images that share their name.
+    ("id", pa.string()),
     ("path", pa.string()),  # relative to the extracted archive
     ("label", pa.int64()),  # class number of the competition, after label fixes; -1 for test images and bad paths
     ("width", pa.int32()),  # pixels, with EXIF orientation applied; 0 if the file cannot be decoded
