@@ -17,6 +17,7 @@ from mutations import Mutation, flip_bits, mutation_counts, repeat, truncate
 
 from carclf.dataset.archives import extract
 from carclf.errors import DataError
+from carclf.services.kaggle.archive_download import find_archive_error
 
 GOOD_NAMES = (
     "train/0/a.jpg", "train/1/b.jpg", "top/train/1/c.jpg", "test_upload/d.jpg", "sample-submission.csv", "train.zip",
@@ -123,6 +124,8 @@ def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
     for number in range(num):
         chance, target = random.Random(number), folder / "deep/er" / str(number)
         path.write_bytes(chance.choice(ZIP_MUTATIONS)(chance, zip_archive(chance)))
+        download_error = find_archive_error(path)
+        assert download_error is None or download_error, number
         try:
             extract(path, target, top_folders=("train", "test_upload"))
             outcomes["extracted"] += 1

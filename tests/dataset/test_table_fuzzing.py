@@ -6,7 +6,6 @@ import random
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from mutations import Mutation, flip_bits, mutation_counts, repeat, splice, truncate
 
 from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
@@ -23,8 +22,8 @@ FIX_SEEDS = [
     f"id,action,label,sha256\r\ntrain/1/1.jpg,drop,,\r\n2.jpg,relabel,1,{SHA256}\r\n".encode(),
 ]
 INDEX = pd.DataFrame([
-    {"id": name, "path": f"train/{label}/{name}", "label": label, "source": "train", "sha256": SHA256[label:] + "0" * label,
-     "problem": "", "problem_kind": ""} for label, name in enumerate(("1.jpg", "2.jpg", "NA"))
+    {"id": name, "path": f"train/{label}/{name}", "label": label, "source": "train", "problem": "", "problem_kind": "",
+     "sha256": SHA256[label:] + "0" * label} for label, name in enumerate(("1.jpg", "2.jpg", "NA"))
 ])
 
 

@@ -210,18 +210,18 @@ def test_missing_extra_data_raise_data_error(store: Store, tmp_path: Path, sourc
 def test_unreadable_extra_data_raise_data_error(
     store: Store, tmp_path: Path, cars: list[bytes], monkeypatch: pytest.MonkeyPatch, unreadable: str
 ) -> None:
-    """Refuse access as the system does for other users; root may read everything."""
+    """Deny access as the system does for other users; root may read everything."""
     folder = write_images(tmp_path / "extra", {"3/a.jpg": cars[0], "3/deep/notes.txt": b"", "4/b.jpg": cars[1]})
     path = str(folder / unreadable)
     scandir, file_open = os.scandir, io.open
 
-    def refuse(function: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+    def deny(function: Any, name: Any, *arguments: Any, **options: Any) -> Any:
         if str(name) == path:
             raise PermissionError(errno.EACCES, "Permission denied", path)
         return function(name, *arguments, **options)
 
-    monkeypatch.setattr(os, "scandir", partial(refuse, scandir))
-    monkeypatch.setattr(io, "open", partial(refuse, file_open))
+    monkeypatch.setattr(os, "scandir", partial(deny, scandir))
+    monkeypatch.setattr(io, "open", partial(deny, file_open))
     with pytest.raises(DataError, match=rf"download\.extra_data: .*{path}"):
         download_with(store, folder)
 
