@@ -3,8 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from carclf.artifacts import Archive, cache_folder
+from carclf.artifacts import Archive
 from carclf.dashboard.run_reader import RunReader
+from carclf.dataset.archives import images_folder
 from carclf.reports.thumbnails import Thumbnails
 
 MAX_DECODED = 60  # images that are decoded for one page
@@ -34,7 +35,7 @@ class Previews:
 def _image_folder(reader: RunReader) -> Path:
     """Return the folder in which this machine caches the run's unpacked images."""
     archive = reader.artifact("download")
-    return cache_folder() / "images" / archive.content_hash if isinstance(archive, Archive) else Path()
+    return images_folder(archive) if isinstance(archive, Archive) else Path()
 
 
 def _error_images(reader: RunReader) -> dict[str, str]:

@@ -1,36 +1,67 @@
 """Checks of a dataset as a whole. One message with all errors stops the run."""
 
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from carclf.config import Validation
+from carclf.dataset.archive_members import UNSUPPORTED_SUFFIXES
+from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
 from carclf.dataset.findings import Finding, Findings, format_labels
-from carclf.dataset.image_checks import CheckContext, check_images, conflicting_clusters, duplicate_test_ids
+from carclf.dataset.image_checks import (
+    CheckContext,
+    check_images,
+    conflicting_clusters,
+    duplicate_test_ids,
+    file_names,
+    is_repeated,
+)
+from carclf.dataset.layout import IMAGE_SUFFIXES, match_ids
 from carclf.errors import DataError
 
 MIN_CLASSES = 2
 
 
 def read_context(folder: Path, config: Validation) -> tuple[CheckContext, list[Finding]]:
-    """Return the tables that the checks need, and a warning if train.csv is invalid.
+    """Return the tables that the checks need, and the findings that no image shows: about files and empty folders.
 
     Raises DataError if sample-submission.csv is missing or invalid.
     """
     sample_submission = read_sample_submission(folder)
+    findings = [*_check_ignored_files(folder), *_check_empty_folders(folder)]
     try:
-        return CheckContext(sample_submission, read_train_csv(folder), config), []
+        return CheckContext(sample_submission, read_train_csv(folder), config), findings
     except DataError as error:  # the folders define the classes, train.csv only confirms them
         finding = Finding("invalid_train_csv", "train.csv", f"{error} The classes of the folders are used unchecked.")
-        return CheckContext(sample_submission, None, config), [finding]
+        return CheckContext(sample_submission, None, config), [*findings, finding]
+
+
+def _check_ignored_files(folder: Path) -> Iterator[Finding]:
+    for name in read_ignored_files(folder):
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in UNSUPPORTED_SUFFIXES:
+            yield Finding("ignored_data", name, "Archives of this type are not read: its content is ignored.")
+        elif suffix in IMAGE_SUFFIXES:
+            yield Finding("ignored_data", name, "The image is ignored: it is not under train/ or test_upload/.")
+        else:
+            yield Finding("ignored_file", name, "The file is ignored: it is not an image of the competition.")
+
+
+def _check_empty_folders(folder: Path) -> Iterator[Finding]:
+    for path in sorted(folder.glob("train/*")):
+        if re.fullmatch("[0-9]+", path.name) and not any(path.iterdir()):
+            yield Finding("empty_class_folder", f"train/{path.name}", (
+                f"The folder is empty: class '{path.name}' has no images, and no model can predict it."))
 
 
 def find_problems(index: pd.DataFrame, context: CheckContext) -> Findings:
     """Return all findings of an index with clusters, about single images and about the whole dataset."""
     findings = Findings(check_images(index, context))
-    for check in (_check_unusable_fraction, _check_classes, _check_class_sizes, _check_test_images):
+    for check in (_check_unusable_fraction, _check_classes, _check_class_folders, _check_class_sizes,
+                  _check_train_csv, _check_test_images):
         findings.add(check(index, context))
     return findings
 
@@ -39,6 +70,18 @@ def raise_on_errors(findings: Findings) -> None:
     """Raise one DataError with the messages of all errors, if there are any."""
     if findings.errors:
         raise DataError(" ".join(findings.errors))
+
+
+def with_final_ids(index: pd.DataFrame, sample_submission: pd.DataFrame) -> pd.DataFrame:
+    """Return the index with the ids that later stages use.
+
+    Those of test images are as the sample submission writes them. Training images of the same name have their path.
+    """
+    is_test = index["source"] == "test"
+    matches = match_ids(sample_submission["Id"].tolist(), index.loc[is_test, "id"])
+    id_by_name = {name: image_id for image_id, name in matches.items()}
+    ids = index["id"].mask(is_test, index["id"].map(id_by_name).fillna(index["id"]))
+    return index.assign(id=ids.mask(is_repeated(index["id"], index["source"] == "train"), index["path"]))
 
 
 def expected_labels(index: pd.DataFrame, context: CheckContext) -> set[int]:
@@ -75,6 +118,33 @@ def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
             "force=true."))
 
 
+def _check_class_folders(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield the classes whose number is written in several ways, such as train/1 and train/01."""
+    folders = index["path"].str.extract(r"^(?P<path>(?:train|extra/[0-9]+)/(?P<name>[0-9]+))/[^/]+$").dropna()
+    for _, rows in folders.groupby(folders["name"].astype(int)):
+        if rows["name"].nunique() > 1:
+            paths = sorted(rows["path"].unique())
+            yield Finding("ambiguous_class", paths[0], (
+                f"The folders {', '.join(paths)} have the same class number. Merge them if they are the same class, or "
+                "give each class a number of its own."))
+
+
+def _check_train_csv(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    if context.train_csv is None:
+        return
+    table, names = context.train_csv["Id"], file_names(index[index["source"] == "train"])
+    matches = match_ids(table.tolist(), names)
+    unmatched, unlisted = table[~table.isin(list(matches))], names[~names.isin(list(matches.values()))]
+    if len(unmatched):
+        yield Finding("unmatched_train_csv", "train.csv", (
+            f"{len(unmatched)} of {len(table)} ids match no image under train/ (first: {unmatched.iloc[0]!r}; the "
+            f"first image is {names.iloc[0] if len(names) else 'none'!r}). Their classes are not used."))
+    if len(unlisted):
+        yield Finding("unmatched_train_csv", "train.csv", (
+            f"{len(unlisted)} of {len(names)} images under train/ are not in the table (first: {unlisted.iloc[0]!r}). "
+            "The classes of their folders are used unchecked."))
+
+
 def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     min_images = context.config.min_images_per_class
     sizes = _class_sizes(index, expected_labels(index, context))
@@ -103,12 +173,13 @@ def _class_sizes(index: pd.DataFrame, labels: set[int]) -> "pd.Series[int]":
 
 
 def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    ids = context.sample_submission["Id"]
-    missing = ids[~ids.isin(index.loc[index["source"] == "test", "id"])]
+    ids, names = context.sample_submission["Id"], index.loc[index["source"] == "test", "id"]
+    missing = ids[~ids.isin(names)]
     if len(missing):
         yield Finding("missing_test_image", missing.iloc[0], (
-            f"{len(missing)} ids of sample-submission.csv have no image in test_upload/ (first: {missing.iloc[0]!r}). "
-            "The archive is incomplete: download it again with --set force=true."))
+            f"{len(missing)} ids of sample-submission.csv have no image in test_upload/ (first: {missing.iloc[0]!r}; "
+            f"the first image is {names.iloc[0] if len(names) else 'none'!r}). The archive is incomplete, or its file "
+            "names have another form or encoding. Download it again with --set force=true."))
     duplicates = index.loc[duplicate_test_ids(index), "path"]
     if len(duplicates):
         yield Finding("duplicate_test_id", duplicates.iloc[0], (

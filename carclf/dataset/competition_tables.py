@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from carclf.dataset.layout import CONTROL_CHARACTERS
 from carclf.errors import DataError
 
 COLUMNS = ["Id", "Category"]
@@ -35,7 +36,10 @@ def read_train_csv(folder: Path) -> pd.DataFrame | None:
     table = _read(path)
     if invalid := table["Category"][~table["Category"].str.fullmatch("[0-9]{1,9}")].tolist():
         raise DataError(f"train.csv has the Category {invalid[0]!r}, which is not a class number.")
-    return table.assign(Category=table["Category"].astype(int))
+    numbers = table["Category"].astype(int)
+    if numbers.nunique() < table["Category"].nunique():
+        raise DataError("train.csv has class numbers that are written in several ways, such as 1 and 01.")
+    return table.assign(Category=numbers)
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -55,4 +59,6 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path.name} has the columns {','.join(columns)!r}, expected Id,Category.")
     if not rows:
         raise DataError(f"{path.name} has no rows. Is this the right competition?")
+    if invalid := [row[0] for row in rows if not row[0] or CONTROL_CHARACTERS.search(row[0])]:
+        raise DataError(f"{path.name} has the Id {invalid[0]!r}. An Id must not be empty or have control characters.")
     return pd.DataFrame(rows, columns=COLUMNS, dtype=str)

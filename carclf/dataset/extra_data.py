@@ -1,24 +1,25 @@
 """Extra data: labeled images that users add to the competition's, from folders and stores."""
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from carclf.artifacts import file_sha256, fingerprint
+from carclf.dataset.layout import IMAGE_SUFFIXES, is_in_junk_folder, is_junk_file
 from carclf.errors import DataError
 from carclf.os_errors import expand_home
 from carclf.progress import log
 from carclf.services.storage import open_store
 from carclf.temporary import temporary_folder
 
-SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
 
 def images_content(images: Mapping[str, Path]) -> dict[str, str | int]:
     """Return the number of images and a fingerprint of their names, sizes and bytes, independent of their location."""
-    return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in images.items()])
+    with _raise_data_error():
+        return _content([[name, path.stat().st_size, file_sha256(path)] for name, path in images.items()])
 
 
 def _content(files: list[list[str | int]]) -> dict[str, str | int]:
@@ -41,7 +42,7 @@ def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
     """Yield the images of comma-separated folders and s3:// prefixes; images in a store are downloaded.
 
     The keys are the paths that they are extracted to: ``extra/<n>/<class>/<name>``. Raises DataError if a source is
-    missing or empty, or has an image outside of a class folder.
+    missing, unreadable or empty, or has an image outside of a class folder.
     """
     images: dict[str, Path] = {}
     with temporary_folder() as folder:
@@ -61,14 +62,34 @@ def _list_images(source: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"download.extra_data: the folder {source} is missing. Set folders or s3:// prefixes that this "
                         "machine can read, separated by commas.")
-    # The folder of a class may be a link: rglob follows a link only if it starts there.
-    paths = {path.relative_to(folder).as_posix(): path for top in sorted(folder.iterdir())
-             for path in (sorted(top.rglob("*")) if top.is_dir() else [top])}
-    files = {name: path for name, path in paths.items() if path.is_file()}
+    with _raise_data_error():
+        # The folder of a class may be a link: os.walk follows a link only if it starts there.
+        paths = {path.relative_to(folder).as_posix(): path for top in sorted(folder.iterdir())
+                 for path in (sorted(_walk(top)) if top.is_dir() else [top])}
+        files = {name: path for name, path in paths.items() if path.is_file()}
     if links := [name for name, path in paths.items() if path.is_symlink() and name not in files]:
         log.warning("download: skipped links that are broken or point to folders below a class folder: source=%s "
                     "num=%d first=%r", source, len(links), links[0])
     return {name: files[name] for name in _image_names(source, files)}
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield all files and folders below a folder. Raises OSError if one cannot be read; rglob would skip it."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        yield from (Path(parent, name) for name in (*folders, *files))
+
+
+@contextmanager
+def _raise_data_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"download.extra_data: cannot read {error.filename}: {error.strerror}. Set folders that this "
+                        "user can read completely.") from error
 
 
 def _download_images(source: str, folder: Path) -> dict[str, Path]:
@@ -92,13 +113,14 @@ def _image_names(source: str, names: Iterable[str]) -> list[str]:
     if len(images) < len(names):
         first = next(name for name in names if not _is_image_name(name))
         log.warning("download: skipped files that are hidden or do not end in %s: source=%s num=%d first=%r",
-                    " ".join(sorted(SUFFIXES)), source, len(names) - len(images), first)
+                    " ".join(sorted(IMAGE_SUFFIXES)), source, len(names) - len(images), first)
     return images
 
 
 def _is_image_name(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in path.parts)
+    is_junk = is_junk_file(path.name) or is_in_junk_folder(path.parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not is_junk
 
 
 def _require_class_folder(source: str, relative: str) -> None:

@@ -14,10 +14,12 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "damaged": "warning", "extreme_aspect_ratio": "warning", "dark": "warning", "bright": "warning",
     "low_contrast": "warning", "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning",
     "not_in_sample": "warning", "label_mismatch": "warning", "class_imbalance": "warning",
-    "unmatched_label_fix": "warning", "invalid_train_csv": "warning",
+    "unmatched_label_fix": "warning", "invalid_train_csv": "warning", "unmatched_train_csv": "warning",
+    "empty_class_folder": "warning", "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
-    "unknown_class": "error", "empty_class": "error", "too_few_images": "error", "too_few_classes": "error",
-    "too_many_unusable_images": "error", "missing_test_image": "error", "duplicate_test_id": "error",
+    "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",
+    "too_few_classes": "error", "too_many_unusable_images": "error", "missing_test_image": "error",
+    "duplicate_test_id": "error",
 }
 # Limits for each kind. The report counts all findings; all errors are raised in one message.
 MAX_REPORTED = 200

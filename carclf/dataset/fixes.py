@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from carclf.dataset.findings import Finding, format_labels
+from carclf.dataset.layout import stored_name
 from carclf.errors import DataError
 from carclf.services.storage import Store
 
@@ -108,6 +109,7 @@ def _parse_line(line_number: int, row: list[str], header: list[str]) -> LabelFix
     if len(row) != len(header) or not row[0]:
         raise ValueError(f"{line}: expected {len(header)} values {','.join(header)}, not {row}.")
     image_id, action, label, sha256 = [*row, ""][:4]
+    image_id = "/".join(map(stored_name, image_id.split("/")))
     if sha256 and not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError(f"{line}: {sha256!r} is not a valid SHA-256 of an image file. Leave it empty to name the "
                          "image by its id alone.")

@@ -8,6 +8,7 @@ import pandas as pd
 
 from carclf.config import Validation
 from carclf.dataset.findings import Finding
+from carclf.dataset.layout import match_ids
 from carclf.images.color import HIGH_BIT_DEPTH_MODES
 from carclf.images.decode import JPEG_FORMATS
 
@@ -106,18 +107,24 @@ def _robust_z_score(values: "pd.Series[float]", min_spread: float) -> "pd.Series
 
 def check_names(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Yield images that share their file name: in two classes, in train and test, or among the extra data."""
-    name = index["path"].str.replace(r"^.*/", "", regex=True)
+    name = file_names(index)
     is_extra = index["source"] == "extra"
-    is_duplicate = (_is_repeated(name, ~is_extra) & ~duplicate_test_ids(index)) | _is_repeated(name, is_extra)
+    is_duplicate = (is_repeated(name, ~is_extra) & ~duplicate_test_ids(index)) | is_repeated(name, is_extra)
     yield from _findings("duplicate_name", index[is_duplicate], "Another image has the same name.")
 
 
 def duplicate_test_ids(index: pd.DataFrame) -> "pd.Series[bool]":
     """Return a mask of the test images that share their id with another test image."""
-    return _is_repeated(index["id"], index["source"] == "test")
+    return is_repeated(index["id"], index["source"] == "test")
 
 
-def _is_repeated(values: "pd.Series[str]", mask: "pd.Series[bool]") -> "pd.Series[bool]":
+def file_names(index: pd.DataFrame) -> "pd.Series[str]":
+    """Return the names of the images' files."""
+    return index["path"].str.replace(r"^.*/", "", regex=True)
+
+
+def is_repeated(values: "pd.Series[str]", mask: "pd.Series[bool]") -> "pd.Series[bool]":
+    """Return a mask of the values that occur several times within the mask."""
     return mask & values.where(mask).duplicated(keep=False)
 
 
@@ -144,9 +151,11 @@ def check_tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding
         return
     train = index[(index["source"] == "train") & (index["label"] >= 0)]
     folder_label = train["path"].str.replace(r"^train/|/[^/]*$", "", regex=True).astype(int)  # before label fixes
-    listed = pd.MultiIndex.from_frame(context.train_csv[["Id", "Category"]])
-    agrees = pd.MultiIndex.from_arrays([train["id"], folder_label]).isin(listed)
-    differs = train[~agrees & train["id"].isin(context.train_csv["Id"]).to_numpy()]
+    image_names = file_names(train)
+    names = match_ids(context.train_csv["Id"].tolist(), image_names)
+    listed = pd.MultiIndex.from_arrays([context.train_csv["Id"].map(names), context.train_csv["Category"]])
+    agrees = pd.MultiIndex.from_arrays([image_names, folder_label]).isin(listed)
+    differs = train[~agrees & image_names.isin(list(names.values())).to_numpy()]
     yield from _findings("label_mismatch", differs, "train.csv has another class. The folder's class is used.")
 
 

@@ -1,7 +1,6 @@
 """The index of a dataset, ``index.parquet``: one row for each image file, written in one pass over all files."""
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,20 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from carclf.config import Validation
+from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.inspection import Row, inspect_image
+from carclf.dataset.layout import PATH_PATTERNS, SOURCE_BY_FOLDER
 from carclf.errors import DataError
 
 NUM_THREADS = max(2, len(os.sched_getaffinity(0)))  # decoding releases the interpreter's lock
 CHUNK_SIZE = 32  # images of one task
 ROWS_PER_GROUP = 4096  # rows in memory before they are written
-
-SOURCE_BY_FOLDER = {"train": "train", "test_upload": "test", "extra": "extra"}
+MAX_IGNORED = 5  # names in an error
 
 # The columns that one pass over the files can fill. The stage ``validate`` adds two more:
 # - cluster (int64): equal for copies and near-copies of the same image; derived from the smallest sha256 of them
 # - warning (string): messages of the image's warnings, joined by "; "
 SCHEMA = pa.schema([
-    ("id", pa.string()),  # file name, as in sample-submission.csv and train.csv; for extra data the path
+    # File name; for extra data the path. The stage ``validate`` writes the ids of test images as the sample submission
+    # does, and uses the path for training images that share their name.
+    ("id", pa.string()),
     ("path", pa.string()),  # relative to the extracted archive
     ("label", pa.int64()),  # class number of the competition, after label fixes; -1 for test images and bad paths
     ("width", pa.int32()),  # pixels, with EXIF orientation applied; 0 if the file cannot be decoded
@@ -68,7 +70,9 @@ def write_index(
     """
     total = sum(1 for _ in list_images(folder))
     if not total:
-        raise DataError(f"No images under train/ or test_upload/ in {folder}. Is this the right competition?")
+        ignored = ", ".join(read_ignored_files(folder)[:MAX_IGNORED]) or "nothing else"
+        raise DataError(f"The archive has no images under train/ or test_upload/, only {ignored}. Is this the right "
+                        "competition?")
     rows = _inspect_all(folder, config)
     with pq.ParquetWriter(target, SCHEMA) as writer:
         for done in range(0, total, ROWS_PER_GROUP):
@@ -123,15 +127,7 @@ def _list_files(folder: Path, relative: str) -> Iterator[str]:
             yield f"{relative}/{name}"
 
 
-# A test image may be anywhere under test_upload/.
-PATH_PATTERNS = {
-    "train": re.compile(r"train/([0-9]{1,9})/[^/]+"), "extra": re.compile(r"extra/[0-9]+/([0-9]{1,9})/[^/]+"),
-}
-
-
 def _parse_path(path: str, source: str) -> ImagePath:
     image_id = path if source == "extra" else path.rpartition("/")[2]
-    if source == "test":
-        return ImagePath(image_id, path, -1, source, True)
-    match = PATH_PATTERNS[source].fullmatch(path)
-    return ImagePath(image_id, path, int(match[1]) if match else -1, source, bool(match))
+    match = PATH_PATTERNS[path.partition("/")[0]].fullmatch(path)
+    return ImagePath(image_id, path, int(match[1]) if match and match[1] else -1, source, bool(match))

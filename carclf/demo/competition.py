@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from carclf.dataset.layout import is_in_junk_folder, is_junk_file
 from carclf.demo.archive import id_category_csv, write_competition_archive
 from carclf.errors import ConfigError, DataError
 
@@ -82,11 +83,12 @@ def _submission_error(ids: Sequence[str], rows: list[list[str]]) -> str:
 
 
 def _list_files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith("."))
+    files = (path for path in folder.glob(pattern) if path.is_file() and not is_junk_file(path.name))
+    return sorted(path for path in files if not is_in_junk_folder(path.relative_to(folder).parts))
 
 
 def _training_images(folder: Path) -> list[Path]:
-    images = [path for path in _list_files(folder, "train/*/*") if not path.parent.name.startswith(".")]
+    images = _list_files(folder, "train/*/*")
     if not images:
         raise DataError(f"{folder} has no train/<class number>/*.jpg. Give a folder in the competition's layout.")
     if unnumbered := next((path.parent for path in images if not path.parent.name.isdecimal()), None):

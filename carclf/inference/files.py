@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from carclf.config import Evaluate
+from carclf.dataset.layout import is_in_junk_folder, is_junk_file
 from carclf.images.decode import ImageDecodeError, Pixels
 from carclf.images.letterbox import letterbox
 from carclf.inference.calibration import apply_temperature
@@ -69,7 +70,7 @@ class ImagePredictor:
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the paths, with each folder replaced by all files below it, in order, except hidden ones."""
+    """Return the paths, with each folder replaced by all files below it, in order, except those of file managers."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -80,4 +81,4 @@ def list_files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _is_visible_file(file: Path, folder: Path) -> bool:
-    return file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    return file.is_file() and not is_junk_file(file.name) and not is_in_junk_folder(file.relative_to(folder).parts)

@@ -63,8 +63,10 @@ def predict_test(
         import numpy as np
         import pandas as pd
 
+        from carclf.dataset.competition_tables import read_sample_submission
+
         sample = dataset.path(store, "sample-submission.csv")
-        ids = pd.read_csv(sample, dtype={"Id": str})["Id"].tolist()
+        ids = read_sample_submission(sample.parent)["Id"].tolist()
         class_names = [str(name) for name in split.class_names]
         probabilities = _predict_probabilities(ids, archive, dataset, model, context)
         table = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])
@@ -72,7 +74,8 @@ def predict_test(
         table.to_parquet(folder / "probabilities.parquet", index=False)
         predictions = pd.DataFrame({"Id": ids, "Category": np.array(class_names)[probabilities.argmax(1)]})
         predictions.to_csv(folder / "submission.csv", index=False)
-        check_submission((folder / "submission.csv").read_text(), sample.read_text(), class_names)
+        submission = (folder / "submission.csv").read_text(encoding="utf-8")
+        check_submission(submission, sample.read_text(encoding="utf-8"), class_names)
         return {"num_rows": len(predictions)}
 
     inputs = {"archive": archive.key, "dataset": dataset.key, "model": model.key}
@@ -93,8 +96,8 @@ def send_submission(
 
     def make(_: Path) -> Metrics:
         path = prediction.path(store, "submission.csv")
-        sample = dataset.path(store, "sample-submission.csv").read_text()
-        check_submission(path.read_text(), sample, [str(name) for name in split.class_names])
+        sample = dataset.path(store, "sample-submission.csv").read_text(encoding="utf-8")
+        check_submission(path.read_text(encoding="utf-8"), sample, [str(name) for name in split.class_names])
         state = _send_once(path, fingerprint, f"carclf {fingerprint} model {model.key}", competition, store)
         if state.status == "ERROR":
             raise ungraded_error(state, competition, f"{store.url}/{file.key}", fingerprint)

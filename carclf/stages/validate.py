@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from carclf.dataset.findings import Finding, Findings
     from carclf.dataset.image_checks import CheckContext
 
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,11 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
 
 def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) -> "tuple[Metrics, Findings]":
     """Write the dataset's files; return its metrics and all findings."""
-    from carclf.dataset.checks import expected_labels, find_problems
+    from carclf.dataset.checks import expected_labels, find_problems, with_final_ids
     from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
     context = tables.context
+    inspection = with_final_ids(inspection, context.sample_submission)
     fixed = apply_fixes(inspection, tables.fixes, expected_labels(inspection, context))
     findings = find_problems(fixed.index, context)
     findings.add(tables.findings + fixed.findings())

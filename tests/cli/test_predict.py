@@ -57,6 +57,7 @@ def test_unreadable_files_are_named_and_the_others_are_predicted(
     (tmp_path / "inside/a.jpg").write_bytes(validated[1][0].read_bytes())
     (tmp_path / "inside/b\x1b[2J.jpg").write_bytes(b"not an image")
     (tmp_path / "inside/.hidden").write_bytes(b"")
+    (tmp_path / "inside/Thumbs.db").write_bytes(b"")
     assert carclf(store, "predict", tmp_path / "inside", tmp_path / "gone.jpg", "--run", "seed-0", "--top", "2") == 65
     output = capsys.readouterr()
     first, second, third = output.out.splitlines()

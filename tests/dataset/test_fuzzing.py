@@ -1,10 +1,7 @@
-"""Mutated images and archives, seeded: they are read or rejected with a message, and stay in their folder."""
+"""Mutated images, seeded: they are read or rejected with a message."""
 
 import io
 import random
-import stat
-import struct
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +10,8 @@ from mutations import Mutation, flip_bits, mutation_counts, repeat, splice, trun
 from PIL import Image
 
 from carclf.config import Validation
-from carclf.dataset.archives import extract
 from carclf.dataset.findings import SEVERITY_BY_KIND
 from carclf.dataset.inspection import inspect_image
-from carclf.errors import DataError
 
 CONFIG = Validation(min_side=8, max_megapixels=2)
 
@@ -71,85 +66,8 @@ def fuzz_jpegs(num: int, path: Path) -> dict[str, int]:
     return outcomes
 
 
-GOOD_NAMES = (
-    "train/0/a.jpg", "train/1/b.jpg", "top/train/1/c.jpg", "test_upload/d.jpg", "sample-submission.csv", "train.zip",
-    "test.zip", "train/./0/e.jpg", "train/0/\u202egpj.exe", "~/train/0/i.jpg", "train/0/.hidden", "train/0/",
-)
-BAD_NAMES = (
-    "train", "train/0", "train/0/a.jpg/b.jpg", "train/../../evil.jpg", "/evil.jpg", "..\\train\\evil.jpg", "train/0/..",
-    "//train//0//f.jpg", "C:\\train\\0\\g.jpg", "train/0/" + "n" * 300, "train/\0/h.jpg", ".", "..", "../a.csv",
-)
-CONTENTS = (b"", b"../../x", b"Id,Category\n", bytes(5000))
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-MODES = (stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFDIR)
-
-
-def archive(random: random.Random, depth: int = 0) -> bytes:
-    """A small archive with unusual names, links, nested archives and compression methods."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as opened:
-        for _ in range(random.randrange(1, 6)):
-            member = zipfile.ZipInfo(random.choice(random.choices((GOOD_NAMES, BAD_NAMES), (9, 1))[0]))
-            mode = random.choices(MODES, (40, 1, 1, 1))[0]
-            member.external_attr, member.create_system = (mode | 0o644) << 16, 3
-            nested = member.filename.endswith(".zip") and depth < 4
-            data = archive(random, depth + 1) if nested else random.choice(CONTENTS)
-            opened.writestr(member, data, random.choice(METHODS))
-    return buffer.getvalue()
-
-
-def change_sizes(random: random.Random, data: bytes) -> bytes:
-    """Change numbers in the local headers, the central directory or its end."""
-    signature = random.choice((b"PK\3\4", b"PK\1\2", b"PK\5\6"))
-    if (at := data.find(signature)) < 0:
-        return data
-    at += random.randrange(4, 30)
-    number = random.choice((struct.pack("<I", random.getrandbits(32)), b"\xff" * 4, bytes(4)))
-    return data[:at] + number + data[at + 4 :]
-
-
-def rename(random: random.Random, data: bytes) -> bytes:
-    """Change names, keeping their length, in the central directory, the local header, or both."""
-    return data.replace(b"train/0/", random.choice((b"../../..", b"/train/0", b"train/\0/", b"\xff\xfe\xfd/xyz")),
-                        random.choice((1, 2, -1)))
-
-
-ARCHIVE_MUTATIONS: tuple[Mutation, ...] = (
-    lambda _, data: data, flip_bits, truncate, change_sizes, rename, repeat,
-)
-
-
-def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
-    """Extract mutated archives; return how many were extracted and how many rejected."""
-    outcomes = {"extracted": 0, "rejected": 0}
-    (folder / "deep/er").mkdir(parents=True)
-    path = folder / "a.zip"
-    for number in range(num):
-        chance, target = random.Random(number), folder / "deep/er" / str(number)
-        path.write_bytes(chance.choice(ARCHIVE_MUTATIONS)(chance, archive(chance)))
-        target.mkdir()
-        try:
-            extract(path, target, top_folders=("train", "test_upload"))
-            outcomes["extracted"] += 1
-        except DataError as error:
-            assert str(error)
-            outcomes["rejected"] += 1
-        assert not any(entry.is_symlink() or not (entry.is_file() or entry.is_dir()) for entry in target.rglob("*"))
-    outside = {entry.name for entry in (*folder.iterdir(), *(folder / "deep").iterdir())}
-    assert outside == {"a.zip", "deep", "er"}
-    assert {entry.name for entry in (folder / "deep/er").iterdir()} == {str(number) for number in range(num)}
-    return outcomes
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL", "ignore::UserWarning:zipfile")
 @mutation_counts(1500)
 def test_mutated_jpegs_are_usable_or_have_a_problem(num: int, tmp_path: Path) -> None:
     outcomes = fuzz_jpegs(num, tmp_path / "a.jpg")
     assert min(outcomes.get(kind, 0) for kind in ("usable", "truncated", "undecodable")) > 0
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@mutation_counts(400)
-def test_mutated_archives_are_extracted_or_rejected(num: int, tmp_path: Path) -> None:
-    outcomes = fuzz_archives(num, tmp_path / "work")
-    assert min(outcomes.values()) > 0

@@ -52,6 +52,9 @@ def test_the_same_folder_gives_the_same_archive(competition: Competition, render
     folder = copy_folder(rendered, tmp_path)
     for path in folder.rglob("*"):
         path.touch()
+    (folder / "train/@eaDir").mkdir()
+    for name in ("train/@eaDir/a.jpg", "train/0/Thumbs.db", "test_upload/.hidden"):
+        (folder / name).write_bytes(b"left by a file manager or a file server")
     again = open_competition(folder, slug="demo-cars", work=tmp_path / "work")
     assert again.archive.read_bytes() == competition.archive.read_bytes()
     assert list((tmp_path / "work").iterdir()) == [again.archive]

@@ -1,8 +1,12 @@
 """download and validate, from a local Kaggle server to the dataset: extra data, label fixes and reuse."""
 
+import errno
 import hashlib
+import io
 import json
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,13 +190,45 @@ def test_unusable_extra_data_raise_data_error_before_the_download(
 def test_skipped_extra_files_log_a_warning(
     store: Store, tmp_path: Path, cars: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = write_images(tmp_path / "extra", {"3/a.jpg": cars[0], "3/list.txt": b""})
+    folder = write_images(tmp_path / "extra", {"3/a.jpg": cars[0], "3/list.txt": b"", "3/lost+found/b.jpg": cars[1]})
     (folder / "3/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (folder / "3/more").symlink_to(write_images(tmp_path / "elsewhere", {"b.jpg": cars[1]}))
     caplog.set_level("WARNING", "carclf")
     archive, _ = download_with(store, folder)
     assert archive.metrics["num_extra"] == 1
     assert "'3/gone.jpg'" in caplog.text and "'3/list.txt'" in caplog.text
+
+
+@pytest.mark.parametrize("source", ["~nobody-here/cars", "{folder}/gone"])
+def test_missing_extra_data_raise_data_error(store: Store, tmp_path: Path, source: str) -> None:
+    source = source.format(folder=tmp_path)
+    with pytest.raises(DataError, match=source):
+        download_with(store, source)
+
+
+@pytest.mark.parametrize("unreadable", ["3", "3/deep", "3/a.jpg"])
+def test_unreadable_extra_data_raise_data_error(
+    store: Store, tmp_path: Path, cars: list[bytes], monkeypatch: pytest.MonkeyPatch, unreadable: str
+) -> None:
+    """Deny access as the system does for other users; root may read everything."""
+    folder = write_images(tmp_path / "extra", {"3/a.jpg": cars[0], "3/deep/notes.txt": b"", "4/b.jpg": cars[1]})
+    path = str(folder / unreadable)
+    scandir, file_open = os.scandir, io.open
+
+    def deny(function: Any, name: Any, *arguments: Any, **options: Any) -> Any:
+        if str(name) == path:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return function(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "scandir", partial(deny, scandir))
+    monkeypatch.setattr(io, "open", partial(deny, file_open))
+    with pytest.raises(DataError, match=rf"download\.extra_data: .*{path}"):
+        download_with(store, folder)
+
+
+def test_the_folders_of_a_process_are_not_extra_data(store: Store) -> None:
+    with pytest.raises(DataError, match=r"download\.extra_data: .*/proc/1"):
+        download_with(store, "/proc/1")
 
 
 def test_linked_class_folders_are_followed(store: Store, tmp_path: Path, cars: list[bytes]) -> None:

@@ -1,7 +1,10 @@
 """Download of a competition's archive: resumed after a fault, and checked when complete."""
 
+import errno
 import logging
+import lzma
 import os
+import struct
 import time
 import zipfile
 import zlib
@@ -114,8 +117,13 @@ def find_archive_error(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             member = archive.testzip()
             return f"the checksum of {member!r} is wrong" if member else None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError,
+            OverflowError, IndexError, struct.error) as error:
         return str(error) or type(error).__name__
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # bz2 raises OSError without a number, a wrong offset EINVAL
+            raise
+        return str(error)
 
 
 def _make_folder(folder: Path) -> None:
