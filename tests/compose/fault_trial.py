@@ -50,8 +50,8 @@ class FaultTrial:
     def count_submissions(self) -> int:
         """Return how many submissions the demo server has counted."""
         code = ("from carclf.services.kaggle.client import KaggleClient; "
-                "left = KaggleClient('demo-cars').remaining_submissions(); "
-                "print('counted', 0 if left is None else 1000 - left)")
+                "limits = KaggleClient('demo-cars').submission_limits(); "
+                "print('counted', limits.num_total if limits else 0)")
         environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", "KAGGLE_API_TOKEN=demo-key"]
         demo = self.cluster.containers("demo")[0]
         command = ["docker", "exec", *environment, demo, "python", "-c", code]

@@ -1,7 +1,4 @@
-"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait.
-
-client.py makes each submission exactly once: it searches for the submission before it repeats an upload.
-"""
+"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait."""
 
 import email.utils
 import json
@@ -9,23 +6,23 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TypeVar
 
 import requests
 import urllib3
 
-from carclf.errors import CarclfError, ConfigError, ServiceError, StageWaiting
+from carclf.errors import ConfigError, ServiceError
 from carclf.services.kaggle.credentials import CREDENTIALS_HELP
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
-RESET_MARGIN = timedelta(minutes=5)  # clocks differ
 RETRYABLE_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-_MALFORMED = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
+MALFORMED_URL_ERRORS = (
+    requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema,
+)
 
 
 class TransientError(Exception):
@@ -38,7 +35,7 @@ TRANSIENT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, jso
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Repeats calls after transient errors, and translates all errors to CarclfError or StageWaiting."""
+    """Repeats calls after transient errors, and translates all errors to ConfigError or ServiceError."""
 
     competition: str
     source: str  # of the credentials
@@ -55,17 +52,26 @@ class RetryPolicy:
             try:
                 return call()
             except TRANSIENT_ERRORS as error:
-                self.raise_if_permanent(action, error)
+                if permanent := self.permanent_error(action, error):
+                    raise permanent from error
                 self.wait_before_retry(action, error, attempt, deadline)
         raise AssertionError("wait_before_retry() raises after the last attempt")
 
-    def raise_if_permanent(self, action: str, error: Exception) -> None:
-        """Raise ConfigError or StageWaiting if an immediate retry cannot help."""
-        if isinstance(error, _MALFORMED):
-            raise ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.") from error
+    def permanent_error(self, action: str, error: Exception) -> ConfigError | None:
+        """Return the error to raise if a retry cannot help, otherwise None."""
+        if isinstance(error, MALFORMED_URL_ERRORS):
+            return ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.")
         status = http_status(error)
-        if is_client_error(status) and status not in RETRYABLE_STATUSES:
-            raise self._permanent_error(action, status, str(error)) from error
+        if not is_client_error(status) or status in RETRYABLE_STATUSES:
+            return None
+        hints: dict[int, str] = {
+            HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
+            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
+                                  f"{self.competition}/rules with the account of the token.",
+            HTTPStatus.NOT_FOUND: f"Check the slug: the setting competition is {self.competition!r}.",
+        }  # fmt: skip
+        hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
+        return ConfigError(f"Could not {action}: Kaggle responded with status {status}: {error}. {hint}")
 
     def wait_before_retry(self, action: str, error: Exception, attempt: int, deadline: float = float("inf")) -> None:
         """Sleep before the next attempt; raise ServiceError after the last attempt or if the wait would be too long."""
@@ -78,28 +84,6 @@ class RetryPolicy:
             raise ServiceError(f"{message} Kaggle or the network has a temporary fault: try again later.") from error
         log.warning("%s Next attempt in %.1f s.", message, wait)
         time.sleep(wait)
-
-    def _permanent_error(self, action: str, status: int, error: str) -> CarclfError | StageWaiting:
-        message = f"Could not {action}: Kaggle responded with status {status}: {error}."
-        if action == "submit" and status == HTTPStatus.BAD_REQUEST and "limit" in error.lower():
-            return submission_limit_error(message.rstrip("."))
-        hints: dict[int, str] = {
-            HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
-            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
-                                  f"{self.competition}/rules with the account of the token.",
-            HTTPStatus.NOT_FOUND: f"Check the slug: the setting competition is {self.competition!r}.",
-        }  # fmt: skip
-        hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
-        return ConfigError(f"{message} {hint}")
-
-
-def submission_limit_error(reason: str) -> StageWaiting:
-    """Return the error for a reached daily limit, with the time of the next attempt. Kaggle counts by days in UTC."""
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    until = midnight + RESET_MARGIN
-    message = (f"{reason}. The limit resets at 00:00 UTC; the next attempt is at {until:%Y-%m-%d %H:%M} UTC. Nothing "
-               "was sent, and the predictions are kept.")
-    return StageWaiting(message, until=until)
 
 
 def is_client_error(status: int) -> bool:
@@ -116,16 +100,17 @@ def http_status(error: Exception) -> int:
     if response.history:
         return 0
     if response.status_code < HTTPStatus.BAD_REQUEST:  # an error in the body of a successful response
-        return int(response.json()["code"])
+        code = response.json()["code"]
+        return code if isinstance(code, int) else 0
     return int(response.status_code)
 
 
 def _retry_after(error: Exception) -> float:
     response = getattr(error, "response", None)
     text = response.headers.get("Retry-After", "") if response is not None else ""
-    if text.isdigit():
+    if text.isdecimal():  # not isdigit(): it accepts "²"
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0
