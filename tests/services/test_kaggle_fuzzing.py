@@ -113,7 +113,7 @@ def change_value(random: random.Random, response: bytes) -> bytes:
     head, _, body = response.partition(b"\r\n\r\n")
     try:
         content: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return flip_bits(random, response)
     parents = [entry for entry in walk(content) if entry]
     if not parents or random.random() < 0.1:

@@ -13,13 +13,7 @@ import requests
 from carclf.errors import ConfigError, DataError
 from carclf.services.kaggle.archive_download import download_archive
 from carclf.services.kaggle.credentials import CONNECT_TIMEOUT_SECONDS, create_client, find_credentials
-from carclf.services.kaggle.retries import (
-    MALFORMED_URL_ERRORS,
-    TRANSIENT_ERRORS,
-    RetryPolicy,
-    TransientError,
-    http_status,
-)
+from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError, http_status
 
 T = TypeVar("T")
 PAGE_SIZE = 100
@@ -148,11 +142,15 @@ class KaggleClient:
         try:
             return self._invoke(self._api.create_submission, "CreateSubmission", _parse_created, blob_file_tokens=token,
                                 submission_description=description)
-        except TRANSIENT_ERRORS as error:
-            permanent = self._retries.permanent_error("submit", error)
-            if permanent and http_status(error) in REJECTION_STATUSES:
-                raise permanent from error
-            raise UnknownOutcomeError(f"{type(error).__name__}: {error}", permanent) from error
+        except (ConfigError, *TRANSIENT_ERRORS) as error:  # ConfigError: of a redirect that followed the request
+            message = f"{type(error).__name__}: {error}"
+            try:
+                self._retries.raise_if_permanent("submit", error)
+            except ConfigError as permanent:
+                if http_status(error) in REJECTION_STATUSES:
+                    raise
+                raise UnknownOutcomeError(message, permanent) from error
+            raise UnknownOutcomeError(message, None) from error
 
     def leaderboard_rank(self, score: float) -> int | None:
         """Return the rank of a score on the public leaderboard; None if the leaderboard is empty."""
@@ -178,7 +176,7 @@ class KaggleClient:
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
         try:
             response = requests.put(url, data=data, timeout=timeout)
-        except MALFORMED_URL_ERRORS as error:
+        except ValueError as error:  # all errors about an invalid URL
             raise TransientError(f"Kaggle's response has no valid upload URL: {error}") from error
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
             raise TransientError(f"the upload failed with status {response.status_code}")
@@ -190,9 +188,11 @@ class KaggleClient:
         session_headers = session.headers.copy()
         session.headers.update(headers)
         try:
-            return self._invoke(self._api.download_data_files, "DownloadDataFiles", lambda response: response)
+            response: requests.Response = self._invoke(self._api.download_data_files, "DownloadDataFiles",
+                                                       lambda response: response)
         finally:
             session.headers = session_headers
+        return response
 
     def _call(
         self, action: str, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], T], **fields: Any
@@ -266,8 +266,8 @@ def _parse_submission(entry: Any) -> SubmissionState:
 
 
 def _parse_limits(limits: Any) -> SubmissionLimits:
-    numbers = [_require(int, number) for number in (limits.num_today, limits.num_total, limits.num_allowed_now)]
-    return SubmissionLimits(*numbers, _require(bool, limits.limited_by_total))
+    return SubmissionLimits(_require(int, limits.num_today), _require(int, limits.num_total),
+                            _require(int, limits.num_allowed_now), _require(bool, limits.limited_by_total))
 
 
 def _parse_upload(upload: Any) -> tuple[str, str]:

@@ -20,9 +20,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
 RETRYABLE_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
-MALFORMED_URL_ERRORS = (
-    requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema,
-)
+_MALFORMED = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 
 
 class TransientError(Exception):
@@ -52,26 +50,17 @@ class RetryPolicy:
             try:
                 return call()
             except TRANSIENT_ERRORS as error:
-                if permanent := self.permanent_error(action, error):
-                    raise permanent from error
+                self.raise_if_permanent(action, error)
                 self.wait_before_retry(action, error, attempt, deadline)
         raise AssertionError("wait_before_retry() raises after the last attempt")
 
-    def permanent_error(self, action: str, error: Exception) -> ConfigError | None:
-        """Return the error to raise if a retry cannot help, otherwise None."""
-        if isinstance(error, MALFORMED_URL_ERRORS):
-            return ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.")
+    def raise_if_permanent(self, action: str, error: Exception) -> None:
+        """Raise ConfigError if a retry cannot help."""
+        if isinstance(error, _MALFORMED):
+            raise ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.") from error
         status = http_status(error)
-        if not is_client_error(status) or status in RETRYABLE_STATUSES:
-            return None
-        hints: dict[int, str] = {
-            HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
-            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
-                                  f"{self.competition}/rules with the account of the token.",
-            HTTPStatus.NOT_FOUND: f"Check the slug: the setting competition is {self.competition!r}.",
-        }  # fmt: skip
-        hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
-        return ConfigError(f"Could not {action}: Kaggle responded with status {status}: {error}. {hint}")
+        if is_client_error(status) and status not in RETRYABLE_STATUSES:
+            raise self._permanent_error(action, status, str(error)) from error
 
     def wait_before_retry(self, action: str, error: Exception, attempt: int, deadline: float = float("inf")) -> None:
         """Sleep before the next attempt; raise ServiceError after the last attempt or if the wait would be too long."""
@@ -84,6 +73,17 @@ class RetryPolicy:
             raise ServiceError(f"{message} Kaggle or the network has a temporary fault: try again later.") from error
         log.warning("%s Next attempt in %.1f s.", message, wait)
         time.sleep(wait)
+
+    def _permanent_error(self, action: str, status: int, error: str) -> ConfigError:
+        message = f"Could not {action}: Kaggle responded with status {status}: {error}."
+        hints: dict[int, str] = {
+            HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
+            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
+                                  f"{self.competition}/rules with the account of the token.",
+            HTTPStatus.NOT_FOUND: f"Check the slug: the setting competition is {self.competition!r}.",
+        }  # fmt: skip
+        hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
+        return ConfigError(f"{message} {hint}")
 
 
 def is_client_error(status: int) -> bool:
