@@ -16,7 +16,7 @@ into a terminal. A stage whose inputs and settings are unchanged logs `reused` a
 | evaluate | the store's copy of a model is damaged | run again with `force` |
 | promote | the store is unavailable (a weak model skips submit and score) | train longer, or change the threshold |
 | approval | never: without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
-| submit | Kaggle is down; at the daily limit it waits without a worker slot | none: it is retried and submits once |
+| submit | Kaggle is down; it waits at the daily limit and after a lost response | none: it submits once |
 | score | scoring takes more than six hours, or Kaggle could not grade | open the submission on Kaggle |
 
 Exit status 65 (data) and 78 (configuration) are not retried; 75 (a transient error) is. If `gate.approval` is

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
-FaultKind = Literal["status", "drop", "truncate", "html", "drop_after", "stall", "corrupt", "expired", "empty"]
+FaultKind = Literal[
+    "status", "drop", "truncate", "html", "drop_after", "status_after", "stall", "corrupt", "expired", "empty",
+]
 Response = tuple[int, bytes, dict[str, str]]  # status, body, headers
 JSON_TYPE = {"Content-Type": "application/json"}
 DAMAGED_BYTES = 64
@@ -23,7 +25,7 @@ class Fault:
     """A planned fault in the next ``times`` calls of a method ("Download" and "Upload" are file transfers).
 
     status: respond with that status, and Retry-After if given. drop: close the connection without a response, or in the
-    middle of a body. drop_after: execute the call, then close the connection. stall: do not respond for 30 s.
+    middle of a body. drop_after, status_after: the same, after executing the call. stall: do not respond for 30 s.
     html: respond with a web page and status 200. truncate, corrupt: serve a truncated or damaged archive.
     expired: respond like the storage to an expired URL. empty: respond with a list that lacks its entries.
     """
@@ -36,7 +38,7 @@ class Fault:
 
     def response(self) -> Response | None:
         """Return the response that replaces the real response; None to close the connection."""
-        if self.kind != "status":
+        if self.kind not in ("status", "status_after"):
             return FIXED_RESPONSES.get(self.kind)
         body = json.dumps({"code": self.status, "message": f"planned fault {self.status}"})
         retry_after = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}

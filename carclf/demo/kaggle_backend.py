@@ -22,6 +22,7 @@ Json = dict[str, Any]
 FIRST_REF = 1001
 MAX_UPLOADS = 100  # are kept in memory
 CREATION_EPOCH = 1_500_000_000  # the first creation date of an archive, in seconds
+DAILY_LIMIT_MESSAGE = "Your team has used its daily Submission allowance today, please try again tomorrow UTC."
 METHODS = frozenset({
     "ListDataFiles", "StartSubmissionUpload", "CreateSubmission", "GetSubmission", "ListSubmissions",
     "GetLeaderboard", "GetSubmissionLimits",
@@ -39,6 +40,7 @@ class SubmissionEntry:
     error: str
     data: bytes
     created: float = field(default_factory=time.time)
+    listed_at: float = 0.0  # it is counted at once, and listed from this time
 
     @property
     def date(self) -> str:
@@ -77,6 +79,7 @@ class KaggleBackend:
         self.competition = competition
         self.daily_limit = daily_limit
         self.scoring_seconds = scoring_seconds
+        self.list_lag_seconds = 0.0  # of new submissions
         self.rules_accepted = True
         self.submissions_path = submissions_path
         self.submissions = self._load_submissions()
@@ -154,20 +157,22 @@ class KaggleBackend:
     def _create_submission(self, request: Json) -> Json:
         self.require_rules_accepted()
         if self._num_today() >= self.daily_limit:
-            raise ApiError(HTTPStatus.BAD_REQUEST, "You have reached your daily submission limit.")
+            raise ApiError(HTTPStatus.BAD_REQUEST, DAILY_LIMIT_MESSAGE)
         upload = self.uploads.get(str(request.get("blobFileTokens", "")))
         if upload is None or upload.data is None:
             raise ApiError(HTTPStatus.BAD_REQUEST, "The upload is missing")
         score, error = grade(self.competition, upload.data)
         description = str(request.get("submissionDescription") or "")
         ref = len(self.submissions) + FIRST_REF
-        self.submissions.append(SubmissionEntry(ref, description, upload.file_name, score, error, upload.data))
+        now = time.time()
+        self.submissions.append(SubmissionEntry(ref, description, upload.file_name, score, error, upload.data, now,
+                                                now + self.list_lag_seconds))
         self.save_submissions()
         return {"message": f"Successfully submitted to {self.competition.slug}", "ref": ref}
 
     def _num_today(self) -> int:
         today = _format_time(time.time())[:10]
-        return sum(entry.date[:10] == today for entry in self.submissions)
+        return sum(entry.date[:10] == today for entry in self.submissions if not entry.error)
 
     def _is_pending(self, entry: SubmissionEntry) -> bool:
         return time.time() - entry.created < self.scoring_seconds
@@ -190,7 +195,7 @@ class KaggleBackend:
     def _list_submissions(self, request: Json) -> Json:
         size = int(request.get("pageSize") or 20)
         start = int(request.get("pageToken") or (max(int(request.get("page") or 1), 1) - 1) * size)
-        newest_first = self.submissions[::-1]
+        newest_first = [entry for entry in reversed(self.submissions) if entry.listed_at <= time.time()]
         page = [self._as_json(entry) for entry in newest_first[start : start + size]]
         return {"submissions": page, "nextPageToken": str(start + size) if start + size < len(newest_first) else ""}
 
@@ -203,4 +208,5 @@ class KaggleBackend:
     def _get_submission_limits(self, _: Json) -> Json:
         used = self._num_today()
         allowed = max(0, self.daily_limit - used)
-        return {"numToday": used, "numTotal": len(self.submissions), "numAllowedNow": allowed, "limitedByTotal": False}
+        total = sum(not entry.error for entry in self.submissions)
+        return {"numToday": used, "numTotal": total, "numAllowedNow": allowed, "limitedByTotal": False}

@@ -77,15 +77,15 @@ class RequestHandler(BaseHTTPRequestHandler):
         if service != "competitions.CompetitionApiService":
             raise ApiError(HTTPStatus.NOT_FOUND, f"{self.path} is not served here")
         fault = self.demo.next_fault(method)
-        if fault and fault.kind != "drop_after":
+        if fault and not fault.kind.endswith("_after"):
             return self._fail(fault)
-        return self._respond(method, json.loads(body or b"{}"), drop=fault is not None)
+        return self._respond(method, json.loads(body or b"{}"), fault)
 
-    def _respond(self, method: str, request: dict[str, Any], *, drop: bool) -> None:
+    def _respond(self, method: str, request: dict[str, Any], fault: Fault | None) -> None:
         if method in ("DownloadDataFiles", "DownloadDataFile"):
             return self._redirect(request, f"{self.demo.competition.slug}.zip")
         result = self.demo.handle_call(method, request)
-        return self._drop() if drop else self._send_json(result)
+        return self._fail(fault) if fault else self._send_json(result)
 
     def _introspect(self, request: dict[str, Any]) -> None:
         is_active = request.get("token") == self.demo.token

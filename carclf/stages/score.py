@@ -2,7 +2,7 @@
 
 from carclf.artifacts import Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
 from carclf.champion import record_score
-from carclf.errors import ConfigError, DataError, StageWaiting
+from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
@@ -48,7 +48,7 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
     # Search for the fingerprint in the description: another server may use the same number for another file.
     file = submission.files["submission.csv"]
     fingerprint = file.sha256[:16]
-    state = kaggle.find_submission(fingerprint)
+    state = kaggle.find_submission(fingerprint, ref=int(submission.number("ref")))
     if state is None:
         raise DataError(f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another "
                         "endpoint, or removed. Run again with --set force=true to send it again.")
@@ -71,7 +71,7 @@ def _compare_with_validation(public_score: float, submission: Submission, evalua
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:
     try:
         rank = kaggle.leaderboard_rank(public_score)
-    except ConfigError as error:  # the score is valid without a rank
+    except (ConfigError, ServiceError) as error:  # the score is valid without a rank
         log.warning("score: cannot read the leaderboard: %s", error)
         return ""
     return "" if rank is None else rank

@@ -2,9 +2,10 @@
 
 import csv
 import io
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
 
 from carclf.artifacts import (
     Archive,
@@ -20,10 +21,11 @@ from carclf.artifacts import (
 )
 from carclf.champion import promotion_of_model, read_state
 from carclf.dataset.archives import extract_images
-from carclf.errors import ConfigError, DataError, StageWaiting
+from carclf.errors import ConfigError, DataError
 from carclf.progress import log
-from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
-from carclf.services.storage import Store, acquire_lease, release_lease
+from carclf.services.kaggle.client import KaggleClient, ungraded_error
+from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_once
+from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 NUM_COLUMNS = 2  # id and class
-# The lease is renewed before the final request for Kaggle's list of submissions. The request is repeated if the lease
-# then leaves no time for another call. Kaggle lists a submission long before the lease expires.
-CLAIM_SECONDS = 180.0
+_ATTEMPT: TypeAdapter[Attempt | None] = TypeAdapter(Attempt | None)
 
 
 def submit(
@@ -42,7 +42,7 @@ def submit(
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
     Raise ConfigError if the model was never promoted. Raise StageWaiting, and keep the predictions, if Kaggle accepts
-    no more submissions today.
+    no more submissions today or if it is unknown whether it received them.
     """
     state = read_state(context.store)
     if state is None or promotion_of_model(state, model.key) is None:
@@ -98,7 +98,9 @@ def send_submission(
         path = prediction.path(store, "submission.csv")
         sample = dataset.path(store, "sample-submission.csv").read_text(encoding="utf-8")
         check_submission(path.read_text(encoding="utf-8"), sample, [str(name) for name in split.class_names])
-        state = _send_once(path, fingerprint, f"carclf {fingerprint} model {model.key}", competition, store)
+        claim = _StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
+        submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {model.key}")
+        state = submit_once(KaggleClient(competition), submission, claim)
         if state.status == "ERROR":
             raise ungraded_error(state, competition, f"{store.url}/{file.key}", fingerprint)
         log.info("submit: submitted ref=%d competition=%s", state.ref, competition)
@@ -109,25 +111,32 @@ def send_submission(
     return build(Submission, make, provenance, store, {"submission.csv": file})
 
 
-def _send_once(path: Path, fingerprint: str, description: str, competition: str, store: Store) -> SubmissionState:
-    key = f"submissions/claims/{competition}-{fingerprint}.json"
+class _StoredClaim:
+    """The claim of a file in the store, changed by compare-and-swap."""
 
-    def require_lease() -> float:
-        # Another process could send the same file between the request for Kaggle's list and this submission.
-        expires_at = time.monotonic() + CLAIM_SECONDS
-        if not acquire_lease(store, key, CLAIM_SECONDS):
-            raise StageWaiting(f"another process is sending the predictions {fingerprint}, or stopped less than "
-                               f"{CLAIM_SECONDS / 60:.0f} minutes ago")
-        return expires_at
+    def __init__(self, store: Store, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._version: str | None = None
 
-    kaggle = KaggleClient(competition)
-    try:
-        return kaggle.submit(path, description=description, fingerprint=fingerprint, before_sending=require_lease)
-    except BaseException:
-        # If the file may have been sent, keep the lease: when it expires, Kaggle's list is up to date.
-        if not kaggle.submission_uncertain:
-            release_lease(store, key)
-        raise
+    def read(self) -> Attempt | None:
+        """Return the recorded attempt; raise DataError if the object is damaged."""
+        current = self._store.read(self._key)
+        self._version = current.version if current else None
+        try:
+            return _ATTEMPT.validate_json(current.data) if current else None
+        except ValidationError as error:
+            raise DataError(f"{self._store.url}/{self._key} is damaged, so it is unknown whether the predictions were "
+                            "submitted. Search for the fingerprint in its name in the descriptions of your submissions "
+                            "on Kaggle. If it is missing there, delete this file and run again.") from error
+
+    def replace(self, attempt: Attempt | None) -> bool:
+        """Write the attempt; return False if the object is not the one that was read."""
+        if not self._store.write_if(self._key, _ATTEMPT.dump_json(attempt), self._version):
+            return False
+        current = self._store.read(self._key)
+        self._version = current.version if current else None
+        return True
 
 
 def _predict_probabilities(

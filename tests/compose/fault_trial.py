@@ -50,8 +50,8 @@ class FaultTrial:
     def count_submissions(self) -> int:
         """Return how many submissions the demo server has counted."""
         code = ("from carclf.services.kaggle.client import KaggleClient; "
-                "left = KaggleClient('demo-cars').remaining_submissions(); "
-                "print('counted', 0 if left is None else 1000 - left)")
+                "limits = KaggleClient('demo-cars').submission_limits(); "
+                "print('counted', limits.num_total if limits else 0)")
         key = self.cluster.secrets["DEMO_KEY"]
         environment = ["-e", "CARCLF_KAGGLE_ENDPOINT=http://demo:8000", "-e", f"KAGGLE_API_TOKEN={key}"]
         demo = self.cluster.containers("demo")[0]

@@ -109,7 +109,7 @@ def test_the_daily_limit_is_enforced(client: Any, server: DemoServer, submission
     client.competition_submit(str(submission), "a model", SLUG, quiet=True)
     limits = {"numToday": 1, "numTotal": 1, "numAllowedNow": 0, "limitedByTotal": False}
     assert call(server, "GetSubmissionLimits").json() == limits
-    with pytest.raises(requests.HTTPError, match="daily submission limit"):
+    with pytest.raises(requests.HTTPError, match="daily Submission allowance"):
         client.competition_submit(str(submission), "a model", SLUG, quiet=True)
     server.submissions[0].created -= 86_400
     assert call(server, "GetSubmissionLimits").json() == limits | {"numToday": 0, "numAllowedNow": 1}

@@ -6,6 +6,7 @@ fails.
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -13,13 +14,14 @@ from typing import Any
 
 import pytest
 from gate_candidates import build_artifact
+from submissions import MemoryClaim, submit_file
 
 from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Provenance, Split, StageContext
 from carclf.config import load_config
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, StageWaiting
-from carclf.services.kaggle.client import KaggleClient, SubmissionState
+from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 from carclf.stages.score import score
 from carclf.stages.submit import send_submission
@@ -90,20 +92,22 @@ DOWNLOADS = [
 
 
 def submission_row(
-    name: str, method: str, *faults: Fault, num_attempts: int = 2, outcome: Outcome | None = None, **server: Any
+    name: str, method: str, *faults: Fault, num_attempts: int = 1, outcome: Outcome = (None, "submission 1001"),
+    num_counted: int | None = None, **server: Any
 ) -> Row:
-    num_counted = 0 if outcome else 1
-    return Row(
-        name, method, outcome or (None, "submission 1001"), list(faults), num_attempts, num_counted, server
-    )
+    num_counted = int(not outcome[0]) if num_counted is None else num_counted
+    return Row(name, method, outcome, list(faults), num_attempts, num_counted, server)
 
 
 LIMIT: Outcome = (StageWaiting, "00:00 UTC")
+UNKNOWN: Outcome = (StageWaiting, FINGERPRINT)
 START = "StartSubmissionUpload"
 CREATE = "CreateSubmission"
+LAGGING = {"list_lag_seconds": 3600}
+ALLOWED_ONCE = Fault("GetSubmissionLimits", "empty")
 SUBMISSIONS = [
-    submission_row("no upload granted (503)", START, Fault(START, "status", 503)),
-    submission_row("an upload rejected (403)", "Upload", Fault("Upload", "status", 403)),
+    submission_row("no upload granted (503)", START, Fault(START, "status", 503), num_attempts=2),
+    submission_row("an upload rejected (403)", "Upload", Fault("Upload", "status", 403), num_attempts=2),
     submission_row(
         "an upload rejected (503) always",
         "Upload",
@@ -111,47 +115,63 @@ SUBMISSIONS = [
         num_attempts=4,
         outcome=(ServiceError, "503"),
     ),
-    submission_row("an upload dropped", "Upload", Fault("Upload", "drop")),
-    submission_row("an upload stalled", "Upload", Fault("Upload", "stall")),
-    submission_row("response lost, counted", CREATE, Fault(CREATE, "drop_after"), num_attempts=1),
+    submission_row("an upload dropped", "Upload", Fault("Upload", "drop"), num_attempts=2),
+    submission_row("an upload stalled", "Upload", Fault("Upload", "stall"), num_attempts=2),
+    submission_row("response lost, counted", CREATE, Fault(CREATE, "drop_after")),
+    *(
+        submission_row(f"{status} to a counted submission", CREATE, Fault(CREATE, "status_after", status))
+        for status in (400, 408, 429, 500, 503)
+    ),
     submission_row(
-        "response lost, counted, listed late",
+        "response lost, counted, not listed",
         CREATE,
         Fault(CREATE, "drop_after"),
-        Fault("ListSubmissions", "empty", times=3),
-        num_attempts=1,
+        outcome=UNKNOWN,
+        num_counted=1,
+        **LAGGING,
     ),
-    submission_row("response lost, not counted", CREATE, Fault(CREATE, "drop")),
+    *(
+        submission_row(
+            f"{status} to a counted submission, not listed",
+            CREATE,
+            Fault(CREATE, "status_after", status, retry_after=0),
+            outcome=UNKNOWN,
+            num_counted=1,
+            **LAGGING,
+        )
+        for status in (408, 429, 500, 503)
+    ),
     submission_row(
-        "response lost, not counted, always",
+        "400 to a counted submission, not listed",
         CREATE,
-        Fault(CREATE, "drop", times=ALWAYS),
-        num_attempts=4,
-        outcome=TRANSIENT,
+        Fault(CREATE, "status_after", 400),
+        outcome=(ConfigError, "400"),
+        num_counted=1,
+        **LAGGING,
     ),
-    submission_row("no response to the submission", CREATE, Fault(CREATE, "stall")),
-    submission_row("500 to the submission", CREATE, Fault(CREATE, "status", 500)),
-    submission_row(
-        "500 to the submission always",
-        CREATE,
-        Fault(CREATE, "status", 500, times=ALWAYS),
-        num_attempts=4,
-        outcome=TRANSIENT,
-    ),
-    submission_row("429 to the submission", CREATE, Fault(CREATE, "status", 429, retry_after=0)),
-    submission_row("HTML in response to the submission", CREATE, Fault(CREATE, "html")),
-    submission_row(
-        "403 to the submission",
-        CREATE,
-        Fault(CREATE, "status", 403),
-        num_attempts=1,
-        outcome=(ConfigError, RULES_URL),
-    ),
-    submission_row("500 to the list of submissions", CREATE, Fault("ListSubmissions", "status", 500), num_attempts=1),
-    submission_row("HTML instead of the list", CREATE, Fault("ListSubmissions", "html"), num_attempts=1),
-    submission_row("no response about the limits", CREATE, Fault("GetSubmissionLimits", "drop"), num_attempts=1),
+    submission_row("response lost, not counted", CREATE, Fault(CREATE, "drop"), outcome=UNKNOWN),
+    submission_row("no response to the submission", CREATE, Fault(CREATE, "stall"), outcome=UNKNOWN),
+    submission_row("500 to the submission", CREATE, Fault(CREATE, "status", 500), outcome=UNKNOWN),
+    submission_row("429 to the submission", CREATE, Fault(CREATE, "status", 429, retry_after=0), outcome=UNKNOWN),
+    submission_row("HTML in response to the submission", CREATE, Fault(CREATE, "html"), outcome=UNKNOWN),
+    submission_row("no number in the response", CREATE, Fault(CREATE, "empty"), outcome=UNKNOWN),
+    submission_row("401 to the submission", CREATE, Fault(CREATE, "status", 401), outcome=(ConfigError, "KAGGLE_KEY")),
+    submission_row("403 to the submission", CREATE, Fault(CREATE, "status", 403), outcome=(ConfigError, RULES_URL)),
+    submission_row("400 to the submission", CREATE, Fault(CREATE, "status", 400), outcome=(ConfigError, "400")),
+    submission_row("500 to the list of submissions", CREATE, Fault("ListSubmissions", "status", 500)),
+    submission_row("HTML instead of the list", CREATE, Fault("ListSubmissions", "html")),
+    submission_row("no response about the limits", CREATE, Fault("GetSubmissionLimits", "drop")),
+    submission_row("no call for the limits", CREATE, Fault("GetSubmissionLimits", "status", 404, times=ALWAYS)),
     submission_row("limit reached, known before", CREATE, num_attempts=0, outcome=LIMIT, daily_limit=1),
-    submission_row("limit reached, known by the response", CREATE, num_attempts=1, outcome=LIMIT, daily_limit=0),
+    submission_row("limit reached, known by a 400", CREATE, ALLOWED_ONCE, outcome=LIMIT, daily_limit=1),
+    submission_row(
+        "limit reached, known by a 400 to the upload",
+        START,
+        ALLOWED_ONCE,
+        Fault(START, "status", 400),
+        outcome=LIMIT,
+        daily_limit=1,
+    ),
 ]
 SCORES = [
     Row(
@@ -179,8 +199,7 @@ class Matrix:
         for name, value in row.server.items():
             setattr(self.server, name, value)
         self.server.faults += [dataclasses.replace(fault) for fault in row.faults]
-        seconds = {"backoff_seconds": 0.01, "read_timeout_seconds": 0.3, "recheck_seconds": 0.01}
-        return KaggleClient(row.slug, max_attempts=4, **seconds)
+        return KaggleClient(row.slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.3)
 
     def check(self, row: Row, act: Callable[[], str], fingerprint: str = FINGERPRINT) -> None:
         """Act, add the line of the table, and check the row's expectations."""
@@ -237,23 +256,22 @@ def test_a_fault_of_a_submission(
 ) -> None:
     path = tmp_path / "submission.csv"
     path.write_text("Id,Category\n" + "".join(f"{name},0\n" for name in random_bytes_competition.ids))
-    undisturbed = Row("", "")
     if row.server.get("daily_limit"):
-        matrix.connect(undisturbed).submit(path, description="another", fingerprint="another")
+        submit_file(matrix.connect(Row("", "")), path, "another")
         matrix.server.calls.clear()
+    claim = MemoryClaim()
 
     def submit() -> str:
-        state = matrix.connect(row).submit(path, description="a model", fingerprint=FINGERPRINT)
+        state = submit_file(matrix.connect(row), path, FINGERPRINT, claim)
         entries = [entry for entry in matrix.server.submissions if FINGERPRINT in entry.description]
         assert [(entry.ref, entry.data) for entry in entries] == [(state.ref, path.read_bytes())]
         return f"submission {state.ref}"
 
     matrix.check(row, submit)
-    if not row.outcome[0]:  # no error expected: a second call must find the submission, not resend it
-        again: SubmissionState = matrix.connect(undisturbed).submit(
-            path, description="a model", fingerprint=FINGERPRINT
-        )
-        assert again.ref == 1001 and len(matrix.server.submissions) == 1
+    if row.num_counted:  # a second call must not send it again
+        with nullcontext() if row.outcome[0] is None else pytest.raises(StageWaiting):
+            assert submit_file(matrix.connect(Row("", "")), path, FINGERPRINT, claim).ref == 1001
+        assert len(matrix.server.submissions) == 1
 
 
 @pytest.mark.parametrize("row", SCORES, ids=lambda row: row.name)

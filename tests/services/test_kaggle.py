@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from submissions import submit_file
 
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, ServiceError
 from carclf.services.kaggle.archive_download import ArchiveDownload
-from carclf.services.kaggle.client import KaggleClient, SubmissionState
+from carclf.services.kaggle.client import KaggleClient, SubmissionLimits, SubmissionState
 from carclf.services.kaggle.retries import TRANSIENT_ERRORS
 
 SLUG = "demo-cars"
@@ -27,7 +28,7 @@ def server(kaggle_server: DemoServer) -> DemoServer:
 
 
 def connect(slug: str = SLUG) -> KaggleClient:
-    return KaggleClient(slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.5, recheck_seconds=0)
+    return KaggleClient(slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.5)
 
 
 @pytest.fixture
@@ -131,12 +132,12 @@ def test_an_unreachable_server_raises_service_error_after_all_attempts(
 
 def test_a_submission_is_sent_once_and_scored(server: DemoServer, submission: Path) -> None:
     kaggle = connect()
-    first = kaggle.submit(submission, description="a model abc", fingerprint="abc")
-    again = connect().submit(submission, description="a model abc", fingerprint="abc")
+    first = submit_file(kaggle, submission, "abc")
+    again = submit_file(connect(), submission, "abc")
     assert (first.status, first.public_score, first.ref, len(server.submissions)) == ("PENDING", None, again.ref, 1)
     score = float(server.submissions[0].score)
-    assert kaggle.find_submission("abc") == SubmissionState(first.ref, "COMPLETE", score, "", "a model abc")
-    assert kaggle.remaining_submissions() == 49
+    assert kaggle.find_submission("abc") == SubmissionState(first.ref, "COMPLETE", score, "", "carclf abc")
+    assert kaggle.submission_limits() == SubmissionLimits(1, 1, 49, limited_by_total=False)
     assert kaggle.leaderboard_rank(score - 0.01) == 2
     assert kaggle.find_submission("none") is None
 
@@ -144,7 +145,7 @@ def test_a_submission_is_sent_once_and_scored(server: DemoServer, submission: Pa
 def test_an_old_submission_is_found_on_a_later_page(server: DemoServer, submission: Path) -> None:
     server.daily_limit = 500
     kaggle = connect()
-    first = kaggle.submit(submission, description="first", fingerprint="abc")
+    first = submit_file(kaggle, submission, "abc")
     server.submissions.extend(
         type(server.submissions[0])(2000 + n, f"other {n}", "s.csv", "0.5", "", b"") for n in range(250)
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gate_candidates import build_artifact, build_candidate
 
-from carclf.artifacts import Artifact, Dataset, Model, Prediction, Provenance, StageContext, Submission
+from carclf.artifacts import Artifact, Dataset, Metrics, Model, Prediction, Provenance, StageContext, Submission
 from carclf.config import Config, iter_settings, load_config
 from carclf.services.kaggle.client import KaggleClient, SubmissionState
 from carclf.services.storage import Store, open_store
@@ -61,7 +61,8 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
     """An artifact of each stage. No stage builds an artifact, and Kaggle gets no requests."""
     candidate = build_candidate(store, "candidate")
     dataset = build_artifact(store, Dataset, Provenance(1, {}, {}))
-    submission = build_artifact(store, Submission, Provenance(1, {}, {}), {"num_rows": 1}, {"submission.csv": b""})
+    metrics: Metrics = {"ref": 1, "num_rows": 1}
+    submission = build_artifact(store, Submission, Provenance(1, {}, {}), metrics, {"submission.csv": b""})
     start = build_artifact(store, Model, Provenance(1, {}, {"name": "start"}))
 
     def raise_key(kind: type[Artifact], _make: object, provenance: Provenance, *_: object) -> tuple[Artifact, bool]:
@@ -74,7 +75,7 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
         monkeypatch.setattr(f"carclf.{module}.build", raise_key)
     monkeypatch.setattr(KaggleClient, "list_files", lambda _: [])
     monkeypatch.setattr(KaggleClient, "__init__", lambda self, competition: setattr(self, "competition", competition))
-    monkeypatch.setattr(KaggleClient, "find_submission", lambda *_: SubmissionState(1, "COMPLETE", None, "", ""))
+    monkeypatch.setattr(KaggleClient, "find_submission", lambda *_, **__: SubmissionState(1, "COMPLETE", None, "", ""))
     monkeypatch.setattr("carclf.stages.submit.read_state", lambda _: {})
     monkeypatch.setattr("carclf.stages.submit.promotion_of_model", lambda *_: {})
     monkeypatch.setattr(train_head, "weights_identity", lambda weights: weights)

@@ -1,10 +1,12 @@
 """Public scores from a local Kaggle server's list of submissions."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gate_candidates import build_artifact, build_candidate
+from submissions import submit_file
 
 from carclf.artifacts import Evaluation, Metrics, Provenance, StageContext, Submission
 from carclf.champion import read_state
@@ -52,9 +54,9 @@ def send(store: Store, predictions: Path, monkeypatch: pytest.MonkeyPatch, serve
     monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
     provenance = Provenance(1, {}, {"name": predictions.name})
     files = {"submission.csv": predictions.read_bytes()}
-    submission: Submission = build_artifact(store, Submission, provenance, {"ref": 0, "num_rows": 30}, files)
-    mark = fingerprint(submission)
-    KaggleClient("cars").submit(predictions, description=f"carclf {mark}", fingerprint=mark)
+    mark = hashlib.sha256(predictions.read_bytes()).hexdigest()[:16]
+    state = submit_file(KaggleClient("cars"), predictions, mark)
+    submission: Submission = build_artifact(store, Submission, provenance, {"ref": state.ref, "num_rows": 30}, files)
     return submission
 
 
@@ -96,7 +98,7 @@ def test_an_ungraded_submission_gets_the_score_of_a_manual_submission(
         with pytest.raises(DataError, match=rf"submission 1001: The file could not be read.*{file.key}.*{mark}"):
             score_metrics(submission, evaluation, store)
         path = submission.path(store, "submission.csv")
-        KaggleClient("cars").submit(path, description=f"by hand {mark}", fingerprint="by hand")
+        submit_file(KaggleClient("cars"), path, f"by hand {mark}")
         metrics = score_metrics(submission, evaluation, store)
     assert (metrics["ref"], metrics["public_score"]) == (1002, 1.0)
 
@@ -124,11 +126,24 @@ def test_a_score_far_from_the_validation_warns_and_enters_the_history_once(
     ]
 
 
+@pytest.mark.parametrize("fault", [("status", 403), ("status", 503), ("empty",), ("html",)])
 def test_a_leaderboard_that_cannot_be_read_costs_only_the_rank(
+    cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch, fault: tuple[Any, ...]
+) -> None:
+    monkeypatch.setattr("carclf.services.kaggle.retries.time.sleep", lambda _: None)
+    with DemoServer(graded, scoring_seconds=0) as server:
+        submission = send(store, cars / "truth.csv", monkeypatch, server)
+        server.faults.append(Fault("GetLeaderboard", *fault, times=99))
+        metrics = score_metrics(submission, build_evaluation(store, 1.0, 0.9, 1.0), store)
+    assert metrics == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}
+
+
+def test_a_submission_that_kaggle_does_not_list_yet_is_found_by_its_number(
     cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with DemoServer(graded, scoring_seconds=0) as server:
+        server.list_lag_seconds = 3600
         submission = send(store, cars / "truth.csv", monkeypatch, server)
-        server.faults.append(Fault("GetLeaderboard", "status", 403))
+        assert KaggleClient("cars").list_submissions() == []
         metrics = score_metrics(submission, build_evaluation(store, 1.0, 0.9, 1.0), store)
-    assert metrics == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}
+    assert (metrics["ref"], metrics["public_score"]) == (1001, 1.0)

@@ -11,20 +11,19 @@ from typing import Any
 
 import pytest
 from gate_candidates import build_artifact
+from submissions import submit_file
 
 from carclf.artifacts import Archive, Dataset, Model, Prediction, Provenance, Split, StageContext, Submission
 from carclf.champion import ensure_state, record_promotion
 from carclf.config import load_config
-from carclf.demo.server import DemoServer, Fault
-from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
+from carclf.demo.server import DemoServer
+from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store, open_store
-from carclf.services.storage.leases import acquire_lease, release_lease
-from carclf.stages.submit import CLAIM_SECONDS, VERSION, check_submission, send_submission, submit
+from carclf.stages.submit import VERSION, check_submission, send_submission, submit
 
 CONFIG = load_config("demo", {"competition": "demo-cars"})
 SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
-OWNER_ID = "carclf.services.storage.leases.OWNER_ID"
 NUM_ROUNDS = 8
 
 
@@ -99,20 +98,21 @@ def test_without_submissions_left_submit_waits_and_keeps_the_predictions(
     inputs = build_inputs(store, ids)
     prediction = inputs.predict(ids)
     promote(store, inputs.model)
-    kaggle_server.daily_limit = 0
+    kaggle_server.daily_limit = 1
+    submit_file(KaggleClient("demo-cars"), prediction.path(store, "submission.csv"), "another")
     with pytest.raises(StageWaiting, match="00:00 UTC") as waiting:
         inputs.submit()
     tomorrow = datetime.now(UTC).date() + timedelta(days=1)
     assert waiting.value.until == datetime(tomorrow.year, tomorrow.month, tomorrow.day, 0, 5, tzinfo=UTC)
-    assert kaggle_server.submissions == []
-    kaggle_server.daily_limit = 1
+    assert len(kaggle_server.submissions) == 1
+    kaggle_server.daily_limit = 2
     submission, reused = inputs.submit()
-    assert submission.metrics == {"ref": 1001, "num_rows": 12} and not reused
+    assert submission.metrics == {"ref": 1002, "num_rows": 12} and not reused
     assert submission.inputs == {"prediction": prediction.key}
     assert submission.files == {"submission.csv": prediction.files["submission.csv"]}
     assert inputs.submit() == (submission, True)
     descriptions = [entry.description for entry in kaggle_server.submissions]
-    assert descriptions == [f"carclf {fingerprint(store, ids)} model {inputs.model.key}"]
+    assert descriptions[1:] == [f"carclf {fingerprint(store, ids)} model {inputs.model.key}"]
 
 
 def test_a_cached_file_that_was_altered_is_not_sent(
@@ -148,13 +148,13 @@ def test_a_submission_that_kaggle_cannot_score_raises_data_error(
     file, path = prediction.files["submission.csv"], tmp_path / "submission.csv"
     mark = file.sha256[:16]
     path.write_text("Id,Category\n")
-    KaggleClient("demo-cars").submit(path, description="altered on its way", fingerprint=mark)
+    submit_file(KaggleClient("demo-cars"), path, mark)
     with pytest.raises(DataError, match=rf"submission 1001.*{file.key}.*{mark}"):
         send(store, ids)
     assert len(kaggle_server.submissions) == 1
     assert not [key for key in store.list_keys("submissions/") if "manifest" in key]
     path.write_bytes(prediction.path(store, "submission.csv").read_bytes())
-    KaggleClient("demo-cars").submit(path, description=f"by hand: {mark}", fingerprint="by hand")
+    submit_file(KaggleClient("demo-cars"), path, f"by hand: {mark}")
     assert send(store, ids)[0].metrics["ref"] == 1002
 
 
@@ -195,98 +195,60 @@ def test_two_processes_that_send_the_same_predictions_send_them_once(store: Stor
     descriptions = {entry.description for entry in kaggle_server.submissions}
     assert len(descriptions) == len(kaggle_server.submissions) == NUM_ROUNDS
     waited = [result for result in results if result != "sent"]
-    assert all("another process is sending" in result for result in waited) and len(waited) <= NUM_ROUNDS
+    assert len(waited) <= NUM_ROUNDS
 
 
-def test_a_lease_holds_until_it_is_released_or_expires(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def become(owner: str) -> None:
-        monkeypatch.setattr(OWNER_ID, owner)
-
-    become("one")
-    assert acquire_lease(store, "claims/x", 60) and acquire_lease(store, "claims/x", 60)
-    become("two")
-    assert not acquire_lease(store, "claims/x", 60)
-    release_lease(store, "claims/x")  # another owner's lease
-    assert not acquire_lease(store, "claims/x", 60)
-    become("one")
-    release_lease(store, "claims/x")
-    become("two")
-    assert acquire_lease(store, "claims/x", -1)
-    become("three")
-    assert acquire_lease(store, "claims/x", 60)
+def claim_key(store: Store, ids: tuple[str, ...]) -> str:
+    return f"submissions/claims/demo-cars-{fingerprint(store, ids)}.json"
 
 
-def test_a_failed_request_releases_the_lease(
-    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("method", "is_claimed"), [("create_submission", True), ("upload", False)])
+def test_an_interruption_keeps_the_claim_if_the_predictions_may_have_been_sent(
+    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch, method: str, is_claimed: bool
 ) -> None:
-    kaggle_server.faults.append(Fault("CreateSubmission", "status", 429, retry_after=4000))
-    with pytest.raises(ServiceError, match="4000 s"):
-        send(store, kaggle_server.competition.ids)
-    monkeypatch.setattr(OWNER_ID, "the process of a retry")
-    assert send(store, kaggle_server.competition.ids)[0].metrics["ref"] == 1001
+    ids, call = kaggle_server.competition.ids, getattr(KaggleClient, method)
+    kaggle_server.list_lag_seconds = 3600
+
+    def interrupt(self: KaggleClient, *arguments: Any) -> None:
+        call(self, *arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(KaggleClient, method, interrupt)
+        send(store, ids)
+    if is_claimed:
+        with pytest.raises(StageWaiting, match=fingerprint(store, ids)):
+            send(store, ids)
+    else:
+        assert send(store, ids)[0].metrics["ref"] == 1001
+    assert len(kaggle_server.submissions) == 1
 
 
-def test_the_lease_is_renewed_if_listing_submissions_is_slow(
-    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
+def test_a_forced_run_does_not_send_predictions_again_that_kaggle_does_not_list_yet(
+    store: Store, kaggle_server: DemoServer
 ) -> None:
-    monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", CLAIM_SECONDS - 2)
-    remaining_submissions = KaggleClient.remaining_submissions
-
-    def delay_the_list(self: KaggleClient) -> int | None:
-        kaggle_server.faults.append(Fault("ListSubmissions", "status", 503, retry_after=3))
-        return remaining_submissions(self)
-
-    monkeypatch.setattr(KaggleClient, "remaining_submissions", delay_the_list)
-    assert send(store, kaggle_server.competition.ids)[0].metrics["ref"] == 1001
-    # Lists: before the lease; with the lease, a 503 and a response that came too late; with the renewed lease.
-    assert (kaggle_server.calls["ListSubmissions"], len(kaggle_server.submissions)) == (4, 1)
+    kaggle_server.list_lag_seconds = 3600
+    inputs = build_inputs(store, kaggle_server.competition.ids)
+    prediction = inputs.predict(kaggle_server.competition.ids)
+    first, _ = inputs.send(prediction)
+    forced = StageContext(store, CONFIG, "forced")
+    second, reused = send_submission(prediction, inputs.dataset, inputs.split, inputs.model, forced)
+    assert (second.metrics["ref"], reused, len(kaggle_server.submissions)) == (first.metrics["ref"], False, 1)
 
 
-def test_nothing_is_sent_if_another_process_acquired_the_expired_lease(
-    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sent_at": 5}', b"\xff"])
+def test_a_damaged_claim_raises_data_error_until_kaggle_lists_the_predictions(
+    store: Store, kaggle_server: DemoServer, content: bytes
 ) -> None:
-    monkeypatch.setattr("carclf.stages.submit.CLAIM_SECONDS", 1.0)
-    monkeypatch.setattr("carclf.services.kaggle.client.CALL_SECONDS", 0.5)
-    remaining_submissions, find_submission = KaggleClient.remaining_submissions, KaggleClient.find_submission
-    mark = fingerprint(store, kaggle_server.competition.ids)
-
-    def delay_the_list(self: KaggleClient) -> int | None:
-        kaggle_server.faults.append(Fault("ListSubmissions", "status", 503, retry_after=2))
-        return remaining_submissions(self)
-
-    def overtake(self: KaggleClient, fingerprint: str) -> Any:
-        submission = find_submission(self, fingerprint)
-        if "GetSubmissionLimits" in kaggle_server.calls:  # this process is waiting for the list
-            monkeypatch.setattr(OWNER_ID, "another process")
-            assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60)
-            monkeypatch.setattr(OWNER_ID, "this process")
-        return submission
-
-    monkeypatch.setattr(KaggleClient, "remaining_submissions", delay_the_list)
-    monkeypatch.setattr(KaggleClient, "find_submission", overtake)
-    with pytest.raises(StageWaiting, match="another process is sending"):
-        send(store, kaggle_server.competition.ids)
+    ids = kaggle_server.competition.ids
+    key = claim_key(store, ids)
+    store.write(key, content)
+    with pytest.raises(DataError, match=f"{store.url}/{key}"):
+        send(store, ids)
     assert kaggle_server.submissions == []
-
-
-@pytest.mark.parametrize(("method", "is_released"), [("_create", False), ("_upload", True), ("find_submission", True)])
-def test_an_interruption_releases_the_lease_only_before_sending(
-    store: Store, kaggle_server: DemoServer, monkeypatch: pytest.MonkeyPatch, method: str, is_released: bool
-) -> None:
-    call, results = getattr(KaggleClient, method), []
-
-    def interrupt(self: KaggleClient, *arguments: Any) -> Any:
-        results.append(call(self, *arguments))
-        if method != "find_submission" or len(results) == 2:  # the second call is made with the lease
-            raise KeyboardInterrupt
-        return results[-1]
-
-    monkeypatch.setattr(KaggleClient, method, interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        send(store, kaggle_server.competition.ids)
-    mark = fingerprint(store, kaggle_server.competition.ids)
-    monkeypatch.setattr(OWNER_ID, "the process of a retry")
-    assert acquire_lease(store, f"submissions/claims/demo-cars-{mark}.json", 60) == is_released
+    path = build_inputs(store, ids).predict(ids).path(store, "submission.csv")
+    submit_file(KaggleClient("demo-cars"), path, fingerprint(store, ids))
+    assert send(store, ids)[0].metrics["ref"] == 1001
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ class ArchiveDownload:
             self._copy(response, file, start if resumed else 0)
 
     def _copy(self, response: requests.Response, file: BinaryIO, start: int) -> None:
-        size = start + int(response.headers.get("Content-Length") or 0)
+        length = response.headers.get("Content-Length", "")
+        size = start + int(length) if length.isdecimal() else 0
         done = start
         started = logged = time.monotonic()
         for chunk in response.iter_content(CHUNK_BYTES):
@@ -76,7 +77,7 @@ class ArchiveDownload:
                 rate = (done - start) / (now - started)
                 log.info("download: done=%d MB total=%d MB rate=%.1f MB/s", done // 10**6, size // 10**6, rate / 10**6)
                 logged = now
-        if response.headers.get("Content-Length") and done != size:
+        if length.isdecimal() and done != size:
             raise TransientError(f"received {done} of {size} bytes")
 
 

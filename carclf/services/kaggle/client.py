@@ -1,34 +1,29 @@
-"""Client for a Kaggle competition: data files, submissions that count exactly once, and scores."""
+"""Client for a Kaggle competition: data files, submissions and scores."""
 
 import functools
-import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 
-from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.errors import ConfigError, DataError
 from carclf.services.kaggle.addresses import require_public_address
 from carclf.services.kaggle.archive_download import download_archive
 from carclf.services.kaggle.credentials import CONNECT_TIMEOUT_SECONDS, create_client, find_credentials
-from carclf.services.kaggle.retries import (
-    RETRYABLE_STATUSES,
-    TRANSIENT_ERRORS,
-    RetryPolicy,
-    TransientError,
-    http_status,
-    is_client_error,
-    submission_limit_error,
-)
+from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError, http_status
 
+T = TypeVar("T")
 PAGE_SIZE = 100
 MAX_PAGES = 1000
-# Minimum remaining time of the lease when the list of submissions has been read: the time to submit, with timeouts.
-CALL_SECONDS = 90.0
+# Kaggle checks these before it accepts a submission. After other errors, such as 429 from a gateway that repeated the
+# request, the submission may have been counted.
+REJECTION_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+# The SDK raises any of these for a response that it cannot parse.
+PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -42,20 +37,43 @@ class SubmissionState:
     description: str
 
 
+@dataclass(frozen=True)
+class SubmissionLimits:
+    """The number of valid submissions of the account's team: today (UTC), ever, and still allowed today.
+
+    ``limited_by_total`` is True if the competition's limit for its whole duration is lower than that of the day.
+    """
+
+    num_today: int
+    num_total: int
+    num_allowed_now: int
+    limited_by_total: bool
+
+
+class UnknownOutcomeError(Exception):
+    """Kaggle may have counted a submission: its response is lost, unusable or an error.
+
+    ``error`` is the error to report if a retry cannot help, otherwise None.
+    """
+
+    def __init__(self, message: str, error: ConfigError | None) -> None:
+        super().__init__(message)
+        self.error = error
+
+
 class KaggleClient:
     """A competition on Kaggle.
 
-    All methods raise ConfigError, ServiceError, DataError or StageWaiting, never the vendor's errors.
+    All methods raise ConfigError, ServiceError or DataError, never the vendor's errors; ``create_submission`` also
+    raises UnknownOutcomeError.
     """
 
     def __init__(
         self, competition: str, *, max_attempts: int = 5, backoff_seconds: float = 2.0,
-        read_timeout_seconds: float = 60.0, recheck_seconds: float = 15.0,
+        read_timeout_seconds: float = 60.0,
     ) -> None:
         self.competition = competition
-        self.submission_uncertain = False  # Kaggle may have received a submission that it does not list yet
         self._read_timeout_seconds = read_timeout_seconds
-        self._recheck_seconds = recheck_seconds
         credentials = find_credentials()
         self._http = create_client(credentials, read_timeout_seconds=read_timeout_seconds)
         self._api = self._http.competitions.competition_api_client
@@ -70,101 +88,81 @@ class KaggleClient:
 
     def list_files(self) -> list[tuple[str, int, str]]:
         """Return name, size in bytes and creation date of each data file. The list changes when the data change."""
-        files = self._pages("list the data files", self._api.list_data_files, "ListDataFiles", "files")
-        return sorted((file.name, file.total_bytes, str(file.creation_date or "")) for file in files)
+        files = self._pages("list the data files", self._api.list_data_files, "ListDataFiles",
+                            lambda page: [_parse_file(file) for file in page.files or []])
+        return sorted(files)
 
     def download(self, folder: Path, *, timeout_seconds: int) -> Path:
         """Download the data to ``<competition>.zip`` in the folder, and check each member of the archive."""
         path = folder / f"{self.competition}.zip"
         return download_archive(path, self._request_archive, self._retries, timeout_seconds=timeout_seconds)
 
-    def remaining_submissions(self) -> int | None:
-        """Return how many submissions Kaggle still accepts today; None if it does not report a limit."""
-        limits = self._call("read the submission limits", self._api.get_submission_limits, "GetSubmissionLimits")
-        # All three are zero before the first submission, when the account has not joined a team yet.
-        if not (limits.num_allowed_now or limits.num_today or limits.num_total):
+    def submission_limits(self) -> SubmissionLimits | None:
+        """Return Kaggle's numbers of submissions; None if it does not report them."""
+        try:
+            limits = self._call("read the submission limits", self._api.get_submission_limits, "GetSubmissionLimits",
+                                _parse_limits)
+        except ConfigError:  # a server without this call
             return None
-        return int(limits.num_allowed_now)
+        # All three are zero before the first submission, when the account has not joined a team yet, or from a server
+        # that does not report them.
+        return limits if limits.num_allowed_now or limits.num_today or limits.num_total else None
 
-    def find_submission(self, fingerprint: str) -> SubmissionState | None:
+    def list_submissions(self) -> list[SubmissionState]:
+        """Return the submissions that Kaggle lists, the newest first. A new one may be missing for some time."""
+        return list(self._pages("list the submissions", self._api.list_submissions, "ListSubmissions",
+                                lambda page: [_parse_submission(entry) for entry in page.submissions or []]))
+
+    def find_submission(self, fingerprint: str, *, ref: int = 0) -> SubmissionState | None:
         """Return the newest submission with the fingerprint in its description, or None.
 
-        A submission that Kaggle could not grade is returned only if there is no other.
+        A submission that Kaggle could not grade is returned only if there is no other. With ``ref``, also find the
+        submission with that number if Kaggle does not list it yet.
         """
-        entries = self._pages("list the submissions", self._api.list_submissions, "ListSubmissions", "submissions")
-        ungraded = None
-        for entry in entries:
-            if fingerprint not in (entry.description or ""):
-                continue
-            state = _parse_submission(entry)
-            if state.status != "ERROR":
-                return state
-            ungraded = ungraded or state
-        return ungraded
+        listed = select_submission(self.list_submissions(), fingerprint)
+        return listed or (self.read_submission(ref, fingerprint) if ref else None)
 
-    def submit(
-        self, path: Path, *, description: str, fingerprint: str, before_sending: Callable[[], float] = lambda: math.inf
-    ) -> SubmissionState:
-        """Submit the file unless a submission with this fingerprint exists. It counts exactly once.
+    def read_submission(self, ref: int, fingerprint: str) -> SubmissionState | None:
+        """Return the submission with this number; None if it is missing or has another fingerprint."""
+        try:
+            state = self._call(f"read submission {ref}", self._api.get_submission, "GetSubmission", _parse_submission,
+                               ref=ref)
+        except ConfigError:  # on another server, the number may be missing or belong to another file
+            return None
+        return state if fingerprint in state.description else None
 
-        The fingerprint identifies the content of the file; it is appended to the description if missing there.
-        ``before_sending`` is called before each submission; it acquires a lease and returns its end
-        (``time.monotonic``), or raises. Raise StageWaiting if today's limit is reached, CarclfError if the submission
-        failed, with ``submission_uncertain`` set if Kaggle may have counted it.
+    def upload(self, path: Path) -> str:
+        """Upload a file and return the token with which it can be submitted. An upload does not count."""
+        return self._retries.call("upload the submission", functools.partial(self._upload, path))
+
+    def create_submission(self, token: str, description: str) -> int:
+        """Submit an uploaded file and return the submission's number. The request is not repeated.
+
+        Raise ConfigError if Kaggle rejected it, UnknownOutcomeError if Kaggle may have counted it.
         """
-        if existing := self.find_submission(fingerprint):
-            return existing
-        if self.remaining_submissions() == 0:
-            raise submission_limit_error(f"Kaggle accepts no more submissions to {self.competition} today")
-        text = description if fingerprint in description else f"{description} {fingerprint}"
-        for attempt in range(1, self._retries.max_attempts + 1):
-            token = self._retries.call("upload the submission", functools.partial(self._upload, path))
-            # Another process may have submitted the same file during the upload.
-            if existing := self._find_under_lease(fingerprint, before_sending):
-                return existing
+        try:
+            return self._invoke(self._api.create_submission, "CreateSubmission", _parse_created, blob_file_tokens=token,
+                                submission_description=description)
+        except (ConfigError, *TRANSIENT_ERRORS) as error:  # ConfigError: of a redirect that followed the request
+            message = f"{type(error).__name__}: {error}"
             try:
-                self.submission_uncertain = True
-                return SubmissionState(self._create(token, text), "PENDING", None, "", text)
-            except TRANSIENT_ERRORS as error:
-                self.submission_uncertain = not is_client_error(http_status(error))
                 self._retries.raise_if_permanent("submit", error)
-                failure = error
-            # Kaggle may have counted a submission whose response was lost: search for it before sending another.
-            if existing := self._find_after_failure(fingerprint, failure, attempt):
-                return existing
-        raise AssertionError("_find_after_failure() raises after the last attempt")
+            except ConfigError as permanent:
+                if http_status(error) in REJECTION_STATUSES:
+                    raise
+                raise UnknownOutcomeError(message, permanent) from error
+            raise UnknownOutcomeError(message, None) from error
 
     def leaderboard_rank(self, score: float) -> int | None:
         """Return the rank of a score on the public leaderboard; None if the leaderboard is empty."""
-        entries = self._pages("read the leaderboard", self._api.get_leaderboard, "GetLeaderboard", "submissions")
-        scores = [number for entry in entries if (number := _parse_number(entry.score)) is not None]
+        entries = self._pages("read the leaderboard", self._api.get_leaderboard, "GetLeaderboard",
+                              lambda page: [_parse_score(entry.score) for entry in page.submissions or []])
+        scores = [score for score in entries if score is not None]
         if not scores:
             return None
         # The best score comes first, so the order shows whether high or low is better.
         sign = 1 if scores[0] >= scores[-1] else -1
         return 1 + sum(sign * other > sign * score for other in scores)
-
-    def _find_under_lease(self, fingerprint: str, before_sending: Callable[[], float]) -> SubmissionState | None:
-        """Acquire the lease and search for the submission; return None if it is missing and there is time to submit."""
-        for _ in range(self._retries.max_attempts):
-            until = before_sending()
-            existing = self.find_submission(fingerprint)
-            if existing or time.monotonic() + CALL_SECONDS < until:
-                return existing
-        raise ServiceError("Reading Kaggle's list of submissions takes too long to rule out that another process "
-                           "submits the same file. Nothing was sent: try again later.")
-
-    def _find_after_failure(self, fingerprint: str, failure: Exception, attempt: int) -> SubmissionState | None:
-        """Search for the submission after an uncertain failure. Return None if it can be sent again."""
-        # A counted submission may appear in the list with a delay; a rejected one does not count.
-        is_uncertain = http_status(failure) not in RETRYABLE_STATUSES
-        for seconds in (0.0, self._recheck_seconds) if is_uncertain else ():
-            time.sleep(seconds)
-            if existing := self.find_submission(fingerprint):
-                return existing
-        self.submission_uncertain = False
-        self._retries.wait_before_retry("submit", failure, attempt)
-        return None
 
     def _upload(self, path: Path) -> str:
         try:
@@ -172,23 +170,19 @@ class KaggleClient:
             modified_seconds = int(path.stat().st_mtime)
         except OSError as error:
             raise ConfigError(f"The submission {path} cannot be read: {error}.") from error
-        request = self._request("StartSubmissionUpload", file_name=path.name, content_length=len(data),
-                                last_modified_epoch_seconds=modified_seconds)
-        upload = self._api.start_submission_upload(request)
+        token, url = self._invoke(self._api.start_submission_upload, "StartSubmissionUpload", _parse_upload,
+                                  file_name=path.name, content_length=len(data),
+                                  last_modified_epoch_seconds=modified_seconds)
         # The SDK's upload hides the status of a failure, on which a retry depends.
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
-        require_public_address(upload.create_url, self._http.http_client()._endpoint)
-        response = requests.put(upload.create_url, data=data, timeout=timeout, allow_redirects=False)
+        require_public_address(url, self._http.http_client()._endpoint)
+        try:
+            response = requests.put(url, data=data, timeout=timeout, allow_redirects=False)
+        except ValueError as error:  # all errors about an invalid URL
+            raise TransientError(f"Kaggle's response has no valid upload URL: {error}") from error
         if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
             raise TransientError(f"the upload failed with status {response.status_code}")
-        return str(upload.token)
-
-    def _create(self, token: str, description: str) -> int:
-        request = self._request("CreateSubmission", blob_file_tokens=token, submission_description=description)
-        response = self._api.create_submission(request)
-        if not response.ref:
-            raise TransientError(f"Kaggle's response has no submission number: {response.message!r}")
-        return int(response.ref)
+        return token
 
     def _request_archive(self, headers: dict[str, str]) -> requests.Response:
         session = self._http.http_client()._session
@@ -196,31 +190,57 @@ class KaggleClient:
         session_headers = session.headers.copy()
         session.headers.update(headers)
         try:
-            response: requests.Response = self._api.download_data_files(self._request("DownloadDataFiles"))
+            response: requests.Response = self._invoke(self._api.download_data_files, "DownloadDataFiles",
+                                                       lambda response: response)
         finally:
             session.headers = session_headers
         return response
 
-    def _call(self, action: str, method: Callable[[Any], Any], kind: str, **fields: Any) -> Any:
-        return self._retries.call(action, lambda: method(self._request(kind, **fields)))
+    def _call(
+        self, action: str, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], T], **fields: Any
+    ) -> T:
+        return self._retries.call(action, lambda: self._invoke(method, kind, parse, **fields))
+
+    def _invoke(self, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], T], **fields: Any) -> T:
+        """Call a method of the SDK once; raise one of TRANSIENT_ERRORS for an error or a malformed response."""
+        request = self._request(kind, **fields)
+        try:
+            return parse(method(request))
+        except TRANSIENT_ERRORS:
+            raise
+        except PARSE_ERRORS as error:
+            raise TransientError(f"Kaggle's response to {kind} is malformed: {error!r}") from error
 
     def _request(self, kind: str, **fields: Any) -> Any:
         """Return a request of the SDK with these fields."""
         from kagglesdk.competitions.types import competition_api_service
 
         request = getattr(competition_api_service, f"Api{kind}Request")()
-        for name, value in ({"competition_name": self.competition} | fields).items():
+        if hasattr(request, "competition_name"):
+            request.competition_name = self.competition
+        for name, value in fields.items():
             setattr(request, name, value)
         return request
 
-    def _pages(self, action: str, method: Callable[[Any], Any], kind: str, field: str) -> Iterator[Any]:
+    def _pages(
+        self, action: str, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], list[T]]
+    ) -> Iterator[T]:
+        def parse_page(page: Any) -> tuple[list[T], str]:
+            return parse(page), _require(str, page.next_page_token or "")
+
         token = ""
         for _ in range(MAX_PAGES):
-            page = self._call(action, method, kind, page_size=PAGE_SIZE, page_token=token)
-            yield from getattr(page, field) or []
-            if not page.next_page_token or page.next_page_token == token:
+            entries, next_token = self._call(action, method, kind, parse_page, page_size=PAGE_SIZE, page_token=token)
+            yield from entries
+            if not next_token or next_token == token:
                 return
-            token = page.next_page_token
+            token = next_token
+
+
+def select_submission(submissions: list[SubmissionState], fingerprint: str) -> SubmissionState | None:
+    """Return the first submission with the fingerprint, or None; one that was not graded only if there is no other."""
+    matches = [state for state in submissions if fingerprint in state.description]
+    return next((state for state in matches if state.status != "ERROR"), matches[0] if matches else None)
 
 
 def ungraded_error(state: SubmissionState, competition: str, file: str, fingerprint: str) -> DataError:
@@ -231,14 +251,41 @@ def ungraded_error(state: SubmissionState, competition: str, file: str, fingerpr
                      "run this stage again.")
 
 
+def _require(kind: type[T], value: object) -> T:
+    """Return the value; raise TypeError if it has another type: the SDK does not check the types of fields."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
+    return value
+
+
+def _parse_file(entry: Any) -> tuple[str, int, str]:
+    return _require(str, entry.name), _require(int, entry.total_bytes), str(entry.creation_date or "")
+
+
 def _parse_submission(entry: Any) -> SubmissionState:
-    return SubmissionState(int(entry.ref), entry.status.name, _parse_number(entry.public_score),
-                           entry.error_description or "", entry.description or "")
+    return SubmissionState(_require(int, entry.ref), entry.status.name, _parse_score(entry.public_score),
+                           str(entry.error_description or ""), str(entry.description or ""))
 
 
-def _parse_number(text: str) -> float | None:
+def _parse_limits(limits: Any) -> SubmissionLimits:
+    return SubmissionLimits(_require(int, limits.num_today), _require(int, limits.num_total),
+                            _require(int, limits.num_allowed_now), _require(bool, limits.limited_by_total))
+
+
+def _parse_upload(upload: Any) -> tuple[str, str]:
+    return _require(str, upload.token), _require(str, upload.create_url)
+
+
+def _parse_created(response: Any) -> int:
+    if _require(int, response.ref) <= 0:
+        raise ValueError(f"there is no submission number in {response.message!r:.200}")
+    return int(response.ref)
+
+
+def _parse_score(text: object) -> float | None:
     # Kaggle's scores are strings; "" means that there is no score yet.
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        number = float(_require(str, text or ""))
+    except ValueError:
         return None
+    return number if isfinite(number) else None

@@ -1,7 +1,4 @@
-"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait.
-
-client.py makes each submission exactly once: it searches for the submission before it repeats an upload.
-"""
+"""Retries of Kaggle requests: which errors are transient, which are permanent, and how long to wait."""
 
 import email.utils
 import json
@@ -9,14 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import TypeVar
 
 import requests
 import urllib3
 
-from carclf.errors import CarclfError, ConfigError, ServiceError, StageWaiting
+from carclf.errors import ConfigError, ServiceError
 from carclf.proxies import find_proxy_error
 from carclf.services.kaggle.credentials import CREDENTIALS_HELP
 
@@ -24,7 +20,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
-RESET_MARGIN = timedelta(minutes=5)  # clocks differ
 RETRYABLE_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}
 _MALFORMED = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
 
@@ -39,7 +34,7 @@ TRANSIENT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, jso
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Repeats calls after transient errors, and translates all errors to CarclfError or StageWaiting."""
+    """Repeats calls after transient errors, and translates all errors to ConfigError or ServiceError."""
 
     competition: str
     source: str  # of the credentials
@@ -61,7 +56,7 @@ class RetryPolicy:
         raise AssertionError("wait_before_retry() raises after the last attempt")
 
     def raise_if_permanent(self, action: str, error: Exception) -> None:
-        """Raise ConfigError or StageWaiting if an immediate retry cannot help."""
+        """Raise ConfigError if a retry cannot help."""
         if isinstance(proxy_error := find_proxy_error(f"Could not {action}", error), ConfigError):
             raise proxy_error from error
         if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -87,10 +82,8 @@ class RetryPolicy:
         log.warning("%s Next attempt in %.1f s.", message, wait)
         time.sleep(wait)
 
-    def _permanent_error(self, action: str, status: int, error: str) -> CarclfError | StageWaiting:
+    def _permanent_error(self, action: str, status: int, error: str) -> ConfigError:
         message = f"Could not {action}: Kaggle responded with status {status}: {error}."
-        if action == "submit" and status == HTTPStatus.BAD_REQUEST and "limit" in error.lower():
-            return submission_limit_error(message.rstrip("."))
         hints: dict[int, str] = {
             HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
             HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
@@ -99,15 +92,6 @@ class RetryPolicy:
         }  # fmt: skip
         hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
         return ConfigError(f"{message} {hint}")
-
-
-def submission_limit_error(reason: str) -> StageWaiting:
-    """Return the error for a reached daily limit, with the time of the next attempt. Kaggle counts by days in UTC."""
-    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    until = midnight + RESET_MARGIN
-    message = (f"{reason}. The limit resets at 00:00 UTC; the next attempt is at {until:%Y-%m-%d %H:%M} UTC. Nothing "
-               "was sent, and the predictions are kept.")
-    return StageWaiting(message, until=until)
 
 
 def is_client_error(status: int) -> bool:
@@ -124,16 +108,17 @@ def http_status(error: Exception) -> int:
     if response.history:
         return 0
     if response.status_code < HTTPStatus.BAD_REQUEST:  # an error in the body of a successful response
-        return int(response.json()["code"])
+        code = response.json()["code"]
+        return code if isinstance(code, int) else 0
     return int(response.status_code)
 
 
 def _retry_after(error: Exception) -> float:
     response = getattr(error, "response", None)
     text = response.headers.get("Retry-After", "") if response is not None else ""
-    if text.isdigit():
+    if text.isdecimal():  # not isdigit(): it accepts "²"
         return float(text)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return 0.0

@@ -2,13 +2,12 @@
 
 from carclf.services.storage.copy import CopyResult, copy_store
 from carclf.services.storage.folder import FolderStore
-from carclf.services.storage.leases import acquire_lease, release_lease
 from carclf.services.storage.open import format_command, open_store
 from carclf.services.storage.protocol import Store, VersionedObject
 from carclf.services.storage.s3 import S3Store
 from carclf.services.storage.update import MAX_UPDATE_ATTEMPTS, update_object
 
 __all__ = [
-    "MAX_UPDATE_ATTEMPTS", "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease",
-    "copy_store", "format_command", "open_store", "release_lease", "update_object",
+    "MAX_UPDATE_ATTEMPTS", "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "copy_store",
+    "format_command", "open_store", "update_object",
 ]
