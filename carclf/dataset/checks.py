@@ -55,8 +55,9 @@ def _check_unusable_fraction(index: pd.DataFrame, context: CheckContext) -> Iter
     if (fraction := is_unusable.mean()) > context.config.max_unusable_fraction:
         first = train[is_unusable].iloc[0]
         yield Finding("too_many_unusable_images", "", (
-            f"{fraction:.1%} of the training images are unusable (first: {first['path']}, {first['problem']}), more than "
-            f"{context.config.max_unusable_fraction:.1%}. Fix the archive or raise validation.max_unusable_fraction."))
+            f"{fraction:.1%} of the training images are unusable (first: {first['path']}, {first['problem']}), more "
+            f"than {context.config.max_unusable_fraction:.1%}. Fix the archive or raise "
+            "validation.max_unusable_fraction."))
 
 
 def _check_unreadable_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:

@@ -86,7 +86,6 @@ def write_index(
 
 def _inspect_all(folder: Path, config: Validation) -> Iterator[Row]:
     """Yield the rows in the order of the paths; threads read only a few chunks of images ahead."""
-
     inspectors = SimpleQueue[Inspector]()
 
     def inspect_chunk(chunk: list[ImagePath]) -> list[Row]:

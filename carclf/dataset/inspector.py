@@ -22,10 +22,10 @@ Inspect = Callable[..., Row]
 
 
 class Inspector:
-    """A process that calls ``inspect(path, max_size=...)``, and is started again if it ends. Used by one thread at a time.
+    """A process that calls ``inspect(path, max_size=...)``, and is started again if it ends.
 
-    ``inspect`` is sent to the process, so it must be a function of a module. It raises LargeImageError for images of
-    more than ``max_size`` pixels or bytes.
+    Only one thread may use it at a time. ``inspect`` is sent to the process, so it must be a function of a module. It
+    raises LargeImageError for images of more than ``max_size`` pixels or bytes.
     """
 
     def __init__(self, inspect: Inspect) -> None:
@@ -77,7 +77,10 @@ def _receive(connection: Connection) -> Row:
 
 
 def _serve(connection: Connection, inspect: Inspect) -> None:
-    """Respond to requests until the other process ends or closes the connection."""
+    """Respond to requests until the other process ends or closes the connection.
+
+    The other process raises OSError and LargeImageError. Any other exception ends this process like a crash.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends this one
     while True:
         try:
@@ -86,5 +89,5 @@ def _serve(connection: Connection, inspect: Inspect) -> None:
             return
         try:
             connection.send(inspect(path, max_size=max_size))
-        except Exception as error:
+        except (OSError, LargeImageError) as error:
             connection.send(error)

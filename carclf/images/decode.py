@@ -167,11 +167,11 @@ class EncodedImage:
 def _require_frame(data: bytes) -> int:
     """Return the type of a JPEG's frame. Raises ImageDecodeError if it is missing or no decoder supports it."""
     if (frame := read_frame(data)) is None:
-        raise ImageDecodeError("the JPEG has no frame (SOF)", "undecodable")
+        raise ImageDecodeError("the JPEG has no frame (SOF)")
     if frame.type not in (*SCALABLE_FRAMES, LOSSLESS_FRAME) or frame.bits != JPEG_BITS:
         raise ImageDecodeError(
-            f"the JPEG is of the type SOF{frame.type} with {frame.bits} bits per sample; supported are SOF0, 1, 2, 3, 9 "
-            f"and 10 with {JPEG_BITS} bits", "undecodable")
+            f"the JPEG is of the type SOF{frame.type} with {frame.bits} bits per sample; supported are SOF0, 1, 2, 3, "
+            f"9 and 10 with {JPEG_BITS} bits")
     return frame.type
 
 

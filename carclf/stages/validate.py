@@ -36,7 +36,8 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     """Return the index of the archive's images with a report of all findings, and whether it was reused.
 
     The store's label fixes are applied: a changed ``label_fixes.csv`` produces a new dataset. Raise DataError if too
-    many images are unusable or unreadable, a class is too small, or labels contradict each other. The report is uploaded anyway.
+    many training images are unusable, too many test images are unreadable, a class is too small, or labels contradict
+    each other. The report is uploaded anyway.
     """
     store, config = context.store, context.config
     fixes = read_fixes(store)
@@ -146,10 +147,11 @@ def _count_images(index: "pd.DataFrame", findings: "Findings", fixed: FixedIndex
     from carclf.dataset.image_checks import conflicting_clusters
 
     usable = index[index["problem"] == ""]
+    is_unusable = (index["problem"] != "") & (index["source"] != "test")
     train = usable[usable["label"] >= 0]
     return {
         "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
-        "num_classes": int(train["label"].nunique()), "num_unusable": int((index.loc[index["source"] != "test", "problem"] != "").sum()),
+        "num_classes": int(train["label"].nunique()), "num_unusable": int(is_unusable.sum()),
         "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.changes),
         "num_exact_duplicates": int(usable["sha256"].duplicated().sum()),
         "num_conflicting_clusters": len(conflicting_clusters(index)),

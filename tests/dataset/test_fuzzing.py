@@ -47,6 +47,9 @@ def encode(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+Variants = list[tuple[Image.Image, dict[str, object]]]
+
+
 def images(kind: str) -> list[bytes]:
     """Small images of a format, in several color modes, with and without metadata."""
     if kind == "JPEG":
@@ -56,20 +59,20 @@ def images(kind: str) -> list[bytes]:
     image = random_image()
     transparent = image.copy()
     transparent.putalpha(image.convert("L"))
-    plain = [encode(image, kind), encode(image, kind, exif=exif), encode(image.convert("L"), kind)]
-    more = {
-        "PNG": [encode(transparent, kind), encode(image.convert("P"), kind, transparency=3),
-                encode(Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257), kind)],
-        "WEBP": [encode(transparent, kind), encode(image, kind, lossless=True),
-                 encode(image, kind, save_all=True, append_images=[transparent])],
-        "GIF": [encode(image, kind, save_all=True, append_images=[transparent])],
-        "BMP": [encode(image.convert("P"), kind), encode(image.convert("1"), kind)],
-        "TIFF": [encode(image, kind, compression=name) for name in ("jpeg", "tiff_lzw", "tiff_deflate", "packbits")]
-        + [encode(image.convert("F"), kind), encode(image.convert("CMYK"), kind)],
-        "AVIF": [encode(transparent, kind), encode(image, kind, save_all=True, append_images=[transparent])],
-        "JPEG2000": [encode(transparent, kind), encode(image, kind, irreversible=True), encode(image, kind, no_jp2=True)],
+    two_images: dict[str, object] = {"save_all": True, "append_images": [image.transpose(Image.Transpose.ROTATE_180)]}
+    deep = Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)
+    more: dict[str, Variants] = {
+        "PNG": [(transparent, {}), (image.convert("P"), {"transparency": 3}), (deep, {})],
+        "WEBP": [(transparent, {}), (image, {"lossless": True}), (image, two_images)],
+        "GIF": [(image, two_images)],
+        "BMP": [(image.convert("P"), {}), (image.convert("1"), {})],
+        "TIFF": [(image, {"compression": name}) for name in ("jpeg", "tiff_lzw", "tiff_deflate", "packbits")]
+        + [(image.convert("F"), {}), (image.convert("CMYK"), {})],
+        "AVIF": [(transparent, {}), (image, two_images)],
+        "JPEG2000": [(transparent, {}), (image, {"irreversible": True}), (image, {"no_jp2": True})],
     }
-    return plain + more[kind]
+    variants: Variants = [(image, {}), (image, {"exif": exif}), (image.convert("L"), {}), *more[kind]]
+    return [encode(variant, kind, **options) for variant, options in variants]
 
 
 def change_header(random: random.Random, data: bytes) -> bytes:
