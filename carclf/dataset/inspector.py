@@ -1,7 +1,9 @@
 """Inspection in other processes: an image that crashes or blocks a decoder costs one image, not the stage."""
 
 import math
+import os
 import signal
+import tempfile
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -12,8 +14,11 @@ from carclf.artifacts import file_sha256
 from carclf.dataset.inspection import EMPTY_ROW, LargeImageError, Row
 from carclf.images import decode
 
-# A process forked from this one could inherit a lock that another thread holds.
-CONTEXT = get_context("forkserver")
+# A process forked from this one could inherit a lock that another thread holds. A fork server needs a socket in TMPDIR,
+# whose path, with 32 more bytes, must have less than 108.
+MAX_SOCKET_FOLDER = 75
+HAS_SHORT_PATH = len(os.fsencode(tempfile.gettempdir())) <= MAX_SOCKET_FOLDER
+CONTEXT = get_context("forkserver") if HAS_SHORT_PATH else get_context("spawn")
 CONTEXT.set_forkserver_preload(["carclf.dataset.inspection"])
 SECONDS_PER_IMAGE = 120  # the largest images take a few seconds
 MAX_ATTEMPTS = 2  # the system ends processes if memory is short, whatever image they read

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -96,6 +98,20 @@ def test_a_lossless_jpeg_costs_at_most_itself(tmp_path: Path) -> None:
     write_index(tmp_path, tmp_path / "index.parquet", CONFIG)
     index = pd.read_parquet(tmp_path / "index.parquet")
     assert index["problem"].tolist() == ["", ""]
+
+
+def test_images_are_inspected_with_a_long_path_of_temporary_files(tmp_path: Path) -> None:
+    """The path of a socket is limited to 108 bytes."""
+    write(tmp_path / "train/0/a.jpg", uniform_jpeg(0))
+    temporary = tmp_path / ("t" * 100)
+    temporary.mkdir()
+    program = ("import sys; from pathlib import Path; from carclf.config import Validation\n"
+               "from carclf.dataset.indexing import write_index\n"
+               "if __name__ == '__main__': write_index(*map(Path, sys.argv[1:]), Validation())\n")
+    write(tmp_path / "program.py", program.encode())
+    command = [sys.executable, tmp_path / "program.py", tmp_path, tmp_path / "index.parquet"]
+    subprocess.run(command, check=True, env=os.environ | {"TMPDIR": str(temporary)})
+    assert pd.read_parquet(tmp_path / "index.parquet")["problem"].tolist() == [""]
 
 
 def test_the_inspection_in_a_process_is_the_same_as_in_this_one(tmp_path: Path) -> None:
