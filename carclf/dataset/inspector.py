@@ -19,7 +19,7 @@ from carclf.images import decode
 MAX_SOCKET_FOLDER = 75
 HAS_SHORT_PATH = len(os.fsencode(tempfile.gettempdir())) <= MAX_SOCKET_FOLDER
 CONTEXT = get_context("forkserver") if HAS_SHORT_PATH else get_context("spawn")
-CONTEXT.set_forkserver_preload(["carclf.dataset.inspection"])
+CONTEXT.set_forkserver_preload(["__main__", "carclf.dataset.inspection"])
 SECONDS_PER_IMAGE = 120  # the largest images take a few seconds
 MAX_ATTEMPTS = 2  # the system ends processes if memory is short, whatever image they read
 

@@ -62,7 +62,7 @@ class ImageDecodeError(ValueError):
         self.kind = kind
 
 
-def large_image_lock(num: int) -> AbstractContextManager[object]:
+def large_image_lock(num: float) -> AbstractContextManager[object]:
     """Return a lock for an image of more than LARGE pixels or bytes; decoding one at a time bounds the memory."""
     return _LARGE_IMAGE_LOCK if num > LARGE else nullcontext()
 
@@ -119,8 +119,8 @@ class EncodedImage:
             if self.is_scalable and self.mode == "RGB" and not self.has_exif_orientation:
                 try:
                     return _decode_jpeg(self, min_size)
-                except ValueError:  # stray bytes, which Pillow ignores, or real damage, which it reports
-                    self.decode_warning = strict_decode_error(self)
+                except ValueError as error:  # stray bytes, which Pillow ignores, or real damage, which it reports
+                    self.decode_warning = _damage(error)
             # Kaggle ships PNGs and grayscale and CMYK images named .jpg: Pillow reads them all.
             self.header.load()
             if not self.has_exif_orientation:
@@ -212,8 +212,12 @@ def strict_decode_error(image: EncodedImage) -> str:
         with large_image_lock(image.height * image.width):
             _decode_jpeg(image, (1, 1))
     except ValueError as error:
-        return "" if UNSUPPORTED_SUBSAMPLING in str(error) else str(error)
+        return _damage(error)
     return ""
+
+
+def _damage(error: ValueError) -> str:
+    return "" if UNSUPPORTED_SUBSAMPLING in str(error) else str(error)
 
 
 def _decode_jpeg(image: EncodedImage, min_size: tuple[int, int] | None) -> Pixels:

@@ -108,9 +108,8 @@ def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) ->
     findings.add(tables.findings + fixed.findings())
     findings.log()
     index = fixed.index.assign(warning=_warnings(fixed.index, findings))
-    num_unreadable = len(unreadable_test_images(index, context))
-    metrics = {"num_test": len(context.sample_submission), "num_unreadable_test": num_unreadable}
-    metrics |= _count_images(index, findings, fixed)
+    num_test, num_unreadable = len(context.sample_submission), len(unreadable_test_images(index, context))
+    metrics = {"num_test": num_test, "num_unreadable_test": num_unreadable} | _count_images(index, findings, fixed)
     report = metrics | _report_lists(index) | {"findings": findings.to_dict(), "label_fixes": fixed.changes}
     index.to_parquet(folder / "index.parquet", index=False)
     context.sample_submission.to_csv(folder / "sample-submission.csv", index=False)
