@@ -49,8 +49,8 @@ Image.core.set_block_size(1 << 28)  # type: ignore[attr-defined]
 
 # The exceptions that Pillow raises for broken files and broken EXIF data. Fuzzing discovered them.
 PILLOW_ERRORS = (
-    OSError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, SyntaxError, struct.error,
-    zlib.error,
+    OSError, ValueError, TypeError, IndexError, KeyError, EOFError, OverflowError, SyntaxError, RuntimeError,
+    struct.error, zlib.error,
 )
 
 
