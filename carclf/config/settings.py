@@ -63,7 +63,9 @@ class Validation(Section):
     min_side: int = Field(32, ge=1, description="Images with a shorter side, in pixels, are excluded.")
     max_megapixels: float = Field(50, gt=0, description="Larger images are excluded without being decoded.")
     max_unusable_fraction: Fraction = Field(
-        0.1, description="The run fails if a larger fraction of the images is unusable.")
+        0.1, description="The run fails if a larger fraction of the training images is unusable.")
+    max_unreadable_test_fraction: Fraction = Field(
+        0.01, description="The run fails if a larger fraction of the test images cannot be read.")
     max_aspect_ratio: float = Field(4, gt=1, description="Warn about images with a larger ratio of sides.")
     max_imbalance: float = Field(10, ge=1, description="Warn if the largest class is this many times the smallest one.")
     outlier_score: float = Field(

@@ -66,7 +66,8 @@ class DataFacts(Facts):
     audit_reports: tuple[str, ...]  # file names
     num_images_by_class: dict[int, int]  # usable images
     findings: tuple[DataFinding, ...]
-    problems: tuple[UnusableImage, ...]
+    problems: tuple[UnusableImage, ...]  # of training images
+    test_problems: tuple[UnusableImage, ...]
 
 
 class ClassRecall(Facts):
@@ -245,6 +246,7 @@ def _data(reader: RunReader) -> DataFacts | None:
         num_images_by_class=report.get("class_counts", {}),
         findings=report.get("findings", {}).get("reported", [])[:MAX_LISTED],
         problems=report.get("problems", [])[:MAX_LISTED],
+        test_problems=report.get("test_problems", [])[:MAX_LISTED],
     )
 
 

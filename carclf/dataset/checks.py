@@ -60,8 +60,8 @@ def _check_empty_folders(folder: Path) -> Iterator[Finding]:
 def find_problems(index: pd.DataFrame, context: CheckContext) -> Findings:
     """Return all findings of an index with clusters, about single images and about the whole dataset."""
     findings = Findings(check_images(index, context))
-    for check in (_check_unusable_fraction, _check_classes, _check_class_folders, _check_class_sizes,
-                  _check_train_csv, _check_test_images):
+    for check in (_check_unusable_fraction, _check_unreadable_test_images, _check_classes, _check_class_folders,
+                  _check_class_sizes, _check_train_csv, _check_test_images):
         findings.add(check(index, context))
     return findings
 
@@ -92,12 +92,31 @@ def expected_labels(index: pd.DataFrame, context: CheckContext) -> set[int]:
 
 
 def _check_unusable_fraction(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    is_unusable = (index["problem"] != "") & (index["problem_kind"] != "dropped")
+    train = index[index["source"] != "test"]
+    is_unusable = (train["problem"] != "") & (train["problem_kind"] != "dropped")
     if (fraction := is_unusable.mean()) > context.config.max_unusable_fraction:
-        first = index[is_unusable].iloc[0]
+        first = train[is_unusable].iloc[0]
         yield Finding("too_many_unusable_images", "", (
-            f"{fraction:.1%} of the images are unusable (first: {first['path']}, {first['problem']}), more than "
-            f"{context.config.max_unusable_fraction:.1%}. Fix the archive or raise validation.max_unusable_fraction."))
+            f"{fraction:.1%} of the training images are unusable (first: {first['path']}, {first['problem']}), more "
+            f"than {context.config.max_unusable_fraction:.1%}. Fix the archive or raise "
+            "validation.max_unusable_fraction."))
+
+
+def _check_unreadable_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    unreadable = unreadable_test_images(index, context)
+    num_test, limit = len(context.sample_submission), context.config.max_unreadable_test_fraction
+    if len(unreadable) > limit * num_test:
+        first = unreadable.iloc[0]
+        yield Finding("too_many_unreadable_test_images", "", (
+            f"{len(unreadable)} of {num_test} test images cannot be read (first: {first['path']}, {first['problem']}), "
+            f"more than {limit:.1%}. Their predictions would be arbitrary. Fix the archive or raise "
+            "validation.max_unreadable_test_fraction."))
+
+
+def unreadable_test_images(index: pd.DataFrame, context: CheckContext) -> pd.DataFrame:
+    """Return the rows of the test images that need a prediction but cannot be read."""
+    is_listed = index["id"].isin(context.sample_submission["Id"])
+    return index[(index["source"] == "test") & (index["problem"] != "") & is_listed]
 
 
 def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:

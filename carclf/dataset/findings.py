@@ -18,8 +18,8 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "empty_class_folder": "warning", "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",
-    "too_few_classes": "error", "too_many_unusable_images": "error", "missing_test_image": "error",
-    "duplicate_test_id": "error",
+    "too_few_classes": "error", "too_many_unusable_images": "error", "too_many_unreadable_test_images": "error",
+    "missing_test_image": "error", "duplicate_test_id": "error",
 }
 # Limits for each kind. The report counts all findings; all errors are raised in one message.
 MAX_REPORTED = 200

@@ -10,7 +10,6 @@ from carclf.config import Validation
 from carclf.dataset.findings import Finding
 from carclf.dataset.layout import match_ids
 from carclf.images.color import HIGH_BIT_DEPTH_MODES
-from carclf.images.decode import JPEG_FORMATS
 
 MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution
 # Outliers must also exceed the mild limits. Images beyond the strict limits are reported even if all images are alike.
@@ -58,7 +57,7 @@ def check_formats(index: pd.DataFrame, context: CheckContext) -> Iterator[Findin
     has_jpeg_name = rows["path"].str.lower().str.endswith((".jpg", ".jpeg"))
     is_deep = rows["mode"].isin(HIGH_BIT_DEPTH_MODES)
     is_rgb = (rows["mode"] == "RGB") & ~rows["is_transparent"]
-    yield from _findings("wrong_file_extension", rows[has_jpeg_name & ~rows["format"].isin(JPEG_FORMATS)],
+    yield from _findings("wrong_file_extension", rows[has_jpeg_name & (rows["format"] != "JPEG")],
                          "The file is a {row.format} with the extension of a JPEG.")
     yield from _findings("non_rgb_mode", rows[is_deep],
                          "The color mode is {row.mode}; the gray values are stretched to 0 to 255.")

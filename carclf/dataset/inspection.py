@@ -15,7 +15,6 @@ from carclf.images.decode import (
     EncodedImage,
     ImageDecodeError,
     Pixels,
-    large_image_lock,
     read_image_bytes,
     strict_decode_error,
 )
@@ -36,31 +35,44 @@ EMPTY_ROW: Row = {
 }
 
 
-def inspect_image(path: Path, config: Validation) -> Row:
-    """Return the columns of EMPTY_ROW; ``problem`` and ``problem_kind`` are not empty if the image is unusable."""
-    with large_image_lock(path.stat().st_size):
-        sha256 = ""
-        try:
-            data = read_image_bytes(path, config.max_megapixels)
-            sha256 = hashlib.sha256(data).hexdigest()
-            return EMPTY_ROW | {"sha256": sha256} | _measure(data, config)
-        except ImageDecodeError as error:
-            return EMPTY_ROW | {"sha256": sha256 or file_sha256(path), "problem_kind": error.kind,
-                                "problem": f"cannot be decoded: {error}"}
+class LargeImageError(Exception):
+    """The image has more pixels or bytes than requested."""
 
 
-def _measure(data: bytes, config: Validation) -> Row:
-    if not data:
-        raise ImageDecodeError("the file is empty", "empty")
-    image = EncodedImage(data, config.max_megapixels)
+def inspect_image(path: Path, config: Validation, *, max_size: float = math.inf) -> Row:
+    """Return the columns of EMPTY_ROW; ``problem`` and ``problem_kind`` are not empty if the image is unusable.
+
+    Raises LargeImageError, before decoding the image, if it has more than ``max_size`` pixels or bytes.
+    """
+    _require_size(path.stat().st_size, max_size)
+    sha256 = ""
+    try:
+        data = read_image_bytes(path, config.max_megapixels)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not data:
+            raise ImageDecodeError("the file is empty", "empty")
+        image = EncodedImage(data, config.max_megapixels)
+        _require_size(image.height * image.width, max_size)
+        return EMPTY_ROW | {"sha256": sha256} | _measure(image, config)
+    except ImageDecodeError as error:
+        return EMPTY_ROW | {"sha256": sha256 or file_sha256(path), "problem_kind": error.kind,
+                            "problem": f"cannot be decoded: {error}"}
+
+
+def _require_size(size: float, max_size: float) -> None:
+    if size > max_size:
+        raise LargeImageError(size)
+
+
+def _measure(image: EncodedImage, config: Validation) -> Row:
     pixels = decode_reduced(image)
     height, width = image.height, image.width
     if image.has_exif_orientation and (pixels.shape[0] > pixels.shape[1]) != (height > width):
         height, width = width, height
     row: Row = {"width": width, "height": height} | _describe_format(image)
     if min(width, height) < config.min_side:
-        return row | {"problem_kind": "too_small",
-                      "problem": f"{width}x{height} pixels, but each side must have at least {config.min_side}"}
+        row |= {"problem_kind": "too_small",
+                "problem": f"{width}x{height} pixels, but each side must have at least {config.min_side}"}
     brightness, contrast, sharpness = measure_light_and_sharpness(pixels)
     return row | {
         "pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels),

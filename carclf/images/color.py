@@ -6,6 +6,7 @@ from PIL import Image
 
 HIGH_BIT_DEPTH_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")  # Pillow's own conversion clips these at 255
 MIN_RANGE = 1e-30  # avoids a division by zero if all values are equal
+MAX_VALUE = 1e38  # the range of the values must be a float32
 
 
 def to_rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -34,6 +35,7 @@ def to_reducible_mode(image: Image.Image) -> Image.Image:
 def _stretch(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """Scale the values to 0 to 255, in place to avoid twice the memory for a large image."""
     np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+    np.clip(values, -MAX_VALUE, MAX_VALUE, out=values)
     low, high = float(values.min()), float(values.max())
     values -= low
     values *= 255 / max(high - low, MIN_RANGE)

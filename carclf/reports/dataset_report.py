@@ -23,10 +23,12 @@ class DatasetFindings:
 
 def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings: DatasetFindings) -> None:
     """Write the report of a dataset as an HTML file. The paths in the index are relative to ``images``."""
-    thumbnails = Thumbnails(images)
+    # An image without a height could not be decoded in another process; trying again could crash this one.
+    thumbnails = Thumbnails(images, index.loc[index["height"] == 0, "path"])
     contradictions, duplicates = galleries.duplicate_galleries(index, thumbnails)
     classes = _class_rows(index)
     report, suspects = findings.report, findings.suspects
+    is_test = index["source"] == "test"
     page = render_template(
         "dataset_report.html",
         metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
@@ -34,7 +36,8 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
         findings=_dataset_wide_findings(index, report), fixes=report.get("label_fixes", []),
         drift=findings.drift, suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
         contradictions=contradictions, duplicates=duplicates,
-        problems=galleries.galleries_by_message(index, "problem", thumbnails),
+        problems=galleries.galleries_by_message(index[~is_test], "problem", thumbnails),
+        test_problems=galleries.galleries_by_message(index[is_test], "problem", thumbnails),
         warnings=galleries.galleries_by_message(index, "warning", thumbnails),
         samples=galleries.class_galleries(index, thumbnails),
     )

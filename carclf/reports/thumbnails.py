@@ -1,6 +1,7 @@
 """Thumbnails as data URIs."""
 
 import base64
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,11 @@ QUALITY = 60  # about 4 kB each
 
 
 class Thumbnails:
-    """Create thumbnails of the images in a folder, each only once."""
+    """Create thumbnails of the images in a folder, each only once; of ``unreadable`` paths none is attempted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, unreadable: Iterable[str] = ()) -> None:
         self.folder = folder
-        self.cache: dict[str, str] = {}
+        self.cache = dict.fromkeys(unreadable, "")
 
     def __call__(self, path: str) -> str:
         """Return the data URI of the image at a path, relative to the folder; empty if it cannot be decoded."""

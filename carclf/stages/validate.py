@@ -36,7 +36,8 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     """Return the index of the archive's images with a report of all findings, and whether it was reused.
 
     The store's label fixes are applied: a changed ``label_fixes.csv`` produces a new dataset. Raise DataError if too
-    many images are unusable, a class is too small, or labels contradict each other. The report is uploaded anyway.
+    many training images are unusable, too many test images are unreadable, a class is too small, or labels contradict
+    each other. The report is uploaded anyway.
     """
     store, config = context.store, context.config
     fixes = read_fixes(store)
@@ -98,7 +99,7 @@ def _inspect(archive: Archive, context: StageContext) -> Inspection:
 
 def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) -> "tuple[Metrics, Findings]":
     """Write the dataset's files; return its metrics and all findings."""
-    from carclf.dataset.checks import expected_labels, find_problems, with_final_ids
+    from carclf.dataset.checks import expected_labels, find_problems, unreadable_test_images, with_final_ids
     from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
     context = tables.context
@@ -108,7 +109,8 @@ def _write_dataset(folder: Path, inspection: "pd.DataFrame", tables: _Tables) ->
     findings.add(tables.findings + fixed.findings())
     findings.log()
     index = fixed.index.assign(warning=_warnings(fixed.index, findings))
-    metrics = {"num_test": len(context.sample_submission)} | _count_images(index, findings, fixed)
+    num_test, num_unreadable = len(context.sample_submission), len(unreadable_test_images(index, context))
+    metrics = {"num_test": num_test, "num_unreadable_test": num_unreadable} | _count_images(index, findings, fixed)
     report = metrics | _report_lists(index) | {"findings": findings.to_dict(), "label_fixes": fixed.changes}
     index.to_parquet(folder / "index.parquet", index=False)
     context.sample_submission.to_csv(folder / "sample-submission.csv", index=False)
@@ -131,8 +133,11 @@ def _report_lists(index: "pd.DataFrame") -> dict[str, Any]:
 
     clusters = describe_clusters(index)
     labeled = index[index["label"] >= 0]
+    problems = index.loc[index["problem"] != "", ["path", "problem", "source"]]
+    is_test = problems.pop("source") == "test"
     return {
-        "problems": index.loc[index["problem"] != "", ["path", "problem"]][:MAX_REPORTED].to_dict("records"),
+        "problems": problems[~is_test][:MAX_REPORTED].to_dict("records"),
+        "test_problems": problems[is_test][:MAX_REPORTED].to_dict("records"),
         "class_counts": labeled["label"].value_counts().sort_index().to_dict(),
         "num_clusters": len(clusters), "clusters": clusters[:MAX_REPORTED],
     }
@@ -142,10 +147,11 @@ def _count_images(index: "pd.DataFrame", findings: "Findings", fixed: FixedIndex
     from carclf.dataset.image_checks import conflicting_clusters
 
     usable = index[index["problem"] == ""]
+    is_unusable = (index["problem"] != "") & (index["source"] != "test")
     train = usable[usable["label"] >= 0]
     return {
         "num_train": len(train), "num_extra": int((train["source"] == "extra").sum()),
-        "num_classes": int(train["label"].nunique()), "num_unusable": len(index) - len(usable),
+        "num_classes": int(train["label"].nunique()), "num_unusable": int(is_unusable.sum()),
         "num_warnings": findings.count("warning"), "num_label_fixes": len(fixed.changes),
         "num_exact_duplicates": int(usable["sha256"].duplicated().sum()),
         "num_conflicting_clusters": len(conflicting_clusters(index)),

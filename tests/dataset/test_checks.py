@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from carclf.config import Duplicates, Validation
-from carclf.dataset.checks import find_problems, raise_on_errors, read_context
+from carclf.dataset.checks import find_problems, raise_on_errors, read_context, unreadable_test_images
 from carclf.dataset.duplicates import find_clusters
 from carclf.dataset.findings import Findings
 from carclf.dataset.image_checks import CheckContext, conflicting_clusters
@@ -50,6 +51,28 @@ def test_faults_in_a_rendered_competition_are_not_errors(folder: Path) -> None:
     assert unusable["900002.jpg"] == "cannot be decoded: the file is empty"
     assert sorted(index[index["sha256"].duplicated(keep=False)].groupby("sha256").size()) == [2, 2]
     raise_on_errors(check(folder))
+
+
+def break_test_images(folder: Path) -> None:
+    """Break three test images of ten, and one that needs no prediction; write a small intact one."""
+    first, second, third, small, *_ = sorted((folder / "test_upload").iterdir())
+    first.write_bytes(b"<!DOCTYPE html><title>404</title>")
+    second.write_bytes(b"")
+    third.write_bytes(third.read_bytes()[:900])
+    (folder / "test_upload/other.jpg").write_bytes(b"")
+    Image.new("RGB", (20, 12)).save(small)
+
+
+def test_unreadable_test_images_are_limited_and_counted_apart(folder: Path) -> None:
+    break_test_images(folder)
+    index, context = build_index(folder), read_context(folder, CONFIG)[0]
+    assert len(unreadable_test_images(index, context)) == 3
+    with pytest.raises(DataError, match=r"\b3 of 10 test images .*validation\.max_unreadable_test_fraction"):
+        raise_on_errors(find_problems(index, context))
+    tolerant = Validation(min_images_per_class=5, max_unusable_fraction=0.1, max_unreadable_test_fraction=0.3)
+    findings = find_problems(index, CheckContext(context.sample_submission, None, tolerant))
+    raise_on_errors(findings)
+    assert (findings.counts["empty"], findings.counts["too_small"]) == (3, 0)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,8 @@ def plant_broken_files(to: Planter) -> None:
     whole = car_image(0, to.random)
     to.planted |= {("truncated", "train/0/900001.jpg"), ("empty", "train/1/900002.jpg"),
                    ("undecodable", "train/2/900003.jpg")}  # by render_competition
-    to.put("train/0/910001.jpg", whole[:-2], "truncated")
+    to.put("train/0/910001.jpg", whole[:-2])  # all pixels are there, only the end marker is missing
+    to.put("train/0/910025.jpg", car_image(0, to.random)[:-50], "truncated")
     to.put("train/0/910002.jpg", encoded(to.car(0), "PNG")[:9000], "truncated")
     to.put("train/0/910003.jpg", encoded(Image.new("L", (1200, 900)), "PNG"), "too_many_pixels")
     to.put("train/0/910004.jpg", bytes(4_000_001), "too_many_pixels")
@@ -98,6 +99,9 @@ def plant_names_and_classes(to: Planter) -> None:
     to.put("test_upload/a/910023.jpg", None, "duplicate_test_id")
     to.put("test_upload/b/910023.jpg")
     to.put("test_upload/910024.jpg", None, "not_in_sample")
+    first = min(path.name for path in (to.folder / "test_upload").iterdir())
+    to.put(f"test_upload/{first}", b"<html>", "undecodable")
+    to.planted.add(("too_many_unreadable_test_images", ""))
     for label, number in (("8", 6), ("9", 3)):  # too few, and far fewer than the others
         for path in sorted((to.folder / "train" / label).iterdir())[number:]:
             path.unlink()
@@ -163,7 +167,7 @@ def test_each_planted_fault_is_reported_and_nothing_else(tmp_path: Path) -> None
     assert {kind for kind, _ in planted} - {"path_traversal", "link"} == set(SEVERITY_BY_KIND) - untested
     with pytest.raises(DataError) as error:
         raise_on_errors(findings)
-    assert len(findings.errors) == 7
+    assert len(findings.errors) == 8
     assert all(message in str(error.value) for message in findings.errors)
 
 

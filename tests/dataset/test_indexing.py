@@ -77,12 +77,15 @@ def test_images_are_read_only_a_few_chunks_ahead(tmp_path: Path) -> None:
     assert kinds.tolist() == ["undecodable"] * num_ahead + ["empty"] * num_ahead
 
 
-def waits_for_large_image(work: Callable[[], object]) -> bool:
-    """Return True if the work waits in a thread while this thread holds the large-image lock, and ends afterwards."""
+def waits_for_large_image(work: Callable[[], object], *, expected: bool) -> bool:
+    """Return True if the work waits in a thread while this thread holds the large-image lock, and ends afterwards.
+
+    Work that is not expected to wait has a minute to end.
+    """
     thread = Thread(target=work, daemon=True)
     with large_image_lock(10**12):
         thread.start()
-        thread.join(0.5)
+        thread.join(0.5 if expected else 60)
         waited = thread.is_alive()
     thread.join(120)
     assert not thread.is_alive()
@@ -94,15 +97,22 @@ def test_images_with_many_pixels_are_decoded_one_at_a_time(is_large: bool, monke
     monkeypatch.setattr("carclf.images.decode.LARGE", HEIGHT * WIDTH - is_large)
     image = EncodedImage(jpeg())
     for work in (image.decode, lambda: image.draft(30, 40), lambda: strict_decode_error(image)):
-        assert waits_for_large_image(work) == is_large
+        assert waits_for_large_image(work, expected=is_large) == is_large
 
 
-@pytest.mark.parametrize("is_large", [True, False])
-def test_files_with_many_bytes_are_read_one_at_a_time(
-    is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("num_extra_bytes", "limit", "is_large"), [
+    (0, HEIGHT * WIDTH - 1, True), (2 * HEIGHT * WIDTH, 2 * HEIGHT * WIDTH, True), (0, 2 * HEIGHT * WIDTH, False),
+], ids=["many pixels", "many bytes", "small"])
+def test_large_images_are_inspected_one_at_a_time(
+    num_extra_bytes: int, limit: int, is_large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("carclf.images.decode.LARGE", 2 * HEIGHT * WIDTH)
-    data = jpeg()
-    (tmp_path / "a.jpg").write_bytes(data + bytes(is_large * 2 * HEIGHT * WIDTH))
-    assert len(data) < 2 * HEIGHT * WIDTH
-    assert waits_for_large_image(lambda: inspect_image(tmp_path / "a.jpg", Validation())) == is_large
+    monkeypatch.setattr("carclf.images.decode.LARGE", limit)
+    (tmp_path / "train/0").mkdir(parents=True)
+    (tmp_path / "train/0/a.jpg").write_bytes(jpeg() + bytes(num_extra_bytes))
+    assert len(jpeg()) < 2 * HEIGHT * WIDTH
+
+    def write() -> None:
+        write_index(tmp_path, tmp_path / "index.parquet", Validation())
+
+    assert waits_for_large_image(write, expected=is_large) == is_large
+    assert pd.read_parquet(tmp_path / "index.parquet")["problem"].tolist() == [""]

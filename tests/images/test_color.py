@@ -31,7 +31,8 @@ def test_images_of_each_mode_become_rgb(mode: str) -> None:
 @pytest.mark.parametrize(
     ("values", "kind"),
     [((RAMP * 65535).astype(np.uint16), "PNG"), ((RAMP * 4095).astype(np.uint16), "TIFF"),
-     ((RAMP * 100_000 - 50_000).astype(np.int32), "TIFF"), (RAMP, "TIFF"), (RAMP * 1e-3, "TIFF")],
+     ((RAMP * 100_000 - 50_000).astype(np.int32), "TIFF"), (RAMP, "TIFF"), (RAMP * 1e-3, "TIFF"),
+     ((RAMP - 0.5) * 1.9e38, "TIFF")],
 )
 def test_gray_values_of_more_than_eight_bits_are_stretched(values: np.ndarray, kind: str) -> None:
     pixels = decode(encode(Image.fromarray(values), kind))

@@ -93,3 +93,17 @@ def test_a_file_larger_than_any_allowed_image_is_not_read(tmp_path: Path) -> Non
     assert Thumbnails(tmp_path)("huge.jpg") == ""
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("data", [b"<!DOCTYPE html><title>404</title>", b"\0\0\0\x18ftypheic" + bytes(40)])
+def test_a_file_in_an_unknown_format_is_reported_with_its_first_bytes(data: bytes) -> None:
+    with pytest.raises(ImageDecodeError) as error:
+        decode(data)
+    assert repr(data[:12])[2:-1] in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000", "WEBP", "GIF", "BMP", "TIFF", "PNG"])
+def test_each_format_is_read_whatever_the_extension(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encode(Image.fromarray(PIXELS), kind))
+    row = inspect_image(tmp_path / "a.jpg", Validation())
+    assert (row["format"], row["width"], row["height"], row["problem"]) == (kind, 256, 192, "")

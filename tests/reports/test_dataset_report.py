@@ -22,7 +22,8 @@ def build_index(folder: Path, num: int, *, num_classes: int = 2) -> pd.DataFrame
     cv2.imwrite(str(folder / "0.jpg"), random.integers(0, 256, (60, 80, 3), np.uint8))
     return pd.DataFrame({
         "id": [f"{n}.jpg" for n in range(num)], "path": "0.jpg", "label": np.arange(num) % (num_classes + 1) - 1,
-        "width": 80, "height": 60, "sha256": [f"{n:05}" for n in range(num)], "problem": "", "warning": "",
+        "width": 80, "height": 60, "source": ["test" if n % (num_classes + 1) == 0 else "train" for n in range(num)],
+        "sha256": [f"{n:05}" for n in range(num)], "problem": "", "warning": "",
         "brightness": random.normal(size=num), "contrast": 1.0, "sharpness": 1.0,
         "pixels_sha256": [f"{n:05}" for n in range(num)], "cluster": np.arange(num),
     })
@@ -58,14 +59,16 @@ def test_the_dataset_report_is_self_contained(tmp_path: Path) -> None:
 
 def test_the_report_shows_each_finding_with_its_images(tmp_path: Path) -> None:
     index = build_index(tmp_path, 30)
-    index.loc[3, "problem"], index.loc[4, "problem"] = "the file is empty", "cannot be decoded"
+    index.loc[3, "problem"], index.loc[4, "problem"] = "not an image", "the file is empty"  # 3 is a test image
     index.loc[[6, 9], "warning"] = ["blurred: 3.1", "blurred: 4.5"]
     index.loc[[10, 11], "cluster"] = 10  # classes 0 and 1
     index.loc[[12, 13, 16], "cluster"] = 12  # a test image, and two of class 0
-    index.loc[3, "path"] = "gone.jpg"
+    index.loc[4, "path"] = "gone.jpg"
     page = write_page(tmp_path, index, suspects=suspect(), drift=DRIFT)
     assert "the file is empty (1)" in page.section("problems")
     assert "no preview" in page.section("problems")
+    assert "not an image (1)" in page.section("unreadable")
+    assert "not an image" not in page.section("problems")
     assert "blurred: … (2)" in page.section("warnings")
     assert "blurred: 4.5" in page.section("warnings")
     assert "3 near-duplicates in train and test" in page.section("duplicates")
@@ -75,6 +78,14 @@ def test_the_report_shows_each_finding_with_its_images(tmp_path: Path) -> None:
     contradictions = page.section("contradictions")
     for text in ("class 0", "class 1", "2 near-duplicates"):
         assert text in contradictions
+
+
+def test_an_image_that_could_not_be_decoded_is_not_decoded_again(tmp_path: Path) -> None:
+    """It could crash this process."""
+    index = build_index(tmp_path, 6)
+    index.loc[1, "path"], index.loc[1, "height"], index.loc[1, "problem"] = "1.jpg", 0, "the decoder crashes"
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "0.jpg").read_bytes())
+    assert "no preview" in write_page(tmp_path, index).section("problems")
 
 
 def test_dataset_wide_findings_and_applied_fixes_are_listed(tmp_path: Path) -> None:
@@ -92,14 +103,14 @@ def test_dataset_wide_findings_and_applied_fixes_are_listed(tmp_path: Path) -> N
 
 def test_sections_without_findings_are_empty(tmp_path: Path) -> None:
     page = write_page(tmp_path, build_index(tmp_path, 6))
-    for name in ("contradictions", "problems", "warnings", "duplicates"):
+    for name in ("contradictions", "problems", "unreadable", "warnings", "duplicates"):
         assert "None." in page.section(name)
     assert "Drift" not in page.text
     assert "Suspected" not in page.text
 
 
 def test_the_report_does_not_require_image_statistics(tmp_path: Path) -> None:
-    index = build_index(tmp_path, 9)[["id", "path", "label", "width", "height", "sha256", "problem"]]
+    index = build_index(tmp_path, 9)[["id", "path", "label", "source", "width", "height", "sha256", "problem"]]
     assert "Class 1" in write_page(tmp_path, index).text
 
 
