@@ -22,6 +22,7 @@ from recorded_runs import record_attempt
 
 from carclf.config import load_config
 from carclf.experiments.plan import make_plan, write_plan
+from carclf.runs.record import run_id_from_dag_run
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
 
@@ -298,7 +299,7 @@ def test_a_process_opens_its_store_once(app: FastAPI, monkeypatch: pytest.Monkey
 
 def test_a_dag_run_shows_its_report_as_soon_as_the_run_starts(store: Store, viewer: TestClient) -> None:
     path = "/dag-run?dag_id=car_retrain&run_id=manual__2026-11-25T06%3A54%3A51.612361%2B00%3A00"
-    run_id = "manual__2026-11-25T06-54-51.612361-00-00"
+    run_id = run_id_from_dag_run("manual__2026-11-25T06:54:51.612361+00:00")
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200
     assert "has not started yet" in page.text
@@ -316,7 +317,7 @@ def test_a_run_of_another_dag_has_no_report(viewer: TestClient) -> None:
 
 def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, viewer: TestClient) -> None:
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
-    name = "manual__2026-11-25T06-54-51-00-00"
+    name = run_id_from_dag_run("manual__2026-11-25T06:54:51+00:00")
     waiting = viewer.get(path, headers=HTML).text
     assert "Not compared yet" in waiting
     assert "No training runs are planned yet" in waiting
