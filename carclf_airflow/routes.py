@@ -18,7 +18,7 @@ from carclf.dashboard.run_facts import artifact_file
 from carclf.dashboard.run_list import RunQuery, query_runs, runs_as_csv
 from carclf.dashboard.run_report import run_report
 from carclf.errors import ConfigError
-from carclf.experiments.plan import find_plan
+from carclf.experiments.plan import find_plan, find_rejection
 from carclf.experiments.results import find_outcome, find_report
 from carclf.runs.record import run_id_from_dag_run
 from carclf.services.storage import Store, open_store
@@ -151,5 +151,7 @@ def _experiment_page(root: str, store: Store, name: str) -> str:
     if (outcome := find_outcome(name, store)) is not None:
         return pages.experiment_page(store, root, outcome)
     plan = find_plan(name, store)
+    if plan is None and (reason := find_rejection(name, store)):
+        return pages.error_page(root, "The experiment was rejected", reason)
     trainings = [vars(training_run) for training_run in plan.training_runs] if plan else []
     return pages.experiment_progress_page(store, root, name, trainings)

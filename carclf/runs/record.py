@@ -50,7 +50,7 @@ class Record(TypedDict):
     """The contents of a run's record; times are ISO 8601 in UTC.
 
     ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
-    to an experiment, over all attempts.
+    to an experiment, over all attempts. If the settings were ``rejected``, ``config`` is what was given.
     """
 
     run: str
@@ -64,6 +64,7 @@ class Record(TypedDict):
     machine: NotRequired[str]
     members: NotRequired[list[str]]
     spent_seconds: NotRequired[float]
+    rejected: NotRequired[bool]
 
 
 def record_key(run_id: str) -> str:

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from recorded_runs import record_attempt
 
 from carclf.config import load_config
-from carclf.experiments.plan import make_plan, write_plan
+from carclf.errors import ConfigError
+from carclf.experiments.plan import make_plan, record_rejection, write_plan
 from carclf.runs.record import run_id_from_dag_run
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
@@ -322,6 +323,8 @@ def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, vi
     assert "Not compared yet" in waiting
     assert "No training runs are planned yet" in waiting
     assert f'<a href="/carclf/?text={name}">' in waiting
+    record_rejection(name, store, ConfigError("The recipe x does not exist."))
+    assert "The recipe x does not exist." in viewer.get(path, headers=HTML).text
     write_plan(make_plan(name, "demo", ["frozen"], seeds=[0]), store)
     waiting = viewer.get(path, headers=HTML).text
     assert "Training runs: 0 of 2 started" in waiting
