@@ -13,7 +13,7 @@ import typer
 
 from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, load_settings
 from carclf.config import parse_override
-from carclf.dashboard.run_report import run_stage_with_report
+from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import format_command, open_store
@@ -52,10 +52,18 @@ def _promote(
     approved_by: Annotated[
         str, typer.Option("--approved-by", metavar="NAME", help="The person who approved the promotion.")
     ] = "",
+    declined_by: Annotated[
+        str, typer.Option("--declined-by", metavar="NAME", help="Record the person who declined the promotion.")
+    ] = "",
     result: ResultOption = None,
 ) -> None:
+    current = Run.load(run, open_store(store_url))
+    if declined_by:
+        current.decline_promotion(declined_by)
+        write_report(current)
+        return
     options = StageOptions(approved_by=approved_by.strip())
-    _finish(run_stage_with_report(Run.load(run, open_store(store_url)), "promote", options), result)
+    _finish(run_stage_with_report(current, "promote", options), result)
 
 
 def _stage_command(stage: str) -> Callable[..., None]:

@@ -132,10 +132,11 @@ class GateRule(Facts):
     passed: bool
     summary: str
     detail: str = ""
+    applied: bool = True
 
 
 class DecisionFacts(Facts):
-    """``decision.json``; ``champion`` is the key of the model that the candidate was compared with."""
+    """``decision.json``; ``decision`` may also be "awaiting approval" or "declined", ``champion`` is a model's key."""
 
     decision: str
     reason: str
@@ -272,4 +273,6 @@ def _error_images(reader: RunReader) -> tuple[dict[str, str], ...]:
 
 def _decision(reader: RunReader) -> DecisionFacts | None:
     content = reader.read_json("promote", "decision.json")
-    return None if content is None else DecisionFacts.model_validate(content)
+    # A candidate that passed the gate may wait for approval, or may have been declined.
+    state = reader.attempt("promote").get("metrics", {}).get("decision") or (content or {}).get("decision")
+    return None if content is None else DecisionFacts.model_validate(content | {"decision": state})

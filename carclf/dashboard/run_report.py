@@ -24,12 +24,17 @@ def report_key(run_id: str) -> str:
 
 
 def run_stage_with_report(run: Run, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
-    """Run a stage and, after a late stage, write the run's report. If that fails, only a warning is logged."""
+    """Run a stage and, after a late stage, write the run's report."""
     result = run.run_stage(stage, options)
     if stage in LATE_STAGES and not (result.waiting and stage in POLLED_STAGES):
-        try:
-            page = run_report(run.store, run.run_id)
-            run.store.write(report_key(run.run_id), page.encode(errors="backslashreplace"))
-        except (CarclfError, OSError, ValueError) as error:
-            log.warning("report: not written run=%s error=%s", run.run_id, error)
+        write_report(run)
     return result
+
+
+def write_report(run: Run) -> None:
+    """Write the run's report to the store. If that fails, only a warning is logged."""
+    try:
+        page = run_report(run.store, run.run_id)
+        run.store.write(report_key(run.run_id), page.encode(errors="backslashreplace"))
+    except (CarclfError, OSError, ValueError) as error:
+        log.warning("report: not written run=%s error=%s", run.run_id, error)

@@ -40,7 +40,7 @@ def list_runs(store: Store) -> list[Row]:
     - ``stage``: the last stage that was started
     - ``text``: the reason why the run failed, waits, or skips the remaining stages
     - ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high``, ``public_score``, ``rank``: a number or None
-    - ``decision``: promoted, rejected, awaiting approval, or ""
+    - ``decision``: promoted, rejected (by the gate), awaiting approval, declined (by a person), or ""
     - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
     - ``champion``: whether the run produced the current champion
 
@@ -100,7 +100,8 @@ def index_row(record: Record) -> Row:
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt) -> Row:
     if latest:
-        return {name: _text(latest.get(name)) for name in ("state", "stage", "text")}
+        state = "done" if latest.get("state") == "declined" else _text(latest.get("state"))
+        return {"state": state, **{name: _text(latest.get(name)) for name in ("stage", "text")}}
     stage = next(reversed(list(stages)), "")  # the record keeps the stages in their order
     skip_reason = stages[stage].get("skip_reason", "") if stage else ""
     state = "done" if skip_reason or stage == LAST else "pending"

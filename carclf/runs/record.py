@@ -35,7 +35,7 @@ class StageRecord(TypedDict, total=False):
 
 
 class Attempt(TypedDict, total=False):
-    """The latest unfinished attempt at a stage: ``state`` is running, waiting or failed; ``text`` is the reason."""
+    """The latest unfinished attempt at a stage: running, waiting, failed or declined; ``text`` is the reason."""
 
     stage: str
     state: str

@@ -103,7 +103,7 @@ def test_the_approval_question_shows_the_metrics_and_links_the_report(environmen
     run = "manual__2026-11-25T06%3A54%3A51%2B00%3A00"
     assert f"(/airflow/dags/car_retrain/runs/{run}/plugin/car-classifier-report)" in body
     assert "0.9500 (95%: 0.9300 to 0.9700, 500 images)" in body
-    assert "| p value | 0.01235 |" in body
+    assert "| champion | none yet |" in body
     assert "awaiting approval: all hold\n" in body
     assert "s3://b/p:\n\n- `decisions/d`\n" in body
     assert "$" not in body
