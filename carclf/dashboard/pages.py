@@ -92,7 +92,7 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
     """Return a ``LiveUpdate`` of a run as JSON data."""
     record = read_record(store, run_id)
     if record is None:
-        return LiveUpdate(version="none", state="pending").to_json()
+        return LiveUpdate(version="none", state="not started").to_json()
     progress = read_live_progress(store, run_id)
     row = index_row(record)
     running = [progress[stage] for stage in TRAINING if stage in progress and progress[stage]["state"] == "running"]

@@ -24,7 +24,7 @@ class StageFacts(Facts):
     """A stage of a run. Times are in ISO 8601; texts are "" and ``seconds`` is None where unknown."""
 
     name: str
-    state: str  # pending, running, stale (probably killed), waiting, failed, declined, done or skipped
+    state: str  # not started, running, stale (probably killed), waiting, failed, declined, done or skipped
     text: str  # the error, or why the stage waits or is skipped
     since: str
     ended: str
@@ -55,7 +55,7 @@ def all_stage_facts(
     skip_reason = ""
     for name in STAGES:
         stage = _stage_facts(reader, name, live.get(name), _command(reader, name, settings))
-        if stage.state == "pending" and skip_reason:
+        if stage.state == "not started" and skip_reason:
             stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})
         stages.append(stage)
         declined = stage.text if stage.state == "declined" else ""
@@ -80,7 +80,7 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
 
 def stage_state(result: dict[str, Any], attempt: dict[str, Any], live: LiveProgress | None) -> str:
     """Return the state of a stage from its result, its latest attempt and its live progress."""
-    state = str(attempt.get("state") or ("done" if result else "pending"))
+    state = str(attempt.get("state") or ("done" if result else "not started"))
     if state != "running":
         return state
     if live is None or live["started"][:19] < attempt["since"][:19]:  # no progress of this attempt

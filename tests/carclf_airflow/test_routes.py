@@ -309,7 +309,7 @@ def test_a_dag_run_shows_its_report_as_soon_as_the_run_starts(store: Store, view
     Run.start_or_resume(run_id, store, "demo", load_config("demo"))
     page = viewer.get(path, headers=HTML)
     version = viewer.get(f"/data/runs/{run_id}/live").json()["version"]
-    assert f'data-run="{run_id}" data-version="{version}" data-state="pending"' in page.text
+    assert f'data-run="{run_id}" data-version="{version}" data-state="not started"' in page.text
 
 
 def test_a_run_of_another_dag_has_no_report(viewer: TestClient) -> None:

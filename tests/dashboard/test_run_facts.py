@@ -1,4 +1,4 @@
-"""Tests of a run's facts: complete, pending, damaged and malformed sections."""
+"""Tests of a run's facts: complete, not started, damaged and malformed sections."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_sections_of_a_new_run_are_empty(store: Store) -> None:
     facts = run_facts(store, "r")
     assert (facts.live, facts.curves) == ({}, {"train_head": (), "fine_tune": ()})
     assert (facts.data, facts.evaluation, facts.errors, facts.decision, facts.problems) == (None, None, (), None, ())
-    assert (facts.row["state"], facts.row["champion"]) == ("pending", False)
+    assert (facts.row["state"], facts.row["champion"]) == ("not started", False)
 
 
 def test_the_header_describes_the_machine_that_trained(store: Store) -> None:

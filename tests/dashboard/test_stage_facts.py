@@ -24,9 +24,9 @@ def stages(store: Store) -> dict[str, StageFacts]:
     return {stage.name: stage for stage in run_facts(store, "r").stages}
 
 
-def test_the_stages_of_a_new_run_are_pending(store: Store) -> None:
+def test_the_stages_of_a_new_run_have_not_started(store: Store) -> None:
     Run.start_or_resume("r", store, "demo", load_config("demo"))
-    assert [(name, stage.state) for name, stage in stages(store).items()] == [(name, "pending") for name in STAGES]
+    assert [(name, stage.state) for name, stage in stages(store).items()] == [(name, "not started") for name in STAGES]
 
 
 def test_the_download_command_repeats_the_changed_settings(store: Store) -> None:
