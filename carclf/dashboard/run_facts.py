@@ -6,6 +6,7 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
+from carclf.artifacts import File
 from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
 from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings
 from carclf.formatting import finite_number
@@ -195,9 +196,12 @@ def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | N
     reader = open_run(store, run_id)
     artifact = reader.artifact(stage) if stage in (*STAGES, AUDIT) else None
     file = artifact.files.get(name) if artifact else None
-    if file is None or not name.endswith(VIEWABLE_SUFFIXES) or file.num_bytes > MAX_VIEWABLE_BYTES:
-        return None
-    return reader.read_file(stage, name)
+    return reader.read_file(stage, name) if file and is_viewable(name, file) else None
+
+
+def is_viewable(name: str, file: File) -> bool:
+    """Return whether the pages serve a file of an artifact."""
+    return name.endswith(VIEWABLE_SUFFIXES) and file.num_bytes <= MAX_VIEWABLE_BYTES
 
 
 def _row(reader: RunReader, stages: tuple[StageFacts, ...]) -> Row:

@@ -1,12 +1,18 @@
 """The report of a run as one HTML file without scripts or network access, for mails and archives."""
 
+import json
+from functools import lru_cache
+
+from carclf.champion import CHAMPION
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_view import run_view
 from carclf.dashboard.templates import render_self_contained
 from carclf.errors import CarclfError
 from carclf.progress import log
+from carclf.runs.live import read_live_progress
+from carclf.runs.record import record_key
 from carclf.runs.run import Result, Run
-from carclf.services.storage import Store
+from carclf.services.storage import Store, open_store
 from carclf.stages.chain import NO_OPTIONS, StageOptions
 
 LATE_STAGES = ("evaluate", "promote", "submit", "score")  # the report is written after these
@@ -16,6 +22,20 @@ POLLED_STAGES = ("submit", "score")  # nothing changes in the report while these
 def run_report(store: Store, run_id: str) -> str:
     """Return the report of a run, which may still be active; ConfigError if it does not exist."""
     return render_self_contained("run.html", **run_view(run_facts(store, run_id)))
+
+
+def current_report(store: Store, run_id: str) -> str:
+    """Return ``run_report``, which is computed only if the run or the champion has changed since the last call."""
+    record, champion = (store.read(key) for key in (record_key(run_id), CHAMPION))
+    live = read_live_progress(store, run_id)
+    if record is None or any(progress["state"] == "running" for progress in live.values()):
+        return run_report(store, run_id)
+    return _cached_report(store.url, run_id, f"{record.version} {champion and champion.version} {json.dumps(live)}")
+
+
+@lru_cache(maxsize=8)
+def _cached_report(store_url: str, run_id: str, version: str) -> str:
+    return run_report(open_store(store_url), run_id)
 
 
 def report_key(run_id: str) -> str:

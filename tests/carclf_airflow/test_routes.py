@@ -6,7 +6,9 @@ import json
 import re
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,8 +23,11 @@ from hypothesis import strategies as st
 from recorded_runs import record_attempt
 
 from carclf.config import load_config
+from carclf.dashboard import templates
+from carclf.dashboard.charts import Chart, render_svg
 from carclf.errors import ConfigError
 from carclf.experiments.plan import make_plan, record_rejection, write_plan
+from carclf.runs.index import rebuild_index
 from carclf.runs.record import run_id_from_dag_run
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
@@ -126,6 +131,43 @@ def test_pages_have_no_script_style_or_handler_that_the_policy_forbids(store: St
         page = viewer.get(path, headers=HTML).text
         assert re.findall(r"<script(?![^>]* src=\"/carclf/static/)[^>]*>", page) == [], path
         assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:|https?://(?!vega\.github\.io)", page) == [], path
+
+
+def test_simultaneous_requests_for_a_report_compute_it_once_and_leave_the_server_responsive(
+    store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_run(store, "a", range(9))
+    lock, threads = threading.Lock(), set()
+
+    def render(chart: Chart) -> str:
+        threads.add(threading.current_thread().name)
+        with lock:  # another page is served while the report waits
+            return render_svg(chart)
+
+    monkeypatch.setattr(templates, "render_svg", render)
+    with ThreadPoolExecutor(60) as pool:
+        lock.acquire()
+        try:
+            reports = [pool.submit(viewer.get, "/runs/a/report.html") for _ in range(50)]
+            assert viewer.get("/data/runs").status_code == 200  # with its own thread
+        finally:
+            lock.release()
+        contents = {report.result().content for report in reports}
+    assert (len(contents), len(threads)) == (1, 1)
+    before = contents.pop()
+    record_attempt(Run.load("a", store), "promote", "failed", text="changed")
+    assert viewer.get("/runs/a/report.html").content != before
+
+
+def test_no_link_leads_to_a_missing_page(store: Store, viewer: TestClient) -> None:
+    run = record_run(store, "a")
+    run.run_stage("promote")
+    links = {link for page in ("/", "/runs/a") for link in re.findall(r'href="/carclf(/[^"#]*)', viewer.get(page).text)}
+    assert "/runs/a" in links
+    assert {link: viewer.get(link.replace("&amp;", "&")).status_code for link in links} == dict.fromkeys(links, 200)
+    Path(store.url, "runs/a.json").unlink()
+    rebuild_index(store)
+    assert 'href="/carclf/runs/a"' not in viewer.get("/").text
 
 
 def test_script_style_and_chart_library_come_from_the_package(viewer: TestClient) -> None:

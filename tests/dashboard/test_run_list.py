@@ -75,7 +75,8 @@ def test_a_part_of_the_list_has_the_total_counts_and_all_filter_values(store: St
     page = query_runs(store, RunQuery(sort="run", descending=False, offset=1, limit=1, recipe="demo")).to_json()
     assert [row["run"] for row in page.pop("rows")] == ["b"]
     assert page == {
-        "num_matching": 2, "num_runs": 3, "recipes": ["cpu", "demo"], "decisions": [], "states": ["incomplete", "not started"]}
+        "num_matching": 2, "num_runs": 3, "recipes": ["cpu", "demo"], "decisions": [],
+        "states": ["incomplete", "not started"]}
 
 
 @pytest.mark.parametrize("query", [
