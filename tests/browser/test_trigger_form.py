@@ -59,7 +59,7 @@ def test_the_form_shows_what_is_not_set_and_keeps_a_number_that_is_out_of_range(
     form = page.get_by_role("dialog").filter(has_text="Trigger Dag - car_retrain")
     for section in ("Audit", "Head"):
         form.get_by_role("button", name=section, exact=True).click()
-    form.get_by_text("as in the recipe").first.wait_for()
+    form.get_by_text("as in the recipe").locator("visible=true").first.wait_for()
     assert form.get_by_role("checkbox", name="Enabled").count() == 0
     rate = form.locator("[name='element_head.learning_rate']")
     rate.fill("5")
