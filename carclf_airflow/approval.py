@@ -12,9 +12,10 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.configuration import conf
 
+from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK
 from carclf_airflow.pods import gpu_task_options
-from carclf_airflow.stage_process import run_stage, skip_tasks
+from carclf_airflow.stage_process import child_environment, run_command, run_stage, skip_tasks
 
 log = logging.getLogger("airflow.task")
 
@@ -35,7 +36,7 @@ BODY = Template("""\
 | stored threshold | {{ '%.4f' | format(gate['threshold']) }} |
 | champion | {{ gate.get('champion') or 'none yet' }} |
 {% for name, value in gate.items()
-   if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'champion', 'report') -%}
+   if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'champion', 'report', 'p_value') -%}
 | {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else value }} |
 {% endfor %}
 [The run's report]($base/dags/car_retrain/runs/{{ run_id | urlencode }}/plugin/car-classifier-report) shows the gate's \
@@ -84,10 +85,13 @@ def promote_or_request_approval(context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record_response(context: Mapping[str, Any]) -> None:
-    """Log the response, and keep it for the notification: after a rejection nothing else records it."""
+    """Log the response, keep it for the notification, and write a rejection to the run's record."""
     summary = context["task"].hitl_summary
     user = summary["responded_by_user"]
-    actor = f"by {user['name']}" if user else f"because no one responded within {TIMEOUT_HOURS:g} hours"
-    text = f"approved {actor}" if summary["approved"] else f"declined {actor}: nothing is promoted or submitted"
+    actor = user["name"] if user else f"timeout after {TIMEOUT_HOURS:g} hours"
+    text = f"approved by {actor}" if summary["approved"] else f"declined by {actor}: nothing is promoted or submitted"
     log.info("approval: %s", text)
     context["ti"].xcom_push(key="response", value=text)
+    if not summary["approved"]:
+        options = ["--run", run_id_from_dag_run(context["dag_run"].run_id), "--declined-by", actor]
+        run_command("promote", options, child_environment("promote"))

@@ -6,6 +6,7 @@ from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
 from carclf.experiments.plan_form import MAX_TRIALS
 from carclf_airflow.deployment import deployment_recipe
+from carclf_airflow.retrain_form import limited
 
 DEFAULT_RECIPES = ["frozen", "no-augmentation", "single-view"]
 RECIPE_SYNTAX = f"One per line: NAME [OTHER…] key=value…, ensemble [NAME…], or one of: {', '.join(ABLATIONS)}."
@@ -29,9 +30,9 @@ def _recipe_params() -> dict[str, Param]:
 
 def _design_params() -> dict[str, Param]:
     return {
-        "seeds": Param("0,1", type="string", pattern=r"^ *\d+( *, *\d+)* *$", title="Seeds", section="Design",
+        "seeds": Param("0,1", type="string", pattern=r"^ *[0-9]+( *, *[0-9]+)* *\Z", title="Seeds", section="Design",
                        description="Each recipe is trained once with each seed."),
-        "folds": Param(0, type="integer", minimum=0, maximum=20, title="Folds", section="Design",
+        "folds": Param(0, type="integer", **limited(minimum=0, maximum=20), title="Folds", section="Design",
                        description="Folds of a cross-validation; 0 uses the validation subset."),
         "promote": Param(False, type="boolean", title="Promote the winner", section="Design",
                          description="Take the winner's best run through the gate, with your approval."),
@@ -40,12 +41,12 @@ def _design_params() -> dict[str, Param]:
 
 def _racing_params() -> dict[str, Param]:
     return {
-        "rungs": Param("", type=["string", "null"], pattern=r"^( *\d+( *, *\d+){0,2} *)?$", title="Rungs",
+        "rungs": Param("", type=["string", "null"], pattern=r"^( *[0-9]+( *, *[0-9]+){0,2} *)?\Z", title="Rungs",
                        section="Racing",
                        description="Up to three epochs after which the worst recipes stop, such as 2,5."),
         "keep_fraction": Param(0.5, type="number", exclusiveMinimum=0, exclusiveMaximum=1, title="Fraction kept",
                                section="Racing", description="Fraction of the recipes that continue after a rung."),
-        "budget_minutes": Param(0, type="number", minimum=0, title="Budget in minutes", section="Racing",
+        "budget_minutes": Param(0, type="number", **limited(minimum=0), title="Budget in minutes", section="Racing",
                                 description="Total training time after which no training starts; 0 sets no budget."),
     }
 
@@ -54,8 +55,9 @@ def _search_params() -> dict[str, Param]:
     return {
         "search": Param([], type="array", items={"type": "string"}, title="Ranges", section="Search",
                         description="One per line: key=low..high or key=one|another. Optuna samples from the ranges."),
-        "num_trials": Param(8, type="integer", minimum=1, maximum=MAX_TRIALS, title="Proposed recipes",
-                            section="Search", description="Number of recipes that Optuna proposes."),
+        "num_trials": Param(8, type="integer", **limited(minimum=1, maximum=MAX_TRIALS),
+                            title="Proposed recipes", section="Search",
+                            description="Number of recipes that Optuna proposes."),
         "study": Param("", type=["string", "null"], title="Study", section="Search",
                        description="An earlier study to continue; empty starts a new one."),
     }

@@ -25,6 +25,7 @@ from airflow.sdk.exceptions import (
     DownstreamTasksSkipped,
 )
 
+from carclf.config import iter_settings
 from carclf.formatting import truncate
 from carclf.progress import TASK_LOG_VARIABLE
 from carclf.redaction import redact
@@ -60,6 +61,7 @@ GRACE_SECONDS = 10.0
 MAX_METRICS = 40
 MAX_METRIC_CHARS = 200
 MAX_TEXT_CHARS = 1000  # of a reason or a summary
+MAX_ARGUMENT_CHARS = 20_000  # Linux limits an argument to 128 KiB; carclf rejects settings of this length
 SIGNIFICANT_DIGITS = 6  # enough for a public score
 HIDDEN_METRICS = {"class_names", "weights"}
 LONG_METRICS = {"reason", "rejection", "override"}
@@ -75,9 +77,15 @@ class EndedCommand:
 
 
 def download_arguments(params: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of ``download`` for the trigger form's values; carclf checks their names."""
-    chosen = {key: json.dumps(value) for key, value in params.items() if value is not None and key != "recipe"}
-    pairs = [f"{key}={value}" for key, value in chosen.items()]
+    """Return the arguments of ``download`` for the trigger form's values.
+
+    Unknown names are among them, even without a value, so that carclf rejects and records them.
+    """
+    settings = {name for name, _ in iter_settings()}
+    chosen = [(name, json.dumps(value)) for name, value in params.items() if value is not None or name not in settings]
+    # A quoted name stays unknown to carclf, even if it contains an equals sign.
+    names = {name: name if re.fullmatch(r"[\w.]+", name) else json.dumps(name) for name, _ in chosen}
+    pairs = [f"{names[name]}={value}"[:MAX_ARGUMENT_CHARS] for name, value in chosen if name != "recipe"]
     return ["--recipe", str(params["recipe"]), *(part for pair in pairs for part in ("--set", pair))]
 
 

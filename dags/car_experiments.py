@@ -4,7 +4,7 @@
 
 Each recipe is trained with each seed (and fold) on the same images; data, split and features are shared. A failed
 training does not stop the others: the comparison lists it. With rungs, the worst recipes stop early.
-The report is in the store, at `experiments/<run>/report.html`.
+The report is in the store, at `experiments/<name>/report.html`; the log of `plan` shows the name.
 
 | task | fails if | fix |
 |---|---|---|

@@ -10,7 +10,7 @@ import typer
 from carclf.cli.options import RecipeOption, ResultOption, SetOption, StoreOption, validate_parent_folder
 from carclf.errors import CarclfError, ConfigError
 from carclf.experiments import racing, trainings
-from carclf.experiments.plan import Plan, find_plan, read_plan, write_plan
+from carclf.experiments.plan import Plan, find_plan, read_plan, record_rejection, write_plan
 from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
@@ -63,11 +63,17 @@ def plan_command(
     """Plan an experiment and check the settings of every training."""
     if form and try_:
         raise ConfigError("Both --form and --try are given. Add the recipes of --try to the form's recipes.")
-    fields = read_form(form) if form else Form(
-        recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs,
-        keep_fraction=keep_fraction, budget_minutes=budget_minutes, search=search, num_trials=num_trials, study=study,
-    )
-    plan = _plan_experiment(name, fields, open_store(store_url))
+    store = open_store(store_url)
+    try:
+        fields = read_form(form) if form else Form(
+            recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs,
+            keep_fraction=keep_fraction, budget_minutes=budget_minutes, search=search, num_trials=num_trials,
+            study=study,
+        )
+        plan = _plan_experiment(name, fields, store)
+    except ConfigError as error:
+        record_rejection(name, store, error)
+        raise
     _write_result({"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}, result)
     print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.training_runs)} trainings")
 

@@ -15,7 +15,7 @@ from carclf.dashboard.run_report import run_report
 from carclf.errors import ConfigError
 from carclf.reports.render import write_page
 from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
-from carclf.services.storage import open_store
+from carclf.services.storage import Store, open_store
 
 runs_app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True)
 SORT_FIELDS = (*ROW_FIELDS, "champion")
@@ -33,9 +33,15 @@ def list_command(
     if sort.removeprefix("-") not in SORT_FIELDS:
         raise ConfigError(f"Cannot sort by {sort.removeprefix('-')!r}. Use one of {', '.join(SORT_FIELDS)}.")
     store = open_store(store_url)
-    rows = _sort_rows(mark_stale_runs(store, list_runs(store)), sort)
+    if not (all_rows := list_runs(store)):
+        raise _no_runs(store)
+    rows = _sort_rows(mark_stale_runs(store, all_rows), sort)
     rows = rows[:limit] if limit else rows
     print(*([json.dumps(rows, indent=1)] if as_json else runs_table(rows)), sep="\n")
+
+
+def _no_runs(store: Store) -> ConfigError:
+    return ConfigError(f"There are no runs in {store.url}. Give another --store, or start a run.")
 
 
 def _sort_rows(rows: list[Row], sort: str) -> list[Row]:
@@ -80,4 +86,6 @@ def compare(
 def reindex(store_url: StoreOption = "store") -> None:
     """Rebuild the index of runs from the run records."""
     store = open_store(store_url)
-    print(f"{INDEX_FILE} in {store.url}: {rebuild_index(store)} runs")
+    if not (num_runs := rebuild_index(store)):
+        raise _no_runs(store)
+    print(f"{INDEX_FILE} in {store.url}: {num_runs} runs")

@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption, StoreOption, load_settings
-from carclf.dashboard.run_report import run_stage_with_report
-from carclf.errors import ServiceError
+from carclf.config import parse_override
+from carclf.dashboard.run_report import run_stage_with_report, write_report
+from carclf.errors import ConfigError, ServiceError
 from carclf.redaction import redact
-from carclf.runs.run import Result, Run
+from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import format_command, open_store
 from carclf.stages.chain import STAGES, StageOptions
 
@@ -34,8 +35,17 @@ def _download(
     run: RunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     result: ResultOption = None,
 ) -> None:
-    new_run = Run.start_or_resume(run, open_store(store_url), recipe, load_settings(recipe, set_))
-    _finish(run_stage_with_report(new_run, "download"), result)
+    _finish(run_stage_with_report(_start_or_resume(run, store_url, recipe, set_), "download"), result)
+
+
+def _start_or_resume(run_id: str, store_url: str, recipe: str, settings: list[str]) -> Run:
+    """Start or resume a run; record it if its settings are rejected."""
+    store = open_store(store_url)
+    try:
+        return Run.start_or_resume(run_id, store, recipe, load_settings(recipe, settings))
+    except ConfigError as error:
+        record_rejection(run_id, store, recipe, dict(parse_override(text) for text in settings if "=" in text), error)
+        raise
 
 
 def _promote(
@@ -43,10 +53,18 @@ def _promote(
     approved_by: Annotated[
         str, typer.Option("--approved-by", metavar="NAME", help="The person who approved the promotion.")
     ] = "",
+    declined_by: Annotated[
+        str, typer.Option("--declined-by", metavar="NAME", help="Record the person who declined the promotion.")
+    ] = "",
     result: ResultOption = None,
 ) -> None:
+    current = Run.load(run, open_store(store_url))
+    if declined_by:
+        current.decline_promotion(declined_by)
+        write_report(current)
+        return
     options = StageOptions(approved_by=approved_by.strip())
-    _finish(run_stage_with_report(Run.load(run, open_store(store_url)), "promote", options), result)
+    _finish(run_stage_with_report(current, "promote", options), result)
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
@@ -71,8 +89,10 @@ def run_all(
     run_id: Annotated[str, typer.Option("--run", help="The id of the run; by default the recipe and the time.")] = "",
 ) -> None:
     """Run every stage in order, without Airflow. The command resumes a run with the same id and settings."""
-    run_id = run_id or f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    run = Run.start_or_resume(run_id, open_store(store_url), recipe, load_settings(recipe, set_))
+    if not run_id:
+        load_settings(recipe, set_)  # an unnamed run is recorded only if its settings are valid
+        run_id = f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    run = _start_or_resume(run_id, store_url, recipe, set_)
     for stage in STAGES:
         result = _run_to_end(run, stage)
         if result.waiting:

@@ -90,7 +90,7 @@ def details_table(details: Mapping[str, Any]) -> list[str]:
     """Format ``champion_details`` as lines of text."""
     champion = ", the champion" if details["champion"] else ""
     rules = [
-        (row["name"], format_value(row["value"]), format_value(row["limit"]), "yes" if row["passed"] else "NO",
+        (row["name"], format_value(row["value"]), format_value(row["limit"]), _describe_rule(row),
          ": ".join(filter(None, (row["summary"], row["detail"]))))
         for row in details["rules"]
     ]
@@ -107,6 +107,12 @@ def details_table(details: Mapping[str, Any]) -> list[str]:
         "", *(_describe_event(event) for event in details["events"]),
     ]
     return [printable(line) for line in lines]
+
+
+def _describe_rule(rule: Mapping[str, Any]) -> str:
+    if not rule.get("applied", True):
+        return "not applied"
+    return "yes" if rule["passed"] else "NO"
 
 
 def _describe_event(event: Event) -> str:

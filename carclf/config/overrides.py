@@ -14,7 +14,10 @@ from pydantic.fields import FieldInfo
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import NAMED_WEIGHTS, Config, Section
 from carclf.errors import ConfigError
+from carclf.formatting import truncate
 from carclf.os_errors import expand_home
+
+MAX_SHOWN = 200  # characters of a rejected value in a message
 
 
 def iter_settings(tree: type[Section] = Config, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -41,7 +44,7 @@ def load_config(recipe: str = "gpu", overrides: Mapping[str, Any] | None = None)
     value is out of range.
     """
     if recipe not in RECIPES:
-        raise ConfigError(f"Unknown recipe {recipe!r}. The recipes are {', '.join(RECIPES)}.")
+        raise ConfigError(f"Unknown recipe {truncate(repr(recipe), MAX_SHOWN)}. The recipes are {', '.join(RECIPES)}.")
     _require_known_settings(overrides or {})
     values = RECIPES[recipe] | {name: value for name, value in (overrides or {}).items() if value is not None}
     tree: dict[str, Any] = {}
@@ -59,7 +62,8 @@ def _require_known_settings(overrides: Mapping[str, Any]) -> None:
     if unknown := sorted(set(overrides) - set(names)):
         similar = [name for name in names if name.rpartition(".")[2] == unknown[0]]
         similar = similar or get_close_matches(unknown[0], names) or names
-        raise ConfigError(f"Unknown setting {', '.join(map(repr, unknown))}. Similar settings: {', '.join(similar)}.")
+        shown = ", ".join(truncate(repr(name), MAX_SHOWN) for name in unknown)
+        raise ConfigError(f"Unknown setting {shown}. Similar settings: {', '.join(similar)}.")
 
 
 def _describe(error: ValidationError) -> str:
@@ -67,12 +71,20 @@ def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
     name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     field = dict(iter_settings()).get(name)
-    return f"{name} = {first['input']!r}: {problem}. {field.description}" if field else problem
+    value = truncate(repr(first["input"]), MAX_SHOWN)
+    return f"{name} = {value}: {problem}. {field.description}" if field else problem
 
 
 def deployment_settings(overrides: Sequence[str]) -> list[str]:
-    """Return the deployment's ``key=value`` settings (CARCLF_SETTINGS), followed by these overrides."""
-    return [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), *overrides]
+    """Return the deployment's ``key=value`` settings (CARCLF_SETTINGS), followed by these overrides.
+
+    Raise ConfigError if CARCLF_SETTINGS has a quotation mark without a second one.
+    """
+    try:
+        return [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), *overrides]
+    except ValueError as error:
+        raise ConfigError(f"CARCLF_SETTINGS cannot be split into key=value settings: {error}. Close the quotation "
+                          "mark.") from error
 
 
 def require_weights(weights: str) -> Path:
@@ -91,10 +103,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not equals:
-        raise ConfigError(f"{text!r} does not have the form key=value, for example fine_tune.epochs=3.")
+        shown = truncate(repr(text), MAX_SHOWN)
+        raise ConfigError(f"{shown} does not have the form key=value, for example fine_tune.epochs=3.")
     try:
         parsed = json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # ValueError: not JSON, or an integer of thousands of digits
         return name, value
     is_text = any(setting == name and field.annotation is str for setting, field in iter_settings())
     return name, value if is_text and not isinstance(parsed, str | None) else parsed

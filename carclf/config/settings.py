@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Backbone = Literal[
     "Tiny", "Xception", "InceptionResNetV2", "InceptionV3",
@@ -31,6 +31,7 @@ MIN_ZOOM = 0.5
 # 0 means "auto", so that the fields of the trigger form stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
+Text = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]*$")]  # arguments have a size limit
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]  # 1 would leave nothing to learn
 
@@ -40,12 +41,20 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _reject_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject true and false where pydantic would use them as the numbers 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("expected a number or text, not true or false")
+        return value
+
 
 class Download(Section):
     """Downloading the competition's archive."""
 
     timeout_seconds: int = Field(3600, ge=1, description="Longest time for one attempt to download the archive.")
-    extra_data: str = Field(
+    extra_data: Text = Field(
         "", description="More labeled images (<class>/*.jpg): folders or s3:// prefixes, separated by commas.")
 
     @field_validator("extra_data")
@@ -121,7 +130,7 @@ class Model(Section):
 
     backbone: Backbone = Field(
         "EfficientNetV2S", description="A backbone of keras.applications, or 'Tiny', which has no pretrained weights.")
-    weights: str = Field(
+    weights: Text = Field(
         "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'.")
     image_height: int = Field(
         AUTO, ge=0, le=1024, description="Height of the network's input, in pixels; 0 (auto) depends on the backbone.")
@@ -228,7 +237,7 @@ class Evaluate(Section):
 
     flip_tta: bool = Field(True, description="Average the probabilities of the image and its horizontal flip.")
     zooms: str = Field(
-        "1", pattern=r"^\d(\.\d+)?(,\d(\.\d+)?){0,7}$",
+        "1", pattern=r"^[0-9](\.[0-9]+)?(,[0-9](\.[0-9]+)?){0,7}$",
         description="Also average over these zoom factors of the image's center, such as 1,1.15.")
     crops: Literal["center", "corners"] = Field(
         "center", description="Crops of a zoomed image: the center, or also the four corners.")
@@ -259,7 +268,7 @@ class Gate(Section):
     significance: float = Field(0.05, gt=0, lt=0.5, description="Significance level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
     min_recall_by_class: str = Field(
-        "", pattern=r"^(\d+=(0(\.\d+)?|1(\.0+)?)(,\d+=(0(\.\d+)?|1(\.0+)?))*)?$",
+        "", pattern=r"^([0-9]+=(0(\.[0-9]+)?|1(\.0+)?)(,[0-9]+=(0(\.[0-9]+)?|1(\.0+)?))*)?$",
         description="Smallest recall of individual classes, such as 7=0.7,9=0.75; overrides min_recall.")
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error after calibration.")
     max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")

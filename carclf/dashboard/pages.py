@@ -48,10 +48,11 @@ def runs_page(store: Store, root: str) -> str:
     """Render the champion, the timeline and the list of runs, which site.js fills."""
     facts = champion_facts(store)
     champion = facts.champion if facts else None
+    rows = list_runs(store)
     return render_page(
         "runs.html", root, champion=champion, threshold=facts.threshold if facts else None,
-        age=_age(champion.since) if champion else "", timeline_chart=timeline_chart(list_runs(store), facts),
-        columns=COLUMNS,
+        age=_age(champion.since) if champion else "", run_ids={row["run"] for row in rows},
+        timeline_chart=timeline_chart(rows, facts), columns=COLUMNS,
     )
 
 
@@ -72,9 +73,9 @@ def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
     return render_page("comparison.html", root, comparison=comparison, differences=differences)
 
 
-def experiment_page(store: Store, root: str, outcome: Mapping[str, Any]) -> str:
+def experiment_page(store: Store, root: str, outcome: Mapping[str, Any], *, has_report: bool) -> str:
     """Render an experiment's ``outcome.json``; DataError if it is malformed."""
-    return render_page("experiment.html", root, **experiment_view(outcome, store))
+    return render_page("experiment.html", root, has_report=has_report, **experiment_view(outcome, store))
 
 
 def experiment_progress_page(store: Store, root: str, name: str, training_runs: Sequence[Mapping[str, Any]]) -> str:
@@ -92,7 +93,7 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
     """Return a ``LiveUpdate`` of a run as JSON data."""
     record = read_record(store, run_id)
     if record is None:
-        return LiveUpdate(version="none", state="pending").to_json()
+        return LiveUpdate(version="none", state="not started").to_json()
     progress = read_live_progress(store, run_id)
     row = index_row(record)
     running = [progress[stage] for stage in TRAINING if stage in progress and progress[stage]["state"] == "running"]

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
+from carclf.artifacts import File
 from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
 from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings
 from carclf.formatting import finite_number
@@ -133,10 +134,11 @@ class GateRule(Facts):
     passed: bool
     summary: str
     detail: str = ""
+    applied: bool = True
 
 
 class DecisionFacts(Facts):
-    """``decision.json``; ``champion`` is the key of the model that the candidate was compared with."""
+    """``decision.json``; ``decision`` may also be "awaiting approval" or "declined", ``champion`` is a model's key."""
 
     decision: str
     reason: str
@@ -195,9 +197,12 @@ def artifact_file(store: Store, run_id: str, stage: str, name: str) -> bytes | N
     reader = open_run(store, run_id)
     artifact = reader.artifact(stage) if stage in (*STAGES, AUDIT) else None
     file = artifact.files.get(name) if artifact else None
-    if file is None or not name.endswith(VIEWABLE_SUFFIXES) or file.num_bytes > MAX_VIEWABLE_BYTES:
-        return None
-    return reader.read_file(stage, name)
+    return reader.read_file(stage, name) if file and is_viewable(name, file) else None
+
+
+def is_viewable(name: str, file: File) -> bool:
+    """Return whether the pages serve a file of an artifact."""
+    return name.endswith(VIEWABLE_SUFFIXES) and file.num_bytes <= MAX_VIEWABLE_BYTES
 
 
 def _row(reader: RunReader, stages: tuple[StageFacts, ...]) -> Row:
@@ -274,4 +279,6 @@ def _error_images(reader: RunReader) -> tuple[dict[str, str], ...]:
 
 def _decision(reader: RunReader) -> DecisionFacts | None:
     content = reader.read_json("promote", "decision.json")
-    return None if content is None else DecisionFacts.model_validate(content)
+    # A candidate that passed the gate may wait for approval, or may have been declined.
+    state = reader.attempt("promote").get("metrics", {}).get("decision") or (content or {}).get("decision")
+    return None if content is None else DecisionFacts.model_validate(content | {"decision": state})

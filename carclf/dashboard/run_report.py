@@ -1,12 +1,18 @@
 """The report of a run as one HTML file without scripts or network access, for mails and archives."""
 
+import json
+from functools import lru_cache
+
+from carclf.champion import CHAMPION
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_view import run_view
 from carclf.dashboard.templates import render_self_contained
 from carclf.errors import CarclfError
 from carclf.progress import log
+from carclf.runs.live import read_live_progress
+from carclf.runs.record import record_key
 from carclf.runs.run import Result, Run
-from carclf.services.storage import Store
+from carclf.services.storage import Store, open_store
 from carclf.stages.chain import NO_OPTIONS, StageOptions
 
 LATE_STAGES = ("evaluate", "promote", "submit", "score")  # the report is written after these
@@ -18,18 +24,37 @@ def run_report(store: Store, run_id: str) -> str:
     return render_self_contained("run.html", **run_view(run_facts(store, run_id)))
 
 
+def current_report(store: Store, run_id: str) -> str:
+    """Return ``run_report``, which is computed only if the run or the champion has changed since the last call."""
+    record, champion = (store.read(key) for key in (record_key(run_id), CHAMPION))
+    live = read_live_progress(store, run_id)
+    if record is None or any(progress["state"] == "running" for progress in live.values()):
+        return run_report(store, run_id)
+    return _cached_report(store.url, run_id, f"{record.version} {champion and champion.version} {json.dumps(live)}")
+
+
+@lru_cache(maxsize=8)
+def _cached_report(store_url: str, run_id: str, version: str) -> str:
+    return run_report(open_store(store_url), run_id)
+
+
 def report_key(run_id: str) -> str:
     """Return the key of a run's report in the store."""
     return f"reports/{run_id}.html"
 
 
 def run_stage_with_report(run: Run, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
-    """Run a stage and, after a late stage, write the run's report. If that fails, only a warning is logged."""
+    """Run a stage and, after a late stage, write the run's report."""
     result = run.run_stage(stage, options)
     if stage in LATE_STAGES and not (result.waiting and stage in POLLED_STAGES):
-        try:
-            page = run_report(run.store, run.run_id)
-            run.store.write(report_key(run.run_id), page.encode(errors="backslashreplace"))
-        except (CarclfError, OSError, ValueError) as error:
-            log.warning("report: not written run=%s error=%s", run.run_id, error)
+        write_report(run)
     return result
+
+
+def write_report(run: Run) -> None:
+    """Write the run's report to the store. If that fails, only a warning is logged."""
+    try:
+        page = run_report(run.store, run.run_id)
+        run.store.write(report_key(run.run_id), page.encode(errors="backslashreplace"))
+    except (CarclfError, OSError, ValueError) as error:
+        log.warning("report: not written run=%s error=%s", run.run_id, error)

@@ -7,7 +7,7 @@ from typing import Any
 
 from carclf.dashboard.charts import Chart
 from carclf.dashboard.run_charts import curves, recalls, reliability, stage_times
-from carclf.dashboard.run_facts import VIEWABLE_SUFFIXES, EvaluationFacts, RunFacts
+from carclf.dashboard.run_facts import EvaluationFacts, RunFacts, is_viewable
 from carclf.dashboard.run_reader import Facts
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
 from carclf.runs.live import LiveProgress
@@ -29,7 +29,7 @@ class ProgressLine(Facts):
 def run_view(facts: RunFacts) -> dict[str, Any]:
     """Return the values of the template ``run.html``."""
     return {
-        "facts": facts, "row": facts.row, "viewable_suffixes": VIEWABLE_SUFFIXES,
+        "facts": facts, "row": facts.row, "is_viewable": is_viewable,
         "version": page_version(facts.row, facts.live), "progress": progress_lines(facts.live),
         "training_charts": _training_charts(facts), "stage_times": stage_times(facts.stages),
     } | _evaluation_view(facts.evaluation)

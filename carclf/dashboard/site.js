@@ -152,7 +152,7 @@
         if (update.version !== main.dataset.version || !updateCharts(update.charts)) await reload(runUrl(run));
         else showProgress(update.progress);
         hideStale();
-        if (update.version === "none" || ["running", "pending"].includes(update.state)) seconds = SECONDS_ACTIVE;
+        if (update.version === "none" || ["running", "not started", "incomplete"].includes(update.state)) seconds = SECONDS_ACTIVE;
       } catch (error) {
         showStale(error);
         seconds = SECONDS_ACTIVE;

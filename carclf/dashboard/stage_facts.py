@@ -24,7 +24,7 @@ class StageFacts(Facts):
     """A stage of a run. Times are in ISO 8601; texts are "" and ``seconds`` is None where unknown."""
 
     name: str
-    state: str  # pending, running, stale (probably killed), waiting, failed, done or skipped
+    state: str  # not started, running, stale (probably killed), waiting, failed, declined, done or skipped
     text: str  # the error, or why the stage waits or is skipped
     since: str
     ended: str
@@ -55,10 +55,11 @@ def all_stage_facts(
     skip_reason = ""
     for name in STAGES:
         stage = _stage_facts(reader, name, live.get(name), _command(reader, name, settings))
-        if stage.state == "pending" and skip_reason:
+        if stage.state == "not started" and skip_reason:
             stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})
         stages.append(stage)
-        skip_reason = reader.result(name).get("skip_reason") or skip_reason
+        declined = stage.text if stage.state == "declined" else ""
+        skip_reason = reader.result(name).get("skip_reason") or declined or skip_reason
     return tuple(stages)
 
 
@@ -79,7 +80,7 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
 
 def stage_state(result: dict[str, Any], attempt: dict[str, Any], live: LiveProgress | None) -> str:
     """Return the state of a stage from its result, its latest attempt and its live progress."""
-    state = str(attempt.get("state") or ("done" if result else "pending"))
+    state = str(attempt.get("state") or ("done" if result else "not started"))
     if state != "running":
         return state
     if live is None or live["started"][:19] < attempt["since"][:19]:  # no progress of this attempt
@@ -99,7 +100,7 @@ def _command(reader: RunReader, stage: str, settings: tuple[ChangedSetting, ...]
         command += ["--recipe", str(reader.record.get("recipe", ""))]
         for setting in settings:
             command += ["--set", f"{setting.name}={_override(setting.value)}"]
-    if stage == "promote" and reader.attempt(stage).get("state") == "waiting":
+    if stage == "promote" and reader.attempt(stage).get("state") in ("waiting", "declined"):
         command += ["--approved-by", "NAME"]
     return shlex.join(command)
 

@@ -163,6 +163,18 @@ def write_plan(plan: Plan, store: Store) -> None:
                           "name.")
 
 
+def record_rejection(experiment: str, store: Store, error: ConfigError) -> None:
+    """Write why the plan of an experiment was rejected, for its page."""
+    if EXPERIMENT_NAME.fullmatch(experiment):
+        store.write(_rejection_key(experiment), str(error).encode(errors="backslashreplace"))
+
+
+def find_rejection(experiment: str, store: Store) -> str:
+    """Return why the plan of an experiment was rejected; "" if it was not."""
+    stored = store.read(_rejection_key(experiment)) if EXPERIMENT_NAME.fullmatch(experiment) else None
+    return stored.data.decode(errors="replace") if stored else ""
+
+
 def find_plan(experiment: str, store: Store) -> Plan | None:
     """Return the plan of an experiment, or None if it does not exist; raise DataError if the plan is damaged."""
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(_plan_key(experiment))) is None:
@@ -184,3 +196,7 @@ def read_plan(experiment: str, store: Store) -> Plan:
 
 def _plan_key(experiment: str) -> str:
     return f"experiments/{experiment}/plan.json"
+
+
+def _rejection_key(experiment: str) -> str:
+    return f"experiments/{experiment}/rejection.txt"

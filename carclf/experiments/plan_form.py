@@ -47,7 +47,8 @@ def read_form(text: str) -> Form:
     if not isinstance(fields, dict):
         raise ConfigError(f"{text}: expected a JSON object with the fields {', '.join(Form.model_fields)}.")
     try:
-        return Form.model_validate({name: value for name, value in fields.items() if value is not None})
+        unset = {name for name in Form.model_fields if fields.get(name) is None}
+        return Form.model_validate({name: value for name, value in fields.items() if name not in unset})
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "extra_forbidden":

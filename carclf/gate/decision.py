@@ -31,7 +31,10 @@ class EvaluatedModel:
 
 
 class GateDecision(BaseModel):
-    """``decision.json``; ``override`` is a person's reason for promoting a candidate despite its ``rejection``."""
+    """``decision.json``; ``override`` is a person's reason for promoting a candidate despite its ``rejection``.
+
+    ``champion`` is the model that was the champion, even if ``gate.champion_rule`` is off.
+    """
 
     model_config = ConfigDict(frozen=True)
 

@@ -38,7 +38,10 @@ class Evidence:
 
 @dataclass(frozen=True)
 class RuleResult:
-    """The result of a rule. ``summary`` is part of the decision's reason; ``detail`` is shown in tables only."""
+    """The result of a rule. ``summary`` is part of the decision's reason; ``detail`` is shown in tables only.
+
+    A rule that is not ``applied`` passes: it is off, or there is no champion to compare with.
+    """
 
     name: str
     value: float | None
@@ -46,6 +49,7 @@ class RuleResult:
     passed: bool
     summary: str
     detail: str = ""
+    applied: bool = True
 
 
 def accuracy(evidence: Evidence) -> RuleResult:
@@ -64,19 +68,17 @@ def champion(evidence: Evidence) -> RuleResult:
     comparison, gate = evidence.comparison, evidence.gate
     limit = gate.significance
     if gate.champion_rule == "off":
-        return RuleResult("champion", None, None, True, "not compared with the champion", "gate.champion_rule is off")
+        detail = "gate.champion_rule is off"
+        return RuleResult("champion", None, None, True, "not compared with the champion", detail, applied=False)
     if comparison is None:
-        return RuleResult("champion", None, limit, True, "there is no champion yet")
+        return RuleResult("champion", None, limit, True, "there is no champion yet", applied=False)
     must_be_better = gate.champion_rule == "better"
     p_value = comparison.p_better if must_be_better else comparison.p_worse
     if p_value is None:
         detail = _explain_no_images(comparison)
         return RuleResult("champion", None, limit, False, "cannot be compared with the champion", detail)
-    significant = p_value <= limit
-    word = "better" if must_be_better else "worse"
-    summary = f"{'' if significant else 'not '}significantly {word} than the champion (p = {p_value:.2g})"
-    passed = significant if must_be_better else not significant
-    return RuleResult("champion", p_value, limit, passed, summary, _describe(comparison))
+    passed = p_value <= limit if must_be_better else p_value > limit
+    return RuleResult("champion", p_value, limit, passed, _summarize(comparison, limit), _describe(comparison))
 
 
 def class_floor(evidence: Evidence) -> RuleResult:
@@ -176,6 +178,19 @@ def _explain_no_images(comparison: ChampionComparison) -> str:
     return (f"the same members predict {comparison.num_same_members} images for both models"
             f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
             "gate.champion_rule=off")
+
+
+def _summarize(comparison: ChampionComparison, significance: float) -> str:
+    """Describe the observed difference with the p-value of its own direction."""
+    if not comparison.difference:
+        return "as accurate as the champion"
+    better = comparison.difference > 0
+    p_value = comparison.p_better if better else comparison.p_worse
+    assert p_value is not None
+    summary = f"{'better' if better else 'worse'} than the champion"
+    if p_value <= significance:
+        return f"significantly {summary} (p = {p_value:.2g})"
+    return f"{summary}, but not significantly (p = {p_value:.2g})"
 
 
 def _describe(comparison: ChampionComparison) -> str:

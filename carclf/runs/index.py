@@ -19,10 +19,11 @@ from carclf.runs.record import RUN_ID, Attempt, Record, StageRecord, read_record
 from carclf.services.storage import Store, update_object
 
 INDEX_FILE = "runs.json"
-VERSION = 2
+VERSION = 3
 Row = dict[str, Any]
 Rows = Mapping[str, Row]
 LAST = "score"
+LAST_OF_EXPERIMENT = "evaluate"  # of the trainings; only the winner is promoted
 TRAINING = ("train_head", "fine_tune")
 ACCURACY_METRICS = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
 MAX_TEXT = 200  # characters of any text in a row
@@ -36,11 +37,12 @@ def list_runs(store: Store) -> list[Row]:
 
     - ``run``, ``recipe``, ``created`` and ``updated`` (ISO 8601, UTC)
     - ``dataset`` and ``model``: keys of artifacts
-    - ``state``: running, waiting, failed, damaged, done, or pending (stages are left and none is running)
+    - ``state``: not started, running, waiting, failed, damaged, done, or incomplete (stages are left and none is
+      running: between two stages, or until somebody continues the run)
     - ``stage``: the last stage that was started
     - ``text``: the reason why the run failed, waits, or skips the remaining stages
     - ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high``, ``public_score``, ``rank``: a number or None
-    - ``decision``: promoted, rejected, awaiting approval, or ""
+    - ``decision``: promoted, rejected (by the gate), awaiting approval, declined (by a person), or ""
     - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
     - ``champion``: whether the run produced the current champion
 
@@ -90,7 +92,7 @@ def index_row(record: Record) -> Row:
         "updated": _text(record.get("updated") or record.get("created")),
         "dataset": _text(stages.get("validate", {}).get("key")),
         "model": _text(stages.get("fine_tune", {}).get("key")),
-        **_state(stages, latest),
+        **_state(stages, latest, LAST_OF_EXPERIMENT if "spent_seconds" in record else LAST),
         **{name: finite_number(evaluated.get(name)) for name in ACCURACY_METRICS},
         **{name: finite_number(scored.get(name)) for name in ("public_score", "rank")},
         "decision": _text(decision),
@@ -98,12 +100,13 @@ def index_row(record: Record) -> Row:
     }
 
 
-def _state(stages: Mapping[str, StageRecord], latest: Attempt) -> Row:
+def _state(stages: Mapping[str, StageRecord], latest: Attempt, last: str) -> Row:
     if latest:
-        return {name: _text(latest.get(name)) for name in ("state", "stage", "text")}
+        state = "done" if latest.get("state") == "declined" else _text(latest.get("state"))
+        return {"state": state, **{name: _text(latest.get(name)) for name in ("stage", "text")}}
     stage = next(reversed(list(stages)), "")  # the record keeps the stages in their order
     skip_reason = stages[stage].get("skip_reason", "") if stage else ""
-    state = "done" if skip_reason or stage == LAST else "pending"
+    state = "not started" if not stage else "done" if skip_reason or stage == last else "incomplete"
     return {"state": state, "stage": _text(stage), "text": _text(skip_reason)}
 
 

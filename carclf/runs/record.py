@@ -1,5 +1,6 @@
 """The record of a run, ``runs/<run id>.json``, changed only by compare-and-swap."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -11,6 +12,9 @@ from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store, update_object
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the seed for the ids of its runs
+DAG_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_DAG_RUN_ID - 1}}}")
+HASH_LENGTH = 8
 
 
 class StageRecord(TypedDict, total=False):
@@ -31,7 +35,7 @@ class StageRecord(TypedDict, total=False):
 
 
 class Attempt(TypedDict, total=False):
-    """The latest unfinished attempt at a stage: ``state`` is running, waiting or failed; ``text`` is the reason."""
+    """The latest unfinished attempt at a stage: running, waiting, failed or declined; ``text`` is the reason."""
 
     stage: str
     state: str
@@ -46,7 +50,7 @@ class Record(TypedDict):
     """The contents of a run's record; times are ISO 8601 in UTC.
 
     ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
-    to an experiment, over all attempts.
+    to an experiment, over all attempts. If the settings were ``rejected``, ``config`` is what was given.
     """
 
     run: str
@@ -60,6 +64,7 @@ class Record(TypedDict):
     machine: NotRequired[str]
     members: NotRequired[list[str]]
     spent_seconds: NotRequired[float]
+    rejected: NotRequired[bool]
 
 
 def record_key(run_id: str) -> str:
@@ -118,5 +123,11 @@ def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_id_from_dag_run(dag_run_id: str) -> str:
-    """Return the run id for a DAG run: Airflow's id with unsupported characters replaced by hyphens."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id)
+    """Return the run id for a DAG run: Airflow's id, or a similar valid one that ends with a hash of Airflow's id.
+
+    The hash keeps ids apart that differ only in unsupported characters.
+    """
+    if DAG_RUN_ID.fullmatch(dag_run_id):
+        return dag_run_id
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", dag_run_id).lstrip("._-") or "run"
+    return f"{name[:MAX_DAG_RUN_ID - HASH_LENGTH - 1]}-{hashlib.sha256(dag_run_id.encode()).hexdigest()[:HASH_LENGTH]}"

@@ -21,7 +21,7 @@ from carclf.redaction import redact
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
-from carclf.runs.record import Record, change_record, parse_record, read_record, record_key
+from carclf.runs.record import Attempt, Record, change_record, parse_record, read_record, record_key
 from carclf.runs.repair import with_repair
 from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
@@ -78,6 +78,9 @@ class Run:
     """One run's configuration and results, kept in ``runs/<run id>.json``."""
 
     def __init__(self, run_id: str, store: Store, record: Record) -> None:
+        if record.get("rejected"):
+            raise ConfigError(f"The settings of the run {run_id!r} were rejected: "
+                              f"{record['attempts']['download']['text']} Start it again with valid settings.")
         try:
             self.config = Config.model_validate(record["config"])
         except ValidationError as error:
@@ -90,20 +93,18 @@ class Run:
 
     @classmethod
     def start_or_resume(cls, run_id: str, store: Store, recipe: str, config: Config) -> "Run":
-        """Write a new record, or resume the run with this id.
+        """Write a new record, or resume the run with this id. The record of rejected settings is replaced.
 
         Raise ConfigError if the run exists with other settings, or if model.weights names a missing file.
         """
-        path = record_key(run_id)
+        record_key(run_id)  # an invalid run id is reported first
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
             require_weights(config.model.weights)  # fail now and not after the download
-        record = _new_record(run_id, recipe, config)
-        existing = store.read(path)
-        if existing is None and store.write_if(path, json.dumps(record, indent=1).encode(), None):
-            update_index(store, run_id)
+        record = _new_record(run_id, recipe, config.model_dump())
+        if _write_new(store, record):
             _remove_leftovers(store)
             return cls(run_id, store, record)
-        run = cls(run_id, store, parse_record(existing.data, run_id, store)) if existing else cls.load(run_id, store)
+        run = cls.load(run_id, store)
         if run.config != config:
             raise ConfigError(f"The run {run_id!r} exists in {store.url} with other settings. Use another --run, or "
                               "omit it to start a new run.")
@@ -165,6 +166,16 @@ class Run:
         machine = describe_machine()  # of this stage: another stage may run elsewhere
         entry = asdict(result) | {"ended": _now(), "gpu": machine["gpu"], "machine": machine}
         self._change(lambda record: _with_result(record, result, entry))
+
+    def decline_promotion(self, by: str) -> None:
+        """Record that a person declined the promotion; raise ConfigError unless the run waits for approval."""
+        attempt = self.record["attempts"].get("promote", Attempt())
+        if attempt.get("state") != "waiting":
+            raise ConfigError(f"The run {self.run_id!r} does not wait for approval, so it cannot be declined.")
+        metrics = {**attempt["metrics"], "decision": "declined"}
+        text, ended = f"declined by {by}", _now()
+        declined: Attempt = {**attempt, "state": "declined", "text": text, "metrics": metrics, "ended": ended}
+        self._change(lambda record: {**record, "attempts": {**record["attempts"], "promote": declined}})
 
     def add_members(self, members: "list[Run]") -> None:
         """Make this new run the run of an ensemble, with the data and the split of its first member.
@@ -252,9 +263,34 @@ def find_setting(run: Run, name: str) -> "tuple[pd.DataFrame, float]":
     return fine_tune_stage.find_setting(archive, split, run.artifact(Model, "train_head"), run.context, name)
 
 
-def _new_record(run_id: str, recipe: str, config: Config) -> Record:
+def record_rejection(run_id: str, store: Store, recipe: str, settings: dict[str, Any], error: ConfigError) -> None:
+    """Record a run whose settings were rejected, so that lists and pages show it. An existing run stays as it is."""
+    now = _now()
+    text = printable(f"ConfigError: {error}")[:MAX_REASON]
+    attempt = Attempt(stage="download", state="failed", since=now, ended=now, text=text)
+    record = _new_record(run_id, recipe, settings)
+    try:
+        _write_new(store, {**record, "attempts": {"download": attempt}, "rejected": True})
+    except CarclfError as problem:
+        log.warning("download: the rejected settings were not recorded: %s", problem)
+
+
+def _write_new(store: Store, record: Record) -> bool:
+    """Write a record unless the run exists; the record of rejected settings is replaced. Return if it was written."""
+    run_id = record["run"]
+    path = record_key(run_id)
+    existing = store.read(path)
+    if existing and not parse_record(existing.data, run_id, store).get("rejected"):
+        return False
+    if not store.write_if(path, json.dumps(record, indent=1).encode(), existing.version if existing else None):
+        return False
+    update_index(store, run_id)
+    return True
+
+
+def _new_record(run_id: str, recipe: str, config: dict[str, Any]) -> Record:
     return {
-        "run": run_id, "recipe": recipe, "config": config.model_dump(), "stages": {}, "attempts": {},
+        "run": run_id, "recipe": recipe, "config": config, "stages": {}, "attempts": {},
         "created": _now(), "versions": package_versions(), "machine": platform.platform(),
     }
 

@@ -11,7 +11,7 @@ from carclf.evaluation.evaluate import evaluate_champion
 from carclf.progress import log
 from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
 
-VERSION = 4
+VERSION = 5
 # These settings affect a promotion's consequences, not whether the candidate passes.
 EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "raise_threshold", "approval"})
 RAISE_METRICS = {"off": None, "lower_bound": "val_accuracy_low", "accuracy": "val_accuracy"}
@@ -93,8 +93,11 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     store, gate = context.store, context.config.gate
     threshold = float(state["threshold"])
     champion = None
+    champion_key = state["champion"] and str(state["champion"]["model"])
     inputs = {"model": candidate.model.key, "evaluation": candidate.evaluation.key}
-    if state["champion"] and gate.champion_rule != "off":
+    if champion_key and gate.champion_rule == "off":
+        inputs["champion"] = champion_key
+    elif champion_key:
         evaluation, _ = evaluate_champion(candidate.archive, candidate.split, state["champion"], context)
         champion = load_event_model(store, state["champion"]), evaluation
         inputs["champion_evaluation"] = evaluation.key
@@ -104,7 +107,8 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
 
         evaluated = EvaluatedModel(candidate.model, candidate.evaluation)
         evaluated_champion = EvaluatedModel(*champion) if champion else None
-        return write_decision(folder, decide(evaluated, evaluated_champion, candidate.split, threshold, context))
+        decision = decide(evaluated, evaluated_champion, candidate.split, threshold, context)
+        return write_decision(folder, decision.model_copy(update={"champion": champion_key}))
 
     judged = gate.model_dump(exclude=set(EXCLUDED_GATE_SETTINGS))
     settings = {"threshold": threshold, "gate": judged, "salt": context.salt}
@@ -126,7 +130,7 @@ def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, 
 
 def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWaiting:
     command = format_command(store, f"promote --run {run_id or 'RUN'}")
-    reason = f"awaiting approval: {decision.metrics['reason']}"
+    reason = f"awaiting approval: {str(decision.metrics['reason']).removeprefix('promoted: ')}"
     report = decision.files["report.html"].key
     metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
     return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)

@@ -88,7 +88,7 @@ def test_filters_offer_the_current_values_when_the_list_is_loaded_again(
     run = record_evaluated_run(store, "run", 0.7)
     with serve_pages(store.url, tmp_path) as url, open_page(browser) as page:
         page.goto(url)
-        page.locator("#filter [name=state] option[value=pending]").wait_for(state="attached")
+        page.locator("#filter [name=state] option[value=incomplete]").wait_for(state="attached")
         record_attempt(run, "promote", "failed", text="no")
         page.get_by_label("Search").fill("run")
         page.locator("#filter [name=state] option[value=failed]").wait_for(state="attached")

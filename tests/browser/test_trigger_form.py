@@ -1,4 +1,4 @@
-"""An experiment from its trigger form to its winner. It adds runs, so it comes after tests that count them."""
+"""The trigger forms, and an experiment from form to winner. Its runs come after the tests that count runs."""
 
 import re
 from pathlib import Path
@@ -51,3 +51,24 @@ def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
     viewer.page.screenshot(path=screenshots / "winner.png")
     winner.click()
     frame.get_by_role("heading", name="Run ").wait_for()
+
+
+def test_the_form_shows_what_is_not_set_and_keeps_a_number_that_is_out_of_range(
+    airflow: RunningAirflow, viewer: PageViewer, screenshots: Path
+) -> None:
+    page = viewer.page
+    page.goto(f"{airflow.url}/dags/car_retrain")
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog").filter(has_text="Trigger Dag - car_retrain")
+    for section in ("Audit", "Head"):
+        form.get_by_role("button", name=section, exact=True).click()
+    form.get_by_text("as in the recipe").locator("visible=true").first.wait_for()
+    assert form.get_by_role("checkbox", name="Enabled").count() == 0
+    rate = form.locator("[name='element_head.learning_rate']")
+    rate.fill("5")
+    rate.press("Tab")
+    assert rate.input_value() == "5"
+    page.screenshot(path=screenshots / "form.png")
+    form.get_by_test_id("trigger-dag-submit").click()
+    form.get_by_text("5 is greater than the maximum of 1").first.wait_for()
+    page.screenshot(path=screenshots / "form_error.png")

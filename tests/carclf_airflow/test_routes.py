@@ -6,7 +6,9 @@ import json
 import re
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +23,12 @@ from hypothesis import strategies as st
 from recorded_runs import record_attempt
 
 from carclf.config import load_config
-from carclf.experiments.plan import make_plan, write_plan
+from carclf.dashboard import templates
+from carclf.dashboard.charts import Chart, render_svg
+from carclf.errors import ConfigError
+from carclf.experiments.plan import make_plan, record_rejection, write_plan
+from carclf.runs.index import rebuild_index
+from carclf.runs.record import run_id_from_dag_run
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
 
@@ -124,6 +131,43 @@ def test_pages_have_no_script_style_or_handler_that_the_policy_forbids(store: St
         page = viewer.get(path, headers=HTML).text
         assert re.findall(r"<script(?![^>]* src=\"/carclf/static/)[^>]*>", page) == [], path
         assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:|https?://(?!vega\.github\.io)", page) == [], path
+
+
+def test_simultaneous_requests_for_a_report_compute_it_once_and_leave_the_server_responsive(
+    store: Store, viewer: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_run(store, "a", range(9))
+    lock, threads = threading.Lock(), set()
+
+    def render(chart: Chart) -> str:
+        threads.add(threading.current_thread().name)
+        with lock:  # another page is served while the report waits
+            return render_svg(chart)
+
+    monkeypatch.setattr(templates, "render_svg", render)
+    with ThreadPoolExecutor(60) as pool:
+        lock.acquire()
+        try:
+            reports = [pool.submit(viewer.get, "/runs/a/report.html") for _ in range(50)]
+            assert viewer.get("/data/runs").status_code == 200  # with its own thread
+        finally:
+            lock.release()
+        contents = {report.result().content for report in reports}
+    assert (len(contents), len(threads)) == (1, 1)
+    before = contents.pop()
+    record_attempt(Run.load("a", store), "promote", "failed", text="changed")
+    assert viewer.get("/runs/a/report.html").content != before
+
+
+def test_no_link_leads_to_a_missing_page(store: Store, viewer: TestClient) -> None:
+    run = record_run(store, "a")
+    run.run_stage("promote")
+    links = {link for page in ("/", "/runs/a") for link in re.findall(r'href="/carclf(/[^"#]*)', viewer.get(page).text)}
+    assert "/runs/a" in links
+    assert {link: viewer.get(link.replace("&amp;", "&")).status_code for link in links} == dict.fromkeys(links, 200)
+    Path(store.url, "runs/a.json").unlink()
+    rebuild_index(store)
+    assert 'href="/carclf/runs/a"' not in viewer.get("/").text
 
 
 def test_script_style_and_chart_library_come_from_the_package(viewer: TestClient) -> None:
@@ -298,7 +342,7 @@ def test_a_process_opens_its_store_once(app: FastAPI, monkeypatch: pytest.Monkey
 
 def test_a_dag_run_shows_its_report_as_soon_as_the_run_starts(store: Store, viewer: TestClient) -> None:
     path = "/dag-run?dag_id=car_retrain&run_id=manual__2026-11-25T06%3A54%3A51.612361%2B00%3A00"
-    run_id = "manual__2026-11-25T06-54-51.612361-00-00"
+    run_id = run_id_from_dag_run("manual__2026-11-25T06:54:51.612361+00:00")
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200
     assert "has not started yet" in page.text
@@ -307,7 +351,7 @@ def test_a_dag_run_shows_its_report_as_soon_as_the_run_starts(store: Store, view
     Run.start_or_resume(run_id, store, "demo", load_config("demo"))
     page = viewer.get(path, headers=HTML)
     version = viewer.get(f"/data/runs/{run_id}/live").json()["version"]
-    assert f'data-run="{run_id}" data-version="{version}" data-state="pending"' in page.text
+    assert f'data-run="{run_id}" data-version="{version}" data-state="not started"' in page.text
 
 
 def test_a_run_of_another_dag_has_no_report(viewer: TestClient) -> None:
@@ -316,11 +360,13 @@ def test_a_run_of_another_dag_has_no_report(viewer: TestClient) -> None:
 
 def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, viewer: TestClient) -> None:
     path = "/dag-run?dag_id=car_experiments&run_id=manual__2026-11-25T06%3A54%3A51%2B00%3A00"
-    name = "manual__2026-11-25T06-54-51-00-00"
+    name = run_id_from_dag_run("manual__2026-11-25T06:54:51+00:00")
     waiting = viewer.get(path, headers=HTML).text
     assert "Not compared yet" in waiting
     assert "No training runs are planned yet" in waiting
     assert f'<a href="/carclf/?text={name}">' in waiting
+    record_rejection(name, store, ConfigError("The recipe x does not exist."))
+    assert "The recipe x does not exist." in viewer.get(path, headers=HTML).text
     write_plan(make_plan(name, "demo", ["frozen"], seeds=[0]), store)
     waiting = viewer.get(path, headers=HTML).text
     assert "Training runs: 0 of 2 started" in waiting

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from airflow_process import airflow_environment, printed_json, run_python
 
+from carclf.runs.index import list_runs
+from carclf.services.storage import open_store
+
 STAGES = ["download", "validate", "split", "train_head", "fine_tune", "evaluate", "promote", "submit", "score"]
 
 
@@ -131,7 +134,7 @@ def test_the_childs_log_lines_keep_their_levels_and_have_no_time_of_their_own(en
     ]
 
 
-def test_an_unknown_setting_fails_the_first_task_without_a_retry(environment: dict[str, str]) -> None:
+def test_an_unknown_setting_fails_the_first_task_without_a_retry_and_is_recorded(environment: dict[str, str]) -> None:
     code = """
         import json
         from types import SimpleNamespace as N
@@ -149,6 +152,8 @@ def test_an_unknown_setting_fails_the_first_task_without_a_retry(environment: di
     assert pushed.startswith("ConfigError: ")
     assert "'fine_tune.epoch'" in pushed
     assert raised.startswith("download exited with status 78")
+    [row] = list_runs(open_store(environment["CARCLF_STORE"]))
+    assert (row["run"], row["state"], row["text"][: len(pushed)]) == ("r", "failed", pushed[:200])
 
 
 def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]) -> None:

@@ -163,6 +163,17 @@ def test_the_promote_stage_waits_until_it_is_approved(store: Store, tmp_path: Pa
     assert (state(store)["champion"]["approved_by"], state(store)["champion"]["run"]) == ("Grace", "r")
 
 
+def test_declining_a_promotion_is_recorded(store: Store) -> None:
+    evaluated_run(store, "r", [0], gate__approval="required")
+    with pytest.raises(ConfigError, match="does not wait"):
+        Run.load("r", store).decline_promotion("Grace")
+    carclf(store, "promote", "--run", "r")
+    assert carclf(store, "promote", "--run", "r", "--declined-by", "Grace").exit_code == 0
+    attempt = Run.load("r", store).record["attempts"]["promote"]
+    assert (attempt["state"], attempt["text"]) == ("declined", "declined by Grace")
+    assert state(store)["champion"] is None
+
+
 def test_a_rejected_candidate_exits_with_the_skip_status(store: Store) -> None:
     evaluated_run(store, "weak", range(30))
     assert carclf(store, "promote", "--run", "weak").exit_code == 99

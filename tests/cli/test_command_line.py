@@ -18,6 +18,14 @@ def carclf(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("arguments", [["runs", "list"], ["runs", "list", "--json"], ["runs", "reindex"],
+                                       ["store", "copy", "--to", "copy"]])
+def test_an_empty_store_is_an_error(tmp_path: Path, arguments: list[str]) -> None:
+    process = carclf(*arguments, "--store", str(tmp_path / "mistyped"), home=tmp_path)
+    assert (process.returncode, process.stdout) == (78, "")
+    assert str(tmp_path / "mistyped") in process.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -32,9 +32,9 @@ def test_the_index_has_the_states_and_metrics_of_real_runs(store: Store) -> None
     by_run = {row["run"]: row for row in list_runs(store)}
     # where the fixture stopped them
     assert {name: (row["state"], row["stage"], row["decision"]) for name, row in by_run.items()} == {
-        "fold-0": ("pending", "evaluate", ""), "fold-1": ("pending", "evaluate", ""),
-        "seed-1": ("pending", "evaluate", ""),
-        "wide": ("pending", "evaluate", ""), "seed-0": ("done", "promote", "promoted")}
+        "fold-0": ("incomplete", "evaluate", ""), "fold-1": ("incomplete", "evaluate", ""),
+        "seed-1": ("incomplete", "evaluate", ""),
+        "wide": ("incomplete", "evaluate", ""), "seed-0": ("done", "promote", "promoted")}
     assert [name for name, row in by_run.items() if row["champion"]] == ["seed-0"]
     metrics = Run.load("wide", store).artifact(Evaluation, "evaluate").metrics
     assert by_run["wide"]["val_accuracy"] == metrics["val_accuracy"] and by_run["wide"]["minutes"] > 0

@@ -57,7 +57,7 @@ def test_the_page_lists_conclusions_and_incomplete_recipes(store: Store) -> None
     page = experiment_page(store, "/carclf", outcome(
         recipe("baseline", 0.9, 2.0), recipe("<b>more", 0.95, 4.0, "better"),
         stopped_early=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5}],
-        failed=[{"run": "e-x-s0", "error": "<i>"}], not_trained=["late"]))
+        failed=[{"run": "e-x-s0", "error": "<i>"}], not_trained=["late"]), has_report=False)
     assert '<b>&lt;b&gt;more</b>: <span class="ok">better by 5.0 points</span>' in page and "<b>more" not in page
     assert '<a href="/carclf/runs/e-baseline-s0">' in page and "carclf run --recipe demo --set x=baseline" in page
     assert "slow: after epoch 2, with accuracy 0.5" in page
@@ -66,10 +66,11 @@ def test_the_page_lists_conclusions_and_incomplete_recipes(store: Store) -> None
 
 def test_the_page_shows_the_winner_and_the_command_that_promotes_it(store: Store) -> None:
     rows = recipe("baseline", 0.9, 2.0), recipe("more", 0.95, 4.0, "better")
-    page = experiment_page(store, "/carclf", outcome(*rows, winner="e-more-s0"))
+    page = experiment_page(store, "/carclf", outcome(*rows, winner="e-more-s0"), has_report=True)
     assert '<a href="/carclf/runs/e-more-s0">' in page.partition('id="winner"')[2].partition("<h2")[0]
+    assert "/experiments/e/report.html" in page
     assert f"carclf champion promote --run e-more-s0 --store {store.url}</code>" in page
-    page = experiment_page(store, "/carclf", outcome(*rows, winner=""))
+    page = experiment_page(store, "/carclf", outcome(*rows, winner=""), has_report=True)
     assert "there is nothing to promote" in page and "champion promote" not in page
 
 

@@ -1,4 +1,4 @@
-"""Tests of a run's facts: complete, pending, damaged and malformed sections."""
+"""Tests of a run's facts: complete, not started, damaged and malformed sections."""
 
 import json
 from pathlib import Path
@@ -13,8 +13,9 @@ from recorded_runs import damage, record_candidate
 from carclf.artifacts import Artifact, Audit, Dataset, Drift, Evaluation, Model, Provenance
 from carclf.config import load_config
 from carclf.dashboard.run_facts import artifact_file, run_facts
-from carclf.errors import DataError
-from carclf.runs.run import Result, Run
+from carclf.dashboard.run_report import run_report
+from carclf.errors import ConfigError, DataError
+from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import Store, open_store
 
 JPEG = "data:image/jpeg;base64,/9g="
@@ -30,7 +31,7 @@ def test_the_sections_of_a_new_run_are_empty(store: Store) -> None:
     facts = run_facts(store, "r")
     assert (facts.live, facts.curves) == ({}, {"train_head": (), "fine_tune": ()})
     assert (facts.data, facts.evaluation, facts.errors, facts.decision, facts.problems) == (None, None, (), None, ())
-    assert (facts.row["state"], facts.row["champion"]) == ("pending", False)
+    assert (facts.row["state"], facts.row["champion"]) == ("not started", False)
 
 
 def test_the_header_describes_the_machine_that_trained(store: Store) -> None:
@@ -168,3 +169,12 @@ def test_only_viewable_files_of_a_manifest_are_served(store: Store) -> None:
     store.write(key, b"{}")
     with pytest.raises(DataError, match=key):
         artifact_file(store, "r", "evaluate", "evaluation.json")
+
+
+def test_a_run_with_rejected_settings_shows_them_and_the_reason(store: Store) -> None:
+    record_rejection("r", store, "demo", {"fine_tune.epochs": -1, "x": 1}, ConfigError("Unknown setting 'x'."))
+    facts = run_facts(store, "r")
+    assert (facts.row["state"], facts.stages[0].state, facts.problems) == ("failed", "failed", ())
+    assert "Unknown setting 'x'" in facts.stages[0].text
+    assert {setting.name: setting.value for setting in facts.header.settings} == {"fine_tune.epochs": -1, "x": 1}
+    assert "Unknown setting" in run_report(store, "r")

@@ -46,7 +46,7 @@ def test_a_killed_run_is_stale_in_the_list_and_on_its_page(store: Store) -> None
     states = {run_id: run_facts(store, run_id).row["state"] for run_id in ("killed", "active")}
     assert states == {"killed": "stale", "active": "running"}
     assert (names(store, state="stale"), names(store, state="running")) == (["killed"], ["active"])
-    assert query_runs(store, RunQuery()).states == ("pending", "running", "stale")
+    assert query_runs(store, RunQuery()).states == ("incomplete", "not started", "running", "stale")
     listed = CliRunner().invoke(app, ["runs", "list", "--store", store.url, "--json"])
     assert {row["run"]: row["state"] for row in json.loads(listed.stdout)}["killed"] == "stale"
 
@@ -68,14 +68,15 @@ def test_text_matches_words_in_any_case_and_filters_match_exactly(store: Store) 
     assert names(store, text="c-X") == ["C-x"]
     assert sorted(names(store, text="DEMO")) == ["C-x", "b"]
     assert sorted(names(store, recipe="demo")) == ["C-x", "b"] and names(store, recipe="dem") == []
-    assert names(store, text="demo pending b") == ["b"]
+    assert names(store, text="demo incomplete b") == ["b"]
 
 
 def test_a_part_of_the_list_has_the_total_counts_and_all_filter_values(store: Store) -> None:
     page = query_runs(store, RunQuery(sort="run", descending=False, offset=1, limit=1, recipe="demo")).to_json()
     assert [row["run"] for row in page.pop("rows")] == ["b"]
     assert page == {
-        "num_matching": 2, "num_runs": 3, "recipes": ["cpu", "demo"], "decisions": [], "states": ["pending"]}
+        "num_matching": 2, "num_runs": 3, "recipes": ["cpu", "demo"], "decisions": [],
+        "states": ["incomplete", "not started"]}
 
 
 @pytest.mark.parametrize("query", [

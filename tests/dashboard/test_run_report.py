@@ -44,7 +44,9 @@ def test_a_late_stage_stores_the_report_even_if_it_waits_for_approval(store: Sto
     report = store.read(report_key("r"))
     assert report is not None
     page = report.data.decode()
-    assert "awaiting approval" in page and "accuracy 0.9167 reaches the threshold 0.1000" in page
+    assert '<span class="warn">awaiting approval</span>' in page and ">promoted<" not in page
+    assert ">not applied<" in page  # the champion's rule: there is no champion
+    assert "accuracy 0.9167 reaches the threshold 0.1000" in page
 
 
 def test_a_damaged_section_is_not_shown_as_pending(store: Store) -> None:

@@ -12,7 +12,7 @@ from carclf.dashboard.stage_facts import ChangedSetting, StageFacts
 from carclf.errors import ConfigError
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
-from carclf.stages.chain import STAGES
+from carclf.stages.chain import STAGES, StageOptions
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def stages(store: Store) -> dict[str, StageFacts]:
     return {stage.name: stage for stage in run_facts(store, "r").stages}
 
 
-def test_the_stages_of_a_new_run_are_pending(store: Store) -> None:
+def test_the_stages_of_a_new_run_have_not_started(store: Store) -> None:
     Run.start_or_resume("r", store, "demo", load_config("demo"))
-    assert [(name, stage.state) for name, stage in stages(store).items()] == [(name, "pending") for name in STAGES]
+    assert [(name, stage.state) for name, stage in stages(store).items()] == [(name, "not started") for name in STAGES]
 
 
 def test_the_download_command_repeats_the_changed_settings(store: Store) -> None:
@@ -70,9 +70,25 @@ def test_a_run_that_waits_for_approval_shows_its_decision(store: Store) -> None:
     stage = stages(store)["promote"]
     assert (stage.state, facts.row["decision"], facts.row["state"]) == ("waiting", "awaiting approval", "waiting")
     assert stage.command == f"carclf promote --run r --store {store.url} --approved-by NAME"
-    assert facts.decision is not None and facts.decision.decision == "promoted" and stage.files
+    assert facts.decision is not None and facts.decision.decision == "awaiting approval" and stage.files
     page = artifact_file(store, "r", "promote", "report.html")
     assert page is not None and page.startswith(b"<!")
+
+
+def test_a_declined_promotion_is_recorded_and_can_still_be_approved(store: Store) -> None:
+    config = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
+    run = record_candidate(store, "r", build_candidate(store, "good", config=config))
+    with pytest.raises(ConfigError):
+        run.decline_promotion("Ada")
+    run.run_stage("promote")
+    run.decline_promotion("Ada")
+    facts, by_name = run_facts(store, "r"), stages(store)
+    assert (facts.row["state"], facts.row["decision"], facts.row["text"]) == ("done", "declined", "declined by Ada")
+    assert facts.decision is not None and facts.decision.decision == "declined"
+    assert [by_name[name].state for name in ("promote", "submit", "score")] == ["declined", "skipped", "skipped"]
+    assert by_name["score"].text == "declined by Ada"
+    run.run_stage("promote", StageOptions(approved_by="Ada"))
+    assert run_facts(store, "r").row["decision"] == "promoted"
 
 
 @pytest.mark.parametrize(("since", "state"), [("2020-01-01T00:00:00.000+00:00", "stale"), ("", "running")])

@@ -33,6 +33,7 @@ def test_the_settings_of_the_form_override_those_of_the_deployment(monkeypatch):
     ("{", "not valid JSON"),
     ("nowhere.json", "nowhere.json"),
     ('{"recepies": []}', "'recepies'.*recipe, settings, recipes"),
+    ('{"recepies": null}', "'recepies'"),
     ('{"recipes": "frozen"}', "recipes = 'frozen': Input should be a valid list"),
     ('{"recipes": [3]}', r"recipes\.0 = 3: Input should be a valid string"),
     ('{"folds": "many"}', "folds = 'many'"),

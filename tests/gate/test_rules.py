@@ -51,7 +51,7 @@ def test_a_candidate_that_passes_all_rules_is_promoted() -> None:
     reason = format_reason(list(rules.values()))
     assert reason == f"promoted: {rules['accuracy'].summary}; {rules['champion'].summary}"
     assert "0.9500" in reason
-    assert "p = 0.58" in reason
+    assert "as accurate as the champion" in reason
 
 
 @pytest.mark.parametrize(("name", "change", "numbers"), [
@@ -127,7 +127,20 @@ def test_champion_rule_reports_counts_interval_and_detectable_difference() -> No
 def test_champion_rule_better_requires_a_significant_improvement(comparison: ChampionComparison, passed: bool) -> None:
     rule = apply_rules(comparison=comparison, gate=Gate(champion_rule="better"))["champion"]
     assert (rule.passed, rule.value) == (passed, comparison.p_better)
-    assert rule.summary.startswith("significantly better" if passed else "not significantly better")
+
+
+@pytest.mark.parametrize("champion_rule", ["not_worse", "better"])
+@pytest.mark.parametrize(("comparison", "word", "p_value"), [
+    (BETTER, "significantly better", BETTER.p_better), (WORSE, "significantly worse", WORSE.p_worse),
+    (compare(286, 8, 4), "better", compare(286, 8, 4).p_better),
+    (compare(286, 4, 8), "worse", compare(286, 4, 8).p_worse),
+])
+def test_the_summary_has_the_observed_direction_and_its_p_value(
+    champion_rule: Any, comparison: ChampionComparison, word: str, p_value: float
+) -> None:
+    summary = apply_rules(comparison=comparison, gate=Gate(champion_rule=champion_rule))["champion"].summary
+    assert summary.startswith(f"{word} than the champion")
+    assert summary.endswith(f"(p = {p_value:.2g})")
 
 
 @pytest.mark.parametrize("champion_rule", ["not_worse", "better"])
@@ -145,6 +158,9 @@ def test_without_a_champion_or_with_the_rule_off_the_rule_passes() -> None:
     assert failed(first) == failed(off) == []
     assert first["champion"].summary == "there is no champion yet"
     assert "not compared" in off["champion"].summary
+    assert not first["champion"].applied
+    assert not off["champion"].applied
+    assert all(rule.applied for name, rule in off.items() if name != "champion")
 
 
 def test_images_that_are_not_compared_are_counted_in_the_detail() -> None:

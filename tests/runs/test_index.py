@@ -64,8 +64,8 @@ def test_gpu_minutes_count_only_trainings_on_a_gpu() -> None:
 
 
 @pytest.mark.parametrize(("stages", "attempts", "expected"), [
-    ([], {}, ("pending", "", "")),
-    (["download"], {}, ("pending", "download", "")),
+    ([], {}, ("not started", "", "")),
+    (["download"], {}, ("incomplete", "download", "")),
     (["download"], {"validate": {"state": "running"}}, ("running", "validate", "")),
     (["download"], {"validate": {"state": "failed", "text": "no"}}, ("failed", "validate", "no")),
     (CHAIN[:8], {"score": {"state": "waiting", "text": "PENDING"}}, ("waiting", "score", "PENDING")),
@@ -80,6 +80,12 @@ def test_the_state_comes_from_the_latest_attempt_or_the_last_stage(
               "attempts": {stage: {"stage": stage, "since": "2026"} | fields for stage, fields in attempts.items()}}
     row = index_row(record)
     assert (row["state"], row["stage"], row["text"]) == expected
+
+
+def test_a_training_of_an_experiment_is_done_after_its_evaluation() -> None:
+    record = {"stages": {stage: {} for stage in CHAIN[:6]}, "attempts": {}}
+    assert index_row(record)["state"] == "incomplete"
+    assert index_row(record | {"spent_seconds": 1.0})["state"] == "done"
 
 
 def test_the_size_of_a_row_is_limited() -> None:
@@ -107,7 +113,7 @@ def test_the_error_of_a_stage_is_in_the_row_until_the_stage_succeeds(store: Stor
     assert row["text"].startswith("ConfigError: download has not run in 'r' yet.")
     run.record_result(result("validate"))
     (row,) = list_runs(store)
-    assert (row["state"], row["text"], Run.load("r", store).record["attempts"]) == ("pending", "", {})
+    assert (row["state"], row["text"], Run.load("r", store).record["attempts"]) == ("incomplete", "", {})
 
 
 class StoreWithoutIndex(FolderStore):
@@ -135,7 +141,7 @@ def test_listing_an_empty_store_writes_nothing(store: Store) -> None:
 
 
 @pytest.mark.parametrize("content", [
-    None, b"{", b"[]", b'{"version": 0, "rows": {}}', b'{"version": 2, "rows": {"a": {"run": "a"}}}'])
+    None, b"{", b"[]", b'{"version": 0, "rows": {}}', b'{"version": 3, "rows": {"a": {"run": "a"}}}'])
 def test_a_missing_damaged_or_old_index_is_rebuilt(store: Store, content: bytes | None) -> None:
     for name in ("a", "b"):
         start(store, name)
@@ -157,7 +163,7 @@ def test_a_damaged_record_has_a_damaged_row_and_other_files_are_ignored(store: S
     store.write("runs/_strange.json", b"{}")
     assert rebuild_index(store) == 3
     rows = {row["run"]: (row["state"], row["text"][:17]) for row in list_runs(store)}
-    assert rows == {"good": ("pending", ""), "bad": ("damaged", "runs/bad.json in "),
+    assert rows == {"good": ("not started", ""), "bad": ("damaged", "runs/bad.json in "),
                     "odd": ("damaged", "runs/odd.json in ")}
 
 

@@ -9,7 +9,8 @@ import pytest
 from carclf.artifacts import Artifact, Evaluation, Metrics, Provenance, build
 from carclf.config import load_config
 from carclf.errors import ConfigError, DataError, StageWaiting
-from carclf.runs.run import Result, Run
+from carclf.runs.index import list_runs
+from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import Store, open_store
 from carclf.stages.chain import STAGES, StageCall, StageOptions
 
@@ -57,6 +58,19 @@ def test_a_run_resumes_under_its_id_and_rejects_other_settings(store: Store) -> 
     with pytest.raises(ConfigError, match="--run"):
         Run.start_or_resume("r", store, "demo", load_config("demo", {"seed": 1}))
     assert Run.load("r", store).record == first.record
+
+
+def test_rejected_settings_are_recorded_until_the_run_starts_with_valid_ones(store: Store) -> None:
+    error = ConfigError("Unknown setting 'x'.")
+    record_rejection("r", store, "demo", {"x": 1}, error)
+    [row] = list_runs(store)
+    assert (row["state"], row["stage"], row["text"]) == ("failed", "download", "ConfigError: Unknown setting 'x'.")
+    with pytest.raises(ConfigError, match="Unknown setting 'x'"):
+        Run.load("r", store)
+    run = start(store)
+    assert (run.record["config"], run.record["attempts"]) == (load_config("demo").model_dump(), {})
+    record_rejection("r", store, "demo", {"x": 1}, error)
+    assert start(store).record == run.record
 
 
 def test_a_reused_result_keeps_time_and_machine_of_its_creation(store: Store) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from submissions import submit_file
 
 from carclf.dataset.extra_data import gather_extra_data
 from carclf.demo.server import DemoServer
@@ -81,7 +82,7 @@ def test_a_client_does_not_follow_urls_into_its_network(
     (tmp_path / "submission.csv").write_text("Id,Category\n")
     calls: list[Any] = [
         lambda: client.download(tmp_path / "new", timeout_seconds=9),
-        lambda: client.submit(tmp_path / "submission.csv", description="a", fingerprint="f"),
+        lambda: submit_file(client, tmp_path / "submission.csv", "f"),
         client.check_access,
     ]
     for call in calls:

@@ -21,7 +21,7 @@ from carclf.dataset.archives import extract_images
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import car_image, render_competition
 from carclf.demo.server import DemoServer, Fault
-from carclf.errors import DataError, ServiceError
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store, open_store
 from carclf.services.storage.folder import FolderStore
 from carclf.services.storage.protocol import VersionedObject
@@ -199,10 +199,10 @@ def test_skipped_extra_files_log_a_warning(
     assert "'3/gone.jpg'" in caplog.text and "'3/list.txt'" in caplog.text
 
 
-@pytest.mark.parametrize("source", ["~nobody-here/cars", "{folder}/gone"])
-def test_missing_extra_data_raise_data_error(store: Store, tmp_path: Path, source: str) -> None:
+@pytest.mark.parametrize(("source", "error"), [("~nobody-here/cars", ConfigError), ("{folder}/gone", DataError)])
+def test_missing_extra_data_raise_an_error(store: Store, tmp_path: Path, source: str, error: type[Exception]) -> None:
     source = source.format(folder=tmp_path)
-    with pytest.raises(DataError, match=source):
+    with pytest.raises(error, match=source):
         download_with(store, source)
 
 

@@ -122,6 +122,8 @@ def test_a_run_waits_for_approval(
     assert {summary["tasks"][name]["state"] for name in ("approval.promote", "submit", "score")} == {state_after}
     champion = json.loads((state / "demo" / "store-demo" / "champion.json").read_text())
     approved_by = [event.get("approved_by") for event in champion["history"][:1]]
+    rows = json.loads((state / "demo" / "store-demo" / "runs.json").read_text())["rows"].values()
+    assert max(rows, key=lambda row: row["created"])["decision"] == decision
     assert approved_by == (["admin"] if choice == "Approve" else [])
 
 
