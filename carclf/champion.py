@@ -15,10 +15,11 @@ from typing import Any
 
 from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, update_object
+from carclf.services.storage import Store, update_object
 
 CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
+MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy")  # copied to a rollback's event
 State = dict[str, Any]
@@ -136,7 +137,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     person, for the history. Raise ConfigError if no earlier champion matches, or if the match is already the champion;
     DataError if one of its artifacts is missing or damaged.
     """
-    for _ in range(MAX_UPDATE_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
             raise ConfigError(f"There is no champion in {store.url}.")
         promotion = find_promotion(store, state, name) if name else _previous_promotion(state)
@@ -147,7 +148,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
         event |= {"previous_model": champion["model"], "by": by}
         if _replace_champion(store, champion, event):
             return event
-    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times during the rollback. Try again.")
+    raise ServiceError(f"The champion changed {MAX_ATTEMPTS} times during the rollback. Try again.")
 
 
 def _replace_champion(store: Store, champion: Event, event: Event) -> bool:

@@ -4,12 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
-from carclf.champion import Event, State, ensure_state, load_event_model, promotion_of_model, record_promotion
+from carclf.champion import (
+    MAX_ATTEMPTS,
+    Event,
+    State,
+    ensure_state,
+    load_event_model,
+    promotion_of_model,
+    record_promotion,
+)
 from carclf.config import Config
 from carclf.errors import ServiceError, StageWaiting
 from carclf.evaluation.evaluate import evaluate_champion
 from carclf.progress import log
-from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
+from carclf.services.storage import Store, format_command
 
 VERSION = 4
 # These settings affect a promotion's consequences, not whether the candidate passes.
@@ -50,7 +58,7 @@ def promote(
     store = context.store
     state = ensure_state(store, context.config.gate.threshold)
     _log_threshold(state, context.config)
-    for _ in range(MAX_UPDATE_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _decide(candidate, state, context)
@@ -65,7 +73,7 @@ def promote(
             return decision, reused
         log.info("promote: the champion or the threshold has changed, comparing again")
         state = ensure_state(store, context.config.gate.threshold)
-    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. "
+    raise ServiceError(f"The champion changed {MAX_ATTEMPTS} times while the candidate was compared with it. "
                        "Run promote again.")
 
 

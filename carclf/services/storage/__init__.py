@@ -7,9 +7,9 @@ from carclf.services.storage.leases import acquire_lease, release_lease
 from carclf.services.storage.open import format_command, open_store
 from carclf.services.storage.protocol import Store, VersionedObject
 from carclf.services.storage.s3 import S3Store
-from carclf.services.storage.update import MAX_UPDATE_ATTEMPTS, update_object
+from carclf.services.storage.update import update_object
 
 __all__ = [
-    "MAX_UPDATE_ATTEMPTS", "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease",
+    "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease",
     "copy_store", "disk_full_message", "format_command", "open_store", "release_lease", "update_object",
 ]

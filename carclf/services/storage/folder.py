@@ -1,7 +1,6 @@
 """A store in a folder on a local or shared disk."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -15,6 +14,7 @@ from typing import BinaryIO
 from carclf.errors import ConfigError, ServiceError
 from carclf.services.storage.atomic_file import atomic_path, sync, temporary_path
 from carclf.services.storage.disk_full import raise_if_disk_full
+from carclf.services.storage.folder_lock import folder_lock
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 
 # No key contains a "~": these files are never mistaken for objects.
@@ -92,7 +92,7 @@ class FolderStore:
                 _copy(source, temporary)
                 sync(temporary)
                 # Unconditional writes take the lock too: they must not happen between a comparison and its swap.
-                with self._lock():
+                with folder_lock(self.folder / _LOCK):
                     if not condition():
                         return False
                     temporary.replace(path)
@@ -100,12 +100,6 @@ class FolderStore:
                 temporary.unlink(missing_ok=True)
             sync(path.parent)
         return True
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with (self.folder / _LOCK).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
