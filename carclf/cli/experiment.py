@@ -16,7 +16,7 @@ from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
 from carclf.progress import log
 from carclf.reports.experiment_report import plot_pareto_front, sort_by_accuracy
-from carclf.services.storage import Store, format_command, open_store
+from carclf.services.storage import Store, format_command, require_store
 
 experiment_app = typer.Typer(help="Compare recipes with a baseline on the same images.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The name of the experiment.")]
@@ -66,7 +66,7 @@ def plan_command(
         recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs,
         keep_fraction=keep_fraction, budget_minutes=budget_minutes, search=search, num_trials=num_trials, study=study,
     )
-    plan = _plan_experiment(name, fields, open_store(store_url))
+    plan = _plan_experiment(name, fields, require_store(store_url))
     _write_result({"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}, result)
     print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.training_runs)} trainings")
 
@@ -93,7 +93,7 @@ def prepare(
     fold: Annotated[int, typer.Option(help="The fold to prepare.")] = 0, result: ResultOption = None,
 ) -> None:
     """Download, validate and split the data of a fold, once for all its trainings."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     trainings.prepare(read_plan(name, store), fold, store)
     _write_result({"fold": fold}, result)
 
@@ -107,7 +107,7 @@ def train(
     result: ResultOption = None,
 ) -> None:
     """Train to a rung or to the end; continue from the checkpoints of earlier calls."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     plan = read_plan(name, store)
     group = parse_integers(numbers, "--training-runs")
     if rung > len(plan.rungs):
@@ -123,7 +123,7 @@ def survivors(
     result: ResultOption = None,
 ) -> None:
     """Print the recipes that continue after a rung; write the groups of their training runs to --result."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     plan = read_plan(name, store)
     print(", ".join(racing.survivors(plan, rung, store)))
     _write_result(racing.remaining_groups(plan, rung, store), result)
@@ -135,7 +135,7 @@ def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOp
     # These import pandas, which the other commands do not need.
     from carclf.experiments.results import write_outcome
 
-    store = open_store(store_url)
+    store = require_store(store_url)
     outcome = write_outcome(read_plan(name, store), store)
     for row in sort_by_accuracy(outcome):
         print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['summary']}")
@@ -153,7 +153,7 @@ def run(name: NameOption, store_url: StoreOption = "store", form: FormOption = "
 
     Plan the experiment first, or give its --form. If it is interrupted, the same command continues it.
     """
-    store = open_store(store_url)
+    store = require_store(store_url)
     plan = _plan_experiment(name, read_form(form), store) if form else read_plan(name, store)
     for fold in plan.folds:
         trainings.prepare(plan, fold, store)
@@ -188,7 +188,7 @@ def table(
     """Print the comparison as a Markdown table, or write it to a file, replacing an earlier version."""
     from carclf.experiments.results import read_outcome, results_table, update_results_file
 
-    outcome = read_outcome(name, open_store(store_url))
+    outcome = read_outcome(name, require_store(store_url))
     if to:
         update_results_file(to, outcome, note, plot_pareto_front(outcome))
     else:

@@ -15,9 +15,12 @@ from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption,
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ServiceError
 from carclf.runs.run import Result, Run
-from carclf.services.storage import format_command, open_store
+from carclf.services.storage import Store, format_command, init_store, require_store
 from carclf.stages.chain import STAGES, StageOptions
 
+CreateStoreOption = Annotated[
+    bool, typer.Option("--create-store", envvar="CARCLF_CREATE_STORE", help="Create the store if it does not exist.")
+]
 SKIP_REMAINING = 99  # the exit status after which the DAG skips the remaining stages
 
 
@@ -31,9 +34,10 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 def _download(
     run: RunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
-    result: ResultOption = None,
+    create_store: CreateStoreOption = False, result: ResultOption = None,
 ) -> None:
-    new_run = Run.start_or_resume(run, open_store(store_url), recipe, load_settings(recipe, set_))
+    config = load_settings(recipe, set_)
+    new_run = Run.start_or_resume(run, _open_store(store_url, create_store), recipe, config)
     _finish(run_stage_with_report(new_run, "download"), result)
 
 
@@ -45,12 +49,12 @@ def _promote(
     result: ResultOption = None,
 ) -> None:
     options = StageOptions(approved_by=approved_by.strip())
-    _finish(run_stage_with_report(Run.load(run, open_store(store_url)), "promote", options), result)
+    _finish(run_stage_with_report(Run.load(run, require_store(store_url)), "promote", options), result)
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
     def command(run: RunOption, store_url: StoreOption = "store", result: ResultOption = None) -> None:
-        _finish(run_stage_with_report(Run.load(run, open_store(store_url)), stage), result)
+        _finish(run_stage_with_report(Run.load(run, require_store(store_url)), stage), result)
 
     return command
 
@@ -68,10 +72,12 @@ def _finish(result: Result, path: Path | None) -> None:
 def run_all(
     store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     run_id: Annotated[str, typer.Option("--run", help="The id of the run; by default the recipe and the time.")] = "",
+    create_store: CreateStoreOption = False,
 ) -> None:
     """Run every stage in order, without Airflow. The command resumes a run with the same id and settings."""
     run_id = run_id or f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    run = Run.start_or_resume(run_id, open_store(store_url), recipe, load_settings(recipe, set_))
+    config = load_settings(recipe, set_)
+    run = Run.start_or_resume(run_id, _open_store(store_url, create_store), recipe, config)
     for stage in STAGES:
         result = _run_to_end(run, stage)
         if result.waiting:
@@ -83,6 +89,10 @@ def run_all(
         if result.skip_reason:
             print(f"{result.skip_reason}; the remaining stages are skipped")
             break
+
+
+def _open_store(url: str, create: bool) -> Store:
+    return init_store(url) if create else require_store(url)
 
 
 def _run_to_end(run: Run, stage: str) -> Result:

@@ -6,9 +6,15 @@ import typer
 
 from carclf.cli.options import StoreOption
 from carclf.errors import ConfigError, DataError
-from carclf.services.storage import copy_store, open_store
+from carclf.services.storage import copy_store, init_store, open_store, require_store
 
-store_app = typer.Typer(no_args_is_help=True, help="Copy a store.")
+store_app = typer.Typer(no_args_is_help=True, help="Create or copy a store.")
+
+
+@store_app.command()
+def init(store_url: StoreOption = "store") -> None:
+    """Create a store, once. Other commands fail without it, for example if its disk is not mounted."""
+    print(f"The store {init_store(store_url).url} exists.")
 
 
 @store_app.command()
@@ -20,7 +26,7 @@ def copy(
     ] = False,
 ) -> None:
     """Copy a store to another store, without files that it has already. Runs may continue meanwhile."""
-    source = open_store(store_url)
+    source = require_store(store_url)
     target = open_store(to)
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")

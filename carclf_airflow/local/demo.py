@@ -11,6 +11,7 @@ from carclf.config import load_config, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
+from carclf.services.storage import init_store
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment
@@ -55,6 +56,7 @@ def run_demo(options: DemoOptions) -> int:
         endpoint = start_demo_server(processes, home / "server", environment, competition)
         # KAGGLE_API_TOKEN has precedence over any other credentials of the user.
         environment |= {"CARCLF_KAGGLE_ENDPOINT": endpoint, "KAGGLE_API_TOKEN": "demo-key"}
+        init_store(store)
         print("Starting Airflow (about 30 s)", flush=True)
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()

@@ -4,12 +4,15 @@ from carclf.services.storage.copy import CopyResult, copy_store
 from carclf.services.storage.disk_full import disk_full_message
 from carclf.services.storage.folder import FolderStore
 from carclf.services.storage.leases import acquire_lease, release_lease
+from carclf.services.storage.marker import init_store, require_marker, require_store
 from carclf.services.storage.open import format_command, open_store
+from carclf.services.storage.parsing import parse_object
 from carclf.services.storage.protocol import Store, VersionedObject
 from carclf.services.storage.s3 import S3Store
 from carclf.services.storage.update import update_object
 
 __all__ = [
-    "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease",
-    "copy_store", "disk_full_message", "format_command", "open_store", "release_lease", "update_object",
+    "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease", "copy_store",
+    "disk_full_message", "format_command", "init_store", "open_store", "parse_object", "release_lease",
+    "require_marker", "require_store", "update_object",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carclf.errors import DataError, ServiceError
+from carclf.services.storage.marker import MARKER
 from carclf.services.storage.protocol import Store
 
 # Keys with a content hash: the object never changes.
@@ -32,9 +33,10 @@ def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> Copy
     """Copy every object. The copy never refers to an object that it does not contain.
 
     Objects that refer to others are read first and written last; the order of writing is files, manifests, run records,
-    champion.json. Files are compared with the SHA-256 in their manifest; damaged files are reported, not copied. A
-    training in progress overwrites its checkpoints, so only the latest is copied. Files that exist in the target under
-    a content hash are copied only with ``overwrite``, in case they are damaged there.
+    champion.json, the store's marker: an interrupted copy is not a store. Files are compared with the SHA-256 in their
+    manifest; damaged files are reported, not copied. A training in progress overwrites its checkpoints, so only the
+    latest is copied. Files that exist in the target under a content hash are copied only with ``overwrite``, in case
+    they are damaged there.
     """
     references = _read_references(source)
     with tempfile.TemporaryDirectory(prefix="carclf-") as folder:
@@ -118,7 +120,9 @@ class _Copy:
 
 
 def _level(key: str) -> int:
-    """Return 0 for a file, 1 to 3 for objects that refer to objects of lower levels."""
+    """Return 0 for a file, 1 to 3 for objects that refer to objects of lower levels, 4 for the marker."""
+    if key == MARKER:
+        return 4
     if key.endswith(_MANIFEST):
         return 1
     if key.startswith("runs/"):
@@ -129,7 +133,7 @@ def _level(key: str) -> int:
 def _read_references(source: Store) -> dict[str, bytes]:
     """Read the objects that refer to others, highest level first."""
     references = {}
-    for level in (3, 2, 1):
+    for level in (4, 3, 2, 1):
         for key in sorted(key for key in source.list_keys() if _level(key) == level):
             if (current := source.read(key)) is None:
                 raise _removed_error(source, key)

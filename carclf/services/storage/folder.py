@@ -30,6 +30,9 @@ class FolderStore:
     def __init__(self, path: Path) -> None:
         self.folder = Path(os.path.abspath(path.expanduser()))  # noqa: PTH100 (resolve() would follow links)
         self.url = str(self.folder)
+        if self.folder.is_file():
+            raise ConfigError(f"The store {self.url} is a file. Use a folder or s3://bucket/prefix (--store or "
+                              "CARCLF_STORE).")
 
     def read(self, key: str) -> VersionedObject | None:
         """Return the object, or None if it does not exist."""
@@ -75,8 +78,6 @@ class FolderStore:
         """Yield every key that starts with the prefix, in sorted order."""
         top = self.folder / validate_prefix(prefix).rpartition("/")[0]
         with self._translate_errors():
-            if self.folder.exists() and not self.folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "it is a file", self.url)
             names = (path.relative_to(self.folder).as_posix() for path in top.rglob("*") if path.is_file())
             keys = sorted(name for name in names if name.startswith(prefix) and _is_key(name))
         yield from keys

@@ -27,7 +27,7 @@ def update_object(store: Store, key: str, change: Callable[[bytes | None], bytes
             return
         num_attempts += 1
         if (seconds := time.monotonic() - started) > LIMIT_SECONDS:
-            raise ServiceError(f"{store.url}/{key} was changed by other processes in each of {num_attempts} attempts to "
-                               f"update it within {seconds:.0f} s. Try again.")
+            raise ServiceError(f"{store.url}/{key} was changed by other processes in each of {num_attempts} attempts "
+                               f"to update it within {seconds:.0f} s. Try again.")
         # A random delay keeps writers that collided from colliding again.
         time.sleep(random.uniform(0, min(MAX_BACKOFF_SECONDS, INITIAL_BACKOFF_SECONDS * 2 ** min(num_attempts, 10))))
