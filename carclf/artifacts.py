@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from carclf.config import Config
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.services.storage import Store
+from carclf.services.storage import Store, parse_object, validate_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,9 +57,9 @@ class File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str
-    sha256: str
-    num_bytes: int
+    key: Annotated[str, AfterValidator(validate_key)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    num_bytes: Annotated[int, Field(ge=0)]
 
 
 class Artifact(BaseModel):
@@ -82,11 +82,8 @@ class Artifact(BaseModel):
         path = f"{cls.folder}/{key}/manifest.json"
         if (manifest := store.read(path)) is None:
             return None
-        try:
-            return cls.model_validate_json(manifest.data)
-        except ValidationError as error:
-            raise DataError(f"{path} in {store.url} is damaged: it is not a valid manifest of {cls.__name__}. Restore "
-                            "it from a backup, or run again with --set force=true to rebuild the artifact.") from error
+        fix = "Restore it from a backup, or run again with --set force=true to rebuild the artifact."
+        return parse_object(cls, manifest.data, f"{store.url}/{path}", fix)
 
     @classmethod
     def list_keys(cls, store: Store) -> list[str]:
@@ -103,16 +100,38 @@ class Artifact(BaseModel):
                             "from a backup.")
         return artifact
 
+    def file(self, name: str) -> File:
+        """Return the entry of one file; raise DataError if the manifest does not list it."""
+        if (file := self.files.get(name)) is None:
+            raise self._missing("file", name)
+        return file
+
+    def input(self, name: str) -> str:
+        """Return the key of an input; raise DataError if the manifest does not list it."""
+        if (key := self.inputs.get(name)) is None:
+            raise self._missing("input", name)
+        return key
+
+    def metric(self, name: str) -> MetricValue:
+        """Return a metric; raise DataError if the manifest does not list it."""
+        if (value := self.metrics.get(name)) is None:
+            raise self._missing("metric", name)
+        return value
+
+    def _missing(self, kind: str, name: str) -> DataError:
+        return DataError(f"{self.folder}/{self.key}/manifest.json is damaged: it has no {kind} {name!r}. Restore it "
+                         "from a backup, or run the stage that created it again with --set force=true.")
+
     def path(self, store: Store, name: str) -> Path:
         """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
-        return fetch_file(store, self.files[name])
+        return fetch_file(store, self.file(name))
 
     def verified_path(self, store: Store, name: str) -> Path:
         """Like ``path``, but verify a cached copy again. Meant for small files."""
-        path = fetch_file(store, self.files[name])
-        if file_sha256(path) != self.files[name].sha256:
+        path = fetch_file(store, self.file(name))
+        if file_sha256(path) != self.file(name).sha256:
             path.unlink()
-        return fetch_file(store, self.files[name])
+        return fetch_file(store, self.file(name))
 
     def table(self, store: Store, name: str) -> "pd.DataFrame":
         """Return one of the Parquet files."""
@@ -122,19 +141,17 @@ class Artifact(BaseModel):
 
     def number(self, name: str) -> float:
         """Return a metric that is a number; raise DataError if it is missing or is not a number."""
-        value = self.metrics.get(name)
-        if isinstance(value, int | float):
-            return float(value)
-        raise DataError(f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the "
-                        "stage that created it again with --set force=true.")
+        if not isinstance(value := self.metrics.get(name), int | float):
+            raise self._missing("number", name)
+        return float(value)
 
 
 class _Labeled(Artifact):
     @property
     def class_names(self) -> list[int]:
         """The classes in the order of the model's outputs."""
-        names = self.metrics["class_names"]
-        assert isinstance(names, list)
+        if not isinstance(names := self.metrics.get("class_names"), list):
+            raise self._missing("list", "class_names")
         return names
 
 
@@ -149,7 +166,7 @@ class Archive(Artifact):
     @property
     def content_hash(self) -> str:
         """A hash of all images: two archives with the same images have the same hash."""
-        archive, extra = self.files["archive.zip"], self.files.get("extra.zip")
+        archive, extra = self.file("archive.zip"), self.files.get("extra.zip")
         if extra is None:
             return archive.sha256
         return fingerprint(archive=archive.sha256, extra=extra.sha256)

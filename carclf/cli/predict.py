@@ -75,7 +75,7 @@ def _log_model(selected: SelectedModel, settings: Evaluate) -> None:
 def _max_megapixels(selected: SelectedModel, store: Store) -> float:
     """Return the size limit of the dataset that the model was trained on, or the default."""
     split = Split.find(store, selected.model.inputs.get("split", "none"))
-    dataset = split and Dataset.find(store, split.inputs["dataset"])
+    dataset = split and Dataset.find(store, split.input("dataset"))
     return float(dataset.settings["max_megapixels"]) if dataset else Validation().max_megapixels
 
 

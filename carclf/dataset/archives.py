@@ -128,7 +128,7 @@ def extract_images(archive: Archive, store: Store) -> Path:
     folder = cache_folder() / "images" / archive.content_hash
     with atomic_folder(folder) as work:
         if work is not None:
-            extract(fetch_file(store, archive.files["archive.zip"]), work, top_folders=("train", "test_upload"))
+            extract(fetch_file(store, archive.file("archive.zip")), work, top_folders=("train", "test_upload"))
             if extra := archive.files.get("extra.zip"):
                 extract(fetch_file(store, extra), work, top_folders=("extra",))
     return folder

@@ -3,16 +3,18 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
 
-from carclf.artifacts import Metrics
-from carclf.errors import ConfigError, DataError
-from carclf.services.storage import Store, update_object
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+
+from carclf.errors import ConfigError
+from carclf.services.storage import Store, parse_object, update_object
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
+@with_config(extra="allow")
 class StageRecord(TypedDict, total=False):
     """The result of a finished stage; ``machine`` describes where it ran, ``gpu`` is the GPU's name or empty."""
 
@@ -20,7 +22,7 @@ class StageRecord(TypedDict, total=False):
     key: str
     reused: bool
     seconds: float
-    metrics: Metrics
+    metrics: dict[str, Any]  # untyped: pages show a run with odd metrics
     summary: str
     skip_reason: str
     waiting: bool
@@ -30,6 +32,7 @@ class StageRecord(TypedDict, total=False):
     machine: dict[str, Any]
 
 
+@with_config(extra="allow")
 class Attempt(TypedDict, total=False):
     """The latest unfinished attempt at a stage: ``state`` is running, waiting or failed; ``text`` is the reason."""
 
@@ -39,9 +42,16 @@ class Attempt(TypedDict, total=False):
     ended: str
     text: str
     until: str
-    metrics: Metrics
+    metrics: dict[str, Any]
 
 
+def _require_key(result: StageRecord) -> StageRecord:
+    if "key" not in result:
+        raise ValueError("the key of the artifact is missing")
+    return result
+
+
+@with_config(extra="allow")
 class Record(TypedDict):
     """The contents of a run's record; times are ISO 8601 in UTC.
 
@@ -52,7 +62,7 @@ class Record(TypedDict):
     run: str
     recipe: str
     config: dict[str, Any]
-    stages: dict[str, StageRecord]
+    stages: dict[str, Annotated[StageRecord, AfterValidator(_require_key)]]
     attempts: dict[str, Attempt]
     created: str
     updated: NotRequired[str]
@@ -97,17 +107,9 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
 
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
-    """Parse the bytes of a record; raise DataError if they are invalid.
-
-    Only the structure is checked, so that a page can still show a run whose metrics are damaged.
-    """
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        record: Record = json.loads(data)
-        parts = (record["config"], *record["stages"].values(), *record["attempts"].values())
-        if all(isinstance(part, dict) for part in parts):
-            return record
-    raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a "
-                    "backup, or start a new run with another --run: it reuses the artifacts of this one.")
+    """Parse the bytes of a record; raise DataError if they are invalid."""
+    return parse_object(Record, data, f"{store.url}/{record_key(run_id)}", "Restore it from a backup, or start a new "
+                        "run with another --run: it reuses the artifacts of this one.")
 
 
 def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:

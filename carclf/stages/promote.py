@@ -62,7 +62,7 @@ def promote(
         if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _decide(candidate, state, context)
-        if decision.metrics["decision"] == "rejected":
+        if decision.metric("decision") == "rejected":
             if not options.override_reason:
                 return decision, reused
             decision, reused = _override(decision, options.override_reason, store)
@@ -92,7 +92,7 @@ def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
     note = (f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf "
             f"champion rollback --to {event['model']}")
     log.warning("promote: model=%s: %s", event["model"], note)
-    reason = f"{decision.metrics['reason']}; {note}"
+    reason = f"{decision.metric('reason')}; {note}"
     return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
 
 
@@ -134,8 +134,8 @@ def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, 
 
 def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWaiting:
     command = format_command(store, f"promote --run {run_id or 'RUN'}")
-    reason = f"awaiting approval: {decision.metrics['reason']}"
-    report = decision.files["report.html"].key
+    reason = f"awaiting approval: {decision.metric('reason')}"
+    report = decision.file("report.html").key
     metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
     return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)
 

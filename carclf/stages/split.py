@@ -25,7 +25,7 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
     settings = config.split.model_dump() | {"seed": _seed(config), "salt": context.salt}
     if champion is not None:
         key = Provenance(VERSION, champion.inputs, settings).key(Split)
-        if champion.inputs["dataset"] == dataset.key and champion.key == key:
+        if champion.input("dataset") == dataset.key and champion.key == key:
             return champion, True
     inputs = {"dataset": dataset.key} | ({"champion": champion.key} if champion else {})
     provenance = Provenance(VERSION, inputs, settings)

@@ -7,12 +7,12 @@ from carclf.services.storage.leases import acquire_lease, release_lease
 from carclf.services.storage.marker import init_store, require_marker, require_store
 from carclf.services.storage.open import format_command, open_store
 from carclf.services.storage.parsing import parse_object
-from carclf.services.storage.protocol import Store, VersionedObject
+from carclf.services.storage.protocol import Store, VersionedObject, validate_key
 from carclf.services.storage.s3 import S3Store
 from carclf.services.storage.update import update_object
 
 __all__ = [
     "CopyResult", "FolderStore", "S3Store", "Store", "VersionedObject", "acquire_lease", "copy_store",
     "disk_full_message", "format_command", "init_store", "open_store", "parse_object", "release_lease",
-    "require_marker", "require_store", "update_object",
+    "require_marker", "require_store", "update_object", "validate_key",
 ]

@@ -1,15 +1,19 @@
 """Copy a store while runs write to it: a backup, a restore, or a move."""
 
 import hashlib
-import json
 import re
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.errors import DataError, ServiceError
 from carclf.services.storage.marker import MARKER
-from carclf.services.storage.protocol import Store
+from carclf.services.storage.parsing import parse_object
+from carclf.services.storage.protocol import Store, validate_key
 
 # Keys with a content hash: the object never changes.
 _IMMUTABLE = re.compile(r"/[0-9a-f]{8}/[^/]+\Z")
@@ -17,6 +21,27 @@ _CHECKPOINTS = "checkpoints/"
 _LATEST = "/latest.json"
 _MANIFEST = "/manifest.json"
 _CHECKPOINT_ATTEMPTS = 5
+
+
+Key = Annotated[str, AfterValidator(validate_key)]
+
+
+class _File(TypedDict):
+    key: Key
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    """The part of a manifest that a copy needs."""
+
+    files: dict[str, _File]
+
+
+class _Checkpoint(TypedDict):
+    """The part of ``latest.json`` that a copy needs."""
+
+    file: Key
+    sha256: str
 
 
 @dataclass
@@ -85,8 +110,8 @@ class _Copy:
             current = self.source.read(key)
             data = current.data if current else b"null"
             try:
-                latest = json.loads(data)
-            except ValueError:
+                latest = None if data == b"null" else parse_object(_Checkpoint, data, key, "Resume the training.")
+            except DataError:
                 break
             if latest:
                 file = f"{key.removesuffix(_LATEST)}/{latest['file']}"
@@ -146,10 +171,8 @@ def _parse_checksums(references: dict[str, bytes]) -> dict[str, str]:
     checksums: dict[str, str] = {}
     for key, data in references.items():
         if key.endswith(_MANIFEST):
-            try:
-                checksums |= {file["key"]: file["sha256"] for file in json.loads(data)["files"].values()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"Invalid manifest {key}. Restore it from an earlier backup, or remove it.") from error
+            manifest = parse_object(_Manifest, data, key, "Restore it from an earlier backup, or remove it.")
+            checksums |= {file["key"]: file["sha256"] for file in manifest["files"].values()}
     return checksums
 
 

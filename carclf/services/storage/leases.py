@@ -4,9 +4,19 @@ import json
 import secrets
 import time
 
-from carclf.services.storage.protocol import Store
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+
+from carclf.services.storage.parsing import parse_object
+from carclf.services.storage.protocol import Store, VersionedObject
 
 OWNER_ID = secrets.token_hex(8)  # identifies this process
+
+
+class Lease(TypedDict):
+    """The process that holds a lease, "" if none does, and its end in seconds since 1970."""
+
+    owner: str
+    expires_at: float
 
 
 def acquire_lease(store: Store, key: str, seconds: float) -> bool:
@@ -16,15 +26,20 @@ def acquire_lease(store: Store, key: str, seconds: float) -> bool:
     """
     current = store.read(key)
     if current:
-        held = json.loads(current.data)
-        if held["owner"] != OWNER_ID and float(held["expires_at"]) > time.time():
+        held = _parse(current, store, key)
+        if held["owner"] != OWNER_ID and held["expires_at"] > time.time():
             return False
-    lease = {"owner": OWNER_ID, "expires_at": time.time() + seconds}
+    lease: Lease = {"owner": OWNER_ID, "expires_at": time.time() + seconds}
     return store.write_if(key, json.dumps(lease).encode(), current.version if current else None)
 
 
 def release_lease(store: Store, key: str) -> None:
     """Release the lease if this process still holds it."""
     current = store.read(key)
-    if current and json.loads(current.data)["owner"] == OWNER_ID:
+    if current and _parse(current, store, key)["owner"] == OWNER_ID:
         store.write_if(key, json.dumps({"owner": "", "expires_at": 0}).encode(), current.version)
+
+
+def _parse(current: VersionedObject, store: Store, key: str) -> Lease:
+    return parse_object(Lease, current.data, f"{store.url}/{key}", "Make sure that no other process is submitting, "
+                        "then remove the file.")
