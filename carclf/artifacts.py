@@ -83,7 +83,7 @@ class Artifact(BaseModel):
         if (manifest := store.read(path)) is None:
             return None
         fix = "Restore it from a backup, or run again with --set force=true to rebuild the artifact."
-        return parse_object(cls, manifest.data, f"{store.url}/{path}", fix)
+        return parse_object(cls, manifest.data, f"{path} in {store.url}", fix)
 
     @classmethod
     def list_keys(cls, store: Store) -> list[str]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import AfterValidator, Field, with_config
+from pydantic import AfterValidator, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256
@@ -31,7 +31,7 @@ Accuracy = Annotated[float, Field(ge=0, le=1)]
 
 @with_config(extra="allow")
 class StoredEvent(TypedDict, total=False):
-    """An event of the history in ``champion.json``. ``rank`` and ``public_score`` may be empty."""
+    """An event of the history in ``champion.json``. ``rank`` may be empty."""
 
     action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored"]]
     time: Required[str]
@@ -39,7 +39,7 @@ class StoredEvent(TypedDict, total=False):
     run: str
     decision: str
     evaluation: str
-    val_accuracy: float | None
+    val_accuracy: Accuracy | None
     approved_by: str
     override: str
     rejection: str
@@ -48,8 +48,8 @@ class StoredEvent(TypedDict, total=False):
     previous_threshold: Accuracy | None
     by: str
     ref: int
-    public_score: float | str
-    rank: int | str
+    public_score: FiniteFloat
+    rank: int | Literal[""]
 
 
 _REQUIRED_FIELDS = {
@@ -95,7 +95,7 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
 
 
 def _parse_state(data: bytes, store: Store) -> State:
-    return dict(parse_object(StoredState, data, f"{store.url}/{CHAMPION}", "Restore it from a backup."))
+    return dict(parse_object(StoredState, data, f"{CHAMPION} in {store.url}", "Restore it from a backup."))
 
 
 def ensure_state(store: Store, threshold: float) -> State:

@@ -174,7 +174,7 @@ def find_plan(experiment: str, store: Store) -> Plan | None:
     """Return the plan of an experiment, or None if it does not exist; raise DataError if the plan is damaged."""
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(_plan_key(experiment))) is None:
         return None
-    path = f"{store.url}/{_plan_key(experiment)}"
+    path = f"{_plan_key(experiment)} in {store.url}"
     fix = "Restore it from a backup, or plan the experiment again under another name."
     plan = parse_object(Plan, stored.data, path, fix)
     if plan.experiment != experiment:

@@ -60,7 +60,7 @@ def _rung_accuracies(plan: Plan, rung: int, store: Store) -> dict[str, float]:
     accuracies: dict[str, list[float]] = {}
     for run in plan.training_runs:
         if stored := store.read(rung_key(plan, run.number, rung)):
-            path = f"{store.url}/{rung_key(plan, run.number, rung)}"
+            path = f"{rung_key(plan, run.number, rung)} in {store.url}"
             command = format_command(store, f"experiment run --name {plan.experiment}")
             report = parse_object(RungReport, stored.data, path, f"Remove it, then continue the experiment: {command}")
             accuracies.setdefault(run.recipe, []).append(report["val_accuracy"])

@@ -60,7 +60,7 @@ def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(key)) is None:
         return None
     command = format_command(store, f"experiment compare --name {experiment}")
-    return dict(parse_object(Outcome, stored.data, f"{store.url}/{key}", f"Write it again: {command}"))
+    return dict(parse_object(Outcome, stored.data, f"{key} in {store.url}", f"Write it again: {command}"))
 
 
 def find_report(experiment: str, store: Store) -> bytes | None:

@@ -220,7 +220,7 @@ def _read(store: Store, key: str) -> LiveProgress | None:
     if (stored := store.read(key)) is None:
         return None
     try:
-        return dict(parse_object(StoredProgress, stored.data, f"{store.url}/{key}", "The next write replaces it."))
+        return dict(parse_object(StoredProgress, stored.data, f"{key} in {store.url}", "The next write replaces it."))
     except DataError:  # informative only
         return None
 

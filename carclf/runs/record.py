@@ -108,8 +108,8 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
     """Parse the bytes of a record; raise DataError if they are invalid."""
-    return parse_object(Record, data, f"{store.url}/{record_key(run_id)}", "Restore it from a backup, or start a new "
-                        "run with another --run: it reuses the artifacts of this one.")
+    fix = "Restore it from a backup, or start a new run with another --run: it reuses the artifacts of this one."
+    return parse_object(Record, data, f"{record_key(run_id)} in {store.url}", fix)
 
 
 def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:

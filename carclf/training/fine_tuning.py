@@ -150,7 +150,7 @@ class FineTuning:
             key = f"{checkpoints.folder}/{name}-trials.json"
             if saved := self.store.read(key):
                 fix = "Remove it: the trials are repeated."
-                content = parse_object(StoredTrials, saved.data, f"{self.store.url}/{key}", fix)
+                content = parse_object(StoredTrials, saved.data, f"{key} in {self.store.url}", fix)
                 trials, best = pd.DataFrame(content["trials"]), content["best"]
             else:
                 trials, best = find(network, settings)

@@ -41,5 +41,5 @@ def release_lease(store: Store, key: str) -> None:
 
 
 def _parse(current: VersionedObject, store: Store, key: str) -> Lease:
-    return parse_object(Lease, current.data, f"{store.url}/{key}", "Make sure that no other process is submitting, "
+    return parse_object(Lease, current.data, f"{key} in {store.url}", "Make sure that no other process is submitting, "
                         "then remove the file.")

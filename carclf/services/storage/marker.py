@@ -44,5 +44,5 @@ def require_marker(store: Store) -> None:
     if (stored := store.read(MARKER)) is None:
         raise ConfigError(f"There is no store at {store.url}: {MARKER} is missing. Mount its disk, or fix --store "
                           f"(CARCLF_STORE). To create a new store: {format_command(store, 'store init')}")
-    parse_object(Marker, stored.data, f"{store.url}/{MARKER}", "Restore it from a backup, or remove it and run: "
+    parse_object(Marker, stored.data, f"{MARKER} in {store.url}", "Restore it from a backup, or remove it and run: "
                  f"{format_command(store, 'store init')}")
