@@ -19,7 +19,7 @@ from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.experiment_view import experiment_view
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_view import progress_lines
-from carclf.errors import CarclfError, ConfigError, DataError
+from carclf.errors import ConfigError, DataError
 from carclf.experiments.plan import find_plan, make_plan, write_plan
 from carclf.experiments.racing import recipes_stopped_early
 from carclf.experiments.results import find_outcome, results_table
@@ -170,8 +170,11 @@ def fuzz(kind: Kind, num: int, store: Store) -> dict[str, int]:
         try:
             kind.read(store)
             outcomes["read"] += 1
-        except CarclfError as error:
-            assert isinstance(error, DataError | ConfigError) and str(error), repr(error)
+        except DataError as error:
+            assert kind.key in str(error), error
+            outcomes["rejected"] += 1
+        except ConfigError as error:  # the file is valid, but what it names does not exist
+            assert str(error)
             outcomes["rejected"] += 1
     path.write_bytes(original)
     kind.read(store)
