@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MetricValue = float | int | str | list[int]
 Metrics = dict[str, MetricValue]
+ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$")]
 A = TypeVar("A", bound="Artifact")
 
 
@@ -80,7 +81,12 @@ class Artifact(BaseModel):
     def find(cls, store: Store, key: str) -> Self | None:
         """Return the artifact with this key, or None if it is missing; raise DataError if its manifest is damaged."""
         path = f"{cls.folder}/{key}/manifest.json"
-        if (manifest := store.read(path)) is None:
+        try:
+            manifest = store.read(path)
+        except ValueError as error:
+            message = f"{key!r} is not the key of an artifact. Restore the file that names it from a backup."
+            raise DataError(message) from error
+        if manifest is None:
             return None
         fix = "Restore it from a backup, or run again with --set force=true to rebuild the artifact."
         return parse_object(cls, manifest.data, f"{path} in {store.url}", fix)

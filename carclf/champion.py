@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import AfterValidator, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.artifacts import Artifact, Evaluation, Metrics, Model, Split, file_sha256
+from carclf.artifacts import Artifact, ArtifactKey, Evaluation, Metrics, Model, Split, file_sha256
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.services.storage import Store, parse_object, update_object
 
@@ -35,15 +35,15 @@ class StoredEvent(TypedDict, total=False):
 
     action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored"]]
     time: Required[str]
-    model: str
+    model: ArtifactKey
     run: str
-    decision: str
-    evaluation: str
+    decision: ArtifactKey
+    evaluation: ArtifactKey
     val_accuracy: Accuracy | None
     approved_by: str
     override: str
     rejection: str
-    previous_model: str | None
+    previous_model: ArtifactKey | None
     threshold: Accuracy
     previous_threshold: Accuracy | None
     by: str

@@ -8,7 +8,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NotRequired
 
 import numpy as np
-from pydantic import with_config
+from pydantic import FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Evaluation, Model
@@ -36,16 +36,20 @@ Row = dict[str, Any]
 
 @with_config(extra="allow")
 class OutcomeRow(TypedDict):
-    """A recipe in ``outcome.json``; it also has the other fields of RecipeComparison, except for the baseline."""
+    """A recipe in ``outcome.json``; except for the baseline, it also has the fields of RecipeComparison."""
 
     recipe: str
     changes: dict[str, Any]
     num_seeds: int
-    accuracy: float
-    accuracy_std: float | None
-    minutes: NotRequired[float]
-    images_per_second: NotRequired[float]
-    relative_cost: float | None
+    accuracy: FiniteFloat
+    accuracy_std: FiniteFloat | None
+    difference: NotRequired[FiniteFloat]
+    low: NotRequired[FiniteFloat]
+    high: NotRequired[FiniteFloat]
+    p_value: NotRequired[FiniteFloat]
+    minutes: NotRequired[FiniteFloat]
+    images_per_second: NotRequired[FiniteFloat]
+    relative_cost: FiniteFloat | None
     on_pareto_front: bool
     runs: list[str]
     command: str
@@ -79,7 +83,7 @@ class Outcome(TypedDict):
     significance_level: float
     num_images: int
     num_comparisons: int
-    seed_std: float | None
+    seed_std: FiniteFloat | None
     rows: list[OutcomeRow]
     winner: str
     stopped_early: list[StoppedRecipe]

@@ -124,7 +124,7 @@ def _open_study(name: str, store: Store) -> "Iterator[optuna.Study]":
                 sampler=optuna.samplers.TPESampler(seed=len(journal), constant_liar=True),
                 study_name=name, direction="maximize", load_if_exists=True,
             )
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
             raise DataError(f"{key} in {store.url} is damaged: {error!r}. Restore it from a backup, or give another "
                             "--study.") from error
         yield study
