@@ -141,21 +141,21 @@ def change_json(random: random.Random, data: bytes) -> bytes:
     document = json.loads(data)
     parents = list(containers(document))
     parent = random.choice(parents)
-    place = random.choice(list(parent) if isinstance(parent, dict) else range(len(parent)))
+    position = random.choice(list(parent) if isinstance(parent, dict) else range(len(parent)))
     action = random.randrange(4)
     if action < 2:
-        parent[place] = random.choice(VALUES)
+        parent[position] = random.choice(VALUES)
     elif action == 2 and isinstance(parent, dict):
-        parent[f"{place}x"] = parent.pop(place)
+        parent[f"{position}x"] = parent.pop(position)
     else:
-        del parent[place]
+        del parent[position]
     return json.dumps(document).encode()
 
 
 def containers(value: Any) -> list[Any]:
     """Return all objects and lists in a document that are not empty."""
     children = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [*([value] if children else []), *(found for child in children for found in containers(child))]
+    return [*([value] if children else []), *(inner for child in children for inner in containers(child))]
 
 
 def fuzz(kind: Kind, num: int, store: Store) -> dict[str, int]:
