@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MetricValue = float | int | str | list[int]
 Metrics = dict[str, MetricValue]
-ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$")]
+ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)]
 A = TypeVar("A", bound="Artifact")
 
 
