@@ -8,7 +8,6 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.artifacts import ArtifactKey
 from carclf.errors import ConfigError
 from carclf.services.storage import Store, parse_object, update_object
 
@@ -20,7 +19,7 @@ class StageRecord(TypedDict, total=False):
     """The result of a finished stage; ``machine`` describes where it ran, ``gpu`` is the GPU's name or empty."""
 
     stage: str
-    key: ArtifactKey
+    key: str
     reused: bool
     seconds: float
     metrics: dict[str, Any]  # untyped: pages show a run with odd metrics
