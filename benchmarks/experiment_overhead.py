@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf.experiments.trainings import TRAINING_STAGES
+from carclf.services.storage import init_store
 from carclf_airflow.ids import EXPERIMENTS_DAG
 from carclf_airflow.local.airflow_server import REPOSITORY_ROOT, Airflow
 from carclf_airflow.local.dag_run import DagRun
@@ -40,8 +41,8 @@ def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float
     prefixes = ("AIRFLOW", "CARCLF", "KAGGLE")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     environment = inherited | {
-        "CARCLF_STORE": str(store), "CARCLF_CACHE": str(folder / "cache"), "PYTHONPATH": str(REPOSITORY_ROOT),
-        "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none",
+        "CARCLF_STORE": init_store(store).url, "CARCLF_CACHE": str(folder / "cache"),
+        "PYTHONPATH": str(REPOSITORY_ROOT), "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none",
     }
     with ProcessGroup(folder / "logs") as processes:
         environment |= start_demo_server(processes, folder.parent / "server", environment)

@@ -27,7 +27,7 @@ from fastapi import FastAPI
 
 from carclf.config import load_config
 from carclf.runs.index import list_runs, rebuild_index, update_index
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MS = 300
@@ -191,7 +191,7 @@ def main() -> None:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/runs", method="PUT")).read()  # creates the bucket
         for name, url in {"folder": f"{folder}/store", "s3": "s3://runs/store"}.items():
-            results[name] = measure_index(open_store(url), num_runs, repeats)
+            results[name] = measure_index(init_store(url), num_runs, repeats)
             results[name] |= measure_requests(url, num_runs, repeats)
             print(f"{name:<8}" + "  ".join(f"{metric} {value}" for metric, value in results[name].items()), flush=True)
     slowest = max(result["first_ms"] for result in results.values())

@@ -45,7 +45,8 @@ def measure(folder: Path, work: Path) -> dict[str, float]:
     with DemoServer(competition, scoring_seconds=0) as server:
         environment = dict(os.environ) | {
             "CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token, "CARCLF_CACHE": str(work / "cache"),
-            "CARCLF_STORE": str(work / "store"), "CARCLF_SETTINGS": "", "CARCLF_RECIPE": "demo",
+            "CARCLF_STORE": str(work / "store"), "CARCLF_CREATE_STORE": "true", "CARCLF_SETTINGS": "",
+            "CARCLF_RECIPE": "demo",
         }
         for stage in STAGES:
             command = [sys.executable, "-m", "carclf", stage, "--run", "r"]

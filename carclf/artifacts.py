@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from carclf.config import Config
 from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.networks import load_network
 from carclf.progress import log
-from carclf.services.storage import Store, format_command
+from carclf.services.storage import Store, format_command, validate_key
 from carclf.temporary import leftovers, remove_abandoned, temporary_folder
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MetricValue = float | int | str | list[int]
 Metrics = dict[str, MetricValue]
+ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)]
 A = TypeVar("A", bound="Artifact")
 MARK = "damaged"  # instead of the checksum of a manifest
 DIGESTS = ".sha256.json"  # in a folder of the cache: the SHA-256 of each file by its path
@@ -63,9 +64,9 @@ class File(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    key: str
-    sha256: str
-    num_bytes: int
+    key: Annotated[str, AfterValidator(validate_key)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    num_bytes: Annotated[int, Field(ge=0)]
 
     @property
     def artifact_path(self) -> str:
@@ -91,7 +92,12 @@ class Artifact(BaseModel):
     def find(cls, store: Store, key: str) -> Self | None:
         """Return the artifact with this key, or None if it is missing; raise DataError if its manifest is damaged."""
         path = cls.manifest_path(key)
-        if (manifest := store.read(path)) is None:
+        try:
+            manifest = store.read(path)
+        except ValueError as error:
+            message = f"{key!r} is not the key of an artifact. Restore the file that names it from a backup."
+            raise DataError(message) from error
+        if manifest is None:
             return None
         if (artifact := cls.parse(manifest.data, key)) is None:
             raise damaged_error(store, f"{cls.folder}/{key}", f"{path} in {store.url} is not a valid manifest.")
@@ -132,9 +138,31 @@ class Artifact(BaseModel):
             raise damaged_error(store, name, problem)
         return artifact
 
+    def file(self, name: str) -> File:
+        """Return the entry of one file; raise DataError if the manifest does not list it."""
+        if (file := self.files.get(name)) is None:
+            raise self._missing("file", name)
+        return file
+
+    def input(self, name: str) -> str:
+        """Return the key of an input; raise DataError if the manifest does not list it."""
+        if (key := self.inputs.get(name)) is None:
+            raise self._missing("input", name)
+        return key
+
+    def metric(self, name: str) -> MetricValue:
+        """Return a metric; raise DataError if the manifest does not list it."""
+        if (value := self.metrics.get(name)) is None:
+            raise self._missing("metric", name)
+        return value
+
+    def _missing(self, kind: str, name: str) -> DataError:
+        return DataError(f"{self.folder}/{self.key}/manifest.json is damaged: it has no {kind} {name!r}. Restore it "
+                         "from a backup, or run the stage that created it again with --set force=true.")
+
     def path(self, store: Store, name: str) -> Path:
         """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
-        return fetch_file(store, self.files[name])
+        return fetch_file(store, self.file(name))
 
     def table(self, store: Store, name: str) -> "pd.DataFrame":
         """Return one of the Parquet files."""
@@ -155,19 +183,17 @@ class Artifact(BaseModel):
 
     def number(self, name: str) -> float:
         """Return a metric that is a number; raise DataError if it is missing or is not a number."""
-        value = self.metrics.get(name)
-        if isinstance(value, int | float):
-            return float(value)
-        raise DataError(f"The artifact {self.folder}/{self.key} has no number {name!r} among its metrics. Run the "
-                        "stage that created it again with --set force=true.")
+        if not isinstance(value := self.metrics.get(name), int | float):
+            raise self._missing("number", name)
+        return float(value)
 
 
 class _Labeled(Artifact):
     @property
     def class_names(self) -> list[int]:
         """The classes in the order of the model's outputs."""
-        names = self.metrics["class_names"]
-        assert isinstance(names, list)
+        if not isinstance(names := self.metrics.get("class_names"), list):
+            raise self._missing("list", "class_names")
         return names
 
 
@@ -182,7 +208,7 @@ class Archive(Artifact):
     @property
     def content_hash(self) -> str:
         """A hash of all images: two archives with the same images have the same hash."""
-        archive, extra = self.files["archive.zip"], self.files.get("extra.zip")
+        archive, extra = self.file("archive.zip"), self.files.get("extra.zip")
         if extra is None:
             return archive.sha256
         return fingerprint(archive=archive.sha256, extra=extra.sha256)

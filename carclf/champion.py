@@ -5,22 +5,72 @@ the event's model the champion; ``threshold_changed`` and ``scored`` do not.
 """
 
 import json
-import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, Required
 
-from carclf.artifacts import Evaluation, Metrics, Model, Split, verify_artifact
+from pydantic import AfterValidator, Field, FiniteFloat, with_config
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+
+from carclf.artifacts import ArtifactKey, Evaluation, Metrics, Model, Split, verify_artifact
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, update_object
+from carclf.services.storage import Store, parse_object, update_object
 
 CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
+MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy")  # copied to a rollback's event
-State = dict[str, Any]
-Event = dict[str, Any]
+State = dict[str, Any]  # StoredState
+Event = dict[str, Any]  # StoredEvent
+Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
+@with_config(extra="allow")
+class StoredEvent(TypedDict, total=False):
+    """An event of the history in ``champion.json``. ``rank`` may be empty."""
+
+    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored"]]
+    time: Required[str]
+    model: ArtifactKey
+    run: str
+    decision: ArtifactKey
+    evaluation: ArtifactKey
+    val_accuracy: Accuracy | None
+    approved_by: str
+    override: str
+    rejection: str
+    previous_model: ArtifactKey | None
+    threshold: Accuracy
+    previous_threshold: Accuracy | None
+    by: str
+    ref: int
+    public_score: FiniteFloat
+    rank: int | Literal[""]
+
+
+_REQUIRED_FIELDS = {
+    "promoted": {"model", "decision"}, "rolled_back": {"model", "previous_model"}, "threshold_changed": {"threshold"},
+    "scored": {"model", "ref", "public_score", "rank"},
+}
+
+
+def _require_fields(event: StoredEvent) -> StoredEvent:
+    if missing := _REQUIRED_FIELDS[event["action"]] - event.keys():
+        raise ValueError(f"{event['action']} lacks {', '.join(sorted(missing))}")
+    return event
+
+
+_CompleteEvent = Annotated[StoredEvent, AfterValidator(_require_fields)]
+
+
+class StoredState(TypedDict):
+    """The content of ``champion.json``; ``champion`` is the event that made the champion, or None."""
+
+    champion: _CompleteEvent | None
+    threshold: Accuracy
+    history: list[_CompleteEvent]
 
 
 def read_state(store: Store) -> State | None:
@@ -43,32 +93,7 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
 
 
 def _parse_state(data: bytes, store: Store) -> State:
-    try:
-        state: State = json.loads(data)
-        problem = _state_problem(state)
-    except ValueError as error:
-        problem = f"it is not valid JSON ({error})"
-    if problem:
-        raise DataError(f"{CHAMPION} in {store.url} is damaged: {problem}. Restore it from a backup.")
-    return state
-
-
-def _state_problem(state: Any) -> str:
-    """Return the problem with a parsed ``champion.json``, or an empty string."""
-    if not isinstance(state, dict):
-        return "it is not a JSON object"
-    if missing := {"champion", "threshold", "history"} - state.keys():
-        return f"it lacks {', '.join(sorted(missing))}"
-    champion, threshold = state["champion"], state["threshold"]
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not math.isfinite(threshold):
-        return "its threshold is not a number"
-    if champion is not None and not (isinstance(champion, dict) and "model" in champion):
-        return "its champion does not name a model"
-    events = state["history"]
-    is_list = isinstance(events, list)
-    if not is_list or not all(isinstance(event, dict) and {"action", "time"} <= event.keys() for event in events):
-        return "its history is not a list of events with action and time"
-    return ""
+    return dict(parse_object(StoredState, data, f"{CHAMPION} in {store.url}", "Restore it from a backup."))
 
 
 def ensure_state(store: Store, threshold: float) -> State:
@@ -103,7 +128,7 @@ def champion_split(store: Store) -> Split | None:
 def load_training_split(store: Store, champion: Model) -> Split:
     """Return the split that a champion was trained on; raise DataError if it is missing."""
     role = "it lists the images that the champion was trained on"
-    return Split.require(store, champion.inputs["split"], role)
+    return Split.require(store, champion.input("split"), role)
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
@@ -134,7 +159,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
     person, for the history. Raise ConfigError if no earlier champion matches, or if the match is already the champion;
     DataError if one of its artifacts is missing or damaged.
     """
-    for _ in range(MAX_UPDATE_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if (state := read_state(store)) is None or (champion := state["champion"]) is None:
             raise ConfigError(f"There is no champion in {store.url}.")
         promotion = find_promotion(store, state, name) if name else _previous_promotion(state)
@@ -145,7 +170,7 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
         event |= {"previous_model": champion["model"], "by": by}
         if _replace_champion(store, champion, event):
             return event
-    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times during the rollback. Try again.")
+    raise ServiceError(f"The champion changed {MAX_ATTEMPTS} times during the rollback. Try again.")
 
 
 def _replace_champion(store: Store, champion: Event, event: Event) -> bool:

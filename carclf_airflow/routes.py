@@ -22,7 +22,7 @@ from carclf.errors import ConfigError
 from carclf.experiments.plan import find_plan, find_rejection
 from carclf.experiments.results import find_outcome, find_report
 from carclf.runs.record import run_id_from_dag_run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, open_store, require_marker
 from carclf_airflow.ids import EXPERIMENTS_DAG, RETRAIN_DAG
 from carclf_airflow.responses import SAFE_METHODS, add_error_handlers, app_root_path, stored_file_response
 
@@ -45,10 +45,12 @@ open_store_once = cache(open_store)  # connecting to S3 takes a third of a secon
 def open_pages_store() -> Store:
     """Return the store of the DAGs (CARCLF_STORE); HTTP status 503 if it cannot be opened."""
     try:
-        return open_store_once(os.environ.get("CARCLF_STORE") or "store")
+        store = open_store_once(os.environ.get("CARCLF_STORE") or "store")
+        require_marker(store)
     except ConfigError as error:
         message = f"{error} Fix CARCLF_STORE of the api-server."
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, message) from error
+    return store
 
 
 PagesStore = Annotated[Store, Depends(open_pages_store)]

@@ -1,10 +1,14 @@
-"""Create the buckets of CARCLF_STORE and LOGS_URL unless they exist."""
+"""Create the buckets of CARCLF_STORE and LOGS_URL unless they exist, and the store of a new deployment."""
 
 import os
 import sys
 
 import boto3
+import sqlalchemy
 from botocore.exceptions import BotoCoreError, ClientError
+
+from carclf.errors import CarclfError
+from carclf.services.storage import init_store
 
 EXIT_CONFIG = 78
 MISSING = ("404", "NoSuchBucket")
@@ -43,11 +47,27 @@ def ensure_bucket(name: str, url: str) -> int:
     return 0
 
 
+def has_dag_runs() -> bool:
+    """Return whether the deployment has run a DAG: then a missing store is lost, and must not be created again."""
+    engine = sqlalchemy.create_engine(os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    with engine.connect() as connection:
+        return connection.scalar(sqlalchemy.text("SELECT 1 FROM dag_run LIMIT 1")) is not None
+
+
 def main() -> int:
-    """Return 0 if both buckets exist now."""
+    """Return 0 if both buckets exist now, and the store in a new deployment."""
     urls = {"CARCLF_STORE": os.environ["CARCLF_STORE"],
             "LOGS_URL": os.environ["AIRFLOW__LOGGING__REMOTE_BASE_LOG_FOLDER"]}
-    return next((status for name, url in urls.items() if (status := ensure_bucket(name, url))), 0)
+    for name, url in urls.items():
+        if status := ensure_bucket(name, url):
+            return status
+    try:
+        if not has_dag_runs():
+            init_store(urls["CARCLF_STORE"])
+    except CarclfError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    return 0
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from carclf.services.storage import init_store
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -17,7 +19,7 @@ def airflow_environment(home: Path, **settings: str) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return environment | {
         "AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "PYTHONPATH": f"{ROOT}:{ROOT / 'dags'}",
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "CARCLF_STORE": str(home / "store"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"), "CARCLF_STORE": init_store(home / "store").url,
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/a.db",
     } | settings
 

@@ -37,6 +37,7 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     monkeypatch.setenv("CARCLF_CACHE", str(cache))
     for name in CARCLF_VARIABLES + KAGGLE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CARCLF_CREATE_STORE", "true")
     return cache
 
 

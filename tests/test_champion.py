@@ -271,9 +271,9 @@ def test_raising_the_threshold_to_an_invalid_accuracy_raises_data_error(store: S
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('{"champion": nu', "valid JSON"),
-        ("[]", "JSON object"),
-        ('{"champion": null}', "history, threshold"),
+        ('{"champion": nu', "JSON"),
+        ("[]", "object"),
+        ('{"champion": null}', "threshold"),
         ('{"champion": null, "history": [], "threshold": NaN}', "threshold"),
         ('{"champion": "m", "history": [], "threshold": 0.6}', "champion"),
         ('{"champion": null, "history": {}, "threshold": 0.6}', "history"),

@@ -41,18 +41,18 @@ class Auditor:
     def metrics(self) -> tuple[Metrics, bool]:
         """Return metrics and whether all was reused; raise DataError if the drift exceeds ``audit.drift_stop``."""
         audit, audit_reused = self.rank_suspects()
-        metrics: Metrics = {"audit": audit.key, "report": audit.files["report.html"].key, **audit.metrics}
+        metrics: Metrics = {"audit": audit.key, "report": audit.file("report.html").key, **audit.metrics}
         if (champion_data := self._champion_data()) is None:
             return metrics, audit_reused
         drift, drift_reused = self.measure_drift(audit, *champion_data)
-        report = drift.files["report.html"].key
-        reason = drift.metrics["reason"]
-        if drift.metrics["verdict"] == "stop":
+        report = drift.file("report.html").key
+        reason = drift.metric("reason")
+        if drift.metric("verdict") == "stop":
             raise DataError(f"{reason} See {report} in {self.context.store.url}. If these are the right data, raise "
                             "audit.drift_stop or use a new store.")
-        if drift.metrics["verdict"] == "warn":
-            log.warning("train_head: drift value=%s report=%s: %s", drift.metrics["value"], report, reason)
-        return metrics | {"report": report, "drift": drift.metrics["value"]}, audit_reused and drift_reused
+        if drift.metric("verdict") == "warn":
+            log.warning("train_head: drift value=%s report=%s: %s", drift.metric("value"), report, reason)
+        return metrics | {"report": report, "drift": drift.metric("value")}, audit_reused and drift_reused
 
     def rank_suspects(self) -> tuple[artifacts.Audit, bool]:
         """Return the usable labeled images ranked by label quality, and whether the ranking was reused."""
@@ -90,7 +90,7 @@ class Auditor:
                 "warn": f"above audit.drift_warn = {config.audit.drift_warn}",
                 "stop": f"above audit.drift_stop = {config.audit.drift_stop}",
             }[drift.verdict]
-            summary = (f"Compared with the champion's dataset {split.inputs['dataset']}, {drift.worst} differs most: "
+            summary = (f"Compared with the champion's dataset {split.input('dataset')}, {drift.worst} differs most: "
                        f"{drift.value:.3f} on a scale from 0 to 1, {limit}.")
             content = asdict(drift) | {"summary": summary}
             (folder / "drift.json").write_text(json.dumps(content, indent=1))
@@ -111,10 +111,10 @@ class Auditor:
         """Return the champion's archive and split, or None if there is none or it was trained on this run's dataset."""
         store = self.context.store
         split, model = champion_split(store), champion_model(store)
-        if split is None or model is None or split.inputs["dataset"] == self.split.inputs["dataset"]:
+        if split is None or model is None or split.input("dataset") == self.split.input("dataset"):
             return None
-        if (archive := Archive.find(store, model.inputs["archive"])) is None:
-            raise DataError(f"Cannot measure drift: the champion's archive {model.inputs['archive']} is missing from "
+        if (archive := Archive.find(store, model.input("archive"))) is None:
+            raise DataError(f"Cannot measure drift: the champion's archive {model.input('archive')} is missing from "
                             f"{store.url}. Restore it from a backup, or set audit.enabled=false.")
         return archive, split
 
@@ -122,7 +122,7 @@ class Auditor:
         from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
 
         store = self.context.store
-        dataset = Dataset.require(store, self.split.inputs["dataset"])
+        dataset = Dataset.require(store, self.split.input("dataset"))
         report = json.loads(dataset.path(store, "report.json").read_text())
         images = extract_images(self.archive, store)
         findings = DatasetFindings(report, suspects, drift)

@@ -16,7 +16,7 @@ from carclf.formatting import printable
 from carclf.redaction import redact
 from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
-from carclf.services.storage import Store, format_command, open_store
+from carclf.services.storage import Store, format_command, require_store
 from carclf.stages.chain import StageOptions
 
 champion_app = typer.Typer(help="Show, promote or roll back the champion.", no_args_is_help=True)
@@ -27,7 +27,7 @@ MODEL_HELP = "The key of a model, its first characters, or the id of a run."
 @champion_app.command("list")
 def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) -> None:
     """List all champions with their metrics and public scores, and the stored threshold."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     state = _require_state(store)
     rows = champion_rows(store, state)
     if as_json:
@@ -44,7 +44,7 @@ def show(
     store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Show a champion: its metrics, why it was promoted, and where its files are."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     state = _require_state(store)
     if not name and state["champion"] is None:
         raise ConfigError(f"There is no champion in {store.url} yet. Give the key of a model or the id of a run.")
@@ -64,7 +64,7 @@ def promote(
     """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
     if override and not override.strip():
         raise ConfigError("--override needs a reason. It is stored in the champion's history.")
-    current = Run.load(run, open_store(store_url))
+    current = Run.load(run, require_store(store_url))
     decided = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
     if result:
         result.write_text(redact(json.dumps(asdict(decided))))
@@ -88,7 +88,7 @@ def rollback(
     store_url: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Make an earlier champion the champion again."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     event = roll_back(store, to, by)
     sync_champion_alias(store)
     run = printable(str(event.get("run") or "unknown"))
@@ -102,7 +102,7 @@ def set_threshold_command(
     store_url: StoreOption = "store", by: ByOption = "",
 ) -> None:
     """Change the stored accuracy threshold of the gate."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     previous = read_state(store)
     set_threshold(store, threshold, by)
     change = f"it was {previous['threshold']:.4f}" if previous else "no threshold was stored before"

@@ -19,7 +19,7 @@ from carclf.errors import CarclfError, ConfigError
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
 from carclf.redaction import kaggle_files
 from carclf.services.kaggle.client import KaggleClient
-from carclf.services.storage import open_store
+from carclf.services.storage import require_store
 from carclf.training.warm_start import require_single_backbone
 
 MIN_FREE_GB = 10
@@ -67,7 +67,7 @@ def _check_secrets() -> tuple[str, str]:
 
 
 def _check_store(url: str) -> str:
-    store = open_store(url)
+    store = require_store(url)
     store.write("doctor/probe", b"written by carclf doctor")
     if store.read("doctor/probe") is None:
         raise ConfigError(f"An object was written to {url} but cannot be read back. Check the permissions.")
@@ -87,7 +87,7 @@ def _check_weights(config: Config, store_url: str) -> str:
 
 
 def _check_champion_weights(store_url: str) -> str:
-    if (champion := champion_model(open_store(store_url))) is None:
+    if (champion := champion_model(require_store(store_url))) is None:
         raise ConfigError(f"model.weights=champion, but {store_url} has no champion yet. Run once with "
                           "model.weights=imagenet.")
     require_single_backbone(champion)

@@ -17,7 +17,7 @@ from carclf.experiments.variants import Changes
 from carclf.progress import log
 from carclf.redaction import redact
 from carclf.reports.experiment_report import plot_pareto_front, sort_by_accuracy
-from carclf.services.storage import Store, format_command, open_store
+from carclf.services.storage import Store, format_command, require_store
 
 experiment_app = typer.Typer(help="Compare recipes with a baseline on the same images.", no_args_is_help=True)
 NameOption = Annotated[str, typer.Option("--name", help="The name of the experiment.")]
@@ -63,7 +63,7 @@ def plan_command(
     """Plan an experiment and check the settings of every training."""
     if form and try_:
         raise ConfigError("Both --form and --try are given. Add the recipes of --try to the form's recipes.")
-    store = open_store(store_url)
+    store = require_store(store_url)
     try:
         fields = read_form(form) if form else Form(
             recipe=recipe, settings=shlex.join(set_), recipes=try_, seeds=seeds, folds=folds, rungs=rungs,
@@ -100,7 +100,7 @@ def prepare(
     fold: Annotated[int, typer.Option(help="The fold to prepare.")] = 0, result: ResultOption = None,
 ) -> None:
     """Download, validate and split the data of a fold, once for all its trainings."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     trainings.prepare(read_plan(name, store), fold, store)
     _write_result({"fold": fold}, result)
 
@@ -114,7 +114,7 @@ def train(
     result: ResultOption = None,
 ) -> None:
     """Train to a rung or to the end; continue from the checkpoints of earlier calls."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     plan = read_plan(name, store)
     group = parse_integers(numbers, "--training-runs")
     if rung > len(plan.rungs):
@@ -130,7 +130,7 @@ def survivors(
     result: ResultOption = None,
 ) -> None:
     """Print the recipes that continue after a rung; write the groups of their training runs to --result."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     plan = read_plan(name, store)
     print(", ".join(racing.survivors(plan, rung, store)))
     _write_result(racing.remaining_groups(plan, rung, store), result)
@@ -142,7 +142,7 @@ def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOp
     # These import pandas, which the other commands do not need.
     from carclf.experiments.results import write_outcome
 
-    store = open_store(store_url)
+    store = require_store(store_url)
     outcome = write_outcome(read_plan(name, store), store)
     for row in sort_by_accuracy(outcome):
         print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['summary']}")
@@ -160,7 +160,7 @@ def run(name: NameOption, store_url: StoreOption = "store", form: FormOption = "
 
     Plan the experiment first, or give its --form. If it is interrupted, the same command continues it.
     """
-    store = open_store(store_url)
+    store = require_store(store_url)
     plan = _plan_experiment(name, read_form(form), store) if form else read_plan(name, store)
     for fold in plan.folds:
         trainings.prepare(plan, fold, store)
@@ -195,7 +195,7 @@ def table(
     """Print the comparison as a Markdown table, or write it to a file, replacing an earlier version."""
     from carclf.experiments.results import read_outcome, results_table, update_results_file
 
-    outcome = read_outcome(name, open_store(store_url))
+    outcome = read_outcome(name, require_store(store_url))
     if to:
         update_results_file(to, outcome, note, plot_pareto_front(outcome))
     else:

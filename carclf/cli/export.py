@@ -7,7 +7,7 @@ import typer
 
 from carclf.cli.options import ModelOption, ModelRunOption, StoreOption, validate_parent_folder
 from carclf.runs.model_selection import select_model
-from carclf.services.storage import open_store
+from carclf.services.storage import require_store
 
 
 def export(
@@ -22,7 +22,7 @@ def export(
     """Export a model with a model card. Each format is checked by predicting in its runtime."""
     from carclf.export.bundle import export_model
 
-    store = open_store(store_url)
+    store = require_store(store_url)
     formats = [name.strip() for name in format_.split(",")]
     differences = export_model(to, select_model(store, model, run), formats, store)
     for name, difference in differences.items():

@@ -7,7 +7,7 @@ import typer
 
 from carclf.cli.options import RunOption, StoreOption, validate_parent_folder
 from carclf.runs.run import Run, find_setting
-from carclf.services.storage import open_store
+from carclf.services.storage import require_store
 
 PlotOption = Annotated[
     Path, typer.Option("--plot", help="Write the plot of the trials to this file.", callback=validate_parent_folder)
@@ -29,7 +29,7 @@ def find_batch_size(
 def _find(name: str, run: str, store_url: str, plot: Path) -> None:
     from carclf.training.auto_settings import plot_trials
 
-    trials, best = find_setting(Run.load(run, open_store(store_url)), name)
+    trials, best = find_setting(Run.load(run, require_store(store_url)), name)
     print(trials.to_string(index=False))
     plot_trials(trials, best, plot)
     if name == "batch_size":

@@ -14,7 +14,7 @@ from carclf.cli.options import StoreOption
 from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLUMN, LabelFix, apply_fixes, parse_fixes
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
-from carclf.services.storage import Store, format_command, open_store, update_object
+from carclf.services.storage import Store, format_command, require_store, update_object
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def label_fixes(
     """List suspected label errors, or write fixes for the next run to the store's label_fixes.csv."""
     if not run_id and (show or not file):
         raise ConfigError("Give --run to list or fix the suspects of a run, or --file with your own fixes.")
-    store = open_store(store_url)
+    store = require_store(store_url)
     fixes = read_fixes_file(file) if file else []
     index = None
     if run_id:

@@ -14,7 +14,7 @@ from carclf.evaluation.evaluate import tta_settings
 from carclf.formatting import printable
 from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel, select_model
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, require_store
 
 if TYPE_CHECKING:
     from carclf.inference.files import ImagePrediction, ImagePredictor
@@ -29,7 +29,7 @@ def predict(
     ] = False,
 ) -> None:
     """Predict the classes of images, with calibrated probabilities; exit status 65 if some cannot be read."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     selected = select_model(store, model, run)
     from carclf.inference.files import list_files  # imports Keras: errors above do not wait for it
 
@@ -73,7 +73,7 @@ def _log_model(selected: SelectedModel, settings: Evaluate) -> None:
 def _max_megapixels(selected: SelectedModel, store: Store) -> float:
     """Return the size limit of the dataset that the model was trained on, or the default."""
     split = Split.find(store, selected.model.inputs.get("split", "none"))
-    dataset = split and Dataset.find(store, split.inputs["dataset"])
+    dataset = split and Dataset.find(store, split.input("dataset"))
     return float(dataset.settings["max_megapixels"]) if dataset else Validation().max_megapixels
 
 

@@ -15,7 +15,7 @@ from carclf.dashboard.run_report import run_report
 from carclf.errors import ConfigError
 from carclf.reports.render import write_page
 from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, require_store
 
 runs_app = typer.Typer(help="List, show and compare runs.", no_args_is_help=True)
 SORT_FIELDS = (*ROW_FIELDS, "champion")
@@ -32,7 +32,7 @@ def list_command(
     """List the runs, newest first, with their states, metrics, decisions and minutes."""
     if sort.removeprefix("-") not in SORT_FIELDS:
         raise ConfigError(f"Cannot sort by {sort.removeprefix('-')!r}. Use one of {', '.join(SORT_FIELDS)}.")
-    store = open_store(store_url)
+    store = require_store(store_url)
     if not (all_rows := list_runs(store)):
         raise _no_runs(store)
     rows = _sort_rows(mark_stale_runs(store, all_rows), sort)
@@ -63,7 +63,7 @@ def show(
     ] = None,
 ) -> None:
     """Show a run: its settings, its stages with their metrics, and the gate's decision."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     if html:
         write_page(html, run_report(store, run))
         return
@@ -78,14 +78,14 @@ def compare(
     store_url: StoreOption = "store", as_json: JsonOption = False,
 ) -> None:
     """Compare two runs: settings, metrics, and a paired test on their common validation images."""
-    comparison = compare_runs(open_store(store_url), run_a, run_b)
+    comparison = compare_runs(require_store(store_url), run_a, run_b)
     print(*([json.dumps(comparison.to_json(), indent=1)] if as_json else comparison_lines(comparison)), sep="\n")
 
 
 @runs_app.command()
 def reindex(store_url: StoreOption = "store") -> None:
     """Rebuild the index of runs from the run records."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     if not (num_runs := rebuild_index(store)):
         raise _no_runs(store)
     print(f"{INDEX_FILE} in {store.url}: {num_runs} runs")

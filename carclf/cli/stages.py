@@ -17,9 +17,12 @@ from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.redaction import redact
 from carclf.runs.run import Result, Run, record_rejection
-from carclf.services.storage import format_command, open_store
+from carclf.services.storage import Store, format_command, init_store, require_store
 from carclf.stages.chain import STAGES, StageOptions
 
+CreateStoreOption = Annotated[
+    bool, typer.Option("--create-store", envvar="CARCLF_CREATE_STORE", help="Create the store if it does not exist.")
+]
 SKIP_REMAINING = 99  # the exit status after which the DAG skips the remaining stages
 
 
@@ -33,14 +36,14 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 def _download(
     run: RunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
-    result: ResultOption = None,
+    create_store: CreateStoreOption = False, result: ResultOption = None,
 ) -> None:
-    _finish(run_stage_with_report(_start_or_resume(run, store_url, recipe, set_), "download"), result)
+    new_run = _start_or_resume(run, _open_store(store_url, create_store), recipe, set_)
+    _finish(run_stage_with_report(new_run, "download"), result)
 
 
-def _start_or_resume(run_id: str, store_url: str, recipe: str, settings: list[str]) -> Run:
+def _start_or_resume(run_id: str, store: Store, recipe: str, settings: list[str]) -> Run:
     """Start or resume a run; record it if its settings are rejected."""
-    store = open_store(store_url)
     try:
         return Run.start_or_resume(run_id, store, recipe, load_settings(recipe, settings))
     except ConfigError as error:
@@ -58,7 +61,7 @@ def _promote(
     ] = "",
     result: ResultOption = None,
 ) -> None:
-    current = Run.load(run, open_store(store_url))
+    current = Run.load(run, require_store(store_url))
     if declined_by:
         current.decline_promotion(declined_by)
         write_report(current)
@@ -69,7 +72,7 @@ def _promote(
 
 def _stage_command(stage: str) -> Callable[..., None]:
     def command(run: RunOption, store_url: StoreOption = "store", result: ResultOption = None) -> None:
-        _finish(run_stage_with_report(Run.load(run, open_store(store_url)), stage), result)
+        _finish(run_stage_with_report(Run.load(run, require_store(store_url)), stage), result)
 
     return command
 
@@ -87,12 +90,13 @@ def _finish(result: Result, path: Path | None) -> None:
 def run_all(
     store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
     run_id: Annotated[str, typer.Option("--run", help="The id of the run; by default the recipe and the time.")] = "",
+    create_store: CreateStoreOption = False,
 ) -> None:
     """Run every stage in order, without Airflow. The command resumes a run with the same id and settings."""
     if not run_id:
         load_settings(recipe, set_)  # an unnamed run is recorded only if its settings are valid
         run_id = f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
-    run = _start_or_resume(run_id, store_url, recipe, set_)
+    run = _start_or_resume(run_id, _open_store(store_url, create_store), recipe, set_)
     for stage in STAGES:
         result = _run_to_end(run, stage)
         if result.waiting:
@@ -104,6 +108,10 @@ def run_all(
         if result.skip_reason:
             print(f"{result.skip_reason}; the remaining stages are skipped")
             break
+
+
+def _open_store(url: str, create: bool) -> Store:
+    return init_store(url) if create else require_store(url)
 
 
 def _run_to_end(run: Run, stage: str) -> Result:

@@ -8,9 +8,15 @@ from carclf.artifacts import remove_leftovers
 from carclf.cli.options import StoreOption
 from carclf.errors import ConfigError, DataError
 from carclf.runs.repair import find_damage, repair
-from carclf.services.storage import copy_store, open_store
+from carclf.services.storage import copy_store, init_store, open_store, require_store
 
-store_app = typer.Typer(no_args_is_help=True, help="Check, repair, clean and copy a store.")
+store_app = typer.Typer(no_args_is_help=True, help="Create, check, repair, clean and copy a store.")
+
+
+@store_app.command()
+def init(store_url: StoreOption = "store") -> None:
+    """Create a store, once. Other commands fail without it, for example if its disk is not mounted."""
+    print(f"The store {init_store(store_url).url} exists.")
 
 
 @store_app.command()
@@ -22,7 +28,7 @@ def copy(
     ] = False,
 ) -> None:
     """Copy a store to another store, without files that it has already. Runs may continue meanwhile."""
-    source = open_store(store_url)
+    source = require_store(store_url)
     target = open_store(to)
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
@@ -44,9 +50,7 @@ def check(
     ] = False,
 ) -> None:
     """Verify every file of a store, and print what is damaged and whether it was rebuilt."""
-    store = open_store(store_url)
-    if not any(store.list_keys()):
-        raise ConfigError(f"The store {store.url} is empty. Check --store or CARCLF_STORE.")
+    store = require_store(store_url)
     left = []
     num_rebuilt = 0
     for damage in find_damage(store):  # a repair may mark more artifacts, which are found later
@@ -63,5 +67,5 @@ def check(
 @store_app.command()
 def gc(store_url: StoreOption = "store") -> None:
     """Remove what killed processes left in the store, in the cache and in TMPDIR. Runs may continue meanwhile."""
-    store = open_store(store_url)
+    store = require_store(store_url)
     print(f"{store.url}: removed {remove_leftovers(store)} leftovers of killed processes")

@@ -76,7 +76,7 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
     evaluation = artifacts.get("evaluation")
     rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
     return _champion_row(store, state, event) | {
-        "reason": decision.metrics["reason"] if decision else None, "rules": rules,
+        "reason": decision.metric("reason") if decision else None, "rules": rules,
         "metrics": evaluation.metrics if evaluation else {},
         "files": {
             name: artifact and {file_name: f"{store.url}/{file.key}" for file_name, file in artifact.files.items()}

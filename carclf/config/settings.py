@@ -149,8 +149,10 @@ class Model(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _choose_size(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _choose_size(cls, values: Any) -> Any:
         """Replace automatic sides: height to width 3:4, near the pretrained height, in steps of SIZE_STEP."""
+        if not isinstance(values, dict):  # rejected by the next validator
+            return values
         backbone = str(values.get("backbone", cls.model_fields["backbone"].default))
         num_steps = round(PRETRAINED_SIZE.get(backbone, DEFAULT_PRETRAINED_SIZE) / (3 * SIZE_STEP))
         sides = {"image_height": 3 * SIZE_STEP * num_steps, "image_width": 4 * SIZE_STEP * num_steps}

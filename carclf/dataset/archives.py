@@ -185,7 +185,7 @@ def extract_images(archive: Archive, store: Store) -> Path:
     folder = images_folder(archive)
 
     def write(work: Path) -> None:
-        ignored = extract(fetch_file(store, archive.files["archive.zip"]), work, top_folders=("train", "test_upload"))
+        ignored = extract(fetch_file(store, archive.file("archive.zip")), work, top_folders=("train", "test_upload"))
         (work / IGNORED_FILES).write_text(json.dumps(ignored))
         if extra := archive.files.get("extra.zip"):
             extract(fetch_file(store, extra), work, top_folders=("extra",))

@@ -77,7 +77,7 @@ def _build(folder: Path, archive: Archive, trained: Sequence[TrainedModel], cont
     write_members(folder / "ensemble.json", members, weight_metrics)
     weights = {f"member_{number}_weight": round(member.weight, 4) for number, member in enumerate(members)}
     return {
-        "num_members": len(members), **weights, "num_classes": models[0].metrics["num_classes"],
+        "num_members": len(members), **weights, "num_classes": models[0].metric("num_classes"),
         "class_names": models[0].class_names, "image_height": height, "image_width": width,
     }
 

@@ -96,7 +96,7 @@ def out_of_sample_predictions(
 
 def _validation_rows(model: Model, split: Split, members: Sequence[Member], context: StageContext) -> pd.DataFrame:
     """Return the validation images of the members' splits, or of ``split`` if it is not the ensemble's."""
-    keys = [member.split for member in members] if split.key == model.inputs["split"] else [split.key]
+    keys = [member.split for member in members] if split.key == model.input("split") else [split.key]
     rows = pd.concat([Split.require(context.store, key).rows(context.store) for key in keys])
     return rows[rows["subset"] == VAL].drop_duplicates("path", ignore_index=True)
 

@@ -118,7 +118,7 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, context
         measurements["reload_difference"] = difference
     source = LetterboxedSource(Examples.from_index(predictions.rows, images, model.image_size), model.image_size)
     measurements["latency_ms"] = milliseconds_per_image(network, source, context.config.evaluate)
-    measurements["model_mb"] = model.files["model.keras"].num_bytes / 1e6
+    measurements["model_mb"] = model.file("model.keras").num_bytes / 1e6
     return write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
 
 

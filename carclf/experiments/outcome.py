@@ -5,9 +5,11 @@ from dataclasses import asdict, dataclass
 from functools import reduce
 from itertools import product
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 import numpy as np
+from pydantic import FiniteFloat, with_config
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Evaluation, Model
 from carclf.errors import CarclfError, QualityError
@@ -31,6 +33,63 @@ if TYPE_CHECKING:
 PROBABILITIES = r"^p\d+$"  # the columns of probabilities
 Tables = dict[str, dict[int, "pd.DataFrame"]]  # by recipe and seed: the predictions of all folds, indexed by id
 Row = dict[str, Any]
+
+
+@with_config(extra="allow")
+class OutcomeRow(TypedDict):
+    """A recipe in ``outcome.json``; except for the baseline, it also has the fields of RecipeComparison."""
+
+    recipe: str
+    changes: dict[str, Any]
+    num_seeds: int
+    accuracy: FiniteFloat
+    accuracy_std: FiniteFloat | None
+    difference: NotRequired[FiniteFloat]
+    low: NotRequired[FiniteFloat]
+    high: NotRequired[FiniteFloat]
+    p_value: NotRequired[FiniteFloat]
+    minutes: NotRequired[FiniteFloat]
+    images_per_second: NotRequired[FiniteFloat]
+    relative_cost: FiniteFloat | None
+    on_pareto_front: bool
+    runs: list[str]
+    command: str
+    summary: str
+    conclusion: str
+
+
+class StoppedRecipe(TypedDict):
+    """A recipe that was eliminated at a rung."""
+
+    recipe: str
+    epoch: int
+    val_accuracy: float
+
+
+class FailedRun(TypedDict):
+    """A training run without a result."""
+
+    run: str
+    error: str
+
+
+class Outcome(TypedDict):
+    """The content of ``outcome.json``, described at ``compute_outcome``."""
+
+    experiment: str
+    recipe: str
+    settings: dict[str, Any]
+    seeds: list[int]
+    num_folds: int
+    significance_level: float
+    num_images: int
+    num_comparisons: int
+    seed_std: FiniteFloat | None
+    rows: list[OutcomeRow]
+    winner: str
+    stopped_early: list[StoppedRecipe]
+    failed: list[FailedRun]
+    not_trained: list[str]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from carclf.config import RECIPES, Config, load_config
 from carclf.errors import ConfigError, DataError
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
-from carclf.services.storage import Store, format_command
+from carclf.services.storage import Store, format_command, parse_object
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_TRAINING_RUNS = 1000
@@ -114,9 +114,7 @@ def make_plan(
         )
     except ValidationError as error:
         raise ConfigError(describe_validation_error(error)) from error
-    _check_design(plan)
-    for name in plan.recipes:
-        _check_recipe(plan, name)
+    _check_plan(plan)
     return plan
 
 
@@ -124,6 +122,15 @@ def describe_validation_error(error: ValidationError) -> str:
     """Return the field, the value and the reason of pydantic's first error."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))} = {first['input']!r}: {first['msg']}."
+
+
+def _check_plan(plan: Plan) -> None:
+    """Raise ConfigError if the design is invalid, or the settings of a recipe."""
+    if unknown := {BASELINE, *plan.ensemble} - set(plan.recipes):
+        raise ConfigError(f"The plan lacks the recipes {', '.join(sorted(unknown))}.")
+    _check_design(plan)
+    for name in plan.recipes:
+        _check_recipe(plan, name)
 
 
 def _check_design(plan: Plan) -> None:
@@ -179,11 +186,16 @@ def find_plan(experiment: str, store: Store) -> Plan | None:
     """Return the plan of an experiment, or None if it does not exist; raise DataError if the plan is damaged."""
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(_plan_key(experiment))) is None:
         return None
+    path = f"{_plan_key(experiment)} in {store.url}"
+    fix = "Restore it from a backup, or plan the experiment again under another name."
+    plan = parse_object(Plan, stored.data, path, fix)
+    if plan.experiment != experiment:
+        raise DataError(f"{path} is damaged: it is the plan of {plan.experiment!r}. {fix}")
     try:
-        return Plan.model_validate_json(stored.data)
-    except ValidationError as error:
-        raise DataError(f"{_plan_key(experiment)} in {store.url} is damaged: {describe_validation_error(error)} "
-                        "Restore it from a backup, or plan the experiment again under another name.") from error
+        _check_plan(plan)
+    except ConfigError as error:
+        raise DataError(f"{path} is damaged: {error} {fix}") from error
+    return plan
 
 
 def read_plan(experiment: str, store: Store) -> Plan:

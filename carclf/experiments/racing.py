@@ -3,14 +3,21 @@
 Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization".
 """
 
-import json
 import math
 from statistics import mean
+
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.experiments.plan import Plan
 from carclf.experiments.trainings import rung_key
 from carclf.experiments.variants import BASELINE
-from carclf.services.storage import Store
+from carclf.services.storage import Store, format_command, parse_object
+
+
+class RungReport(TypedDict):
+    """The part of a training run's report at a rung that decides whether its recipe continues."""
+
+    val_accuracy: float
 
 
 def survivors(plan: Plan, num_rungs: int, store: Store) -> list[str]:
@@ -53,7 +60,10 @@ def _rung_accuracies(plan: Plan, rung: int, store: Store) -> dict[str, float]:
     accuracies: dict[str, list[float]] = {}
     for run in plan.training_runs:
         if stored := store.read(rung_key(plan, run.number, rung)):
-            accuracies.setdefault(run.recipe, []).append(float(json.loads(stored.data)["val_accuracy"]))
+            path = f"{rung_key(plan, run.number, rung)} in {store.url}"
+            command = format_command(store, f"experiment run --name {plan.experiment}")
+            report = parse_object(RungReport, stored.data, path, f"Remove it, then continue the experiment: {command}")
+            accuracies.setdefault(run.recipe, []).append(report["val_accuracy"])
     return {recipe: mean(values) for recipe, values in accuracies.items()}
 
 

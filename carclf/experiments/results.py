@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from carclf.errors import ConfigError, DataError
-from carclf.experiments.outcome import compute_outcome
+from carclf.errors import ConfigError
+from carclf.experiments.outcome import Outcome, compute_outcome
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.search import report_results
 from carclf.reports.experiment_report import plot_pareto_front, render_experiment, sort_by_accuracy
-from carclf.services.storage import Store, format_command
+from carclf.services.storage import Store, format_command, parse_object
 
 SECTION_START = "<!-- experiment {name} -->"
 SECTION_END = "<!-- end of {name} -->"
@@ -59,12 +59,8 @@ def find_outcome(experiment: str, store: Store) -> dict[str, Any] | None:
     key = f"experiments/{experiment}/outcome.json"
     if not EXPERIMENT_NAME.fullmatch(experiment) or (stored := store.read(key)) is None:
         return None
-    try:
-        outcome: dict[str, Any] = json.loads(stored.data)
-    except ValueError as error:
-        command = format_command(store, f"experiment compare --name {experiment}")
-        raise DataError(f"{key} in {store.url} is damaged. Write it again: {command}") from error
-    return outcome
+    command = format_command(store, f"experiment compare --name {experiment}")
+    return dict(parse_object(Outcome, stored.data, f"{key} in {store.url}", f"Write it again: {command}"))
 
 
 def find_report(experiment: str, store: Store) -> bytes | None:

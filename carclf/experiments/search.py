@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from carclf.config import iter_settings, parse_override
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.variants import Changes
 from carclf.services.storage import Store
@@ -117,10 +117,15 @@ def _open_study(name: str, store: Store) -> "Iterator[optuna.Study]":
     with temporary_folder() as folder:
         path = folder / "journal.log"
         path.write_bytes(journal)
-        yield optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
-            sampler=optuna.samplers.TPESampler(seed=len(journal), constant_liar=True),
-            study_name=name, direction="maximize", load_if_exists=True,
-        )
+        try:
+            study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(path))),
+                sampler=optuna.samplers.TPESampler(seed=len(journal), constant_liar=True),
+                study_name=name, direction="maximize", load_if_exists=True,
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, AssertionError) as error:
+            raise DataError(f"{key} in {store.url} is damaged: {error!r}. Restore it from a backup, or give another "
+                            "--study.") from error
+        yield study
         if not store.write_if(key, path.read_bytes(), stored.version if stored else None):
             raise ServiceError(f"Another experiment changed the study {name!r} in {store.url} meanwhile. Try again.")

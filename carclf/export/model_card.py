@@ -101,7 +101,7 @@ def _views(evaluation: Evaluation | None) -> str:
 
 
 def _data(split: Split, store: Store) -> dict[str, Any]:
-    dataset = Dataset.require(store, split.inputs["dataset"])
+    dataset = Dataset.require(store, split.input("dataset"))
     report = json.loads(dataset.path(store, "report.json").read_text())
     counts = report.get("class_counts", {})
     return {
@@ -137,7 +137,7 @@ def _keys(selected: SelectedModel, split: Split) -> dict[str, Any]:
     return {
         "model": selected.model.key,
         **{f"input {name}": key for name, key in selected.model.inputs.items()},
-        "dataset": split.inputs["dataset"],
+        "dataset": split.input("dataset"),
         "run": record.get("run"),
         "started": record.get("created"),
         "versions": ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items()),

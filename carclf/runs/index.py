@@ -7,20 +7,22 @@ after it has read the index, so the row that wins reflects the latest record, in
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+
+from pydantic import with_config
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.champion import champion_event
 from carclf.errors import CarclfError, DataError
 from carclf.formatting import finite_number, truncate
 from carclf.progress import log
 from carclf.runs.record import RUN_ID, Attempt, Record, StageRecord, read_record
-from carclf.services.storage import Store, update_object
+from carclf.services.storage import Store, parse_object, update_object
 
 INDEX_FILE = "runs.json"
 VERSION = 3
-Row = dict[str, Any]
+Row = dict[str, Any]  # StoredRow
 Rows = Mapping[str, Row]
 LAST = "score"
 LAST_OF_EXPERIMENT = "evaluate"  # of the trainings; only the winner is promoted
@@ -28,6 +30,37 @@ TRAINING = ("train_head", "fine_tune")
 ACCURACY_METRICS = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
 MAX_TEXT = 200  # characters of any text in a row
 NUM_READERS = 16  # records that are read concurrently
+
+
+@with_config(extra="forbid")
+class StoredRow(TypedDict):
+    """A row of the index, described at ``list_runs``."""
+
+    run: str
+    recipe: str
+    created: str
+    updated: str
+    dataset: str
+    model: str
+    state: str
+    stage: str
+    text: str
+    val_accuracy: float | None
+    val_accuracy_low: float | None
+    val_accuracy_high: float | None
+    public_score: float | None
+    rank: float | None
+    decision: str
+    minutes: float
+    gpu_minutes: float
+    gpu: str
+
+
+class StoredIndex(TypedDict):
+    """The content of ``runs.json``."""
+
+    version: int
+    rows: dict[str, StoredRow]
 
 
 def list_runs(store: Store) -> list[Row]:
@@ -202,10 +235,14 @@ def _serialize(rows: Rows) -> bytes:
 @lru_cache(maxsize=2)
 def _parse(data: bytes | None) -> Rows | None:
     """Return the rows of an index file, or None if it is missing or damaged, or has another version."""
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        index = json.loads(data or b"")
-        rows: Rows = index["rows"]
-        is_valid = all(row.keys() == set(ROW_FIELDS) and row["run"] == run for run, row in rows.items())
-        if is_valid and index["version"] == VERSION:
-            return rows
-    return None
+    if data is None:
+        return None
+    try:
+        index = parse_object(StoredIndex, data, INDEX_FILE, "It is rebuilt.")
+    except DataError:
+        return None
+    return {run: dict(row) for run, row in index["rows"].items()} if _is_consistent(index) else None
+
+
+def _is_consistent(index: StoredIndex) -> bool:
+    return index["version"] == VERSION and all(row["run"] == run for run, row in index["rows"].items())

@@ -9,12 +9,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from carclf.errors import CarclfError, StageWaiting
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+
+from carclf.errors import CarclfError, DataError, StageWaiting
 from carclf.progress import log, progress_listener
 from carclf.runs.record import record_key
-from carclf.services.storage import Store
+from carclf.services.storage import Store, parse_object
 
 MAX_POINTS = 300  # per series and kind
 MAX_SERIES = 6
@@ -24,9 +27,49 @@ SECONDS_BETWEEN_WRITES = 2.0
 SECONDS_BETWEEN_HEARTBEATS = 30.0  # writes without new points, which show that the process is alive
 MAX_SECONDS_TO_FINISH = 5.0  # how long a finished stage waits for its last points to be written
 STALE_SECONDS = 120.0  # a running stage without a heartbeat for this long was probably killed
-LiveProgress = dict[str, Any]
+LiveProgress = dict[str, Any]  # StoredProgress
 Point = dict[str, Any]
 Points = list[Point]
+
+
+def _parse_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("the time zone is missing")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_parse_time)]
+
+
+@with_config(extra="allow")
+class StoredPoint(TypedDict):
+    """A point of a series; the other keys are metrics."""
+
+    done: int
+    time: Time
+
+
+class StoredSeries(TypedDict):
+    """The points and epochs of an activity."""
+
+    points: list[StoredPoint]
+    epochs: list[StoredPoint]
+
+
+class StoredProgress(TypedDict):
+    """The content of a live file."""
+
+    stage: str
+    state: Literal["running", "ended", "failed"]
+    started: Time
+    updated: Time
+    activity: str
+    done: int
+    total: int
+    per_second: float | None
+    eta_seconds: float | None
+    metrics: dict[str, float | None]
+    series: dict[str, StoredSeries]
 
 
 @contextmanager
@@ -174,13 +217,12 @@ def _thin(points: Points) -> Points:
 
 def _read(store: Store, key: str) -> LiveProgress | None:
     """Return the content of a live file, or None if it is missing or damaged."""
-    stored = store.read(key)
-    try:
-        live = json.loads(stored.data) if stored else None
-    except ValueError:
+    if (stored := store.read(key)) is None:
         return None
-    is_complete = isinstance(live, dict) and {"stage", "state", "updated", "series"} <= live.keys()
-    return live if is_complete else None
+    try:
+        return dict(parse_object(StoredProgress, stored.data, f"{key} in {store.url}", "The next write replaces it."))
+    except DataError:  # informative only
+        return None
 
 
 def _state(live: LiveProgress) -> str:

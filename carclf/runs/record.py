@@ -4,12 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
 
-from carclf.artifacts import Metrics
-from carclf.errors import ConfigError, DataError
-from carclf.services.storage import Store, update_object
+from pydantic import AfterValidator, with_config
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+
+from carclf.errors import ConfigError
+from carclf.services.storage import Store, parse_object, update_object
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the seed for the ids of its runs
@@ -17,6 +18,7 @@ DAG_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_DAG_RUN_ID - 1}}}")
 HASH_LENGTH = 8
 
 
+@with_config(extra="allow")
 class StageRecord(TypedDict, total=False):
     """The result of a finished stage; ``machine`` describes where it ran, ``gpu`` is the GPU's name or empty."""
 
@@ -24,7 +26,7 @@ class StageRecord(TypedDict, total=False):
     key: str
     reused: bool
     seconds: float
-    metrics: Metrics
+    metrics: dict[str, Any]  # untyped: pages show a run with odd metrics
     summary: str
     skip_reason: str
     waiting: bool
@@ -34,6 +36,7 @@ class StageRecord(TypedDict, total=False):
     machine: dict[str, Any]
 
 
+@with_config(extra="allow")
 class Attempt(TypedDict, total=False):
     """The latest unfinished attempt at a stage: running, waiting, failed or declined; ``text`` is the reason."""
 
@@ -43,9 +46,16 @@ class Attempt(TypedDict, total=False):
     ended: str
     text: str
     until: str
-    metrics: Metrics
+    metrics: dict[str, Any]
 
 
+def _require_key(result: StageRecord) -> StageRecord:
+    if "key" not in result:
+        raise ValueError("the key of the artifact is missing")
+    return result
+
+
+@with_config(extra="allow")
 class Record(TypedDict):
     """The contents of a run's record; times are ISO 8601 in UTC.
 
@@ -56,7 +66,7 @@ class Record(TypedDict):
     run: str
     recipe: str
     config: dict[str, Any]
-    stages: dict[str, StageRecord]
+    stages: dict[str, Annotated[StageRecord, AfterValidator(_require_key)]]
     attempts: dict[str, Attempt]
     created: str
     updated: NotRequired[str]
@@ -102,17 +112,9 @@ def change_record(store: Store, run_id: str, change: Callable[[Record], Record])
 
 
 def parse_record(data: bytes, run_id: str, store: Store) -> Record:
-    """Parse the bytes of a record; raise DataError if they are invalid.
-
-    Only the structure is checked, so that a page can still show a run whose metrics are damaged.
-    """
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        record: Record = json.loads(data)
-        parts = (record["config"], *record["stages"].values(), *record["attempts"].values())
-        if all(isinstance(part, dict) for part in parts):
-            return record
-    raise DataError(f"{record_key(run_id)} in {store.url} is damaged: it is not a valid run record. Restore it from a "
-                    "backup, or start a new run with another --run: it reuses the artifacts of this one.")
+    """Parse the bytes of a record; raise DataError if they are invalid."""
+    fix = "Restore it from a backup, or start a new run with another --run: it reuses the artifacts of this one."
+    return parse_object(Record, data, f"{record_key(run_id)} in {store.url}", fix)
 
 
 def training_machine(record: Mapping[str, Any]) -> dict[str, Any]:

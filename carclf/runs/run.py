@@ -266,9 +266,9 @@ def find_setting(run: Run, name: str) -> "tuple[pd.DataFrame, float]":
 def record_rejection(run_id: str, store: Store, recipe: str, settings: dict[str, Any], error: ConfigError) -> None:
     """Record a run whose settings were rejected, so that lists and pages show it. An existing run stays as it is."""
     now = _now()
-    text = printable(f"ConfigError: {error}")[:MAX_REASON]
+    text = redact(printable(f"ConfigError: {error}"))[:MAX_REASON]
     attempt = Attempt(stage="download", state="failed", since=now, ended=now, text=text)
-    record = _new_record(run_id, recipe, settings)
+    record = _new_record(run_id, recipe, json.loads(redact(json.dumps(settings))))
     try:
         _write_new(store, {**record, "attempts": {"download": attempt}, "rejected": True})
     except CarclfError as problem:

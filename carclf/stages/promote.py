@@ -4,12 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carclf.artifacts import Archive, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
-from carclf.champion import Event, State, ensure_state, load_event_model, promotion_of_model, record_promotion
+from carclf.champion import (
+    MAX_ATTEMPTS,
+    Event,
+    State,
+    ensure_state,
+    load_event_model,
+    promotion_of_model,
+    record_promotion,
+)
 from carclf.config import Config
 from carclf.errors import ServiceError, StageWaiting
 from carclf.evaluation.evaluate import evaluate_champion
 from carclf.progress import log
-from carclf.services.storage import MAX_UPDATE_ATTEMPTS, Store, format_command
+from carclf.services.storage import Store, format_command
 
 VERSION = 5
 # These settings affect a promotion's consequences, not whether the candidate passes.
@@ -50,11 +58,11 @@ def promote(
     store = context.store
     state = ensure_state(store, context.config.gate.threshold)
     _log_threshold(state, context.config)
-    for _ in range(MAX_UPDATE_ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _decide(candidate, state, context)
-        if decision.metrics["decision"] == "rejected":
+        if decision.metric("decision") == "rejected":
             if not options.override_reason:
                 return decision, reused
             decision, reused = _override(decision, options.override_reason, store)
@@ -65,7 +73,7 @@ def promote(
             return decision, reused
         log.info("promote: the champion or the threshold has changed, comparing again")
         state = ensure_state(store, context.config.gate.threshold)
-    raise ServiceError(f"The champion changed {MAX_UPDATE_ATTEMPTS} times while the candidate was compared with it. "
+    raise ServiceError(f"The champion changed {MAX_ATTEMPTS} times while the candidate was compared with it. "
                        "Run promote again.")
 
 
@@ -84,7 +92,7 @@ def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
     note = (f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf "
             f"champion rollback --to {event['model']}")
     log.warning("promote: model=%s: %s", event["model"], note)
-    reason = f"{decision.metrics['reason']}; {note}"
+    reason = f"{decision.metric('reason')}; {note}"
     return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
 
 
@@ -130,8 +138,8 @@ def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, 
 
 def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWaiting:
     command = format_command(store, f"promote --run {run_id or 'RUN'}")
-    reason = f"awaiting approval: {str(decision.metrics['reason']).removeprefix('promoted: ')}"
-    report = decision.files["report.html"].key
+    reason = f"awaiting approval: {str(decision.metric('reason')).removeprefix('promoted: ')}"
+    report = decision.file("report.html").key
     metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
     return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)
 

@@ -20,8 +20,8 @@ def score(submission: Submission, evaluation: Evaluation, context: StageContext)
     the submission yet, DataError if Kaggle does not list the submission or could not score it.
     """
     public_score, reused = _public_score(submission, evaluation, context)
-    record_score(context.store, evaluation.inputs["model"], public_score.metrics)
-    if warning := public_score.metrics["warning"]:
+    record_score(context.store, evaluation.input("model"), public_score.metrics)
+    if warning := public_score.metric("warning"):
         log.warning("score: %s", warning)
     return public_score, reused
 
@@ -46,7 +46,7 @@ def _public_score(submission: Submission, evaluation: Evaluation, context: Stage
 
 def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store) -> SubmissionState:
     # Search for the fingerprint in the description: another server may use the same number for another file.
-    file = submission.files["submission.csv"]
+    file = submission.file("submission.csv")
     fingerprint = file.sha256[:16]
     state = kaggle.find_submission(fingerprint, ref=int(submission.number("ref")))
     if state is None:

@@ -24,7 +24,7 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
     settings = _settings(context)
     if champion is not None:
         key = Provenance(VERSION, champion.inputs, settings).key(Split)
-        if champion.inputs["dataset"] == dataset.key and champion.key == key:
+        if champion.input("dataset") == dataset.key and champion.key == key:
             return champion, True
     provenance = _provenance(dataset, champion.key if champion else "", context)
     return build(Split, lambda folder: _write_split(folder, dataset, champion, context), provenance, context.store)

@@ -91,7 +91,7 @@ def send_submission(
     Raise DataError if it does not match the sample submission, or if Kaggle has it and could not score it.
     """
     store, competition = context.store, context.config.competition
-    file = prediction.files["submission.csv"]
+    file = prediction.file("submission.csv")
     fingerprint = file.sha256[:16]
 
     def make(_: Path) -> Metrics:
@@ -104,7 +104,7 @@ def send_submission(
         if state.status == "ERROR":
             raise ungraded_error(state, competition, f"{store.url}/{file.key}", fingerprint)
         log.info("submit: submitted ref=%d competition=%s", state.ref, competition)
-        return {"ref": state.ref, "num_rows": prediction.metrics["num_rows"]}
+        return {"ref": state.ref, "num_rows": prediction.metric("num_rows")}
 
     settings = {"competition": competition, "salt": context.salt}
     provenance = Provenance(VERSION, {"prediction": prediction.key}, settings)

@@ -3,19 +3,37 @@
 import json
 import secrets
 import zipfile
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import file_sha256
 from carclf.errors import DataError
 from carclf.progress import log
-from carclf.services.storage import Store
+from carclf.services.storage import Store, parse_object
 from carclf.temporary import temporary_folder
 
 Arrays = list[Any]
 PROCESS_ID = secrets.token_hex(4)  # in the names of the files that this process writes
-ENTRY_FIELDS = {"file", "sha256", "state"}
+NO_CHECKPOINT = b"null"  # the content of latest.json after the training
+ENTRY_FIELDS = ("file", "sha256", "state")
+FileName = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z.-]*$")]
+
+
+class PreviousEntry(TypedDict):
+    """A file with the arrays of a checkpoint, its digest, and the trainer's state."""
+
+    file: FileName
+    sha256: str
+    state: dict[str, Any]
+
+
+class Entry(PreviousEntry):
+    """The content of ``latest.json``: the newest checkpoint and the one before it."""
+
+    previous: NotRequired[PreviousEntry]
 
 
 class Checkpoints:
@@ -58,9 +76,9 @@ class Checkpoints:
     def clear(self) -> None:
         """Free the space of the checkpoints. Call this once the trained model is in the store."""
         latest = self.store.read(self._latest_key)
-        if latest is None or latest.data == b"null":
+        if latest is None or latest.data == NO_CHECKPOINT:
             return
-        self.store.write(self._latest_key, b"null")
+        self.store.write(self._latest_key, NO_CHECKPOINT)
         for key in list(self.store.list_keys(f"{self.folder}/")):
             if key.endswith(".npz"):
                 self.store.write(key, b"")
@@ -81,11 +99,11 @@ class Checkpoints:
                 return None
 
     def _latest(self) -> dict[str, Any] | None:
-        if not (content := self.store.read(self._latest_key)):
+        content = self.store.read(self._latest_key)
+        if content is None or content.data == NO_CHECKPOINT:
             return None
         try:
-            latest = json.loads(content.data)
-        except ValueError:
-            log.warning("fine_tune: %s is damaged, its checkpoints are ignored", self._latest_key)
+            return dict(parse_object(Entry, content.data, self._latest_key, "Its checkpoints are ignored."))
+        except DataError as error:
+            log.warning("fine_tune: %s", error)
             return None
-        return latest if isinstance(latest, dict) and latest.keys() >= ENTRY_FIELDS else None

@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import keras
 import pandas as pd
+from pydantic import AfterValidator
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Archive, Metrics, Model, Split, StageContext
 from carclf.config import AUTO, FineTune
@@ -16,6 +19,7 @@ from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
 from carclf.progress import log
+from carclf.services.storage import parse_object
 from carclf.training import auto_settings
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
@@ -33,7 +37,21 @@ NUM_RATES = 100
 SMALLEST_BATCH = 8
 LARGEST_BATCH = 1024
 MIN_STEPS_PER_EPOCH = 16  # limits the batch size: with fewer steps an epoch would hardly train
+Columns = dict[str, list[float | int | str | None]]
 Trials = tuple[pd.DataFrame, float]  # the values tried for a setting, one per row, and the best value
+
+
+def _require_equal_lengths(columns: Columns) -> Columns:
+    if len({len(values) for values in columns.values()}) > 1:
+        raise ValueError("the columns have different lengths")
+    return columns
+
+
+class StoredTrials(TypedDict):
+    """The columns of the trials and the best value, as they are stored with the checkpoints."""
+
+    best: float
+    trials: Annotated[Columns, AfterValidator(_require_equal_lengths)]
 
 
 class FineTuning:
@@ -58,7 +76,7 @@ class FineTuning:
         Raise StageWaiting if training paused after ``pause_epoch``.
         """
         history = pd.DataFrame()
-        metrics: Metrics = {"val_accuracy": self.start.metrics["val_accuracy"], "best_epoch": 0}
+        metrics: Metrics = {"val_accuracy": self.start.metric("val_accuracy"), "best_epoch": 0}
         with self.load_network() as network:
             if self.config.fine_tune.epochs:
                 settings = self._resolve_auto(network, folder, checkpoints)
@@ -66,7 +84,7 @@ class FineTuning:
         images = extract_images(self.archive, self.store)
         write_reference_logits(network, self.rows["val"], images, self.start.image_size, folder)
         save_model(network, history, folder)
-        inherited = {name: self.start.metrics[name] for name in ("num_classes", "image_height", "image_width")}
+        inherited = {name: self.start.metric(name) for name in ("num_classes", "image_height", "image_width")}
         return metrics | {"class_names": self.split.class_names} | inherited
 
     @contextmanager
@@ -131,7 +149,8 @@ class FineTuning:
                 continue
             key = f"{checkpoints.folder}/{name}-trials.json"
             if saved := self.store.read(key):
-                content = json.loads(saved.data)
+                fix = "Remove it: the trials are repeated."
+                content = parse_object(StoredTrials, saved.data, f"{key} in {self.store.url}", fix)
                 trials, best = pd.DataFrame(content["trials"]), content["best"]
             else:
                 trials, best = find(network, settings)

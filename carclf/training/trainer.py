@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 import psutil
+from pydantic import TypeAdapter, ValidationError
 
 from carclf.config import FineTune
 from carclf.errors import QualityError, ServiceError, StageWaiting
@@ -285,7 +286,12 @@ class Trainer:
         checkpoint = self.checkpoints.load()
         if checkpoint is None:
             return False
-        arrays, state = checkpoint
+        arrays, values = checkpoint
+        try:
+            state = TypeAdapter(TrainingState).validate_python(values)
+        except ValidationError as error:
+            log.warning("fine_tune: the checkpoint's state is damaged, training starts from scratch: %s", error)
+            return False
         variables = self._variables()
         if [np.shape(array) for array in arrays] != [tuple(v.shape) for v in [*variables, *self.best_weights]]:
             log.warning("fine_tune: the checkpoint belongs to another network, training starts from scratch")
@@ -293,7 +299,7 @@ class Trainer:
         for variable, array in zip(variables, arrays, strict=False):
             variable.assign(array)
         self.best_weights = arrays[len(variables):]
-        self.state = TrainingState(**state)
+        self.state = state
         if self.state.step % self.source.steps_per_epoch:
             self._interrupted_metrics = arrays[len(variables) - len(self._metric_variables()) : len(variables)]
         log.info("fine_tune: resumed step=%d", self.state.step)

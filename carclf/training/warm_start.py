@@ -39,7 +39,7 @@ def champion_warm_start(head: Provenance, context: StageContext) -> WarmStart:
         raise ConfigError(f"model.weights is 'champion', but {store.url} has no champion. Run once with "
                           "model.weights=imagenet.")
     require_single_backbone(champion)
-    start = Model.require(store, champion.inputs["model"])
+    start = Model.require(store, champion.input("model"))
     _require_champion_split(champion, head.inputs["split"], store)
     champion_settings, settings = start.settings["model"], head.settings["model"]
     if champion_settings["backbone"] != settings["backbone"]:
@@ -64,7 +64,7 @@ def require_single_backbone(champion: Model) -> None:
 def _require_champion_split(champion: Model, split: str, store: Store) -> None:
     """Raise DataError unless the split is the champion's, or was derived from it."""
     key = split
-    while key and key != champion.inputs["split"]:
+    while key and key != champion.input("split"):
         ancestor = Split.find(store, key)
         key = ancestor.inputs.get("champion", "") if ancestor else ""
     if not key:

@@ -12,6 +12,7 @@ from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
 from carclf.os_errors import expand_home
+from carclf.services.storage import init_store
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment
@@ -54,6 +55,7 @@ def run_demo(options: DemoOptions) -> int:
         }
         competition = {"data": options.data, "truth": options.truth, "holdout": options.holdout}
         environment |= start_demo_server(processes, home / "server", environment, competition)
+        init_store(store)
         print("Starting Airflow (about 30 s)", flush=True)
         airflow = Airflow(home / "airflow", processes, environment)
         airflow.start()

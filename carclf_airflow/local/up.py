@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from carclf.services.storage import init_store
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.processes import ProcessGroup
@@ -13,7 +14,10 @@ from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, s
 def run_up(competition: str) -> int:
     """Check the machine and the credentials, start Airflow, and stay up; return the exit status."""
     home = STATE_FOLDER / "up"
-    environment = stage_environment(os.environ.get("CARCLF_STORE") or str(home / "store"))
+    store = os.environ.get("CARCLF_STORE") or str(home / "store")
+    if not os.environ.get("CARCLF_STORE") and not (home / "airflow").exists():  # later, a missing store is an error
+        init_store(store)
+    environment = stage_environment(store)
     if competition:
         settings = f"{environment.get('CARCLF_SETTINGS', '')} competition={competition}"
         environment["CARCLF_SETTINGS"] = settings.strip()

@@ -8,7 +8,7 @@ from playwright.sync_api import Browser
 
 from benchmarks.runs_page import serve_pages, write_run_records
 from carclf.runs.index import rebuild_index
-from carclf.services.storage import open_store
+from carclf.services.storage import init_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -18,7 +18,7 @@ NUM_RUNS = 5000
 @pytest.fixture(scope="module")
 def pages_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("many")
-    store = open_store(folder / "store")
+    store = init_store(folder / "store")
     write_run_records(store, NUM_RUNS)
     rebuild_index(store)
     with serve_pages(store.url, folder) as url:

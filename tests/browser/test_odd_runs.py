@@ -13,7 +13,7 @@ from benchmarks.runs_page import serve_pages
 from carclf.config import load_config
 from carclf.runs.index import rebuild_index
 from carclf.runs.run import Result, Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -24,7 +24,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+    return init_store(tmp_path / "store")
 
 
 def record_evaluated_run(store: Store, run_id: str, accuracy: float, created: str = "2026-11-25T14:00") -> Run:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def _create_app() -> FastAPI:
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("CARCLF_STORE", str(tmp_path / "store"))
-    return open_store(tmp_path / "store")
+    return init_store(tmp_path / "store")
 
 
 @pytest.fixture

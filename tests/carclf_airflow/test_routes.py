@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import socket
 import sys
 import threading
@@ -331,13 +332,20 @@ def test_a_store_that_does_not_respond_is_reported(viewer: TestClient, monkeypat
     assert "AWS_ENDPOINT_URL" in page.text
 
 
-def test_a_process_opens_its_store_once(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_opens_its_store_once(app: FastAPI, store: Store) -> None:
     from carclf_airflow import routes
 
-    monkeypatch.setenv("CARCLF_STORE", "s3://bucket/one")
     first = routes.open_pages_store()
     assert first is routes.open_pages_store()
-    assert first.url == "s3://bucket/one"
+    assert first.url == store.url
+
+
+def test_pages_report_a_store_that_has_vanished(store: Store, viewer: TestClient) -> None:
+    assert viewer.get("/data/runs").status_code == 200
+    shutil.rmtree(store.url)
+    response = viewer.get("/data/runs")
+    assert response.status_code == 503
+    assert store.url in response.json()["detail"]
 
 
 def test_a_dag_run_shows_its_report_as_soon_as_the_run_starts(store: Store, viewer: TestClient) -> None:

@@ -13,7 +13,7 @@ from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.evaluation import reload_check
 from carclf.inference.runtimes import LOADERS
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +47,9 @@ def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactor
             patch.setenv("CARCLF_CACHE", str(base / "cache"))
             # saves five seconds of imports per evaluation; the tests of evaluations reload models in a child process
             patch.setattr(reload_check, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
-            _train(open_store(str(folder.with_suffix(".part"))))
+            _train(init_store(str(folder.with_suffix(".part"))))
             folder.with_suffix(".part").rename(folder)
-    return open_store(str(folder))
+    return init_store(str(folder))
 
 
 def _train(store: Store) -> None:
@@ -64,4 +64,4 @@ def _train(store: Store) -> None:
 def store_copy(store: Store, tmp_path: Path) -> Store:
     """A copy of the store, for a test that changes its champion or its runs."""
     shutil.copytree(store.url, tmp_path / "store")
-    return open_store(str(tmp_path / "store"))
+    return init_store(str(tmp_path / "store"))

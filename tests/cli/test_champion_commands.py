@@ -13,12 +13,12 @@ from carclf.cli.app import app
 from carclf.config import load_config
 from carclf.errors import ConfigError, QualityError
 from carclf.runs.run import Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(str(tmp_path / "store"))
+    return init_store(str(tmp_path / "store"))
 
 
 def evaluated_run(store: Store, name: str, wrong: Any, **settings: Any) -> Candidate:

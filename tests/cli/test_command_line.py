@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf.services.storage import open_store
+from carclf.services.storage import init_store, open_store
 
 
 def carclf(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -41,14 +41,14 @@ def test_a_configuration_error_ends_with_one_line_and_status_78(
     tmp_path: Path, arguments: list[str], status: int, message: str
 ) -> None:
     run = [] if "--run" in arguments else ["--run", "r"]
-    process = carclf(*arguments, *run, "--store", str(tmp_path / "store"), home=tmp_path)
+    process = carclf(*arguments, *run, "--store", init_store(tmp_path / "store").url, home=tmp_path)
     assert (process.returncode, process.stdout) == (status, "")
     assert message in process.stderr and "Traceback" not in process.stderr
 
 
-def test_a_store_that_cannot_be_written_fails_before_the_download(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_not_created(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    process = carclf("download", "--run", "r", "--store", str(tmp_path / "file" / "store"), home=tmp_path)
+    process = carclf("store", "init", "--store", str(tmp_path / "file" / "store"), home=tmp_path)
     assert process.returncode == 78 and f"{tmp_path}/file" in process.stderr
 
 
@@ -76,7 +76,7 @@ def test_a_full_disk_ends_a_stage_with_status_78_and_leaves_no_files(
 
 
 def test_doctor_reports_what_is_missing_with_status_78(tmp_path: Path) -> None:
-    process = carclf("doctor", "--recipe", "demo", "--store", str(tmp_path / "store"), home=tmp_path)
+    process = carclf("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, home=tmp_path)
     lines = {line.split()[0]: line for line in process.stdout.splitlines()}
     assert process.returncode == 78
     assert "MISSING" in lines["Kaggle"] and "kaggle.json" in lines["Kaggle"]

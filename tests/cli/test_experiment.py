@@ -12,7 +12,7 @@ from carclf.errors import ConfigError, QualityError
 from carclf.experiments.plan import read_plan
 from carclf.experiments.trainings import minutes_spent
 from carclf.runs.run import Run
-from carclf.services.storage import open_store
+from carclf.services.storage import init_store
 
 SETTINGS = SMALL | {"fine_tune.epochs": 2, "fine_tune.patience": 5}
 
@@ -45,7 +45,7 @@ def compared(cars, tmp_path_factory):
         patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
         patch.setenv("KAGGLE_API_TOKEN", "demo-key")
         patch.setenv("CARCLF_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        store = open_store(str(tmp_path_factory.mktemp("store")))
+        store = init_store(str(tmp_path_factory.mktemp("store")))
         plan(store, "one", "--try", "frozen", "--try", "single-view", "--try", "ensemble",
              "--try", 'lost model.weights="champion"', "--try", "mixup", "--rungs", "1", "--keep-fraction", "0.7")
         carclf(store, "run", "--name", "one")
@@ -111,7 +111,7 @@ def test_the_report_and_the_table_name_every_recipe_with_its_command(compared, t
 
 @pytest.mark.acceptance  # with real trainings
 def test_a_training_that_paused_at_a_rung_ends_with_the_same_weights(compared, kaggle_environment, tmp_path):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     plan(store, "straight", "--try", "single-view", "--seeds", "0")
     carclf(store, "run", "--name", "straight")
     raced, straight = (
@@ -129,7 +129,7 @@ def test_a_training_that_paused_at_a_rung_ends_with_the_same_weights(compared, k
     (["fine_tune.mixup=0..0.2", "fine_tune.mixup=0..0.3"], "two ranges"),
 ])
 def test_an_invalid_search_proposes_no_trials(tmp_path, ranges, message):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     with pytest.raises(ConfigError, match=message):
         carclf(store, "plan", "--name", "rates", "--form", json.dumps({"recipe": "demo", "search": ranges}))
     assert list(store.list_keys("studies/")) == []
@@ -137,7 +137,7 @@ def test_an_invalid_search_proposes_no_trials(tmp_path, ranges, message):
 
 @pytest.mark.acceptance  # with real trainings
 def test_no_training_starts_after_the_budget_is_spent(kaggle_environment, tmp_path):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     plan(store, "short", "--try", "frozen", "--try", "mixup", "--try", "ensemble frozen mixup", "--seeds", "0",
          "--budget-minutes", "0.001")
     carclf(store, "run", "--name", "short")
@@ -150,7 +150,7 @@ def test_no_training_starts_after_the_budget_is_spent(kaggle_environment, tmp_pa
 @pytest.mark.acceptance  # with real trainings
 def test_spent_minutes_add_up_over_attempts_and_rungs(kaggle_environment, tmp_path):
     for name, options in (("again", []), ("raced", ["--rungs", "1"])):
-        store = open_store(str(tmp_path / name))
+        store = init_store(str(tmp_path / name))
         plan(store, name, "--try", "frozen", "--try", "mixup", "--seeds", "0", *options)
         carclf(store, "prepare", "--name", name)
         spent = [0.0]
@@ -164,7 +164,7 @@ def test_spent_minutes_add_up_over_attempts_and_rungs(kaggle_environment, tmp_pa
 
 @pytest.mark.acceptance  # with real trainings
 def test_shared_features_count_for_every_recipe(kaggle_environment, tmp_path):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     plan(store, "shared", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3",
          "--try", "batch-32", "--seeds", "0")
     printed = carclf(store, "run", "--name", "shared")
@@ -185,7 +185,7 @@ def test_shared_features_count_for_every_recipe(kaggle_environment, tmp_path):
 
 @pytest.mark.acceptance  # with real trainings
 def test_a_recipe_with_an_untrained_fold_counts_as_not_trained(kaggle_environment, tmp_path):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     plan(store, "folds", "--set", "fine_tune.epochs=0", "--try", "smooth head.label_smoothing=0.3", "--seeds", "0",
          "--folds", "2")
     for fold in ("0", "1"):
@@ -199,7 +199,7 @@ def test_a_recipe_with_an_untrained_fold_counts_as_not_trained(kaggle_environmen
 
 @pytest.mark.acceptance  # with real trainings
 def test_an_unexpected_error_in_one_training_does_not_stop_the_others(kaggle_environment, tmp_path, monkeypatch):
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "decoded").write_text("a file where fine-tuning needs a folder")
@@ -214,7 +214,7 @@ def test_an_unexpected_error_in_one_training_does_not_stop_the_others(kaggle_env
 
 
 def test_comparing_before_training_raises_quality_error(tmp_path):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     plan(store, "early", "--try", "frozen")
     with pytest.raises(QualityError, match="'early'"):
         carclf(store, "compare", "--name", "early")
@@ -227,14 +227,14 @@ def test_comparing_before_training_raises_quality_error(tmp_path):
     (["train", "--training-runs", "a"], "--training-runs = 'a'"),
 ])
 def test_a_step_missing_from_the_plan_raises_config_error(tmp_path, arguments, message):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     plan(store, "early", "--try", "frozen")
     with pytest.raises(ConfigError, match=message):
         carclf(store, *arguments, "--name", "early")
 
 
 def test_planning_again_proposes_no_further_trials(tmp_path):
-    store = open_store(str(tmp_path))
+    store = init_store(str(tmp_path))
     form = {"recipe": "demo", "recipes": ["frozen"], "search": ["fine_tune.learning_rate=1e-4..1e-2"], "num_trials": 3}
     for _ in range(2):
         printed = carclf(store, "plan", "--name", "rates", "--form", json.dumps(form))

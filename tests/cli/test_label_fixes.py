@@ -17,7 +17,7 @@ from carclf.config import load_config
 from carclf.dataset.fixes import LabelFix, read_fixes
 from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.runs.run import Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 SUSPECTS = pd.DataFrame({
     "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "",
@@ -35,7 +35,7 @@ A, B, C = (f"{sha256}\n" for sha256 in INDEX["sha256"][:3])
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """A store with the audited run ``r`` and the run ``plain`` without an audit."""
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
 
     def make(folder: Path) -> Metrics:
         SUSPECTS.to_parquet(folder / "suspects.parquet")
@@ -192,7 +192,7 @@ def test_a_malformed_file_in_the_store_is_never_overwritten(store: Store) -> Non
 
 
 def test_concurrent_writes_lose_no_fix(tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     fixes = [LabelFix(0, f"{n}.jpg", "relabel", n) for n in range(12)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda fix: merge_fixes(store, [fix], replace_existing=False), fixes))

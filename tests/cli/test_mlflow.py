@@ -25,7 +25,7 @@ from carclf.errors import ConfigError
 from carclf.runs.run import Run
 from carclf.services.mlflow import MlflowRun, RunDescription, background
 from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, THREAD_NAME, Outage
-from carclf.services.storage import FolderStore, Store, open_store
+from carclf.services.storage import FolderStore, Store, init_store, open_store
 from carclf.stages.chain import STAGES
 
 AIRFLOW_RUN_URL = "http://localhost:8080/dags/car_retrain/runs/manual__1"
@@ -197,7 +197,7 @@ def champion_key(client: MlflowClient, name: str) -> str:
 
 
 def test_the_alias_follows_promotions_and_rollbacks(client: MlflowClient, tmp_path: Path) -> None:
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     first = save_evaluated_run(store, "first", [0, 1], "rolled")
     second = save_evaluated_run(store, "second", [1], "rolled")
     seen = []
@@ -213,7 +213,7 @@ def test_the_alias_follows_promotions_and_rollbacks(client: MlflowClient, tmp_pa
 def test_a_champion_promoted_without_mlflow_is_registered_later(
     client: MlflowClient, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     first = save_evaluated_run(store, "first", [0, 1], "late")
     save_evaluated_run(store, "second", [1], "late")
     with monkeypatch.context() as off:

@@ -1,12 +1,18 @@
 """The script that creates the buckets before the cluster starts."""
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
+
+from carclf.errors import ConfigError
+from carclf.services.storage import require_store
 
 SCRIPT = Path(__file__).resolve().parent.parent.parent / "docker/create_buckets.py"
 
@@ -19,6 +25,28 @@ def create_buckets(
                 "AWS_SECRET_ACCESS_KEY": "secret", "AWS_MAX_ATTEMPTS": "1"}
     return subprocess.run([sys.executable, str(SCRIPT)], env=os.environ | settings, capture_output=True, text=True,
                           check=False)
+
+
+@pytest.fixture(autouse=True)
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+    """Airflow's database, without a run of a DAG."""
+    monkeypatch.setenv("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", f"sqlite:///{tmp_path}/airflow.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "airflow.db", isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE dag_run (id INTEGER)")
+        yield connection
+
+
+@pytest.mark.usefixtures("aws")
+def test_the_store_of_a_new_deployment_is_created_and_a_lost_store_is_not(
+    s3_endpoint: str, database: sqlite3.Connection
+) -> None:
+    assert create_buckets(s3_endpoint, "s3://new/store").returncode == 0
+    require_store("s3://new/store")
+    database.execute("INSERT INTO dag_run VALUES (1)")
+    for url in ("s3://lost/store", "s3://new/elsewhere"):
+        assert create_buckets(s3_endpoint, url).returncode == 0
+        with pytest.raises(ConfigError, match="carclf store init"):
+            require_store(url)
 
 
 @pytest.mark.parametrize("region", ["us-east-1", "eu-central-1"])

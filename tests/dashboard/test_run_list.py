@@ -16,12 +16,12 @@ from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_list import RunQuery, filter_and_sort, query_runs, runs_as_csv
 from carclf.runs.index import rebuild_index
 from carclf.runs.run import Result, Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    store = open_store(tmp_path / "store")
+    store = init_store(tmp_path / "store")
     for seed, (run_id, recipe, accuracy) in enumerate([("b", "demo", 0.7), ("a", "cpu", 0.9), ("C-x", "demo", None)]):
         run = Run.start_or_resume(run_id, store, recipe, load_config(recipe, {"seed": seed}))
         if accuracy:

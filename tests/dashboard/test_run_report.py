@@ -15,12 +15,12 @@ from carclf.cli.app import app
 from carclf.config import load_config
 from carclf.dashboard.run_report import report_key, run_report, run_stage_with_report
 from carclf.runs.run import Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+    return init_store(tmp_path / "store")
 
 
 def evaluated_run(store: Store, **settings: object) -> Run:

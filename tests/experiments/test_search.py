@@ -4,7 +4,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from carclf.errors import ConfigError, ServiceError
+from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.experiments.plan import make_plan
 from carclf.experiments.search import boundary_recipes, num_earlier_trials, parse_range, propose, report_results
 from carclf.services.storage import open_store
@@ -72,6 +72,15 @@ def test_stopped_and_failed_trials_are_reported_once(tmp_path):
     study = optuna.load_study(study_name="small", storage=JournalStorage(JournalFileBackend(str(path))))
     assert [(trial.state.name, trial.value) for trial in study.trials] == [
         ("COMPLETE", 0.7), ("COMPLETE", 0.3), ("FAIL", None), ("RUNNING", None)]
+
+
+@pytest.mark.parametrize("content", [b"garbled\n", b"[]\n", b'{"op_code": 0}\n', b'{"op_code": "x"}\n'])
+def test_a_damaged_study_is_reported_with_its_path(tmp_path, content):
+    store = open_store(str(tmp_path))
+    propose("small", RANGES, 1, store)
+    store.write("studies/small.log", content + store.read("studies/small.log").data)
+    with pytest.raises(DataError, match=r"studies/small\.log"):
+        propose("small", RANGES, 1, store)
 
 
 def test_a_study_that_changed_meanwhile_is_not_overwritten(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.live import read_live_progress
 from carclf.runs.run import Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 SETTINGS = {
@@ -39,7 +39,7 @@ KILL_STEPS = (0, 3, 9, 17)
 def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Store]:
     """Two stores with the same run, split and ready to train."""
     render_competition(tmp_path / "cars", num_train=300, num_test=10)
-    stores = [open_store(str(tmp_path / name)) for name in ("undisturbed", "killed")]
+    stores = [init_store(str(tmp_path / name)) for name in ("undisturbed", "killed")]
     with DemoServer(open_competition(tmp_path / "cars", slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from carclf.champion import read_state, record_promotion, roll_back
 from carclf.config import load_config
 from carclf.errors import ServiceError
-from carclf.runs.index import index_row, list_runs, rebuild_index, update_index
+from carclf.runs.index import ROW_FIELDS, StoredRow, index_row, list_runs, rebuild_index, update_index
 from carclf.runs.record import change_record
 from carclf.runs.run import Result, Run
 from carclf.services.storage import FolderStore, Store, open_store
@@ -247,3 +247,8 @@ def test_after_concurrent_updates_the_index_equals_the_records(
     updated = index(store)
     rebuild_index(store)
     assert (errors, updated) == ([], index(store))
+
+
+def test_the_stored_fields_are_those_of_a_row() -> None:
+    """Otherwise every index would count as damaged and be rebuilt by each reader."""
+    assert tuple(StoredRow.__annotations__) == ROW_FIELDS

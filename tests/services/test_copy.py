@@ -19,6 +19,7 @@ from carclf.services.storage import (
     Store,
     VersionedObject,
     copy_store,
+    init_store,
     open_store,
     update_object,
 )
@@ -39,6 +40,7 @@ def finish_run(store: Store, name: str, split: Split) -> None:
 
 @pytest.fixture
 def source(tmp_path: Path) -> FolderStore:
+    init_store(tmp_path / "source")
     store = FolderStore(tmp_path / "source")
     finish_run(store, "first", make_split(store, 1))
     store.write("label_fixes.csv", b"id,action,label,sha256\n")
@@ -174,7 +176,7 @@ def test_the_command_copies_a_store_to_s3_and_back(source: FolderStore, tmp_path
         command = [sys.executable, "-m", "carclf", "store", "copy", "--store", origin, "--to", target]
         done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "7 files" in done.stdout
+        assert "8 files" in done.stdout
     assert contents(open_store(tmp_path / "back")) == contents(source)
 
 

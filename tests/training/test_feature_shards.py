@@ -16,7 +16,7 @@ from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run
-from carclf.services.storage import open_store
+from carclf.services.storage import init_store
 
 SETTINGS = {"competition": "cars", "head.epochs": 1, "validation.min_images_per_class": 5,
             "validation.max_unusable_fraction": 0.5}
@@ -50,7 +50,7 @@ def weights(store):
 def test_two_workers_share_the_shards_and_train_the_same_model(tmp_path, monkeypatch):
     """Both may compute the same shard by chance, but not all shards."""
     render_competition(tmp_path / "cars", num_train=100, num_test=10)
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     with DemoServer(open_competition(tmp_path / "cars", slug="cars", work=tmp_path)) as server:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
@@ -58,7 +58,7 @@ def test_two_workers_share_the_shards_and_train_the_same_model(tmp_path, monkeyp
         for stage in ("download", "validate", "split"):
             run.run_stage(stage)
     shutil.copytree(tmp_path / "store", tmp_path / "other-store")
-    other_store = open_store(str(tmp_path / "other-store"))
+    other_store = init_store(str(tmp_path / "other-store"))
     lines = finish([start(store, tmp_path / name) for name in ("first", "second")])
     finish([start(other_store, tmp_path / "third")])
     counts = [re.search(r"features computed=(\d+) shards=(\d+)", text).groups() for text in lines]

@@ -14,7 +14,7 @@ from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run, find_setting
-from carclf.services.storage import open_store
+from carclf.services.storage import init_store
 from carclf.training.trainer import Trainer
 
 STAGES = ("download", "validate", "split", "train_head", "fine_tune")
@@ -38,7 +38,7 @@ def run(cars, tmp_path, monkeypatch):
 
     def run_to(last, **settings):
         config = load_config("demo", SETTINGS | settings)
-        run = Run.start_or_resume("r", open_store(str(tmp_path / "store")), "demo", config)
+        run = Run.start_or_resume("r", init_store(str(tmp_path / "store")), "demo", config)
         with DemoServer(open_competition(cars, slug="cars", work=tmp_path)) as server:
             monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
             monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")

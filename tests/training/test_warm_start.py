@@ -117,7 +117,8 @@ def promote(store, split):
     settings = {"model": load_config("demo").model.model_dump()}
     head, _ = build(Model, lambda folder: {}, Provenance(1, {"split": split.key}, settings), store)
     model, _ = build(Model, lambda folder: {}, Provenance(1, {"split": split.key, "model": head.key}, {}), store)
-    store.write("champion.json", json.dumps({"champion": {"model": model.key}, "threshold": 0, "history": []}).encode())
+    event = {"action": "promoted", "time": "", "model": model.key, "decision": ""}
+    store.write("champion.json", json.dumps({"champion": event, "threshold": 0, "history": [event]}).encode())
     return model
 
 

@@ -1,13 +1,18 @@
 """Copy a store while runs write to it: a backup, a restore, or a move."""
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.errors import DataError, ServiceError
-from carclf.services.storage.protocol import Store
+from carclf.services.storage.marker import MARKER
+from carclf.services.storage.parsing import parse_object
+from carclf.services.storage.protocol import Store, validate_key
 from carclf.temporary import temporary_folder
 
 # Keys with a content hash: the object never changes.
@@ -16,6 +21,27 @@ _CHECKPOINTS = "checkpoints/"
 _LATEST = "/latest.json"
 _MANIFEST = "/manifest.json"
 _CHECKPOINT_ATTEMPTS = 5
+
+
+Key = Annotated[str, AfterValidator(validate_key)]
+
+
+class _File(TypedDict):
+    key: Key
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    """The part of a manifest that a copy needs."""
+
+    files: dict[str, _File]
+
+
+class _Checkpoint(TypedDict):
+    """The part of ``latest.json`` that a copy needs."""
+
+    file: Key
+    sha256: str
 
 
 @dataclass
@@ -32,9 +58,10 @@ def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> Copy
     """Copy every object. The copy never refers to an object that it does not contain.
 
     Objects that refer to others are read first and written last; the order of writing is files, manifests, run records,
-    champion.json. Files are compared with the SHA-256 in their manifest; damaged files are reported, not copied. A
-    training in progress overwrites its checkpoints, so only the latest is copied. Files that exist in the target under
-    a content hash are copied only with ``overwrite``, in case they are damaged there.
+    champion.json, the store's marker: an interrupted copy is not a store. Files are compared with the SHA-256 in their
+    manifest; damaged files are reported, not copied. A training in progress overwrites its checkpoints, so only the
+    latest is copied. Files that exist in the target under a content hash are copied only with ``overwrite``, in case
+    they are damaged there.
     """
     references = _read_references(source)
     with temporary_folder() as folder:
@@ -83,8 +110,8 @@ class _Copy:
             current = self.source.read(key)
             data = current.data if current else b"null"
             try:
-                latest = json.loads(data)
-            except ValueError:
+                latest = None if data == b"null" else parse_object(_Checkpoint, data, key, "Resume the training.")
+            except DataError:
                 break
             if latest:
                 file = f"{key.removesuffix(_LATEST)}/{latest['file']}"
@@ -118,7 +145,9 @@ class _Copy:
 
 
 def _level(key: str) -> int:
-    """Return 0 for a file, 1 to 3 for objects that refer to objects of lower levels."""
+    """Return 0 for a file, 1 to 3 for objects that refer to objects of lower levels, 4 for the marker."""
+    if key == MARKER:
+        return 4
     if key.endswith(_MANIFEST):
         return 1
     if key.startswith("runs/"):
@@ -129,7 +158,7 @@ def _level(key: str) -> int:
 def _read_references(source: Store) -> dict[str, bytes]:
     """Read the objects that refer to others, highest level first."""
     references = {}
-    for level in (3, 2, 1):
+    for level in (4, 3, 2, 1):
         for key in sorted(key for key in source.list_keys() if _level(key) == level):
             if (current := source.read(key)) is None:
                 raise _removed_error(source, key)
@@ -142,10 +171,8 @@ def _parse_checksums(references: dict[str, bytes]) -> dict[str, str]:
     checksums: dict[str, str] = {}
     for key, data in references.items():
         if key.endswith(_MANIFEST):
-            try:
-                checksums |= {file["key"]: file["sha256"] for file in json.loads(data)["files"].values()}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise DataError(f"Invalid manifest {key}. Restore it from an earlier backup, or remove it.") from error
+            manifest = parse_object(_Manifest, data, key, "Restore it from an earlier backup, or remove it.")
+            checksums |= {file["key"]: file["sha256"] for file in manifest["files"].values()}
     return checksums
 
 

@@ -1,7 +1,6 @@
 """A store in a folder on a local or shared disk."""
 
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -14,6 +13,7 @@ from typing import BinaryIO
 from carclf.errors import ConfigError, ServiceError
 from carclf.os_errors import expand_home, raise_if_disk_full
 from carclf.services.storage.atomic_file import TEMPORARY_NAME, atomic_path, sync, temporary_path
+from carclf.services.storage.folder_lock import folder_lock
 from carclf.services.storage.protocol import VersionedObject, validate_key, validate_prefix
 from carclf.temporary import hold, remove_abandoned
 
@@ -29,6 +29,9 @@ class FolderStore:
     def __init__(self, path: Path) -> None:
         self.folder = Path(os.path.abspath(expand_home(path, "--store or CARCLF_STORE")))  # noqa: PTH100 (resolve() would follow links)
         self.url = str(self.folder)
+        if self.folder.is_file():
+            raise ConfigError(f"The store {self.url} is a file. Use a folder or s3://bucket/prefix (--store or "
+                              "CARCLF_STORE).")
 
     def read(self, key: str) -> VersionedObject | None:
         """Return the object, or None if it does not exist."""
@@ -76,8 +79,6 @@ class FolderStore:
         """Yield every key that starts with the prefix, in sorted order."""
         top = self.folder / validate_prefix(prefix).rpartition("/")[0]
         with self._translate_errors():
-            if self.folder.exists() and not self.folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, "it is a file", self.url)
             names = (path.relative_to(self.folder).as_posix() for path in top.rglob("*") if path.is_file())
             keys = sorted(name for name in names if name.startswith(prefix) and _is_key(name))
         yield from keys
@@ -96,7 +97,7 @@ class FolderStore:
                     target.flush()
                     os.fsync(target.fileno())
                     # Unconditional writes take the lock too: they must not happen between a comparison and its swap.
-                    with self._lock():
+                    with folder_lock(self.folder / _LOCK):
                         if not condition():
                             return False
                         temporary.replace(path)
@@ -104,12 +105,6 @@ class FolderStore:
                 temporary.unlink(missing_ok=True)
             sync(path.parent)
         return True
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with (self.folder / _LOCK).open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
