@@ -36,7 +36,7 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
     "carclf without oneDNN": ("carclf", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
     "carclf, bfloat16": ("carclf_bfloat16", {}),
     "carclf on JAX": ("carclf", {"KERAS_BACKEND": "jax"}),
-    "carclf beside Airflow": ("carclf_loaded", {}),
+    "carclf with 20% of a core in use": ("carclf_loaded", {}),
     "Keras fit": ("keras", {}),
     "Keras fit without oneDNN": ("keras", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
 }
