@@ -16,7 +16,7 @@ store_app = typer.Typer(no_args_is_help=True, help="Create, check, repair, clean
 @store_app.command()
 def init(store_url: StoreOption = "store") -> None:
     """Create a store, once. Other commands fail without it, for example if its disk is not mounted."""
-    print(f"The store {init_store(store_url).url} exists.")
+    print(f"The store {init_store(store_url).url} is ready.")
 
 
 @store_app.command()

@@ -231,7 +231,8 @@ def _connect() -> Any:
     try:
         return boto3.session.Session().client("s3", config=config)
     except ValueError as error:
-        raise ConfigError(f"Invalid S3 configuration: {error}. Check AWS_ENDPOINT_URL.") from error
+        raise ConfigError(f"Invalid S3 configuration: {error}. Check AWS_ENDPOINT_URL, the other variables that start "
+                          "with AWS_, and ~/.aws/config.") from error
 
 
 def _transfer_config() -> Any:
