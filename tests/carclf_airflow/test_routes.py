@@ -428,7 +428,7 @@ def test_live_points_have_the_version_of_the_page_that_shows_them(store: Store, 
                   for n in range(1, num + 1)]
         live = {"stage": "fine_tune", "state": "running", "started": run.record["created"],
                 "updated": "2999-01-01T00:00:00+00:00", "activity": "fine_tune", "done": 10 * num, "total": 100,
-                "per_second": 1.0, "eta_seconds": 9.0, "metrics": points[-1] if points else {},
+                "per_second": 1.0, "eta_seconds": 9.0, "metrics": {"loss": 0.5} if points else {},
                 "series": {"fine_tune": {"points": points, "epochs": []}} if points else {}}
         store.write("live/r/fine_tune.json", json.dumps(live).encode())
 
