@@ -33,8 +33,6 @@ def copy(
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
     result = copy_store(source, target, overwrite=overwrite)
-    if not result.num_files + result.num_skipped + len(result.damaged):
-        raise ConfigError(f"{source.url} is empty, so nothing was copied. Give another --store.")
     print(f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
           f"{result.num_skipped}")
     if result.damaged:
