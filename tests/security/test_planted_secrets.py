@@ -71,7 +71,8 @@ def machine(tmp_path: Path) -> Machine:
         (tmp_path / name).write_text(content)
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NO_PROXY": "127.0.0.1",
-        "CARCLF_STORE": str(tmp_path / "store"), "CARCLF_CACHE": str(tmp_path / "cache"), "CARCLF_RECIPE": "demo",
+        "CARCLF_STORE": str(tmp_path / "store"), "CARCLF_CREATE_STORE": "true", "CARCLF_RECIPE": "demo",
+        "CARCLF_CACHE": str(tmp_path / "cache"),
         "KAGGLE_CONFIG_DIR": str(tmp_path / "kaggle-config"), "CARCLF_KAGGLE_ENDPOINT": "http://127.0.0.1:9",
     }
     return Machine(tmp_path, environment | VARIABLES)
