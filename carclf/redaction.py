@@ -32,16 +32,19 @@ _PATTERNS = (
     (re.compile(r"\b(Basic|Bearer)\s+[\w+/=.~-]{16,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),
 )  # fmt: skip
+_spellings: set[str] = set()  # a text may still contain a token that has been replaced in its file
 
 
 def redact(text: str) -> str:
     """Replace every secret in the text by ``***``.
 
     These are the secrets in this process's environment and in the credential files of Kaggle, AWS and netrc, and
-    passwords and signatures in any URL. Values of fewer than MIN_CHARS characters are replaced in URLs only.
+    passwords and signatures in any URL. Values of fewer than MIN_CHARS characters are replaced in URLs only. The
+    secrets are read again every REFRESH_SECONDS; earlier ones are still replaced.
     """
-    environment = frozenset(os.environ.items())
-    for secret in _known_secrets(environment, int(time.monotonic() / REFRESH_SECONDS)):
+    if not text or text.isspace():  # such as the line end that print() writes separately
+        return text
+    for secret in _known_secrets(int(time.monotonic() / REFRESH_SECONDS)):
         text = text.replace(secret, MASK)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
@@ -92,17 +95,18 @@ class _RedactedStream:
 
 
 @functools.lru_cache(maxsize=1)
-def _known_secrets(environment: frozenset[tuple[str, str]], _: int) -> list[str]:
-    """Return the secrets in all their spellings, longest first; they are read again every REFRESH_SECONDS."""
-    values = {*_environment_secrets(environment), *_file_secrets()}
+def _known_secrets(_: int) -> list[str]:
+    """Return the secrets that this process has read so far in all their spellings, longest first."""
+    values = {*_environment_secrets(), *_file_secrets()}
     lines = {line.strip() for value in values for line in (value, *value.splitlines())}
     spellings = {spelling for line in lines for spelling in (line, json.dumps(line)[1:-1], ascii(line)[1:-1],
                                                              quote(line, safe=""), unquote(line))}  # fmt: skip
-    return sorted((text for text in spellings if len(text) >= MIN_CHARS), key=len, reverse=True)
+    _spellings.update(text for text in spellings if len(text) >= MIN_CHARS)
+    return sorted(_spellings, key=len, reverse=True)
 
 
-def _environment_secrets(environment: frozenset[tuple[str, str]]) -> Iterator[str]:
-    for name, value in environment:
+def _environment_secrets() -> Iterator[str]:
+    for name, value in os.environ.items():
         if name.lower().endswith("_proxy"):  # its password may contain unquoted characters
             user_info = [value.partition("://")[2] or value]
         else:

@@ -5,6 +5,11 @@ import pytest
 from carclf.redaction import redact, redact_values
 
 
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("carclf.redaction.REFRESH_SECONDS", 1e-9)
+
+
 @pytest.mark.parametrize(("text", "redacted"), [
     ("http://ada:p@ss@host/x?run=r", "http://***@host/x?run=r"),
     ("url: /a.zip?X-Goog-Signature=0a&part=1", "url: /a.zip?X-Goog-Signature=***&part=1"),
@@ -22,8 +27,14 @@ def test_secrets_are_replaced_and_other_text_stays(text: str, redacted: str, mon
 
 def test_redacted_values_keep_numbers_and_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAGGLE_KEY", "12345678")
-    monkeypatch.setenv("KAGGLE_API_TOKEN", "decision")
-    monkeypatch.setattr("carclf.redaction.REFRESH_SECONDS", 1e-9)
-    value = {"decision": "key 12345678", "metrics": [0.0123456789, 12345678, None, "https://ada:pass@host"]}
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "planted_name")
+    value = {"planted_name": "key 12345678", "metrics": [0.0123456789, 12345678, None, "https://ada:pass@host"]}
     assert redact_values(value) == {
-        "decision": "key ***", "metrics": [0.0123456789, 12345678, None, "https://***@host"]}
+        "planted_name": "key ***", "metrics": [0.0123456789, 12345678, None, "https://***@host"]}
+
+
+def test_a_secret_that_has_been_replaced_is_still_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for token in ("first-token", "second-token"):
+        monkeypatch.setenv("KAGGLE_API_TOKEN", token)
+        assert redact(token) == "***"
+    assert redact("first-token, second-token\n") == "***, ***\n"
