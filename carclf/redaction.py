@@ -14,15 +14,16 @@ from urllib.parse import quote, unquote
 MASK = "***"
 MIN_CHARS = 8  # a shorter value, such as "test", is also a part of ordinary words
 REFRESH_SECONDS = 60
-_VARIABLE = re.compile(r"(?i)(?:.*_)?(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|HEADERS|NOTIFICATION_URL)")
+_VARIABLE = re.compile(r"(?i)(?:.*_)?(?:KEY|KEY_ID|TOKEN|SECRET|HEADERS|NOTIFICATION_URL)|.*PASSW(?:OR)?D"
+                       r"|.+_(?:PASS|PWD|AUTH)")  # PWD itself is the working folder
 _KAGGLE_FOLDERS = ("~/.kaggle", "~/.config/kaggle")
 _KAGGLE_FILES = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
 _FILE_VARIABLES = (  # each with the default path, if any
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"), ("NETRC", "~/.netrc"),
     ("AWS_WEB_IDENTITY_TOKEN_FILE", ""), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", ""), ("KAGGLE_API_V1_TOKEN", ""),
 )
-# In a JSON, INI or netrc file; it need not be valid.
-_ENTRY = re.compile(r"(?i)(?:key|token|secret|password)[\"']?\s*[:=\s]\s*[\"']?([^\"'\s,}]+)")
+# In a JSON, INI or netrc file, or in the JSON of a variable; it need not be valid.
+_ENTRY = re.compile(r"(?i)(?:key|token|secret|password)[\"']?\s*[:=\s]\s*[\"']?((?<=[\"'])[^\"'\n]+|[^\"'\s,}]+)")
 _USER_INFO = re.compile(r"://([^/?#\s'\"]*)@")
 # Secrets that no variable or file contains: signed URLs, headers, and keys of another account.
 _PATTERNS = (
@@ -115,6 +116,8 @@ def _environment_secrets() -> Iterator[str]:
             yield text.rpartition("@")[0].partition(":")[2]
         if _VARIABLE.fullmatch(name):
             yield from _variable_secrets(value)
+        if value.startswith("{"):  # AIRFLOW_CONN_...; its extra is JSON in JSON
+            yield from _ENTRY.findall(value.replace('\\"', '"'))
 
 
 def _variable_secrets(value: str) -> Iterator[str]:

@@ -33,6 +33,25 @@ def test_redacted_values_keep_numbers_and_keys(monkeypatch: pytest.MonkeyPatch) 
         "planted_name": "key ***", "metrics": [0.0123456789, 12345678, None, "https://***@host"]}
 
 
+@pytest.mark.parametrize(("name", "value"), [
+    ("PGPASSWORD", "SECRET"),
+    ("SMTP_PASS", "SECRET"),
+    ("MYSQL_PWD", "SECRET"),
+    ("REDIS_AUTH", "SECRET"),
+    ("AIRFLOW_CONN_DB", '{"conn_type": "http", "login": "ada", "password": "SECRET"}'),
+    ("AIRFLOW_CONN_S3", r'{"conn_type": "aws", "extra": "{\"aws_secret_access_key\": \"SECRET\"}"}'),
+])  # fmt: skip
+def test_secrets_of_other_programs_are_redacted(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = f"planted 1, 2: {name}"
+    monkeypatch.setenv(name, value.replace("SECRET", secret))
+    assert redact(f"ada: {secret}") == "ada: ***"
+
+
+def test_the_working_folder_is_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PWD", "/work/cars-folder")
+    assert redact("/work/cars-folder/store") == "/work/cars-folder/store"
+
+
 def test_a_secret_that_has_been_replaced_is_still_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
     for token in ("first-token", "second-token"):
         monkeypatch.setenv("KAGGLE_API_TOKEN", token)
