@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from carclf.config import Config
 from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.networks import load_network
+from carclf.os_errors import expand_home
 from carclf.progress import log
 from carclf.services.storage import Store, format_command, validate_key
 from carclf.temporary import leftovers, remove_abandoned, temporary_folder
@@ -408,10 +409,7 @@ def upload(store: Store, path: Path, folder: str) -> File:
 
 def cache_folder() -> Path:
     """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
-    try:
-        folder = Path(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf")).expanduser()
-    except RuntimeError:
-        raise ConfigError("The home folder is unknown. Set CARCLF_CACHE to the absolute path of a folder.") from None
+    folder = expand_home(os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf"), "CARCLF_CACHE")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -65,6 +65,14 @@ def _require_fields(event: StoredEvent) -> StoredEvent:
 _CompleteEvent = Annotated[StoredEvent, AfterValidator(_require_fields)]
 
 
+class _Member(TypedDict):
+    split: ArtifactKey
+
+
+class _Ensemble(TypedDict):
+    members: list[_Member]
+
+
 class StoredState(TypedDict):
     """The content of ``champion.json``; ``champion`` is the event that made the champion, or None."""
 
@@ -257,8 +265,10 @@ def _verify_champion(store: Store, model: Model) -> None:
     if not model.is_ensemble:
         return
     # The model's file contains the members' networks. Their splits determine which member may predict which image.
-    members = json.loads(model.path(store, "ensemble.json").read_text())["members"]
-    for key in dict.fromkeys(str(member["split"]) for member in members):
+    path = f"models/{model.key}/ensemble.json in {store.url}"
+    data = model.path(store, "ensemble.json").read_bytes()
+    ensemble = parse_object(_Ensemble, data, path, "Restore it from a backup, or build the ensemble again.")
+    for key in dict.fromkeys(member["split"] for member in ensemble["members"]):
         role = f"the split of a member of the ensemble {model.key}: it lists the images that the member was trained on"
         verify_artifact(store, Split.require(store, key, role))
 

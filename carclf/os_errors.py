@@ -45,8 +45,8 @@ def _explain(error: BaseException) -> str | None:
     number: int = getattr(error, "errno", None) or 0
     name = getattr(error, "filename", None)
     if number in _DENIED and name:
-        return (f"{name} cannot be used: {os.strerror(number)}. carclf writes to the store, CARCLF_CACHE and TMPDIR: "
-                "set them to folders that this user may write to, or fix the permissions.")
+        return (f"{name} cannot be used: {os.strerror(number)}. Fix its permissions: this user must be able to read "
+                "the input, and to write to the store, CARCLF_CACHE and TMPDIR.")
     if "No usable temporary directory" in str(error):
         return f"{getattr(error, 'strerror', error)}. Set TMPDIR to a folder that this user may write to."
     if number in (errno.EMFILE, errno.ENFILE):

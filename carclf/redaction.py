@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 from urllib.parse import quote, unquote
@@ -14,15 +14,16 @@ from urllib.parse import quote, unquote
 MASK = "***"
 MIN_CHARS = 8  # a shorter value, such as "test", is also a part of ordinary words
 REFRESH_SECONDS = 60
-_VARIABLE = re.compile(r"(?i)(?:.*_)?(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|HEADERS|NOTIFICATION_URL)")
+_VARIABLE = re.compile(r"(?i)(?:.*_)?(?:KEY|KEY_ID|TOKEN|SECRET|HEADERS|NOTIFICATION_URL)|.*PASSW(?:OR)?D"
+                       r"|.+_(?:PASS|PWD|AUTH)")  # PWD itself is the working folder
 _KAGGLE_FOLDERS = ("~/.kaggle", "~/.config/kaggle")
 _KAGGLE_FILES = ("kaggle.json", "access_token", "access_token.txt", "credentials.json")
 _FILE_VARIABLES = (  # each with the default path, if any
     ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"), ("NETRC", "~/.netrc"),
     ("AWS_WEB_IDENTITY_TOKEN_FILE", ""), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", ""), ("KAGGLE_API_V1_TOKEN", ""),
 )
-# In a JSON, INI or netrc file; it need not be valid.
-_ENTRY = re.compile(r"(?i)(?:key|token|secret|password)[\"']?\s*[:=\s]\s*[\"']?([^\"'\s,}]+)")
+# In a JSON, INI or netrc file, or in the JSON of a variable; it need not be valid.
+_ENTRY = re.compile(r"(?i)(?:key|token|secret|password)[\"']?\s*[:=\s]\s*[\"']?((?<=[\"'])[^\"'\n]+|[^\"'\s,}]+)")
 _USER_INFO = re.compile(r"://([^/?#\s'\"]*)@")
 # Secrets that no variable or file contains: signed URLs, headers, and keys of another account.
 _PATTERNS = (
@@ -32,20 +33,34 @@ _PATTERNS = (
     (re.compile(r"\b(Basic|Bearer)\s+[\w+/=.~-]{16,}"), rf"\1 {MASK}"),
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), MASK),
 )  # fmt: skip
+_spellings: set[str] = set()  # a text may still contain a token that has been replaced in its file
 
 
 def redact(text: str) -> str:
     """Replace every secret in the text by ``***``.
 
     These are the secrets in this process's environment and in the credential files of Kaggle, AWS and netrc, and
-    passwords and signatures in any URL. Values of fewer than MIN_CHARS characters are replaced in URLs only.
+    passwords and signatures in any URL. Values of fewer than MIN_CHARS characters are replaced in URLs only. The
+    secrets are read again every REFRESH_SECONDS; earlier ones are still replaced.
     """
-    environment = frozenset(os.environ.items())
-    for secret in _known_secrets(environment, int(time.monotonic() / REFRESH_SECONDS)):
+    if not text or text.isspace():  # such as the line end that print() writes separately
+        return text
+    for secret in _known_secrets(int(time.monotonic() / REFRESH_SECONDS)):
         text = text.replace(secret, MASK)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def redact_values(value: Any) -> Any:
+    """Return a JSON value with its strings redacted; keys and numbers stay, so that programs can still read it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: redact_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_values(item) for item in value]
+    return value
 
 
 def redact_output() -> None:
@@ -81,17 +96,18 @@ class _RedactedStream:
 
 
 @functools.lru_cache(maxsize=1)
-def _known_secrets(environment: frozenset[tuple[str, str]], _: int) -> list[str]:
-    """Return the secrets in all their spellings, longest first; they are read again every REFRESH_SECONDS."""
-    values = {*_environment_secrets(environment), *_file_secrets()}
+def _known_secrets(_: int) -> list[str]:
+    """Return the secrets that this process has read so far in all their spellings, longest first."""
+    values = {*_environment_secrets(), *_file_secrets()}
     lines = {line.strip() for value in values for line in (value, *value.splitlines())}
     spellings = {spelling for line in lines for spelling in (line, json.dumps(line)[1:-1], ascii(line)[1:-1],
                                                              quote(line, safe=""), unquote(line))}  # fmt: skip
-    return sorted((text for text in spellings if len(text) >= MIN_CHARS), key=len, reverse=True)
+    _spellings.update(text for text in spellings if len(text) >= MIN_CHARS)
+    return sorted(_spellings, key=len, reverse=True)
 
 
-def _environment_secrets(environment: frozenset[tuple[str, str]]) -> Iterator[str]:
-    for name, value in environment:
+def _environment_secrets() -> Iterator[str]:
+    for name, value in os.environ.items():
         if name.lower().endswith("_proxy"):  # its password may contain unquoted characters
             user_info = [value.partition("://")[2] or value]
         else:
@@ -100,6 +116,8 @@ def _environment_secrets(environment: frozenset[tuple[str, str]]) -> Iterator[st
             yield text.rpartition("@")[0].partition(":")[2]
         if _VARIABLE.fullmatch(name):
             yield from _variable_secrets(value)
+        if value.startswith("{"):  # AIRFLOW_CONN_...; its extra is JSON in JSON
+            yield from _ENTRY.findall(value.replace('\\"', '"'))
 
 
 def _variable_secrets(value: str) -> Iterator[str]:

@@ -45,9 +45,9 @@ SIGNAL_STATUS = 128  # a shell adds it to the number of the signal that ended a 
 # A worker or pod has no variable or file with them, which all of its processes could read: a task of these stages gets
 # them from Airflow's variables.
 ALLOWED = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|LD_LIBRARY_PATH|CARCLF_(?!KAGGLE).*|AWS_.*|KERAS_.*|TF_.*|XLA_.*|CUDA_.*"
-    r"|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|(?i:https?_proxy|no_proxy)"
-    r"|OTEL_.*|MLFLOW_.*"
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|PYTHONUTF8|LD_LIBRARY_PATH|NETRC|CARCLF_(?!KAGGLE).*|AWS_.*"
+    r"|KERAS_.*|TF_.*|XLA_.*|CUDA_.*|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
+    r"|(?i:https?_proxy|no_proxy)|OTEL_.*|MLFLOW_.*"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")

@@ -5,17 +5,18 @@ import tempfile
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from gate_candidates import Candidate, build_candidate, build_ensemble, build_split
+from gate_candidates import Candidate, build_artifact, build_candidate, build_ensemble, build_split
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from carclf.artifacts import Artifact
+from carclf.artifacts import Artifact, Model, Provenance
 from carclf.champion import (
     ensure_state,
     find_promotion,
@@ -27,6 +28,7 @@ from carclf.champion import (
     roll_back,
     set_threshold,
 )
+from carclf.ensembles.members import read_members
 from carclf.errors import ConfigError, DamagedArtifactError, DataError
 from carclf.services.storage import Store, open_store
 
@@ -248,6 +250,17 @@ def test_a_rollback_to_an_ensemble_verifies_its_members_splits(store: Store, how
         roll_back(store)
     assert error.value.path == f"splits/{members[1].split.key}"
     assert champion_key(store) == second.model.key and len(history(store)) == 2
+
+
+def test_a_rollback_to_an_ensemble_without_splits_of_its_members_raises_data_error(store: Store) -> None:
+    first = build_candidate(store, "first", [])
+    files = {"model.keras": b"ensemble", "ensemble.json": b'{"members": [{"model": "m"}]}'}
+    model = build_artifact(store, Model, Provenance(1, first.model.inputs, {}), {}, files)
+    for key in (model.key, first.model.key):
+        assert record_promotion(store, {"model": key, "decision": "d"}, ensure_state(store, 0.5))
+    for read in (roll_back, partial(read_members, model)):
+        with pytest.raises(DataError, match=rf"models/{model.key}/ensemble\.json.*members\.0"):
+            read(store)
 
 
 def test_only_a_changed_threshold_adds_an_event(store: Store) -> None:

@@ -13,7 +13,7 @@ from carclf.cli.tables import champion_details, champion_rows, details_table, hi
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
 from carclf.formatting import printable
-from carclf.redaction import redact
+from carclf.redaction import redact_values
 from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command, require_store
@@ -67,7 +67,7 @@ def promote(
     current = Run.load(run, require_store(store_url))
     decided = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
     if result:
-        result.write_text(redact(json.dumps(asdict(decided))))
+        result.write_text(json.dumps(redact_values(asdict(decided))))
     reason = str(decided.metrics["reason"])
     if decided.metrics["decision"] == "rejected":
         raise QualityError(f"{reason}. To promote the model anyway: --override REASON")

@@ -15,7 +15,7 @@ from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
 from carclf.progress import log
-from carclf.redaction import redact
+from carclf.redaction import redact_values
 from carclf.reports.experiment_report import plot_pareto_front, sort_by_accuracy
 from carclf.services.storage import Store, format_command, require_store
 
@@ -204,4 +204,4 @@ def table(
 
 def _write_result(content: Any, path: Path | None) -> None:
     if path:
-        path.write_text(redact(json.dumps(content)))
+        path.write_text(json.dumps(redact_values(content)))

@@ -15,7 +15,7 @@ from carclf.cli.options import RecipeOption, ResultOption, RunOption, SetOption,
 from carclf.config import parse_override
 from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
-from carclf.redaction import redact
+from carclf.redaction import redact_values
 from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import Store, format_command, init_store, require_store
 from carclf.stages.chain import STAGES, StageOptions
@@ -80,7 +80,7 @@ def _stage_command(stage: str) -> Callable[..., None]:
 def _finish(result: Result, path: Path | None) -> None:
     """Write the result and exit with the status that the DAG's task expects."""
     if path:
-        path.write_text(redact(json.dumps(asdict(result))))
+        path.write_text(json.dumps(redact_values(asdict(result))))
     if result.skip_reason:
         raise typer.Exit(SKIP_REMAINING)
     if result.waiting:  # the reason has been logged

@@ -96,3 +96,5 @@ def _serve(connection: Connection, inspect: Inspect) -> None:
             connection.send(inspect(path, max_size=max_size))
         except (OSError, LargeImageError) as error:
             connection.send(error)
+        except Exception:  # noqa: BLE001 (a traceback of this process would not be redacted)
+            os._exit(1)

@@ -1,7 +1,6 @@
 """HTTP for the demo server: paths, credentials, redirects, ranges and uploads."""
 
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable
@@ -15,11 +14,11 @@ from carclf.demo.faults import FIXED_RESPONSES, JSON_TYPE, Fault
 from carclf.demo.kaggle_backend import ApiError
 from carclf.demo.request_body import read_body
 from carclf.demo.served_files import ServedFile, open_file
+from carclf.progress import log
 
 if TYPE_CHECKING:
     from carclf.demo.server import DemoServer
 
-log = logging.getLogger(__name__)
 STALL_SECONDS = 30.0
 IDLE_SECONDS = 60.0  # without data, after which a connection is closed
 COPY_BYTES = 1 << 20

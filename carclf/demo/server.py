@@ -1,7 +1,6 @@
 """A loopback server that speaks Kaggle's protocol to the real client, and fails on demand."""
 
 import base64
-import logging
 import os
 import secrets
 import threading
@@ -15,9 +14,9 @@ from carclf.demo.faults import Fault, FaultKind
 from carclf.demo.kaggle_backend import METHODS, KaggleBackend, SubmissionEntry
 from carclf.demo.request_handler import RequestHandler
 from carclf.errors import ConfigError
+from carclf.progress import log
 
 __all__ = ["DemoServer", "Fault", "FaultKind", "SubmissionEntry"]
-log = logging.getLogger(__name__)
 USERNAME = "demo"
 KEY_ENV_VAR = "CARCLF_DEMO_KEY"  # a key that the clients know already; by default each server generates one
 POLL_SECONDS = 0.1

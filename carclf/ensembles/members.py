@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Model, Split
 from carclf.dataset.champion_split import VAL, previous_values
-from carclf.services.storage import Store
+from carclf.services.storage import Store, parse_object
 
 Probabilities = npt.NDArray[np.float64]
 
@@ -36,9 +37,15 @@ class Member:
     weight: float
 
 
+class _Ensemble(TypedDict):
+    members: list[Member]
+
+
 def read_members(model: Model, store: Store) -> list[Member]:
-    """Return the members of an ensemble."""
-    return [Member(**row) for row in json.loads(model.path(store, "ensemble.json").read_text())["members"]]
+    """Return the members of an ensemble; raise DataError if ``ensemble.json`` has another form."""
+    data = model.path(store, "ensemble.json").read_bytes()
+    path = f"models/{model.key}/ensemble.json in {store.url}"
+    return parse_object(_Ensemble, data, path, "Restore it from a backup, or build the ensemble again.")["members"]
 
 
 def write_members(path: Path, members: Sequence[Member], weight_metrics: dict[str, float | list[float]]) -> None:

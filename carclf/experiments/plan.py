@@ -11,6 +11,7 @@ from carclf.config import RECIPES, Config, load_config
 from carclf.errors import ConfigError, DataError
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
+from carclf.redaction import redact
 from carclf.services.storage import Store, format_command, parse_object
 
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -173,7 +174,7 @@ def write_plan(plan: Plan, store: Store) -> None:
 def record_rejection(experiment: str, store: Store, error: ConfigError) -> None:
     """Write why the plan of an experiment was rejected, for its page."""
     if EXPERIMENT_NAME.fullmatch(experiment):
-        store.write(_rejection_key(experiment), str(error).encode(errors="backslashreplace"))
+        store.write(_rejection_key(experiment), redact(str(error)).encode(errors="backslashreplace"))
 
 
 def find_rejection(experiment: str, store: Store) -> str:

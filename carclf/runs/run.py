@@ -17,7 +17,7 @@ from carclf.errors import CarclfError, ConfigError, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
 from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
-from carclf.redaction import redact
+from carclf.redaction import redact, redact_values
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
@@ -268,7 +268,7 @@ def record_rejection(run_id: str, store: Store, recipe: str, settings: dict[str,
     now = _now()
     text = redact(printable(f"ConfigError: {error}"))[:MAX_REASON]
     attempt = Attempt(stage="download", state="failed", since=now, ended=now, text=text)
-    record = _new_record(run_id, recipe, json.loads(redact(json.dumps(settings))))
+    record = _new_record(run_id, recipe, {redact(name): redact_values(value) for name, value in settings.items()})
     try:
         _write_new(store, {**record, "attempts": {"download": attempt}, "rejected": True})
     except CarclfError as problem:

@@ -18,7 +18,7 @@ from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.retrain_run import run_retrain
-from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
+from carclf_airflow.local.session import lock_folder, print_url, stage_environment, state_folder, wait_until_interrupted
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Plan:
 
 def run_demo(options: DemoOptions) -> int:
     """Serve a competition, run a DAG on it, print the outcome; then stay up, or stop with ``exit``."""
-    home = STATE_FOLDER / "demo"  # not that of `up`: a demo's run must never continue against the real Kaggle
+    home = state_folder() / "demo"  # not that of `up`: a demo's run must never continue against the real Kaggle
     plan = _plan(options)
     store = home / f"store-{plan.recipe}"  # each recipe has its own champion and threshold
     with lock_folder(home), ProcessGroup(home / "logs") as processes:

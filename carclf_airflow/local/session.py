@@ -9,11 +9,16 @@ from pathlib import Path
 
 from carclf.errors import ConfigError
 from carclf.hardware import list_gpus
+from carclf.os_errors import expand_home
 from carclf_airflow.local.airflow_server import REPOSITORY_ROOT, Airflow, AirflowError
 from carclf_airflow.local.processes import ProcessGroup
 
-STATE_FOLDER = Path(os.environ.get("CARCLF_LOCAL_FOLDER", REPOSITORY_ROOT / ".local")).expanduser()
 PARALLELISM = "CARCLF_MAX_PARALLEL_TRAININGS"
+
+
+def state_folder() -> Path:
+    """Return CARCLF_LOCAL_FOLDER, by default a folder in the repository; raise ConfigError if its home is unknown."""
+    return expand_home(os.environ.get("CARCLF_LOCAL_FOLDER") or REPOSITORY_ROOT / ".local", "CARCLF_LOCAL_FOLDER")
 
 
 def stage_environment(store: str) -> dict[str, str]:

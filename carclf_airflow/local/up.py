@@ -8,12 +8,12 @@ from carclf.services.storage import init_store
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.session import STATE_FOLDER, lock_folder, print_url, stage_environment, wait_until_interrupted
+from carclf_airflow.local.session import lock_folder, print_url, stage_environment, state_folder, wait_until_interrupted
 
 
 def run_up(competition: str) -> int:
     """Check the machine and the credentials, start Airflow, and stay up; return the exit status."""
-    home = STATE_FOLDER / "up"
+    home = state_folder() / "up"
     store = os.environ.get("CARCLF_STORE") or str(home / "store")
     if not os.environ.get("CARCLF_STORE") and not (home / "airflow").exists():  # later, a missing store is an error
         init_store(store)

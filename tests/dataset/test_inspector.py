@@ -114,6 +114,19 @@ def test_images_are_inspected_with_a_long_path_of_temporary_files(tmp_path: Path
     assert pd.read_parquet(tmp_path / "index.parquet")["problem"].tolist() == [""]
 
 
+def test_an_unexpected_exception_of_the_inspection_is_a_crash_and_prints_nothing(tmp_path: Path) -> None:
+    program = ("import sys; from contextlib import closing; from pathlib import Path\n"
+               "from carclf.dataset.inspector import Inspector\n"
+               "def fail(path, *, max_size): raise ValueError('planted')\n"
+               "if __name__ == '__main__':\n"
+               "    with closing(Inspector(fail)) as inspect: print(inspect(Path(sys.argv[1]))['problem'])\n")
+    write(tmp_path / "program.py", program.encode())
+    command = [sys.executable, tmp_path / "program.py", write(tmp_path / "a.jpg", b"")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "crash" in done.stdout
+    assert done.stderr == ""
+
+
 def test_the_inspection_in_a_process_is_the_same_as_in_this_one(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jpg", uniform_jpeg(0))
     with inspector(partial(inspect_image, config=CONFIG)) as inspect:

@@ -3,7 +3,7 @@ import pytest
 from carclf.config import load_config
 from carclf.errors import ConfigError, DataError
 from carclf.experiments.ablations import ABLATIONS
-from carclf.experiments.plan import make_plan, read_plan, write_plan
+from carclf.experiments.plan import find_rejection, make_plan, read_plan, record_rejection, write_plan
 from carclf.experiments.trainings import prepare
 from carclf.experiments.variants import COMPARED_SECTIONS, parse_recipe
 from carclf.services.storage import open_store
@@ -138,3 +138,9 @@ def test_a_damaged_plan_raises_data_error(tmp_path):
     store.write("experiments/one/plan.json", b'{"experiment": "one"}')
     with pytest.raises(DataError, match=r"experiments/one/plan\.json"):
         read_plan("one", store)
+
+
+def test_the_reason_of_a_rejection_is_stored_without_secrets(tmp_path):
+    store = open_store(str(tmp_path))
+    record_rejection("one", store, ConfigError("https://ada:planted@host/w.h5 is missing."))
+    assert find_rejection("one", store) == "https://***@host/w.h5 is missing."

@@ -73,6 +73,18 @@ def test_rejected_settings_are_recorded_until_the_run_starts_with_valid_ones(sto
     assert start(store).record == run.record
 
 
+def test_rejected_settings_are_recorded_without_secrets(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAGGLE_KEY", "12345678")
+    monkeypatch.setattr("carclf.redaction.REFRESH_SECONDS", 1e-9)
+    settings = {"split.seed": 0.0123456789, "x12345678": "https://ada:planted@host"}
+    record_rejection("r", store, "demo", settings, ConfigError("Unknown setting 'x12345678'."))
+    stored = store.read("runs/r.json")
+    assert stored
+    record = json.loads(stored.data)
+    assert record["config"] == {"split.seed": 0.0123456789, "x***": "https://***@host"}
+    assert "12345678'" not in record["attempts"]["download"]["text"]
+
+
 def test_a_reused_result_keeps_time_and_machine_of_its_creation(store: Store) -> None:
     run = start(store)
     run.record_result(Result("split", "k1", False, 30.0, {}, "first"))

@@ -16,7 +16,7 @@ from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, ServiceError
 from carclf.services.kaggle.archive_download import ArchiveDownload
 from carclf.services.kaggle.client import KaggleClient, SubmissionLimits, SubmissionState
-from carclf.services.kaggle.retries import TRANSIENT_ERRORS
+from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError
 
 SLUG = "demo-cars"
 pytestmark = pytest.mark.usefixtures("no_kaggle_credentials")
@@ -70,6 +70,18 @@ def test_an_interrupted_download_is_resumed(server: DemoServer, tmp_path: Path) 
     assert ranges == [None, f"bytes={half}-"]
     assert 0 < half < download.path.stat().st_size
     assert download.path.read_bytes() == server.competition.archive.read_bytes()
+
+
+def test_a_response_of_several_lines_is_logged_on_one(caplog: pytest.LogCaptureFixture) -> None:
+    responses = iter([TransientError("busy\nERROR forged"), None])
+
+    def call() -> None:
+        if error := next(responses):
+            raise error
+
+    RetryPolicy(SLUG, "KAGGLE_API_TOKEN", max_attempts=2, backoff_seconds=0).call("download cars.zip", call)
+    [message] = caplog.messages
+    assert r"busy\nERROR forged" in message
 
 
 def test_a_token_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """Download of a competition's archive: resumed after a fault, and checked when complete."""
 
 import errno
-import logging
 import lzma
 import os
 import struct
@@ -18,9 +17,9 @@ import requests
 
 from carclf.errors import ConfigError, DataError
 from carclf.os_errors import disk_full_message
+from carclf.progress import log
 from carclf.services.kaggle.retries import RetryPolicy, TransientError
 
-log = logging.getLogger(__name__)
 CHUNK_BYTES = 1 << 20
 LOG_SECONDS = 10.0
 

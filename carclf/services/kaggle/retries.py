@@ -2,7 +2,6 @@
 
 import email.utils
 import json
-import logging
 import os
 import time
 from collections.abc import Callable
@@ -14,11 +13,11 @@ import requests
 import urllib3
 
 from carclf.errors import ConfigError, ServiceError
+from carclf.progress import log
 from carclf.proxies import find_proxy_error
 from carclf.services.kaggle.credentials import CREDENTIALS_HELP, ENDPOINT_ENV_VAR
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 LONGEST_WAIT_SECONDS = 300.0
 RETRYABLE_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS}

@@ -9,7 +9,7 @@ import pytest
 from carclf.errors import ConfigError
 from carclf_airflow.local.airflow_server import AirflowError
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.session import lock_folder, wait_until_interrupted
+from carclf_airflow.local.session import lock_folder, state_folder, wait_until_interrupted
 
 
 def test_a_folder_that_cannot_be_created_names_its_variable(tmp_path: Path) -> None:
@@ -17,6 +17,12 @@ def test_a_folder_that_cannot_be_created_names_its_variable(tmp_path: Path) -> N
     folder = tmp_path / "file" / "demo"
     with pytest.raises(ConfigError, match=r"file/demo.*CARCLF_LOCAL_FOLDER"), lock_folder(folder):
         pass
+
+
+def test_an_unknown_home_names_the_variable_of_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARCLF_LOCAL_FOLDER", "~unknown-user/carclf")
+    with pytest.raises(ConfigError, match="CARCLF_LOCAL_FOLDER"):
+        state_folder()
 
 
 def test_a_locked_folder_cannot_be_locked_again(tmp_path: Path) -> None:
