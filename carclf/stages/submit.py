@@ -96,7 +96,7 @@ def send_submission(
         path = prediction.path(store, "submission.csv")
         sample = dataset.path(store, "sample-submission.csv").read_text(encoding="utf-8")
         check_submission(path.read_text(encoding="utf-8"), sample, [str(name) for name in split.class_names])
-        claim = _StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
+        claim = StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
         submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {model.key}")
         state = submit_once(KaggleClient(competition), submission, claim)
         if state.status == "ERROR":
@@ -109,7 +109,7 @@ def send_submission(
     return build(Submission, make, provenance, store, {"submission.csv": file})
 
 
-class _StoredClaim:
+class StoredClaim:
     """The claim of a file in the store, changed by compare-and-swap."""
 
     def __init__(self, store: Store, key: str) -> None:
