@@ -52,16 +52,16 @@ def check(
     """Verify every file of a store, and print what is damaged and whether it was rebuilt."""
     store = require_store(store_url)
     left = []
-    num_rebuilt = 0
+    num_repaired = 0
     for damage in find_damage(store):  # a repair may mark more artifacts, which are found later
-        problem = repair(store, damage) if rebuild else damage.problem
-        print(f"damaged  {damage.path}: {problem}" if problem else f"rebuilt  {damage.path}", flush=True)
-        num_rebuilt += not problem
-        left += [damage.path] if problem else []
+        result, text = repair(store, damage) if rebuild else ("damaged", damage.problem)
+        print(f"{result:<7}  {damage.path}{text and f': {text}'}", flush=True)
+        num_repaired += result != "damaged"
+        left += [damage.path] if result == "damaged" else []
     if left:
         raise DataError(f"{len(left)} objects of {store.url} are damaged: {', '.join(left)}. Rebuild them with "
                         "--repair; restore from a backup what cannot be rebuilt.")
-    print(f"{store.url}: rebuilt {num_rebuilt} artifacts, nothing is damaged")
+    print(f"{store.url}: rebuilt or marked {num_repaired} artifacts, nothing is damaged")
 
 
 @store_app.command()
