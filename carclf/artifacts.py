@@ -160,7 +160,7 @@ class Artifact(BaseModel):
 
     def _missing(self, kind: str, name: str) -> DataError:
         return DataError(f"{self.folder}/{self.key}/manifest.json is damaged: it has no {kind} {name!r}. Restore it "
-                         "from a backup, or run the stage that created it again with --set force=true.")
+                         "from a backup, or start a new run with --set force=true, which builds another artifact.")
 
     def path(self, store: Store, name: str) -> Path:
         """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""

@@ -49,7 +49,7 @@ def check(
         bool, typer.Option("--repair", help="Rebuild damaged artifacts by the stage that created them.")
     ] = False,
 ) -> None:
-    """Verify every file of a store, and print what is damaged and whether it was rebuilt."""
+    """Verify the artifacts and records of a store, and print what is damaged and whether it was rebuilt."""
     store = require_store(store_url)
     left = []
     num_repaired = 0

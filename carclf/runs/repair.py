@@ -212,7 +212,7 @@ def _restore(path: str) -> str:
 
 
 def find_damage(store: Store) -> Iterator[Damage]:
-    """Yield everything in the store that is damaged or missing, inputs before what is made from them.
+    """Yield the artifacts and records that are damaged or missing, inputs before what is made from them.
 
     Every file of every artifact is downloaded and compared with its SHA-256.
     """
