@@ -1,6 +1,6 @@
 """Find damaged artifacts, and rebuild them under their keys by the stage that created them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
@@ -29,7 +29,8 @@ from carclf.errors import CarclfError, ConfigError, DamagedArtifactError, DataEr
 from carclf.progress import Meter, log
 from carclf.runs.index import list_run_ids
 from carclf.runs.record import Record, read_record, record_key
-from carclf.services.storage import Store, VersionedObject, format_command
+from carclf.services.kaggle.submitting import Attempt
+from carclf.services.storage import Store, VersionedObject, format_command, parse_object
 from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall, StageSpec
 from carclf.stages.split import rebuild_split
 
@@ -52,7 +53,8 @@ class Damage:
     @property
     def is_artifact(self) -> bool:
         """True for an artifact, False for a file with state."""
-        return self.path.partition("/")[0] in KINDS
+        folder, _, key = self.path.partition("/")
+        return folder in KINDS and "/" not in key
 
 
 def with_repair(
@@ -211,11 +213,17 @@ def _restore(path: str) -> str:
     return f"Restore {path}/ from a backup."
 
 
-def find_damage(store: Store) -> Iterator[Damage]:
+def find_damage(store: Store, readers: Mapping[str, Callable[[], object]] | None = None) -> Iterator[Damage]:
     """Yield the artifacts and records that are damaged or missing, inputs before what is made from them.
 
-    Every file of every artifact is downloaded and compared with its SHA-256.
+    Every file of every artifact is downloaded and compared with its SHA-256. ``readers`` are functions that read other
+    files, by key.
     """
+    for key, read_file in (readers or {}).items():
+        try:
+            read_file()
+        except DataError as error:
+            yield Damage(key, str(error))
     references: set[str] = set()
     for key, read in _state_readers(store).items():
         try:
@@ -258,6 +266,7 @@ def _state_readers(store: Store) -> dict[str, Callable[[], set[str]]]:
         "champion.json": partial(_champion_references, store),
         **{record_key(run_id): partial(_run_references, store, run_id) for run_id in list_run_ids(store)},
         "label_fixes.csv": partial(_label_fixes_references, store),
+        **{key: partial(_claim_references, store, key) for key in store.list_keys("submissions/claims/")},
     }
 
 
@@ -278,6 +287,13 @@ def _run_references(store: Store, run_id: str) -> set[str]:
 
 def _label_fixes_references(store: Store) -> set[str]:
     read_fixes(store)
+    return set()
+
+
+def _claim_references(store: Store, key: str) -> set[str]:
+    if (claim := store.read(key)) and claim.data != b"null":
+        fix = "Run submit again, which names the way to fix it."
+        parse_object(Attempt, claim.data, f"{key} in {store.url}", fix)
     return set()
 
 

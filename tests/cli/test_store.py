@@ -212,6 +212,19 @@ def test_check_finds_damaged_state_files(store_copy: Store, key: str) -> None:
     assert key in paths_of_damage(store_copy)
 
 
+def test_check_finds_damaged_claims_and_experiments(tmp_path: Path) -> None:
+    store = init_store(tmp_path / "store")
+    names = ("plan.json", "outcome.json", "rungs/1/0.json")
+    keys = ["submissions/claims/cars-0.json", *(f"experiments/e/{name}" for name in names)]
+    store.write("submissions/claims/cars-1.json", b"null")
+    for key in keys:
+        store.write(key, b"{")
+    for options in ([], ["--repair"]):
+        result = CliRunner().invoke(app, ["store", "check", "--store", store.url, *options])
+        assert isinstance(result.exception, DataError) and "4 objects" in str(result.exception)
+        assert all(f"damaged  {key}: " in result.output for key in keys)
+
+
 def test_check_finds_an_artifact_that_is_missing(store_copy: Store) -> None:
     event = champion_event(store_copy)
     assert event is not None
