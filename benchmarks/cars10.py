@@ -27,7 +27,7 @@ from carclf.config import load_config
 from carclf.demo.competition import Competition, grade, open_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run
-from carclf.services.storage import open_store
+from carclf.services.storage import init_store
 from carclf.stages.chain import STAGES
 
 HOLDOUT = 0.2
@@ -42,7 +42,7 @@ def train_with_recipe(recipe: str, settings: dict[str, Any]) -> Train:
 
     def train(competition: Competition, seed: int, options: argparse.Namespace, work: Path) -> Predictions:
         os.environ["CARCLF_CACHE"] = str(work / "cache")  # an empty cache: nothing is reused
-        store = open_store(str(work / "store"))
+        store = init_store(work / "store")
         with DemoServer(competition, scoring_seconds=0) as server:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
             base = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE

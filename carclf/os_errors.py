@@ -13,7 +13,8 @@ from carclf.errors import ConfigError
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
-MIN_OPEN_FILES = 64  # a run of the demo in a folder needs 24; S3 and worker processes need more
+# A run of the demo in a folder needs 24 files, S3 needs more, and each process that inspects images needs 3.
+MIN_OPEN_FILES = 56 + 4 * max(2, len(os.sched_getaffinity(0)))
 
 
 def expand_home(path: str | os.PathLike[str], setting: str) -> Path:
@@ -50,7 +51,8 @@ def _explain(error: BaseException) -> str | None:
         return f"{getattr(error, 'strerror', error)}. Set TMPDIR to a folder that this user may write to."
     if number in (errno.EMFILE, errno.ENFILE):
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"This process may not open more than {limit} files. Raise the limit with `ulimit -n {MIN_OPEN_FILES}`."
+        return (f"This process may not open more than {limit} files. Raise the limit with "
+                f"`ulimit -n {max(MIN_OPEN_FILES, 2 * limit)}`.")
     return None
 
 

@@ -22,12 +22,13 @@ def find_proxy_error(problem: str, error: BaseException) -> CarclfError | None:
     text = " ".join(_messages(error))
     invalid = [name for name in names if not _is_valid(os.environ[name])]
     if invalid and (_INVALID.search(text) or _UNREACHABLE.search(text)):
-        return ConfigError(f"{problem}: {', '.join(invalid)} is not a valid URL of a proxy. Use http://host:port or "
-                           "http://user:password@host:port, with special characters quoted, such as %40 for @.")
+        return ConfigError(f"{problem}: {', '.join(invalid)} is not the URL of an HTTP proxy. Use http://host:port; a "
+                           "user and a password come before the host, followed by @, with special characters quoted "
+                           "(%40 for @). SOCKS proxies are not supported.")
     if names and (match := _REJECTED.search(text)):
         return ConfigError(f"{problem}: the proxy in {', '.join(names)} rejects the request with status "
-                           f"{match[1] or 407}. Add the user and the password to its URL, as in "
-                           "http://user:password@host:port, or add the server's host to NO_PROXY.")
+                           f"{match[1] or 407}. Add a user and a password to its URL, before "
+                           "the host and followed by @, or add the server's host to NO_PROXY.")
     if names and _UNREACHABLE.search(text):
         return ServiceError(f"{problem}: the proxy in {', '.join(names)} cannot be reached. Check its host and port, "
                             "or add the server's host to NO_PROXY.")

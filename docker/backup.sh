@@ -15,11 +15,14 @@ docker compose exec -T postgres pg_dump -U airflow -Fc airflow > "$folder/databa
 docker compose exec -T postgres pg_restore --list < "$folder/database.dump.new" > /dev/null
 mv "$folder/database.dump.new" "$folder/database.dump"
 
-# Status 65: damaged files were reported and left out. The rest is a valid backup.
+# Status 65: damaged files were reported and left out. The rest is a valid backup if the copy has ended: it writes the
+# store's marker last.
 status=0
+rm -f "$folder/store/store.json"
 docker compose run --rm --no-deps -T --user "$(id -u):0" --env HOME=/tmp --volume "$folder/store:/backup" worker \
   carclf store copy --to /backup || status=$?
 [ $status -eq 0 ] || [ $status -eq 65 ] || exit $status
+[ -f "$folder/store/store.json" ] || { echo "$folder is not a complete backup. See the error above." >&2; exit $status; }
 cd "$folder"
 find database.dump store -type f ! -name '~*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum > SHA256SUMS.new
 mv SHA256SUMS.new SHA256SUMS

@@ -4,7 +4,9 @@
 # COMPOSE_PROJECT_NAME, from .env or the environment, select the stack, as for docker compose.
 set -eu
 [ -n "${1-}" ] && [ $# -eq 1 ] || { echo "Usage: make restore FROM=folder, or $0 FOLDER" >&2; exit 64; }
-[ -f "$1/SHA256SUMS" ] || { echo "$1 is not a complete backup: it has no SHA256SUMS. Nothing was changed." >&2; exit 66; }
+for file in SHA256SUMS store/store.json; do
+  [ -f "$1/$file" ] || { echo "$1 is not a complete backup: it has no $file. Nothing was changed." >&2; exit 66; }
+done
 folder=$(cd "$1" && pwd)
 # Check first: a damaged or incomplete backup must not replace anything.
 (cd "$folder" && sha256sum --quiet --check SHA256SUMS) || { echo "$folder is damaged: nothing was changed." >&2; exit 65; }

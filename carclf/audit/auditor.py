@@ -113,10 +113,7 @@ class Auditor:
         split, model = champion_split(store), champion_model(store)
         if split is None or model is None or split.input("dataset") == self.split.input("dataset"):
             return None
-        if (archive := Archive.find(store, model.input("archive"))) is None:
-            raise DataError(f"Cannot measure drift: the champion's archive {model.input('archive')} is missing from "
-                            f"{store.url}. Restore it from a backup, or set audit.enabled=false.")
-        return archive, split
+        return Archive.require(store, model.input("archive"), "the champion's archive, to measure drift"), split
 
     def _write_report(self, folder: Path, suspects: "pd.DataFrame", drift: dict[str, Any] | None) -> None:
         from carclf.reports.dataset_report import DatasetFindings, write_dataset_report

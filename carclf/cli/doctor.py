@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from carclf.artifacts import cache_folder
-from carclf.champion import champion_model
+from carclf.champion import champion_model, read_state
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
 from carclf.errors import CarclfError, ConfigError
@@ -71,7 +71,8 @@ def _check_store(url: str) -> str:
     store.write("doctor/probe", b"written by carclf doctor")
     if store.read("doctor/probe") is None:
         raise ConfigError(f"An object was written to {url} but cannot be read back. Check the permissions.")
-    return f"{url} is readable and writable"
+    read_state(store)  # raises DataError if champion.json is damaged
+    return f"{store.url} is readable and writable"
 
 
 def _check_weights(config: Config, store_url: str) -> str:

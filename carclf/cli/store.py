@@ -20,7 +20,7 @@ store_app = typer.Typer(no_args_is_help=True, help="Create, check, repair, clean
 @store_app.command()
 def init(store_url: StoreOption = "store") -> None:
     """Create a store, once. Other commands fail without it, for example if its disk is not mounted."""
-    print(f"The store {init_store(store_url).url} exists.")
+    print(f"The store {init_store(store_url).url} is ready.")
 
 
 @store_app.command()
@@ -37,8 +37,6 @@ def copy(
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
     result = copy_store(source, target, overwrite=overwrite)
-    if not result.num_files + result.num_skipped + len(result.damaged):
-        raise ConfigError(f"{source.url} is empty, so nothing was copied. Give another --store.")
     print(f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
           f"{result.num_skipped}")
     if result.damaged:

@@ -12,7 +12,7 @@ from carclf.progress import log
 from carclf.runs.live import read_live_progress
 from carclf.runs.record import record_key
 from carclf.runs.run import Result, Run
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store
 from carclf.stages.chain import NO_OPTIONS, StageOptions
 
 LATE_STAGES = ("evaluate", "promote", "submit", "score")  # the report is written after these
@@ -30,12 +30,13 @@ def current_report(store: Store, run_id: str) -> str:
     live = read_live_progress(store, run_id)
     if record is None or any(progress["state"] == "running" for progress in live.values()):
         return run_report(store, run_id)
-    return _cached_report(store.url, run_id, f"{record.version} {champion and champion.version} {json.dumps(live)}")
+    version = f"{record.version} {champion and champion.version} {json.dumps(live)}"
+    return _cached_report(store, run_id, version)  # type: ignore[arg-type]  # stores are hashed by identity
 
 
 @lru_cache(maxsize=8)
-def _cached_report(store_url: str, run_id: str, version: str) -> str:
-    return run_report(open_store(store_url), run_id)
+def _cached_report(store: Store, run_id: str, version: str) -> str:
+    return run_report(store, run_id)
 
 
 def report_key(run_id: str) -> str:

@@ -85,10 +85,11 @@ def with_final_ids(index: pd.DataFrame, sample_submission: pd.DataFrame) -> pd.D
 
 
 def expected_labels(index: pd.DataFrame, context: CheckContext) -> set[int]:
-    """Return the competition's classes: those of train.csv, or those of the folders under train/ without it."""
-    if context.train_csv is not None:
+    """Return the competition's classes: those of train.csv, or of the folders under train/ if it matches no image."""
+    train = index[index["source"] == "train"]
+    if context.train_csv is not None and match_ids(context.train_csv["Id"].tolist(), file_names(train)):
         return set(context.train_csv["Category"])
-    return set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
+    return set(train.loc[train["label"] >= 0, "label"])
 
 
 def _check_unusable_fraction(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:

@@ -22,7 +22,7 @@ from carclf.images.letterbox import resize_to_fit
 from carclf.os_errors import disk_full_message
 from carclf.progress import log
 
-VERSION = 3  # of the file format and of the decoding: change it when either changes
+VERSION = 4  # of the file format and of the decoding: change it when either changes
 CHUNK_SIZE = 256  # images in memory at once while the cache is written
 MAX_ATTEMPTS = 3  # to create a cache that is damaged or removed by another process each time
 GRAY = 128

@@ -51,7 +51,8 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
     state = kaggle.find_submission(fingerprint, ref=int(submission.number("ref")))
     if state is None:
         raise DataError(f"Kaggle does not list a submission with the fingerprint {fingerprint}: it was sent to another "
-                        "endpoint, or removed. Run again with --set force=true to send it again.")
+                        f"endpoint, or removed. Submit {store.url}/{file.key} by hand with the fingerprint in the "
+                        "description, then run again.")
     if state.status == "ERROR":
         raise ungraded_error(state, kaggle.competition, f"{store.url}/{file.key}", fingerprint)
     if state.status != "COMPLETE":

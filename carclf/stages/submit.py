@@ -5,8 +5,6 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
 from carclf.artifacts import (
     Archive,
     Dataset,
@@ -25,7 +23,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, ungraded_error
 from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_once
-from carclf.services.storage import Store
+from carclf.services.storage import Store, parse_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 NUM_COLUMNS = 2  # id and class
-_ATTEMPT: TypeAdapter[Attempt | None] = TypeAdapter(Attempt | None)
+_NO_ATTEMPT = b"null"
 
 
 def submit(
@@ -117,26 +115,28 @@ class _StoredClaim:
     def __init__(self, store: Store, key: str) -> None:
         self._store = store
         self._key = key
-        self._version: str | None = None
+        self._data: bytes | None = None  # what was read or written last
 
     def read(self) -> Attempt | None:
         """Return the recorded attempt; raise DataError if the object is damaged."""
         current = self._store.read(self._key)
-        self._version = current.version if current else None
-        try:
-            return _ATTEMPT.validate_json(current.data) if current else None
-        except ValidationError as error:
-            raise DataError(f"{self._store.url}/{self._key} is damaged, so it is unknown whether the predictions were "
-                            "submitted. Search for the fingerprint in its name in the descriptions of your submissions "
-                            "on Kaggle. If it is missing there, delete this file and run again.") from error
+        self._data = current.data if current else None
+        if self._data is None or self._data == _NO_ATTEMPT:
+            return None
+        fix = ("It is unknown whether the predictions were submitted. Search for the fingerprint in its name in the "
+               "descriptions of your submissions on Kaggle. If it is missing there, delete this file and run again.")
+        return parse_object(Attempt, self._data, f"{self._store.url}/{self._key}", fix)
 
     def replace(self, attempt: Attempt | None) -> bool:
-        """Write the attempt; return False if the object is not the one that was read."""
-        if not self._store.write_if(self._key, _ATTEMPT.dump_json(attempt), self._version):
-            return False
+        """Write the attempt; return False if the object is not the one that was read or written last."""
+        # The version is read before a write: a read that fails after the write would leave a claim of nothing sent.
         current = self._store.read(self._key)
-        self._version = current.version if current else None
-        return True
+        if (current.data if current else None) != self._data:
+            return False
+        data = attempt.model_dump_json().encode() if attempt else _NO_ATTEMPT
+        is_written = self._store.write_if(self._key, data, current.version if current else None)
+        self._data = data if is_written else self._data
+        return is_written
 
 
 def _predict_probabilities(

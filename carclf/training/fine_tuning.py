@@ -15,6 +15,7 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 from carclf.artifacts import Archive, Metrics, Model, Split, StageContext
 from carclf.config import AUTO, FineTune
 from carclf.dataset.archives import extract_images
+from carclf.errors import DataError
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
@@ -50,7 +51,7 @@ def _require_equal_lengths(columns: Columns) -> Columns:
 class StoredTrials(TypedDict):
     """The columns of the trials and the best value, as they are stored with the checkpoints."""
 
-    best: float
+    best: int | float  # a batch size must stay an int
     trials: Annotated[Columns, AfterValidator(_require_equal_lengths)]
 
 
@@ -148,9 +149,7 @@ class FineTuning:
             if getattr(settings, name) != AUTO:
                 continue
             key = f"{checkpoints.folder}/{name}-trials.json"
-            if saved := self.store.read(key):
-                fix = "Remove it: the trials are repeated."
-                content = parse_object(StoredTrials, saved.data, f"{key} in {self.store.url}", fix)
+            if content := self._read_trials(key):
                 trials, best = pd.DataFrame(content["trials"]), content["best"]
             else:
                 trials, best = find(network, settings)
@@ -159,6 +158,15 @@ class FineTuning:
             log.info("fine_tune: chose %s=%.3g", name, best)
             settings = settings.model_copy(update={name: best})
         return settings
+
+    def _read_trials(self, key: str) -> StoredTrials | None:
+        if not (saved := self.store.read(key)):
+            return None
+        try:
+            return parse_object(StoredTrials, saved.data, f"{key} in {self.store.url}", "The trials are repeated.")
+        except DataError as error:
+            log.warning("fine_tune: %s", error)
+            return None
 
     def _train(
         self, network: keras.Model, settings: FineTune, checkpoints: Checkpoints, pause_epoch: int

@@ -57,7 +57,7 @@ class TrainingState:
     best_loss: float = float("inf")
     stale_epochs: int = 0
     restarts: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, int | float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

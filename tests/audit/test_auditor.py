@@ -5,17 +5,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import pandas as pd
 import pytest
+from gate_candidates import build_archive, build_artifact
 
-from carclf.artifacts import Audit, Drift
+from carclf.artifacts import Archive, Audit, Drift, Model, Provenance, Split, StageContext
+from carclf.audit.auditor import Auditor
+from carclf.champion import ensure_state, record_promotion
 from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.errors import DataError
+from carclf.errors import DamagedArtifactError, DataError
 from carclf.runs.run import STAGES, Result, Run
 from carclf.services.storage import Store, open_store
 
@@ -123,6 +127,25 @@ def test_drift_stops_a_run_unless_the_limit_is_raised(
     again = run_to_promote(store, "again-dark", servers["dark"], monkeypatch)
     assert all(result.reused for result in again.values())
     assert "drift" not in again["train_head"].metrics
+
+
+def test_a_missing_archive_of_the_champion_is_reported_as_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run rebuilds what is reported so."""
+    store = open_store(tmp_path / "store")
+    archive = build_archive(store)
+    champion_split, split = (build_artifact(store, Split, Provenance(1, {"dataset": name}, {})) for name in "ab")
+    inputs = {"archive": archive.key, "split": champion_split.key}
+    model = build_artifact(store, Model, Provenance(1, inputs, {}))
+    assert record_promotion(store, {"model": model.key, "decision": "d"}, ensure_state(store, 0.5))
+    audit = build_artifact(store, Audit, Provenance(1, {}, {}), files={"report.html": b""})
+    monkeypatch.setattr(Auditor, "rank_suspects", lambda _: (audit, True))
+    Path(store.url, Archive.manifest_path(archive.key)).unlink()
+    auditor = Auditor(archive, split, StageContext(store, load_config("demo")), "none", lambda *_: pytest.fail())
+    with pytest.raises(DamagedArtifactError) as damage:
+        auditor.metrics()
+    assert damage.value.path == f"archives/{archive.key}"
 
 
 def test_a_run_with_audit_disabled_has_no_audit(

@@ -382,11 +382,10 @@ def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, vi
     assert viewer.get(f"/experiments/{name}/report.html").status_code == 404
     store.write(f"experiments/{name}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
     row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
-           "on_pareto_front": False, "command": "", "runs": []}
+           "on_pareto_front": False, "command": "", "runs": [], "changes": {}, "relative_cost": None}
     outcome = {"experiment": name, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0,
-               "num_comparisons": 0,
-               "significance_level": 0.05, "seed_std": None, "rows": [row], "stopped_early": [], "failed": [],
-               "not_trained": []}
+               "num_comparisons": 0, "significance_level": 0.05, "seed_std": None, "settings": {}, "winner": "",
+               "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
     store.write(f"experiments/{name}/outcome.json", json.dumps(outcome).encode())
     page = viewer.get(path, headers=HTML)
     assert page.status_code == 200
@@ -424,12 +423,12 @@ def test_live_points_have_the_version_of_the_page_that_shows_them(store: Store, 
     record_attempt(run, "fine_tune", "running")
 
     def write_progress(num: int) -> None:
-        points = [{"done": 10 * n, "time": "", "epoch": 1.0, "loss": 2.0 / n, "accuracy": 0.1 * n,
-                   "learning_rate": 1e-3, "images_per_second": 50.0, "data_wait_fraction": 0.1}
+        points = [{"done": 10 * n, "time": "2999-01-01T00:00:00+00:00", "epoch": 1.0, "loss": 2.0 / n,
+                   "accuracy": 0.1 * n, "learning_rate": 1e-3, "images_per_second": 50.0, "data_wait_fraction": 0.1}
                   for n in range(1, num + 1)]
         live = {"stage": "fine_tune", "state": "running", "started": run.record["created"],
                 "updated": "2999-01-01T00:00:00+00:00", "activity": "fine_tune", "done": 10 * num, "total": 100,
-                "per_second": 1.0, "eta_seconds": 9.0, "metrics": points[-1] if points else {},
+                "per_second": 1.0, "eta_seconds": 9.0, "metrics": {"loss": 0.5} if points else {},
                 "series": {"fine_tune": {"points": points, "epochs": []}} if points else {}}
         store.write("live/r/fine_tune.json", json.dumps(live).encode())
 

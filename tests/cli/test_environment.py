@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from carclf.services.storage import init_store
+
 pytestmark = pytest.mark.usefixtures("kaggle_server")
 CARCLF = [sys.executable, "-m", "carclf"]
 UID = "54321"  # without an entry in /etc/passwd, as in a container
@@ -19,7 +21,7 @@ RunAsUser = Callable[..., Process]
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store whose path has a space and other letters, with a run that has downloaded the archive."""
-    folder = tmp_path / "the störe"
+    folder = Path(init_store(tmp_path / "the störe").url)
     for name, value in {"STORE": str(folder), "RECIPE": "demo", "SETTINGS": "competition=demo-cars"}.items():
         monkeypatch.setenv(f"CARCLF_{name}", value)
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))

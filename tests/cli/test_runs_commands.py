@@ -140,6 +140,9 @@ def test_the_commands_list_show_and_compare(store_copy: Store) -> None:
     assert ["model.image_width", "64", "128"] in [line.split() for line in compared]
     Path(store_copy.url, "runs.json").unlink()
     assert output_lines("reindex", store=store_copy) == [f"runs.json in {store_copy.url}: 5 runs"]
+    Path(store_copy.url, "runs/wide.json").write_text("{")
+    damaged = carclf("reindex", store=store_copy)
+    assert damaged.returncode == 65 and "wide" in damaged.stderr
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -213,7 +213,8 @@ def test_the_stage_evaluates_the_champion_on_the_same_images(
     arguments = (experiment.archive, experiment.split, experiment.model, experiment.context)
     assert evaluate(*arguments) == (experiment.evaluation, True)
     champion = experiment.copy_model(experiment.head, "champion")
-    event = {"model": champion.key, "evaluation": experiment.evaluation.key}
+    event = {"action": "promoted", "time": "2026-01-01T00:00:00+00:00", "model": champion.key,
+             "evaluation": experiment.evaluation.key}
     change_state(experiment.store, lambda _: {"champion": event, "threshold": 0.5, "history": []})
     caplog.set_level("INFO", "carclf")
     assert evaluate(*arguments) == (experiment.evaluation, False)

@@ -22,7 +22,7 @@ from carclf.cli.app import main
 from carclf.errors import DataError, QualityError
 from carclf.inference.runtimes import predict_logits
 from carclf.networks import load_network
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import Store, init_store
 from carclf.training.checkpoints import Checkpoints
 
 METRICS = {"class_names": [0, 1], "image_height": 8, "image_width": 8}
@@ -155,7 +155,7 @@ def test_pickled_weights_and_pickled_models_are_rejected(members: Files, tmp_pat
 def test_a_command_reports_the_file_in_one_line(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     content = lambda_layer(tmp_path, marker).read_bytes()
     model = build_artifact(store, Model, Provenance(1, {}, {}), METRICS, {"model.keras": content})
     (tmp_path / "a.jpg").write_bytes(b"")
@@ -169,7 +169,7 @@ def test_a_command_reports_the_file_in_one_line(
 
 
 def test_pickled_features_are_rejected(tmp_path: Path, marker: Path) -> None:
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     buffer = io.BytesIO()
     np.save(buffer, np.array([MakeFolder(marker)], object))
     for content in (buffer.getvalue(), pickle.dumps(MakeFolder(marker)), b"\x93NUMPY"):
@@ -181,7 +181,7 @@ def test_pickled_features_are_rejected(tmp_path: Path, marker: Path) -> None:
 
 
 def test_a_checkpoint_with_pickled_objects_is_ignored(tmp_path: Path, marker: Path) -> None:
-    store: Store = open_store(str(tmp_path / "store"))
+    store: Store = init_store(str(tmp_path / "store"))
     checkpoints = Checkpoints(store, "key")
     checkpoints.save([np.arange(3)], {"step": 1})
     checkpoints.save([np.array([MakeFolder(marker)], object)], {"step": 2})
@@ -197,7 +197,7 @@ def test_a_table_with_a_pickled_type_executes_nothing(tmp_path: Path, marker: Pa
     schema = pa.schema([pa.field("id", pa.string(), metadata=metadata)])
     buffer = io.BytesIO()
     pq.write_table(pa.table({"id": ["a"]}, schema=schema), buffer)
-    store = open_store(str(tmp_path / "store"))
+    store = init_store(str(tmp_path / "store"))
     features = build_artifact(store, Features, Provenance(1, {}, {}), {}, {"table.parquet": buffer.getvalue()})
     assert features.table(store, "table.parquet")["id"].tolist() == ["a"]
     assert not marker.exists()

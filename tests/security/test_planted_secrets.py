@@ -14,6 +14,8 @@ from threading import Thread
 import pytest
 from airflow_process import airflow_environment, printed_json
 
+from carclf.services.storage import init_store
+
 CREDENTIAL_FOLDERS = (".kaggle", ".aws", "kaggle-config")
 VARIABLES = {
     "KAGGLE_USERNAME": "ada",
@@ -71,7 +73,8 @@ def machine(tmp_path: Path) -> Machine:
         (tmp_path / name).write_text(content)
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path), "NO_PROXY": "127.0.0.1",
-        "CARCLF_STORE": str(tmp_path / "store"), "CARCLF_CACHE": str(tmp_path / "cache"), "CARCLF_RECIPE": "demo",
+        "CARCLF_STORE": init_store(tmp_path / "store").url, "CARCLF_CACHE": str(tmp_path / "cache"),
+        "CARCLF_RECIPE": "demo",
         "KAGGLE_CONFIG_DIR": str(tmp_path / "kaggle-config"), "CARCLF_KAGGLE_ENDPOINT": "http://127.0.0.1:9",
     }
     return Machine(tmp_path, environment | VARIABLES)

@@ -13,6 +13,7 @@ echo "docker $*" >> "$CALLS"
 case "$*" in
   *" pg_dump "*) echo dump;;
   *" config --services"*) printf 'postgres\\nstore\\nscheduler\\nworker\\nworker-1\\n';;
+  *":/backup worker "*) arguments="$*"; folder="${arguments#*--volume }"; : > "${folder%%:/backup worker*}/$MARKER";;
 esac
 case "$*" in *"${FAILS:-nothing}"*) exit "$STATUS";; esac
 """
@@ -31,9 +32,11 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     return lambda: (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
 
 
-def make(*arguments: str, fails: str = "nothing", status: int = 0) -> subprocess.CompletedProcess[str]:
+def make(
+    *arguments: str, fails: str = "nothing", status: int = 0, marker: str = "store.json"
+) -> subprocess.CompletedProcess[str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("M")}  # MAKEFLAGS
-    environment = inherited | {"FAILS": fails, "STATUS": str(status)}
+    environment = inherited | {"FAILS": fails, "STATUS": str(status), "MARKER": marker}
     return subprocess.run(["make", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -90,6 +93,25 @@ def test_a_backup_without_a_damaged_file_can_be_restored(tmp_path: Path, calls: 
     error_message(done, 65)
     assert calls()[-1] == "docker compose up -d --wait"
     assert str(folder) in done.stdout
+
+
+def test_a_copy_that_has_not_ended_is_not_a_backup(tmp_path: Path, calls: Calls) -> None:
+    folder = tmp_path / "backup"
+    for _ in range(2):  # also if the folder contains an earlier backup
+        message = error_message(make("backup", f"TO={folder}", fails="store copy", status=65, marker="other"), 65)
+        assert str(folder) in message
+        before = calls()
+        error_message(make("restore", f"FROM={folder}"), 66)
+        assert calls() == before
+        make("backup", f"TO={folder}")
+
+
+def test_a_backup_without_the_stores_marker_is_not_restored(tmp_path: Path, calls: Calls) -> None:
+    make("backup", f"TO={tmp_path}")
+    (tmp_path / "store" / "store.json").unlink()
+    before = calls()
+    assert "store.json" in error_message(make("restore", f"FROM={tmp_path}"), 66)
+    assert calls() == before
 
 
 def test_an_unreadable_dump_changes_nothing(tmp_path: Path, calls: Calls) -> None:

@@ -12,7 +12,6 @@ import boto3
 import pytest
 
 from carclf.artifacts import Metrics, Provenance, Split, build
-from carclf.errors import DataError
 from carclf.services.storage import (
     CopyResult,
     FolderStore,
@@ -200,8 +199,11 @@ def test_a_missing_file_is_reported(source: FolderStore, tmp_path: Path) -> None
     assert copy_store(source, FolderStore(tmp_path / "target")).damaged == [key]
 
 
-def test_an_invalid_manifest_stops_the_copy_before_anything_is_written(source: FolderStore, tmp_path: Path) -> None:
-    source.write("splits/x/manifest.json", b"[]")
-    with pytest.raises(DataError, match=r"splits/x/manifest\.json"):
-        copy_store(source, target := FolderStore(tmp_path / "target"))
-    assert contents(target) == {}
+@pytest.mark.parametrize("data", [b"[]", b"{", b'{"files": {"a": {"key": "../a", "sha256": ""}}}'])
+def test_an_invalid_manifest_is_reported_and_everything_else_is_copied(
+    source: FolderStore, tmp_path: Path, data: bytes
+) -> None:
+    expected = contents(source)
+    source.write("splits/x/manifest.json", data)
+    result = copy_store(source, target := FolderStore(tmp_path / "target"))
+    assert (result.damaged, contents(target)) == (["splits/x/manifest.json"], expected)

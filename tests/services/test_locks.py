@@ -51,7 +51,8 @@ def increment(data: bytes | None) -> bytes:
     return json.dumps(json.loads(data or b"0") + 1).encode()
 
 
-def increment_often(url: str) -> None:
+def increment_often(url: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)  # the fork server may be older than this test
     store = open_store(url)
     for _ in range(NUM_UPDATES):
         update_object(store, "counter.json", increment)
@@ -84,7 +85,7 @@ def test_two_hundred_updates_of_one_key_in_s3_by_twenty_processes_succeed() -> N
     url = "s3://counters/store"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, "boto3", "s3transfer.manager"])
-    processes = [context.Process(target=increment_often, args=(url,)) for _ in range(NUM_PROCESSES)]
+    processes = [context.Process(target=increment_often, args=(url, dict(os.environ))) for _ in range(NUM_PROCESSES)]
     for process in processes:
         process.start()
     for process in processes:

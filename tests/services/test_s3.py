@@ -104,6 +104,29 @@ def test_a_failed_upload_leaves_nothing_in_the_store(transfer: Transfer, fault: 
     assert unfinished_uploads(transfer.store) == []
 
 
+def test_an_upload_that_another_process_aborts_first_is_not_an_error(transfer: Transfer, s3_endpoint: str) -> None:
+    client = boto3.client("s3", endpoint_url=s3_endpoint)
+    names = [f"some/prefix/models/{name}/model.keras" for name in "ab"]
+    uploads = [client.create_multipart_upload(Bucket=transfer.store.bucket, Key=name) for name in names]
+
+    def abort_first(method: str, _: str) -> None:
+        if method == "DELETE" and uploads:
+            upload_id = uploads[0]["UploadId"]
+            uploads.clear()
+            client.abort_multipart_upload(Bucket=transfer.store.bucket, Key=names[0], UploadId=upload_id)
+
+    transfer.proxy.fault = abort_first
+    assert transfer.store.remove_leftovers() == 1
+    assert unfinished_uploads(transfer.store) == []
+
+
+def test_without_a_prefix_the_uploads_of_other_programs_are_kept(transfer: Transfer) -> None:
+    bucket = transfer.store.bucket
+    boto3.client("s3").create_multipart_upload(Bucket=bucket, Key="other/file")
+    assert S3Store(f"s3://{bucket}").remove_leftovers() == 0
+    assert len(unfinished_uploads(transfer.store)) == 1
+
+
 def test_a_part_damaged_during_an_upload_is_sent_again(transfer: Transfer) -> None:
     faults = {2: "flip"}
     transfer.proxy.fault = lambda method, target: faults.pop(part_number(target), None)

@@ -207,6 +207,15 @@ def test_the_days_limit_is_recognized_by_kaggles_count_and_the_next_day_continue
     assert scenario.submit() == 1002
 
 
+def test_without_kaggles_count_the_days_limit_leaves_the_outcome_unknown(scenario: Scenario) -> None:
+    scenario.server.faults.append(Fault(LIMITS, "status", 404, times=ALWAYS))
+    scenario.server.daily_limit = 0
+    assert scenario.wait() == MINUTE
+    scenario.now += DAY
+    scenario.wait()
+    assert (scenario.server.calls[CREATE], scenario.num_counted) == (1, 0)
+
+
 def test_a_used_up_total_limit_raises_config_error(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = SubmissionLimits(0, 100, 0, limited_by_total=True)
     monkeypatch.setattr(KaggleClient, "submission_limits", lambda _: limits)

@@ -204,10 +204,11 @@ def test_zero_padded_class_folders_are_class_numbers(store: Store) -> None:
     ("rows", "texts"),
     [
         ([f"{number},{1 - number % 2}" for number in range(NUM_TRAIN)], ["16 of 16 ids", "16 of 16 images"]),
+        (["foo.jpg,99"], ["1 of 1 ids", "16 of 16 images"]),
         ([f"{number}.jpg,{number % 2}" for number in range(NUM_TRAIN)] + ["99.jpg,0"], ["1 of 17 ids"]),
         ([f"{number}.jpg,{number % 2}" for number in range(4)], ["12 of 16 images"]),
     ],
-    ids=["no match", "more ids", "more images"],
+    ids=["no match", "other data", "more ids", "more images"],
 )
 def test_a_label_table_that_does_not_match_the_images_is_a_warning(
     store: Store, rows: list[str], texts: list[str]

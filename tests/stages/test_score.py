@@ -83,8 +83,11 @@ def test_a_score_is_found_by_fingerprint_and_an_empty_one_is_requested_again(
         assert score(submission, evaluation, context) == (public_score, True)
     with DemoServer(graded, scoring_seconds=0) as forgetful:
         monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", forgetful.url)
-        with pytest.raises(DataError, match=fingerprint(other)):
-            score(other, evaluation, StageContext(store, CONFIG, "again"))
+        again = StageContext(store, CONFIG, "again")
+        with pytest.raises(DataError, match=rf"{fingerprint(other)}.*{other.files['submission.csv'].key}"):
+            score(other, evaluation, again)
+        submit_file(KaggleClient("cars"), other.path(store, "submission.csv"), f"by hand {fingerprint(other)}")
+        assert score(other, evaluation, again)[0].metrics["ref"] == 1001
 
 
 def test_an_ungraded_submission_gets_the_score_of_a_manual_submission(

@@ -17,9 +17,9 @@ from carclf.artifacts import Archive, Dataset, Model, Prediction, Provenance, Sp
 from carclf.champion import ensure_state, record_promotion
 from carclf.config import load_config
 from carclf.demo.server import DemoServer
-from carclf.errors import ConfigError, DataError, StageWaiting
+from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
 from carclf.services.kaggle.client import KaggleClient
-from carclf.services.storage import Store, open_store
+from carclf.services.storage import FolderStore, Store, VersionedObject, open_store
 from carclf.stages.submit import VERSION, check_submission, send_submission, submit
 
 CONFIG = load_config("demo", {"competition": "demo-cars"})
@@ -236,7 +236,33 @@ def test_a_forced_run_does_not_send_predictions_again_that_kaggle_does_not_list_
     assert (second.metrics["ref"], reused, len(kaggle_server.submissions)) == (first.metrics["ref"], False, 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sent_at": 5}', b"\xff"])
+class FailingStore(FolderStore):
+    """From the first claim on, reading a claim fails."""
+
+    fails = False
+
+    def read(self, key: str) -> VersionedObject | None:
+        if self.fails and "/claims/" in key:
+            raise ServiceError("the store cannot be reached")
+        return super().read(key)
+
+    def write_if(self, key: str, data: bytes, version: str | None) -> bool:
+        written = super().write_if(key, data, version)
+        self.fails = self.fails or "/claims/" in key
+        return written
+
+
+def test_a_store_that_fails_after_the_claim_does_not_keep_the_predictions_from_being_sent(
+    store: Store, kaggle_server: DemoServer
+) -> None:
+    ids = kaggle_server.competition.ids
+    with pytest.raises(ServiceError):
+        send(FailingStore(Path(store.url)), ids)
+    assert len(kaggle_server.submissions) == 1
+    assert send(store, ids)[0].metrics["ref"] == 1001
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sent_at": 5}', b'{"sent_at": "2026-03-01T12:00Z"}', b"\xff"])
 def test_a_damaged_claim_raises_data_error_until_kaggle_lists_the_predictions(
     store: Store, kaggle_server: DemoServer, content: bytes
 ) -> None:

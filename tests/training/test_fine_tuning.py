@@ -53,8 +53,11 @@ def interrupt(*_):
 
 
 @pytest.mark.acceptance  # with real trainings
-def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, monkeypatch):
-    """This also holds if the training is killed afterwards. The commands report the same values as the training."""
+def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, monkeypatch, caplog):
+    """This also holds if the training is killed afterwards. The commands report the same values as the training.
+
+    Damaged trials are repeated.
+    """
     trained, _ = run("train_head", **{"head.epochs": 2, "fine_tune.epochs": 1})
     store = trained.store
     trials, best = find_setting(trained, "learning_rate")
@@ -69,7 +72,12 @@ def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, mon
         patch.setattr(Trainer, "run", interrupt)
         trained.run_stage("fine_tune")
     keys = [key for key in store.list_keys("checkpoints/") if key.endswith("learning_rate-trials.json")]
+    trials_before = [store.read(key).data for key in keys]
+    for key in keys:
+        store.write(key, b'{"best": 0.1, "trials": {}')
     metrics = trained.run_stage("fine_tune").metrics
+    assert keys and all(key in caplog.text for key in keys)
+    assert [store.read(key).data for key in keys] == trials_before
     assert metrics["batch_size"] == 8  # of 170 images: larger batches would leave fewer than 16 steps per epoch
     assert 1e-6 < metrics["learning_rate"] < 0.1
     assert {"learning_rate.png", "batch_size.png"} <= set(trained.artifact(Model, "fine_tune").files)

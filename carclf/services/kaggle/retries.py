@@ -3,6 +3,7 @@
 import email.utils
 import json
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import urllib3
 
 from carclf.errors import ConfigError, ServiceError
 from carclf.proxies import find_proxy_error
-from carclf.services.kaggle.credentials import CREDENTIALS_HELP
+from carclf.services.kaggle.credentials import CREDENTIALS_HELP, ENDPOINT_ENV_VAR
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class RetryPolicy:
             raise ConfigError(f"Could not {action}: this machine does not trust the server's certificate: {error}. If "
                               "a proxy replaces certificates, set REQUESTS_CA_BUNDLE to its root.") from error
         if isinstance(error, _MALFORMED):
-            raise ConfigError(f"Could not {action}: {error}. Fix CARCLF_KAGGLE_ENDPOINT.") from error
+            raise ConfigError(f"Could not {action}: {error}. CARCLF_KAGGLE_ENDPOINT must be the URL of "
+                              "a server, with http:// or https://.") from error
         status = http_status(error)
         if is_client_error(status) and status not in RETRYABLE_STATUSES:
             raise self._permanent_error(action, status, str(error)) from error
@@ -78,7 +80,8 @@ class RetryPolicy:
         if attempt >= self.max_attempts or time.monotonic() + wait > deadline:
             if proxy_error := find_proxy_error(f"Could not {action}", error):
                 raise proxy_error from error
-            raise ServiceError(f"{message} Kaggle or the network has a temporary fault: try again later.") from error
+            server = f"The server in {ENDPOINT_ENV_VAR}" if os.environ.get(ENDPOINT_ENV_VAR) else "Kaggle"
+            raise ServiceError(f"{message} {server} or the network has a temporary fault: try again later.") from error
         log.warning("%s Next attempt in %.1f s.", message, wait)
         time.sleep(wait)
 

@@ -82,7 +82,7 @@ def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim) -> Sub
     try:
         token = kaggle.upload(file.path)
     except ConfigError as error:
-        _raise_if_limit_reached(kaggle, error)
+        _raise_if_limit_reached(kaggle, error, None)
         raise
     # Another store may have submitted the same file during the upload.
     if existing := kaggle.find_submission(file.fingerprint):
@@ -105,8 +105,9 @@ def _send(kaggle: KaggleClient, file: SubmissionFile, claim: Claim, token: str, 
     except UnknownOutcomeError as unknown:
         if existing := kaggle.find_submission(file.fingerprint):
             return existing
-        _raise_if_limit_reached(kaggle, unknown)
-        raise unknown.error or _outcome_unknown(kaggle, file, attempt, str(unknown)) from unknown
+        waiting = _outcome_unknown(kaggle, file, attempt, str(unknown))
+        _raise_if_limit_reached(kaggle, unknown, waiting)
+        raise unknown.error or waiting from unknown
     claim.replace(attempt.model_copy(update={"ref": ref}))
     return SubmissionState(ref, "PENDING", None, "", file.description)
 
@@ -144,14 +145,17 @@ def _require_remaining(kaggle: KaggleClient, limits: SubmissionLimits | None) ->
     raise _limit_reached(f"Kaggle accepts no more submissions to {kaggle.competition} today")
 
 
-def _raise_if_limit_reached(kaggle: KaggleClient, error: Exception) -> None:
-    """Raise StageWaiting if today's limit is the reason for an error with status 400."""
+def _raise_if_limit_reached(kaggle: KaggleClient, error: Exception, unknown: StageWaiting | None) -> None:
+    """Raise StageWaiting if today's limit is the reason for an error with status 400.
+
+    ``unknown`` is the error to raise if only Kaggle's message shows it: without a count, a claim stays after midnight.
+    """
     if not isinstance(error.__cause__, Exception) or http_status(error.__cause__) != HTTPStatus.BAD_REQUEST:
         return
     limits = kaggle.submission_limits()
     _require_remaining(kaggle, limits)
     if limits is None and re.search("limit|allowance", str(error)):  # without numbers, only the message is left
-        raise _limit_reached(str(error))
+        raise unknown or _limit_reached(str(error))
 
 
 def _limit_reached(reason: str) -> StageWaiting:

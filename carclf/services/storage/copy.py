@@ -46,7 +46,10 @@ class _Checkpoint(TypedDict):
 
 @dataclass
 class CopyResult:
-    """Counts of a copy; ``damaged`` lists the keys of files that are missing or differ from their manifest."""
+    """Counts of a copy.
+
+    ``damaged`` lists the keys of files that are missing or differ from their manifest, and of invalid manifests.
+    """
 
     num_files: int = 0
     num_bytes: int = 0
@@ -59,16 +62,19 @@ def copy_store(source: Store, target: Store, *, overwrite: bool = False) -> Copy
 
     Objects that refer to others are read first and written last; the order of writing is files, manifests, run records,
     champion.json, the store's marker: an interrupted copy is not a store. Files are compared with the SHA-256 in their
-    manifest; damaged files are reported, not copied. A training in progress overwrites its checkpoints, so only the
-    latest is copied. Files that exist in the target under a content hash are copied only with ``overwrite``, in case
-    they are damaged there.
+    manifest; damaged files and manifests are reported, not copied. A training in progress overwrites its checkpoints,
+    so only the latest is copied. Files that exist in the target under a content hash are copied only with
+    ``overwrite``, in case they are damaged there.
     """
     references = _read_references(source)
+    checksums, damaged = _parse_checksums(references)
     with temporary_folder() as folder:
         copy = _Copy(source, target, folder / "file")
-        copy.copy_files(_parse_checksums(references), set() if overwrite else set(target.list_keys()))
+        copy.result.damaged += damaged
+        copy.copy_files(checksums, set() if overwrite else set(target.list_keys()))
         for key, data in reversed(references.items()):
-            copy.write(key, data)
+            if key not in damaged:
+                copy.write(key, data)
     return copy.result
 
 
@@ -166,14 +172,18 @@ def _read_references(source: Store) -> dict[str, bytes]:
     return references
 
 
-def _parse_checksums(references: dict[str, bytes]) -> dict[str, str]:
-    """Return the SHA-256 of each file that a manifest lists."""
+def _parse_checksums(references: dict[str, bytes]) -> tuple[dict[str, str], list[str]]:
+    """Return the SHA-256 of each file that a manifest lists, and the keys of the invalid manifests."""
     checksums: dict[str, str] = {}
-    for key, data in references.items():
-        if key.endswith(_MANIFEST):
-            manifest = parse_object(_Manifest, data, key, "Restore it from an earlier backup, or remove it.")
+    damaged = []
+    for key in filter(lambda key: key.endswith(_MANIFEST), references):
+        try:
+            manifest = parse_object(_Manifest, references[key], key, "Restore it from an earlier backup.")
+        except DataError:
+            damaged.append(key)
+        else:
             checksums |= {file["key"]: file["sha256"] for file in manifest["files"].values()}
-    return checksums
+    return checksums, damaged
 
 
 def _removed_error(source: Store, key: str) -> ServiceError:

@@ -20,7 +20,7 @@ from carclf.temporary import hold, remove_abandoned
 # No key contains a "~": these files are never mistaken for objects.
 _LOCK = "~lock"
 _COPY_BYTES = 1 << 20
-_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EMFILE, errno.ENFILE}
+_TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
 
 
 class FolderStore:

@@ -154,16 +154,25 @@ class S3Store:
         yield from sorted(name.removeprefix(self.prefix) for name in names if not name.endswith("/"))
 
     def remove_leftovers(self) -> int:
-        """Abort the multipart uploads that started more than MAX_UPLOAD_DAYS ago; return their number."""
+        """Abort the multipart uploads that started more than MAX_UPLOAD_DAYS ago; return their number.
+
+        In a store without a prefix, they may belong to other programs, so they are kept.
+        """
+        if not self.prefix:
+            return 0
         limit = datetime.now(UTC) - timedelta(days=MAX_UPLOAD_DAYS)
         with self._translate_errors():
             paginator = self._client.get_paginator("list_multipart_uploads")
             pages = paginator.paginate(Bucket=self.bucket, Prefix=self.prefix)
             uploads = [upload for page in pages for upload in page.get("Uploads", []) if upload["Initiated"] < limit]
-            for upload in uploads:
-                arguments = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-                self._client.abort_multipart_upload(Bucket=self.bucket, **arguments)
-        return len(uploads)
+            return sum(self._abort(upload["Key"], upload["UploadId"]) for upload in uploads)
+
+    def _abort(self, name: str, upload_id: str) -> bool:
+        try:
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload_id)
+        except self._client.exceptions.NoSuchUpload:  # another process was faster
+            return False
+        return True
 
     def _name(self, key: str) -> str:
         return self.prefix + validate_key(key)
@@ -193,8 +202,8 @@ class S3Store:
             return ConfigError(f"The store {self.url} rejected a request because of the time in it, "
                                f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {error}. Set this machine's clock.")
         return ConfigError(f"The store {self.url} rejected a request: {error}. Check the AWS credentials and their "
-                           "region, and allow s3:GetObject, s3:PutObject, s3:ListBucket and s3:AbortMultipartUpload "
-                           "on this bucket.")
+                           "region, and allow s3:GetObject, s3:PutObject, s3:ListBucket, s3:AbortMultipartUpload and "
+                           "s3:ListBucketMultipartUploads on this bucket.")
 
     def _client_error(self, error: Exception) -> CarclfError:
         from boto3.exceptions import Boto3Error
@@ -231,7 +240,8 @@ def _connect() -> Any:
     try:
         return boto3.session.Session().client("s3", config=config)
     except ValueError as error:
-        raise ConfigError(f"Invalid S3 configuration: {error}. Check AWS_ENDPOINT_URL.") from error
+        raise ConfigError(f"Invalid S3 configuration: {error}. Check AWS_ENDPOINT_URL, the other variables that start "
+                          "with AWS_, and ~/.aws/config.") from error
 
 
 def _transfer_config() -> Any:
