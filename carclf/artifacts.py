@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
@@ -32,6 +33,7 @@ Metrics = dict[str, MetricValue]
 ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)]
 A = TypeVar("A", bound="Artifact")
 MARK = "damaged"  # instead of the checksum of a manifest
+_rebuilt: ContextVar[tuple[str, ...]] = ContextVar("rebuilt", default=())  # the paths of ``rebuilding``
 DIGESTS = ".sha256.json"  # in a folder of the cache: the SHA-256 of each file by its path
 
 
@@ -91,14 +93,14 @@ class Artifact(BaseModel):
 
     @classmethod
     def find(cls, store: Store, key: str) -> Self | None:
-        """Return the artifact with this key, or None if it is missing; raise DataError if its manifest is damaged."""
+        """Return the artifact with this key, or None if it is missing or marked; raise DataError if it is damaged."""
         path = cls.manifest_path(key)
         try:
             manifest = store.read(path)
         except ValueError as error:
             message = f"{key!r} is not the key of an artifact. Restore the file that names it from a backup."
             raise DataError(message) from error
-        if manifest is None:
+        if manifest is None or _has_mark(manifest.data):
             return None
         if (artifact := cls.parse(manifest.data, key)) is None:
             raise damaged_error(store, f"{cls.folder}/{key}", f"{path} in {store.url} is not a valid manifest.")
@@ -159,7 +161,7 @@ class Artifact(BaseModel):
 
     def _missing(self, kind: str, name: str) -> DataError:
         return DataError(f"{self.folder}/{self.key}/manifest.json is damaged: it has no {kind} {name!r}. Restore it "
-                         "from a backup, or run the stage that created it again with --set force=true.")
+                         "from a backup, or start a new run with --set force=true, which builds another artifact.")
 
     def path(self, store: Store, name: str) -> Path:
         """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
@@ -373,12 +375,16 @@ def build(
     A complete artifact with the same key is returned without calling ``make``. Otherwise ``make`` writes the files
     into an empty folder and returns the metrics. ``inherited_files`` are files of an input that belong to the new
     artifact too. If several workers build the same artifact at once, the first manifest wins and all return it.
+    Within ``rebuilding``, raise DataError instead of building another artifact of this kind.
     """
     key = provenance.key(kind)
     path = kind.manifest_path(key)
     manifest = store.read(path)
-    if manifest and (existing := kind.parse(manifest.data, key)) is not None:
+    rebuilt = _rebuilt.get()
+    existing = kind.parse(manifest.data, key) if manifest else None
+    if existing is not None and f"{kind.folder}/{key}" not in rebuilt[:1]:
         return existing, True
+    _check_rebuilt(f"{kind.folder}/{key}", rebuilt)
     started = time.monotonic()
     with temporary_folder() as folder:
         metrics = make(folder)
@@ -397,6 +403,23 @@ def build(
         raise ServiceError(f"{kind.folder}/{key} was removed from {store.url} while it was being built. Run the stage "
                            "again.")
     return first, False
+
+
+@contextmanager
+def rebuilding(path: str, *others: str) -> Iterator[None]:
+    """Let ``build`` replace the artifact at this path, and build no other of its kind but those at ``others``."""
+    token = _rebuilt.set((path, *others))
+    try:
+        yield
+    finally:
+        _rebuilt.reset(token)
+
+
+def _check_rebuilt(path: str, rebuilt: tuple[str, ...]) -> None:
+    if rebuilt and path not in rebuilt and path.partition("/")[0] == rebuilt[0].partition("/")[0]:
+        raise DataError(f"{rebuilt[0]} is damaged and cannot be rebuilt: what it was made from has changed, such as "
+                        "the files on Kaggle, a file of weights, the champion or the version of carclf. Restore "
+                        f"{rebuilt[0]}/ from a backup.")
 
 
 def upload(store: Store, path: Path, folder: str) -> File:
@@ -456,7 +479,7 @@ def download_verified(store: Store, file: File, path: Path) -> None:
         except DataError as error:
             problem = str(error)
         else:
-            if (sha256 := known_sha256(path)) == file.sha256:
+            if (sha256 := file_sha256(path)) == file.sha256:  # a new file may have the identity of a removed one
                 return
             problem = f"{file.key} is damaged in {store.url}: its SHA-256 is {sha256}, not {file.sha256}."
     raise damaged_error(store, file.artifact_path, problem)
@@ -464,23 +487,26 @@ def download_verified(store: Store, file: File, path: Path) -> None:
 
 def damaged_error(store: Store, path: str, problem: str) -> DamagedArtifactError:
     """Return the error for a damaged artifact, given as its folder and key, with the command that repairs it."""
-    return DamagedArtifactError(path, f"{problem} Repair it: {format_command(store, 'store check --repair')}")
+    return DamagedArtifactError(path, problem, f"Repair it: {format_command(store, 'store check --repair')}")
 
 
 def mark_damaged(store: Store, kind: type[Artifact], key: str) -> None:
-    """Make the manifest invalid, so that the next ``build`` of this key builds the artifact again."""
+    """Replace the manifest with a mark: the artifact counts as missing, and the next ``build`` builds it again."""
     manifest = store.read(kind.manifest_path(key))
-    if manifest and kind.parse(manifest.data, key):
-        content = json.loads(manifest.data) | {"checksum": MARK}
-        store.write_if(kind.manifest_path(key), json.dumps(content, indent=1).encode(), manifest.version)
+    content = json.dumps({"checksum": MARK, "files": {}}).encode()
+    store.write_if(kind.manifest_path(key), content, manifest.version if manifest else None)
 
 
 def is_marked(store: Store, kind: type[Artifact], key: str) -> bool:
     """Return whether the artifact is to be built again when a stage needs it."""
     manifest = store.read(kind.manifest_path(key))
+    return manifest is not None and _has_mark(manifest.data)
+
+
+def _has_mark(manifest: bytes) -> bool:
     try:
-        return manifest is not None and bool(json.loads(manifest.data)["checksum"] == MARK)
-    except (ValueError, LookupError, TypeError):
+        return bool(json.loads(manifest)["checksum"] == MARK)
+    except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
 

@@ -18,11 +18,15 @@ class DataError(CarclfError):
 
 
 class DamagedArtifactError(DataError):
-    """An artifact in the store is damaged or incomplete. ``path`` is its folder and its key, as in splits/ab12."""
+    """An artifact in the store is damaged or incomplete.
 
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
+    ``path`` is its folder and its key, as in splits/ab12; ``problem`` is the message without the advice.
+    """
+
+    def __init__(self, path: str, problem: str, advice: str = "") -> None:
+        super().__init__(f"{problem} {advice}".rstrip())
         self.path = path
+        self.problem = problem
 
 
 class QualityError(CarclfError):

@@ -10,16 +10,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 IN_TMPDIR = "carclf-temporary-"  # no prefix that a user would choose: these folders are removed
-IN_FOLDER = ".partial-"
+IN_FOLDER = ".carclf-partial-"
 MIN_AGE = 10.0  # seconds; a file is locked right after its creation, but not at the same time
 MAX_AGE = 86_400.0  # seconds, on a file system without locks
 
 
 @contextmanager
 def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
-    """Yield an empty folder, by default in TMPDIR, and remove it afterwards, and what killed processes left there."""
-    remove_abandoned(leftovers(parent))
-    if parent is not None:
+    """Yield an empty folder, by default in TMPDIR, and remove it afterwards.
+
+    What killed processes left is removed in TMPDIR, but not in ``parent``, which may be a folder of the user.
+    """
+    if parent is None:
+        remove_abandoned(leftovers())
+    else:
         parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=IN_FOLDER if parent else IN_TMPDIR, dir=parent))
     descriptor = os.open(folder, os.O_RDONLY)
@@ -33,13 +37,14 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
 def leftovers(parent: Path | None = None) -> list[Path]:
     """Return the temporary folders in a folder, by default TMPDIR. Some of them may be in use."""
-    return list(parent.glob(f"{IN_FOLDER}*") if parent else Path(tempfile.gettempdir()).glob(f"{IN_TMPDIR}*"))
+    paths = parent.glob(f"{IN_FOLDER}*") if parent else Path(tempfile.gettempdir()).glob(f"{IN_TMPDIR}*")
+    return [path for path in paths if path.is_dir()]
 
 
 def hold(descriptor: int) -> None:
     """Mark an open temporary file or folder as in use until it is closed or its process ends."""
     with suppress(OSError):  # not every shared file system has locks: there, MAX_AGE decides
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for a process that checks whether the owner still runs
 
 
 def remove_abandoned(paths: Iterable[Path]) -> int:
@@ -66,10 +71,12 @@ def _remove_if_abandoned(path: Path) -> bool:
 
 def _is_abandoned(descriptor: int) -> bool:
     age = time.time() - os.fstat(descriptor).st_mtime
+    if age <= MIN_AGE:
+        return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return age > MAX_AGE
-    return age > MIN_AGE
+    return True

@@ -13,7 +13,7 @@ into a terminal. A stage whose inputs and settings are unchanged logs `reused` a
 | train_head | weights cannot be downloaded, out of memory | set `model.weights` to a file; lower input or batch |
 | train_head | the data drifted from the champion's | read the report; if the data is right, raise `audit.drift_stop` |
 | fine_tune | the loss is not finite, out of memory | lower `fine_tune.learning_rate` or `fine_tune.batch_size` |
-| evaluate | the store's copy of a model is damaged | run again with `force` |
+| evaluate | the store's copy of a model is damaged | `carclf store check --repair` |
 | promote | the store is unavailable (a weak model skips submit and score) | train longer, or change the threshold |
 | approval | never: without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
 | submit | Kaggle is down; it waits at the daily limit and after a lost response | none: it submits once |

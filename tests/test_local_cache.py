@@ -1,15 +1,16 @@
 """The local cache: each process verifies what it reads, and replaces damaged copies."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from gate_candidates import build_split
+from gate_candidates import build_artifact, build_split
 from PIL import Image
 
-from carclf.artifacts import Archive, Provenance, Split, build
+from carclf.artifacts import Archive, Provenance, Split, build, verify_artifact
 from carclf.dataset.archives import extract_images, write_archive
 from carclf.services.storage import Store, open_store
 from carclf.services.storage.folder import FolderStore
@@ -96,6 +97,20 @@ class BadDiskStore(FolderStore):
 def test_a_download_that_is_damaged_on_its_way_is_repeated(tmp_path: Path) -> None:
     store = BadDiskStore(tmp_path / "store")
     assert len(build_split(store, 6).rows(store)) == 6
+
+
+class SlowClockStore(FolderStore):
+    """Each downloaded file has the inode and the time of the file before."""
+
+    def download(self, key: str, path: Path) -> None:
+        path.write_bytes((self.folder / key).read_bytes())
+        os.utime(path, (0, 0))
+
+
+def test_files_of_the_same_size_and_time_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    store = SlowClockStore(tmp_path / "store")
+    files = {"a.json": b"[1]", "b.json": b"[2]"}
+    verify_artifact(store, build_artifact(store, Split, Provenance(1, {}, {}), {}, files))
 
 
 def build_archive(store: Store, tmp_path: Path) -> Archive:

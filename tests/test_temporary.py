@@ -1,10 +1,12 @@
 """Temporary files and folders of killed processes are removed; those in use are kept."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +19,8 @@ from carclf.artifacts import atomic_folder
 from carclf.cli.app import app
 from carclf.config import load_config
 from carclf.runs.run import Run
-from carclf.services.storage import open_store
-from carclf.temporary import MIN_AGE, temporary_folder
+from carclf.services.storage import init_store, open_store
+from carclf.temporary import MIN_AGE, hold, temporary_folder
 
 WRITE = """
 import io, sys, time
@@ -61,7 +63,7 @@ def writer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[subproces
 
 def temporary_paths(tmp_path: Path) -> list[Path]:
     store = (path for path in (tmp_path / "store").rglob("~*") if path.name != "~lock")
-    return [*store, *(tmp_path / "cache/images").glob(".partial-*"), *(tmp_path / "tmp").iterdir()]
+    return [*store, *(tmp_path / "cache/images").glob(".carclf-partial-*"), *(tmp_path / "tmp").iterdir()]
 
 
 def make_old(paths: list[Path], seconds: float = MIN_AGE + 1) -> None:
@@ -70,6 +72,7 @@ def make_old(paths: list[Path], seconds: float = MIN_AGE + 1) -> None:
 
 
 def gc(tmp_path: Path) -> str:
+    init_store(tmp_path / "store")
     result = CliRunner().invoke(app, ["store", "gc", "--store", str(tmp_path / "store")])
     assert result.exit_code == 0, result.output
     return result.output
@@ -96,12 +99,43 @@ def test_a_new_run_removes_what_a_killed_process_left(tmp_path: Path, writer: su
     assert temporary_paths(tmp_path) == []
 
 
-def test_a_repeated_extraction_removes_the_unfinished_one(tmp_path: Path) -> None:
-    unfinished = tmp_path / "images" / ".partial-killed"
-    unfinished.mkdir(parents=True)
-    make_old([unfinished])
-    with atomic_folder(tmp_path / "images" / "hash"):
-        assert not unfinished.exists()
+@pytest.mark.parametrize("name", [".partial-notes", ".carclf-partial-notes"])
+def test_nothing_is_removed_from_a_folder_of_the_user(tmp_path: Path, name: str) -> None:
+    """Such as the parent of the folder for ``carclf export``."""
+    (tmp_path / "user" / name).mkdir(parents=True)
+    (tmp_path / "user" / f"{name}.txt").write_text("")
+    paths = sorted((tmp_path / "user").iterdir())
+    make_old(paths, 1e7)
+    with atomic_folder(tmp_path / "user" / "export"):
+        pass
+    gc(tmp_path)
+    assert sorted(path for path in (tmp_path / "user").iterdir() if path.name != "export") == paths
+
+
+@pytest.mark.parametrize("name", ["cache/images/.carclf-partial-file", "tmp/carclf-temporary-file"])
+def test_files_are_kept_in_the_cache_and_in_tmpdir(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("")
+    make_old([path], 1e7)
+    gc(tmp_path)
+    assert path.exists()
+
+
+def test_a_new_folder_is_held_although_another_process_just_checks_it(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    owner, checker = os.open(folder, os.O_RDONLY), os.open(folder, os.O_RDONLY)
+    fcntl.flock(checker, fcntl.LOCK_EX)
+    holding = threading.Thread(target=hold, args=[owner])
+    holding.start()
+    holding.join(0.2)
+    fcntl.flock(checker, fcntl.LOCK_UN)
+    holding.join()
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(checker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(owner)
+    os.close(checker)
 
 
 def test_a_file_that_was_just_created_is_kept(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """``carclf store``: commands for a whole store."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -7,8 +9,10 @@ import typer
 from carclf.artifacts import remove_leftovers
 from carclf.cli.options import StoreOption
 from carclf.errors import ConfigError, DataError
+from carclf.experiments.plan import find_plan
+from carclf.experiments.racing import read_rung
 from carclf.runs.repair import find_damage, repair
-from carclf.services.storage import copy_store, init_store, open_store, require_store
+from carclf.services.storage import Store, copy_store, init_store, open_store, require_store
 
 store_app = typer.Typer(no_args_is_help=True, help="Create, check, repair, clean and copy a store.")
 
@@ -47,19 +51,35 @@ def check(
         bool, typer.Option("--repair", help="Rebuild damaged artifacts by the stage that created them.")
     ] = False,
 ) -> None:
-    """Verify every file of a store, and print what is damaged and whether it was rebuilt."""
+    """Verify the artifacts and records of a store, and print what is damaged and whether it was rebuilt."""
     store = require_store(store_url)
     left = []
-    num_rebuilt = 0
-    for damage in find_damage(store):  # a repair may mark more artifacts, which are found later
-        problem = repair(store, damage) if rebuild else damage.problem
-        print(f"damaged  {damage.path}: {problem}" if problem else f"rebuilt  {damage.path}", flush=True)
-        num_rebuilt += not problem
-        left += [damage.path] if problem else []
+    num_repaired = 0
+    # A repair may mark more artifacts, which are found later.
+    for damage in find_damage(store, _experiment_readers(store)):
+        result, text = repair(store, damage) if rebuild else ("damaged", damage.problem)
+        print(f"{result:<7}  {damage.path}{text and f': {text}'}", flush=True)
+        num_repaired += result != "damaged"
+        left += [damage.path] if result == "damaged" else []
     if left:
         raise DataError(f"{len(left)} objects of {store.url} are damaged: {', '.join(left)}. Rebuild them with "
                         "--repair; restore from a backup what cannot be rebuilt.")
-    print(f"{store.url}: rebuilt {num_rebuilt} artifacts, nothing is damaged")
+    print(f"{store.url}: rebuilt or marked {num_repaired} artifacts, nothing is damaged")
+
+
+def _experiment_readers(store: Store) -> dict[str, Callable[[], object]]:
+    from carclf.experiments.results import find_outcome
+
+    readers: dict[str, Callable[[], object]] = {}
+    for key in store.list_keys("experiments/"):
+        _, experiment, *names = key.split("/")
+        if names[-1:] == ["plan.json"]:
+            readers[key] = partial(find_plan, experiment, store)
+        elif names[-1:] == ["outcome.json"]:
+            readers[key] = partial(find_outcome, experiment, store)
+        elif names[:1] == ["rungs"]:
+            readers[key] = partial(read_rung, key, experiment, store)
+    return readers
 
 
 @store_app.command()

@@ -73,7 +73,7 @@ class RunReader:
         except CarclfError as error:
             text = str(error)
         except MALFORMED_DATA_ERRORS as error:
-            text = f"The data in the store has an unexpected format: {error!r}. Run the stage again with force."
+            text = f"The data in the store has an unexpected format: {error!r}. Find the cause: carclf store check"
         self.problems.append(Problem(section=section, text=redact(text)))
         return default
 

@@ -151,8 +151,8 @@ def _raise_data_errors(name: str) -> Iterator[None]:
         if number in _NAME_ERRORS:
             raise DataError(f"{name} cannot be stored on this disk: {message}. Its path is too long, or another file "
                             "has the name of one of its folders.") from error
-        raise DataError(f"{name} is damaged: {message}. Run again with --set force=true to download it again. If it is "
-                        "still damaged, notify the host of the competition.") from error
+        raise DataError(f"{name} is damaged: {message}. Start a new run with --set force=true to download it "
+                        "again. If it is still damaged, notify the host of the competition.") from error
 
 
 def pack(path: Path, images: Mapping[str, Path]) -> None:

@@ -199,7 +199,7 @@ def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[F
         yield Finding("missing_test_image", missing.iloc[0], (
             f"{len(missing)} ids of sample-submission.csv have no image in test_upload/ (first: {missing.iloc[0]!r}; "
             f"the first image is {names.iloc[0] if len(names) else 'none'!r}). The archive is incomplete, or its file "
-            "names have another form or encoding. Download it again with --set force=true."))
+            "names have another form or encoding. Start a new run with --set force=true to download it again."))
     duplicates = index.loc[duplicate_test_ids(index), "path"]
     if len(duplicates):
         yield Finding("duplicate_test_id", duplicates.iloc[0], (

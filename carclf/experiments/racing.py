@@ -59,12 +59,18 @@ def _rung_accuracies(plan: Plan, rung: int, store: Store) -> dict[str, float]:
     """Return the mean validation accuracy of each recipe over its training runs that reached the rung."""
     accuracies: dict[str, list[float]] = {}
     for run in plan.training_runs:
-        if stored := store.read(rung_key(plan, run.number, rung)):
-            path = f"{rung_key(plan, run.number, rung)} in {store.url}"
-            command = format_command(store, f"experiment run --name {plan.experiment}")
-            report = parse_object(RungReport, stored.data, path, f"Remove it, then continue the experiment: {command}")
+        if report := read_rung(rung_key(plan, run.number, rung), plan.experiment, store):
             accuracies.setdefault(run.recipe, []).append(report["val_accuracy"])
     return {recipe: mean(values) for recipe, values in accuracies.items()}
+
+
+def read_rung(key: str, experiment: str, store: Store) -> RungReport | None:
+    """Return a report at a rung, or None if it is missing; raise DataError if it is damaged."""
+    if (stored := store.read(key)) is None:
+        return None
+    command = format_command(store, f"experiment run --name {experiment}")
+    fix = f"Remove it, then continue the experiment: {command}"
+    return parse_object(RungReport, stored.data, f"{key} in {store.url}", fix)
 
 
 def _add_shared(plan: Plan, names: list[str]) -> list[str]:

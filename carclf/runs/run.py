@@ -144,7 +144,8 @@ class Run:
         started = time.monotonic()
         try:
             with self._attempt(stage), record_progress(self.store, self.run_id, stage):
-                artifact, reused = with_repair(self.store, lambda: self._call_stage(spec, options))
+                can_train = spec.artifact is Model  # other stages have shorter limits and may have no GPU
+                artifact, reused = with_repair(self.store, lambda: self._call_stage(spec, options), can_train=can_train)
         except StageWaiting as waiting:
             log.info("%s: waiting %s", stage, waiting)
             until = _format_until(waiting)
