@@ -194,5 +194,5 @@ KINDS = ("marker", "champion", "manifest", "record", "index", "live", "claim", "
 def test_a_mutated_file_is_read_or_rejected(name: str, num: int, tmp_path: Path) -> None:
     store = init_store(tmp_path)
     outcomes = fuzz(fill_store(store)[name], num, store)
-    assert (outcomes["read"] > 0) == (name != "manifest")  # which has a checksum
+    assert outcomes["read"] > 0 or name == "manifest"  # which has a checksum
     assert (outcomes["rejected"] > 0) == (name not in ("index", "live", "checkpoint"))

@@ -99,6 +99,7 @@ def test_members_with_the_same_recipe_share_its_weight(store_copy: Store) -> Non
     assert content["log_loss"] < content["log_loss_uniform"]
 
 
+@pytest.mark.acceptance
 def test_an_ensemble_waits_for_approval_and_submits_on_request(
     store_copy: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,6 +112,7 @@ def test_an_ensemble_waits_for_approval_and_submits_on_request(
     assert (promoted.metrics["decision"], promoted.skip_reason) == ("promoted", "")
 
 
+@pytest.mark.acceptance
 def test_in_folds_each_image_is_predicted_by_the_member_not_trained_on_it(store_copy: Store) -> None:
     run = build_ensemble(store_copy, "folds", "fold-0", "fold-1")
     run.run_stage("evaluate")
@@ -120,6 +122,7 @@ def test_in_folds_each_image_is_predicted_by_the_member_not_trained_on_it(store_
     assert_same_predictions(table, pd.concat(members))
 
 
+@pytest.mark.acceptance
 def test_on_another_split_each_image_is_predicted_by_members_not_trained_on_it(store_copy: Store) -> None:
     """If an ensemble is the champion, its members may have been trained on a later candidate's validation images."""
     run, member = build_ensemble(store_copy, "folds", "fold-0", "fold-1"), Run.load("fold-1", store_copy)
@@ -129,6 +132,7 @@ def test_on_another_split_each_image_is_predicted_by_members_not_trained_on_it(s
     assert_same_predictions(predictions(store_copy, evaluation), calibrated_predictions(store_copy, member))
 
 
+@pytest.mark.acceptance
 def test_the_member_with_the_champions_split_comes_first(store_copy: Store) -> None:
     """They are compared on that member's validation images. Here, that member is also the champion."""
     champion = Run.load("fold-1", store_copy)

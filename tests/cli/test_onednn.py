@@ -57,6 +57,7 @@ def test_a_stage_computes_with_onednn_and_records_it(store_copy: Store, imports:
     assert result["machine"]["environment"][VARIABLE] == "1"
 
 
+@pytest.mark.acceptance  # loads TensorFlow in four processes
 def test_predictions_and_the_runtimes_of_an_export_use_onednn(
     store: Store, cars: tuple[Path, object], imports: Path, tmp_path: Path
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_writer_continues_when_the_holder_ends(store: FolderStore, holder: sub
     assert (store.folder / "~lock").read_text() == f"pid={os.getpid()} host={platform.node()}"
 
 
+@pytest.mark.acceptance
 @pytest.mark.usefixtures("aws")
 def test_two_hundred_updates_of_one_key_in_s3_by_twenty_processes_succeed() -> None:
     boto3.client("s3").create_bucket(Bucket="counters")

@@ -77,6 +77,7 @@ def evaluate(store: Store, archive: Archive, data_split: Split, model: Model, co
     return evaluate_model(archive, data_split, model, StageContext(store, config))[0]
 
 
+@pytest.mark.acceptance
 def test_a_saved_file_that_differs_from_the_trained_model_is_rejected(
     data: tuple[Store, Archive, Split], tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ def test_the_first_trial_has_the_given_settings_and_the_others_vary_them():
     assert sample_trials(head, seed=4) == [first, *others] != sample_trials(head, seed=5)
 
 
+@pytest.mark.acceptance
 def test_the_trial_with_the_smallest_held_out_loss_is_chosen_reproducibly():
     config, random = load_config("gpu", SETTINGS), np.random.default_rng(0)
     labels = np.arange(120) % 3
