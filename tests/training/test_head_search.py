@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 
 from carclf.config import load_config
 from carclf.training.head_search import HeadData, is_held_out, sample_trials, search_settings
