@@ -49,14 +49,25 @@ neither.
 """)
 
 
+class RecordedApproval(ApprovalOperator):  # type: ignore[misc]  # Airflow is not type-checked here
+    """Asks for approval, and records the response before the task ends, so that no page is behind the DAG run."""
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Continue after the response; it raises DownstreamTasksSkipped after a rejection."""
+        try:
+            return super().execute_complete(context, event)
+        finally:
+            if "approved" in self.hitl_summary_extra:
+                _record_response(context, self.hitl_summary_extra)
+
+
 @task_group(group_id="approval")  # type: ignore[untyped-decorator]  # Airflow is not type-checked here
 def approval_tasks() -> None:
     """Add ``ask``, which waits for approval without occupying a slot, and ``promote``, which promotes the model."""
-    ask = ApprovalOperator(
+    ask = RecordedApproval(
         task_id="ask", subject="Promote the model of {{ run_id }} and submit its predictions?", body=_question(),
         defaults=ApprovalOperator.REJECT, response_timeout=timedelta(hours=TIMEOUT_HOURS),
         execution_timeout=timedelta(minutes=10), ignore_downstream_trigger_rules=True,
-        on_success_callback=_record_response,
     )
 
     @task(  # type: ignore[untyped-decorator]  # as above
@@ -84,9 +95,8 @@ def promote_or_request_approval(context: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _record_response(context: Mapping[str, Any]) -> None:
+def _record_response(context: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
     """Log the response, keep it for the notification, and write a rejection to the run's record."""
-    summary = context["task"].hitl_summary
     user = summary["responded_by_user"]
     actor = user["name"] if user else f"timeout after {TIMEOUT_HOURS:g} hours"
     text = f"approved by {actor}" if summary["approved"] else f"declined by {actor}: nothing is promoted or submitted"
