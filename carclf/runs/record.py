@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, NotRequired
 
-from pydantic import AfterValidator, with_config
+from pydantic import AfterValidator, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.errors import ConfigError
@@ -25,7 +25,7 @@ class StageRecord(TypedDict, total=False):
     stage: str
     key: str
     reused: bool
-    seconds: float
+    seconds: FiniteFloat
     metrics: dict[str, Any]  # untyped: pages show a run with odd metrics
     summary: str
     skip_reason: str
@@ -73,7 +73,7 @@ class Record(TypedDict):
     versions: NotRequired[dict[str, str]]
     machine: NotRequired[str]
     members: NotRequired[list[str]]
-    spent_seconds: NotRequired[float]
+    spent_seconds: NotRequired[FiniteFloat]
     rejected: NotRequired[bool]
 
 

@@ -19,7 +19,7 @@ Arrays = list[Any]
 PROCESS_ID = secrets.token_hex(4)  # in the names of the files that this process writes
 NO_CHECKPOINT = b"null"  # the content of latest.json after the training
 ENTRY_FIELDS = ("file", "sha256", "state")
-FileName = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z.-]*$")]
+FileName = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z.-]*$", max_length=100)]
 
 
 class PreviousEntry(TypedDict):
