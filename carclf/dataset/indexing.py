@@ -75,8 +75,8 @@ def write_index(
     total = sum(1 for _ in list_images(folder))
     if not total:
         ignored = ", ".join(read_ignored_files(folder)[:MAX_IGNORED]) or "nothing else"
-        raise DataError(f"The archive has no images under train/ or test_upload/, only {ignored}. Is this the right "
-                        "competition?")
+        raise DataError(f"The archive has no images under train/ or test_upload/, only {ignored}. Archives inside "
+                        "it must be zip or tar files. Is this the right competition?")
     rows = _inspect_all(folder, config)
     with pq.ParquetWriter(target, SCHEMA) as writer:
         for done in range(0, total, ROWS_PER_GROUP):

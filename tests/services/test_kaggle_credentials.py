@@ -73,3 +73,14 @@ def test_an_invalid_variable_is_named_and_not_quoted(monkeypatch: pytest.MonkeyP
     with pytest.raises(ConfigError, match=name) as caught:
         find_credentials()
     assert "secret" not in repr(caught.value)
+
+
+@pytest.mark.parametrize(("given", "missing"), [
+    ("KAGGLE_USERNAME", "KAGGLE_KEY"), ("KAGGLE_KEY", "KAGGLE_USERNAME"),
+])
+def test_the_missing_half_of_the_credentials_is_named(
+    monkeypatch: pytest.MonkeyPatch, given: str, missing: str
+) -> None:
+    monkeypatch.setenv(given, "ada")
+    with pytest.raises(ConfigError, match=f"{missing} is not set"):
+        find_credentials()

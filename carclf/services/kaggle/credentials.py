@@ -51,7 +51,10 @@ def find_credentials() -> Credentials:
         raise ConfigError("The file with Kaggle's access token (KAGGLE_API_TOKEN or ~/.kaggle/access_token) is not "
                           f"valid UTF-8. {CREDENTIALS_HELP}") from None
     if credentials is None:
-        raise ConfigError(f"Kaggle credentials are missing. {CREDENTIALS_HELP}")
+        names = ("KAGGLE_USERNAME", "KAGGLE_KEY")
+        unset = [name for name in names if not os.environ.get(name)]
+        problem = "missing" if len(unset) == len(names) else f"incomplete: {unset[0]} is not set"
+        raise ConfigError(f"Kaggle credentials are {problem}. {CREDENTIALS_HELP}")
     return credentials
 
 
