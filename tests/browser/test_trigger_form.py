@@ -12,7 +12,7 @@ MINUTES = 60_000
 
 
 def trigger_experiment(airflow: RunningAirflow, viewer: PageViewer, sections: dict[str, dict[str, str]]) -> str:
-    """Fill the fields of each section of the form and submit it; return the path of the new DAG run."""
+    """Fill the fields of each section of the form and submit it; return the path of the DAG run that Airflow opens."""
     page = viewer.page
     page.goto(f"{airflow.url}/dags/car_experiments")
     page.get_by_role("button", name="Trigger").first.click()
@@ -23,11 +23,12 @@ def trigger_experiment(airflow: RunningAirflow, viewer: PageViewer, sections: di
             field = form.locator(f"[name=element_{name}]")
             field.fill(value)
             field.press("Tab")
-    # Airflow opens the new run only after it has reloaded every list, which takes long on a busy machine.
     with page.expect_response(re.compile(r"/car_experiments/dagRuns$"), timeout=2 * MINUTES) as posted:
         form.get_by_test_id("trigger-dag-submit").click()
     assert posted.value.ok, posted.value.text()
-    return f"/dags/car_experiments/runs/{posted.value.json()['dag_run_id']}"
+    # Airflow opens the new run when it has unpaused the DAG and reloaded its lists, which takes long on a busy machine.
+    page.wait_for_url(re.compile(r"/dags/car_experiments/runs/manual"), timeout=2 * MINUTES)
+    return page.url.removeprefix(airflow.url)
 
 
 def test_an_experiment_can_be_followed_from_its_form_to_its_winner(
