@@ -433,10 +433,10 @@ def upload(store: Store, path: Path, folder: str) -> File:
 def cache_folder() -> Path:
     """Return the folder of verified copies, CARCLF_CACHE or the user's cache; raise ConfigError if it is unusable."""
     try:
-        default = "" if os.environ.get("CARCLF_CACHE") else platformdirs.user_cache_dir("carclf")
+        name = os.environ.get("CARCLF_CACHE") or platformdirs.user_cache_dir("carclf")
     except RuntimeError:
         raise ConfigError("The user's home folder is unknown. Set CARCLF_CACHE to a writable folder.") from None
-    folder = expand_home(os.environ.get("CARCLF_CACHE") or default, "CARCLF_CACHE")
+    folder = expand_home(name, "CARCLF_CACHE")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

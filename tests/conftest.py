@@ -57,6 +57,18 @@ def aws(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
 
 
+@pytest.fixture(params=["folder", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a store that does not exist yet, of each kind; the path of the folder contains a space."""
+    if request.param == "folder":
+        return str(tmp_path / "my store")
+    import boto3
+
+    request.getfixturevalue("aws")
+    boto3.client("s3").create_bucket(Bucket="stores")
+    return f"s3://stores/{tmp_path.name}"
+
+
 @pytest.fixture
 def run_on_small_disk() -> RunOnSmallDisk:
     """Run a command with a disk of this many MB mounted at the folder, visible to the command alone."""

@@ -23,15 +23,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(params=["folder", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    if request.param == "folder":
-        return open_store(tmp_path / "store")
-    import boto3
-
-    request.getfixturevalue("aws")
-    boto3.client("s3").create_bucket(Bucket="local-cache")
-    return open_store("s3://local-cache/store")
+@pytest.fixture
+def store(store_url: str) -> Store:
+    return open_store(store_url)
 
 
 def flip_bit(path: Path, position: int = 0) -> None:

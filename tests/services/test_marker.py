@@ -4,7 +4,6 @@ import json
 import shutil
 from pathlib import Path
 
-import boto3
 import pytest
 from typer.testing import CliRunner
 
@@ -29,31 +28,22 @@ def no_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CARCLF_CREATE_STORE")
 
 
-@pytest.fixture(params=["folder", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "folder":
-        return str(tmp_path / "my store")
-    request.getfixturevalue("aws")
-    boto3.client("s3").create_bucket(Bucket="marked")
-    return f"s3://marked/{tmp_path.name}"
-
-
 def error_of(command: list[str]) -> CarclfError:
     error = CliRunner().invoke(app, command).exception
     assert isinstance(error, CarclfError), error
     return error
 
 
-def test_a_store_is_created_once(url: str) -> None:
+def test_a_store_is_created_once(store_url: str) -> None:
     with pytest.raises(ConfigError, match="store init"):
-        require_store(url)
+        require_store(store_url)
     runner = CliRunner()
-    assert runner.invoke(app, ["store", "init", "--store", url]).exit_code == 0
-    first = require_store(url).read("store.json")
-    set_threshold(require_store(url), 0.9)
-    assert runner.invoke(app, ["store", "init", "--store", url]).exit_code == 0
-    assert require_store(url).read("store.json") == first
-    assert list(require_store(url).list_keys()) == ["champion.json", "store.json"]
+    assert runner.invoke(app, ["store", "init", "--store", store_url]).exit_code == 0
+    first = require_store(store_url).read("store.json")
+    set_threshold(require_store(store_url), 0.9)
+    assert runner.invoke(app, ["store", "init", "--store", store_url]).exit_code == 0
+    assert require_store(store_url).read("store.json") == first
+    assert list(require_store(store_url).list_keys()) == ["champion.json", "store.json"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
