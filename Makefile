@@ -29,7 +29,7 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 	$(BIN)/pytest -q -m compose tests/compose
 
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
-	$(BIN)/pytest -q -m acceptance
+	$(BIN)/pytest -q -m acceptance -n 2 --dist loadfile
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
 
 fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archives, tables, JSON files, responses, forms

@@ -1,13 +1,13 @@
 """Batches for Keras, and the time that training waits for them."""
 
 import itertools
+import multiprocessing
 from types import SimpleNamespace
 
 import cv2
 import keras
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 
 from carclf.errors import DataError, ServiceError
@@ -97,7 +97,7 @@ def test_a_killed_reading_process_raises_service_error(tmp_path):
     source = LetterboxedSource(Examples.from_index(rows, tmp_path, (32, 48)), (32, 48))
     stream = BatchStream(lambda number: batches(source, 4, start_batch=number, num_workers=2))
     stream.get(0)
-    readers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    readers = multiprocessing.active_children()
     for reader in readers:
         reader.kill()
     with pytest.raises(ServiceError, match=r"fine_tune\.num_workers"), stream.reraise_source_error():

@@ -32,7 +32,8 @@ def start(folder: Path, form: dict[str, object]) -> subprocess.CompletedProcess[
     path = folder / "small.json"
     path.write_text(json.dumps(form))
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
-    environment |= {"CARCLF_LOCAL_FOLDER": str(folder / "local"), "CARCLF_CACHE": str(folder / "cache")}
+    environment |= {"CARCLF_LOCAL_FOLDER": str(folder / "local"), "CARCLF_CACHE": str(folder / "cache"),
+                    "CARCLF_PORT": "0"}
     command = [sys.executable, "-m", "carclf_airflow.local", "demo", "--exit", "--experiment", str(path)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

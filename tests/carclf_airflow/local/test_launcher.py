@@ -30,7 +30,8 @@ def start(
     state: Path, *arguments: str, settings: Mapping[str, str] | None = None, stderr: int | None = None
 ) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("CARCLF", "KAGGLE"))}
-    environment |= {"CARCLF_LOCAL_FOLDER": str(state), "CARCLF_CACHE": str(state / "cache"), **(settings or {})}
+    environment |= {"CARCLF_LOCAL_FOLDER": str(state), "CARCLF_CACHE": str(state / "cache"), "CARCLF_PORT": "0"}
+    environment |= settings or {}
     command = [sys.executable, "-m", "carclf_airflow.local", "demo", "--exit", *arguments]
     return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=stderr, env=environment)
 
