@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from carclf.config.sources import parse_source
+
 Backbone = Literal[
     "Tiny", "Xception", "InceptionResNetV2", "InceptionV3",
     "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3",
@@ -63,6 +65,41 @@ class Download(Section):
         if any("://" in source and not source.strip().startswith("s3://") for source in sources.split(",")):
             raise ValueError("a URL must start with s3://")
         return sources
+
+
+class Data(Section):
+    """The source of the images, and what its files mean. Everything but the source is detected by default."""
+
+    source: Text = Field(
+        "sf-dl-car-classification",
+        description="A competition's slug on Kaggle, kaggle://owner/dataset[/version], s3://bucket/prefix, or the path "
+                    "of a folder or an archive, such as ./photos.")
+    metric: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "log_loss", "roc_auc",
+                    "quadratic_weighted_kappa"] = Field(
+        "auto", description="The metric of the gate and of the submission; auto is Kaggle's, or follows from the sample.")
+    label_source: Literal["auto", "folders", "table", "file_names", "json"] = Field(
+        "auto", description="Where the labels are: class folders, a table, prefixes of file names, or COCO JSON.")
+    label_table: Text = Field("", description="Path of the table with the labels, such as train.csv.")
+    id_column: Text = Field("", description="Column of the label table that names the image.")
+    label_column: Text = Field("", description="Column of the label table with the class.")
+    group_column: Text = Field(
+        "", description="Column whose groups, such as patients, are never divided between subsets; 'none' for none.")
+    id_form: Text = Field(
+        "auto", pattern=r"^(auto|path|name|stem|number|.*\{id\}.*)$",
+        description="What an id is: the image's path, name, stem or number, or a pattern such as {id}_image.jpg.")
+    train_folder: Text = Field("", description="Folder of the training images.")
+    val_folder: Text = Field("", description="Folder of the validation images, if they are given.")
+    test_folder: Text = Field("", description="Folder of the test images.")
+    class_names: Text = Field(
+        "", description="Names of the classes in the data, such as 0=Lada Priora,1=Ford Focus.")
+    max_missing: Fraction = Field(
+        0.0, description="Largest fraction of the label table's ids that may have no image.")
+
+    @field_validator("source")
+    @classmethod
+    def _require_source(cls, text: str) -> str:
+        parse_source(text)
+        return text
 
 
 class Validation(Section):
@@ -291,6 +328,11 @@ class Submit(Section):
     """Sending the predictions to Kaggle."""
 
     enabled: bool = Field(True, description="Submit the predictions of a promoted model to the competition.")
+    sample: Text = Field("", description="Path of the sample submission, if the data have several.")
+    kind: Literal["auto", "label", "positive", "probabilities"] = Field(
+        "auto", description="What a submission contains: the class, the probability of the positive class, or one "
+                            "probability per class.")
+    positive_class: Text = Field("", description="The class whose probability is submitted.")
 
 
 class Score(Section):
@@ -303,10 +345,9 @@ class Score(Section):
 class Config(Section):
     """All settings of a run."""
 
-    competition: str = Field(
-        "sf-dl-car-classification", pattern=r"^[a-z0-9][a-z0-9-]*$", description="The competition's slug on Kaggle.")
     seed: int = Field(0, ge=0, lt=2**31, description="Seed of the split, the augmentation and the training.")
     force: bool = Field(False, description="Rebuild every artifact for this run instead of reusing any.")
+    data: Data = Data()
     download: Download = Download()
     validation: Validation = Validation()
     duplicates: Duplicates = Duplicates()
@@ -320,6 +361,12 @@ class Config(Section):
     gate: Gate = Gate()
     submit: Submit = Submit()
     score: Score = Score()
+
+    @property
+    def competition(self) -> str:
+        """The competition's slug; empty if the source is not a competition."""
+        source = parse_source(self.data.source)
+        return source.name if source.kind == "competition" else ""
 
     @model_validator(mode="after")
     def _check_weights(self) -> "Config":

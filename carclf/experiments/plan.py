@@ -17,7 +17,7 @@ from carclf.services.storage import Store, format_command, parse_object
 EXPERIMENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MAX_TRAINING_RUNS = 1000
 # Settings that determine the dataset; recipes that differ in them cannot be compared.
-IMAGE_SECTIONS = ("split", "validation", "download", "duplicates", "seed", "competition")
+IMAGE_SECTIONS = ("split", "validation", "download", "duplicates", "seed", "data")
 # Only the winner is promoted and submitted, by a separate command.
 SETTINGS_OF_ALL = {"submit.enabled": False, "audit.enabled": False}
 

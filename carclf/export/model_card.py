@@ -48,7 +48,7 @@ def _template_values(selected: SelectedModel, split: Split, store: Store) -> dic
         "title": f"Car classifier {record['run'] if record else model.key}",
         "model": model,
         "record": record,
-        "competition": record["config"]["competition"] if record else "",
+        "competition": record["config"]["data"]["source"] if record else "",
         "evaluation": evaluation,
         "measured": measured,
         "calibration": _calibration(evaluation),

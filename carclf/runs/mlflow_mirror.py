@@ -167,7 +167,7 @@ def _describe_run(record: Record, store: Store) -> RunDescription:
 
 def _experiment_name(record: Record) -> str:
     """Return the name of the experiment and the registered model: MLFLOW_EXPERIMENT_NAME, or the competition."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or str(record["config"]["competition"])
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or str(record["config"]["data"]["source"])
 
 
 def _sync_champion(store: Store) -> None:

@@ -107,7 +107,7 @@ def _submit(call: StageCall) -> tuple[Artifact, bool]:
 
 
 _SPECS = (
-    StageSpec("download", (), ("competition", "download.extra_data"), Archive, lambda call: download(call.context)),
+    StageSpec("download", (), ("data.source", "download.extra_data"), Archive, lambda call: download(call.context)),
     StageSpec("validate", ("download",), ("validation", "duplicates"), Dataset,
               lambda call: validate(call.input(Archive, "download"), call.context)),
     StageSpec("split", ("validate",), ("seed", "split"), Split,
@@ -120,9 +120,9 @@ _SPECS = (
               excluded=("evaluate.batch_size",)),
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
               excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
-    StageSpec("submit", ("download", "validate", "split", "fine_tune"), ("competition", "evaluate"), Submission,
+    StageSpec("submit", ("download", "validate", "split", "fine_tune"), ("data.source", "evaluate"), Submission,
               _submit, excluded=("evaluate.batch_size",)),
-    StageSpec("score", ("submit", "evaluate"), ("competition",), artifacts.PublicScore,
+    StageSpec("score", ("submit", "evaluate"), ("data.source",), artifacts.PublicScore,
               lambda call: score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)),
 )
 STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}

@@ -74,7 +74,7 @@ def _plan(options: DemoOptions) -> _Plan:
     form = read_form(options.experiment) if options.experiment else None
     recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # Settings of the deployment instead of the run, so that they also apply to runs triggered in the UI.
-    settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "competition=demo-cars"]
+    settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "data.source=demo-cars"]
     if options.weights:
         settings.append(f"model.weights={_weights(options.weights)}")
     load_config(recipe, dict(map(parse_override, settings)))

@@ -19,7 +19,7 @@ def run_up(competition: str) -> int:
         init_store(store)
     environment = stage_environment(store)
     if competition:
-        settings = f"{environment.get('CARCLF_SETTINGS', '')} competition={competition}"
+        settings = f"{environment.get('CARCLF_SETTINGS', '')} data.source={competition}"
         environment["CARCLF_SETTINGS"] = settings.strip()
     doctor = subprocess.run([sys.executable, "-m", "carclf", "doctor"], env=environment, check=False)
     if doctor.returncode:

@@ -24,7 +24,7 @@ from carclf.runs.run import STAGES, Result, Run
 from carclf.services.storage import Store, open_store
 
 SMALL = {
-    "competition": "cars", "head.epochs": 1, "head.num_views": 1, "fine_tune.epochs": 0, "gate.threshold": 0,
+    "data.source": "cars", "head.epochs": 1, "head.num_views": 1, "fine_tune.epochs": 0, "gate.threshold": 0,
     "submit.enabled": False, "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
     "audit.drift_warn": 0.2, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",
 }

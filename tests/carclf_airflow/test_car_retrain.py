@@ -129,7 +129,7 @@ def test_a_complete_run_promotes_and_submits(environment: dict[str, str], server
         run = car_retrain.car_retrain().test(run_conf=json.loads(sys.argv[1]))
         print(json.dumps({"state": run.state, "tasks": {ti.task_id: ti.state for ti in run.get_task_instances()}}))
     """
-    conf = {"recipe": "demo", "competition": "demo-cars", "validation.min_images_per_class": 5,
+    conf = {"recipe": "demo", "data.source": "demo-cars", "validation.min_images_per_class": 5,
             "validation.max_unusable_fraction": 0.2, "fine_tune.epochs": 1, "head.epochs": 2, "gate.threshold": 0.0,
             "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
     expected = dict.fromkeys(STAGES, "success") | dict.fromkeys(APPROVAL, "skipped")

@@ -32,7 +32,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                                  in dag.params._ParamsDict__dict.items()} for name, dag in dags.items()}))
     """
     home = tmp_path_factory.mktemp("airflow")
-    return printed_json(code, airflow_environment(home, CARCLF_SETTINGS="competition=demo-cars 'fine_tune.patience=7'"))
+    return printed_json(code, airflow_environment(home, CARCLF_SETTINGS="data.source=demo-cars 'fine_tune.patience=7'"))
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_no_choice_is_shown_as_null(form: dict[str, Any]) -> None:
 
 
 def test_hints_show_the_values_of_all_recipes_and_of_the_deployment(form: dict[str, Any]) -> None:
-    assert form["competition"]["description"].endswith("(demo-cars)")
+    assert form["data.source"]["description"].endswith("(demo-cars)")
     assert form["fine_tune.patience"]["description"].endswith("(7)")
     assert form["evaluate.flip_tta"]["description"].endswith("demo: on; baseline-xception, baseline-b5: off)")
 
@@ -96,7 +96,7 @@ def test_the_form_does_not_change_a_number_that_is_out_of_range(schemas: dict[st
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("evaluate.zooms", "1\n"), ("gate.min_recall_by_class", "7=0.5\n"), ("competition", "cars\n"),
+    ("evaluate.zooms", "1\n"), ("gate.min_recall_by_class", "7=0.5\n"), ("data.source", "cars\n"),
     ("model.weights", "a\nb"), ("evaluate.zooms", "\u0661"),
 ])
 def test_text_with_a_line_end_or_other_digits_is_rejected(form: dict[str, Any], name: str, value: str) -> None:

@@ -6,7 +6,7 @@ from carclf.services.storage import Store
 from carclf.stages.chain import STAGES
 
 SMALL = {
-    "competition": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 0,
+    "data.source": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 0,
     "gate.threshold": 0, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",
     "submit.enabled": False, "split.val_fraction": 0.3,
     "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,

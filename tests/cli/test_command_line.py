@@ -58,7 +58,7 @@ def test_a_full_disk_ends_a_stage_with_status_78_and_leaves_no_files(
 ) -> None:
     store, small = tmp_path / "store", tmp_path / "small"
     carclf, run = [sys.executable, "-m", "carclf"], ["--run", "r", "--store", str(store)]
-    subprocess.run([*carclf, "download", *run, "--set", "competition=demo-cars"], check=True)
+    subprocess.run([*carclf, "download", *run, "--set", "data.source=demo-cars"], check=True)
 
     def stored_keys() -> list[str]:
         return sorted(key for key in open_store(str(store)).list_keys() if not key.startswith("live/"))

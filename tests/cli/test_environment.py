@@ -22,7 +22,7 @@ RunAsUser = Callable[..., Process]
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A store whose path has a space and other letters, with a run that has downloaded the archive."""
     folder = Path(init_store(tmp_path / "the störe").url)
-    for name, value in {"STORE": str(folder), "RECIPE": "demo", "SETTINGS": "competition=demo-cars"}.items():
+    for name, value in {"STORE": str(folder), "RECIPE": "demo", "SETTINGS": "data.source=demo-cars"}.items():
         monkeypatch.setenv(f"CARCLF_{name}", value)
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
     return folder

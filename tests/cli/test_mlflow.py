@@ -122,7 +122,7 @@ def test_all_stages_of_a_run_share_one_mlflow_run(
     record = Run.load("chain", chain[0]).record
     assert (run.info.run_name, run.info.status) == ("chain", "FINISHED")
     assert set(run.data.params) == {"recipe", *(name for name, _ in iter_settings())}
-    assert (run.data.params["fine_tune.epochs"], run.data.params["competition"]) == ("3", "cars")
+    assert (run.data.params["fine_tune.epochs"], run.data.params["data.source"]) == ("3", "cars")
     tags = run.data.tags
     assert {name: tags[name] for name in ("carclf.run", "carclf.created", "carclf.store", "airflow_run_url")} == {
         "carclf.run": "chain", "carclf.created": record["created"], "carclf.store": chain[0].url,
@@ -181,7 +181,7 @@ def test_repeating_a_stage_changes_nothing_in_mlflow(
 
 def save_evaluated_run(store: Store, name: str, wrong: Any, competition: str) -> Candidate:
     """Save a run up to evaluate, without MLflow."""
-    config = load_config("demo", {"competition": competition, "gate.champion_rule": "off"})
+    config = load_config("demo", {"data.source": competition, "gate.champion_rule": "off"})
     candidate = build_candidate(store, name, wrong, config=config)
     run = Run.start_or_resume(name, store, "demo", config)
     run.record["stages"] = {stage: {"key": artifact.key, "metrics": artifact.metrics, "seconds": 1.0, "reused": False}

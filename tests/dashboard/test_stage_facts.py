@@ -30,14 +30,14 @@ def test_the_stages_of_a_new_run_have_not_started(store: Store) -> None:
 
 
 def test_the_download_command_repeats_the_changed_settings(store: Store) -> None:
-    settings = {"seed": 3, "evaluate.zooms": "1,1.2", "competition": "my-cars"}
+    settings = {"seed": 3, "evaluate.zooms": "1,1.2", "data.source": "my-cars"}
     Run.start_or_resume("r", store, "demo", load_config("demo", settings))
     assert run_facts(store, "r").header.settings == (
-        ChangedSetting(name="competition", value="my-cars", default="sf-dl-car-classification"),
+        ChangedSetting(name="data.source", value="my-cars", default="sf-dl-car-classification"),
         ChangedSetting(name="seed", value=3, default=0),
         ChangedSetting(name="evaluate.zooms", value="1,1.2", default="1"))
     assert stages(store)["download"].command == (
-        f"carclf download --run r --store {store.url} --recipe demo --set competition=my-cars --set seed=3 "
+        f"carclf download --run r --store {store.url} --recipe demo --set data.source=my-cars --set seed=3 "
         "--set evaluate.zooms=1,1.2")
 
 

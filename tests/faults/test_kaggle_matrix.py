@@ -278,7 +278,7 @@ def test_a_fault_of_a_submission(
 def test_a_fault_of_the_scoring(
     row: Row, matrix: Matrix, tmp_path: Path, random_bytes_competition: Competition
 ) -> None:
-    context = StageContext(open_store(tmp_path / "store"), load_config("demo", {"competition": SLUG}))
+    context = StageContext(open_store(tmp_path / "store"), load_config("demo", {"data.source": SLUG}))
     matrix.connect(row)
     ids = random_bytes_competition.ids[: 1 if row.outcome[0] is DataError else None]
     content = ("Id,Category\n" + "".join(f"{name},0\n" for name in ids)).encode()

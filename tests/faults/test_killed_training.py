@@ -25,7 +25,7 @@ from carclf.services.storage import Store, init_store
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 SETTINGS = {
-    "competition": "cars",
+    "data.source": "cars",
     "head.epochs": 2,
     "fine_tune.epochs": 4,
     "fine_tune.checkpoint_minutes": 0,

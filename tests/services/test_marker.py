@@ -14,7 +14,7 @@ from carclf.errors import CarclfError, ConfigError, DataError
 from carclf.runs.run import Run
 from carclf.services.storage import FolderStore, copy_store, init_store, require_store
 
-RUN = ["--recipe", "demo", "--set", "competition=demo-cars"]
+RUN = ["--recipe", "demo", "--set", "data.source=demo-cars"]
 COMMANDS = {
     "champion list": [], "champion set-threshold": ["0.5"], "champion rollback": [], "runs list": [],
     "runs reindex": [], "label-fixes": ["--run", "r", "--show"], "store copy": ["--to", "copy"],

@@ -32,7 +32,7 @@ from carclf.services.telemetry.otlp import export_error_filter
 from carclf.stages.chain import STAGES
 
 SMALL = {
-    "competition": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 1,
+    "data.source": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 1,
     "gate.threshold": 0, "gate.min_recall": 0, "gate.max_calibration_error": 1, "gate.champion_rule": "off",
     "split.val_fraction": 0.3, "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
 }

@@ -17,7 +17,7 @@ from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall
 
 BASE = {"model.weights": "none", "audit.enabled": False}  # an audit would compute features
 CHANGED_VALUES: dict[str, Any] = {
-    "competition": "other-cars",
+    "data.source": "other-cars",
     "model.backbone": "EfficientNetB0",
     "model.weights": "imagenet",
     "model.precision": "float32",

@@ -28,7 +28,7 @@ from carclf.services.storage.protocol import VersionedObject
 from carclf.stages.download import download
 from carclf.stages.validate import validate
 
-SETTINGS = {"competition": "cars", "validation.min_images_per_class": 4}
+SETTINGS = {"data.source": "cars", "validation.min_images_per_class": 4}
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from carclf.training.saving import write_reference_logits
 SIZE = (32, 48)
 # The networks are untrained: only the rule under test may reject them.
 SETTINGS = {
-    "competition": "cars",
+    "data.source": "cars",
     "validation.min_images_per_class": 4,
     "gate.threshold": 0.0,
     "gate.min_recall": 0.0,

@@ -19,7 +19,7 @@ from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store, open_store
 from carclf.stages.score import score
 
-CONFIG = load_config("demo", {"competition": "cars", "gate.threshold": 0.1, "gate.min_recall": 0.0})
+CONFIG = load_config("demo", {"data.source": "cars", "gate.threshold": 0.1, "gate.min_recall": 0.0})
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import FolderStore, Store, VersionedObject, open_store
 from carclf.stages.submit import VERSION, check_submission, send_submission, submit
 
-CONFIG = load_config("demo", {"competition": "demo-cars"})
+CONFIG = load_config("demo", {"data.source": "demo-cars"})
 SAMPLE = "Id,Category\n1.jpg,0\n2.jpg,0\n"
 NUM_ROUNDS = 8
 

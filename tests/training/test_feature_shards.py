@@ -18,7 +18,7 @@ from carclf.demo.server import DemoServer
 from carclf.runs.run import Run
 from carclf.services.storage import init_store
 
-SETTINGS = {"competition": "cars", "head.epochs": 1, "validation.min_images_per_class": 5,
+SETTINGS = {"data.source": "cars", "head.epochs": 1, "validation.min_images_per_class": 5,
             "validation.max_unusable_fraction": 0.5}
 WORKER = """
 import sys

@@ -19,7 +19,7 @@ from carclf.training.trainer import Trainer
 
 STAGES = ("download", "validate", "split", "train_head", "fine_tune")
 SETTINGS = {
-    "competition": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto",
+    "data.source": "cars", "fine_tune.learning_rate": "auto", "fine_tune.batch_size": "auto",
     "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5,
 }
 PNG = b"\x89PNG"

@@ -1,0 +1,44 @@
+"""``data.source``: where the images come from."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+_DATASET = re.compile(rf"kaggle://({SLUG}/{SLUG})(?:/([1-9][0-9]{{0,8}}))?")
+_BUCKET = re.compile(r"s3://[^/]+(/.*)?")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".zip.001")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source of the images.
+
+    ``name`` is the slug of a competition, the owner and slug of a dataset, a URL, or a path. ``version`` is the version
+    of a dataset; 0 is the newest one.
+    """
+
+    kind: Literal["competition", "dataset", "bucket", "folder", "file"]
+    name: str
+    version: int = 0
+
+
+def parse_source(text: str) -> Source:
+    """Return the source that ``data.source`` names. A path contains a slash or is the name of an archive.
+
+    Raises ValueError if the text has none of the forms.
+    """
+    if re.fullmatch(SLUG, text):
+        return Source("competition", text)
+    if match := _DATASET.fullmatch(text):
+        return Source("dataset", match[1], int(match[2] or 0))
+    if _BUCKET.fullmatch(text):
+        return Source("bucket", text.rstrip("/"))
+    if "://" in text or not text.strip():
+        raise ValueError("expected a competition's slug, kaggle://owner/dataset, kaggle://owner/dataset/version, "
+                         "s3://bucket/prefix, or a path such as ./photos")
+    if text.lower().endswith(ARCHIVE_SUFFIXES):
+        return Source("file", text)
+    if "/" not in text:
+        raise ValueError(f"is neither a competition's slug nor a path; for a folder write ./{text}")
+    return Source("folder", text)

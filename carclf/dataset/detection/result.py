@@ -1,0 +1,64 @@
+"""The detected layout of a dataset: what each image is, the classes, and what a submission looks like."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The answer to one question about the layout, with its evidence.
+
+    ``question`` is labels, ids, test, submission, metric, groups, classes or subsets; ``answer`` is the result in a
+    few words, ``evidence`` what shows it, with counts.
+    """
+
+    question: str
+    answer: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class SubmissionFormat:
+    """The form of a submission.
+
+    ``sample`` is the path of the sample submission in the source, ``id_column`` its first column, and ``columns`` the
+    others in order. ``kind`` says what they contain: the class (label), the probability of ``positive_class``
+    (positive), or a probability per class (probabilities). ``values`` maps each class name to the text that a label
+    submission contains, or to the column of its probability.
+    """
+
+    sample: str
+    id_column: str
+    columns: tuple[str, ...]
+    kind: Literal["label", "positive", "probabilities"]
+    values: dict[str, str]
+    positive_class: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A dataset's images and their meaning.
+
+    ``images`` has one row per image, sorted by path:
+
+    - ``id``: as the sample submission writes it for test images; else the file name, or the path if several images
+      have that name
+    - ``path``: relative to the source's folder
+    - ``label``: class name; "" for unlabeled images
+    - ``source``: train; val (given as validation images); holdout (labeled test images, which are never trained on);
+      or test (unlabeled, to be predicted)
+    - ``group``: value of the group, such as a patient; "" if unknown
+
+    ``class_names`` are in natural order (2 before 10). ``metric`` is a name in carclf.metrics. ``submission`` is None
+    if there is nothing to submit. ``ignored`` are the paths of the files that are none of these.
+    """
+
+    images: "pd.DataFrame"
+    class_names: tuple[str, ...]
+    metric: str
+    submission: SubmissionFormat | None
+    detections: tuple[Detection, ...]
+    ignored: tuple[str, ...] = ()
