@@ -76,7 +76,7 @@ class Data(Section):
                     "of a folder or an archive, such as ./photos.")
     metric: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "log_loss", "roc_auc",
                     "quadratic_weighted_kappa"] = Field(
-        "auto", description="The metric of the gate and of the submission; auto is Kaggle's, or follows from the sample.")
+        "auto", description="Metric of the gate and of the submission; auto is Kaggle's, or follows from the sample.")
     label_source: Literal["auto", "folders", "table", "file_names", "json"] = Field(
         "auto", description="Where the labels are: class folders, a table, prefixes of file names, or COCO JSON.")
     label_table: Text = Field("", description="Path of the table with the labels, such as train.csv.")
