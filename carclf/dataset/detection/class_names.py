@@ -11,6 +11,7 @@ from carclf.errors import ConfigError
 from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
+NameMap = tuple[str, Mapping[str, str]]  # the path of a file, and the names by label
 
 
 def parse_class_names(text: str) -> dict[str, str]:
@@ -24,24 +25,21 @@ def parse_class_names(text: str) -> dict[str, str]:
 
 
 def find_class_names(
-    labels: Collection[str], setting: str, files: Files, tables: Sequence[Table], known: Mapping[str, str]
+    labels: Collection[str], setting: str, maps: Sequence[NameMap]
 ) -> tuple[dict[str, str], Detection]:
-    """Return the class name of each label in the data, and the detection.
+    """Return the class name of each label in the data, and the detection. ``setting`` is ``data.class_names``.
 
-    ``setting`` is ``data.class_names``, ``known`` the names by label of folders or of a COCO JSON. Maps in other files
-    count if all labels are whole numbers and each has a name.
-    Raises ConfigError if the setting has a label that the data do not have, or two labels get the same name.
+    The first of the maps counts that has a different name for each label, if the labels are whole numbers. Raises
+    ConfigError if the setting has a label that the data do not have, or two labels get the same name.
     """
     if setting:
-        names, evidence = _configured_names(labels, parse_class_names(setting)), "data.class_names"
-        return names, Detection("classes", f"{len(names)} classes", evidence)
-    maps: list[tuple[str, Mapping[str, str]]] = [("the labels' source", known)]
+        names = _configured_names(labels, parse_class_names(setting))
+        return names, Detection("classes", f"{len(names)} classes", "data.class_names")
     if all(re.fullmatch("[0-9]+", label) for label in labels):
-        maps += [*_read_maps(files), *_table_maps(tables)]
-    for path, mapping in maps:
-        if names := _names(labels, mapping):
-            return names, Detection("classes", f"{len(names)} classes", f"{path} has a name for each label")
-    return {label: label for label in sort_naturally(labels)}, Detection("classes", f"{len(labels)} classes", "labels")
+        for path, mapping in maps:
+            if names := _names(labels, mapping):
+                return names, Detection("classes", f"{len(names)} classes", f"{path} has a name for each label")
+    return _names(labels, {label: label for label in labels}), Detection("classes", f"{len(labels)} classes", "labels")
 
 
 def _configured_names(labels: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
@@ -56,31 +54,24 @@ def _configured_names(labels: Collection[str], names: Mapping[str, str]) -> dict
 
 def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str]:
     names = {label: mapping.get(label, "").strip() for label in sort_naturally(labels)}
-    is_complete = all(names.values()) and len(set(names.values())) == len(names)
-    return names if is_complete and names != {label: label for label in labels} else {}
+    return names if all(names.values()) and len(set(names.values())) == len(names) else {}
 
 
-def _table_maps(tables: Sequence[Table]) -> list[tuple[str, Mapping[str, str]]]:
-    """Return the maps of tables with two columns; their first line may be a row."""
-    maps: list[tuple[str, Mapping[str, str]]] = []
-    for table in tables:
-        if len(table.rows.columns) == _NUM_COLUMNS:
-            rows = dict(zip(*(table.rows[column].str.strip() for column in table.rows.columns), strict=True))
-            if len(rows) == len(table.rows):
-                maps += [(table.path, dict([tuple(table.rows.columns)]) | rows),
-                         (table.path, {name: label for label, name in rows.items()})]
-    return maps
+def read_maps(files: Files, tables: Sequence[Table]) -> list[NameMap]:
+    """Return the path and the content of the JSON files and the tables with two columns that may map labels to names.
 
-
-def _read_maps(files: Files) -> list[tuple[str, Mapping[str, str]]]:
-    """Return the JSON files that map labels to names, or names to labels."""
-    maps: list[tuple[str, Mapping[str, str]]] = []
+    A map may also be from names to labels, and the first line of a table may be a row.
+    """
+    maps: list[tuple[str, dict[str, str]]] = []
     for path in files.json:
         data = read_json(files, path)
         if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):
-            names = {str(label): str(name) for label, name in data.items()}
-            maps += [(path, names), (path, {name: label for label, name in names.items()})]
-    return maps
+            maps.append((path, {str(label): str(name) for label, name in data.items()}))
+    for table in tables:
+        if len(table.rows.columns) == _NUM_COLUMNS:
+            rows = zip(*(table.rows[column].str.strip() for column in table.rows.columns), strict=True)
+            maps.append((table.path, {str(table.rows.columns[0]): str(table.rows.columns[1])} | dict(rows)))
+    return [*maps, *((path, {name: label for label, name in names.items()}) for path, names in maps)]
 
 
 def read_json(files: Files, path: str) -> object:

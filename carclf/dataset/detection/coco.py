@@ -26,7 +26,9 @@ def read_coco(files: "Files") -> Coco:
 
     An image with annotations of several categories has several rows.
     """
-    tables, categories, file_names = [], {}, {}
+    tables: list[Table] = []
+    categories: dict[str, str] = {}
+    file_names: dict[str, str] = {}
     for path in files.json:
         data = read_json(files, path)
         if not isinstance(data, dict) or not _has_records(data.get("images"), ("id", "file_name")):

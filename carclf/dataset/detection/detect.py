@@ -8,7 +8,7 @@ import pandas as pd
 
 from carclf.config import Config
 from carclf.dataset.archives import read_ignored_files
-from carclf.dataset.detection.class_names import find_class_names
+from carclf.dataset.detection.class_names import find_class_names, read_maps
 from carclf.dataset.detection.coco import Coco, read_coco
 from carclf.dataset.detection.files import Files, list_files, normalized
 from carclf.dataset.detection.groups import find_groups
@@ -52,8 +52,7 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     if not sample:
         test_ids, detection = _find_unlabeled(source, labels, config)
         detections.append(detection)
-    names, named = find_class_names(set(labels.values) - {""}, config.data.class_names, source.files, source.tables,
-                                    labels.names or source.coco.categories)
+    names, named = _name_classes(source, labels, config)
     train = source.images.loc[labels.values.index].assign(label=labels.values)
     groups, grouped = find_groups(train, labels.joined, config.data.group_column)
     submission = detect_format(sample, names, config, evaluation_metric) if sample else None
@@ -62,8 +61,10 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     train = train.assign(label=labels.values.map(names).fillna(""), source=labels.sources, group=groups)
     images = _assemble(source, train, test_ids, names)
     findings = (*labels.findings, *_find_problems(source, images))
-    return _log(Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(
-        [*detect_subsets(source.images), *detections]), _ignored(source, images), findings))
+    detections = [*detect_subsets(source.images), *detections]
+    _log(detections)
+    return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
+                  _ignored(source, images), findings)
 
 
 def _read_source(folder: Path, config: Config) -> _Source:
@@ -87,9 +88,9 @@ def _find_sample_images(
     ids, detection = find_sample_images(images, sample, config.data, source.coco.file_names)
     roots = set(images.loc[list(ids), "root"]) - {""}
     is_test = images["role"].isin(["test", "predict"]) & images["root"].isin(roots)
-    unlisted = images.loc[is_test & ~images.index.isin(list(ids)), "path"].str.rpartition("/")[2]
+    unlisted = images.loc[is_test & ~images.index.isin(list(ids)), "path"].str.split("/").str[-1]
     test = Detection("test", f"{len(ids)} images", f"ids of {sample.path}; {len(unlisted)} others in the same folder")
-    return unlisted.to_dict() | ids, [detection, test]
+    return dict(zip(unlisted.index.tolist(), unlisted, strict=True)) | ids, [detection, test]
 
 
 def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labels:
@@ -103,8 +104,15 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
 def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[dict[int, str], Detection]:
     images = source.images.drop(index=labels.values.index)
     rows, evidence = find_test_images(images, source.tables, config.data)
-    names = images.loc[sorted(rows), "path"].str.rpartition("/")[2]
-    return names.to_dict(), Detection("test", f"{len(rows)} images" if rows else "none", evidence)
+    names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
+    return dict(zip(names.index.tolist(), names, strict=True)), Detection("test", f"{len(rows)} images" if rows else "none", evidence)
+
+
+def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
+    used = {joined.table.path for joined in labels.joined}
+    tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
+    maps = [(labels.detection.result, labels.names or source.coco.categories), *read_maps(source.files, tables)]
+    return find_class_names(set(labels.values) - {""}, config.data.class_names, maps)
 
 
 def _assemble(
@@ -116,7 +124,7 @@ def _assemble(
     labels = extra["path"].map(lambda path: path.split("/")[2] if path.count("/") > 2 else "")  # noqa: PLR2004
     labels = labels.map({name: name for name in names.values()} | dict(names)).fillna("")
     extra = extra.assign(id=extra["path"], label=labels, source="extra")
-    file_names = train["path"].str.rpartition("/")[2].map(normalized)
+    file_names = train["path"].str.split("/").str[-1].map(normalized)
     train = train.assign(id=file_names.mask(file_names.duplicated(keep=False), train["path"]))
     images = pd.concat([train, test, extra])[["id", "path", "label", "source", "group"]].fillna({"group": ""})
     return images.sort_values("path", ignore_index=True).astype("str")
@@ -157,8 +165,7 @@ def _describe_submission(submission: SubmissionFormat | None) -> Detection:
     return Detection("submission", submission.kind + positive, f"{submission.sample} has the columns {columns[:200]}")
 
 
-def _log(layout: Layout) -> Layout:
-    for detection in layout.detections:
+def _log(detections: Sequence[Detection]) -> None:
+    for detection in detections:
         log.info("validate: detected question=%s result=%r evidence=%r", detection.question, detection.result,
                  detection.evidence)
-    return layout

@@ -132,9 +132,10 @@ def _collapse(folders: Iterable[str], images: Collection[str]) -> dict[str, str]
     children: dict[str, set[str]] = defaultdict(set)
     folders = list(folders)
     for folder in folders:
-        while folder:
+        for parent in [*PurePosixPath(folder).parents][:-1]:
+            children[_parent(str(parent))].add(str(parent))
+        if folder:
             children[_parent(folder)].add(folder)
-            folder = _parent(folder)
     with_siblings = {_name(child) for siblings in children.values() if len(siblings) > 1 for child in siblings}
     collapsed = {"": ""}
 

@@ -9,8 +9,8 @@ from carclf.dataset.detection.ids import Joined
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
 
-_WORDS = {"patient", "subject", "driver", "person", "user", "location", "site", "sequence", "seq", "group", "session",
-          "patientid", "patients", "subjects", "drivers", "persons", "users", "locations", "sites", "groups", "sessions"}
+_WORDS = {"patient", "patientid", "subject", "subjectid", "driver", "person", "user", "location", "site", "sequence",
+          "seq", "group", "session"}
 
 
 def find_groups(images: pd.DataFrame, joined: Sequence[Joined], setting: str) -> tuple["pd.Series[str]", Detection]:
@@ -62,7 +62,7 @@ def _groups_of_names(
     images: pd.DataFrame, joined: Sequence[Joined]
 ) -> tuple["pd.Series[str]", Detection] | None:
     """Return groups from 10_left and 10_right, or from the folders of ids with paths."""
-    names = images["path"].str.rpartition("/")[2].str.extract(r"^(.+)_(?:left|right)\b", flags=re.IGNORECASE)[0]
+    names = images["path"].str.split("/").str[-1].str.extract(r"^(.+)_(?:left|right)\b", flags=re.IGNORECASE)[0]
     if names.notna().all() and len(names) and _is_useful(names, images["label"]):
         return names, Detection("groups", "file name before _left and _right", f"{names.nunique()} groups")
     has_paths = any("/" in image_id for table in joined for image_id in list(table.match.rows)[:1])

@@ -32,15 +32,15 @@ def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
     names = train.loc[is_in_class, "subfolder"]
     if names.nunique() <= 1 or is_in_class.mean() < MIN_CLASS_FRACTION:
         return None
-    labels = [train["subfolder"].where(is_in_class, "")]
+    labels: list[pd.Series[str]] = [train["subfolder"].where(is_in_class, "")]
     classes = {class_key(name): name for name in sorted(set(names), reverse=True)}
     for root, rows in images[images["role"].isin(["val", "test", "predict"])].groupby("root"):
         keys = rows["subfolder"].map(class_key)
         unknown = sorted(set(rows["subfolder"][~keys.isin(classes.keys())]))
         if len(unknown) < rows["subfolder"].nunique():
             if unknown and unknown != [""]:
-                raise DataError(f"{root} has the class {unknown[-1]!r}, which the training images in "
-                                f"{train['root'].iloc[0] or 'the source'} lack. Add training images of it, or remove it.")
+                raise DataError(f"{root} has the class {unknown[-1]!r}, which the training images lack. Its classes "
+                                f"must be among theirs: add training images of it, or remove the folder.")
             exact = rows["subfolder"].isin(set(names))
             labels.append(rows["subfolder"].where(exact, keys.map(classes)).dropna())
     return pd.concat(labels)
@@ -55,7 +55,7 @@ def require_single_root(images: pd.DataFrame) -> None:
 
 def find_misplaced(images: pd.DataFrame, labels: "pd.Series[str]") -> list[Finding]:
     """Return a finding if training images are in no class folder."""
-    paths = images.loc[labels.index[labels == ""], "path"].loc[lambda rows: rows.index.isin(training_images(images).index)]
+    paths = images.loc[labels.index[labels == ""], "path"]
     return [Finding("unknown_class", paths.iloc[0], (
         f"{len(paths)} training images are not directly in a class folder (first: {paths.iloc[0]}). Move each into the "
         "folder of its class, or remove it."))] if len(paths) else []
@@ -67,12 +67,12 @@ def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
     There must be 2 to 200 prefixes, each of at least two training images. Validation and test images have labels if
     all of their prefixes are classes.
     """
-    prefixes = images["path"].str.rpartition("/")[2].str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
+    prefixes = images["path"].str.split("/").str[-1].str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
     train = prefixes[training_images(images).index]
     sizes = train.value_counts()
     if train.isna().any() or not 1 < len(sizes) <= MAX_PREFIXES or sizes.min() <= 1 or all(map(role_of, sizes.index)):
         return None
-    labels = [train]
+    labels: list[pd.Series[str]] = [train]
     for _, rows in images[images["role"].isin(["val", "test", "predict"])].groupby("root"):
         if prefixes[rows.index].isin(sizes.index).all():
             labels.append(prefixes[rows.index])

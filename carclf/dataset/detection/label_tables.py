@@ -101,7 +101,7 @@ def _read_one_hot(joined: Joined, columns: Sequence[str]) -> "pd.Series[str]":
         raise DataError(f"{joined.table.path}: the columns {', '.join(columns[:5])} do not have exactly one 1 per row. "
                         "Images with several labels are not supported. If another column has the class, set "
                         "data.label_column.")
-    return rows.astype(float).idxmax(axis=1)
+    return rows.astype(float).idxmax(axis=1).astype("object")
 
 
 def _choose_column(
@@ -125,9 +125,21 @@ def _choose_column(
 def _may_be_label(values: "pd.Series[str]", column: str) -> bool:
     """Return True if a column has 2 to n/2 values that are neither fractions nor subsets nor groups."""
     distinct = set(values)
+    if _lists(values, column):
+        return True  # to be rejected
     if not 1 < len(distinct) <= len(values) / 2 or is_group_column(column):
         return False
     return not all(re.fullmatch(r"-?[0-9]*\.[0-9]+", value) for value in distinct) and not all(map(role_of, distinct))
+
+
+def _lists(values: "pd.Series[str]", column: str) -> list[str]:
+    """Return the values that are lists, if all with several words are: of other values, or of numbers in a column of labels."""
+    singles = {value for value in set(values) if not re.search(r"[ ,;|]", value)}
+    lists = sorted(set(values) - singles)[:_NUM_CHECKED]
+    parts = [set(re.split(r"[ ,;|]+", value)) for value in lists]
+    may_have_numbers = bool(re.search("label|class|categor|attribute|tag|target", column.lower()))
+    are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
+    return lists if are_lists else []
 
 
 def _only(joined: Joined, columns: Sequence[str]) -> str:
@@ -144,17 +156,13 @@ def _only(joined: Joined, columns: Sequence[str]) -> str:
 
 def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]") -> None:
     path = joined.table.path
-    pairs = values.reset_index().drop_duplicates()
-    repeated = pairs[pairs["index"].duplicated()] if "index" in pairs else pairs[pairs.iloc[:, 0].duplicated()]
+    pairs = pd.DataFrame({"row": values.index, "label": values.to_numpy()}).drop_duplicates()
+    repeated = pairs[pairs["row"].duplicated()]
     if len(repeated):
-        row = int(repeated.iloc[0, 0])
-        image_id = next(key for key, label in sorted(joined.match.rows.items()) if label == row)
+        image_id = min(key for key, row in joined.match.rows.items() if row == repeated.iloc[0, 0])
         raise DataError(f"{path}: {len(repeated)} images have several labels in {column} (first: {image_id!r}). Images "
                         "with several labels are not supported: keep one row per image.")
-    singles = {value for value in set(values) if not re.search(r"[ ,;|]", value)}
-    lists = sorted(set(values) - singles)[:_NUM_CHECKED]
-    parts = [re.split(r"[ ,;|]+", value) for value in lists]
-    if lists and all(set(names) <= singles or all(name.isdecimal() for name in names) for names in parts):
+    if lists := _lists(values, column):
         raise DataError(f"{path}: {column} has lists of labels, such as {lists[0]!r}. Images with several labels are "
                         "not supported. If another column has the class, set data.label_column.")
 
@@ -168,9 +176,9 @@ def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:
     for candidate in candidates:
         best.setdefault(candidate.joined.table.role or "train", []).append(candidate)
     result = []
-    for tables in best.values():
-        rank = max(candidate.rank for candidate in tables)
-        tables = [candidate for candidate in tables if candidate.rank == rank]
+    for fitting in best.values():
+        rank = max(candidate.rank for candidate in fitting)
+        tables = [candidate for candidate in fitting if candidate.rank == rank]
         if any(not tables[0].values.equals(candidate.values) for candidate in tables):
             paths = ", ".join(sorted(candidate.joined.table.path for candidate in tables))
             raise ConfigError(f"Several tables may have the labels: {paths}. Set data.label_table to one of them.")

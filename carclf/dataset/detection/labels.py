@@ -69,7 +69,8 @@ def find_labels(evidence: Evidence) -> Labels:
         prefixes = read_prefixes(evidence.images) if setting in ("auto", "file_names") else None
         if prefixes is None:
             raise _no_labels(evidence)
-        detection = Detection("labels", "file_names", f"{prefixes.nunique()} prefixes of names, such as {prefixes.min()}")
+        text = f"{prefixes.nunique()} prefixes of names, such as {prefixes.min()}; nothing else has labels"
+        detection = Detection("labels", "file_names", text)
         labels = Labels(prefixes, _sources(evidence.images, prefixes), detection, joined)
     return Labels(labels.values, labels.sources, labels.detection, labels.joined, [*findings, *labels.findings],
                   labels.names)
@@ -97,8 +98,8 @@ def _read_tables(evidence: Evidence, *, has_folders: bool) -> tuple[list[TableLa
     if config.label_table and not joined:
         raise ConfigError(f"data.label_table is {config.label_table}, but less than half of its ids name images (such "
                           f"as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
-    candidates, findings = [], [
-        Finding("invalid_train_csv", path, f"{error} The table is not used.") for path, error in evidence.errors.items()]
+    candidates: list[TableLabels] = []
+    findings = [Finding("invalid_train_csv", path, f"{error} It is not used.") for path, error in evidence.errors.items()]
     for table in joined:
         try:
             labels = read_labels(table, evidence.targets, config)
@@ -131,7 +132,8 @@ def _find_unmatched(tables: Sequence[Table], joined: Sequence[Joined]) -> list[F
 
 
 def _sources(images: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]":
-    return images.loc[labels.index, "role"].map(SOURCES | {"other": "train"})
+    sources: pd.Series[str] = images.loc[labels.index, "role"].map(SOURCES)
+    return sources
 
 
 def _from_tables(evidence: Evidence, tables: Sequence[TableLabels], joined: Sequence[Joined]) -> Labels:
@@ -148,7 +150,7 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels], joined: Sequ
     labels, source = pd.concat(values), pd.concat(sources)
     if labels.index.has_duplicates:
         paths = ", ".join(table.joined.table.path for table in tables)
-        raise ConfigError(f"Several tables have labels of the same images: {paths}. Set data.label_table to one of them.")
+        raise ConfigError(f"Several tables have labels of the same images: {paths}. Set data.label_table to one.")
     evidence_text = "; ".join(f"{table.column} of {table.joined.table.path} for {len(table.values)} images by "
                               f"{table.joined.match.form}" for table in tables)
     is_coco = any(table.joined.table in evidence.coco for table in tables)
@@ -160,8 +162,8 @@ def _check_missing(table: TableLabels, max_missing: float) -> list[Finding]:
     missing = sorted(table.joined.match.missing)
     num, path = len(missing) + len(table.joined.match.rows), table.joined.table.path
     if len(missing) > max_missing * num:
-        raise DataError(f"{path}: {len(missing)} of {num} ids have no image (compared by {table.joined.match.form}), such "
-                        f"as {', '.join(missing[:5])}. Add the images, or set data.max_missing to "
+        raise DataError(f"{path}: {len(missing)} of {num} ids (compared by {table.joined.match.form}) have no image, "
+                        f"such as {', '.join(missing[:5])}. Add the images, or set data.max_missing to "
                         f"{len(missing) / num + 0.0005:.3f} to ignore them.")
     return [Finding("unmatched_train_csv", path, (
         f"{len(missing)} of {num} ids match no image (first: {missing[0]!r}). Their rows are not used."))
@@ -188,8 +190,8 @@ def _from_folders(
         if not _is_one_to_one(folders[values.index], values):
             if is_target or evidence.config.label_table:
                 return _from_tables(evidence, tables, joined)
-            raise ConfigError(f"The class folders ({format_labels(set(folders))}) and {tables[0].column} of "  # type: ignore[arg-type]
-                              f"{tables[0].joined.table.path} ({format_labels(set(values))}) are different classes. Set "  # type: ignore[arg-type]
+            raise ConfigError(f"The class folders, such as {folders.max()}, and {tables[0].column} of "
+                              f"{tables[0].joined.table.path}, such as {values.max()}, are different classes. Set "
                               "data.label_source to folders or table.")
         if is_target:  # the table has numbers for the names of the folders
             names = dict(zip(values, folders[values.index], strict=True))
@@ -201,7 +203,8 @@ def _from_folders(
     if classes:
         findings += _compare(evidence.images, folders, labels, tables)
         text += f"; {tables[0].column} of {tables[0].joined.table.path} has {len(values)} of them"
-    return Labels(labels, _sources(evidence.images, labels), Detection("labels", "folders", text), joined, findings, names)
+    detection = Detection("labels", "folders", text)
+    return Labels(labels, _sources(evidence.images, labels), detection, joined, findings, names)
 
 
 def _match_classes(names: set[str], classes: set[str]) -> dict[str, str]:

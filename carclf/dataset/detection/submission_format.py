@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from carclf.config.settings import Config
 from carclf.dataset.detection.metric import parse_metric
@@ -13,6 +14,7 @@ from carclf.errors import ConfigError, DataError
 _NAMES = ("samplesub", "submissionformat", "examplesub")
 _INTEGER = re.compile(r"-?[0-9]+")
 _NUM_BINARY = 2
+Kind = Literal["label", "positive", "probabilities"]
 
 
 def is_sample(path: str) -> bool:
@@ -35,7 +37,7 @@ def find_sample(tables: Sequence[Table], errors: Mapping[str, DataError], settin
     if errors.keys() & set(paths):
         raise errors[min(errors.keys() & set(paths))]
     if len({by_path[path].rows.to_csv() for path in paths}) > 1:
-        raise ConfigError(f"There are several sample submissions: {', '.join(paths)}. Set submit.sample to one of them.")
+        raise ConfigError(f"Several tables may be the sample submission: {', '.join(paths)}. Set submit.sample.")
     if paths:
         _check_sample(by_path[paths[0]])
     return by_path[paths[0]] if paths else None
@@ -67,7 +69,8 @@ def detect_format(
     metric = parse_metric(evaluation_metric) if config.data.metric == "auto" else config.data.metric
     columns, labels = targets(sample), list(names)
     if len(columns) > 1:
-        kind, values = "probabilities", _match_columns(sample, labels)
+        kind: Kind = "probabilities"
+        values = _match_columns(sample, labels)
     else:
         reject_lists(sample, labels)
         kind = config.submit.kind if config.submit.kind != "auto" else _detect_kind(sample, labels, metric)
@@ -86,8 +89,8 @@ def _match_columns(sample: Table, labels: Sequence[str]) -> dict[str, str]:
     by_key = {class_key(column): column for column in targets(sample)}
     missing = [label for label in labels if class_key(label) not in by_key]
     if missing:
-        raise DataError(f"{sample.path} has {len(by_key)} target columns, but none for the class {missing[0]!r}. If the "
-                        "columns are independent targets, images have several labels, which is not supported; if the "
+        raise DataError(f"{sample.path} has {len(by_key)} target columns, but none for the class {missing[0]!r}. If "
+                        "the columns are independent targets, images have several labels, which is not supported; if the "
                         "classes are wrong, set data.label_column.")
     return {label: by_key[class_key(label)] for label in labels}
 
@@ -104,13 +107,13 @@ def reject_lists(sample: Table, labels: Sequence[str]) -> None:
     """Raise DataError if a target has several classes: a list of the most probable ones."""
     known = set(labels)
     values = {value for value in sample.rows.iloc[:, 1] if value not in known and len(value.split()) > 1}
-    if lists := sorted(value for value in values if set(value.split()) <= known or not known.intersection(values)
-                       and all(_INTEGER.fullmatch(part) for part in value.split())):
-        raise DataError(f"{sample.path} has lists of classes, such as {lists[0][:50]!r}. Competitions that rank several "
-                        "classes per image are not supported: a submission here has one class, or probabilities.")
+    if lists := sorted(value for value in values if all(part in known or _INTEGER.fullmatch(part)
+                                                        for part in value.split())):
+        raise DataError(f"{sample.path} has lists of classes, such as {lists[0][:50]!r}. Competitions that rank "
+                        "several classes per image are not supported: a submission has one class, or probabilities.")
 
 
-def _detect_kind(sample: Table, labels: Sequence[str], metric: str) -> str:
+def _detect_kind(sample: Table, labels: Sequence[str], metric: str) -> Kind:
     values = {value.strip() for value in sample.rows.iloc[:, 1]} - {""}
     if any(_is_fraction(value) for value in values - set(labels)):
         return "positive"
@@ -128,7 +131,7 @@ def _is_fraction(value: str) -> bool:
 
 
 def _is_encoded(sample: Table, labels: Sequence[str]) -> bool:
-    """Return True if the sample has numbers for two classes with names. Raises ConfigError if there are more classes."""
+    """Return True if the sample has numbers for two classes with names. Raises ConfigError if there are more."""
     values = {value.strip() for value in sample.rows.iloc[:, 1]} - {""}
     is_encoded = bool(values) and all(map(_INTEGER.fullmatch, values)) and not all(map(_INTEGER.fullmatch, labels))
     if is_encoded and len(labels) > _NUM_BINARY:

@@ -71,7 +71,7 @@ def _role(path: str, children: Mapping[str, set[str]]) -> tuple[str, str, str]:
 
 def _has_subsets(level: str, children: Mapping[str, set[str]]) -> bool:
     roles = [role for name in children[level] if (role := role_of(name))]
-    return "train" in roles and len(set(roles)) > 1 or 2 * len(roles) > len(children[level])
+    return ("train" in roles and len(set(roles)) > 1) or 2 * len(roles) > len(children[level])
 
 
 def _set_folder(
@@ -94,5 +94,6 @@ def detect_subsets(images: pd.DataFrame) -> list[Detection]:
     sizes = images[images["role"] != ""].groupby(["role", "root"]).size()
     if not len(sizes):
         return []
-    evidence = ", ".join(f"{root} has {num} images" for (_, root), num in sizes.items())
+    roots = {root: num for (_, root), num in sizes.to_dict().items()}
+    evidence = ", ".join(f"{root} has {num} images" for root, num in roots.items())
     return [Detection("subsets", ", ".join(sorted(set(sizes.index.get_level_values(0)))), evidence)]

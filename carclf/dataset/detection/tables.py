@@ -35,7 +35,7 @@ class Table:
     def column(self, name: str, setting: str) -> str:
         """Return the column of a name in any case. Raises ConfigError with the setting if there is none."""
         columns = list(self.rows.columns)
-        if matches := [column for column in columns if name in (column, column.lower()) or name.lower() == column.lower()]:
+        if matches := [column for column in columns if name.lower() == column.lower()]:
             return name if name in matches else matches[0]
         raise ConfigError(f"{setting} is {name!r}, but {self.path} has the columns {', '.join(columns[:20])}.")
 

@@ -44,8 +44,8 @@ def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[
                    if len((match := ImageNames(rows).match(ids, config.id_form)).rows) > len(best[1].rows)}
         if not matches:
             continue
-        num = max(len(match.rows) for match in matches.values())
-        largest = [area for area, match in matches.items() if len(match.rows) == num]
+        best_quality = max(map(_quality, matches.values()))
+        largest = [area for area, match in matches.items() if _quality(match) == best_quality]
         if len(largest) > 1:
             raise ConfigError(f"The ids of the sample submission name images in {' and in '.join(largest)}. Set "
                               "data.test_folder to the folder of the test images.")
@@ -58,8 +58,13 @@ def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[
     return best
 
 
+def _quality(match: Match) -> tuple[int, bool]:
+    """Return the number of images, and True if the ids are paths that were compared as such."""
+    return len(match.rows), match.form.startswith("path")
+
+
 def _areas(images: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
-    keys = images[column].str.partition("/")[0] if column == "subfolder" else images[column]
+    keys = images[column].str.split("/").str[0] if column == "subfolder" else images[column]
     return {str(key): rows for key, rows in images.groupby(keys) if key}
 
 
