@@ -41,7 +41,8 @@ class Examples:
     def from_index(cls, rows: pd.DataFrame, folder: Path, size: Size) -> "Examples":
         """Return the examples of an index's rows (path, problem), decoded to cover the size (height, width).
 
-        Their labels are the column ``class_index``, or -1 if the rows do not have it, as for test images. Unusable images become flat gray. Only the test set contains them, because each test image needs a prediction.
+        Their labels are the column ``class_index``, or -1 if the rows do not have it, as for test images. Unusable
+        images become flat gray. Only the test set contains them, because each test image needs a prediction.
         """
         usable = zip(rows["path"], rows["problem"] == "", strict=True)
         files = ImageFiles([folder / path if is_usable else None for path, is_usable in usable], *size)
