@@ -43,7 +43,7 @@ def predict(
             line = json.dumps(_to_json(selected, prediction, class_names))
         else:
             text = prediction.problem or _most_probable(prediction, class_names, top)
-            line = f"{printable(str(prediction.path))}: {text}"
+            line = printable(f"{prediction.path}: {text}")
         print(line, flush=True)
     if num_unreadable:
         raise DataError(f"{num_unreadable} of {len(paths)} files are not readable images. Fix or remove them.")

@@ -284,7 +284,8 @@ def test_a_fault_of_the_scoring(
     content = ("Id,Category\n" + "".join(f"{name},0\n" for name in ids)).encode()
 
     def build(kind: Any, name: str, data: bytes) -> Any:
-        return build_artifact(context.store, kind, Provenance(1, {}, {}), {"num_rows": len(ids)}, {name: data})
+        provenance = Provenance(1, {"model": "m"}, {})
+        return build_artifact(context.store, kind, provenance, {"num_rows": len(ids)}, {name: data})
 
     prediction = build(Prediction, "submission.csv", content)
     dataset = build(Dataset, "layout.json", layout_json(ids, ["0"]))
