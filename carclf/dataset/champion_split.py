@@ -35,7 +35,8 @@ def with_split_history(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.D
     """
     if history is None:
         return rows
-    missing = history.loc[~history["sha256"].isin(rows["sha256"]), list(rows.columns)]
+    # A column that an older split does not have is empty.
+    missing = history[~history["sha256"].isin(rows["sha256"])].reindex(columns=rows.columns, fill_value="")
     return pd.concat([rows, missing.assign(fold=NO_FOLD)], ignore_index=True)
 
 

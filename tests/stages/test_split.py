@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gate_candidates import build_candidate
+from gate_candidates import build_artifact, build_candidate
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.champion import champion_split
@@ -26,12 +26,12 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def index_rows(names: range, *, label: int | None = None) -> pd.DataFrame:
+def index_rows(names: range, *, label: str | None = None) -> pd.DataFrame:
     """Usable images with hashes far apart from each other."""
     digests = [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
     return pd.DataFrame({
         "id": [f"{name}.jpg" for name in names], "path": [f"train/{name % 3}/{name}.jpg" for name in names],
-        "label": [name % 3 if label is None else label for name in names], "problem": "", "source": "train",
+        "label": [str(name % 3) if label is None else label for name in names], "problem": "", "source": "train",
         "sha256": digests, "pixels_sha256": digests, "color_signature": [bytes(range(192))] * len(names),
         "phash": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
         "cluster": list(names),
@@ -138,7 +138,7 @@ def test_the_leak_report_lists_copies_across_subsets(store: Store) -> None:
     old = subsets_by_id(store, first)
     train, val = (next(name for name in old if old[name] == subset) for subset in ("train", "val"))
     index.loc[index["id"] == val, "phash"] = index.set_index("id")["phash"][train] ^ np.uint64(0b1011)
-    test = index_rows(range(1000, 1003), label=-1)
+    test = index_rows(range(1000, 1003), label="")
     test.loc[0, "cluster"] = index.set_index("id")["cluster"][train]
     test.loc[1, "cluster"] = index.set_index("id")["cluster"][val]
     second, _ = run_split(store, build_dataset(store, pd.concat([index, test], ignore_index=True)))
@@ -148,7 +148,7 @@ def test_the_leak_report_lists_copies_across_subsets(store: Store) -> None:
     assert second.metrics == {
         "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_excluded": 0,
         "num_clusters_in_train_and_val": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
-        "class_names": [0, 1, 2],
+        "class_names": ["0", "1", "2"], "metric": "accuracy",
     }
 
 
@@ -193,3 +193,20 @@ def test_images_missing_for_one_champion_keep_their_subset_afterwards(store: Sto
     assert len(second.rows(store)) == 60
     assert third.number("num_champion_train_in_val") == 0
     assert subsets_by_id(store, third).items() >= subsets_by_id(store, first).items()
+
+
+def test_images_of_a_champion_from_before_class_names_keep_their_subset(store: Store) -> None:
+    """Its labels are numbers, and its rows have no groups."""
+    rows = index_rows(range(90))
+    first, _ = run_split(store, build_dataset(store, rows))
+    older = first.rows(store).astype({"label": int})
+    files = {"split.parquet": older, "split_history.parquet": older}
+    champion = build_artifact(store, Split, Provenance(3, {"dataset": "d"}, {}), {"class_names": [0, 1, 2]}, files)
+    assert champion.class_names == ["0", "1", "2"]
+    promote(store, champion)
+    second, _ = run_split(store, build_dataset(store, rows[30:].assign(group="")), load_config("demo", {"seed": 7}))
+    old, new = subsets_by_id(store, first), subsets_by_id(store, second)
+    assert new == {name: old[name] for name in new} and len(new) == 60
+    history = second.history(store)
+    assert set(history["label"]) == {"0", "1", "2"} and len(history) == 90
+    assert set(history["group"]) == {""}
