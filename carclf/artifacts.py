@@ -80,8 +80,7 @@ class File(BaseModel):
 class Artifact(BaseModel):
     """The manifest of an artifact. It is written last and only once, so an artifact with a manifest is complete."""
 
-    # Classes are numbers in older artifacts.
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: ClassVar[str]
 
@@ -248,11 +247,11 @@ class Split(_Labeled):
 
     def rows(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split.parquet``, one per image."""
-        return self.table(store, "split.parquet").astype({"label": "str"})  # older splits have numbers
+        return self.table(store, "split.parquet")
 
     def history(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split_history.parquet``: this split's images and those of the champions before it."""
-        return self.table(store, "split_history.parquet").astype({"label": "str"})
+        return self.table(store, "split_history.parquet")
 
 
 class Features(Artifact):

@@ -35,8 +35,7 @@ def with_split_history(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.D
     """
     if history is None:
         return rows
-    # A column that an older split does not have is empty.
-    missing = history[~history["sha256"].isin(rows["sha256"])].reindex(columns=rows.columns, fill_value="")
+    missing = history.loc[~history["sha256"].isin(rows["sha256"]), list(rows.columns)]
     return pd.concat([rows, missing.assign(fold=NO_FOLD)], ignore_index=True)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from gate_candidates import build_artifact, build_candidate
+from gate_candidates import build_candidate
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.champion import champion_split
@@ -193,20 +193,3 @@ def test_images_missing_for_one_champion_keep_their_subset_afterwards(store: Sto
     assert len(second.rows(store)) == 60
     assert third.number("num_champion_train_in_val") == 0
     assert subsets_by_id(store, third).items() >= subsets_by_id(store, first).items()
-
-
-def test_images_of_a_champion_from_before_class_names_keep_their_subset(store: Store) -> None:
-    """Its labels are numbers, and its rows have no groups."""
-    rows = index_rows(range(90))
-    first, _ = run_split(store, build_dataset(store, rows))
-    older = first.rows(store).astype({"label": int})
-    files = {"split.parquet": older, "split_history.parquet": older}
-    champion = build_artifact(store, Split, Provenance(3, {"dataset": "d"}, {}), {"class_names": [0, 1, 2]}, files)
-    assert champion.class_names == ["0", "1", "2"]
-    promote(store, champion)
-    second, _ = run_split(store, build_dataset(store, rows[30:].assign(group="")), load_config("demo", {"seed": 7}))
-    old, new = subsets_by_id(store, first), subsets_by_id(store, second)
-    assert new == {name: old[name] for name in new} and len(new) == 60
-    history = second.history(store)
-    assert set(history["label"]) == {"0", "1", "2"} and len(history) == 90
-    assert set(history["group"]) == {""}

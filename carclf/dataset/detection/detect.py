@@ -63,8 +63,9 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     findings = (*labels.findings, *_find_problems(source, images))
     detections = [*detect_subsets(source.images), *detections]
     _log(detections)
+    sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
-                  _ignored(source, images), findings)
+                  sample_ids, findings, _ignored(source, images))
 
 
 def _read_source(folder: Path, config: Config) -> _Source:
