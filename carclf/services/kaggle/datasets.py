@@ -99,7 +99,7 @@ class DatasetClient:
 def parse_extensions(summary: Any) -> list[ExtensionSummary]:
     """Parse a summary of files by extension."""
     types = summary.file_summary_info.file_types if summary.file_summary_info else None
-    return [ExtensionSummary(require_type(str, entry.extension), require_type(int, entry.file_count),
+    return [ExtensionSummary(f".{require_type(str, entry.extension).lstrip('.').lower()}", require_type(int, entry.file_count),
                              require_type(int, entry.total_size)) for entry in types or []]
 
 
