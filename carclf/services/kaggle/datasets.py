@@ -74,7 +74,7 @@ class DatasetClient:
         It shows before a download what the dataset consists of.
         """
         try:
-            return self._calls.call(f"summarize the files of {self.name}", "GetDatasetFilesSummary", parse_extensions)
+            return self._calls.call(f"summarize the files of {self.name}", "GetDatasetFilesSummary", _parse_extensions)
         except ConfigError:  # a server without this call
             return []
 
@@ -96,11 +96,15 @@ class DatasetClient:
             raise ServiceError(f"{name} is not ready: Kaggle is processing it ({status}). Try again later.")
 
 
-def parse_extensions(summary: Any) -> list[ExtensionSummary]:
+def _parse_extensions(summary: Any) -> list[ExtensionSummary]:
     """Parse a summary of files by extension."""
     types = summary.file_summary_info.file_types if summary.file_summary_info else None
-    return [ExtensionSummary(f".{require_type(str, entry.extension).lstrip('.').lower()}", require_type(int, entry.file_count),
-                             require_type(int, entry.total_size)) for entry in types or []]
+    return [_parse_extension(entry) for entry in types or []]
+
+
+def _parse_extension(entry: Any) -> ExtensionSummary:
+    extension = require_type(str, entry.extension).lstrip(".").lower()
+    return ExtensionSummary(f".{extension}", require_type(int, entry.file_count), require_type(int, entry.total_size))
 
 
 def _parse_versions(dataset: Any) -> tuple[int, dict[int, str]]:
