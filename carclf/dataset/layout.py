@@ -7,17 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 EXTRA_FOLDER = "extra-data"  # of the extracted images: extra-data/<n>/<class>/<name>
-SOURCE_BY_FOLDER = {"train": "train", "test_upload": "test", "extra": "extra"}
-PATH_PATTERNS = {  # the group is the class folder
-    "train": re.compile(r"train/([0-9]{1,9})/[^/]+"), "extra": re.compile(r"extra/[0-9]+/([0-9]{1,9})/[^/]+"),
-    "test_upload": re.compile(r"test_upload/().+"),
-}
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif",
 }
 TABLE_SUFFIXES = {".csv", ".tsv", ".json"}
 # Never read as images. Files with other extensions, or without one, may be images.
-OTHER_SUFFIXES = {
+DOCUMENT_SUFFIXES = TABLE_SUFFIXES | {
     # Documents and annotations
     ".txt", ".md", ".rst", ".xml", ".html", ".htm", ".pdf", ".ini", ".cfg", ".log", ".yaml", ".yml", ".toml", ".doc",
     ".docx", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".url", ".lnk", ".svg", ".bib", ".tex", ".jsonl",
@@ -66,9 +61,9 @@ def is_useful(parts: Sequence[str]) -> bool:
     Within folders, files without extension or with an unknown one may be images: ids are written like that.
     """
     name = PurePosixPath(parts[-1].lower())
-    if name.suffix in IMAGE_SUFFIXES | TABLE_SUFFIXES:
+    if name.suffix in IMAGE_SUFFIXES or name.suffix in TABLE_SUFFIXES:
         return True
-    return len(parts) > 1 and name.suffix not in OTHER_SUFFIXES and name.stem not in DOCUMENT_NAMES
+    return len(parts) > 1 and name.suffix not in DOCUMENT_SUFFIXES and name.stem not in DOCUMENT_NAMES
 
 
 def stored_name(name: str) -> str:

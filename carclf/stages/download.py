@@ -12,6 +12,7 @@ from carclf.dataset.packs import find_previous, plan_packs, remember, write_pack
 from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import ServiceError
 from carclf.services.kaggle.client import KaggleClient
+from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
 
 VERSION = 2
@@ -44,8 +45,6 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
 
 
 def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
-    from carclf.services.kaggle.datasets import DatasetClient  # noqa: PLC0415
-
     kaggle = DatasetClient(source.name)
     version = kaggle.resolve(source.version)
 
