@@ -133,7 +133,7 @@ def rejected_archives(tmp_path: Path) -> Planted:
         with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
             archive.writestr(member, b"/etc/passwd")
         try:
-            extract(tmp_path / "x.zip", tmp_path / kind, top_folders=("train",))
+            extract(tmp_path / "x.zip", tmp_path / kind)
         except DataError:
             rejected.add((kind, name))
     return rejected
