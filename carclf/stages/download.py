@@ -7,10 +7,11 @@ from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build
 from carclf.dataset.archives import pack
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
 from carclf.errors import ServiceError
+from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 
 
 def download(context: StageContext) -> tuple[Archive, bool]:
@@ -31,8 +32,13 @@ def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
     def make(folder: Path) -> Metrics:
         path = kaggle.download(folder, timeout_seconds=config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
-        return {"num_bytes": (folder / "archive.zip").stat().st_size}
+        metrics: Metrics = {"num_bytes": (folder / "archive.zip").stat().st_size}
+        return metrics | {"evaluation_metric": details.evaluation_metric,
+                          "submission_obstacle": details.submission_obstacle}
 
+    details = kaggle.details()
+    if details.submission_obstacle:
+        log.warning("download: no submission: %s; the run ends with promote", details.submission_obstacle)
     listing = [list(file) for file in kaggle.list_files()]
     settings = {"competition": config.competition, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)

@@ -19,10 +19,10 @@ from carclf.artifacts import (
 )
 from carclf.champion import promotion_of_model, read_state
 from carclf.dataset.archives import extract_images
-from carclf.errors import ConfigError, DataError
+from carclf.errors import ConfigError, DataError, StageSkipped
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, ungraded_error
-from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_once
+from carclf.services.kaggle.submitting import Attempt, SubmissionFile, require_open, submit_once
 from carclf.services.storage import Store, parse_object
 
 if TYPE_CHECKING:
@@ -39,14 +39,19 @@ def submit(
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
-    Raise ConfigError if the model was never promoted. Raise StageWaiting, and keep the predictions, if Kaggle accepts
-    no more submissions today or if it is unknown whether it received them.
+    Raise ConfigError if the model was never promoted. Raise StageSkipped if the source is not a competition, or if the
+    competition accepts no files. Raise StageWaiting, and keep the predictions, if Kaggle accepts no more submissions
+    today or if it is unknown whether it received them.
     """
+    if obstacle := context.config.submission_obstacle:
+        raise StageSkipped(obstacle)
     state = read_state(context.store)
     if state is None or promotion_of_model(state, model.key) is None:
         raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf "
                           "promote --run RUN; if gate.approval is required: carclf promote --run RUN --approved-by "
                           "NAME.")
+    if not Prediction.find(context.store, _prediction_provenance(archive, dataset, model, context).key(Prediction)):
+        require_open(KaggleClient(context.config.competition))
     prediction, _ = predict_test(archive, dataset, split, model, context)
     return send_submission(prediction, dataset, split, model, context)
 
@@ -55,7 +60,7 @@ def predict_test(
     archive: Archive, dataset: Dataset, split: Split, model: Model, context: StageContext
 ) -> tuple[Prediction, bool]:
     """Return the predictions of the test images in the order of the sample submission, and whether they were reused."""
-    store, evaluate = context.store, context.config.evaluate
+    store = context.store
 
     def make(folder: Path) -> Metrics:
         import numpy as np
@@ -76,9 +81,13 @@ def predict_test(
         check_submission(submission, sample.read_text(encoding="utf-8"), class_names)
         return {"num_rows": len(predictions)}
 
+    return build(Prediction, make, _prediction_provenance(archive, dataset, model, context), store)
+
+
+def _prediction_provenance(archive: Archive, dataset: Dataset, model: Model, context: StageContext) -> Provenance:
     inputs = {"archive": archive.key, "dataset": dataset.key, "model": model.key}
-    settings = evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt}
-    return build(Prediction, make, Provenance(VERSION, inputs, settings), store)
+    settings = context.config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt}
+    return Provenance(VERSION, inputs, settings)
 
 
 def send_submission(
