@@ -11,6 +11,7 @@ from carclf.dataset.listing import BucketPrefix, Folder, list_source
 from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
 from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import ServiceError
+from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
@@ -37,8 +38,13 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
     def make(folder: Path) -> Metrics:
         path = kaggle.download(folder, timeout_seconds=context.config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
-        return {"num_bytes": (folder / "archive.zip").stat().st_size}
+        metrics: Metrics = {"num_bytes": (folder / "archive.zip").stat().st_size}
+        return metrics | {"evaluation_metric": details.evaluation_metric,
+                          "submission_obstacle": details.submission_obstacle}
 
+    details = kaggle.details()
+    if details.submission_obstacle:
+        log.warning("download: no submission: %s; the run ends with promote", details.submission_obstacle)
     listing = [list(file) for file in kaggle.list_files()]
     settings = {"competition": source.name, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)

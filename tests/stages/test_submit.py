@@ -1,5 +1,6 @@
 """Submissions: their content, their conditions, and sending them only once."""
 
+import dataclasses
 import multiprocessing
 import os
 import sys
@@ -17,7 +18,7 @@ from carclf.artifacts import Archive, Dataset, Evaluation, Model, Prediction, Pr
 from carclf.champion import ensure_state, record_promotion
 from carclf.config import load_config
 from carclf.demo.server import DemoServer
-from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
+from carclf.errors import ConfigError, DataError, ServiceError, StageSkipped, StageWaiting
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import FolderStore, Store, VersionedObject, open_store
 from carclf.stages.submit import VERSION, send_submission, submit
@@ -111,6 +112,37 @@ def test_without_submissions_left_submit_waits_and_keeps_the_predictions(
     assert inputs.submit() == (submission, True)
     descriptions = [entry.description for entry in kaggle_server.submissions]
     assert descriptions[1:] == [f"carclf {fingerprint(store, ids)} model {inputs.model.key}"]
+
+
+@pytest.mark.parametrize("change", ["is_notebooks_only", "submissions_disabled"])
+def test_a_competition_that_accepts_no_files_skips_the_stage(
+    store: Store, kaggle_server: DemoServer, change: str
+) -> None:
+    open_competition = kaggle_server.competition
+    inputs = build_inputs(store, open_competition.ids)
+    promote(store, inputs.model)
+    kaggle_server.competition = dataclasses.replace(open_competition, **{change: True})
+    with pytest.raises(StageSkipped):
+        inputs.submit()  # predicts nothing: the model has no file
+    prediction = inputs.predict(open_competition.ids)
+    with pytest.raises(StageSkipped):
+        inputs.submit()
+    assert kaggle_server.submissions == []
+    kaggle_server.competition = open_competition
+    submission, _ = inputs.submit()
+    kaggle_server.competition = dataclasses.replace(open_competition, **{change: True})
+    assert inputs.submit() == (submission, True)
+    forced = StageContext(store, CONFIG, "forced")  # what Kaggle has already is no new submission
+    assert not send_submission(prediction, inputs.dataset, inputs.split, inputs.model, forced)[1]
+    assert len(kaggle_server.submissions) == 1
+
+
+@pytest.mark.parametrize("source", ["kaggle://ford/cars", "./photos", "s3://photos/cars", "cars.zip"])
+def test_a_source_that_is_no_competition_skips_the_stage(store: Store, source: str) -> None:
+    inputs = build_inputs(store, ())
+    context = StageContext(store, load_config("demo", {"data.source": source}))
+    with pytest.raises(StageSkipped, match=r"data\.source"):
+        submit(inputs.archive, inputs.dataset, inputs.split, inputs.model, context)
 
 
 def test_a_cached_file_that_was_altered_is_not_sent(
