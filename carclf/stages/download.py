@@ -6,6 +6,7 @@ from pathlib import Path
 from carclf.artifacts import Archive, File, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
 from carclf.config.sources import Source, parse_source
 from carclf.dataset.archives import pack
+from carclf.dataset.detection.rejections import reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
 from carclf.dataset.listing import BucketPrefix, Folder, list_source
 from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
@@ -45,7 +46,9 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
     details = kaggle.details()
     if details.submission_obstacle:
         log.warning("download: no submission: %s; the run ends with promote", details.submission_obstacle)
-    listing = [list(file) for file in kaggle.list_files()]
+    files = kaggle.list_files()
+    reject_listing((name, num_bytes) for name, num_bytes, _ in files)
+    listing = [list(file) for file in files]
     settings = {"competition": source.name, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 
@@ -53,6 +56,7 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
 def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
     kaggle = DatasetClient(source.name)
     version = kaggle.resolve(source.version)
+    reject_listing((f"file{summary.extension}", summary.num_bytes) for summary in kaggle.list_extensions())
 
     def make(folder: Path) -> Metrics:
         path = kaggle.download(version, folder, timeout_seconds=context.config.download.timeout_seconds)
