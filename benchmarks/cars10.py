@@ -46,7 +46,7 @@ def train_with_recipe(recipe: str, settings: dict[str, Any]) -> Train:
         store = init_store(work / "store")
         with DemoServer(competition, scoring_seconds=0) as server:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
-            base = {"competition": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
+            base = {"data.source": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
             run = Run.start_or_resume("run", store, recipe, load_config(recipe, base | settings))
             results = {stage: run.run_stage(stage) for stage in STAGES}
         rows = pd.read_csv(work / "store" / str(results["submit"].metrics["submission"]), dtype=str)

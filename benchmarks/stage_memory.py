@@ -51,7 +51,7 @@ def measure(folder: Path, work: Path) -> dict[str, float]:
         for stage in STAGES:
             command = [sys.executable, "-m", "carclf", stage, "--run", "r"]
             if stage == "download":
-                for name, value in {"competition": "cars", "fine_tune.epochs": 2, **OPEN_GATE}.items():
+                for name, value in {"data.source": "cars", "fine_tune.epochs": 2, **OPEN_GATE}.items():
                     command += ["--set", f"{name}={value}"]
             megabytes[stage] = peak(command, environment)
     return megabytes

@@ -33,11 +33,11 @@ def test_the_download_command_repeats_the_changed_settings(store: Store) -> None
     settings = {"seed": 3, "evaluate.zooms": "1,1.2", "data.source": "my-cars"}
     Run.start_or_resume("r", store, "demo", load_config("demo", settings))
     assert run_facts(store, "r").header.settings == (
-        ChangedSetting(name="data.source", value="my-cars", default="sf-dl-car-classification"),
         ChangedSetting(name="seed", value=3, default=0),
+        ChangedSetting(name="data.source", value="my-cars", default="sf-dl-car-classification"),
         ChangedSetting(name="evaluate.zooms", value="1,1.2", default="1"))
     assert stages(store)["download"].command == (
-        f"carclf download --run r --store {store.url} --recipe demo --set data.source=my-cars --set seed=3 "
+        f"carclf download --run r --store {store.url} --recipe demo --set seed=3 --set data.source=my-cars "
         "--set evaluate.zooms=1,1.2")
 
 
