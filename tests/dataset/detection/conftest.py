@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from source_files import write_files
 
 from carclf.config import Config
 from carclf.dataset.detection.detect import detect
@@ -12,19 +13,6 @@ from carclf.dataset.detection.result import Layout
 
 Source = Callable[..., Path]
 Detect = Callable[..., Layout]
-
-
-def write_files(folder: Path, images: Iterable[str], tables: Mapping[str, str | bytes]) -> Path:
-    """Write images, each of its own size, and tables; return the folder."""
-    for number, path in enumerate(images):
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(b"x" * number)
-    for path, content in tables.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
 
 
 @pytest.fixture
