@@ -35,6 +35,6 @@ def detect_metric(setting: str, evaluation_metric: str, kind: str, labels: Colle
         metric = _BY_KIND[kind]
         evidence = f"guessed from the submission, {kind or 'none'}; Kaggle's metric is {evaluation_metric!r}"
     if metric == "quadratic_weighted_kappa" and not all(re.fullmatch("-?[0-9]+", label) for label in labels):
-        raise ConfigError(f"The metric {metric} ({evidence}) needs ordered classes, whose labels are whole numbers, but "
-                          f"the data have {', '.join(sorted(labels)[:5])}. Set data.metric to another metric.")
+        raise ConfigError(f"The metric {metric} ({evidence}) needs ordered classes, whose labels are whole numbers, "
+                          f"but the data have {', '.join(sorted(labels)[:5])}. Set data.metric to another metric.")
     return Detection("metric", metric, evidence)

@@ -19,8 +19,9 @@ Detect = Callable[..., Layout]
 def layout_of(tmp_path: Path) -> Detect:
     """Return a function that writes images and tables and detects their layout."""
 
-    def run(images: Iterable[str], tables: Mapping[str, str | bytes] | None = None, metric: str = "",
-            **settings: Any) -> Layout:
+    def run(
+        images: Iterable[str], tables: Mapping[str, str | bytes] | None = None, metric: str = "", **settings: Any
+    ) -> Layout:
         folder = write_files(tmp_path / "source", images, tables or {})
         data = {name: value for name, value in settings.items() if name not in ("sample", "kind", "positive_class")}
         submit = {name: value for name, value in settings.items() if name in ("sample", "kind", "positive_class")}
