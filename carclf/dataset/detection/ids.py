@@ -163,7 +163,8 @@ class Joined:
 def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     """Return the table with its column of ids, the one that names the most images; None if no column names images.
 
-    A column needs an image for half of its ids, which must not repeat often. Raises ConfigError if ``data.id_column`` is none of the columns.
+    A column needs an image for half of its ids, which must not repeat often. Raises ConfigError if
+    ``data.id_column`` is none of the columns.
     """
     columns = list(table.rows.columns)
     if config.id_column:
