@@ -1,5 +1,6 @@
 """The layouts of competitions, one by one: what is detected, and the one setting that resolves an ambiguity."""
 
+import json
 from typing import Any
 
 import pytest
@@ -312,10 +313,11 @@ def test_a_common_suffix_and_scenes_as_groups(layout_of: Any) -> None:
 
 
 def test_coco_json(layout_of: Any) -> None:
-    content = '{{"images": [{}], "annotations": [{}], "categories": [{{"id": 5, "name": "oak"}}, {{"id": 7, "name": "elm"}}]}}'.format(
-        ",".join(f'{{"id": {n}, "file_name": "train/{n}0.jpg"}}' for n in range(4)),
-        ",".join(f'{{"image_id": {n}, "category_id": {5 + n % 2 * 2}}}' for n in range(4)),
-    )
+    content = json.dumps({
+        "images": [{"id": n, "file_name": f"train/{n}0.jpg"} for n in range(4)],
+        "annotations": [{"image_id": n, "category_id": 5 + n % 2 * 2} for n in range(4)],
+        "categories": [{"id": 5, "name": "oak"}, {"id": 7, "name": "elm"}],
+    })
     layout = layout_of(
         [*(f"train/{n}0.jpg" for n in range(4)), "test/77.jpg"],
         {
