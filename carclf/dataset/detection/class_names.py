@@ -71,6 +71,7 @@ def read_maps(files: Files, tables: Sequence[Table]) -> list[NameMap]:
         if len(table.rows.columns) == _NUM_COLUMNS:
             rows = zip(*(table.rows[column].str.strip() for column in table.rows.columns), strict=True)
             maps.append((table.path, {str(table.rows.columns[0]): str(table.rows.columns[1])} | dict(rows)))
+    maps = [(path, names) for path, names in maps if len(set(names.values())) == len(names)]
     return [*maps, *((path, {name: label for label, name in names.items()}) for path, names in maps)]
 
 

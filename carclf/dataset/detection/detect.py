@@ -106,7 +106,8 @@ def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[di
     images = source.images.drop(index=labels.values.index)
     rows, evidence = find_test_images(images, source.tables, config.data)
     names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
-    return dict(zip(names.index.tolist(), names, strict=True)), Detection("test", f"{len(rows)} images" if rows else "none", evidence)
+    detection = Detection("test", f"{len(rows)} images" if rows else "none", evidence)
+    return dict(zip(names.index.tolist(), names, strict=True)), detection
 
 
 def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:

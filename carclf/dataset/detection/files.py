@@ -136,13 +136,13 @@ def _collapse(folders: Iterable[str], images: Collection[str]) -> dict[str, str]
             children[_parent(str(parent))].add(str(parent))
         if folder:
             children[_parent(folder)].add(folder)
-    with_siblings = {_name(child) for siblings in children.values() if len(siblings) > 1 for child in siblings}
+    with_siblings = {_name(child).lower() for siblings in children.values() if len(siblings) > 1 for child in siblings}
     collapsed = {"": ""}
 
     def collapse(folder: str) -> str:
         if folder not in collapsed:
             parent, name = _parent(folder), _name(folder)
-            is_doubled = name not in with_siblings or name.lower() == _name(parent).lower()
+            is_doubled = name.lower() not in with_siblings or name.lower() == _name(parent).lower()
             is_only = len(children[parent]) == 1 and parent not in images
             collapsed[folder] = collapse(parent) if is_only and is_doubled else _join(collapse(parent), name)
         return collapsed[folder]

@@ -129,7 +129,10 @@ def _key(path: str, kind: str) -> str:
 
 def _look_up(keys: dict[str, str], lookup: dict[str, int], kind: str) -> dict[str, str]:
     """Return the key of each id that has an image, also if the files' names were decoded with a wrong code page."""
-    parts = {image_id: _key(key, kind) if kind != "stem" else key for image_id, key in keys.items()}
+    def key_of(key: str) -> str:  # only the names of files have extensions that are left out
+        return _key(key, kind) if kind == "name" or (kind == "number" and key.isdecimal()) else key
+
+    parts = {image_id: key_of(key) for image_id, key in keys.items()}
     matches = {image_id: key for image_id, key in parts.items() if key in lookup}
     others = {key: image_id for image_id, key in parts.items() if image_id not in matches and not key.isascii()}
     return matches | {others[key]: name for key, name in match_ids(list(others), lookup).items()} if others else matches
@@ -160,7 +163,8 @@ class Joined:
 def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
     """Return the table with its column of ids, the one that names the most images; None if no column names images.
 
-    A column needs an image for half of its ids. Raises ConfigError if ``data.id_column`` is none of the columns.
+    A column needs an image for half of its ids, which must not repeat often. Raises ConfigError if
+    ``data.id_column`` is none of the columns.
     """
     columns = list(table.rows.columns)
     if config.id_column:
@@ -173,7 +177,8 @@ def join(table: Table, names: ImageNames, config: Data) -> Joined | None:
         if len(match.rows) + len(match.ambiguous) < MIN_FRACTION * len(sampled):
             continue
         joined = Joined(table, column, names.match(ids, config.id_form))
-        if best is None or joined.num_images > best.num_images:
+        is_id = len(ids) >= MIN_FRACTION * len(table.rows) or joined.match.form.endswith("name")  # not a class 1 or 2
+        if is_id and (best is None or joined.num_images > best.num_images):
             best = joined
     return best
 

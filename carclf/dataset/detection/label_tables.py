@@ -133,7 +133,7 @@ def _may_be_label(values: "pd.Series[str]", column: str) -> bool:
 
 
 def _lists(values: "pd.Series[str]", column: str) -> list[str]:
-    """Return the values that are lists, if all with several words are: of other values, or of numbers in a column of labels."""
+    """Return the values with several words if all are lists: of other values, or of numbers in a column of labels."""
     singles = {value for value in set(values) if not re.search(r"[ ,;|]", value)}
     lists = sorted(set(values) - singles)[:_NUM_CHECKED]
     parts = [set(re.split(r"[ ,;|]+", value)) for value in lists]

@@ -99,7 +99,8 @@ def _read_tables(evidence: Evidence, *, has_folders: bool) -> tuple[list[TableLa
         raise ConfigError(f"data.label_table is {config.label_table}, but less than half of its ids name images (such "
                           f"as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
     candidates: list[TableLabels] = []
-    findings = [Finding("invalid_train_csv", path, f"{error} It is not used.") for path, error in evidence.errors.items()]
+    findings = [Finding("invalid_train_csv", path, f"{error} It is not used.")
+                for path, error in evidence.errors.items()]
     for table in joined:
         try:
             labels = read_labels(table, evidence.targets, config)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
 
-# The first pattern that Kaggle's text contains, in lower case and without spaces, hyphens and underscores.
+# The first pattern that Kaggle's text contains, of which only the letters and digits are compared.
 _PATTERNS = {
     "kappa": "quadratic_weighted_kappa", "balancedaccuracy|balancedcategor": "balanced_accuracy",
     "logloss|logarithmicloss|multiclassloss|crossentropy": "log_loss", "roc|auc|areaunder": "roc_auc",
@@ -18,7 +18,7 @@ _BY_KIND = {"label": "accuracy", "positive": "roc_auc", "probabilities": "log_lo
 
 def parse_metric(text: str) -> str:
     """Return the name of the metric that Kaggle's evaluation_metric describes, or an empty string."""
-    text = re.sub("[ _-]", "", text.lower())
+    text = re.sub("[^a-z0-9]", "", text.lower())
     return next((name for pattern, name in _PATTERNS.items() if re.search(pattern, text)), "")
 
 
@@ -35,6 +35,6 @@ def detect_metric(setting: str, evaluation_metric: str, kind: str, labels: Colle
         metric = _BY_KIND[kind]
         evidence = f"guessed from the submission, {kind or 'none'}; Kaggle's metric is {evaluation_metric!r}"
     if metric == "quadratic_weighted_kappa" and not all(re.fullmatch("-?[0-9]+", label) for label in labels):
-        raise ConfigError(f"The metric {metric} ({evidence}) needs ordered classes, whose labels are whole numbers, but "
-                          f"the data have {', '.join(sorted(labels)[:5])}. Set data.metric to another metric.")
+        raise ConfigError(f"The metric {metric} ({evidence}) needs ordered classes, whose labels are whole numbers, "
+                          f"but the data have {', '.join(sorted(labels)[:5])}. Set data.metric to another metric.")
     return Detection("metric", metric, evidence)

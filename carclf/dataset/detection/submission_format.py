@@ -90,8 +90,8 @@ def _match_columns(sample: Table, labels: Sequence[str]) -> dict[str, str]:
     missing = [label for label in labels if class_key(label) not in by_key]
     if missing:
         raise DataError(f"{sample.path} has {len(by_key)} target columns, but none for the class {missing[0]!r}. If "
-                        "the columns are independent targets, images have several labels, which is not supported; if the "
-                        "classes are wrong, set data.label_column.")
+                        "the columns are independent targets, images have several labels, which is not supported; if "
+                        "the classes are wrong, set data.label_column.")
     return {label: by_key[class_key(label)] for label in labels}
 
 

@@ -94,6 +94,6 @@ def detect_subsets(images: pd.DataFrame) -> list[Detection]:
     sizes = images[images["role"] != ""].groupby(["role", "root"]).size()
     if not len(sizes):
         return []
-    roots = {root: num for (_, root), num in sizes.to_dict().items()}
-    evidence = ", ".join(f"{root} has {num} images" for root, num in roots.items())
-    return [Detection("subsets", ", ".join(sorted(set(sizes.index.get_level_values(0)))), evidence)]
+    roots = sizes.index.get_level_values("root")
+    evidence = ", ".join(f"{root} has {num} images" for root, num in zip(roots, sizes, strict=True))
+    return [Detection("subsets", ", ".join(sorted(set(sizes.index.get_level_values("role")))), evidence)]

@@ -1,0 +1,291 @@
+"""Mutated layouts: the right result, or an error or a finding that names the problem."""
+
+import random
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from source_files import write_files
+
+from carclf.config import Config
+from carclf.dataset.detection.detect import detect
+from carclf.dataset.detection.metric import parse_metric
+from carclf.dataset.detection.rejections import reject_listing
+from carclf.dataset.detection.result import Layout
+from carclf.dataset.detection.tables import read_table
+from carclf.errors import ConfigError, DataError
+
+IMAGES = [f"train/{label}/{label}{n}.jpg" for label in range(2) for n in range(4)] + [
+    "test_upload/a.jpg",
+    "test_upload/b.jpg",
+]
+TRAIN = "Id,Category\n" + "".join(f"{label}{n}.jpg,{label}\n" for label in range(2) for n in range(4))
+SAMPLE = "Id,Category\na.jpg,0\nb.jpg,0\n"
+TABLES = {"train.csv": TRAIN, "sample-submission.csv": SAMPLE}
+METRIC = "Categorization Accuracy"
+
+
+def kinds(layout: Layout) -> list[str]:
+    return [finding.kind for finding in layout.findings]
+
+
+def replace(text: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.parametrize(
+    ("train", "expected"),
+    [
+        (TRAIN, []),
+        (replace(TRAIN, ("00.jpg,0", "00.jpg,1")), ["label_mismatch"]),
+        (replace(TRAIN, ("0.jpg", "0.png")), ["unmatched_train_csv", "unmatched_train_csv"]),
+        (replace(TRAIN, (".jpg", "-x.jpg"), ("Id", "Name")), ["unmatched_train_csv"]),
+        (replace(TRAIN, ("jpg,1", "jpg,5")), ["label_mismatch"] * 4 + ["unknown_class", "empty_class"]),
+        (TRAIN + "9.jpg\n", ["invalid_train_csv"]),
+        ("", ["invalid_train_csv"]),
+        ("Id,Category\n", ["invalid_train_csv"]),
+        (TRAIN + "00.jpg,1\n", ["invalid_train_csv"]),
+        (TRAIN + "zz.jpg,7\n", ["empty_class", "unmatched_train_csv"]),
+    ],
+)
+def test_a_bad_table_next_to_class_folders_gives_findings(layout_of: Any, train: str, expected: list[str]) -> None:
+    layout = layout_of(IMAGES, {**TABLES, "train.csv": train}, METRIC)
+    assert layout.class_names == ("0", "1") and kinds(layout) == expected
+
+
+def test_two_spellings_of_a_class_of_the_table_are_ambiguous(layout_of: Any) -> None:
+    images = [*IMAGES, "train/01/x.jpg"]
+    assert layout_of(images, {"sample-submission.csv": SAMPLE}, METRIC).class_names == ("0", "01", "1")
+    layout = layout_of(images, {**TABLES, "train.csv": TRAIN + "x.jpg,1\n"}, METRIC)
+    assert kinds(layout) == ["label_mismatch", "ambiguous_class"]
+
+
+def test_stray_hidden_and_junk_files_are_ignored(layout_of: Any) -> None:
+    images = [
+        *IMAGES,
+        "train/.ipynb_checkpoints/0.jpg",
+        "__MACOSX/train/1/._a.jpg",
+        "train/1/Thumbs.db",
+        "train/1/.a.jpg",
+    ]
+    layout = layout_of(images, {**TABLES, "train/notes.txt": "x", "train/1/labels.xml": "x", "model.h5": b"x"}, METRIC)
+    assert len(layout.images) == 10 and layout.ignored == ("model.h5", "train/1/labels.xml", "train/notes.txt")
+
+
+def test_an_image_in_no_class_folder_and_an_empty_class_are_reported(layout_of: Any, tmp_path: Path) -> None:
+    (tmp_path / "source/train/7").mkdir(parents=True)
+    layout = layout_of(
+        [*IMAGES, *(f"train/1/{n}.jpg" for n in range(9)), "train/stray.jpg"], {"sample-submission.csv": SAMPLE}, METRIC
+    )
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [
+        ("unknown_class", "train/stray.jpg"),
+        ("empty_class_folder", "train/7"),
+    ]
+    assert layout.images.set_index("path").loc["train/stray.jpg", ["label", "source"]].tolist() == ["", "train"]
+
+
+def test_files_without_an_extension_count_next_to_images(layout_of: Any) -> None:
+    layout = layout_of([*IMAGES, "train/1/photo", "train/1/photo.xyz"], TABLES, METRIC)
+    assert {"train/1/photo", "train/1/photo.xyz"} <= set(layout.images["path"])
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp1251", "cp1252"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_in_any_encoding_with_any_separator(layout_of: Any, encoding: str, separator: str, end: str) -> None:
+    name = "лада" if encoding != "cp1252" else "zürich"
+    train = {f"{name} {n}.jpg": ("a", "NA")[n % 2] for n in range(4)}
+    table = end.join(["ID" + separator + "Label", *(f'"{key}"{separator}{value}' for key, value in train.items()), ""])
+    layout = layout_of([f"images/{key}" for key in train], {"labels.csv": table.encode(encoding)})
+    assert layout.class_names == ("a", "NA")
+    assert layout.images.loc[layout.images["path"] == f"images/{name} 1.jpg", "label"].item() == "NA"
+
+
+@pytest.mark.parametrize("table_form", ["NFC", "NFD"])
+@pytest.mark.parametrize("file_form", ["NFC", "NFD"])
+def test_composed_and_decomposed_names_are_equal(layout_of: Any, table_form: Any, file_form: Any) -> None:
+    names = [unicodedata.normalize(file_form, f"zürich {n}.jpg") for n in range(4)]
+    table = "id,label\n" + "".join(
+        f"{unicodedata.normalize(table_form, name)},{'ab'[n % 2]}\n" for n, name in enumerate(names)
+    )
+    assert len(layout_of([f"images/{name}" for name in names], {"labels.csv": table}).images) == 4
+
+
+def test_names_decoded_with_a_wrong_code_page_and_long_names(layout_of: Any) -> None:
+    names = ["машина.jpg", "лада.jpg"]
+    stored = [name.encode("cp866").decode("cp437") for name in names]
+    layout = layout_of(
+        [*IMAGES[:8], *(f"test_upload/{name}" for name in stored)],
+        {"sample-submission.csv": "Id,Category\n" + "".join(f"{name},0\n" for name in names)},
+        METRIC,
+    )
+    assert set(layout.images.loc[layout.images["source"] == "test", "id"]) == set(names)
+
+
+def test_a_missing_id_of_the_only_labels_is_an_error_or_allowed(layout_of: Any) -> None:
+    images, table = (
+        [f"images/{n}.jpg" for n in range(9)],
+        "id,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(10)),
+    )
+    with pytest.raises(DataError, match=r"data\.max_missing"):
+        layout_of(images, {"labels.csv": table})
+    assert kinds(layout_of(images, {"labels.csv": table}, max_missing=0.1)) == ["unmatched_train_csv"]
+
+
+@pytest.mark.parametrize("header", ["ID,CATEGORY", "id,category", "Name,Label", " Id , Category "])
+def test_the_names_and_the_case_of_columns_do_not_matter(layout_of: Any, header: str) -> None:
+    layout = layout_of(
+        IMAGES, {"train.csv": TRAIN.replace("Id,Category", header), "sample-submission.csv": SAMPLE}, METRIC
+    )
+    assert layout.class_names == ("0", "1") and not layout.findings
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Id,Category\n",
+        "Id,Category\na.jpg,0\na.jpg,0\n",
+        "Id\na.jpg\n",
+        'Id,Category\n"a,0\n',
+        "Id,Id\na,0\n",
+        "Id,Category\n,0\n",
+        "Id,Category\na\x01b,0\n",
+    ],
+)
+def test_an_invalid_sample_is_rejected(layout_of: Any, text: str) -> None:
+    with pytest.raises(DataError, match="sample-submission"):
+        layout_of(IMAGES, {"sample-submission.csv": text})
+
+
+def test_a_sample_without_any_image_names_the_setting(layout_of: Any) -> None:
+    with pytest.raises(DataError, match=r"data\.test_folder"):
+        layout_of(IMAGES, {"sample-submission.csv": "Id,Category\nzzz.jpg,0\n"})
+
+
+def test_images_that_the_sample_lacks_keep_their_name(layout_of: Any) -> None:
+    layout = layout_of([*IMAGES, "test_upload/c.jpg"], TABLES, METRIC)
+    assert layout.images.loc[layout.images["source"] == "test", "id"].tolist() == ["a.jpg", "b.jpg", "c.jpg"]
+
+
+def test_each_detection_is_logged_in_one_line(layout_of: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        layout = layout_of(IMAGES, TABLES, METRIC)
+    lines = [record.getMessage() for record in caplog.records if "validate: detected question=" in record.getMessage()]
+    assert len(lines) == len(layout.detections) and not any("\n" in line for line in lines)
+    assert {detection.question for detection in layout.detections} == {
+        "subsets",
+        "ids",
+        "test",
+        "labels",
+        "classes",
+        "groups",
+        "metric",
+        "submission",
+    }
+
+
+def test_numbers_like_ids_stay_text(tmp_path: Path) -> None:
+    path = write_files(tmp_path, [], {"x.csv": "id,label\n007,1.0\nNA,null\n1e5,\n"}) / "x.csv"
+    assert read_table(path).to_dict("list") == {"id": ["007", "NA", "1e5"], "label": ["1.0", "null", ""]}
+
+
+@pytest.mark.parametrize(
+    ("text", "metric"),
+    [
+        ("Categorization Accuracy", "accuracy"),
+        ("Multiclass Loss", "log_loss"),
+        ("LogLoss", "log_loss"),
+        ("Area Under Receiver Operating Characteristic Curve", "roc_auc"),
+        ("Mean Columnwise Area Under ROC Curve", "roc_auc"),
+        ("QuadraticWeightedKappa", "quadratic_weighted_kappa"),
+        ("MeanFScore", "micro_f1"),
+        ("F1 (macro)", "macro_f1"),
+        ("Macro F-Score", "macro_f1"),
+        ("Balanced Accuracy", "balanced_accuracy"),
+        ("", ""),
+        ("MAP@5", ""),
+    ],
+)
+def test_kaggles_metrics(text: str, metric: str) -> None:
+    assert parse_metric(text) == metric
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["t/train/00.tfrec", "sample_submission.csv"], "TFRecord"),
+        (["train/a.dcm"], "DICOM"),
+        (["train.bson", "t.csv"], "BSON"),
+        (["cars.mat"], "MATLAB"),
+        (["train.csv", "test.csv"], "tables"),
+        (["train.json.7z", "labels.csv.zip"], "JSON"),
+    ],
+)
+def test_a_listing_without_images_is_rejected(names: list[str], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        reject_listing((name, 1) for name in names)
+
+
+@pytest.mark.parametrize(
+    "names", [["train/1.JPG"], ["train.zip", "x.csv"], ["train.zip.001"], ["train.7z"], ["a.tar.gz"], []]
+)
+def test_a_listing_that_may_have_images_is_accepted(names: list[str]) -> None:
+    reject_listing((name, 1) for name in names)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["folders", "table", "one folder"]))
+def test_the_order_of_rows_and_files_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, kind: str
+) -> None:
+    ids = {f"{n}.jpg": "xyz"[n % 3] for n in range(12)}
+    images = [
+        f"train/{label}/{name}" if kind == "folders" else f"{'all' if kind == 'one folder' else 'train'}/{name}"
+        for name, label in ids.items()
+    ]
+    images += [f"{'all' if kind == 'one folder' else 'test'}/{n}.jpg" for n in range(20, 25)]
+    lines = [f"{name},{label},p{n // 2}" for n, (name, label) in enumerate(ids.items())]
+    chance = random.Random(seed)
+    layouts = []
+    for number in range(2):
+        if number:
+            chance.shuffle(images)
+            chance.shuffle(lines)
+        tables = {
+            "train.csv": "\n".join(["id,label,patient", *lines]),
+            "sample_submission.csv": "\n".join(["id,x,y,z", *(f"{n}.jpg,0,0,1" for n in range(20, 25))]),
+        }
+        layouts.append(detect(write_files(tmp_path_factory.mktemp("source"), images, tables), Config(), "LogLoss"))
+    first, second = layouts
+    pd.testing.assert_frame_equal(first.images, second.images)
+    assert (first.class_names, first.metric, first.submission, first.detections, first.findings) == (
+        second.class_names,
+        second.metric,
+        second.submission,
+        second.detections,
+        second.findings,
+    )
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=200) | st.text(max_size=100).map(str.encode),
+    name=st.sampled_from(["train.csv", "x.json", "classes.csv"]),
+)
+def test_any_file_is_read_or_rejected(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str) -> None:
+    folder = write_files(tmp_path_factory.mktemp("source"), IMAGES, {"sample-submission.csv": SAMPLE, name: data})
+    try:
+        assert len(detect(folder, Config(), METRIC).images) == 10
+    except (DataError, ConfigError) as error:
+        assert "." in str(error)

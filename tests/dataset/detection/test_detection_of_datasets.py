@@ -1,0 +1,243 @@
+"""The layouts of datasets and of own folders, without a sample submission."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carclf.config import Config
+from carclf.dataset.detection.detect import detect
+from carclf.dataset.detection.result import Layout
+from carclf.errors import ConfigError, DataError
+
+
+def num_by_source(layout: Layout) -> dict[str, int]:
+    return layout.images["source"].value_counts().to_dict()
+
+
+def in_folders(folders: list[str], num: int = 2) -> list[str]:
+    return [f"{folder}/{folder.replace('/', '-')}{n}.jpg" for folder in folders for n in range(num)]
+
+
+def test_class_folders_without_a_split(layout_of: Any) -> None:
+    layout = layout_of(in_folders(["Dataset/Bus", "Dataset/Car", "Dataset/motorcycle"]))
+    assert layout.class_names == ("Bus", "Car", "motorcycle") and num_by_source(layout) == {"train": 6}
+    assert layout.submission is None and layout.metric == "accuracy"
+
+
+def test_three_given_subsets(layout_of: Any) -> None:
+    layout = layout_of(
+        in_folders([f"Cars_Body_Type/{part}/{name}" for part in ("train", "valid", "test") for name in ("SUV", "Van")])
+    )
+    assert num_by_source(layout) == {"train": 4, "val": 4, "holdout": 4}
+
+
+def test_three_doubled_folders_and_unlabeled_images_to_predict(layout_of: Any) -> None:
+    folders = [f"seg_{part}/seg_{part}/{name}" for part in ("train", "test") for name in ("sea", "street")]
+    layout = layout_of([*in_folders(folders), "seg_pred/seg_pred/5.jpg"])
+    assert num_by_source(layout) == {"train": 4, "holdout": 4, "test": 1}
+
+
+def test_a_nested_duplicate_is_ignored(tmp_path: Path) -> None:
+    for parent in ("flowers", "flowers/flowers"):
+        for name in ("daisy", "rose"):
+            folder = tmp_path / parent / name
+            folder.mkdir(parents=True)
+            for number in range(3):
+                (folder / f"{number}.jpg").write_bytes(b"x" * number)
+    layout = detect(tmp_path, Config(), "")
+    assert layout.class_names == ("daisy", "rose") and len(layout.images) == 6
+    assert [(finding.kind, finding.path) for finding in layout.findings] == [("ignored_data", "flowers/flowers")]
+
+
+def test_a_nested_folder_with_other_images_is_no_duplicate(layout_of: Any) -> None:
+    paths = [*in_folders(["train/cat", "train/dog"], 9), "train/train/cat/new.jpg"]
+    assert [finding.kind for finding in layout_of(paths).findings] == ["unknown_class"]
+
+
+def test_the_same_names_in_all_classes_become_paths(layout_of: Any) -> None:
+    images = [
+        f"fruits/{part}/{name}/0_{n}.jpg"
+        for part in ("Training", "Test")
+        for name in ("Apple", "Kiwi")
+        for n in range(3)
+    ]
+    layout = layout_of([*images, "fruits/test-multiple_fruits/mix.jpg"])
+    assert num_by_source(layout) == {"train": 6, "holdout": 6, "test": 1}
+    assert "fruits/Test/Kiwi/0_1.jpg" in set(layout.images["id"])
+
+
+def test_several_sizes_of_the_same_images_need_the_train_folder(layout_of: Any) -> None:
+    images = in_folders(
+        [f"{size}/{part}/{name}" for size in ("s100", "s50") for part in ("Training", "Test") for name in "AB"]
+    )
+    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+        layout_of(images)
+    layout = layout_of(images, train_folder="s50/Training", test_folder="s50/Test")
+    assert num_by_source(layout) == {"train": 4, "holdout": 4}
+
+
+@pytest.mark.parametrize("names", [["bus", "car", "train"], ["test", "cat", "dog", "elk"]])
+def test_a_class_may_be_called_like_a_subset(layout_of: Any, names: list[str]) -> None:
+    assert layout_of(in_folders(names)).class_names == tuple(sorted(names))
+
+
+def test_a_header_less_table_confirms_the_folders(layout_of: Any) -> None:
+    names = {f"{n:05}.jpg": ("Ram C-V 2012", "Audi S4")[n % 2] for n in range(1, 9)}
+    table = "".join(f"{name},{n * 7},{n * 9},{1 + n % 2}\n" for n, name in enumerate(names))
+    paths = [f"car_data/car_data/train/{label}/{name}" for name, label in names.items()]
+    layout = layout_of(paths, {"anno_train.csv": table, "names.csv": "Ram C/V 2012\nAudi S4\n"})
+    assert layout.class_names == ("Audi S4", "Ram C-V 2012") and num_by_source(layout) == {"train": 8}
+
+
+def test_a_slash_in_a_class_name_comes_from_the_table(layout_of: Any) -> None:
+    names = {f"{n}.jpg": ("Ram C/V 2012", "Audi S4")[n % 2] for n in range(1, 9)}
+    layout = layout_of(
+        [f"train/{label.replace('/', '-')}/{name}" for name, label in names.items()],
+        {"labels.csv": "id,label\n" + "".join(f"{k},{v}\n" for k, v in names.items())},
+    )
+    assert layout.class_names == ("Audi S4", "Ram C/V 2012") and not layout.findings
+
+
+def test_a_header_less_label_table(layout_of: Any) -> None:
+    layout = layout_of(
+        [f"images/{n}0.jpg" for n in range(6)], {"list.csv": "".join(f"{n}0.jpg,{'ab'[n % 2]}\n" for n in range(6))}
+    )
+    assert layout.class_names == ("a", "b") and num_by_source(layout) == {"train": 6}
+
+
+def test_a_table_with_paths_and_a_column_of_subsets(layout_of: Any) -> None:
+    paths = [f"img/{name}/{n:03}.jpg" for name in ("air hockey", "polo") for n in range(3)]
+    table = "class id,filepaths,labels,data set\n" + "".join(
+        f"{int('polo' in path)},{path},{path.split('/')[1]},{('train', 'valid', 'test')[n % 3]}\n"
+        for n, path in enumerate(paths)
+    )
+    layout = layout_of(paths, {"sports.csv": table}, label_source="table")
+    assert layout.class_names == ("air hockey", "polo") and num_by_source(layout) == {
+        "train": 2,
+        "val": 2,
+        "holdout": 2,
+    }
+
+
+def test_tables_of_given_subsets(layout_of: Any) -> None:
+    tables = {
+        f"{part}.csv": "image,label\n" + "".join(f"{part}{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+        for part in ("train", "val", "test")
+    }
+    layout = layout_of([f"images/{part}{n}.jpg" for part in ("train", "val", "test") for n in range(4)], tables)
+    assert num_by_source(layout) == {"train": 4, "val": 4, "holdout": 4}
+
+
+def test_a_table_of_unlabeled_images_is_the_test_set(layout_of: Any) -> None:
+    tables = {
+        "train.csv": "image,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4)),
+        "test.csv": "image\n7.jpg\n8.jpg\n",
+    }
+    layout = layout_of([*(f"images/{n}.jpg" for n in range(4)), "images/7.jpg", "images/8.jpg", "images/9.jpg"], tables)
+    assert num_by_source(layout) == {"train": 4, "test": 2} and layout.ignored == ("images/9.jpg",)
+
+
+def test_a_class_that_the_training_images_lack_is_an_error(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="test has the class 'elk'"):
+        layout_of(in_folders(["train/cat", "train/dog", "test/cat", "test/elk"]))
+
+
+def test_a_subset_may_lack_classes_and_write_them_in_another_case(layout_of: Any) -> None:
+    layout = layout_of(in_folders(["train/Cat", "train/Dog", "valid/cat"]))
+    assert layout.images.loc[layout.images["source"] == "val", "label"].tolist() == ["Cat", "Cat"]
+
+
+@pytest.mark.parametrize(
+    ("images", "files", "words"),
+    [
+        ([f"cars_train/{n}.jpg" for n in range(3)], {"car_devkit/cars_meta.mat": b"x"}, "MATLAB"),
+        ([f"train/{a}/{b}/{a}{b}{n}.jpg" for a in "01" for b in "01" for n in range(2)], {}, r"data\.train_folder"),
+        ([f"photos/{n}.jpg" for n in range(3)], {}, r"data\.label_table"),
+        (
+            [],
+            {"train.csv": "label," + ",".join(f"pixel{n}" for n in range(20)) + "\n" + ",".join("1" * 21) + "\n"},
+            "pixels",
+        ),
+        ([], {"train.tfrec": b"x"}, "TFRecord"),
+        ([], {"train/1.dcm": b"x"}, "DICOM"),
+        ([], {"train.bson": b"x"}, "BSON"),
+    ],
+)
+def test_data_without_labels_or_images_are_rejected(
+    layout_of: Any, images: list[str], files: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError, match=words):
+        layout_of(images, files)
+
+
+def test_several_label_columns_need_a_setting(layout_of: Any) -> None:
+    table = "image,breed,color\n" + "".join(f"{n}.jpg,{'ab'[n % 2]},{'rg'[n // 4]}\n" for n in range(8))
+    images = [f"images/{n}.jpg" for n in range(8)]
+    with pytest.raises(ConfigError, match=r"data\.label_column"):
+        layout_of(images, {"train.csv": table})
+    assert layout_of(images, {"train.csv": table}, label_column="Color").class_names == ("g", "r")
+
+
+def test_several_label_tables_need_a_setting(layout_of: Any) -> None:
+    images = [f"images/{n}.jpg" for n in range(8)]
+    tables = {
+        f"{name}.csv": "image,label\n" + "".join(f"{n}.jpg,{values[n % 2]}\n" for n in range(8))
+        for name, values in (("a", "xy"), ("b", "uv"))
+    }
+    with pytest.raises(ConfigError, match=r"data\.label_table"):
+        layout_of(images, tables)
+    assert layout_of(images, tables, label_table="b.csv").class_names == ("u", "v")
+
+
+def test_several_group_columns_need_a_setting(layout_of: Any) -> None:
+    table = "image,label,patient,site\n" + "".join(f"{n}.jpg,{'ab'[n % 2]},p{n // 2},s{n // 3}\n" for n in range(8))
+    images = [f"images/{n}.jpg" for n in range(8)]
+    with pytest.raises(ConfigError, match=r"data\.group_column"):
+        layout_of(images, {"train.csv": table})
+    assert layout_of(images, {"train.csv": table}, group_column="site").images["group"].tolist()[:4] == [
+        "s0",
+        "s0",
+        "s0",
+        "s1",
+    ]
+
+
+def test_stems_that_meet_need_the_form_of_the_ids(layout_of: Any) -> None:
+    table = "image,label\n" + "".join(f"{n}x,{'ab'[n % 2]}\n" for n in range(4))
+    images = [*(f"images/{n}x.jpg" for n in range(4)), "images/0x.png"]
+    with pytest.raises(ConfigError, match=r"data\.id_form"):
+        layout_of(images, {"train.csv": table})
+    assert num_by_source(layout_of(images, {"train.csv": table}, id_form="{id}.jpg")) == {"train": 4}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("label_table", "x.csv"),
+        ("id_column", "x"),
+        ("label_column", "x"),
+        ("group_column", "x"),
+        ("train_folder", "x"),
+        ("val_folder", "x"),
+        ("test_folder", "x"),
+        ("class_names", "x=Lada"),
+        ("class_names", "x"),
+        ("class_names", "a=L,b=L"),
+        ("label_source", "json"),
+        ("label_source", "folders"),
+        ("metric", "quadratic_weighted_kappa"),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_named(layout_of: Any, setting: str, value: str) -> None:
+    table = "image,label\n" + "".join(f"{n}.jpg,{'ab'[n % 2]}\n" for n in range(4))
+    with pytest.raises(ConfigError, match=rf"data\.{setting}"):
+        layout_of([f"images/{n}.jpg" for n in range(4)], {"train.csv": table}, **{setting: value})
+
+
+def test_class_names_of_the_settings_and_of_a_table(layout_of: Any) -> None:
+    images = in_folders(["train/0", "train/1", "extra-data/0/1"])
+    assert layout_of(images, class_names="0=Lada Priora,1=Ford, Focus").class_names == ("Ford, Focus", "Lada Priora")
+    layout = layout_of(images, {"classes.csv": "0,Priora\n1,Focus\n"})
+    assert layout.class_names == ("Focus", "Priora")
+    assert layout.images.loc[layout.images["source"] == "extra", "label"].tolist() == ["Focus", "Focus"]
