@@ -72,7 +72,7 @@ def list_source(source: ListedSource) -> Listing:
             ignored.append(entry.path)
     if not entries:
         content = f"only {min(ignored)} and the like" if ignored else "no files"
-        raise DataError(f"data.source: {source.name} contains {content}. Set a folder or a prefix with images, tables or "
+        raise DataError(f"data.source: {source.name} contains {content}. Set a folder or prefix with images, tables or "
                         "archives.")
     return Listing(sorted(entries), sorted(ignored))
 
