@@ -71,8 +71,8 @@ def list_source(source: ListedSource) -> Listing:
         else:
             ignored.append(entry.path)
     if not entries:
-        found = f"only {min(ignored)} and the like" if ignored else "no files"
-        raise DataError(f"data.source: {source.name} contains {found}. Set a folder or a prefix with images, tables or "
+        content = f"only {min(ignored)} and the like" if ignored else "no files"
+        raise DataError(f"data.source: {source.name} contains {content}. Set a folder or prefix with images, tables or "
                         "archives.")
     return Listing(sorted(entries), sorted(ignored))
 

@@ -54,7 +54,7 @@ def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan
     kept = table.merge(pd.DataFrame(listing.entries, columns=Entry._fields), on=Entry._fields)
     packs = {name: previous.file(name) for name in kept["pack"].unique()}
     num_bytes = sum(file.num_bytes for file in packs.values())
-    used_bytes = (kept["num_bytes"] + MEMBER_BYTES + 2 * kept["path"].str.encode("utf-8").str.len()).sum()
+    used_bytes = int(kept["num_bytes"].sum()) + sum(MEMBER_BYTES + 2 * len(path.encode()) for path in kept["path"])
     is_sparse = used_bytes < MIN_USED_FRACTION * num_bytes
     if is_sparse or len(packs) >= MAX_PACKS + num_bytes // MAX_PACK_BYTES:
         log.info("download: packing all files again num_packs=%d used_bytes=%d pack_bytes=%d", len(packs),

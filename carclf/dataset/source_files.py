@@ -13,7 +13,7 @@ BLOCK_BYTES = 1 << 20
 
 
 class ArchiveFile:
-    """A local archive. The first volume (``.zip.001``) stands for all volumes, which are joined."""
+    """A local archive. The first volume (``.zip.001``) names all volumes, which are joined."""
 
     def __init__(self, path: str) -> None:
         self.name = path

@@ -18,7 +18,6 @@ from carclf.dataset.archives import extract, pack
 from carclf.errors import DataError
 
 
-
 def write_archive(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():

@@ -42,7 +42,7 @@ def extract_bytes(tmp_path: Path, data: bytes, name: str = "train.7z") -> dict[s
 
 
 @pytest.mark.skipif(IS_INSTALLED, reason="py7zr is installed")
-def test_without_py7zr_an_error_says_how_to_install_it(tmp_path: Path) -> None:
+def test_without_py7zr_an_error_names_the_package(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pip install 'carclf\[7z\]'"):
         extract_bytes(tmp_path, b"7z")
 

@@ -17,12 +17,15 @@ from carclf.artifacts import Archive, StageContext, rebuilding
 from carclf.config import load_config
 from carclf.dataset import listing, packs
 from carclf.dataset.archives import extract_images, read_ignored_files
+from carclf.demo.competition import Competition, ServedDataset
+from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, DamagedArtifactError, DataError, ServiceError
 from carclf.services.storage import Store, open_store
 from carclf.services.storage.bucket import Bucket
 from carclf.stages.download import download
 
-FILES = {"cat/a.jpg": b"a", "cat/b.jpg": b"bb", "dog ü/c.png": b"ccc", "labels.csv": b"id,label\n" * 99, "notes.txt": b"n"}
+FILES = {"cat/a.jpg": b"a", "cat/b.jpg": b"bb", "dog ü/c.png": b"ccc", "labels.csv": b"id,label\n" * 99,
+         "notes.txt": b"n"}
 USEFUL = {name: data for name, data in FILES.items() if name != "notes.txt"}
 
 
@@ -257,6 +260,26 @@ def test_archives_in_a_folder_are_extracted(store: Store, tmp_path: Path) -> Non
              "labels.csv.zip": zip_bytes({"labels.csv": b"id"})}
     archive, _ = download_from(write_files(tmp_path / "photos", files), store)
     assert read_images(archive, store) == {"train/cat/a.jpg": b"a", "more/b.jpg": b"b", "labels.csv": b"id"}
+
+
+def test_a_dataset_is_downloaded_once_per_version(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, random_bytes_competition: Competition
+) -> None:
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "demo-key")
+    contents = {1: {"cat/a.jpg": b"a"}, 2: {"cat/a.jpg": b"a", "dog/b.jpg": b"b"}}
+    versions = []
+    for version, files in contents.items():
+        (tmp_path / f"{version}.zip").write_bytes(zip_bytes(files))
+        versions.append(ServedDataset("someone", "pets", version, tmp_path / f"{version}.zip"))
+    with DemoServer(random_bytes_competition, *versions, scoring_seconds=0) as server:
+        monkeypatch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
+        newest, _ = download_from("kaggle://someone/pets", store)
+        assert (newest.settings["version"], read_images(newest, store)) == (2, contents[2])
+        server.faults.append(Fault("Download", "status"))  # the next download would fail
+        assert download_from("kaggle://someone/pets/2", store) == (newest, True)
+        server.faults.clear()
+        first, reused = download_from("kaggle://someone/pets/1", store)
+        assert not reused and read_images(first, store) == contents[1]
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "bucket"])
