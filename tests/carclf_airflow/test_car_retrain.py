@@ -143,7 +143,7 @@ def test_complete_runs_submit_unless_the_competition_accepts_no_files(
     assert printed_json(RUN, environment | kaggle, json.dumps(CONF)) == {"state": "success", "tasks": expected}
     assert len(server.submissions) == 1
     server.competition = dataclasses.replace(server.competition, is_notebooks_only=True)
-    conf = CONF | {"evaluate.flip_tta": False}  # other predictions of the same model
+    conf = CONF | {"evaluate.flip_tta": "off"}  # other predictions of the same model
     expected |= {"submit": "skipped", "score": "skipped"}
     assert printed_json(RUN, environment | kaggle, json.dumps(conf)) == {"state": "success", "tasks": expected}
     assert len(server.submissions) == 1

@@ -133,7 +133,7 @@ def test_a_competition_that_accepts_no_files_skips_the_stage(
     kaggle_server.competition = dataclasses.replace(open_competition, **{change: True})
     assert inputs.submit() == (submission, True)
     forced = StageContext(store, CONFIG, "forced")  # what Kaggle has already is no new submission
-    assert not send_submission(prediction, inputs.dataset, inputs.split, inputs.model, forced)[1]
+    assert not send_submission(prediction, inputs.dataset, forced)[1]
     assert len(kaggle_server.submissions) == 1
 
 
@@ -142,7 +142,7 @@ def test_a_source_that_is_no_competition_skips_the_stage(store: Store, source: s
     inputs = build_inputs(store, ())
     context = StageContext(store, load_config("demo", {"data.source": source}))
     with pytest.raises(StageSkipped, match=r"data\.source"):
-        submit(inputs.archive, inputs.dataset, inputs.split, inputs.model, context)
+        submit(inputs.archive, inputs.dataset, inputs.model, inputs.evaluation, context)
 
 
 def test_a_cached_file_that_was_altered_is_not_sent(
