@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.metrics import Metric
-from carclf.paired_bootstrap import PairedBootstrap
 from carclf.natural_order import sort_naturally
+from carclf.paired_bootstrap import PairedBootstrap
 from carclf.stats import PairedCounts
 
 MAX_IDS = 200  # in each list
