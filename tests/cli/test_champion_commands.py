@@ -76,7 +76,7 @@ def test_show_has_the_decision_the_rules_the_metrics_and_the_files(store: Store)
         assert part in text
     shown = json.loads(carclf(store, "champion", "show", first.model.key[:9], "--json").stdout)
     assert (shown["model"], shown["champion"], shown["run"]) == (first.model.key, False, "first")
-    assert [row["name"] for row in shown["rules"]][:2] == ["accuracy", "champion"]
+    assert [row["name"] for row in shown["rules"]][:2] == ["threshold", "champion"]
     assert shown["metrics"] == first.evaluation.metrics
     assert shown == json.loads(carclf(store, "champion", "show", "first", "--json").stdout)
 
