@@ -59,7 +59,7 @@ def test_failed_and_skipped_stages_have_the_reason_as_text(store: Store) -> None
     assert (by_name["score"].state, by_name["score"].text) == ("skipped", reason)
     assert by_name["submit"].state == "failed" and by_name["submit"].text.startswith("ConfigError: validate ")
     facts = run_facts(store, "r").decision
-    assert facts is not None and facts.reason == reason and facts.rules[0].name == "accuracy"
+    assert facts is not None and facts.reason == reason and facts.rules[0].name == "threshold"
 
 
 def test_a_run_that_waits_for_approval_shows_its_decision(store: Store) -> None:
