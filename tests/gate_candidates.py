@@ -109,7 +109,7 @@ def build_evaluation(
 ) -> Evaluation:
     """Build the evaluation of a model on a split, under the key that ``evaluate_model`` would give it."""
     rows = split.rows(store)
-    rows = rows[rows["subset"] == "val"].reset_index(drop=True)
+    rows = rows[rows["subset"] == "val"].reset_index(drop=True).astype({"label": int})
     predicted = rows["label"].where(~rows.index.isin(list(wrong_positions)), (rows["label"] + 1) % NUM_CLASSES)
     probabilities = pd.get_dummies(predicted).reindex(columns=range(NUM_CLASSES)).to_numpy(float)
     evaluation = classification_metrics(rows["label"].to_numpy(), probabilities)
