@@ -47,7 +47,7 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     rows = pd.DataFrame(
         {
             "id": [f"{position}.jpg" for position in positions],
-            "label": [position % NUM_CLASSES for position in positions],
+            "label": [str(position % NUM_CLASSES) for position in positions],
             "subset": list(subsets) or "val",
             "sha256": [f"{position:064x}" for position in positions],
             "source": "train",
@@ -57,7 +57,7 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     )
     rows["pixels_sha256"] = rows["sha256"]
     files = {"split.parquet": rows, "split_history.parquet": rows}
-    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, files)
+    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": ["0", "1", "2"]}, files)
 
 
 def build_candidate(
@@ -123,8 +123,8 @@ def build_evaluation(
     inputs = {"archive": build_archive(store).key, "split": split.key, "model": model.key}
     settings = config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
     files = {
-        "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted),
-        "evaluation.json": json.dumps(evaluation | {"class_names": [0, 1, 2]}).encode(),
+        "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted).astype({"label": str, "predicted": str}),
+        "evaluation.json": json.dumps(evaluation | {"class_names": ["0", "1", "2"]}).encode(),
     }
     measured = {name: value for name, value in all_metrics.items() if value is not None}
     return build_artifact(store, Evaluation, Provenance(evaluate.VERSION, inputs, settings), measured, files)

@@ -29,7 +29,7 @@ def find_leaks(rows: pd.DataFrame, index: pd.DataFrame, previous: pd.DataFrame |
       hash_distance in bits), nearest first. Most of them are different images.
     """
     train, val, holdout = (rows[rows["subset"] == subset] for subset in (TRAIN, VAL, HOLDOUT))
-    test = index[(index["label"] == "") & (index["problem"] == "")].assign(group=index.get("group", ""))
+    test = index[(index["label"] == "") & (index["problem"] == "")]
     groups = set(train["group"]) - {""}
     all_test = pd.concat([test, holdout])
 

@@ -121,7 +121,7 @@ def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def _labeled_rows(index: pd.DataFrame) -> pd.DataFrame:
-    return index[(index["label"] != "") & (index["problem"] == "")].assign(group=index.get("group", ""))
+    return index[(index["label"] != "") & (index["problem"] == "")]
 
 
 def _units(rows: pd.DataFrame) -> "pd.Series[int]":
@@ -332,7 +332,7 @@ def _assign_folds(units: pd.DataFrame, num_folds: int) -> dict[Any, int]:
         classes = counts.indices[counts.indptr[unit]:counts.indptr[unit + 1]]
         images = counts.data[counts.indptr[unit]:counts.indptr[unit + 1]]
         # Classes put their extra image into different folds.
-        first = int(labels[classes[0]]) if labels[classes[0]].isdigit() else int(classes[0])
+        first = int(labels[classes[0]]) if labels[classes[0]].isdecimal() else int(classes[0])
         scores = in_folds[:, classes] @ (weights[classes] * images)
         fold = min(range(num_folds), key=lambda fold: (scores[fold], (fold - first) % num_folds))
         folds[names[unit]] = fold

@@ -68,7 +68,8 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
                     "starts from it.", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
     counts["num_groups"] = int(rows.loc[rows["group"] != "", "group"].nunique())
-    return counts | leak_metrics(leaks) | {"class_names": class_names}
+    metric = dataset.metrics.get("metric", "accuracy")
+    return counts | leak_metrics(leaks) | {"class_names": class_names, "metric": metric}
 
 
 def _seed(config: Config) -> int:

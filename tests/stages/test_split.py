@@ -149,7 +149,7 @@ def test_the_leak_report_lists_copies_across_subsets(store: Store) -> None:
                      "val_train_hash_matches": [{"id": val, "train_id": train, "hash_distance": 3}]}
     assert second.metrics == dict.fromkeys(second.metrics, 0) | {
         "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_test_copies_in_train": 1,
-        "class_names": ["0", "1", "2"],
+        "class_names": ["0", "1", "2"], "metric": "accuracy",
     }
 
 
