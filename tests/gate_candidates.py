@@ -122,8 +122,9 @@ def build_evaluation(
     }
     inputs = {"archive": build_archive(store).key, "split": split.key, "model": model.key}
     settings = config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
+    predictions = rows[["id", "label"]].assign(predicted=predicted).astype({"label": str, "predicted": str})
     files = {
-        "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted).astype({"label": str, "predicted": str}),
+        "predictions.parquet": predictions,
         "evaluation.json": json.dumps(evaluation | {"class_names": ["0", "1", "2"]}).encode(),
     }
     measured = {name: value for name, value in all_metrics.items() if value is not None}
