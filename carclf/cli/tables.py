@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
-from carclf.champion import Event, State, model_summary, promotions
+from carclf.champion import HOLDOUT_FIELDS, Event, State, model_summary, promotions
 from carclf.formatting import format_value, printable
 from carclf.runs.index import Row
 from carclf.services.storage import Store
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from carclf.dashboard.stage_facts import StageFacts
 
 SCORE_HEADER = ("accuracy", "95%", "public")
-CHAMPIONS_HEADER = ("", "model", "run", *SCORE_HEADER, "rank", "when", "by", "")
+CHAMPIONS_HEADER = ("", "model", "run", *SCORE_HEADER, "rank", "when", "by", "", "")
 RUNS_HEADER = ("", "run", "recipe", "created", "state", "stage", *SCORE_HEADER, "decision", "minutes", "GPU")
 MAX_ROWS = 20  # in each table of a comparison
 
@@ -61,9 +61,10 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     table = [CHAMPIONS_HEADER]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
+        holdout = "" if row["holdout_accuracy"] is None else f"test accuracy {row['holdout_accuracy']:.4f}"
         table.append((
             "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row), str(row["rank"]),
-            row["time"], row["by"], override,
+            row["time"], row["by"], holdout, override,
         ))
     return format_table(table)
 
@@ -118,6 +119,10 @@ def _describe_rule(rule: Mapping[str, Any]) -> str:
 def _describe_event(event: Event) -> str:
     action = event["action"]
     line = f"{event['time']}  {action.replace('_', ' ')}"
+    if action == "measured":
+        values = {name: format_value(event.get(name)) for name in HOLDOUT_FIELDS}
+        return line + ": accuracy on labeled test images {holdout_accuracy} ({holdout_accuracy_low} to " \
+                      "{holdout_accuracy_high})".format_map(values)
     if action == "scored":
         rank = f", rank {event['rank']}" if event["rank"] != "" else ""
         return f"{line}: public score {event['public_score']}{rank}"
