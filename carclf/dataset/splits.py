@@ -321,20 +321,18 @@ def _assign_folds(units: pd.DataFrame, num_folds: int) -> dict[Any, int]:
     """
     names, counts = _count_matrix(units)
     weights = 1 / counts.sum(0) ** 2
-    labels = sorted(units["label"].unique())
     fixed = units["fixed"][~units.index.duplicated()]
     folds = fixed[fixed.notna()].astype(int).to_dict()
-    in_folds = np.zeros((num_folds, len(labels)))
+    in_folds = np.zeros((num_folds, len(weights)))
     is_fixed = fixed.notna().to_numpy()
     np.add.at(in_folds, fixed[is_fixed].to_numpy(int), counts[is_fixed].toarray())
     sizes = np.where(is_fixed, -1, counts.sum(1))
     for unit in np.argsort(-sizes, kind="stable")[: len(names) - is_fixed.sum()]:
         classes = counts.indices[counts.indptr[unit]:counts.indptr[unit + 1]]
         images = counts.data[counts.indptr[unit]:counts.indptr[unit + 1]]
-        # Classes put their extra image into different folds.
-        first = int(labels[classes[0]]) if labels[classes[0]].isdecimal() else int(classes[0])
         scores = in_folds[:, classes] @ (weights[classes] * images)
-        fold = min(range(num_folds), key=lambda fold: (scores[fold], (fold - first) % num_folds))
+        # Classes put their extra image into different folds.
+        fold = min(range(num_folds), key=lambda fold: (scores[fold], (fold - classes[0]) % num_folds))
         folds[names[unit]] = fold
         in_folds[fold, classes] += images
     return folds
