@@ -13,14 +13,14 @@ from carclf import artifacts
 from carclf.artifacts import Archive, Artifact, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext
 from carclf.config import Config, load_config
 from carclf.evaluation import evaluate
-from carclf.evaluation.classification import classification_metrics
+from carclf.evaluation.assessment import Predictions, compute_evaluation
+from carclf.metrics import METRICS
 from carclf.services.storage import Store
 from carclf.stages import promote
 from carclf.stats import class_positions
 
 CLASS_NAMES = ["0", "1", "2"]
 DEFAULT_METRICS: Metrics = {
-    "temperature": 1.0,
     "calibration_error": 0.02,
     "latency_ms": 5.0,
     "model_mb": 9.0,
@@ -43,7 +43,9 @@ def build_archive(store: Store) -> Archive:
     return build_artifact(store, Archive, Provenance(1, {}, {}))
 
 
-def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: Sequence[str] = ()) -> Split:
+def build_split(
+    store: Store, num_val: int = 60, name: str = "split", subsets: Sequence[str] = (), metric: str = "accuracy"
+) -> Split:
     """Build a split of three classes, with all images in validation unless ``subsets`` gives others."""
     positions = range(num_val)
     rows = pd.DataFrame(
@@ -59,7 +61,8 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     )
     rows["pixels_sha256"] = rows["sha256"]
     files = {"split.parquet": rows, "split_history.parquet": rows}
-    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": CLASS_NAMES}, files)
+    provenance = Provenance(1, {}, {"name": name, "metric": metric})
+    return build_artifact(store, Split, provenance, {"class_names": CLASS_NAMES, "metric": metric}, files)
 
 
 def build_candidate(
@@ -76,7 +79,8 @@ def build_candidate(
     archive = build_archive(store)
     split = split or build_split(store)
     provenance = Provenance(1, {"archive": archive.key, "split": split.key}, {"name": name})
-    model = build_artifact(store, Model, provenance, {"name": name}, {"model.keras": name.encode()})
+    properties = {"name": name, "class_names": CLASS_NAMES}
+    model = build_artifact(store, Model, provenance, properties, {"model.keras": name.encode()})
     evaluation = build_evaluation(store, split, model, wrong_positions, config, **metrics)
     return Candidate(archive, split, model, evaluation, config)
 
@@ -101,7 +105,7 @@ def build_ensemble(
     keys = {f"member_{number}": member.model.key for number, member in enumerate(members)}
     files = {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": rows}).encode()}
     provenance = Provenance(1, first.model.inputs | keys, {"weights": list(weights)})
-    model = build_artifact(store, Model, provenance, {}, files)
+    model = build_artifact(store, Model, provenance, {"class_names": CLASS_NAMES}, files)
     evaluation = build_evaluation(store, first.split, model, wrong_positions, first.config)
     return Candidate(first.archive, first.split, model, evaluation, first.config)
 
@@ -114,20 +118,24 @@ def build_evaluation(
     rows = rows[rows["subset"] == "val"].reset_index(drop=True)
     labels = class_positions(rows["label"].to_numpy(), CLASS_NAMES)
     positions = np.where(rows.index.isin(list(wrong_positions)), labels + 1, labels) % len(CLASS_NAMES)
-    evaluation = classification_metrics(labels, np.eye(len(CLASS_NAMES))[positions])
-    predicted = np.array(CLASS_NAMES)[positions]
+    probabilities = np.full((len(rows), len(CLASS_NAMES)), 0.1)
+    probabilities[rows.index, positions] = 0.8
+    predictions = Predictions(rows.assign(path=rows["id"]), CLASS_NAMES, probabilities, METRICS[split.metric])
+    evaluation = compute_evaluation(predictions)
     all_metrics = {
+        **{name: evaluation[name] for name in evaluate.METRIC_FIELDS},
         "val_accuracy": evaluation["accuracy"],
         "val_accuracy_low": evaluation["interval"][0],
         "val_accuracy_high": evaluation["interval"][1],
         **DEFAULT_METRICS,
+        "temperature": evaluation["temperature"],
         **metrics,
     }
     inputs = {"archive": build_archive(store).key, "split": split.key, "model": model.key}
     settings = config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
     files = {
-        "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted),
-        "evaluation.json": json.dumps(evaluation | {"class_names": CLASS_NAMES}).encode(),
+        "predictions.parquet": predictions.table(),
+        "evaluation.json": json.dumps(evaluation).encode(),
     }
     measured = {name: value for name, value in all_metrics.items() if value is not None}
     return build_artifact(store, Evaluation, Provenance(evaluate.VERSION, inputs, settings), measured, files)
