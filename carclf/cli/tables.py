@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
 from carclf.champion import HOLDOUT_FIELDS, Event, State, model_summary, promotions
 from carclf.formatting import format_value, printable
+from carclf.metrics import METRICS
 from carclf.runs.index import Row
 from carclf.services.storage import Store
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from carclf.dashboard.stage_facts import StageFacts
 
 SCORE_HEADER = ("accuracy", "95%", "public")
-CHAMPIONS_HEADER = ("", "model", "run", *SCORE_HEADER, "rank", "when", "by", "", "")
 RUNS_HEADER = ("", "run", "recipe", "created", "state", "stage", *SCORE_HEADER, "decision", "minutes", "GPU")
 MAX_ROWS = 20  # in each table of a comparison
 
@@ -34,10 +34,10 @@ def _four_decimals(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else format_value(value)
 
 
-def _score_cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
-    is_known = row["val_accuracy_low"] is not None
-    interval = f"{row['val_accuracy_low']:.4f}-{row['val_accuracy_high']:.4f}" if is_known else ""
-    return _four_decimals(row["val_accuracy"]), interval, _four_decimals(row["public_score"])
+def _score_cells(row: Mapping[str, Any], name: str = "val_accuracy") -> tuple[str, str, str]:
+    is_known = row[f"{name}_low"] is not None
+    interval = f"{row[f'{name}_low']:.4f}-{row[f'{name}_high']:.4f}" if is_known else ""
+    return _four_decimals(row[name]), interval, _four_decimals(row["public_score"])
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
@@ -58,13 +58,15 @@ def _champion_row(store: Store, state: State, event: Event) -> dict[str, Any]:
 
 def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a table of ``champion_rows``, with a star for the champion."""
-    table = [CHAMPIONS_HEADER]
+    metrics = {row["metric"] for row in rows}
+    metric = METRICS[metrics.pop()].noun if len(metrics) == 1 else "metric"
+    table = [("", "model", "run", metric, *SCORE_HEADER[1:], "rank", "when", "by", "", "")]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
         holdout = "" if row["holdout_accuracy"] is None else f"test accuracy {row['holdout_accuracy']:.4f}"
         table.append((
-            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row), str(row["rank"]),
-            row["time"], row["by"], holdout, override,
+            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row, "val_metric"),
+            str(row["rank"]), row["time"], row["by"], holdout, override,
         ))
     return format_table(table)
 

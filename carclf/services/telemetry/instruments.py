@@ -48,7 +48,7 @@ TRAINING_METRICS = {
 # Keys: the names in the metrics of a finished stage.
 RESULT_METRICS = {
     "val_accuracy": TRAINING_METRICS["val_accuracy"],
-    "threshold": Metric("carclf.gate.threshold", "gauge", "1", "Accuracy that the gate requires"),
+    "threshold": Metric("carclf.gate.threshold", "gauge", "1", "Metric that the gate requires"),
     "public_score": Metric("carclf.public_score", "gauge", "", "Public score of the last submission"),
 }
 METRICS = (
