@@ -249,7 +249,7 @@ class Dataset(Artifact):
 class Split(_Labeled):
     """``split.parquet``, ``split_history.parquet`` and ``leaks.json``.
 
-    ``split.parquet`` has one row per usable labeled image with its ``subset`` (train, val or excluded);
+    ``split.parquet`` has one row per usable labeled image with its ``subset`` (train, val, excluded or holdout);
     ``split_history.parquet`` adds the images of earlier champions' splits.
     """
 
@@ -308,7 +308,7 @@ class Model(_Labeled):
 
 
 class Evaluation(Artifact):
-    """Predictions of the validation images and their metrics.
+    """Predictions of the validation images, or a champion's of the labeled test images, and their metrics.
 
     ``predictions.parquet`` holds id, label, predicted, p<class> (uncalibrated); ``evaluation.json`` all metrics;
     ``error_images.json`` the misclassified images as data URIs; ``report.html`` shows both.

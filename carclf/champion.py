@@ -1,7 +1,7 @@
 """``champion.json``: the champion, the stored threshold with its metric, and the history, changed by compare-and-swap.
 
 The history only grows. Each event has an ``action`` and a ``time``. The actions ``promoted`` and ``rolled_back`` make
-the event's model the champion; ``threshold_changed`` and ``scored`` do not.
+the event's model the champion; ``threshold_changed``, ``scored`` and ``measured`` (on labeled test images) do not.
 """
 
 import json
@@ -24,6 +24,8 @@ MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each ti
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
 # Copied to a rollback's event.
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy", "metric", "val_metric")
+HOLDOUT_FIELDS = ("holdout_accuracy", "holdout_accuracy_low", "holdout_accuracy_high",
+                  "holdout_metric", "holdout_metric_low", "holdout_metric_high")
 State = dict[str, Any]  # StoredState
 Event = dict[str, Any]  # StoredEvent
 Accuracy = Annotated[float, Field(ge=0, le=1)]
@@ -42,7 +44,7 @@ MetricName = Annotated[str, AfterValidator(_require_metric)]
 class StoredEvent(TypedDict, total=False):
     """An event of the history in ``champion.json``. ``rank`` may be empty."""
 
-    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored"]]
+    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored", "measured"]]
     time: Required[str]
     model: ArtifactKey
     run: str
@@ -61,11 +63,18 @@ class StoredEvent(TypedDict, total=False):
     ref: int
     public_score: FiniteFloat
     rank: int | Literal[""]
+    holdout_evaluation: ArtifactKey
+    holdout_accuracy: Accuracy
+    holdout_accuracy_low: Accuracy
+    holdout_accuracy_high: Accuracy
+    holdout_metric: FiniteFloat
+    holdout_metric_low: FiniteFloat
+    holdout_metric_high: FiniteFloat
 
 
 _REQUIRED_FIELDS = {
     "promoted": {"model", "decision"}, "rolled_back": {"model", "previous_model"}, "threshold_changed": {"threshold"},
-    "scored": {"model", "ref", "public_score", "rank"},
+    "scored": {"model", "ref", "public_score", "rank"}, "measured": {"model", "holdout_evaluation", "holdout_accuracy"},
 }
 
 
@@ -257,11 +266,27 @@ def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
         _change_if(store, is_new, lambda state: _with_event(state, event))
 
 
+def record_measurement(store: Store, model_key: str, holdout: Evaluation) -> Event:
+    """Append a champion's metrics on the labeled test images to the history, once per model; return the event."""
+    event: Event = {"action": "measured", "model": model_key, "holdout_evaluation": holdout.key}
+    event |= {name: value for name, value in holdout.metrics.items() if name.startswith("holdout_")}
+    _change_if(store, lambda state: measurement_of_model(state, model_key) is None,
+               lambda state: _with_event(state, event))
+    return measurement_of_model(read_state(store) or {"history": []}, model_key) or event
+
+
+def measurement_of_model(state: State, model_key: str) -> Event | None:
+    """Return the event with a model's metrics on the labeled test images, or None if they were not measured."""
+    measured = (event for event in state["history"] if event["action"] == "measured")
+    return next((event for event in measured if event["model"] == model_key), None)
+
+
 def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
     """Return accuracy, metric, their intervals, last public score and rank of an event's model; None if unknown."""
     metrics = evaluation.metrics if evaluation else {}
     scores = [other for other in state["history"] if other["action"] == "scored" and other["model"] == event["model"]]
     last_score = scores[-1] if scores else {}
+    measurement = measurement_of_model(state, event["model"]) or {}
     return {
         "model": event["model"],
         "run": event.get("run", ""),
@@ -272,6 +297,7 @@ def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> 
         "val_metric": event.get("val_metric", event.get("val_accuracy")),
         "val_metric_low": metrics.get("val_metric_low", metrics.get("val_accuracy_low")),
         "val_metric_high": metrics.get("val_metric_high", metrics.get("val_accuracy_high")),
+        **{name: measurement.get(name) for name in HOLDOUT_FIELDS},
         "public_score": last_score.get("public_score"),
         "rank": last_score.get("rank"),
     }

@@ -83,7 +83,8 @@ class Auditor:
             sample = Sample(*self.load_features(self.archive, self.split))
             # Random networks with different seeds give different features even for the same images.
             is_comparable = self.weights != "none" or split.settings["seed"] == config.seed
-            reference = self.load_features(archive, split) if is_comparable else (split.rows(store), None)
+            rows = split.rows(store).query("subset != 'holdout'")
+            reference = self.load_features(archive, split) if is_comparable else (rows, None)
             drift = measure_drift(sample, Sample(*reference), config.audit, config.seed)
             limit = {
                 "ok": f"within audit.drift_warn = {config.audit.drift_warn}, or explained by chance",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
-from carclf.champion import Event, State, model_summary, promotions
+from carclf.champion import HOLDOUT_FIELDS, Event, State, model_summary, promotions
 from carclf.formatting import format_value, printable
 from carclf.metrics import METRICS
 from carclf.runs.index import Row
@@ -60,12 +60,13 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a table of ``champion_rows``, with a star for the champion."""
     metrics = {row["metric"] for row in rows}
     metric = METRICS[metrics.pop()].noun if len(metrics) == 1 else "metric"
-    table = [("", "model", "run", metric, *SCORE_HEADER[1:], "rank", "when", "by", "")]
+    table = [("", "model", "run", metric, *SCORE_HEADER[1:], "rank", "when", "by", "", "")]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
+        holdout = "" if row["holdout_accuracy"] is None else f"test accuracy {row['holdout_accuracy']:.4f}"
         table.append((
             "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row, "val_metric"),
-            str(row["rank"]), row["time"], row["by"], override,
+            str(row["rank"]), row["time"], row["by"], holdout, override,
         ))
     return format_table(table)
 
@@ -120,6 +121,10 @@ def _describe_rule(rule: Mapping[str, Any]) -> str:
 def _describe_event(event: Event) -> str:
     action = event["action"]
     line = f"{event['time']}  {action.replace('_', ' ')}"
+    if action == "measured":
+        values = {name: format_value(event.get(name)) for name in HOLDOUT_FIELDS}
+        return line + ": accuracy on labeled test images {holdout_accuracy} ({holdout_accuracy_low} to " \
+                      "{holdout_accuracy_high})".format_map(values)
     if action == "scored":
         rank = f", rank {event['rank']}" if event["rank"] != "" else ""
         return f"{line}: public score {event['public_score']}{rank}"

@@ -17,6 +17,9 @@ class Champion(Facts):
     val_accuracy: float | None
     val_accuracy_low: float | None
     val_accuracy_high: float | None
+    holdout_accuracy: float | None = None  # on labeled test images
+    holdout_accuracy_low: float | None = None
+    holdout_accuracy_high: float | None = None
     public_score: float | None
     rank: int | None
     since: str  # ISO 8601

@@ -14,6 +14,7 @@ from carclf.dataset.pixel_matching import MIN_CONTRAST
 TRAIN = "train"
 VAL = "val"
 EXCLUDED = "excluded"
+HOLDOUT = "holdout"
 NO_FOLD = -1
 NO_POSITION = np.iinfo(np.int64).max
 # Limits for two files of the same image: bits of the perceptual hash, and mean difference of the color signatures in
@@ -39,8 +40,13 @@ def with_split_history(rows: pd.DataFrame, history: pd.DataFrame | None) -> pd.D
     return pd.concat([rows, missing.assign(fold=NO_FOLD)], ignore_index=True)
 
 
-def without_excluded_extra_data(split: pd.DataFrame) -> pd.DataFrame:
-    """Return a split's rows without excluded extra data, which are copies of its validation images."""
+def without_excluded_copies(split: pd.DataFrame) -> pd.DataFrame:
+    """Return a split's rows without excluded images that no model was trained on, as copies of validation images.
+
+    These are extra data, and all excluded images if the validation images were given: the column ``source`` is val.
+    """
+    if (split["source"] == "val").any():
+        return split[split["subset"] != EXCLUDED]
     return split[(split["source"] != "extra") | (split["subset"] != EXCLUDED)]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from carclf.artifacts import Metrics
-from carclf.dataset.champion_split import TRAIN, VAL, previous_values
+from carclf.dataset.champion_split import HOLDOUT, TRAIN, VAL, previous_values
 from carclf.dataset.near_hashes import near_pairs_between
 
 # Bits of the perceptual hash. It is larger than the default of duplicates.max_hash_distance and no pixels are compared,
@@ -19,18 +19,31 @@ HASH_MATCHES = "val_train_hash_matches"
 def find_leaks(rows: pd.DataFrame, index: pd.DataFrame, previous: pd.DataFrame | None) -> dict[str, Any]:
     """Return the leak report of a split's rows; ``previous`` are the rows of the champion's split.
 
-    - ``clusters_in_train_and_val``: clusters in both subsets. It is empty by construction.
-    - ``champion_train_in_val``: ids of validation images that the champion was trained on, perhaps as another file.
-    - ``test_copies_in_train``: ids of test images with a copy or near-copy in the training subset.
+    - ``clusters_in_train_and_val``, ``groups_in_train_and_val``: in both subsets. They are empty by construction.
+    - ``champion_train_in_val``, ``champion_train_in_holdout``: ids of validation images, and of labeled test images,
+      that the champion was trained on, perhaps as another file.
+    - ``test_copies_in_train``, ``holdout_copies_in_train``: ids of unlabeled and of labeled test images with a copy or
+      near-copy in the training subset.
+    - ``test_groups_in_train``: ids of all test images whose group is in the training subset.
     - ``val_train_hash_matches``: validation images with the nearest training image of a similar hash (id, train_id,
       hash_distance in bits), nearest first. Most of them are different images.
     """
-    train, val = rows[rows["subset"] == TRAIN], rows[rows["subset"] == VAL]
+    train, val, holdout = (rows[rows["subset"] == subset] for subset in (TRAIN, VAL, HOLDOUT))
     test = index[(index["label"] == "") & (index["problem"] == "")]
+    groups = set(train["group"]) - {""}
+    all_test = pd.concat([test, holdout])
+
+    def trained_on(images: pd.DataFrame) -> list[str]:
+        return images.loc[previous_values(images, previous, "subset") == TRAIN, "id"].tolist()
+
     return {
         "clusters_in_train_and_val": sorted(set(train["cluster"]) & set(val["cluster"])),
-        "champion_train_in_val": val.loc[previous_values(val, previous, "subset") == TRAIN, "id"].tolist(),
+        "groups_in_train_and_val": sorted(groups & set(val["group"])),
+        "champion_train_in_val": trained_on(val),
+        "champion_train_in_holdout": trained_on(holdout),
         "test_copies_in_train": test.loc[test["cluster"].isin(train["cluster"]), "id"].tolist(),
+        "holdout_copies_in_train": holdout.loc[holdout["cluster"].isin(train["cluster"]), "id"].tolist(),
+        "test_groups_in_train": all_test.loc[all_test["group"].isin(groups), "id"].tolist(),
         HASH_MATCHES: _hash_matches(train, val),
     }
 

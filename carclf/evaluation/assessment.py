@@ -29,13 +29,14 @@ class Predictions:
     """Uncalibrated probabilities of validation images, shape (images, classes), with the names of these classes.
 
     ``rows`` have the columns id, path and label, and optionally width, height, brightness, cluster and group.
-    ``metric`` is measured next to accuracy.
+    ``metric`` is measured next to accuracy. If ``temperature`` is None, it is fitted to the labels.
     """
 
     rows: pd.DataFrame
     class_names: list[str]
     probabilities: FloatArray
     metric: Metric = METRICS["accuracy"]
+    temperature: float | None = None
 
     def calibrated(self, temperature: float, class_names: Sequence[str]) -> FloatArray:
         """Return calibrated probabilities of these classes: 0 for those that the model was not trained on."""
@@ -103,7 +104,9 @@ def _calibration(predictions: Predictions) -> dict[str, Any]:
     labels = predictions.rows["label"].to_numpy()
     positions = class_positions(labels, predictions.class_names)
     known = positions >= 0
-    temperature = fit_temperature(positions[known], predictions.probabilities[known])
+    temperature = predictions.temperature
+    if temperature is None:
+        temperature = fit_temperature(positions[known], predictions.probabilities[known])
     confidence = apply_temperature(predictions.probabilities, temperature).max(1)
     correct = predictions.correct()
     bins = reliability_bins(confidence, correct)

@@ -1,4 +1,4 @@
-"""Measure a model on a split's validation images and write its evaluation.
+"""Measure a model on a split's validation images, or a champion on the labeled test images; write its evaluation.
 
 The training framework is imported inside functions, so that reusing an evaluation does not load it.
 """
@@ -20,6 +20,7 @@ from carclf.services.storage import Store
 
 if TYPE_CHECKING:
     import keras
+    import pandas as pd
 
     from carclf.evaluation.assessment import Predictions
     from carclf.reports.error_images import ExplainFunction
@@ -40,6 +41,24 @@ def evaluate_model(archive: Archive, split: Split, model: Model, context: StageC
 
     inputs = {"archive": archive.key, "split": split.key, "model": model.key}
     settings = context.config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt}
+    return build(Evaluation, make, Provenance(VERSION, inputs, settings), context.store)
+
+
+def evaluate_holdout(
+    archive: Archive, split: Split, validation: Evaluation, context: StageContext
+) -> tuple[Evaluation, bool]:
+    """Return the evaluation on the split's labeled test images of a validated model, and whether it was reused.
+
+    The temperature is that of the validation, so that nothing is fitted to these images. The metrics are named
+    holdout_accuracy and so on.
+    """
+    model = Model.require(context.store, validation.input("model"))
+
+    def make(folder: Path) -> Metrics:
+        return _measure_holdout(folder, archive, split, validation, context)
+
+    inputs = {"archive": archive.key, "split": split.key, "model": model.key, "validation": validation.key}
+    settings = context.config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt, "subset": "holdout"}
     return build(Evaluation, make, Provenance(VERSION, inputs, settings), context.store)
 
 
@@ -101,8 +120,6 @@ def _metrics(evaluation: dict[str, Any]) -> Metrics:
 
 
 def _measure(folder: Path, archive: Archive, split: Split, model: Model, context: StageContext) -> Metrics:
-    import numpy as np
-
     from carclf.evaluation.reload_check import reload_difference
     from carclf.inference.tta import milliseconds_per_image
     from carclf.pipeline.batches import Examples, LetterboxedSource
@@ -111,11 +128,7 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, context
     network = model.network(store)
     images = extract_images(archive, store)
     predictions, explain = _predict(network, split, model, images, context)
-    if not np.isfinite(predictions.probabilities).all():
-        raise QualityError(
-            f"The model {model.key} predicts NaN or infinity. Train again with --set force=true and a lower "
-            "fine_tune.learning_rate."
-        )
+    _require_finite(predictions, model)
     measurements: Metrics = {}
     if (difference := reload_difference(model, split.rows(store), images, store)) is not None:
         measurements["reload_difference"] = difference
@@ -125,24 +138,64 @@ def _measure(folder: Path, archive: Archive, split: Split, model: Model, context
     return write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
 
 
+def _measure_holdout(
+    folder: Path, archive: Archive, split: Split, validation: Evaluation, context: StageContext
+) -> Metrics:
+    from carclf.dataset.champion_split import HOLDOUT
+
+    model = Model.require(context.store, validation.input("model"))
+    network = model.network(context.store)
+    images = extract_images(archive, context.store)
+    rows = split.rows(context.store).query("subset == @HOLDOUT").reset_index(drop=True)
+    predictions, explain = _predict_rows(network, rows, model, images, context.config.evaluate)
+    _require_finite(predictions, model)
+    temperature = validation.number("temperature")
+    predictions = replace(predictions, metric=METRICS[split.metric], temperature=temperature)
+    measurements: Metrics = {name: validation.number(name) for name in ("latency_ms", "model_mb")}
+    measurements["subset"] = HOLDOUT
+    metrics = write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
+    return {name.replace("val_", "holdout_", 1): value for name, value in metrics.items()}
+
+
+def _require_finite(predictions: "Predictions", model: Model) -> None:
+    import numpy as np
+
+    if not np.isfinite(predictions.probabilities).all():
+        raise QualityError(
+            f"The model {model.key} predicts NaN or infinity. Train again with --set force=true and a lower "
+            "fine_tune.learning_rate."
+        )
+
+
 def _predict(
     network: "keras.Model", split: Split, model: Model, images: Path, context: StageContext
 ) -> "tuple[Predictions, ExplainFunction | None]":
     """Return predictions of the validation images and, unless the model is an ensemble, a function for heatmaps."""
     from carclf.dataset.champion_split import VAL
     from carclf.evaluation.assessment import Predictions
-    from carclf.inference.gradcam import Explainer
-    from carclf.inference.tta import predict
-    from carclf.pipeline.batches import Examples, LetterboxedSource
 
+    metric = METRICS[split.metric]
     if model.is_ensemble:
         from carclf.ensembles.network import out_of_sample_predictions
 
         rows, probabilities = out_of_sample_predictions(network, model, split, images, context)
-        return Predictions(rows, model.class_names, probabilities, METRICS[split.metric]), None
+        return Predictions(rows, model.class_names, probabilities, metric), None
     rows = split.rows(context.store)
     rows = rows[rows["subset"] == VAL].reset_index(drop=True)
+    predictions, explain = _predict_rows(network, rows, model, images, context.config.evaluate)
+    return replace(predictions, metric=metric), explain
+
+
+def _predict_rows(
+    network: "keras.Model", rows: "pd.DataFrame", model: Model, images: Path, settings: Evaluate
+) -> "tuple[Predictions, ExplainFunction | None]":
+    """Return predictions of images that no member was trained on and, unless it is an ensemble, a heatmap function."""
+    from carclf.evaluation.assessment import Predictions
+    from carclf.inference.gradcam import Explainer
+    from carclf.inference.tta import predict
+    from carclf.pipeline.batches import Examples, LetterboxedSource
+
     source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
-    probabilities = predict(network, source, context.config.evaluate)
-    explain = Explainer(network, images, model.image_size, model.class_names)
-    return Predictions(rows, model.class_names, probabilities, METRICS[split.metric]), explain
+    probabilities = predict(network, source, settings)
+    explain = None if model.is_ensemble else Explainer(network, images, model.image_size, model.class_names)
+    return Predictions(rows, model.class_names, probabilities), explain

@@ -6,7 +6,7 @@ from typing import Any, Self
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
-from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
+from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_copies
 from carclf.metrics import Metric
 from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import PairedBootstrap
@@ -85,7 +85,7 @@ def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:
     validation images, ``other_rows`` those of the other split.
     """
     val = rows[rows["subset"] == VAL]
-    subsets = previous_values(val, without_excluded_extra_data(other_rows), "subset")
+    subsets = previous_values(val, without_excluded_copies(other_rows), "subset")
     return set(val.loc[subsets.isin([TRAIN, EXCLUDED]), "id"])
 
 

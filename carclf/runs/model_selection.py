@@ -84,11 +84,11 @@ def _find_evaluation(store: Store, model: Model, record: Record | None, decision
 
 
 def _first_of_model(store: Store, model: Model, keys: Iterable[str | None]) -> Evaluation | None:
-    """Return the first of these evaluations that evaluates the model on its own split."""
+    """Return the first of these evaluations that validates the model on its own split."""
     for key in keys:
         evaluation = Evaluation.find(store, key) if key else None
         if evaluation is None or evaluation.inputs.get("model") != model.key:
             continue
-        if evaluation.inputs.get("split") == model.inputs.get("split"):
+        if "validation" not in evaluation.inputs and evaluation.inputs.get("split") == model.inputs.get("split"):
             return evaluation
     return None

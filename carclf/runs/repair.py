@@ -271,8 +271,10 @@ def _state_readers(store: Store) -> dict[str, Callable[[], set[str]]]:
 
 
 def _champion_references(store: Store) -> set[str]:
-    references = set()
-    for event in promotions(read_state(store) or {"history": []}):
+    state = read_state(store) or {"history": []}
+    references = {f"evaluations/{event['holdout_evaluation']}" for event in state["history"]
+                  if event["action"] == "measured"}
+    for event in promotions(state):
         references |= {f"{name}s/{event[name]}" for name in ("model", "decision", "evaluation") if name in event}
         if _is_valid(store, Model, event["model"]):
             references.add(f"splits/{Model.require(store, event['model']).input('split')}")

@@ -11,12 +11,16 @@ from carclf.champion import (
     State,
     ensure_state,
     load_event_model,
+    measurement_of_model,
     promotion_of_model,
+    read_state,
+    record_measurement,
     record_promotion,
 )
 from carclf.config import Config, Gate
 from carclf.errors import ServiceError, StageWaiting
-from carclf.evaluation.evaluate import evaluate_champion
+from carclf.evaluation.evaluate import evaluate_champion, evaluate_holdout
+from carclf.formatting import format_pairs
 from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.services.storage import Store, format_command
@@ -53,9 +57,34 @@ def promote(
 ) -> tuple[Decision, bool]:
     """Return the gate's decision, and whether it was reused. If it is "promoted", ``champion.json`` names the model.
 
-    A model that was promoted before keeps its decision and is not promoted again. Raise StageWaiting if
-    ``gate.approval`` is required and nobody has approved yet, ServiceError if other runs keep changing the champion.
+    A promoted model is then measured once on the labeled test images, if there are any. If that fails, the model stays
+    the champion, and running the stage again measures it. A model that was promoted before keeps its decision and is
+    not promoted again. Raise StageWaiting if ``gate.approval`` is required and nobody has approved yet, ServiceError
+    if other runs keep changing the champion.
     """
+    decision, reused = _promote(candidate, context, options)
+    if decision.metric("decision") != "promoted" or not candidate.split.metrics.get("num_holdout"):
+        return decision, reused
+    metrics = decision.metrics | _measure_holdout(candidate, context)
+    reason = "{reason}; accuracy on labeled test images: {holdout_accuracy:.4f} ({holdout_accuracy_low:.4f} to " \
+             "{holdout_accuracy_high:.4f})".format_map(metrics)
+    return decision.model_copy(update={"metrics": metrics | {"reason": reason}}), reused
+
+
+def _measure_holdout(candidate: Candidate, context: StageContext) -> Metrics:
+    """Return the promoted model's metrics on the labeled test images, which are measured once and then recorded."""
+    store, model = context.store, candidate.model.key
+    event = measurement_of_model(read_state(store) or {"history": []}, model)
+    if event is None:
+        holdout, _ = evaluate_holdout(candidate.archive, candidate.split, candidate.evaluation, context)
+        event = record_measurement(store, model, holdout)
+    measured = {name: value for name, value in event.items() if name.startswith("holdout_")}
+    log.info("promote: model=%s %s", model, format_pairs(measured))
+    return measured
+
+
+def _promote(candidate: Candidate, context: StageContext, options: PromotionOptions) -> tuple[Decision, bool]:
+    """Return the gate's decision, and whether it was reused, after recording a promotion."""
     store = context.store
     metric = METRICS[candidate.split.metric]
     threshold = _initial_threshold(candidate, context.config.gate)

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.config import Config
+from carclf.errors import ConfigError
 from carclf.natural_order import sort_naturally
 from carclf.progress import log
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 4
-SUBSETS = ("train", "val", "excluded")
+VERSION = 5
+SUBSETS = ("train", "val", "excluded", "holdout")
 
 
 def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tuple[Split, bool]:
@@ -52,10 +53,11 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
     from carclf.dataset.leaks import find_leaks, leak_metrics
 
     index = dataset.index(context.store)
-    history = champion.history(context.store) if champion else None
+    history = _history(champion, context) if champion else None
     rows = _assign_subsets(index, history, context.config)
-    class_names = sort_naturally(rows["label"])
-    rows = rows.assign(class_index=rows["label"].map({name: position for position, name in enumerate(class_names)}))
+    class_names = sort_naturally(rows.loc[rows["subset"] != "holdout", "label"])
+    positions = {name: position for position, name in enumerate(class_names)}
+    rows = rows.assign(class_index=rows["label"].map(positions).fillna(-1).astype("int64"))
     rows.to_parquet(folder / "split.parquet", index=False)
     with_split_history(rows, history).to_parquet(folder / "split_history.parquet", index=False)
     leaks = find_leaks(rows, index, history)
@@ -65,6 +67,7 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
                     "usual in a cross-validation. Its accuracy on them is too high, and so is that of a model that "
                     "starts from it.", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
+    counts["num_groups"] = int(rows.loc[rows["group"] != "", "group"].nunique())
     metric = dataset.metrics.get("metric", "accuracy")
     return counts | leak_metrics(leaks) | {"class_names": class_names, "metric": metric}
 
@@ -73,10 +76,22 @@ def _seed(config: Config) -> int:
     return config.seed if config.split.seed is None else config.split.seed
 
 
+def _history(champion: Split, context: StageContext) -> "pd.DataFrame":
+    """Return the champion's history; splits of earlier versions have numbers as labels and no groups."""
+    history = champion.history(context.store)
+    return history.assign(label=history["label"].astype(str), group=history.get("group", ""))
+
+
 def _assign_subsets(index: "pd.DataFrame", history: "pd.DataFrame | None", config: Config) -> "pd.DataFrame":
     from carclf.dataset.splits import stratified_holdout, stratified_k_fold
 
     settings, seed = config.split, _seed(config)
+    if num_given := int((index["source"] == "val").sum()):
+        if settings.num_folds:
+            raise ConfigError(f"split.num_folds={settings.num_folds} cannot be used: the data have {num_given} given "
+                              "validation images. Set split.num_folds=0.")
+        log.info("split: num_given_val=%d: the validation images are given, split.val_fraction=%s is not used",
+                 num_given, settings.val_fraction)
     if settings.num_folds:
         return stratified_k_fold(index, num_folds=settings.num_folds, fold=settings.fold, seed=seed, previous=history)
     return stratified_holdout(index, val_fraction=settings.val_fraction, seed=seed, previous=history)

@@ -23,7 +23,7 @@ def build_index(images: Images) -> pd.DataFrame:
         [{"id": name, "path": f"train/{label}/{name}", "label": label, "problem": "", "cluster": cluster,
           "source": "extra" if "extra" in name else "train", "sha256": hashlib.sha256(name.encode()).hexdigest()}
          for name, (label, cluster) in images.items()])
-    return index.assign(pixels_sha256=index["sha256"], phash=np.uint64(0), color_signature=b"")
+    return index.assign(group="", pixels_sha256=index["sha256"], phash=np.uint64(0), color_signature=b"")
 
 
 @st.composite

@@ -18,7 +18,7 @@ from carclf.champion import change_state
 from carclf.config import Config, Evaluate, load_config
 from carclf.dataset.archives import pack
 from carclf.errors import DataError, QualityError
-from carclf.evaluation.evaluate import evaluate_model, with_champion_tta
+from carclf.evaluation.evaluate import evaluate_holdout, evaluate_model, with_champion_tta
 from carclf.inference.calibration import apply_temperature
 from carclf.services.storage import open_store
 from carclf.stages.evaluate import evaluate
@@ -227,6 +227,22 @@ def test_the_stage_evaluates_the_champion_on_the_same_images(
     event = event | {"model": experiment.model.key}
     change_state(experiment.store, lambda state: {**state, "champion": event})
     assert evaluate(*arguments) == (experiment.evaluation, True)
+
+
+def test_labeled_test_images_are_measured_with_the_temperature_of_the_validation(experiment: Experiment) -> None:
+    rows = experiment.rows.assign(subset=experiment.rows["subset"].where(experiment.rows["cluster"] > 30, "holdout"))
+    split = experiment.build_split(rows, "labeled test images")
+    arguments = (experiment.archive, split, experiment.evaluation, experiment.context)
+    holdout, reused = evaluate_holdout(*arguments)
+    assert not reused
+    table = experiment.predictions(holdout)
+    assert table["id"].tolist() == rows.loc[rows["subset"] == "holdout", "id"].tolist()
+    assert holdout.metrics["holdout_accuracy"] == (table["predicted"] == table["label"]).mean()
+    assert holdout.number("holdout_accuracy_low") < holdout.number("holdout_accuracy_high")
+    assert holdout.metrics["temperature"] == experiment.evaluation.metrics["temperature"]
+    assert not [name for name in holdout.metrics if name.startswith("val_")]
+    assert holdout.metrics["subset"] == "holdout"
+    assert evaluate_holdout(*arguments) == (holdout, True)
 
 
 def test_reusing_an_evaluation_does_not_import_the_training_framework(experiment: Experiment) -> None:

@@ -34,7 +34,7 @@ def index_rows(names: range, *, label: str | None = None) -> pd.DataFrame:
         "label": [str(name % 3) if label is None else label for name in names], "problem": "", "source": "train",
         "sha256": digests, "pixels_sha256": digests, "color_signature": [bytes(range(192))] * len(names),
         "phash": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
-        "cluster": list(names),
+        "cluster": list(names), "group": "",
     })
 
 
@@ -143,11 +143,12 @@ def test_the_leak_report_lists_copies_across_subsets(store: Store) -> None:
     test.loc[1, "cluster"] = index.set_index("id")["cluster"][val]
     second, _ = run_split(store, build_dataset(store, pd.concat([index, test], ignore_index=True)))
     leaks = json.loads(second.path(store, "leaks.json").read_text())
-    assert leaks == {"clusters_in_train_and_val": [], "champion_train_in_val": [], "test_copies_in_train": ["1000.jpg"],
+    assert leaks == {"clusters_in_train_and_val": [], "groups_in_train_and_val": [], "champion_train_in_val": [],
+                     "champion_train_in_holdout": [], "test_copies_in_train": ["1000.jpg"],
+                     "holdout_copies_in_train": [], "test_groups_in_train": [],
                      "val_train_hash_matches": [{"id": val, "train_id": train, "hash_distance": 3}]}
-    assert second.metrics == {
-        "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_excluded": 0,
-        "num_clusters_in_train_and_val": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
+    assert second.metrics == dict.fromkeys(second.metrics, 0) | {
+        "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_test_copies_in_train": 1,
         "class_names": ["0", "1", "2"], "metric": "accuracy",
     }
 
@@ -193,3 +194,49 @@ def test_images_missing_for_one_champion_keep_their_subset_afterwards(store: Sto
     assert len(second.rows(store)) == 60
     assert third.number("num_champion_train_in_val") == 0
     assert subsets_by_id(store, third).items() >= subsets_by_id(store, first).items()
+
+
+def test_given_validation_images_replace_the_fraction_but_not_folds(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    index = index_rows(range(90))
+    index.loc[:9, "source"] = "val"
+    index.loc[10:14, "source"] = "holdout"
+    index.loc[14, "label"] = "unknown"
+    data = build_dataset(store, index)
+    caplog.set_level("INFO", "carclf")
+    given, _ = run_split(store, data)
+    assert [given.number(f"num_{subset}") for subset in ("train", "val", "excluded", "holdout")] == [75, 10, 0, 5]
+    assert "num_given_val=10" in caplog.text
+    assert given.class_names == ["0", "1", "2"]
+    rows = given.rows(store).set_index("id")
+    assert rows["class_index"]["14.jpg"] == -1
+    assert rows["class_index"].dtype == np.int64
+    with pytest.raises(ConfigError, match=r"split\.num_folds"):
+        run_split(store, data, load_config("demo", {"split.num_folds": 3}))
+
+
+def test_a_split_counts_groups_and_follows_a_champion_of_an_earlier_version(store: Store) -> None:
+    """Earlier versions had numbers as labels and no groups."""
+    index = index_rows(range(90))
+    first, _ = run_split(store, build_dataset(store, index))
+    folder = {name: first.path(store, name) for name in ("split.parquet", "split_history.parquet")}
+
+    def make(work: Path) -> Metrics:
+        for name, path in folder.items():
+            pd.read_parquet(path).drop(columns="group").astype({"label": int}).to_parquet(work / name)
+        return first.metrics
+
+    earlier = build(Split, make, Provenance(4, first.inputs, {"version": 4}), store)[0]
+    grouped = index_rows(range(60)).assign(group=[f"driver {number // 2 % 5}" if number >= 40 else ""
+                                                  for number in range(60)])
+    is_new = grouped["group"] != ""
+    grouped.loc[is_new, ["id", "sha256", "pixels_sha256"]] += "new"
+    grouped.loc[is_new, "phash"] = ~grouped.loc[is_new, "phash"]
+    second, _ = split(build_dataset(store, grouped), earlier, StageContext(store, CONFIG))
+    old, new = subsets_by_id(store, first), subsets_by_id(store, second)
+    assert all(new[name] == old[name] for name in old if name in new)
+    assert (second.number("num_groups"), second.number("num_groups_in_train_and_val")) == (5, 0)
+    history = second.history(store)
+    assert set(history["label"]) == {"0", "1", "2"}
+    assert len(history) == 110
