@@ -24,7 +24,8 @@ from benchmarks.open_gate import OPEN_GATE
 from benchmarks.original_notebook import NotebookRecipe, train_original_notebook
 from benchmarks.timing import cpu_seconds
 from carclf.config import load_config
-from carclf.demo.competition import Competition, grade, open_competition
+from carclf.demo.competition import Competition, open_competition
+from carclf.demo.grading import grade
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run
 from carclf.services.storage import init_store

@@ -1,10 +1,10 @@
 """Turn a folder in the competition's layout into a competition with an archive and graded submissions."""
 
 import csv
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -19,12 +19,44 @@ HOLDOUT_SEED = 0
 
 @dataclass(frozen=True)
 class Competition:
-    """The archive to serve, the ids of the sample submission in order, and the true classes if known."""
+    """A competition that the demo server serves.
+
+    Attributes:
+        slug: Its name in Kaggle's URLs.
+        archive: The zip to download.
+        ids: The ids of the sample submission in order.
+        truth: The true class of each id, as a submission names it; None if unknown.
+        metric: A key of METRICS, by which submissions are graded.
+        evaluation_metric: Kaggle's text for it.
+        columns: The header of the sample submission. With the kind "probabilities", all but the first are the classes.
+        kind: What a submission contains: the class, the probability of the positive class, or one per class.
+        positive_class: The class of the kind "positive", as in ``truth``.
+        is_notebooks_only: Kaggle rejects submitted files.
+        submissions_disabled: Kaggle rejects all submissions.
+    """
 
     slug: str
     archive: Path
     ids: tuple[str, ...]
     truth: Mapping[str, str] | None
+    metric: str = "accuracy"
+    evaluation_metric: str = "Categorization Accuracy"
+    columns: tuple[str, ...] = ("Id", "Category")
+    kind: Literal["label", "positive", "probabilities"] = "label"
+    positive_class: str = "1"
+    is_notebooks_only: bool = False
+    submissions_disabled: bool = False
+
+
+@dataclass(frozen=True)
+class ServedDataset:
+    """A version of a dataset, and the zip to download; ``status`` is a name of DatabundleVersionStatus in the SDK."""
+
+    owner: str
+    slug: str
+    version: int
+    archive: Path
+    status: str = "READY"
 
 
 def open_competition(
@@ -53,33 +85,6 @@ def open_competition(
         sample_csv=id_category_csv((name, "0") for name in ids),
     )
     return Competition(slug, archive, ids, labels)
-
-
-def grade(competition: Competition, data: bytes) -> tuple[str, str]:
-    """Return the accuracy, truncated to 5 digits ("" without a truth), and an error ("" if there is none)."""
-    try:
-        rows = [row for row in csv.reader(data.decode("utf-8-sig").splitlines()) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        return "", f"The file is not a valid CSV: {error}"
-    truth = competition.truth
-    if (problem := _submission_error(competition.ids, rows)) or truth is None:
-        return "", problem
-    correct = sum(int(category) == int(truth[name]) for name, category in rows[1:])
-    units = correct * 100_000 // len(competition.ids)  # integer arithmetic is exact
-    return f"{units // 100_000}.{units % 100_000:05d}", ""
-
-
-def _submission_error(ids: Sequence[str], rows: list[list[str]]) -> str:
-    if not rows or rows[0] != COLUMNS:
-        return "The columns must be Id,Category"
-    body = rows[1:]
-    if broken := [row for row in body if len(row) != len(COLUMNS)]:
-        return f"Expected two values per row, not {broken[0]!r:.80}"
-    if len(body) != len(ids) or {row[0] for row in body} != set(ids):
-        return f"The file has {len(body)} rows; expected exactly the sample's {len(ids)} ids"
-    if wrong := [row[1] for row in body if not re.fullmatch(r"[0-9]{1,9}", row[1])]:
-        return f"Category must be a class number, not {wrong[0]!r:.80}"
-    return ""
 
 
 def _list_files(folder: Path, pattern: str) -> list[Path]:

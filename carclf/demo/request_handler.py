@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from carclf.demo.faults import FIXED_RESPONSES, JSON_TYPE, Fault
-from carclf.demo.kaggle_backend import ApiError
+from carclf.demo.kaggle_backend import COMPETITION_METHODS, DATASET_METHODS, ApiError
 from carclf.demo.request_body import read_body
 from carclf.demo.served_files import ServedFile, open_file
 from carclf.progress import log
@@ -19,6 +19,9 @@ from carclf.progress import log
 if TYPE_CHECKING:
     from carclf.demo.server import DemoServer
 
+DOWNLOAD_METHODS = frozenset({"DownloadDataFiles", "DownloadDataFile", "DownloadDataset"})
+METHODS_BY_SERVICE = {"competitions.CompetitionApiService": COMPETITION_METHODS | DOWNLOAD_METHODS,
+                      "datasets.DatasetApiService": DATASET_METHODS | DOWNLOAD_METHODS}
 STALL_SECONDS = 30.0
 IDLE_SECONDS = 60.0  # without data, after which a connection is closed
 COPY_BYTES = 1 << 20
@@ -73,7 +76,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             return self._introspect(json.loads(body or b"{}"))
         if self.headers.get("Authorization") not in self.demo.credentials:
             raise ApiError(HTTPStatus.UNAUTHORIZED, "Unauthorized")
-        if service != "competitions.CompetitionApiService":
+        if service not in METHODS_BY_SERVICE or method not in METHODS_BY_SERVICE[service]:
             raise ApiError(HTTPStatus.NOT_FOUND, f"{self.path} is not served here")
         fault = self.demo.next_fault(method)
         if fault and not fault.kind.endswith("_after"):
@@ -81,8 +84,8 @@ class RequestHandler(BaseHTTPRequestHandler):
         return self._respond(method, json.loads(body or b"{}"), fault)
 
     def _respond(self, method: str, request: dict[str, Any], fault: Fault | None) -> None:
-        if method in ("DownloadDataFiles", "DownloadDataFile"):
-            return self._redirect(request, f"{self.demo.competition.slug}.zip")
+        if method in DOWNLOAD_METHODS:
+            return self._redirect(method, request)
         result = self.demo.handle_call(method, request)
         return self._fail(fault) if fault else self._send_json(result)
 
@@ -90,11 +93,15 @@ class RequestHandler(BaseHTTPRequestHandler):
         is_active = request.get("token") == self.demo.token
         self._send_json({"active": is_active, "username": self.demo.username if is_active else ""})
 
-    def _redirect(self, request: dict[str, Any], archive: str) -> None:
-        self.demo.require_competition(request)
-        self.demo.require_rules_accepted()
-        name = quote(str(request.get("fileName") or archive))
-        url = f"{self.demo.url}/download/{name}?signature={self.demo.signature}"
+    def _redirect(self, method: str, request: dict[str, Any]) -> None:
+        if method == "DownloadDataset":
+            dataset = self.demo.require_dataset(request)
+            path = f"datasets/{dataset.owner}/{dataset.slug}/{dataset.version}.zip"
+        else:
+            slug = self.demo.require_competition(request).slug
+            self.demo.require_rules_accepted()
+            path = f"{slug}/{request['fileName']}" if request.get("fileName") else f"{slug}.zip"
+        url = f"{self.demo.url}/download/{quote(path)}?signature={self.demo.signature}"
         self._send(HTTPStatus.FOUND, b"", {"Location": url})
 
     def _download(self) -> None:
@@ -108,10 +115,10 @@ class RequestHandler(BaseHTTPRequestHandler):
         return self._send_named_file(unquote(url.path.removeprefix("/download/")), fault)
 
     def _send_named_file(self, name: str, fault: Fault | None) -> None:
-        member = None if name == f"{self.demo.competition.slug}.zip" else name
+        archive, member = self.demo.find_archive(name)
         with ExitStack() as stack:
             try:
-                file = open_file(self.demo.competition.archive, member, fault, stack)
+                file = open_file(archive, member, fault, stack)
             except KeyError:
                 return self._send_error(HTTPStatus.NOT_FOUND, f"There is no file {name!r}")
             return self._send_file(file, drop=fault is not None and fault.kind.startswith("drop"))

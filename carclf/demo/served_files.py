@@ -39,10 +39,10 @@ def member_sizes(archive: Path) -> dict[str, int]:
         return {member.filename: member.file_size for member in opened.infolist()}
 
 
-def open_file(archive: Path, member: str | None, fault: Fault | None, stack: ExitStack) -> ServedFile:
-    """Open the archive or a member, damaged if ``fault`` requires it; raise KeyError for an unknown member."""
+def open_file(archive: Path, member: str, fault: Fault | None, stack: ExitStack) -> ServedFile:
+    """Open a member or the whole archive (""), damaged if ``fault`` requires it; KeyError for an unknown member."""
     etag = digest(archive)[:32]
-    if member is None:
+    if not member:
         file: IO[bytes] = stack.enter_context(archive.open("rb"))
         num_bytes = archive.stat().st_size
     else:

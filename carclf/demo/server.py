@@ -9,10 +9,10 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from carclf.demo.competition import Competition
+from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.faults import Fault, FaultKind
 from carclf.demo.kaggle_backend import METHODS, KaggleBackend, SubmissionEntry
-from carclf.demo.request_handler import RequestHandler
+from carclf.demo.request_handler import DOWNLOAD_METHODS, RequestHandler
 from carclf.errors import ConfigError
 from carclf.progress import log
 
@@ -20,7 +20,7 @@ __all__ = ["DemoServer", "Fault", "FaultKind", "SubmissionEntry"]
 USERNAME = "demo"
 KEY_ENV_VAR = "CARCLF_DEMO_KEY"  # a key that the clients know already; by default each server generates one
 POLL_SECONDS = 0.1
-COUNTED = METHODS | {"DownloadDataFiles", "DownloadDataFile", "IntrospectToken", "Download", "Upload"}
+COUNTED = METHODS | DOWNLOAD_METHODS | {"IntrospectToken", "Download", "Upload"}
 MAX_CONNECTIONS = 64  # each has a thread
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -55,13 +55,17 @@ class _BoundedServer(ThreadingHTTPServer):
 
 
 class DemoServer(KaggleBackend):
-    """Server of a competition; a context manager that serves in a thread. Raise ConfigError if the port is taken."""
+    """Server of competitions and datasets; a context manager that serves in a thread.
+
+    Raise ConfigError if the port is taken.
+    """
 
     def __init__(
-        self, competition: Competition, *, address: tuple[str, int] = ("127.0.0.1", 0), daily_limit: int = 50,
-        scoring_seconds: float = 0.5, submissions_path: Path | None = None,
+        self, competition: Competition, *others: Competition | ServedDataset,
+        address: tuple[str, int] = ("127.0.0.1", 0), daily_limit: int = 50, scoring_seconds: float = 0.5,
+        submissions_path: Path | None = None,
     ) -> None:
-        super().__init__(competition, daily_limit=daily_limit, scoring_seconds=scoring_seconds,
+        super().__init__(competition, *others, daily_limit=daily_limit, scoring_seconds=scoring_seconds,
                          submissions_path=submissions_path)
         self.username = USERNAME
         self.token = os.environ.get(KEY_ENV_VAR) or secrets.token_hex(16)

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carclf.demo.competition import Competition, grade, open_competition
+from carclf.demo.competition import Competition, open_competition
+from carclf.demo.grading import grade
 from carclf.errors import ConfigError, DataError
 
 IDS = tuple(f"{number}.jpg" for number in (5, 3, 9, 1, 7, 2, 8))
@@ -187,7 +188,7 @@ def test_without_a_truth_there_is_no_score() -> None:
         (submission(["1"] * 7, (*IDS[:6], IDS[0])), "the sample's 7 ids"),
         (submission(["sedan"] * 7), "must be a class number, not 'sedan'"),
         (submission(["1.0"] * 7), "must be a class number"),
-        (submission(["1,1"] * 7), "two values per row"),
+        (submission(["1,1"] * 7), "2 values per row"),
         (b"\xff\xfe", "not a valid CSV"),
         (b"Id,Category\n" + b"x" * (csv.field_size_limit() + 1), "not a valid CSV"),
     ],

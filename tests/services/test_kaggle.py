@@ -79,7 +79,7 @@ def test_a_response_of_several_lines_is_logged_on_one(caplog: pytest.LogCaptureF
         if error := next(responses):
             raise error
 
-    RetryPolicy(SLUG, "KAGGLE_API_TOKEN", max_attempts=2, backoff_seconds=0).call("download cars.zip", call)
+    RetryPolicy("KAGGLE_API_TOKEN", max_attempts=2, backoff_seconds=0).call("download cars.zip", call)
     [message] = caplog.messages
     assert r"busy\nERROR forged" in message
 

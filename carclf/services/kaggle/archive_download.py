@@ -1,4 +1,4 @@
-"""Download of a competition's archive: resumed after a fault, and checked when complete."""
+"""Download of an archive: resumed after a fault, and checked when complete."""
 
 import errno
 import lzma
@@ -107,8 +107,8 @@ def download_archive(
     finally:
         part.unlink(missing_ok=True)
     raise DataError(f"{path.name} is damaged in two complete downloads: {error}. Either Kaggle's copy is damaged, or a "
-                    "proxy cuts it off. Download it in a browser to find out, and contact the competition's host if it "
-                    "is damaged there.")
+                    "proxy cuts it off. Download it in a browser to find out, and contact its host if it is damaged "
+                    "there.")
 
 
 def find_archive_error(path: Path) -> str | None:

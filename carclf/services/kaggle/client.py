@@ -1,29 +1,24 @@
 """Client for a Kaggle competition: data files, submissions and scores."""
 
 import functools
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 
 from carclf.errors import ConfigError, DataError
 from carclf.services.kaggle.addresses import require_public_address
 from carclf.services.kaggle.archive_download import download_archive
+from carclf.services.kaggle.calls import ApiCalls, parse_file, require_type
 from carclf.services.kaggle.credentials import CONNECT_TIMEOUT_SECONDS, create_client, find_credentials
 from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError, http_status
 
-T = TypeVar("T")
-PAGE_SIZE = 100
-MAX_PAGES = 1000
 # Kaggle checks these before it accepts a submission. After other errors, such as 429 from a gateway that repeated the
 # request, the submission may have been counted.
 REJECTION_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
-# The SDK raises any of these for a response that it cannot parse.
-PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -48,6 +43,27 @@ class SubmissionLimits:
     num_total: int
     num_allowed_now: int
     limited_by_total: bool
+
+
+@dataclass(frozen=True)
+class CompetitionDetails:
+    """What Kaggle reports about a competition; a server without this call reports nothing.
+
+    ``evaluation_metric`` is Kaggle's free text, such as "Categorization Accuracy". A passed deadline is no obstacle:
+    most competitions accept late submissions, and Kaggle sets ``submissions_disabled`` for the others.
+    """
+
+    title: str = ""
+    evaluation_metric: str = ""
+    is_notebooks_only: bool = False
+    submissions_disabled: bool = False
+
+    @property
+    def submission_obstacle(self) -> str:
+        """The reason why no file can be submitted; empty if there is none."""
+        if self.is_notebooks_only:
+            return "the competition accepts submissions from Kaggle notebooks only"
+        return "the competition accepts no more submissions" if self.submissions_disabled else ""
 
 
 class UnknownOutcomeError(Exception):
@@ -75,9 +91,14 @@ class KaggleClient:
         self.competition = competition
         self._read_timeout_seconds = read_timeout_seconds
         credentials = find_credentials()
-        self._http = create_client(credentials, read_timeout_seconds=read_timeout_seconds)
-        self._api = self._http.competitions.competition_api_client
-        self._retries = RetryPolicy(competition, credentials.source, max_attempts, backoff_seconds)
+        http = create_client(credentials, read_timeout_seconds=read_timeout_seconds)
+        hints: dict[int, str] = {
+            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
+                                  f"{competition}/rules with the account of the token.",
+            HTTPStatus.NOT_FOUND: f"Check the slug: the setting data.source is {competition!r}.",
+        }  # fmt: skip
+        self._retries = RetryPolicy(credentials.source, max_attempts, backoff_seconds, hints)
+        self._calls = ApiCalls(http, "competitions", {"competition_name": competition}, self._retries)
 
     def check_access(self) -> int:
         """Return the number of data files; raise ConfigError if the account may not download them."""
@@ -86,11 +107,17 @@ class KaggleClient:
         self._retries.call("start a download", lambda: self._request_archive({}).close())
         return num_files
 
+    def details(self) -> CompetitionDetails:
+        """Return what Kaggle reports about the competition."""
+        try:
+            return self._calls.call("read the competition", "GetCompetition", _parse_details)
+        except ConfigError:  # a server without this call; other calls report missing permissions
+            return CompetitionDetails()
+
     def list_files(self) -> list[tuple[str, int, str]]:
         """Return name, size in bytes and creation date of each data file. The list changes when the data change."""
-        files = self._pages("list the data files", self._api.list_data_files, "ListDataFiles",
-                            lambda page: [_parse_file(file) for file in page.files or []])
-        return sorted(files)
+        return sorted(self._calls.pages("list the data files", "ListDataFiles",
+                                        lambda page: [parse_file(file) for file in page.files or []]))
 
     def download(self, folder: Path, *, timeout_seconds: int) -> Path:
         """Download the data to ``<competition>.zip`` in the folder, and check each member of the archive."""
@@ -100,8 +127,7 @@ class KaggleClient:
     def submission_limits(self) -> SubmissionLimits | None:
         """Return Kaggle's numbers of submissions; None if it does not report them."""
         try:
-            limits = self._call("read the submission limits", self._api.get_submission_limits, "GetSubmissionLimits",
-                                _parse_limits)
+            limits = self._calls.call("read the submission limits", "GetSubmissionLimits", _parse_limits)
         except ConfigError:  # a server without this call
             return None
         # All three are zero before the first submission, when the account has not joined a team yet, or from a server
@@ -110,8 +136,8 @@ class KaggleClient:
 
     def list_submissions(self) -> list[SubmissionState]:
         """Return the submissions that Kaggle lists, the newest first. A new one may be missing for some time."""
-        return list(self._pages("list the submissions", self._api.list_submissions, "ListSubmissions",
-                                lambda page: [_parse_submission(entry) for entry in page.submissions or []]))
+        return list(self._calls.pages("list the submissions", "ListSubmissions",
+                                      lambda page: [_parse_submission(entry) for entry in page.submissions or []]))
 
     def find_submission(self, fingerprint: str, *, ref: int = 0) -> SubmissionState | None:
         """Return the newest submission with the fingerprint in its description, or None.
@@ -125,8 +151,7 @@ class KaggleClient:
     def read_submission(self, ref: int, fingerprint: str) -> SubmissionState | None:
         """Return the submission with this number; None if it is missing or has another fingerprint."""
         try:
-            state = self._call(f"read submission {ref}", self._api.get_submission, "GetSubmission", _parse_submission,
-                               ref=ref)
+            state = self._calls.call(f"read submission {ref}", "GetSubmission", _parse_submission, ref=ref)
         except ConfigError:  # on another server, the number may be missing or belong to another file
             return None
         return state if fingerprint in state.description else None
@@ -141,8 +166,8 @@ class KaggleClient:
         Raise ConfigError if Kaggle rejected it, UnknownOutcomeError if Kaggle may have counted it.
         """
         try:
-            return self._invoke(self._api.create_submission, "CreateSubmission", _parse_created, blob_file_tokens=token,
-                                submission_description=description)
+            return self._calls.invoke("CreateSubmission", _parse_created, blob_file_tokens=token,
+                                      submission_description=description)
         except (ConfigError, *TRANSIENT_ERRORS) as error:  # ConfigError: of a redirect that followed the request
             message = f"{type(error).__name__}: {error}"
             try:
@@ -153,15 +178,18 @@ class KaggleClient:
                 raise UnknownOutcomeError(message, permanent) from error
             raise UnknownOutcomeError(message, None) from error
 
-    def leaderboard_rank(self, score: float) -> int | None:
-        """Return the rank of a score on the public leaderboard; None if the leaderboard is empty."""
-        entries = self._pages("read the leaderboard", self._api.get_leaderboard, "GetLeaderboard",
-                              lambda page: [_parse_score(entry.score) for entry in page.submissions or []])
+    def leaderboard_rank(self, score: float, *, higher_is_better: bool = True) -> int | None:
+        """Return the rank of a score on the public leaderboard; None if the leaderboard is empty.
+
+        If the leaderboard has different scores, their order decides which is better, not ``higher_is_better``.
+        """
+        entries = self._calls.pages("read the leaderboard", "GetLeaderboard",
+                                    lambda page: [_parse_score(entry.score) for entry in page.submissions or []])
         scores = [score for score in entries if score is not None]
         if not scores:
             return None
         # The best score comes first, so the order shows whether high or low is better.
-        sign = 1 if scores[0] >= scores[-1] else -1
+        sign = 1 if (scores[0] > scores[-1] if scores[0] != scores[-1] else higher_is_better) else -1
         return 1 + sum(sign * other > sign * score for other in scores)
 
     def _upload(self, path: Path) -> str:
@@ -170,12 +198,11 @@ class KaggleClient:
             modified_seconds = int(path.stat().st_mtime)
         except OSError as error:
             raise ConfigError(f"The submission {path} cannot be read: {error}.") from error
-        token, url = self._invoke(self._api.start_submission_upload, "StartSubmissionUpload", _parse_upload,
-                                  file_name=path.name, content_length=len(data),
-                                  last_modified_epoch_seconds=modified_seconds)
+        token, url = self._calls.invoke("StartSubmissionUpload", _parse_upload, file_name=path.name,
+                                        content_length=len(data), last_modified_epoch_seconds=modified_seconds)
         # The SDK's upload hides the status of a failure, on which a retry depends.
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
-        require_public_address(url, self._http.http_client()._endpoint)
+        require_public_address(url, self._calls.http.http_client()._endpoint)
         try:
             response = requests.put(url, data=data, timeout=timeout, allow_redirects=False)
         except ValueError as error:  # all errors about an invalid URL
@@ -185,56 +212,7 @@ class KaggleClient:
         return token
 
     def _request_archive(self, headers: dict[str, str]) -> requests.Response:
-        session = self._http.http_client()._session
-        # The SDK accepts no headers for a single call; those of its session survive the redirect.
-        session_headers = session.headers.copy()
-        session.headers.update(headers)
-        try:
-            response: requests.Response = self._invoke(self._api.download_data_files, "DownloadDataFiles",
-                                                       lambda response: response)
-        finally:
-            session.headers = session_headers
-        return response
-
-    def _call(
-        self, action: str, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], T], **fields: Any
-    ) -> T:
-        return self._retries.call(action, lambda: self._invoke(method, kind, parse, **fields))
-
-    def _invoke(self, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], T], **fields: Any) -> T:
-        """Call a method of the SDK once; raise one of TRANSIENT_ERRORS for an error or a malformed response."""
-        request = self._request(kind, **fields)
-        try:
-            return parse(method(request))
-        except TRANSIENT_ERRORS:
-            raise
-        except PARSE_ERRORS as error:
-            raise TransientError(f"Kaggle's response to {kind} is malformed: {error!r}") from error
-
-    def _request(self, kind: str, **fields: Any) -> Any:
-        """Return a request of the SDK with these fields."""
-        from kagglesdk.competitions.types import competition_api_service
-
-        request = getattr(competition_api_service, f"Api{kind}Request")()
-        if hasattr(request, "competition_name"):
-            request.competition_name = self.competition
-        for name, value in fields.items():
-            setattr(request, name, value)
-        return request
-
-    def _pages(
-        self, action: str, method: Callable[[Any], Any], kind: str, parse: Callable[[Any], list[T]]
-    ) -> Iterator[T]:
-        def parse_page(page: Any) -> tuple[list[T], str]:
-            return parse(page), _require(str, page.next_page_token or "")
-
-        token = ""
-        for _ in range(MAX_PAGES):
-            entries, next_token = self._call(action, method, kind, parse_page, page_size=PAGE_SIZE, page_token=token)
-            yield from entries
-            if not next_token or next_token == token:
-                return
-            token = next_token
+        return self._calls.request_archive("DownloadDataFiles", headers)
 
 
 def select_submission(submissions: list[SubmissionState], fingerprint: str) -> SubmissionState | None:
@@ -251,33 +229,28 @@ def ungraded_error(state: SubmissionState, competition: str, file: str, fingerpr
                      "run this stage again.")
 
 
-def _require(kind: type[T], value: object) -> T:
-    """Return the value; raise TypeError if it has another type: the SDK does not check the types of fields."""
-    if type(value) is not kind:
-        raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
-    return value
-
-
-def _parse_file(entry: Any) -> tuple[str, int, str]:
-    return _require(str, entry.name), _require(int, entry.total_bytes), str(entry.creation_date or "")
-
-
 def _parse_submission(entry: Any) -> SubmissionState:
-    return SubmissionState(_require(int, entry.ref), entry.status.name, _parse_score(entry.public_score),
+    return SubmissionState(require_type(int, entry.ref), entry.status.name, _parse_score(entry.public_score),
                            str(entry.error_description or ""), str(entry.description or ""))
 
 
+def _parse_details(competition: Any) -> CompetitionDetails:
+    return CompetitionDetails(str(competition.title or ""), str(competition.evaluation_metric or ""),
+                              require_type(bool, competition.is_kernels_submissions_only),
+                              require_type(bool, competition.submissions_disabled))
+
+
 def _parse_limits(limits: Any) -> SubmissionLimits:
-    return SubmissionLimits(_require(int, limits.num_today), _require(int, limits.num_total),
-                            _require(int, limits.num_allowed_now), _require(bool, limits.limited_by_total))
+    return SubmissionLimits(require_type(int, limits.num_today), require_type(int, limits.num_total),
+                            require_type(int, limits.num_allowed_now), require_type(bool, limits.limited_by_total))
 
 
 def _parse_upload(upload: Any) -> tuple[str, str]:
-    return _require(str, upload.token), _require(str, upload.create_url)
+    return require_type(str, upload.token), require_type(str, upload.create_url)
 
 
 def _parse_created(response: Any) -> int:
-    if _require(int, response.ref) <= 0:
+    if require_type(int, response.ref) <= 0:
         raise ValueError(f"there is no submission number in {response.message!r:.200}")
     return int(response.ref)
 
@@ -285,7 +258,7 @@ def _parse_created(response: Any) -> int:
 def _parse_score(text: object) -> float | None:
     # Kaggle's scores are strings; "" means that there is no score yet.
     try:
-        number = float(_require(str, text or ""))
+        number = float(require_type(str, text or ""))
     except ValueError:
         return None
     return number if isfinite(number) else None

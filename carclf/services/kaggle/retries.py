@@ -4,8 +4,8 @@ import email.utils
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -34,12 +34,15 @@ TRANSIENT_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, jso
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Repeats calls after transient errors, and translates all errors to ConfigError or ServiceError."""
+    """Repeats calls after transient errors, and translates all errors to ConfigError or ServiceError.
 
-    competition: str
-    source: str  # of the credentials
+    ``source`` is where the credentials come from, ``hints`` has a fix for each permanent status of a response.
+    """
+
+    source: str
     max_attempts: int
     backoff_seconds: float
+    hints: Mapping[int, str] = field(default_factory=dict)
 
     def call(self, action: str, call: Callable[[], T], *, deadline: float = float("inf")) -> T:
         """Return the result of ``call``, which is repeated if it raises one of TRANSIENT_ERRORS.
@@ -86,13 +89,9 @@ class RetryPolicy:
 
     def _permanent_error(self, action: str, status: int, error: str) -> ConfigError:
         message = f"Could not {action}: Kaggle responded with status {status}: {error}."
-        hints: dict[int, str] = {
-            HTTPStatus.UNAUTHORIZED: f"The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}",
-            HTTPStatus.FORBIDDEN: "Join the competition and accept its rules at https://www.kaggle.com/competitions/"
-                                  f"{self.competition}/rules with the account of the token.",
-            HTTPStatus.NOT_FOUND: f"Check the slug: the setting competition is {self.competition!r}.",
-        }  # fmt: skip
-        hint = hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
+        if status == HTTPStatus.UNAUTHORIZED:
+            return ConfigError(f"{message} The token from {self.source} is invalid or expired. {CREDENTIALS_HELP}")
+        hint = self.hints.get(status, "A retry cannot help: check the request against Kaggle's message.")
         return ConfigError(f"{message} {hint}")
 
 

@@ -1,0 +1,95 @@
+"""Calls of Kaggle's API about one competition or dataset: requests, retries, pages and downloads."""
+
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+
+from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError
+
+T = TypeVar("T")
+PAGE_SIZE = 100
+MAX_PAGES = 1000
+# The SDK raises any of these for a response that it cannot parse.
+PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class ApiCalls:
+    """Calls of one of the SDK's services; ``subject`` has the request fields that name the competition or dataset."""
+
+    http: Any  # the SDK's client
+    service: str  # competitions or datasets
+    subject: Mapping[str, str]
+    retries: RetryPolicy
+
+    def call(self, action: str, kind: str, parse: Callable[[Any], T], **fields: Any) -> T:
+        """Return the parsed response to a call such as GetDataset, which is repeated after transient errors."""
+        return self.retries.call(action, lambda: self.invoke(kind, parse, **fields))
+
+    def invoke(self, kind: str, parse: Callable[[Any], T], **fields: Any) -> T:
+        """Call the API once; raise one of TRANSIENT_ERRORS for an error or a malformed response."""
+        request = self._request(kind, fields)
+        try:
+            return parse(self._method(kind)(request))
+        except TRANSIENT_ERRORS:
+            raise
+        except PARSE_ERRORS as error:
+            raise TransientError(f"Kaggle's response to {kind} is malformed: {error!r}") from error
+
+    def pages(self, action: str, kind: str, parse: Callable[[Any], list[T]], **fields: Any) -> Iterator[T]:
+        """Yield the entries of all pages."""
+
+        def parse_page(page: Any) -> tuple[list[T], str]:
+            return parse(page), require_type(str, page.next_page_token or "")
+
+        token = ""
+        for _ in range(MAX_PAGES):
+            paging = {"page_size": PAGE_SIZE, "page_token": token}
+            entries, next_token = self.call(action, kind, parse_page, **paging, **fields)
+            yield from entries
+            if not next_token or next_token == token:
+                return
+            token = next_token
+
+    def request_archive(self, kind: str, headers: Mapping[str, str], **fields: Any) -> requests.Response:
+        """Return the response to a download, which is sent these headers after the redirect to the storage."""
+        session = self.http.http_client()._session
+        # The SDK accepts no headers for a single call; those of its session survive the redirect.
+        session_headers = session.headers.copy()
+        session.headers.update(headers)
+        try:
+            return self.invoke(kind, lambda response: require_type(requests.Response, response), **fields)
+        finally:
+            session.headers = session_headers
+
+    def _request(self, kind: str, fields: Mapping[str, Any]) -> Any:
+        singular = self.service.removesuffix("s")
+        types = importlib.import_module(f"kagglesdk.{self.service}.types.{singular}_api_service")
+        request = getattr(types, f"Api{kind}Request")()
+        for name, value in self.subject.items():
+            if hasattr(request, name):
+                setattr(request, name, value)
+        for name, value in fields.items():
+            setattr(request, name, value)
+        return request
+
+    def _method(self, kind: str) -> Callable[[Any], Any]:
+        api = getattr(getattr(self.http, self.service), f"{self.service.removesuffix('s')}_api_client")
+        method: Callable[[Any], Any] = getattr(api, re.sub(r"(?<!^)(?=[A-Z])", "_", kind).lower())
+        return method
+
+
+def require_type(kind: type[T], value: object) -> T:
+    """Return the value; raise TypeError if it has another type: the SDK does not check the types of fields."""
+    if type(value) is not kind:
+        raise TypeError(f"{value!r:.40} is not of type {kind.__name__}")
+    return value
+
+
+def parse_file(entry: Any) -> tuple[str, int, str]:
+    """Return the name, the size in bytes and the creation date of a listed file."""
+    return require_type(str, entry.name), require_type(int, entry.total_bytes), str(entry.creation_date or "")
