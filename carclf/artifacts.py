@@ -201,20 +201,30 @@ class _Labeled(Artifact):
 
 
 class Archive(Artifact):
-    """The competition's archive: ``archive.zip`` and, with extra data, ``extra.zip``.
+    """The files of a source: ``archive.zip`` or another archive, or packs; with extra data ``extra.zip``.
 
-    An archive with extra data has the competition's archive as its input and shares its ``archive.zip``.
+    A folder or a bucket is stored as ``listing.parquet`` and ``pack-<n>.zip``, which archives of other states of the
+    source share. An archive with extra data has the source's archive as its input and shares its files.
     """
 
     folder = "archives"
 
     @property
     def content_hash(self) -> str:
-        """A hash of all images: two archives with the same images have the same hash."""
-        archive, extra = self.file("archive.zip"), self.files.get("extra.zip")
-        if extra is None:
-            return archive.sha256
-        return fingerprint(archive=archive.sha256, extra=extra.sha256)
+        """A hash of all files: two archives with the same files have the same hash."""
+        source = str(self.metrics["content"]) if self.is_packed else self.archive_file.sha256
+        extra = self.files.get("extra.zip")
+        return source if extra is None else fingerprint(archive=source, extra=extra.sha256)
+
+    @property
+    def is_packed(self) -> bool:
+        """True for a folder or a bucket, whose files are in packs."""
+        return "listing.parquet" in self.files
+
+    @property
+    def archive_file(self) -> File:
+        """The archive that was downloaded, ``archive.zip`` or with the suffix of another kind of archive."""
+        return self.file(next((name for name in self.files if name.startswith("archive.")), "archive.zip"))
 
 
 class Inspection(Artifact):
@@ -373,8 +383,9 @@ def build(
     """Return the artifact and whether it was reused.
 
     A complete artifact with the same key is returned without calling ``make``. Otherwise ``make`` writes the files
-    into an empty folder and returns the metrics. ``inherited_files`` are files of an input that belong to the new
-    artifact too. If several workers build the same artifact at once, the first manifest wins and all return it.
+    into an empty folder and returns the metrics. ``inherited_files`` are files of other artifacts that belong to the
+    new one too; ``make`` may add to them. If several workers build the same artifact at once, the first manifest wins
+    and all return it.
     Within ``rebuilding``, raise DataError instead of building another artifact of this kind.
     """
     key = provenance.key(kind)
@@ -413,6 +424,11 @@ def rebuilding(path: str, *others: str) -> Iterator[None]:
         yield
     finally:
         _rebuilt.reset(token)
+
+
+def is_rebuilding() -> bool:
+    """Return whether ``build`` replaces a damaged artifact: nothing may be taken from earlier ones."""
+    return bool(_rebuilt.get())
 
 
 def _check_rebuilt(path: str, rebuilt: tuple[str, ...]) -> None:

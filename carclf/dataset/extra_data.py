@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from carclf.artifacts import file_sha256, fingerprint
-from carclf.dataset.layout import IMAGE_SUFFIXES, is_in_junk_folder, is_junk_file
-from carclf.errors import DataError
+from carclf.dataset.layout import EXTRA_FOLDER, IMAGE_SUFFIXES, is_in_junk_folder, is_junk_file
+from carclf.dataset.listing import BucketPrefix
+from carclf.errors import CarclfError, DataError
 from carclf.os_errors import expand_home
 from carclf.progress import log
-from carclf.services.storage import open_store
 from carclf.temporary import temporary_folder
 
 
@@ -39,10 +39,10 @@ def archive_content(path: Path) -> dict[str, str | int]:
 
 @contextmanager
 def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
-    """Yield the images of comma-separated folders and s3:// prefixes; images in a store are downloaded.
+    """Yield the images of comma-separated folders and s3:// prefixes; images in a bucket are downloaded.
 
-    The keys are the paths that they are extracted to: ``extra/<n>/<class>/<name>``. Raises DataError if a source is
-    missing, unreadable or empty, or has an image outside of a class folder.
+    The keys are the paths that they are extracted to: ``extra-data/<n>/<class>/<name>``. Raises DataError if a source
+    is missing, unreadable or empty, or has an image outside of a class folder.
     """
     images: dict[str, Path] = {}
     with temporary_folder() as folder:
@@ -50,10 +50,10 @@ def gather_extra_data(sources: str) -> Iterator[dict[str, Path]]:
             files = _download_images(source, folder / str(number)) if "://" in source else _list_images(source)
             if not files:
                 raise DataError(f"download.extra_data: {source} contains no images. Add images as "
-                                "<class number>/<name>.jpg, or remove it from the setting.")
+                                "<class>/<name>.jpg, or remove it from the setting.")
             for relative, path in files.items():
                 _require_class_folder(source, relative)
-                images[f"extra/{number}/{relative}"] = path
+                images[f"{EXTRA_FOLDER}/{number}/{relative}"] = path
         yield images
 
 
@@ -93,16 +93,17 @@ def _raise_data_error() -> Iterator[None]:
 
 
 def _download_images(source: str, folder: Path) -> dict[str, Path]:
-    """Download all images: a store lists neither sizes nor hashes, which decide whether the extra data are new."""
-    store = open_store(source)
+    """Download all images: the key of the archive depends on their bytes, wherever they are."""
     files: dict[str, Path] = {}
-    for number, key in enumerate(_image_names(source, store.list_keys())):
-        files[key] = folder / f"{number}"
-        try:
-            store.download(key, files[key])
-        except (KeyError, ValueError) as error:
-            raise DataError(f"download.extra_data: cannot download {source}/{key}: {error}. Use only letters, digits "
-                            "and ._- in names, and do not change the images while a run reads them.") from error
+    try:
+        prefix = BucketPrefix(source)
+        entries = {entry.path: entry for entry in prefix.list_entries()}
+        names = _image_names(source, sorted(entries))
+        folder.mkdir()
+        for number, (entry, path) in enumerate(prefix.read([entries[name] for name in names])):
+            files[entry.path] = path.rename(folder / f"{number}")
+    except CarclfError as error:
+        raise type(error)(str(error).replace("data.source", "download.extra_data", 1)) from error
     return files
 
 
@@ -128,6 +129,6 @@ def _require_class_folder(source: str, relative: str) -> None:
     if "\\" in name or not relative.isprintable():  # surrogates (invalid UTF-8) are not printable
         raise DataError(f"download.extra_data: {source} contains {relative!r}, a name that not every system supports. "
                         "Rename it: use printable characters without backslashes.")
-    if "/" in name or not name or not (label.isascii() and label.isdecimal()):
-        raise DataError(f"download.extra_data: {source}/{relative} is not of the form <class number>/<name>. Move it "
-                        "into the folder of its class number.")
+    if "/" in name or not name or not label:
+        raise DataError(f"download.extra_data: {source}/{relative} is not of the form <class>/<name>. Move it into the "
+                        "folder of its class.")

@@ -1,12 +1,4 @@
-"""The layout of a competition's archive: what each of its files is, and the path that it is extracted to.
-
-- ``train/<class number>/<name>``: training images
-- ``test_upload/**/<name>``: test images
-- ``extra/<n>/<class number>/<name>``: extra data, packed by ``download``
-- ``sample-submission.csv`` and ``train.csv``: tables, anywhere in the archive
-
-Folders above ``train`` and ``test_upload`` are dropped, also if they have the same name (``train/train/0/a.jpg``).
-"""
+"""The names of a source's files: which ones a dataset can use, and the names that they are stored under."""
 
 import hashlib
 import re
@@ -14,19 +6,31 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
-SOURCE_BY_FOLDER = {"train": "train", "test_upload": "test", "extra": "extra"}
-TABLES = ("sample-submission.csv", "train.csv")
-PATH_PATTERNS = {  # the group is the class folder
-    "train": re.compile(r"train/([0-9]{1,9})/[^/]+"), "extra": re.compile(r"extra/[0-9]+/([0-9]{1,9})/[^/]+"),
-    "test_upload": re.compile(r"test_upload/().+"),
-}
+EXTRA_FOLDER = "extra-data"  # of the extracted images: extra-data/<n>/<class>/<name>
 IMAGE_SUFFIXES = {
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif",
 }
-# Never read as images, even in a class folder. Files with other extensions, or without one, may be images.
-DOCUMENT_SUFFIXES = {
-    ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".xml", ".html", ".htm", ".pdf", ".ini", ".log", ".yaml", ".yml",
-    ".py", ".ipynb", ".doc", ".docx", ".xls", ".xlsx", ".url", ".lnk",
+TABLE_SUFFIXES = {".csv", ".tsv", ".json"}
+# Never read as images. Files with other extensions, or without one, may be images.
+DOCUMENT_SUFFIXES = TABLE_SUFFIXES | {
+    # Documents and annotations
+    ".txt", ".md", ".rst", ".xml", ".html", ".htm", ".pdf", ".ini", ".cfg", ".log", ".yaml", ".yml", ".toml", ".doc",
+    ".docx", ".xls", ".xlsx", ".ods", ".ppt", ".pptx", ".url", ".lnk", ".svg", ".bib", ".tex", ".jsonl",
+    # Programs
+    ".py", ".pyc", ".ipynb", ".r", ".m", ".sh", ".bat", ".js", ".css", ".c", ".cc", ".cpp", ".h", ".java", ".exe",
+    ".dll", ".so", ".sql", ".php", ".lock",
+    # Data that are not image files
+    ".tfrecord", ".tfrecords", ".tfrec", ".h5", ".hdf5", ".npy", ".npz", ".mat", ".bson", ".dcm", ".nii", ".nrrd",
+    ".pkl", ".pickle", ".parquet", ".feather", ".arrow", ".lmdb", ".mdb", ".db", ".sqlite", ".bin", ".dat", ".data",
+    # Models
+    ".pt", ".pth", ".ckpt", ".pb", ".keras", ".onnx", ".tflite", ".safetensors", ".joblib", ".index",
+    # Audio, video and archives that cannot be read
+    ".mp3", ".wav", ".flac", ".ogg", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".rar", ".zst", ".lz4", ".gz", ".bz2",
+    ".xz", ".z", ".z01", ".001",
+}
+DOCUMENT_NAMES = {
+    "readme", "license", "licence", "copying", "notice", "authors", "changelog", "citation", "makefile", "dockerfile",
+    "version",
 }
 # What file managers and file servers (Synology, QNAP, Windows, macOS) add. Hidden names are added to these.
 JUNK_FOLDERS = {
@@ -51,21 +55,15 @@ def is_junk_file(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK_FILES
 
 
-def path_below_top(parts: Sequence[str], top_folders: Iterable[str]) -> str | None:
-    """Return a folder's path from the innermost top folder on, or None if it is in none of them."""
-    tops = [number for number, part in enumerate(parts) if part.lower() in top_folders]
-    if not tops:
-        return None
-    top, *rest = parts[tops[-1]:]
-    return "/".join([top.lower(), *map(stored_name, rest)])
+def is_useful(parts: Sequence[str]) -> bool:
+    """Return True if a file may be an image or a table, or is JSON.
 
-
-def is_image(path: str) -> bool:
-    """Return True if a file may be an image. Outside of the class folders it needs an image's extension."""
-    suffix = PurePosixPath(path).suffix.lower()
-    if PATH_PATTERNS[path.partition("/")[0]].fullmatch(path):
-        return suffix not in DOCUMENT_SUFFIXES
-    return suffix in IMAGE_SUFFIXES
+    Within folders, files without extension or with an unknown one may be images: ids are written like that.
+    """
+    name = PurePosixPath(parts[-1].lower())
+    if name.suffix in IMAGE_SUFFIXES or name.suffix in TABLE_SUFFIXES:
+        return True
+    return len(parts) > 1 and name.suffix not in DOCUMENT_SUFFIXES and name.stem not in DOCUMENT_NAMES
 
 
 def stored_name(name: str) -> str:

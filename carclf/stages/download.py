@@ -1,45 +1,104 @@
-"""Download the competition's archive, once per version on Kaggle, and add the extra data."""
+"""Download the source's files, only new and changed ones if it lists them, and add the extra data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build
+from carclf.artifacts import Archive, File, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
+from carclf.config.sources import Source, parse_source
 from carclf.dataset.archives import pack
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
+from carclf.dataset.listing import BucketPrefix, Folder, list_source
+from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
+from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import ServiceError
 from carclf.services.kaggle.client import KaggleClient
+from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
 
-VERSION = 1
+VERSION = 2
 
 
 def download(context: StageContext) -> tuple[Archive, bool]:
-    """Return the verified archive with the extra data packed next to it, and whether it was reused.
+    """Return the archive of ``data.source`` with the extra data packed next to it, and whether it was reused.
 
-    It is reused while Kaggle lists the same files, sizes and dates and the extra data have the same bytes. Raise
-    DataError before the download if download.extra_data does not name folders of images.
+    It is reused while the source lists the same files (Kaggle: names, sizes and dates, or the version of a dataset;
+    folder and bucket: paths, sizes and times or ETags; archive file: the same bytes) and the extra data have the same
+    bytes. Raise DataError before the download if download.extra_data does not name folders of images.
     """
+    source = parse_source(context.config.data.source)
     with gather_extra_data(context.config.download.extra_data) as images:
-        archive, reused = _competition_archive(context)
+        archive, reused = _DOWNLOADS[source.kind](source, context)
         return _add_extra_data(archive, images, context.store) if images else (archive, reused)
 
 
-def _competition_archive(context: StageContext) -> tuple[Archive, bool]:
-    config = context.config
-    kaggle = KaggleClient(config.competition)
+def _competition_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+    kaggle = KaggleClient(source.name)
 
     def make(folder: Path) -> Metrics:
-        path = kaggle.download(folder, timeout_seconds=config.download.timeout_seconds)
+        path = kaggle.download(folder, timeout_seconds=context.config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
         return {"num_bytes": (folder / "archive.zip").stat().st_size}
 
     listing = [list(file) for file in kaggle.list_files()]
-    settings = {"competition": config.competition, "listing": listing, "salt": context.salt}
+    settings = {"competition": source.name, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 
 
+def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+    kaggle = DatasetClient(source.name)
+    version = kaggle.resolve(source.version)
+
+    def make(folder: Path) -> Metrics:
+        path = kaggle.download(version, folder, timeout_seconds=context.config.download.timeout_seconds)
+        path.rename(folder / "archive.zip")
+        return {"num_bytes": (folder / "archive.zip").stat().st_size, "version": version}
+
+    settings = {"dataset": source.name, "version": version, "salt": context.salt}
+    return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+
+
+def _file_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+    file = ArchiveFile(source.name)
+    sha256 = file.sha256()
+
+    def make(folder: Path) -> Metrics:
+        target = folder / f"archive{file.suffix}"
+        file.copy(target, sha256)
+        return {"num_bytes": target.stat().st_size}
+
+    settings = {"file": sha256, "suffix": file.suffix, "salt": context.salt}
+    return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+
+
+def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+    """Build an archive that shares the packs of the source's previous archive."""
+    listed = BucketPrefix(source.name) if source.kind == "bucket" else Folder(source.name)
+    files = list_source(listed)
+    settings = {"source": listed.name, "num_files": len(files.entries), "listing": fingerprint(files=files.entries),
+                "salt": context.salt}
+    inherited: dict[str, File] = {}  # known when the archive is built
+
+    def make(folder: Path) -> Metrics:
+        # A forced or repaired archive repeats everything: the earlier packs may be the reason.
+        is_new = bool(context.salt) or is_rebuilding()
+        plan = plan_packs(files, None if is_new else find_previous(listed, context.store), context.store)
+        inherited.update(plan.packs)
+        return write_packs(listed, files, plan, folder)
+
+    archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store, inherited)
+    if not reused:
+        remember(listed, archive, context.store)
+    return archive, reused
+
+
+_DOWNLOADS: Mapping[str, Callable[[Source, StageContext], tuple[Archive, bool]]] = {
+    "competition": _competition_archive, "dataset": _dataset_archive, "file": _file_archive,
+    "folder": _packed_archive, "bucket": _packed_archive,
+}
+
+
 def _add_extra_data(archive: Archive, images: Mapping[str, Path], store: Store) -> tuple[Archive, bool]:
-    """Build an archive that shares the competition's ``archive.zip``, so that new extra data repeat no download."""
+    """Build an archive that shares the source's files, so that new extra data repeat no download."""
     content = images_content(images)
 
     def make(folder: Path) -> Metrics:

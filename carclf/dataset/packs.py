@@ -1,0 +1,114 @@
+"""Packs: the files of a folder or a bucket in a few archives. A new state of the source adds one with its changes."""
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from carclf.artifacts import Archive, File, Metrics, file_sha256, fingerprint
+from carclf.dataset.archives import add_file
+from carclf.dataset.listing import Entry, ListedSource, Listing
+from carclf.errors import DataError
+from carclf.progress import log
+from carclf.services.storage import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_PACK_BYTES = 2 << 30  # a larger pack is continued in another one
+MAX_PACKS = 50  # more than the size requires, before everything is packed again
+MIN_USED_FRACTION = 0.5  # of the bytes in the packs
+LISTING = "listing.parquet"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The new files to read, and what an earlier archive of the same source already has.
+
+    ``kept`` has the rows of the earlier ``listing.parquet`` that are still valid, and ``packs`` are their packs.
+    """
+
+    entries: list[Entry]
+    kept: "pd.DataFrame"
+    packs: Mapping[str, File]
+
+
+def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan:
+    """Return what must be read: the new and changed files, or all of them if too little of the packs is used."""
+    import pandas as pd
+
+    empty = pd.DataFrame(columns=["path", "num_bytes", "version", "pack", "sha256"])
+    if previous is None:
+        return Plan(listing.entries, empty, {})
+    try:
+        table = previous.table(store, LISTING)
+    except DataError as error:
+        log.warning("download: the earlier listing is damaged, reading everything reason=%s", error)
+        return Plan(listing.entries, empty, {})
+    kept = table.merge(pd.DataFrame(listing.entries, columns=Entry._fields), on=Entry._fields)
+    packs = {name: previous.file(name) for name in kept["pack"].unique()}
+    num_bytes = sum(file.num_bytes for file in packs.values())
+    is_sparse = kept["num_bytes"].sum() < MIN_USED_FRACTION * num_bytes
+    if is_sparse or len(packs) >= MAX_PACKS + num_bytes // MAX_PACK_BYTES:
+        log.info("download: packing all files again num_packs=%d used_bytes=%d pack_bytes=%d", len(packs),
+                 kept["num_bytes"].sum(), num_bytes)
+        return Plan(listing.entries, empty, {})
+    old = set(kept["path"])
+    return Plan([entry for entry in listing.entries if entry.path not in old], kept, packs)
+
+
+def write_packs(source: ListedSource, listing: Listing, plan: Plan, folder: Path) -> Metrics:
+    """Read the planned files into new packs, write ``listing.parquet``, and return the archive's metrics.
+
+    The listing has the columns path, num_bytes, version, pack and sha256; ignored files have no pack.
+    """
+    import pandas as pd
+
+    first = 1 + max((int(name[5:-4]) for name in plan.packs), default=-1)
+    new = pd.DataFrame(_write_packs(source, plan.entries, first, folder), columns=plan.kept.columns)
+    ignored = pd.DataFrame({"path": listing.ignored, "num_bytes": 0, "version": "", "pack": "", "sha256": ""})
+    table = pd.concat([part for part in (plan.kept, new, ignored) if len(part)]).sort_values("path", ignore_index=True)
+    table.astype({"num_bytes": "int64"}).to_parquet(folder / LISTING)
+    used = table[table["pack"] != ""]
+    return {
+        "num_bytes": int(used["num_bytes"].sum()), "num_files": len(used), "num_fetched": len(new),
+        "fetched_bytes": int(new["num_bytes"].sum()),
+        "content": fingerprint(files=used[["path", "sha256"]].to_numpy().tolist(), ignored=listing.ignored),
+    }
+
+
+def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder: Path) -> Iterator[tuple[object, ...]]:
+    """Yield the row of each file after it was written."""
+    sizes = accumulate((entry.num_bytes for entry in entries), initial=0)
+    names = [f"pack-{first + size // MAX_PACK_BYTES:04d}.zip" for size in sizes]
+    with closing(source.read(entries)) as files:
+        for name, group in groupby(zip(names, files, strict=False), key=itemgetter(0)):
+            with zipfile.ZipFile(folder / name, "w") as archive:
+                for _, (entry, path) in group:
+                    add_file(archive, entry.path, path)
+                    yield *entry, name, file_sha256(path)
+
+
+def find_previous(source: ListedSource, store: Store) -> Archive | None:
+    """Return the last archive that was built from this source, or None if it is unknown or damaged."""
+    if (pointer := store.read(_pointer_key(source))) is None:
+        return None
+    try:
+        return Archive.find(store, json.loads(pointer.data)["archive"])
+    except (ValueError, LookupError, TypeError, DataError) as error:
+        log.warning("download: the earlier archive is damaged, reading everything reason=%s", error)
+        return None
+
+
+def remember(source: ListedSource, archive: Archive, store: Store) -> None:
+    """Let the next archive of this source share the packs of this one. Of two simultaneous writers, either may win."""
+    store.write(_pointer_key(source), json.dumps({"archive": archive.key, "source": source.name}).encode())
+
+
+def _pointer_key(source: ListedSource) -> str:
+    return f"sources/{fingerprint(source=source.name)}.json"
