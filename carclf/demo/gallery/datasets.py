@@ -5,7 +5,7 @@ import numpy as np
 from carclf.demo.gallery.competitions import TYPES
 from carclf.demo.gallery.drawing import TEST_PER_CLASS, Cars, draw_cars, draw_subsets
 from carclf.demo.gallery.entry import Entry, Expected, Refusal, Rendering
-from carclf.demo.gallery.files import table
+from carclf.demo.gallery.files import Files, table
 
 NAMED = ("Bus", "Car", "Truck", "motorcycle")
 
@@ -23,7 +23,7 @@ def _types(rng: np.random.Generator) -> Rendering:
 def _by_classes_folder(rng: np.random.Generator) -> Rendering:
     names = ("AM General Hummer SUV 2000", "Dodge Ram 3500 2010", "Ram C/V Cargo Van 2012", "smart fortwo 2012")
     folders = tuple(name.replace("/", "-") for name in names)
-    files = {}
+    files: Files = {}
     for subset, cars in zip(("train", "test"), draw_subsets(rng, 4), strict=True):
         paths = _in_folders(f"car_data/car_data/{subset}", cars, folders, "{:05}.jpg")
         rows = [[path.rpartition("/")[2], 5, 5, 60, 60, label + 1]
@@ -50,7 +50,7 @@ def _repeated_names(rng: np.random.Generator) -> Rendering:
     train, test = draw_subsets(rng, 4)
     several = draw_cars(rng, 4, 2)
     top = "fruits-360_dataset/fruits-360"
-    files = {}
+    files: Files = {}
     for folder, cars in (("Training", train), ("Test", test)):
         files |= cars.files([f"{top}/{folder}/{label}/{number // 4}_100.jpg"
                              for number, label in enumerate(cars.names(NAMED))])
@@ -59,11 +59,12 @@ def _repeated_names(rng: np.random.Generator) -> Rendering:
 
 def _three_subsets(rng: np.random.Generator) -> Rendering:
     classes = ("box lacrosse", "figure skating women", "horse jumping", "nascar racing")
-    files, rows = {}, []
+    files: Files = {}
+    rows = []
     for subset, cars in zip(("train", "valid", "test"), (*draw_subsets(rng, 4), draw_cars(rng, 4, 5)), strict=True):
         for number, label in enumerate(cars.names(classes)):
-            rows.append([classes.index(label), f"{subset}/{label}/{number // 4 + 1:03}.jpg", label, subset])
-        files |= cars.files([row[1] for row in rows[-len(cars):]])
+            rows.append((classes.index(label), f"{subset}/{label}/{number // 4 + 1:03}.jpg", label, subset))
+        files |= cars.files([path for _, path, _, _ in rows[-len(cars):]])
     files["sports.csv"] = table(["class id", "filepaths", "labels", "data set"], rows)
     return Rendering(files | {"EfficientNetB0-4-(224 X 224)- 98.72.h5": b"\x89HDF\r\n\x1a\n"})
 
