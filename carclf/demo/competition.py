@@ -126,10 +126,16 @@ def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dic
     if missing := set(ids) - set(answers):
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
                         "them, or omit --truth.")
-    values = {value: value for value in form.values.values()} | form.values
+    values = _submitted_values(form)
     if unknown := {answers[name] for name in ids} - set(values):
         raise DataError(f"{path} has the class {min(unknown)!r}, which is none of {', '.join(form.values)}.")
     return {name: values[answers[name]] for name in ids}
+
+
+def _submitted_values(form: SubmissionFormat) -> dict[str, str]:
+    """Return what a submission contains by class name; a truth may also have these values, or 1 for the positive."""
+    numbers = {str(int(name == form.positive_class)): value for name, value in form.values.items()}
+    return (numbers if form.kind == "positive" else {}) | {value: value for value in form.values.values()} | form.values
 
 
 def _read_table(path: Path, form: SubmissionFormat) -> pd.DataFrame:
