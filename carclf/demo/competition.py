@@ -1,5 +1,6 @@
 """Turn a folder in any layout that is detected into a competition with an archive and graded submissions."""
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from carclf.config import deployment_settings, load_config, parse_override
-from carclf.dataset.archives import extract, write_archive
+from carclf.dataset.archives import IGNORED_FILES, extract, write_archive
 from carclf.dataset.detection.result import Layout, SubmissionFormat
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file
 from carclf.demo.archive import HoldoutArchive, stored_id, write_holdout_archive
@@ -83,7 +84,8 @@ def open_competition(
     with temporary_folder(work) as temporary:
         whole = temporary / "archive.zip"
         write_archive(whole, dict(_list_files(folder)))
-        extract(whole, temporary / "files")
+        ignored = extract(whole, temporary / "files")
+        (temporary / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
         layout = _detect(temporary / "files")
         if holdout is not None:
             return _hold_out(layout, temporary / "files", work / f"{slug}.zip", holdout)

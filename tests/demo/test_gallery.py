@@ -1,5 +1,6 @@
 """The gallery: each entry is rendered alike, detected as expected, and (acceptance) trained, submitted and scored."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from carclf.config import load_config
-from carclf.dataset.archives import extract
+from carclf.dataset.archives import IGNORED_FILES, extract
 from carclf.dataset.detection.detect import detect
 from carclf.dataset.detection.result import Layout
 from carclf.demo.competition import Competition, ServedDataset, open_competition
@@ -42,7 +43,8 @@ def settings(entry: Entry) -> dict[str, Any]:
 def detect_entry(entry: Entry, folder: Path) -> Layout:
     archive = folder / "archive.zip"
     archive.write_bytes(zipped(entry.render().files))
-    extract(archive, folder / "files")
+    ignored = extract(archive, folder / "files")
+    (folder / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
     return detect(folder / "files", load_config("demo", settings(entry)), entry.evaluation_metric)
 
 
@@ -69,10 +71,10 @@ def test_an_entry_has_the_images_that_it_states(name: str) -> None:
     entry = READABLE[name]
     assert isinstance(entry.expected, Expected)
     num_images = entry.expected.num_images
-    assert num_images["train"] == entry.expected.num_classes * TRAIN_PER_CLASS
+    assert num_images["train"] == len(entry.expected.class_names) * TRAIN_PER_CLASS
     if entry.expected.kind:
         assert len(entry.render().truth) == num_images["test"] > 0
-        assert entry.notebooks_only or num_images["test"] >= entry.expected.num_classes * TEST_PER_CLASS
+        assert entry.notebooks_only or num_images["test"] >= len(entry.expected.class_names) * TEST_PER_CLASS
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -92,12 +94,16 @@ def test_the_layout_is_detected(name: str, tmp_path: Path) -> None:
     layout = detect_entry(entry, tmp_path)
     images = layout.images
     assert images["source"].value_counts().to_dict() == dict(expected.num_images)
-    assert len(layout.class_names) == expected.num_classes
+    assert set(layout.class_names) == set(expected.class_names)
     assert layout.metric == expected.metric
     assert (layout.submission.kind if layout.submission else "") == expected.kind
     groups = images.loc[images["source"] == "train", "group"]
     assert groups[groups != ""].nunique() == expected.num_groups
-    if expected.kind:
+    answers = {row.question: row.result for row in layout.detections}
+    assert answers["labels"] == expected.labels
+    if layout.submission:
+        assert expected.id_form in answers["ids"].split(", ")
+        assert set(entry.render().truth.values()) <= {*layout.submission.values.values(), "0", "1"}
         assert set(images.loc[images["source"] == "test", "id"]) == set(entry.render().truth)
 
 
@@ -140,7 +146,7 @@ def test_a_holdout_makes_any_layout_a_competition(name: str, tmp_path: Path, mon
     held = open_competition(tmp_path / "folder", slug="held", work=tmp_path / "work", holdout=0.25)
     assert isinstance(entry.expected, Expected)
     assert held.truth is not None
-    assert len(held.ids) == len(held.truth) == 6 * entry.expected.num_classes
+    assert len(held.ids) == len(held.truth) == 6 * len(entry.expected.class_names)
     extract(held.archive, tmp_path / "files")
     layout = detect(tmp_path / "files", load_config("demo", {"data.source": "held"}), held.evaluation_metric)
     assert layout.images["source"].value_counts()["test"] == len(held.ids)

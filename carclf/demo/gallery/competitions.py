@@ -9,8 +9,21 @@ from carclf.demo.gallery.entry import Entry, Expected, Rendering
 from carclf.demo.gallery.files import Files, table, volumes, zip_table, zipped
 
 TYPES = ("sedan", "estate", "van", "coupe", "buggy")
+BREEDS = ("box_truck", "half-ton_pickup", "sedan", "six-wheel_limousine")
+SPECIES = ("Black Sedan", "Estate (5-door)", "Loose Van", "Small-wheeled Coupe")
+PADDY = ("bacterial_sedan", "brown_estate", "dead_van", "normal")
+DISEASES = ("healthy", "multiple_diseases", "rust", "scab")
+ACTIONS = ("c0", "c1", "c2", "c3")
+TRANSPORT = ("airplane", "automobile", "ship", "truck")
+FISH = ("ALB", "BET", "NoF", "YFT")
+LEAVES = ("Acer_Opalus", "Quercus_Rubra", "Tilia_Oliveri", "Zelkova_Serrata")
+TREES = ("maclura_pomifera", "quercus_montana", "ulmus_rubra", "zelkova_serrata")
+VEHICLES = ("Ambulance", "Boat", "Car", "Truck")
+HERBS = ("Carus coupe", "Carus sedan", "Carus van")
+CATEGORIES = ("0", "3", "8", "19")  # the classes between them do not occur
 SPLIT_3 = {"train": 72, "test": 18}  # images of three and of four classes
 SPLIT_4 = {"train": 96, "test": 24}
+KAPPA = "quadratic_weighted_kappa"
 LOG_LOSS = "Multiclass Loss"
 AUC = "Area Under Receiver Operating Characteristic Curve"
 
@@ -50,23 +63,21 @@ def _doubled_zip(rng: np.random.Generator) -> Rendering:
 
 
 def _breeds(rng: np.random.Generator) -> Rendering:
-    classes = ("box_truck", "half-ton_pickup", "sedan", "six-wheel_limousine")
     train, test = draw_subsets(rng, 4)
     names, ids = ids_of(rng, train, test, "")
     files = train.files([f"train/{name}.jpg" for name in names]) | test.files([f"test/{name}.jpg" for name in ids])
-    files["labels.csv"] = table(["id", "breed"], zip(names, train.names(classes), strict=True))
-    files["sample_submission.csv"] = sample("id", ids, classes, 0.25)
-    return Rendering(files, answers(ids, test.names(classes)))
+    files["labels.csv"] = table(["id", "breed"], zip(names, train.names(BREEDS), strict=True))
+    files["sample_submission.csv"] = sample("id", ids, BREEDS, 0.25)
+    return Rendering(files, answers(ids, test.names(BREEDS)))
 
 
 def _seedlings(rng: np.random.Generator) -> Rendering:
-    classes = ("Black Sedan", "Estate (5-door)", "Loose Van", "Small-wheeled Coupe")
     train, test = draw_subsets(rng, 4)
     names, ids = ids_of(rng, train, test, ".png")
-    paths = [f"train/{label}/{name}" for name, label in zip(names, train.names(classes), strict=True)]
+    paths = [f"train/{label}/{name}" for name, label in zip(names, train.names(SPECIES), strict=True)]
     files = train.files(paths) | test.files([f"test/{name}" for name in ids])
     files["sample_submission.csv"] = sample("file", ids, ("species",), "Black Sedan")
-    return Rendering(files, answers(ids, test.names(classes)))
+    return Rendering(files, answers(ids, test.names(SPECIES)))
 
 
 def _cassava(rng: np.random.Generator) -> Rendering:
@@ -82,44 +93,41 @@ def _cassava(rng: np.random.Generator) -> Rendering:
 
 
 def _paddy(rng: np.random.Generator) -> Rendering:
-    classes = ("bacterial_sedan", "brown_estate", "dead_van", "normal")
     train, test = draw_subsets(rng, 4)
     names, ids = ids_of(rng, train, test, ".jpg")
-    labels = train.names(classes)
+    labels = train.names(PADDY)
     paths = [f"train_images/{label}/{name}" for name, label in zip(names, labels, strict=True)]
     files = train.files(paths) | test.files([f"test_images/{name}" for name in ids])
     rows = [[name, label, rng.choice(["ADT45", "Ponni"]), rng.integers(45, 80)]
             for name, label in zip(names, labels, strict=True)]
     files["train.csv"] = table(["image_id", "label", "variety", "age"], rows)
     files["sample_submission.csv"] = sample("image_id", ids, ("label",), "")
-    return Rendering(files, answers(ids, test.names(classes)))
+    return Rendering(files, answers(ids, test.names(PADDY)))
 
 
 def _one_hot(rng: np.random.Generator) -> Rendering:
-    classes = ("healthy", "multiple_diseases", "rust", "scab")
     train, test = draw_subsets(rng, 4)
     names = [f"Train_{number}" for number in range(len(train))]
     ids = [f"Test_{number}" for number in range(len(test))]
     files = train.files([f"images/{name}.jpg" for name in names]) | test.files([f"images/{name}.jpg" for name in ids])
     rows = [[name, *np.eye(4, dtype=int)[label]] for name, label in zip(names, train.labels, strict=True)]
-    files["train.csv"] = table(["image_id", *classes], rows)
+    files["train.csv"] = table(["image_id", *DISEASES], rows)
     files["test.csv"] = table(["image_id"], [[name] for name in ids])
-    files["sample_submission.csv"] = sample("image_id", ids, classes, 0.25)
-    return Rendering(files, answers(ids, test.names(classes)))
+    files["sample_submission.csv"] = sample("image_id", ids, DISEASES, 0.25)
+    return Rendering(files, answers(ids, test.names(DISEASES)))
 
 
 def _drivers(rng: np.random.Generator) -> Rendering:
-    classes = ("c0", "c1", "c2", "c3")
     train, test = draw_subsets(rng, 4)
     names, ids = ([f"img_{number}.jpg" for number in range(start, start + len(cars))]
                   for start, cars in ((0, train), (1000, test)))
-    labels = train.names(classes)
+    labels = train.names(ACTIONS)
     paths = [f"imgs/train/{label}/{name}" for name, label in zip(names, labels, strict=True)]
     files = train.files(paths) | test.files([f"imgs/test/{name}" for name in ids])
     subjects = [f"p{12 + number // 16:03}" for number in range(len(train))]
     files["driver_imgs_list.csv"] = table(["subject", "classname", "img"], zip(subjects, labels, names, strict=True))
-    files["sample_submission.csv"] = sample("img", ids, classes, 0.25)
-    return Rendering(files, answers(ids, test.names(classes)))
+    files["sample_submission.csv"] = sample("img", ids, ACTIONS, 0.25)
+    return Rendering(files, answers(ids, test.names(ACTIONS)))
 
 
 def _prefixes(rng: np.random.Generator, sample_name: str, value: float) -> Rendering:
@@ -155,15 +163,14 @@ def _grades(rng: np.random.Generator) -> Rendering:
 
 
 def _overlapping_numbers(rng: np.random.Generator) -> Rendering:
-    classes = ("airplane", "automobile", "ship", "truck")
     train, test = draw_subsets(rng, 4)
     names, ids = ([str(number + 1) for number in range(len(cars))] for cars in (train, test))
     return Rendering({
         "train.zip": zipped(train.files([f"train/{name}.png" for name in names])),
         "test.zip": zipped(test.files([f"test/{name}.png" for name in ids])),
-        "trainLabels.csv": table(["id", "label"], zip(names, train.names(classes), strict=True)),
+        "trainLabels.csv": table(["id", "label"], zip(names, train.names(TRANSPORT), strict=True)),
         "sampleSubmission.csv": sample("id", ids, ("label",), "ship"),
-    }, answers(ids, test.names(classes)))  # fmt: skip
+    }, answers(ids, test.names(TRANSPORT)))  # fmt: skip
 
 
 def _zipped_table(rng: np.random.Generator) -> Rendering:
@@ -179,21 +186,20 @@ def _zipped_table(rng: np.random.Generator) -> Rendering:
 
 
 def _two_samples(rng: np.random.Generator) -> Rendering:
-    classes = ("ALB", "BET", "NoF", "YFT")
     train, test = draw_subsets(rng, 4)
     second = draw_cars(rng, 4, 3)
     names, stage_1 = ids_of(rng, train, test, ".jpg")
     stage_2 = [f"test_stg2/image_{number:05}.jpg" for number in range(len(second))]
-    paths = [f"train/{label}/img_{name}" for name, label in zip(names, train.names(classes), strict=True)]
+    paths = [f"train/{label}/img_{name}" for name, label in zip(names, train.names(FISH), strict=True)]
     files: Files = {
         "train.zip": zipped(train.files(paths)),
         "test_stg1.zip": zipped(test.files([f"test_stg1/{name}" for name in stage_1])),
         "test_stg2.zip": zipped(second.files(stage_2)),
     }
     ids = stage_1 + stage_2
-    files |= zip_table("sample_submission_stg1.csv", sample("image", stage_1, classes, 0.25))
-    files |= zip_table("sample_submission_stg2.csv", sample("image", ids, classes, 0.25))
-    return Rendering(files, answers(ids, test.names(classes) + second.names(classes)))
+    files |= zip_table("sample_submission_stg1.csv", sample("image", stage_1, FISH, 0.25))
+    files |= zip_table("sample_submission_stg2.csv", sample("image", ids, FISH, 0.25))
+    return Rendering(files, answers(ids, test.names(FISH) + second.names(FISH)))
 
 
 def _patients(rng: np.random.Generator) -> Rendering:
@@ -208,7 +214,6 @@ def _patients(rng: np.random.Generator) -> Rendering:
 
 
 def _features(rng: np.random.Generator) -> Rendering:
-    classes = ("Acer_Opalus", "Quercus_Rubra", "Tilia_Oliveri", "Zelkova_Serrata")
     train, test = draw_subsets(rng, 4)
     numbers = [str(number) for number in rng.permutation(len(train) + len(test)) + 1]
     names, ids = numbers[: len(train)], numbers[len(train):]
@@ -216,51 +221,48 @@ def _features(rng: np.random.Generator) -> Rendering:
     rows = {name: np.round(rng.uniform(0, 0.1, 12), 6).tolist() for name in numbers}
     files = {"images.zip": zipped(train.files([f"images/{name}.jpg" for name in names])
                                   | test.files([f"images/{name}.jpg" for name in ids]))}
-    labeled = [[name, label, *rows[name]] for name, label in zip(names, train.names(classes), strict=True)]
+    labeled = [[name, label, *rows[name]] for name, label in zip(names, train.names(LEAVES), strict=True)]
     files |= zip_table("train.csv", table(["id", "species", *columns], labeled))
     files |= zip_table("test.csv", table(["id", *columns], [[name, *rows[name]] for name in ids]))
-    files |= zip_table("sample_submission.csv", sample("id", ids, classes, 0.25))
-    return Rendering(files, answers(ids, test.names(classes)))
+    files |= zip_table("sample_submission.csv", sample("id", ids, LEAVES, 0.25))
+    return Rendering(files, answers(ids, test.names(LEAVES)))
 
 
 def _locations(rng: np.random.Generator) -> Rendering:
-    categories = ("0", "3", "8", "19")  # the classes between them do not occur
     train, test = draw_subsets(rng, 4)
     names, ids = ids_of(rng, train, test, "")
     rows = [[name, label, f"{name}.jpg", number // 12] for number, (name, label)
-            in enumerate(zip(names, train.names(categories), strict=True))]
+            in enumerate(zip(names, train.names(CATEGORIES), strict=True))]
     return Rendering({
         "train_images.zip": zipped(train.files([f"{name}.jpg" for name in names])),
         "test_images.zip": zipped(test.files([f"{name}.jpg" for name in ids])),
         "train.csv": table(["id", "category_id", "file_name", "location"], rows),
         "test.csv": table(["id", "file_name", "location"], [[name, f"{name}.jpg", 100] for name in ids]),
         "sample_submission.csv": sample("Id", ids, ("Predicted",), 0),
-    }, answers(ids, test.names(categories)))  # fmt: skip
+    }, answers(ids, test.names(CATEGORIES)))  # fmt: skip
 
 
 def _path_ids(rng: np.random.Generator) -> Rendering:
-    classes = ("maclura_pomifera", "quercus_montana", "ulmus_rubra", "zelkova_serrata")
     train, test = draw_subsets(rng, 4)
     names = [f"images/{number}.jpg" for number in range(len(train))]
     ids = [f"images/{number}.jpg" for number in range(len(train), len(train) + len(test))]
     files = train.files(names) | test.files(ids)
-    files["train.csv"] = table(["image", "label"], zip(names, train.names(classes), strict=True))
+    files["train.csv"] = table(["image", "label"], zip(names, train.names(TREES), strict=True))
     files["test.csv"] = table(["image"], [[image_id] for image_id in ids])
     files["sample_submission.csv"] = sample("image", ids, ("label",), "ulmus_rubra")
-    return Rendering(files, answers(ids, test.names(classes)))
+    return Rendering(files, answers(ids, test.names(TREES)))
 
 
 def _unpadded_numbers(rng: np.random.Generator) -> Rendering:
-    classes = ("Ambulance", "Boat", "Car", "Truck")
     train, test = draw_subsets(rng, 4)
-    labels = train.names(classes)
+    labels = train.names(VEHICLES)
     paths = [f"train/train/{label}/{number:06}_{number % 7:02}.jpg" for number, label in enumerate(labels)]
     ids = [str(number) for number in range(len(test))]
     return Rendering({
         "train.zip": zipped(train.files(paths)),
         "test.zip": zipped(test.files([f"test/testset/{int(number):06}.jpg" for number in ids])),
         "sample_submission.csv": sample("Id", ids, ("Category",), "Car"),
-    }, answers(ids, test.names(classes)))  # fmt: skip
+    }, answers(ids, test.names(VEHICLES)))  # fmt: skip
 
 
 def _frames(rng: np.random.Generator) -> Rendering:
@@ -283,7 +285,7 @@ def _coco(rng: np.random.Generator) -> Rendering:
               for subset, ids in numbers.items()}
     annotations = [{"id": number, "image_id": number, "category_id": 4 * label + 1}
                    for number, label in enumerate(train.labels)]
-    categories = [{"id": 4 * label + 1, "name": f"Carus {TYPES[label]}"} for label in range(3)]
+    categories = [{"id": 4 * label + 1, "name": HERBS[label]} for label in range(3)]
     metadata = {"images": images["train"], "annotations": annotations, "categories": categories}
     files = train.files([f"herbarium/train/{image['file_name']}" for image in images["train"]])
     files |= test.files([f"herbarium/test/{image['file_name']}" for image in images["test"]])
@@ -297,74 +299,75 @@ def _coco(rng: np.random.Generator) -> Rendering:
 COMPETITIONS = (
     Entry("numbered-cars", "competition", "sf-dl-car-classification",
           "Archives within the archive, folders named after class numbers, and a table with the same labels.",
-          _doubled_zip, Expected("table", "name", 4, SPLIT_4, kind="label"), "Categorization Accuracy"),
+          _doubled_zip, Expected("folders", "name", tuple("0123"), SPLIT_4, kind="label"), "Categorization Accuracy"),
     Entry("car-breeds", "competition", "dog-breed-identification",
           "Ids without extension; one probability per class.",
-          _breeds, Expected("table", "stem", 4, SPLIT_4, "log_loss", "probabilities"), LOG_LOSS),
+          _breeds, Expected("table", "stem", BREEDS, SPLIT_4, "log_loss", "probabilities"), LOG_LOSS),
     Entry("car-seedlings", "competition", "plant-seedlings-classification",
           "Class folders only, with spaces, hyphens and parentheses in their names.",
-          _seedlings, Expected("folders", "name", 4, SPLIT_4, "micro_f1", "label"), "MeanFScore"),
+          _seedlings, Expected("folders", "name", SPECIES, SPLIT_4, "micro_f1", "label"), "MeanFScore"),
     Entry("notebooks-only", "competition", "cassava-leaf-disease-classification",
           "Accepts notebooks only: the run ends with the champion. Class numbers have names in a JSON file.",
-          _cassava, Expected("table", "name", 4, {"train": 96, "test": 1}, kind="label"), "Categorization Accuracy",
+          _cassava, Expected("table", "name", tuple(name.title() for name in TYPES[:4]), {"train": 96, "test": 1},
+                             kind="label"), "Categorization Accuracy",
           notebooks_only=True),
     Entry("folders-and-table", "competition", "paddy-disease-classification",
           "The labels are in folders and in a table, next to columns that are no labels; the sample is empty.",
-          _paddy, Expected("table", "name", 4, SPLIT_4, kind="label"), "Categorization Accuracy"),
+          _paddy, Expected("folders", "name", PADDY, SPLIT_4, kind="label"), "Categorization Accuracy"),
     Entry("one-hot", "competition", "plant-pathology-2020-fgvc7",
           "Training and test images in one folder; a column of zeros and ones per class.",
-          _one_hot, Expected("table", "stem", 4, SPLIT_4, "roc_auc", "probabilities"), f"Mean Columnwise {AUC}"),
+          _one_hot, Expected("table", "stem", DISEASES, SPLIT_4, "roc_auc", "probabilities"), f"Mean Columnwise {AUC}"),
     Entry("drivers", "competition", "state-farm-distracted-driver-detection",
           "Images of a driver stay in one subset.",
-          _drivers, Expected("table", "name", 4, SPLIT_4, "log_loss", "probabilities", num_groups=6), LOG_LOSS),
+          _drivers, Expected("folders", "name", ACTIONS, SPLIT_4, "log_loss", "probabilities", num_groups=6), LOG_LOSS),
     Entry("prefixes", "competition", "dogs-vs-cats",
           "Labels are prefixes of file names; the submission contains 0 or 1.",
           lambda rng: _prefixes(rng, "sampleSubmission.csv", 0),
-          Expected("file_names", "stem", 2, {"train": 48, "test": 12}, kind="label"), "Categorization Accuracy",
-          {"submit.positive_class": "dog"}),
+          Expected("file_names", "stem", ("cat", "dog"), {"train": 48, "test": 12}, kind="label"),
+          "Categorization Accuracy", {"submit.positive_class": "dog"}),
     Entry("prefixes-redux", "competition", "dogs-vs-cats-redux-kernels-edition",
           "The same files, but another metric: the submission contains the probability of one class.",
           lambda rng: _prefixes(rng, "sample_submission.csv", 0.5),
-          Expected("file_names", "stem", 2, {"train": 48, "test": 12}, "log_loss", "positive"), "Log Loss",
+          Expected("file_names", "stem", ("cat", "dog"), {"train": 48, "test": 12}, "log_loss", "positive"), "Log Loss",
           {"submit.positive_class": "dog"}),
     Entry("tiles", "competition", "histopathologic-cancer-detection",
           "TIFF images. The sample contains zeros, but the metric requires probabilities.",
-          _tiles, Expected("table", "stem", 2, {"train": 48, "test": 12}, "roc_auc", "positive"), AUC),
+          _tiles, Expected("table", "stem", ("0", "1"), {"train": 48, "test": 12}, "roc_auc", "positive"), AUC),
     Entry("grades", "competition", "aptos2019-blindness-detection",
           "Ordered classes, scored by agreement with the expert (quadratic weighted kappa).",
-          _grades, Expected("table", "stem", 5, {"train": 120, "test": 30}, "quadratic_weighted_kappa", "label"),
+          _grades, Expected("table", "stem", tuple("01234"), {"train": 120, "test": 30}, KAPPA, "label"),
           "QuadraticWeightedKappa"),
     Entry("overlapping-numbers", "competition", "cifar-10",
           "The ids 1, 2, 3, ... occur in the training and in the test folder.",
-          _overlapping_numbers, Expected("table", "stem", 4, SPLIT_4, kind="label"), "Categorization Accuracy"),
+          _overlapping_numbers, Expected("table", "stem", TRANSPORT, SPLIT_4, kind="label"), "Categorization Accuracy"),
     Entry("zipped-table", "competition", "invasive-species-monitoring",
           "The label table is a zip of its own, as in old competitions.",
-          _zipped_table, Expected("table", "stem", 2, {"train": 48, "test": 12}, "roc_auc", "positive"), AUC),
+          _zipped_table, Expected("table", "stem", ("0", "1"), {"train": 48, "test": 12}, "roc_auc", "positive"), AUC),
     Entry("two-samples", "competition", "the-nature-conservancy-fisheries-monitoring",
           "Two sample submissions; the second stage's ids have a folder.",
-          _two_samples, Expected("folders", "path", 4, {"train": 96, "test": 36}, "log_loss", "probabilities"),
+          _two_samples, Expected("folders", "path", FISH, {"train": 96, "test": 36}, "log_loss", "probabilities"),
           LOG_LOSS, {"submit.sample": "sample_submission_stg2.csv"}),
     Entry("patients", "competition", "diabetic-retinopathy-detection",
           "Split volumes; an id such as 10_left contains the patient, who stays in one subset.",
-          _patients, Expected("table", "stem", 3, SPLIT_3, "quadratic_weighted_kappa", "label", num_groups=36),
+          _patients, Expected("table", "stem", tuple("012"), SPLIT_3, KAPPA, "label", num_groups=36),
           "QuadraticWeightedKappa"),
     Entry("features", "competition", "leaf-classification",
           "The label table has numeric columns that are no labels.",
-          _features, Expected("table", "stem", 4, SPLIT_4, "log_loss", "probabilities"), LOG_LOSS),
+          _features, Expected("table", "stem", LEAVES, SPLIT_4, "log_loss", "probabilities"), LOG_LOSS),
     Entry("locations", "competition", "iwildcam-2019-fgvc6",
           "The sample's header differs from the table's; images of a location stay in one subset.",
-          _locations, Expected("table", "stem", 4, SPLIT_4, "macro_f1", "label", num_groups=8), "Macro F1"),
+          _locations, Expected("table", "stem", CATEGORIES, SPLIT_4, "macro_f1", "label", num_groups=8), "Macro F1"),
     Entry("path-ids", "competition", "classify-leaves",
           "Ids are paths, and one folder holds all images.",
-          _path_ids, Expected("table", "path", 4, SPLIT_4, kind="label"), "Categorization Accuracy"),
+          _path_ids, Expected("table", "path", TREES, SPLIT_4, kind="label"), "Categorization Accuracy"),
     Entry("unpadded-numbers", "competition", "vehicle",
           "The id 7 is the file 000007.jpg.",
-          _unpadded_numbers, Expected("folders", "number", 4, SPLIT_4, kind="label"), "Categorization Accuracy"),
+          _unpadded_numbers, Expected("folders", "number", VEHICLES, SPLIT_4, kind="label"), "Categorization Accuracy"),
     Entry("frames", "competition", "rob535-fall-2022-task-1",
           "Ids without the end of the file name; images of a scene stay in one subset.",
-          _frames, Expected("table", "{id}_image.jpg", 3, {"train": 72, "test": 18}, kind="label", num_groups=8),
+          _frames, Expected("table", "{id}_image", tuple("012"), SPLIT_3, kind="label", num_groups=8),
           "Categorization Accuracy"),
     Entry("coco", "competition", "herbarium-2020-fgvc7",
           "Labels and file names are in COCO JSON.",
-          _coco, Expected("json", "json", 3, SPLIT_3, "macro_f1", "label"), "Macro F1"),
+          _coco, Expected("json", "json", HERBS, SPLIT_3, "macro_f1", "label"), "Macro F1"),
 )

@@ -8,6 +8,10 @@ from carclf.demo.gallery.entry import Entry, Expected, Refusal, Rendering
 from carclf.demo.gallery.files import Files, table
 
 NAMED = ("Bus", "Car", "Truck", "motorcycle")
+STANFORD = ("AM General Hummer SUV 2000", "Dodge Ram 3500 2010", "Ram C/V Cargo Van 2012", "smart fortwo 2012")
+STANFORD_FOLDERS = tuple(name.replace("/", "-") for name in STANFORD)
+SPORTS = ("box lacrosse", "figure skating women", "horse jumping", "nascar racing")
+OWN = ("Lada Priora", "Škoda Octavia", "红旗 H9")
 
 
 def _in_folders(folder: str, cars: Cars, classes: tuple[str, ...], name: str = "{:04}.jpg") -> list[str]:
@@ -21,15 +25,13 @@ def _types(rng: np.random.Generator) -> Rendering:
 
 
 def _by_classes_folder(rng: np.random.Generator) -> Rendering:
-    names = ("AM General Hummer SUV 2000", "Dodge Ram 3500 2010", "Ram C/V Cargo Van 2012", "smart fortwo 2012")
-    folders = tuple(name.replace("/", "-") for name in names)
     files: Files = {}
     for subset, cars in zip(("train", "test"), draw_subsets(rng, 4), strict=True):
-        paths = _in_folders(f"car_data/car_data/{subset}", cars, folders, "{:05}.jpg")
+        paths = _in_folders(f"car_data/car_data/{subset}", cars, STANFORD_FOLDERS, "{:05}.jpg")
         rows = [[path.rpartition("/")[2], 5, 5, 60, 60, label + 1]
                 for path, label in zip(paths, cars.labels, strict=True)]
         files |= cars.files(paths) | {f"anno_{subset}.csv": table([], rows)}
-    return Rendering(files | {"names.csv": table([], [[name] for name in names])})
+    return Rendering(files | {"names.csv": table([], [[name] for name in STANFORD])})
 
 
 def _scenes(rng: np.random.Generator) -> Rendering:
@@ -58,12 +60,11 @@ def _repeated_names(rng: np.random.Generator) -> Rendering:
 
 
 def _three_subsets(rng: np.random.Generator) -> Rendering:
-    classes = ("box lacrosse", "figure skating women", "horse jumping", "nascar racing")
     files: Files = {}
     rows = []
     for subset, cars in zip(("train", "valid", "test"), (*draw_subsets(rng, 4), draw_cars(rng, 4, 5)), strict=True):
-        for number, label in enumerate(cars.names(classes)):
-            rows.append((classes.index(label), f"{subset}/{label}/{number // 4 + 1:03}.jpg", label, subset))
+        for number, label in enumerate(cars.names(SPORTS)):
+            rows.append((SPORTS.index(label), f"{subset}/{label}/{number // 4 + 1:03}.jpg", label, subset))
         files |= cars.files([path for _, path, _, _ in rows[-len(cars):]])
     files["sports.csv"] = table(["class id", "filepaths", "labels", "data set"], rows)
     return Rendering(files | {"EfficientNetB0-4-(224 X 224)- 98.72.h5": b"\x89HDF\r\n\x1a\n"})
@@ -71,7 +72,7 @@ def _three_subsets(rng: np.random.Generator) -> Rendering:
 
 def _own_folder(rng: np.random.Generator) -> Rendering:
     cars = draw_cars(rng, 3)
-    return Rendering(cars.files(_in_folders("2024", cars, ("Lada Priora", "Škoda Octavia", "红旗 H9"))))
+    return Rendering(cars.files(_in_folders("2024", cars, OWN)))
 
 
 def _lying_folders(rng: np.random.Generator) -> Rendering:
@@ -114,25 +115,25 @@ def _lists(rng: np.random.Generator, id_column: str, label_column: str, labels: 
 DATASETS = (
     Entry("vehicle-types", "dataset", "kaggle/vehicle-type-recognition",
           "Class folders, and nothing else.",
-          _types, Expected("folders", "", 4, {"train": 96})),
+          _types, Expected("folders", "", NAMED, {"train": 96})),
     Entry("cars-by-class", "dataset", "jutrera/stanford-car-dataset-by-classes-folder",
           "A doubled folder, a labeled test set, tables without a header, and a class whose name has a slash.",
-          _by_classes_folder, Expected("folders", "", 4, {"train": 96, "holdout": 24})),
+          _by_classes_folder, Expected("folders", "", STANFORD_FOLDERS, {"train": 96, "holdout": 24})),
     Entry("scenes", "dataset", "puneet6060/intel-image-classification",
           "Three doubled folders: training, labeled test images, and images to predict.",
-          _scenes, Expected("folders", "", 4, {"train": 96, "holdout": 24, "test": 20})),
+          _scenes, Expected("folders", "", NAMED, {"train": 96, "holdout": 24, "test": 20})),
     Entry("nested-duplicate", "dataset", "alxmamaev/flowers-recognition",
           "The class folders occur twice, the second time within the first.",
-          _nested_duplicate, Expected("folders", "", 4, {"train": 96})),
+          _nested_duplicate, Expected("folders", "", NAMED, {"train": 96})),
     Entry("repeated-names", "dataset", "moltean/fruits",
           "The same file names in all classes and subsets, and a folder of images without labels.",
-          _repeated_names, Expected("folders", "", 4, {"train": 96, "holdout": 24, "test": 8})),
+          _repeated_names, Expected("folders", "", NAMED, {"train": 96, "holdout": 24, "test": 8})),
     Entry("three-subsets", "dataset", "gpiosenka/sports-classification",
           "Given training, validation and test images, in folders and in a table.",
-          _three_subsets, Expected("folders", "", 4, {"train": 96, "val": 24, "holdout": 20})),
+          _three_subsets, Expected("folders", "", SPORTS, {"train": 96, "val": 24, "holdout": 20})),
     Entry("my-cars", "folder", "a folder of your own",
           "A folder per class, with names in any script.",
-          _own_folder, Expected("folders", "", 3, {"train": 72})),
+          _own_folder, Expected("folders", "", OWN, {"train": 72})),
 )
 REFUSALS = (
     Entry("hotel-chains", "dataset", "hotel-id-2021-fgvc8",

@@ -30,12 +30,13 @@ class Expected:
     """What must be detected: the values of Layout, and words of the detections.
 
     ``labels`` is a value of ``data.label_source``, ``id_form`` one of ``data.id_form`` ("" without ids),
-    ``num_images`` the images by source, and ``kind`` that of the submission ("" without one).
+    ``num_images`` the images by source, and ``kind`` that of the submission ("" without one). ``class_names`` are in
+    any order.
     """
 
     labels: Literal["folders", "table", "file_names", "json"]
     id_form: str
-    num_classes: int
+    class_names: tuple[str, ...]
     num_images: Mapping[str, int]
     metric: str = "accuracy"
     kind: Literal["label", "positive", "probabilities", ""] = ""

@@ -56,7 +56,8 @@ def _result(entry: Entry) -> str:
         return f"Stops with an error that names `{expected.setting}`." if expected.setting else (
             f"Rejected: the error explains that carclf does not read such data ({expected.word}).")
     counts = ", ".join(f"{number} {SOURCES[name]} images" for name, number in expected.num_images.items())
-    facts = [f"labels from {LABELS[expected.labels]}", f"{expected.num_classes} classes", counts,
+    names = ", ".join(f"`{name}`" for name in expected.class_names)
+    facts = [f"labels from {LABELS[expected.labels]}", f"classes {names}", counts,
              f"metric {METRICS[expected.metric].title}"]
     if expected.id_form:
         facts.append(f"ids are {FORMS.get(expected.id_form, f'`{expected.id_form}`')}")
