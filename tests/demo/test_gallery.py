@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from carclf.dataset.detection.detect import detect
 
 from carclf.config import load_config
 from carclf.dataset.archives import IGNORED_FILES, extract
-from carclf.dataset.detection.detect import detect
 from carclf.dataset.detection.result import Layout
 from carclf.demo.competition import Competition, ServedDataset, open_competition
 from carclf.demo.gallery.drawing import TEST_PER_CLASS, TRAIN_PER_CLASS
