@@ -86,7 +86,7 @@ def open_competition(
         write_archive(whole, dict(_list_files(folder)))
         ignored = extract(whole, temporary / "files")
         (temporary / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
-        layout = _detect(temporary / "files")
+        layout = _detect(temporary / "files", slug)
         if holdout is not None:
             return _hold_out(layout, temporary / "files", work / f"{slug}.zip", holdout)
         competition = _read_competition(layout, folder, work / f"{slug}.zip", truth)
@@ -101,10 +101,11 @@ def _list_files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield "/".join(parts), path
 
 
-def _detect(files: Path) -> Layout:
+def _detect(files: Path, slug: str) -> Layout:
     from carclf.dataset.detection.detect import detect
 
-    return detect(files, load_config("gpu", dict(map(parse_override, deployment_settings([])))))
+    settings = deployment_settings([f"data.source={slug}"])
+    return detect(files, load_config("gpu", dict(map(parse_override, settings))))
 
 
 def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path | None) -> Competition:
@@ -112,6 +113,8 @@ def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path |
     if form is None:
         raise DataError(f"{folder} has no sample submission. Add one, give a holdout of 0.2, or train without a "
                         f"competition: data.source={folder}.")
+    if errors := [finding.message for finding in layout.findings if finding.severity == "error"]:
+        raise DataError(f"{folder}: {errors[0]}")
     ids = tuple(layout.images.loc[layout.images["source"] == "test", "id"])
     answers = None if truth is None else _read_truth(ids, truth, form)
     return Competition(

@@ -125,7 +125,8 @@ def test_docs_layouts_is_current() -> None:
 def test_a_folder_with_a_sample_is_served_as_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = ENTRIES[name]
     rendering = entry.write(tmp_path / "folder")
-    overrides = [*entry.settings.items(), ("data.metric", READABLE[name].expected.metric)]
+    assert isinstance(entry.expected, Expected)
+    overrides = [*entry.settings.items(), ("data.metric", entry.expected.metric)]
     monkeypatch.setenv("CARCLF_SETTINGS", " ".join(f"{key}={value}" for key, value in overrides))
     served = serve_entry(entry, tmp_path / "served")
     assert isinstance(served, Competition)
@@ -142,11 +143,14 @@ def test_a_folder_with_a_sample_is_served_as_it_is(name: str, tmp_path: Path, mo
 def test_a_holdout_makes_any_layout_a_competition(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = READABLE[name]
     entry.write(tmp_path / "folder")
-    monkeypatch.setenv("CARCLF_SETTINGS", " ".join(f"{key}={value}" for key, value in entry.settings.items()))
-    held = open_competition(tmp_path / "folder", slug="held", work=tmp_path / "work", holdout=0.25)
     assert isinstance(entry.expected, Expected)
+    overrides = [*entry.settings.items(), ("data.metric", entry.expected.metric)]
+    monkeypatch.setenv("CARCLF_SETTINGS", " ".join(f"{key}={value}" for key, value in overrides))
+    held = open_competition(tmp_path / "folder", slug="held", work=tmp_path / "work", holdout=0.25)
     assert held.truth is not None
-    assert len(held.ids) == len(held.truth) == 6 * len(entry.expected.class_names)
+    num_per_class = (entry.expected.num_images["train"] + entry.expected.num_images.get("val", 0)) / len(
+        entry.expected.class_names)
+    assert len(held.ids) == len(held.truth) == round(0.25 * num_per_class) * len(entry.expected.class_names)
     extract(held.archive, tmp_path / "files")
     layout = detect(tmp_path / "files", load_config("demo", {"data.source": "held"}), held.evaluation_metric)
     assert layout.images["source"].value_counts()["test"] == len(held.ids)

@@ -368,6 +368,7 @@ COMPETITIONS = (
           _frames, Expected("table", "{id}_image", tuple("012"), SPLIT_3, kind="label", num_groups=8),
           "Categorization Accuracy"),
     Entry("coco", "competition", "herbarium-2020-fgvc7",
-          "Labels and file names are in COCO JSON.",
-          _coco, Expected("json", "json", HERBS, SPLIT_3, "macro_f1", "label"), "Macro F1"),
+          "Labels and file names are in COCO JSON; the folders mean nothing.",
+          _coco, Expected("json", "json", HERBS, SPLIT_3, "macro_f1", "label"), "Macro F1",
+          {"data.label_source": "json"}),
 )
