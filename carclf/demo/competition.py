@@ -113,9 +113,10 @@ def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path |
     if form is None:
         raise DataError(f"{folder} has no sample submission. Add one, give a holdout of 0.2, or train without a "
                         f"competition: data.source={folder}.")
-    if errors := [finding.message for finding in layout.findings if finding.severity == "error"]:
-        raise DataError(f"{folder}: {errors[0]}")
-    ids = tuple(layout.images.loc[layout.images["source"] == "test", "id"])
+    ids = layout.test_ids
+    if missing := set(ids) - set(layout.images.loc[layout.images["source"] == "test", "id"]):
+        raise DataError(f"{form.sample} has {len(missing)} ids without an image, the first {min(missing)!r}. Add the "
+                        "images or remove the rows.")
     answers = None if truth is None else _read_truth(ids, truth, form)
     return Competition(
         archive.stem, archive, ids, answers, layout.metric, METRICS[layout.metric].title,
