@@ -47,6 +47,10 @@ class ServiceError(CarclfError):
     exit_status = 75
 
 
+class StageSkipped(Exception):
+    """A stage has nothing to do, so this stage and those after it are skipped. The message is the reason."""
+
+
 class StageWaiting(Exception):
     """A stage is waiting for an external event and must be run again. This is not an error.
 

@@ -22,6 +22,7 @@ from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
     AirflowRescheduleException,
+    AirflowSkipException,
     DownstreamTasksSkipped,
 )
 
@@ -96,6 +97,9 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
     environment = child_environment(stage) | airflow_run_environment(context)
     ended = run_command(stage, ["--run", run_id, *arguments, *settings], environment)
     result = truncate_result(ended.result or {})
+    if ended.status == EXIT_SKIP and not result["key"]:
+        context["ti"].xcom_push(key="return_value", value=result)
+        raise AirflowSkipException(f"{stage} is skipped, and the tasks after it: {result['skip_reason']}")
     if ended.status == EXIT_SKIP:
         log.info("%s: skipping downstream tasks reason=%s", stage, result["skip_reason"])
         skip_tasks(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)

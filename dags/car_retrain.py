@@ -17,6 +17,7 @@ into a terminal. A stage whose inputs and settings are unchanged logs `reused` a
 | promote | the store is unavailable (a weak model skips submit and score) | train longer, or change the threshold |
 | approval | never: without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
 | submit | Kaggle is down; it waits at the daily limit and after a lost response | none: it submits once |
+| submit | never: if nothing can be submitted to the source, it is skipped and shows the reason | none |
 | score | scoring takes more than six hours, or Kaggle could not grade | open the submission on Kaggle |
 
 Exit status 65 (data) and 78 (configuration) are not retried; 75 (a transient error) is. If `gate.approval` is

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from carclf import artifacts
@@ -15,8 +16,9 @@ from carclf.evaluation import evaluate
 from carclf.evaluation.metrics import classification_metrics
 from carclf.services.storage import Store
 from carclf.stages import promote
+from carclf.stats import class_positions
 
-NUM_CLASSES = 3
+CLASS_NAMES = ["0", "1", "2"]
 DEFAULT_METRICS: Metrics = {
     "temperature": 1.0,
     "calibration_error": 0.02,
@@ -47,7 +49,7 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     rows = pd.DataFrame(
         {
             "id": [f"{position}.jpg" for position in positions],
-            "label": [position % NUM_CLASSES for position in positions],
+            "label": [CLASS_NAMES[position % 3] for position in positions],
             "subset": list(subsets) or "val",
             "sha256": [f"{position:064x}" for position in positions],
             "source": "train",
@@ -57,7 +59,7 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     )
     rows["pixels_sha256"] = rows["sha256"]
     files = {"split.parquet": rows, "split_history.parquet": rows}
-    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, files)
+    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": CLASS_NAMES}, files)
 
 
 def build_candidate(
@@ -110,9 +112,10 @@ def build_evaluation(
     """Build the evaluation of a model on a split, under the key that ``evaluate_model`` would give it."""
     rows = split.rows(store)
     rows = rows[rows["subset"] == "val"].reset_index(drop=True)
-    predicted = rows["label"].where(~rows.index.isin(list(wrong_positions)), (rows["label"] + 1) % NUM_CLASSES)
-    probabilities = pd.get_dummies(predicted).reindex(columns=range(NUM_CLASSES)).to_numpy(float)
-    evaluation = classification_metrics(rows["label"].to_numpy(), probabilities)
+    labels = class_positions(rows["label"].to_numpy(), CLASS_NAMES)
+    positions = np.where(rows.index.isin(list(wrong_positions)), labels + 1, labels) % len(CLASS_NAMES)
+    evaluation = classification_metrics(labels, np.eye(len(CLASS_NAMES))[positions])
+    predicted = np.array(CLASS_NAMES)[positions]
     all_metrics = {
         "val_accuracy": evaluation["accuracy"],
         "val_accuracy_low": evaluation["interval"][0],
@@ -124,7 +127,7 @@ def build_evaluation(
     settings = config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
     files = {
         "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted),
-        "evaluation.json": json.dumps(evaluation | {"class_names": [0, 1, 2]}).encode(),
+        "evaluation.json": json.dumps(evaluation | {"class_names": CLASS_NAMES}).encode(),
     }
     measured = {name: value for name, value in all_metrics.items() if value is not None}
     return build_artifact(store, Evaluation, Provenance(evaluate.VERSION, inputs, settings), measured, files)

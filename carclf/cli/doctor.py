@@ -15,10 +15,12 @@ from carclf.artifacts import cache_folder
 from carclf.champion import champion_model, read_state
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
+from carclf.config.sources import parse_source
 from carclf.errors import CarclfError, ConfigError
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
 from carclf.redaction import kaggle_files
 from carclf.services.kaggle.client import KaggleClient
+from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import require_store
 from carclf.training.warm_start import require_single_backbone
 
@@ -30,7 +32,7 @@ def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_:
     """Check Kaggle, the store, the weights, the disk and the GPU; exit status 78 if something is missing."""
     config = load_settings(recipe, set_)
     results = {
-        "Kaggle": _run_check(lambda: _check_kaggle(config.competition)),
+        "Kaggle": _run_check(lambda: _check_kaggle(config)),
         "secrets": _check_secrets(),
         "store": _run_check(lambda: _check_store(store_url)),
         "weights": _run_check(lambda: _check_weights(config, store_url)),
@@ -54,8 +56,16 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
         return MISSING, os_error_message(error, []) or str(error)
 
 
-def _check_kaggle(competition: str) -> str:
-    return f"{KaggleClient(competition).check_access()} files in {competition}, rules accepted"
+def _check_kaggle(config: Config) -> str:
+    source = parse_source(config.data.source)
+    if source.kind == "dataset":
+        return f"version {DatasetClient(source.name).resolve(source.version)} of {source.name} is ready"
+    if source.kind != "competition":
+        return f"not needed: data.source is a {source.kind}"
+    kaggle = KaggleClient(source.name)
+    obstacle = kaggle.details().submission_obstacle
+    accepted = f"{kaggle.check_access()} files in {source.name}, rules accepted"
+    return f"{accepted}; no submission: {obstacle}" if obstacle else accepted
 
 
 def _check_secrets() -> tuple[str, str]:

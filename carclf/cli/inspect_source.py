@@ -77,7 +77,7 @@ def _to_json(source: str, layout: "Layout") -> dict[str, Any]:
 def _to_text(source: str, layout: "Layout") -> str:
     content = _to_json(source, layout)
     lines = [f"{'source':<12}{source}"]
-    lines += [f"{row.question:<12}{row.answer}  ({row.evidence})" for row in layout.detections]
+    lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]
     lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
     lines += [f"{finding.severity:<12}{finding.message}" for finding in layout.findings[:MAX_FINDINGS]]
     if layout.ignored:

@@ -43,7 +43,7 @@ def predict(
             line = json.dumps(_to_json(selected, prediction, class_names))
         else:
             text = prediction.problem or _most_probable(prediction, class_names, top)
-            line = f"{printable(str(prediction.path))}: {text}"
+            line = printable(f"{prediction.path}: {text}")
         print(line, flush=True)
     if num_unreadable:
         raise DataError(f"{num_unreadable} of {len(paths)} files are not readable images. Fix or remove them.")
@@ -84,7 +84,7 @@ def _to_json(selected: SelectedModel, prediction: "ImagePrediction", class_names
     probabilities = dict(zip(class_names, map(float, prediction.probabilities), strict=True))
     predicted = max(probabilities, key=lambda name: probabilities[name])
     return line | {
-        "class": int(predicted), "probability": probabilities[predicted], "probabilities": probabilities,
+        "class": predicted, "probability": probabilities[predicted], "probabilities": probabilities,
         "temperature": selected.temperature,
     }
 

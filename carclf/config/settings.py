@@ -368,6 +368,12 @@ class Config(Section):
         source = parse_source(self.data.source)
         return source.name if source.kind == "competition" else ""
 
+    @property
+    def submission_obstacle(self) -> str:
+        """The reason why nothing can be submitted to the source; empty for a competition."""
+        kind = parse_source(self.data.source).kind
+        return "" if kind == "competition" else f"data.source is a {kind}, not a competition: nothing is submitted"
+
     @model_validator(mode="after")
     def _check_weights(self) -> "Config":
         weights = self.model.weights

@@ -8,7 +8,8 @@ from typing import Literal
 SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _DATASET = re.compile(rf"kaggle://({SLUG}/{SLUG})(?:/([1-9][0-9]{{0,8}}))?")
 _BUCKET = re.compile(r"s3://[^/]+(/.*)?")
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".zip.001")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".7z", ".zip.001",
+                    ".7z.001")
 
 
 @dataclass(frozen=True)

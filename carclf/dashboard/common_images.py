@@ -11,6 +11,7 @@ from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference
 from carclf.ensembles.members import ids_predicted_identically
 from carclf.gate.comparison import ids_trained_on
 from carclf.inference.calibration import apply_temperature
+from carclf.natural_order import sort_naturally
 from carclf.services.storage import Store
 from carclf.stats import PairedCounts
 
@@ -58,8 +59,9 @@ class CommonImages:
     def classes(self) -> tuple[ClassDifference, ...]:
         """Return the recalls of each class, the largest loss of b first."""
         correct = self.rows.assign(**{run: self.rows[run] == self.rows["label"] for run in ("a", "b")})
-        table = correct.groupby("label").agg(num_images=("id", "size"), a=("a", "mean"), b=("b", "mean")).reset_index()
-        table = table.assign(difference=table["b"] - table["a"]).sort_values(["difference", "label"])
+        table = correct.groupby("label").agg(num_images=("id", "size"), a=("a", "mean"), b=("b", "mean"))
+        table = table.loc[sort_naturally(table.index)].reset_index()
+        table = table.assign(difference=table["b"] - table["a"]).sort_values("difference", kind="stable")
         return tuple(ClassDifference.model_validate(row) for row in table.to_dict("records"))
 
     def changed_predictions(self) -> list[ChangedPrediction]:
@@ -100,7 +102,7 @@ def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
     if "path" not in rows:
         rows = rows.assign(path="")
     predicted = predictions[["id", "predicted"]].assign(probability=np.nan)
-    probabilities = predictions.filter(regex=r"^p\d+$").to_numpy(float)
+    probabilities = predictions.drop(columns=["id", "label", "predicted"]).to_numpy(float)
     if probabilities.size:
         calibrated = apply_temperature(probabilities, run.evaluation.number("temperature"))
         predicted = predicted.assign(probability=calibrated.max(1))

@@ -49,7 +49,7 @@ class PairedResult(Facts):
 class ClassDifference(Facts):
     """The recall of a class by both models, on ``num_images`` common images."""
 
-    label: int
+    label: str
     num_images: int
     a: float
     b: float
@@ -61,10 +61,10 @@ class ChangedPrediction(Facts):
 
     id: str
     path: str
-    label: int
-    a: int
+    label: str
+    a: str
     a_probability: float | None
-    b: int
+    b: str
     b_probability: float | None
     kind: str  # gained: only b is correct; lost: only a is correct; both_incorrect
     image: str = ""

@@ -65,7 +65,7 @@ class DataFacts(Facts):
     split: dict[str, Any]
     audit: dict[str, Any]
     audit_reports: tuple[str, ...]  # file names
-    num_images_by_class: dict[int, int]  # usable images
+    num_images_by_class: dict[str, int]  # usable images
     findings: tuple[DataFinding, ...]
     problems: tuple[UnusableImage, ...]  # of training images
     test_problems: tuple[UnusableImage, ...]
@@ -74,7 +74,7 @@ class DataFacts(Facts):
 class ClassRecall(Facts):
     """Recall of a class with its 95% interval; ``num_predicted`` images were predicted to be of the class."""
 
-    label: int
+    label: str
     num_images: int
     recall: float
     low: float
@@ -117,8 +117,8 @@ class ErrorFacts(Facts):
     number: int
     id: str
     path: str
-    label: int
-    predicted: int
+    label: str
+    predicted: str
     probability: float | None
     image: str = ""
     overlay: str = ""

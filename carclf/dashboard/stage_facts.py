@@ -58,8 +58,8 @@ def all_stage_facts(
         if stage.state == "not started" and skip_reason:
             stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})
         stages.append(stage)
-        declined = stage.text if stage.state == "declined" else ""
-        skip_reason = reader.result(name).get("skip_reason") or declined or skip_reason
+        ended = stage.text if stage.state in ("declined", "skipped") else ""
+        skip_reason = reader.result(name).get("skip_reason") or ended or skip_reason
     return tuple(stages)
 
 

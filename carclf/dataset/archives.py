@@ -95,6 +95,7 @@ class _Extractor:
                     with volumes[number] as volume:
                         volume.seek(0)
                         shutil.copyfileobj(volume, file, BUFFER_BYTES)
+                file.seek(0)
                 self.extract(file, archive_suffix(key[-1]), key)
 
     def _charge(self, name: str, num_bytes: int) -> None:

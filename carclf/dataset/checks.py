@@ -25,7 +25,7 @@ MIN_CLASSES = 2
 def file_findings(folder: Path, layout: Layout) -> Iterator[Finding]:
     """Yield the findings of the layout, and the files that are not used."""
     yield from layout.findings
-    for name in [*read_ignored_files(folder), *layout.ignored]:
+    for name in sorted({*read_ignored_files(folder), *layout.ignored} - {finding.path for finding in layout.findings}):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in UNSUPPORTED_SUFFIXES:
             yield Finding("ignored_data", name, "Archives of this type are not read: its content is ignored.")

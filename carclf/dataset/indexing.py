@@ -92,18 +92,11 @@ def _inspect_all(folder: Path, paths: Sequence[str], config: Validation) -> Iter
             yield from pending.popleft().result()
 
 
-def list_extra_data(folder: Path) -> pd.DataFrame:
-    """Return the extra data under ``extra-data/<n>/<class>/`` as rows of a layout; the path is the id."""
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.glob("extra-data/*/*/*"))
-    labels = [path.split("/")[2] for path in paths]
-    return pd.DataFrame({"id": paths, "path": paths, "label": labels, "source": "extra", "group": ""}, dtype="str")
-
-
 def join_layout(inspection: pd.DataFrame, images: pd.DataFrame) -> pd.DataFrame:
     """Return the index: the rows of a layout with the columns of an inspection.
 
-    The columns ``id``, ``path``, ``label``, ``source`` and ``group`` are documented in detection/result.py; extra data
-    have the source ``extra``. Small test images are usable, because each test image needs a prediction.
+    The columns ``id``, ``path``, ``label``, ``source`` and ``group`` are documented in detection/result.py. Small test
+    images are usable, because each test image needs a prediction.
     """
     index = images.merge(inspection, on="path", validate="one_to_one")
     is_usable = (index["source"] == "test") & (index["problem_kind"] == "too_small")

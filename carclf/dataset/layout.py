@@ -42,7 +42,7 @@ MAX_NAME_BYTES = 255  # on the file systems of Linux
 MAX_SUFFIX_LENGTH = 8
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 # Archivers without the UTF-8 flag use the code page of their system.
-_CODE_PAGES = ("cp866", "cp1251", "cp1252", "cp850", "cp852", "cp1250", "cp932", "gb18030", "cp949", "cp950")
+CODE_PAGES = ("cp866", "cp1251", "cp1252", "cp850", "cp852", "cp1250", "cp932", "gb18030", "cp949", "cp950")
 
 
 def is_in_junk_folder(parts: Sequence[str]) -> bool:
@@ -90,7 +90,7 @@ def match_ids(ids: Sequence[str], names: Iterable[str]) -> dict[str, str]:
     matches = {image_id: name for image_id in ids if (name := stored_name(image_id)) in stored}
     others = [image_id for image_id in ids if image_id not in matches and not image_id.isascii()]
     by_code_page = [{image_id: name for image_id in others if (name := _in_code_page(image_id, page)) in stored}
-                    for page in _CODE_PAGES]
+                    for page in CODE_PAGES]
     return matches | max(by_code_page, key=len)
 
 

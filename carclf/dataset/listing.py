@@ -18,10 +18,10 @@ from carclf.progress import log
 from carclf.services.storage.bucket import Bucket, BucketObject
 from carclf.temporary import temporary_folder
 
-NUM_THREADS = 16  # downloads of small objects wait for the network
+NUM_THREADS = 10  # botocore keeps this many connections; downloads of small objects wait for the network
 MAX_PENDING = 4 * NUM_THREADS  # objects on the disk before they are packed
-# A backslash separates folders on some systems. Empty parts, "." and ".." name other paths than they seem to.
-_UNUSABLE_NAME = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]|(^|/)\.{0,2}(/|$)")
+_UNUSABLE_CHARACTERS = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")  # a backslash separates folders on some systems
+_UNUSABLE_PARTS = {"", ".", ".."}  # of keys in a bucket: as paths, they would be other ones
 
 
 class Entry(NamedTuple):
@@ -60,9 +60,10 @@ def list_source(source: ListedSource) -> Listing:
     ignored: list[str] = []
     for entry in source.list_entries():
         parts = entry.path.split("/")
-        if is_in_junk_folder(parts) or is_junk_file(parts[-1]):
+        has_no_path = not _UNUSABLE_PARTS.isdisjoint(parts)
+        if not has_no_path and (is_in_junk_folder(parts) or is_junk_file(parts[-1])):
             continue
-        if _UNUSABLE_NAME.search(entry.path):
+        if has_no_path or _UNUSABLE_CHARACTERS.search(entry.path):
             raise DataError(f"data.source: {source.name} contains {entry.path!r}, a name that not every system "
                             "supports. Rename it: use printable characters without backslashes.")
         if is_useful(parts) or is_archive(parts[-1]):
@@ -87,17 +88,16 @@ class Folder:
         """Yield all regular files. The version is the time of the last change."""
         if not self.folder.is_dir():
             raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read.")
-        with _name_setting(self.name):
+        with name_setting(self.name):
             yield from _walk(self.folder, "", ())
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
         """Yield the path of each entry, and compare its size and time with the listing before and afterwards."""
         for entry in entries:
             path = self.folder / entry.path
-            with _name_setting(self.name):
-                self._require_unchanged(path, entry)
-                yield entry, path
-                self._require_unchanged(path, entry)
+            self._require_unchanged(path, entry)
+            yield entry, path
+            self._require_unchanged(path, entry)
 
     def _require_unchanged(self, path: Path, entry: Entry) -> None:
         status = path.stat()
@@ -147,19 +147,19 @@ class BucketPrefix:
 
     def __init__(self, url: str) -> None:
         self.name = url
-        with _name_setting(url):
+        with name_setting(url):
             self.bucket = Bucket(url)
 
     def list_entries(self) -> Iterator[Entry]:
         """Yield all objects. The version is the ETag."""
-        with _name_setting(self.name):
+        with name_setting(self.name):
             for item in self.bucket.list_objects():
                 yield Entry(item.path, item.num_bytes, item.version)
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
         """Download the entries in parallel, and yield them in their order."""
         pending: deque[tuple[Entry, Future[Path]]] = deque()
-        with temporary_folder() as folder, ThreadPoolExecutor(NUM_THREADS) as pool, _name_setting(self.name):
+        with temporary_folder() as folder, ThreadPoolExecutor(NUM_THREADS) as pool, name_setting(self.name):
             try:
                 for number, entry in enumerate(entries):
                     pending.append((entry, pool.submit(self._download, entry, folder / str(number))))
@@ -179,12 +179,12 @@ def _take_first(pending: deque[tuple[Entry, Future[Path]]]) -> Iterator[tuple[En
     entry, future = pending.popleft()
     path = future.result()
     yield entry, path
-    path.unlink()
+    path.unlink(missing_ok=True)  # the caller may have moved it
 
 
 @contextmanager
-def _name_setting(name: str) -> Iterator[None]:
-    """Let the errors of a source name data.source."""
+def name_setting(name: str) -> Iterator[None]:
+    """Let the errors that occur while a source is read name data.source."""
     try:
         yield
     except FileNotFoundError as error:

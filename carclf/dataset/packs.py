@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from carclf.artifacts import Archive, File, Metrics, file_sha256, fingerprint
 from carclf.dataset.archives import add_file
-from carclf.dataset.listing import Entry, ListedSource, Listing
+from carclf.dataset.listing import Entry, ListedSource, Listing, name_setting
 from carclf.errors import DataError
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_PACK_BYTES = 2 << 30  # a larger pack is continued in another one
 MAX_PACKS = 50  # more than the size requires, before everything is packed again
 MIN_USED_FRACTION = 0.5  # of the bytes in the packs
+MEMBER_BYTES = 76  # the two headers of a member of a zip archive, without its name
 LISTING = "listing.parquet"
 
 
@@ -53,10 +54,11 @@ def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan
     kept = table.merge(pd.DataFrame(listing.entries, columns=Entry._fields), on=Entry._fields)
     packs = {name: previous.file(name) for name in kept["pack"].unique()}
     num_bytes = sum(file.num_bytes for file in packs.values())
-    is_sparse = kept["num_bytes"].sum() < MIN_USED_FRACTION * num_bytes
+    used_bytes = (kept["num_bytes"] + MEMBER_BYTES + 2 * kept["path"].str.encode("utf-8").str.len()).sum()
+    is_sparse = used_bytes < MIN_USED_FRACTION * num_bytes
     if is_sparse or len(packs) >= MAX_PACKS + num_bytes // MAX_PACK_BYTES:
         log.info("download: packing all files again num_packs=%d used_bytes=%d pack_bytes=%d", len(packs),
-                 kept["num_bytes"].sum(), num_bytes)
+                 used_bytes, num_bytes)
         return Plan(listing.entries, empty, {})
     old = set(kept["path"])
     return Plan([entry for entry in listing.entries if entry.path not in old], kept, packs)
@@ -86,7 +88,7 @@ def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder:
     """Yield the row of each file after it was written."""
     sizes = accumulate((entry.num_bytes for entry in entries), initial=0)
     names = [f"pack-{first + size // MAX_PACK_BYTES:04d}.zip" for size in sizes]
-    with closing(source.read(entries)) as files:
+    with name_setting(source.name), closing(source.read(entries)) as files:
         for name, group in groupby(zip(names, files, strict=False), key=itemgetter(0)):
             with zipfile.ZipFile(folder / name, "w") as archive:
                 for _, (entry, path) in group:

@@ -4,6 +4,7 @@ The wire format is that of kaggle 2.2.4 and kagglesdk. It has not been compared 
 """
 
 import base64
+import importlib
 import json
 import re
 import secrets
@@ -87,6 +88,7 @@ class KaggleBackend:
         self, competition: Competition, *others: Competition | ServedDataset, daily_limit: int,
         scoring_seconds: float, submissions_path: Path | None = None,
     ) -> None:
+        importlib.import_module("sklearn.metrics")  # takes a second, which the first submission would wait for
         self.competition = competition
         self.other_competitions = [item for item in others if isinstance(item, Competition)]
         self.datasets = [item for item in others if isinstance(item, ServedDataset)]

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from carclf.demo.server import DemoServer
 
 DOWNLOAD_METHODS = frozenset({"DownloadDataFiles", "DownloadDataFile", "DownloadDataset"})
-METHODS_BY_SERVICE = {"competitions.CompetitionApiService": COMPETITION_METHODS | DOWNLOAD_METHODS,
-                      "datasets.DatasetApiService": DATASET_METHODS | DOWNLOAD_METHODS}
+METHODS_BY_SERVICE = {
+    "competitions.CompetitionApiService": COMPETITION_METHODS | {"DownloadDataFiles", "DownloadDataFile"},
+    "datasets.DatasetApiService": DATASET_METHODS | {"DownloadDataset"},
+}
 STALL_SECONDS = 30.0
 IDLE_SECONDS = 60.0  # without data, after which a connection is closed
 COPY_BYTES = 1 << 20

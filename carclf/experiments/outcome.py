@@ -30,7 +30,7 @@ from carclf.services.storage import Store, format_command
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBABILITIES = r"^p\d+$"  # the columns of probabilities
+PROBABILITIES = r"^p(?!redicted$)"  # the columns of probabilities
 Tables = dict[str, dict[int, "pd.DataFrame"]]  # by recipe and seed: the predictions of all folds, indexed by id
 Row = dict[str, Any]
 

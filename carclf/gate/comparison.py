@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
+from carclf.natural_order import sort_naturally
 from carclf.stats import PairedCounts
 
 MAX_IDS = 200  # in each list
@@ -95,7 +96,7 @@ def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionCompariso
         counts, significance,
         both_correct=int((pairs["candidate"] & pairs["champion"]).sum()),
         both_incorrect=int((~pairs["candidate"] & ~pairs["champion"]).sum()),
-        classes=classes.reset_index().to_dict("records"),
+        classes=classes.loc[sort_naturally(classes.index)].reset_index().to_dict("records"),
         candidate_only_correct_ids=pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
         champion_only_correct_ids=pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
     )

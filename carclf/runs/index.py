@@ -135,7 +135,7 @@ def index_row(record: Record) -> Row:
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt, last: str) -> Row:
     if latest:
-        state = "done" if latest.get("state") == "declined" else _text(latest.get("state"))
+        state = "done" if latest.get("state") in ("declined", "skipped") else _text(latest.get("state"))
         return {"state": state, **{name: _text(latest.get(name)) for name in ("stage", "text")}}
     stage = next(reversed(list(stages)), "")  # the record keeps the stages in their order
     skip_reason = stages[stage].get("skip_reason", "") if stage else ""

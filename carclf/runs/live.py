@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.errors import CarclfError, DataError, StageWaiting
+from carclf.errors import CarclfError, DataError, StageSkipped, StageWaiting
 from carclf.progress import log, progress_listener
 from carclf.runs.record import record_key
 from carclf.services.storage import Store, parse_object
@@ -79,7 +79,7 @@ def record_progress(store: Store, run_id: str, stage: str) -> Iterator[None]:
     try:
         with progress_listener(recorder.on_progress):
             yield
-    except StageWaiting:
+    except (StageSkipped, StageWaiting):
         recorder.finish("ended")
         raise
     except BaseException:

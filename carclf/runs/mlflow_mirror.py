@@ -109,7 +109,8 @@ class _RunMirror:
         bring_up_to_date(self.run, record, self.store)
         if stage == "promote":
             _sync_champion(self.store)
-        is_skipped = any(result.get("skip_reason") for result in record["stages"].values())
+        is_skipped = any(attempt.get("state") == "skipped" for attempt in record["attempts"].values()) or any(
+            result.get("skip_reason") for result in record["stages"].values())
         self.run.set_status("FINISHED" if is_skipped or "score" in record["stages"] else "RUNNING")
 
 

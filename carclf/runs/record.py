@@ -38,7 +38,10 @@ class StageRecord(TypedDict, total=False):
 
 @with_config(extra="allow")
 class Attempt(TypedDict, total=False):
-    """The latest unfinished attempt at a stage: running, waiting, failed or declined; ``text`` is the reason."""
+    """The latest unfinished attempt at a stage; ``text`` is the reason of its state.
+
+    The states are running, waiting, failed, skipped (there is nothing to do) and declined (by a person).
+    """
 
     stage: str
     state: str

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from carclf.artifacts import Archive, Artifact, Metrics, Model, Split, StageContext, remove_leftovers
 from carclf.config import NAMED_WEIGHTS, Config, require_weights
-from carclf.errors import CarclfError, ConfigError, StageWaiting
+from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
 from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
@@ -48,8 +48,8 @@ MAX_REASON = 2000  # characters of an error's message in the record
 class Result:
     """The result of a stage.
 
-    ``skip_reason`` is not empty if the remaining stages are skipped. A ``waiting`` stage must run again, not before
-    ``until`` (ISO 8601; empty: at any time).
+    ``skip_reason`` is not empty if the remaining stages are skipped; without a ``key``, this stage is skipped too.
+    A ``waiting`` stage must run again, not before ``until`` (ISO 8601; empty: at any time).
     """
 
     stage: str
@@ -64,9 +64,9 @@ class Result:
 
     @property
     def outcome(self) -> str:
-        """The outcome as logs and telemetry name it: created, reused or waiting."""
-        if self.waiting:
-            return "waiting"
+        """The outcome as logs and telemetry name it: created, reused, waiting or skipped."""
+        if self.waiting or not self.key:
+            return "waiting" if self.waiting else "skipped"
         return "reused" if self.reused else "created"
 
     def format_line(self) -> str:
@@ -150,6 +150,10 @@ class Run:
             log.info("%s: waiting %s", stage, waiting)
             until = _format_until(waiting)
             return Result(stage, "", False, 0.0, waiting.metrics, redact(str(waiting)), waiting=True, until=until)
+        except StageSkipped as skipped:
+            reason = redact(str(skipped))
+            log.info("%s: skipped, and the stages after it: %s", stage, reason, extra={"color": STAGE_END_COLOR})
+            return Result(stage, "", False, 0.0, {}, reason, skip_reason=reason)
         result = _result(stage, artifact, reused, time.monotonic() - started, self.config)
         self.record_result(result)
         self._log_end(result)
@@ -196,7 +200,7 @@ class Run:
 
     @contextmanager
     def _attempt(self, stage: str) -> Iterator[None]:
-        """Record that the stage is running, and afterwards why it failed or waits."""
+        """Record that the stage is running, and afterwards why it failed, waits or is skipped."""
         since = _now()
         self._record_attempt(stage, since, state="running")
         try:
@@ -204,6 +208,9 @@ class Run:
         except StageWaiting as waiting:
             attempt = {"text": redact(str(waiting)), "until": _format_until(waiting), "metrics": waiting.metrics}
             self._record_attempt(stage, since, state="waiting", **attempt)
+            raise
+        except StageSkipped as skipped:
+            self._record_attempt(stage, since, state="skipped", text=redact(str(skipped)), ended=_now())
             raise
         except BaseException as error:
             reason = redact(printable(f"{type(error).__name__}: {error}"))[:MAX_REASON]
@@ -309,7 +316,7 @@ def _skip_reason(stage: str, metrics: Metrics, config: Config) -> str:
         return ""
     if metrics["decision"] == "rejected":
         return str(metrics["reason"])
-    return "" if config.submit.enabled else "submit.enabled is off"
+    return config.submission_obstacle if config.submit.enabled else "submit.enabled is off"
 
 
 def _with_result(record: Record, result: Result, entry: dict[str, Any]) -> Record:

@@ -6,11 +6,13 @@ from pathlib import Path
 from carclf.artifacts import Archive, File, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
 from carclf.config.sources import Source, parse_source
 from carclf.dataset.archives import pack
+from carclf.dataset.detection.rejections import reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
 from carclf.dataset.listing import BucketPrefix, Folder, list_source
 from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
 from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import ServiceError
+from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
@@ -37,9 +39,16 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
     def make(folder: Path) -> Metrics:
         path = kaggle.download(folder, timeout_seconds=context.config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
-        return {"num_bytes": (folder / "archive.zip").stat().st_size}
+        metrics: Metrics = {"num_bytes": (folder / "archive.zip").stat().st_size}
+        return metrics | {"evaluation_metric": details.evaluation_metric,
+                          "submission_obstacle": details.submission_obstacle}
 
-    listing = [list(file) for file in kaggle.list_files()]
+    details = kaggle.details()
+    if details.submission_obstacle:
+        log.warning("download: no submission: %s; the run ends with promote", details.submission_obstacle)
+    files = kaggle.list_files()
+    reject_listing((name, num_bytes) for name, num_bytes, _ in files)
+    listing = [list(file) for file in files]
     settings = {"competition": source.name, "listing": listing, "salt": context.salt}
     return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
 
@@ -47,6 +56,7 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
 def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
     kaggle = DatasetClient(source.name)
     version = kaggle.resolve(source.version)
+    reject_listing((f"file{summary.extension}", summary.num_bytes) for summary in kaggle.list_extensions())
 
     def make(folder: Path) -> Metrics:
         path = kaggle.download(version, folder, timeout_seconds=context.config.download.timeout_seconds)

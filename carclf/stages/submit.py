@@ -19,10 +19,10 @@ from carclf.artifacts import (
 from carclf.champion import promotion_of_model, read_state
 from carclf.dataset.archives import extract_images
 from carclf.dataset.detection.result import SubmissionFormat, TestSet, read_test_set
-from carclf.errors import ConfigError
+from carclf.errors import ConfigError, StageSkipped
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, ungraded_error
-from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_once
+from carclf.services.kaggle.submitting import Attempt, SubmissionFile, require_open, submit_once
 from carclf.services.storage import Store, parse_object
 
 if TYPE_CHECKING:
@@ -38,14 +38,20 @@ def submit(
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
-    Raise ConfigError if the model was never promoted. Raise StageWaiting, and keep the predictions, if Kaggle accepts
-    no more submissions today or if it is unknown whether it received them.
+    Raise ConfigError if the model was never promoted. Raise StageSkipped if the source is not a competition, or if the
+    competition accepts no files. Raise StageWaiting, and keep the predictions, if Kaggle accepts no more submissions
+    today or if it is unknown whether it received them.
     """
+    if obstacle := context.config.submission_obstacle:
+        raise StageSkipped(obstacle)
     state = read_state(context.store)
     if state is None or promotion_of_model(state, model.key) is None:
         raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf "
                           "promote --run RUN; if gate.approval is required: carclf promote --run RUN --approved-by "
                           "NAME.")
+    provenance = _prediction_provenance(archive, dataset, model, evaluation, context)
+    if not Prediction.find(context.store, provenance.key(Prediction)):
+        require_open(KaggleClient(context.config.competition))
     prediction, _ = predict_test(archive, dataset, model, evaluation, context)
     return send_submission(prediction, dataset, context)
 
@@ -57,8 +63,7 @@ def predict_test(
 
     The evaluation's temperature calibrates the probabilities.
     """
-    store, evaluate = context.store, context.config.evaluate
-    temperature = evaluation.number("temperature")
+    store = context.store
 
     def make(folder: Path) -> Metrics:
         import pandas as pd
@@ -68,7 +73,7 @@ def predict_test(
 
         test_set, form = _test_set(dataset, store)
         probabilities = _predict_probabilities(test_set.test_ids, archive, dataset, model, context)
-        calibrated = apply_temperature(probabilities, temperature)
+        calibrated = apply_temperature(probabilities, evaluation.number("temperature"))
         table = pd.DataFrame(calibrated, columns=[f"p{name}" for name in model.class_names])
         table.insert(0, "id", list(test_set.test_ids))
         table.to_parquet(folder / "probabilities.parquet", index=False)
@@ -77,15 +82,22 @@ def predict_test(
         check_submission((folder / "submission.csv").read_text(encoding="utf-8"), test_set, form)
         return {"num_rows": len(predictions)}
 
+    return build(Prediction, make, _prediction_provenance(archive, dataset, model, evaluation, context), store)
+
+
+def _prediction_provenance(
+    archive: Archive, dataset: Dataset, model: Model, evaluation: Evaluation, context: StageContext
+) -> Provenance:
     inputs = {"archive": archive.key, "dataset": dataset.key, "model": model.key}
+    evaluate, temperature = context.config.evaluate, evaluation.number("temperature")
     settings = evaluate.model_dump(exclude={"batch_size"}) | {"temperature": temperature, "salt": context.salt}
-    return build(Prediction, make, Provenance(VERSION, inputs, settings), store)
+    return Provenance(VERSION, inputs, settings)
 
 
 def _test_set(dataset: Dataset, store: Store) -> tuple[TestSet, SubmissionFormat]:
     test_set = read_test_set(dataset.path(store, "layout.json"))
     if test_set.submission is None:
-        raise ConfigError("The data have no sample submission: there is nothing to submit. Set submit.enabled=false.")
+        raise StageSkipped("the data have no sample submission: nothing is submitted")
     return test_set, test_set.submission
 
 

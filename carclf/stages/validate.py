@@ -37,11 +37,10 @@ LAYOUT_SETTINGS = {"submit": ("sample", "kind", "positive_class")}  # in additio
 
 @dataclass(frozen=True)
 class _Source:
-    """The folder of the source's files, its layout, the rows of all images, and the store's label fixes."""
+    """The folder of the source's files, its layout, and the store's label fixes."""
 
     folder: Path
     layout: Layout
-    images: "pd.DataFrame"
     fixes: LabelFixes
 
 
@@ -80,22 +79,18 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
 
 def _read_source(archive: Archive, fixes: LabelFixes, context: StageContext) -> _Source:
     """Detect the layout and check the label fixes; raise DataError for bad fixes before the images are decoded."""
-    import pandas as pd
-
     from carclf.dataset.detection.detect import detect
-    from carclf.dataset.indexing import list_extra_data
 
     folder = extract_images(archive, context.store)
     layout = detect(folder, context.config, str(archive.metrics.get("evaluation_metric", "")))
-    images = pd.concat([layout.images, list_extra_data(folder)], ignore_index=True)
-    check_fixes(fixes, images, set(layout.class_names))
-    return _Source(folder, layout, images, fixes)
+    check_fixes(fixes, layout.images, set(layout.class_names))
+    return _Source(folder, layout, fixes)
 
 
 def _inspect(archive: Archive, source: _Source, context: StageContext) -> Inspection:
     """Decode every image once. Changes of labels or dataset-wide limits do not repeat this."""
     store, config = context.store, context.config
-    paths = source.images["path"].to_list()
+    paths = source.layout.images["path"].to_list()
 
     def make(folder: Path) -> Metrics:
         import pandas as pd
@@ -128,7 +123,7 @@ def _write_dataset(
 
     layout = source.layout
     context = CheckContext(layout, config)
-    fixed = apply_fixes(join_layout(inspection, source.images), source.fixes, set(layout.class_names))
+    fixed = apply_fixes(join_layout(inspection, layout.images), source.fixes, set(layout.class_names))
     findings = find_problems(fixed.index, context)
     findings.add([*file_findings(source.folder, layout), *fixed.findings()])
     findings.log()

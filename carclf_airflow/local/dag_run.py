@@ -73,6 +73,11 @@ class DagRun:
         path = f"{self.path}/taskInstances/{task_id}/xcomEntries/return_value?deserialize=true"
         return self.airflow.call("GET", path)["value"]
 
+    def has_result(self, task_id: str) -> bool:
+        """Return whether a task returned something, which a skipped one may not have."""
+        entries = self.airflow.call("GET", f"{self.path}/taskInstances/{task_id}/xcomEntries")["xcom_entries"]
+        return any(entry["key"] == "return_value" for entry in entries)
+
     def log_events(self, task_id: str, map_index: int = -1) -> list[str]:
         """Return the lines of a task's newest log, without Airflow's JSON around them."""
         folder = self.airflow.home / "logs" / f"dag_id={self.dag_id}" / f"run_id={self.run_id}" / f"task_id={task_id}"

@@ -54,7 +54,7 @@ class _Progress:
 
     def _finish(self, name: str, task: dict[str, Any]) -> None:
         self.tasks[name] = {"state": task["state"], "seconds": task_seconds(task)}
-        if task["state"] == "success":
+        if task["state"] == "success" or (name == "submit" and self.run.has_result(name)):
             self.results[name] = _task_result(self.run, name)
         _print_task(name, self.tasks[name], self.results.get(name, {}))
         if task["state"] == "failed":
@@ -66,10 +66,12 @@ class _Progress:
         if ASK_TASK in self.results and self.tasks[PROMOTE_TASK]["state"] == "skipped":
             promote |= {"decision": "declined", "reason": self.results[ASK_TASK]["summary"]}
         score = metrics.get("score", {})
+        reasons = [self.results[name].get("skip_reason") for name in ("promote", "submit") if name in self.results]
         return {
             "state": self.run.state(), "tasks": self.tasks,
             "val_accuracy": metrics.get("evaluate", {}).get("val_accuracy"), "threshold": promote.get("threshold"),
             "decision": promote.get("decision"), "reason": promote.get("reason"),
+            "skip_reason": next(filter(None, reasons), ""),
             "public_score": finite_number(score.get("public_score")), "rank": finite_number(score.get("rank")),
             "warning": score.get("warning", ""), "seconds": round(seconds, 1),
             "submission": metrics.get("submit", {}).get("submission"),
@@ -121,6 +123,8 @@ def _print_outcome(summary: dict[str, Any]) -> None:
     if summary["val_accuracy"] is not None:
         print(f"accuracy     {summary['val_accuracy']:.4f} on the validation images")
     print(f"gate         {summary['reason'] or 'not reached'}")
+    if summary["skip_reason"]:
+        print(f"submission   none: {summary['skip_reason']}")
     score = "none" if summary["public_score"] is None else summary["public_score"]
     rank = f" (rank {summary['rank']} on the public leaderboard)" if summary["rank"] else ""
     print(f"public score {score}{rank}")

@@ -1,5 +1,6 @@
 """The DAG car_retrain: its chain, its form, its approval, and a complete run."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -14,6 +15,8 @@ from carclf.config import iter_settings
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
+from carclf.runs.index import list_runs
+from carclf.services.storage import open_store
 from carclf.stages.chain import STAGES
 
 APPROVAL = ["approval.ask", "approval.promote"]
@@ -119,19 +122,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
         yield running
 
 
-def test_a_complete_run_promotes_and_submits(environment: dict[str, str], server: DemoServer) -> None:
+RUN = """
+    import json, sys
+    import car_retrain
+    run = car_retrain.car_retrain().test(run_conf=json.loads(sys.argv[1]))
+    print(json.dumps({"state": run.state, "tasks": {ti.task_id: ti.state for ti in run.get_task_instances()}}))
+"""
+CONF = {"recipe": "demo", "data.source": "demo-cars", "validation.min_images_per_class": 5,
+        "validation.max_unusable_fraction": 0.2, "fine_tune.epochs": 1, "head.epochs": 2, "gate.threshold": 0.0,
+        "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
+
+
+def test_complete_runs_submit_unless_the_competition_accepts_no_files(
+    environment: dict[str, str], server: DemoServer
+) -> None:
     kaggle = {"CARCLF_KAGGLE_ENDPOINT": server.url, "AIRFLOW_VAR_KAGGLE_USERNAME": "demo",
               "AIRFLOW_VAR_KAGGLE_API_KEY": server.token, "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"]}
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment | kaggle, check=True)
-    code = """
-        import json, sys
-        import car_retrain
-        run = car_retrain.car_retrain().test(run_conf=json.loads(sys.argv[1]))
-        print(json.dumps({"state": run.state, "tasks": {ti.task_id: ti.state for ti in run.get_task_instances()}}))
-    """
-    conf = {"recipe": "demo", "data.source": "demo-cars", "validation.min_images_per_class": 5,
-            "validation.max_unusable_fraction": 0.2, "fine_tune.epochs": 1, "head.epochs": 2, "gate.threshold": 0.0,
-            "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
     expected = dict.fromkeys(STAGES, "success") | dict.fromkeys(APPROVAL, "skipped")
-    assert printed_json(code, environment | kaggle, json.dumps(conf)) == {"state": "success", "tasks": expected}
+    assert printed_json(RUN, environment | kaggle, json.dumps(CONF)) == {"state": "success", "tasks": expected}
     assert len(server.submissions) == 1
+    server.competition = dataclasses.replace(server.competition, is_notebooks_only=True)
+    conf = CONF | {"evaluate.flip_tta": False}  # other predictions of the same model
+    expected |= {"submit": "skipped", "score": "skipped"}
+    assert printed_json(RUN, environment | kaggle, json.dumps(conf)) == {"state": "success", "tasks": expected}
+    assert len(server.submissions) == 1
+    row = list_runs(open_store(environment["CARCLF_STORE"]))[0]
+    assert (row["state"], row["stage"], row["decision"]) == ("done", "submit", "promoted")
+    assert "notebooks" in row["text"]

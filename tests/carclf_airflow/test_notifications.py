@@ -21,6 +21,10 @@ REASON = "awaiting approval: promoted: {{ all }} <rules> hold"
 REJECTED = {"promote return_value": {"metrics": {"decision": "rejected", "reason": "rejected: weak"}}}
 SCORED = {"promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
           "score return_value": {"metrics": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
+NOT_SUBMITTED = {
+    "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
+    "submit return_value": {"key": "", "metrics": {}, "skip_reason": "notebooks only"},
+}
 DECLINED = {
     "promote return_value": {"waiting": True, "metrics": {
         "decision": "awaiting approval", "threshold": 0.9, "p_value": 0.01234567, "reason": REASON}},
@@ -108,8 +112,8 @@ def notify(home: Path, *cases: tuple[str, str, dict[str, Any]], **settings: str)
 def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) -> None:
     failed = REJECTED | {"submit error": "ServiceError: down"}
     cases = [(webhook.url, "success", SCORED), (webhook.url, "success", DECLINED), (webhook.url, "success", REJECTED),
-             (webhook.url, "failure", failed)]
-    assert notify(tmp_path, *cases) == ["sent"] * 4
+             (webhook.url, "failure", failed), (webhook.url, "success", NOT_SUBMITTED)]
+    assert notify(tmp_path, *cases) == ["sent"] * 5
     scored, *others = webhook.messages
     assert scored == {
         "text": f"car_retrain manual__1: promoted: all rules hold (public score 0.9, rank 2) {RUN_URL}",
@@ -119,6 +123,7 @@ def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) ->
     assert [(message["outcome"], message["reason"]) for message in others] == [
         ("declined", f"declined by admin: nothing is promoted or submitted; {REASON}"),
         ("rejected", "rejected: weak"), ("failed", "submit: ServiceError: down"),
+        ("promoted", "promoted: all rules hold; not submitted: notebooks only"),
     ]
     assert others[0]["text"].endswith(f"hold (threshold 0.9) {RUN_URL}")
 

@@ -168,7 +168,7 @@ def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})),
                    "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "approval.ask"})}
         def run_child(command, env):
-            open(command[-1], "w").write('{"skip_reason": "rejected: weak"}')
+            open(command[-1], "w").write('{"key": "k", "skip_reason": "rejected: weak"}')
             return 99, ""
         stage_process.run_child = run_child
         try:
@@ -177,7 +177,30 @@ def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]
             print(json.dumps([skipped.tasks, pushed]))
     """
     assert printed_json(code, environment) == [
-        ["approval.ask", "score", "submit"], {"return_value": {"skip_reason": "rejected: weak"}}]
+        ["approval.ask", "score", "submit"], {"return_value": {"key": "k", "skip_reason": "rejected: weak"}}]
+
+
+def test_a_skipped_stage_skips_its_own_task_and_keeps_the_reason(environment: dict[str, str]) -> None:
+    code = """
+        import json
+        from types import SimpleNamespace as N
+        from airflow.sdk.exceptions import AirflowSkipException
+        from carclf_airflow import stage_process
+        pushed = {}
+        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026"), "params": {},
+                   "ti": N(xcom_push=lambda key, value: pushed.update({key: value})), "task": None}
+        def run_child(command, env):
+            open(command[-1], "w").write('{"key": "", "waiting": false, "skip_reason": "notebooks only"}')
+            return 99, ""
+        stage_process.run_child = run_child
+        try:
+            stage_process.poke_stage("submit", context)
+        except AirflowSkipException as skipped:
+            print(json.dumps([str(skipped), pushed["return_value"]["skip_reason"]]))
+    """
+    text, reason = printed_json(code, environment)
+    assert "notebooks only" in text
+    assert reason == "notebooks only"
 
 
 def test_results_in_xcom_have_a_size_limit(environment: dict[str, str]) -> None:

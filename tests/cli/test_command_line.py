@@ -75,6 +75,13 @@ def test_a_full_disk_ends_a_stage_with_status_78_and_leaves_no_files(
     assert stored_keys() == before
 
 
+def test_doctor_needs_no_kaggle_account_for_a_folder(tmp_path: Path) -> None:
+    process = carclf("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url,
+                     "--set", "data.source=./photos", home=tmp_path)
+    lines = {line.split()[0]: line for line in process.stdout.splitlines()}
+    assert " ok " in lines["Kaggle"] and "folder" in lines["Kaggle"]
+
+
 def test_doctor_reports_what_is_missing_with_status_78(tmp_path: Path) -> None:
     process = carclf("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, home=tmp_path)
     lines = {line.split()[0]: line for line in process.stdout.splitlines()}

@@ -10,12 +10,12 @@ from carclf.dashboard.stage_facts import StageFacts
 
 POINTS = [{"epoch": 1, "loss": 2.0, "val_loss": 1.5, "accuracy": 0.5}, {"epoch": 2, "loss": 1.0, "val_loss": None}]
 RECALLS = [
-    ClassRecall(label=5, num_images=9, recall=0.5, low=0.3, high=0.7, num_predicted=4),
-    ClassRecall(label=7, num_images=3, recall=1.0, low=0.4, high=1.0, num_predicted=3),
+    ClassRecall(label="5", num_images=9, recall=0.5, low=0.3, high=0.7, num_predicted=4),
+    ClassRecall(label="7", num_images=3, recall=1.0, low=0.4, high=1.0, num_predicted=3),
 ]
 DIFFERENCES = [
-    ClassDifference(label=5, num_images=9, a=0.5, b=0.4, difference=-0.1),
-    ClassDifference(label=7, num_images=3, a=1.0, b=1.0, difference=0.0),
+    ClassDifference(label="5", num_images=9, a=0.5, b=0.4, difference=-0.1),
+    ClassDifference(label="7", num_images=3, a=1.0, b=1.0, difference=0.0),
 ]
 BINS = [ReliabilityBin(confidence=0.5, accuracy=0.4, low=0.3, high=0.6, num_images=4)]
 

@@ -1,6 +1,7 @@
 """Kaggle's unmodified client against the demo server."""
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -332,6 +333,33 @@ def kaggle(proxy: str, home: Path, *arguments: str) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_submissions_to_several_competitions_survive_a_restart(competition: Competition, tmp_path: Path) -> None:
+    other = dataclasses.replace(competition, slug="other", metric="macro_f1", evaluation_metric="MeanFScore")
+    path = tmp_path / "submissions.json"
+    rows = "".join(f"{name},{label}\n" for name, label in (competition.truth or {}).items())
+    for num_earlier in range(2):
+        with DemoServer(competition, other, scoring_seconds=0, submissions_path=path) as server:
+            upload = call(server, "StartSubmissionUpload", fileName="s.csv").json()
+            requests.put(upload["createUrl"], data=f"Id,Category\n{rows}".encode(), timeout=9)
+            call(server, "CreateSubmission", competitionName="other", blobFileTokens=upload["token"])
+            assert call(server, "ListSubmissions").json()["submissions"] == []
+            listed = call(server, "ListSubmissions", competitionName="other").json()["submissions"]
+            assert [entry["publicScore"] for entry in listed] == ["1.00000"] * (num_earlier + 1)
+    with DemoServer(competition, scoring_seconds=0, submissions_path=path) as server:
+        assert [entry.score for entry in server.submissions] == ["", ""]  # the other one is not served any more
+        assert call(server, "ListSubmissions").json()["submissions"] == []
+
+
+def test_a_member_in_a_folder_of_the_archive_is_downloaded(tmp_path: Path, competition: Competition) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("train/a b/1.txt", "one")
+    nested = Competition("nested", tmp_path / "a.zip", (), None)
+    with DemoServer(competition, nested) as server:
+        response = call(server, "DownloadDataFile", competitionName="nested", fileName="train/a b/1.txt")
+        assert (response.url.partition("?")[0].rpartition("/")[2], response.text) == ("1.txt", "one")
+        assert call(server, "DownloadDataFile", competitionName="nested", fileName="x").status_code == 404
 
 
 def test_redirects_use_the_servers_host_name(competition: Competition) -> None:

@@ -10,12 +10,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import product
 
 import pytest
 from mutations import Mutation, flip_bits, mutation_counts, repeat, splice, truncate
 
-from carclf.demo.competition import Competition
+from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.kaggle_backend import METHODS
+from carclf.demo.request_handler import DOWNLOAD_METHODS, METHODS_BY_SERVICE
 from carclf.demo.server import MAX_CONNECTIONS, DemoServer
 
 SLUG = "demo-cars"
@@ -31,7 +33,8 @@ TARGETS = ("//[", "http://[::1", "/upload/%00", "/download/..%2f..%2fx?signature
 
 @pytest.fixture
 def server(competition: Competition) -> Iterator[DemoServer]:
-    with DemoServer(competition, scoring_seconds=0, daily_limit=20) as running:
+    dataset = ServedDataset("ford", "cars", 1, competition.archive)
+    with DemoServer(competition, dataset, scoring_seconds=0, daily_limit=20) as running:
         yield running
 
 
@@ -41,11 +44,13 @@ def requests_of(server: DemoServer) -> list[bytes]:
     head = f"Host: x\r\nAuthorization: Basic {basic}\r\n"
     upload = server.handle_call("StartSubmissionUpload", {"competitionName": SLUG, "fileName": "a.csv"})
     fields = {"competitionName": SLUG, "ref": 1001, "pageSize": 5, "pageToken": "1", "fileName": "train.csv",
-              "blobFileTokens": upload["token"], "submissionDescription": "a"}
+              "blobFileTokens": upload["token"], "submissionDescription": "a", "ownerSlug": "ford",
+              "datasetSlug": "cars", "datasetVersionNumber": 1}
     body = json.dumps(fields)
     head += f"Content-Length: {len(body)}\r\n"
-    calls = [f"POST /v1/competitions.CompetitionApiService/{method} HTTP/1.1\r\n{head}\r\n{body}"
-             for method in (*sorted(METHODS), "DownloadDataFiles")]
+    calls = [f"POST /v1/{service}/{method} HTTP/1.1\r\n{head}\r\n{body}"
+             for service, method in product(METHODS_BY_SERVICE, sorted(METHODS | DOWNLOAD_METHODS))
+             if method in METHODS_BY_SERVICE[service]]
     chunks = f"PUT /upload/{upload['token']} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nId,Ca\r\n0\r\n\r\n"
     path = f"/download/{SLUG}.zip?signature={server.signature}"
     download = f"GET {path} HTTP/1.1\r\nRange: bytes=10-\r\nConnection: close\r\n\r\n"

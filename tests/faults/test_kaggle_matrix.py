@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 from gate_candidates import build_artifact
-from submissions import MemoryClaim, submit_file
+from submissions import MemoryClaim, layout_json, submit_file
 
-from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Provenance, Split, StageContext
+from carclf.artifacts import Dataset, Evaluation, Prediction, Provenance, StageContext
 from carclf.config import load_config
-from carclf.demo.competition import Competition
+from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, StageWaiting
 from carclf.services.kaggle.client import KaggleClient
+from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import open_store
 from carclf.stages.score import score
 from carclf.stages.submit import send_submission
@@ -89,6 +90,42 @@ DOWNLOADS = [
     download_row("a corrupted archive of the same size once", Fault(FILE, "corrupt")),
     download_row("a corrupted archive of the same size always", Fault(FILE, "corrupt", times=ALWAYS), DAMAGED),
 ]
+
+
+DATASET = "ford/car-models"
+VERSION, STATUS, SUMMARY = "GetDataset", "GetDatasetStatus", "GetDatasetFilesSummary"
+FILES, DATA = "ListDatasetFiles", "DownloadDataset"
+
+
+def dataset_row(name: str, fault: Fault, outcome: Outcome = SUCCESS, num_attempts: int = 2) -> Row:
+    return Row(f"dataset: {name}", fault.method, outcome, [fault], num_attempts, slug=DATASET)
+
+
+DATASETS = [
+    Row("dataset: 401: a wrong key", VERSION, (ConfigError, "KAGGLE_KEY"), key="stale", slug=DATASET),
+    Row("dataset: 404: no such dataset", VERSION, (ConfigError, "data.source"), slug="ford/lorries"),
+    dataset_row("403: a private one", Fault(VERSION, "status", 403), (ConfigError, DATASET), 1),
+    dataset_row("429 to its version", Fault(VERSION, "status", 429, retry_after=1)),
+    dataset_row("no version in the response", Fault(VERSION, "empty")),
+    dataset_row("no version in any response", Fault(VERSION, "empty", times=ALWAYS), TRANSIENT, 4),
+    dataset_row("500 to its status", Fault(STATUS, "status")),
+    dataset_row("HTML instead of its status", Fault(STATUS, "html")),
+    dataset_row("a stalled status", Fault(STATUS, "stall")),
+    # The status of an empty response is the enumeration's first: Kaggle is still processing the dataset.
+    dataset_row("no status in the response", Fault(STATUS, "empty"), (ServiceError, "NOT_YET_PERSISTED"), 1),
+    dataset_row("no summary (404)", Fault(SUMMARY, "status", 404), num_attempts=1),
+    dataset_row("503 to the summary always", Fault(SUMMARY, "status", 503, times=ALWAYS), TRANSIENT, 4),
+    dataset_row("the list of files dropped", Fault(FILES, "drop")),
+    dataset_row("502 to the list of files always", Fault(FILES, "status", 502, times=ALWAYS), TRANSIENT, 4),
+    dataset_row("500 to the download", Fault(DATA, "status")),
+    dataset_row("HTML instead of a link", Fault(DATA, "html")),
+    dataset_row("an expired link", Fault(FILE, "expired")),
+    dataset_row("the body dropped three times", Fault(FILE, "drop", times=3), num_attempts=4),
+    dataset_row("a stalled body", Fault(FILE, "stall")),
+    dataset_row("a truncated archive always", Fault(FILE, "truncate", times=ALWAYS), DAMAGED),
+    dataset_row("a corrupted archive once", Fault(FILE, "corrupt")),
+]
+DETAILS = "GetCompetition"
 
 
 def submission_row(
@@ -162,6 +199,16 @@ SUBMISSIONS = [
     submission_row("HTML instead of the list", CREATE, Fault("ListSubmissions", "html")),
     submission_row("no response about the limits", CREATE, Fault("GetSubmissionLimits", "drop")),
     submission_row("no call for the limits", CREATE, Fault("GetSubmissionLimits", "status", 404, times=ALWAYS)),
+    submission_row("500 to the details of the competition", DETAILS, Fault(DETAILS, "status"), num_attempts=2),
+    submission_row("no call for the details", DETAILS, Fault(DETAILS, "status", 404)),
+    submission_row("no details in the response", DETAILS, Fault(DETAILS, "empty")),
+    submission_row(
+        "no response about the details",
+        DETAILS,
+        Fault(DETAILS, "drop", times=ALWAYS),
+        num_attempts=4,
+        outcome=TRANSIENT,
+    ),
     submission_row("limit reached, known before", CREATE, num_attempts=0, outcome=LIMIT, daily_limit=1),
     submission_row("limit reached, known by a 400", CREATE, ALLOWED_ONCE, outcome=LIMIT, daily_limit=1),
     submission_row(
@@ -195,11 +242,18 @@ class Matrix:
     monkeypatch: pytest.MonkeyPatch
 
     def connect(self, row: Row) -> KaggleClient:
+        self.prepare(row)
+        return KaggleClient(row.slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.3)
+
+    def connect_to_dataset(self, row: Row) -> DatasetClient:
+        self.prepare(row)
+        return DatasetClient(row.slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.3)
+
+    def prepare(self, row: Row) -> None:
         self.monkeypatch.setenv("KAGGLE_KEY", row.key)
         for name, value in row.server.items():
             setattr(self.server, name, value)
         self.server.faults += [dataclasses.replace(fault) for fault in row.faults]
-        return KaggleClient(row.slug, max_attempts=4, backoff_seconds=0.01, read_timeout_seconds=0.3)
 
     def check(self, row: Row, act: Callable[[], str], fingerprint: str = FINGERPRINT) -> None:
         """Act, add the line of the table, and check the row's expectations."""
@@ -211,7 +265,7 @@ class Matrix:
         num_counted = sum(fingerprint in entry.description for entry in self.server.submissions)
         num_attempts = self.server.calls[row.method]
         shown = f"{error.__name__}: {text}" if error else text
-        self.lines.append((row.name, shown, str(num_attempts), "" if row in DOWNLOADS else str(num_counted)))
+        self.lines.append((row.name, shown, str(num_attempts), "" if row in DOWNLOADS + DATASETS else str(num_counted)))
         assert (error, num_attempts, num_counted) == (row.outcome[0], row.num_attempts, row.num_counted), text
         assert row.outcome[1] in text
 
@@ -250,6 +304,27 @@ def test_a_fault_of_a_download(
     assert list(folder.iterdir()) == ([] if row.outcome[0] else [folder / f"{SLUG}.zip"])
 
 
+@pytest.mark.parametrize("row", DATASETS, ids=lambda row: row.name)
+def test_a_fault_of_a_dataset(
+    row: Row, matrix: Matrix, tmp_path: Path, random_bytes_competition: Competition
+) -> None:
+    folder, archive = tmp_path / "new", random_bytes_competition.archive
+    matrix.server.datasets.append(ServedDataset("ford", "car-models", 3, archive))
+    folder.mkdir()
+
+    def download() -> str:
+        dataset = matrix.connect_to_dataset(row)
+        version = dataset.resolve(0)
+        extensions = {entry.extension: entry.num_files for entry in dataset.list_extensions()}
+        assert (version, len(dataset.list_files(version))) == (3, 4)
+        assert extensions == ({} if row.method == SUMMARY else {".csv": 2, ".zip": 2})
+        assert dataset.download(version, folder, timeout_seconds=60).read_bytes() == archive.read_bytes()
+        return "complete archive"
+
+    matrix.check(row, download)
+    assert list(folder.iterdir()) == ([] if row.outcome[0] else [folder / "car-models.zip"])
+
+
 @pytest.mark.parametrize("row", SUBMISSIONS, ids=lambda row: row.name)
 def test_a_fault_of_a_submission(
     row: Row, matrix: Matrix, tmp_path: Path, random_bytes_competition: Competition
@@ -283,13 +358,13 @@ def test_a_fault_of_the_scoring(
     ids = random_bytes_competition.ids[: 1 if row.outcome[0] is DataError else None]
     content = ("Id,Category\n" + "".join(f"{name},0\n" for name in ids)).encode()
 
-    def build(kind: Any, name: str) -> Any:
-        metrics = {"num_rows": len(ids), "class_names": [0]}
-        return build_artifact(context.store, kind, Provenance(1, {}, {}), metrics, {name: content})
+    def build(kind: Any, name: str, data: bytes) -> Any:
+        provenance = Provenance(1, {"model": "m"}, {})
+        return build_artifact(context.store, kind, provenance, {"num_rows": len(ids)}, {name: data})
 
-    prediction = build(Prediction, "submission.csv")
-    dataset, split = build(Dataset, "sample-submission.csv"), build(Split, "split.csv")
-    submission, _ = send_submission(prediction, dataset, split, build(Model, "model.keras"), context)
+    prediction = build(Prediction, "submission.csv", content)
+    dataset = build(Dataset, "layout.json", layout_json(ids, ["0"]))
+    submission, _ = send_submission(prediction, dataset, context)
     interval = {"val_accuracy": 0.9, "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}
     evaluation = build_artifact(context.store, Evaluation, Provenance(1, {"model": "m"}, {}), interval)
     fingerprint = prediction.files["submission.csv"].sha256[:16]

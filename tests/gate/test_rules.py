@@ -15,7 +15,9 @@ from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reaso
 from carclf.stats import PairedCounts
 
 GATE = Gate(threshold=0.9, min_recall=0.8)
-EVALUATION = {"class_names": [0, 1, 7], "recall": [0.95, 0.94, 0.93], "confusion": [[19, 1, 0], [1, 16, 0], [0, 1, 13]]}
+EVALUATION = {
+    "class_names": ["0", "1", "7"], "recall": [0.95, 0.94, 0.93], "confusion": [[19, 1, 0], [1, 16, 0], [0, 1, 13]],
+}
 METRICS: dict[str, Any] = {"val_accuracy": 0.95, "val_accuracy_low": 0.91, "val_accuracy_high": 0.97, **DEFAULT_METRICS}
 NAMES = ["accuracy", "champion", "class_floor", "calibration", "prediction_time", "model_size", "reload"]
 
@@ -191,6 +193,6 @@ def test_a_floor_for_a_class_replaces_the_general_floor() -> None:
 
 
 def test_a_floor_for_an_unknown_class_raises_config_error() -> None:
-    validate_class_floors(Gate(min_recall_by_class="7=0.5"), [0, 1, 7])
+    validate_class_floors(Gate(min_recall_by_class="7=0.5"), ["0", "1", "7"])
     with pytest.raises(ConfigError, match=r"gate\.min_recall_by_class has a floor for 3, 9, .* 0, 1, 7"):
-        validate_class_floors(Gate(min_recall_by_class="3=0.5,7=0.5,9=0.1"), [0, 1, 7])
+        validate_class_floors(Gate(min_recall_by_class="3=0.5,7=0.5,9=0.1"), ["0", "1", "7"])

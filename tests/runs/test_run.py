@@ -8,7 +8,8 @@ import pytest
 
 from carclf.artifacts import Artifact, Evaluation, Metrics, Provenance, build
 from carclf.config import load_config
-from carclf.errors import ConfigError, DataError, StageWaiting
+from carclf.dashboard.run_facts import run_facts
+from carclf.errors import ConfigError, DataError, StageSkipped, StageWaiting
 from carclf.runs.index import list_runs
 from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import Store, open_store
@@ -104,6 +105,24 @@ def test_the_outcome_of_a_result_is_created_reused_or_waiting() -> None:
     result = Result("split", "k", False, 1.0, {}, "")
     outcomes = [result.outcome, replace(result, reused=True).outcome, replace(result, waiting=True).outcome]
     assert outcomes == ["created", "reused", "waiting"]
+
+
+def test_a_stage_without_anything_to_do_is_skipped_with_a_reason(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def skip(_: StageCall) -> tuple[Artifact, bool]:
+        raise StageSkipped("notebooks only")
+
+    monkeypatch.setitem(STAGES, "submit", replace(STAGES["submit"], run=skip, inputs=()))
+    run = start(store)
+    result = run.run_stage("submit")
+    assert (result.key, result.outcome, result.skip_reason, result.waiting) == ("", "skipped", "notebooks only", False)
+    record = Run.load("r", store).record
+    assert (record["attempts"]["submit"]["state"], "submit" in record["stages"]) == ("skipped", False)
+    [row] = list_runs(store)
+    assert (row["state"], row["stage"], row["text"]) == ("done", "submit", "notebooks only")
+    facts = {stage.name: (stage.state, stage.text) for stage in run_facts(store, "r").stages}
+    assert facts["submit"] == facts["score"] == ("skipped", "notebooks only")
 
 
 def test_an_interrupted_stage_is_recorded_as_failed_and_can_continue(

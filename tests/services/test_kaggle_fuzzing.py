@@ -1,5 +1,6 @@
 """Damaged responses from Kaggle: each call returns valid values or raises carclf's errors."""
 
+import dataclasses
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from mutations import flip_bits, mutation_counts, repeat, truncate
 
 from carclf.errors import CarclfError
 from carclf.services.kaggle.client import KaggleClient, SubmissionLimits, SubmissionState, UnknownOutcomeError
+from carclf.services.kaggle.datasets import DatasetClient
 
 SUBMISSION = {"ref": 1001, "totalBytes": 90, "date": "2026-03-01T12:00:00.0000000Z", "description": "carclf abc",
               "errorDescription": "", "fileName": "s.csv", "publicScore": "0.5", "status": "COMPLETE"}
@@ -28,6 +30,14 @@ RESPONSES: dict[str, dict[str, Any]] = {
     "GetSubmission": SUBMISSION,
     "ListSubmissions": {"submissions": [SUBMISSION, SUBMISSION | {"publicScore": ""}], "nextPageToken": ""},
     "GetLeaderboard": {"submissions": [{"teamId": 1, "score": "0.9"}, {"teamId": 2, "score": "0.1"}]},
+    "GetCompetition": {"ref": "demo-cars", "title": "Cars", "evaluationMetric": "Log Loss", "submissionsDisabled": True,
+                       "isKernelsSubmissionsOnly": False, "deadline": "2026-03-01T12:00:00.0000000Z"},
+    "GetDataset": {"ref": "ford/cars", "currentVersionNumber": 2, "versions": [{"versionNumber": 1, "status": "READY"},
+                                                                               {"versionNumber": 2}]},
+    "GetDatasetStatus": {"status": "READY"},
+    "ListDatasetFiles": {"datasetFiles": [FILE], "nextPageToken": ""},
+    "GetDatasetFilesSummary": {"fileSummaryInfo": {"totalFileCount": 5, "fileTypes": [
+        {"extension": ".jpg", "fileCount": 5, "totalSize": 50}]}},
     "GetSubmissionLimits": {"numToday": 1, "numTotal": 3, "numAllowedNow": 4, "limitedByTotal": False},
 }
 ODD_VALUES = (None, "", "x", "nan", "1e999", -1, 0, 1.5, True, 10**30, math.inf, math.nan, [], {}, [[]], "é\n\x1b[31m",
@@ -72,6 +82,7 @@ class Kaggle(socketserver.ThreadingTCPServer):
         self.valid |= {
             "StartSubmissionUpload": format_response(json.dumps(upload).encode()),
             "upload": format_response(b"{}"),
+            "DownloadDataset": format_response(b"", 302, ("Location: /archive",)),
             "DownloadDataFiles": format_response(b"", 302, ("Location: /archive",)),
             "archive": format_response(ARCHIVE, headers=("Content-Type: application/zip", 'ETag: "a"')),
         }
@@ -197,7 +208,38 @@ def check_download(kaggle: KaggleClient, folder: Path) -> None:
     assert zipfile.ZipFile(kaggle.download(folder, timeout_seconds=60)).namelist()
 
 
+def check_details(kaggle: KaggleClient, _: Path) -> None:
+    details = kaggle.details()
+    assert {type(value) for value in dataclasses.astuple(details)} == {str, bool}
+    assert type(details.submission_obstacle) is str
+
+
+def connect_to_dataset() -> DatasetClient:
+    return DatasetClient("ford/cars", max_attempts=1, read_timeout_seconds=0.5)
+
+
+def check_version(_: KaggleClient, __: Path) -> None:
+    assert connect_to_dataset().resolve(0) > 0
+    assert connect_to_dataset().resolve(1) == 1
+
+
+def check_dataset_files(_: KaggleClient, __: Path) -> None:
+    assert all(list(map(type, file)) == [str, int, str] for file in connect_to_dataset().list_files(1))
+
+
+def check_extensions(_: KaggleClient, __: Path) -> None:
+    for entry in connect_to_dataset().list_extensions():
+        assert list(map(type, dataclasses.astuple(entry))) == [str, int, int]
+
+
+def check_dataset_download(_: KaggleClient, folder: Path) -> None:
+    assert zipfile.ZipFile(connect_to_dataset().download(1, folder, timeout_seconds=60)).namelist()
+
+
 CALLS: dict[str, Callable[[KaggleClient, Path], None]] = {
+    "GetCompetition": check_details, "GetDataset": check_version, "GetDatasetStatus": check_version,
+    "ListDatasetFiles": check_dataset_files, "GetDatasetFilesSummary": check_extensions,
+    "DownloadDataset": check_dataset_download,
     "ListDataFiles": check_files, "ListSubmissions": check_submissions, "GetSubmissionLimits": check_limits,
     "GetSubmission": lambda kaggle, _: check_state(kaggle.read_submission(1001, "abc")), "GetLeaderboard": check_rank,
     "StartSubmissionUpload": check_upload, "upload": check_upload, "CreateSubmission": check_creation,

@@ -18,6 +18,11 @@ from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall
 BASE = {"model.weights": "none", "audit.enabled": False}  # an audit would compute features
 CHANGED_VALUES: dict[str, Any] = {
     "data.source": "other-cars",
+    "data.metric": "log_loss",
+    "data.label_source": "table",
+    "data.id_form": "stem",
+    "data.class_names": "0=coupe",
+    "submit.kind": "probabilities",
     "model.backbone": "EfficientNetB0",
     "model.weights": "imagenet",
     "model.precision": "float32",
@@ -106,6 +111,8 @@ def changed_value(name: str) -> Any:
         value = getattr(value, part)
     if isinstance(value, bool):
         return not value
+    if value == "":
+        return "changed"
     assert isinstance(value, int | float), f"{name} needs a value in CHANGED_VALUES"
     return value / 2 if isinstance(value, float) and value else value + 1
 

@@ -1,5 +1,6 @@
 """download and validate, from a local Kaggle server to the dataset: extra data, label fixes and reuse."""
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -83,7 +84,21 @@ def write_images(folder: Path, images: dict[str, bytes]) -> Path:
 def test_an_archive_without_extra_data_is_the_competitions(store: Store) -> None:
     archive, _ = download_with(store)
     assert list(archive.files) == ["archive.zip"] and archive.content_hash == archive.files["archive.zip"].sha256
-    assert archive.settings.keys() == {"competition", "listing", "salt"} and archive.metrics.keys() == {"num_bytes"}
+    assert archive.settings.keys() == {"competition", "listing", "salt"}
+    assert archive.metrics.keys() == {"num_bytes", "evaluation_metric", "submission_obstacle"}
+
+
+def test_the_archive_has_kaggles_metric_and_why_nothing_can_be_submitted(
+    store: Store, cars_server: DemoServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive, _ = download_with(store)
+    assert archive.metrics["evaluation_metric"] == "Categorization Accuracy"
+    assert archive.metrics["submission_obstacle"] == ""
+    monkeypatch.setattr(
+        cars_server, "competition", dataclasses.replace(cars_server.competition, is_notebooks_only=True))
+    again, reused = download(StageContext(store, load_config("demo", SETTINGS), "again"))
+    assert (reused, "notebooks" in str(again.metrics["submission_obstacle"])) == (False, True)
+    assert str(again.metrics["submission_obstacle"]) in caplog.text
 
 
 def test_extra_data_join_the_training_images_and_are_checked(store: Store, tmp_path: Path, cars: list[bytes]) -> None:

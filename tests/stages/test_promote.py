@@ -155,9 +155,9 @@ def test_the_decision_compares_both_models_on_the_same_images(store: Store) -> N
         "candidate_only_correct_ids": ["0.jpg", "1.jpg", "2.jpg"],
         "champion_only_correct_ids": ["4.jpg"],
         "classes": [
-            {"label": 0, "num_images": 20, "candidate": 0.95, "champion": 0.9},
-            {"label": 1, "num_images": 20, "candidate": 0.95, "champion": 0.95},
-            {"label": 2, "num_images": 20, "candidate": 1.0, "champion": 0.95},
+            {"label": "0", "num_images": 20, "candidate": 0.95, "champion": 0.9},
+            {"label": "1", "num_images": 20, "candidate": 0.95, "champion": 0.95},
+            {"label": "2", "num_images": 20, "candidate": 1.0, "champion": 0.95},
         ],
         "p_worse": 0.9375,
     }

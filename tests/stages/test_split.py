@@ -26,12 +26,12 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def index_rows(names: range, *, label: int | None = None) -> pd.DataFrame:
+def index_rows(names: range, *, label: str | None = None) -> pd.DataFrame:
     """Usable images with hashes far apart from each other."""
     digests = [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
     return pd.DataFrame({
         "id": [f"{name}.jpg" for name in names], "path": [f"train/{name % 3}/{name}.jpg" for name in names],
-        "label": [name % 3 if label is None else label for name in names], "problem": "", "source": "train",
+        "label": [str(name % 3) if label is None else label for name in names], "problem": "", "source": "train",
         "sha256": digests, "pixels_sha256": digests, "color_signature": [bytes(range(192))] * len(names),
         "phash": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
         "cluster": list(names),
@@ -138,7 +138,7 @@ def test_the_leak_report_lists_copies_across_subsets(store: Store) -> None:
     old = subsets_by_id(store, first)
     train, val = (next(name for name in old if old[name] == subset) for subset in ("train", "val"))
     index.loc[index["id"] == val, "phash"] = index.set_index("id")["phash"][train] ^ np.uint64(0b1011)
-    test = index_rows(range(1000, 1003), label=-1)
+    test = index_rows(range(1000, 1003), label="")
     test.loc[0, "cluster"] = index.set_index("id")["cluster"][train]
     test.loc[1, "cluster"] = index.set_index("id")["cluster"][val]
     second, _ = run_split(store, build_dataset(store, pd.concat([index, test], ignore_index=True)))
@@ -148,7 +148,7 @@ def test_the_leak_report_lists_copies_across_subsets(store: Store) -> None:
     assert second.metrics == {
         "num_train": first.metrics["num_train"], "num_val": first.metrics["num_val"], "num_excluded": 0,
         "num_clusters_in_train_and_val": 0, "num_champion_train_in_val": 0, "num_test_copies_in_train": 1,
-        "class_names": [0, 1, 2],
+        "class_names": ["0", "1", "2"], "metric": "accuracy",
     }
 
 

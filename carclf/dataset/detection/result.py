@@ -1,4 +1,4 @@
-"""The detected layout of a dataset: what each image is, the classes, and what a submission looks like."""
+"""The detected layout of a dataset: what each image is, the classes, and the form of a submission."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Detection:
-    """The answer to one question about the layout, with its evidence.
+    """What was detected about one question, with its evidence.
 
-    ``question`` is labels, ids, test, submission, metric, groups, classes or subsets; ``answer`` is the result in a
-    few words, ``evidence`` what shows it, with counts.
+    ``question`` is files, subsets, labels, ids, test, classes, groups, metric or submission; ``result`` is a few words,
+    ``evidence`` what shows it, with counts.
     """
 
     question: str
-    answer: str
+    result: str
     evidence: str
+
+    def __str__(self) -> str:
+        return f"{self.question}: {self.result} ({self.evidence})"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class SubmissionFormat:
     """The form of a submission.
 
     ``sample`` is the path of the sample submission in the source, ``id_column`` its first column, and ``columns`` the
-    others in order. ``kind`` says what they contain: the class (label), the probability of ``positive_class``
+    others in order. ``kind`` is what they contain: the class (label), the probability of ``positive_class``
     (positive), or a probability per class (probabilities). ``values`` maps each class name to the text that a label
     submission contains, or to the column of its probability.
     """
@@ -54,12 +57,12 @@ class Layout:
     - ``path``: relative to the source's folder
     - ``label``: class name; "" for unlabeled images
     - ``source``: train; val (given as validation images); holdout (labeled test images, which are never trained on);
-      or test (unlabeled, to be predicted)
+      test (unlabeled, to be predicted); or extra (extra data, for training only)
     - ``group``: value of the group, such as a patient; "" if unknown
 
     ``class_names`` are in natural order (2 before 10). ``metric`` is a name in carclf.metrics. ``submission`` is None
     if there is nothing to submit. ``test_ids`` are the ids of the sample submission, in its order. ``findings`` are
-    about tables and folders. ``ignored`` are the paths of the files that are none of these.
+    problems of files, folders and tables; ``ignored`` are the paths of the files that have no meaning.
     """
 
     images: "pd.DataFrame"

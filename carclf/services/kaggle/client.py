@@ -63,7 +63,7 @@ class CompetitionDetails:
         """The reason why no file can be submitted; empty if there is none."""
         if self.is_notebooks_only:
             return "the competition accepts submissions from Kaggle notebooks only"
-        return "the competition accepts no more submissions" if self.submissions_disabled else ""
+        return "the competition accepts no submissions any more" if self.submissions_disabled else ""
 
 
 class UnknownOutcomeError(Exception):

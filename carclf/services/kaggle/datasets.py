@@ -43,7 +43,7 @@ class DatasetClient:
         self._calls = ApiCalls(http, "datasets", {"owner_slug": owner, "dataset_slug": self._slug}, retries)
 
     def resolve(self, version: int) -> int:
-        """Return the version's number; 0 stands for the newest one.
+        """Return the version's number; 0 is the newest one.
 
         Raise ServiceError while Kaggle processes the newest version, DataError if it failed or was deleted, ConfigError
         if there is no such version.

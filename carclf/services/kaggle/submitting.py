@@ -10,7 +10,7 @@ from typing import Protocol
 
 from pydantic import AwareDatetime, BaseModel
 
-from carclf.errors import ConfigError, ServiceError, StageWaiting
+from carclf.errors import ConfigError, ServiceError, StageSkipped, StageWaiting
 from carclf.services.kaggle.client import (
     KaggleClient,
     SubmissionLimits,
@@ -67,7 +67,8 @@ def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim) -> Sub
     sent again only when Kaggle's count proves that the attempt did not arrive.
 
     Raise StageWaiting if today's limit is reached, the outcome of an attempt is unknown, or another process is
-    submitting the file. Raise ConfigError if Kaggle rejects it, ServiceError if Kaggle has a temporary fault.
+    submitting the file. Raise StageSkipped if the competition accepts no files, ConfigError if Kaggle rejects this one,
+    ServiceError if Kaggle has a temporary fault.
     """
     submissions = kaggle.list_submissions()
     if existing := select_submission(submissions, file.fingerprint):
@@ -78,6 +79,7 @@ def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim) -> Sub
     limits = kaggle.submission_limits()  # after the list: what arrives in between must not hide a counted submission
     if attempt and not _proves_absence(limits, submissions, attempt):
         raise _outcome_unknown(kaggle, file, attempt)
+    require_open(kaggle)
     _require_remaining(kaggle, limits)
     try:
         token = kaggle.upload(file.path)
@@ -88,6 +90,12 @@ def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim) -> Sub
     if existing := kaggle.find_submission(file.fingerprint):
         return existing
     return _send(kaggle, file, claim, token, _new_attempt(limits, submissions))
+
+
+def require_open(kaggle: KaggleClient) -> None:
+    """Raise StageSkipped if the competition accepts no files."""
+    if obstacle := kaggle.details().submission_obstacle:
+        raise StageSkipped(obstacle)
 
 
 def _send(kaggle: KaggleClient, file: SubmissionFile, claim: Claim, token: str, attempt: Attempt) -> SubmissionState:

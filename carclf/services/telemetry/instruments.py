@@ -57,7 +57,7 @@ METRICS = (
     RESULT_METRICS["threshold"], RESULT_METRICS["public_score"],
 )  # fmt: skip
 
-OUTCOMES = ("created", "reused", "waiting", "failed")
+OUTCOMES = ("created", "reused", "waiting", "skipped", "failed")
 # Other errors are reported as the conventions' "_OTHER", which limits the number of series.
 ERROR_TYPES = ("DataError", "QualityError", "ConfigError", "ServiceError", "MemoryError", "KeyboardInterrupt", "_OTHER")
 GATE_DECISIONS = ("promoted", "rejected")

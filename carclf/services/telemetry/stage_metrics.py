@@ -29,8 +29,8 @@ ReportOutcome = Callable[[str, MetricValues], None]
 def export_stage_metrics(stage: str, recipe: str, run_started: str) -> Iterator[ReportOutcome]:
     """Export the metrics of a stage. Without an endpoint, do nothing and do not import OpenTelemetry.
 
-    ``run_started`` is in ISO format. Yield a function to call at the end of the stage with its outcome (created, reused
-    or waiting) and its metrics. Without this call the outcome is "failed".
+    ``run_started`` is in ISO format. Yield a function to call at the end of the stage with its outcome (created,
+    reused, waiting or skipped) and its metrics. Without this call the outcome is "failed".
     """
     has_endpoint = any(os.environ.get(name) for name in ENDPOINT_ENV_VARS)
     exporter = _create_exporter(stage, recipe, run_started) if has_endpoint else None

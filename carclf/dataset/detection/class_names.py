@@ -1,0 +1,84 @@
+"""The names of the classes: from the settings, a table such as classes.csv, or a JSON map; else the labels."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from carclf.dataset.detection.files import MAX_TABLE_DEPTH, Files
+from carclf.dataset.detection.result import Detection
+from carclf.dataset.detection.tables import MAX_BYTES, Table
+from carclf.errors import ConfigError
+from carclf.natural_order import sort_naturally
+
+_NUM_COLUMNS = 2
+NameMap = tuple[str, Mapping[str, str]]  # the path of a file, and the names by label
+
+
+def parse_class_names(text: str) -> dict[str, str]:
+    """Return the name of each label in ``0=Lada Priora,1=Ford Focus``. Raises ConfigError if it has another form."""
+    pairs = [part.partition("=") for part in re.split(r",(?=[^,=]+=)", text) if part]
+    names = {label.strip(): name.strip() for label, _, name in pairs}
+    if not all([*names, *names.values()]) or len(set(names.values())) < len(pairs) or len(names) < len(pairs):
+        raise ConfigError(f"data.class_names is {text!r}. Expected different labels and names, such as "
+                          "0=Lada Priora,1=Ford Focus.")
+    return names
+
+
+def find_class_names(
+    labels: Collection[str], setting: str, maps: Sequence[NameMap]
+) -> tuple[dict[str, str], Detection]:
+    """Return the class name of each label in the data, and the detection. ``setting`` is ``data.class_names``.
+
+    The first of the maps counts that has a different name for each label, if the labels are whole numbers. Raises
+    ConfigError if the setting has a label that the data do not have, or two labels get the same name.
+    """
+    if setting:
+        names = _configured_names(labels, parse_class_names(setting))
+        return names, Detection("classes", f"{len(names)} classes", "data.class_names")
+    if all(re.fullmatch("[0-9]+", label) for label in labels):
+        for path, mapping in maps:
+            if names := _names(labels, mapping):
+                return names, Detection("classes", f"{len(names)} classes", f"{path} has a name for each label")
+    return _names(labels, {label: label for label in labels}), Detection("classes", f"{len(labels)} classes", "labels")
+
+
+def _configured_names(labels: Collection[str], names: Mapping[str, str]) -> dict[str, str]:
+    if unknown := sorted(names.keys() - set(labels)):
+        raise ConfigError(f"data.class_names has the label {unknown[0]!r}, but the labels of the data are "
+                          f"{', '.join(sort_naturally(labels)[:20])}.")
+    result = {label: names.get(label, label) for label in sort_naturally(labels)}
+    if len(set(result.values())) < len(result):
+        raise ConfigError("data.class_names has a name that is another class's label. Name that class as well.")
+    return result
+
+
+def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    names = {label: mapping.get(label, "").strip() for label in sort_naturally(labels)}
+    return names if all(names.values()) and len(set(names.values())) == len(names) else {}
+
+
+def read_maps(files: Files, tables: Sequence[Table]) -> list[NameMap]:
+    """Return the path and the content of the JSON files and the tables with two columns that may map labels to names.
+
+    A map may also be from names to labels, and the first line of a table may be a row.
+    """
+    maps: list[tuple[str, dict[str, str]]] = []
+    for path in files.json:
+        data = read_json(files, path)
+        if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):
+            maps.append((path, {str(label): str(name) for label, name in data.items()}))
+    for table in tables:
+        if len(table.rows.columns) == _NUM_COLUMNS:
+            rows = zip(*(table.rows[column].str.strip() for column in table.rows.columns), strict=True)
+            maps.append((table.path, {str(table.rows.columns[0]): str(table.rows.columns[1])} | dict(rows)))
+    return [*maps, *((path, {name: label for label, name in names.items()}) for path, names in maps)]
+
+
+def read_json(files: Files, path: str) -> object:
+    """Return the content of a JSON file; None if it is not valid, too large or too deep in the source."""
+    if (files.root / path).stat().st_size > MAX_BYTES or path.count("/") > MAX_TABLE_DEPTH:
+        return None
+    try:
+        return json.loads((files.root / path).read_bytes())
+    except (ValueError, RecursionError):
+        return None

@@ -1,0 +1,172 @@
+"""Detection of a dataset's layout: the questions in their order, and the log of what was detected."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from carclf.config import Config
+from carclf.dataset.archives import read_ignored_files
+from carclf.dataset.detection.class_names import find_class_names, read_maps
+from carclf.dataset.detection.coco import Coco, read_coco
+from carclf.dataset.detection.files import Files, list_files, normalized
+from carclf.dataset.detection.groups import find_groups
+from carclf.dataset.detection.label_folders import training_images
+from carclf.dataset.detection.labels import Evidence, Labels, find_labels
+from carclf.dataset.detection.metric import detect_metric
+from carclf.dataset.detection.rejections import describe_no_images
+from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
+from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
+from carclf.dataset.detection.subsets import detect_subsets, list_images
+from carclf.dataset.detection.tables import Table, has_pixels, read_tables
+from carclf.dataset.detection.test_set import find_sample_images, find_test_images
+from carclf.dataset.findings import Finding
+from carclf.errors import DataError
+from carclf.natural_order import sort_naturally
+from carclf.progress import log
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is in the folder: its files, one row per image, the readable tables and the errors of the others."""
+
+    files: Files
+    images: pd.DataFrame
+    tables: Sequence[Table]
+    errors: Mapping[str, DataError]
+    coco: Coco
+
+
+def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
+    """Return the layout of the data in a folder, without opening an image. Each detection is logged in one line.
+
+    ``evaluation_metric`` is Kaggle's description of the competition's metric. Raises DataError if the data are not
+    single-label image classification or are incomplete, and ConfigError if the evidence is ambiguous. The message
+    names the setting that decides.
+    """
+    source = _read_source(folder, config)
+    sample = find_sample(source.tables, source.errors, config.submit.sample)
+    test_ids, detections = _find_sample_images(source, sample, config)
+    labels = _find_labels(source, sample, test_ids, config)
+    if not sample:
+        test_ids, detection = _find_unlabeled(source, labels, config)
+        detections.append(detection)
+    names, named = _name_classes(source, labels, config)
+    train = source.images.loc[labels.values.index].assign(label=labels.values)
+    groups, grouped = find_groups(train, labels.joined, config.data.group_column)
+    submission = detect_format(sample, names, config, evaluation_metric) if sample else None
+    metric = detect_metric(config.data.metric, evaluation_metric, submission.kind if submission else "", list(names))
+    detections += [labels.detection, named, grouped, metric, _describe_submission(submission)]
+    train = train.assign(label=labels.values.map(names).fillna(""), source=labels.sources, group=groups)
+    images = _assemble(source, train, test_ids, names)
+    findings = (*labels.findings, *_find_problems(source, images))
+    detections = [*detect_subsets(source.images), *detections]
+    _log(detections)
+    sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
+    return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
+                  sample_ids, findings, _ignored(source, images))
+
+
+def _read_source(folder: Path, config: Config) -> _Source:
+    """Read the files. Raises DataError if there are no images."""
+    files = list_files(folder)
+    images = list_images(files, config.data)
+    tables, errors = read_tables(files, images["path"].tolist())
+    if images.empty:
+        names = [*files.tables, *files.json, *files.others, *read_ignored_files(folder)]
+        raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
+    return _Source(files, images[images["role"] != "other"], tables, errors, read_coco(files))
+
+
+def _find_sample_images(
+    source: _Source, sample: Table | None, config: Config
+) -> tuple[dict[int, str], list[Detection]]:
+    """Return the ids of the test images by row label. Images next to them, which the sample lacks, have their name."""
+    if not sample:
+        return {}, []
+    images = source.images
+    ids, detection = find_sample_images(images, sample, config.data, source.coco.file_names)
+    roots = set(images.loc[list(ids), "root"]) - {""}
+    is_test = images["role"].isin(["test", "predict"]) & images["root"].isin(roots)
+    unlisted = images.loc[is_test & ~images.index.isin(list(ids)), "path"].str.split("/").str[-1]
+    test = Detection("test", f"{len(ids)} images", f"ids of {sample.path}; {len(unlisted)} others in the same folder")
+    return dict(zip(unlisted.index.tolist(), unlisted, strict=True)) | ids, [detection, test]
+
+
+def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, str], config: Config) -> Labels:
+    tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
+    errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
+    return find_labels(Evidence(
+        source.images.drop(index=list(test_ids)), tables, source.coco.tables, errors,
+        [*source.files.others, *read_ignored_files(source.files.root)], targets(sample), config.data))
+
+
+def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[dict[int, str], Detection]:
+    images = source.images.drop(index=labels.values.index)
+    rows, evidence = find_test_images(images, source.tables, config.data)
+    names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
+    return dict(zip(names.index.tolist(), names, strict=True)), Detection("test", f"{len(rows)} images" if rows else "none", evidence)
+
+
+def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
+    used = {joined.table.path for joined in labels.joined}
+    tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
+    maps = [(labels.detection.result, labels.names or source.coco.categories), *read_maps(source.files, tables)]
+    return find_class_names(set(labels.values) - {""}, config.data.class_names, maps)
+
+
+def _assemble(
+    source: _Source, train: pd.DataFrame, test_ids: Mapping[int, str], names: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the images of a layout: labeled images, test images and extra data."""
+    test = source.images.loc[list(test_ids), ["path"]].assign(id=list(test_ids.values()), label="", source="test")
+    extra = pd.DataFrame({"path": list(source.files.extra)}, dtype="object")
+    labels = extra["path"].map(lambda path: path.split("/")[2] if path.count("/") > 2 else "")  # noqa: PLR2004
+    labels = labels.map({name: name for name in names.values()} | dict(names)).fillna("")
+    extra = extra.assign(id=extra["path"], label=labels, source="extra")
+    file_names = train["path"].str.split("/").str[-1].map(normalized)
+    train = train.assign(id=file_names.mask(file_names.duplicated(keep=False), train["path"]))
+    images = pd.concat([train, test, extra])[["id", "path", "label", "source", "group"]].fillna({"group": ""})
+    return images.sort_values("path", ignore_index=True).astype("str")
+
+
+def _ignored(source: _Source, images: pd.DataFrame) -> tuple[str, ...]:
+    used = set(images["path"])
+    paths = [f"{folder}/{name}".lstrip("/") for folder, names in source.files.images.items() for name in names]
+    return tuple(sorted([*(path for path in paths if path not in used), *source.files.others]))
+
+
+def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
+    """Return the findings about files: duplicates, empty class folders, ignored images, extra data of other classes."""
+    findings = [Finding("ignored_data", folder, "The folder is ignored: the same files are one level higher.")
+                for folder in source.files.duplicates]
+    used = set(images["path"])
+    roots = set(training_images(source.images)["root"])
+    for folder in source.files.empty:
+        path = source.files.collapsed[folder]
+        if path.rpartition("/")[0] in roots:
+            findings.append(Finding("empty_class_folder", folder, (
+                f"The folder is empty: class '{path.rpartition('/')[2]}' has no images, and no model can predict it.")))
+    findings += [Finding("ignored_data", path, "The image is ignored: it has no label and is not in the test set.")
+                 for path in source.images["path"] if path not in used]
+    misplaced = images.loc[(images["source"] == "extra") & (images["label"] == ""), "path"]
+    if len(misplaced):
+        findings.append(Finding("unknown_class", misplaced.iloc[0], (
+            f"{len(misplaced)} images of the extra data are not in the folder of a class (first: {misplaced.iloc[0]}). "
+            "Move them into the folder of their class, or remove them.")))
+    return findings
+
+
+def _describe_submission(submission: SubmissionFormat | None) -> Detection:
+    if submission is None:
+        return Detection("submission", "none", "no table is called like a sample submission")
+    columns = ",".join((submission.id_column, *submission.columns))
+    positive = f" of {submission.positive_class}" if submission.positive_class else ""
+    return Detection("submission", submission.kind + positive, f"{submission.sample} has the columns {columns[:200]}")
+
+
+def _log(detections: Sequence[Detection]) -> None:
+    for detection in detections:
+        log.info("validate: detected question=%s result=%r evidence=%r", detection.question, detection.result,
+                 detection.evidence)

@@ -1,0 +1,47 @@
+"""Data that are not single-label image classification, and why they are rejected."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from carclf.config.sources import ARCHIVE_SUFFIXES
+from carclf.dataset.layout import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES
+from carclf.errors import DataError
+
+_REASONS = {
+    "TFRecord files": (".tfrec", ".tfrecord", ".tfrecords"), "DICOM files": (".dcm", ".dicom"),
+    "BSON files": (".bson",), "MATLAB files": (".mat",), "arrays": (".npy", ".npz", ".h5", ".hdf5"),
+    "Parquet files": (".parquet", ".feather"), "videos": (".mp4", ".avi", ".mov"),
+    "tables": (".csv", ".tsv"), "JSON files": (".json",),
+}
+_EXPECTED = ("Expected images such as .jpg or .png, in folders or archives. Convert them to images, or set data.source "
+             "to another copy of the data.")
+
+
+def reject_listing(names_and_sizes: Iterable[tuple[str, int]]) -> None:
+    """Raise DataError if a listing of files has neither images nor archives that may contain some.
+
+    An archive of a table or of a document, such as labels.csv.zip, contains no images.
+    """
+    names = [name.lower() for name, size in names_and_sizes if size]
+    if names and not any(map(_may_have_images, names)):
+        raise DataError(describe_no_images(names))
+
+
+def _may_have_images(name: str) -> bool:
+    if name.endswith(tuple(IMAGE_SUFFIXES)):
+        return True
+    suffixes = [suffix for suffix in ARCHIVE_SUFFIXES if name.endswith(suffix)]
+    data = tuple(suffix for reason in _REASONS.values() for suffix in reason)
+    is_volume = name.rpartition(".")[2].isdecimal()  # of a divided archive
+    return is_volume or any(not name[: -len(suffix)].endswith((*data, *DOCUMENT_SUFFIXES)) for suffix in suffixes)
+
+
+def describe_no_images(names: Iterable[str], *, has_pixels: bool = False) -> str:
+    """Return the message for data without images: what they have instead. ``has_pixels``: tables of pixels."""
+    if has_pixels:
+        return f"There are no images: the pixels are in the columns of a table, which is not supported. {_EXPECTED}"
+    names = [name.lower() for name in names]
+    counts = Counter(kind for name in names for kind, suffixes in _REASONS.items()
+                     if name.endswith(suffixes) or any(f"{suffix}." in name for suffix in suffixes[:3]))
+    present = ", ".join(f"{counts[kind]} {kind}" for kind in _REASONS if counts[kind])
+    return f"There are no images, only {present or f'{len(names)} other files'}. {_EXPECTED}"

@@ -1,0 +1,153 @@
+"""The sample submission and what a submission contains: labels, the positive class's probability, or one per class."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from carclf.config.settings import Config
+from carclf.dataset.detection.metric import parse_metric
+from carclf.dataset.detection.result import SubmissionFormat
+from carclf.dataset.detection.tables import Table
+from carclf.dataset.layout import CONTROL_CHARACTERS
+from carclf.errors import ConfigError, DataError
+
+_NAMES = ("samplesub", "submissionformat", "examplesub")
+_INTEGER = re.compile(r"-?[0-9]+")
+_NUM_BINARY = 2
+Kind = Literal["label", "positive", "probabilities"]
+
+
+def is_sample(path: str) -> bool:
+    """Return True if a path is that of a sample submission, such as sampleSubmission_stg1.csv."""
+    name = re.sub("[^a-z]", "", path.rpartition("/")[2].lower())
+    return any(part in name for part in _NAMES)
+
+
+def find_sample(tables: Sequence[Table], errors: Mapping[str, DataError], setting: str) -> Table | None:
+    """Return the sample submission, if there is one. ``setting`` is ``submit.sample``.
+
+    Raises ConfigError if there are several, or none as the setting names; DataError if it cannot be read, has no
+    target, or an id is empty, repeated or has control characters.
+    """
+    paths = sorted(path for path in [*errors, *(table.path for table in tables)]
+                   if (setting in (path, path.rpartition("/")[2]) if setting else is_sample(path)))
+    by_path = {table.path: table for table in tables}
+    if setting and not paths:
+        raise ConfigError(f"submit.sample is {setting!r}, which is not a table of the source.")
+    if errors.keys() & set(paths):
+        raise errors[min(errors.keys() & set(paths))]
+    if len({by_path[path].rows.to_csv() for path in paths}) > 1:
+        raise ConfigError(f"Several tables may be the sample submission: {', '.join(paths)}. Set submit.sample.")
+    if paths:
+        _check_sample(by_path[paths[0]])
+    return by_path[paths[0]] if paths else None
+
+
+def _check_sample(sample: Table) -> None:
+    ids = sample.rows.iloc[:, 0]
+    if len(sample.rows.columns) == 1:
+        raise DataError(f"{sample.path} has only the column {sample.rows.columns[0]!r}. Expected an id and a target.")
+    if duplicates := sorted(ids[ids.duplicated()]):
+        raise DataError(f"{sample.path} has duplicate ids, such as {duplicates[0]!r}. Remove the duplicates.")
+    if invalid := sorted(name for name in ids if not name or CONTROL_CHARACTERS.search(name)):
+        raise DataError(f"{sample.path} has the id {invalid[0]!r}. An id must not be empty or have control characters.")
+
+
+def targets(sample: Table | None) -> list[str]:
+    """Return the columns of the sample submission but the first one."""
+    return list(sample.rows.columns[1:]) if sample else []
+
+
+def detect_format(
+    sample: Table, names: Mapping[str, str], config: Config, evaluation_metric: str
+) -> SubmissionFormat:
+    """Return the form of a submission. ``names`` are the class names by the labels in the data.
+
+    Raises ConfigError if the kind or the positive class is ambiguous, DataError if the target are lists or columns
+    that are not the labels.
+    """
+    metric = parse_metric(evaluation_metric) if config.data.metric == "auto" else config.data.metric
+    columns, labels = targets(sample), list(names)
+    if len(columns) > 1:
+        kind: Kind = "probabilities"
+        values = _match_columns(sample, labels)
+    else:
+        reject_lists(sample, labels)
+        kind = config.submit.kind if config.submit.kind != "auto" else _detect_kind(sample, labels, metric)
+        values = {label: label for label in labels}
+    if kind == "positive" or (kind == "label" and _is_encoded(sample, labels)):
+        positive = _find_positive_class(columns[0], names, config)
+        if kind == "label":
+            values = {label: str(int(label == positive)) for label in labels}
+    else:
+        positive = ""
+    values = {names[label]: value for label, value in values.items()}
+    return SubmissionFormat(sample.path, sample.rows.columns[0], tuple(columns), kind, values, names.get(positive, ""))
+
+
+def _match_columns(sample: Table, labels: Sequence[str]) -> dict[str, str]:
+    by_key = {class_key(column): column for column in targets(sample)}
+    missing = [label for label in labels if class_key(label) not in by_key]
+    if missing:
+        raise DataError(f"{sample.path} has {len(by_key)} target columns, but none for the class {missing[0]!r}. If "
+                        "the columns are independent targets, images have several labels, which is not supported; if the "
+                        "classes are wrong, set data.label_column.")
+    return {label: by_key[class_key(label)] for label in labels}
+
+
+def class_key(name: str) -> str:
+    """Return the form in which the names of classes are compared: C/V Cargo, C-V Cargo and c_v_cargo are equal.
+
+    Numbers stay text: 1 and 01 differ.
+    """
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+
+
+def reject_lists(sample: Table, labels: Sequence[str]) -> None:
+    """Raise DataError if a target has several classes: a list of the most probable ones."""
+    known = set(labels)
+    values = {value for value in sample.rows.iloc[:, 1] if value not in known and len(value.split()) > 1}
+    if lists := sorted(value for value in values if all(part in known or _INTEGER.fullmatch(part)
+                                                        for part in value.split())):
+        raise DataError(f"{sample.path} has lists of classes, such as {lists[0][:50]!r}. Competitions that rank "
+                        "several classes per image are not supported: a submission has one class, or probabilities.")
+
+
+def _detect_kind(sample: Table, labels: Sequence[str], metric: str) -> Kind:
+    values = {value.strip() for value in sample.rows.iloc[:, 1]} - {""}
+    if any(_is_fraction(value) for value in values - set(labels)):
+        return "positive"
+    is_binary = len(labels) == _NUM_BINARY and all(map(_INTEGER.fullmatch, values or labels))
+    if not is_binary:
+        return "label"
+    if not metric:
+        raise ConfigError(f"{sample.path} has whole numbers, and the metric is unknown: a submission may contain the "
+                          "class or the probability of the positive class. Set submit.kind to label or positive.")
+    return "positive" if metric in ("roc_auc", "log_loss") else "label"
+
+
+def _is_fraction(value: str) -> bool:
+    return bool(re.fullmatch(r"[0-9]*\.[0-9]+(e-?[0-9]+)?", value.lower()))
+
+
+def _is_encoded(sample: Table, labels: Sequence[str]) -> bool:
+    """Return True if the sample has numbers for two classes with names. Raises ConfigError if there are more."""
+    values = {value.strip() for value in sample.rows.iloc[:, 1]} - {""}
+    is_encoded = bool(values) and all(map(_INTEGER.fullmatch, values)) and not all(map(_INTEGER.fullmatch, labels))
+    if is_encoded and len(labels) > _NUM_BINARY:
+        raise ConfigError(f"{sample.path} has numbers, such as {min(values)!r}, but the classes are "
+                          f"{', '.join(labels[:5])}. Set data.label_column to the column with the numbers.")
+    return is_encoded
+
+
+def _find_positive_class(target: str, names: Mapping[str, str], config: Config) -> str:
+    """Return the label whose probability is submitted: 1 of 0 and 1, or the one that the column is called like."""
+    setting = config.submit.positive_class
+    if positive := [label for text in ([setting] if setting else ["1", target]) for label, name in names.items()
+                    if class_key(text) in (class_key(label), class_key(name))]:
+        return positive[0]
+    if len(names) != _NUM_BINARY:
+        raise DataError(f"A submission contains one probability, but there are {len(names)} classes. Expected two. Set "
+                        "submit.kind to label if it contains the class.")
+    raise ConfigError(f"The column {target!r} of the submission has numbers, and the classes are "
+                      f"{' and '.join(names.values())}. Set submit.positive_class to the one that is 1.")

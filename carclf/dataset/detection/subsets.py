@@ -1,0 +1,99 @@
+"""Which subset each image belongs to: folders such as train, valid and test, or those of the settings."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+import pandas as pd
+
+from carclf.config.settings import Data
+from carclf.dataset.detection.files import Files, normalized
+from carclf.dataset.detection.result import Detection
+from carclf.errors import ConfigError
+
+_ROLES = {
+    "train": {"train", "training", "trainset", "trainval"},
+    "val": {"val", "valid", "validation", "dev"},
+    "test": {"test", "testing", "tests", "testset"},
+    "predict": {"pred", "predict", "prediction", "predictions", "unlabeled"},
+}
+SOURCES = {"train": "train", "val": "val", "test": "holdout", "predict": "holdout", "": "train"}  # of labeled images
+
+
+def role_of(name: str) -> str:
+    """Return train, val, test or predict if a word of the name is, else an empty string: test in test1 and evalTest."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    return next((role for word in words for role, names in _ROLES.items() if word.lower() in names), "")
+
+
+def list_images(files: Files, config: Data) -> pd.DataFrame:
+    """Return one row per image, sorted by path.
+
+    - ``path``, ``folder``: in the source
+    - ``role``: train, val, test, predict or ""; other if a setting excludes the image
+    - ``root``: the folder that has this role, without doubled folders
+    - ``subfolder``: below the root, without doubled folders
+    """
+    roles = find_roles(files, config)
+    rows = [(f"{folder}/{name}" if folder else name, folder, *roles[folder])
+            for folder, names in files.images.items() for name in names]
+    images = pd.DataFrame(rows, columns=["path", "folder", "role", "root", "subfolder"], dtype="object")
+    return images.sort_values("path", ignore_index=True)
+
+
+def find_roles(files: Files, config: Data) -> dict[str, tuple[str, str, str]]:
+    """Return role, root and subfolder of each folder.
+
+    Names of folders count where a level has train and another subset, or mostly subsets: a class may be called train.
+    Raises ConfigError if a folder of the settings has no images.
+    """
+    children: dict[str, set[str]] = defaultdict(set)
+    for path in files.collapsed.values():
+        parts = path.split("/")
+        for depth in range(len(parts)):
+            children["/".join(parts[:depth])].add(parts[depth])
+    roles = {folder: _role(path, children) for folder, path in files.collapsed.items()}
+    for role, setting in (("train", config.train_folder), ("val", config.val_folder), ("test", config.test_folder)):
+        if setting:
+            roles = _set_folder(files, roles, role, normalized(setting))
+    return roles
+
+
+def _role(path: str, children: Mapping[str, set[str]]) -> tuple[str, str, str]:
+    parts = path.split("/")
+    for depth, part in enumerate(parts):
+        level = "/".join(parts[:depth])
+        if _has_subsets(level, children):
+            root = "/".join(parts[: depth + 1])
+            return role_of(part), root, path[len(root) + 1:]
+    return "", "", path
+
+
+def _has_subsets(level: str, children: Mapping[str, set[str]]) -> bool:
+    roles = [role for name in children[level] if (role := role_of(name))]
+    return ("train" in roles and len(set(roles)) > 1) or 2 * len(roles) > len(children[level])
+
+
+def _set_folder(
+    files: Files, roles: Mapping[str, tuple[str, str, str]], role: str, setting: str
+) -> dict[str, tuple[str, str, str]]:
+    """Give a role to the folders below the folder of a setting; others with this role are excluded."""
+    result = {}
+    for folder, old in roles.items():
+        paths = [path for path in (normalized(folder), files.collapsed[folder]) if f"{path}/".startswith(f"{setting}/")]
+        excluded = ("other", *old[1:]) if old[0] == role or (role == "train" and not old[0]) else old
+        result[folder] = (role, setting, paths[-1][len(setting) + 1:]) if paths else excluded
+    if not any(new[1] == setting and folder in files.images for folder, new in result.items()):
+        raise ConfigError(f"data.{role}_folder is {setting!r}, which has no images. The folders with images are "
+                          f"{', '.join(sorted(files.images)[:5])}.")
+    return result
+
+
+def detect_subsets(images: pd.DataFrame) -> list[Detection]:
+    """Return the detection of the subsets, if folders show them."""
+    sizes = images[images["role"] != ""].groupby(["role", "root"]).size()
+    if not len(sizes):
+        return []
+    roots = {root: num for (_, root), num in sizes.to_dict().items()}
+    evidence = ", ".join(f"{root} has {num} images" for root, num in roots.items())
+    return [Detection("subsets", ", ".join(sorted(set(sizes.index.get_level_values(0)))), evidence)]

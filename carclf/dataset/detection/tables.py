@@ -1,0 +1,139 @@
+"""Reading tables: any CSV or TSV as text, in the encoding and with the separator that fit, with or without a header."""
+
+import csv
+import io
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from carclf.dataset.detection.files import Files, image_stem, normalized
+from carclf.dataset.detection.subsets import role_of
+from carclf.dataset.layout import CODE_PAGES
+from carclf.errors import ConfigError, DataError
+
+SEPARATORS = (",", ";", "\t", "|")
+MAX_BYTES = 1 << 28
+MIN_PIXEL_COLUMNS = 16
+NUM_SNIFFED = 20  # lines
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text. Without a header, the columns are called 1, 2, ..."""
+
+    path: str
+    rows: pd.DataFrame
+
+    @property
+    def role(self) -> str:
+        """The subset that the file's name contains, such as val for val_labels.csv."""
+        return role_of(PurePosixPath(self.path).stem)
+
+    def column(self, name: str, setting: str) -> str:
+        """Return the column of a name in any case. Raises ConfigError with the setting if there is none."""
+        columns = list(self.rows.columns)
+        if matches := [column for column in columns if name.lower() == column.lower()]:
+            return name if name in matches else matches[0]
+        raise ConfigError(f"{setting} is {name!r}, but {self.path} has the columns {', '.join(columns[:20])}.")
+
+
+def read_tables(files: Files, paths: Collection[str]) -> tuple[list[Table], dict[str, DataError]]:
+    """Return the readable tables, and the errors of the others by path. ``paths`` are those of the images."""
+    names = {name for path in paths for name in (path, path.rpartition("/")[2])}
+    names |= {normalized(name) for name in names if not name.isascii()}
+    names |= {image_stem(name) for name in names}
+    tables, errors = [], {}
+    for path in files.tables:
+        try:
+            tables.append(Table(path, read_table(files.root / path, names)))
+        except DataError as error:
+            errors[path] = error
+    return tables, errors
+
+
+def read_table(path: Path, names: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table as text.
+
+    ``names`` are file names and stems: they decide about the code page, and a first line with one is not a header.
+    Raises DataError if the file is not a table, has no rows, or has rows of different lengths.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path.name} has more than {MAX_BYTES >> 20} MB. Remove columns that are not needed.")
+    text = _decode(path.read_bytes(), names)
+    separator = _find_separator(text)
+    rows = _read_rows(path.name, text, separator)
+    if not rows:
+        raise DataError(f"{path.name} is empty. Expected a header and rows.")
+    if _is_header(rows, names):
+        header, *rows = rows
+        columns = [cell.strip() for cell in header]
+    else:
+        columns = [str(number + 1) for number in range(len(rows[0]))]
+    if not rows:
+        raise DataError(f"{path.name} has no rows. Expected rows below the header {separator.join(columns)!r}.")
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path.name} has two columns of the same name: {separator.join(columns)!r}. Rename one.")
+    return pd.DataFrame(rows, columns=columns, dtype="object")
+
+
+def _read_rows(name: str, text: str, separator: str) -> list[list[str]]:
+    """Return the rows; pandas' reader would accept rows with too many or too few values."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: list[list[str]] = []
+    try:
+        for row in filter(None, reader):
+            if rows and len(row) != len(rows[0]):
+                raise DataError(f"{name}: line {reader.line_num}: {len(row)} values, expected {len(rows[0])}. Fix the "
+                                "line.")
+            rows.append(row)
+    except csv.Error as error:
+        raise DataError(f"{name} is not a valid table: line {reader.line_num}: {error}. Fix the line.") from error
+    return rows
+
+
+def has_pixels(table: Table) -> bool:
+    """Return True if the columns are the pixels of an image."""
+    return sum(bool(re.fullmatch(r"pixel_?[0-9]+|[0-9]+x[0-9]+", column.lower())) for column in table.rows.columns
+               ) >= MIN_PIXEL_COLUMNS
+
+
+def _decode(data: bytes, names: Collection[str]) -> str:
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        pass
+    pages = {page: text for page in CODE_PAGES if (text := _decode_page(data, page))}
+    if not pages:
+        return data.decode("latin-1")
+    return max(pages.values(), key=lambda text: len(set(re.split(r"[,;\t|\r\n\"/]+", text)) & set(names)))
+
+
+def _decode_page(data: bytes, page: str) -> str:
+    try:
+        return data.decode(page)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _find_separator(text: str) -> str:
+    """Return the separator that gives the most columns in the first lines, the same number in each."""
+    lines = text.splitlines()[:NUM_SNIFFED] if len(text) < 1 << 16 else text[: 1 << 16].splitlines()[:-1][:NUM_SNIFFED]
+    widths = {}
+    for separator in SEPARATORS:
+        lengths = [len(row) for row in csv.reader(lines, delimiter=separator) if row]
+        widths[separator] = (len(set(lengths)) == 1 and lengths[0] > 1, lengths[0] if lengths else 0)
+    return max(widths, key=lambda separator: widths[separator])
+
+
+def _is_header(rows: list[list[str]], names: Collection[str]) -> bool:
+    """Return False if the first line has the name of an image, or starts a column of different stems of images."""
+    for cells in zip(*rows[:NUM_SNIFFED], strict=True):
+        column = [normalized(cell).rpartition("/")[2] for cell in cells]
+        has_names = sum(cell in names for cell in column) > len(column) / 2 and len(set(column)) == len(column)
+        if column[0] in names and (column[0] != image_stem(column[0]) or has_names):
+            return False
+    return True

@@ -1,0 +1,83 @@
+"""The test set: the images of the sample submission's ids, or without one the unlabeled images of a test folder."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from carclf.config.settings import Data
+from carclf.dataset.detection.ids import ImageNames, Match, join
+from carclf.dataset.detection.result import Detection
+from carclf.dataset.detection.tables import Table
+from carclf.errors import ConfigError, DataError
+
+
+def find_sample_images(
+    images: pd.DataFrame, sample: Table, config: Data, file_names: Mapping[str, str]
+) -> tuple[dict[int, str], Detection]:
+    """Return the sample submission's id of each test image, by row label, and the detection of the ids.
+
+    ``file_names`` maps the ids of a COCO JSON to files. Raises DataError if no id has an image; ConfigError if the ids
+    fit several folders.
+    """
+    ids = sample.rows.iloc[:, 0].tolist()
+    area, match = _best_area(images, ids, config)
+    if not match.rows and file_names:
+        area, match = _best_area(images, [file_names[image_id] for image_id in ids if image_id in file_names], config)
+        by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
+        match = Match("id in the JSON", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
+    if not match.rows:
+        raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: "
+                        f"{images['path'].iloc[0]!r}). Set data.test_folder to the folder of the test images, or "
+                        "data.id_form to the form of the ids.")
+    evidence = f"{len(match.rows)} of {len(ids)} ids of {sample.path} name an image in {area or 'the source'}"
+    if len(set(match.rows.values())) < len(match.rows):
+        raise DataError(f"{sample.path}: two ids name the same image, compared by {match.form}. Set data.id_form.")
+    return {row: image_id for image_id, row in match.rows.items()}, Detection("ids", match.form, evidence)
+
+
+def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[str, Match]:
+    """Return the folder that has the most of the ids: test folders before all others."""
+    best = "", Match("none", {}, tuple(ids))
+    for areas in (_areas(images[images["role"].isin(["test", "predict"])], "root"), {"": images[images["role"].isin([
+            "test", "predict", ""])]}, _areas(images[images["role"] == ""], "subfolder"), {"": images}):
+        matches = {area: match for area, rows in areas.items()
+                   if len((match := ImageNames(rows).match(ids, config.id_form)).rows) > len(best[1].rows)}
+        if not matches:
+            continue
+        best_quality = max(map(_quality, matches.values()))
+        largest = [area for area, match in matches.items() if _quality(match) == best_quality]
+        if len(largest) > 1:
+            raise ConfigError(f"The ids of the sample submission name images in {' and in '.join(largest)}. Set "
+                              "data.test_folder to the folder of the test images.")
+        best = largest[0], matches[largest[0]]
+        if best[1].is_complete:
+            return best
+    if best[1].ambiguous:
+        raise ConfigError(f"{len(best[1].ambiguous)} ids of the sample submission have several images, such as "
+                          f"{min(best[1].ambiguous)!r}. Set data.test_folder, or data.id_form, such as {{id}}.jpg.")
+    return best
+
+
+def _quality(match: Match) -> tuple[int, bool]:
+    """Return the number of images, and True if the ids are paths that were compared as such."""
+    return len(match.rows), match.form.startswith("path")
+
+
+def _areas(images: pd.DataFrame, column: str) -> dict[str, pd.DataFrame]:
+    keys = images[column].str.split("/").str[0] if column == "subfolder" else images[column]
+    return {str(key): rows for key, rows in images.groupby(keys) if key}
+
+
+def find_test_images(images: pd.DataFrame, tables: Sequence[Table], config: Data) -> tuple[set[int], str]:
+    """Return the row labels of the unlabeled images to predict, without a sample submission, and the evidence.
+
+    They are those of the test folders, or those that a table such as test.csv lists.
+    """
+    in_folder = images[images["role"].isin(["test", "predict"])]
+    if len(in_folder):
+        return set(in_folder.index), f"unlabeled images in {', '.join(sorted(in_folder['root'].unique()))}"
+    names = ImageNames(images)
+    for table in tables:
+        if table.role in ("test", "predict") and (joined := join(table, names, config)):
+            return set(joined.match.rows.values()), f"{joined.num_images} unlabeled images of {table.path}"
+    return set(), "no unlabeled images in a test folder, and no table of them"
