@@ -117,9 +117,9 @@ def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path |
     if missing := set(ids) - set(layout.images.loc[layout.images["source"] == "test", "id"]):
         raise DataError(f"{form.sample} has {len(missing)} ids without an image, the first {min(missing)!r}. Add the "
                         "images or remove the rows.")
-    answers = None if truth is None else _read_truth(ids, truth, form)
+    labels = None if truth is None else _read_truth(ids, truth, form)
     return Competition(
-        archive.stem, archive, ids, answers, layout.metric, METRICS[layout.metric].title,
+        archive.stem, archive, ids, labels, layout.metric, METRICS[layout.metric].title,
         (form.id_column, *form.columns), form.kind, form.values.get(form.positive_class, "1"))
 
 
@@ -128,14 +128,14 @@ def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dic
     rows = _read_table(path, form)
     if num_repeated := int(rows.iloc[:, 0].duplicated().sum()):
         raise DataError(f"{path} repeats {num_repeated} ids. Remove the repeated rows.")
-    answers = dict(zip(rows.iloc[:, 0], rows.iloc[:, 1], strict=True))
-    if missing := set(ids) - set(answers):
+    labels = dict(zip(rows.iloc[:, 0], rows.iloc[:, 1], strict=True))
+    if missing := set(ids) - set(labels):
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
                         "them, or omit --truth.")
     values = _submitted_values(form)
-    if unknown := {answers[name] for name in ids} - set(values):
+    if unknown := {labels[name] for name in ids} - set(values):
         raise DataError(f"{path} has the class {min(unknown)!r}, which is none of {', '.join(form.values)}.")
-    return {name: values[answers[name]] for name in ids}
+    return {name: values[labels[name]] for name in ids}
 
 
 def _submitted_values(form: SubmissionFormat) -> dict[str, str]:
@@ -168,8 +168,8 @@ def _hold_out(layout: Layout, files: Path, archive: Path, fraction: float) -> Co
     is_label = not METRICS[layout.metric].needs_probabilities
     columns = ("Category",) if is_label else layout.class_names
     write_holdout_archive(archive, HoldoutArchive(files, train, test, columns))
-    answers = {stored_id(name): label for name, label in zip(test["id"], test["label"], strict=True)}
-    return Competition(archive.stem, archive, tuple(answers), answers, layout.metric, METRICS[layout.metric].title,
+    labels = {stored_id(name): label for name, label in zip(test["id"], test["label"], strict=True)}
+    return Competition(archive.stem, archive, tuple(labels), labels, layout.metric, METRICS[layout.metric].title,
                        ("Id", *columns), "label" if is_label else "probabilities")
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from carclf.dataset.detection.detect import detect
 
 from carclf.config import load_config
 from carclf.dataset.archives import IGNORED_FILES, extract
+from carclf.dataset.detection.detect import detect
 from carclf.dataset.detection.result import Layout
 from carclf.demo.competition import Competition, ServedDataset, open_competition
 from carclf.demo.gallery.drawing import TEST_PER_CLASS, TRAIN_PER_CLASS
 from carclf.demo.gallery.entries import ENTRIES
-from carclf.demo.gallery.entry import Entry, Expected, Refusal
+from carclf.demo.gallery.entry import Entry, Expected, Rejection
 from carclf.demo.gallery.files import zipped
 from carclf.demo.gallery.page import layouts_page
 from carclf.demo.gallery.served import serve_entry
@@ -27,7 +27,7 @@ from carclf.services.storage import init_store
 
 ROOT = Path(__file__).parents[2]
 READABLE = {name: entry for name, entry in ENTRIES.items() if isinstance(entry.expected, Expected)}
-REJECTED = {name: entry for name, entry in ENTRIES.items() if isinstance(entry.expected, Refusal)}
+REJECTED = {name: entry for name, entry in ENTRIES.items() if isinstance(entry.expected, Rejection)}
 SCORED = [name for name, entry in READABLE.items() if entry.kind == "competition"]
 MIN_ACCURACY = 0.7  # of the training below, on validation images; guessing gives 0.2 to 0.5
 TRAINING = {
@@ -52,10 +52,10 @@ def perfect_submission(competition: Competition) -> bytes:
     assert competition.truth is not None
     lines = [",".join(competition.columns)]
     for name in competition.ids:
-        answer = competition.truth[name]
+        label = competition.truth[name]
         values = {
-            "label": [answer], "positive": [f"{answer == competition.positive_class:.1f}"],
-            "probabilities": [f"{answer == column:.1f}" for column in competition.columns[1:]],
+            "label": [label], "positive": [f"{label == competition.positive_class:.1f}"],
+            "probabilities": [f"{label == column:.1f}" for column in competition.columns[1:]],
         }[competition.kind]
         lines.append(",".join([name, *values]))
     return "\n".join(lines).encode()
@@ -99,10 +99,10 @@ def test_the_layout_is_detected(name: str, tmp_path: Path) -> None:
     assert (layout.submission.kind if layout.submission else "") == expected.kind
     groups = images.loc[images["source"] == "train", "group"]
     assert groups[groups != ""].nunique() == expected.num_groups
-    answers = {row.question: row.result for row in layout.detections}
-    assert answers["labels"] == expected.labels
+    results = {row.question: row.result for row in layout.detections}
+    assert results["labels"] == expected.labels
     if layout.submission:
-        assert expected.id_form in answers["ids"].split(", ")
+        assert expected.id_form in results["ids"].split(", ")
         assert set(entry.render().truth.values()) <= {*layout.submission.values.values(), "0", "1"}
         assert set(images.loc[images["source"] == "test", "id"]) == set(entry.render().truth)
 
@@ -110,7 +110,7 @@ def test_the_layout_is_detected(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", REJECTED)
 def test_other_data_are_rejected_with_the_setting_or_the_reason(name: str, tmp_path: Path) -> None:
     entry = REJECTED[name]
-    assert isinstance(entry.expected, Refusal)
+    assert isinstance(entry.expected, Rejection)
     with pytest.raises(CarclfError) as caught:
         detect_entry(entry, tmp_path)
     assert (entry.expected.setting or entry.expected.word) in str(caught.value)

@@ -39,8 +39,8 @@ def ids_of(rng: np.random.Generator, train: Cars, test: Cars, suffix: str) -> tu
     return names[: len(train)], names[len(train):]
 
 
-def answers(ids: list[str], values: list[str]) -> dict[str, str]:
-    """Return the truth: the answer of each id."""
+def truth_by_id(ids: list[str], values: list[str]) -> dict[str, str]:
+    """Return the truth: the value of each id."""
     return dict(zip(ids, values, strict=True))
 
 
@@ -59,7 +59,7 @@ def _doubled_zip(rng: np.random.Generator) -> Rendering:
         "test.zip": zipped(test.files([f"test_upload/{name}" for name in ids])),
         "train.csv": table(["Id", "Category"], zip(names, labels, strict=True)),
         "sample-submission.csv": sample("Id", ids, ("Category",), 0),
-    }, answers(ids, truth))  # fmt: skip
+    }, truth_by_id(ids, truth))  # fmt: skip
 
 
 def _breeds(rng: np.random.Generator) -> Rendering:
@@ -68,7 +68,7 @@ def _breeds(rng: np.random.Generator) -> Rendering:
     files = train.files([f"train/{name}.jpg" for name in names]) | test.files([f"test/{name}.jpg" for name in ids])
     files["labels.csv"] = table(["id", "breed"], zip(names, train.names(BREEDS), strict=True))
     files["sample_submission.csv"] = sample("id", ids, BREEDS, 0.25)
-    return Rendering(files, answers(ids, test.names(BREEDS)))
+    return Rendering(files, truth_by_id(ids, test.names(BREEDS)))
 
 
 def _seedlings(rng: np.random.Generator) -> Rendering:
@@ -77,7 +77,7 @@ def _seedlings(rng: np.random.Generator) -> Rendering:
     paths = [f"train/{label}/{name}" for name, label in zip(names, train.names(SPECIES), strict=True)]
     files = train.files(paths) | test.files([f"test/{name}" for name in ids])
     files["sample_submission.csv"] = sample("file", ids, ("species",), "Black Sedan")
-    return Rendering(files, answers(ids, test.names(SPECIES)))
+    return Rendering(files, truth_by_id(ids, test.names(SPECIES)))
 
 
 def _cassava(rng: np.random.Generator) -> Rendering:
@@ -102,7 +102,7 @@ def _paddy(rng: np.random.Generator) -> Rendering:
             for name, label in zip(names, labels, strict=True)]
     files["train.csv"] = table(["image_id", "label", "variety", "age"], rows)
     files["sample_submission.csv"] = sample("image_id", ids, ("label",), "")
-    return Rendering(files, answers(ids, test.names(PADDY)))
+    return Rendering(files, truth_by_id(ids, test.names(PADDY)))
 
 
 def _one_hot(rng: np.random.Generator) -> Rendering:
@@ -114,7 +114,7 @@ def _one_hot(rng: np.random.Generator) -> Rendering:
     files["train.csv"] = table(["image_id", *DISEASES], rows)
     files["test.csv"] = table(["image_id"], [[name] for name in ids])
     files["sample_submission.csv"] = sample("image_id", ids, DISEASES, 0.25)
-    return Rendering(files, answers(ids, test.names(DISEASES)))
+    return Rendering(files, truth_by_id(ids, test.names(DISEASES)))
 
 
 def _drivers(rng: np.random.Generator) -> Rendering:
@@ -127,7 +127,7 @@ def _drivers(rng: np.random.Generator) -> Rendering:
     subjects = [f"p{12 + number // 16:03}" for number in range(len(train))]
     files["driver_imgs_list.csv"] = table(["subject", "classname", "img"], zip(subjects, labels, names, strict=True))
     files["sample_submission.csv"] = sample("img", ids, ACTIONS, 0.25)
-    return Rendering(files, answers(ids, test.names(ACTIONS)))
+    return Rendering(files, truth_by_id(ids, test.names(ACTIONS)))
 
 
 def _prefixes(rng: np.random.Generator, sample_name: str, value: float) -> Rendering:
@@ -139,7 +139,7 @@ def _prefixes(rng: np.random.Generator, sample_name: str, value: float) -> Rende
         "train.zip": zipped(train.files(paths)),
         "test1.zip": zipped(test.files([f"test1/{name}.jpg" for name in ids])),
         sample_name: sample("id", ids, ("label",), value),
-    }, answers(ids, test.names(("0", "1"))))  # fmt: skip
+    }, truth_by_id(ids, test.names(("0", "1"))))  # fmt: skip
 
 
 def _tiles(rng: np.random.Generator) -> Rendering:
@@ -148,7 +148,7 @@ def _tiles(rng: np.random.Generator) -> Rendering:
     files = train.files([f"train/{name}.tif" for name in names]) | test.files([f"test/{name}.tif" for name in ids])
     files["train_labels.csv"] = table(["id", "label"], zip(names, train.labels, strict=True))
     files["sample_submission.csv"] = sample("id", ids, ("label",), 0)
-    return Rendering(files, answers(ids, test.names(("0", "1"))))
+    return Rendering(files, truth_by_id(ids, test.names(("0", "1"))))
 
 
 def _grades(rng: np.random.Generator) -> Rendering:
@@ -159,7 +159,7 @@ def _grades(rng: np.random.Generator) -> Rendering:
     files["train.csv"] = table(["id_code", "diagnosis"], zip(names, train.labels, strict=True))
     files["test.csv"] = table(["id_code"], [[name] for name in ids])
     files["sample_submission.csv"] = sample("id_code", ids, ("diagnosis",), 0)
-    return Rendering(files, answers(ids, test.names(tuple("01234"))))
+    return Rendering(files, truth_by_id(ids, test.names(tuple("01234"))))
 
 
 def _overlapping_numbers(rng: np.random.Generator) -> Rendering:
@@ -170,7 +170,7 @@ def _overlapping_numbers(rng: np.random.Generator) -> Rendering:
         "test.zip": zipped(test.files([f"test/{name}.png" for name in ids])),
         "trainLabels.csv": table(["id", "label"], zip(names, train.names(TRANSPORT), strict=True)),
         "sampleSubmission.csv": sample("id", ids, ("label",), "ship"),
-    }, answers(ids, test.names(TRANSPORT)))  # fmt: skip
+    }, truth_by_id(ids, test.names(TRANSPORT)))  # fmt: skip
 
 
 def _zipped_table(rng: np.random.Generator) -> Rendering:
@@ -182,7 +182,7 @@ def _zipped_table(rng: np.random.Generator) -> Rendering:
         "sample_submission.csv": sample("name", ids, ("invasive",), 0.5),
     }
     files |= zip_table("train_labels.csv", table(["name", "invasive"], zip(names, train.labels, strict=True)))
-    return Rendering(files, answers(ids, test.names(("0", "1"))))
+    return Rendering(files, truth_by_id(ids, test.names(("0", "1"))))
 
 
 def _two_samples(rng: np.random.Generator) -> Rendering:
@@ -199,7 +199,7 @@ def _two_samples(rng: np.random.Generator) -> Rendering:
     ids = stage_1 + stage_2
     files |= zip_table("sample_submission_stg1.csv", sample("image", stage_1, FISH, 0.25))
     files |= zip_table("sample_submission_stg2.csv", sample("image", ids, FISH, 0.25))
-    return Rendering(files, answers(ids, test.names(FISH) + second.names(FISH)))
+    return Rendering(files, truth_by_id(ids, test.names(FISH) + second.names(FISH)))
 
 
 def _patients(rng: np.random.Generator) -> Rendering:
@@ -210,7 +210,7 @@ def _patients(rng: np.random.Generator) -> Rendering:
     files |= volumes("test.zip", test.files([f"test/{name}.jpeg" for name in ids]), 2)
     files |= zip_table("trainLabels.csv", table(["image", "level"], zip(names, train.labels, strict=True)))
     files |= zip_table("sampleSubmission.csv", sample("image", ids, ("level",), 0))
-    return Rendering(files, answers(ids, test.names(tuple("012"))))
+    return Rendering(files, truth_by_id(ids, test.names(tuple("012"))))
 
 
 def _features(rng: np.random.Generator) -> Rendering:
@@ -225,7 +225,7 @@ def _features(rng: np.random.Generator) -> Rendering:
     files |= zip_table("train.csv", table(["id", "species", *columns], labeled))
     files |= zip_table("test.csv", table(["id", *columns], [[name, *rows[name]] for name in ids]))
     files |= zip_table("sample_submission.csv", sample("id", ids, LEAVES, 0.25))
-    return Rendering(files, answers(ids, test.names(LEAVES)))
+    return Rendering(files, truth_by_id(ids, test.names(LEAVES)))
 
 
 def _locations(rng: np.random.Generator) -> Rendering:
@@ -239,7 +239,7 @@ def _locations(rng: np.random.Generator) -> Rendering:
         "train.csv": table(["id", "category_id", "file_name", "location"], rows),
         "test.csv": table(["id", "file_name", "location"], [[name, f"{name}.jpg", 100] for name in ids]),
         "sample_submission.csv": sample("Id", ids, ("Predicted",), 0),
-    }, answers(ids, test.names(CATEGORIES)))  # fmt: skip
+    }, truth_by_id(ids, test.names(CATEGORIES)))  # fmt: skip
 
 
 def _path_ids(rng: np.random.Generator) -> Rendering:
@@ -250,7 +250,7 @@ def _path_ids(rng: np.random.Generator) -> Rendering:
     files["train.csv"] = table(["image", "label"], zip(names, train.names(TREES), strict=True))
     files["test.csv"] = table(["image"], [[image_id] for image_id in ids])
     files["sample_submission.csv"] = sample("image", ids, ("label",), "ulmus_rubra")
-    return Rendering(files, answers(ids, test.names(TREES)))
+    return Rendering(files, truth_by_id(ids, test.names(TREES)))
 
 
 def _unpadded_numbers(rng: np.random.Generator) -> Rendering:
@@ -262,7 +262,7 @@ def _unpadded_numbers(rng: np.random.Generator) -> Rendering:
         "train.zip": zipped(train.files(paths)),
         "test.zip": zipped(test.files([f"test/testset/{int(number):06}.jpg" for number in ids])),
         "sample_submission.csv": sample("Id", ids, ("Category",), "Car"),
-    }, answers(ids, test.names(VEHICLES)))  # fmt: skip
+    }, truth_by_id(ids, test.names(VEHICLES)))  # fmt: skip
 
 
 def _frames(rng: np.random.Generator) -> Rendering:
@@ -275,7 +275,7 @@ def _frames(rng: np.random.Generator) -> Rendering:
     files |= {f"trainval/{name}_cloud.bin": rng.bytes(64) for name in names}
     files["trainval/labels.csv"] = table(["guid/image", "label"], zip(names, train.labels, strict=True))
     files["sample_submission.csv"] = sample("guid/image", ids, ("label",), 0)
-    return Rendering(files, answers(ids, test.names(tuple("012"))))
+    return Rendering(files, truth_by_id(ids, test.names(tuple("012"))))
 
 
 def _coco(rng: np.random.Generator) -> Rendering:
@@ -293,7 +293,7 @@ def _coco(rng: np.random.Generator) -> Rendering:
     files["herbarium/test/metadata.json"] = json.dumps({"images": images["test"]}).encode()
     ids = [str(number) for number in numbers["test"]]
     files["sample_submission.csv"] = sample("Id", ids, ("Predicted",), 1)
-    return Rendering(files, answers(ids, test.names(("1", "5", "9"))))
+    return Rendering(files, truth_by_id(ids, test.names(("1", "5", "9"))))
 
 
 COMPETITIONS = (

@@ -4,7 +4,7 @@ import numpy as np
 
 from carclf.demo.gallery.competitions import TYPES
 from carclf.demo.gallery.drawing import TEST_PER_CLASS, Cars, draw_cars, draw_subsets
-from carclf.demo.gallery.entry import Entry, Expected, Refusal, Rendering
+from carclf.demo.gallery.entry import Entry, Expected, Rejection, Rendering
 from carclf.demo.gallery.files import Files, table
 
 NAMED = ("Bus", "Car", "Truck", "motorcycle")
@@ -135,23 +135,23 @@ DATASETS = (
           "A folder per class, with names in any script.",
           _own_folder, Expected("folders", "", OWN, {"train": 72})),
 )
-REFUSALS = (
+REJECTED = (
     Entry("hotel-chains", "dataset", "hotel-id-2021-fgvc8",
           "Folders that are not the labels: table and folders disagree.",
-          _lying_folders, Refusal("data.label_source")),
+          _lying_folders, Rejection("data.label_source")),
     Entry("pixel-columns", "competition", "digit-recognizer",
           "Pixels in the columns of a table; there are no images.",
-          _pixels, Refusal(word="pixel"), "Categorization Accuracy"),
+          _pixels, Rejection(word="pixel"), "Categorization Accuracy"),
     Entry("records", "competition", "tpu-getting-started",
           "TFRecord files; there are no images.",
-          _records, Refusal(word="TFRecord"), "Macro F1"),
+          _records, Rejection(word="TFRecord"), "Macro F1"),
     Entry("several-labels", "competition", "plant-pathology-2021-fgvc8",
           "Several labels per image.",
           lambda rng: _lists(rng, "image", "labels", ["healthy", "rust", "scab", "rust scab"], "healthy"),
-          Refusal(word="label"), "Mean F1-Score"),
+          Rejection(word="label"), "Mean F1-Score"),
     Entry("top-5", "competition", "whale-categorization-playground",
           "A list of five guesses per image.",
           lambda rng: _lists(rng, "Image", "Id", ["new_whale", "w_1287fbc", "w_98baff9", "w_7554f44"],
                              "new_whale w_1287fbc w_98baff9 w_7554f44"),
-          Refusal(word="list"), "MAP@{K}"),
+          Rejection(word="list"), "MAP@{K}"),
 )  # fmt: skip

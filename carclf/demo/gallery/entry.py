@@ -15,9 +15,9 @@ OWNER = "demo"  # of the datasets
 
 @dataclass(frozen=True)
 class Rendering:
-    """The files of the source, and the answer for each id of the sample submission, in Kaggle's form.
+    """The files of the source, and the truth for each id of the sample submission, in Kaggle's form.
 
-    The answer is the class, or the name of its column if the submission has a column per class. It is empty if there is
+    The truth is the class, or the name of its column if the submission has a column per class. It is empty if there is
     nothing to submit.
     """
 
@@ -44,7 +44,7 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class Rejection:
     """Why a source is rejected: the setting that resolves it, or a word of the explanation."""
 
     setting: str = ""
@@ -55,7 +55,7 @@ class Refusal:
 class Entry:
     """A competition, a dataset or a folder of the gallery.
 
-    ``like`` names the real one whose layout it has, ``particular`` says in a line what differs from others.
+    ``like`` names the real one whose layout it has, ``particular`` is a line about what differs from others.
     ``settings`` is the setting that it needs besides ``data.source``. ``evaluation_metric`` is Kaggle's text.
     """
 
@@ -64,7 +64,7 @@ class Entry:
     like: str
     particular: str
     draw: Callable[[np.random.Generator], Rendering]
-    expected: Expected | Refusal
+    expected: Expected | Rejection
     evaluation_metric: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     notebooks_only: bool = False
