@@ -133,9 +133,11 @@ def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dic
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
                         "them, or omit --truth.")
     values = _submitted_values(form)
-    if unknown := {labels[name] for name in ids} - set(values):
+    classes = {labels[name] for name in ids}
+    # Test images may have classes that the training images lack, which a submission with probabilities has no column for.
+    if (unknown := classes - set(values)) and (form.kind != "label" or unknown == classes):
         raise DataError(f"{path} has the class {min(unknown)!r}, which is none of {', '.join(form.values)}.")
-    return {name: values[labels[name]] for name in ids}
+    return {name: values.get(labels[name], labels[name]) for name in ids}
 
 
 def _submitted_values(form: SubmissionFormat) -> dict[str, str]:
