@@ -133,9 +133,8 @@ def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dic
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
                         "them, or omit --truth.")
     values = _submitted_values(form)
-    classes = {labels[name] for name in ids}
-    # Test images may have classes that the training images lack, which a submission with probabilities has no column for.
-    if (unknown := classes - set(values)) and (form.kind != "label" or unknown == classes):
+    unknown = {labels[name] for name in ids} - set(values)
+    if unknown and form.kind != "label":  # a label may be a class that the training images lack
         raise DataError(f"{path} has the class {min(unknown)!r}, which is none of {', '.join(form.values)}.")
     return {name: values.get(labels[name], labels[name]) for name in ids}
 

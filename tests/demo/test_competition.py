@@ -135,13 +135,6 @@ def test_an_invalid_truth_raises_data_error(rendered: Path, tmp_path: Path, text
         open_competition(rendered, slug="c", work=tmp_path, truth=tmp_path / "truth.csv")
 
 
-def test_a_truth_without_any_class_of_the_data_raises_data_error(rendered: Path, tmp_path: Path) -> None:
-    truth = re.sub(r",[0-9]\n", ",BMW\n", (rendered / "truth.csv").read_text())
-    (tmp_path / "truth.csv").write_text(truth)
-    with pytest.raises(DataError, match="'BMW'"):
-        open_competition(rendered, slug="c", work=tmp_path, truth=tmp_path / "truth.csv")
-
-
 def test_a_row_without_an_image_raises_data_error(rendered: Path, tmp_path: Path) -> None:
     folder = copy_folder(rendered, tmp_path)
     missing = min((folder / "test_upload").iterdir())
