@@ -12,10 +12,10 @@ from carclf.temporary import temporary_folder
 
 def demo_server(
     data: Annotated[
-        Optional[Path], typer.Option(help="A folder with the competition's files; by default rendered cars.")
+        Optional[Path], typer.Option(help="A folder with data in any layout; by default rendered cars.")
     ] = None,
     truth: Annotated[
-        Optional[Path], typer.Option(help="Score submissions against this CSV with the columns Id,Category.")
+        Optional[Path], typer.Option(help="Score submissions against this CSV with an id and a class per row.")
     ] = None,
     holdout: Annotated[
         Optional[float], typer.Option(help="Use this fraction of the training images as the test images.")
@@ -30,7 +30,10 @@ def demo_server(
     daily_limit: Annotated[
         int, typer.Option(min=0, envvar="CARCLF_DEMO_DAILY_LIMIT", help="Submissions that are accepted per day.")
     ] = DAILY_LIMIT,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Serve the small competitions and datasets of docs/layouts.md instead.")
+    ] = False,
 ) -> None:
     """Serve a car competition with Kaggle's protocol, by default on a loopback port, until it is stopped."""
     with nullcontext(work_dir) if work_dir else temporary_folder() as folder:
-        serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit))
+        serve(ServeOptions(data, truth, holdout, slug, folder, (host, port), daily_limit, gallery))

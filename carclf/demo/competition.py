@@ -1,20 +1,26 @@
-"""Turn a folder in the competition's layout into a competition with an archive and graded submissions."""
+"""Turn a folder in any layout that is detected into a competition with an archive and graded submissions."""
 
-import csv
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
+from carclf.config import deployment_settings, load_config, parse_override
+from carclf.dataset.archives import IGNORED_FILES, extract, write_archive
+from carclf.dataset.detection.result import Layout, SubmissionFormat
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file
-from carclf.demo.archive import id_category_csv, write_competition_archive
+from carclf.demo.archive import HoldoutArchive, stored_id, write_holdout_archive
 from carclf.errors import ConfigError, DataError
+from carclf.metrics import METRICS
+from carclf.temporary import temporary_folder
 
-COLUMNS = ["Id", "Category"]
 HOLDOUT_SEED = 0
+TRUTH_FILE = "truth.csv"  # in the folder it is never served
 
 
 @dataclass(frozen=True)
@@ -62,113 +68,120 @@ class ServedDataset:
 def open_competition(
     folder: Path, *, slug: str, work: Path, truth: Path | None = None, holdout: float | None = None
 ) -> Competition:
-    """Build ``<slug>.zip`` in ``work`` from a folder in the competition's layout.
+    """Build ``<slug>.zip`` in ``work`` from a folder; the deployment's settings (CARCLF_SETTINGS) apply to its layout.
 
     Submissions are graded against the CSV ``truth``, or against the labels of a fraction ``holdout`` of the training
-    images, which become the test images. Raise ConfigError for invalid arguments, DataError for invalid files.
+    images. These become the test images of a competition with a label table, whatever the folder's layout is; without
+    a holdout, the archive has the folder's files as they are. Raise ConfigError for invalid arguments, DataError for
+    invalid files.
     """
     if truth is not None and holdout is not None:
         raise ConfigError("A truth file and a holdout fraction were given. Give one of them, not both.")
-    train = _training_images(folder)
-    if holdout is None:
-        test = _test_images(folder)
-        ids = tuple(_read_csv(folder / "sample-submission.csv"))
-        _require_images(folder, ids, test)
-        labels = None if truth is None else _read_truth(ids, truth)
-    else:
-        labels = _hold_out(train, holdout)
-        ids = tuple(labels)
-        test = [path for path in train if path.name in labels]
-        train = [path for path in train if path.name not in labels]
-    archive = write_competition_archive(
-        work / f"{slug}.zip", train=train, test=test, train_csv=id_category_csv(_train_rows(folder, train)),
-        sample_csv=id_category_csv((name, "0") for name in ids),
-    )
-    return Competition(slug, archive, ids, labels)
+    if holdout is not None and not 0 < holdout < 1:
+        raise ConfigError(f"Invalid holdout {holdout}: expected a fraction between 0 and 1, for example 0.2.")
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. Give one with images.")
+    with temporary_folder(work) as temporary:
+        whole = temporary / "archive.zip"
+        write_archive(whole, dict(_list_files(folder)))
+        ignored = extract(whole, temporary / "files")
+        (temporary / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
+        layout = _detect(temporary / "files", slug)
+        if holdout is not None:
+            return _hold_out(layout, temporary / "files", work / f"{slug}.zip", holdout)
+        competition = _read_competition(layout, folder, work / f"{slug}.zip", truth)
+        whole.replace(competition.archive)
+    return competition
 
 
-def _list_files(folder: Path, pattern: str) -> list[Path]:
-    files = (path for path in folder.glob(pattern) if path.is_file() and not is_junk_file(path.name))
-    return sorted(path for path in files if not is_in_junk_folder(path.relative_to(folder).parts))
+def _list_files(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not is_junk_file(path.name) and not is_in_junk_folder(parts) and parts != (TRUTH_FILE,):
+            yield "/".join(parts), path
 
 
-def _training_images(folder: Path) -> list[Path]:
-    images = _list_files(folder, "train/*/*")
-    if not images:
-        raise DataError(f"{folder} has no train/<class number>/*.jpg. Give a folder in the competition's layout.")
-    if unnumbered := next((path.parent for path in images if not path.parent.name.isdecimal()), None):
-        raise DataError(f"{unnumbered} is not a class number; expected train/<class number>/*.jpg. Rename the folder "
-                        "to its class number, or move it elsewhere.")
-    return images
+def _detect(files: Path, slug: str) -> Layout:
+    from carclf.dataset.detection.detect import detect
+
+    settings = deployment_settings([f"data.source={slug}"])
+    return detect(files, load_config("gpu", dict(map(parse_override, settings))))
 
 
-def _test_images(folder: Path) -> list[Path]:
-    images = _list_files(folder, "test_upload/*")
-    if not images:
-        raise DataError(f"{folder} has no test_upload/*.jpg. Add the test images, or use a holdout of 0.2.")
-    return images
+def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path | None) -> Competition:
+    form = layout.submission
+    if form is None:
+        raise DataError(f"{folder} has no sample submission. Add one, give a holdout of 0.2, or train without a "
+                        f"competition: data.source={folder}.")
+    ids = layout.test_ids
+    if missing := set(ids) - set(layout.images.loc[layout.images["source"] == "test", "id"]):
+        raise DataError(f"{form.sample} has {len(missing)} ids without an image, the first {min(missing)!r}. Add the "
+                        "images or remove the rows.")
+    labels = None if truth is None else _read_truth(ids, truth, form)
+    return Competition(
+        archive.stem, archive, ids, labels, layout.metric, METRICS[layout.metric].title,
+        (form.id_column, *form.columns), form.kind, form.values.get(form.positive_class, "1"))
 
 
-def _read_csv(path: Path) -> dict[str, str]:
-    """Return Id to Category; DataError if the file is missing or invalid."""
-    if not path.is_file():
-        raise DataError(f"{path} does not exist. Add this CSV with the columns Id,Category.")
-    try:
-        rows = [row for row in csv.reader(path.read_text(encoding="utf-8-sig").splitlines()) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a valid CSV ({error}). Expected the columns Id,Category.") from error
-    header, *body = rows or [[]]
-    if not body or header != COLUMNS or any(len(row) != len(COLUMNS) or not row[1].isdecimal() for row in body):
-        raise DataError(f"{path} must have the columns Id,Category, at least one row, and class numbers as Category.")
-    categories = {row[0]: row[1] for row in body}
-    if num_repeated := len(body) - len(categories):
+def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dict[str, str]:
+    """Return the class of each id as a submission names it. The table has the id and the class, or the class's name."""
+    rows = _read_table(path, form)
+    if num_repeated := int(rows.iloc[:, 0].duplicated().sum()):
         raise DataError(f"{path} repeats {num_repeated} ids. Remove the repeated rows.")
-    return categories
-
-
-def _require_images(folder: Path, ids: Sequence[str], test: Sequence[Path]) -> None:
-    if missing := set(ids) - {path.name for path in test}:
-        raise DataError(f"{folder}/sample-submission.csv has {len(missing)} ids without an image in test_upload, the "
-                        f"first {min(missing)!r}. Add the images or remove the rows.")
-
-
-def _read_truth(ids: Sequence[str], path: Path) -> dict[str, str]:
-    categories = _read_csv(path)
-    if missing := set(ids) - set(categories):
+    labels = dict(zip(rows.iloc[:, 0], rows.iloc[:, 1], strict=True))
+    if missing := set(ids) - set(labels):
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
                         "them, or omit --truth.")
-    return {name: categories[name] for name in ids}
+    values = _submitted_values(form)
+    unknown = {labels[name] for name in ids} - set(values)
+    if unknown and form.kind != "label":  # a label may be a class that the training images lack
+        raise DataError(f"{path} has the class {min(unknown)!r}, which is none of {', '.join(form.values)}.")
+    return {name: values.get(labels[name], labels[name]) for name in ids}
 
 
-def _train_rows(folder: Path, train: Sequence[Path]) -> list[tuple[str, str]]:
-    """Return the rows of train.csv whose images are in the archive; without a train.csv, use the folders' names."""
-    path = folder / "train.csv"
-    if not path.is_file():
-        return [(image.name, image.parent.name) for image in train]
-    served = {image.name for image in train}
-    return [row for row in _read_csv(path).items() if row[0] in served]
+def _submitted_values(form: SubmissionFormat) -> dict[str, str]:
+    """Return what a submission contains by class name; a truth may also have these values, or 1 for the positive."""
+    numbers = {str(int(name == form.positive_class)): value for name, value in form.values.items()}
+    return (numbers if form.kind == "positive" else {}) | {value: value for value in form.values.values()} | form.values
 
 
-def _hold_out(train: Sequence[Path], fraction: float) -> dict[str, str]:
-    """Return the file names and classes of a stratified fraction of the readable images, in random order."""
-    if not 0 < fraction < 1:
-        raise ConfigError(f"Invalid holdout {fraction}: expected a fraction between 0 and 1, for example 0.2.")
-    if len({path.name for path in train}) < len(train):
-        raise DataError("A file name occurs in two classes, so nothing can be held out. Rename one of the files.")
+def _read_table(path: Path, form: SubmissionFormat) -> pd.DataFrame:
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist. Give a CSV with the columns {form.id_column} and class.") from None
+    except (UnicodeDecodeError, ValueError) as error:  # pandas' errors are ValueErrors
+        raise DataError(f"{path} is not a valid CSV ({error}). Expected {form.id_column} and class.") from error
+    if list(rows.columns[:1]) != [form.id_column] or len(rows.columns) == 1:
+        raise DataError(f"{path} has the columns {', '.join(rows.columns)}. Expected {form.id_column} and class.")
+    return rows
+
+
+def _hold_out(layout: Layout, files: Path, archive: Path, fraction: float) -> Competition:
+    images = layout.images[layout.images["source"].isin(["train", "val"])]
+    if (names := images["id"].map(stored_id)).duplicated().any():
+        raise DataError(f"Two images would be called {names[names.duplicated()].iloc[0]!r}. Rename one of them.")
     rng = np.random.default_rng(HOLDOUT_SEED)
-    held_out: list[Path] = []
-    for label in sorted({path.parent.name for path in train}, key=int):
-        images = [path for path in train if path.parent.name == label]
-        held_out += _sample_readable(images, max(1, round(fraction * len(images))), rng)
-    return {held_out[i].name: held_out[i].parent.name for i in rng.permutation(len(held_out))}
+    chosen = [path for name in layout.class_names
+              for path in _sample_readable(files, images.loc[images["label"] == name, "path"].tolist(), fraction, rng)]
+    test = images.set_index("path").loc[rng.permutation(chosen)]
+    train = images[~images["path"].isin(chosen)].set_index("path")
+    is_label = not METRICS[layout.metric].needs_probabilities
+    columns = ("Category",) if is_label else layout.class_names
+    write_holdout_archive(archive, HoldoutArchive(files, train, test, columns))
+    labels = {stored_id(name): label for name, label in zip(test["id"], test["label"], strict=True)}
+    return Competition(archive.stem, archive, tuple(labels), labels, layout.metric, METRICS[layout.metric].title,
+                       ("Id", *columns), "label" if is_label else "probabilities")
 
 
-def _sample_readable(images: Sequence[Path], num_images: int, rng: np.random.Generator) -> list[Path]:
-    shuffled = (images[i] for i in rng.permutation(len(images)))
-    sample = [path for path, _ in zip(filter(_is_readable, shuffled), range(num_images), strict=False)]
-    if not 0 < len(sample) < len(images):
-        raise DataError(f"Class {images[0].parent.name} has {len(images)} files: too few to hold out {num_images} "
-                        "readable images and train on the rest. Add images or lower the holdout.")
+def _sample_readable(files: Path, paths: list[str], fraction: float, rng: np.random.Generator) -> list[str]:
+    num_images = max(1, round(fraction * len(paths)))
+    shuffled = (paths[i] for i in rng.permutation(len(paths)))
+    sample = [path for path, _ in zip((path for path in shuffled if _is_readable(files / path)), range(num_images),
+                                      strict=False)]
+    if not 0 < len(sample) < len(paths):
+        raise DataError(f"The class of {paths[:1]} has {len(paths)} images: too few to hold out {num_images} readable "
+                        "images and train on the rest. Add images or lower the holdout.")
     return sample
 
 

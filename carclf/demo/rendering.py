@@ -85,8 +85,8 @@ def _encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 def _image(label: int, rng: np.random.Generator) -> Image.Image:
     width, height = int(rng.integers(240, 360)), int(rng.integers(190, 250))
-    image = _background(width, height, rng)
-    car = _car(label, width, rng)
+    image = draw_background(width, height, rng)
+    car = draw_car(label, width, rng)
     car = car.rotate(float(rng.uniform(-4, 4)), resample=Image.Resampling.BILINEAR, expand=True)
     if rng.random() < FLIP_PROBABILITY:
         car = car.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -100,7 +100,8 @@ def _image(label: int, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
 
 
-def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+def draw_background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
+    """Return a street with some buildings."""
     sky, ground = rng.integers(170, 256, 3), rng.integers(70, 120, 3)
     rows = np.linspace(0, 1, height)[:, None, None]
     pixels = np.where(rows < HORIZON, sky * (1 - rows / 2), ground) * np.ones((1, width, 1))
@@ -119,13 +120,16 @@ def _color(rng: np.random.Generator, darkest: int = 20) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _car(label: int, width: int, rng: np.random.Generator) -> Image.Image:
+def draw_car(
+    label: int, width: int, rng: np.random.Generator, color: tuple[int, int, int] | None = None
+) -> Image.Image:
+    """Return a car for an image of that width, on transparent ground, in a random color by default."""
     outline, radius, wheels = BODIES[label]
     length = width * rng.uniform(0.74, 0.86)
     tall, up = length * rng.uniform(0.36, 0.46), length * 0.2
     image = Image.new("RGBA", (int(length) + 2, int(tall + 2 * up)))
     draw = ImageDraw.Draw(image)
-    body = _color(rng)
+    body = color or _color(rng)
     points = [(x * length, up + y * tall) for x, y in outline]
     points += [(length, up + tall * 0.85), (0, up + tall * 0.85)]
     draw.polygon(points, fill=(*body, 255), outline=(20, 20, 20, 255))

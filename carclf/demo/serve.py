@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carclf.artifacts import atomic_folder
-from carclf.demo.competition import open_competition
+from carclf.demo.competition import Competition, ServedDataset, open_competition
+from carclf.demo.gallery.entries import ENTRIES
+from carclf.demo.gallery.served import serve_entry
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import KEY_ENV_VAR, DemoServer
 from carclf.errors import ConfigError
@@ -19,7 +21,7 @@ DAILY_LIMIT = 1000  # far above Kaggle's, because demos are repeated
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Options of ``carclf demo-server``. Without ``data``, it renders a competition."""
+    """Options of ``carclf demo-server``. Without ``data``, it renders a competition, with ``gallery`` all of them."""
 
     data: Path | None
     truth: Path | None
@@ -28,6 +30,7 @@ class ServeOptions:
     work: Path
     address: tuple[str, int] = ("127.0.0.1", 0)
     daily_limit: int = DAILY_LIMIT
+    gallery: bool = False
 
 
 def serve(options: ServeOptions) -> None:
@@ -44,15 +47,26 @@ def serve(options: ServeOptions) -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    data, truth = _data_and_truth(options)
-    competition = open_competition(data, slug=options.slug, work=options.work, truth=truth, holdout=options.holdout)
+    competition, *others = _open(options)
     submissions_path = options.work / f"{options.slug}-submissions.json"
-    with DemoServer(competition, address=options.address, daily_limit=options.daily_limit,
+    with DemoServer(competition, *others, address=options.address, daily_limit=options.daily_limit,
                     submissions_path=submissions_path) as server:
         # A given key is not printed: it would remain in a log.
         key = f"the value of {KEY_ENV_VAR}" if os.environ.get(KEY_ENV_VAR) else server.token
-        print(f"carclf demo-server: competition '{options.slug}' at {server.url} (user demo, key {key})", flush=True)
+        content = f"gallery of {len(ENTRIES)}" if options.gallery else f"competition '{options.slug}'"
+        print(f"carclf demo-server: {content} at {server.url} (user demo, key {key})", flush=True)
         stop.wait()
+
+
+def _open(options: ServeOptions) -> tuple[Competition, *tuple[Competition | ServedDataset, ...]]:
+    """Return what is served; the first is a competition."""
+    if options.gallery:
+        served = [serve_entry(entry, options.work) for entry in ENTRIES.values()]
+        first, *others = sorted(served, key=lambda item: isinstance(item, ServedDataset))
+        if isinstance(first, Competition):
+            return first, *others
+    data, truth = _data_and_truth(options)
+    return open_competition(data, slug=options.slug, work=options.work, truth=truth, holdout=options.holdout),
 
 
 def _data_and_truth(options: ServeOptions) -> tuple[Path, Path | None]:

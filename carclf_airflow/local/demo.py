@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from carclf.config import load_config, parse_override
+from carclf.dataset.detection.submission_format import is_sample
 from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
@@ -18,7 +19,14 @@ from carclf_airflow.local.demo_server import start_demo_server
 from carclf_airflow.local.experiment_run import experiment_name, run_experiment
 from carclf_airflow.local.processes import ProcessGroup
 from carclf_airflow.local.retrain_run import run_retrain
-from carclf_airflow.local.session import lock_folder, print_url, stage_environment, state_folder, wait_until_interrupted
+from carclf_airflow.local.session import (
+    absolute_source,
+    lock_folder,
+    print_url,
+    stage_environment,
+    state_folder,
+    wait_until_interrupted,
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +44,16 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The demo's recipe and settings, and the experiment's form (None: retrain)."""
+    """The demo's recipe and settings, the experiment's form (None: retrain), and whether it needs the demo server."""
 
     recipe: str
     settings: list[str]
     form: Form | None
+    has_competition: bool
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Serve a competition, run a DAG on it, print the outcome; then stay up, or stop with ``exit``."""
+    """Run a DAG on a served competition or on a folder, print the outcome; then stay up, or stop with ``exit``."""
     home = state_folder() / "demo"  # not that of `up`: a demo's run must never continue against the real Kaggle
     plan = _plan(options)
     store = home / f"store-{plan.recipe}"  # each recipe has its own champion and threshold
@@ -53,8 +62,9 @@ def run_demo(options: DemoOptions) -> int:
             "CARCLF_SCHEDULE": "none", "CARCLF_POKE_INTERVAL_SECONDS": "2", "CARCLF_RECIPE": plan.recipe,
             "CARCLF_SETTINGS": shlex.join(plan.settings),
         }
-        competition = {"data": options.data, "truth": options.truth, "holdout": options.holdout}
-        environment |= start_demo_server(processes, home / "server", environment, competition)
+        if plan.has_competition:
+            competition = {"data": options.data, "truth": options.truth, "holdout": options.holdout}
+            environment |= start_demo_server(processes, home / "server", environment, competition)
         init_store(store)
         print("Starting Airflow (about 30 s)", flush=True)
         airflow = Airflow(home / "airflow", processes, environment)
@@ -74,7 +84,9 @@ def _plan(options: DemoOptions) -> _Plan:
     form = read_form(options.experiment) if options.experiment else None
     recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # Settings of the deployment instead of the run, so that they also apply to runs triggered in the UI.
-    settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), "data.source=demo-cars"]
+    has_competition = not options.data or bool(options.truth or options.holdout) or _has_sample(options.data)
+    source = "demo-cars" if has_competition else str(expand_home(options.data, "DATA").resolve())
+    settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), f"data.source={absolute_source(source)}"]
     if options.weights:
         settings.append(f"model.weights={_weights(options.weights)}")
     load_config(recipe, dict(map(parse_override, settings)))
@@ -82,7 +94,12 @@ def _plan(options: DemoOptions) -> _Plan:
         form = form.model_copy(update={"recipe": recipe})
         complete = form.model_copy(update={"settings": f"{shlex.join(settings)} {form.settings}"})
         plan_from_form("demo", complete, boundary_recipes(form.search, form.num_trials))
-    return _Plan(recipe, settings, form)
+    return _Plan(recipe, settings, form, has_competition)
+
+
+def _has_sample(data: str) -> bool:
+    """Return True if the folder has a sample submission: without one, its images are no competition."""
+    return any(is_sample(path.name) for path in expand_home(data, "DATA").rglob("*.csv*"))
 
 
 def _run(airflow: Airflow, plan: _Plan, experiment: str, store: Path) -> dict[str, Any]:

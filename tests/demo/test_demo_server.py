@@ -314,7 +314,7 @@ def test_the_command_serves_kaggles_command_line_through_a_proxy(rendered: Path,
         kaggle(match[1], tmp_path, "download", SLUG, "-p", str(tmp_path / "new"))
         submitted = kaggle(match[1], tmp_path, "submit", SLUG, "-f", str(rendered / "truth.csv"), "-m", "by hand")
         assert "Successfully submitted" in submitted
-        assert "train.zip" in kaggle(match[1], tmp_path, "files", SLUG)
+        assert "sample-submission.csv" in kaggle(match[1], tmp_path, "files", SLUG)
         time.sleep(1)  # until the submission is scored
         assert "1.00000" in kaggle(match[1], tmp_path, "submissions", SLUG)
         serving.send_signal(signal.SIGTERM)

@@ -61,11 +61,11 @@ def _is_useful(groups: "pd.Series[str]", labels: "pd.Series[str]") -> bool:
 def _groups_of_names(
     images: pd.DataFrame, joined: Sequence[Joined]
 ) -> tuple["pd.Series[str]", Detection] | None:
-    """Return groups from 10_left and 10_right, or from the folders of ids with paths."""
+    """Return groups from 10_left and 10_right, or from the folders of ids such as scene/0001; deeper ones are paths."""
     names = images["path"].str.split("/").str[-1].str.extract(r"^(.+)_(?:left|right)\b", flags=re.IGNORECASE)[0]
     if names.notna().all() and len(names) and _is_useful(names, images["label"]):
         return names, Detection("groups", "file name before _left and _right", f"{names.nunique()} groups")
-    has_paths = any("/" in image_id for table in joined for image_id in list(table.match.rows)[:1])
+    has_paths = any(image_id.count("/") == 1 for table in joined for image_id in list(table.match.rows)[:1])
     if has_paths and _is_useful(images["folder"], images["label"]):
         return images["folder"], Detection("groups", "folder", f"the ids have {images['folder'].nunique()} folders")
     return None

