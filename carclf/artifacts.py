@@ -245,6 +245,11 @@ class Split(_Labeled):
 
     folder = "splits"
 
+    @property
+    def metric(self) -> str:
+        """The name of the metric in carclf.metrics."""
+        return str(self.metrics.get("metric", "accuracy"))
+
     def rows(self, store: Store) -> "pd.DataFrame":
         """Return the rows of ``split.parquet``, one per image."""
         return self.table(store, "split.parquet")
