@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-MetricValue = float | int | str | list[int]
+MetricValue = float | int | str | list[str]
 Metrics = dict[str, MetricValue]
 ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)]
 A = TypeVar("A", bound="Artifact")
@@ -193,8 +193,8 @@ class Artifact(BaseModel):
 
 class _Labeled(Artifact):
     @property
-    def class_names(self) -> list[int]:
-        """The classes in the order of the model's outputs."""
+    def class_names(self) -> list[str]:
+        """The names of the classes, in the order of the model's outputs."""
         if not isinstance(names := self.metrics.get("class_names"), list):
             raise self._missing("list", "class_names")
         return names

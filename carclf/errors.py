@@ -60,7 +60,7 @@ class StageWaiting(Exception):
         message: str,
         *,
         until: datetime | None = None,
-        metrics: Mapping[str, float | int | str | list[int]] | None = None,
+        metrics: Mapping[str, float | int | str | list[str]] | None = None,
     ) -> None:
         super().__init__(message)
         self.until = until

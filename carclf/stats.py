@@ -4,8 +4,9 @@ SciPy is imported inside the functions, because a stage that reuses its artifact
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -161,6 +162,12 @@ def mcnemar_power(num_images: int, discordant: float, difference: float, signifi
     critical = binom.isf(significance, num_discordant, 0.5) + 1  # the smallest significant count
     detected = binom.sf(critical - 1, num_discordant, (1 + difference / discordant) / 2)
     return float(binom.pmf(num_discordant, num_images, discordant) @ detected)
+
+
+def class_positions(labels: Sequence[str] | npt.NDArray[Any], class_names: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the position of each label in the class names; -1 if it is not among them."""
+    position = {name: number for number, name in enumerate(class_names)}
+    return np.array([position.get(label, -1) for label in labels], np.int64)
 
 
 def equal_frequency_bins(values: FloatArray, num_bins: int) -> npt.NDArray[np.int64]:

@@ -16,6 +16,7 @@ from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
 
 from carclf.audit.label_errors import normalize_features
 from carclf.config import Audit
+from carclf.natural_order import sort_naturally
 
 SIGNIFICANCE = 0.01  # the probability that any measure reports drift if there is none
 STATISTICS = ("width", "height", "brightness", "contrast", "sharpness")
@@ -99,7 +100,7 @@ def _measure(effect: Effect, is_significant: bool, settings: Audit) -> Measure:
 
 def _missing_classes(labels: "pd.Series[Any]", reference: "pd.Series[Any]") -> list[Any]:
     counts = reference.value_counts()
-    return sorted(set(counts.index[counts >= MIN_CLASS_SIZE]) - set(labels))
+    return sort_naturally(set(counts.index[counts >= MIN_CLASS_SIZE]) - set(labels))
 
 
 def _class_distribution(labels: "pd.Series[Any]", reference: "pd.Series[Any]") -> Effect:

@@ -29,7 +29,7 @@ def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataF
     Images with the same id are identified by their path, as in ``label_fixes.csv``. ``rows`` are the rows of a split;
     the other arguments are those of ``rank_labels``.
     """
-    class_names = np.array(sorted(rows["label"].unique()))
+    class_names = rows.drop_duplicates("class_index").sort_values("class_index")["label"].to_numpy()
     ranked = rank_labels(features, rows["class_index"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
     rows_by_rank = rows.iloc[ranked["position"]].reset_index(drop=True)
     ambiguous = rows_by_rank["id"].isin(rows["id"][rows["id"].duplicated()])

@@ -93,7 +93,7 @@ def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop
     if drop:
         return [LabelFix(0, name, "drop", None) for name in rows["id"]]
     labels = rows["suggested_label"]
-    return [LabelFix(0, name, "relabel", int(label)) for name, label in zip(rows["id"], labels, strict=True)]
+    return [LabelFix(0, name, "relabel", label) for name, label in zip(rows["id"], labels, strict=True)]
 
 
 def read_fixes_file(path: Path) -> list[LabelFix]:
@@ -152,7 +152,7 @@ def _is_written(fix: LabelFix, existing: LabelFix | None, replace_existing: bool
 
 
 def _check_applicable(content: bytes, index: "pd.DataFrame") -> None:
-    class_names = set(index.loc[(index["source"] == "train") & (index["label"] >= 0), "label"])
+    class_names = set(index.loc[(index["source"] == "train") & (index["label"] != ""), "label"])
     try:
         apply_fixes(index, parse_fixes(content), class_names)
     except DataError as error:

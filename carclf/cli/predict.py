@@ -35,7 +35,7 @@ def predict(
 
     if not (paths := list_files(files)):
         raise ConfigError("No files found. Give image files, or folders that contain some.")
-    class_names = [str(name) for name in selected.model.class_names]
+    class_names = selected.model.class_names
     num_unreadable = 0
     for prediction in _load_predictor(selected, store).predict(paths):
         num_unreadable += bool(prediction.problem)

@@ -307,8 +307,8 @@ class Gate(Section):
     significance: float = Field(0.05, gt=0, lt=0.5, description="Significance level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
     min_recall_by_class: str = Field(
-        "", pattern=r"^([0-9]+=(0(\.[0-9]+)?|1(\.0+)?)(,[0-9]+=(0(\.[0-9]+)?|1(\.0+)?))*)?$",
-        description="Smallest recall of individual classes, such as 7=0.7,9=0.75; overrides min_recall.")
+        "", pattern=r"^([^=,]+=(0(\.[0-9]+)?|1(\.0+)?)(,[^=,]+=(0(\.[0-9]+)?|1(\.0+)?))*)?$",
+        description="Smallest recall of individual classes, such as Niva=0.7,Kalina=0.75; overrides min_recall.")
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error after calibration.")
     max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
     max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")
@@ -318,10 +318,10 @@ class Gate(Section):
         "none", description="Require a person's approval before a promotion takes effect.")
 
     @property
-    def min_recalls(self) -> dict[int, float]:
+    def min_recalls(self) -> dict[str, float]:
         """``min_recall_by_class`` as a mapping from class to recall."""
         pairs = (pair.partition("=") for pair in self.min_recall_by_class.split(",") if pair)
-        return {int(name): float(floor) for name, _, floor in pairs}
+        return {name: float(floor) for name, _, floor in pairs}
 
 
 class Submit(Section):

@@ -104,7 +104,7 @@ class EvaluationFacts(Facts):
     uncalibrated_calibration_error: float | None = None
     latency_ms: float | None = None
     model_mb: float | None = None
-    class_names: tuple[int, ...]
+    class_names: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]  # rows are labels, columns predictions
     classes: tuple[ClassRecall, ...]
     reliability: tuple[ReliabilityBin, ...] = ()

@@ -17,6 +17,7 @@ from carclf.config import Duplicates
 from carclf.dataset.near_hashes import Hashes, Positions, near_pairs
 from carclf.dataset.pixel_matching import DuplicateMatcher, Pair
 from carclf.images.decode import Pixels
+from carclf.natural_order import sort_naturally
 from carclf.progress import Meter
 
 MAX_DISTINCT_PER_HASH = 8  # visually different images with the same hash that are kept apart
@@ -141,6 +142,6 @@ def _describe_cluster(members: list[dict[Hashable, Any]], copies: Positions) -> 
     labels = {member["label"] for member in members}
     return {
         "num_members": len(members), "match": "exact" if (copies == copies[0]).all() else "near",
-        "has_conflicting_labels": len(labels - {-1}) > 1, "in_train_and_test": -1 in labels and len(labels) > 1,
-        "labels": sorted(labels - {-1}), "members": members[:MAX_MEMBERS],
+        "has_conflicting_labels": len(labels - {""}) > 1, "in_train_and_test": "" in labels and len(labels) > 1,
+        "labels": sort_naturally(labels - {""}), "members": members[:MAX_MEMBERS],
     }

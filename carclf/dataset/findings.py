@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from carclf.natural_order import sort_naturally
 from carclf.progress import log
 
 # An unusable image is ignored everywhere. Warnings and infos change nothing. Errors stop the run.
@@ -42,9 +43,9 @@ class Finding:
         return SEVERITY_BY_KIND[self.kind]
 
 
-def format_labels(labels: Iterable[int]) -> str:
+def format_labels(labels: Iterable[str]) -> str:
     """Return the sorted labels as text, shortened if there are many."""
-    names = [str(label) for label in sorted(labels)]
+    names = sort_naturally(labels)
     return ", ".join(names[:MAX_LABELS]) + (f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else "")
 
 

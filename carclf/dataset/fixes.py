@@ -9,7 +9,6 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,9 @@ from carclf.services.storage import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from carclf.dataset.indexing import ImagePath
-
 LABEL_FIXES_FILE = "label_fixes.csv"
 REQUIRED_COLUMNS = ["id", "action", "label"]
 SHA256_COLUMN = "sha256"  # optional fourth column
-MAX_LABEL_DIGITS = 9
 _HEADERS = f"The header must be {','.join(REQUIRED_COLUMNS)} or {','.join(REQUIRED_COLUMNS)},{SHA256_COLUMN}."
 _HINT = f"Fix {LABEL_FIXES_FILE} at the root of the store, or remove it."
 
@@ -41,7 +37,7 @@ class LabelFix:
     line_number: int
     id: str
     action: str
-    label: int | None
+    label: str | None
     sha256: str = ""
 
 
@@ -115,34 +111,23 @@ def _parse_line(line_number: int, row: list[str], header: list[str]) -> LabelFix
                          "image by its id alone.")
     if action == "drop" and not label:
         return LabelFix(line_number, image_id, action, None, sha256)
-    if action == "relabel" and re.fullmatch(f"[0-9]{{1,{MAX_LABEL_DIGITS}}}", label):
-        return LabelFix(line_number, image_id, action, int(label), sha256)
-    raise ValueError(f"{line}: invalid action {action!r} with label {label!r}. Write relabel with the number of the "
+    if action == "relabel" and label:
+        return LabelFix(line_number, image_id, action, label, sha256)
+    raise ValueError(f"{line}: invalid action {action!r} with label {label!r}. Write relabel with the name of the "
                      "correct class, or drop with an empty label.")
 
 
-def check_fixes(fixes: LabelFixes, paths: "Iterable[ImagePath]", classes: set[int] | None) -> None:
-    """Raise the errors of ``apply_fixes`` that the images' paths reveal, before the images are read.
+def check_fixes(fixes: LabelFixes, images: "pd.DataFrame", classes: set[str]) -> None:
+    """Raise the errors of ``apply_fixes`` that the rows of a layout reveal, before the images are read.
 
-    Fixes with a ``sha256`` are checked later. ``classes`` defaults to the classes of the paths under train/.
+    Fixes with a ``sha256`` are checked later.
     """
-    import pandas as pd
-
-    by_name = tuple(fix for fix in fixes.entries if not fix.sha256)
-    names = {fix.id for fix in by_name}
-    labels, images = set[int](), []
-    for image in paths:
-        if image.source == "train" and image.is_well_formed:
-            labels.add(image.label)
-        if image.id in names or image.path in names:
-            images.append((image.id, image.path, image.label, image.source))
-    classes = labels if classes is None else classes
     _require_classes(fixes, classes)
-    index = pd.DataFrame(images, columns=["id", "path", "label", "source"])
-    apply_fixes(index.assign(problem_kind="", problem="", sha256=""), LabelFixes(by_name), classes)
+    by_name = LabelFixes(tuple(fix for fix in fixes.entries if not fix.sha256))
+    apply_fixes(images.assign(problem_kind="", problem="", sha256=""), by_name, classes)
 
 
-def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> FixedIndex:
+def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[str]) -> FixedIndex:
     """Return a copy of the index with the fixes applied.
 
     Raises DataError if a fix has an unknown class or matches several images, or if two fixes match the same image.
@@ -166,10 +151,10 @@ def apply_fixes(index: "pd.DataFrame", fixes: LabelFixes, classes: set[int]) -> 
     return result
 
 
-def _require_classes(fixes: LabelFixes, classes: set[int]) -> None:
+def _require_classes(fixes: LabelFixes, classes: set[str]) -> None:
     for fix in fixes.entries:
         if fix.label is not None and fix.label not in classes:
-            raise DataError(f"{LABEL_FIXES_FILE}: line {fix.line_number}: unknown class {fix.label}. The classes are "
+            raise DataError(f"{LABEL_FIXES_FILE}: line {fix.line_number}: unknown class {fix.label!r}. The classes are "
                             f"{format_labels(classes)}. {_HINT}")
 
 
@@ -196,7 +181,7 @@ def _matching_rows(fix: LabelFix, rows_by_name: dict[str, set[int]]) -> set[int]
 def _apply(fix: LabelFix, row: int, result: FixedIndex) -> None:
     index = result.index
     result.changes.append({"path": index.at[row, "path"], "action": fix.action,
-                           "old_label": int(index["label"][row]), "new_label": fix.label})
+                           "old_label": index["label"][row], "new_label": fix.label})
     if fix.label is not None:
         index.at[row, "label"] = fix.label
     elif not index.at[row, "problem"]:

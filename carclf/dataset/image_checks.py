@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from carclf.config import Validation
+from carclf.dataset.detection.result import Layout
 from carclf.dataset.findings import Finding
-from carclf.dataset.layout import match_ids
 from carclf.images.color import HIGH_BIT_DEPTH_MODES
 
 MAD_TO_STANDARD_DEVIATION = 1.4826  # of a normal distribution
@@ -27,10 +27,9 @@ MIN_SHARPNESS = 1e-6  # before taking the logarithm
 
 @dataclass(frozen=True)
 class CheckContext:
-    """The competition's tables and the settings, passed to every check."""
+    """The layout and the settings, passed to every check."""
 
-    sample_submission: pd.DataFrame
-    train_csv: pd.DataFrame | None
+    layout: Layout
     config: Validation
 
 
@@ -129,38 +128,29 @@ def is_repeated(values: "pd.Series[str]", mask: "pd.Series[bool]") -> "pd.Series
 
 def check_conflicting_labels(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
     """Yield usable images with a copy or near-copy that has another label."""
-    is_labeled = (index["label"] >= 0) & (index["problem"] == "")
+    is_labeled = (index["label"] != "") & (index["problem"] == "")
     conflicting = index[index["cluster"].isin(conflicting_clusters(index)) & is_labeled]
     yield from _findings("conflicting_labels", conflicting, "A copy of the image has another label.")
 
 
 def conflicting_clusters(index: pd.DataFrame) -> list[int]:
     """Return the sorted clusters of usable images with more than one label, at least one of which must be wrong."""
-    train = index[(index["label"] >= 0) & (index["problem"] == "")]
+    train = index[(index["label"] != "") & (index["problem"] == "")]
     num_labels = train.groupby("cluster")["label"].nunique()
     return sorted(num_labels.index[num_labels > 1])
 
 
-def check_tables(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
-    """Yield test images missing from the sample submission, and images whose folder contradicts train.csv."""
-    is_unlisted = (index["source"] == "test") & ~index["id"].isin(context.sample_submission["Id"])
-    yield from _findings("not_in_sample", index[is_unlisted],
-                         "The image is not in sample-submission.csv and gets no prediction.")
-    if context.train_csv is None:
-        return
-    train = index[(index["source"] == "train") & (index["label"] >= 0)]
-    folder_label = train["path"].str.replace(r"^train/|/[^/]*$", "", regex=True).astype(int)  # before label fixes
-    image_names = file_names(train)
-    names = match_ids(context.train_csv["Id"].tolist(), image_names)
-    listed = pd.MultiIndex.from_arrays([context.train_csv["Id"].map(names), context.train_csv["Category"]])
-    agrees = pd.MultiIndex.from_arrays([image_names, folder_label]).isin(listed)
-    differs = train[~agrees & image_names.isin(list(names.values())).to_numpy()]
-    yield from _findings("label_mismatch", differs, "train.csv has another class. The folder's class is used.")
+def check_test_ids(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:
+    """Yield test images that are missing from the sample submission, if there is one."""
+    if context.layout.submission is not None:
+        is_unlisted = (index["source"] == "test") & ~index["id"].isin(context.layout.test_ids)
+        yield from _findings("not_in_sample", index[is_unlisted],
+                             "The image is not in the sample submission and gets no prediction.")
 
 
 CHECKS: tuple[Check, ...] = (
     check_problems, check_formats, check_aspect_ratio, check_light_and_sharpness, check_names,
-    check_conflicting_labels, check_tables,
+    check_conflicting_labels, check_test_ids,
 )
 
 

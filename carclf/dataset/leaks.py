@@ -26,7 +26,7 @@ def find_leaks(rows: pd.DataFrame, index: pd.DataFrame, previous: pd.DataFrame |
       hash_distance in bits), nearest first. Most of them are different images.
     """
     train, val = rows[rows["subset"] == TRAIN], rows[rows["subset"] == VAL]
-    test = index[(index["label"] < 0) & (index["problem"] == "")]
+    test = index[(index["label"] == "") & (index["problem"] == "")]
     return {
         "clusters_in_train_and_val": sorted(set(train["cluster"]) & set(val["cluster"])),
         "champion_train_in_val": val.loc[previous_values(val, previous, "subset") == TRAIN, "id"].tolist(),

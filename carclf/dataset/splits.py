@@ -89,7 +89,7 @@ def stratified_k_fold(
 
 def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Return the usable labeled rows with ``rank``, a hash of seed and content that decides the order of drawing."""
-    usable = index[(index["label"] >= 0) & (index["problem"] == "")]
+    usable = index[(index["label"] != "") & (index["problem"] == "")]
     rank = usable["sha256"].map(lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest())
     return usable.assign(rank=rank).reset_index(drop=True)
 
@@ -180,7 +180,7 @@ def _assign_folds(clusters: pd.DataFrame, num_folds: int, label: Any) -> dict[An
     folds = assigned["fixed"].astype(int).to_dict()
     counts = assigned.groupby(folds)["size"].sum().reindex(range(num_folds), fill_value=0).tolist()
     new = clusters[clusters["fixed"].isna()]
-    first = int(str(label)) if str(label).isdigit() else 0  # classes put their extra image into different folds
+    first = int(label) if label.isdecimal() else 0  # classes put their extra image into different folds
     for cluster, size in new.sort_values("size", ascending=False, kind="stable")["size"].items():
         smallest = min(range(num_folds), key=lambda fold: (counts[fold], (fold - first) % num_folds))
         folds[cluster] = smallest

@@ -15,7 +15,8 @@ from carclf.inference.calibration import (
     fit_temperature,
     reliability_bins,
 )
-from carclf.stats import FloatArray
+from carclf.natural_order import sort_naturally
+from carclf.stats import FloatArray, class_positions
 
 MAX_ERRORS = 24
 
@@ -28,12 +29,12 @@ class Predictions:
     """
 
     rows: pd.DataFrame
-    class_names: list[int]
+    class_names: list[str]
     probabilities: FloatArray
 
-    def predicted(self) -> npt.NDArray[np.int64]:
+    def predicted(self) -> npt.NDArray[np.object_]:
         """Return the most probable class of each image."""
-        return np.asarray(np.array(self.class_names)[self.probabilities.argmax(1)])
+        return np.asarray(np.array(self.class_names, object)[self.probabilities.argmax(1)])
 
     def correct(self) -> npt.NDArray[np.bool_]:
         """Return for each image whether the most probable class is its label."""
@@ -53,22 +54,22 @@ def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
     images count as errors and are not used to fit the temperature. The recall of a class without images is None.
     """
     labels = predictions.rows["label"].to_numpy()
-    names = np.array(sorted({*predictions.class_names, *labels.tolist()}))
+    names = sort_naturally([*predictions.class_names, *labels])
     probabilities = np.zeros((len(labels), len(names)))
-    probabilities[:, np.searchsorted(names, predictions.class_names)] = predictions.probabilities
-    metrics = classification_metrics(np.searchsorted(names, labels), probabilities)
+    probabilities[:, class_positions(predictions.class_names, names)] = predictions.probabilities
+    metrics = classification_metrics(class_positions(labels, names), probabilities)
     return metrics | _calibration(predictions) | {
-        "class_names": names.tolist(),
-        "unknown_classes": sorted(set(labels.tolist()) - set(predictions.class_names)),
+        "class_names": names,
+        "unknown_classes": sort_naturally(set(labels) - set(predictions.class_names)),
         "slices": compute_slices(predictions.rows, predictions.correct()),
     }
 
 
 def _calibration(predictions: Predictions) -> dict[str, Any]:
     labels = predictions.rows["label"].to_numpy()
-    known = np.isin(labels, predictions.class_names)
-    positions = np.searchsorted(predictions.class_names, labels[known])
-    temperature = fit_temperature(positions, predictions.probabilities[known])
+    positions = class_positions(labels, predictions.class_names)
+    known = positions >= 0
+    temperature = fit_temperature(positions[known], predictions.probabilities[known])
     confidence = apply_temperature(predictions.probabilities, temperature).max(1)
     correct = predictions.correct()
     bins = reliability_bins(confidence, correct)

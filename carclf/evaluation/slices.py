@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from carclf.natural_order import sort_naturally
 from carclf.stats import equal_frequency_bins, wilson_interval
 
 MAX_BINS = 4
@@ -18,7 +19,7 @@ def compute_slices(rows: pd.DataFrame, correct: npt.NDArray[np.bool_]) -> list[d
     ``rows`` have the column label, and optionally width, height (pixels) and brightness, which are sliced into bins
     with the same number of images. ``correct`` has a value for each row.
     """
-    slices = [_slice("class", str(label), correct[rows["label"] == label]) for label in sorted(rows["label"].unique())]
+    slices = [_slice("class", label, correct[rows["label"] == label]) for label in sort_naturally(rows["label"])]
     if {"width", "height"} <= set(rows):
         slices += _bins("megapixels", rows["width"].to_numpy(float) * rows["height"].to_numpy(float) / 1e6, correct)
     if "brightness" in rows:

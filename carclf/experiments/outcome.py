@@ -207,7 +207,7 @@ def _correct_matrices(tables: Tables, ensemble: Sequence[str]) -> dict[str, Corr
             table.loc[ids].filter(regex=PROBABILITIES) / len(by_seed) for by_seed in members for table in by_seed
         ]
         averaged = sum(probabilities[1:], probabilities[0])
-        predicted = averaged.idxmax(axis="columns").str[1:].astype(int)
+        predicted = averaged.idxmax(axis="columns").str[1:]
         correct[ENSEMBLE] = (predicted == labels).to_numpy()[None]
     return correct
 

@@ -15,7 +15,7 @@ MAX_IDS = 200  # in each list
 class ClassComparison(BaseModel):
     """The recall of both models on the images of a class."""
 
-    label: int
+    label: str
     num_images: int
     candidate: float
     champion: float

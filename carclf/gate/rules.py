@@ -137,15 +137,15 @@ def format_reason(rules: Sequence[RuleResult]) -> str:
     return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + passed)}"
 
 
-def validate_class_floors(gate: Gate, class_names: Sequence[int]) -> None:
+def validate_class_floors(gate: Gate, class_names: Sequence[str]) -> None:
     """Raise ConfigError if ``gate.min_recall_by_class`` names a class that is not in the data."""
     if unknown := sorted(set(gate.min_recalls) - set(class_names)):
-        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(map(str, unknown))}, but the classes "
-                          f"are {', '.join(map(str, class_names))}. Remove the floor.")
+        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(unknown)}, but the classes "
+                          f"are {', '.join(class_names)}. Remove the floor.")
 
 
 class _ClassRecall(NamedTuple):
-    name: int
+    name: str
     recall: float | None  # None without images
     floor: float
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from carclf.pipeline.batches import Examples, LetterboxedSource, Size, batches
+from carclf.stats import class_positions
 
 Heatmaps = npt.NDArray[np.float32]
 BATCH_SIZE = 8
@@ -20,18 +21,18 @@ MIN_HEAT = 1e-12  # avoids a division by zero if there is no evidence for a clas
 class Explainer:
     """Computes heatmaps of the images in a folder, as the network sees them."""
 
-    def __init__(self, network: keras.Model, images: Path, size: Size, class_names: list[int]) -> None:
+    def __init__(self, network: keras.Model, images: Path, size: Size, class_names: list[str]) -> None:
         self.images = images
         self.size = size
         self.class_names = class_names
         self.lower, self.upper_layers = split_at_feature_maps(network)
 
-    def __call__(self, paths: list[str], predicted: list[int]) -> list[tuple[Any, Heatmaps]]:
+    def __call__(self, paths: list[str], predicted: list[str]) -> list[tuple[Any, Heatmaps]]:
         """Return the pixels of each image, uint8 (height, width, 3), and the heatmap of its predicted class.
 
         The heatmap is in [0, 1] and has the height and width of the feature maps.
         """
-        columns = np.searchsorted(self.class_names, predicted)
+        columns = class_positions(predicted, self.class_names)
         rows = pd.DataFrame({"path": paths, "label": columns, "problem": ""})
         source = LetterboxedSource(Examples.from_index(rows, self.images, self.size), self.size)
         heatmaps: list[tuple[Any, Heatmaps]] = []

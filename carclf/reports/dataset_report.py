@@ -34,6 +34,7 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
         metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
         classes=classes[:MAX_ROWS], num_classes=len(classes), histograms=histograms(index), max_rows=MAX_ROWS,
         findings=_dataset_wide_findings(index, report), fixes=report.get("label_fixes", []),
+        detections=report.get("detections", []),
         drift=findings.drift, suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
         contradictions=contradictions, duplicates=duplicates,
         problems=galleries.galleries_by_message(index[~is_test], "problem", thumbnails),
@@ -46,7 +47,7 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
 
 def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
     """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest of each class."""
-    train = index[index["label"] >= 0]
+    train = index[index["label"] != ""]
     is_usable = train["problem"] == ""
     has_warning = train["warning"] != "" if "warning" in train else False
     counts = train.assign(num_usable=is_usable, num_unusable=~is_usable, num_warnings=has_warning)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from carclf.reports.thumbnails import Thumbnails, data_uri
 
 # From paths and predicted classes to pixels (height, width, 3) and their heatmap (rows, columns) from 0 to 1.
-ExplainFunction = Callable[[list[str], list[int]], list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]]
+ExplainFunction = Callable[[list[str], list[str]], list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]]]
 MAX_OPACITY = 0.55  # of the heatmap where it is 1
 
 

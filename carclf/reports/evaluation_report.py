@@ -24,7 +24,7 @@ def render_evaluation(evaluation: Mapping[str, Any], error_images: Sequence[Mapp
     )
 
 
-def class_rows(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def class_rows(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Return label, num_images, num_predicted, recall and its interval, low to high, of each class with images.
 
     The class with the lowest recall is first.
@@ -39,7 +39,7 @@ def class_rows(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list
     return sorted(rows, key=lambda row: row["recall"])
 
 
-def confused_pairs(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int]]:
+def confused_pairs(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[tuple[str, str, int]]:
     """Return the most frequent confusions: label, predicted class, number of images."""
     pairs = [
         (names[label], names[predicted], count)
@@ -50,7 +50,7 @@ def confused_pairs(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> 
     return sorted(pairs, key=lambda pair: -pair[2])[:MAX_PAIRS]
 
 
-def confusion_matrix(names: Sequence[int], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def confusion_matrix(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Return a row for each label with cells of num_images, shade (from 0 to ``NUM_SHADES``) and is_correct."""
     return [{"label": names[label], "cells": _matrix_cells(label, row)} for label, row in enumerate(confusion)]
 

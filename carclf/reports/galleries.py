@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from carclf.formatting import truncate
+from carclf.natural_order import sort_naturally
 from carclf.reports.thumbnails import Thumbnails
 
 MAX_CLASSES, SAMPLES_PER_CLASS = 40, 8
@@ -46,8 +47,8 @@ class Galleries:
 
 def class_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> Galleries:
     """Return samples of each class, sorted by hash: an arbitrary but reproducible order."""
-    usable = index[(index["label"] >= 0) & (index["problem"] == "")].sort_values("sha256").assign(note="")
-    labels = sorted(usable["label"].unique())
+    usable = index[(index["label"] != "") & (index["problem"] == "")].sort_values("sha256").assign(note="")
+    labels = sort_naturally(usable["label"])
     shown = [
         _gallery(f"Class {label}", usable[usable["label"] == label], SAMPLES_PER_CLASS, thumbnails)
         for label in labels[:MAX_CLASSES]
@@ -76,7 +77,7 @@ def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Ga
     usable = index[index["problem"] == ""]
     column = "cluster" if "cluster" in usable else "sha256"
     rows = usable[usable[column].duplicated(keep=False)]
-    clusters = rows.assign(train_label=rows["label"].where(rows["label"] >= 0)).groupby(column).agg(
+    clusters = rows.assign(train_label=rows["label"].where(rows["label"] != "")).groupby(column).agg(
         num_classes=("train_label", "nunique"), first_label=("label", "min"), size=("label", "size")
     )
     clusters = clusters.sort_values(["first_label", "size"], ascending=[True, False])
@@ -107,8 +108,8 @@ def _cluster_galleries(
 def _cluster_gallery(rows: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     content = "pixels_sha256" if "pixels_sha256" in rows else "sha256"
     kind = "exact duplicates" if rows[content].nunique() == 1 else "near-duplicates"
-    subsets = " in train and test" if rows["label"].min() < 0 <= rows["label"].max() else ""
-    rows = rows.assign(note=[f"class {label}" if label >= 0 else "test" for label in rows["label"]])
+    subsets = " in train and test" if rows["label"].eq("").nunique() > 1 else ""
+    rows = rows.assign(note=[f"class {label}" if label else "test" for label in rows["label"]])
     return _gallery(f"{len(rows)} {kind}{subsets}", rows, IMAGES_PER_CLUSTER, thumbnails)
 
 

@@ -102,14 +102,15 @@ def _promote(call: StageCall) -> tuple[Artifact, bool]:
 
 def _submit(call: StageCall) -> tuple[Artifact, bool]:
     archive, dataset = call.input(Archive, "download"), call.input(Dataset, "validate")
-    data_split, model = call.input(Split, "split"), call.input(Model, "fine_tune")
-    return submit(archive, dataset, data_split, model, call.context)
+    model, evaluation = call.input(Model, "fine_tune"), call.input(Evaluation, "evaluate")
+    return submit(archive, dataset, model, evaluation, call.context)
 
 
 _SPECS = (
     StageSpec("download", (), ("data.source", "download.extra_data"), Archive, lambda call: download(call.context)),
-    StageSpec("validate", ("download",), ("validation", "duplicates"), Dataset,
-              lambda call: validate(call.input(Archive, "download"), call.context)),
+    StageSpec("validate", ("download",),
+              ("data", "submit.sample", "submit.kind", "submit.positive_class", "validation", "duplicates"), Dataset,
+              lambda call: validate(call.input(Archive, "download"), call.context), excluded=("data.source",)),
     StageSpec("split", ("validate",), ("seed", "split"), Split,
               lambda call: split(call.input(Dataset, "validate"), champion_split(call.context.store), call.context)),
     StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model,
@@ -120,7 +121,7 @@ _SPECS = (
               excluded=("evaluate.batch_size",)),
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
               excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
-    StageSpec("submit", ("download", "validate", "split", "fine_tune"), ("data.source", "evaluate"), Submission,
+    StageSpec("submit", ("download", "validate", "fine_tune", "evaluate"), ("data.source", "evaluate"), Submission,
               _submit, excluded=("evaluate.batch_size",)),
     StageSpec("score", ("submit", "evaluate"), ("data.source",), artifacts.PublicScore,
               lambda call: score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Dataset, Metrics, Provenance, Split, StageContext, build
 from carclf.config import Config
+from carclf.natural_order import sort_naturally
 from carclf.progress import log
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
     index = dataset.index(context.store)
     history = champion.history(context.store) if champion else None
     rows = _assign_subsets(index, history, context.config)
-    class_names = sorted(int(name) for name in rows["label"].unique())
+    class_names = sort_naturally(rows["label"])
     rows = rows.assign(class_index=rows["label"].map({name: position for position, name in enumerate(class_names)}))
     rows.to_parquet(folder / "split.parquet", index=False)
     with_split_history(rows, history).to_parquet(folder / "split_history.parquet", index=False)
@@ -64,7 +65,8 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
                     "usual in a cross-validation. Its accuracy on them is too high, and so is that of a model that "
                     "starts from it.", len(leaked))
     counts = {f"num_{subset}": int((rows["subset"] == subset).sum()) for subset in SUBSETS}
-    return counts | leak_metrics(leaks) | {"class_names": class_names}
+    metric = dataset.metrics.get("metric", "accuracy")
+    return counts | leak_metrics(leaks) | {"class_names": class_names, "metric": metric}
 
 
 def _seed(config: Config) -> int:

@@ -1,25 +1,25 @@
 """Predict the test images, keep the predictions, and submit them to Kaggle once."""
 
-import csv
-import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carclf.artifacts import (
     Archive,
     Dataset,
+    Evaluation,
     Metrics,
     Model,
     Prediction,
     Provenance,
-    Split,
     StageContext,
     Submission,
     build,
 )
 from carclf.champion import promotion_of_model, read_state
 from carclf.dataset.archives import extract_images
-from carclf.errors import ConfigError, DataError
+from carclf.dataset.detection.result import SubmissionFormat, TestSet, read_test_set
+from carclf.errors import ConfigError
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, ungraded_error
 from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_once
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-VERSION = 3
-NUM_COLUMNS = 2  # id and class
+VERSION = 4
 _NO_ATTEMPT = b"null"
 
 
 def submit(
-    archive: Archive, dataset: Dataset, split: Split, model: Model, context: StageContext
+    archive: Archive, dataset: Dataset, model: Model, evaluation: Evaluation, context: StageContext
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
@@ -47,43 +46,50 @@ def submit(
         raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf "
                           "promote --run RUN; if gate.approval is required: carclf promote --run RUN --approved-by "
                           "NAME.")
-    prediction, _ = predict_test(archive, dataset, split, model, context)
-    return send_submission(prediction, dataset, split, model, context)
+    prediction, _ = predict_test(archive, dataset, model, evaluation, context)
+    return send_submission(prediction, dataset, context)
 
 
 def predict_test(
-    archive: Archive, dataset: Dataset, split: Split, model: Model, context: StageContext
+    archive: Archive, dataset: Dataset, model: Model, evaluation: Evaluation, context: StageContext
 ) -> tuple[Prediction, bool]:
-    """Return the predictions of the test images in the order of the sample submission, and whether they were reused."""
+    """Return the predictions of the test images in the order of the sample submission, and whether they were reused.
+
+    The evaluation's temperature calibrates the probabilities.
+    """
     store, evaluate = context.store, context.config.evaluate
+    temperature = evaluation.number("temperature")
 
     def make(folder: Path) -> Metrics:
-        import numpy as np
         import pandas as pd
 
-        from carclf.dataset.competition_tables import read_sample_submission
+        from carclf.dataset.submission_file import check_submission, submission_table
+        from carclf.inference.calibration import apply_temperature
 
-        sample = dataset.path(store, "sample-submission.csv")
-        ids = read_sample_submission(sample.parent)["Id"].tolist()
-        class_names = [str(name) for name in split.class_names]
-        probabilities = _predict_probabilities(ids, archive, dataset, model, context)
-        table = pd.DataFrame(probabilities, columns=[f"p{name}" for name in class_names])
-        table.insert(0, "id", ids)
+        test_set, form = _test_set(dataset, store)
+        probabilities = _predict_probabilities(test_set.test_ids, archive, dataset, model, context)
+        calibrated = apply_temperature(probabilities, temperature)
+        table = pd.DataFrame(calibrated, columns=[f"p{name}" for name in model.class_names])
+        table.insert(0, "id", list(test_set.test_ids))
         table.to_parquet(folder / "probabilities.parquet", index=False)
-        predictions = pd.DataFrame({"Id": ids, "Category": np.array(class_names)[probabilities.argmax(1)]})
+        predictions = submission_table(test_set, form, model.class_names, calibrated)
         predictions.to_csv(folder / "submission.csv", index=False)
-        submission = (folder / "submission.csv").read_text(encoding="utf-8")
-        check_submission(submission, sample.read_text(encoding="utf-8"), class_names)
+        check_submission((folder / "submission.csv").read_text(encoding="utf-8"), test_set, form)
         return {"num_rows": len(predictions)}
 
     inputs = {"archive": archive.key, "dataset": dataset.key, "model": model.key}
-    settings = evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt}
+    settings = evaluate.model_dump(exclude={"batch_size"}) | {"temperature": temperature, "salt": context.salt}
     return build(Prediction, make, Provenance(VERSION, inputs, settings), store)
 
 
-def send_submission(
-    prediction: Prediction, dataset: Dataset, split: Split, model: Model, context: StageContext
-) -> tuple[Submission, bool]:
+def _test_set(dataset: Dataset, store: Store) -> tuple[TestSet, SubmissionFormat]:
+    test_set = read_test_set(dataset.path(store, "layout.json"))
+    if test_set.submission is None:
+        raise ConfigError("The data have no sample submission: there is nothing to submit. Set submit.enabled=false.")
+    return test_set, test_set.submission
+
+
+def send_submission(prediction: Prediction, dataset: Dataset, context: StageContext) -> tuple[Submission, bool]:
     """Check a prediction's ``submission.csv`` again and send it, unless Kaggle has it already.
 
     Raise DataError if it does not match the sample submission, or if Kaggle has it and could not score it.
@@ -93,11 +99,12 @@ def send_submission(
     fingerprint = file.sha256[:16]
 
     def make(_: Path) -> Metrics:
+        from carclf.dataset.submission_file import check_submission
+
         path = prediction.path(store, "submission.csv")
-        sample = dataset.path(store, "sample-submission.csv").read_text(encoding="utf-8")
-        check_submission(path.read_text(encoding="utf-8"), sample, [str(name) for name in split.class_names])
+        check_submission(path.read_text(encoding="utf-8"), *_test_set(dataset, store))
         claim = StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
-        submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {model.key}")
+        submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {prediction.input('model')}")
         state = submit_once(KaggleClient(competition), submission, claim)
         if state.status == "ERROR":
             raise ungraded_error(state, competition, f"{store.url}/{file.key}", fingerprint)
@@ -140,37 +147,13 @@ class StoredClaim:
 
 
 def _predict_probabilities(
-    ids: list[str], archive: Archive, dataset: Dataset, model: Model, context: StageContext
+    ids: Sequence[str], archive: Archive, dataset: Dataset, model: Model, context: StageContext
 ) -> "npt.NDArray[np.float64]":
     from carclf.inference.tta import predict
     from carclf.pipeline.batches import Examples, LetterboxedSource
 
     index = dataset.index(context.store)
-    test = index[index["label"] < 0].set_index("id").loc[ids].reset_index()
+    test = index[index["source"] == "test"].set_index("id").loc[list(ids)].reset_index()
     network = model.network(context.store)
     examples = Examples.from_index(test, extract_images(archive, context.store), model.image_size)
     return predict(network, LetterboxedSource(examples, model.image_size), context.config.evaluate)
-
-
-def check_submission(text: str, sample: str, class_names: list[str]) -> None:
-    """Raise DataError unless the file has the sample's header, its ids in the same order, and known classes only."""
-    rows = list(csv.reader(io.StringIO(text)))
-    sample_rows = list(csv.reader(io.StringIO(sample)))
-    if problem := _submission_problem(rows, sample_rows, class_names):
-        raise DataError(f"submission.csv {problem}. It was not sent. Run again with --set force=true.")
-
-
-def _submission_problem(rows: list[list[str]], sample: list[list[str]], class_names: list[str]) -> str:
-    """Return the difference between a submission and the sample, or an empty string."""
-    if not rows or rows[0] != sample[0] or len(sample[0]) != NUM_COLUMNS:
-        return f"has the columns {rows[:1]}, not {sample[0]}"
-    if malformed := [row for row in rows if len(row) != NUM_COLUMNS]:
-        return f"has a row of {len(malformed[0])} values, {malformed[0]!r:.80}, where {NUM_COLUMNS} are expected"
-    ids = [row[0] for row in rows[1:]]
-    if num_repeated := len(ids) - len(set(ids)):
-        return f"has {num_repeated} repeated ids"
-    if ids != [row[0] for row in sample[1:]]:
-        return f"has {len(ids)} rows that are not the sample's {len(sample) - 1} ids in their order"
-    if unknown := {row[1] for row in rows[1:]} - set(class_names):
-        return f"has unknown classes {sorted(unknown)}"
-    return ""

@@ -1,7 +1,12 @@
 """The detected layout of a dataset: what each image is, the classes, and what a submission looks like."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import TypeAdapter
+
+from carclf.dataset.findings import Finding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +58,8 @@ class Layout:
     - ``group``: value of the group, such as a patient; "" if unknown
 
     ``class_names`` are in natural order (2 before 10). ``metric`` is a name in carclf.metrics. ``submission`` is None
-    if there is nothing to submit. ``ignored`` are the paths of the files that are none of these.
+    if there is nothing to submit. ``test_ids`` are the ids of the sample submission, in its order. ``findings`` are
+    about tables and folders. ``ignored`` are the paths of the files that are none of these.
     """
 
     images: "pd.DataFrame"
@@ -61,4 +67,28 @@ class Layout:
     metric: str
     submission: SubmissionFormat | None
     detections: tuple[Detection, ...]
+    test_ids: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     ignored: tuple[str, ...] = ()
+
+
+def layout_summary(layout: Layout) -> dict[str, Any]:
+    """Return the content of ``layout.json``: a layout without its images."""
+    return {
+        "class_names": list(layout.class_names), "metric": layout.metric,
+        "submission": asdict(layout.submission) if layout.submission else None, "test_ids": list(layout.test_ids),
+        "detections": [asdict(detection) for detection in layout.detections],
+    }
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The ids to predict, in the order of the sample submission, and the form of the submission (None: none)."""
+
+    test_ids: tuple[str, ...]
+    submission: SubmissionFormat | None
+
+
+def read_test_set(path: Path) -> TestSet:
+    """Return the test set of a dataset's ``layout.json``."""
+    return TypeAdapter(TestSet).validate_json(path.read_bytes())

@@ -116,7 +116,7 @@ class MlflowRun:
                    for row in rows for name, value in row.items() if name != "epoch"], {})
         logged |= {int(row["epoch"]) for row in rows}
 
-    def log_metrics(self, metrics: Mapping[str, float | int | str | list[int]]) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | int | str | list[str]]) -> None:
         """Log the numbers as metrics and the texts as tags, if they are new or changed."""
         numbers = {name: float(value) for name, value in metrics.items() if isinstance(value, (int, float))}
         self._log([_metric(name, value, 0) for name, value in numbers.items() if value != self.metrics.get(name)],

@@ -21,7 +21,7 @@ ENDPOINT_ENV_VARS = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_
 FIRST_EXPORT_SECONDS = 1.2
 LAST_EXPORT_SECONDS = 1.2
 
-MetricValues = Mapping[str, float | int | str | list[int]]
+MetricValues = Mapping[str, float | int | str | list[str]]
 ReportOutcome = Callable[[str, MetricValues], None]
 
 
