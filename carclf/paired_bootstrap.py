@@ -1,0 +1,237 @@
+"""A paired bootstrap of any metric: the difference of two models on the same images, and the interval of one model.
+
+Images are drawn in clusters (groups, such as patients) and within strata (classes). A stratum of m clusters is
+resampled by m - 1 draws with weight m / (m - 1), because m draws would underestimate its variance by (m - 1) / m: with
+three images of each class by a third (Rao and Wu 1988, Journal of the American Statistical Association 83, 231).
+Decision 22 compares this test with others.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from carclf.metrics import Metric, class_ranks
+from carclf.stats import POWER, FloatArray
+
+NUM_RESAMPLES = 2000
+CHUNK = 2**22  # weights in memory at a time: 32 MB
+TAILS_95 = (0.025, 0.975)
+LEAST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log loss
+
+Labels = npt.NDArray[np.integer]
+# Weights of the images, shape (resamples, images), to the metric of each resample.
+Statistic = Callable[[FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labeled images that are resampled.
+
+    Attributes:
+        labels: Positions of the classes, of shape (n,).
+        class_names: The names of all classes, in order.
+        groups: A name for each image; images with the same name are drawn together, those with "" alone.
+    """
+
+    labels: Labels
+    class_names: Sequence[str]
+    groups: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class PairedBootstrap:
+    """The difference of a metric, candidate minus champion, on the same images.
+
+    Attributes:
+        difference: In the metric's own direction: a negative difference of log loss is an improvement.
+        interval: Its 95% interval.
+        p_worse: P-value of the one-sided test that the candidate is worse.
+        p_better: P-value of the one-sided test that the candidate is better.
+        standard_error: Of the difference.
+    """
+
+    difference: float
+    interval: tuple[float, float]
+    p_worse: float
+    p_better: float
+    standard_error: float
+
+    @property
+    def p_different(self) -> float:
+        """P-value of the two-sided test: twice the smaller tail."""
+        return min(1.0, 2 * min(self.p_worse, self.p_better))
+
+    def minimum_detectable_difference(self, significance: float) -> float | None:
+        """Return the smallest improvement that the one-sided test detects with a probability of ``POWER``.
+
+        None if the models predict the same, so that the error of the difference is unknown.
+        """
+        from scipy.stats import norm
+
+        return float(norm.isf(significance) + norm.ppf(POWER)) * self.standard_error or None
+
+
+def compare_models(
+    metric: Metric, examples: Examples, candidate: FloatArray, champion: FloatArray, seed: int = 0
+) -> PairedBootstrap:
+    """Return the difference of two models' probabilities, each of shape (images, classes)."""
+    first = _statistic(metric, examples, candidate)
+    second = _statistic(metric, examples, champion)
+    difference = float((first(_once(examples)) - second(_once(examples)))[0])
+    resampled = np.concatenate([first(weights) - second(weights) for weights in _resamples(examples, seed)])
+    low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95))
+    improvements = resampled if metric.higher_is_better else -resampled
+    return PairedBootstrap(
+        difference, (low, high), p_worse=_tail(improvements >= 0), p_better=_tail(improvements <= 0),
+        standard_error=float(resampled.std()),
+    )
+
+
+def metric_interval(
+    metric: Metric, examples: Examples, probabilities: FloatArray, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95% interval of one model's metric."""
+    statistic = _statistic(metric, examples, probabilities)
+    resampled = np.concatenate([statistic(weights) for weights in _resamples(examples, seed)])
+    low, high = np.quantile(resampled, TAILS_95)
+    return float(low), float(high)
+
+
+def _tail(contradicting: npt.NDArray[np.bool_]) -> float:
+    return float((1 + contradicting.sum()) / (1 + len(contradicting)))
+
+
+def _once(examples: Examples) -> FloatArray:
+    return np.ones((1, len(examples.labels)))
+
+
+def _resamples(examples: Examples, seed: int) -> Iterator[FloatArray]:
+    """Yield the weights of the images in chunks of resamples; the same for the same seed."""
+    clusters = _clusters(examples.groups, len(examples.labels))
+    strata = _strata(examples.labels, clusters)
+    rng = np.random.default_rng(seed)
+    rows = max(1, CHUNK // len(clusters))
+    for start in range(0, NUM_RESAMPLES, rows):
+        weights = np.ones((min(rows, NUM_RESAMPLES - start), len(np.unique(clusters))))
+        for members in strata:
+            weights[:, members] = _draw(rng, len(weights), len(members))
+        yield weights[:, clusters]
+
+
+def _draw(rng: np.random.Generator, num_resamples: int, size: int) -> FloatArray:
+    if size == 1:  # the only stratum
+        return np.ones((num_resamples, 1))
+    drawn = rng.integers(size, size=(num_resamples, size - 1)) + size * np.arange(num_resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=num_resamples * size).reshape(num_resamples, size)
+    return counts * (size / (size - 1))
+
+
+def _clusters(groups: Sequence[str], num_images: int) -> npt.NDArray[np.int64]:
+    """Return the cluster of each image, from 0; an image without a group is a cluster of its own."""
+    names = [("group", group) if group else ("image", str(row)) for row, group in enumerate(groups or [""] * num_images)]
+    numbers: dict[tuple[str, str], int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
+
+
+def _strata(labels: Labels, clusters: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """Return the clusters of each stratum: of each most frequent class. Classes with one cluster share a stratum."""
+    counts = np.zeros((clusters.max() + 1, labels.max() + 1), int)
+    np.add.at(counts, (clusters, labels), 1)
+    stratum = counts.argmax(axis=1)
+    sizes = np.bincount(stratum)
+    stratum = np.where(sizes[stratum] == 1, -1, stratum)
+    return [np.flatnonzero(stratum == number) for number in np.unique(stratum)]
+
+
+def _statistic(metric: Metric, examples: Examples, probabilities: FloatArray) -> Statistic:
+    return _STATISTICS[metric.name](examples, np.asarray(probabilities, float))
+
+
+def _mean(values: FloatArray) -> Statistic:
+    return lambda weights: weights @ values / weights.sum(axis=1)
+
+
+def _accuracy(examples: Examples, probabilities: FloatArray) -> Statistic:
+    return _mean((probabilities.argmax(axis=1) == examples.labels).astype(float))
+
+
+def _log_loss(examples: Examples, probabilities: FloatArray) -> Statistic:
+    of_label = probabilities[np.arange(len(probabilities)), examples.labels] / probabilities.sum(axis=1)
+    return _mean(-np.log(of_label.clip(LEAST_PROBABILITY)))
+
+
+def _balanced_accuracy(examples: Examples, probabilities: FloatArray) -> Statistic:
+    actual, _, correct = _indicators(examples, probabilities)
+    return lambda weights: _mean_ratio(weights @ correct, weights @ actual)
+
+
+def _macro_f1(examples: Examples, probabilities: FloatArray) -> Statistic:
+    actual, predicted, correct = _indicators(examples, probabilities)
+    return lambda weights: _mean_ratio(2 * (weights @ correct), weights @ (actual + predicted))
+
+
+def _indicators(examples: Examples, probabilities: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return for each image and class whether it is the label, whether it is predicted, and whether it is both."""
+    identity = np.eye(probabilities.shape[1])
+    actual, predicted = identity[examples.labels], identity[probabilities.argmax(axis=1)]
+    return actual, predicted, actual * predicted
+
+
+def _mean_ratio(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
+    """Return for each row the mean ratio of the columns whose denominator is not 0."""
+    ratios = np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators > 0)
+    return np.asarray(ratios.sum(axis=1) / (denominators > 0).sum(axis=1).clip(1))
+
+
+def _quadratic_weighted_kappa(examples: Examples, probabilities: FloatArray) -> Statistic:
+    ranks = class_ranks(examples.class_names, probabilities.shape[1])
+    actual, predicted = ranks[examples.labels], ranks[probabilities.argmax(axis=1)]
+    moments = np.stack([actual, predicted, actual**2, predicted**2, (actual - predicted) ** 2], axis=1)
+
+    def kappa(weights: FloatArray) -> FloatArray:
+        mean, other_mean, square, other_square, observed = (weights @ moments / weights.sum(axis=1, keepdims=True)).T
+        # The variances plus the squared difference of the means: the expected disagreement of independent ratings.
+        expected = square + other_square - 2 * mean * other_mean
+        return 1 - np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
+
+    return kappa
+
+
+def _roc_auc(examples: Examples, probabilities: FloatArray) -> Statistic:
+    columns = [1] if probabilities.shape[1] == 2 else np.unique(examples.labels)  # noqa: PLR2004
+    pairs = [_ordered_pairs(examples.labels == column, probabilities[:, column]) for column in columns]
+
+    def mean_area(weights: FloatArray) -> FloatArray:
+        ordered, total = np.stack([count(weights) for count in pairs], axis=-1)
+        return _mean_ratio(ordered, total)
+
+    return mean_area
+
+
+def _ordered_pairs(
+    positive: npt.NDArray[np.bool_], scores: FloatArray
+) -> Callable[[FloatArray], tuple[FloatArray, FloatArray]]:
+    """Return the weight of the pairs in which the positive image has the higher score, and of all pairs.
+
+    Ties count half.
+    """
+    order = np.argsort(scores)
+    negative = ~positive[order]
+    below, up_to = (np.searchsorted(scores[order], scores[positive], side) for side in ("left", "right"))
+
+    def count(weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+        cumulative = np.zeros((len(weights), len(order) + 1))
+        np.cumsum(weights[:, order] * negative, axis=1, out=cumulative[:, 1:])
+        of_positives = weights[:, positive]
+        ordered = (of_positives * (cumulative[:, below] + cumulative[:, up_to])).sum(axis=1) / 2
+        return ordered, of_positives.sum(axis=1) * cumulative[:, -1]
+
+    return count
+
+
+_STATISTICS: dict[str, Callable[[Examples, FloatArray], Statistic]] = {
+    "accuracy": _accuracy, "balanced_accuracy": _balanced_accuracy, "macro_f1": _macro_f1, "micro_f1": _accuracy,
+    "log_loss": _log_loss, "roc_auc": _roc_auc, "quadratic_weighted_kappa": _quadratic_weighted_kappa,
+}
