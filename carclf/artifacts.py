@@ -246,7 +246,7 @@ class Split(_Labeled):
     folder = "splits"
 
     @property
-    def metric(self) -> str:
+    def metric(self) -> str:  # type: ignore[override]
         """The name of the metric in carclf.metrics."""
         return str(self.metrics.get("metric", "accuracy"))
 

@@ -58,6 +58,17 @@ class Metric:
         """Return whether a value is strictly better than another; NaN is never better."""
         return value > other if self.higher_is_better else value < other
 
+    @property
+    def label(self) -> str:
+        """The title, with the direction if a lower value is better."""
+        return self.title if self.higher_is_better else f"{self.title} (lower is better)"
+
+    def format_difference(self, difference: float, sign: str = "") -> str:
+        """Format a difference in points, hundredths of the metric, or of a loss, which is no fraction, as it is."""
+        if self.higher_is_better:
+            return f"{round(100 * difference, 1) + 0:{sign}.1f}"  # + 0 turns -0.0 into 0.0
+        return f"{round(difference, 4) + 0:{sign}.4f}"
+
     def improvement(self, value: float, other: float) -> float:
         """Return by how much a value is better than another; negative if it is worse."""
         return value - other if self.higher_is_better else other - value

@@ -10,6 +10,7 @@ from carclf.dashboard.run_charts import curves, recalls, reliability, stage_time
 from carclf.dashboard.run_facts import EvaluationFacts, RunFacts, is_viewable
 from carclf.dashboard.run_reader import Facts
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
+from carclf.metrics import METRICS
 from carclf.runs.live import LiveProgress
 
 X_TITLES = {"fine_tune": "step"}  # the unit of an activity's progress, if not epochs
@@ -29,7 +30,7 @@ class ProgressLine(Facts):
 def run_view(facts: RunFacts) -> dict[str, Any]:
     """Return the values of the template ``run.html``."""
     return {
-        "facts": facts, "row": facts.row, "is_viewable": is_viewable,
+        "facts": facts, "row": facts.row, "metric": METRICS[facts.row["metric"]], "is_viewable": is_viewable,
         "version": page_version(facts.row, facts.live), "progress": progress_lines(facts.live),
         "training_charts": _training_charts(facts), "stage_times": stage_times(facts.stages),
     } | _evaluation_view(facts.evaluation)

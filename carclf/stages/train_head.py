@@ -94,7 +94,8 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
     val = features.by_subset["val"][0], features.rows["val"]["class_index"].to_numpy()
     all_views = views.reshape(-1, num_features), np.tile(labels, len(views))
     fitted = fit_head(head, all_views, val, settings, objective)
-    return head, fitted.history, fitted.best.to_metrics() | {
-        "metric": objective.metric.name, "best_epoch": fitted.best_epoch, "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay, "num_classes": num_classes, "num_features": num_features,
+    return head, fitted.history, {
+        **fitted.best.to_metrics(), "metric": objective.metric.name, "best_epoch": fitted.best_epoch,
+        "learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay, "num_classes": num_classes,
+        "num_features": num_features,
     }

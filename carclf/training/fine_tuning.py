@@ -78,7 +78,7 @@ class FineTuning:
         Raise StageWaiting if training paused after ``pause_epoch``.
         """
         history = pd.DataFrame()
-        metrics = self._start_validation().to_metrics() | {"best_epoch": 0}
+        metrics: Metrics = {**self._start_validation().to_metrics(), "best_epoch": 0}
         with self.load_network() as network:
             if self.config.fine_tune.epochs:
                 settings = self._resolve_auto(network, folder, checkpoints)
@@ -192,8 +192,9 @@ class FineTuning:
 
         trainer = Trainer(trained, source, validate_model, checkpoints, options)
         history = trainer.run(self._start_validation())
-        return history, trainer.state.best.to_metrics() | {
-            "best_epoch": trainer.state.best_epoch, "num_blocks": num_blocks, "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
+        return history, {
+            **trainer.state.best.to_metrics(), "best_epoch": trainer.state.best_epoch, "num_blocks": num_blocks,
+            "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
             "batch_size": source.batch_size,
         }
 

@@ -56,14 +56,14 @@ class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         self.best: Validation | None = None
         self.best_epoch = 0
         self.best_weights: list[Any] = []
-        self.history: list[dict[str, Any]] = []
+        self.history: list[dict[str, float]] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         features, labels = self.val
         logits = self.model.predict(features, batch_size=VALIDATION_BATCH_SIZE, verbose=0)
         validation = self.objective.measure(logits, labels)
         trained = {name: float(value) for name, value in logs.items()}
-        row = {"epoch": epoch + 1, **trained, "val_loss": validation.loss, **validation.to_metrics()}
+        row = {"epoch": epoch + 1, **trained, "val_loss": validation.loss} | validation.to_metrics()
         self.history.append(row)
         self.meter(epoch + 1, self.params["epochs"], self.objective.format(validation), row)
         if self.best is None or self.objective.is_better(validation, self.best):

@@ -157,7 +157,7 @@ class Trainer:
             self.stream.close()
             raise StageWaiting(
                 f"paused after epoch {epoch} of {self.settings.epochs}",
-                metrics={"epoch": epoch, **self.state.best.to_metrics()},
+                metrics={"epoch": epoch, "metric": self.objective.metric.name, **self.state.best.to_metrics()},
             )
 
     def _count_time(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 
-from carclf.artifacts import Metrics, Split
+from carclf.artifacts import Split
 from carclf.metrics import METRICS, Metric
 from carclf.pipeline.batches import LetterboxedSource, batches, num_batches
 from carclf.training.feed import BatchSequence, BatchStream, without_autotune
@@ -26,9 +26,10 @@ class Validation:
     accuracy: float
     metric: float
 
-    def to_metrics(self) -> Metrics:
+    def to_metrics(self) -> dict[str, float]:
         """Return ``val_accuracy`` and ``val_metric``."""
         return {"val_accuracy": self.accuracy, "val_metric": self.metric}
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -40,7 +41,7 @@ class Objective:
     @classmethod
     def from_split(cls, split: Split) -> Self:
         """Return the objective of a split."""
-        return cls(METRICS[split.metric], tuple(map(str, split.class_names)))
+        return cls(METRICS[split.metric], tuple(split.class_names))
 
     def measure(self, logits: npt.NDArray[Any], labels: npt.NDArray[np.integer]) -> Validation:
         """Measure logits, (images, classes), by the labels, which are positions of classes."""
@@ -54,7 +55,7 @@ class Objective:
 
     def is_better(self, new: Validation, best: Validation) -> bool:
         """Return whether the new value of the metric is strictly better; any number is better than NaN."""
-        return bool(np.isnan(best.metric) and not np.isnan(new.metric)) or self.metric.is_better(new.metric, best.metric)
+        return self.metric.is_better(new.metric, best.metric) or bool(np.isnan(best.metric) > np.isnan(new.metric))
 
     def format(self, validation: Validation) -> str:
         """Return the values for a log line, with the metric under its name unless it is accuracy."""
