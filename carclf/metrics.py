@@ -39,6 +39,11 @@ class Metric:
     is_accuracy: bool = False
     needs_probabilities: bool = False
 
+    @property
+    def noun(self) -> str:
+        """The title within a sentence."""
+        return self.title if self.title[1].isupper() else self.title[0].lower() + self.title[1:]
+
     def compute(self, labels: "Labels", probabilities: "Probabilities", class_names: Sequence[str] = ()) -> float:
         """Return the metric of one model on images with labels.
 
@@ -60,8 +65,8 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The title, with the direction if a lower value is better."""
-        return self.title if self.higher_is_better else f"{self.title} (lower is better)"
+        """The noun, with the direction if a lower value is better."""
+        return self.noun if self.higher_is_better else f"{self.noun} (lower is better)"
 
     def format_difference(self, difference: float, sign: str = "") -> str:
         """Format a difference in points, hundredths of the metric, or of a loss, which is no fraction, as it is."""

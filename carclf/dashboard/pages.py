@@ -60,7 +60,8 @@ def runs_page(store: Store, root: str) -> str:
 def _columns(rows: Sequence[Row]) -> list[tuple[str, str, bool]]:
     """Return the columns of the list: the metric with its title if all runs have the same, accuracy if it differs."""
     names = {row["metric"] for row in rows} or {"accuracy"}
-    title = METRICS[min(names)].label if len(names) == 1 else "Metric"
+    metric = METRICS[min(names)]
+    title = "Metric" if len(names) > 1 else metric.title if metric.higher_is_better else f"{metric.title}, lower is better"
     columns = [column for column in COLUMNS if column[0] != "val_accuracy" or names != {"accuracy"}]
     return [(name, f"{title} (95%)" if name == "val_metric" else text, numeric) for name, text, numeric in columns]
 
@@ -106,7 +107,7 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
     progress = read_live_progress(store, run_id)
     row = index_row(record)
     running = [progress[stage] for stage in TRAINING if stage in progress and progress[stage]["state"] == "running"]
-    charts = [chart for stage in running for chart in live_curves(stage)]
+    charts = [chart for stage in running for chart in live_curves(stage, METRICS[row["metric"]])]
     return LiveUpdate(
         version=page_version(row, progress), state=row["state"], progress=tuple(progress_lines(progress)),
         charts=tuple({name: getattr(chart, name) for name in UPDATED} for chart in charts),

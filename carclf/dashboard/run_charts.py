@@ -9,6 +9,7 @@ from carclf.dashboard.comparison_facts import ClassDifference
 from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
 from carclf.dashboard.stage_facts import StageFacts
 from carclf.formatting import format_value
+from carclf.metrics import Metric
 
 Point = Mapping[str, Any]
 MAX_BARS = 60  # classes that fit into a bar chart
@@ -36,10 +37,15 @@ CURVES = (
 )
 
 
-def curves(name: str, points: Sequence[Point], x: str, x_title: str) -> list[Chart]:
-    """Return the training curves over the points' field ``x``; metrics without values have no curve."""
+def curves(name: str, points: Sequence[Point], x: str, x_title: str, metric: Metric) -> list[Chart]:
+    """Return the training curves over the points' field ``x``; metrics without values have no curve.
+
+    The metric that selects the epoch has its own curve unless it is accuracy.
+    """
     charts = []
-    for curve in CURVES:
+    title = metric.label[0].upper() + metric.label[1:]
+    of_metric = [] if metric.name == "accuracy" else [Curve("metric", title, {"val_metric": "validation"}, ".3~g")]
+    for curve in (*CURVES[:2], *of_metric, *CURVES[2:]):
         values: Values = [
             {"x": point[x], "kind": kind, "value": point[metric]}
             for point in points

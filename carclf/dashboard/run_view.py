@@ -10,7 +10,7 @@ from carclf.dashboard.run_charts import curves, recalls, reliability, stage_time
 from carclf.dashboard.run_facts import EvaluationFacts, RunFacts, is_viewable
 from carclf.dashboard.run_reader import Facts
 from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
-from carclf.metrics import METRICS
+from carclf.metrics import METRICS, Metric
 from carclf.runs.live import LiveProgress
 
 X_TITLES = {"fine_tune": "step"}  # the unit of an activity's progress, if not epochs
@@ -51,21 +51,22 @@ def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
 def _training_charts(facts: RunFacts) -> dict[str, list[Chart]]:
     """Return the curves of each training stage by title, the latest first: live while it runs, then its history."""
     charts = {}
+    metric = METRICS[facts.row["metric"]]
     for stage, epochs in reversed(facts.curves.items()):
         live = facts.live.get(stage)
         if epochs and not (live and live["state"] == "running"):
-            charts[STAGE_TITLES[stage]] = curves(stage, epochs, "epoch", "epoch")
+            charts[STAGE_TITLES[stage]] = curves(stage, epochs, "epoch", "epoch", metric)
         elif live:
-            charts[f"{STAGE_TITLES[stage]}, live"] = live_curves(live)
+            charts[f"{STAGE_TITLES[stage]}, live"] = live_curves(live, metric)
     return {title: stage_charts for title, stage_charts in charts.items() if stage_charts}
 
 
-def live_curves(live: LiveProgress) -> list[Chart]:
+def live_curves(live: LiveProgress, metric: Metric) -> list[Chart]:
     """Return the curves of a stage from its live progress."""
     charts = []
     for activity, series in live["series"].items():
         points = sorted([*series["points"], *series["epochs"]], key=lambda point: float(point["done"]))
-        charts += curves(f"live-{activity}", points, "done", X_TITLES.get(activity, "epoch"))
+        charts += curves(f"live-{activity}", points, "done", X_TITLES.get(activity, "epoch"), metric)
     return charts
 
 

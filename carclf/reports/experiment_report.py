@@ -29,7 +29,7 @@ def summarize_design(outcome: Mapping[str, Any]) -> str:
     if seed_std is not None:
         metric = METRICS[outcome["metric"]]
         effect = f"{100 * seed_std:.2f} points" if metric.higher_is_better else f"{seed_std:.4f}"
-        seed_effect = (f"The seed changes the {metric.title.lower()} by {effect} (standard deviation, assumed to be "
+        seed_effect = (f"The seed changes the {metric.noun} by {effect} (standard deviation, assumed to be "
                        "the same for every recipe), in addition to the variation between images.")
     return (f"{num_comparisons} {'recipe' if num_comparisons == 1 else 'recipes'} compared with the baseline (recipe "
             f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, {outcome['num_images']} images"

@@ -135,19 +135,19 @@ def index_row(record: Record) -> Row:
         "model": _text(stages.get("fine_tune", {}).get("key")),
         **_state(stages, latest, LAST_OF_EXPERIMENT if "spent_seconds" in record else LAST),
         **{name: finite_number(evaluated.get(name)) for name in ACCURACY_METRICS},
-        **_metric_values(evaluated),
+        **_metric_values(evaluated, metrics.get("split", {}).get("metric")),
         **{name: finite_number(scored.get(name)) for name in ("public_score", "rank")},
         "decision": _text(decision),
         **_minutes(stages),
     }
 
 
-def _metric_values(evaluated: Mapping[str, Any]) -> Row:
-    """Return the metric; it is accuracy if the evaluation is of an older version."""
-    name = str(evaluated.get("metric"))
-    source = "val_metric" if name in METRICS else "val_accuracy"
+def _metric_values(evaluated: Mapping[str, Any], split_metric: object) -> Row:
+    """Return the metric of the evaluation or, before it, of the split. It is accuracy if an older version wrote them."""
+    name = next((str(name) for name in (evaluated.get("metric"), split_metric) if name in METRICS), "accuracy")
+    source = "val_metric" if "val_metric" in evaluated else "val_accuracy"
     values = {f"val_metric{bound}": finite_number(evaluated.get(f"{source}{bound}")) for bound in BOUNDS}
-    return {"metric": name if name in METRICS else "accuracy"} | values
+    return {"metric": name} | values
 
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt, last: str) -> Row:

@@ -43,12 +43,14 @@ TRAINING_METRICS = {
     "images_per_second": Metric("carclf.training.throughput", "gauge", "{image}/s", "Training images per second"),
     "data_wait_fraction": Metric("carclf.training.data_wait", "gauge", "1", "Fraction of the time spent waiting"),
     "val_accuracy": Metric("carclf.validation.accuracy", "gauge", "1", "Validation accuracy"),
+    "val_metric": Metric("carclf.validation.metric", "gauge", "", "Validation value of the metric of the data"),
     "val_loss": Metric("carclf.validation.loss", "gauge", "", "Validation loss"),
 }
 # Keys: the names in the metrics of a finished stage.
 RESULT_METRICS = {
     "val_accuracy": TRAINING_METRICS["val_accuracy"],
-    "threshold": Metric("carclf.gate.threshold", "gauge", "1", "Accuracy that the gate requires"),
+    "val_metric": TRAINING_METRICS["val_metric"],
+    "threshold": Metric("carclf.gate.threshold", "gauge", "", "Value of the metric that the gate requires"),
     "public_score": Metric("carclf.public_score", "gauge", "", "Public score of the last submission"),
 }
 METRICS = (
