@@ -1,7 +1,7 @@
 # `make` alone lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
-export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT COMPETITION TO FROM
+export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT SOURCE TO FROM
 
 .PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance fuzz lint lock bench backup restore \
   clean
@@ -13,8 +13,8 @@ demo: .venv/.local ## run the whole DAG on this machine; DATA= WEIGHTS= TRUTH= H
 	@$(BIN)/python -m carclf_airflow.local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
 	  --recipe "$$RECIPE" --experiment "$$EXPERIMENT" $${EXIT:+--exit}
 
-up: .venv/.local ## run Airflow on this machine against the real Kaggle; COMPETITION=slug
-	@$(BIN)/python -m carclf_airflow.local up --competition "$$COMPETITION"
+up: .venv/.local ## run Airflow on this machine against the real Kaggle; SOURCE=
+	@$(BIN)/python -m carclf_airflow.local up --source "$$SOURCE"
 
 secrets: ## generate the secrets for docker compose into .env (mode 600); existing values are kept
 	@$(PYTHON) docker/generate_secrets.py

@@ -1,4 +1,4 @@
-"""``champion.json``: the champion, the stored accuracy threshold and the history, changed by compare-and-swap.
+"""``champion.json``: the champion, the stored threshold with its metric, and the history, changed by compare-and-swap.
 
 The history only grows. Each event has an ``action`` and a ``time``. The actions ``promoted`` and ``rolled_back`` make
 the event's model the champion; ``threshold_changed`` and ``scored`` do not.
@@ -8,23 +8,34 @@ import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Required
+from typing import Annotated, Any, Literal, NotRequired, Required
 
 from pydantic import AfterValidator, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import ArtifactKey, Evaluation, Metrics, Model, Split, verify_artifact
 from carclf.errors import ConfigError, DataError, ServiceError
-from carclf.services.storage import Store, parse_object, update_object
+from carclf.metrics import METRICS, Metric
+from carclf.services.storage import Store, format_command, parse_object, update_object
 
 CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
 MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
-PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy")  # copied to a rollback's event
+# Copied to a rollback's event.
+PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy", "metric", "val_metric")
 State = dict[str, Any]  # StoredState
 Event = dict[str, Any]  # StoredEvent
 Accuracy = Annotated[float, Field(ge=0, le=1)]
+
+
+def _require_metric(name: str) -> str:
+    if name not in METRICS:
+        raise ValueError(f"{name!r} is not a metric: expected one of {', '.join(METRICS)}")
+    return name
+
+
+MetricName = Annotated[str, AfterValidator(_require_metric)]
 
 
 @with_config(extra="allow")
@@ -38,12 +49,14 @@ class StoredEvent(TypedDict, total=False):
     decision: ArtifactKey
     evaluation: ArtifactKey
     val_accuracy: Accuracy | None
+    metric: MetricName
+    val_metric: FiniteFloat | None
     approved_by: str
     override: str
     rejection: str
     previous_model: ArtifactKey | None
-    threshold: Accuracy
-    previous_threshold: Accuracy | None
+    threshold: FiniteFloat
+    previous_threshold: FiniteFloat | None
     by: str
     ref: int
     public_score: FiniteFloat
@@ -74,10 +87,14 @@ class _Ensemble(TypedDict):
 
 
 class StoredState(TypedDict):
-    """The content of ``champion.json``; ``champion`` is the event that made the champion, or None."""
+    """The content of ``champion.json``; ``champion`` is the event that made the champion, or None.
+
+    Without ``metric``, as earlier versions wrote it, the threshold is of accuracy.
+    """
 
     champion: _CompleteEvent | None
-    threshold: Accuracy
+    threshold: FiniteFloat
+    metric: NotRequired[MetricName]
     history: list[_CompleteEvent]
 
 
@@ -101,13 +118,23 @@ def change_state(store: Store, change: Callable[[State | None], State | None]) -
 
 
 def _parse_state(data: bytes, store: Store) -> State:
-    return dict(parse_object(StoredState, data, f"{CHAMPION} in {store.url}", "Restore it from a backup."))
+    state = parse_object(StoredState, data, f"{CHAMPION} in {store.url}", "Restore it from a backup.")
+    return {"metric": "accuracy"} | dict(state)
 
 
-def ensure_state(store: Store, threshold: float) -> State:
-    """Return the store's state; create it with this threshold and no champion if it is missing."""
+def ensure_state(store: Store, threshold: float, metric: Metric) -> State:
+    """Return the store's state; create it with this threshold and no champion if it is missing.
+
+    Raises:
+        ConfigError: The stored threshold is of another metric.
+    """
     while (state := read_state(store)) is None:
-        change_state(store, lambda existing: None if existing else _new_state(threshold))
+        change_state(store, lambda existing: None if existing else _new_state(threshold, metric))
+    if state["metric"] != metric.name:
+        command = format_command(store, f"champion set-threshold {threshold:.4g} --metric {metric.name}")
+        raise ConfigError(f"The stored threshold {state['threshold']:.4f} in {store.url} is of {state['metric']}, but "
+                          f"data.metric of this run is {metric.name}. Use another --store, or change the threshold, "
+                          f"for example: {command}")
     return state
 
 
@@ -142,18 +169,19 @@ def load_training_split(store: Store, champion: Model) -> Split:
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
     """Append a promotion; return False if the champion or the threshold has changed since the judged state.
 
-    ``raise_to`` raises a lower threshold. The threshold never falls.
+    ``raise_to`` replaces a threshold that is easier to reach. The threshold never becomes easier.
     """
-    if raise_to is not None and not 0 <= raise_to <= 1:  # NaN would reject every later candidate
-        raise DataError(f"Cannot raise the threshold to {raise_to}: it is not an accuracy from 0 to 1. Evaluate again "
-                        "with --set force=true, or set gate.raise_threshold=off.")
+    metric = METRICS[judged_state["metric"]]
+    if raise_to is not None and not metric.is_valid(raise_to):  # NaN would reject every later candidate
+        raise DataError(f"Cannot raise the threshold to {raise_to}: {_expected(metric)}. Evaluate again with --set "
+                        "force=true, or set gate.raise_threshold=off.")
 
     def is_unchanged(state: State) -> bool:
         return _gate_basis(state) == _gate_basis(judged_state) and promotion_of_model(state, event["model"]) is None
 
     def promote(state: State) -> State:
         promotion = {"action": "promoted"} | event
-        if raise_to is None or raise_to <= state["threshold"]:
+        if raise_to is None or not metric.is_better(raise_to, state["threshold"]):
             return _with_champion(state, promotion)
         return _with_champion(state | {"threshold": raise_to}, promotion | {"threshold": raise_to})
 
@@ -187,19 +215,30 @@ def _replace_champion(store: Store, champion: Event, event: Event) -> bool:
                       lambda state: _with_champion(state, event))
 
 
-def set_threshold(store: Store, threshold: float, by: str = "") -> None:
-    """Change the stored threshold and append an event. The champion does not change."""
-    if not 0 <= threshold <= 1:
-        raise ConfigError(f"The threshold {threshold} is not an accuracy. Use a number from 0 to 1.")
+def set_threshold(store: Store, threshold: float, by: str = "", metric_name: str = "") -> None:
+    """Change the stored threshold, and its metric if one is named, and append an event.
+
+    The champion does not change. Raise ConfigError if the metric cannot have this value.
+    """
+    if metric_name and metric_name not in METRICS:
+        raise ConfigError(f"{metric_name!r} is not a metric. Use one of {', '.join(METRICS)}.")
 
     def change(state: State | None) -> State | None:
         previous = state["threshold"] if state else None
-        if previous == threshold:
+        metric = METRICS[metric_name or (state or {}).get("metric", "accuracy")]
+        if not metric.is_valid(threshold):
+            raise ConfigError(f"The threshold {threshold} is not valid: {_expected(metric)}.")
+        changed = {"threshold": threshold, "metric": metric.name}
+        if state and state == state | changed:
             return None
-        event = {"action": "threshold_changed", "threshold": threshold, "previous_threshold": previous, "by": by}
-        return _with_event((state or _new_state(threshold)) | {"threshold": threshold}, event)
+        event = {"action": "threshold_changed", "previous_threshold": previous, "by": by} | changed
+        return _with_event((state or _new_state(threshold, metric)) | changed, event)
 
     change_state(store, change)
+
+
+def _expected(metric: Metric) -> str:
+    return "expected {} from {:g} to {:g}".format(metric.noun, *metric.limits)
 
 
 def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
@@ -219,7 +258,7 @@ def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
 
 
 def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:
-    """Return accuracy, interval, last public score and rank of an event's model. Unknown values are None."""
+    """Return accuracy, metric, their intervals, last public score and rank of an event's model; None if unknown."""
     metrics = evaluation.metrics if evaluation else {}
     scores = [other for other in state["history"] if other["action"] == "scored" and other["model"] == event["model"]]
     last_score = scores[-1] if scores else {}
@@ -229,6 +268,10 @@ def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> 
         "val_accuracy": event.get("val_accuracy"),
         "val_accuracy_low": metrics.get("val_accuracy_low"),
         "val_accuracy_high": metrics.get("val_accuracy_high"),
+        "metric": event.get("metric", "accuracy"),
+        "val_metric": event.get("val_metric", event.get("val_accuracy")),
+        "val_metric_low": metrics.get("val_metric_low", metrics.get("val_accuracy_low")),
+        "val_metric_high": metrics.get("val_metric_high", metrics.get("val_accuracy_high")),
         "public_score": last_score.get("public_score"),
         "rank": last_score.get("rank"),
     }
@@ -287,9 +330,9 @@ def _previous_promotion(state: State) -> Event:
     return promotion
 
 
-def _gate_basis(state: State) -> tuple[str | None, float]:
-    """Return the champion's model and the threshold, with which a candidate is compared."""
-    return (state["champion"] or {}).get("model"), state["threshold"]
+def _gate_basis(state: State) -> tuple[str | None, float, str]:
+    """Return the champion's model, and the threshold with its metric, with which a candidate is compared."""
+    return (state["champion"] or {}).get("model"), state["threshold"], state["metric"]
 
 
 def _with_champion(state: State, event: Event) -> State:
@@ -302,8 +345,8 @@ def _with_event(state: State, event: Event) -> State:
     return state | {"history": [*state["history"], event | {"time": now}]}
 
 
-def _new_state(threshold: float) -> State:
-    return {"champion": None, "threshold": threshold, "history": []}
+def _new_state(threshold: float, metric: Metric) -> State:
+    return {"champion": None, "threshold": threshold, "metric": metric.name, "history": []}
 
 
 def _change_if(store: Store, condition: Callable[[State], bool], change: Callable[[State], State]) -> bool:

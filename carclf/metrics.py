@@ -30,6 +30,7 @@ class Metric:
         higher_is_better: Its direction.
         is_accuracy: It equals accuracy, so that McNemar's exact test compares two models.
         needs_probabilities: It depends on the probabilities, not only on the most probable class.
+        limits: The smallest and the largest possible value.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Metric:
     function: "Compute"
     is_accuracy: bool = False
     needs_probabilities: bool = False
+    limits: tuple[float, float] = (0.0, 1.0)
 
     @property
     def noun(self) -> str:
@@ -63,6 +65,10 @@ class Metric:
         """Return whether a value is strictly better than another; NaN is never better."""
         return value > other if self.higher_is_better else value < other
 
+    def is_valid(self, value: float) -> bool:
+        """Return whether a value is possible; NaN and infinity are not."""
+        return math.isfinite(value) and self.limits[0] <= value <= self.limits[1]
+
     @property
     def label(self) -> str:
         """The noun, with the direction if a lower value is better."""
@@ -77,13 +83,6 @@ class Metric:
     def improvement(self, value: float, other: float) -> float:
         """Return by how much a value is better than another; negative if it is worse."""
         return value - other if self.higher_is_better else other - value
-
-    def default_threshold(self, num_classes: int) -> float:
-        """Return the gate's threshold if no setting gives one: see docs/gate.md."""
-        return DEFAULT_THRESHOLD if self.higher_is_better else math.log(num_classes) / 2
-
-
-DEFAULT_THRESHOLD = 0.93
 
 
 def class_ranks(class_names: Sequence[str], num_classes: int) -> "npt.NDArray[np.float64]":
@@ -174,8 +173,10 @@ METRICS = {
         Metric("balanced_accuracy", "Balanced accuracy", True, _balanced_accuracy),
         Metric("macro_f1", "Macro F1", True, _macro_f1),
         Metric("micro_f1", "Micro F1", True, _micro_f1, is_accuracy=True),
-        Metric("log_loss", "Log loss", False, _log_loss, needs_probabilities=True),
+        Metric("log_loss", "Log loss", False, _log_loss, needs_probabilities=True,
+               limits=(0.0, math.inf)),
         Metric("roc_auc", "ROC AUC", True, _roc_auc, needs_probabilities=True),
-        Metric("quadratic_weighted_kappa", "Quadratic weighted kappa", True, _quadratic_weighted_kappa),
+        Metric("quadratic_weighted_kappa", "Quadratic weighted kappa", True, _quadratic_weighted_kappa,
+               limits=(-1.0, 1.0)),
     )
 }

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from carclf.metrics import Metric, class_ranks
-from carclf.stats import POWER, FloatArray
+from carclf.stats import POWER, FloatArray, wilson_interval
 
-NUM_RESAMPLES = 2000
+NUM_RESAMPLES = 2000  # so that the smallest p-value is 0.0005
+SEED = 0
 CHUNK = 2**22  # weights in memory at a time: 32 MB
 TAILS_95 = (0.025, 0.975)
 LEAST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log loss
@@ -74,44 +75,51 @@ class PairedBootstrap:
 
 
 def compare_models(
-    metric: Metric, examples: Examples, candidate: FloatArray, champion: FloatArray, seed: int = 0
+    metric: Metric, examples: Examples, candidate: FloatArray, champion: FloatArray
 ) -> PairedBootstrap:
-    """Return the difference of two models' probabilities, each of shape (images, classes)."""
+    """Return the difference of two models' probabilities, each of shape (images, classes).
+
+    The p-values are the fractions of resamples that contradict the hypothesis, so ties count against both.
+
+    Raises:
+        DataError: The metric is undefined, because there are no images or all have the same class.
+    """
     first = _statistic(metric, examples, candidate)
     second = _statistic(metric, examples, champion)
-    difference = float((first(_once(examples)) - second(_once(examples)))[0])
-    resampled = np.concatenate([first(weights) - second(weights) for weights in _resamples(examples, seed)])
+    values = [metric.compute(examples.labels, model, examples.class_names) for model in (candidate, champion)]
+    resampled = np.concatenate([first(weights) - second(weights) for weights in _resamples(examples)])
     low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95))
     improvements = resampled if metric.higher_is_better else -resampled
     return PairedBootstrap(
-        difference, (low, high), p_worse=_tail(improvements >= 0), p_better=_tail(improvements <= 0),
+        values[0] - values[1], (low, high), p_worse=_tail(improvements >= 0), p_better=_tail(improvements <= 0),
         standard_error=float(resampled.std()),
     )
 
 
-def metric_interval(
-    metric: Metric, examples: Examples, probabilities: FloatArray, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95% interval of one model's metric."""
+def metric_interval(metric: Metric, examples: Examples, probabilities: FloatArray) -> tuple[float, float]:
+    """Return the 95% interval of one model's metric.
+
+    If every resample is perfect, the lower bound is that of as many correct images: a bootstrap cannot see the errors
+    that did not occur.
+    """
     statistic = _statistic(metric, examples, probabilities)
-    resampled = np.concatenate([statistic(weights) for weights in _resamples(examples, seed)])
-    low, high = np.quantile(resampled, TAILS_95)
-    return float(low), float(high)
+    resampled = np.concatenate([statistic(weights) for weights in _resamples(examples)])
+    low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95))
+    if metric.higher_is_better and low == high == 1:
+        num_clusters = _clusters(examples.groups, len(examples.labels)).max() + 1
+        low = wilson_interval(num_clusters, num_clusters)[0]
+    return low, high
 
 
 def _tail(contradicting: npt.NDArray[np.bool_]) -> float:
     return float((1 + contradicting.sum()) / (1 + len(contradicting)))
 
 
-def _once(examples: Examples) -> FloatArray:
-    return np.ones((1, len(examples.labels)))
-
-
-def _resamples(examples: Examples, seed: int) -> Iterator[FloatArray]:
-    """Yield the weights of the images in chunks of resamples; the same for the same seed."""
+def _resamples(examples: Examples) -> Iterator[FloatArray]:
+    """Yield the weights of the images in chunks of resamples, the same in every call."""
     clusters = _clusters(examples.groups, len(examples.labels))
     strata = _strata(examples.labels, clusters)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(SEED)
     rows = max(1, CHUNK // len(clusters))
     for start in range(0, NUM_RESAMPLES, rows):
         weights = np.ones((min(rows, NUM_RESAMPLES - start), len(np.unique(clusters))))
@@ -125,14 +133,13 @@ def _draw(rng: np.random.Generator, num_resamples: int, size: int) -> FloatArray
         return np.ones((num_resamples, 1))
     drawn = rng.integers(size, size=(num_resamples, size - 1)) + size * np.arange(num_resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * size).reshape(num_resamples, size)
-    return counts * (size / (size - 1))
+    return np.asarray(counts * (size / (size - 1)), float)
 
 
 def _clusters(groups: Sequence[str], num_images: int) -> npt.NDArray[np.int64]:
     """Return the cluster of each image, from 0; an image without a group is a cluster of its own."""
-    names = [("group", group) if group else ("image", str(row)) for row, group in enumerate(groups or [""] * num_images)]
-    numbers: dict[tuple[str, str], int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names])
+    names = [group or f"\0{row}" for row, group in enumerate(groups or [""] * num_images)]
+    return np.unique(names, return_inverse=True)[1]
 
 
 def _strata(labels: Labels, clusters: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -194,7 +201,7 @@ def _quadratic_weighted_kappa(examples: Examples, probabilities: FloatArray) -> 
         mean, other_mean, square, other_square, observed = (weights @ moments / weights.sum(axis=1, keepdims=True)).T
         # The variances plus the squared difference of the means: the expected disagreement of independent ratings.
         expected = square + other_square - 2 * mean * other_mean
-        return 1 - np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0)
+        return np.asarray(1 - np.divide(observed, expected, out=np.zeros_like(observed), where=expected > 0))
 
     return kappa
 

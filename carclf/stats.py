@@ -21,7 +21,7 @@ TAIL = 5e-10  # ignored at either end of the distribution of the number of disco
 
 
 class Proportion(NamedTuple):
-    """A proportion and the bounds of its 95% interval."""
+    """A proportion, or another metric, and the bounds of its 95% interval."""
 
     value: float
     low: float
@@ -40,7 +40,7 @@ def wilson_interval(successes: int, total: int, z: float = Z_95) -> tuple[float,
 
 
 def newcombe_interval(first: Proportion, second: Proportion) -> tuple[float, float]:
-    """Return the interval of the difference of two independent proportions from their Wilson intervals.
+    """Return the interval of the difference of two independent proportions from their intervals.
 
     Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 17
     (1998), method 10.
@@ -51,21 +51,17 @@ def newcombe_interval(first: Proportion, second: Proportion) -> tuple[float, flo
     return difference - below, difference + above
 
 
-def accuracy_gap_warning(validation: Proportion, public: float, num_test: int) -> str:
-    """Return a warning if validation accuracy and public score differ significantly, else an empty string.
-
-    ``public`` is the accuracy on ``num_test`` test images.
-    """
-    test = Proportion(public, *wilson_interval(round(public * num_test), num_test))
-    low, high = newcombe_interval(validation, test)
+def gap_warning(metric: str, validation: Proportion, public: Proportion, higher_is_better: bool = True) -> str:
+    """Return a warning if validation metric and public score differ significantly, else an empty string."""
+    low, high = newcombe_interval(validation, public)
     if low <= 0 <= high:
         return ""
-    gap = validation.value - public
+    gap = validation.value - public.value
     cause = "drift: the test images are easier than the validation images"
-    if gap > 0:
+    if (gap > 0) == higher_is_better:
         cause = "leakage from training to validation, or drift between training and test images"
     return (
-        f"validation accuracy {validation.value:.4f} and public score {public:.4f} differ by {gap:+.4f} "
+        f"validation {metric} {validation.value:.4f} and public score {public.value:.4f} differ by {gap:+.4f} "
         f"(95%: {low:+.4f} to {high:+.4f}), more than chance explains. Check for {cause}"
     )
 

@@ -12,7 +12,7 @@ from carclf import artifacts
 from carclf.artifacts import Archive, Artifact, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext
 from carclf.config import Config, load_config
 from carclf.evaluation import evaluate
-from carclf.evaluation.metrics import classification_metrics
+from carclf.evaluation.classification import classification_metrics
 from carclf.services.storage import Store
 from carclf.stages import promote
 

@@ -95,6 +95,12 @@ def test_other_class_names_are_ranked_by_position():
     assert class_ranks([], 2).tolist() == [0, 1]
 
 
-def test_default_threshold_of_log_loss_depends_on_the_number_of_classes():
-    assert METRICS["log_loss"].default_threshold(10) == pytest.approx(math.log(10) / 2)
-    assert METRICS["macro_f1"].default_threshold(10) == METRICS["accuracy"].default_threshold(2)
+@pytest.mark.parametrize(("name", "valid", "invalid"), [
+    ("accuracy", [0, 1], [-0.1, 1.1]), ("log_loss", [0, 5], [-0.1]), ("quadratic_weighted_kappa", [-1, 1], [1.1])])
+def test_values_outside_the_limits_are_invalid(name, valid, invalid):
+    assert all(METRICS[name].is_valid(value) for value in valid)
+    assert not any(METRICS[name].is_valid(value) for value in (*invalid, math.nan, math.inf))
+
+
+def test_noun_keeps_the_capitals_of_an_abbreviation():
+    assert [METRICS[name].noun for name in ("log_loss", "roc_auc", "macro_f1")] == ["log loss", "ROC AUC", "macro F1"]

@@ -12,7 +12,7 @@ from carclf.stats import (
     Z_95,
     PairedCounts,
     Proportion,
-    accuracy_gap_warning,
+    gap_warning,
     mcnemar_power,
     newcombe_interval,
     wilson_interval,
@@ -43,26 +43,36 @@ def test_newcombe_interval_equals_published_examples(
     assert newcombe_interval(*proportions) == pytest.approx(expected, abs=5e-5)
 
 
-def test_accuracy_gap_warning_has_a_false_alarm_rate_of_five_percent() -> None:
+def proportion(successes: int, total: int) -> Proportion:
+    return Proportion(successes / total, *wilson_interval(successes, total))
+
+
+def test_gap_warning_has_a_false_alarm_rate_of_five_percent() -> None:
     rng = np.random.default_rng(0)
     val = rng.binomial(1500, 0.95, 4000)
     test = rng.binomial(6675, 0.95, 4000)
     warnings = [
-        bool(accuracy_gap_warning(Proportion(k / 1500, *wilson_interval(k, 1500)), n / 6675, 6675))
+        bool(gap_warning("accuracy", proportion(k, 1500), proportion(n, 6675)))
         for k, n in zip(val, test, strict=True)
     ]
     assert 0.035 < np.mean(warnings) < 0.065
 
 
-def test_accuracy_gap_warning_reports_both_accuracies_and_the_likely_cause() -> None:
-    validation = Proportion(0.98, *wilson_interval(1470, 1500))
-    assert accuracy_gap_warning(validation, 0.978, 6675) == ""
-    warning = accuracy_gap_warning(validation, 0.93, 6675)
-    for text in ("0.9800", "0.9300", "+0.0500", "+0.0397 to +0.0587", "leakage"):
+def test_gap_warning_reports_both_values_and_the_likely_cause() -> None:
+    validation = proportion(1470, 1500)
+    assert gap_warning("accuracy", validation, proportion(6528, 6675)) == ""
+    warning = gap_warning("accuracy", validation, proportion(6208, 6675))
+    for text in ("accuracy 0.9800", "0.9300", "+0.0500", "+0.0397 to +0.0587", "leakage"):
         assert text in warning
-    easier = accuracy_gap_warning(Proportion(0.9, *wilson_interval(1350, 1500)), 0.98, 6675)
+    easier = gap_warning("accuracy", proportion(1350, 1500), proportion(6541, 6675))
     assert "easier" in easier
     assert "leakage" not in easier
+
+
+def test_gap_warning_of_log_loss_suspects_leakage_if_validation_is_lower() -> None:
+    validation, public = Proportion(0.2, 0.15, 0.25), Proportion(0.6, 0.55, 0.65)
+    assert "leakage" in gap_warning("log loss", validation, public, higher_is_better=False)
+    assert "easier" in gap_warning("log loss", public, validation, higher_is_better=False)
 
 
 # statsmodels 0.15.0: mcnemar([[100, candidate_only], [champion_only, 50]], exact=True).pvalue

@@ -15,6 +15,7 @@ from carclf.cli.ensemble import ensemble
 from carclf.cli.experiment import experiment_app
 from carclf.cli.export import export
 from carclf.cli.find import find_batch_size, find_lr
+from carclf.cli.inspect_source import inspect
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
 from carclf.cli.runs import runs_app
@@ -28,10 +29,11 @@ from carclf.progress import LogFormatter
 from carclf.redaction import redact_output
 
 app = typer.Typer(
-    help="Retrain a car classifier and compete with it on Kaggle.", no_args_is_help=True,
+    help="Retrain an image classifier and compete with it on Kaggle.", no_args_is_help=True,
     pretty_exceptions_enable=False, add_completion=False,
 )
 app.command("doctor")(doctor)
+app.command("inspect")(inspect)
 app.command("run")(run_all)
 add_stage_commands(app)
 app.command("find-lr")(find_lr)

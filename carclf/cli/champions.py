@@ -1,4 +1,4 @@
-"""``carclf champion``: the champion, its history, and the accuracy threshold of the gate."""
+"""``carclf champion``: the champion, its history, and the threshold of the gate."""
 
 import json
 from dataclasses import asdict
@@ -13,6 +13,7 @@ from carclf.cli.tables import champion_details, champion_rows, details_table, hi
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
 from carclf.formatting import printable
+from carclf.metrics import METRICS
 from carclf.redaction import redact_values
 from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
@@ -32,10 +33,11 @@ def list_command(store_url: StoreOption = "store", as_json: JsonOption = False) 
     rows = champion_rows(store, state)
     if as_json:
         champion = (state["champion"] or {}).get("model")
+        gate = {"threshold": state["threshold"], "metric": state["metric"]}
         history = {"promotions": rows, "history": state["history"]}
-        print(json.dumps({"champion": champion, "threshold": state["threshold"], **history}, indent=1))
+        print(json.dumps({"champion": champion, **gate, **history}, indent=1))
         return
-    print(*history_table(rows), f"The stored threshold is {state['threshold']:.4f}.", sep="\n")
+    print(*history_table(rows), f"The stored threshold is {_describe(state)}.", sep="\n")
 
 
 @champion_app.command()
@@ -93,20 +95,25 @@ def rollback(
     sync_champion_alias(store)
     run = printable(str(event.get("run") or "unknown"))
     print(f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
-          f"threshold is still {_require_state(store)['threshold']:.4f}. To change it: carclf champion set-threshold")
+          f"threshold is still {_describe(_require_state(store))}. To change it: carclf champion set-threshold")
 
 
 @champion_app.command("set-threshold")
 def set_threshold_command(
-    threshold: Annotated[float, typer.Argument(min=0, max=1, help="The accuracy that a candidate must reach.")],
+    threshold: Annotated[float, typer.Argument(help="The value that a candidate must reach.")],
+    metric: Annotated[str, typer.Option(help="The metric of the threshold. By default it stays the same.")] = "",
     store_url: StoreOption = "store", by: ByOption = "",
 ) -> None:
-    """Change the stored accuracy threshold of the gate."""
+    """Change the stored threshold of the gate."""
     store = require_store(store_url)
     previous = read_state(store)
-    set_threshold(store, threshold, by)
-    change = f"it was {previous['threshold']:.4f}" if previous else "no threshold was stored before"
-    print(f"The stored threshold in {store.url} is {threshold:.4f}; {change}.")
+    set_threshold(store, threshold, by, metric)
+    change = f"it was {_describe(previous)}" if previous else "no threshold was stored before"
+    print(f"The stored threshold in {store.url} is {_describe(_require_state(store))}; {change}.")
+
+
+def _describe(state: State) -> str:
+    return f"{state['threshold']:.4f} ({METRICS[state['metric']].noun})"
 
 
 def _require_state(store: Store) -> State:

@@ -11,12 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from carclf.config.recipes import RECIPES
-from carclf.config.settings import NAMED_WEIGHTS, Config, Section
+from carclf.config.recipes import RECIPES, SOURCE_SETTINGS
+from carclf.config.settings import NAMED_WEIGHTS, Config, Data, Section
 from carclf.errors import ConfigError
 from carclf.formatting import truncate
 from carclf.os_errors import expand_home
 
+DEFAULT_SOURCE = Data.model_fields["source"].default
 MAX_SHOWN = 200  # characters of a rejected value in a message
 
 
@@ -47,6 +48,7 @@ def load_config(recipe: str = "gpu", overrides: Mapping[str, Any] | None = None)
         raise ConfigError(f"Unknown recipe {truncate(repr(recipe), MAX_SHOWN)}. The recipes are {', '.join(RECIPES)}.")
     _require_known_settings(overrides or {})
     values = RECIPES[recipe] | {name: value for name, value in (overrides or {}).items() if value is not None}
+    values = SOURCE_SETTINGS.get(str(values.get("data.source", DEFAULT_SOURCE)), {}) | values
     tree: dict[str, Any] = {}
     for name, value in values.items():
         section, _, leaf = name.rpartition(".")

@@ -57,3 +57,11 @@ RECIPES: dict[str, Settings] = {
         "score.poll_seconds": 2, "score.timeout_seconds": 120, "validation.min_images_per_class": 10,
     },
 }
+
+# Settings that come with a source, unless the run changes them.
+SOURCE_SETTINGS: dict[str, Settings] = {
+    "sf-dl-car-classification": {
+        "data.class_names": "0=Lada Priora,1=Ford Focus,2=Lada 2114 (Samara),3=Lada 2110,4=Lada 2107,5=Niva,6=Kalina,"
+                            "7=Lada 2109,8=VW Passat,9=Lada 21099",
+    },
+}

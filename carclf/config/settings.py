@@ -299,12 +299,15 @@ class Gate(Section):
     """Requirements for promoting a candidate."""
 
     threshold: Fraction = Field(
-        0.93, description="Accuracy threshold of a new store. An existing store keeps its stored threshold.")
-    raise_threshold: Literal["off", "lower_bound", "accuracy"] = Field(
-        "off", description="Raise the stored threshold at each promotion: to the accuracy or its lower bound.")
+        0.93, description="Least metric of a new store, if higher is better. An existing store keeps its threshold.")
+    max_log_loss: Annotated[float, Auto] = Field(
+        AUTO, ge=0, description="Largest log loss of a new store; 0 (auto) is half the log loss of guessing.")
+    raise_threshold: Literal["off", "worse_bound", "metric"] = Field(
+        "off", description="Tighten the stored threshold at each promotion: to the metric, or the worse bound of its "
+                           "95% interval.")
     champion_rule: Literal["not_worse", "better", "off"] = Field(
         "not_worse", description="Required result of a paired test against the champion on the same images.")
-    significance: float = Field(0.05, gt=0, lt=0.5, description="Significance level of the paired test.")
+    significance: float = Field(0.05, ge=0.001, lt=0.5, description="Significance level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
     min_recall_by_class: str = Field(
         "", pattern=r"^([^=,]+=(0(\.[0-9]+)?|1(\.0+)?)(,[^=,]+=(0(\.[0-9]+)?|1(\.0+)?))*)?$",

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
@@ -21,6 +22,11 @@ class Source:
     kind: Literal["competition", "dataset", "bucket", "folder", "file"]
     name: str
     version: int = 0
+
+    @property
+    def title(self) -> str:
+        """The last part of the name: a slug, or the name of a folder, a file or a prefix."""
+        return PurePosixPath(self.name).name
 
 
 def parse_source(text: str) -> Source:

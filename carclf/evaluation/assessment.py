@@ -1,5 +1,6 @@
 """Compute the content of ``evaluation.json`` from a model's predictions."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.evaluation.metrics import classification_metrics
+from carclf.evaluation.classification import classification_metrics
 from carclf.evaluation.slices import compute_slices
 from carclf.inference.calibration import (
     apply_temperature,
@@ -15,7 +16,9 @@ from carclf.inference.calibration import (
     fit_temperature,
     reliability_bins,
 )
+from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
+from carclf.paired_bootstrap import Examples, metric_interval
 from carclf.stats import FloatArray, class_positions
 
 MAX_ERRORS = 24
@@ -25,12 +28,20 @@ MAX_ERRORS = 24
 class Predictions:
     """Uncalibrated probabilities of validation images, shape (images, classes), with the names of these classes.
 
-    ``rows`` have the columns id, path and label, and optionally width, height and brightness.
+    ``rows`` have the columns id, path and label, and optionally width, height, brightness, cluster and group.
+    ``metric`` is measured next to accuracy.
     """
 
     rows: pd.DataFrame
     class_names: list[str]
     probabilities: FloatArray
+    metric: Metric = METRICS["accuracy"]
+
+    def calibrated(self, temperature: float, class_names: Sequence[str]) -> FloatArray:
+        """Return calibrated probabilities of these classes: 0 for those that the model was not trained on."""
+        aligned = np.zeros((len(self.probabilities), len(class_names)))
+        aligned[:, class_positions(self.class_names, class_names)] = apply_temperature(self.probabilities, temperature)
+        return aligned
 
     def predicted(self) -> npt.NDArray[np.object_]:
         """Return the most probable class of each image."""
@@ -55,14 +66,37 @@ def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
     """
     labels = predictions.rows["label"].to_numpy()
     names = sort_naturally([*predictions.class_names, *labels])
-    probabilities = np.zeros((len(labels), len(names)))
-    probabilities[:, class_positions(predictions.class_names, names)] = predictions.probabilities
+    calibration = _calibration(predictions)
+    probabilities = predictions.calibrated(calibration["temperature"], names)
     metrics = classification_metrics(class_positions(labels, names), probabilities)
-    return metrics | _calibration(predictions) | {
+    return metrics | _metric(predictions, probabilities, names, metrics) | calibration | {
         "class_names": names,
         "unknown_classes": sort_naturally(set(labels) - set(predictions.class_names)),
         "slices": compute_slices(predictions.rows, predictions.correct()),
     }
+
+
+def dependent_images(rows: pd.DataFrame) -> list[str]:
+    """Return a name for each image that those of its group share, else those of its cluster of near-duplicates."""
+    names = np.full(len(rows), "", object)
+    if "cluster" in rows:
+        names = ("cluster " + rows["cluster"].astype(str)).to_numpy(object)
+    if "group" in rows:
+        names = np.where(rows["group"] != "", "group " + rows["group"], names)
+    return [str(name) for name in names]
+
+
+def _metric(
+    predictions: Predictions, probabilities: FloatArray, names: Sequence[str], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the name, the value and the 95% interval of the metric of calibrated probabilities."""
+    metric, value = predictions.metric, metrics["accuracy"]
+    low, high = metrics["interval"]
+    if not metric.is_accuracy:
+        labels = class_positions(predictions.rows["label"].to_numpy(), names)
+        value = metric.compute(labels, probabilities, names)
+        low, high = metric_interval(metric, Examples(labels, names, dependent_images(predictions.rows)), probabilities)
+    return {"metric": metric.name, "val_metric": value, "val_metric_low": low, "val_metric_high": high}
 
 
 def _calibration(predictions: Predictions) -> dict[str, Any]:

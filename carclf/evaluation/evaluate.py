@@ -13,6 +13,7 @@ from carclf.champion import Event, load_event_model
 from carclf.config import Config, Evaluate
 from carclf.dataset.archives import extract_images
 from carclf.errors import QualityError
+from carclf.metrics import METRICS
 from carclf.reports.evaluation_report import render_evaluation
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from carclf.evaluation.assessment import Predictions
     from carclf.reports.error_images import ExplainFunction
 
-VERSION = 5
+VERSION = 6
+METRIC_FIELDS = ("metric", "val_metric", "val_metric_low", "val_metric_high")
 
 
 def evaluate_model(archive: Archive, split: Split, model: Model, context: StageContext) -> tuple[Evaluation, bool]:
@@ -90,7 +92,8 @@ def _metrics(evaluation: dict[str, Any]) -> Metrics:
     recall = {name: value for name, value in pairs if value is not None}
     weakest = min(recall, key=lambda name: recall[name])
     low, high = evaluation["interval"]
-    return {
+    of_metric = {name: evaluation[name] for name in METRIC_FIELDS}
+    return of_metric | {
         "val_accuracy": evaluation["accuracy"], "val_accuracy_low": low, "val_accuracy_high": high,
         "num_images": evaluation["num_images"], "weakest_class": weakest, "weakest_recall": recall[weakest],
         "temperature": evaluation["temperature"], "calibration_error": evaluation["calibration_error"],
@@ -136,10 +139,10 @@ def _predict(
         from carclf.ensembles.network import out_of_sample_predictions
 
         rows, probabilities = out_of_sample_predictions(network, model, split, images, context)
-        return Predictions(rows, model.class_names, probabilities), None
+        return Predictions(rows, model.class_names, probabilities, METRICS[split.metric]), None
     rows = split.rows(context.store)
     rows = rows[rows["subset"] == VAL].reset_index(drop=True)
     source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
     probabilities = predict(network, source, context.config.evaluate)
     explain = Explainer(network, images, model.image_size, model.class_names)
-    return Predictions(rows, model.class_names, probabilities), explain
+    return Predictions(rows, model.class_names, probabilities, METRICS[split.metric]), explain

@@ -45,10 +45,10 @@ def _template_values(selected: SelectedModel, split: Split, store: Store) -> dic
     measured = json.loads(evaluation.path(store, "evaluation.json").read_text()) if evaluation else {}
     recall = _recall(measured)
     return {
-        "title": f"Car classifier {record['run'] if record else model.key}",
+        "title": f"Image classifier {record['run'] if record else model.key}",
         "model": model,
         "record": record,
-        "competition": record["config"]["data"]["source"] if record else "",
+        "source": record["config"]["data"]["source"] if record else "",
         "evaluation": evaluation,
         "measured": measured,
         "calibration": _calibration(evaluation),

@@ -7,6 +7,8 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
+from carclf.metrics import Metric
+from carclf.paired_bootstrap import PairedBootstrap
 from carclf.stats import PairedCounts
 
 MAX_IDS = 200  # in each list
@@ -26,8 +28,9 @@ class ChampionComparison(BaseModel):
 
     ``num_images`` is the number of compared images, which both models predicted. Not compared are ``num_trained_on``
     more, which the champion was trained on, and ``num_same_members`` more, which the same ensemble members predict for
-    both models. ``difference`` is the candidate's accuracy minus the champion's, with its 95% ``interval``. Without
-    compared images all statistics are None; with too few, ``minimum_detectable_difference`` is None.
+    both models. ``difference`` is the candidate's ``metric`` minus the champion's, with its 95% ``interval``. The
+    p-values are those of McNemar's exact test for accuracy, of a paired bootstrap for other metrics. Without compared
+    images all statistics are None; with too few, ``minimum_detectable_difference`` is None.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,6 +42,7 @@ class ChampionComparison(BaseModel):
     champion_only_correct: int
     both_correct: int = 0
     both_incorrect: int = 0
+    metric: str = "accuracy"
     difference: float | None = None
     interval: tuple[float, float] | None = None
     p_worse: float | None = None
@@ -52,12 +56,24 @@ class ChampionComparison(BaseModel):
     @classmethod
     def from_counts(cls, counts: PairedCounts, significance: float, **details: Any) -> Self:
         """Return a comparison with statistics of the counts at a significance level; ``details`` are further fields."""
-        statistics = {
-            "difference": counts.difference, "interval": counts.interval(), "p_worse": counts.p_worse,
-            "p_better": counts.p_better, "p_different": counts.p_different,
-            "minimum_detectable_difference": counts.minimum_detectable_difference(significance),
-        } if counts.num_images else {}
+        statistics = paired_statistics(counts, counts.interval(), significance) if counts.num_images else {}
         return cls.model_validate(asdict(counts) | statistics | details)
+
+    def by_metric(self, metric: Metric, bootstrap: PairedBootstrap, significance: float) -> Self:
+        """Return the comparison with the statistics of another metric than accuracy."""
+        statistics = paired_statistics(bootstrap, bootstrap.interval, significance)
+        return self.model_copy(update={"metric": metric.name} | statistics)
+
+
+def paired_statistics(
+    test: PairedCounts | PairedBootstrap, interval: tuple[float, float], significance: float
+) -> dict[str, Any]:
+    """Return the fields of ``ChampionComparison`` that a paired test fills in at a significance level."""
+    return {
+        "difference": test.difference, "interval": interval, "p_worse": test.p_worse, "p_better": test.p_better,
+        "p_different": test.p_different,
+        "minimum_detectable_difference": test.minimum_detectable_difference(significance),
+    }
 
 
 def ids_trained_on(rows: pd.DataFrame, other_rows: pd.DataFrame) -> set[str]:

@@ -1,6 +1,7 @@
 """The gate's decision on a candidate, and its files."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -11,11 +12,17 @@ from pydantic import BaseModel, ConfigDict
 from carclf.artifacts import Evaluation, Metrics, Model, Split, StageContext
 from carclf.champion import load_training_split
 from carclf.ensembles.members import ids_predicted_identically
+from carclf.evaluation.assessment import Predictions, dependent_images
+from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison, compare_pairs, ids_trained_on, pair_predictions
 from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason, validate_class_floors
+from carclf.metrics import METRICS
+from carclf.natural_order import sort_naturally
+from carclf.paired_bootstrap import Examples, compare_models
 from carclf.reports.decision_report import render_decision
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
+from carclf.stats import FloatArray, class_positions
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,13 @@ class EvaluatedModel:
     def predictions(self, store: Store) -> pd.DataFrame:
         """Return the rows of ``predictions.parquet``."""
         return self.evaluation.table(store, "predictions.parquet")
+
+    def probabilities(self, ids: Sequence[str], class_names: Sequence[str], store: Store) -> FloatArray:
+        """Return calibrated probabilities of images, shape (ids, classes)."""
+        rows = self.predictions(store).set_index("id").loc[list(ids)]
+        columns = [f"p{name}" for name in self.model.class_names]
+        predictions = Predictions(rows, self.model.class_names, rows[columns].to_numpy(float))
+        return predictions.calibrated(self.evaluation.number("temperature"), class_names)
 
 
 class GateDecision(BaseModel):
@@ -45,6 +59,8 @@ class GateDecision(BaseModel):
     threshold: float
     model: str
     evaluation: str
+    metric: str
+    val_accuracy: float | None
     champion_comparison: ChampionComparison | None
     override: str | None = None
     rejection: str | None = None
@@ -62,7 +78,8 @@ class GateDecision(BaseModel):
         comparison = self.champion_comparison
         metrics = {
             "decision": self.decision, "threshold": self.threshold, "reason": self.reason, "champion": self.champion,
-            "val_accuracy": values["accuracy"], "p_value": values["champion"],
+            "val_accuracy": self.val_accuracy,
+            "metric": self.metric, "val_metric": values["threshold"], "p_value": values["champion"],
             "minimum_detectable_difference": comparison.minimum_detectable_difference if comparison else None,
             "override": self.override, "rejection": self.rejection,
         }
@@ -84,6 +101,7 @@ def decide(
     rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
     return GateDecision(
         decision="promoted" if all(rule.passed for rule in rules) else "rejected", reason=format_reason(rules),
+        metric=split.metric, val_accuracy=finite_number(candidate.evaluation.metrics.get("val_accuracy")),
         rules=rules, champion=champion.model.key if champion else None, threshold=threshold,
         model=candidate.model.key, evaluation=candidate.evaluation.key, champion_comparison=comparison,
     )
@@ -111,5 +129,15 @@ def _compare(
     # An ensemble with the champion as a member repeats the champion's predictions where only that member may predict.
     same_members = ids_predicted_identically(rows, candidate.model, champion.model, store)
     pairs = pairs[~pairs["id"].isin(trained_on | same_members)]
-    comparison = compare_pairs(pairs, context.config.gate.significance)
-    return comparison.model_copy(update={"num_trained_on": len(trained_on), "num_same_members": len(same_members)})
+    significance, metric = context.config.gate.significance, METRICS[split.metric]
+    comparison = compare_pairs(pairs, significance)
+    comparison = comparison.model_copy(
+        update={"num_trained_on": len(trained_on), "num_same_members": len(same_members)})
+    if metric.is_accuracy or pairs.empty:
+        return comparison.model_copy(update={"metric": metric.name})
+    labels, ids = pairs["label"].tolist(), pairs["id"].tolist()
+    class_names = sort_naturally([*candidate.model.class_names, *champion.model.class_names, *labels])
+    groups = dependent_images(rows.set_index("id").loc[ids])
+    examples = Examples(class_positions(labels, class_names), class_names, groups)
+    models = (model.probabilities(ids, class_names, store) for model in (candidate, champion))
+    return comparison.by_metric(metric, compare_models(metric, examples, *models), significance)

@@ -16,17 +16,18 @@ from carclf.config import Gate
 from carclf.errors import ConfigError
 from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison
+from carclf.metrics import METRICS, Metric
 
 MAX_CLASSES = 5  # in the summary of a rule
 MIN_DIGITS, MAX_DIGITS = 4, 17
-ALWAYS_REPORTED = ("accuracy", "champion")
+ALWAYS_REPORTED = ("threshold", "champion")
 
 
 @dataclass(frozen=True)
 class Evidence:
     """The input of the rules: the metrics of the candidate's evaluation, and its ``evaluation.json``.
 
-    ``comparison`` is None if there is no champion; ``threshold`` is the stored accuracy threshold.
+    ``comparison`` is None if there is no champion; ``threshold`` is the stored threshold of the metric.
     """
 
     metrics: Metrics
@@ -34,6 +35,11 @@ class Evidence:
     comparison: ChampionComparison | None
     threshold: float
     gate: Gate
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that the threshold and the comparison with the champion use."""
+        return METRICS[str(self.metrics.get("metric", "accuracy"))]
 
 
 @dataclass(frozen=True)
@@ -52,15 +58,16 @@ class RuleResult:
     applied: bool = True
 
 
-def accuracy(evidence: Evidence) -> RuleResult:
-    """The validation accuracy must reach the stored threshold."""
-    value, limit = finite_number(evidence.metrics.get("val_accuracy")), evidence.threshold
+def threshold(evidence: Evidence) -> RuleResult:
+    """The metric on the validation images must reach the stored threshold: at least, or at most for log loss."""
+    value, limit, metric = finite_number(evidence.metrics.get("val_metric")), evidence.threshold, evidence.metric
     if value is None:
-        return _not_measured("accuracy", "accuracy", limit)
+        return _not_measured("threshold", metric.noun, limit)
     shown_value, shown_limit = _format_distinct(value, limit)
-    verb = "reaches" if value >= limit else "is below"
-    summary = f"accuracy {shown_value} {verb} the threshold {shown_limit}"
-    return RuleResult("accuracy", value, limit, value >= limit, summary)
+    passed = not metric.is_better(limit, value)
+    verb = "reaches" if passed else "is below" if metric.higher_is_better else "is above"
+    summary = f"{metric.noun} {shown_value} {verb} the threshold {shown_limit}"
+    return RuleResult("threshold", value, limit, passed, summary)
 
 
 def champion(evidence: Evidence) -> RuleResult:
@@ -121,7 +128,7 @@ def reload(evidence: Evidence) -> RuleResult:
 
 
 RULES: tuple[Callable[[Evidence], RuleResult], ...] = (
-    accuracy, champion, class_floor, calibration, prediction_time, model_size, reload,
+    threshold, champion, class_floor, calibration, prediction_time, model_size, reload,
 )
 
 
@@ -131,7 +138,7 @@ def evaluate_rules(evidence: Evidence) -> list[RuleResult]:
 
 
 def format_reason(rules: Sequence[RuleResult]) -> str:
-    """Return the decision and its reason: failed rules first, then accuracy and champion."""
+    """Return the decision and its reason: failed rules first, then threshold and champion."""
     failed = [rule.summary for rule in rules if not rule.passed]
     passed = [rule.summary for rule in rules if rule.passed and rule.name in ALWAYS_REPORTED]
     return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + passed)}"
@@ -182,9 +189,10 @@ def _explain_no_images(comparison: ChampionComparison) -> str:
 
 def _summarize(comparison: ChampionComparison, significance: float) -> str:
     """Describe the observed difference with the p-value of its own direction."""
+    metric = METRICS[comparison.metric]
     if not comparison.difference:
-        return "as accurate as the champion"
-    better = comparison.difference > 0
+        return "as accurate as the champion" if metric.is_accuracy else f"the champion has the same {metric.noun}"
+    better = metric.is_better(comparison.difference, 0)
     p_value = comparison.p_better if better else comparison.p_worse
     assert p_value is not None
     summary = f"{'better' if better else 'worse'} than the champion"
@@ -196,13 +204,17 @@ def _summarize(comparison: ChampionComparison, significance: float) -> str:
 def _describe(comparison: ChampionComparison) -> str:
     assert comparison.interval is not None
     assert comparison.difference is not None
-    low, high = (f"{100 * bound:+.1f}%" for bound in comparison.interval)
+    metric, scale = METRICS[comparison.metric], ".4f"
+    if metric.is_accuracy:
+        scale = ".1%"
+    low, high = (f"{bound:+{scale}}" for bound in comparison.interval)
     detectable = "too few images to detect any difference"
     if (minimum := comparison.minimum_detectable_difference) is not None:
-        detectable = f"the smallest detectable one is {100 * minimum:.1f}%"
+        detectable = f"the smallest detectable one is {minimum:{scale}}"
+    verb = f"{'accuracy' if metric.is_accuracy else metric.noun} differs by"
     text = (f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the "
-            f"candidate and {comparison.champion_only_correct} only for the champion, a difference of "
-            f"{100 * comparison.difference:+.1f}% (95%: {low} to {high}); {detectable}"
+            f"candidate and {comparison.champion_only_correct} only for the champion; {verb} "
+            f"{comparison.difference:+{scale}} (95%: {low} to {high}); {detectable}"
             f"{_describe_trained_on(comparison)}")
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"

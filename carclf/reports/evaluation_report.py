@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from carclf.metrics import METRICS
 from carclf.reports.render import MAX_ROWS, render_template
 from carclf.stats import wilson_interval
 
@@ -66,7 +67,12 @@ def _matrix_cells(label: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 def _tiles(evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
     num_images = evaluation["num_images"]
     low, high = evaluation["interval"]
-    tiles = [
+    metric = METRICS[evaluation["metric"]]
+    bounds = evaluation["val_metric_low"], evaluation["val_metric_high"]
+    tiles = [] if metric.is_accuracy else [
+        (metric.noun, f"{evaluation['val_metric']:.4f}"), ("95% interval", "{:.3f} to {:.3f}".format(*bounds)),
+    ]
+    tiles += [
         ("accuracy", f"{evaluation['accuracy']:.4f}"), ("95% interval", f"{low:.3f} to {high:.3f}"),
         ("images", str(num_images)), ("errors", str(num_images - evaluation["num_correct"])),
         ("calibration error", f"{evaluation['calibration_error']:.3f}"),

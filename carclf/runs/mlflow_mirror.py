@@ -11,6 +11,7 @@ from pathlib import Path
 from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
 from carclf.config import flatten
+from carclf.config.sources import parse_source
 from carclf.progress import log, progress_listener
 from carclf.runs.record import Record, read_record
 from carclf.services.mlflow import (
@@ -166,8 +167,8 @@ def _describe_run(record: Record, store: Store) -> RunDescription:
 
 
 def _experiment_name(record: Record) -> str:
-    """Return the name of the experiment and the registered model: MLFLOW_EXPERIMENT_NAME, or the competition."""
-    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or str(record["config"]["data"]["source"])
+    """Return the name of the experiment and the registered model: MLFLOW_EXPERIMENT_NAME, or the source's title."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or parse_source(str(record["config"]["data"]["source"])).title
 
 
 def _sync_champion(store: Store) -> None:

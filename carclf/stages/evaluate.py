@@ -16,7 +16,7 @@ def evaluate(archive: Archive, split: Split, model: Model, context: StageContext
     if champion is None or champion["model"] == model.key:
         return evaluation, reused
     champion_evaluation, champion_reused = evaluate_champion(archive, split, champion, context)
-    accuracy, champion_accuracy = (item.number("val_accuracy") for item in (evaluation, champion_evaluation))
-    log.info("evaluate: val_accuracy=%.4f champion=%s champion_val_accuracy=%.4f", accuracy, champion["model"],
-             champion_accuracy)
+    value, champion_value = (item.number("val_metric") for item in (evaluation, champion_evaluation))
+    log.info("evaluate: metric=%s val_metric=%.4f champion=%s champion_val_metric=%.4f", split.metric, value,
+             champion["model"], champion_value)
     return evaluation, reused and champion_reused

@@ -1,5 +1,6 @@
 """Compare the candidate with the gate's rules and the champion, and promote it if it passes."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +14,16 @@ from carclf.champion import (
     promotion_of_model,
     record_promotion,
 )
-from carclf.config import Config
+from carclf.config import Config, Gate
 from carclf.errors import ServiceError, StageWaiting
 from carclf.evaluation.evaluate import evaluate_champion
+from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.services.storage import Store, format_command
 
-VERSION = 5
+VERSION = 6
 # These settings affect a promotion's consequences, not whether the candidate passes.
-EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "raise_threshold", "approval"})
-RAISE_METRICS = {"off": None, "lower_bound": "val_accuracy_low", "accuracy": "val_accuracy"}
+EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "max_log_loss", "raise_threshold", "approval"})
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def promote(
     ``gate.approval`` is required and nobody has approved yet, ServiceError if other runs keep changing the champion.
     """
     store = context.store
-    state = ensure_state(store, context.config.gate.threshold)
-    _log_threshold(state, context.config)
+    metric = METRICS[candidate.split.metric]
+    threshold = _initial_threshold(candidate, context.config.gate)
+    state = ensure_state(store, threshold, metric)
+    _log_threshold(state, threshold)
     for _ in range(MAX_ATTEMPTS):
         if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
@@ -72,15 +75,22 @@ def promote(
         if record_promotion(store, event, state, raise_to=_raised_threshold(candidate, context.config)):
             return decision, reused
         log.info("promote: the champion or the threshold has changed, comparing again")
-        state = ensure_state(store, context.config.gate.threshold)
+        state = ensure_state(store, threshold, metric)
     raise ServiceError(f"The champion changed {MAX_ATTEMPTS} times while the candidate was compared with it. "
                        "Run promote again.")
 
 
-def _log_threshold(state: State, config: Config) -> None:
-    if state["threshold"] != config.gate.threshold:
-        log.info("promote: stored_threshold=%.4f applies; gate.threshold=%.4f is only for a new store. Change the "
-                 "stored threshold with carclf champion set-threshold.", state["threshold"], config.gate.threshold)
+def _initial_threshold(candidate: Candidate, gate: Gate) -> float:
+    """Return the threshold of a new store; for log loss, half of what equal probabilities of all classes have."""
+    if METRICS[candidate.split.metric].higher_is_better:
+        return gate.threshold
+    return gate.max_log_loss or math.log(len(candidate.split.class_names)) / 2
+
+
+def _log_threshold(state: State, initial: float) -> None:
+    if state["threshold"] != initial:
+        log.info("promote: stored_threshold=%.4f applies; %.4f, from the settings, is only for a new store. Change the "
+                 "stored threshold with carclf champion set-threshold.", state["threshold"], initial)
 
 
 def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
@@ -149,12 +159,14 @@ def _promotion_event(candidate: Candidate, decision: Decision, options: Promotio
     event: Event = {
         "model": candidate.model.key, "decision": decision.key, "evaluation": candidate.evaluation.key,
         "run": options.run_id, "val_accuracy": metrics.get("val_accuracy"),
+        "metric": metrics["metric"], "val_metric": metrics.get("val_metric"),
     }
     optional = {"approved_by": options.approved_by} | {name: metrics.get(name) for name in ("override", "rejection")}
     return event | {name: value for name, value in optional.items() if value}
 
 
 def _raised_threshold(candidate: Candidate, config: Config) -> float | None:
-    """Return the accuracy to which a promotion raises the stored threshold, or None if gate.raise_threshold is off."""
-    name = RAISE_METRICS[config.gate.raise_threshold]
-    return None if name is None else candidate.evaluation.number(name)
+    """Return the value to which a promotion raises the stored threshold, or None if gate.raise_threshold is off."""
+    worse_bound = "val_metric_low" if METRICS[candidate.split.metric].higher_is_better else "val_metric_high"
+    name = {"off": "", "worse_bound": worse_bound, "metric": "val_metric"}[config.gate.raise_threshold]
+    return candidate.evaluation.number(name) if name else None

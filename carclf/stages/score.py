@@ -1,20 +1,23 @@
 """Ask Kaggle for the public score of a submission."""
 
+import math
+
 from carclf.artifacts import Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
 from carclf.champion import record_score
 from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
+from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
-from carclf.stats import Proportion, accuracy_gap_warning
+from carclf.stats import Proportion, gap_warning, wilson_interval
 
-VERSION = 3
+VERSION = 4
 
 
 def score(submission: Submission, evaluation: Evaluation, context: StageContext) -> tuple[PublicScore, bool]:
     """Return the public score, and whether it was reused. The score is also added to the champion's history.
 
-    The metrics are ``public_score``, ``rank`` on the public leaderboard, ``gap`` (validation accuracy minus public
+    The metrics are ``public_score``, ``rank`` on the public leaderboard, ``gap`` (validation metric minus public
     score) and ``warning``, which is not empty if the gap is larger than chance explains. ``public_score`` is empty if
     the competition has no public scores; the next run requests it again. Raise StageWaiting if Kaggle has not scored
     the submission yet, DataError if Kaggle does not list the submission or could not score it.
@@ -61,12 +64,24 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
 
 
 def _compare_with_validation(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
-    if not 0 <= public_score <= 1:  # the metric is not accuracy
+    metric = METRICS[str(evaluation.metric("metric"))]
+    if not metric.is_valid(public_score):  # Kaggle's metric is another one
         return {"public_score": public_score}
-    names = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
-    accuracy = Proportion(*map(evaluation.number, names))
-    warning = accuracy_gap_warning(accuracy, public_score, int(submission.number("num_rows")))
-    return {"public_score": public_score, "gap": round(accuracy.value - public_score, 5), "warning": warning}
+    validation = Proportion(*map(evaluation.number, ("val_metric", "val_metric_low", "val_metric_high")))
+    num_test = int(submission.number("num_rows"))
+    if metric.is_accuracy:
+        public = Proportion(public_score, *wilson_interval(round(public_score * num_test), num_test))
+    else:
+        public = _with_interval(public_score, validation, evaluation.number("num_images") / num_test)
+    warning = gap_warning(metric.noun, validation, public, metric.higher_is_better)
+    return {"public_score": public_score, "gap": round(validation.value - public_score, 5), "warning": warning}
+
+
+def _with_interval(public_score: float, validation: Proportion, ratio: float) -> Proportion:
+    """Return the public score with the validation metric's interval, scaled by the square root of a ratio of images."""
+    scale = math.sqrt(ratio)
+    low, high = ((bound - validation.value) * scale for bound in (validation.low, validation.high))
+    return Proportion(public_score, public_score + low, public_score + high)
 
 
 def _rank(public_score: float, kaggle: KaggleClient) -> int | str:

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--experiment", default="", help="a file of an experiment's form; default: retrain")
     demo.add_argument("--exit", action="store_true", help="stop after the run and print a summary as JSON")
     up = commands.add_parser("up", help="run Airflow against the real Kaggle")
-    up.add_argument("--competition", default="", help="the competition's slug")
+    up.add_argument("--source", default="", help="data.source: a competition's slug, kaggle://owner/dataset, s3://..., or a path")
     return parser
 
 

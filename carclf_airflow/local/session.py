@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from carclf.config.sources import parse_source
 from carclf.errors import ConfigError
 from carclf.hardware import list_gpus
 from carclf.os_errors import expand_home
@@ -27,6 +28,23 @@ def stage_environment(store: str) -> dict[str, str]:
     # LocalExecutor ignores queues, so this limits the trainings to what the machine can hold.
     environment.setdefault(PARALLELISM, "1" if list_gpus() else "2")
     return environment | {"CARCLF_STORE": store, "PYTHONPATH": str(REPOSITORY_ROOT)}
+
+
+def absolute_source(text: str) -> str:
+    """Return ``data.source`` with an absolute path: the stages run in another folder.
+
+    Raises:
+        ConfigError: The text is no source, or the path does not exist.
+    """
+    try:
+        source = parse_source(text)
+    except ValueError as error:
+        raise ConfigError(f"The source {text!r}: {error}.") from None
+    if source.kind not in ("folder", "file"):
+        return text
+    if not (path := expand_home(source.name, "data.source")).exists():
+        raise ConfigError(f"The source {text} does not exist. Give a folder or an archive, or a competition's slug.")
+    return str(path.resolve())
 
 
 @contextmanager

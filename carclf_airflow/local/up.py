@@ -1,6 +1,7 @@
 """``make up``: Airflow on this machine against the real Kaggle, with the user's credentials."""
 
 import os
+import shlex
 import subprocess
 import sys
 
@@ -8,19 +9,26 @@ from carclf.services.storage import init_store
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.processes import ProcessGroup
-from carclf_airflow.local.session import lock_folder, print_url, stage_environment, state_folder, wait_until_interrupted
+from carclf_airflow.local.session import (
+    absolute_source,
+    lock_folder,
+    print_url,
+    stage_environment,
+    state_folder,
+    wait_until_interrupted,
+)
 
 
-def run_up(competition: str) -> int:
+def run_up(source: str) -> int:
     """Check the machine and the credentials, start Airflow, and stay up; return the exit status."""
     home = state_folder() / "up"
     store = os.environ.get("CARCLF_STORE") or str(home / "store")
     if not os.environ.get("CARCLF_STORE") and not (home / "airflow").exists():  # later, a missing store is an error
         init_store(store)
     environment = stage_environment(store)
-    if competition:
-        settings = f"{environment.get('CARCLF_SETTINGS', '')} data.source={competition}"
-        environment["CARCLF_SETTINGS"] = settings.strip()
+    if source:
+        settings = [*shlex.split(environment.get("CARCLF_SETTINGS", "")), f"data.source={absolute_source(source)}"]
+        environment["CARCLF_SETTINGS"] = shlex.join(settings)
     doctor = subprocess.run([sys.executable, "-m", "carclf", "doctor"], env=environment, check=False)
     if doctor.returncode:
         print("Fix what is MISSING above, then run make up again.", file=sys.stderr)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from carclf.evaluation.metrics import classification_metrics
+from carclf.evaluation.classification import classification_metrics
 from carclf.stats import wilson_interval
 
 

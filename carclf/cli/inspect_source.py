@@ -1,0 +1,85 @@
+"""``carclf inspect``: show what the files of a source mean, without training."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from carclf.artifacts import StageContext
+from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_settings
+from carclf.config import Config
+from carclf.config.sources import parse_source
+from carclf.dataset.archive_members import archive_suffix
+from carclf.dataset.archives import extract_images
+from carclf.os_errors import expand_home
+from carclf.services.storage import init_store, require_store
+from carclf.stages.download import download
+from carclf.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from carclf.dataset.detection.result import Layout
+
+MAX_FINDINGS = 10
+
+
+def inspect(
+    source: Annotated[str, typer.Argument(help="A competition's slug, kaggle://owner/dataset, s3://bucket/prefix, or a "
+                                               "path such as ./photos.")],
+    recipe: RecipeOption = "gpu",
+    set_: SetOption = [],
+    store_url: Annotated[
+        str, typer.Option("--store", help="Keep what is downloaded in this store, so that a run reuses it.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show how the data of a source are read: labels, classes, subsets, test set, submission, metric and groups."""
+    from carclf.dataset.detection.detect import detect
+
+    config = load_settings(recipe, [*set_, f"data.source={source}"])
+    with _local_copy(config, store_url) as (folder, evaluation_metric):
+        layout = detect(folder, config, evaluation_metric)
+    print(json.dumps(_to_json(source, layout), indent=1, ensure_ascii=False) if as_json else _to_text(source, layout))
+
+
+@contextmanager
+def _local_copy(config: Config, store_url: str) -> Iterator[tuple[Path, str]]:
+    """Yield a folder with the source's files, unpacked, and Kaggle's name of the metric."""
+    source = parse_source(config.data.source)
+    if source.kind == "folder" and not _has_archives(folder := expand_home(source.name, "data.source")):
+        yield folder, ""
+        return
+    with temporary_folder() as work:
+        store = require_store(store_url) if store_url else init_store(str(work / "store"))
+        archive, _ = download(StageContext(store, config))
+        yield extract_images(archive, store), str(archive.metrics.get("evaluation_metric", ""))
+
+
+def _has_archives(folder: Path) -> bool:
+    return any(archive_suffix(path.name) for path in folder.rglob("*"))
+
+
+def _to_json(source: str, layout: "Layout") -> dict[str, Any]:
+    counts = layout.images["source"].value_counts()
+    return {
+        "source": source, "class_names": list(layout.class_names), "metric": layout.metric,
+        "num_images": {str(name): int(counts[name]) for name in counts.index},
+        "submission": asdict(layout.submission) if layout.submission else None,
+        "detections": [asdict(detection) for detection in layout.detections],
+        "findings": [asdict(finding) | {"severity": finding.severity} for finding in layout.findings],
+        "num_ignored": len(layout.ignored),
+    }
+
+
+def _to_text(source: str, layout: "Layout") -> str:
+    content = _to_json(source, layout)
+    lines = [f"{'source':<12}{source}"]
+    lines += [f"{row.question:<12}{row.answer}  ({row.evidence})" for row in layout.detections]
+    lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
+    lines += [f"{finding.severity:<12}{finding.message}" for finding in layout.findings[:MAX_FINDINGS]]
+    if layout.ignored:
+        lines.append(f"{'ignored':<12}{len(layout.ignored)} files (first: {layout.ignored[0]})")
+    return "\n".join(lines)
