@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
 from carclf.champion import Event, State, model_summary, promotions
 from carclf.formatting import format_value, printable
+from carclf.metrics import METRICS
 from carclf.runs.index import Row
 from carclf.services.storage import Store
 
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from carclf.dashboard.run_facts import RunFacts
     from carclf.dashboard.stage_facts import StageFacts
 
-SCORE_HEADER = ("accuracy", "95%", "public")
-CHAMPIONS_HEADER = ("", "model", "run", *SCORE_HEADER, "rank", "when", "by", "")
-RUNS_HEADER = ("", "run", "recipe", "created", "state", "stage", *SCORE_HEADER, "decision", "minutes", "GPU")
 MAX_ROWS = 20  # in each table of a comparison
 
 
@@ -34,10 +32,19 @@ def _four_decimals(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else format_value(value)
 
 
-def _score_cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
+def _score_header(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    has_metric = any(row["metric"] != "accuracy" for row in rows)
+    return "accuracy", "95%", "metric" if has_metric else "", "public"
+
+
+def _score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the accuracy and its interval, the metric unless it is accuracy, and the public score."""
     is_known = row["val_accuracy_low"] is not None
     interval = f"{row['val_accuracy_low']:.4f}-{row['val_accuracy_high']:.4f}" if is_known else ""
-    return _four_decimals(row["val_accuracy"]), interval, _four_decimals(row["public_score"])
+    metric = METRICS[row["metric"]]
+    has_metric = metric.name != "accuracy" and row["val_metric"] is not None
+    value = f"{metric.label} {row['val_metric']:.4f}" if has_metric else ""
+    return _four_decimals(row["val_accuracy"]), interval, value, _four_decimals(row["public_score"])
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
@@ -58,7 +65,7 @@ def _champion_row(store: Store, state: State, event: Event) -> dict[str, Any]:
 
 def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a table of ``champion_rows``, with a star for the champion."""
-    table = [CHAMPIONS_HEADER]
+    table = [("", "model", "run", *_score_header(rows), "rank", "when", "by", "")]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
         table.append((
@@ -131,7 +138,7 @@ def _describe_event(event: Event) -> str:
 
 def runs_table(rows: Sequence[Row]) -> list[str]:
     """Return a table of the index's rows, with a star for the champion's run."""
-    table = [RUNS_HEADER]
+    table = [("", "run", "recipe", "created", "state", "stage", *_score_header(rows), "decision", "minutes", "GPU")]
     for row in rows:
         created = row["created"][: len("2026-01-31T12:00")]
         gpu_minutes = f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else ""

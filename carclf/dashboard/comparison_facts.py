@@ -25,7 +25,10 @@ class Difference(Facts):
 
 
 class PairedResult(Facts):
-    """Both models on their common images, with McNemar's exact test; None if there are no common images.
+    """Both models on their common images; None if there are no common images, or if their metrics differ.
+
+    ``a``, ``b``, ``difference``, ``interval`` and ``p_value`` are of the metric: of McNemar's exact test for accuracy,
+    of a paired bootstrap for others.
 
     Excluded: ``num_trained_on`` images that one of the models was trained on, ``num_mismatched`` images whose label or
     content differs, and ``num_same_members`` images that the same ensemble members predict for both models.
@@ -41,6 +44,9 @@ class PairedResult(Facts):
     num_same_members: int
     accuracy_a: float | None = None
     accuracy_b: float | None = None
+    metric: str = "accuracy"
+    a: float | None = None
+    b: float | None = None
     difference: float | None = None
     interval: tuple[float, float] | None = None  # 95%, of the difference
     p_value: float | None = None  # two-sided
@@ -49,7 +55,7 @@ class PairedResult(Facts):
 class ClassDifference(Facts):
     """The recall of a class by both models, on ``num_images`` common images."""
 
-    label: int
+    label: str
     num_images: int
     a: float
     b: float
@@ -61,10 +67,10 @@ class ChangedPrediction(Facts):
 
     id: str
     path: str
-    label: int
-    a: int
+    label: str
+    a: str
     a_probability: float | None
-    b: int
+    b: str
     b_probability: float | None
     kind: str  # gained: only b is correct; lost: only a is correct; both_incorrect
     image: str = ""

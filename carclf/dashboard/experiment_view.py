@@ -100,8 +100,8 @@ def metric_over_cost(rows: Sequence[RecipeRow], metric: Metric) -> Chart:
     position: Spec = {"x": axis("minutes", "minutes of training", axis={"tickCount": 8, "format": "~g"}),
                       "y": axis("value", metric.label)}
     front = [value for value, row in zip(values, timed, strict=True) if row.on_pareto_front]
-    lines = [{"field": "recipe"}, {"field": "value", "title": metric.title, "format": ".4f"}, *tooltip(".1f", "minutes"),
-             {"field": "summary", "title": "conclusion"}]
+    lines = [{"field": "recipe"}, {"field": "value", "title": metric.title, "format": ".4f"},
+             *tooltip(".1f", "minutes"), {"field": "summary", "title": "conclusion"}]
     layers: list[Spec] = [
         {"data": {"values": front}, "mark": {"type": "line", "color": Color.BLUE, "strokeWidth": 1, "opacity": 0.7},
          "encoding": position},

@@ -23,10 +23,10 @@ from carclf.runs.record import read_record
 from carclf.services.storage import Store
 
 COLUMNS = (  # of the list of runs: the row's key, the title, whether it is a number
-    ("run", "Run", False), ("val_metric", "Metric (95%)", True), ("val_accuracy", "Accuracy", True), ("public_score", "Public score", True),
-    ("decision", "Decision", False), ("state", "State", False), ("created", "Started (UTC)", False),
-    ("recipe", "Recipe", False), ("dataset", "Dataset", False), ("minutes", "Minutes", True),
-    ("gpu_minutes", "GPU minutes", True),
+    ("run", "Run", False), ("val_metric", "Metric (95%)", True), ("val_accuracy", "Accuracy", True),
+    ("public_score", "Public score", True), ("decision", "Decision", False), ("state", "State", False),
+    ("created", "Started (UTC)", False), ("recipe", "Recipe", False), ("dataset", "Dataset", False),
+    ("minutes", "Minutes", True), ("gpu_minutes", "GPU minutes", True),
 )
 FILES: dict[str, tuple[Callable[[], str], str]] = {
     "site.js": (script, "text/javascript"), "site.css": (style_sheet, "text/css"),
@@ -58,12 +58,13 @@ def runs_page(store: Store, root: str) -> str:
 
 
 def _columns(rows: Sequence[Row]) -> list[tuple[str, str, bool]]:
-    """Return the columns of the list: the metric with its title if all runs have the same, accuracy if it differs."""
-    names = {row["metric"] for row in rows} or {"accuracy"}
+    """Return the columns of the list: the metric by its title if all runs have the same, accuracy if it differs."""
+    names = {row["metric"] for row in rows if row["val_metric"] is not None} or {"accuracy"}
     metric = METRICS[min(names)]
-    title = "Metric" if len(names) > 1 else metric.title if metric.higher_is_better else f"{metric.title}, lower is better"
+    direction = "" if metric.higher_is_better else ", lower is better"
+    title = f"{metric.title} (95%{direction})" if len(names) == 1 else "Metric (95%)"
     columns = [column for column in COLUMNS if column[0] != "val_accuracy" or names != {"accuracy"}]
-    return [(name, f"{title} (95%)" if name == "val_metric" else text, numeric) for name, text, numeric in columns]
+    return [(name, title if name == "val_metric" else text, numeric) for name, text, numeric in columns]
 
 
 def run_page(store: Store, root: str, run_id: str) -> str:

@@ -8,13 +8,14 @@ from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scal
 from carclf.dashboard.comparison_facts import ClassDifference
 from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
 from carclf.dashboard.stage_facts import StageFacts
-from carclf.formatting import format_value
+from carclf.formatting import format_value, shorten
 from carclf.metrics import Metric
 
 Point = Mapping[str, Any]
-MAX_BARS = 60  # classes that fit into a bar chart
+MAX_BARS = 30  # classes that fit into a bar chart
 UNIT_INTERVAL: Spec = {"scale": {"domain": [0, 1]}}
-CLASS_AXIS: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class"}
+CLASS_AXIS: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class",
+                    "axis": {"labelLimit": 200}}  # pixels; a longer name is cut, and whole in the tooltip
 CLASS_TOOLTIP: list[Spec] = [{"field": "label", "title": "class"}, {"field": "num_images", "title": "images"}]
 
 
@@ -121,7 +122,7 @@ def stage_times(stages: Sequence[StageFacts]) -> Chart:
 def recalls(classes: Sequence[ClassRecall]) -> Chart:
     """Return the recall of each class with its 95% interval, in the order given: the weakest class first."""
     title = "Recall of each class"
-    values = [row.model_dump() | {"label": str(row.label)} for row in classes[:MAX_BARS]]
+    values = [row.model_dump() for row in classes[:MAX_BARS]]
     lines = [*CLASS_TOOLTIP, *tooltip(".3f", "recall", "low", "high")]
     layers: list[Spec] = [
         {"mark": {"type": "bar", "color": Color.BLUE, "opacity": 0.55, "cornerRadiusEnd": 3},
@@ -132,11 +133,11 @@ def recalls(classes: Sequence[ClassRecall]) -> Chart:
     summary = "No class has validation images."
     if classes:
         weakest, strongest = classes[0], classes[-1]
-        summary = (f"The weakest class is {weakest.label} with recall {weakest.recall:.3f} (95%: {weakest.low:.3f} to "
-                   f"{weakest.high:.3f}, {weakest.num_images} images), the strongest is {strongest.label} with "
+        summary = (f"The weakest class is {shorten(weakest.label)} with recall {weakest.recall:.3f} (95%: {weakest.low:.3f} to "
+                   f"{weakest.high:.3f}, {weakest.num_images} images), the strongest is {shorten(strongest.label)} with "
                    f"{strongest.recall:.3f}.")
     rows = [
-        [str(row.label), str(row.num_images), *(f"{value:.3f}" for value in (row.recall, row.low, row.high)),
+        [row.label, str(row.num_images), *(f"{value:.3f}" for value in (row.recall, row.low, row.high)),
          str(row.num_predicted)]
         for row in classes
     ]
@@ -174,7 +175,7 @@ def class_differences(classes: Sequence[ClassDifference]) -> Chart:
     """Return the recall difference of each class between run A and run B, in the order given."""
     title = "Recall difference of each class"
     values: Values = [
-        row.model_dump() | {"label": str(row.label), "kind": "gained" if row.difference >= 0 else "lost"}
+        row.model_dump() | {"kind": "gained" if row.difference >= 0 else "lost"}
         for row in classes[:MAX_BARS]
     ]
     layer: Spec = {
@@ -193,7 +194,7 @@ def class_differences(classes: Sequence[ClassDifference]) -> Chart:
     summary = (f"Compared with A, B has a higher recall for {num_gained} classes, a lower one for {num_lost} and the "
                f"same for {len(classes) - num_gained - num_lost}.")
     rows = [
-        [str(row.label), str(row.num_images), f"{row.a:.3f}", f"{row.b:.3f}", f"{row.difference:+.3f}"]
+        [row.label, str(row.num_images), f"{row.a:.3f}", f"{row.b:.3f}", f"{row.difference:+.3f}"]
         for row in classes
     ]
     spec = layered_spec(title, values, [layer], {"step": 18})

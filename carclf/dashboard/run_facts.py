@@ -65,7 +65,7 @@ class DataFacts(Facts):
     split: dict[str, Any]
     audit: dict[str, Any]
     audit_reports: tuple[str, ...]  # file names
-    num_images_by_class: dict[int, int]  # usable images
+    num_images_by_class: tuple[tuple[str, int], ...]  # usable images, the smallest class first
     findings: tuple[DataFinding, ...]
     problems: tuple[UnusableImage, ...]  # of training images
     test_problems: tuple[UnusableImage, ...]
@@ -74,7 +74,7 @@ class DataFacts(Facts):
 class ClassRecall(Facts):
     """Recall of a class with its 95% interval; ``num_predicted`` images were predicted to be of the class."""
 
-    label: int
+    label: str
     num_images: int
     recall: float
     low: float
@@ -117,8 +117,8 @@ class ErrorFacts(Facts):
     number: int
     id: str
     path: str
-    label: int
-    predicted: int
+    label: str
+    predicted: str
     probability: float | None
     image: str = ""
     overlay: str = ""
@@ -248,7 +248,7 @@ def _data(reader: RunReader) -> DataFacts | None:
         split=split.metrics if split else {},
         audit={name: value for name, value in head_metrics.items() if head and name not in head.metrics},
         audit_reports=tuple(name for name in (audit.files if audit else ()) if name.endswith(".html")),
-        num_images_by_class=report.get("class_counts", {}),
+        num_images_by_class=sorted(report.get("class_counts", {}).items(), key=lambda item: item[1]),
         findings=report.get("findings", {}).get("reported", [])[:MAX_LISTED],
         problems=report.get("problems", [])[:MAX_LISTED],
         test_problems=report.get("test_problems", [])[:MAX_LISTED],

@@ -24,7 +24,8 @@ SortKey = Literal[
 FilterText = Annotated[str, Field(max_length=200)]
 CSV_COLUMNS = (
     "run", "created", "recipe", "dataset", "model", "state", "metric", "val_metric", "val_metric_low",
-    "val_metric_high", "val_accuracy", "val_accuracy_low", "val_accuracy_high", "public_score", "rank", "decision", "champion", "minutes", "gpu_minutes", "gpu", "text",
+    "val_metric_high", "val_accuracy", "val_accuracy_low", "val_accuracy_high", "public_score", "rank", "decision",
+    "champion", "minutes", "gpu_minutes", "gpu", "text",
 )
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 SEARCHED_COLUMNS = ("run", "recipe", "dataset", "model", "state", "decision", "text")

@@ -9,8 +9,9 @@ from carclf.dashboard.charts import Chart
 from carclf.dashboard.run_charts import curves, recalls, reliability, stage_times
 from carclf.dashboard.run_facts import EvaluationFacts, RunFacts, is_viewable
 from carclf.dashboard.run_reader import Facts
-from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
 from carclf.metrics import METRICS, Metric
+from carclf.reports.evaluation_report import confused_pairs, confusion_matrix
+from carclf.reports.render import MAX_CLASSES
 from carclf.runs.live import LiveProgress
 
 X_TITLES = {"fine_tune": "step"}  # the unit of an activity's progress, if not epochs
@@ -43,7 +44,7 @@ def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
     return {
         "recalls": recalls(evaluation.classes),
         "reliability": reliability(evaluation.reliability) if evaluation.reliability else None,
-        "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CONFUSION_CLASSES else None,
+        "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CLASSES else None,
         "confused_pairs": confused_pairs(names, confusion),
     }
 

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Evaluation, Model, Split
 from carclf.errors import CarclfError, QualityError
+from carclf.evaluation.assessment import dependent_images
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.plan import Plan, TrainingRun
 from carclf.experiments.racing import recipes_stopped_early
@@ -215,8 +216,8 @@ def _predictions(run: Run) -> "pd.DataFrame":
     calibrated = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
     table = table.astype(dict.fromkeys(columns, np.float32))
     table[columns] = calibrated.astype(np.float32)
-    rows = run.artifact(Split, "split").rows(run.store).set_index("id")
-    return table.assign(group=rows["group"].reindex(table["id"]).to_numpy() if "group" in rows else "")
+    rows = run.artifact(Split, "split").rows(run.store).set_index("id").loc[table["id"]]
+    return table.assign(group=dependent_images(rows))
 
 
 def _metric(trainings: _Trainings) -> Metric:

@@ -6,9 +6,10 @@ Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperpa
 import math
 from dataclasses import dataclass
 from statistics import mean
+from typing import NotRequired  # pydantic needs it on Python 3.11
 
 from pydantic import FiniteFloat
-from typing_extensions import NotRequired, TypedDict  # pydantic needs it on Python 3.11
+from typing_extensions import TypedDict
 
 from carclf.experiments.plan import Plan
 from carclf.experiments.trainings import rung_key

@@ -10,7 +10,7 @@ one seed of each recipe, and the second is the whole variance between seeds: bot
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
