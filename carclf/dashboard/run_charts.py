@@ -133,9 +133,9 @@ def recalls(classes: Sequence[ClassRecall]) -> Chart:
     summary = "No class has validation images."
     if classes:
         weakest, strongest = classes[0], classes[-1]
-        summary = (f"The weakest class is {shorten(weakest.label)} with recall {weakest.recall:.3f} (95%: {weakest.low:.3f} to "
-                   f"{weakest.high:.3f}, {weakest.num_images} images), the strongest is {shorten(strongest.label)} with "
-                   f"{strongest.recall:.3f}.")
+        summary = (f"The weakest class is {shorten(weakest.label)} with recall {weakest.recall:.3f} (95%: "
+                   f"{weakest.low:.3f} to {weakest.high:.3f}, {weakest.num_images} images), the strongest is "
+                   f"{shorten(strongest.label)} with {strongest.recall:.3f}.")
     rows = [
         [row.label, str(row.num_images), *(f"{value:.3f}" for value in (row.recall, row.low, row.high)),
          str(row.num_predicted)]

@@ -22,9 +22,9 @@ INTRODUCTION = """\
 
 `carclf experiment table` writes these sections from the outcomes of experiments; do not edit them by hand. Differences
 are in points of the metric, or of a loss as they are, on the same images, with intervals corrected for the number of
-recipes. The metric is the mean over the seeds ± their standard deviation, minutes are the training time of one seed, and bold recipes are on the Pareto
-front of the two. The command of a row trains with the first seed; add `--set seed=1 --set split.seed=0` for the next
-seed on the same images.
+recipes. The metric is the mean over the seeds ± their standard deviation, minutes are the training time of one seed,
+and bold recipes are on the Pareto front of the two. The command of a row trains with the first seed; add `--set seed=1
+--set split.seed=0` for the next seed on the same images.
 """
 
 

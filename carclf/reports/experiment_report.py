@@ -16,7 +16,8 @@ FRONT_COLOR = "#0969da"
 def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
     """Return the page of an ``outcome.json`` with its plot, a PNG."""
     return render_template(
-        "experiment_report.html", outcome=outcome, rows=sort_by_metric(outcome), metric=METRICS[outcome["metric"]], design=summarize_design(outcome),
+        "experiment_report.html", outcome=outcome, rows=sort_by_metric(outcome), metric=METRICS[outcome["metric"]],
+        design=summarize_design(outcome),
         plot=base64.b64encode(plot).decode(),
     )
 

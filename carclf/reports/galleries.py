@@ -92,7 +92,7 @@ def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Ga
 def suspect_gallery(suspects: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     """Return the first suspected label errors with rank, label, suggested label and label quality."""
     notes = [
-        f"{rank}. {shorten(row.label)} → {shorten(row.suggested_label)} · {row.label_quality:.3f}"
+        f"{rank}. {shorten(str(row.label))} → {shorten(str(row.suggested_label))} · {row.label_quality:.3f}"
         for rank, row in enumerate(suspects.itertuples(), start=1)
     ]
     return _gallery("", suspects.assign(note=notes), MAX_SUSPECTS, thumbnails)

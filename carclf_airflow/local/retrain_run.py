@@ -70,8 +70,8 @@ class _Progress:
         return {
             "state": self.run.state(), "tasks": self.tasks,
             "val_accuracy": evaluated.get("val_accuracy"), "metric": evaluated.get("metric", "accuracy"),
-            "val_metric": evaluated.get("val_metric", evaluated.get("val_accuracy")), "threshold": promote.get("threshold"),
-            "decision": promote.get("decision"), "reason": promote.get("reason"),
+            "val_metric": evaluated.get("val_metric", evaluated.get("val_accuracy")),
+            "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
             "public_score": finite_number(score.get("public_score")), "rank": finite_number(score.get("rank")),
             "warning": score.get("warning", ""), "seconds": round(seconds, 1),
             "submission": metrics.get("submit", {}).get("submission"),
