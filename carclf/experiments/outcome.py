@@ -129,7 +129,8 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     - ``num_images``, ``num_comparisons``, and ``seed_std``, the standard deviation of a seed's effect on all images
     - ``rows``: one per recipe, with ``recipe``, ``changes``, ``num_seeds``, ``accuracy``, ``value`` and
       ``value_std`` of the metric, ``minutes`` and ``images_per_second`` if known, ``relative_cost``,
-      ``on_pareto_front``, ``runs``, ``command``, ``summary``, ``conclusion`` ("" for the baseline), and except for the baseline the fields of RecipeComparison
+      ``on_pareto_front``, ``runs``, ``command``, ``summary``, ``conclusion`` ("" for the
+      baseline), and except for the baseline the fields of RecipeComparison
     - ``winner``: the run to promote, or ""
     - ``stopped_early``, ``failed`` (with ``run`` and ``error``) and ``not_trained``: the recipes without a row
 

@@ -144,7 +144,7 @@ def index_row(record: Record) -> Row:
 
 def _metric_values(evaluated: Mapping[str, Any], split_metric: object) -> Row:
     """Return the metric of the evaluation or, before it, of the split: accuracy if an older version wrote them."""
-    name = next((str(name) for name in (evaluated.get("metric"), split_metric) if name in METRICS), "accuracy")
+    name = next((name for name in map(str, (evaluated.get("metric"), split_metric)) if name in METRICS), "accuracy")
     source = "val_metric" if "val_metric" in evaluated else "val_accuracy"
     values = {f"val_metric{bound}": finite_number(evaluated.get(f"{source}{bound}")) for bound in BOUNDS}
     return {"metric": name} | values
