@@ -32,7 +32,7 @@ def histograms(index: pd.DataFrame) -> list[Histogram]:
     if usable.empty:
         return []
     usable = usable.assign(aspect=usable["width"] / usable["height"].clip(1))
-    is_train = usable["label"].to_numpy() >= 0
+    is_train = (usable["label"] != "").to_numpy()
     return [
         _histogram(title, usable[name].to_numpy(float), is_train) for name, title in TITLES.items() if name in usable
     ]

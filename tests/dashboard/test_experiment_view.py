@@ -24,14 +24,16 @@ def store(tmp_path: Path) -> Store:
 
 def recipe(name: str, accuracy: float, minutes: float, conclusion: str = "", **more: Any) -> dict[str, Any]:
     test = {"difference": 0.05, "low": 0.01, "high": 0.09, "p_value": 0.004} if conclusion else {}
-    return {"recipe": name, "accuracy": accuracy, "value": accuracy, "value_std": None, "num_seeds": 1, "minutes": minutes,
+    return {"recipe": name, "accuracy": accuracy, "value": accuracy, "value_std": None, "num_seeds": 1,
+            "minutes": minutes,
             "on_pareto_front": True, "conclusion": conclusion, "runs": [f"e-{name}-s0"],
             "summary": f"{conclusion} by 5.0 points" if conclusion else "the baseline",
             "command": f"carclf run --recipe demo --set x={name}"} | test | more
 
 
 def outcome(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"experiment": "e", "metric": "accuracy", "recipe": "demo", "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
+    return {"experiment": "e", "metric": "accuracy", "recipe": "demo",
+            "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
             "significance_level": 0.05, "seed_std": None, "rows": list(rows), "stopped_early": [], "failed": [],
             "not_trained": []} | more
 

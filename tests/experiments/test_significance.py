@@ -11,7 +11,6 @@ from carclf.metrics import METRICS
 from carclf.paired_bootstrap import Examples
 
 
-
 def compare_recipes(correct, baseline, **options):
     return compare_results(AccuracyResults(correct), baseline, **options)
 

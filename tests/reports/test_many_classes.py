@@ -39,7 +39,7 @@ def evaluation(num_classes: int) -> dict:
 
 
 def test_the_report_of_an_evaluation_shows_the_worst_classes_and_pairs() -> None:
-    page = render_evaluation(evaluation(200), [{}])
+    page = render_evaluation(evaluation(200), [{"image": "", "overlay": ""}])
     assert "<b>" not in page and 'class="matrix' not in page
     shown, folded = page.partition("<details>")[::2]
     assert shown.count("<tr><td><bdi") == MAX_CLASSES and folded.partition("</details>")[0].count("<tr><td>") == 170
@@ -52,13 +52,13 @@ def test_the_report_of_an_evaluation_shows_the_worst_classes_and_pairs() -> None
 
 @pytest.mark.parametrize(("num_classes", "has_matrix"), [(MAX_CLASSES, True), (MAX_CLASSES + 1, False)])
 def test_a_matrix_is_shown_for_few_classes_only(num_classes: int, has_matrix: bool) -> None:
-    page = render_evaluation(evaluation(num_classes), [{}])
+    page = render_evaluation(evaluation(num_classes), [{"image": "", "overlay": ""}])
     assert ('<table class="matrix long">' in page) == has_matrix and "<b>" not in page
 
 
 def test_the_chart_of_the_recalls_draws_the_weakest_classes(tmp_path) -> None:
     chart = recalls([ClassRecall.model_validate(row) for row in class_rows(NAMES, confusion(200))])
-    assert [value["label"] for value in chart.values][0] == chart.rows[0][0] and len(chart.values) == MAX_BARS
+    assert chart.values[0]["label"] == chart.rows[0][0] and len(chart.values) == MAX_BARS
     assert len({value["label"] for value in chart.values}) == MAX_BARS and len(chart.rows) == 200
     svg = render_svg(chart)
     assert "<b>" not in svg and "&lt;b&gt;" in svg and "…" in svg

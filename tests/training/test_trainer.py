@@ -76,11 +76,9 @@ def images(tmp_path_factory):
     return folder, pd.DataFrame({"path": paths, "problem": "", "label": [number % 3 for number in range(44)]})
 
 
-def build_trainer(
-    images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, metric="accuracy", **settings
-):
+def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, **settings):
     folder, rows = images
-    objective = Objective(METRIC_BY_NAME[metric], ("0", "1", "2"))
+    objective = Objective(METRIC_BY_NAME[settings.pop("metric", "accuracy")], ("0", "1", "2"))
     config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
     fine_tune = config.fine_tune
     make_deterministic(0)
@@ -358,7 +356,8 @@ def test_a_checkpoint_without_the_best_validation_is_not_used(images, store):
 
 def test_patience_only_counts_in_the_last_phase(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=6, num_phases=2)
-    assert list(trainer.run(Validation(0.0, 1.0, 1.0))["epoch"]) == [1, 2, 3, 4]  # no epoch can be better than the start
+    history = trainer.run(Validation(0.0, 1.0, 1.0))  # no epoch can be better than the start
+    assert list(history["epoch"]) == [1, 2, 3, 4]
 
 
 def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
