@@ -13,7 +13,7 @@ QUALITY = 90
 
 
 def write_images(folder: Path, num: int, *, num_classes: int = 10) -> pd.DataFrame:
-    """Write ``num`` JPEGs of about 60 kB and return their index: path, label, problem."""
+    """Write ``num`` JPEGs of about 60 kB and return their index: path, class_index, problem."""
     random = np.random.default_rng(0)
     frequencies = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.fftfreq(WIDTH)[None])
     frequencies[0, 0] = 1
@@ -24,5 +24,5 @@ def write_images(folder: Path, num: int, *, num_classes: int = 10) -> pd.DataFra
         low, high = np.percentile(pixels, [1, 99])
         pixels = np.clip((pixels - low) / (high - low) * 255, 0, 255).astype(np.uint8)
         cv2.imwrite(str(folder / f"{number}.jpg"), pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        rows.append({"path": f"{number}.jpg", "label": number % num_classes, "problem": ""})
+        rows.append({"path": f"{number}.jpg", "class_index": number % num_classes, "problem": ""})
     return pd.DataFrame(rows)

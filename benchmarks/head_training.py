@@ -18,9 +18,11 @@ import pandas as pd
 from benchmarks.timing import cpu_seconds
 from carclf.config import load_config
 from carclf.dataset.splits import stratified_holdout
+from carclf.natural_order import sort_naturally
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.progress import Meter
+from carclf.stats import class_positions
 from carclf.training.backbones import build_backbone
 from carclf.training.compile import make_deterministic
 from carclf.training.feature_shards import extract_features
@@ -48,11 +50,16 @@ class HeadTask:
 
 
 def read_index(data: Path) -> pd.DataFrame:
-    """Return the labeled images of a folder in the competition's layout: path, label, problem, sha256, id, cluster."""
+    """Return the labeled images of a folder in the competition's layout: path, label, problem, sha256, id, cluster.
+
+    ``class_index`` is the position of the label, as in a split.
+    """
     paths = sorted(data.glob("train/*/*.jpg"))
     names = [path.name for path in paths]
+    labels = [path.parent.name for path in paths]
     return pd.DataFrame({
-        "path": [str(path.relative_to(data)) for path in paths], "label": [int(path.parent.name) for path in paths],
+        "path": [str(path.relative_to(data)) for path in paths], "label": labels,
+        "class_index": class_positions(labels, sort_naturally(labels)),
         "problem": "", "source": "train", "id": names, "sha256": names, "cluster": range(len(paths)),
     })
 

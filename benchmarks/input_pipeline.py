@@ -50,7 +50,7 @@ def image_data_generator(folder: Path, index: pd.DataFrame) -> Epoch:
     generator = keras.src.legacy.preprocessing.image.ImageDataGenerator(
         preprocessing_function=lambda pixels: transform(image=pixels.astype(np.uint8))["image"].astype(np.float32)
     )
-    table = index.assign(label=index["label"].astype(str))
+    table = index.assign(label=index["class_index"].astype(str))
 
     def epoch() -> Iterator[Any]:
         flow = generator.flow_from_dataframe(
@@ -64,7 +64,7 @@ def image_data_generator(folder: Path, index: pd.DataFrame) -> Epoch:
 def shuffled_paths(folder: Path, index: pd.DataFrame) -> tf.data.Dataset:
     """Return a tf.data dataset of (path, label)."""
     paths = [str(folder / path) for path in index["path"]]
-    return tf.data.Dataset.from_tensor_slices((paths, index["label"])).shuffle(len(paths))
+    return tf.data.Dataset.from_tensor_slices((paths, index["class_index"])).shuffle(len(paths))
 
 
 def numpy_function(folder: Path, index: pd.DataFrame) -> Epoch:
@@ -102,7 +102,7 @@ class Sequence(keras.utils.PyDataset):
     def __init__(self, folder: Path, index: pd.DataFrame) -> None:
         super().__init__(workers=CORES, max_queue_size=8)
         self.paths = [folder / path for path in index["path"]]
-        self.labels = index["label"]
+        self.labels = index["class_index"]
         self.transform = usual_transform()
 
     def __len__(self) -> int:

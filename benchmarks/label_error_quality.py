@@ -50,7 +50,7 @@ class Data:
     @property
     def labels(self) -> Labels:
         """The true labels."""
-        return self.index["label"].to_numpy()
+        return self.index["class_index"].to_numpy()
 
     @property
     def clusters(self) -> Labels:

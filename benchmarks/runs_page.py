@@ -36,7 +36,7 @@ NUM_WRITERS = 8
 METRICS = {
     "download": {"num_bytes": 2_190_883},
     "validate": {"num_train": 9000, "num_classes": 10, "num_unusable": 3},
-    "split": {"num_train": 7650, "num_val": 1350, "class_names": list(range(10))},
+    "split": {"num_train": 7650, "num_val": 1350, "class_names": [str(number) for number in range(10)]},
     "train_head": {"val_accuracy": 0.91, "best_epoch": 31, "learning_rate": 2e-3},
     "fine_tune": {"val_accuracy": 0.94, "best_epoch": 9, "learning_rate": 1e-3, "batch_size": 32},
     "evaluate": {"val_accuracy": 0.94, "val_accuracy_low": 0.926, "val_accuracy_high": 0.951, "temperature": 1.1},

@@ -20,10 +20,13 @@ import pandas as pd
 from benchmarks.generated_images import write_images
 from carclf.config import Duplicates, Validation
 from carclf.dataset import indexing
-from carclf.dataset.checks import find_problems, read_context
+from carclf.dataset.checks import find_problems
+from carclf.dataset.detection.result import Layout, SubmissionFormat
 from carclf.dataset.duplicates import find_clusters
+from carclf.dataset.image_checks import CheckContext
 from carclf.dataset.inspection import decode_reduced, make_pixel_loader
 from carclf.images.decode import EncodedImage
+from carclf.natural_order import sort_naturally
 
 NUM_CLASSES = 10
 NUM_SOURCES = 256
@@ -55,21 +58,36 @@ def link_competition(sources: list[Path], folder: Path, num: int) -> Path:
         target = folder / top / f"{number}.jpg"
         target.parent.mkdir(parents=True, exist_ok=True)
         os.link(sources[source], target)
-    sample = pd.DataFrame({"Id": [f"{number}.jpg" for number in range(num_test)], "Category": 0})
-    sample.to_csv(folder / "sample-submission.csv", index=False)
     return folder
 
 
+def read_layout(folder: Path) -> Layout:
+    """Return the layout of a folder from ``link_competition``."""
+    paths = sorted(path.relative_to(folder) for path in folder.rglob("*.jpg"))
+    images = pd.DataFrame({
+        "id": [path.name for path in paths], "path": [path.as_posix() for path in paths],
+        "label": [path.parts[1] if path.parts[0] == "train" else "" for path in paths],
+        "source": ["train" if path.parts[0] == "train" else "test" for path in paths], "group": "",
+    }, dtype="str")
+    class_names = sort_naturally(images["label"][images["label"] != ""])
+    form = SubmissionFormat("sample-submission.csv", "Id", ("Category",), "label", {name: name for name in class_names})
+    test_ids = tuple(images["id"][images["source"] == "test"])
+    return Layout(images, tuple(class_names), "accuracy", form, (), test_ids)
+
+
 def write_index(folder: Path) -> int:
-    """Write the index, the pass over all files; return the number of images."""
-    return indexing.write_index(folder, folder / "index.parquet", CONFIG)
+    """Write the inspection, the pass over all files; return the number of images."""
+    paths = read_layout(folder).images["path"].to_list()
+    indexing.write_inspection(folder, paths, folder / "index.parquet", CONFIG)
+    return len(paths)
 
 
 def check_index(folder: Path) -> None:
     """Search for copies and run all checks."""
-    index = pd.read_parquet(folder / "index.parquet")
+    layout = read_layout(folder)
+    index = indexing.join_layout(pd.read_parquet(folder / "index.parquet"), layout.images)
     index["cluster"] = find_clusters(index, make_pixel_loader(folder, index["path"].to_list()), Duplicates())
-    findings = find_problems(index, read_context(folder, CONFIG)[0])
+    findings = find_problems(index, CheckContext(layout, CONFIG))
     assert not findings.errors, findings.errors
 
 
@@ -82,7 +100,7 @@ def validate(folder: Path) -> int:
 
 def decode_only(folder: Path) -> int:
     """Decode all images at the reduced scale with as many threads and as large chunks; return their number."""
-    paths = [folder / image.path for image in indexing.list_images(folder)]
+    paths = [folder / path for path in read_layout(folder).images["path"]]
     chunks = [paths[start : start + indexing.CHUNK_SIZE] for start in range(0, len(paths), indexing.CHUNK_SIZE)]
 
     def decode_chunk(chunk: list[Path]) -> int:

@@ -197,7 +197,7 @@ class _Labeled(Artifact):
         """The names of the classes, in the order of the model's outputs."""
         if not isinstance(names := self.metrics.get("class_names"), list):
             raise self._missing("list", "class_names")
-        return names
+        return [str(name) for name in names]  # models of version 0.2 and earlier have numbers
 
 
 class Archive(Artifact):

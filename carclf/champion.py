@@ -122,7 +122,7 @@ def _parse_state(data: bytes, store: Store) -> State:
     return {"metric": "accuracy"} | dict(state)
 
 
-def ensure_state(store: Store, threshold: float, metric: Metric) -> State:
+def ensure_state(store: Store, threshold: float, metric: Metric = METRICS["accuracy"]) -> State:
     """Return the store's state; create it with this threshold and no champion if it is missing.
 
     Raises:

@@ -17,6 +17,7 @@ from carclf.stats import POWER, FloatArray, wilson_interval
 
 NUM_RESAMPLES = 2000  # so that the smallest p-value is 0.0005
 SEED = 0
+ROUNDING = 1e-9
 CHUNK = 2**22  # weights in memory at a time: 32 MB
 TAILS_95 = (0.025, 0.975)
 LEAST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log loss
@@ -104,8 +105,8 @@ def metric_interval(metric: Metric, examples: Examples, probabilities: FloatArra
     """
     statistic = _statistic(metric, examples, probabilities)
     resampled = np.concatenate([statistic(weights) for weights in _resamples(examples)])
-    low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95))
-    if metric.higher_is_better and low == high == 1:
+    low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95).clip(*metric.limits))
+    if metric.higher_is_better and low > 1 - ROUNDING:
         num_clusters = _clusters(examples.groups, len(examples.labels)).max() + 1
         low = wilson_interval(num_clusters, num_clusters)[0]
     return low, high

@@ -6,19 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from carclf import artifacts
 from carclf.artifacts import Archive, Artifact, Decision, Evaluation, Metrics, Model, Provenance, Split, StageContext
 from carclf.config import Config, load_config
 from carclf.evaluation import evaluate
-from carclf.evaluation.classification import classification_metrics
+from carclf.evaluation.assessment import Predictions, compute_evaluation
+from carclf.metrics import METRICS
 from carclf.services.storage import Store
 from carclf.stages import promote
+from carclf.stats import class_positions
 
-NUM_CLASSES = 3
+CLASS_NAMES = ["0", "1", "2"]
 DEFAULT_METRICS: Metrics = {
-    "temperature": 1.0,
     "calibration_error": 0.02,
     "latency_ms": 5.0,
     "model_mb": 9.0,
@@ -41,13 +43,15 @@ def build_archive(store: Store) -> Archive:
     return build_artifact(store, Archive, Provenance(1, {}, {}))
 
 
-def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: Sequence[str] = ()) -> Split:
+def build_split(
+    store: Store, num_val: int = 60, name: str = "split", subsets: Sequence[str] = (), metric: str = "accuracy"
+) -> Split:
     """Build a split of three classes, with all images in validation unless ``subsets`` gives others."""
     positions = range(num_val)
     rows = pd.DataFrame(
         {
             "id": [f"{position}.jpg" for position in positions],
-            "label": [position % NUM_CLASSES for position in positions],
+            "label": [CLASS_NAMES[position % 3] for position in positions],
             "subset": list(subsets) or "val",
             "sha256": [f"{position:064x}" for position in positions],
             "source": "train",
@@ -57,7 +61,8 @@ def build_split(store: Store, num_val: int = 60, name: str = "split", subsets: S
     )
     rows["pixels_sha256"] = rows["sha256"]
     files = {"split.parquet": rows, "split_history.parquet": rows}
-    return build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, files)
+    provenance = Provenance(1, {}, {"name": name, "metric": metric})
+    return build_artifact(store, Split, provenance, {"class_names": CLASS_NAMES, "metric": metric}, files)
 
 
 def build_candidate(
@@ -74,7 +79,8 @@ def build_candidate(
     archive = build_archive(store)
     split = split or build_split(store)
     provenance = Provenance(1, {"archive": archive.key, "split": split.key}, {"name": name})
-    model = build_artifact(store, Model, provenance, {"name": name}, {"model.keras": name.encode()})
+    properties = {"name": name, "class_names": CLASS_NAMES}
+    model = build_artifact(store, Model, provenance, properties, {"model.keras": name.encode()})
     evaluation = build_evaluation(store, split, model, wrong_positions, config, **metrics)
     return Candidate(archive, split, model, evaluation, config)
 
@@ -99,7 +105,7 @@ def build_ensemble(
     keys = {f"member_{number}": member.model.key for number, member in enumerate(members)}
     files = {"model.keras": b"ensemble", "ensemble.json": json.dumps({"members": rows}).encode()}
     provenance = Provenance(1, first.model.inputs | keys, {"weights": list(weights)})
-    model = build_artifact(store, Model, provenance, {}, files)
+    model = build_artifact(store, Model, provenance, {"class_names": CLASS_NAMES}, files)
     evaluation = build_evaluation(store, first.split, model, wrong_positions, first.config)
     return Candidate(first.archive, first.split, model, evaluation, first.config)
 
@@ -110,21 +116,26 @@ def build_evaluation(
     """Build the evaluation of a model on a split, under the key that ``evaluate_model`` would give it."""
     rows = split.rows(store)
     rows = rows[rows["subset"] == "val"].reset_index(drop=True)
-    predicted = rows["label"].where(~rows.index.isin(list(wrong_positions)), (rows["label"] + 1) % NUM_CLASSES)
-    probabilities = pd.get_dummies(predicted).reindex(columns=range(NUM_CLASSES)).to_numpy(float)
-    evaluation = classification_metrics(rows["label"].to_numpy(), probabilities)
+    labels = class_positions(rows["label"].to_numpy(), CLASS_NAMES)
+    positions = np.where(rows.index.isin(list(wrong_positions)), labels + 1, labels) % len(CLASS_NAMES)
+    probabilities = np.full((len(rows), len(CLASS_NAMES)), 0.1)
+    probabilities[rows.index, positions] = 0.8
+    predictions = Predictions(rows.assign(path=rows["id"]), CLASS_NAMES, probabilities, METRICS[split.metric])
+    evaluation = compute_evaluation(predictions)
     all_metrics = {
+        **{name: evaluation[name] for name in evaluate.METRIC_FIELDS},
         "val_accuracy": evaluation["accuracy"],
         "val_accuracy_low": evaluation["interval"][0],
         "val_accuracy_high": evaluation["interval"][1],
         **DEFAULT_METRICS,
+        "temperature": evaluation["temperature"],
         **metrics,
     }
     inputs = {"archive": build_archive(store).key, "split": split.key, "model": model.key}
     settings = config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": ""}
     files = {
-        "predictions.parquet": rows[["id", "label"]].assign(predicted=predicted),
-        "evaluation.json": json.dumps(evaluation | {"class_names": [0, 1, 2]}).encode(),
+        "predictions.parquet": predictions.table(),
+        "evaluation.json": json.dumps(evaluation).encode(),
     }
     measured = {name: value for name, value in all_metrics.items() if value is not None}
     return build_artifact(store, Evaluation, Provenance(evaluate.VERSION, inputs, settings), measured, files)

@@ -142,7 +142,7 @@ def test_a_model_with_ensemble_json_is_an_ensemble(store: Store) -> None:
 
 def test_tables_of_artifacts_are_data_frames(store: Store) -> None:
     split = build_split(store, 6)
-    assert split.class_names == [0, 1, 2]
+    assert split.class_names == ["0", "1", "2"]
     assert split.rows(store)["id"].tolist() == [f"{number}.jpg" for number in range(6)]
     pd.testing.assert_frame_equal(split.history(store), split.rows(store))
     index = pd.DataFrame({"id": ["a.jpg"]})

@@ -178,6 +178,8 @@ def test_a_rollback_makes_the_previous_champion_the_champion_with_an_event(store
         "evaluation": first.evaluation.key,
         "run": "run-first",
         "val_accuracy": before[0]["val_accuracy"],
+        "metric": "accuracy",
+        "val_metric": before[0]["val_metric"],
         "previous_model": second.model.key,
         "by": "Ada",
     }
@@ -263,13 +265,37 @@ def test_a_rollback_to_an_ensemble_without_splits_of_its_members_raises_data_err
             read(store)
 
 
+def test_state_of_an_earlier_version_has_a_threshold_of_accuracy(store: Store) -> None:
+    store.write("champion.json", b'{"champion": null, "history": [], "threshold": 0.6}')
+    assert ensure_state(store, 0.5) == {"champion": None, "history": [], "threshold": 0.6, "metric": "accuracy"}
+
+
+def test_threshold_of_another_metric_is_stored_with_its_metric(store: Store) -> None:
+    set_threshold(store, 0.7)
+    set_threshold(store, 1.4, metric_name="log_loss")
+    state = read_state(store)
+    assert state is not None
+    assert (state["threshold"], state["metric"]) == (1.4, "log_loss")
+    assert state["history"][-1]["previous_threshold"] == 0.7
+    with pytest.raises(ConfigError, match="log loss"):
+        set_threshold(store, -0.1)
+    with pytest.raises(ConfigError, match="macro_f1"):
+        set_threshold(store, 0.5, metric_name="f1")
+    with pytest.raises(ConfigError, match="--metric accuracy"):
+        ensure_state(store, 0.5)
+    assert read_state(store) == state
+
+
+CHANGED = {"action": "threshold_changed", "metric": "accuracy"}
+
+
 def test_only_a_changed_threshold_adds_an_event(store: Store) -> None:
     set_threshold(store, 0.7, by="Ada")
     set_threshold(store, 0.7, by="Bob")
     set_threshold(store, 0.8)
     assert [without_time(event) for event in history(store)] == [
-        {"action": "threshold_changed", "threshold": 0.7, "previous_threshold": None, "by": "Ada"},
-        {"action": "threshold_changed", "threshold": 0.8, "previous_threshold": 0.7, "by": ""},
+        CHANGED | {"threshold": 0.7, "previous_threshold": None, "by": "Ada"},
+        CHANGED | {"threshold": 0.8, "previous_threshold": 0.7, "by": ""},
     ]
 
 
@@ -288,6 +314,7 @@ def test_raising_the_threshold_to_an_invalid_accuracy_raises_data_error(store: S
         ("[]", "object"),
         ('{"champion": null}', "threshold"),
         ('{"champion": null, "history": [], "threshold": NaN}', "threshold"),
+        ('{"champion": null, "history": [], "threshold": 0.6, "metric": "f1"}', "metric"),
         ('{"champion": "m", "history": [], "threshold": 0.6}', "champion"),
         ('{"champion": null, "history": {}, "threshold": 0.6}', "history"),
         ('{"champion": null, "history": [{"model": "m"}], "threshold": 0.6}', "history"),

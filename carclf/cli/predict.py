@@ -84,7 +84,7 @@ def _to_json(selected: SelectedModel, prediction: "ImagePrediction", class_names
     probabilities = dict(zip(class_names, map(float, prediction.probabilities), strict=True))
     predicted = max(probabilities, key=lambda name: probabilities[name])
     return line | {
-        "class": int(predicted), "probability": probabilities[predicted], "probabilities": probabilities,
+        "class": predicted, "probability": probabilities[predicted], "probabilities": probabilities,
         "temperature": selected.temperature,
     }
 

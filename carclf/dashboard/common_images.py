@@ -80,8 +80,9 @@ class CommonImages:
     def classes(self) -> tuple[ClassDifference, ...]:
         """Return the recalls of each class, the largest loss of b first."""
         correct = self.rows.assign(**{run: self.rows[run] == self.rows["label"] for run in ("a", "b")})
-        table = correct.groupby("label").agg(num_images=("id", "size"), a=("a", "mean"), b=("b", "mean")).reset_index()
-        table = table.assign(difference=table["b"] - table["a"]).sort_values(["difference", "label"])
+        table = correct.groupby("label").agg(num_images=("id", "size"), a=("a", "mean"), b=("b", "mean"))
+        table = table.loc[sort_naturally(table.index)].reset_index()
+        table = table.assign(difference=table["b"] - table["a"]).sort_values("difference", kind="stable")
         return tuple(ClassDifference.model_validate(row) for row in table.to_dict("records"))
 
     def changed_predictions(self) -> list[ChangedPrediction]:
@@ -136,7 +137,7 @@ def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
         rows = rows.assign(path="")
     rows = rows.assign(group=dependent_images(rows))
     predicted = predictions[["id", "predicted"]].assign(probability=np.nan)
-    probabilities = predictions.filter(regex=r"^p(?!redicted$)")
+    probabilities = predictions.drop(columns=["id", "label", "predicted"])
     if probabilities.size:
         calibrated = apply_temperature(probabilities.to_numpy(float), run.evaluation.number("temperature"))
         predicted = predicted.assign(probability=calibrated.max(1))

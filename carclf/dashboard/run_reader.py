@@ -29,7 +29,8 @@ MALFORMED_DATA_ERRORS = (ValueError, KeyError, TypeError, AttributeError, IndexE
 class Facts(BaseModel):
     """Base of the immutable values that pages and ``--json`` show."""
 
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
+    # In runs of version 0.2 and earlier, the classes are numbers.
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, protected_namespaces=())
 
     def to_json(self) -> dict[str, Any]:
         """Return the values as JSON data: lists instead of tuples, None instead of NaN and infinity."""

@@ -80,8 +80,9 @@ def stratified_k_fold(
     earlier = previous_values(rows, previous if has_same_folds else None, "fold")
     earlier = earlier.mask(lambda folds: folds == NO_FOLD)
     fold_by_cluster: dict[Any, int] = {}
-    for label, members in _cluster_rows(rows[~is_extra], earlier).groupby("label"):
-        fold_by_cluster |= _assign_folds(members, num_folds, label)
+    for first, (label, members) in enumerate(_cluster_rows(rows[~is_extra], earlier).groupby("label")):
+        _require_clusters(members, num_folds, label)
+        fold_by_cluster |= _assign_folds(members, num_folds, first % num_folds)
     # Extra data keep their fold if the other images of their cluster are gone.
     folds = rows["cluster"].map(fold_by_cluster).fillna(pd.to_numeric(earlier)).fillna(NO_FOLD).astype(int)
     return _sorted_rows(rows.assign(subset=_subsets(folds == fold, is_extra), fold=folds))
@@ -171,16 +172,22 @@ def _largest_sum(sizes: list[int], total: int) -> list[int]:
     return positions
 
 
-def _assign_folds(clusters: pd.DataFrame, num_folds: int, label: Any) -> dict[Any, int]:
-    """Return the fold of each cluster of one class: its earlier fold, else the smallest one, large clusters first."""
+def _require_clusters(clusters: pd.DataFrame, num_folds: int, label: Any) -> None:
     if len(clusters) < num_folds:
         raise DataError(f"Class '{label}' has {len(clusters)} images, not counting copies and extra data: too few for "
                         f"{num_folds} folds. Add images of this class or lower split.num_folds.")
+
+
+def _assign_folds(clusters: pd.DataFrame, num_folds: int, first: int) -> dict[Any, int]:
+    """Return the fold of each cluster of one class: its earlier fold, else the smallest one, large clusters first.
+
+    Of equally small folds, ``first`` or the next one after it is used: it differs between classes, so that they put
+    their extra image into different folds.
+    """
     assigned = clusters[clusters["fixed"].notna()]
     folds = assigned["fixed"].astype(int).to_dict()
     counts = assigned.groupby(folds)["size"].sum().reindex(range(num_folds), fill_value=0).tolist()
     new = clusters[clusters["fixed"].isna()]
-    first = int(label) if label.isdecimal() else 0  # classes put their extra image into different folds
     for cluster, size in new.sort_values("size", ascending=False, kind="stable")["size"].items():
         smallest = min(range(num_folds), key=lambda fold: (counts[fold], (fold - first) % num_folds))
         folds[cluster] = smallest

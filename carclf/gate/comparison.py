@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_extra_data
 from carclf.metrics import Metric
+from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import PairedBootstrap
 from carclf.stats import PairedCounts
 
@@ -111,7 +112,7 @@ def compare_pairs(pairs: pd.DataFrame, significance: float) -> ChampionCompariso
         counts, significance,
         both_correct=int((pairs["candidate"] & pairs["champion"]).sum()),
         both_incorrect=int((~pairs["candidate"] & ~pairs["champion"]).sum()),
-        classes=classes.reset_index().to_dict("records"),
+        classes=classes.loc[sort_naturally(classes.index)].reset_index().to_dict("records"),
         candidate_only_correct_ids=pairs.loc[candidate_only, "id"].head(MAX_IDS).tolist(),
         champion_only_correct_ids=pairs.loc[champion_only, "id"].head(MAX_IDS).tolist(),
     )

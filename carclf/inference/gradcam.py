@@ -33,7 +33,7 @@ class Explainer:
         The heatmap is in [0, 1] and has the height and width of the feature maps.
         """
         columns = class_positions(predicted, self.class_names)
-        rows = pd.DataFrame({"path": paths, "label": columns, "problem": ""})
+        rows = pd.DataFrame({"path": paths, "class_index": columns, "problem": ""})
         source = LetterboxedSource(Examples.from_index(rows, self.images, self.size), self.size)
         heatmaps: list[tuple[Any, Heatmaps]] = []
         for pixels, labels in batches(source, BATCH_SIZE):

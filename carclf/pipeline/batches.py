@@ -39,13 +39,15 @@ class Examples:
 
     @classmethod
     def from_index(cls, rows: pd.DataFrame, folder: Path, size: Size) -> "Examples":
-        """Return the examples of an index's rows (path, label, problem), decoded to cover the size (height, width).
+        """Return the examples of an index's rows (path, problem), decoded to cover the size (height, width).
 
-        Unusable images become flat gray. Only the test set contains them, because each test image needs a prediction.
+        Their labels are the column ``class_index``, or -1 if the rows do not have it, as for test images. Unusable
+        images become flat gray. Only the test set contains them, because each test image needs a prediction.
         """
         usable = zip(rows["path"], rows["problem"] == "", strict=True)
         files = ImageFiles([folder / path if is_usable else None for path, is_usable in usable], *size)
-        return cls(rows["path"].tolist(), rows["label"].to_numpy(np.int32), files)
+        labels = rows["class_index"].to_numpy(np.int32) if "class_index" in rows else np.full(len(rows), -1, np.int32)
+        return cls(rows["path"].tolist(), labels, files)
 
     def with_decode_cache(self, archive_content: str, *, max_bytes: float) -> "Examples":
         """Return the same examples, decoded once into this machine's cache if they fit into ``max_bytes``.

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from carclf.natural_order import sort_naturally
 from carclf.reports import galleries
 from carclf.reports.histograms import histograms
 from carclf.reports.render import MAX_CLASSES, MAX_ROWS, render_template, write_page
@@ -51,7 +52,8 @@ def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
     is_usable = train["problem"] == ""
     has_warning = train["warning"] != "" if "warning" in train else False
     counts = train.assign(num_usable=is_usable, num_unusable=~is_usable, num_warnings=has_warning)
-    table = counts.groupby("label")[["num_usable", "num_unusable", "num_warnings"]].sum().astype(int).reset_index()
+    table = counts.groupby("label")[["num_usable", "num_unusable", "num_warnings"]].sum().astype(int)
+    table = table.loc[sort_naturally(table.index)].reset_index()
     table["fraction_of_largest"] = table["num_usable"] / max(1, table["num_usable"].max())
     table = table.sort_values("num_usable", kind="stable")
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

@@ -68,9 +68,8 @@ class FineTuning:
 
     @cached_property
     def rows(self) -> dict[str, pd.DataFrame]:
-        """The split's rows by subset, with the position of the class as the label."""
-        rows = self.split.rows(self.store)
-        return {str(subset): table for subset, table in rows.assign(label=rows["class_index"]).groupby("subset")}
+        """The split's rows by subset."""
+        return {str(subset): table for subset, table in self.split.rows(self.store).groupby("subset")}
 
     def write_model(self, folder: Path, checkpoints: Checkpoints, pause_epoch: int) -> Metrics:
         """Train, write the files of the model to the folder, and return its metrics.

@@ -15,7 +15,7 @@ def sample(num: int, seed: int, *, brighter: float = 0, features: float = 0, com
     random = np.random.default_rng(seed)
     labels = np.where(random.random(num) < common, 0, random.integers(0, 10, num))
     rows = pd.DataFrame({
-        "label": labels, "width": random.choice([640, 320], num, p=[0.9, 0.1]), "height": 480,
+        "label": labels.astype(str), "width": random.choice([640, 320], num, p=[0.9, 0.1]), "height": 480,
         "brightness": random.normal(110 + brighter, 20, num), "contrast": random.normal(50, 5, num),
         "sharpness": random.exponential(100, num),
     })
@@ -73,7 +73,7 @@ def test_a_large_difference_that_chance_explains_is_not_drift() -> None:
 
 def test_a_missing_class_is_a_warning_however_small_it_was() -> None:
     complete = sample(800, 0)
-    kept = (complete.rows["label"] != 9).to_numpy()
+    kept = (complete.rows["label"] != "9").to_numpy()
     reduced = Sample(complete.rows[kept], complete.features[kept])
     drift = measure_drift(reduced, sample(800, 1), Audit(drift_warn=0.3), 0)
     assert (drift.verdict, drift.worst) == ("warn", "class distribution")

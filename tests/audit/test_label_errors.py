@@ -91,9 +91,10 @@ def test_a_dataset_of_the_competitions_size_is_ranked() -> None:
 
 def test_suspects_with_an_ambiguous_id_are_identified_by_their_path() -> None:
     true, given, _ = planted(0)
-    rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(NUM)], "label": given * 10, "class_index": given,
+    rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(NUM)], "label": (given * 10).astype(str),
+                         "class_index": given,
                          "cluster": np.arange(NUM)})
-    rows = rows.assign(path="train/" + rows["label"].astype(str) + "/" + rows["id"])
+    rows = rows.assign(path="train/" + rows["label"] + "/" + rows["id"])
     rows.loc[1, "id"] = "0.jpg"
     suspects = rank_suspects(rows, pooled(true), 0)
     assert list(suspects.columns) == ["id", "path", "label", "suggested_label", "label_quality", "is_suspect"]

@@ -36,7 +36,7 @@ def test_an_export_has_verified_files_and_a_description(
         "export.json", "model.keras", "model_card.md", "saved_model"]
     assert set(differences) == {"keras", "saved_model"} and max(differences.values()) < 1e-5
     assert (facts["model"], facts["output"]) == (champion.model.key, "logits")
-    assert facts["class_names"] == list(range(10))
+    assert facts["class_names"] == [str(number) for number in range(10)]
     assert facts["input"] == {"height": 48, "width": 64, "channels": "RGB", "range": [0, 255], "dtype": "float32"}
     assert facts["temperature"] == champion.temperature and facts["differences"] == differences
     assert (folder / "model.keras").read_bytes() == champion.model.path(store, "model.keras").read_bytes()

@@ -21,7 +21,7 @@ from carclf.services.storage import Store, init_store
 
 SUSPECTS = pd.DataFrame({
     "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "",
-    "label": [0, 1, 2, 0], "suggested_label": [1, 2, 0, 3],
+    "label": ["0", "1", "2", "0"], "suggested_label": ["1", "2", "0", "3"],
     "label_quality": [0.01, 0.02, 0.03, 0.9], "is_suspect": [True, True, True, False],
 })
 
@@ -113,7 +113,7 @@ def test_fixes_are_written_for_the_first_and_the_named_suspects(store: Store) ->
     label_fixes(store, "--run", "r", "--id", "c.jpg", "--drop")
     assert csv_text(store).endswith(f"c.jpg,drop,,{C}")
     assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).entries] == [
-        ("a.jpg", "relabel", 1, "a" * 64), ('b,"1".jpg', "relabel", 2, "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
+        ("a.jpg", "relabel", "1", "a" * 64), ('b,"1".jpg', "relabel", "2", "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
 
 
 def test_existing_fixes_are_kept_unless_they_are_replaced(store: Store) -> None:
@@ -163,7 +163,7 @@ def test_an_invalid_option_raises_config_error_and_writes_nothing(
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("a.jpg,relabel,77\n", "class 77"),
+        ("a.jpg,relabel,77\n", "class '77'"),
         ("a.jpg,drop,\ntrain/0/a.jpg,drop,\n", r"lines 3 and 4: .*train/0/a\.jpg"),
         ("train/0/d.jpg,drop,\n", r"lines 2 and 3: .*train/0/d\.jpg"),
     ],
@@ -193,7 +193,7 @@ def test_a_malformed_file_in_the_store_is_never_overwritten(store: Store) -> Non
 
 def test_concurrent_writes_lose_no_fix(tmp_path: Path) -> None:
     store = init_store(str(tmp_path / "store"))
-    fixes = [LabelFix(0, f"{n}.jpg", "relabel", n) for n in range(12)]
+    fixes = [LabelFix(0, f"{n}.jpg", "relabel", str(n)) for n in range(12)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda fix: merge_fixes(store, [fix], replace_existing=False), fixes))
     assert {fix.id for fix in read_fixes(store).entries} == {fix.id for fix in fixes}

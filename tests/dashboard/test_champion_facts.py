@@ -16,7 +16,7 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
     set_threshold(store, 0.5, by="me")
     set_threshold(store, 0.6)
     candidate = build_candidate(store, "one", range(6))
-    config = load_config("demo", {"gate.raise_threshold": "accuracy"})
+    config = load_config("demo", {"gate.raise_threshold": "metric"})
     candidate.promote(store, config, run_id="r", approved_by="you")
     facts = champion_facts(store)
     assert facts is not None and facts.champion is not None

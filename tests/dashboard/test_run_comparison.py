@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Store:
 
 def rows(num: int, subsets: Sequence[str], **columns: object) -> pd.DataFrame:
     sha256 = [f"{n:064x}" for n in range(num)]
-    return pd.DataFrame({"id": [f"{n}.jpg" for n in range(num)], "label": [n % 3 for n in range(num)],
+    return pd.DataFrame({"id": [f"{n}.jpg" for n in range(num)], "label": [str(n % 3) for n in range(num)],
                          "subset": subsets, "sha256": sha256, "pixels_sha256": sha256, "phash": 0,
                          "color_signature": b"", "source": "train"} | columns)
 
@@ -58,9 +58,9 @@ def test_class_recalls_match_the_manual_computation(store: Store) -> None:
     """There are 20 images of each class; a misclassifies 4, 3 and 3 of them, b two of class 0 and one of class 2."""
     classes = compare_runs(store, "a", "b").classes
     assert [row.model_copy(update={"difference": round(row.difference, 4)}) for row in classes] == [
-        ClassDifference(label=0, num_images=20, a=0.8, b=0.9, difference=0.1),
-        ClassDifference(label=2, num_images=20, a=0.85, b=0.95, difference=0.1),
-        ClassDifference(label=1, num_images=20, a=0.85, b=1.0, difference=0.15),
+        ClassDifference(label="0", num_images=20, a=0.8, b=0.9, difference=0.1),
+        ClassDifference(label="2", num_images=20, a=0.85, b=0.95, difference=0.1),
+        ClassDifference(label="1", num_images=20, a=0.85, b=1.0, difference=0.15),
     ]
 
 
@@ -68,11 +68,11 @@ def test_class_recalls_match_the_manual_computation(store: Store) -> None:
 def test_changed_predictions_are_gained_or_lost(store: Store) -> None:
     comparison = compare_runs(store, "a", "b")
     changed = {row.id: (row.label, row.a, row.b, row.kind) for row in comparison.changed_predictions}
-    assert changed == {f"{n}.jpg": (n % 3, (n + 1) % 3, n % 3, "gained") for n in range(1, 10)} | {
-        "20.jpg": (2, 2, 0, "lost"), "21.jpg": (0, 0, 1, "lost")}
+    assert changed == {f"{n}.jpg": (str(n % 3), str((n + 1) % 3), str(n % 3), "gained") for n in range(1, 10)} | {
+        "20.jpg": ("2", "2", "0", "lost"), "21.jpg": ("0", "0", "1", "lost")}
     assert comparison.num_changed == 11
     assert comparison.changed_predictions[0] == ChangedPrediction(
-        id="1.jpg", path="", label=1, a=2, a_probability=None, b=1, b_probability=None, kind="gained")
+        id="1.jpg", path="", label="1", a="2", a_probability=None, b="1", b_probability=None, kind="gained")
 
 
 @pytest.mark.usefixtures("two_runs")
@@ -112,12 +112,12 @@ def test_trained_on_and_mismatched_images_are_excluded(store: Store) -> None:
     """
     rows_a = rows(30, ["train"] * 10 + ["val"] * 20)
     rows_b = rows(30, ["val"] * 5 + ["train"] * 10 + ["val"] * 15)
-    rows_b.loc[15, "label"] = 1
+    rows_b.loc[15, "label"] = "1"
     rows_b.loc[16, "sha256"] = "f" * 64
     copy = rows(1, ["train"]).assign(id="99.jpg", sha256=rows_a.loc[17, "sha256"])
     for name, table in (("a", rows_a), ("b", pd.concat([rows_b, copy]))):
         files = {"split.parquet": table, "split_history.parquet": table}
-        split = build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": [0, 1, 2]}, files)
+        split = build_artifact(store, Split, Provenance(1, {}, {"name": name}), {"class_names": ["0", "1", "2"]}, files)
         record_candidate(store, name, build_candidate(store, name, [], split=split))
     paired = compare_runs(store, "a", "b").paired
     assert (paired.num_images, paired.num_trained_on, paired.num_mismatched, paired.both_correct) == (12, 1, 2, 12)

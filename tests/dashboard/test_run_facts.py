@@ -60,7 +60,7 @@ def test_a_damaged_artifact_affects_only_its_section(store: Store, content: byte
 
 def test_errors_with_unreadable_images_are_listed_without_images(store: Store) -> None:
     run = record_candidate(store, "r", build_candidate(store, "one"))
-    error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
+    error = {"id": "3.jpg", "path": "train/0/3.jpg", "label": "0", "predicted": "1", "probability": 0.9}
     evaluation = build_artifact(store, Evaluation, Provenance(1, {}, {}), {}, {
         "evaluation.json": json.dumps({"class_names": [], "confusion": [], "errors": [error, error]}).encode(),
         "error_images.json": json.dumps([{"image": JPEG}]).encode()})
@@ -77,7 +77,7 @@ def test_errors_with_unreadable_images_are_listed_without_images(store: Store) -
 @pytest.mark.parametrize("uri", ["javascript:alert(1)", "https://example.org/x.jpg", ""])
 def test_only_jpeg_data_uris_are_shown(store: Store, uri: str) -> None:
     run = record_candidate(store, "r", build_candidate(store, "one"))
-    error = {"id": "3.jpg", "path": "3.jpg", "label": 0, "predicted": 1, "probability": 0.9}
+    error = {"id": "3.jpg", "path": "3.jpg", "label": "0", "predicted": "1", "probability": 0.9}
     evaluation = build_artifact(store, Evaluation, Provenance(1, {}, {}), {}, {
         "evaluation.json": json.dumps({"errors": [error]}).encode(),
         "error_images.json": json.dumps([{"image": JPEG, "overlay": uri}]).encode()})
@@ -148,7 +148,7 @@ def test_the_audits_report_is_served_like_the_report_of_a_stage(store: Store, ki
     record_report(audit.files["report.html"].key)
     assert artifact_file(store, "r", "audit", "report.html") == b"suspects"
     data = run_facts(store, "r").data
-    assert data is not None and data.audit_reports == ("report.html",) and data.num_images_by_class == {4: 2}
+    assert data is not None and data.audit_reports == ("report.html",) and data.num_images_by_class == {"4": 2}
     Path(store.url, audit.folder, audit.key, "manifest.json").unlink()
     facts = run_facts(store, "r")
     assert facts.data is not None and (facts.data.audit_reports, facts.unreadable) == ((), ("audit",))

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from class_folders import build_index, read_layout
 from PIL import Image
 
-from carclf.config import Duplicates, Validation
-from carclf.dataset.checks import find_problems, raise_on_errors, read_context, unreadable_test_images
-from carclf.dataset.duplicates import find_clusters
+from carclf.config import Validation
+from carclf.dataset.checks import find_problems, raise_on_errors, unreadable_test_images
+from carclf.dataset.detection.result import Layout
 from carclf.dataset.findings import Findings
 from carclf.dataset.image_checks import CheckContext, conflicting_clusters
-from carclf.dataset.indexing import write_index
-from carclf.dataset.inspection import make_pixel_loader
 from carclf.demo.rendering import render_competition
 from carclf.errors import DataError
 
@@ -34,18 +33,12 @@ def folder(rendered: Path, tmp_path: Path) -> Path:
 CONFIG = Validation(min_images_per_class=5)
 
 
-def build_index(folder: Path, config: Validation = CONFIG) -> pd.DataFrame:
-    write_index(folder, folder / "index.parquet", config)
-    index = pd.read_parquet(folder / "index.parquet")
-    return index.assign(cluster=find_clusters(index, make_pixel_loader(folder, index["path"]), Duplicates()))
-
-
 def check(folder: Path, config: Validation = CONFIG) -> Findings:
-    return find_problems(build_index(folder, config), read_context(folder, config)[0])
+    return find_problems(build_index(folder, config), CheckContext(read_layout(folder), config))
 
 
 def test_faults_in_a_rendered_competition_are_not_errors(folder: Path) -> None:
-    index = build_index(folder)
+    index = build_index(folder, CONFIG)
     unusable = index[index["problem"] != ""].set_index("id")["problem"]
     assert sorted(unusable.index) == ["900001.jpg", "900002.jpg", "900003.jpg"]
     assert unusable["900002.jpg"] == "cannot be decoded: the file is empty"
@@ -65,12 +58,12 @@ def break_test_images(folder: Path) -> None:
 
 def test_unreadable_test_images_are_limited_and_counted_apart(folder: Path) -> None:
     break_test_images(folder)
-    index, context = build_index(folder), read_context(folder, CONFIG)[0]
+    index, context = build_index(folder, CONFIG), CheckContext(read_layout(folder), CONFIG)
     assert len(unreadable_test_images(index, context)) == 3
     with pytest.raises(DataError, match=r"\b3 of 10 test images .*validation\.max_unreadable_test_fraction"):
         raise_on_errors(find_problems(index, context))
     tolerant = Validation(min_images_per_class=5, max_unusable_fraction=0.1, max_unreadable_test_fraction=0.3)
-    findings = find_problems(index, CheckContext(context.sample_submission, None, tolerant))
+    findings = find_problems(index, CheckContext(context.layout, tolerant))
     raise_on_errors(findings)
     assert (findings.counts["empty"], findings.counts["too_small"]) == (3, 0)
 
@@ -96,20 +89,18 @@ def test_a_test_id_without_an_image_is_named(folder: Path) -> None:
         raise_on_errors(check(folder))
 
 
-def test_a_folder_that_is_not_a_class_number_is_rejected(folder: Path) -> None:
-    (folder / "train" / "sedan").mkdir()
-    shutil.copy(min((folder / "train/0").iterdir()), folder / "train/sedan/x.jpg")
-    with pytest.raises(DataError, match=r"train/sedan/x\.jpg"):
-        raise_on_errors(check(folder))
+def test_an_image_of_a_class_that_the_data_do_not_have_is_rejected(folder: Path) -> None:
+    layout = read_layout(folder)
+    (folder / "extra-data/0/sedan").mkdir(parents=True)
+    shutil.copy(min((folder / "train/0").iterdir()), folder / "extra-data/0/sedan/x.jpg")
+    with pytest.raises(DataError, match=r"'sedan' .*extra-data/0/sedan/x\.jpg"):
+        raise_on_errors(find_problems(build_index(folder, CONFIG, layout), CheckContext(layout, CONFIG)))
 
 
-def test_an_empty_train_csv_is_a_warning(folder: Path) -> None:
-    (folder / "train.csv").write_text("Id,Category\n")
-    context, findings = read_context(folder, CONFIG)
-    assert context.train_csv is None
-    assert [(finding.kind, finding.severity, finding.path) for finding in findings] == [
-        ("invalid_train_csv", "warning", "train.csv")]
-    raise_on_errors(find_problems(build_index(folder), context))
+def test_data_without_a_sample_submission_need_no_test_images(folder: Path) -> None:
+    (folder / "sample-submission.csv").unlink()
+    shutil.rmtree(folder / "test_upload")
+    raise_on_errors(check(folder))
 
 
 def test_two_classes_that_are_copies_of_each_other_are_rejected(folder: Path) -> None:
@@ -117,21 +108,20 @@ def test_two_classes_that_are_copies_of_each_other_are_rejected(folder: Path) ->
         path.unlink()
     for path in (folder / "train" / "8").iterdir():
         shutil.copy(path, folder / "train" / "9" / f"copy-{path.name}")
-    assert conflicting_clusters(build_index(folder))
+    assert conflicting_clusters(build_index(folder, CONFIG))
     with pytest.raises(DataError, match=r"Class '8' has 0 .*Class '9' has 0 "):
         raise_on_errors(check(folder))
 
 
 def test_a_message_lists_only_the_first_of_thousands_of_classes() -> None:
-    labels = list(range(196)) + [1000 + number for number in range(3000)]
+    labels = [str(number) for number in (*range(196), *range(1000, 4000))]
     ids = [f"{label}.jpg" for label in labels]
     index = pd.DataFrame({
-        "id": ids, "path": [f"train/{label}/a.jpg" for label in labels], "label": labels, "cluster": labels,
+        "id": ids, "path": [f"train/{label}/a.jpg" for label in labels], "label": labels, "cluster": range(len(labels)),
         "source": ["train"] * 196 + ["extra"] * 3000, "problem": "", "problem_kind": "", "warning": "",
         "format": "JPEG", "mode": "RGB", "is_transparent": False, "has_exif_orientation": False, "decode_warning": "",
         "width": 64, "height": 48, "brightness": 100.0, "contrast": 50.0, "sharpness": 0.5})
-    train_csv = pd.DataFrame({"Id": ids[:196], "Category": labels[:196]})
-    context = CheckContext(pd.DataFrame({"Id": [], "Category": []}), train_csv, Validation())
+    context = CheckContext(Layout(index, tuple(labels[:196]), "accuracy", None, ()), Validation())
     with pytest.raises(DataError, match=r"0, 1, 2, .*, 19 and 176 more\.") as error:
         raise_on_errors(find_problems(index, context))
     assert len(str(error.value)) < 10_000

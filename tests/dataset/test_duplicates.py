@@ -34,7 +34,7 @@ def build_index(files: dict[str, bytes]) -> tuple[pd.DataFrame, Load]:
     rows = []
     for path, data in files.items():
         pixels = decode(data)
-        label = int(path.split("/")[1]) if path.startswith("train/") else -1
+        label = path.split("/")[1] if path.startswith("train/") else ""
         rows.append({"id": path.split("/")[-1], "path": path, "label": label, "problem": "",
                      "sha256": hashlib.sha256(data).hexdigest(), "pixels_sha256": pixels_sha256(pixels),
                      "phash": perceptual_hash(pixels)})
@@ -85,7 +85,7 @@ def test_clusters_with_conflicting_labels_are_listed_first() -> None:
         "train/1/d.jpg": jpeg(scene(1)), "train/1/e.jpg": jpeg(scene(1))})
     keys = ("has_conflicting_labels", "labels", "match", "num_members")
     assert [tuple(cluster[key] for key in keys) for cluster in clusters] == [
-        (True, [0, 3], "near", 2), (False, [1], "exact", 3)]
+        (True, ["0", "3"], "near", 2), (False, ["1"], "exact", 3)]
 
 
 def test_rendered_cars_are_different_images() -> None:

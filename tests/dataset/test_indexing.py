@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from carclf.config import Validation
-from carclf.dataset.indexing import CHUNK_SIZE, NUM_THREADS, SCHEMA, write_index
+from carclf.dataset.indexing import CHUNK_SIZE, NUM_THREADS, SCHEMA, join_layout, list_extra_data, write_inspection
 from carclf.dataset.inspection import inspect_image
-from carclf.errors import DataError
 from carclf.images.decode import EncodedImage, large_image_lock, strict_decode_error
 
 HEIGHT, WIDTH = 60, 80
@@ -26,9 +25,32 @@ def jpeg() -> bytes:
     return buffer.getvalue()
 
 
-def test_a_folder_without_images_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"train/"):
-        write_index(tmp_path, tmp_path / "index.parquet", Validation())
+def test_an_inspection_of_no_images_is_empty(tmp_path: Path) -> None:
+    write_inspection(tmp_path, [], tmp_path / "index.parquet", Validation())
+    assert list(pd.read_parquet(tmp_path / "index.parquet")) == SCHEMA.names
+
+
+def test_the_folder_of_extra_data_is_the_class(tmp_path: Path) -> None:
+    for path in ("extra-data/1/Ü b/a.jpg", "extra-data/0/10/a.jpg", "train/0/a.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    assert list_extra_data(tmp_path).to_dict("list") == {
+        "id": ["extra-data/0/10/a.jpg", "extra-data/1/Ü b/a.jpg"],
+        "path": ["extra-data/0/10/a.jpg", "extra-data/1/Ü b/a.jpg"],
+        "label": ["10", "Ü b"], "source": ["extra"] * 2, "group": [""] * 2}
+
+
+def test_an_index_has_the_layout_and_small_test_images_are_usable() -> None:
+    inspection = pd.DataFrame({
+        "path": ["c", "a", "b"], "width": [3, 1, 2], "problem_kind": ["empty", "too_small", "too_small"],
+        "problem": ["no bytes", "1 pixel", "1 pixel"]})
+    images = pd.DataFrame({"id": ["i", "j", "k"], "path": ["a", "b", "c"], "label": ["2", "", ""],
+                           "source": ["train", "test", "test"], "group": ["", "", "p"]})
+    index = join_layout(inspection, images)
+    assert index[list(images)].equals(images)
+    assert index["width"].tolist() == [1, 2, 3]
+    assert index["problem_kind"].tolist() == ["too_small", "", "empty"]
+    assert index["problem"].tolist() == ["1 pixel", "", "no bytes"]
 
 
 def test_the_index_describes_the_file_and_its_format(tmp_path: Path) -> None:
@@ -38,12 +60,12 @@ def test_the_index_describes_the_file_and_its_format(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(path, "JPEG", exif=exif)
-    write_index(tmp_path, tmp_path / "index.parquet", Validation())
+    write_inspection(tmp_path, ["train/3/a.jpg"], tmp_path / "index.parquet", Validation())
     index = pd.read_parquet(tmp_path / "index.parquet")
     assert list(index) == SCHEMA.names
     expected = {
-        "id": "a.jpg", "path": "train/3/a.jpg", "label": 3, "source": "train", "width": HEIGHT, "height": WIDTH,
-        "format": "JPEG", "mode": "L", "is_transparent": False, "has_exif_orientation": True, "decode_warning": "",
+        "path": "train/3/a.jpg", "width": HEIGHT, "height": WIDTH, "format": "JPEG", "mode": "L",
+        "is_transparent": False, "has_exif_orientation": True, "decode_warning": "",
         "problem": "", "problem_kind": ""}
     assert index.loc[0, list(expected)].to_dict() == expected
 
@@ -72,7 +94,8 @@ def test_images_are_read_only_a_few_chunks_ahead(tmp_path: Path) -> None:
             for path in paths[num_ahead:]:
                 path.write_bytes(b"")
 
-    write_index(tmp_path, tmp_path / "index.parquet", Validation(), empty_later_files)
+    names = [path.relative_to(tmp_path).as_posix() for path in paths]
+    write_inspection(tmp_path, names, tmp_path / "index.parquet", Validation(), empty_later_files)
     kinds = pd.read_parquet(tmp_path / "index.parquet")["problem_kind"]
     assert kinds.tolist() == ["undecodable"] * num_ahead + ["empty"] * num_ahead
 
@@ -112,7 +135,7 @@ def test_large_images_are_inspected_one_at_a_time(
     assert len(jpeg()) < 2 * HEIGHT * WIDTH
 
     def write() -> None:
-        write_index(tmp_path, tmp_path / "index.parquet", Validation())
+        write_inspection(tmp_path, ["train/0/a.jpg"], tmp_path / "index.parquet", Validation())
 
     assert waits_for_large_image(write, expected=is_large) == is_large
     assert pd.read_parquet(tmp_path / "index.parquet")["problem"].tolist() == [""]

@@ -20,7 +20,7 @@ from jpeg_parts import uniform_jpeg
 from PIL import Image
 
 from carclf.config import Validation
-from carclf.dataset.indexing import write_index
+from carclf.dataset.indexing import write_inspection
 from carclf.dataset.inspection import EMPTY_ROW, Row, inspect_image
 from carclf.dataset.inspector import Inspector
 
@@ -84,9 +84,10 @@ def test_killed_processes_lose_no_images(tmp_path: Path) -> None:
                 os.kill(process.pid or 0, signal.SIGKILL)
 
     before = set(active_children())
-    write_index(tmp_path, tmp_path / "killed.parquet", CONFIG, kill)
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("train/*/*"))
+    write_inspection(tmp_path, paths, tmp_path / "killed.parquet", CONFIG, kill)
     assert set(active_children()) == before
-    write_index(tmp_path, tmp_path / "plain.parquet", CONFIG)
+    write_inspection(tmp_path, paths, tmp_path / "plain.parquet", CONFIG)
     tables = [pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("killed", "plain")]
     pd.testing.assert_frame_equal(*tables)
     assert (tables[0]["problem"] == "").all()
@@ -95,7 +96,8 @@ def test_killed_processes_lose_no_images(tmp_path: Path) -> None:
 def test_a_lossless_jpeg_costs_at_most_itself(tmp_path: Path) -> None:
     write(tmp_path / "train/0/lossless.jpg", uniform_jpeg(3))
     write(tmp_path / "train/1/plain.jpg", uniform_jpeg(0))
-    write_index(tmp_path, tmp_path / "index.parquet", CONFIG)
+    paths = ["train/0/lossless.jpg", "train/1/plain.jpg"]
+    write_inspection(tmp_path, paths, tmp_path / "index.parquet", CONFIG)
     index = pd.read_parquet(tmp_path / "index.parquet")
     assert index["problem"].tolist() == ["", ""]
 
@@ -106,8 +108,9 @@ def test_images_are_inspected_with_a_long_path_of_temporary_files(tmp_path: Path
     temporary = tmp_path / ("t" * 100)
     temporary.mkdir()
     program = ("import sys; from pathlib import Path; from carclf.config import Validation\n"
-               "from carclf.dataset.indexing import write_index\n"
-               "if __name__ == '__main__': write_index(*map(Path, sys.argv[1:]), Validation())\n")
+               "from carclf.dataset.indexing import write_inspection\n"
+               "if __name__ == '__main__':\n"
+               "    write_inspection(Path(sys.argv[1]), ['train/0/a.jpg'], Path(sys.argv[2]), Validation())\n")
     write(tmp_path / "program.py", program.encode())
     command = [sys.executable, tmp_path / "program.py", tmp_path, tmp_path / "index.parquet"]
     subprocess.run(command, check=True, env=os.environ | {"TMPDIR": str(temporary)})

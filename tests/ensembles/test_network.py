@@ -34,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> LetterboxedSource:
     folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for number in range(NUM):
         cv2.imwrite(str(folder / f"{number}.png"), random.integers(0, 256, (*SIZE, 3), np.uint8))
-    rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "label": range(NUM), "problem": ""})
+    rows = pd.DataFrame({"path": [f"{n}.png" for n in range(NUM)], "problem": ""})
     return LetterboxedSource(Examples.from_index(rows, folder, SIZE), SIZE)
 
 

@@ -27,7 +27,7 @@ from carclf.stages.train_head import train_head
 
 CONFIG = load_config("demo", {"head.epochs": 3, "head.num_views": 1, "audit.enabled": False, "fine_tune.epochs": 1,
                               "model.precision": "bfloat16"})
-CLASSES = [2, 5, 7]
+CLASSES = ["2", "5", "7"]
 
 
 def write_images(folder: Path, num: int) -> pd.DataFrame:
@@ -36,7 +36,7 @@ def write_images(folder: Path, num: int) -> pd.DataFrame:
     rows = []
     for number in range(num):
         label = CLASSES[number % 3]
-        path = folder / "train" / str(label) / f"{number}.png"
+        path = folder / "train" / label / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = random.integers(0, 200, (40 + number % 7, 60, 3), np.uint8)
         pixels[..., number % 3 if number % 5 else random.integers(3)] += 40
@@ -70,7 +70,7 @@ class Experiment:
     def build_split(self, rows: pd.DataFrame, name: str) -> Split:
         def make(folder: Path) -> Metrics:
             rows.to_parquet(folder / "split.parquet", index=False)
-            return {"class_names": sorted(map(int, rows["label"].unique()))}
+            return {"class_names": sorted(rows["label"].unique())}
 
         return build(Split, make, Provenance(1, {}, {"name": name}), self.store)[0]
 
@@ -173,14 +173,14 @@ def test_without_reference_images_there_is_no_reload_difference(experiment: Expe
 
 
 def test_a_class_that_the_model_was_not_trained_on_counts_as_an_error(experiment: Experiment) -> None:
-    rows = experiment.rows.assign(label=experiment.rows["label"].where(experiment.rows.index > 10, 4))
+    rows = experiment.rows.assign(label=experiment.rows["label"].where(experiment.rows.index > 10, "4"))
     evaluation, _ = experiment.evaluate(experiment.model, experiment.build_split(rows, "new class"))
     content = experiment.content(evaluation)
     assert list(experiment.predictions(evaluation).columns) == ["id", "label", "predicted", "p2", "p5", "p7"]
-    assert content["class_names"] == [2, 4, 5, 7]
-    assert content["unknown_classes"] == [4]
+    assert content["class_names"] == ["2", "4", "5", "7"]
+    assert content["unknown_classes"] == ["4"]
     assert content["recall"][1] == 0
-    assert (evaluation.metrics["weakest_class"], evaluation.metrics["weakest_recall"]) == (4, 0.0)
+    assert (evaluation.metrics["weakest_class"], evaluation.metrics["weakest_recall"]) == ("4", 0.0)
     assert "not trained on the classes 4" in evaluation.path(experiment.store, "report.html").read_text()
 
 

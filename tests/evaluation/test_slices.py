@@ -7,7 +7,7 @@ from carclf.stats import wilson_interval
 
 
 def test_slices_are_classes_and_equal_bins_of_size_and_brightness() -> None:
-    rows = pd.DataFrame({"label": [3, 5] * 40, "width": [100] * 40 + [200] * 40, "height": 80,
+    rows = pd.DataFrame({"label": ["3", "5"] * 40, "width": [100] * 40 + [200] * 40, "height": 80,
                          "brightness": np.linspace(10, 200, 80)})
     correct = np.arange(80) >= 20  # the darkest are incorrect
     slices = compute_slices(rows, correct)
@@ -22,5 +22,5 @@ def test_slices_are_classes_and_equal_bins_of_size_and_brightness() -> None:
 
 @pytest.mark.parametrize("num", [1, 3])
 def test_slices_need_enough_images_and_statistics(num: int) -> None:
-    rows = pd.DataFrame({"label": [3] * num, "brightness": np.linspace(10, 200, num)})
+    rows = pd.DataFrame({"label": ["3"] * num, "brightness": np.linspace(10, 200, num)})
     assert [row["by"] for row in compute_slices(rows, np.ones(num, bool))] == ["class", "brightness"]

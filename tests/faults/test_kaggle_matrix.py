@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 from gate_candidates import build_artifact
-from submissions import MemoryClaim, submit_file
+from submissions import MemoryClaim, layout_json, submit_file
 
-from carclf.artifacts import Dataset, Evaluation, Model, Prediction, Provenance, Split, StageContext
+from carclf.artifacts import Dataset, Evaluation, Prediction, Provenance, StageContext
 from carclf.config import load_config
 from carclf.demo.competition import Competition
 from carclf.demo.server import DemoServer, Fault
@@ -283,13 +283,12 @@ def test_a_fault_of_the_scoring(
     ids = random_bytes_competition.ids[: 1 if row.outcome[0] is DataError else None]
     content = ("Id,Category\n" + "".join(f"{name},0\n" for name in ids)).encode()
 
-    def build(kind: Any, name: str) -> Any:
-        metrics = {"num_rows": len(ids), "class_names": [0]}
-        return build_artifact(context.store, kind, Provenance(1, {}, {}), metrics, {name: content})
+    def build(kind: Any, name: str, data: bytes) -> Any:
+        return build_artifact(context.store, kind, Provenance(1, {}, {}), {"num_rows": len(ids)}, {name: data})
 
-    prediction = build(Prediction, "submission.csv")
-    dataset, split = build(Dataset, "sample-submission.csv"), build(Split, "split.csv")
-    submission, _ = send_submission(prediction, dataset, split, build(Model, "model.keras"), context)
+    prediction = build(Prediction, "submission.csv", content)
+    dataset = build(Dataset, "layout.json", layout_json(ids, ["0"]))
+    submission, _ = send_submission(prediction, dataset, context)
     interval = {"val_accuracy": 0.9, "val_accuracy_low": 0.8, "val_accuracy_high": 0.95}
     evaluation = build_artifact(context.store, Evaluation, Provenance(1, {"model": "m"}, {}), interval)
     fingerprint = prediction.files["submission.csv"].sha256[:16]

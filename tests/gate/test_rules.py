@@ -15,9 +15,11 @@ from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reaso
 from carclf.stats import PairedCounts
 
 GATE = Gate(threshold=0.9, min_recall=0.8)
-EVALUATION = {"class_names": [0, 1, 7], "recall": [0.95, 0.94, 0.93], "confusion": [[19, 1, 0], [1, 16, 0], [0, 1, 13]]}
-METRICS: dict[str, Any] = {"val_accuracy": 0.95, "val_accuracy_low": 0.91, "val_accuracy_high": 0.97, **DEFAULT_METRICS}
-NAMES = ["accuracy", "champion", "class_floor", "calibration", "prediction_time", "model_size", "reload"]
+EVALUATION = {
+    "class_names": ["0", "1", "7"], "recall": [0.95, 0.94, 0.93], "confusion": [[19, 1, 0], [1, 16, 0], [0, 1, 13]],
+}
+METRICS: dict[str, Any] = {"val_metric": 0.95, "val_metric_low": 0.91, "val_metric_high": 0.97, **DEFAULT_METRICS}
+NAMES = ["threshold", "champion", "class_floor", "calibration", "prediction_time", "model_size", "reload"]
 
 
 def compare(num_images: int, candidate_only: int, champion_only: int, **excluded: int) -> ChampionComparison:
@@ -49,13 +51,13 @@ def test_a_candidate_that_passes_all_rules_is_promoted() -> None:
     assert list(rules) == NAMES
     assert failed(rules) == []
     reason = format_reason(list(rules.values()))
-    assert reason == f"promoted: {rules['accuracy'].summary}; {rules['champion'].summary}"
+    assert reason == f"promoted: {rules['threshold'].summary}; {rules['champion'].summary}"
     assert "0.9500" in reason
     assert "as accurate as the champion" in reason
 
 
 @pytest.mark.parametrize(("name", "change", "numbers"), [
-    ("accuracy", {"metrics": {"val_accuracy": 0.921}}, ("0.9210", "0.9300")),
+    ("threshold", {"metrics": {"val_metric": 0.921}}, ("0.9210", "0.9300")),
     ("champion", {"comparison": WORSE}, ("p = 6.1e-05",)),
     ("class_floor", {"evaluation": {"recall": [0.95, 0.94, 0.7]}}, ("class 7", "0.7000", "0.8000")),
     ("calibration", {"metrics": {"calibration_error": 0.12}}, ("0.12", "0.1")),
@@ -74,7 +76,7 @@ def test_a_candidate_that_breaks_one_rule_is_rejected_by_it(
 
 
 @pytest.mark.parametrize(("name", "metric"), [
-    ("accuracy", "val_accuracy"), ("calibration", "calibration_error"), ("prediction_time", "latency_ms"),
+    ("threshold", "val_metric"), ("calibration", "calibration_error"), ("prediction_time", "latency_ms"),
     ("model_size", "model_mb"), ("reload", "reload_difference"),
 ])
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, "", "0.99", True])
@@ -103,17 +105,17 @@ def test_a_class_without_images_or_recall_fails(evaluation: dict[str, Any], valu
 
 
 def test_failed_rules_come_first_in_the_reason() -> None:
-    rules = apply_rules({"val_accuracy": 0.921, "latency_ms": 2000.0}, comparison=compare(286, 14, 15))
-    summaries = [rules[name].summary for name in ("accuracy", "prediction_time", "champion")]
+    rules = apply_rules({"val_metric": 0.921, "latency_ms": 2000.0}, comparison=compare(286, 14, 15))
+    summaries = [rules[name].summary for name in ("threshold", "prediction_time", "champion")]
     assert format_reason(list(rules.values())) == f"rejected: {'; '.join(summaries)}"
     assert rules["champion"].value == pytest.approx(0.5)
 
 
 def test_numbers_are_shown_with_enough_digits_to_differ() -> None:
-    summary = apply_rules({"val_accuracy": 0.929999})["accuracy"].summary
+    summary = apply_rules({"val_metric": 0.929999})["threshold"].summary
     assert "0.929999" in summary
     assert "0.930000" in summary
-    assert apply_rules({"val_accuracy": 0.93})["accuracy"].passed
+    assert apply_rules({"val_metric": 0.93})["threshold"].passed
 
 
 def test_champion_rule_reports_counts_interval_and_detectable_difference() -> None:
@@ -191,6 +193,6 @@ def test_a_floor_for_a_class_replaces_the_general_floor() -> None:
 
 
 def test_a_floor_for_an_unknown_class_raises_config_error() -> None:
-    validate_class_floors(Gate(min_recall_by_class="7=0.5"), [0, 1, 7])
+    validate_class_floors(Gate(min_recall_by_class="7=0.5"), ["0", "1", "7"])
     with pytest.raises(ConfigError, match=r"gate\.min_recall_by_class has a floor for 3, 9, .* 0, 1, 7"):
-        validate_class_floors(Gate(min_recall_by_class="3=0.5,7=0.5,9=0.1"), [0, 1, 7])
+        validate_class_floors(Gate(min_recall_by_class="3=0.5,7=0.5,9=0.1"), ["0", "1", "7"])

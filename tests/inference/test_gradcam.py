@@ -35,7 +35,7 @@ def brightness_net(pooled: bool) -> keras.Model:
 
 
 def explainer(model: keras.Model, folder: Path = Path()) -> Explainer:
-    return Explainer(model, folder, SIZE, [4, 7])
+    return Explainer(model, folder, SIZE, ["4", "7"])
 
 
 def test_the_heatmap_of_a_pooled_network_is_hot_where_its_class_is() -> None:
@@ -85,7 +85,7 @@ def test_a_network_split_at_its_last_maps_predicts_the_same(name: str, tmp_path:
     for layer in upper_layers:
         outputs = layer(outputs)
     np.testing.assert_allclose(outputs, model(pixels), rtol=1e-4, atol=1e-5)
-    heat = Explainer(model, tmp_path, size, [0, 1]).heat(pixels, np.array([0, 1]))
+    heat = Explainer(model, tmp_path, size, ["0", "1"]).heat(pixels, np.array([0, 1]))
     assert heat.shape[0] == 2 and heat.min() >= 0 and heat.max() <= 1
 
 
@@ -97,7 +97,7 @@ def test_both_backends_compute_the_same_heatmaps(tmp_path: Path) -> None:
     code = ("import keras, numpy as np, sys; from pathlib import Path; "
             "from carclf.inference.gradcam import Explainer; f = Path(sys.argv[1]); "
             "m = keras.models.load_model(f / 'model.keras', compile=False); "
-            "np.save(f / 'heat.npy', Explainer(m, f, (64, 64), [4, 7]).heat(np.load(f / 'pixels.npy'), "
+            "np.save(f / 'heat.npy', Explainer(m, f, (64, 64), ['4', '7']).heat(np.load(f / 'pixels.npy'), "
             "np.array([1, 1, 1]))); print(keras.backend.backend())")
     process = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=os.environ | {"KERAS_BACKEND": other}, capture_output=True,
@@ -114,6 +114,6 @@ def test_an_explainer_returns_a_heatmap_per_image(tmp_path: Path) -> None:
         pixels = np.zeros((*SIZE, 3), np.uint8)
         pixels[region] = 255
         cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
-    explained = explainer(brightness_net(pooled=True), tmp_path)(["1.png", "0.png"], [7, 7])
+    explained = explainer(brightness_net(pooled=True), tmp_path)(["1.png", "0.png"], ["7", "7"])
     assert [np.unravel_index(heat.argmax(), heat.shape) for _, heat in explained] == [(5, 5), (0, 0)]
     assert [pixels.sum() > 0 for pixels, _ in explained] == [True, True]

@@ -24,5 +24,5 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def examples(image_folder: Path) -> Examples:
     """Examples for the size (48, 64), labeled by their position."""
     paths = [f"{number}.png" for number in range(NUM_IMAGES)]
-    rows = pd.DataFrame({"path": paths, "label": range(NUM_IMAGES), "problem": ""})
+    rows = pd.DataFrame({"path": paths, "class_index": range(NUM_IMAGES), "problem": ""})
     return Examples.from_index(rows, image_folder, (48, 64))

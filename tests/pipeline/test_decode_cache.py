@@ -108,13 +108,13 @@ def test_images_beyond_the_cache_limit_are_decoded_from_their_files(examples: Ex
 
 def test_a_file_damaged_after_validation_raises_data_error(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"broken")
-    rows = pd.DataFrame({"path": ["a.jpg"], "label": [0], "problem": [""]})
+    rows = pd.DataFrame({"path": ["a.jpg"], "problem": [""]})
     with pytest.raises(DataError, match=r"a\.jpg"):
         Examples.from_index(rows, tmp_path, (8, 8)).images[0]
 
 
 def test_an_unusable_image_is_gray(tmp_path: Path) -> None:
-    rows = pd.DataFrame({"path": ["a.jpg"], "label": [0], "problem": ["cannot be decoded"]})
+    rows = pd.DataFrame({"path": ["a.jpg"], "problem": ["cannot be decoded"]})
     assert (Examples.from_index(rows, tmp_path, (8, 8)).images[0] == 128).all()
 
 

@@ -21,7 +21,8 @@ def build_index(folder: Path, num: int, *, num_classes: int = 2) -> pd.DataFrame
     random = np.random.default_rng(0)
     cv2.imwrite(str(folder / "0.jpg"), random.integers(0, 256, (60, 80, 3), np.uint8))
     return pd.DataFrame({
-        "id": [f"{n}.jpg" for n in range(num)], "path": "0.jpg", "label": np.arange(num) % (num_classes + 1) - 1,
+        "id": [f"{n}.jpg" for n in range(num)], "path": "0.jpg",
+        "label": [str(n % (num_classes + 1) - 1) if n % (num_classes + 1) else "" for n in range(num)],
         "width": 80, "height": 60, "source": ["test" if n % (num_classes + 1) == 0 else "train" for n in range(num)],
         "sha256": [f"{n:05}" for n in range(num)], "problem": "", "warning": "",
         "brightness": random.normal(size=num), "contrast": 1.0, "sharpness": 1.0,
@@ -35,7 +36,7 @@ def write_page(folder: Path, index: pd.DataFrame, report: dict[str, Any] = REPOR
 
 
 def suspect(**columns: Any) -> pd.DataFrame:
-    return pd.DataFrame({"path": ["0.jpg"], "label": [0], "suggested_label": [1], "label_quality": [0.0123]} | {
+    return pd.DataFrame({"path": ["0.jpg"], "label": ["0"], "suggested_label": ["1"], "label_quality": [0.0123]} | {
         name: [value] for name, value in columns.items()})
 
 
@@ -92,8 +93,8 @@ def test_dataset_wide_findings_and_applied_fixes_are_listed(tmp_path: Path) -> N
     reported = [{"kind": "class_imbalance", "severity": "warning", "path": "", "message": "class 3 is <b>rare</b>"},
                 {"kind": "blurred", "severity": "warning", "path": "0.jpg", "message": "sharpness 1"}]
     report = {"findings": {"counts": {"blurred": 1, "class_imbalance": 1}, "reported": reported},
-              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "old_label": 1, "new_label": 2},
-                              {"path": "train/1/c.jpg", "action": "drop", "old_label": 1, "new_label": None}]}
+              "label_fixes": [{"path": "train/1/<b>.jpg", "action": "relabel", "old_label": "1", "new_label": "2"},
+                              {"path": "train/1/c.jpg", "action": "drop", "old_label": "1", "new_label": None}]}
     page = write_page(tmp_path, build_index(tmp_path, 6), report)
     assert "class 3 is <b>rare</b>" in page.section("findings")
     assert "sharpness 1" not in page.text
@@ -118,7 +119,7 @@ def test_the_dataset_report_has_a_bounded_size(tmp_path: Path) -> None:
     index = build_index(tmp_path, 30_000, num_classes=300)
     index = index.assign(cluster=np.arange(30_000) // 3, warning=[f"odd {chr(97 + n % 26)}" for n in range(30_000)])
     index.loc[::10, "problem"] = "x" * 5000
-    suspects = index.head(5000).assign(suggested_label=1, label_quality=0.1)
+    suspects = index.head(5000).assign(suggested_label="1", label_quality=0.1)
     page = write_page(tmp_path, index, suspects=suspects, drift=DRIFT)
     assert (tmp_path / "report.html").stat().st_size < 10e6
     assert "and 260 more groups" in page.text

@@ -26,12 +26,12 @@ def build_predictions(
     predicted = np.where(random.random(num) < error_rate, (labels + 1) % num_classes, labels)
     probabilities = np.full((num, num_classes), 0.3 / num_classes)
     probabilities[np.arange(num), predicted] += 0.7
-    rows = pd.DataFrame({"id": name, "path": name, "label": labels, "width": 80, "height": 60,
+    rows = pd.DataFrame({"id": name, "path": name, "label": labels.astype(str), "width": 80, "height": 60,
                          "brightness": random.normal(size=num)})
-    return Predictions(rows, list(range(num_classes)), probabilities)
+    return Predictions(rows, [str(number) for number in range(num_classes)], probabilities)
 
 
-def explain(paths: list[str], predicted: list[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+def explain(paths: list[str], predicted: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(np.full((60, 80, 3), 100, np.uint8), np.eye(4, dtype=np.float32)) for _ in paths]
 
 

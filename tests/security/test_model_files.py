@@ -25,7 +25,7 @@ from carclf.networks import load_network
 from carclf.services.storage import Store, init_store
 from carclf.training.checkpoints import Checkpoints
 
-METRICS = {"class_names": [0, 1], "image_height": 8, "image_width": 8}
+METRICS = {"class_names": ["0", "1"], "image_height": 8, "image_width": 8}
 Files = dict[str, bytes]
 
 

@@ -61,6 +61,8 @@ def test_the_first_good_candidate_becomes_the_champion_with_an_event(store: Stor
         "evaluation": first.evaluation.key,
         "run": "r1",
         "val_accuracy": 0.95,
+        "metric": "accuracy",
+        "val_metric": 0.95,
         "time": event["time"],
     }
     assert stored_state(store)["threshold"] == 0.6 and not reused
@@ -68,6 +70,8 @@ def test_the_first_good_candidate_becomes_the_champion_with_an_event(store: Stor
         "decision": "promoted",
         "threshold": 0.6,
         "val_accuracy": 0.95,
+        "metric": "accuracy",
+        "val_metric": 0.95,
         "reason": "promoted: accuracy 0.9500 reaches the threshold 0.6000; there is no champion yet",
     }
 
@@ -75,7 +79,7 @@ def test_the_first_good_candidate_becomes_the_champion_with_an_event(store: Stor
 @pytest.mark.parametrize(
     ("rule", "wrong_positions", "metrics"),
     [
-        ("accuracy", range(14), {}),
+        ("threshold", range(14), {}),
         ("champion", range(4, 16), {}),
         ("class_floor", [0, 3, 6, 9, 12, 15, 18, 21, 24], {}),
         ("calibration", [0], {"calibration_error": 0.21}),
@@ -89,12 +93,12 @@ def test_a_candidate_that_breaks_one_rule_is_rejected_for_that_rule(
     store: Store, rule: str, wrong_positions: Any, metrics: dict[str, Any]
 ) -> None:
     settings: dict[str, Any] = {"gate.threshold": 0.8, "gate.min_recall": 0.6}
-    if rule in ("accuracy", "class_floor"):
+    if rule in ("threshold", "class_floor"):
         settings["gate.champion_rule"] = "off"
     config = load_config("demo", settings)
     first = build_candidate(store, "first", [0], config=config)
     first.promote(store)
-    if rule == "accuracy":
+    if rule == "threshold":
         set_threshold(store, 0.9)
     decision, _ = build_candidate(store, "weak", wrong_positions, config=config, **metrics).promote(store)
     assert failed_rules(store, decision) == [rule]
@@ -155,9 +159,9 @@ def test_the_decision_compares_both_models_on_the_same_images(store: Store) -> N
         "candidate_only_correct_ids": ["0.jpg", "1.jpg", "2.jpg"],
         "champion_only_correct_ids": ["4.jpg"],
         "classes": [
-            {"label": 0, "num_images": 20, "candidate": 0.95, "champion": 0.9},
-            {"label": 1, "num_images": 20, "candidate": 0.95, "champion": 0.95},
-            {"label": 2, "num_images": 20, "candidate": 1.0, "champion": 0.95},
+            {"label": "0", "num_images": 20, "candidate": 0.95, "champion": 0.9},
+            {"label": "1", "num_images": 20, "candidate": 0.95, "champion": 0.95},
+            {"label": "2", "num_images": 20, "candidate": 1.0, "champion": 0.95},
         ],
         "p_worse": 0.9375,
     }
@@ -283,8 +287,8 @@ def test_a_rolled_back_run_that_runs_again_is_not_promoted_again(store: Store) -
 def test_a_rejected_candidate_is_promoted_once_the_threshold_is_lower(store: Store) -> None:
     weak = build_candidate(store, "weak", range(30))
     decision, _ = weak.promote(store)
-    assert failed_rules(store, decision) == ["accuracy"]
-    assert stored_state(store) == {"champion": None, "threshold": 0.6, "history": []}
+    assert failed_rules(store, decision) == ["threshold"]
+    assert stored_state(store) == {"champion": None, "threshold": 0.6, "metric": "accuracy", "history": []}
     assert weak.promote(store)[1]
     set_threshold(store, 0.4, by="me")
     assert weak.promote(store)[0].metrics["decision"] == "promoted" and champion_key(store) == weak.model.key
@@ -322,7 +326,7 @@ def test_an_override_promotes_a_rejected_model_and_keeps_the_rejection(store: St
     assert "the season ends" in reason and rejection in reason
     event = stored_state(store)["champion"]
     assert (event["override"], event["rejection"], event["approved_by"]) == ("the season ends", rejection, "Ada")
-    assert failed_rules(store, decision) == ["accuracy"] and decision.key != rejected.key
+    assert failed_rules(store, decision) == ["threshold"] and decision.key != rejected.key
     assert weak.promote(store) == (decision, True)
 
 
@@ -331,12 +335,12 @@ def test_an_override_does_not_change_the_promotion_of_a_passing_candidate(store:
     assert "override" not in stored_state(store)["champion"] and "override" not in decision.metrics
 
 
-@pytest.mark.parametrize("setting", ["off", "accuracy", "lower_bound"])
+@pytest.mark.parametrize("setting", ["off", "metric", "worse_bound"])
 def test_raise_threshold_never_lowers_the_threshold(store: Store, setting: str) -> None:
     config = load_config("demo", {"gate.raise_threshold": setting})
     first = build_candidate(store, "first", [0, 1, 2], config=config)
     first.promote(store)
-    raised = {"off": 0.6, "accuracy": 0.95, "lower_bound": first.evaluation.metrics["val_accuracy_low"]}[setting]
+    raised = {"off": 0.6, "metric": 0.95, "worse_bound": first.evaluation.metrics["val_accuracy_low"]}[setting]
     assert stored_state(store)["threshold"] == raised
     assert stored_state(store)["champion"].get("threshold") == (None if setting == "off" else raised)
     set_threshold(store, 0.5)
@@ -345,7 +349,7 @@ def test_raise_threshold_never_lowers_the_threshold(store: Store, setting: str) 
     second.promote(store)
     assert champion_key(store) == second.model.key
     accuracy = second.evaluation.metrics["val_accuracy"]
-    assert stored_state(store)["threshold"] == (accuracy if setting == "accuracy" else 0.97)
+    assert stored_state(store)["threshold"] == (accuracy if setting == "metric" else 0.97)
 
 
 def test_images_that_the_champion_was_trained_on_are_not_compared(store: Store) -> None:

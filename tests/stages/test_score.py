@@ -39,8 +39,10 @@ def graded(cars: Path, tmp_path: Path) -> Competition:
     return open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
 
 
-def build_evaluation(store: Store, accuracy: float, low: float, high: float) -> Evaluation:
-    metrics: Metrics = {"val_accuracy": accuracy, "val_accuracy_low": low, "val_accuracy_high": high}
+def build_evaluation(store: Store, value: float, low: float, high: float, metric: str = "accuracy") -> Evaluation:
+    metrics: Metrics = {
+        "metric": metric, "val_metric": value, "val_metric_low": low, "val_metric_high": high, "num_images": 60,
+    }
     return build_artifact(store, Evaluation, Provenance(1, {"model": "m"}, metrics), metrics)
 
 
@@ -150,3 +152,30 @@ def test_a_submission_that_kaggle_does_not_list_yet_is_found_by_its_number(
         assert KaggleClient("cars").list_submissions() == []
         metrics = score_metrics(submission, build_evaluation(store, 1.0, 0.9, 1.0), store)
     assert (metrics["ref"], metrics["public_score"]) == (1001, 1.0)
+
+
+@pytest.mark.parametrize("expected", [
+    ("macro_f1", 0.95, "leakage"), ("log_loss", 0.01, "leakage"), ("log_loss", 2.0, "easier"),
+], ids=str)
+def test_gap_of_another_metric_has_its_direction(
+    cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch, expected: tuple[str, float, str]
+) -> None:
+    """The public score of the sample submission is 0.1."""
+    metric, value, suspect = expected
+    with DemoServer(graded, scoring_seconds=0) as server:
+        submission = send(store, cars / "sample-submission.csv", monkeypatch, server)
+        evaluation = build_evaluation(store, value, value - 0.01, value + 0.01, metric)
+        metrics = score_metrics(submission, evaluation, store)
+    public_score = float(metrics["public_score"])
+    assert metrics["gap"] == round(value - public_score, 5)
+    assert suspect in metrics["warning"]
+
+
+def test_score_that_the_metric_cannot_have_is_not_compared(
+    cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DemoServer(graded, scoring_seconds=0) as server:
+        submission = send(store, cars / "truth.csv", monkeypatch, server)
+        monkeypatch.setattr("carclf.services.kaggle.client._parse_score", lambda _: 12.5)
+        metrics = score_metrics(submission, build_evaluation(store, 0.9, 0.8, 0.95, "macro_f1"), store)
+    assert (metrics["public_score"], metrics["gap"], metrics["warning"]) == (12.5, "", "")

@@ -26,12 +26,12 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def index_rows(names: range, *, label: int | None = None) -> pd.DataFrame:
+def index_rows(names: range, *, label: str | None = None) -> pd.DataFrame:
     """Usable images with hashes far apart from each other."""
     digests = [hashlib.sha256(str(name).encode()).hexdigest() for name in names]
     return pd.DataFrame({
         "id": [f"{name}.jpg" for name in names], "path": [f"train/{name % 3}/{name}.jpg" for name in names],
-        "label": [name % 3 if label is None else label for name in names], "problem": "", "source": "train",
+        "label": [str(name % 3) if label is None else label for name in names], "problem": "", "source": "train",
         "sha256": digests, "pixels_sha256": digests, "color_signature": [bytes(range(192))] * len(names),
         "phash": np.array([int(digest[:16], 16) for digest in digests], np.uint64),
         "cluster": list(names),

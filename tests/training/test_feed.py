@@ -93,7 +93,7 @@ def test_the_error_of_the_source_is_raised_instead_of_keras_error():
 @pytest.mark.acceptance  # processes start slowly
 def test_a_killed_reading_process_raises_service_error(tmp_path):
     cv2.imwrite(str(tmp_path / "car.png"), np.zeros((40, 60, 3), np.uint8))
-    rows = pd.DataFrame({"path": ["car.png"] * 4000, "label": 0, "problem": ""})
+    rows = pd.DataFrame({"path": ["car.png"] * 4000, "class_index": 0, "problem": ""})
     source = LetterboxedSource(Examples.from_index(rows, tmp_path, (32, 48)), (32, 48))
     stream = BatchStream(lambda number: batches(source, 4, start_batch=number, num_workers=2))
     stream.get(0)

@@ -73,7 +73,7 @@ def images(tmp_path_factory):
         shape = (int(random.integers(40, 90)), int(random.integers(50, 120)), 3)
         cv2.imwrite(str(folder / f"{number}.jpg"), random.integers(0, 256, shape, np.uint8))
     paths = [f"{number}.jpg" for number in range(44)]
-    return folder, pd.DataFrame({"path": paths, "problem": "", "label": [number % 3 for number in range(44)]})
+    return folder, pd.DataFrame({"path": paths, "problem": "", "class_index": [number % 3 for number in range(44)]})
 
 
 def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, **settings):
