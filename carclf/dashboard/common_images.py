@@ -123,7 +123,8 @@ def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> Common
 
 def _probabilities(common: pd.DataFrame, letter: str, run: EvaluatedRun, names: Sequence[str]) -> FloatArray:
     """Return calibrated probabilities of the common images; 0 for classes that the model was not trained on."""
-    table = common[[f"p{name}_{letter}" for name in run.model.class_names]].to_numpy(float)
+    columns = [f"p{name}_{letter}" for name in run.model.class_names]  # a class of one model only has no suffix
+    table = common[[column if column in common else column[:-2] for column in columns]].to_numpy(float)
     aligned = np.zeros((len(table), len(names)))
     aligned[:, class_positions(run.model.class_names, names)] = table
     return aligned

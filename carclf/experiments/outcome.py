@@ -12,6 +12,7 @@ from pydantic import FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import Evaluation, Model, Split
+from carclf.champion import MetricName
 from carclf.errors import CarclfError, QualityError
 from carclf.evaluation.assessment import dependent_images
 from carclf.experiments.ablations import ENSEMBLE
@@ -80,7 +81,7 @@ class StoppedRecipe(TypedDict):
     recipe: str
     epoch: int
     val_accuracy: float
-    val_metric: float
+    val_metric: FiniteFloat
 
 
 class FailedRun(TypedDict):
@@ -94,7 +95,7 @@ class Outcome(TypedDict):
     """The content of ``outcome.json``, described at ``compute_outcome``."""
 
     experiment: str
-    metric: str
+    metric: MetricName
     recipe: str
     settings: dict[str, Any]
     seeds: list[int]

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.champion import champion_event
+from carclf.champion import MetricName, champion_event
 from carclf.errors import CarclfError, DataError
 from carclf.formatting import finite_number, truncate
 from carclf.metrics import METRICS
@@ -50,7 +50,7 @@ class StoredRow(TypedDict):
     val_accuracy: float | None
     val_accuracy_low: float | None
     val_accuracy_high: float | None
-    metric: str
+    metric: MetricName
     val_metric: float | None
     val_metric_low: float | None
     val_metric_high: float | None
