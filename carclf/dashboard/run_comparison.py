@@ -11,7 +11,7 @@ from carclf.dashboard import comparison_facts as facts
 from carclf.dashboard.run_reader import RunReader, open_run
 from carclf.errors import ConfigError
 from carclf.formatting import finite_number
-from carclf.metrics import METRICS, Metric
+from carclf.metrics import METRICS
 from carclf.services.storage import Store, format_command
 
 if TYPE_CHECKING:
@@ -90,16 +90,13 @@ def _conclude(run_a: str, run_b: str, paired: facts.PairedResult) -> tuple[str, 
     if paired.interval is None or paired.p_value is None or paired.difference is None:
         return "not_comparable", (f"{run_a} and {run_b} cannot be compared: they have no common validation images "
                                   "that neither model was trained on.")
-    low, high = paired.interval
     metric = METRICS[paired.metric]
-    difference, low_text, high_text = (_format_difference(metric, value) for value in (paired.difference, low, high))
-    details = (f"{metric.label} {paired.b:.4f} against {paired.a:.4f} on {paired.num_images} common images, a "
-               f"difference of {difference} (95% interval {low_text} to {high_text}, p = {paired.p_value:.3g})")
+    scale, digits, unit = (100, 2, " points") if metric.higher_is_better else (1, 4, "")
+    difference, low, high = (f"{scale * value:+.{digits}f}" for value in (paired.difference, *paired.interval))
+    name = "" if metric.name == "accuracy" else f"{metric.label} "
+    details = (f"{name}{paired.b:.4f} against {paired.a:.4f} on {paired.num_images} common images, a difference of "
+               f"{difference}{unit} (95% interval {low} to {high}, p = {paired.p_value:.3g})")
     if paired.p_value > SIGNIFICANCE_LEVEL:
         return "inconclusive", f"Neither {run_b} nor {run_a} is shown to be better: {details}."
     conclusion = "better" if metric.is_better(paired.difference, 0) else "worse"
     return conclusion, f"{run_b} is {conclusion} than {run_a}: {details}."
-
-
-def _format_difference(metric: Metric, difference: float) -> str:
-    return f"{100 * difference:+.2f} points" if metric.higher_is_better else f"{difference:+.4f}"
