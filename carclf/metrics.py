@@ -156,7 +156,7 @@ def _roc_auc(labels: "Labels", probabilities: "Probabilities", _: Sequence[str])
 def _quadratic_weighted_kappa(labels: "Labels", probabilities: "Probabilities", class_names: Sequence[str]) -> float:
     """Return Cohen's kappa with the squared difference of ranks as its weight.
 
-    scikit-learn knows only consecutive ranks. The expected disagreement of independent ratings is the sum of both
+    scikit-learn supports only consecutive ranks. The expected disagreement of independent ratings is the sum of both
     variances and of the squared difference of the means.
     """
     ranks = class_ranks(class_names, probabilities.shape[1])

@@ -33,18 +33,15 @@ def _four_decimals(value: Any) -> str:
 
 
 def _score_header(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    has_metric = any(row["metric"] != "accuracy" for row in rows)
-    return "accuracy", "95%", "metric" if has_metric else "", "public"
+    """Return the titles of ``_score_cells``."""
+    names = {row["metric"] for row in rows if row["val_metric"] is not None} or {"accuracy"}
+    return METRICS[min(names)].noun if len(names) == 1 else "metric", "95%", "public"
 
 
-def _score_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the accuracy and its interval, the metric unless it is accuracy, and the public score."""
-    is_known = row["val_accuracy_low"] is not None
-    interval = f"{row['val_accuracy_low']:.4f}-{row['val_accuracy_high']:.4f}" if is_known else ""
-    metric = METRICS[row["metric"]]
-    has_metric = metric.name != "accuracy" and row["val_metric"] is not None
-    value = f"{metric.label} {row['val_metric']:.4f}" if has_metric else ""
-    return _four_decimals(row["val_accuracy"]), interval, value, _four_decimals(row["public_score"])
+def _score_cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    is_known = row["val_metric_low"] is not None
+    interval = f"{row['val_metric_low']:.4f}-{row['val_metric_high']:.4f}" if is_known else ""
+    return _four_decimals(row["val_metric"]), interval, _four_decimals(row["public_score"])
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
@@ -69,8 +66,8 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
         table.append((
-            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row), str(row["rank"]),
-            row["time"], row["by"], override,
+            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row),
+            str(row["rank"]), row["time"], row["by"], override,
         ))
     return format_table(table)
 

@@ -57,7 +57,7 @@ def test_list_shows_every_promotion_and_marks_the_champion(store: Store) -> None
         ["model", "run", "accuracy", "95%", "public", "rank", "when", "by"],
         [first.model.key, "first", "0.9500", "0.8630-0.9829", "0.9125", "4", times[0], "ada"],
         ["*", second.model.key, "second", "0.9833", "0.9114-0.9971", times[1], "ada"],
-        ["The", "stored", "threshold", "is", "0.6000."],
+        ["The", "stored", "threshold", "is", "0.6000", "(accuracy)."],
     ]
     listed = json.loads(carclf(store, "champion", "list", "--json").stdout)
     assert listed["champion"] == second.model.key and listed["history"] == state(store)["history"]
@@ -143,9 +143,17 @@ def test_reasons_and_names_are_escaped_in_the_output(store: Store) -> None:
 
 def test_set_threshold_records_the_name_and_prints_the_previous_threshold(store: Store) -> None:
     printed = [carclf(store, "champion", "set-threshold", value, "--by", "Bob").stdout for value in ("0.7", "0.8")]
-    assert "is 0.7000;" in printed[0]
-    assert "is 0.8000; it was 0.7000" in printed[1]
+    assert "is 0.7000 (accuracy);" in printed[0]
+    assert "is 0.8000 (accuracy); it was 0.7000 (accuracy)" in printed[1]
     assert (state(store)["threshold"], state(store)["history"][0]["by"]) == (0.8, "Bob")
+
+
+def test_set_threshold_changes_the_metric(store: Store) -> None:
+    printed = carclf(store, "champion", "set-threshold", "1.5", "--metric", "log_loss").stdout
+    assert "1.5000 (log loss)" in printed
+    assert (state(store)["threshold"], state(store)["metric"]) == (1.5, "log_loss")
+    with pytest.raises(ConfigError, match="macro_f1"):
+        carclf(store, "champion", "set-threshold", "0.5", "--metric", "f1")
 
 
 def test_the_promote_stage_waits_until_it_is_approved(store: Store, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ TRAINING_METRICS = {
 RESULT_METRICS = {
     "val_accuracy": TRAINING_METRICS["val_accuracy"],
     "val_metric": TRAINING_METRICS["val_metric"],
-    "threshold": Metric("carclf.gate.threshold", "gauge", "", "Value of the metric that the gate requires"),
+    "threshold": Metric("carclf.gate.threshold", "gauge", "1", "Metric that the gate requires"),
     "public_score": Metric("carclf.public_score", "gauge", "", "Public score of the last submission"),
 }
 METRICS = (
