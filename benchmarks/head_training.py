@@ -96,7 +96,7 @@ def train_on_features(task: HeadTask, num_views: int) -> float:
         val_features = extract_features(backbone, task.val, config, 0, meter)
     head = build_head(val_features.shape[1], task.num_classes, config.model)
     labels = np.tile(task.train.labels, len(views))
-    return fit_head(head, (np.concatenate(views), labels), (val_features, task.val.labels), config.head)[1]
+    return fit_head(head, (np.concatenate(views), labels), (val_features, task.val.labels), config.head).best.accuracy
 
 
 def measure(task: HeadTask, epochs: int) -> Iterator[dict[str, Any]]:

@@ -131,7 +131,7 @@ def train_head(data: Data, labels: Labels, val: npt.NDArray[np.bool_], config: C
     head = build_head(data.features.shape[1], int(data.labels.max()) + 1, config.model)
     val_data = data.features[val], data.labels[val]
     # Not the best epoch: in practice there are no clean labels to choose it by.
-    history, _, _ = fit_head(head, (data.features[~val], labels[~val]), val_data, config.head)
+    history = fit_head(head, (data.features[~val], labels[~val]), val_data, config.head).history
     keras.backend.clear_session()
     return float(history["val_accuracy"].iloc[-1])
 

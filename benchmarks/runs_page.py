@@ -46,7 +46,7 @@ METRICS = {
 }
 REQUESTS = {
     "first_ms": "/data/runs",
-    "sorted_ms": "/data/runs?sort=val_accuracy&limit=200",
+    "sorted_ms": "/data/runs?sort=val_metric&limit=200",
     "filtered_ms": "/data/runs?text=2007+demo",
     "timeline_ms": "/data/timeline",
     "page_ms": "/",

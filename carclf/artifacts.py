@@ -256,7 +256,7 @@ class Split(_Labeled):
     folder = "splits"
 
     @property
-    def metric(self) -> str:  # type: ignore[override]
+    def metric_name(self) -> str:
         """The name of the metric in carclf.metrics."""
         return str(self.metrics.get("metric", "accuracy"))
 

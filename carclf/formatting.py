@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 ELLIPSIS = "…"
+MAX_CLASS_NAME = 60  # characters
 
 
 def printable(text: str) -> str:
@@ -14,6 +15,13 @@ def printable(text: str) -> str:
 def truncate(text: str, max_length: int) -> str:
     """Return the text, or its beginning and an ellipsis, in at most ``max_length`` characters."""
     return text if len(text) <= max_length else text[: max_length - 1] + ELLIPSIS
+
+
+def shorten(text: str, max_length: int = MAX_CLASS_NAME) -> str:
+    """Return the text on one line, or its beginning and end around an ellipsis: long names often differ at the end."""
+    text = printable(text)
+    tail = max_length // 3
+    return text if len(text) <= max_length else text[: max_length - 1 - tail] + ELLIPSIS + text[-tail:]
 
 
 def format_value(value: object) -> str:

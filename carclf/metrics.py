@@ -69,6 +69,17 @@ class Metric:
         """Return whether a value is possible; NaN and infinity are not."""
         return math.isfinite(value) and self.limits[0] <= value <= self.limits[1]
 
+    @property
+    def label(self) -> str:
+        """The noun, with the direction if a lower value is better."""
+        return self.noun if self.higher_is_better else f"{self.noun} (lower is better)"
+
+    def format_difference(self, difference: float, sign: str = "") -> str:
+        """Format a difference in points, hundredths of the metric, or of a loss, which is no fraction, as it is."""
+        if self.higher_is_better:
+            return f"{round(100 * difference, 1) + 0:{sign}.1f}"  # + 0 turns -0.0 into 0.0
+        return f"{round(difference, 4) + 0:{sign}.4f}"
+
     def improvement(self, value: float, other: float) -> float:
         """Return by how much a value is better than another; negative if it is worse."""
         return value - other if self.higher_is_better else other - value

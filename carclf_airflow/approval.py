@@ -31,12 +31,17 @@ BODY = Template("""\
 | validation accuracy | {{ '%.4f' | format(evaluation['val_accuracy']) }} (95%: \
 {{ '%.4f' | format(evaluation['val_accuracy_low']) }} to {{ '%.4f' | format(evaluation['val_accuracy_high']) }}, \
 {{ evaluation['num_images'] }} images) |
+{% if evaluation['metric'] != 'accuracy' -%}
+| validation {{ evaluation['metric'] | replace('_', ' ') }} | {{ '%.4f' | format(evaluation['val_metric']) }} (95%: \
+{{ '%.4f' | format(evaluation['val_metric_low']) }} to {{ '%.4f' | format(evaluation['val_metric_high']) }}) |
+{% endif -%}
 | weakest class | {{ evaluation['weakest_class'] }}, recall {{ '%.4f' | format(evaluation['weakest_recall']) }} |
 | calibration error | {{ '%.4f' | format(evaluation['calibration_error']) }} |
 | stored threshold | {{ '%.4f' | format(gate['threshold']) }} |
 | champion | {{ gate.get('champion') or 'none yet' }} |
 {% for name, value in gate.items()
-   if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'champion', 'report', 'p_value') -%}
+   if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'metric', 'val_metric', 'champion', 'report',
+                   'p_value') -%}
 | {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else value }} |
 {% endfor %}
 [The run's report]($base/dags/car_retrain/runs/{{ run_id | urlencode }}/plugin/car-classifier-report) shows the gate's \

@@ -19,7 +19,9 @@ from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
 TASKS = (*STAGES, PROMOTE_TASK)
-SHOWN_METRICS = ("val_accuracy", "threshold", "champion", "public_score", "rank", "gap", "warning")
+SHOWN_METRICS = (
+    "metric", "val_metric", "val_accuracy", "threshold", "champion", "public_score", "rank", "gap", "warning",
+)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def build_evaluation(
     positions = np.where(rows.index.isin(list(wrong_positions)), labels + 1, labels) % len(CLASS_NAMES)
     probabilities = np.full((len(rows), len(CLASS_NAMES)), 0.1)
     probabilities[rows.index, positions] = 0.8
-    predictions = Predictions(rows.assign(path=rows["id"]), CLASS_NAMES, probabilities, METRICS[split.metric])
+    predictions = Predictions(rows.assign(path=rows["id"]), CLASS_NAMES, probabilities, METRICS[split.metric_name])
     evaluation = compute_evaluation(predictions)
     all_metrics = {
         **{name: evaluation[name] for name in evaluate.METRIC_FIELDS},

@@ -41,14 +41,16 @@ VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 CLAIM = "submissions/claims/cars-0.json"
 COMPARISON = {"difference": 0.1, "low": 0.05, "high": 0.15, "p_value": 0.01, "minimum_detectable_difference": 0.05}
-ROW = {"changes": {}, "num_seeds": 1, "accuracy_std": None, "minutes": 2.0, "images_per_second": 9.5,
+ROW = {"changes": {}, "num_seeds": 1, "value_std": None, "minutes": 2.0, "images_per_second": 9.5,
        "on_pareto_front": True, "runs": ["e-x-s0"], "command": "carclf run", "summary": "x"}  # fmt: skip
 OUTCOME = {
-    "experiment": "e", "recipe": "demo", "settings": {"seed": 1}, "significance_level": 0.05, "num_images": 60,
+    "experiment": "e", "metric": "accuracy", "recipe": "demo", "settings": {"seed": 1},
+    "significance_level": 0.05, "num_images": 60,
     "num_comparisons": 1, "seeds": [0], "num_folds": 0, "seed_std": None, "winner": "e-mixup-s0",
-    "rows": [ROW | {"recipe": "baseline", "accuracy": 0.5, "conclusion": "", "relative_cost": None},
-             ROW | COMPARISON | {"recipe": "mixup", "accuracy": 0.6, "conclusion": "better", "relative_cost": 1.5}],
-    "stopped_early": [{"recipe": "frozen", "epoch": 2, "val_accuracy": 0.4}],
+    "rows": [ROW | {"recipe": "baseline", "accuracy": 0.5, "value": 0.5, "conclusion": "", "relative_cost": None},
+             ROW | COMPARISON | {"recipe": "mixup", "accuracy": 0.6, "value": 0.6,
+                                "conclusion": "better", "relative_cost": 1.5}],
+    "stopped_early": [{"recipe": "frozen", "epoch": 2, "val_accuracy": 0.4, "val_metric": 0.4}],
     "failed": [{"run": "e-y-s0", "error": "no images"}], "not_trained": ["z"],
 }  # fmt: skip
 

@@ -14,9 +14,10 @@ from carclf.experiments.plan import Plan, find_plan, read_plan, record_rejection
 from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
+from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.redaction import redact_values
-from carclf.reports.experiment_report import plot_pareto_front, sort_by_accuracy
+from carclf.reports.experiment_report import plot_pareto_front, sort_by_metric
 from carclf.services.storage import Store, format_command, require_store
 
 experiment_app = typer.Typer(help="Compare recipes with a baseline on the same images.", no_args_is_help=True)
@@ -144,8 +145,9 @@ def compare(name: NameOption, store_url: StoreOption = "store", result: ResultOp
 
     store = require_store(store_url)
     outcome = write_outcome(read_plan(name, store), store)
-    for row in sort_by_accuracy(outcome):
-        print(f"{row['recipe']:<28}{row['accuracy']:.4f}  {row['summary']}")
+    print(METRICS[outcome["metric"]].label)
+    for row in sort_by_metric(outcome):
+        print(f"{row['recipe']:<28}{row['value']:.4f}  {row['summary']}")
     for failure in outcome["failed"]:
         print(f"{failure['run']} failed: {failure['error']}")
     print(f"report: {store.url}/experiments/{name}/report.html")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from carclf.dashboard.run_facts import RunFacts
     from carclf.dashboard.stage_facts import StageFacts
 
-SCORE_HEADER = ("accuracy", "95%", "public")
-RUNS_HEADER = ("", "run", "recipe", "created", "state", "stage", *SCORE_HEADER, "decision", "minutes", "GPU")
 MAX_ROWS = 20  # in each table of a comparison
 
 
@@ -34,10 +32,16 @@ def _four_decimals(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else format_value(value)
 
 
-def _score_cells(row: Mapping[str, Any], name: str = "val_accuracy") -> tuple[str, str, str]:
-    is_known = row[f"{name}_low"] is not None
-    interval = f"{row[f'{name}_low']:.4f}-{row[f'{name}_high']:.4f}" if is_known else ""
-    return _four_decimals(row[name]), interval, _four_decimals(row["public_score"])
+def _score_header(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the titles of ``_score_cells``."""
+    names = {row["metric"] for row in rows if row["val_metric"] is not None} or {"accuracy"}
+    return METRICS[min(names)].noun if len(names) == 1 else "metric", "95%", "public"
+
+
+def _score_cells(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    is_known = row["val_metric_low"] is not None
+    interval = f"{row['val_metric_low']:.4f}-{row['val_metric_high']:.4f}" if is_known else ""
+    return _four_decimals(row["val_metric"]), interval, _four_decimals(row["public_score"])
 
 
 def champion_rows(store: Store, state: State) -> list[dict[str, Any]]:
@@ -58,14 +62,12 @@ def _champion_row(store: Store, state: State, event: Event) -> dict[str, Any]:
 
 def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a table of ``champion_rows``, with a star for the champion."""
-    metrics = {row["metric"] for row in rows}
-    metric = METRICS[metrics.pop()].noun if len(metrics) == 1 else "metric"
-    table = [("", "model", "run", metric, *SCORE_HEADER[1:], "rank", "when", "by", "", "")]
+    table = [("", "model", "run", *_score_header(rows), "rank", "when", "by", "", "")]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
         holdout = "" if row["holdout_accuracy"] is None else f"test accuracy {row['holdout_accuracy']:.4f}"
         table.append((
-            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row, "val_metric"),
+            "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row),
             str(row["rank"]), row["time"], row["by"], holdout, override,
         ))
     return format_table(table)
@@ -138,7 +140,7 @@ def _describe_event(event: Event) -> str:
 
 def runs_table(rows: Sequence[Row]) -> list[str]:
     """Return a table of the index's rows, with a star for the champion's run."""
-    table = [RUNS_HEADER]
+    table = [("", "run", "recipe", "created", "state", "stage", *_score_header(rows), "decision", "minutes", "GPU")]
     for row in rows:
         created = row["created"][: len("2026-01-31T12:00")]
         gpu_minutes = f"{row['gpu_minutes']:.1f}" if row["gpu_minutes"] else ""

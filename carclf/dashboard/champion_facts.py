@@ -6,17 +6,22 @@ from carclf.artifacts import Evaluation
 from carclf.champion import Event, State, model_summary, read_state
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import DataError
+from carclf.runs.index import BOUNDS
 from carclf.services.storage import Store
 
 
 class Champion(Facts):
-    """The champion with its accuracy, the 95% interval, and the last public score; None where unknown."""
+    """The champion with its metric and accuracy, their 95% intervals, and the last public score; None: unknown."""
 
     model: str
     run: str
     val_accuracy: float | None
     val_accuracy_low: float | None
     val_accuracy_high: float | None
+    metric: str = "accuracy"
+    val_metric: float | None
+    val_metric_low: float | None
+    val_metric_high: float | None
     holdout_accuracy: float | None = None  # on labeled test images
     holdout_accuracy_low: float | None = None
     holdout_accuracy_high: float | None = None
@@ -38,6 +43,7 @@ class ChampionFacts(Facts):
 
     champion: Champion | None
     threshold: float
+    metric: str = "accuracy"  # of the threshold
     thresholds: tuple[ThresholdChange, ...]
     events: tuple[dict[str, Any], ...] = ()
 
@@ -48,7 +54,10 @@ def champion_facts(store: Store) -> ChampionFacts | None:
         return None
     champion = _champion(store, state, state["champion"]) if state["champion"] else None
     thresholds, events = _threshold_changes(state), tuple(reversed(state["history"]))
-    return ChampionFacts(champion=champion, threshold=state["threshold"], thresholds=thresholds, events=events)
+    metric = str(state.get("metric", "accuracy"))
+    return ChampionFacts(
+        champion=champion, threshold=state["threshold"], metric=metric, thresholds=thresholds, events=events,
+    )
 
 
 def _champion(store: Store, state: State, event: Event) -> Champion:
@@ -57,12 +66,16 @@ def _champion(store: Store, state: State, event: Event) -> Champion:
     except DataError:  # show the champion without its interval
         evaluation = None
     summary = model_summary(state, event, evaluation)
+    summary = {f"val_metric{bound}": summary[f"val_accuracy{bound}"] for bound in BOUNDS} | summary
     by = event.get("approved_by") or event.get("by") or ""
     return Champion.model_validate(summary | {"rank": summary["rank"] or None, "since": event["time"], "by": by})
 
 
 def _threshold_changes(state: State) -> tuple[ThresholdChange, ...]:
-    changes = [event for event in state["history"] if "threshold" in event]
+    metric = state.get("metric", "accuracy")
+    changes = [
+        event for event in state["history"] if "threshold" in event and event.get("metric", metric) == metric
+    ]
     initial = changes[0].get("previous_threshold") if changes else state["threshold"]
     steps = [] if initial is None else [("", initial)]
     steps += [(event["time"], event["threshold"]) for event in changes]

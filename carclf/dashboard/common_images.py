@@ -1,5 +1,6 @@
 """The validation images that two runs have in common and that neither model was trained on, with both predictions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ import pandas as pd
 from carclf.artifacts import Evaluation, Model, Split
 from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference, PairedResult
 from carclf.ensembles.members import ids_predicted_identically
+from carclf.evaluation.assessment import dependent_images
 from carclf.gate.comparison import ids_trained_on
 from carclf.inference.calibration import apply_temperature
+from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
+from carclf.paired_bootstrap import Examples, compare_models
 from carclf.services.storage import Store
-from carclf.stats import PairedCounts
+from carclf.stats import FloatArray, PairedCounts, class_positions
 
 MAX_CHANGED = 200
 
@@ -31,11 +35,15 @@ class EvaluatedRun:
 class CommonImages:
     """The common images and how many were excluded for each reason, as in ``PairedResult``.
 
-    The columns of ``rows`` are id, path ("" if unknown), label, a and b (the predicted classes), and a_probability and
-    b_probability (calibrated; NaN if unknown).
+    The columns of ``rows`` are id, path ("" if unknown), group, label, a and b (the predicted classes), a_probability
+    and b_probability (calibrated; NaN if unknown). ``probabilities`` are those of both models, calibrated, of shape
+    (images, classes), if the metric is not accuracy.
     """
 
     rows: pd.DataFrame
+    metric: Metric
+    class_names: Sequence[str]
+    probabilities: tuple[FloatArray, FloatArray] | None
     num_trained_on: int
     num_mismatched: int
     num_same_members: int
@@ -45,16 +53,29 @@ class CommonImages:
         a = self.rows["a"] == self.rows["label"]
         b = self.rows["b"] == self.rows["label"]
         counts = PairedCounts(len(self.rows), int((b & ~a).sum()), int((a & ~b).sum()))
-        statistics: dict[str, Any] = {
-            "accuracy_a": float(a.mean()), "accuracy_b": float(b.mean()), "difference": counts.difference,
-            "interval": counts.interval(), "p_value": counts.p_different,
-        } if counts.num_images else {}
+        statistics: dict[str, Any] = {}
+        if counts.num_images:
+            statistics = {"accuracy_a": float(a.mean()), "accuracy_b": float(b.mean())} | self._test(counts)
         return PairedResult(
             num_images=counts.num_images,
             only_a_correct=counts.champion_only_correct, only_b_correct=counts.candidate_only_correct,
             both_correct=int((a & b).sum()), both_incorrect=int((~a & ~b).sum()), num_trained_on=self.num_trained_on,
             num_mismatched=self.num_mismatched, num_same_members=self.num_same_members, **statistics,
         )
+
+    def _test(self, counts: PairedCounts) -> dict[str, Any]:
+        """Return the metric of both models and the test of their difference."""
+        if self.probabilities is None:
+            a, b = ((self.rows[run] == self.rows["label"]).mean() for run in ("a", "b"))
+            return {"a": float(a), "b": float(b), "difference": counts.difference, "interval": counts.interval(),
+                    "p_value": counts.p_different}
+        labels = class_positions(self.rows["label"].to_numpy(), self.class_names)
+        examples = Examples(labels, self.class_names, self.rows["group"].tolist())
+        first, second = self.probabilities
+        test = compare_models(self.metric, examples, second, first)
+        a, b = (self.metric.compute(labels, probabilities, self.class_names) for probabilities in (first, second))
+        return {"metric": self.metric.name, "a": a, "b": b, "difference": test.difference, "interval": test.interval,
+                "p_value": test.p_different}
 
     def classes(self) -> tuple[ClassDifference, ...]:
         """Return the recalls of each class, the largest loss of b first."""
@@ -88,11 +109,25 @@ def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> Common
     candidates = rows_a[rows_a["id"].isin(common["id"])].reset_index(drop=True)
     identical = ids_predicted_identically(candidates, a.model, b.model, store)
     common = common[~common["id"].isin(identical)].reset_index(drop=True)
-    columns = {"id": "id", "path_a": "path", "label_a": "label", "predicted_a": "a", "predicted_b": "b",
-               "probability_a": "a_probability", "probability_b": "b_probability"}
+    columns = {"id": "id", "path_a": "path", "group_a": "group", "label_a": "label", "predicted_a": "a",
+               "predicted_b": "b", "probability_a": "a_probability", "probability_b": "b_probability"}
     rows = common[list(columns)].rename(columns=columns)
     num_mismatched = int((~matches & ~is_trained_on).sum())
-    return CommonImages(rows, int(is_trained_on.sum()), num_mismatched, len(identical))
+    metric = METRICS[b.split.metric_name]
+    names = sort_naturally({*a.model.class_names, *b.model.class_names, *rows["label"]})
+    probabilities = None
+    if not metric.is_accuracy:
+        probabilities = _probabilities(common, "a", a, names), _probabilities(common, "b", b, names)
+    return CommonImages(rows, metric, names, probabilities, int(is_trained_on.sum()), num_mismatched, len(identical))
+
+
+def _probabilities(common: pd.DataFrame, letter: str, run: EvaluatedRun, names: Sequence[str]) -> FloatArray:
+    """Return calibrated probabilities of the common images; 0 for classes that the model was not trained on."""
+    columns = [f"p{name}_{letter}" for name in run.model.class_names]  # a class of one model only has no suffix
+    table = common[[column if column in common else column[:-2] for column in columns]].to_numpy(float)
+    aligned = np.zeros((len(table), len(names)))
+    aligned[:, class_positions(run.model.class_names, names)] = table
+    return aligned
 
 
 def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
@@ -101,9 +136,12 @@ def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
     rows = run.split.rows(store)
     if "path" not in rows:
         rows = rows.assign(path="")
+    rows = rows.assign(group=dependent_images(rows))
     predicted = predictions[["id", "predicted"]].assign(probability=np.nan)
-    probabilities = predictions.drop(columns=["id", "label", "predicted"]).to_numpy(float)
+    probabilities = predictions.drop(columns=["id", "label", "predicted"])
     if probabilities.size:
-        calibrated = apply_temperature(probabilities, run.evaluation.number("temperature"))
+        calibrated = apply_temperature(probabilities.to_numpy(float), run.evaluation.number("temperature"))
         predicted = predicted.assign(probability=calibrated.max(1))
+        if not METRICS[run.split.metric_name].is_accuracy:  # not needed for accuracy, and large for many classes
+            predicted = predicted.join(pd.DataFrame(calibrated, predicted.index, probabilities.columns))
     return rows[rows["subset"] == "val"].merge(predicted, on="id", validate="one_to_one")

@@ -25,7 +25,10 @@ class Difference(Facts):
 
 
 class PairedResult(Facts):
-    """Both models on their common images, with McNemar's exact test; None if there are no common images.
+    """Both models on their common images; None if there are no common images, or if their metrics differ.
+
+    ``a``, ``b``, ``difference``, ``interval`` and ``p_value`` are of the metric: of McNemar's exact test for accuracy,
+    of a paired bootstrap for others.
 
     Excluded: ``num_trained_on`` images that one of the models was trained on, ``num_mismatched`` images whose label or
     content differs, and ``num_same_members`` images that the same ensemble members predict for both models.
@@ -41,6 +44,9 @@ class PairedResult(Facts):
     num_same_members: int
     accuracy_a: float | None = None
     accuracy_b: float | None = None
+    metric: str = "accuracy"
+    a: float | None = None
+    b: float | None = None
     difference: float | None = None
     interval: tuple[float, float] | None = None  # 95%, of the difference
     p_value: float | None = None  # two-sided

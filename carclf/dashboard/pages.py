@@ -16,16 +16,17 @@ from carclf.dashboard.run_view import ProgressLine, live_curves, page_version, p
 from carclf.dashboard.templates import render_page, script, style_sheet, vega_bundle
 from carclf.dashboard.timeline import timeline_chart
 from carclf.errors import CarclfError, ConfigError, DataError
-from carclf.runs.index import TRAINING, index_row, list_runs
+from carclf.metrics import METRICS
+from carclf.runs.index import TRAINING, Row, index_row, list_runs
 from carclf.runs.live import read_live_progress
 from carclf.runs.record import read_record
 from carclf.services.storage import Store
 
-COLUMNS = (  # of the list of runs, in the order of site.js: the row's key, the title, whether it is a number
-    ("run", "Run", False), ("val_accuracy", "Accuracy (95%)", True), ("public_score", "Public score", True),
-    ("decision", "Decision", False), ("state", "State", False), ("created", "Started (UTC)", False),
-    ("recipe", "Recipe", False), ("dataset", "Dataset", False), ("minutes", "Minutes", True),
-    ("gpu_minutes", "GPU minutes", True),
+COLUMNS = (  # of the list of runs: the row's key, the title, whether it is a number
+    ("run", "Run", False), ("val_metric", "Metric (95%)", True), ("val_accuracy", "Accuracy", True),
+    ("public_score", "Public score", True), ("decision", "Decision", False), ("state", "State", False),
+    ("created", "Started (UTC)", False), ("recipe", "Recipe", False), ("dataset", "Dataset", False),
+    ("minutes", "Minutes", True), ("gpu_minutes", "GPU minutes", True),
 )
 FILES: dict[str, tuple[Callable[[], str], str]] = {
     "site.js": (script, "text/javascript"), "site.css": (style_sheet, "text/css"),
@@ -52,8 +53,18 @@ def runs_page(store: Store, root: str) -> str:
     return render_page(
         "runs.html", root, champion=champion, threshold=facts.threshold if facts else None,
         age=_age(champion.since) if champion else "", run_ids={row["run"] for row in rows},
-        timeline_chart=timeline_chart(rows, facts), columns=COLUMNS,
+        timeline_chart=timeline_chart(rows, facts), columns=_columns(rows), metrics=METRICS,
     )
+
+
+def _columns(rows: Sequence[Row]) -> list[tuple[str, str, bool]]:
+    """Return the columns of the list: the metric by its title if all runs have the same, accuracy if it differs."""
+    names = {row["metric"] for row in rows if row["val_metric"] is not None} or {"accuracy"}
+    metric = METRICS[min(names)]
+    direction = "" if metric.higher_is_better else ", lower is better"
+    title = f"{metric.title} (95%{direction})" if len(names) == 1 else "Metric (95%)"
+    columns = [column for column in COLUMNS if column[0] != "val_accuracy" or names != {"accuracy"}]
+    return [(name, title if name == "val_metric" else text, numeric) for name, text, numeric in columns]
 
 
 def run_page(store: Store, root: str, run_id: str) -> str:
@@ -70,7 +81,7 @@ def comparison_page(store: Store, root: str, run_a: str, run_b: str) -> str:
     """Render the comparison of two runs; ConfigError if they cannot be compared."""
     comparison = compare_runs(store, run_a, run_b)
     differences = class_differences(comparison.classes)
-    return render_page("comparison.html", root, comparison=comparison, differences=differences)
+    return render_page("comparison.html", root, comparison=comparison, differences=differences, metrics=METRICS)
 
 
 def experiment_page(store: Store, root: str, outcome: Mapping[str, Any], *, has_report: bool) -> str:
@@ -81,7 +92,7 @@ def experiment_page(store: Store, root: str, outcome: Mapping[str, Any], *, has_
 def experiment_progress_page(store: Store, root: str, name: str, training_runs: Sequence[Mapping[str, Any]]) -> str:
     """Render the state of an experiment without outcome; ``training_runs`` is empty until the plan exists."""
     statuses = training_run_statuses(store, training_runs)
-    return render_page("experiment_progress.html", root, experiment=name, training_runs=statuses)
+    return render_page("experiment_progress.html", root, experiment=name, training_runs=statuses, metrics=METRICS)
 
 
 def error_page(root: str, heading: str, text: str, *, awaited_run_id: str = "") -> str:
@@ -97,7 +108,7 @@ def live(store: Store, run_id: str) -> dict[str, Any]:
     progress = read_live_progress(store, run_id)
     row = index_row(record)
     running = [progress[stage] for stage in TRAINING if stage in progress and progress[stage]["state"] == "running"]
-    charts = [chart for stage in running for chart in live_curves(stage)]
+    charts = [chart for stage in running for chart in live_curves(stage, METRICS[row["metric"]])]
     return LiveUpdate(
         version=page_version(row, progress), state=row["state"], progress=tuple(progress_lines(progress)),
         charts=tuple({name: getattr(chart, name) for name in UPDATED} for chart in charts),

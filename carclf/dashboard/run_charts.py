@@ -8,12 +8,14 @@ from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scal
 from carclf.dashboard.comparison_facts import ClassDifference
 from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
 from carclf.dashboard.stage_facts import StageFacts
-from carclf.formatting import format_value
+from carclf.formatting import format_value, shorten
+from carclf.metrics import Metric
 
 Point = Mapping[str, Any]
-MAX_BARS = 60  # classes that fit into a bar chart
+MAX_BARS = 30  # classes that fit into a bar chart
 UNIT_INTERVAL: Spec = {"scale": {"domain": [0, 1]}}
-CLASS_AXIS: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class"}
+CLASS_AXIS: Spec = {"field": "label", "type": "nominal", "sort": None, "title": "class",
+                    "axis": {"labelLimit": 200}}  # pixels; a longer name is cut, and whole in the tooltip
 CLASS_TOOLTIP: list[Spec] = [{"field": "label", "title": "class"}, {"field": "num_images", "title": "images"}]
 
 
@@ -36,10 +38,15 @@ CURVES = (
 )
 
 
-def curves(name: str, points: Sequence[Point], x: str, x_title: str) -> list[Chart]:
-    """Return the training curves over the points' field ``x``; metrics without values have no curve."""
+def curves(name: str, points: Sequence[Point], x: str, x_title: str, metric: Metric) -> list[Chart]:
+    """Return the training curves over the points' field ``x``; metrics without values have no curve.
+
+    The metric that selects the epoch has its own curve unless it is accuracy.
+    """
     charts = []
-    for curve in CURVES:
+    title = metric.label[0].upper() + metric.label[1:]
+    of_metric = [] if metric.name == "accuracy" else [Curve("metric", title, {"val_metric": "validation"}, ".3~g")]
+    for curve in (*CURVES[:2], *of_metric, *CURVES[2:]):
         values: Values = [
             {"x": point[x], "kind": kind, "value": point[metric]}
             for point in points
@@ -126,9 +133,9 @@ def recalls(classes: Sequence[ClassRecall]) -> Chart:
     summary = "No class has validation images."
     if classes:
         weakest, strongest = classes[0], classes[-1]
-        summary = (f"The weakest class is {weakest.label} with recall {weakest.recall:.3f} (95%: {weakest.low:.3f} to "
-                   f"{weakest.high:.3f}, {weakest.num_images} images), the strongest is {strongest.label} with "
-                   f"{strongest.recall:.3f}.")
+        summary = (f"The weakest class is {shorten(weakest.label)} with recall {weakest.recall:.3f} (95%: "
+                   f"{weakest.low:.3f} to {weakest.high:.3f}, {weakest.num_images} images), the strongest is "
+                   f"{shorten(strongest.label)} with {strongest.recall:.3f}.")
     rows = [
         [row.label, str(row.num_images), *(f"{value:.3f}" for value in (row.recall, row.low, row.high)),
          str(row.num_predicted)]

@@ -11,13 +11,14 @@ from carclf.dashboard import comparison_facts as facts
 from carclf.dashboard.run_reader import RunReader, open_run
 from carclf.errors import ConfigError
 from carclf.formatting import finite_number
+from carclf.metrics import METRICS
 from carclf.services.storage import Store, format_command
 
 if TYPE_CHECKING:
     from carclf.dashboard.common_images import EvaluatedRun
 
 A = TypeVar("A", bound=Artifact)
-NOT_SUBTRACTED = ("weakest_class", "val_accuracy_low", "val_accuracy_high")
+NOT_SUBTRACTED = ("weakest_class", "val_accuracy_low", "val_accuracy_high", "val_metric_low", "val_metric_high")
 SIGNIFICANCE_LEVEL = 0.05  # of the two-sided test
 
 
@@ -30,6 +31,9 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
         raise ConfigError(f"Cannot compare the run {run_a!r} with itself. Give two runs: carclf runs compare A B")
     readers = [open_run(store, run) for run in (run_a, run_b)]
     a, b = (_evaluated_run(reader) for reader in readers)
+    if a.split.metric_name != b.split.metric_name:
+        raise ConfigError(f"Cannot compare the runs {run_a!r} and {run_b!r}: their metrics are {a.split.metric_name} and "
+                          f"{b.split.metric_name}. Repeat one of them with the same data.metric.")
     from carclf.dashboard.common_images import find_common_images
     from carclf.dashboard.previews import Previews
 
@@ -86,11 +90,13 @@ def _conclude(run_a: str, run_b: str, paired: facts.PairedResult) -> tuple[str, 
     if paired.interval is None or paired.p_value is None or paired.difference is None:
         return "not_comparable", (f"{run_a} and {run_b} cannot be compared: they have no common validation images "
                                   "that neither model was trained on.")
-    low, high = paired.interval
-    details = (f"{paired.accuracy_b:.4f} against {paired.accuracy_a:.4f} on {paired.num_images} common images, a "
-               f"difference of {100 * paired.difference:+.2f} points (95% interval {100 * low:+.2f} to "
-               f"{100 * high:+.2f}, p = {paired.p_value:.3g})")
+    metric = METRICS[paired.metric]
+    scale, digits, unit = (100, 2, " points") if metric.higher_is_better else (1, 4, "")
+    difference, low, high = (f"{scale * value:+.{digits}f}" for value in (paired.difference, *paired.interval))
+    name = "" if metric.name == "accuracy" else f"{metric.label} "
+    details = (f"{name}{paired.b:.4f} against {paired.a:.4f} on {paired.num_images} common images, a difference of "
+               f"{difference}{unit} (95% interval {low} to {high}, p = {paired.p_value:.3g})")
     if paired.p_value > SIGNIFICANCE_LEVEL:
         return "inconclusive", f"Neither {run_b} nor {run_a} is shown to be better: {details}."
-    conclusion = "better" if paired.difference > 0 else "worse"
+    conclusion = "better" if metric.is_better(paired.difference, 0) else "worse"
     return conclusion, f"{run_b} is {conclusion} than {run_a}: {details}."

@@ -65,7 +65,7 @@ class DataFacts(Facts):
     split: dict[str, Any]
     audit: dict[str, Any]
     audit_reports: tuple[str, ...]  # file names
-    num_images_by_class: dict[str, int]  # usable images
+    num_images_by_class: dict[str, int]  # usable images, the smallest class first
     findings: tuple[DataFinding, ...]
     problems: tuple[UnusableImage, ...]  # of training images
     test_problems: tuple[UnusableImage, ...]
@@ -248,7 +248,7 @@ def _data(reader: RunReader) -> DataFacts | None:
         split=split.metrics if split else {},
         audit={name: value for name, value in head_metrics.items() if head and name not in head.metrics},
         audit_reports=tuple(name for name in (audit.files if audit else ()) if name.endswith(".html")),
-        num_images_by_class=report.get("class_counts", {}),
+        num_images_by_class=dict(sorted(report.get("class_counts", {}).items(), key=lambda item: int(item[1]))),
         findings=report.get("findings", {}).get("reported", [])[:MAX_LISTED],
         problems=report.get("problems", [])[:MAX_LISTED],
         test_problems=report.get("test_problems", [])[:MAX_LISTED],

@@ -3,12 +3,14 @@
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from carclf.dashboard.liveness import mark_stale_runs
 from carclf.dashboard.run_reader import Facts
+from carclf.metrics import METRICS
 from carclf.runs.index import list_runs
 from carclf.services.storage import Store
 
@@ -16,12 +18,14 @@ MAX_LIMIT = 200
 MAX_CHOICES = 50  # values that a filter offers
 Row = Mapping[str, Any]  # of the run index
 SortKey = Literal[
-    "created", "run", "recipe", "dataset", "state", "val_accuracy", "public_score", "decision", "minutes", "gpu_minutes"
+    "created", "run", "recipe", "dataset", "state", "val_metric", "val_accuracy", "public_score", "decision", "minutes",
+    "gpu_minutes"
 ]
 FilterText = Annotated[str, Field(max_length=200)]
 CSV_COLUMNS = (
-    "run", "created", "recipe", "dataset", "model", "state", "val_accuracy", "val_accuracy_low", "val_accuracy_high",
-    "public_score", "rank", "decision", "champion", "minutes", "gpu_minutes", "gpu", "text",
+    "run", "created", "recipe", "dataset", "model", "state", "metric", "val_metric", "val_metric_low",
+    "val_metric_high", "val_accuracy", "val_accuracy_low", "val_accuracy_high", "public_score", "rank", "decision",
+    "champion", "minutes", "gpu_minutes", "gpu", "text",
 )
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")
 SEARCHED_COLUMNS = ("run", "recipe", "dataset", "model", "state", "decision", "text")
@@ -80,11 +84,21 @@ def _csv_cell(value: Any) -> str:
 
 
 def filter_and_sort(rows: Sequence[Row], query: RunQuery) -> list[Row]:
-    """Return the matching rows in order. Rows without a value in the sorted column come last in either direction."""
+    """Return the matching rows in order. Rows without a value in the sorted column come last in either direction.
+
+    In descending order of the metric, the best run is first, also if a lower value is better.
+    """
     matching = [row for row in rows if _matches(row, query)]
     with_value = [row for row in matching if row[query.sort] not in (None, "")]
     without_value = [row for row in matching if row[query.sort] in (None, "")]
-    return sorted(with_value, key=lambda row: row[query.sort], reverse=query.descending) + without_value
+    return sorted(with_value, key=partial(_sort_key, query.sort), reverse=query.descending) + without_value
+
+
+def _sort_key(name: str, row: Row) -> Any:
+    if name != "val_metric":
+        return row[name]
+    metric = METRICS[row["metric"]]
+    return metric.name == "accuracy", metric.name, metric.improvement(row["val_metric"], 0)
 
 
 def _matches(row: Row, query: RunQuery) -> bool:

@@ -9,7 +9,9 @@ from carclf.dashboard.charts import Chart
 from carclf.dashboard.run_charts import curves, recalls, reliability, stage_times
 from carclf.dashboard.run_facts import EvaluationFacts, RunFacts, is_viewable
 from carclf.dashboard.run_reader import Facts
-from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES, confused_pairs, confusion_matrix
+from carclf.metrics import METRICS, Metric
+from carclf.reports.evaluation_report import confused_pairs, confusion_matrix
+from carclf.reports.render import MAX_CLASSES
 from carclf.runs.live import LiveProgress
 
 X_TITLES = {"fine_tune": "step"}  # the unit of an activity's progress, if not epochs
@@ -29,7 +31,7 @@ class ProgressLine(Facts):
 def run_view(facts: RunFacts) -> dict[str, Any]:
     """Return the values of the template ``run.html``."""
     return {
-        "facts": facts, "row": facts.row, "is_viewable": is_viewable,
+        "facts": facts, "row": facts.row, "metric": METRICS[facts.row["metric"]], "is_viewable": is_viewable,
         "version": page_version(facts.row, facts.live), "progress": progress_lines(facts.live),
         "training_charts": _training_charts(facts), "stage_times": stage_times(facts.stages),
     } | _evaluation_view(facts.evaluation)
@@ -42,7 +44,7 @@ def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
     return {
         "recalls": recalls(evaluation.classes),
         "reliability": reliability(evaluation.reliability) if evaluation.reliability else None,
-        "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CONFUSION_CLASSES else None,
+        "matrix": confusion_matrix(names, confusion) if 0 < len(names) <= MAX_CLASSES else None,
         "confused_pairs": confused_pairs(names, confusion),
     }
 
@@ -50,21 +52,22 @@ def _evaluation_view(evaluation: EvaluationFacts | None) -> dict[str, Any]:
 def _training_charts(facts: RunFacts) -> dict[str, list[Chart]]:
     """Return the curves of each training stage by title, the latest first: live while it runs, then its history."""
     charts = {}
+    metric = METRICS[facts.row["metric"]]
     for stage, epochs in reversed(facts.curves.items()):
         live = facts.live.get(stage)
         if epochs and not (live and live["state"] == "running"):
-            charts[STAGE_TITLES[stage]] = curves(stage, epochs, "epoch", "epoch")
+            charts[STAGE_TITLES[stage]] = curves(stage, epochs, "epoch", "epoch", metric)
         elif live:
-            charts[f"{STAGE_TITLES[stage]}, live"] = live_curves(live)
+            charts[f"{STAGE_TITLES[stage]}, live"] = live_curves(live, metric)
     return {title: stage_charts for title, stage_charts in charts.items() if stage_charts}
 
 
-def live_curves(live: LiveProgress) -> list[Chart]:
+def live_curves(live: LiveProgress, metric: Metric) -> list[Chart]:
     """Return the curves of a stage from its live progress."""
     charts = []
     for activity, series in live["series"].items():
         points = sorted([*series["points"], *series["epochs"]], key=lambda point: float(point["done"]))
-        charts += curves(f"live-{activity}", points, "done", X_TITLES.get(activity, "epoch"))
+        charts += curves(f"live-{activity}", points, "done", X_TITLES.get(activity, "epoch"), metric)
     return charts
 
 

@@ -257,13 +257,19 @@
     box.dataset.run = run.run;
     box.addEventListener("change", () => selectRun(run.run, box.checked));
     const link = createElement("a", run.run, {href: runUrl(run.run)});
-    const interval = run.val_accuracy_low === null || run.val_accuracy_high === null ? "" : ` (${run.val_accuracy_low.toFixed(3)}–${run.val_accuracy_high.toFixed(3)})`;
-    const cells = [box, link, run.val_accuracy === null ? "" : formatNumber(run.val_accuracy, 4) + interval,
-      formatNumber(run.public_score, 4), run.decision ? createBadge(run.decision, "") : "", createBadge(run.state, run.text),
-      run.created.replace("T", " ").slice(0, 16), run.recipe, run.dataset.slice(0, 8), formatNumber(run.minutes, 1),
-      formatNumber(run.gpu_minutes, 1)]; // in the order of COLUMNS in pages.py
-    for (const [column, content] of cells.entries()) {
-      const cell = createElement("td", undefined, {className: [2, 3, 9, 10].includes(column) ? "number" : ""});
+    const interval = run.val_metric_low === null || run.val_metric_high === null ? "" : ` (${run.val_metric_low.toFixed(3)}–${run.val_metric_high.toFixed(3)})`;
+    const headers = [...document.querySelectorAll("#runs-table th[data-sort]")], hasAccuracy = headers.some((header) => header.dataset.sort === "val_accuracy");
+    const metric = hasAccuracy && run.val_metric !== null ? `${run.metric.replaceAll("_", " ")} ` : "";
+    const cells = {run: link, val_metric: run.val_metric === null ? "" : metric + formatNumber(run.val_metric, 4) + interval,
+      val_accuracy: formatNumber(run.val_accuracy, 4), public_score: formatNumber(run.public_score, 4),
+      decision: run.decision ? createBadge(run.decision, "") : "", state: createBadge(run.state, run.text),
+      created: run.created.replace("T", " ").slice(0, 16), recipe: run.recipe, dataset: run.dataset.slice(0, 8),
+      minutes: formatNumber(run.minutes, 1), gpu_minutes: formatNumber(run.gpu_minutes, 1)};
+    const boxCell = createElement("td");
+    boxCell.append(box);
+    row.append(boxCell);
+    for (const header of headers) {
+      const cell = createElement("td", undefined, {className: header.className}), content = cells[header.dataset.sort];
       cell.append(content);
       if (content === link && run.champion) cell.append(" ", createElement("span", "champion", {className: "state champion"}));
       row.append(cell);

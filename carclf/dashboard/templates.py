@@ -10,12 +10,11 @@ from markupsafe import Markup
 
 from carclf.dashboard.charts import render_svg
 from carclf.formatting import format_value
-from carclf.reports.evaluation_report import MAX_CONFUSION_CLASSES
 from carclf.reports.render import FOLDER as SHARED_FOLDER
-from carclf.reports.render import MAX_ROWS, create_environment, embedded_style
+from carclf.reports.render import MAX_CLASSES, MAX_ROWS, create_environment, embedded_style
 
 FOLDER = Path(__file__).parent
-LIMITS = {"max_rows": MAX_ROWS, "max_confusion_classes": MAX_CONFUSION_CLASSES}
+LIMITS = {"max_rows": MAX_ROWS, "max_classes": MAX_CLASSES}
 
 
 def render_page(template: str, root: str, **values: object) -> str:

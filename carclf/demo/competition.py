@@ -128,7 +128,7 @@ def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dic
     rows = _read_table(path, form)
     if num_repeated := int(rows.iloc[:, 0].duplicated().sum()):
         raise DataError(f"{path} repeats {num_repeated} ids. Remove the repeated rows.")
-    labels = dict(zip(rows.iloc[:, 0], rows.iloc[:, 1], strict=True))
+    labels: dict[str, str] = dict(zip(map(str, rows.iloc[:, 0]), map(str, rows.iloc[:, 1]), strict=True))
     if missing := set(ids) - set(labels):
         raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
                         "them, or omit --truth.")

@@ -150,7 +150,7 @@ def _measure_holdout(
     predictions, explain = _predict_rows(network, rows, model, images, context.config.evaluate)
     _require_finite(predictions, model)
     temperature = validation.number("temperature")
-    predictions = replace(predictions, metric=METRICS[split.metric], temperature=temperature)
+    predictions = replace(predictions, metric=METRICS[split.metric_name], temperature=temperature)
     measurements: Metrics = {name: validation.number(name) for name in ("latency_ms", "model_mb")}
     measurements["subset"] = HOLDOUT
     metrics = write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
@@ -174,7 +174,7 @@ def _predict(
     from carclf.dataset.champion_split import VAL
     from carclf.evaluation.assessment import Predictions
 
-    metric = METRICS[split.metric]
+    metric = METRICS[split.metric_name]
     if model.is_ensemble:
         from carclf.ensembles.network import out_of_sample_predictions
 

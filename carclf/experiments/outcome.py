@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
-from itertools import product
+from itertools import chain, product
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NotRequired
 
@@ -11,21 +11,34 @@ import numpy as np
 from pydantic import FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.artifacts import Evaluation, Model
+from carclf.artifacts import Evaluation, Model, Split
+from carclf.champion import MetricName
 from carclf.errors import CarclfError, QualityError
+from carclf.evaluation.assessment import dependent_images
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.plan import Plan, TrainingRun
 from carclf.experiments.racing import recipes_stopped_early
 from carclf.experiments.reproduce import reproduce_command
 from carclf.experiments.search import num_earlier_trials
-from carclf.experiments.significance import CorrectMatrix, RecipeComparison, compare_recipes, seed_std
+from carclf.experiments.significance import (
+    AccuracyResults,
+    MetricResults,
+    RecipeComparison,
+    Results,
+    compare_recipes,
+    seed_std,
+)
 from carclf.experiments.trainings import has_started
 from carclf.experiments.variants import BASELINE
 from carclf.inference.calibration import apply_temperature
+from carclf.metrics import METRICS, Metric
+from carclf.natural_order import sort_naturally
+from carclf.paired_bootstrap import Examples
 from carclf.redaction import redact
 from carclf.runs.record import Record, read_record
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command
+from carclf.stats import class_positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +50,17 @@ Row = dict[str, Any]
 
 @with_config(extra="allow")
 class OutcomeRow(TypedDict):
-    """A recipe in ``outcome.json``; except for the baseline, it also has the fields of RecipeComparison."""
+    """A recipe in ``outcome.json``; except for the baseline, it also has the fields of RecipeComparison.
+
+    ``value`` is the mean of the metric over the seeds.
+    """
 
     recipe: str
     changes: dict[str, Any]
     num_seeds: int
     accuracy: FiniteFloat
-    accuracy_std: FiniteFloat | None
+    value: FiniteFloat
+    value_std: FiniteFloat | None
     difference: NotRequired[FiniteFloat]
     low: NotRequired[FiniteFloat]
     high: NotRequired[FiniteFloat]
@@ -64,6 +81,7 @@ class StoppedRecipe(TypedDict):
     recipe: str
     epoch: int
     val_accuracy: float
+    val_metric: FiniteFloat
 
 
 class FailedRun(TypedDict):
@@ -77,6 +95,7 @@ class Outcome(TypedDict):
     """The content of ``outcome.json``, described at ``compute_outcome``."""
 
     experiment: str
+    metric: MetricName
     recipe: str
     settings: dict[str, Any]
     seeds: list[int]
@@ -106,11 +125,13 @@ class _Trainings:
 def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     """Return the content of ``outcome.json``.
 
+    - ``metric``: the name of the metric that compares the recipes
     - ``experiment``, ``recipe``, ``settings``, ``seeds``, ``num_folds``, ``significance_level``: from the plan
     - ``num_images``, ``num_comparisons``, and ``seed_std``, the standard deviation of a seed's effect on all images
-    - ``rows``: one per recipe, with ``recipe``, ``changes``, ``num_seeds``, ``accuracy``, ``accuracy_std``,
-      ``minutes`` and ``images_per_second`` if known, ``relative_cost``, ``on_pareto_front``, ``runs``, ``command``,
-      ``summary``, ``conclusion`` ("" for the baseline), and except for the baseline the fields of RecipeComparison
+    - ``rows``: one per recipe, with ``recipe``, ``changes``, ``num_seeds``, ``accuracy``, ``value`` and
+      ``value_std`` of the metric, ``minutes`` and ``images_per_second`` if known, ``relative_cost``,
+      ``on_pareto_front``, ``runs``, ``command``, ``summary``, ``conclusion`` ("" for the
+      baseline), and except for the baseline the fields of RecipeComparison
     - ``winner``: the run to promote, or ""
     - ``stopped_early``, ``failed`` (with ``run`` and ``error``) and ``not_trained``: the recipes without a row
 
@@ -123,22 +144,26 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
         raise QualityError(f"There is nothing to compare with: no seed of the baseline of {plan.experiment!r} is "
                            f"complete. {reasons}. Fix the cause and run again: "
                            f"{format_command(store, f'experiment run --name {plan.experiment}')}")
-    correct = _correct_matrices(tables, plan.ensemble)
+    metric = _metric(trainings)
+    predictions = _align(tables, plan.ensemble)
+    accuracy = predictions.accuracy_results()
+    results: Results = accuracy if metric.is_accuracy else predictions.metric_results(metric)
     stopped = {name: rung for name, rung in recipes_stopped_early(plan, store).items() if name not in tables}
     num_prior_recipes = len(stopped) + num_earlier_trials(plan)
     comparisons, seed_effect = compare_recipes(
-        correct, BASELINE, significance_level=plan.significance_level, num_prior_recipes=num_prior_recipes
+        results, BASELINE, significance_level=plan.significance_level, num_prior_recipes=num_prior_recipes
     )
-    rows = _rows(plan, trainings, correct, comparisons)
-    accounted = {run.recipe for run in trainings.failed} | set(stopped) | set(correct)
+    rows = _rows(plan, trainings, _Compared(results, accuracy, comparisons))
+    accounted = {run.recipe for run in trainings.failed} | set(stopped) | set(results.values)
     expected = [*plan.recipes, *([ENSEMBLE] if plan.ensemble else [])]
     return {
-        "experiment": plan.experiment, "recipe": plan.recipe, "settings": plan.settings,
-        "significance_level": plan.significance_level, "num_images": correct[BASELINE].shape[1],
+        "experiment": plan.experiment, "metric": metric.name, "recipe": plan.recipe, "settings": plan.settings,
+        "significance_level": plan.significance_level, "num_images": results.num_images,
         "num_comparisons": len(comparisons) + num_prior_recipes, "seeds": plan.seeds, "num_folds": plan.num_folds,
-        "seed_std": seed_effect, "rows": rows, "winner": _winner(rows, trainings),
+        "seed_std": seed_effect, "rows": rows, "winner": _winner(rows, trainings, metric),
         "stopped_early": [
-            {"recipe": name, "epoch": epoch, "val_accuracy": accuracy} for name, (epoch, accuracy) in stopped.items()
+            {"recipe": name, "epoch": score.epoch, "val_accuracy": score.accuracy, "val_metric": score.value}
+            for name, score in stopped.items()
         ],
         "failed": [
             {"run": run.run_id, "error": error} for run, error in trainings.failed.items() if run.recipe not in stopped
@@ -183,52 +208,98 @@ def _load_tables(plan: Plan, trainings: _Trainings) -> Tables:
 
 
 def _predictions(run: Run) -> "pd.DataFrame":
-    """Return a run's predictions with calibrated probabilities, as ``carclf ensemble`` averages them."""
+    """Return a run's predictions with their groups and calibrated probabilities, as ``carclf ensemble`` averages them.
+
+    Probabilities are float32, because an experiment may have dozens of such tables.
+    """
     evaluation = run.artifact(Evaluation, "evaluate")
     table = evaluation.table(run.store, "predictions.parquet")
     columns = table.filter(regex=PROBABILITIES).columns
-    table[columns] = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
-    return table
+    calibrated = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
+    table = table.astype(dict.fromkeys(columns, np.float32))
+    table[columns] = calibrated.astype(np.float32)
+    rows = run.artifact(Split, "split").rows(run.store).set_index("id").loc[table["id"]]
+    return table.assign(group=dependent_images(rows))
 
 
-def _correct_matrices(tables: Tables, ensemble: Sequence[str]) -> dict[str, CorrectMatrix]:
-    """Return the correct predictions of each recipe, and of the ensemble, on the images that all of them predicted."""
+def _metric(trainings: _Trainings) -> Metric:
+    return METRICS[next(run.artifact(Split, "split").metric_name for run in trainings.evaluated.values())]
+
+
+@dataclass(frozen=True)
+class _AlignedPredictions:
+    """The predictions of each recipe and of the ensemble, a table for each seed, of the same images in order."""
+
+    tables: Mapping[str, Sequence["pd.DataFrame"]]
+
+    @property
+    def any_table(self) -> "pd.DataFrame":
+        return self.tables[BASELINE][0]
+
+    def accuracy_results(self) -> AccuracyResults:
+        return AccuracyResults({
+            name: np.stack([(table["predicted"] == table["label"]).to_numpy() for table in by_seed])
+            for name, by_seed in self.tables.items()
+        })
+
+    def metric_results(self, metric: Metric) -> MetricResults:
+        """Return the results for a metric. A class that a model does not know has the probability 0."""
+        every_table = [table for by_seed in self.tables.values() for table in by_seed]
+        columns = [table.filter(regex=PROBABILITIES).columns.str[1:] for table in every_table]
+        names = sort_naturally({*chain.from_iterable(columns), *self.any_table["label"]})
+        examples = Examples(class_positions(self.any_table["label"].to_numpy(), names), names,
+                            self.any_table["group"].tolist())
+        return MetricResults(metric, examples, {
+            name: np.stack([
+                table.reindex(columns=[f"p{label}" for label in names]).fillna(0).to_numpy() for table in by_seed
+            ])
+            for name, by_seed in self.tables.items()
+        })
+
+
+def _align(tables: Tables, ensemble: Sequence[str]) -> _AlignedPredictions:
+    """Return the predictions of the images that all recipes predicted, and the ensemble's."""
     every_table = [table for by_seed in tables.values() for table in by_seed.values()]
     ids = reduce(lambda common, table: common.intersection(table.index), every_table[1:], every_table[0].index)
-    labels = every_table[0].loc[ids, "label"]
-    correct: dict[str, CorrectMatrix] = {
-        name: np.stack([(table.loc[ids, "predicted"] == labels).to_numpy() for table in by_seed.values()])
-        for name, by_seed in tables.items()
-    }
-    members = [list(tables[name].values()) for name in ensemble if name in tables]
+    aligned = {name: [table.loc[ids] for table in by_seed.values()] for name, by_seed in tables.items()}
+    members = [aligned[name] for name in ensemble if name in aligned]
     if sum(map(len, members)) > 1:
         # divided by the number of seeds, so that every recipe has the same weight
         probabilities = [
-            table.loc[ids].filter(regex=PROBABILITIES) / len(by_seed) for by_seed in members for table in by_seed
+            table.filter(regex=PROBABILITIES) / (len(by_seed) * len(members))
+            for by_seed in members for table in by_seed
         ]
         averaged = sum(probabilities[1:], probabilities[0])
         predicted = averaged.idxmax(axis="columns").str[1:]
-        correct[ENSEMBLE] = (predicted == labels).to_numpy()[None]
-    return correct
+        aligned[ENSEMBLE] = [averaged.assign(predicted=predicted, label=members[0][0]["label"])]
+    return _AlignedPredictions(aligned)
 
 
-def _rows(
-    plan: Plan, trainings: _Trainings, correct: Mapping[str, CorrectMatrix], comparisons: Sequence[RecipeComparison],
-) -> list[Row]:
-    by_recipe = {comparison.recipe: comparison for comparison in comparisons}
+@dataclass(frozen=True)
+class _Compared:
+    """The results of the recipes by the metric and by accuracy, and their comparisons with the baseline."""
+
+    results: Results
+    accuracy: AccuracyResults
+    comparisons: Sequence[RecipeComparison]
+
+
+def _rows(plan: Plan, trainings: _Trainings, compared: _Compared) -> list[Row]:
+    by_recipe = {comparison.recipe: comparison for comparison in compared.comparisons}
     baseline_minutes = _training_cost(BASELINE, plan, trainings).get("minutes", 0.0)
     rows = []
-    for name, matrix in correct.items():
+    for name, values in compared.results.values.items():
         cost = _training_cost(name, plan, trainings)
         relative_cost = cost["minutes"] / baseline_minutes if cost and baseline_minutes else None
         row: Row = {
-            "recipe": name, "changes": plan.recipes.get(name, {}), "num_seeds": len(matrix),
-            "accuracy": float(matrix.mean()), "accuracy_std": seed_std(matrix), **cost, "relative_cost": relative_cost,
+            "recipe": name, "changes": plan.recipes.get(name, {}), "num_seeds": len(values),
+            "accuracy": float(compared.accuracy.values[name].mean()), "value": float(values.mean()),
+            "value_std": seed_std(values), **cost, "relative_cost": relative_cost,
             "runs": [run.run_id for run in plan.training_runs if run.recipe == name],
             "command": reproduce_command(name, plan, trainings.evaluated),
         }
         rows.append(row | _conclusion(plan, name, by_recipe.get(name), relative_cost))
-    return mark_pareto_front(rows)
+    return mark_pareto_front(rows, compared.results.metric)
 
 
 def _conclusion(plan: Plan, name: str, comparison: RecipeComparison | None, relative_cost: float | None) -> Row:
@@ -240,14 +311,19 @@ def _conclusion(plan: Plan, name: str, comparison: RecipeComparison | None, rela
     return asdict(comparison) | {"summary": summary, "conclusion": comparison.conclusion}
 
 
-def _winner(rows: Sequence[Row], trainings: _Trainings) -> str:
-    """Return the best run of the most accurate recipe that is better than the baseline, or "" if none is."""
+def _winner(rows: Sequence[Row], trainings: _Trainings, metric: Metric) -> str:
+    """Return the best run of the best recipe that is better than the baseline, or "" if none is."""
     better = [row for row in rows if row["conclusion"] == "better" and row["recipe"] != ENSEMBLE]
     if not better:
         return ""
-    recipe = max(better, key=lambda row: float(row["accuracy"]))["recipe"]
+    recipe = max(better, key=lambda row: metric.improvement(row["value"], 0))["recipe"]
     runs = trainings.of_recipes([recipe]).values()
-    return max(runs, key=lambda run: run.artifact(Evaluation, "evaluate").number("val_accuracy")).run_id
+    return max(runs, key=lambda run: metric.improvement(_val_metric(run), 0)).run_id
+
+
+def _val_metric(run: Run) -> float:
+    metrics = run.artifact(Evaluation, "evaluate").metrics
+    return float(str(metrics.get("val_metric", metrics["val_accuracy"])))  # older evaluations measured accuracy only
 
 
 def _training_cost(name: str, plan: Plan, trainings: _Trainings) -> dict[str, float]:
@@ -283,14 +359,14 @@ def _training_seconds(run: Run) -> tuple[float, float]:
     return seconds + float(history["seconds"].sum()), float(history["images_per_second"].mean())
 
 
-def mark_pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Add ``on_pareto_front`` to each row: no other row is as accurate and cheaper, or more accurate and as cheap."""
+def mark_pareto_front(rows: Sequence[Row], metric: Metric) -> list[Row]:
+    """Add ``on_pareto_front`` to each row: no other row is as good and cheaper, or better and as cheap."""
 
     def is_dominated(row: Row) -> bool:
-        point = (row["minutes"], row["accuracy"])
+        point = (row["minutes"], row["value"])
         return any(
-            other["minutes"] <= point[0] and other["accuracy"] >= point[1]
-            and (other["minutes"], other["accuracy"]) != point
+            other["minutes"] <= point[0] and metric.improvement(other["value"], point[1]) >= 0
+            and (other["minutes"], other["value"]) != point
             for other in rows if "minutes" in other
         )
 

@@ -4,33 +4,53 @@ Jamieson and Talwalkar 2016, "Non-stochastic best arm identification and hyperpa
 """
 
 import math
+from dataclasses import dataclass
 from statistics import mean
+from typing import NotRequired  # pydantic needs it on Python 3.11
 
-from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
 
+from carclf.champion import MetricName
 from carclf.experiments.plan import Plan
 from carclf.experiments.trainings import rung_key
 from carclf.experiments.variants import BASELINE
+from carclf.metrics import METRICS
 from carclf.services.storage import Store, format_command, parse_object
 
 
 class RungReport(TypedDict):
-    """The part of a training run's report at a rung that decides whether its recipe continues."""
+    """The part of a training run's report at a rung that decides whether its recipe continues.
+
+    Reports of older versions have no metric; accuracy decided then.
+    """
 
     val_accuracy: float
+    val_metric: NotRequired[FiniteFloat]
+    metric: NotRequired[MetricName]
+
+
+@dataclass(frozen=True)
+class RungScore:
+    """Means over the training runs of a recipe: accuracy, metric, and improvement of the metric over 0."""
+
+    epoch: int
+    accuracy: float
+    value: float
+    improvement: float
 
 
 def survivors(plan: Plan, num_rungs: int, store: Store) -> list[str]:
     """Return the recipes that continue after ``num_rungs`` rungs, in the plan's order.
 
-    The baseline always continues. A recipe that did not reach a rung is eliminated. Of two equally accurate recipes,
+    The baseline always continues. A recipe that did not reach a rung is eliminated. Of two equally good recipes,
     the earlier recipe is preferred.
     """
     remaining = list(plan.recipes)
     for rung in plan.rungs[:num_rungs]:
-        accuracies = {name: value for name, value in _rung_accuracies(plan, rung, store).items() if name in remaining}
+        scores = {name: score for name, score in _rung_scores(plan, rung, store).items() if name in remaining}
         num_kept = math.ceil(len(remaining) * plan.keep_fraction)
-        best = sorted(accuracies, key=lambda name: -accuracies[name])[:num_kept]
+        best = sorted(scores, key=lambda name: -scores[name].improvement)[:num_kept]
         remaining = _add_shared(plan, [name for name in remaining if name in best or name == BASELINE])
     return remaining
 
@@ -43,25 +63,31 @@ def remaining_groups(plan: Plan, num_rungs: int, store: Store) -> list[list[int]
     return [group for group in groups if group]
 
 
-def recipes_stopped_early(plan: Plan, store: Store) -> dict[str, tuple[int, float]]:
-    """Return the recipes eliminated at a rung, with the epoch of the rung and their validation accuracy there."""
-    stopped: dict[str, tuple[int, float]] = {}
+def recipes_stopped_early(plan: Plan, store: Store) -> dict[str, RungScore]:
+    """Return the recipes eliminated at a rung, with their score there."""
+    stopped: dict[str, RungScore] = {}
     for number, rung in enumerate(plan.rungs):
-        accuracies = _rung_accuracies(plan, rung, store)
+        scores = _rung_scores(plan, rung, store)
         surviving = survivors(plan, number + 1, store)
         for name in survivors(plan, number, store):
-            if name in accuracies and name not in surviving:
-                stopped[name] = (rung, accuracies[name])
+            if name in scores and name not in surviving:
+                stopped[name] = scores[name]
     return stopped
 
 
-def _rung_accuracies(plan: Plan, rung: int, store: Store) -> dict[str, float]:
-    """Return the mean validation accuracy of each recipe over its training runs that reached the rung."""
-    accuracies: dict[str, list[float]] = {}
+def _rung_scores(plan: Plan, rung: int, store: Store) -> dict[str, RungScore]:
+    """Return the score of each recipe over its training runs that reached the rung."""
+    reports: dict[str, list[RungReport]] = {}
     for run in plan.training_runs:
         if report := read_rung(rung_key(plan, run.number, rung), plan.experiment, store):
-            accuracies.setdefault(run.recipe, []).append(report["val_accuracy"])
-    return {recipe: mean(values) for recipe, values in accuracies.items()}
+            reports.setdefault(run.recipe, []).append(report)
+    return {recipe: _mean_score(rung, by_run) for recipe, by_run in reports.items()}
+
+
+def _mean_score(rung: int, reports: list[RungReport]) -> RungScore:
+    accuracy = mean(report["val_accuracy"] for report in reports)
+    value = mean(report.get("val_metric", report["val_accuracy"]) for report in reports)
+    return RungScore(rung, accuracy, value, METRICS[reports[0].get("metric", "accuracy")].improvement(value, 0))
 
 
 def read_rung(key: str, experiment: str, store: Store) -> RungReport | None:

@@ -10,7 +10,8 @@ from carclf.errors import ConfigError
 from carclf.experiments.outcome import Outcome, compute_outcome
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.search import report_results
-from carclf.reports.experiment_report import plot_pareto_front, render_experiment, sort_by_accuracy
+from carclf.metrics import METRICS, Metric
+from carclf.reports.experiment_report import plot_pareto_front, render_experiment, sort_by_metric
 from carclf.services.storage import Store, format_command, parse_object
 
 SECTION_START = "<!-- experiment {name} -->"
@@ -20,10 +21,10 @@ INTRODUCTION = """\
 # Results
 
 `carclf experiment table` writes these sections from the outcomes of experiments; do not edit them by hand. Differences
-are in points of accuracy on the same images, with intervals corrected for the number of recipes. Accuracy is the mean
-over the seeds ± their standard deviation, minutes are the training time of one seed, and bold recipes are on the Pareto
-front of the two. The command of a row trains with the first seed; add `--set seed=1 --set split.seed=0` for the next
-seed on the same images.
+are in points of the metric, or of a loss as they are, on the same images, with intervals corrected for the number of
+recipes. The metric is the mean over the seeds ± their standard deviation, minutes are the training time of one seed,
+and bold recipes are on the Pareto front of the two. The command of a row trains with the first seed; add `--set seed=1
+--set split.seed=0` for the next seed on the same images.
 """
 
 
@@ -71,18 +72,18 @@ def find_report(experiment: str, store: Store) -> bytes | None:
 
 def results_table(outcome: Mapping[str, Any], note: str) -> str:
     """Return the experiment as a Markdown section; the note describes where and when it ran."""
-    name = outcome["experiment"]
+    name, metric = outcome["experiment"], METRICS[outcome["metric"]]
     lines = [
         SECTION_START.format(name=name),
         f"## {name}", "",
         f"{_design(outcome)} {note}".rstrip() + (SINGLE_SEED_WARNING if outcome["seed_std"] is None else ""), "",
-        "| recipe | accuracy | compared with the baseline | minutes | reproduce |",
+        f"| recipe | {metric.label} | compared with the baseline | minutes | reproduce |",
         "|---|---|---|---|---|",
-        *(_table_row(row) for row in sort_by_accuracy(outcome)), "",
+        *(_table_row(row, metric) for row in sort_by_metric(outcome)), "",
     ]
     if without_row := _recipes_without_row(outcome):
         lines += [*without_row, ""]
-    lines += [f"![Accuracy over minutes of training]({name}.png)", SECTION_END.format(name=name), ""]
+    lines += [f"![{metric.title} over minutes of training]({name}.png)", SECTION_END.format(name=name), ""]
     return "\n".join(lines)
 
 
@@ -104,17 +105,17 @@ def _design(outcome: Mapping[str, Any]) -> str:
     return f"Recipe {outcome['recipe']}, seeds {seeds}, {outcome['num_images']} images{folds}."
 
 
-def _table_row(row: Mapping[str, Any]) -> str:
+def _table_row(row: Mapping[str, Any], metric: Metric) -> str:
     name = f"**{row['recipe']}**" if row["on_pareto_front"] else row["recipe"]
-    std = "" if row["accuracy_std"] is None else f" ± {100 * row['accuracy_std']:.1f}"
+    std = "" if row["value_std"] is None else f" ± {metric.format_difference(row['value_std'])}"
     minutes = f"{row['minutes']:.1f}" if "minutes" in row else ""
-    cells = (name, f"{100 * row['accuracy']:.1f}{std}", row["summary"], minutes, f"`{row['command']}`")
+    cells = (name, f"{metric.format_difference(row['value'])}{std}", row["summary"], minutes, f"`{row['command']}`")
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _recipes_without_row(outcome: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"- Stopped early: {row['recipe']} after epoch {row['epoch']}, at {row['val_accuracy']:.4f}."
+        f"- Stopped early: {row['recipe']} after epoch {row['epoch']}, at {row['val_metric']:.4f}."
         for row in outcome["stopped_early"]
     ]
     lines += [f"- Failed: {row['run']}: {row['error']}" for row in outcome["failed"]]

@@ -12,6 +12,7 @@ from carclf.config import iter_settings, parse_override
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.variants import Changes
+from carclf.metrics import METRICS
 from carclf.services.storage import Store
 from carclf.temporary import temporary_folder
 
@@ -86,17 +87,21 @@ def num_earlier_trials(plan: Plan) -> int:
 
 
 def report_results(name: str, outcome: Mapping[str, Any], store: Store) -> None:
-    """Report the results in an experiment's ``outcome.json`` to the study. Finished trials stay unchanged."""
+    """Report the results in an experiment's ``outcome.json`` to the study. Finished trials stay unchanged.
+
+    A study maximizes. It was created before the metric was known, so a loss is reported with a minus sign.
+    """
     from optuna.trial import TrialState
 
-    accuracies = {row["recipe"]: row["val_accuracy"] for row in outcome["stopped_early"]}
-    accuracies |= {row["recipe"]: row["accuracy"] for row in outcome["rows"]}
+    values = {row["recipe"]: row["val_metric"] for row in outcome["stopped_early"]}
+    values |= {row["recipe"]: row["value"] for row in outcome["rows"]}
+    metric = METRICS[outcome["metric"]]
     failed = {match.group() for row in outcome["failed"] for match in TRIAL_NAME.finditer(row["run"])}
     with _open_study(name, store) as study:
         for trial in study.get_trials(states=[TrialState.RUNNING]):
             recipe = f"trial-{trial.number}"
-            if recipe in accuracies:
-                study.tell(trial.number, accuracies[recipe])
+            if recipe in values:
+                study.tell(trial.number, metric.improvement(values[recipe], 0))
             elif recipe in failed:
                 study.tell(trial.number, state=TrialState.FAIL)
 

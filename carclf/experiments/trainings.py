@@ -30,7 +30,7 @@ def train(plan: Plan, number: int, store: Store, *, pause_epoch: int = 0) -> dic
     """Train a run to its end or, with ``pause_epoch``, to a rung; continue from its checkpoint if there is one.
 
     Return the id as ``run``, and ``state``: done, paused at the rung, or skipped because the budget is spent. Unless it
-    was skipped, also return its metrics, with ``val_accuracy``.
+    was skipped, also return its metrics, with ``val_accuracy``, ``metric`` (its name) and ``val_metric``.
     """
     training_run = _training_run(plan, number)
     spent = minutes_spent(plan, store) if plan.budget_minutes else 0.0
@@ -61,7 +61,8 @@ def _run_stages(run: Run, pause_epoch: int) -> dict[str, Any]:
         change_record(run.store, run.run_id, lambda record: record | {
             "spent_seconds": record.get("spent_seconds", 0.0) + seconds,
         })
-    return {"state": "done", "val_accuracy": run.artifact(Model, "fine_tune").number("val_accuracy")}
+    metrics = run.artifact(Model, "fine_tune").metrics
+    return {"state": "done"} | {name: metrics[name] for name in ("val_accuracy", "metric", "val_metric")}
 
 
 def train_group(plan: Plan, numbers: list[int], store: Store, *, pause_epoch: int = 0) -> list[dict[str, Any]]:

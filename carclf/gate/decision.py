@@ -101,7 +101,7 @@ def decide(
     rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
     return GateDecision(
         decision="promoted" if all(rule.passed for rule in rules) else "rejected", reason=format_reason(rules),
-        metric=split.metric, val_accuracy=finite_number(candidate.evaluation.metrics.get("val_accuracy")),
+        metric=split.metric_name, val_accuracy=finite_number(candidate.evaluation.metrics.get("val_accuracy")),
         rules=rules, champion=champion.model.key if champion else None, threshold=threshold,
         model=candidate.model.key, evaluation=candidate.evaluation.key, champion_comparison=comparison,
     )
@@ -129,7 +129,7 @@ def _compare(
     # An ensemble with the champion as a member repeats the champion's predictions where only that member may predict.
     same_members = ids_predicted_identically(rows, candidate.model, champion.model, store)
     pairs = pairs[~pairs["id"].isin(trained_on | same_members)]
-    significance, metric = context.config.gate.significance, METRICS[split.metric]
+    significance, metric = context.config.gate.significance, METRICS[split.metric_name]
     comparison = compare_pairs(pairs, significance)
     comparison = comparison.model_copy(
         update={"num_trained_on": len(trained_on), "num_same_members": len(same_members)})

@@ -9,7 +9,7 @@ import pandas as pd
 from carclf.natural_order import sort_naturally
 from carclf.reports import galleries
 from carclf.reports.histograms import histograms
-from carclf.reports.render import MAX_ROWS, render_template, write_page
+from carclf.reports.render import MAX_CLASSES, MAX_ROWS, render_template, write_page
 from carclf.reports.thumbnails import Thumbnails
 
 
@@ -33,7 +33,7 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
     page = render_template(
         "dataset_report.html",
         metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
-        classes=classes[:MAX_ROWS], num_classes=len(classes), histograms=histograms(index), max_rows=MAX_ROWS,
+        classes=classes, num_shown=MAX_CLASSES, histograms=histograms(index), max_rows=MAX_ROWS,
         findings=_dataset_wide_findings(index, report), fixes=report.get("label_fixes", []),
         detections=report.get("detections", []),
         drift=findings.drift, suspects=None if suspects is None else galleries.suspect_gallery(suspects, thumbnails),
@@ -47,7 +47,7 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
 
 
 def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest of each class."""
+    """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest, the smallest class first."""
     train = index[index["label"] != ""]
     is_usable = train["problem"] == ""
     has_warning = train["warning"] != "" if "warning" in train else False
@@ -55,6 +55,7 @@ def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
     table = counts.groupby("label")[["num_usable", "num_unusable", "num_warnings"]].sum().astype(int)
     table = table.loc[sort_naturally(table.index)].reset_index()
     table["fraction_of_largest"] = table["num_usable"] / max(1, table["num_usable"].max())
+    table = table.sort_values("num_usable", kind="stable")
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from carclf.metrics import METRICS
-from carclf.reports.render import MAX_ROWS, render_template
+from carclf.reports.render import MAX_CLASSES, render_template
 from carclf.stats import wilson_interval
 
-MAX_CONFUSION_CLASSES = 40  # a larger confusion matrix is not readable
 MAX_PAIRS = 20
 NUM_SHADES = 9  # as in page.css
 
@@ -18,8 +17,8 @@ def render_evaluation(evaluation: Mapping[str, Any], error_images: Sequence[Mapp
     classes = class_rows(names, confusion)
     return render_template(
         "evaluation_report.html", evaluation=evaluation, tiles=_tiles(evaluation),
-        classes=classes[:MAX_ROWS], num_classes=len(classes), pairs=confused_pairs(names, confusion),
-        matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CONFUSION_CLASSES else None,
+        classes=classes, num_shown=MAX_CLASSES, pairs=confused_pairs(names, confusion),
+        matrix=confusion_matrix(names, confusion) if len(names) <= MAX_CLASSES else None,
         slices=[row for row in evaluation["slices"] if row["by"] != "class"],
         errors=[error | images for error, images in zip(evaluation["errors"], error_images, strict=True)],
     )

@@ -1,10 +1,11 @@
-"""Render the report of an experiment, and plot accuracy against cost with the Pareto front."""
+"""Render the report of an experiment, and plot the metric against cost with the Pareto front."""
 
 import base64
 import io
 from collections.abc import Mapping
 from typing import Any
 
+from carclf.metrics import METRICS
 from carclf.reports.render import render_template
 
 COLORS = {"better": "#1a7f37", "worse": "#b42318"}
@@ -15,7 +16,8 @@ FRONT_COLOR = "#0969da"
 def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
     """Return the page of an ``outcome.json`` with its plot, a PNG."""
     return render_template(
-        "experiment_report.html", outcome=outcome, rows=sort_by_accuracy(outcome), design=summarize_design(outcome),
+        "experiment_report.html", outcome=outcome, rows=sort_by_metric(outcome), metric=METRICS[outcome["metric"]],
+        design=summarize_design(outcome),
         plot=base64.b64encode(plot).decode(),
     )
 
@@ -26,8 +28,10 @@ def summarize_design(outcome: Mapping[str, Any]) -> str:
     folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
     seed_effect = "With one seed, the conclusions hold for these models, not for other seeds."
     if seed_std is not None:
-        seed_effect = (f"The seed changes the accuracy by {100 * seed_std:.2f} points (standard deviation, assumed to "
-                       "be the same for every recipe), in addition to the variation between images.")
+        metric = METRICS[outcome["metric"]]
+        effect = f"{100 * seed_std:.2f} points" if metric.higher_is_better else f"{seed_std:.4f}"
+        seed_effect = (f"The seed changes the {metric.noun} by {effect} (standard deviation, assumed to be "
+                       "the same for every recipe), in addition to the variation between images.")
     return (f"{num_comparisons} {'recipe' if num_comparisons == 1 else 'recipes'} compared with the baseline (recipe "
             f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, {outcome['num_images']} images"
             f"{folds}. Intervals and p-values are corrected for the number of recipes, including those that were "
@@ -35,13 +39,14 @@ def summarize_design(outcome: Mapping[str, Any]) -> str:
             f"difference reports one is at most {100 * outcome['significance_level']:.0f}%. {seed_effect}")
 
 
-def sort_by_accuracy(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of an outcome, the most accurate first."""
-    return sorted(outcome["rows"], key=lambda row: -row["accuracy"])
+def sort_by_metric(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of an outcome, the best first."""
+    metric = METRICS[outcome["metric"]]
+    return sorted(outcome["rows"], key=lambda row: -metric.improvement(row["value"], 0))
 
 
 def plot_pareto_front(outcome: Mapping[str, Any]) -> bytes:
-    """Return a PNG of the accuracy of each recipe over its minutes of training, with the Pareto front as a line."""
+    """Return a PNG of the metric of each recipe over its minutes of training, with the Pareto front as a line."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -50,13 +55,13 @@ def plot_pareto_front(outcome: Mapping[str, Any]) -> bytes:
     rows = [row for row in outcome["rows"] if "minutes" in row]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for row in rows:
-        point = row["minutes"], row["accuracy"]
+        point = row["minutes"], row["value"]
         axes.plot(*point, "o", color=COLORS.get(row["conclusion"], OTHER_COLOR))
         axes.annotate(row["recipe"], point, (4, 4), textcoords="offset points", fontsize=8)
-    front = sorted((row["minutes"], row["accuracy"]) for row in rows if row["on_pareto_front"])
+    front = sorted((row["minutes"], row["value"]) for row in rows if row["on_pareto_front"])
     axes.plot(*zip(*front, strict=True), "-", color=FRONT_COLOR, linewidth=1, zorder=0, label="Pareto front")
     axes.margins(x=0.12)  # room for the names to the right of their points
-    axes.set(xlabel="minutes of training", ylabel="accuracy", title=outcome["experiment"])
+    axes.set(xlabel="minutes of training", ylabel=METRICS[outcome["metric"]].label, title=outcome["experiment"])
     axes.legend()
     with io.BytesIO() as file:
         figure.savefig(file, format="png", dpi=100)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from carclf.formatting import truncate
+from carclf.formatting import shorten, truncate
 from carclf.natural_order import sort_naturally
 from carclf.reports.thumbnails import Thumbnails
 
@@ -50,7 +50,7 @@ def class_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> Galleries:
     usable = index[(index["label"] != "") & (index["problem"] == "")].sort_values("sha256").assign(note="")
     labels = sort_naturally(usable["label"])
     shown = [
-        _gallery(f"Class {label}", usable[usable["label"] == label], SAMPLES_PER_CLASS, thumbnails)
+        _gallery(f"Class {shorten(label)}", usable[usable["label"] == label], SAMPLES_PER_CLASS, thumbnails)
         for label in labels[:MAX_CLASSES]
     ]
     return Galleries(shown, len(labels) - len(shown))
@@ -92,7 +92,7 @@ def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Ga
 def suspect_gallery(suspects: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     """Return the first suspected label errors with rank, label, suggested label and label quality."""
     notes = [
-        f"{rank}. {row.label} → {row.suggested_label} · {row.label_quality:.3f}"
+        f"{rank}. {shorten(str(row.label))} → {shorten(str(row.suggested_label))} · {row.label_quality:.3f}"
         for rank, row in enumerate(suspects.itertuples(), start=1)
     ]
     return _gallery("", suspects.assign(note=notes), MAX_SUSPECTS, thumbnails)
@@ -109,7 +109,7 @@ def _cluster_gallery(rows: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     content = "pixels_sha256" if "pixels_sha256" in rows else "sha256"
     kind = "exact duplicates" if rows[content].nunique() == 1 else "near-duplicates"
     subsets = " in train and test" if rows["label"].eq("").nunique() > 1 else ""
-    rows = rows.assign(note=[f"class {label}" if label else "test" for label in rows["label"]])
+    rows = rows.assign(note=[f"class {shorten(label)}" if label else "test" for label in rows["label"]])
     return _gallery(f"{len(rows)} {kind}{subsets}", rows, IMAGES_PER_CLUSTER, thumbnails)
 
 

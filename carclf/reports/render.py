@@ -8,7 +8,10 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from carclf.formatting import MAX_CLASS_NAME, shorten
+
 MAX_ROWS = 200  # of a table or a list
+MAX_CLASSES = 30  # in a confusion matrix, and in a table before it is folded
 FOLDER = Path(__file__).parent
 
 
@@ -29,10 +32,19 @@ def write_page(path: Path, page: str) -> None:
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
+def format_class(name: str, max_length: int = MAX_CLASS_NAME) -> str:
+    """Return a class name for HTML, shortened, with the whole name as its tooltip."""
+    short = shorten(name, max_length)
+    tooltip = Markup(' title="{}"').format(name) if short != name else ""
+    return Markup("<bdi{}>{}</bdi>").format(tooltip, short)
+
+
 @cache
 def create_environment(*folders: Path) -> jinja2.Environment:
     """Return the environment of the templates in some folders, created once."""
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         autoescape=True, loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
+    environment.filters["class_name"] = format_class
+    return environment

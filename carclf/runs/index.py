@@ -13,21 +13,23 @@ from typing import Any
 from pydantic import with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.champion import champion_event
+from carclf.champion import MetricName, champion_event
 from carclf.errors import CarclfError, DataError
 from carclf.formatting import finite_number, truncate
+from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.runs.record import RUN_ID, Attempt, Record, StageRecord, read_record
 from carclf.services.storage import Store, parse_object, update_object
 
 INDEX_FILE = "runs.json"
-VERSION = 3
+VERSION = 4
 Row = dict[str, Any]  # StoredRow
 Rows = Mapping[str, Row]
 LAST = "score"
 LAST_OF_EXPERIMENT = "evaluate"  # of the trainings; only the winner is promoted
 TRAINING = ("train_head", "fine_tune")
 ACCURACY_METRICS = ("val_accuracy", "val_accuracy_low", "val_accuracy_high")
+BOUNDS = ("", "_low", "_high")
 MAX_TEXT = 200  # characters of any text in a row
 NUM_READERS = 16  # records that are read concurrently
 
@@ -48,6 +50,10 @@ class StoredRow(TypedDict):
     val_accuracy: float | None
     val_accuracy_low: float | None
     val_accuracy_high: float | None
+    metric: MetricName
+    val_metric: float | None
+    val_metric_low: float | None
+    val_metric_high: float | None
     public_score: float | None
     rank: float | None
     decision: str
@@ -75,6 +81,8 @@ def list_runs(store: Store) -> list[Row]:
     - ``stage``: the last stage that was started
     - ``text``: the reason why the run failed, waits, or skips the remaining stages
     - ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high``, ``public_score``, ``rank``: a number or None
+    - ``metric``, the name of the metric that judges the run, and ``val_metric``, ``val_metric_low``,
+      ``val_metric_high``
     - ``decision``: promoted, rejected (by the gate), awaiting approval, declined (by a person), or ""
     - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
     - ``champion``: whether the run produced the current champion
@@ -127,10 +135,19 @@ def index_row(record: Record) -> Row:
         "model": _text(stages.get("fine_tune", {}).get("key")),
         **_state(stages, latest, LAST_OF_EXPERIMENT if "spent_seconds" in record else LAST),
         **{name: finite_number(evaluated.get(name)) for name in ACCURACY_METRICS},
+        **_metric_values(evaluated, metrics.get("split", {}).get("metric")),
         **{name: finite_number(scored.get(name)) for name in ("public_score", "rank")},
         "decision": _text(decision),
         **_minutes(stages),
     }
+
+
+def _metric_values(evaluated: Mapping[str, Any], split_metric: object) -> Row:
+    """Return the metric of the evaluation or, before it, of the split: accuracy if an older version wrote them."""
+    name = next((name for name in map(str, (evaluated.get("metric"), split_metric)) if name in METRICS), "accuracy")
+    source = "val_metric" if "val_metric" in evaluated else "val_accuracy"
+    values = {f"val_metric{bound}": finite_number(evaluated.get(f"{source}{bound}")) for bound in BOUNDS}
+    return {"metric": name} | values
 
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt, last: str) -> Row:

@@ -17,6 +17,6 @@ def evaluate(archive: Archive, split: Split, model: Model, context: StageContext
         return evaluation, reused
     champion_evaluation, champion_reused = evaluate_champion(archive, split, champion, context)
     value, champion_value = (item.number("val_metric") for item in (evaluation, champion_evaluation))
-    log.info("evaluate: metric=%s val_metric=%.4f champion=%s champion_val_metric=%.4f", split.metric, value,
+    log.info("evaluate: metric=%s val_metric=%.4f champion=%s champion_val_metric=%.4f", split.metric_name, value,
              champion["model"], champion_value)
     return evaluation, reused and champion_reused

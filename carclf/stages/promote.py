@@ -86,7 +86,7 @@ def _measure_holdout(candidate: Candidate, context: StageContext) -> Metrics:
 def _promote(candidate: Candidate, context: StageContext, options: PromotionOptions) -> tuple[Decision, bool]:
     """Return the gate's decision, and whether it was reused, after recording a promotion."""
     store = context.store
-    metric = METRICS[candidate.split.metric]
+    metric = METRICS[candidate.split.metric_name]
     threshold = _initial_threshold(candidate, context.config.gate)
     state = ensure_state(store, threshold, metric)
     _log_threshold(state, threshold)
@@ -111,7 +111,7 @@ def _promote(candidate: Candidate, context: StageContext, options: PromotionOpti
 
 def _initial_threshold(candidate: Candidate, gate: Gate) -> float:
     """Return the threshold of a new store; for log loss, half of what equal probabilities of all classes have."""
-    if METRICS[candidate.split.metric].higher_is_better:
+    if METRICS[candidate.split.metric_name].higher_is_better:
         return gate.threshold
     return gate.max_log_loss or math.log(len(candidate.split.class_names)) / 2
 
@@ -196,6 +196,6 @@ def _promotion_event(candidate: Candidate, decision: Decision, options: Promotio
 
 def _raised_threshold(candidate: Candidate, config: Config) -> float | None:
     """Return the value to which a promotion raises the stored threshold, or None if gate.raise_threshold is off."""
-    worse_bound = "val_metric_low" if METRICS[candidate.split.metric].higher_is_better else "val_metric_high"
+    worse_bound = "val_metric_low" if METRICS[candidate.split.metric_name].higher_is_better else "val_metric_high"
     name = {"off": "", "worse_bound": worse_bound, "metric": "val_metric"}[config.gate.raise_threshold]
     return candidate.evaluation.number(name) if name else None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-VERSION = 5
+VERSION = 6
 
 
 def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:
@@ -75,6 +75,7 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
     from carclf.training.compile import make_deterministic
     from carclf.training.head_search import HeadData, search_settings
     from carclf.training.heads import build_head, fit_head
+    from carclf.training.validation import Objective
 
     train, views = features.rows["train"], features.by_subset["train"]
     labels = train["class_index"].to_numpy()
@@ -84,16 +85,17 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
         make_deterministic(config.seed)  # the head is the same whether the features were computed here or loaded
         return build_head(num_features, num_classes, config.model)
 
-    settings = config.head
+    settings, objective = config.head, Objective.from_split(features.split)
     if settings.num_trials > 1:
         data = HeadData(views, labels, train["cluster"].to_numpy())
-        settings, trials = search_settings(new_head, data, settings, config.seed)
+        settings, trials = search_settings(new_head, data, settings, config.seed, objective)
         trials.to_csv(folder / "trials.csv", index=False)
     head = new_head()
     val = features.by_subset["val"][0], features.rows["val"]["class_index"].to_numpy()
     all_views = views.reshape(-1, num_features), np.tile(labels, len(views))
-    history, accuracy, best_epoch = fit_head(head, all_views, val, settings)
-    return head, history, {
-        "val_accuracy": accuracy, "best_epoch": best_epoch, "learning_rate": settings.learning_rate,
-        "weight_decay": settings.weight_decay, "num_classes": num_classes, "num_features": num_features,
+    fitted = fit_head(head, all_views, val, settings, objective)
+    return head, fitted.history, {
+        **fitted.best.to_metrics(), "metric": objective.metric.name, "best_epoch": fitted.best_epoch,
+        "learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay, "num_classes": num_classes,
+        "num_features": num_features,
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import keras
+import numpy as np
 import pandas as pd
 from pydantic import AfterValidator
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
@@ -29,7 +30,7 @@ from carclf.training.precision import compute_precision
 from carclf.training.saving import save_model, write_reference_logits
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
 from carclf.training.trainer import Trainer, TrainerOptions
-from carclf.training.validation import validate
+from carclf.training.validation import Objective, Validation, validate
 
 # Settings of the trials for a setting that is "auto".
 TRIAL_BATCH_SIZE = 32
@@ -76,7 +77,7 @@ class FineTuning:
         Raise StageWaiting if training paused after ``pause_epoch``.
         """
         history = pd.DataFrame()
-        metrics: Metrics = {"val_accuracy": self.start.metric("val_accuracy"), "best_epoch": 0}
+        metrics: Metrics = {**self._start_validation().to_metrics(), "best_epoch": 0}
         with self.load_network() as network:
             if self.config.fine_tune.epochs:
                 settings = self._resolve_auto(network, folder, checkpoints)
@@ -85,7 +86,11 @@ class FineTuning:
         write_reference_logits(network, self.rows["val"], images, self.start.image_size, folder)
         save_model(network, history, folder)
         inherited = {name: self.start.metric(name) for name in ("num_classes", "image_height", "image_width")}
-        return metrics | {"class_names": self.split.class_names} | inherited
+        return metrics | {"metric": self.split.metric_name, "class_names": self.split.class_names} | inherited
+
+    def _start_validation(self) -> Validation:
+        """Return the validation of the initial weights, whose loss is unknown."""
+        return Validation(np.inf, self.start.number("val_accuracy"), self.start.number("val_metric"))
 
     @contextmanager
     def load_network(self) -> Iterator[keras.Model]:
@@ -178,12 +183,17 @@ class FineTuning:
         if source.batch_size < settings.batch_size:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
         log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
-        options = TrainerOptions(settings, self._mixer(settings), pause_epoch)
-        trainer = Trainer(trained, source, lambda model: validate(model, val, source.batch_size), checkpoints, options)
-        history = trainer.run(self.start.number("val_accuracy"))
+        objective = Objective.from_split(self.split)
+        options = TrainerOptions(settings, self._mixer(settings), objective, pause_epoch)
+
+        def validate_model(model: keras.Model) -> Validation:
+            return validate(model, val, source.batch_size, objective)
+
+        trainer = Trainer(trained, source, validate_model, checkpoints, options)
+        history = trainer.run(self._start_validation())
         return history, {
-            "val_accuracy": trainer.state.best_accuracy, "best_epoch": trainer.state.best_epoch,
-            "num_blocks": num_blocks, "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
+            **trainer.state.best.to_metrics(), "best_epoch": trainer.state.best_epoch, "num_blocks": num_blocks,
+            "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
             "batch_size": source.batch_size,
         }
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from carclf.config import Head
 from carclf.progress import log
-from carclf.training.heads import fit_head
+from carclf.training.heads import ACCURACY, fit_head
+from carclf.training.validation import Objective
 
 # Ranges around the given values, as powers of ten.
 LEARNING_RATE_DECADES = (-0.5, 0.5)
@@ -31,10 +32,11 @@ class HeadData:
 
 
 def search_settings(
-    build: Callable[[], keras.Model], data: HeadData, settings: Head, seed: int
+    build: Callable[[], keras.Model], data: HeadData, settings: Head, seed: int, objective: Objective = ACCURACY
 ) -> tuple[Head, pd.DataFrame]:
-    """Return the settings with the smallest loss on held-out plain images, and a table with one row per trial.
+    """Return the settings that are best on held-out plain images, and a table with one row per trial.
 
+    The metric decides. Accuracy has too few values on a few images, so the loss decides instead of it.
     ``build`` must return the same new head every time, so that trials differ in their settings only.
     """
     views, labels = data.views, data.labels
@@ -44,13 +46,22 @@ def search_settings(
     rows: list[dict[str, float]] = []
     trials = sample_trials(settings, seed)
     for trial in trials:
-        history, accuracy, _ = fit_head(build(), train, val, trial)
+        fitted = fit_head(build(), train, val, trial, objective)
         rows.append({"learning_rate": trial.learning_rate, "weight_decay": trial.weight_decay,
-                     "held_out_loss": float(history["val_loss"].min()), "held_out_accuracy": accuracy})
+                     "held_out_loss": float(fitted.history["val_loss"].min()),
+                     "held_out_accuracy": fitted.best.accuracy, "held_out_metric": fitted.best.metric})
         log.info("train_head: trial %d/%d learning_rate=%.2g weight_decay=%.2g held_out_loss=%.4f "
-                 "held_out_accuracy=%.4f", len(rows), len(trials), *rows[-1].values())
+                 "held_out_accuracy=%.4f held_out_metric=%.4f", len(rows), len(trials), *rows[-1].values())
     table = pd.DataFrame(rows)
-    return trials[table["held_out_loss"].fillna(np.inf).argmin()], table  # the loss of a trial that diverged is NaN
+    return trials[_best_trial(table, objective)], table
+
+
+def _best_trial(trials: pd.DataFrame, objective: Objective) -> int:
+    """Return the position of the best trial. The values of a trial that diverged are NaN."""
+    if objective.metric.is_accuracy:
+        return int(trials["held_out_loss"].fillna(np.inf).argmin())
+    sign = -1 if objective.metric.higher_is_better else 1
+    return int((sign * trials["held_out_metric"]).fillna(np.inf).argmin())
 
 
 def is_held_out(groups: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

@@ -1,5 +1,6 @@
 """The head: from pooled features to logits, fitted to cached features."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,9 +11,12 @@ import pandas as pd
 from carclf.config import Head, Model
 from carclf.progress import Meter
 from carclf.training.schedules import warmup_cosine
+from carclf.training.validation import Objective, Validation
 
 WARMUP_FRACTION = 0.1
 STEPS_PER_EXECUTION = 32  # a step takes about a millisecond; separate calls cost 25% more time for the same weights
+VALIDATION_BATCH_SIZE = 1024
+ACCURACY = Objective()
 LabeledFeatures = tuple[npt.NDArray[np.float32], npt.NDArray[Any]]  # (rows, features) and (rows,)
 
 
@@ -32,33 +36,47 @@ def join_backbone_and_head(backbone: keras.Model, head: keras.Model) -> keras.Mo
     return keras.Model(backbone.input, head(backbone.output), name="classifier")
 
 
-class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Keep the weights of the epoch with the best validation accuracy; in a tie, the earliest."""
+@dataclass(frozen=True)
+class FittedHead:
+    """The history with one row per epoch, and the best epoch, from 1, with its validation."""
 
-    def __init__(self, meter: Meter) -> None:
+    history: pd.DataFrame
+    best: Validation
+    best_epoch: int
+
+
+class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Validate each epoch and keep the weights of the best one; in a tie, the earliest."""
+
+    def __init__(self, val: LabeledFeatures, objective: Objective, meter: Meter) -> None:
         super().__init__()
+        self.val = val
+        self.objective = objective
         self.meter = meter
-        self.best_accuracy = -1.0
+        self.best: Validation | None = None
         self.best_epoch = 0
         self.best_weights: list[Any] = []
+        self.history: list[dict[str, float]] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        metrics = {"epoch": epoch + 1} | {name: float(value) for name, value in logs.items()}
-        self.meter(epoch + 1, self.params["epochs"], f"val_accuracy {logs['val_accuracy']:.3f}", metrics)
-        if logs["val_accuracy"] > self.best_accuracy:
-            self.best_accuracy = logs["val_accuracy"]
+        features, labels = self.val
+        logits = self.model.predict(features, batch_size=VALIDATION_BATCH_SIZE, verbose=0)
+        validation = self.objective.measure(logits, labels)
+        trained = {name: float(value) for name, value in logs.items()}
+        row = {"epoch": epoch + 1, **trained, "val_loss": validation.loss} | validation.to_metrics()
+        self.history.append(row)
+        self.meter(epoch + 1, self.params["epochs"], self.objective.format(validation), row)
+        if self.best is None or self.objective.is_better(validation, self.best):
+            self.best = validation
             self.best_epoch = epoch + 1
             self.best_weights = self.model.get_weights()
 
 
 def fit_head(
-    head: keras.Model, train: LabeledFeatures, val: LabeledFeatures, settings: Head
-) -> tuple[pd.DataFrame, float, int]:
-    """Fit the head to features and labels, and leave the weights of the best epoch in it.
-
-    Returns the history with one row per epoch, the best validation accuracy, and its epoch, from 1.
-    """
-    (x, labels), (val_x, val_labels) = train, val
+    head: keras.Model, train: LabeledFeatures, val: LabeledFeatures, settings: Head, objective: Objective = ACCURACY
+) -> FittedHead:
+    """Fit the head to features and labels, and leave the weights of the best epoch in it."""
+    x, labels = train
     num_steps = settings.epochs * -(-len(x) // settings.batch_size)
     schedule = warmup_cosine(settings.learning_rate, num_steps, WARMUP_FRACTION)
     trained = keras.Model(head.inputs, head.outputs)  # Keras would save the loss of a nested model with it
@@ -69,13 +87,11 @@ def fit_head(
     )
     one_hot = np.eye(head.output_shape[-1], dtype=np.float32)
     with Meter("train_head") as meter:
-        keep_best = _KeepBest(meter)
-        history = trained.fit(
-            x, one_hot[labels], validation_data=(val_x, one_hot[val_labels]), epochs=settings.epochs,
-            batch_size=settings.batch_size, verbose=0, callbacks=[keep_best],
+        keep_best = _KeepBest(val, objective, meter)
+        trained.fit(
+            x, one_hot[labels], epochs=settings.epochs, batch_size=settings.batch_size, verbose=0,
+            callbacks=[keep_best],
         )
+    assert keep_best.best is not None  # Head.epochs is at least 1
     trained.set_weights(keep_best.best_weights)
-    rows = pd.DataFrame(history.history, index=pd.RangeIndex(1, settings.epochs + 1, name="epoch"))
-    # Keras divides in float32; fine-tuning compares its accuracies, in float64, with this one.
-    num_correct = round(float(keep_best.best_accuracy) * len(val_labels))
-    return rows.reset_index(), num_correct / len(val_labels), keep_best.best_epoch
+    return FittedHead(pd.DataFrame(keep_best.history), keep_best.best, keep_best.best_epoch)

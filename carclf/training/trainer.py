@@ -26,11 +26,12 @@ from carclf.training.compile import build_metric_variables
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
-from carclf.training.validation import ema_weights
+from carclf.training.validation import Objective, Validation, ema_weights
 
 FINITE_CHECK_STEPS = 20  # steps between two checks of the loss: each check waits for the device
 MAX_RESTARTS = 3
-Validate = Callable[[keras.Model], tuple[float, float]]  # returns loss and accuracy
+UNKNOWN = Validation(float("nan"), float("nan"), float("nan"))
+Validate = Callable[[keras.Model], Validation]
 
 
 class NonFiniteLossError(Exception):
@@ -39,20 +40,21 @@ class NonFiniteLossError(Exception):
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """The settings, the mixing of batches, and the epoch after which training pauses (0: it does not pause)."""
+    """The settings, the mixing of batches, the objective, and the epoch after which training pauses (0: none)."""
 
     settings: FineTune
     mixer: BatchMixer
+    objective: Objective
     pause_epoch: int = 0
 
 
 @dataclass
 class TrainingState:
-    """The state of a training without its variables."""
+    """The state of a training without its variables. ``best`` is the validation of the best weights."""
 
+    best: Validation
     step: int = 0
     seconds: float = 0.0
-    best_accuracy: float = -1.0
     best_epoch: int = 0  # 0: the weights that fine-tuning started with
     best_loss: float = float("inf")
     stale_epochs: int = 0
@@ -81,24 +83,27 @@ class Trainer:
         self.validate = validate
         self.checkpoints = checkpoints
         self.settings = options.settings
+        self.objective = options.objective
         self.pause_epoch = options.pause_epoch
         self.optimizer: BlockwiseAdamW = model.optimizer
         self.stream = BatchStream(lambda number: batches(
             source, source.batch_size, start_batch=number, num_workers=options.settings.num_workers, mix=options.mixer
         ))
-        self.state = TrainingState()
+        self.state = TrainingState(UNKNOWN)
         self.best_weights: Arrays = model.get_weights()
         self._interrupted_metrics: Arrays | None = None  # of an epoch that a checkpoint interrupted
         self._epoch_start = _EpochStart()
         self._counted = self._saved = time.monotonic()
 
-    def run(self, start_accuracy: float) -> pd.DataFrame:
+    def run(self, start: Validation) -> pd.DataFrame:
         """Train to the end, from the latest checkpoint if there is one; return the history, one row per epoch.
+
+        ``start`` is the validation of the initial weights.
 
         Raise StageWaiting after ``pause_epoch``, when its checkpoint is saved. Raise QualityError if the initial
         weights are not finite, or if the loss repeatedly is not.
         """
-        self.state.best_accuracy = start_accuracy
+        self.state.best = start
         build_metric_variables(self.model, self.source)
         if not self._restore():
             try:
@@ -140,7 +145,8 @@ class Trainer:
             log.info("fine_tune: budget is spent budget_minutes=%g", self.settings.budget_minutes)
             return True
         if self.state.stale_epochs >= self.settings.patience:
-            log.info("fine_tune: validation accuracy did not improve epochs=%d", self.state.stale_epochs)
+            log.info("fine_tune: validation metric did not improve metric=%s epochs=%d",
+                     self.objective.metric.name, self.state.stale_epochs)
             return True
         return self.state.step >= self._total_steps
 
@@ -151,7 +157,7 @@ class Trainer:
             self.stream.close()
             raise StageWaiting(
                 f"paused after epoch {epoch} of {self.settings.epochs}",
-                metrics={"epoch": epoch, "val_accuracy": self.state.best_accuracy},
+                metrics={"epoch": epoch, "metric": self.objective.metric.name, **self.state.best.to_metrics()},
             )
 
     def _count_time(self) -> None:
@@ -176,44 +182,43 @@ class Trainer:
         waited = self.stream.wait_seconds - start.wait_seconds
         logs = {name: float(value) for name, value in steps.logs.items()}
         with ema_weights(self.model):
-            loss, accuracy = self.validate(self.model)
+            validation = self.validate(self.model)
             # The last step may have damaged the weights, which no training loss shows yet.
-            if not np.isfinite([logs["loss"], loss]).all():
+            if not np.isfinite([logs["loss"], validation.loss]).all():
                 raise NonFiniteLossError
-            self._record_validation(accuracy, loss)
+            self._record_validation(validation)
         self._record_epoch({
-            "epoch": self._epoch_number, "step": self.state.step, **logs, "val_loss": loss, "val_accuracy": accuracy,
-            "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
+            "epoch": self._epoch_number, "step": self.state.step, **logs, "val_loss": validation.loss,
+            **validation.to_metrics(), "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
             "images_per_second": round((self.state.step - start.step) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
-        })
+        }, self.objective.format(validation))
 
-    def _record_epoch(self, row: dict[str, float]) -> None:
+    def _record_epoch(self, row: dict[str, Any], validation: str) -> None:
         self.state.history.append(row)
-        names = ("epoch", "loss", "val_loss", "val_accuracy", "images_per_second", "data_wait_fraction")
-        log.info("fine_tune: epoch done epoch=%d loss=%.4f val_loss=%.4f val_accuracy=%.4f images_per_second=%.1f "
-                 "data_wait_fraction=%.3f", *(row[name] for name in names))
+        log.info("fine_tune: epoch done epoch=%d loss=%.4f %s images_per_second=%.1f data_wait_fraction=%.3f",
+                 row["epoch"], row["loss"], validation, row["images_per_second"], row["data_wait_fraction"])
         report_progress("fine_tune", self.state.step, self._total_steps, row)
         self._count_time()
         self._save()
 
-    def _record_validation(self, accuracy: float, loss: float) -> None:
+    def _record_validation(self, validation: Validation) -> None:
         """Keep the best weights, in a tie the earliest, and lower the rate of the plateau schedule.
 
         Patience counts only in the last phase: earlier, some blocks do not train yet and images are small.
         """
         state, settings = self.state, self.settings
         phase = phases_by_epoch(settings.epochs, settings.num_phases)[self._epoch_number - 1]
-        if accuracy > state.best_accuracy:
-            state.best_accuracy = accuracy
+        if self.objective.is_better(validation, state.best):
+            state.best = validation
             state.stale_epochs = 0
             state.best_epoch = self._epoch_number
             self.best_weights = self.model.get_weights()
         elif phase == settings.num_phases - 1:
             state.stale_epochs += 1
-        if settings.schedule == "plateau" and loss >= state.best_loss:
+        if settings.schedule == "plateau" and validation.loss >= state.best_loss:
             self._halve_learning_rate()
-        state.best_loss = min(loss, state.best_loss)
+        state.best_loss = min(validation.loss, state.best_loss)
 
     def _halve_learning_rate(self) -> None:
         self.optimizer.scale.assign(self.optimizer.scale * 0.5)

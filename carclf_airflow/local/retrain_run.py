@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 from carclf.formatting import finite_number
+from carclf.metrics import METRICS
 from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 from carclf_airflow.local.airflow_server import Airflow
 from carclf_airflow.local.dag_run import FINISHED_STATES, DagRun, fail_active_runs, task_seconds, trigger_run
@@ -65,12 +66,13 @@ class _Progress:
         promote = metrics.get("promote", {}) | metrics.get(PROMOTE_TASK, {})
         if ASK_TASK in self.results and self.tasks[PROMOTE_TASK]["state"] == "skipped":
             promote |= {"decision": "declined", "reason": self.results[ASK_TASK]["summary"]}
-        score = metrics.get("score", {})
+        evaluated, score = metrics.get("evaluate", {}), metrics.get("score", {})
         reasons = [self.results[name].get("skip_reason") for name in ("promote", "submit") if name in self.results]
         return {
             "state": self.run.state(), "tasks": self.tasks,
-            "val_accuracy": metrics.get("evaluate", {}).get("val_accuracy"), "threshold": promote.get("threshold"),
-            "decision": promote.get("decision"), "reason": promote.get("reason"),
+            "val_accuracy": evaluated.get("val_accuracy"), "metric": evaluated.get("metric", "accuracy"),
+            "val_metric": evaluated.get("val_metric", evaluated.get("val_accuracy")),
+            "threshold": promote.get("threshold"), "decision": promote.get("decision"), "reason": promote.get("reason"),
             "skip_reason": next(filter(None, reasons), ""),
             "public_score": finite_number(score.get("public_score")), "rank": finite_number(score.get("rank")),
             "warning": score.get("warning", ""), "seconds": round(seconds, 1),
@@ -122,6 +124,8 @@ def _print_outcome(summary: dict[str, Any]) -> None:
     print(f"\nrun          {summary['state']} in {summary['seconds']:.0f} s")
     if summary["val_accuracy"] is not None:
         print(f"accuracy     {summary['val_accuracy']:.4f} on the validation images")
+    if summary["metric"] != "accuracy" and summary["val_metric"] is not None:
+        print(f"metric       {summary['val_metric']:.4f}, {METRICS[summary['metric']].label}")
     print(f"gate         {summary['reason'] or 'not reached'}")
     if summary["skip_reason"]:
         print(f"submission   none: {summary['skip_reason']}")

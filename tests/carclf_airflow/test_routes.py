@@ -381,9 +381,11 @@ def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, vi
     assert waiting.count("not started") == 2
     assert viewer.get(f"/experiments/{name}/report.html").status_code == 404
     store.write(f"experiments/{name}/report.html", b"<h1>Recipes</h1><script>alert(1)</script>")
-    row = {"recipe": "baseline", "accuracy": 0.9, "accuracy_std": None, "num_seeds": 1, "conclusion": "", "summary": "",
+    row = {"recipe": "baseline", "accuracy": 0.9, "value": 0.9, "value_std": None, "num_seeds": 1,
+           "conclusion": "", "summary": "",
            "on_pareto_front": False, "command": "", "runs": [], "changes": {}, "relative_cost": None}
-    outcome = {"experiment": name, "recipe": "demo", "seeds": [0], "num_images": 9, "num_folds": 0,
+    outcome = {"experiment": name, "metric": "accuracy", "recipe": "demo", "seeds": [0], "num_images": 9,
+               "num_folds": 0,
                "num_comparisons": 0, "significance_level": 0.05, "seed_std": None, "settings": {}, "winner": "",
                "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
     store.write(f"experiments/{name}/outcome.json", json.dumps(outcome).encode())

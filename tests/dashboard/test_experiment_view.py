@@ -24,14 +24,16 @@ def store(tmp_path: Path) -> Store:
 
 def recipe(name: str, accuracy: float, minutes: float, conclusion: str = "", **more: Any) -> dict[str, Any]:
     test = {"difference": 0.05, "low": 0.01, "high": 0.09, "p_value": 0.004} if conclusion else {}
-    return {"recipe": name, "accuracy": accuracy, "accuracy_std": None, "num_seeds": 1, "minutes": minutes,
+    return {"recipe": name, "accuracy": accuracy, "value": accuracy, "value_std": None, "num_seeds": 1,
+            "minutes": minutes,
             "on_pareto_front": True, "conclusion": conclusion, "runs": [f"e-{name}-s0"],
             "summary": f"{conclusion} by 5.0 points" if conclusion else "the baseline",
             "command": f"carclf run --recipe demo --set x={name}"} | test | more
 
 
 def outcome(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"experiment": "e", "recipe": "demo", "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
+    return {"experiment": "e", "metric": "accuracy", "recipe": "demo",
+            "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
             "significance_level": 0.05, "seed_std": None, "rows": list(rows), "stopped_early": [], "failed": [],
             "not_trained": []} | more
 
@@ -41,22 +43,33 @@ def test_recipes_are_sorted_by_accuracy_and_drawn_over_their_cost(store: Store) 
         recipe("baseline", 0.9, 2.0), recipe("frozen", 0.85, 3.0, "worse", on_pareto_front=False),
         recipe("<b>more", 0.95, 4.0, "better", images_per_second=70.04)), store)
     assert [row.recipe for row in view["rows"]] == ["<b>more", "baseline", "frozen"]
-    assert view["rows"][0].cells() == ("0.9500", "", "1", "+5.0 (+1.0 to +9.0)", "0.004", "4.0", "70.0")
-    assert view["rows"][1].cells() == ("0.9000", "", "1", "", "", "2.0", "")
-    chart = view["accuracy_over_cost"]
+    assert view["rows"][0].cells(view["metric"]) == ("0.9500", "", "1", "+5.0 (+1.0 to +9.0)", "0.004", "4.0", "70.0")
+    assert view["rows"][1].cells(view["metric"]) == ("0.9000", "", "1", "", "", "2.0", "")
+    chart = view["metric_over_cost"]
     assert chart.rows == [["<b>more", "4.0", "0.9500", "yes"], ["baseline", "2.0", "0.9000", "yes"],
                           ["frozen", "3.0", "0.8500", ""]]
     front, *_ = chart.spec["layer"]
     assert sorted(value["recipe"] for value in front["data"]["values"]) == ["<b>more", "baseline"]
     assert [value["kind"] for value in chart.values] == ["better", "baseline", "worse"]
-    assert "The most accurate is <b>more: 0.9500 in 4.0 minutes." in chart.summary
+    assert "The best is <b>more: 0.9500 in 4.0 minutes." in chart.summary
     assert chart.summary.endswith(": baseline, <b>more.")
+
+
+def test_the_lowest_loss_is_first(store: Store) -> None:
+    rows = recipe("baseline", 0.9, 2.0, value=0.4), recipe("more", 0.8, 4.0, "better", value=0.3, difference=-0.1)
+    view = experiment_view(outcome(*rows, metric="log_loss"), store)
+    assert [row.recipe for row in view["rows"]] == ["more", "baseline"]
+    assert view["rows"][0].cells(view["metric"])[:2] == ("0.3000", "0.8000")
+    assert "-0.1000 (" in view["rows"][0].cells(view["metric"])[4]
+    assert view["metric_over_cost"].summary.startswith("The best is more: 0.3000")
+    page = experiment_page(store, "", outcome(*rows, metric="log_loss"), has_report=False)
+    assert "log loss (lower is better)</th>" in page and ">accuracy</th>" in page
 
 
 def test_the_page_lists_conclusions_and_incomplete_recipes(store: Store) -> None:
     page = experiment_page(store, "/carclf", outcome(
         recipe("baseline", 0.9, 2.0), recipe("<b>more", 0.95, 4.0, "better"),
-        stopped_early=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5}],
+        stopped_early=[{"recipe": "slow", "epoch": 2, "val_accuracy": 0.5, "val_metric": 0.5}],
         failed=[{"run": "e-x-s0", "error": "<i>"}], not_trained=["late"]), has_report=False)
     assert '<b>&lt;b&gt;more</b>: <span class="ok">better by 5.0 points</span>' in page and "<b>more" not in page
     assert '<a href="/carclf/runs/e-baseline-s0">' in page and "carclf run --recipe demo --set x=baseline" in page

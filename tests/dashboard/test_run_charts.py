@@ -7,7 +7,9 @@ from carclf.dashboard.comparison_facts import ClassDifference
 from carclf.dashboard.run_charts import class_differences, curves, recalls, reliability, stage_times
 from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
 from carclf.dashboard.stage_facts import StageFacts
+from carclf.metrics import METRICS
 
+ACCURACY = METRICS["accuracy"]
 POINTS = [{"epoch": 1, "loss": 2.0, "val_loss": 1.5, "accuracy": 0.5}, {"epoch": 2, "loss": 1.0, "val_loss": None}]
 RECALLS = [
     ClassRecall(label="5", num_images=9, recall=0.5, low=0.3, high=0.7, num_predicted=4),
@@ -26,7 +28,7 @@ def stage(name: str, seconds: float | None, reused: bool = False) -> StageFacts:
 
 
 def test_every_chart_is_drawn_in_the_colors_of_the_page_without_script_or_style() -> None:
-    charts = [*curves("<i>", POINTS, "epoch", "epoch"), recalls(RECALLS), class_differences(DIFFERENCES),
+    charts = [*curves("<i>", POINTS, "epoch", "epoch", ACCURACY), recalls(RECALLS), class_differences(DIFFERENCES),
               reliability(BINS), stage_times([stage("<b>", 3.0)])]
     for chart in charts:
         svg = render_svg(chart)
@@ -35,7 +37,7 @@ def test_every_chart_is_drawn_in_the_colors_of_the_page_without_script_or_style(
 
 
 def test_a_curve_summarizes_its_series_and_has_a_table_row_per_point() -> None:
-    loss, accuracy = curves("x", POINTS, "epoch", "epoch")
+    loss, accuracy = curves("x", POINTS, "epoch", "epoch", ACCURACY)
     assert re.findall(r"training|validation|lowest|highest|[\d.]+", loss.summary) == [
         "training", "2", "1", "lowest", "1", "highest", "2",
         "validation", "1.5", "1.5", "lowest", "1.5", "highest", "1.5",
@@ -44,8 +46,15 @@ def test_a_curve_summarizes_its_series_and_has_a_table_row_per_point() -> None:
     assert (accuracy.name, accuracy.rows) == ("x-accuracy", [["1", "0.5", ""]])
 
 
+def test_a_metric_other_than_accuracy_has_a_curve_with_its_direction() -> None:
+    points = [{"epoch": 1, "val_accuracy": 0.5, "val_metric": 0.7}]
+    accuracy, loss = curves("x", points, "epoch", "epoch", METRICS["log_loss"])
+    assert (accuracy.title, loss.title) == ("Accuracy", "Log loss (lower is better)")
+    assert [chart.title for chart in curves("x", points, "epoch", "epoch", ACCURACY)] == ["Accuracy"]
+
+
 def test_metrics_without_values_have_no_chart() -> None:
-    assert curves("x", [], "epoch", "epoch") == curves("x", [{"epoch": 1, "loss": None}], "epoch", "epoch") == []
+    assert curves("x", [{"epoch": 1, "loss": None}], "epoch", "epoch", ACCURACY) == []
 
 
 def test_stage_times_list_finished_stages_with_their_outcome() -> None:

@@ -11,7 +11,7 @@ from recorded_runs import record_candidate
 
 from carclf.artifacts import Provenance, Split
 from carclf.config import load_config
-from carclf.dashboard.comparison_facts import ChangedPrediction, ClassDifference, Difference
+from carclf.dashboard.comparison_facts import ClassDifference, Difference
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
@@ -45,12 +45,34 @@ def test_the_paired_result_matches_the_manual_computation(store: Store) -> None:
     assert paired.model_dump(exclude={"interval"}) == {
         "num_images": 60, "only_a_correct": 2, "only_b_correct": 9, "both_correct": 48, "both_incorrect": 1,
         "num_trained_on": 0, "num_mismatched": 0, "num_same_members": 0,
-        "accuracy_a": 50 / 60, "accuracy_b": 57 / 60, "difference": 7 / 60,
+        "accuracy_a": 50 / 60, "accuracy_b": 57 / 60, "metric": "accuracy", "a": 50 / 60, "b": 57 / 60,
+        "difference": 7 / 60,
         # twice the probability of 9 heads or more in 11 tosses: (55 + 11 + 1) / 2^11
         "p_value": pytest.approx(2 * 67 / 2**11),
     }
     # the differences whose score statistic is 1.959964, by a numerical search
     assert paired.interval == (pytest.approx(0.00978674), pytest.approx(0.23533704))
+
+
+def test_runs_are_compared_by_their_metric_in_its_direction(store: Store) -> None:
+    split = build_split(store, metric="log_loss")
+    a, b = (build_candidate(store, name, range(num), split=split) for name, num in (("a", 25), ("b", 2)))
+    record_candidate(store, "a", a)
+    record_candidate(store, "b", b)
+    comparison = compare_runs(store, "a", "b")
+    paired = comparison.paired
+    assert comparison.conclusion == "better" and paired.metric == "log_loss"
+    assert paired.difference == pytest.approx(paired.b - paired.a) and paired.interval[1] < 0 < paired.accuracy_b
+    assert (paired.a, paired.b) == tuple(pytest.approx(item.evaluation.number("val_metric")) for item in (a, b))
+    assert compare_runs(store, "b", "a").conclusion == "worse" and "log loss (lower is better)" in comparison.summary
+
+
+def test_runs_with_different_metrics_cannot_be_compared(store: Store) -> None:
+    for name, metric in (("a", "log_loss"), ("b", "accuracy")):
+        candidate = build_candidate(store, name, split=build_split(store, name=name, metric=metric))
+        record_candidate(store, name, candidate)
+    with pytest.raises(ConfigError, match=r"data\.metric"):
+        compare_runs(store, "a", "b")
 
 
 @pytest.mark.usefixtures("two_runs")
@@ -71,8 +93,9 @@ def test_changed_predictions_are_gained_or_lost(store: Store) -> None:
     assert changed == {f"{n}.jpg": (str(n % 3), str((n + 1) % 3), str(n % 3), "gained") for n in range(1, 10)} | {
         "20.jpg": ("2", "2", "0", "lost"), "21.jpg": ("0", "0", "1", "lost")}
     assert comparison.num_changed == 11
-    assert comparison.changed_predictions[0] == ChangedPrediction(
-        id="1.jpg", path="", label="1", a="2", a_probability=None, b="1", b_probability=None, kind="gained")
+    first = comparison.changed_predictions[0]
+    assert (first.id, first.label, first.a, first.b, first.kind) == ("1.jpg", "1", "2", "1", "gained")
+    assert 0.5 < first.b_probability < 1 and first.image == ""
 
 
 @pytest.mark.usefixtures("two_runs")

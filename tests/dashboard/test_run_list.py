@@ -89,3 +89,15 @@ def test_an_invalid_query_is_rejected(query: dict[str, object]) -> None:
 def test_sorting_keeps_the_order_of_equal_values() -> None:
     rows = [{"run": name, "minutes": 1.0} for name in "cab"]
     assert [row["run"] for row in filter_and_sort(rows, RunQuery(sort="minutes"))] == ["c", "a", "b"]
+
+
+def test_the_best_run_is_first_in_descending_order_of_a_metric() -> None:
+    rows = [
+        {"run": run, "metric": metric, "val_metric": value}
+        for run, metric, value in (("a", "log_loss", 0.5), ("b", "log_loss", 0.2), ("c", "log_loss", None),
+                                   ("d", "accuracy", 0.7), ("e", "accuracy", 0.9))
+    ]
+    ordered = filter_and_sort(rows, RunQuery(sort="val_metric"))
+    assert [row["run"] for row in ordered] == ["e", "d", "b", "a", "c"]
+    ordered = filter_and_sort(rows, RunQuery(sort="val_metric", descending=False))
+    assert [row["run"] for row in ordered] == ["a", "b", "d", "e", "c"]

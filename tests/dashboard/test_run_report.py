@@ -35,7 +35,7 @@ def test_a_report_is_one_file_without_scripts_and_links(store: Store) -> None:
     assert style is not None
     digest = base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
     assert f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'" in page
-    assert page.count("<svg ") == 2 and "Recall of each class as a table" in page
+    assert page.count("<svg ") == 3 and "Recall of each class as a table" in page
 
 
 def test_a_late_stage_stores_the_report_even_if_it_waits_for_approval(store: Store) -> None:

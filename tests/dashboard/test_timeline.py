@@ -11,8 +11,8 @@ from carclf.dashboard.timeline import timeline_chart
 
 
 def row(run: str, day: int, accuracy: float | None, score: float | None = None) -> dict[str, Any]:
-    return {"run": run, "created": f"2026-11-{day:02}T00:00:00+00:00", "val_accuracy": accuracy, "public_score": score,
-            "decision": "promoted"}
+    return {"run": run, "created": f"2026-11-{day:02}T00:00:00+00:00", "val_accuracy": accuracy, "metric": "accuracy",
+            "val_metric": accuracy, "public_score": score, "decision": "promoted"}
 
 
 def champion_facts(threshold: float, **thresholds: float) -> ChampionFacts:
@@ -45,6 +45,15 @@ def test_the_summary_names_the_last_and_the_best_run_and_the_threshold() -> None
     assert named_values([row("a", 1, 0.7)], None) == ["0.7000", "(a)"]
     assert named_values([row("a", 1, 0.7), row("b", 2, 0.5)], facts) == [
         "2", "last", "0.5000", "best", "0.7000", "(a)", "1", "threshold", "0.6000"]
+
+
+def test_the_lowest_loss_is_the_best_and_reaches_the_threshold() -> None:
+    rows = [row("a", 1, 0.5) | {"metric": "log_loss", "val_metric": 0.2}, row("b", 2, 0.9),
+            row("c", 3, 0.5) | {"metric": "log_loss", "val_metric": 0.4}]
+    facts = champion_facts(0.3).model_copy(update={"metric": "log_loss"})
+    chart = timeline_chart(rows, facts)
+    assert "best 0.2000 (a). 1 reaches the current threshold of 0.3000" in chart.summary
+    assert [value["run"] for value in chart.values] == ["a", "c"] and chart.title.startswith("Log loss")
 
 
 @pytest.mark.parametrize("created", ["garbage", "", None])

@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pandas as pd
+from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
 from mutations import Mutation, flip_bits, mutation_counts, repeat, splice, truncate
 
-from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
 from carclf.dataset.fixes import apply_fixes, parse_fixes
 from carclf.errors import DataError
 from carclf.stages.submit import check_submission

@@ -12,9 +12,9 @@ from carclf.services.storage import open_store
 RANGES = ["fine_tune.learning_rate=1e-4..1e-2", "fine_tune.schedule=cosine|plateau"]
 
 
-def outcome(rows, stopped_early=(), failed=()):
-    return {"rows": [{"recipe": recipe, "accuracy": accuracy} for recipe, accuracy in rows],
-            "stopped_early": [{"recipe": recipe, "val_accuracy": accuracy} for recipe, accuracy in stopped_early],
+def outcome(rows, stopped_early=(), failed=(), metric="accuracy"):
+    return {"metric": metric, "rows": [{"recipe": recipe, "value": value} for recipe, value in rows],
+            "stopped_early": [{"recipe": recipe, "val_metric": value} for recipe, value in stopped_early],
             "failed": [{"run": run} for run in failed]}
 
 
@@ -52,6 +52,15 @@ def test_a_study_learns_from_reported_results_and_numbers_every_trial(tmp_path):
     assert list(second) == [f"trial-{number}" for number in range(12, 24)]
     later = sum(changes["fine_tune.learning_rate"] for changes in second.values()) / 12
     assert later > sum(rates.values()) / 12
+
+
+def test_a_study_minimizes_a_loss(tmp_path):
+    store = open_store(str(tmp_path))
+    propose("losses", RANGES, 2, store)
+    report_results("losses", outcome([("trial-0", 0.7)], [("trial-1", 0.3)], metric="log_loss"), store)
+    path = store.folder / "studies/losses.log"
+    study = optuna.load_study(study_name="losses", storage=JournalStorage(JournalFileBackend(str(path))))
+    assert study.best_trial.number == 1 and study.best_value == -0.3
 
 
 def test_earlier_trials_of_a_study_are_counted():

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carclf.experiments.significance import compare_recipes
+from carclf.experiments.significance import AccuracyResults, MetricResults
+from carclf.experiments.significance import compare_recipes as compare_results
+from carclf.metrics import METRICS
+from carclf.paired_bootstrap import Examples
+
+
+def compare_recipes(correct, baseline, **options):
+    return compare_results(AccuracyResults(correct), baseline, **options)
 
 
 def matrix(*rows: str) -> np.ndarray:
@@ -108,7 +115,7 @@ def test_more_recipes_widen_each_interval():
 def test_with_a_single_seed_the_effect_of_a_seed_is_unknown():
     base = matrix("1110")
     [comparison], seed_std = compare_recipes({"baseline": base, "other": matrix("0111")}, "baseline")
-    assert (comparison.accuracy_std, comparison.num_seeds, seed_std) == (None, 1, None)
+    assert (comparison.value_std, comparison.num_seeds, seed_std) == (None, 1, None)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 60), st.integers(0, 2**32 - 1))
@@ -122,3 +129,43 @@ def test_a_comparison_is_finite_and_antisymmetric(num_seeds_a, num_seeds_b, num_
     assert (there.difference, there.low) == (pytest.approx(-back.difference), pytest.approx(-back.high))
     assert 0 <= there.p_value <= 1
     assert math.isfinite(there.minimum_detectable_difference)
+
+
+def noisy_probabilities(random: np.random.Generator, labels: np.ndarray, signal: float) -> np.ndarray:
+    """Return probabilities of three classes: the larger the signal, the better."""
+    logits = random.normal(size=(len(labels), 3)) + signal * np.eye(3)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", ["log_loss", "macro_f1"])
+def test_recipes_are_compared_by_the_metric_in_its_direction(name):
+    random = np.random.default_rng(3)
+    labels = np.arange(300) % 3
+    signals = {"baseline": 1.0, "up": 2.5, "down": 0.0}
+    probabilities = {
+        recipe: np.stack([noisy_probabilities(random, labels, signal) for _ in range(2)])
+        for recipe, signal in signals.items()
+    }
+    metric = METRICS[name]
+    results = MetricResults(metric, Examples(labels, ["a", "b", "c"]), probabilities)
+    [up, down], seed_std = compare_results(results, "baseline")
+    assert (up.conclusion, down.conclusion) == ("better", "worse") and seed_std > 0
+    assert metric.is_better(up.value, down.value) and metric.is_better(up.difference, 0)
+    assert up.value == pytest.approx(np.mean([metric.compute(labels, p) for p in probabilities["up"]]))
+    assert up.low < up.difference < up.high and (up.high < 0) == (not metric.higher_is_better)
+    assert ("points" in up.summary()) == metric.higher_is_better
+
+
+def test_recipes_that_differ_in_luck_only_are_rarely_different_by_a_metric():
+    """Of 40 experiments, 5% are 2; more than 6 have a probability below 1%."""
+    random = np.random.default_rng(4)
+    labels = np.arange(150) % 3
+    alarms = 0
+    for _ in range(40):
+        probabilities = {
+            name: np.stack([noisy_probabilities(random, labels, 1.0) for _ in range(2)]) for name in ("a", "b")
+        }
+        results = MetricResults(METRICS["log_loss"], Examples(labels, ["a", "b", "c"]), probabilities)
+        [comparison], _ = compare_results(results, "a")
+        alarms += comparison.conclusion != "inconclusive"
+    assert alarms <= 6

@@ -14,7 +14,7 @@ from carclf.champion import read_state, record_promotion, roll_back
 from carclf.config import load_config
 from carclf.errors import ServiceError
 from carclf.runs.index import ROW_FIELDS, StoredRow, index_row, list_runs, rebuild_index, update_index
-from carclf.runs.record import change_record
+from carclf.runs.record import Record, change_record
 from carclf.runs.run import Result, Run
 from carclf.services.storage import FolderStore, Store, open_store
 
@@ -52,7 +52,8 @@ def test_a_row_has_the_state_and_the_metrics_of_a_run(store: Store) -> None:
     assert list_runs(store) == [{
         "run": "r", "recipe": "demo", "created": created, "updated": updated, "dataset": "validate-key",
         "model": "fine_tune-key", "state": "done", "stage": "score", "text": "", "val_accuracy": 0.9,
-        "val_accuracy_low": 0.8, "val_accuracy_high": 0.95, "public_score": 0.91, "rank": 4, "decision": "rejected",
+        "val_accuracy_low": 0.8, "val_accuracy_high": 0.95, "metric": "accuracy", "val_metric": 0.9,
+        "val_metric_low": 0.8, "val_metric_high": 0.95, "public_score": 0.91, "rank": 4, "decision": "rejected",
         "minutes": 9.0, "gpu_minutes": 0.0, "gpu": "", "champion": False,
     }]
 
@@ -252,3 +253,17 @@ def test_after_concurrent_updates_the_index_equals_the_records(
 def test_the_stored_fields_are_those_of_a_row() -> None:
     """Otherwise every index would count as damaged and be rebuilt by each reader."""
     assert tuple(StoredRow.__annotations__) == ROW_FIELDS
+
+
+def test_a_row_has_the_metric_of_the_evaluation_or_of_the_split() -> None:
+    def metric_of(**metrics: dict[str, Any]) -> list[Any]:
+        stages = {stage: {"metrics": values} for stage, values in metrics.items()}
+        row = index_row(Record(run="r", recipe="", config={}, stages=stages, attempts={}, created=""))
+        return [row[name] for name in ("metric", "val_metric", "val_metric_low", "val_metric_high")]
+
+    accuracy = {"val_accuracy": 0.8, "val_accuracy_low": 0.7, "val_accuracy_high": 0.9}
+    loss = {"metric": "log_loss", "val_metric": 0.4, "val_metric_low": 0.3, "val_metric_high": 0.5}
+    assert metric_of(evaluate=accuracy | loss) == ["log_loss", 0.4, 0.3, 0.5]
+    assert metric_of(evaluate=accuracy) == ["accuracy", 0.8, 0.7, 0.9]
+    assert metric_of(split={"metric": "macro_f1"}) == ["macro_f1", None, None, None]
+    assert metric_of(split={"metric": ["x"]}) == ["accuracy", None, None, None]

@@ -22,6 +22,7 @@ from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.precision import compute_precision
 from carclf.training.schedules import compile_for_fine_tuning
 from carclf.training.trainer import Trainer, TrainerOptions
+from carclf.training.validation import Objective, Validation
 
 if keras.backend.backend() == "tensorflow" and NUM > 1:
     import tensorflow as tf
@@ -43,7 +44,7 @@ def train():
     averages = []
     def validate(network):
         averages.append([float(np.abs(array).sum()) for array in network.get_weights()])
-        return 1.0, 0.5
+        return Validation(1.0, 0.5, 0.5)
     make_deterministic(0)
     with data_parallel(8, [f"cpu:{i}" for i in range(NUM)]) as num:
         backbone = build_backbone("Tiny", "none", 48, 64)
@@ -51,8 +52,8 @@ def train():
         with compute_precision(PRECISION, model):
             trained, _ = compile_for_fine_tuning(config.fine_tune, model, Source())
             checkpoints = Checkpoints(open_store(tempfile.mkdtemp()), "k")
-            options = TrainerOptions(config.fine_tune, BatchMixer(3, 0))
-            history = Trainer(trained, Source(), validate, checkpoints, options).run(-1.0)
+            options = TrainerOptions(config.fine_tune, BatchMixer(3, 0), Objective())
+            history = Trainer(trained, Source(), validate, checkpoints, options).run(Validation(9.0, 0.0, -1.0))
     return {"num": num, "loss": list(history["loss"]), "averages": averages,
             "dtype": str(trained.get_weights()[0].dtype)}
 

@@ -2,9 +2,12 @@
 
 import keras
 import numpy as np
+import pytest
 
 from carclf.config import load_config
+from carclf.metrics import METRICS
 from carclf.training.heads import build_head, fit_head
+from carclf.training.validation import Objective, Validation
 
 
 def test_the_accuracy_of_the_head_is_exact() -> None:
@@ -14,5 +17,28 @@ def test_the_accuracy_of_the_head_is_exact() -> None:
     config = load_config("demo", {"head.epochs": 3})
     keras.utils.set_random_seed(0)
     head = build_head(4, 3, config.model)
-    _, accuracy, _ = fit_head(head, (x, labels), (x, labels), config.head)
+    accuracy = fit_head(head, (x, labels), (x, labels), config.head).best.accuracy
     assert accuracy == (head.predict(x, verbose=0).argmax(1) == labels).mean() != np.float32(accuracy)
+
+
+@pytest.mark.parametrize("name", ["log_loss", "macro_f1", "quadratic_weighted_kappa"])
+def test_the_metric_selects_the_epoch_of_the_head(name: str) -> None:
+    random = np.random.default_rng(1)
+    x, labels = random.normal(size=(60, 4)).astype(np.float32), random.integers(0, 3, 60)
+    config = load_config("demo", {"head.epochs": 6, "head.learning_rate": 0.3})
+    keras.utils.set_random_seed(0)
+    objective = Objective(METRICS[name], ("0", "1", "10"))
+    head = build_head(4, 3, config.model)
+    fitted = fit_head(head, (x[:30], labels[:30]), (x[30:], labels[30:]), config.head, objective)
+    values = fitted.history["val_metric"]
+    best = values.argmax() if METRICS[name].higher_is_better else values.argmin()
+    assert fitted.best_epoch == best + 1 and fitted.best.metric == values[best]
+    assert objective.measure(head.predict(x[30:], verbose=0), labels[30:]).metric == pytest.approx(values[best])
+
+
+def test_a_validation_without_finite_logits_is_never_better() -> None:
+    objective = Objective(METRICS["log_loss"])
+    diverged = objective.measure(np.full((2, 3), np.nan), np.array([0, 1]))
+    valid = Validation(0.5, 0.5, 0.5)
+    assert objective.is_better(valid, diverged) and not objective.is_better(diverged, valid)
+    assert not objective.is_better(diverged, diverged)

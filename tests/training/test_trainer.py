@@ -15,6 +15,7 @@ import pytest
 from carclf import progress
 from carclf.config import load_config
 from carclf.errors import DataError, QualityError, ServiceError, StageWaiting
+from carclf.metrics import METRICS as METRIC_BY_NAME
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource
 from carclf.pipeline.mixing import BatchMixer
@@ -26,13 +27,14 @@ from carclf.training.feed import DataWaitCallback
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
 from carclf.training.trainer import Trainer, TrainerOptions, format_step_metrics
-from carclf.training.validation import ema_weights, validate
+from carclf.training.validation import Objective, Validation, ema_weights, validate
 
 SIZE = (48, 64)
 SETTINGS = {
     "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
     "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3,
 }
+WORST = Validation(float("inf"), -1.0, -1.0)
 MEASURED = ["seconds", "images_per_second", "data_wait_fraction"]  # columns of the history that vary between runs
 METRICS = {
     "epoch": 2.0, "loss": 0.5, "accuracy": 0.75, "learning_rate": 0.001, "images_per_second": 812.0,
@@ -76,6 +78,7 @@ def images(tmp_path_factory):
 
 def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, **settings):
     folder, rows = images
+    objective = Objective(METRIC_BY_NAME[settings.pop("metric", "accuracy")], ("0", "1", "2"))
     config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
     fine_tune = config.fine_tune
     make_deterministic(0)
@@ -89,12 +92,12 @@ def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0,
     val = LetterboxedSource(Examples.from_index(rows[36:], folder, SIZE), SIZE)
     trained, _ = compile_for_fine_tuning(fine_tune, model, source)
     change(trained)
-    options = TrainerOptions(fine_tune, BatchMixer(3, 0, fine_tune.mixup, fine_tune.cutmix), pause_epoch)
-    return Trainer(trained, source, lambda network: validate(network, val, 8), checkpoints, options)
+    options = TrainerOptions(fine_tune, BatchMixer(3, 0, fine_tune.mixup, fine_tune.cutmix), objective, pause_epoch)
+    return Trainer(trained, source, lambda network: validate(network, val, 8, objective), checkpoints, options)
 
 
 def weights_and_history(trainer):
-    history = trainer.run(0.0)
+    history = trainer.run(WORST)
     return trainer.model.get_weights(), history.drop(columns=MEASURED)
 
 
@@ -121,21 +124,21 @@ def test_the_same_seed_gives_identical_weights(images, uninterrupted, store, num
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store, moments):
     for num_saves in moments:
         with pytest.raises(Killed):
-            build_trainer(images, KilledAt(store, "k", num_saves)).run(0.0)
+            build_trainer(images, KilledAt(store, "k", num_saves)).run(WORST)
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
 def test_a_paused_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store):
     for epoch in (1, 2):
         with pytest.raises(StageWaiting) as waiting:
-            build_trainer(images, Checkpoints(store, "k"), pause_epoch=epoch).run(0.0)
+            build_trainer(images, Checkpoints(store, "k"), pause_epoch=epoch).run(WORST)
         assert waiting.value.metrics["epoch"] == epoch
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
 def test_two_processes_do_not_overwrite_each_others_checkpoints(images, uninterrupted, store):
     with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 4)).run(0.0)
+        build_trainer(images, KilledAt(store, "k", 4)).run(WORST)
 
     def checkpoint_files():
         return {key: store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")}
@@ -178,7 +181,7 @@ def test_training_continues_while_the_store_is_unreachable(images, uninterrupted
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(images, uninterrupted, store, caplog):
     with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 7)).run(0.0)
+        build_trainer(images, KilledAt(store, "k", 7)).run(WORST)
     latest = json.loads(store.read("checkpoints/k/latest.json").data)
     store.write(f"checkpoints/k/{latest['file']}", b"half of it")
     caplog.set_level("INFO")
@@ -189,7 +192,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(images, uninterrup
 
 def test_damaged_checkpoints_are_not_used(images, uninterrupted, store):
     with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 3)).run(0.0)
+        build_trainer(images, KilledAt(store, "k", 3)).run(WORST)
     files = [key for key in store.list_keys("checkpoints/") if key.endswith(".npz")]
     assert len(files) == 2
     for key in files:
@@ -224,7 +227,7 @@ def test_a_non_finite_loss_restarts_from_the_checkpoint_with_half_the_rate(image
         return False
 
     poison_batches(monkeypatch, is_poisoned)
-    history = trainer.run(0.0)
+    history = trainer.run(WORST)
     assert trainer.state.restarts == 1 and poisoned == [5]
     assert list(history["epoch"]) == [1, 2, 3] and np.isfinite(history["loss"]).all()
     assert float(trainer.optimizer.scale) == 0.5
@@ -233,7 +236,7 @@ def test_a_non_finite_loss_restarts_from_the_checkpoint_with_half_the_rate(image
 def test_a_loss_that_stays_non_finite_raises_quality_error(images, store, monkeypatch):
     poison_batches(monkeypatch, lambda number: True)
     with pytest.raises(QualityError, match=r"fine_tune\.learning_rate"):
-        build_trainer(images, Checkpoints(store, "k")).run(0.0)
+        build_trainer(images, Checkpoints(store, "k")).run(WORST)
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="within fit, only JAX itself can change a variable")
@@ -250,7 +253,7 @@ def test_weights_damaged_by_a_step_are_not_saved(images, store, monkeypatch, ste
         original(self, batch, logs)
 
     monkeypatch.setattr(DataWaitCallback, "on_train_batch_end", damage)
-    history = trainer.run(0.0)
+    history = trainer.run(WORST)
     assert trainer.state.restarts == 1 and list(history["epoch"]) == [1, 2, 3]
     assert np.isfinite(history[["loss", "val_loss"]]).all(axis=None)
     assert all(np.isfinite(array).all() for array in trainer.model.get_weights())
@@ -261,13 +264,13 @@ def test_non_finite_initial_weights_raise_quality_error(images, store):
         model.get_layer("head").get_layer("logits").bias.assign([np.nan] * 3)
 
     with pytest.raises(QualityError, match=r"model\.weights"):
-        build_trainer(images, Checkpoints(store, "k"), change=damage).run(0.0)
+        build_trainer(images, Checkpoints(store, "k"), change=damage).run(WORST)
 
 
 def test_every_progress_line_has_the_metrics_of_its_step(images, store, monkeypatch, caplog):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     caplog.set_level("INFO", progress.log.name)
-    build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=5).run(0.0)
+    build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=5).run(WORST)
     lines = [line for line in caplog.messages if ", learning rate " in line]
     assert [f"{step}/12," in line for step, line in enumerate(lines, 1)] == [True] * 12
     assert [("epoch 1, loss " in line, " learning rate 0," in line) for line in lines[:4]] == [(True, False)] * 4
@@ -283,7 +286,7 @@ def test_a_progress_line_shows_the_gpu_metrics_that_are_known():
 def test_a_spent_budget_ends_training_with_the_best_weights_so_far(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
     start = trainer.model.get_weights()
-    history = trainer.run(1.0)  # no epoch can be better than the start
+    history = trainer.run(Validation(0.0, 1.0, 1.0))  # no epoch can be better than the start
     assert list(history["step"]) == [1] and trainer.state.best_epoch == 0
     for before, after in zip(start, trainer.model.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -297,19 +300,19 @@ def test_validation_counts_toward_the_budget(images, store, monkeypatch):
 
     def slow_validation(*_):
         validations.append(1)
-        return 1.0, 0.5
+        return Validation(1.0, 0.5, 0.5)
 
     trainer = build_trainer(images, Checkpoints(store, "k"), validate=slow_validation, budget_minutes=60)
-    history = trainer.run(0.0)
+    history = trainer.run(WORST)
     assert len(validations) == 3 and history["seconds"].sum() < 30
     assert trainer.state.seconds > history["seconds"].sum() + 3 * 30 - 0.1
 
 
 def test_an_epoch_stopped_by_the_budget_can_be_the_best(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
-    history = trainer.run(-1.0)
-    assert trainer.state.best_epoch == 1 and trainer.state.best_accuracy == history["val_accuracy"][0]
-    assert trainer.validate(trainer.model)[1] == history["val_accuracy"][0]
+    history = trainer.run(WORST)
+    assert trainer.state.best_epoch == 1 and trainer.state.best.accuracy == history["val_accuracy"][0]
+    assert trainer.validate(trainer.model).accuracy == history["val_accuracy"][0]
 
 
 def test_an_image_that_disappears_during_training_raises_data_error(images, store):
@@ -317,25 +320,49 @@ def test_an_image_that_disappears_during_training_raises_data_error(images, stor
     trainer = build_trainer((folder, rows.assign(path=rows["path"].replace("7.jpg", "gone.jpg"))),
                             Checkpoints(store, "k"), num_workers=0)
     with pytest.raises(DataError, match=r"gone\.jpg"):
-        trainer.run(0.0)
+        trainer.run(WORST)
 
 
 def test_early_stopping_keeps_the_best_weights(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=50)
-    history = trainer.run(0.0)
+    history = trainer.run(WORST)
     best = int(history["val_accuracy"].argmax())
     assert len(history) == best + 2 < 50
-    assert trainer.validate(trainer.model)[1] == history["val_accuracy"][best] == trainer.state.best_accuracy
+    assert trainer.validate(trainer.model).accuracy == history["val_accuracy"][best] == trainer.state.best.accuracy
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "macro_f1"])
+def test_the_metric_selects_the_epoch_in_its_direction(images, store, metric):
+    sign = 1 if METRIC_BY_NAME[metric].higher_is_better else -1
+    trainer = build_trainer(images, Checkpoints(store, "k"), metric=metric, patience=2, epochs=12)
+    history = trainer.run(Validation(float("inf"), 0.0, -sign * float("inf")))
+    best = int((sign * history["val_metric"]).argmax())
+    assert trainer.state.best_epoch == best + 1 and len(history) == min(12, best + 3)
+    assert trainer.state.best.metric == history["val_metric"][best] == trainer.validate(trainer.model).metric
+    assert metric == "macro_f1" or history["val_metric"][best] == pytest.approx(history["val_loss"][best])
+
+
+def test_a_checkpoint_without_the_best_validation_is_not_used(images, store):
+    """Older versions saved ``best_accuracy`` instead."""
+    with pytest.raises(Killed):
+        build_trainer(images, KilledAt(store, "k", 3)).run(WORST)
+    checkpoints = Checkpoints(store, "k")
+    arrays, state = checkpoints.load()
+    del state["best"]
+    checkpoints.save(arrays, state | {"best_accuracy": 0.9})
+    trainer = build_trainer(images, checkpoints)
+    assert len(trainer.run(WORST)) == 3 and trainer.state.best.accuracy < 0.9
 
 
 def test_patience_only_counts_in_the_last_phase(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=6, num_phases=2)
-    assert list(trainer.run(1.0)["epoch"]) == [1, 2, 3, 4]  # no epoch can be better than the start
+    history = trainer.run(Validation(0.0, 1.0, 1.0))  # no epoch can be better than the start
+    assert list(history["epoch"]) == [1, 2, 3, 4]
 
 
 def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), ema_momentum=0.9)
-    trainer.run(0.0)
+    trainer.run(WORST)
     weights = [np.array(variable) for variable in trainer.model.trainable_variables]
     with ema_weights(trainer.model):
         averages = [np.array(variable) for variable in trainer.model.trainable_variables]
@@ -348,6 +375,6 @@ def test_blocks_start_to_train_from_the_top_phase_by_phase(images, store):
     convolutions = [layer for layer in flatten_layers(trainer.model) if "conv" in layer.name]
     before = [np.array(layer.kernel) for layer in convolutions]
     with pytest.raises(Killed):  # after the four steps of the first phase
-        trainer.run(0.0)
+        trainer.run(WORST)
     pairs = zip(before, convolutions, strict=True)
     assert [not np.array_equal(kernel, np.array(layer.kernel)) for kernel, layer in pairs] == [False] * 3 + [True]

@@ -261,6 +261,6 @@ def _compare_classes(
         paths = images.loc[labels.index[labels == label], "path"]
         findings.append(Finding("unknown_class", paths.iloc[0], (
             f"{len(paths)} images are in class '{label}' (first: {paths.iloc[0]}), which the table does not have. Its "
-            f"classes are {format_labels(expected)}. Move or remove these images.")))  # type: ignore[arg-type]
+            f"classes are {format_labels(expected)}. Move or remove these images.")))
     return findings + [Finding("empty_class", label, f"Class '{label}' of the table has no images. Add images of it.")
                        for label in sorted(expected - set(labels))]

@@ -43,11 +43,13 @@ TRAINING_METRICS = {
     "images_per_second": Metric("carclf.training.throughput", "gauge", "{image}/s", "Training images per second"),
     "data_wait_fraction": Metric("carclf.training.data_wait", "gauge", "1", "Fraction of the time spent waiting"),
     "val_accuracy": Metric("carclf.validation.accuracy", "gauge", "1", "Validation accuracy"),
+    "val_metric": Metric("carclf.validation.metric", "gauge", "", "Validation value of the metric of the data"),
     "val_loss": Metric("carclf.validation.loss", "gauge", "", "Validation loss"),
 }
 # Keys: the names in the metrics of a finished stage.
 RESULT_METRICS = {
     "val_accuracy": TRAINING_METRICS["val_accuracy"],
+    "val_metric": TRAINING_METRICS["val_metric"],
     "threshold": Metric("carclf.gate.threshold", "gauge", "1", "Metric that the gate requires"),
     "public_score": Metric("carclf.public_score", "gauge", "", "Public score of the last submission"),
 }
