@@ -32,8 +32,8 @@ def compare_runs(store: Store, run_a: str, run_b: str) -> facts.RunComparison:
     readers = [open_run(store, run) for run in (run_a, run_b)]
     a, b = (_evaluated_run(reader) for reader in readers)
     if a.split.metric_name != b.split.metric_name:
-        raise ConfigError(f"Cannot compare the runs {run_a!r} and {run_b!r}: their metrics are {a.split.metric_name} and "
-                          f"{b.split.metric_name}. Repeat one of them with the same data.metric.")
+        raise ConfigError(f"Cannot compare the runs {run_a!r} and {run_b!r}: their metrics are {a.split.metric_name} "
+                          f"and {b.split.metric_name}. Repeat one of them with the same data.metric.")
     from carclf.dashboard.common_images import find_common_images
     from carclf.dashboard.previews import Previews
 
