@@ -7,7 +7,7 @@ import pandas as pd
 from carclf.config import Duplicates, Validation
 from carclf.dataset.detection.result import Layout, SubmissionFormat
 from carclf.dataset.duplicates import find_clusters
-from carclf.dataset.indexing import join_layout, list_extra_data, write_inspection
+from carclf.dataset.indexing import join_layout, write_inspection
 from carclf.dataset.inspection import make_pixel_loader
 from carclf.natural_order import sort_naturally
 
@@ -32,8 +32,8 @@ def read_layout(folder: Path) -> Layout:
 
 
 def build_index(folder: Path, config: Validation, layout: Layout | None = None) -> pd.DataFrame:
-    """Inspect the images of a layout, by default that of the folder, and the extra data; return their index."""
-    images = pd.concat([(layout or read_layout(folder)).images, list_extra_data(folder)], ignore_index=True)
+    """Inspect the images of a layout, by default that of the folder; return their index."""
+    images = (layout or read_layout(folder)).images
     target = folder / "index.parquet"
     write_inspection(folder, images["path"].to_list(), target, config)
     index = join_layout(pd.read_parquet(target), images)

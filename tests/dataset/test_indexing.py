@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from carclf.config import Validation
-from carclf.dataset.indexing import CHUNK_SIZE, NUM_THREADS, SCHEMA, join_layout, list_extra_data, write_inspection
+from carclf.dataset.indexing import CHUNK_SIZE, NUM_THREADS, SCHEMA, join_layout, write_inspection
 from carclf.dataset.inspection import inspect_image
 from carclf.images.decode import EncodedImage, large_image_lock, strict_decode_error
 
@@ -28,16 +28,6 @@ def jpeg() -> bytes:
 def test_an_inspection_of_no_images_is_empty(tmp_path: Path) -> None:
     write_inspection(tmp_path, [], tmp_path / "index.parquet", Validation())
     assert list(pd.read_parquet(tmp_path / "index.parquet")) == SCHEMA.names
-
-
-def test_the_folder_of_extra_data_is_the_class(tmp_path: Path) -> None:
-    for path in ("extra-data/1/Ü b/a.jpg", "extra-data/0/10/a.jpg", "train/0/a.jpg"):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).touch()
-    assert list_extra_data(tmp_path).to_dict("list") == {
-        "id": ["extra-data/0/10/a.jpg", "extra-data/1/Ü b/a.jpg"],
-        "path": ["extra-data/0/10/a.jpg", "extra-data/1/Ü b/a.jpg"],
-        "label": ["10", "Ü b"], "source": ["extra"] * 2, "group": [""] * 2}
 
 
 def test_an_index_has_the_layout_and_small_test_images_are_usable() -> None:
