@@ -121,7 +121,8 @@ _SPECS = (
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
               excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
     StageSpec("submit", ("download", "validate", "fine_tune", "evaluate"),
-              ("data.source", "submit.positive_class", "evaluate"), Submission, _submit, excluded=("evaluate.batch_size",)),
+              ("data.source", "submit.positive_class", "evaluate"), Submission, _submit,
+              excluded=("evaluate.batch_size",)),
     StageSpec("score", ("submit", "evaluate"), ("data.source",), artifacts.PublicScore,
               lambda call: score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)),
 )
