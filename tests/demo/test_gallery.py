@@ -192,7 +192,8 @@ def test_an_entry_is_trained_submitted_and_scored(
     assert bool(results["submit"].skip_reason) != is_scored
     if score is not None:
         (submission,) = server.submissions
-        assert (submission.error, score) == ("", pytest.approx(float(submission.score)))
+        assert submission.error == ""
+        assert score == pytest.approx(float(submission.score))
         perfect, worst = (1.0, 0.5) if metric.higher_is_better else (0.0, 0.7)
         assert abs(score - perfect) <= abs(worst - perfect)
 
