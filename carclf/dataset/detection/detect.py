@@ -98,7 +98,7 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
     tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
-        source.images.drop(index=list(test_ids)), tables, source.coco.tables, errors,
+        source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], errors,
         [*source.files.others, *read_ignored_files(source.files.root)], targets(sample), config.data))
 
 

@@ -79,5 +79,5 @@ def find_test_images(images: pd.DataFrame, tables: Sequence[Table], config: Data
     names = ImageNames(images)
     for table in tables:
         if table.role in ("test", "predict") and (joined := join(table, names, config)):
-            return set(joined.match.rows.values()), f"{joined.num_images} unlabeled images of {table.path}"
+            return set(joined.match.rows.values()), f"{joined.match.num_images} unlabeled images of {table.path}"
     return set(), "no unlabeled images in a test folder, and no table of them"
