@@ -1,4 +1,4 @@
-"""Detection of a dataset's layout: the questions in their order, and the log of what was detected."""
+"""Detection of a dataset's layout: the questions in their order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from carclf.dataset.detection.test_set import find_sample_images, find_test_imag
 from carclf.dataset.findings import Finding
 from carclf.errors import DataError
 from carclf.natural_order import sort_naturally
-from carclf.progress import log
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class _Source:
 
 
 def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
-    """Return the layout of the data in a folder, without opening an image. Each detection is logged in one line.
+    """Return the layout of the data in a folder, without opening an image.
 
     ``evaluation_metric`` is Kaggle's description of the competition's metric. Raises DataError if the data are not
     single-label image classification or are incomplete, and ConfigError if the evidence is ambiguous. The message
@@ -62,7 +61,6 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     images = _assemble(source, train, test_ids, names)
     findings = (*labels.findings, *_find_problems(source, images))
     detections = [*detect_subsets(source.images), *detections]
-    _log(detections)
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
                   sample_ids, findings, _ignored(source, images))
@@ -113,7 +111,8 @@ def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[di
 def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
     used = {joined.table.path for joined in labels.joined}
     tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
-    maps = [(labels.detection.result, labels.names or source.coco.categories), *read_maps(source.files, tables)]
+    known = labels.names or source.coco.categories
+    maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.files, tables)]
     return find_class_names(set(labels.values) - {""}, config.data.class_names, maps)
 
 
@@ -165,9 +164,3 @@ def _describe_submission(submission: SubmissionFormat | None) -> Detection:
     columns = ",".join((submission.id_column, *submission.columns))
     positive = f" of {submission.positive_class}" if submission.positive_class else ""
     return Detection("submission", submission.kind + positive, f"{submission.sample} has the columns {columns[:200]}")
-
-
-def _log(detections: Sequence[Detection]) -> None:
-    for detection in detections:
-        log.info("validate: detected question=%s result=%r evidence=%r", detection.question, detection.result,
-                 detection.evidence)
