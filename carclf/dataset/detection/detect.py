@@ -15,7 +15,7 @@ from carclf.dataset.detection.groups import find_groups
 from carclf.dataset.detection.label_folders import training_images
 from carclf.dataset.detection.labels import Evidence, Labels, find_labels
 from carclf.dataset.detection.metric import detect_metric
-from carclf.dataset.detection.rejections import describe_no_images
+from carclf.dataset.detection.rejections import describe_no_images, find_other_formats
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
 from carclf.dataset.detection.subsets import detect_subsets, list_images
@@ -155,7 +155,7 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
         findings.append(Finding("unknown_class", misplaced.iloc[0], (
             f"{len(misplaced)} images of the extra data are not in the folder of a class (first: {misplaced.iloc[0]}). "
             "Move them into the folder of their class, or remove them.")))
-    return findings
+    return findings + find_other_formats([*source.files.others, *read_ignored_files(source.files.root)])
 
 
 def _describe_submission(submission: SubmissionFormat | None) -> Detection:

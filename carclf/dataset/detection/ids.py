@@ -56,7 +56,7 @@ class ImageNames:
             match = self._match(paths, candidate)
             if match.is_complete:
                 return match
-            best = match if match.num_images > best.num_images else best
+            best = max(best, match, key=lambda match: (match.num_images, len(match.ambiguous)))
         return best
 
     def _match(self, paths: dict[str, str], form: str) -> Match:

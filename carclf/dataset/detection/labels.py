@@ -112,7 +112,7 @@ def _read_tables(
                 raise
             findings.append(Finding("invalid_train_csv", table.path, f"{error} The class folders are used."))
         else:
-            candidates += [labels] if labels and len(labels.values) else []
+            candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
     unmatched = {table.path: table for table in evidence.tables if has_folders and table.role in ("train", "val")}
     for path in sorted(unmatched.keys() - {table.path for table in joined}):
         findings.append(Finding("unmatched_train_csv", path, (
