@@ -27,8 +27,8 @@ FIX_SEEDS = [
     f"id,action,label,sha256\r\ntrain/1/1.jpg,drop,,\r\n2.jpg,relabel,1,{SHA256}\r\n".encode(),
 ]
 INDEX = pd.DataFrame([
-    {"id": name, "path": f"train/{label}/{name}", "label": str(label), "source": "train", "problem": "", "problem_kind": "",
-     "sha256": SHA256[label:] + "0" * label} for label, name in enumerate(("1.jpg", "2.jpg", "NA"))
+    {"id": name, "path": f"train/{label}/{name}", "label": str(label), "source": "train", "problem": "",
+     "problem_kind": "", "sha256": SHA256[label:] + "0" * label} for label, name in enumerate(("1.jpg", "2.jpg", "NA"))
 ])
 
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping
 
 import pandas as pd
 
-from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.detection.submission_format import class_key
+from carclf.dataset.detection.subsets import role_of
 from carclf.errors import ConfigError, DataError
 
 MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class folder

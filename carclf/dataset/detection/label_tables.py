@@ -18,8 +18,8 @@ from carclf.errors import ConfigError, DataError
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
 _ONE_HOT = {"0", "1", "0.0", "1.0"}
 _SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
+_NAME_OF_LABELS = re.compile("label|class|categor|attribute|tag|target")
 _NUM_CHECKED = 1000  # values with several words
-_MAX_SUBSETS = 10  # different values of a column of subsets
 
 
 class AmbiguousColumnError(ConfigError):
@@ -48,9 +48,11 @@ class TableLabels:
         """The sources of the images in the column of subsets, with values such as train and test, if there is one."""
         rows = self.joined.table.rows
         for column in rows.columns.difference([self.joined.id_column, self.column], sort=False):
-            values = rows[column].str.strip().unique()
-            if len(values) <= _MAX_SUBSETS and all(roles := {value: role_of(value) for value in values}.values()):
-                return self.joined.first_values(column).map(dict(zip(values, roles, strict=True))).map(SOURCES)
+            if not role_of(rows[column].iloc[0]):
+                continue
+            roles = {value: role_of(value) for value in rows[column].str.strip().unique()}
+            if all(roles.values()):
+                return self.joined.first_values(column).map(roles).map(SOURCES)
         return None
 
 
@@ -62,8 +64,9 @@ def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> 
         role = table.role or "train"
         if role not in names:
             roles = {"train": ["train", ""], "predict": ["test", "predict"]}.get(role, [role])
-            subsets = [images[images["role"].isin(roles)], images]
-            names[role] = [ImageNames(subset) for subset in subsets if len(subset)]
+            subset = images[images["role"].isin(roles)]
+            names[role] = [ImageNames(subset)] * (len(subset) > 0)
+            names[role] += [ImageNames(images)] * (len(subset) < len(images))
         results = [result for pool in names[role] if (result := join(table, pool, config))]
         if results:
             joined.append(max(results, key=lambda result: (result.match.is_complete, result.match.num_images)))
@@ -105,8 +108,8 @@ def _is_one_hot(rows: pd.DataFrame) -> bool:
 def _read_one_hot(joined: Joined, columns: Sequence[str]) -> "pd.Series[str]":
     rows = pd.DataFrame({column: joined.values(column) for column in columns})
     if not _is_one_hot(rows):
-        raise DataError(f"{joined.path}: the columns {', '.join(columns[:5])} do not have exactly one 1 per row. Images "
-                        "with several labels are not supported. If another column has the class, set "
+        raise DataError(f"{joined.path}: the columns {', '.join(columns[:5])} do not have exactly one 1 per row. "
+                        "Images with several labels are not supported. If another column has the class, set "
                         "data.label_column.")
     return rows.astype(float).idxmax(axis=1).astype("object")
 
@@ -131,9 +134,10 @@ def _choose_column(table: Table, columns: Sequence[str], targets: Sequence[str],
 def _may_be_label(values: "pd.Series[str]", column: str) -> bool:
     """Return True if a column has 2 to n/2 values that are neither fractions nor subsets nor groups, or has lists."""
     distinct = set(values)
-    if _lists(distinct, column):
+    is_repeated = 1 < len(distinct) <= len(values) / 2
+    if (is_repeated or _NAME_OF_LABELS.search(column.lower())) and _lists(distinct, column):
         return True  # to be rejected
-    if not 1 < len(distinct) <= len(values) / 2 or is_group_column(column):
+    if not is_repeated or is_group_column(column):
         return False
     return not all(re.fullmatch(r"-?[0-9]*\.[0-9]+", value) for value in distinct) and not all(map(role_of, distinct))
 
@@ -144,7 +148,7 @@ def _lists(distinct: set[str], column: str) -> list[str]:
         return []
     singles = {value for value in distinct if not _SEPARATOR.search(value)}
     lists = sorted(distinct - singles)[:_NUM_CHECKED]
-    may_have_numbers = bool(re.search("label|class|categor|attribute|tag|target", column.lower()))
+    may_have_numbers = _NAME_OF_LABELS.search(column.lower())
     parts = [set(_SEPARATOR.split(value)) for value in lists]
     are_lists = all(names <= singles or (may_have_numbers and all(map(str.isdecimal, names))) for names in parts)
     return lists if are_lists else []
@@ -174,8 +178,8 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
         raise DataError(f"{joined.path}: {len(repeated)} images have several labels in {column} (first: {image_id!r}). "
                         "Images with several labels are not supported: keep one row per image.")
     if lists := _lists(set(values), column):
-        raise DataError(f"{joined.path}: {column} has lists of labels, such as {lists[0]!r}. Images with several labels "
-                        "are not supported. If another column has the class, set data.label_column.")
+        raise DataError(f"{joined.path}: {column} has lists of labels, such as {lists[0]!r}. Images with several "
+                        "labels are not supported. If another column has the class, set data.label_column.")
 
 
 def combine(candidates: Sequence[TableLabels]) -> list[TableLabels]:

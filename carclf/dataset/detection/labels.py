@@ -99,8 +99,8 @@ def _read_tables(
 ) -> tuple[list[TableLabels], list[Finding]]:
     """Return the tables with labels, and the problems of tables that class folders make harmless."""
     if evidence.config.label_table and not joined:
-        raise ConfigError(f"data.label_table is {evidence.config.label_table}, but less than half of its ids name images "
-                          f"(such as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
+        raise ConfigError(f"data.label_table is {evidence.config.label_table}, but less than half of its ids name "
+                          f"images (such as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
     candidates: list[TableLabels] = []
     findings = [Finding("invalid_train_csv", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
@@ -142,9 +142,9 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     sources = []
     for table in tables:
         if ambiguous := sorted(table.joined.match.ambiguous):
-            raise ConfigError(f"{table.joined.path}: {len(ambiguous)} ids have several images (first: {ambiguous[0]!r}, "
-                              f"compared by {table.joined.match.form}). Set data.train_folder, or data.id_form, such as "
-                              "{id}.jpg.")
+            raise ConfigError(f"{table.joined.path}: {len(ambiguous)} ids have several images (such as "
+                              f"{ambiguous[0]!r}, by {table.joined.match.form}). Set data.train_folder, or data.id_form to a pattern such "
+                              "as {id}.jpg.")
         source = _sources(evidence.images, table.values)
         if table.role in ("val", "test"):
             source[source == "train"] = SOURCES[table.role]
