@@ -1,12 +1,10 @@
 """The names of the classes: from the settings, a table such as classes.csv, or a JSON map; else the labels."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from carclf.dataset.detection.files import MAX_TABLE_DEPTH, Files
 from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.tables import MAX_BYTES, Table
+from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError
 from carclf.natural_order import sort_naturally
 
@@ -58,15 +56,14 @@ def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str
     return names if all(names.values()) and len(set(names.values())) == len(names) else {}
 
 
-def read_maps(files: Files, tables: Sequence[Table]) -> list[NameMap]:
+def read_maps(json_files: Mapping[str, object], tables: Sequence[Table]) -> list[NameMap]:
     """Return the content of the JSON files and tables that may map labels to names, or names to labels.
 
     A table has two columns, of which the first line may be a row; or it is called like classes.csv, and exactly one
     column has a different text in each row.
     """
     maps: list[tuple[str, dict[str, str]]] = []
-    for path in files.json:
-        data = read_json(files, path)
+    for path, data in json_files.items():
         if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):
             maps.append((path, {str(label): str(name) for label, name in data.items()}))
     for table in tables:
@@ -83,13 +80,3 @@ def read_maps(files: Files, tables: Sequence[Table]) -> list[NameMap]:
 
 def _are_names(values: Collection[str]) -> bool:
     return len(set(values)) == len(values) and not any(re.fullmatch(r"-?[0-9.]*", value) for value in values)
-
-
-def read_json(files: Files, path: str) -> object:
-    """Return the content of a JSON file; None if it is not valid, too large or too deep in the source."""
-    if (files.root / path).stat().st_size > MAX_BYTES or path.count("/") > MAX_TABLE_DEPTH:
-        return None
-    try:
-        return json.loads((files.root / path).read_bytes())
-    except (ValueError, RecursionError):
-        return None

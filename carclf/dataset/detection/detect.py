@@ -9,7 +9,7 @@ import pandas as pd
 from carclf.config import Config
 from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.detection.class_names import find_class_names, read_maps
-from carclf.dataset.detection.coco import Coco, read_coco
+from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
 from carclf.dataset.detection.files import Files, list_files, normalized
 from carclf.dataset.detection.groups import find_groups
 from carclf.dataset.detection.label_folders import training_images
@@ -28,12 +28,13 @@ from carclf.natural_order import sort_naturally
 
 @dataclass(frozen=True)
 class _Source:
-    """What is in the folder: its files, one row per image, the readable tables and the errors of the others."""
+    """What is in the folder: its files, images, JSON files, readable tables and the others' errors."""
 
     files: Files
     images: pd.DataFrame
     tables: Sequence[Table]
     errors: Mapping[str, DataError]
+    json: Mapping[str, object]
     coco: Coco
 
 
@@ -74,7 +75,8 @@ def _read_source(folder: Path, config: Config) -> _Source:
     if images.empty:
         names = [*files.tables, *files.json, *files.others, *read_ignored_files(folder)]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
-    return _Source(files, images[images["role"] != "other"], tables, errors, read_coco(files))
+    json = read_json_files(files)
+    return _Source(files, images[images["role"] != "other"], tables, errors, json, read_coco(json))
 
 
 def _find_sample_images(
@@ -112,7 +114,7 @@ def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict
     used = {joined.table.path for joined in labels.joined}
     tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
     known = labels.names or source.coco.categories
-    maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.files, tables)]
+    maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.json, tables)]
     return find_class_names(set(labels.values) - {""}, config.data.class_names, maps)
 
 

@@ -143,8 +143,8 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     for table in tables:
         if ambiguous := sorted(table.joined.match.ambiguous):
             raise ConfigError(f"{table.joined.path}: {len(ambiguous)} ids have several images (such as "
-                              f"{ambiguous[0]!r}, by {table.joined.match.form}). Set data.train_folder, or data.id_form to a pattern such "
-                              "as {id}.jpg.")
+                              f"{ambiguous[0]!r}, by {table.joined.match.form}). Set data.train_folder or "
+                              "data.id_form, such as {id}.jpg.")
         source = _sources(evidence.images, table.values)
         if table.role in ("val", "test"):
             source[source == "train"] = SOURCES[table.role]
