@@ -164,10 +164,10 @@ def _only(table: Table, columns: Sequence[str]) -> str:
     return first
 
 
-def are_same_classes(one: "pd.Series[str]", other: "pd.Series[str]") -> bool:
+def are_same_classes(first: "pd.Series[str]", second: "pd.Series[str]") -> bool:
     """Return True if each value of one column has one value of the other, and the reverse."""
-    num_pairs = len(pd.DataFrame({"one": one, "other": other}).drop_duplicates())
-    return num_pairs == one.nunique() == other.nunique()
+    num_pairs = len(pd.DataFrame({"first": first, "second": second}).drop_duplicates())
+    return num_pairs == first.nunique() == second.nunique()
 
 
 def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]") -> None:

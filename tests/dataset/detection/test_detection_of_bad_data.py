@@ -178,7 +178,7 @@ def test_images_that_the_sample_lacks_keep_their_name(layout_of: Any) -> None:
     assert layout.images.loc[layout.images["source"] == "test", "id"].tolist() == ["a.jpg", "b.jpg", "c.jpg"]
 
 
-def test_each_question_is_answered(layout_of: Any) -> None:
+def test_each_question_has_a_detection(layout_of: Any) -> None:
     layout = layout_of(IMAGES, TABLES, METRIC)
     assert {detection.question for detection in layout.detections} == {
         "subsets",
