@@ -42,7 +42,8 @@ class ImageNames:
     """The names of images, prepared for finding those of ids."""
 
     def __init__(self, images: pd.DataFrame) -> None:
-        self._paths = [(normalized(path), row) for row, path in images["path"].items()]
+        self._paths: list[tuple[str, int]] = list(
+            zip(map(normalized, images["path"]), images.index.tolist(), strict=True))
         self._lookups: dict[tuple[str, int], tuple[dict[str, int], set[str]]] = {}
         self._stems: dict[int, list[str]] = {}
 
