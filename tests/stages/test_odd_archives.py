@@ -23,7 +23,7 @@ from carclf.services.storage import Store, open_store
 from carclf.stages.submit import predict_test
 from carclf.stages.validate import validate
 
-SETTINGS = {"data.source": "demo-cars", "validation.min_images_per_class": 4}
+SETTINGS = {"data.source": "demo-cars", "data.metric": "accuracy", "validation.min_images_per_class": 4}
 NUM_TRAIN, NUM_TEST = 16, 4
 Members = Mapping[str, bytes]
 

@@ -20,11 +20,10 @@ def find_sample_images(
     fit several folders.
     """
     ids = sample.rows.iloc[:, 0].tolist()
-    area, match = _best_area(images, ids, config)
-    if not match.rows and file_names:
-        area, match = _best_area(images, [file_names[image_id] for image_id in ids if image_id in file_names], config)
-        by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
-        match = Match("id in the JSON", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
+    by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
+    area, match = _best_area(images, list(by_file) if len(by_file) == len(ids) else ids, config)
+    if len(by_file) == len(ids):  # a stem may be the number of another image
+        match = Match("json", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
     if not match.rows:
         raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: "
                         f"{images['path'].iloc[0]!r}). Set data.test_folder to the folder of the test images, or "
