@@ -70,7 +70,7 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
     known = {name: result[name] for name in ("seconds", "gpu", "summary") if name in result}
     return StageFacts(
         name=stage, command=command, state=stage_state(result, attempt, live), **known,
-        text=attempt.get("text") or result.get("skip_reason") or "",
+        text=attempt.get("text") or result.get("metrics", {}).get("reason") or result.get("skip_reason") or "",
         since=attempt.get("since", ""), ended=attempt.get("ended") or result.get("ended") or "",
         reused=bool(result.get("reused")), metrics=result.get("metrics") or attempt.get("metrics") or {},
         folder=STAGES[stage].artifact.folder, key=artifact.key if artifact else result.get("key", ""),
