@@ -27,8 +27,9 @@ BODY = Template("""\
 {% set evaluation = ti.xcom_pull(task_ids='evaluate')['metrics'] -%}
 {% macro cell(text) %}{{ text | string | replace('\\n', ' ') | replace('|', '\\\\|') }}{% endmacro -%}
 {% macro row(label, name) -%}
-| validation {{ label }} | {{ '%.4f' | format(evaluation[name]) }} (95%: {{ '%.4f' | format(evaluation[name ~ '_low']) }} \
-to {{ '%.4f' | format(evaluation[name ~ '_high']) }}, {{ evaluation['num_images'] }} images) |
+| validation {{ label }} | {{ '%.4f' | format(evaluation[name]) }} \
+(95%: {{ '%.4f' | format(evaluation[name ~ '_low']) }} to {{ '%.4f' | format(evaluation[name ~ '_high']) }}, \
+{{ evaluation['num_images'] }} images) |
 {% endmacro -%}
 {{ gate['reason'] }}
 
