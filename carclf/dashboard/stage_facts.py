@@ -40,9 +40,10 @@ class StageFacts(Facts):
 
 
 def changed_settings(reader: RunReader) -> tuple[ChangedSetting, ...]:
-    """Return the run's settings that differ from its recipe."""
-    defaults = flatten(load_config(reader.record["recipe"]).model_dump())
-    settings = flatten(reader.record["config"])
+    """Return the run's settings that differ from its recipe; settings that come with its source do not."""
+    recipe, settings = reader.record["recipe"], flatten(reader.record["config"])
+    source = {name: value for name, value in settings.items() if name == "data.source"}
+    defaults = flatten(load_config(recipe, source).model_dump()) | {"data.source": load_config(recipe).data.source}
     changed = [name for name, value in settings.items() if name not in defaults or value != defaults[name]]
     return tuple(ChangedSetting(name=name, value=settings[name], default=defaults.get(name)) for name in changed)
 
