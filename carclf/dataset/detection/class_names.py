@@ -36,7 +36,7 @@ def find_class_names(
         return names, Detection("classes", f"{len(names)} classes", "data.class_names")
     if all(re.fullmatch("[0-9]+", label) for label in labels):
         for path, mapping in maps:
-            if names := _names(labels, mapping):
+            if (names := _names(labels, mapping)) and not all(map(str.isdecimal, names.values())):  # counts
                 return names, Detection("classes", f"{len(names)} classes", f"{path} has a name for each label")
     return _names(labels, {label: label for label in labels}), Detection("classes", f"{len(labels)} classes", "labels")
 

@@ -111,11 +111,13 @@ def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[di
 
 
 def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
-    used = {joined.table.path for joined in labels.joined}
+    # A table whose ids are the labels names the classes, also if images are called 0.jpg and 1.jpg.
+    classes = set(labels.values) - {""}
+    used = {joined.table.path for joined in labels.joined if set(joined.match.rows) != classes}
     tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
     known = labels.names or source.coco.categories
     maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.json, tables)]
-    return find_class_names(set(labels.values) - {""}, config.data.class_names, maps)
+    return find_class_names(classes, config.data.class_names, maps)
 
 
 def _assemble(

@@ -24,13 +24,20 @@ def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
     Class folders are at least two folders directly below the folder of the training images. Validation and test images
     have labels if one of their folders is a class. Raises DataError if there is a class that the training images lack.
     """
-    train = training_images(images)
-    is_in_class = (train["subfolder"] != "") & ~train["subfolder"].str.contains("/")
-    names = set(train.loc[is_in_class, "subfolder"])
+    folders = _below_common_folder(training_images(images)["subfolder"])
+    is_in_class = (folders != "") & ~folders.str.contains("/")
+    names = set(folders[is_in_class])
     if len(names) <= 1 or is_in_class.mean() < MIN_CLASS_FRACTION:
         return None
     classes = {class_key(name): name for name in sorted(names, reverse=True)} | {name: name for name in names}
-    return _with_other_subsets(images, train["subfolder"].where(is_in_class, ""), images["subfolder"], classes)
+    return _with_other_subsets(images, folders.where(is_in_class, ""), images["subfolder"], classes)
+
+
+def _below_common_folder(folders: "pd.Series[str]") -> "pd.Series[str]":
+    """Return the folders without the first ones that all of them have: archive/train/0 and archive/train/1."""
+    while folders.str.contains("/").all() and folders.str.partition("/")[0].nunique() == 1:
+        folders = folders.str.partition("/")[2]
+    return folders
 
 
 def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":

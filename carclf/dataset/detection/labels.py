@@ -159,7 +159,8 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     is_json = any(table.joined.path.endswith(".json") for table in tables)
     findings = [finding for table in tables for finding in _find_missing(table, evidence.config.max_missing)]
     return Labels(labels, pd.concat(sources), Detection("labels", "json" if is_json else "table", text),
-                  findings=[*findings, *_find_unlisted(evidence.images, labels)])
+                  findings=[*findings, *_find_unlisted(
+                      evidence.images, labels, "They are not used.")])
 
 
 def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
@@ -174,10 +175,10 @@ def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
     ] if missing else []
 
 
-def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]") -> list[Finding]:
+def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: str) -> list[Finding]:
     paths = images.loc[~images.index.isin(labels.index) & (images["role"] == "train"), "path"]
     return [Finding("unmatched_train_csv", paths.iloc[0], (
-        f"{len(paths)} training images have no label in the table (first: {paths.iloc[0]}). They are not used."))
+        f"{len(paths)} training images have no label in the table (first: {paths.iloc[0]}). {consequence}"))
     ] if len(paths) else []
 
 
@@ -245,7 +246,7 @@ def _compare(
     findings += _compare_classes(images, folders, labels, expected)
     for table in tables:
         findings += _find_missing(table, 1.0)
-    return findings + _find_unlisted(images, values)
+    return findings + _find_unlisted(images, values, "The classes of their folders are used unchecked.")
 
 
 def _compare_classes(

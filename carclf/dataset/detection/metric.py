@@ -6,20 +6,27 @@ from collections.abc import Collection
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
 
-# The first pattern that Kaggle's text contains, of which only the letters and digits are compared.
-_PATTERNS = {
-    "kappa": "quadratic_weighted_kappa", "balancedaccuracy|balancedcategor": "balanced_accuracy",
-    "logloss|logarithmicloss|multiclassloss|crossentropy": "log_loss", "roc|auc|areaunder": "roc_auc",
-    "macrof|f1?macro|macroaveragedf": "macro_f1", "microf|f1?micro|meanf|f1|fscore": "micro_f1",
-    "accuracy|categorizationacc": "accuracy",
+# The words of Kaggle's text, all of which must occur, and the metric. The first entry that fits counts.
+_WORDS = {
+    "quadratic kappa": "quadratic_weighted_kappa", "quadraticweightedkappa": "quadratic_weighted_kappa",
+    "balanced accuracy": "balanced_accuracy", "log loss": "log_loss", "logloss": "log_loss",
+    "logarithmic loss": "log_loss", "multiclass loss": "log_loss", "multiclassloss": "log_loss",
+    "cross entropy": "log_loss", "crossentropy": "log_loss", "roc": "roc_auc", "auc": "roc_auc",
+    "area under curve": "roc_auc", "macro f": "macro_f1", "macro f1": "macro_f1", "macro fscore": "macro_f1",
+    "macrofscore": "macro_f1", "micro f": "micro_f1", "micro f1": "micro_f1", "mean f": "micro_f1",
+    "mean f1": "micro_f1", "meanfscore": "micro_f1", "mean fscore": "micro_f1", "f1": "macro_f1",
+    "fscore": "macro_f1", "accuracy": "accuracy",
 }
+_UNSUPPORTED = {"weighted loss", "f beta", "fbeta", "map", "precision", "recall", "matthews", "mcc", "jaccard", "iou"}
 _BY_KIND = {"label": "accuracy", "positive": "roc_auc", "probabilities": "log_loss", "": "accuracy"}
 
 
 def parse_metric(text: str) -> str:
     """Return the name of the metric that Kaggle's evaluation_metric describes, or an empty string."""
-    text = re.sub("[^a-z0-9]", "", text.lower())
-    return next((name for pattern, name in _PATTERNS.items() if re.search(pattern, text)), "")
+    words = set(re.findall(r"[a-z]+[0-9]*", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower().replace("-score", "")))
+    if any(words.issuperset(unsupported.split()) for unsupported in _UNSUPPORTED):
+        return ""
+    return next((name for needed, name in _WORDS.items() if words.issuperset(needed.split())), "")
 
 
 def detect_metric(setting: str, evaluation_metric: str, kind: str, labels: Collection[str]) -> Detection:

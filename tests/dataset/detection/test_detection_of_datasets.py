@@ -261,3 +261,25 @@ def test_class_names_of_the_settings_and_of_a_table(layout_of: Any) -> None:
     layout = layout_of(images, {"classes.csv": "0,Priora\n1,Focus\n"})
     assert layout.class_names == ("Focus", "Priora")
     assert layout.images.loc[layout.images["source"] == "extra", "label"].tolist() == ["Focus", "Focus"]
+
+
+def test_an_archives_folder_above_the_training_folder_is_no_class(layout_of: Any) -> None:
+    paths = [*in_folders(["inner/train/0", "inner/train/1"]), "test_upload/x.jpg", "test_upload/y.jpg"]
+    layout = layout_of(paths, {"sample_submission.csv": "Id,Label\nx.jpg,a\ny.jpg,a\n"})
+    assert layout.class_names == ("0", "1") and num_by_source(layout) == {"train": 4, "test": 2}
+
+
+def test_counts_of_images_are_not_class_names(layout_of: Any) -> None:
+    layout = layout_of(in_folders(["0", "1"]), {"counts.json": '{"0": 600, "1": 400}'})
+    assert layout.class_names == ("0", "1")
+
+
+def test_a_table_of_class_names_is_used_although_images_have_numbers_as_names(layout_of: Any) -> None:
+    layout = layout_of(["0/0.jpg", "0/2.jpg", "1/1.jpg", "1/3.jpg"], {"classes.csv": "id,name\n0,cat\n1,dog\n"})
+    assert layout.class_names == ("cat", "dog")
+
+
+def test_probabilities_in_one_column_raise_config_error(layout_of: Any) -> None:
+    paths = [*in_folders(["train/cat", "train/dog"]), "test/x.jpg"]
+    with pytest.raises(ConfigError, match=r"submit\.kind"):
+        layout_of(paths, {"sample_submission.csv": "id,cat\nx,0.5\n"}, kind="probabilities")
