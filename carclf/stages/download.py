@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from carclf.artifacts import Archive, File, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
+from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
 from carclf.config.sources import Source, parse_source
 from carclf.dataset.archives import pack
 from carclf.dataset.detection.rejections import reject_listing
@@ -16,6 +16,7 @@ from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
+from carclf.temporary import temporary_folder
 
 VERSION = 2
 
@@ -23,9 +24,9 @@ VERSION = 2
 def download(context: StageContext) -> tuple[Archive, bool]:
     """Return the archive of ``data.source`` with the extra data packed next to it, and whether it was reused.
 
-    It is reused while the source lists the same files (Kaggle: names, sizes and dates, or the version of a dataset;
-    folder and bucket: paths, sizes and times or ETags; archive file: the same bytes) and the extra data have the same
-    bytes. Raise DataError before the download if download.extra_data does not name folders of images.
+    It is reused while Kaggle lists the same files (names, sizes and dates, or the version of a dataset), or while the
+    files of a folder or bucket (paths and bytes), the archive file and the extra data (bytes) are the same. Raise
+    DataError before the download if download.extra_data does not name folders of images.
     """
     source = parse_source(context.config.data.source)
     with gather_extra_data(context.config.download.extra_data) as images:
@@ -81,23 +82,30 @@ def _file_archive(source: Source, context: StageContext) -> tuple[Archive, bool]
 
 
 def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
-    """Build an archive that shares the packs of the source's previous archive."""
+    """Build an archive that shares the packs of the source's previous archive, and is identified by its content.
+
+    Nothing is read while the source lists the same files. A copy, or files with new times, give the same archive.
+    """
     listed = BucketPrefix(source.name) if source.kind == "bucket" else Folder(source.name)
     files = list_source(listed)
-    settings = {"source": listed.name, "num_files": len(files.entries), "listing": fingerprint(files=files.entries),
-                "salt": context.salt}
-    inherited: dict[str, File] = {}  # known when the archive is built
+    state = fingerprint(version=VERSION, files=files.entries, salt=context.salt)
+    previous, previous_state = find_previous(listed, context.store)
+    if previous and previous_state == state and not is_rebuilding():
+        return previous, True
+    # A forced or repaired archive repeats everything: the earlier packs may be the reason.
+    is_new = bool(context.salt) or is_rebuilding()
+    plan = plan_packs(files, None if is_new else previous, context.store)
+    with temporary_folder() as work:
+        packed = write_packs(listed, files, plan, work)
 
-    def make(folder: Path) -> Metrics:
-        # A forced or repaired archive repeats everything: the earlier packs may be the reason.
-        is_new = bool(context.salt) or is_rebuilding()
-        plan = plan_packs(files, None if is_new else find_previous(listed, context.store), context.store)
-        inherited.update(plan.packs)
-        return write_packs(listed, files, plan, folder)
+        def make(folder: Path) -> Metrics:
+            for path in work.iterdir():
+                path.rename(folder / path.name)
+            return packed.metrics
 
-    archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store, inherited)
-    if not reused:
-        remember(listed, archive, context.store)
+        settings = {"files": packed.fingerprint, "salt": context.salt}
+        archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store, plan.packs)
+    remember(listed, archive, state, context.store)
     return archive, reused
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,14 +108,39 @@ def test_an_ignored_file_that_changes_is_no_new_archive(store: Store, tmp_path: 
     assert download_from(folder, store) == (first, True)
 
 
-def test_the_same_content_has_the_same_hash_in_any_packs(store: Store, tmp_path: Path) -> None:
+def test_the_same_content_at_other_times_or_paths_is_the_same_archive(store: Store, tmp_path: Path) -> None:
+    """As after touch, git clone or rsync; the archive has two packs, but its copy would have one."""
     folder = write_files(tmp_path / "photos", {"cat/a.jpg": b"a" * 99})
     download_from(folder, store)
-    write_files(folder, {"cat/b.jpg": b"b"})
-    increments, _ = download_from(folder, store)
-    whole, _ = download_from(write_files(tmp_path / "other", {"cat/a.jpg": b"a" * 99, "cat/b.jpg": b"b"}), store)
-    assert len(increments.files) == 3 and len(whole.files) == 2
-    assert increments.content_hash == whole.content_hash
+    archive, _ = download_from(write_files(folder, {"cat/b.jpg": b"b"}), store)
+    os.utime(folder / "cat/a.jpg", ns=(0, 1))
+    assert download_from(folder, store) == (archive, True)
+    assert download_from(shutil.copytree(folder, tmp_path / "copy"), store) == (archive, True)
+    (tmp_path / "copy/cat/b.jpg").rename(tmp_path / "copy/b.jpg")
+    assert download_from(tmp_path / "copy", store)[0].key != archive.key
+
+
+def test_an_unchanged_listing_reads_no_file(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_files(tmp_path / "photos", FILES)
+    first, _ = download_from(folder, store)
+    for path in [folder / name for name in USEFUL]:
+        os.utime(path, ns=(0, 1))
+    assert download_from(folder, store) == (first, True)
+    monkeypatch.setattr(listing.Folder, "read", None)
+    assert download_from(folder, store) == (first, True)
+
+
+def test_a_process_killed_before_it_updates_the_pointer_costs_only_time(store: Store, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "photos", FILES)
+    download_from(folder, store)
+    (pointer,) = store.list_keys("sources/")
+    stale = (tmp_path / "store" / pointer).read_bytes()
+    write_files(folder, {"cat/z.jpg": b"z"})
+    second, _ = download_from(folder, store)
+    store.write(pointer, stale)
+    assert download_from(folder, store) == (second, True)
+    write_files(folder, {"cat/y.jpg": b"y"})
+    assert num_fetched(download_from(folder, store)[0]) == 1
 
 
 def test_large_sources_have_several_packs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
