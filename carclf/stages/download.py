@@ -6,7 +6,7 @@ from pathlib import Path
 from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
 from carclf.config.sources import Source, parse_source
 from carclf.dataset.archives import pack
-from carclf.dataset.detection.rejections import reject_listing
+from carclf.dataset.detection.rejections import reject_extensions, reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
 from carclf.dataset.listing import BucketPrefix, Folder, list_source
 from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
@@ -57,7 +57,7 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
 def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
     kaggle = DatasetClient(source.name)
     version = kaggle.resolve(source.version)
-    reject_listing((f"file{summary.extension}", summary.num_bytes) for summary in kaggle.list_extensions())
+    reject_extensions((summary.extension, summary.num_bytes) for summary in kaggle.list_extensions(version))
 
     def make(folder: Path) -> Metrics:
         path = kaggle.download(version, folder, timeout_seconds=context.config.download.timeout_seconds)

@@ -82,10 +82,11 @@ def test_the_files_of_all_pages_are_listed(datasets: list[ServedDataset]) -> Non
 
 def test_the_extensions_are_counted(datasets: list[ServedDataset], kaggle_server: DemoServer) -> None:
     num_bytes = sum(len(str(number)) for number in range(NUM_FILES))
-    assert connect().list_extensions() == [ExtensionSummary(".jpg", NUM_FILES, num_bytes),
-                                           ExtensionSummary(".csv", 1, 8)]
+    assert connect().list_extensions(3) == [ExtensionSummary(".jpg", NUM_FILES, num_bytes),
+                                            ExtensionSummary(".csv", 1, 8)]
+    assert connect().list_extensions(2) == []  # Kaggle summarizes only the newest version
     kaggle_server.faults.append(Fault("GetDatasetFilesSummary", "status", 404))
-    assert connect().list_extensions() == []
+    assert connect().list_extensions(3) == []
 
 
 def test_the_chosen_version_is_downloaded(datasets: list[ServedDataset], tmp_path: Path) -> None:
