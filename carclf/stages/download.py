@@ -40,9 +40,7 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
     def make(folder: Path) -> Metrics:
         path = kaggle.download(folder, timeout_seconds=context.config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
-        metrics: Metrics = {"num_bytes": (folder / "archive.zip").stat().st_size}
-        return metrics | {"evaluation_metric": details.evaluation_metric,
-                          "submission_obstacle": details.submission_obstacle}
+        return {"num_bytes": (folder / "archive.zip").stat().st_size, "evaluation_metric": details.evaluation_metric}
 
     details = kaggle.details()
     if details.submission_obstacle:

@@ -9,6 +9,7 @@ import pytest
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.services.kaggle import calls
 from carclf.services.kaggle.client import CompetitionDetails, KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient, ExtensionSummary
 
@@ -78,6 +79,14 @@ def test_the_files_of_all_pages_are_listed(datasets: list[ServedDataset]) -> Non
     assert ("names.csv", 8) in {(name, num_bytes) for name, num_bytes, _ in files}
     assert connect().list_files(2) == files
     assert connect().list_files(3) != files
+
+
+def test_a_list_with_too_many_pages_is_not_cut(
+    datasets: list[ServedDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "MAX_PAGES", 1)
+    with pytest.raises(ServiceError, match=r"data\.source"):
+        connect().list_files(2)
 
 
 def test_the_extensions_are_counted(datasets: list[ServedDataset], kaggle_server: DemoServer) -> None:
