@@ -20,7 +20,7 @@ from carclf.stages.score import score
 from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
-from carclf.stages.validate import validate
+from carclf.stages.validate import LAYOUT_SETTINGS, validate
 from carclf.training.warm_start import SPEED_SETTINGS
 
 A = TypeVar("A", bound=Artifact)
@@ -108,8 +108,7 @@ def _submit(call: StageCall) -> tuple[Artifact, bool]:
 
 _SPECS = (
     StageSpec("download", (), ("data.source", "download.extra_data"), Archive, lambda call: download(call.context)),
-    StageSpec("validate", ("download",),
-              ("data", "submit.sample", "submit.kind", "submit.positive_class", "validation", "duplicates"), Dataset,
+    StageSpec("validate", ("download",), ("data", *LAYOUT_SETTINGS, "validation", "duplicates"), Dataset,
               lambda call: validate(call.input(Archive, "download"), call.context), excluded=("data.source",)),
     StageSpec("split", ("validate",), ("seed", "split"), Split,
               lambda call: split(call.input(Dataset, "validate"), champion_split(call.context.store), call.context)),
@@ -121,8 +120,9 @@ _SPECS = (
               excluded=("evaluate.batch_size",)),
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
               excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
-    StageSpec("submit", ("download", "validate", "fine_tune", "evaluate"), ("data.source", "evaluate"), Submission,
-              _submit, excluded=("evaluate.batch_size",)),
+    StageSpec("submit", ("download", "validate", "fine_tune", "evaluate"),
+              ("data.source", "submit.positive_class", "evaluate"), Submission, _submit,
+              excluded=("evaluate.batch_size",)),
     StageSpec("score", ("submit", "evaluate"), ("data.source",), artifacts.PublicScore,
               lambda call: score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)),
 )

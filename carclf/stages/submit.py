@@ -71,7 +71,7 @@ def predict_test(
         from carclf.dataset.submission_file import check_submission, submission_table
         from carclf.inference.calibration import apply_temperature
 
-        test_set, form = _test_set(dataset, store)
+        test_set, form = _test_set(dataset, context)
         probabilities = _predict_probabilities(test_set.test_ids, archive, dataset, model, context)
         calibrated = apply_temperature(probabilities, evaluation.number("temperature"))
         table = pd.DataFrame(calibrated, columns=[f"p{name}" for name in model.class_names])
@@ -91,14 +91,15 @@ def _prediction_provenance(
     inputs = {"archive": archive.key, "dataset": dataset.key, "model": model.key}
     evaluate, temperature = context.config.evaluate, evaluation.number("temperature")
     settings = evaluate.model_dump(exclude={"batch_size"}) | {"temperature": temperature, "salt": context.salt}
+    settings |= {"positive_class": context.config.submit.positive_class}
     return Provenance(VERSION, inputs, settings)
 
 
-def _test_set(dataset: Dataset, store: Store) -> tuple[TestSet, SubmissionFormat]:
-    test_set = read_test_set(dataset.path(store, "layout.json"))
+def _test_set(dataset: Dataset, context: StageContext) -> tuple[TestSet, SubmissionFormat]:
+    test_set = read_test_set(dataset.path(context.store, "layout.json"))
     if test_set.submission is None:
         raise StageSkipped("the data have no sample submission: nothing is submitted")
-    return test_set, test_set.submission
+    return test_set, test_set.submission.with_positive_class(context.config.submit.positive_class)
 
 
 def send_submission(prediction: Prediction, dataset: Dataset, context: StageContext) -> tuple[Submission, bool]:
@@ -114,7 +115,7 @@ def send_submission(prediction: Prediction, dataset: Dataset, context: StageCont
         from carclf.dataset.submission_file import check_submission
 
         path = prediction.path(store, "submission.csv")
-        check_submission(path.read_text(encoding="utf-8"), *_test_set(dataset, store))
+        check_submission(path.read_text(encoding="utf-8"), *_test_set(dataset, context))
         claim = StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
         submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {prediction.input('model')}")
         state = submit_once(KaggleClient(competition), submission, claim)

@@ -17,7 +17,7 @@ from carclf.artifacts import (
     fingerprint,
     upload,
 )
-from carclf.config import Validation
+from carclf.config import Validation, flatten
 from carclf.dataset.archives import extract_images
 from carclf.dataset.detection.result import Layout, layout_summary
 from carclf.dataset.findings import MAX_REPORTED
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from carclf.dataset.findings import Findings
 
 VERSION = 7
-LAYOUT_SETTINGS = {"submit": ("sample", "kind", "positive_class")}  # in addition to the section data
+# The layout depends on these and on the section data. submit.positive_class is applied by submit, so that correcting it
+# repeats no training.
+LAYOUT_SETTINGS = ("submit.sample", "submit.kind")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def validate(archive: Archive, context: StageContext) -> tuple[Dataset, bool]:
     fixes = read_fixes(store)
     settings = config.validation.model_dump() | {"duplicates": config.duplicates.model_dump(), "salt": context.salt}
     settings |= {"data": config.data.model_dump(exclude={"source"})}
-    settings |= {name: config.submit.model_dump(include=set(names)) for name, names in LAYOUT_SETTINGS.items()}
+    settings |= {name: value for name, value in flatten(config.model_dump()).items() if name in LAYOUT_SETTINGS}
     if fixes.sha256:
         settings["label_fixes"] = fixes.sha256
     provenance = Provenance(VERSION, {"archive": archive.key}, settings)

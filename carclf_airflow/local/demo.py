@@ -25,6 +25,7 @@ from carclf_airflow.local.session import (
     print_url,
     stage_environment,
     state_folder,
+    store_name,
     wait_until_interrupted,
 )
 
@@ -56,7 +57,7 @@ def run_demo(options: DemoOptions) -> int:
     """Run a DAG on a served competition or on a folder, print the outcome; then stay up, or stop with ``exit``."""
     home = state_folder() / "demo"  # not that of `up`: a demo's run must never continue against the real Kaggle
     plan = _plan(options)
-    store = home / f"store-{plan.recipe}"  # each recipe has its own champion and threshold
+    store = home / store_name(plan.recipe, options.data)  # each recipe and source has its own champion and threshold
     with lock_folder(home), ProcessGroup(home / "logs") as processes:
         environment = stage_environment(str(store)) | {
             "CARCLF_SCHEDULE": "none", "CARCLF_POKE_INTERVAL_SECONDS": "2", "CARCLF_RECIPE": plan.recipe,

@@ -5,7 +5,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from hashlib import sha256
+from pathlib import Path, PurePath
 
 from carclf.config.sources import parse_source
 from carclf.errors import ConfigError
@@ -45,6 +46,13 @@ def absolute_source(text: str) -> str:
     if not (path := expand_home(source.name, "data.source")).exists():
         raise ConfigError(f"The source {text} does not exist. Give a folder or an archive, or a competition's slug.")
     return str(path.resolve())
+
+
+def store_name(*parts: str) -> str:
+    """Return a folder name for a store; a part that is a source becomes its last name and a hash."""
+    names = [part if "/" not in part else f"{PurePath(part).name}-{sha256(part.encode()).hexdigest()[:8]}"
+             for part in parts if part]
+    return "-".join(["store", *names])
 
 
 @contextmanager

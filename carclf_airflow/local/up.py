@@ -15,6 +15,7 @@ from carclf_airflow.local.session import (
     print_url,
     stage_environment,
     state_folder,
+    store_name,
     wait_until_interrupted,
 )
 
@@ -22,8 +23,10 @@ from carclf_airflow.local.session import (
 def run_up(source: str) -> int:
     """Check the machine and the credentials, start Airflow, and stay up; return the exit status."""
     home = state_folder() / "up"
-    store = os.environ.get("CARCLF_STORE") or str(home / "store")
-    if not os.environ.get("CARCLF_STORE") and not (home / "airflow").exists():  # later, a missing store is an error
+    # Each source has its own champion and threshold.
+    store = os.environ.get("CARCLF_STORE") or str(home / store_name(source and absolute_source(source)))
+    # Later, a missing store is an error.
+    if not os.environ.get("CARCLF_STORE") and (source or not (home / "airflow").exists()):
         init_store(store)
     environment = stage_environment(store)
     if source:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from carclf.dataset.detection.result import SubmissionFormat, TestSet
 from carclf.dataset.submission_file import DIGITS, check_submission, submission_table
-from carclf.errors import DataError
+from carclf.errors import ConfigError, DataError
 
 CLASS_NAMES = ["2", "10", "Ü/x"]
 IDS = ("b.jpg", "a, 1.jpg", "003")
@@ -100,3 +100,11 @@ def test_a_row_without_a_valid_value_is_rejected(form: SubmissionFormat, row: st
     text = f"{','.join((form.id_column, *form.columns))}\n{row}\n"
     with pytest.raises(DataError, match=rf"submission\.csv {problem}"):
         check_submission(text, TestSet(("a",), form), form)
+
+
+def test_another_positive_class_changes_the_values_zero_and_one() -> None:
+    form = SubmissionFormat("s.csv", "id", ("target",), "label", {"cat": "0", "dog": "1"}, "dog")
+    assert form.with_positive_class("") is form
+    assert form.with_positive_class("cat").values == {"cat": "1", "dog": "0"}
+    with pytest.raises(ConfigError, match=r"submit\.positive_class"):
+        form.with_positive_class("bird")

@@ -1,12 +1,13 @@
 """The detected layout of a dataset: what each image is, the classes, and the form of a submission."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import TypeAdapter
 
 from carclf.dataset.findings import Finding
+from carclf.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,20 @@ class SubmissionFormat:
     kind: Literal["label", "positive", "probabilities"]
     values: dict[str, str]
     positive_class: str = ""
+
+    def with_positive_class(self, name: str) -> Self:
+        """Return the form with another positive class; "" changes nothing. The values 0 and 1 follow the class.
+
+        Raises:
+            ConfigError: The data have no class of this name.
+        """
+        if name in ("", self.positive_class) or not self.positive_class:
+            return self
+        if name not in self.values:
+            raise ConfigError(f"submit.positive_class is {name!r}, but the classes are {', '.join(self.values)}.")
+        is_encoded = set(self.values.values()) == {"0", "1"}
+        values = {label: str(int(label == name)) for label in self.values} if is_encoded else self.values
+        return replace(self, positive_class=name, values=values)
 
 
 @dataclass(frozen=True)
