@@ -1,6 +1,7 @@
 """download reads each kind of source, and transfers only what is new."""
 
 import gzip
+import json
 import os
 import shutil
 import uuid
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf.artifacts import Archive, StageContext, rebuilding
+from carclf.cli.inspect_source import inspect
 from carclf.config import load_config
 from carclf.dataset import listing, packs
 from carclf.dataset.archives import extract_images, read_ignored_files
@@ -280,6 +282,13 @@ def test_a_missing_volume_is_named(store: Store, tmp_path: Path) -> None:
         download_from(tmp_path / "x.zip.001", store)
 
 
+def test_inspect_reads_volumes_in_a_folder_as_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = zip_bytes({f"train/{name}/{number}.jpg": bytes([number]) for name in ("cat", "dog") for number in range(4)})
+    write_files(tmp_path / "photos", {"train.zip.001": data[:200], "train.zip.002": data[200:]})
+    inspect(str(tmp_path / "photos"), recipe="demo", as_json=True)
+    assert json.loads(capsys.readouterr().out)["num_images"] == {"train": 8}
+
+
 def test_archives_in_a_folder_are_extracted(store: Store, tmp_path: Path) -> None:
     data = zip_bytes({"train/cat/a.jpg": b"a"})
     files = {"train.zip.001": data[:50], "train.zip.002": data[50:], "more.tgz": tar_bytes({"b.jpg": b"b"}, "gz"),
@@ -338,6 +347,7 @@ def test_links_are_followed_but_not_in_circles(store: Store, tmp_path: Path) -> 
     (folder / "dog/b.jpg").symlink_to(elsewhere / "b.jpg")
     (folder / "dog/again").symlink_to(folder)
     (folder / "dog/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "dog/self.jpg").symlink_to(folder / "dog/self.jpg")
     os.mkfifo(folder / "dog/pipe.jpg")
     archive, _ = download_from(folder, store)
     assert read_images(archive, store) == {"cat/a.jpg": b"a", "cat/b.jpg": b"b", "dog/b.jpg": b"b", "dog/c.jpg": b"c"}
