@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
-from carclf.config.sources import Source, parse_source
+from carclf.config.sources import Source, require_source
 from carclf.dataset.archives import pack
 from carclf.dataset.detection.rejections import reject_extensions, reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
@@ -28,7 +28,7 @@ def download(context: StageContext) -> tuple[Archive, bool]:
     files of a folder or bucket (paths and bytes), the archive file and the extra data (bytes) are the same. Raise
     DataError before the download if download.extra_data does not name folders of images.
     """
-    source = parse_source(context.config.data.source)
+    source = require_source(context.config.data.source)
     with gather_extra_data(context.config.download.extra_data) as images:
         archive, reused = _DOWNLOADS[source.kind](source, context)
         return _add_extra_data(archive, images, context.store) if images else (archive, reused)
