@@ -112,8 +112,8 @@ def _changed_error(path: str) -> ServiceError:
 
 
 def _walk(folder: Path, prefix: str, parents: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    status = folder.stat()
-    identity = status.st_dev, status.st_ino
+    folder_status = folder.stat()
+    identity = folder_status.st_dev, folder_status.st_ino
     if identity in parents:
         log.warning("download: skipped a link to a folder above it path=%s", folder)
         return

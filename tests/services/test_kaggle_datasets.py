@@ -122,7 +122,7 @@ def test_kaggles_client_reads_and_downloads_a_dataset(
     assert (tmp_path / "new" / "car-models.zip").read_bytes() == (tmp_path / "3.zip").read_bytes()
 
 
-DETAILS = CompetitionDetails("demo-cars", "Categorization Accuracy")
+DETAILS = CompetitionDetails("demo-cars", "Accuracy")
 
 
 @pytest.mark.parametrize(("change", "obstacle"), [
@@ -173,8 +173,7 @@ def test_competitions_on_one_server_are_independent(
     assert first.list_submissions() == []
     assert second.leaderboard_rank(0.5, higher_is_better=False) == 2  # a lower loss is better
     assert second.leaderboard_rank(0.1, higher_is_better=False) == 1
-    assert (second.details().evaluation_metric, first.details().evaluation_metric) == ("Multiclass Loss",
-                                                                                      "Categorization Accuracy")
+    assert (second.details().evaluation_metric, first.details().evaluation_metric) == ("Multiclass Loss", "Accuracy")
     assert second.download(tmp_path / "new", timeout_seconds=60).name == "loss.zip"
     limits = second.submission_limits()
     assert limits is not None and limits.num_today == 2

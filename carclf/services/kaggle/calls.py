@@ -55,8 +55,8 @@ class ApiCalls:
             if not next_token or next_token == token:
                 return
             token = next_token
-        raise ServiceError(f"Cannot {action}: Kaggle lists more than {MAX_PAGES * PAGE_SIZE} entries. Set data.source to "
-                           "a source with fewer files, or download it and set data.source to the folder.")
+        raise ServiceError(f"Cannot {action}: Kaggle lists more than {MAX_PAGES * PAGE_SIZE} entries. Set "
+                           "data.source to a source with fewer files, or to a folder with the downloaded files.")
 
     def request_archive(self, kind: str, headers: Mapping[str, str], **fields: Any) -> requests.Response:
         """Return the response to a download, which is sent these headers after the redirect to the storage."""

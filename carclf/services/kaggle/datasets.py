@@ -69,7 +69,7 @@ class DatasetClient:
                                         dataset_version_number=version))
 
     def list_extensions(self, version: int) -> list[ExtensionSummary]:
-        """Return the numbers and sizes of a version's files by extension, which show before a download what it contains.
+        """Return the numbers and sizes of a version's files by extension, to show before a download what it contains.
 
         Return none for an older version, because Kaggle summarizes only the newest one, or if Kaggle has no summary.
         """
