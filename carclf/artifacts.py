@@ -310,7 +310,7 @@ class Model(_Labeled):
 class Evaluation(Artifact):
     """Predictions of the validation images, or a champion's of the labeled test images, and their metrics.
 
-    ``predictions.parquet`` holds id, label, predicted, p<class> (uncalibrated); ``evaluation.json`` all metrics;
+    ``predictions.parquet`` holds id, label, predicted, p_<class> (uncalibrated); ``evaluation.json`` all metrics;
     ``error_images.json`` the misclassified images as data URIs; ``report.html`` shows both.
     """
 

@@ -4,7 +4,7 @@ SciPy is imported inside the functions, because a stage that reuses its artifact
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ POWER = 0.8  # probability with which a detectable difference is detected
 Z_95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 NEGLIGIBLE_VARIANCE = 1e-12  # per image
 NEGLIGIBLE_DISTANCE = 1e-9  # per image
+_PROBABILITY = "p_"
 TAIL = 5e-10  # ignored at either end of the distribution of the number of discordant images
 
 
@@ -164,6 +165,16 @@ def class_positions(labels: Sequence[str] | npt.NDArray[Any], class_names: Seque
     """Return the position of each label in the class names; -1 if it is not among them."""
     position = {name: number for number, name in enumerate(class_names)}
     return np.array([position.get(label, -1) for label in labels], np.int64)
+
+
+def probability_columns(class_names: Sequence[str]) -> list[str]:
+    """Return the column of each class's probability in a table of predictions; no other column starts with p_."""
+    return [f"{_PROBABILITY}{name}" for name in class_names]
+
+
+def classes_with_probabilities(columns: Iterable[str]) -> list[str]:
+    """Return the classes of the columns that are those of probabilities."""
+    return [column.removeprefix(_PROBABILITY) for column in columns if column.startswith(_PROBABILITY)]
 
 
 def equal_frequency_bins(values: FloatArray, num_bins: int) -> npt.NDArray[np.int64]:

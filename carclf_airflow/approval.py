@@ -12,6 +12,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import get_current_context, task, task_group
 from airflow.sdk.configuration import conf
 
+from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK
 from carclf_airflow.pods import gpu_task_options
@@ -24,25 +25,28 @@ TIMEOUT_HOURS = float(os.environ.get("CARCLF_APPROVAL_TIMEOUT_HOURS") or "24")
 BODY = Template("""\
 {% set gate = ti.xcom_pull(task_ids='promote')['metrics'] -%}
 {% set evaluation = ti.xcom_pull(task_ids='evaluate')['metrics'] -%}
+{% macro cell(text) %}{{ text | string | replace('\\n', ' ') | replace('|', '\\\\|') }}{% endmacro -%}
+{% macro row(label, name) -%}
+| validation {{ label }} | {{ '%.4f' | format(evaluation[name]) }} \
+(95%: {{ '%.4f' | format(evaluation[name ~ '_low']) }} to {{ '%.4f' | format(evaluation[name ~ '_high']) }}, \
+{{ evaluation['num_images'] }} images) |
+{% endmacro -%}
 {{ gate['reason'] }}
 
 | metric | |
 |---|---|
-| validation accuracy | {{ '%.4f' | format(evaluation['val_accuracy']) }} (95%: \
-{{ '%.4f' | format(evaluation['val_accuracy_low']) }} to {{ '%.4f' | format(evaluation['val_accuracy_high']) }}, \
-{{ evaluation['num_images'] }} images) |
 {% if evaluation['metric'] != 'accuracy' -%}
-| validation {{ evaluation['metric'] | replace('_', ' ') }} | {{ '%.4f' | format(evaluation['val_metric']) }} (95%: \
-{{ '%.4f' | format(evaluation['val_metric_low']) }} to {{ '%.4f' | format(evaluation['val_metric_high']) }}) |
+{{ row($labels[evaluation['metric']], 'val_metric') -}}
 {% endif -%}
-| weakest class | {{ evaluation['weakest_class'] }}, recall {{ '%.4f' | format(evaluation['weakest_recall']) }} |
+{{ row('accuracy', 'val_accuracy') -}}
+| weakest class | {{ cell(evaluation['weakest_class']) }}, recall {{ '%.4f' | format(evaluation['weakest_recall']) }} |
 | calibration error | {{ '%.4f' | format(evaluation['calibration_error']) }} |
 | stored threshold | {{ '%.4f' | format(gate['threshold']) }} |
 | champion | {{ gate.get('champion') or 'none yet' }} |
 {% for name, value in gate.items()
    if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'metric', 'val_metric', 'champion', 'report',
                    'p_value') -%}
-| {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else value }} |
+| {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else cell(value) }} |
 {% endfor %}
 [The run's report]($base/dags/car_retrain/runs/{{ run_id | urlencode }}/plugin/car-classifier-report) shows the gate's \
 rules and the misclassified images. In the store, $store:
@@ -89,7 +93,8 @@ def approval_tasks() -> None:
 def _question() -> str:
     base_url = conf.get("api", "base_url", fallback="") or ""
     return BODY.substitute(store=os.environ.get("CARCLF_STORE", "store"), hours=f"{TIMEOUT_HOURS:g}",
-                           base=urlsplit(base_url).path.rstrip("/"))
+                           base=urlsplit(base_url).path.rstrip("/"),
+                           labels={name: metric.label for name, metric in METRICS.items()})
 
 
 def promote_or_request_approval(context: Mapping[str, Any]) -> dict[str, Any]:

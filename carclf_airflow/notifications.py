@@ -13,14 +13,16 @@ from airflow.sdk import BaseNotifier
 from airflow.sdk.configuration import conf
 
 from carclf.formatting import format_value
+from carclf.metrics import METRICS
 from carclf.stages.chain import STAGES
 from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
 TASKS = (*STAGES, PROMOTE_TASK)
+METRIC_FIELDS = ("metric", "val_metric", "val_metric_low", "val_metric_high")
 SHOWN_METRICS = (
-    "metric", "val_metric", "val_accuracy", "threshold", "champion", "public_score", "rank", "gap", "warning",
+    *METRIC_FIELDS, "val_accuracy", "threshold", "champion", "public_score", "rank", "gap", "warning",
 )
 
 
@@ -64,10 +66,24 @@ def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]
     outcome = _outcome(state, context)
     url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{RETRAIN_DAG}/runs/{quote(run_id)}"
     reason = outcome.reason if outcome.reason.startswith(outcome.name) else f"{outcome.name}: {outcome.reason}"
-    metrics = ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in outcome.metrics.items())
+    metrics = _describe_metrics(outcome.metrics)
     text = f"{RETRAIN_DAG} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
     return {"text": text, "dag_id": RETRAIN_DAG, "run_id": run_id, "state": state, "outcome": outcome.name,
             "reason": outcome.reason, "metrics": outcome.metrics, "url": url}
+
+
+def _describe_metrics(metrics: Mapping[str, Any]) -> str:
+    """Return the metric of the data with its 95% interval, and the other metrics."""
+    hidden = {*METRIC_FIELDS}
+    texts = []
+    if metrics.get("metric") in METRICS and "val_metric" in metrics:
+        metric = METRICS[metrics["metric"]]
+        hidden |= {"val_accuracy"} if metric.is_accuracy else set()
+        low, high = (format_value(metrics.get(f"val_metric_{bound}")) for bound in ("low", "high"))
+        interval = f" (95%: {low} to {high})" if low and high else ""
+        texts = [f"validation {metric.noun} {format_value(metrics['val_metric'])}{interval}"]
+    others = {name: value for name, value in metrics.items() if name not in hidden}
+    return ", ".join(texts + [f"{name.replace('_', ' ')} {format_value(value)}" for name, value in others.items()])
 
 
 def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
@@ -76,8 +92,8 @@ def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
     pull = context["ti"].xcom_pull
     results = {name: result for name in TASKS if isinstance(result := pull(task_ids=name), dict)}
     promotion = results.get(PROMOTE_TASK) or results.get("promote") or {"metrics": {}}
-    score = results.get("score", {"metrics": {}})
-    metrics = _shown(promotion["metrics"] | score["metrics"])
+    evaluated, score = (results.get(stage, {"metrics": {}})["metrics"] for stage in ("evaluate", "score"))
+    metrics = _shown(evaluated | promotion["metrics"] | score)
     if state == "failed":
         errors = {name: error for name in TASKS if (error := pull(task_ids=name, key="error"))}
         text = "; ".join(f"{name}: {error}" for name, error in errors.items() if name not in results)

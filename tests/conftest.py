@@ -31,6 +31,17 @@ S3_VARIABLES = {
 }
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the rows that the tests of the gallery recorded, also those of other processes (xdist)."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    rows = [value for report in reports if report.when == "call" for name, value in report.user_properties
+            if name == "gallery"]
+    if rows:
+        terminalreporter.write_sep("=", "gallery")
+        for row in rows:
+            terminalreporter.write_line(str(row))
+
+
 @pytest.fixture(autouse=True)
 def isolated_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path_factory.getbasetemp() / "cache"

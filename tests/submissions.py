@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from carclf.dataset.detection.result import SubmissionFormat, TestSet
+from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat
 from carclf.services.kaggle.client import KaggleClient, SubmissionState
 from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_once
 
@@ -13,7 +13,7 @@ from carclf.services.kaggle.submitting import Attempt, SubmissionFile, submit_on
 def layout_json(ids: Sequence[str], class_names: Sequence[str]) -> bytes:
     """Return the ``layout.json`` of a competition with these test images, which wants the name of the class."""
     form = SubmissionFormat("sample-submission.csv", "Id", ("Category",), "label", {name: name for name in class_names})
-    return json.dumps(asdict(TestSet(tuple(ids), form))).encode()
+    return json.dumps(asdict(SampleSubmission(tuple(ids), form))).encode()
 
 
 class MemoryClaim:

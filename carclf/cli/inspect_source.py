@@ -15,7 +15,9 @@ from carclf.config import Config
 from carclf.config.sources import parse_source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import extract_images
+from carclf.dataset.findings import format_labels
 from carclf.dataset.listing import Folder, list_source
+from carclf.formatting import printable
 from carclf.services.storage import init_store, require_store
 from carclf.stages.download import download
 from carclf.temporary import temporary_folder
@@ -42,7 +44,7 @@ def inspect(
     config = load_settings(recipe, [*set_, f"data.source={source}"])
     with _local_copy(config, store_url) as (folder, evaluation_metric):
         layout = detect(folder, config, evaluation_metric)
-    print(json.dumps(_to_json(source, layout), indent=1, ensure_ascii=False) if as_json else _to_text(source, layout))
+    print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout))
 
 
 @contextmanager
@@ -77,10 +79,10 @@ def _to_json(source: str, layout: "Layout") -> dict[str, Any]:
 
 def _to_text(source: str, layout: "Layout") -> str:
     content = _to_json(source, layout)
-    lines = [f"{'source':<12}{source}"]
+    lines = [f"{'source':<12}{source}", f"{'class names':<12}{format_labels(layout.class_names)}"]
     lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]
     lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
     lines += [f"{finding.severity:<12}{finding.message}" for finding in layout.findings[:MAX_FINDINGS]]
     if layout.ignored:
         lines.append(f"{'ignored':<12}{len(layout.ignored)} files (first: {layout.ignored[0]})")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

@@ -65,12 +65,19 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     table = [("", "model", "run", *_score_header(rows), "rank", "when", "by", "", "")]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
-        holdout = "" if row["holdout_accuracy"] is None else f"test accuracy {row['holdout_accuracy']:.4f}"
+        holdout = _describe_holdout(row)
         table.append((
             "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row),
             str(row["rank"]), row["time"], row["by"], holdout, override,
         ))
     return format_table(table)
+
+
+def _describe_holdout(row: Mapping[str, Any]) -> str:
+    if row["holdout_metric"] is None:
+        return ""
+    interval = f"{row['holdout_metric_low']:.4f}-{row['holdout_metric_high']:.4f}"
+    return f"test {METRICS[row['metric']].noun} {row['holdout_metric']:.4f} ({interval})"
 
 
 def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]:
@@ -80,9 +87,11 @@ def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]
     decision = artifacts.get("decision")
     evaluation = artifacts.get("evaluation")
     rules = json.loads(decision.path(store, "decision.json").read_text())["rules"] if decision else []
-    return _champion_row(store, state, event) | {
+    row = _champion_row(store, state, event)
+    holdout = {name: row[name] for name in HOLDOUT_FIELDS if row[name] is not None}
+    return row | {
         "reason": decision.metric("reason") if decision else None, "rules": rules,
-        "metrics": evaluation.metrics if evaluation else {},
+        "metrics": (evaluation.metrics if evaluation else {}) | holdout,
         "files": {
             name: artifact and {file_name: f"{store.url}/{file.key}" for file_name, file in artifact.files.items()}
             for name, artifact in artifacts.items()

@@ -17,7 +17,7 @@ from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import Examples, compare_models
 from carclf.services.storage import Store
-from carclf.stats import FloatArray, PairedCounts, class_positions
+from carclf.stats import FloatArray, PairedCounts, class_positions, probability_columns
 
 MAX_CHANGED = 200
 
@@ -102,14 +102,15 @@ def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> Common
     trained_on: set[str] = set()
     if a.split.key != b.split.key:
         trained_on = ids_trained_on(rows_a, b.split.history(store)) | ids_trained_on(rows_b, a.split.history(store))
-    both = rows_a.merge(rows_b, on="id", suffixes=("_a", "_b"), validate="one_to_one")
-    is_trained_on = both["id"].isin(trained_on)
+    both = rows_a.add_suffix("_a").merge(
+        rows_b.add_suffix("_b"), left_on="id_a", right_on="id_b", validate="one_to_one")
+    is_trained_on = both["id_a"].isin(trained_on)
     matches = both["label_a"].eq(both["label_b"]) & both["sha256_a"].eq(both["sha256_b"])
     common = both[matches & ~is_trained_on]
-    candidates = rows_a[rows_a["id"].isin(common["id"])].reset_index(drop=True)
+    candidates = rows_a[rows_a["id"].isin(common["id_a"])].reset_index(drop=True)
     identical = ids_predicted_identically(candidates, a.model, b.model, store)
-    common = common[~common["id"].isin(identical)].reset_index(drop=True)
-    columns = {"id": "id", "path_a": "path", "group_a": "group", "label_a": "label", "predicted_a": "a",
+    common = common[~common["id_a"].isin(identical)].reset_index(drop=True)
+    columns = {"id_a": "id", "path_a": "path", "group_a": "group", "label_a": "label", "predicted_a": "a",
                "predicted_b": "b", "probability_a": "a_probability", "probability_b": "b_probability"}
     rows = common[list(columns)].rename(columns=columns)
     num_mismatched = int((~matches & ~is_trained_on).sum())
@@ -123,8 +124,8 @@ def find_common_images(a: EvaluatedRun, b: EvaluatedRun, store: Store) -> Common
 
 def _probabilities(common: pd.DataFrame, letter: str, run: EvaluatedRun, names: Sequence[str]) -> FloatArray:
     """Return calibrated probabilities of the common images; 0 for classes that the model was not trained on."""
-    columns = [f"p{name}_{letter}" for name in run.model.class_names]  # a class of one model only has no suffix
-    table = common[[column if column in common else column[:-2] for column in columns]].to_numpy(float)
+    columns = [f"{column}_{letter}" for column in probability_columns(run.model.class_names)]
+    table = common[columns].to_numpy(float)
     aligned = np.zeros((len(table), len(names)))
     aligned[:, class_positions(run.model.class_names, names)] = table
     return aligned

@@ -258,8 +258,8 @@
     box.addEventListener("change", () => selectRun(run.run, box.checked));
     const link = createElement("a", run.run, {href: runUrl(run.run)});
     const interval = run.val_metric_low === null || run.val_metric_high === null ? "" : ` (${run.val_metric_low.toFixed(3)}–${run.val_metric_high.toFixed(3)})`;
-    const headers = [...document.querySelectorAll("#runs-table th[data-sort]")], hasAccuracy = headers.some((header) => header.dataset.sort === "val_accuracy");
-    const metric = hasAccuracy && run.val_metric !== null ? `${run.metric.replaceAll("_", " ")} ` : "";
+    const headers = [...document.querySelectorAll("#runs-table th[data-sort]")], isMixed = headers.some((header) => header.textContent.startsWith("Metric"));
+    const metric = isMixed && run.val_metric !== null ? `${run.metric.replaceAll("_", " ")} ` : "";
     const cells = {run: link, val_metric: run.val_metric === null ? "" : metric + formatNumber(run.val_metric, 4) + interval,
       val_accuracy: formatNumber(run.val_accuracy, 4), public_score: formatNumber(run.public_score, 4),
       decision: run.decision ? createBadge(run.decision, "") : "", state: createBadge(run.state, run.text),

@@ -40,9 +40,10 @@ class StageFacts(Facts):
 
 
 def changed_settings(reader: RunReader) -> tuple[ChangedSetting, ...]:
-    """Return the run's settings that differ from its recipe."""
-    defaults = flatten(load_config(reader.record["recipe"]).model_dump())
-    settings = flatten(reader.record["config"])
+    """Return the run's settings that differ from its recipe; settings that come with its source do not."""
+    recipe, settings = reader.record["recipe"], flatten(reader.record["config"])
+    source = {name: value for name, value in settings.items() if name == "data.source"}
+    defaults = flatten(load_config(recipe, source).model_dump()) | {"data.source": load_config(recipe).data.source}
     changed = [name for name, value in settings.items() if name not in defaults or value != defaults[name]]
     return tuple(ChangedSetting(name=name, value=settings[name], default=defaults.get(name)) for name in changed)
 
@@ -70,7 +71,7 @@ def _stage_facts(reader: RunReader, stage: str, live: LiveProgress | None, comma
     known = {name: result[name] for name in ("seconds", "gpu", "summary") if name in result}
     return StageFacts(
         name=stage, command=command, state=stage_state(result, attempt, live), **known,
-        text=attempt.get("text") or result.get("skip_reason") or "",
+        text=attempt.get("text") or result.get("metrics", {}).get("reason") or result.get("skip_reason") or "",
         since=attempt.get("since", ""), ended=attempt.get("ended") or result.get("ended") or "",
         reused=bool(result.get("reused")), metrics=result.get("metrics") or attempt.get("metrics") or {},
         folder=STAGES[stage].artifact.folder, key=artifact.key if artifact else result.get("key", ""),

@@ -20,10 +20,11 @@ DOCUMENT_SUFFIXES = TABLE_SUFFIXES | {
     ".py", ".pyc", ".ipynb", ".r", ".m", ".sh", ".bat", ".js", ".css", ".c", ".cc", ".cpp", ".h", ".java", ".exe",
     ".dll", ".so", ".sql", ".php", ".lock",
     # Data that are not image files
-    ".tfrecord", ".tfrecords", ".tfrec", ".h5", ".hdf5", ".npy", ".npz", ".mat", ".bson", ".dcm", ".nii", ".nrrd",
-    ".pkl", ".pickle", ".parquet", ".feather", ".arrow", ".lmdb", ".mdb", ".db", ".sqlite", ".bin", ".dat", ".data",
+    ".tfrecord", ".tfrecords", ".tfrec", ".h5", ".hdf5", ".npy", ".npz", ".mat", ".bson", ".dcm", ".dicom", ".nii",
+    ".nrrd", ".pkl", ".pickle", ".parquet", ".feather", ".arrow", ".lmdb", ".mdb", ".db", ".sqlite", ".bin", ".dat",
+    ".data",
     # Models
-    ".pt", ".pth", ".ckpt", ".pb", ".keras", ".onnx", ".tflite", ".safetensors", ".joblib", ".index",
+    ".pt", ".pth", ".ckpt", ".pb", ".keras", ".onnx", ".tflite", ".safetensors", ".weights", ".joblib", ".index",
     # Audio, video and archives that cannot be read
     ".mp3", ".wav", ".flac", ".ogg", ".mp4", ".avi", ".mov", ".mkv", ".webm", ".rar", ".zst", ".lz4", ".gz", ".bz2",
     ".xz", ".z", ".z01", ".001",

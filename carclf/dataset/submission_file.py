@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carclf.dataset.detection.result import SubmissionFormat, TestSet
+from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat
 from carclf.errors import DataError
 
 DIGITS = 8  # of a probability: the log loss of a confident prediction depends on them
@@ -17,13 +17,13 @@ SUM_TOLERANCE = 1e-5
 
 
 def submission_table(
-    test_set: TestSet, form: SubmissionFormat, class_names: Sequence[str], probabilities: npt.NDArray[np.float64]
+    sample: SampleSubmission, form: SubmissionFormat, class_names: Sequence[str], probabilities: npt.NDArray[np.float64]
 ) -> pd.DataFrame:
     """Return the rows of a submission as text. ``probabilities`` have the shape (test ids, classes), calibrated.
 
     Classes of the sample that the model does not know have the probability 0.
     """
-    columns = {form.id_column: list(test_set.test_ids)}
+    columns = {form.id_column: list(sample.test_ids)}
     if form.kind == "label":
         columns[form.columns[0]] = [form.values[class_names[position]] for position in probabilities.argmax(1)]
         return pd.DataFrame(columns, dtype="str")
@@ -36,13 +36,13 @@ def submission_table(
     return pd.DataFrame(columns, dtype="str")
 
 
-def check_submission(text: str, test_set: TestSet, form: SubmissionFormat) -> None:
+def check_submission(text: str, sample: SampleSubmission, form: SubmissionFormat) -> None:
     """Raise DataError unless a file has the sample's header, its ids in the same order, and valid values only."""
-    if problem := _problem(list(csv.reader(io.StringIO(text))), test_set, form):
+    if problem := _problem(list(csv.reader(io.StringIO(text))), sample, form):
         raise DataError(f"submission.csv {problem}. It was not sent. Run again with --set force=true.")
 
 
-def _problem(rows: list[list[str]], test_set: TestSet, form: SubmissionFormat) -> str:
+def _problem(rows: list[list[str]], sample: SampleSubmission, form: SubmissionFormat) -> str:
     """Return what is wrong with the rows, or an empty string."""
     header = [form.id_column, *form.columns]
     if not rows or rows[0] != header:
@@ -52,8 +52,8 @@ def _problem(rows: list[list[str]], test_set: TestSet, form: SubmissionFormat) -
     ids = [row[0] for row in rows[1:]]
     if num_repeated := len(ids) - len(set(ids)):
         return f"has {num_repeated} repeated ids"
-    if ids != list(test_set.test_ids):
-        return f"has {len(ids)} rows that are not the sample's {len(test_set.test_ids)} ids in their order"
+    if ids != list(sample.test_ids):
+        return f"has {len(ids)} rows that are not the sample's {len(sample.test_ids)} ids in their order"
     if form.kind == "label":
         unknown = {row[1] for row in rows[1:]} - set(form.values.values())
         return f"has unknown classes {sorted(unknown)!s:.200}" if unknown else ""

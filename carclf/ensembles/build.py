@@ -10,7 +10,7 @@ from carclf.config import Config
 from carclf.dataset.archives import extract_images
 from carclf.ensembles.member_weights import log_loss, mixture_weights
 from carclf.progress import log
-from carclf.stats import class_positions
+from carclf.stats import class_positions, probability_columns
 from carclf.training.warm_start import fine_tune_settings
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _group_likelihoods(
     for item, member in zip(trained, members, strict=True):
         table = item.evaluation.table(context.store, "predictions.parquet")
         names = item.model.class_names
-        uncalibrated = table[[f"p{name}" for name in names]].to_numpy(float)
+        uncalibrated = table[probability_columns(names)].to_numpy(float)
         probabilities = apply_temperature(uncalibrated, member.temperature)
         of_label = probabilities[np.arange(len(table)), class_positions(table["label"].to_numpy(), names)]
         tables.append(pd.DataFrame({"id": table["id"], "group": member.group, "probability": of_label}))

@@ -19,7 +19,7 @@ from carclf.inference.calibration import (
 from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import Examples, metric_interval
-from carclf.stats import FloatArray, class_positions
+from carclf.stats import FloatArray, class_positions, probability_columns
 
 MAX_ERRORS = 24
 
@@ -53,8 +53,8 @@ class Predictions:
         return np.asarray(self.predicted() == self.rows["label"].to_numpy())
 
     def table(self) -> pd.DataFrame:
-        """Return the content of ``predictions.parquet``: id, label, predicted, and p<class> for each class."""
-        probabilities = pd.DataFrame(self.probabilities, columns=[f"p{name}" for name in self.class_names])
+        """Return the content of ``predictions.parquet``: id, label, predicted, and p_<class> for each class."""
+        probabilities = pd.DataFrame(self.probabilities, columns=probability_columns(self.class_names))
         labels = self.rows[["id", "label"]].reset_index(drop=True)
         return pd.concat([labels.assign(predicted=self.predicted()), probabilities], axis="columns")
 

@@ -38,12 +38,11 @@ from carclf.redaction import redact
 from carclf.runs.record import Record, read_record
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command
-from carclf.stats import class_positions
+from carclf.stats import class_positions, classes_with_probabilities, probability_columns
 
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBABILITIES = r"^p(?!redicted$)"  # the columns of probabilities
 Tables = dict[str, dict[int, "pd.DataFrame"]]  # by recipe and seed: the predictions of all folds, indexed by id
 Row = dict[str, Any]
 
@@ -214,12 +213,16 @@ def _predictions(run: Run) -> "pd.DataFrame":
     """
     evaluation = run.artifact(Evaluation, "evaluate")
     table = evaluation.table(run.store, "predictions.parquet")
-    columns = table.filter(regex=PROBABILITIES).columns
+    columns = _probability_columns(table)
     calibrated = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
     table = table.astype(dict.fromkeys(columns, np.float32))
     table[columns] = calibrated.astype(np.float32)
     rows = run.artifact(Split, "split").rows(run.store).set_index("id").loc[table["id"]]
     return table.assign(group=dependent_images(rows))
+
+
+def _probability_columns(table: "pd.DataFrame") -> list[str]:
+    return probability_columns(classes_with_probabilities(table))
 
 
 def _metric(trainings: _Trainings) -> Metric:
@@ -245,13 +248,13 @@ class _AlignedPredictions:
     def metric_results(self, metric: Metric) -> MetricResults:
         """Return the results for a metric. A class that a model does not know has the probability 0."""
         every_table = [table for by_seed in self.tables.values() for table in by_seed]
-        columns = [table.filter(regex=PROBABILITIES).columns.str[1:] for table in every_table]
-        names = sort_naturally({*chain.from_iterable(columns), *self.any_table["label"]})
+        known = map(classes_with_probabilities, every_table)
+        names = sort_naturally({*chain.from_iterable(known), *self.any_table["label"]})
         examples = Examples(class_positions(self.any_table["label"].to_numpy(), names), names,
                             self.any_table["group"].tolist())
         return MetricResults(metric, examples, {
             name: np.stack([
-                table.reindex(columns=[f"p{label}" for label in names]).fillna(0).to_numpy() for table in by_seed
+                table.reindex(columns=probability_columns(names)).fillna(0).to_numpy() for table in by_seed
             ])
             for name, by_seed in self.tables.items()
         })
@@ -266,11 +269,12 @@ def _align(tables: Tables, ensemble: Sequence[str]) -> _AlignedPredictions:
     if sum(map(len, members)) > 1:
         # divided by the number of seeds, so that every recipe has the same weight
         probabilities = [
-            table.filter(regex=PROBABILITIES) / (len(by_seed) * len(members))
+            table[_probability_columns(table)] / (len(by_seed) * len(members))
             for by_seed in members for table in by_seed
         ]
         averaged = sum(probabilities[1:], probabilities[0])
-        predicted = averaged.idxmax(axis="columns").str[1:]
+        by_class = averaged.set_axis(classes_with_probabilities(averaged), axis="columns")
+        predicted = by_class.idxmax(axis="columns")
         aligned[ENSEMBLE] = [averaged.assign(predicted=predicted, label=members[0][0]["label"])]
     return _AlignedPredictions(aligned)
 

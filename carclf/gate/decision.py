@@ -22,7 +22,7 @@ from carclf.paired_bootstrap import Examples, compare_models
 from carclf.reports.decision_report import render_decision
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
-from carclf.stats import FloatArray, class_positions
+from carclf.stats import FloatArray, class_positions, probability_columns
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class EvaluatedModel:
     def probabilities(self, ids: Sequence[str], class_names: Sequence[str], store: Store) -> FloatArray:
         """Return calibrated probabilities of images, shape (ids, classes)."""
         rows = self.predictions(store).set_index("id").loc[list(ids)]
-        columns = [f"p{name}" for name in self.model.class_names]
+        columns = probability_columns(self.model.class_names)
         predictions = Predictions(rows, self.model.class_names, rows[columns].to_numpy(float))
         return predictions.calibrated(self.evaluation.number("temperature"), class_names)
 

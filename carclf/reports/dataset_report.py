@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from carclf.metrics import METRICS
 from carclf.natural_order import sort_naturally
 from carclf.reports import galleries
 from carclf.reports.histograms import histograms
@@ -32,7 +33,8 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
     is_test = index["source"] == "test"
     page = render_template(
         "dataset_report.html",
-        metrics=[(name, value) for name, value in report.items() if isinstance(value, int | float | str)],
+        metrics=[(name, _format_metric(name, value)) for name, value in report.items()
+                 if isinstance(value, int | float | str)],
         classes=classes, num_shown=MAX_CLASSES, histograms=histograms(index), max_rows=MAX_ROWS,
         findings=_dataset_wide_findings(index, report), fixes=report.get("label_fixes", []),
         detections=report.get("detections", []),
@@ -46,9 +48,13 @@ def write_dataset_report(path: Path, index: pd.DataFrame, images: Path, findings
     write_page(path, page)
 
 
+def _format_metric(name: str, value: float | str) -> float | str:
+    return METRICS[str(value)].title if name == "metric" else value
+
+
 def _class_rows(index: pd.DataFrame) -> list[dict[str, Any]]:
     """Return label, num_usable, num_unusable, num_warnings and fraction_of_largest, the smallest class first."""
-    train = index[index["label"] != ""]
+    train = index[(index["label"] != "") & (index["source"] != "holdout")]
     is_usable = train["problem"] == ""
     has_warning = train["warning"] != "" if "warning" in train else False
     counts = train.assign(num_usable=is_usable, num_unusable=~is_usable, num_warnings=has_warning)

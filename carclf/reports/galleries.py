@@ -108,8 +108,13 @@ def _cluster_galleries(
 def _cluster_gallery(rows: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
     content = "pixels_sha256" if "pixels_sha256" in rows else "sha256"
     kind = "exact duplicates" if rows[content].nunique() == 1 else "near-duplicates"
-    subsets = " in train and test" if rows["label"].eq("").nunique() > 1 else ""
-    rows = rows.assign(note=[f"class {shorten(label)}" if label else "test" for label in rows["label"]])
+    is_test = rows["source"].isin(["test", "holdout"])
+    subsets = " in train and test" if is_test.nunique() > 1 else ""
+    notes = [
+        ", ".join(filter(None, (f"class {shorten(label)}" if label else "", "test" if test else "")))
+        for label, test in zip(rows["label"], is_test, strict=True)
+    ]
+    rows = rows.assign(note=notes)
     return _gallery(f"{len(rows)} {kind}{subsets}", rows, IMAGES_PER_CLUSTER, thumbnails)
 
 

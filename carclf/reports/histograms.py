@@ -1,4 +1,4 @@
-"""Histograms of image statistics, training against test images, as numbers for a template."""
+"""Histograms of image statistics, training against test images (with or without labels), as numbers for a template."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def histograms(index: pd.DataFrame) -> list[Histogram]:
     if usable.empty:
         return []
     usable = usable.assign(aspect=usable["width"] / usable["height"].clip(1))
-    is_train = (usable["label"] != "").to_numpy()
+    is_train = ~usable["source"].isin(["test", "holdout"]).to_numpy()
     return [
         _histogram(title, usable[name].to_numpy(float), is_train) for name, title in TITLES.items() if name in usable
     ]

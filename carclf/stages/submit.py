@@ -18,12 +18,13 @@ from carclf.artifacts import (
 )
 from carclf.champion import promotion_of_model, read_state
 from carclf.dataset.archives import extract_images
-from carclf.dataset.detection.result import SubmissionFormat, TestSet, read_test_set
+from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat, read_sample_submission
 from carclf.errors import ConfigError, StageSkipped
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, ungraded_error
 from carclf.services.kaggle.submitting import Attempt, SubmissionFile, require_open, submit_once
 from carclf.services.storage import Store, parse_object
+from carclf.stats import probability_columns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,15 +72,15 @@ def predict_test(
         from carclf.dataset.submission_file import check_submission, submission_table
         from carclf.inference.calibration import apply_temperature
 
-        test_set, form = _test_set(dataset, context)
-        probabilities = _predict_probabilities(test_set.test_ids, archive, dataset, model, context)
+        sample, form = _sample_submission(dataset, context)
+        probabilities = _predict_probabilities(sample.test_ids, archive, dataset, model, context)
         calibrated = apply_temperature(probabilities, evaluation.number("temperature"))
-        table = pd.DataFrame(calibrated, columns=[f"p{name}" for name in model.class_names])
-        table.insert(0, "id", list(test_set.test_ids))
+        table = pd.DataFrame(calibrated, columns=probability_columns(model.class_names))
+        table.insert(0, "id", list(sample.test_ids))
         table.to_parquet(folder / "probabilities.parquet", index=False)
-        predictions = submission_table(test_set, form, model.class_names, calibrated)
+        predictions = submission_table(sample, form, model.class_names, calibrated)
         predictions.to_csv(folder / "submission.csv", index=False)
-        check_submission((folder / "submission.csv").read_text(encoding="utf-8"), test_set, form)
+        check_submission((folder / "submission.csv").read_text(encoding="utf-8"), sample, form)
         return {"num_rows": len(predictions)}
 
     return build(Prediction, make, _prediction_provenance(archive, dataset, model, evaluation, context), store)
@@ -95,11 +96,11 @@ def _prediction_provenance(
     return Provenance(VERSION, inputs, settings)
 
 
-def _test_set(dataset: Dataset, context: StageContext) -> tuple[TestSet, SubmissionFormat]:
-    test_set = read_test_set(dataset.path(context.store, "layout.json"))
-    if test_set.submission is None:
+def _sample_submission(dataset: Dataset, context: StageContext) -> tuple[SampleSubmission, SubmissionFormat]:
+    sample = read_sample_submission(dataset.path(context.store, "layout.json"))
+    if sample.submission is None:
         raise StageSkipped("the data have no sample submission: nothing is submitted")
-    return test_set, test_set.submission.with_positive_class(context.config.submit.positive_class)
+    return sample, sample.submission.with_positive_class(context.config.submit.positive_class)
 
 
 def send_submission(prediction: Prediction, dataset: Dataset, context: StageContext) -> tuple[Submission, bool]:
@@ -115,7 +116,7 @@ def send_submission(prediction: Prediction, dataset: Dataset, context: StageCont
         from carclf.dataset.submission_file import check_submission
 
         path = prediction.path(store, "submission.csv")
-        check_submission(path.read_text(encoding="utf-8"), *_test_set(dataset, context))
+        check_submission(path.read_text(encoding="utf-8"), *_sample_submission(dataset, context))
         claim = StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
         submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {prediction.input('model')}")
         state = submit_once(KaggleClient(competition), submission, claim)

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from carclf.dataset.findings import MAX_REPORTED
 from carclf.dataset.fixes import FixedIndex, LabelFixes, apply_fixes, check_fixes, read_fixes
 from carclf.errors import DataError
 from carclf.natural_order import sort_naturally
-from carclf.progress import Meter
+from carclf.progress import Meter, log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +85,8 @@ def _read_source(archive: Archive, fixes: LabelFixes, context: StageContext) -> 
 
     folder = extract_images(archive, context.store)
     layout = detect(folder, context.config, str(archive.metrics.get("evaluation_metric", "")))
+    for detection in layout.detections:
+        log.info("validate: detected question=%s result=%r evidence=%r", *astuple(detection))
     check_fixes(fixes, layout.images, set(layout.class_names))
     return _Source(folder, layout, fixes)
 

@@ -1,6 +1,7 @@
 """The head: from pooled features to logits, fitted to cached features."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -72,6 +73,12 @@ class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
             self.best_weights = self.model.get_weights()
 
 
+def _smoothed_cross_entropy(labels: Any, logits: Any, label_smoothing: float) -> Any:
+    """Return the loss of each row of a batch. One-hot labels of all rows would need rows x classes x 4 bytes."""
+    one_hot = keras.ops.one_hot(keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32"), logits.shape[-1])
+    return keras.losses.categorical_crossentropy(one_hot, logits, from_logits=True, label_smoothing=label_smoothing)
+
+
 def fit_head(
     head: keras.Model, train: LabeledFeatures, val: LabeledFeatures, settings: Head, objective: Objective = ACCURACY
 ) -> FittedHead:
@@ -82,16 +89,13 @@ def fit_head(
     trained = keras.Model(head.inputs, head.outputs)  # Keras would save the loss of a nested model with it
     trained.compile(
         keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
+        partial(_smoothed_cross_entropy, label_smoothing=settings.label_smoothing),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
     )
-    one_hot = np.eye(head.output_shape[-1], dtype=np.float32)
     with Meter("train_head") as meter:
         keep_best = _KeepBest(val, objective, meter)
         trained.fit(
-            x, one_hot[labels], epochs=settings.epochs, batch_size=settings.batch_size, verbose=0,
-            callbacks=[keep_best],
-        )
+            x, labels, epochs=settings.epochs, batch_size=settings.batch_size, verbose=0, callbacks=[keep_best])
     assert keep_best.best is not None  # Head.epochs is at least 1
     trained.set_weights(keep_best.best_weights)
     return FittedHead(pd.DataFrame(keep_best.history), keep_best.best, keep_best.best_epoch)

@@ -19,7 +19,10 @@ BASE_URL = "http://127.0.0.1:8080"
 RUN_URL = f"{BASE_URL}/dags/car_retrain/runs/manual__1"
 REASON = "awaiting approval: promoted: {{ all }} <rules> hold"
 REJECTED = {"promote return_value": {"metrics": {"decision": "rejected", "reason": "rejected: weak"}}}
-SCORED = {"promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
+INTERVAL = {"metric": "log_loss", "val_metric": 0.5, "val_metric_low": 0.4, "val_metric_high": 0.61}
+SCORED = {"evaluate return_value": {"metrics": INTERVAL | {"num_images": 500}},
+          "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold",
+                                               "metric": "log_loss", "val_metric": 0.5}},
           "score return_value": {"metrics": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
 NOT_SUBMITTED = {
     "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
@@ -116,9 +119,10 @@ def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) ->
     assert notify(tmp_path, *cases) == ["sent"] * 5
     scored, *others = webhook.messages
     assert scored == {
-        "text": f"car_retrain manual__1: promoted: all rules hold (public score 0.9, rank 2) {RUN_URL}",
+        "text": "car_retrain manual__1: promoted: all rules hold (validation log loss 0.5 (95%: 0.4 to 0.61), "
+                f"public score 0.9, rank 2) {RUN_URL}",
         "dag_id": "car_retrain", "run_id": "manual__1", "state": "success", "outcome": "promoted",
-        "reason": "promoted: all rules hold", "metrics": {"public_score": 0.9, "rank": 2}, "url": RUN_URL,
+        "reason": "promoted: all rules hold", "metrics": INTERVAL | {"public_score": 0.9, "rank": 2}, "url": RUN_URL,
     }
     assert [(message["outcome"], message["reason"]) for message in others] == [
         ("declined", f"declined by admin: nothing is promoted or submitted; {REASON}"),

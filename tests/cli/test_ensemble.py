@@ -22,7 +22,7 @@ from carclf.services.storage import Store
 from carclf.stages.chain import StageOptions
 
 pytestmark = pytest.mark.usefixtures("kaggle_environment")
-PROBABILITIES = r"^p\d"
+PROBABILITIES = r"^p_\d"
 
 
 def build_ensemble(store: Store, run_id: str, *names: str, settings: tuple[str, ...] = ()) -> Run:

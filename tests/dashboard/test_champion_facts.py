@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gate_candidates import build_candidate
 
-from carclf.champion import set_threshold
+from carclf.champion import HOLDOUT_FIELDS, set_threshold
 from carclf.config import load_config
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.services.storage import open_store
@@ -26,7 +26,7 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
         "val_accuracy_low": metrics["val_accuracy_low"], "val_accuracy_high": metrics["val_accuracy_high"],
         "metric": "accuracy", "val_metric": 0.9, "val_metric_low": metrics["val_accuracy_low"],
         "val_metric_high": metrics["val_accuracy_high"], "public_score": None, "rank": None,
-        "holdout_accuracy": None, "holdout_accuracy_low": None, "holdout_accuracy_high": None}
+        **dict.fromkeys(HOLDOUT_FIELDS)}
     assert facts.champion.since.startswith("20")
     assert [change.threshold for change in facts.thresholds] == [0.5, 0.6, 0.9]
     assert facts.threshold == 0.9

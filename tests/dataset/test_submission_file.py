@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carclf.dataset.detection.result import SubmissionFormat, TestSet
+from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat
 from carclf.dataset.submission_file import DIGITS, check_submission, submission_table
 from carclf.errors import ConfigError, DataError
 
@@ -22,7 +22,7 @@ FORMS = [LABEL, POSITIVE, PER_CLASS]
 
 
 def csv_text(form: SubmissionFormat, ids: tuple[str, ...] = IDS, probabilities: np.ndarray = PROBABILITIES) -> str:
-    return submission_table(TestSet(ids, form), form, CLASS_NAMES, probabilities).to_csv(index=False)
+    return submission_table(SampleSubmission(ids, form), form, CLASS_NAMES, probabilities).to_csv(index=False)
 
 
 def test_a_label_is_the_value_of_the_most_probable_class() -> None:
@@ -48,15 +48,15 @@ def test_probabilities_of_any_number_of_classes_pass_the_check(num_classes: int,
     values = np.exp(logits - logits.max(1, keepdims=True))
     names = [str(number) for number in range(num_classes)]
     form = SubmissionFormat("s.csv", "id", tuple(names), "probabilities", {name: name for name in names})
-    test_set = TestSet(("a", "b"), form)
-    table = submission_table(test_set, form, names, values / values.sum(1, keepdims=True))
+    sample = SampleSubmission(("a", "b"), form)
+    table = submission_table(sample, form, names, values / values.sum(1, keepdims=True))
     assert table[names].map(len).eq(DIGITS + 2).all(axis=None)
-    check_submission(table.to_csv(index=False), test_set, form)
+    check_submission(table.to_csv(index=False), sample, form)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
 def test_a_written_file_passes_the_check(form: SubmissionFormat) -> None:
-    check_submission(csv_text(form), TestSet(IDS, form), form)
+    check_submission(csv_text(form), SampleSubmission(IDS, form), form)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
@@ -69,7 +69,7 @@ def test_other_ids_than_those_of_the_sample_are_rejected(
 ) -> None:
     text = csv_text(form, ids, np.resize(PROBABILITIES, (len(ids), 3)))
     with pytest.raises(DataError, match=rf"submission\.csv {problem}"):
-        check_submission(text, TestSet(IDS, form), form)
+        check_submission(text, SampleSubmission(IDS, form), form)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
@@ -77,7 +77,7 @@ def test_other_ids_than_those_of_the_sample_are_rejected(
 def test_another_header_than_that_of_the_sample_is_rejected(form: SubmissionFormat, header: str) -> None:
     _, _, rows = csv_text(form).partition("\n")
     with pytest.raises(DataError, match=r"submission\.csv has the columns"):
-        check_submission(header + (rows if header else ""), TestSet(IDS, form), form)
+        check_submission(header + (rows if header else ""), SampleSubmission(IDS, form), form)
 
 
 @pytest.mark.parametrize(("form", "row", "problem"), [
@@ -99,7 +99,7 @@ def test_another_header_than_that_of_the_sample_is_rejected(form: SubmissionForm
 def test_a_row_without_a_valid_value_is_rejected(form: SubmissionFormat, row: str, problem: str) -> None:
     text = f"{','.join((form.id_column, *form.columns))}\n{row}\n"
     with pytest.raises(DataError, match=rf"submission\.csv {problem}"):
-        check_submission(text, TestSet(("a",), form), form)
+        check_submission(text, SampleSubmission(("a",), form), form)
 
 
 def test_another_positive_class_changes_the_values_zero_and_one() -> None:

@@ -1,17 +1,22 @@
-"""Mutated tables, seeded: each is rejected with its name, or read so that the ids survive being written again."""
+"""Mutated tables, seeded: each is rejected with its name or a setting, or exactly its ids survive."""
 
 import csv
 import io
 import random
+import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from carclf.dataset.competition_tables import read_sample_submission, read_train_csv
 from mutations import Mutation, flip_bits, mutation_counts, repeat, splice, truncate
+from source_files import write_files
 
+from carclf.config import Config
+from carclf.dataset.detection.detect import detect
+from carclf.dataset.detection.result import Layout, SampleSubmission
 from carclf.dataset.fixes import apply_fixes, parse_fixes
-from carclf.errors import DataError
-from carclf.stages.submit import check_submission
+from carclf.dataset.submission_file import check_submission, submission_table
+from carclf.errors import ConfigError, DataError
 
 IDS = ("1.jpg", "NA", "null", "1e5", "007", '"a,b"', "zürich.jpg", "=1+1", "-1", "nan")
 TABLE_SEEDS = [f"Id,Category{end}{''.join(f'{name},{number % 3}{end}' for number, name in enumerate(IDS))}".encode(code)
@@ -22,8 +27,8 @@ FIX_SEEDS = [
     f"id,action,label,sha256\r\ntrain/1/1.jpg,drop,,\r\n2.jpg,relabel,1,{SHA256}\r\n".encode(),
 ]
 INDEX = pd.DataFrame([
-    {"id": name, "path": f"train/{label}/{name}", "label": label, "source": "train", "problem": "", "problem_kind": "",
-     "sha256": SHA256[label:] + "0" * label} for label, name in enumerate(("1.jpg", "2.jpg", "NA"))
+    {"id": name, "path": f"train/{label}/{name}", "label": str(label), "source": "train", "problem": "",
+     "problem_kind": "", "sha256": SHA256[label:] + "0" * label} for label, name in enumerate(("1.jpg", "2.jpg", "NA"))
 ])
 
 
@@ -54,34 +59,52 @@ def mutate(number: int, seeds: list[bytes]) -> bytes:
     return data
 
 
+def readings(data: bytes) -> list[list[list[str]]]:
+    """Return the rows with each separator; no rows if the text has the encoding of none of the seeds."""
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        return [list(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator)))
+                for separator in ",;\t|"]
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def columns(data: bytes) -> list[list[str]]:
+    """Return each column of each reading, with and without the first row; a row counts once."""
+    return [list(column) for rows in readings(data) for part in (rows, rows[1:])
+            for column in zip(*dict.fromkeys(map(tuple, part)), strict=False)]
+
+
+def check_layout(layout: Layout, sample: bytes, train: bytes) -> None:
+    """Check that exactly the ids and the labels of the files survive."""
+    assert layout.submission is not None and list(layout.test_ids) in (columns(sample) or [list(layout.test_ids)])
+    form = layout.submission
+    rows = submission_table(SampleSubmission(layout.test_ids, form), form, layout.class_names,
+                            np.eye(1, len(layout.class_names)).repeat(len(layout.test_ids), 0))
+    check_submission(rows.to_csv(index=False), SampleSubmission(layout.test_ids, form), form)
+    labels = sorted(layout.images.loc[layout.images["source"] == "train", "label"])
+    texts = [sorted(filter(None, map(str.strip, column))) for column in columns(train)]
+    assert labels in (texts or [labels])
+
+
 def fuzz_tables(num: int, folder: Path) -> dict[str, int]:
     outcomes = {"read": 0, "rejected": 0}
-    sample_path, train_path = folder / "sample-submission.csv", folder / "train.csv"
+    names = next(csv.reader([",".join(IDS)]))
+    write_files(folder, [f"{part}/{name}" for part in ("train", "test") for name in names], {})
     for number in range(num):
-        data = mutate(number, TABLE_SEEDS)
-        for path in (sample_path, train_path):
-            path.write_bytes(data)
+        tables = {"train.csv": TABLE_SEEDS[0], "sample-submission.csv": TABLE_SEEDS[0]}
+        name = "train.csv" if number % 2 else "sample-submission.csv"
+        tables[name] = mutate(number, TABLE_SEEDS)
+        for path, data in tables.items():
+            (folder / path).write_bytes(data)
         try:
-            sample = read_sample_submission(folder)
-        except DataError as error:
-            assert "sample-submission.csv" in str(error), number
+            layout = detect(folder, Config(), "Categorization Accuracy")
+        except (DataError, ConfigError) as error:
+            assert name in str(error) or re.search(r"\b(data|submit)\.[a-z_]+", str(error)), number
             outcomes["rejected"] += 1
             continue
         outcomes["read"] += 1
-        ids = sample["Id"].tolist()
-        rows = list(filter(None, csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))))
-        assert ids == [row[0] for row in rows[1:]], number
-        sample.to_csv(sample_path, index=False)
-        assert read_sample_submission(folder)["Id"].tolist() == ids, number
-        submission = pd.DataFrame({"Id": ids, "Category": "1"}).to_csv(index=False)
-        check_submission(submission, sample_path.read_text(encoding="utf-8"), ["1"])
-        try:
-            train = read_train_csv(folder)
-        except DataError as error:
-            assert "train.csv" in str(error), number
-        else:
-            assert train is not None and train["Id"].tolist() == ids, number
-            assert [str(label) for label in train["Category"]] == [str(int(label)) for label in sample["Category"]]
+        check_layout(layout, tables["sample-submission.csv"], tables["train.csv"])
     return outcomes
 
 
@@ -90,14 +113,14 @@ def fuzz_fixes(num: int) -> dict[str, int]:
     for number in range(num):
         try:
             fixes = parse_fixes(mutate(number, FIX_SEEDS))
-            result = apply_fixes(INDEX, fixes, {0, 1, 2})
+            result = apply_fixes(INDEX, fixes, {"0", "1", "2"})
         except DataError as error:
             assert "label_fixes.csv" in str(error), number
             outcomes["rejected"] += 1
             continue
         outcomes["read"] += 1
         assert len(result.changes) + len(result.unmatched) == len(fixes.entries), number
-        assert set(result.index["label"]) <= {0, 1, 2}, number
+        assert set(result.index["label"]) <= {"0", "1", "2"}, number
     return outcomes
 
 

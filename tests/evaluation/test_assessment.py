@@ -27,10 +27,10 @@ def probabilities(*predicted: str, confidence: float = 0.8) -> np.ndarray:
 def test_prediction_table_keeps_the_order_of_the_rows() -> None:
     predictions = Predictions(rows(["9", "3", "5"]), CLASSES, probabilities("9", "5", "5"))
     table = predictions.table()
-    assert list(table.columns) == ["id", "label", "predicted", "p3", "p5", "p9"]
+    assert list(table.columns) == ["id", "label", "predicted", "p_3", "p_5", "p_9"]
     assert table[["id", "label", "predicted"]].values.tolist() == [
         ["0.jpg", "9", "9"], ["1.jpg", "3", "5"], ["2.jpg", "5", "5"]]
-    np.testing.assert_array_equal(table[["p3", "p5", "p9"]], predictions.probabilities)
+    np.testing.assert_array_equal(table[["p_3", "p_5", "p_9"]], predictions.probabilities)
 
 
 def test_evaluation_of_a_small_example_is_correct_and_valid_json() -> None:

@@ -19,7 +19,7 @@ from carclf.evaluation.assessment import Predictions, compute_evaluation
 from carclf.inference.gradcam import Explainer
 from carclf.natural_order import sort_naturally
 from carclf.services.storage import Store, open_store
-from carclf.stats import class_positions
+from carclf.stats import class_positions, classes_with_probabilities, probability_columns
 
 CLASS_NAMES = ["2", "10", "a b", "Ü/x"]
 SIZE = (32, 32)
@@ -32,6 +32,14 @@ def test_natural_order_is_not_the_order_of_characters() -> None:
     assert class_positions(["Ü/x", "2", "new"], CLASS_NAMES).tolist() == [3, 0, -1]
 
 
+@pytest.mark.parametrize("name", ["redicted", "predicted", "id", "_", "p_", "label", ""])
+def test_no_name_of_a_class_collides_with_another_column(name: str) -> None:
+    rows = pd.DataFrame({"id": ["a"], "path": ["a"], "label": [name]})
+    table = Predictions(rows, [name, "x"], np.array([[0.75, 0.25]])).table()
+    assert table.columns.is_unique and classes_with_probabilities(table) == [name, "x"]
+    assert table["predicted"].item() == name and table[probability_columns([name])].to_numpy() == [[0.75]]
+
+
 def test_predictions_and_recalls_belong_to_their_names() -> None:
     """Class "10" is always predicted as "Ü/x"; the model was not trained on class "3"."""
     labels = [*CLASS_NAMES, *CLASS_NAMES, "3"]
@@ -42,7 +50,7 @@ def test_predictions_and_recalls_belong_to_their_names() -> None:
     rows = pd.DataFrame({"id": range(len(labels)), "path": "x", "label": labels})
     predictions = Predictions(rows, CLASS_NAMES, probabilities)
     table = predictions.table()
-    assert list(table) == ["id", "label", "predicted", "p2", "p10", "pa b", "pÜ/x"]
+    assert list(table) == ["id", "label", "predicted", "p_2", "p_10", "p_a b", "p_Ü/x"]
     assert table["predicted"].tolist() == [confused.get(label, label) for label in labels]
     evaluation = json.loads(json.dumps(compute_evaluation(predictions)))
     assert evaluation["class_names"] == ["2", "3", "10", "a b", "Ü/x"]

@@ -330,6 +330,16 @@ def test_a_fix_with_a_hash_follows_its_image_when_sources_are_reordered(
     assert (dataset.metrics["num_label_fixes"], counts["unmatched_label_fix"]) == (0, 1)
 
 
+def test_each_detection_is_logged_in_one_line(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "carclf")
+    archive, _ = download_with(store)
+    dataset, _ = validate_with(archive, store)
+    detections = json.loads(dataset.path(store, "layout.json").read_text())["detections"]
+    lines = [record.getMessage() for record in caplog.records if "detected question=" in record.getMessage()]
+    assert [line.split("question=")[1].split()[0] for line in lines] == [row["question"] for row in detections]
+    assert not any("\n" in line for line in lines)
+
+
 def test_the_report_counts_findings_classes_and_clusters(store: Store) -> None:
     _, dataset, _ = validated_index(store)
     report = read_report(dataset, store)

@@ -1,17 +1,16 @@
 """The names of the classes: from the settings, a table such as classes.csv, or a JSON map; else the labels."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from carclf.dataset.detection.files import MAX_TABLE_DEPTH, Files
 from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.tables import MAX_BYTES, Table
+from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError
 from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
-NameMap = tuple[str, Mapping[str, str]]  # the path of a file, and the names by label
+_CLASS_TABLE = re.compile(r"class.*|label.*|names.*")  # of wider tables
+NameMap = tuple[str, Mapping[str, str]]  # where they are, and the names by label
 
 
 def parse_class_names(text: str) -> dict[str, str]:
@@ -57,29 +56,27 @@ def _names(labels: Collection[str], mapping: Mapping[str, str]) -> dict[str, str
     return names if all(names.values()) and len(set(names.values())) == len(names) else {}
 
 
-def read_maps(files: Files, tables: Sequence[Table]) -> list[NameMap]:
-    """Return the path and the content of the JSON files and the tables with two columns that may map labels to names.
+def read_maps(json_files: Mapping[str, object], tables: Sequence[Table]) -> list[NameMap]:
+    """Return the content of the JSON files and tables that may map labels to names, or names to labels.
 
-    A map may also be from names to labels, and the first line of a table may be a row.
+    A table has two columns, of which the first line may be a row; or it is called like classes.csv, and exactly one
+    column has a different text in each row.
     """
     maps: list[tuple[str, dict[str, str]]] = []
-    for path in files.json:
-        data = read_json(files, path)
+    for path, data in json_files.items():
         if isinstance(data, dict) and all(isinstance(value, str | int) for value in data.values()):
             maps.append((path, {str(label): str(name) for label, name in data.items()}))
     for table in tables:
-        if len(table.rows.columns) == _NUM_COLUMNS:
-            rows = zip(*(table.rows[column].str.strip() for column in table.rows.columns), strict=True)
-            maps.append((table.path, {str(table.rows.columns[0]): str(table.rows.columns[1])} | dict(rows)))
+        columns = {str(column): table.rows[column].str.strip().tolist() for column in table.rows.columns}
+        if len(columns) == _NUM_COLUMNS:
+            maps.append((table.path, dict(zip(*([name, *values] for name, values in columns.items()), strict=True))))
+        elif _CLASS_TABLE.match(table.path.rpartition("/")[2].lower()):
+            texts = [name for name, values in columns.items() if _are_names(values)]
+            maps += [(f"{texts[0]} of {table.path}", dict(zip(values, columns[texts[0]], strict=True)))
+                     for name, values in columns.items() if len(texts) == 1 and name != texts[0]]
     maps = [(path, names) for path, names in maps if len(set(names.values())) == len(names)]
     return [*maps, *((path, {name: label for label, name in names.items()}) for path, names in maps)]
 
 
-def read_json(files: Files, path: str) -> object:
-    """Return the content of a JSON file; None if it is not valid, too large or too deep in the source."""
-    if (files.root / path).stat().st_size > MAX_BYTES or path.count("/") > MAX_TABLE_DEPTH:
-        return None
-    try:
-        return json.loads((files.root / path).read_bytes())
-    except (ValueError, RecursionError):
-        return None
+def _are_names(values: Collection[str]) -> bool:
+    return len(set(values)) == len(values) and not any(re.fullmatch(r"-?[0-9.]*", value) for value in values)

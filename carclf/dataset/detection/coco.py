@@ -1,13 +1,14 @@
-"""COCO JSON: images, annotations and categories as a table of files and labels."""
+"""JSON files, and COCO JSON: images, annotations and categories as a table of files and labels."""
 
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from carclf.dataset.detection.class_names import read_json
-from carclf.dataset.detection.tables import Table
+import pandas as pd
 
-if TYPE_CHECKING:
-    from carclf.dataset.detection.files import Files
+from carclf.dataset.detection.files import Files
+from carclf.dataset.detection.tables import MAX_BYTES, Table
 
 FILE_COLUMN, LABEL_COLUMN = "file_name", "category_id"
 
@@ -21,35 +22,41 @@ class Coco:
     file_names: dict[str, str]
 
 
-def read_coco(files: "Files") -> Coco:
+def read_json_files(files: Files) -> dict[str, object]:
+    """Return the content of each JSON file that is valid and not too large."""
+    contents = {}
+    for path in files.json:
+        if (files.root / path).stat().st_size <= MAX_BYTES:
+            with suppress(ValueError, RecursionError):
+                contents[path] = json.loads((files.root / path).read_bytes())
+    return contents
+
+
+def read_coco(json_files: Mapping[str, object]) -> Coco:
     """Return the content of the JSON files that list images; other JSON files are left out.
 
     An image with annotations of several categories has several rows.
     """
-    tables: list[Table] = []
+    tables = []
     categories: dict[str, str] = {}
     file_names: dict[str, str] = {}
-    for path in files.json:
-        data = read_json(files, path)
-        if not isinstance(data, dict) or not _has_records(data.get("images"), ("id", "file_name")):
+    for path, data in json_files.items():
+        names = dict(_pairs(data, "images", "id", "file_name"))
+        if not names:
             continue
-        names = {str(image["id"]): str(image["file_name"]) for image in data["images"]}
         file_names |= names
-        if _has_records(data.get("categories"), ("id", "name")):
-            categories |= {str(category["id"]): str(category["name"]) for category in data["categories"]}
-        if _has_records(data.get("annotations"), ("image_id", "category_id")):
-            tables.append(_to_table(path, data["annotations"], names))
+        categories |= dict(_pairs(data, "categories", "id", "name"))
+        labels = {(names[image_id], label) for image_id, label in _pairs(data, "annotations", "image_id", "category_id")
+                  if image_id in names}
+        if labels:
+            rows = pd.DataFrame(sorted(labels), columns=[FILE_COLUMN, LABEL_COLUMN], dtype="object")
+            tables.append(Table(path, rows))
     return Coco(tuple(tables), categories, file_names)
 
 
-def _has_records(data: object, keys: tuple[str, ...]) -> bool:
-    return isinstance(data, list) and bool(data) and all(
-        isinstance(record, dict) and all(key in record for key in keys) for record in data)
-
-
-def _to_table(path: str, annotations: list[dict[str, Any]], names: dict[str, str]) -> Table:
-    import pandas as pd
-
-    rows = {(names.get(str(record["image_id"]), ""), str(record["category_id"])) for record in annotations}
-    return Table(path, pd.DataFrame(sorted(row for row in rows if row[0]), columns=[FILE_COLUMN, LABEL_COLUMN],
-                                    dtype="object"))
+def _pairs(data: object, name: str, key: str, value: str) -> list[tuple[str, str]]:
+    """Return two fields of each record in a list of a JSON file; none if a record lacks one."""
+    records = data.get(name) if isinstance(data, dict) else None
+    if isinstance(records, list) and all(isinstance(row, dict) and {key, value} <= row.keys() for row in records):
+        return [(str(row[key]), str(row[value])) for row in records]
+    return []

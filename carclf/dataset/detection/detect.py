@@ -1,4 +1,4 @@
-"""Detection of a dataset's layout: the questions in their order, and the log of what was detected."""
+"""Detection of a dataset's layout: the questions in their order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import pandas as pd
 from carclf.config import Config
 from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.detection.class_names import find_class_names, read_maps
-from carclf.dataset.detection.coco import Coco, read_coco
+from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
 from carclf.dataset.detection.files import Files, list_files, normalized
 from carclf.dataset.detection.groups import find_groups
 from carclf.dataset.detection.label_folders import training_images
 from carclf.dataset.detection.labels import Evidence, Labels, find_labels
 from carclf.dataset.detection.metric import detect_metric
-from carclf.dataset.detection.rejections import describe_no_images
+from carclf.dataset.detection.rejections import describe_no_images, find_other_formats
 from carclf.dataset.detection.result import Detection, Layout, SubmissionFormat
 from carclf.dataset.detection.submission_format import detect_format, find_sample, is_sample, targets
 from carclf.dataset.detection.subsets import detect_subsets, list_images
@@ -24,22 +24,22 @@ from carclf.dataset.detection.test_set import find_sample_images, find_test_imag
 from carclf.dataset.findings import Finding
 from carclf.errors import DataError
 from carclf.natural_order import sort_naturally
-from carclf.progress import log
 
 
 @dataclass(frozen=True)
 class _Source:
-    """What is in the folder: its files, one row per image, the readable tables and the errors of the others."""
+    """What is in the folder: its files, images, JSON files, readable tables and the others' errors."""
 
     files: Files
     images: pd.DataFrame
     tables: Sequence[Table]
     errors: Mapping[str, DataError]
+    json: Mapping[str, object]
     coco: Coco
 
 
 def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
-    """Return the layout of the data in a folder, without opening an image. Each detection is logged in one line.
+    """Return the layout of the data in a folder, without opening an image.
 
     ``evaluation_metric`` is Kaggle's description of the competition's metric. Raises DataError if the data are not
     single-label image classification or are incomplete, and ConfigError if the evidence is ambiguous. The message
@@ -62,7 +62,6 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     images = _assemble(source, train, test_ids, names)
     findings = (*labels.findings, *_find_problems(source, images))
     detections = [*detect_subsets(source.images), *detections]
-    _log(detections)
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
                   sample_ids, findings, _ignored(source, images))
@@ -76,7 +75,8 @@ def _read_source(folder: Path, config: Config) -> _Source:
     if images.empty:
         names = [*files.tables, *files.json, *files.others, *read_ignored_files(folder)]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
-    return _Source(files, images[images["role"] != "other"], tables, errors, read_coco(files))
+    json = read_json_files(files)
+    return _Source(files, images[images["role"] != "other"], tables, errors, json, read_coco(json))
 
 
 def _find_sample_images(
@@ -98,7 +98,7 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
     tables = [table for table in source.tables if not is_sample(table.path) and table is not sample]
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
-        source.images.drop(index=list(test_ids)), tables, source.coco.tables, errors,
+        source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], errors,
         [*source.files.others, *read_ignored_files(source.files.root)], targets(sample), config.data))
 
 
@@ -113,7 +113,8 @@ def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[di
 def _name_classes(source: _Source, labels: Labels, config: Config) -> tuple[dict[str, str], Detection]:
     used = {joined.table.path for joined in labels.joined}
     tables = [table for table in source.tables if table.path not in used and not is_sample(table.path)]
-    maps = [(labels.detection.result, labels.names or source.coco.categories), *read_maps(source.files, tables)]
+    known = labels.names or source.coco.categories
+    maps = [("the class folders" if labels.names else "COCO JSON", known), *read_maps(source.json, tables)]
     return find_class_names(set(labels.values) - {""}, config.data.class_names, maps)
 
 
@@ -156,7 +157,7 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
         findings.append(Finding("unknown_class", misplaced.iloc[0], (
             f"{len(misplaced)} images of the extra data are not in the folder of a class (first: {misplaced.iloc[0]}). "
             "Move them into the folder of their class, or remove them.")))
-    return findings
+    return findings + find_other_formats([*source.files.others, *read_ignored_files(source.files.root)])
 
 
 def _describe_submission(submission: SubmissionFormat | None) -> Detection:
@@ -165,9 +166,3 @@ def _describe_submission(submission: SubmissionFormat | None) -> Detection:
     columns = ",".join((submission.id_column, *submission.columns))
     positive = f" of {submission.positive_class}" if submission.positive_class else ""
     return Detection("submission", submission.kind + positive, f"{submission.sample} has the columns {columns[:200]}")
-
-
-def _log(detections: Sequence[Detection]) -> None:
-    for detection in detections:
-        log.info("validate: detected question=%s result=%r evidence=%r", detection.question, detection.result,
-                 detection.evidence)

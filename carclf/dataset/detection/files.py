@@ -6,26 +6,21 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import IGNORED_FILES
 from carclf.dataset.layout import (
-    DOCUMENT_SUFFIXES,
+    EXTRA_FOLDER,
     IMAGE_SUFFIXES,
     MAX_NAME_BYTES,
+    TABLE_SUFFIXES,
     is_in_junk_folder,
     is_junk_file,
+    is_useful,
     stored_name,
 )
 from carclf.errors import DataError
 
-EXTRA_FOLDER = "extra-data"
-TABLE_SUFFIXES = {".csv", ".tsv"}
 MAX_TABLE_DEPTH = 3  # folders; deeper tables and JSON files describe single images
-# Files with other unknown extensions, or without one, may be images if their folder has images.
-DATA_SUFFIXES = DOCUMENT_SUFFIXES | TABLE_SUFFIXES | {
-    ".7z", ".avi", ".bin", ".bson", ".db", ".dcm", ".dicom", ".feather", ".gz", ".h5", ".hdf5", ".jsonl", ".keras",
-    ".mat", ".mov", ".mp4", ".npy", ".npz", ".onnx", ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".rar", ".svg",
-    ".tar", ".tfrec", ".tfrecord", ".tfrecords", ".tflite", ".wav", ".weights", ".zip",
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def list_files(root: Path) -> Files:
                     for name in set(files) - set(images.get(folder, ())))
     tables, json_files = (
         tuple(path for path in others if _suffix(path) in suffixes and path.count("/") <= MAX_TABLE_DEPTH
-              and path != IGNORED_FILES) for suffixes in (TABLE_SUFFIXES, {".json"}))
+              and path != IGNORED_FILES) for suffixes in (TABLE_SUFFIXES - {".json"}, {".json"}))
     others = [path for path in others if path not in {*tables, *json_files, IGNORED_FILES}]
     return Files(root, images, _collapse([*images, *empty], images), tuple(empty), tables, json_files,
                  tuple(sorted(extra_images)), tuple(sorted(duplicates)), tuple(others))
@@ -83,14 +78,18 @@ def _walk(root: Path) -> dict[str, list[str]]:
     return names
 
 
-def _select_images(names: Mapping[str, Iterable[str]]) -> dict[str, tuple[str, ...]]:
+def _select_images(names: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the images of each folder that has some; files of unknown kinds next to images are images as well."""
     images = {}
     for folder, files in names.items():
-        suffixes = {name: _suffix(name) for name in files}
-        if any(suffix in IMAGE_SUFFIXES for suffix in suffixes.values()):
-            images[folder] = tuple(sorted(name for name, suffix in suffixes.items() if suffix in IMAGE_SUFFIXES
-                                          or (folder and suffix not in DATA_SUFFIXES)))
+        if any(_suffix(name) in IMAGE_SUFFIXES for name in files):
+            images[folder] = tuple(sorted(name for name in files if _suffix(name) in IMAGE_SUFFIXES
+                                          or (folder and _may_be_image(name))))
     return images
+
+
+def _may_be_image(name: str) -> bool:
+    return is_useful(("", name)) and _suffix(name) not in TABLE_SUFFIXES and not is_archive(name)
 
 
 def _find_nested_duplicates(root: Path, images: Mapping[str, Collection[str]]) -> set[str]:

@@ -27,8 +27,7 @@ def find_groups(images: pd.DataFrame, joined: Sequence[Joined], setting: str) ->
         for column in table.table.rows.columns:
             is_named = column.lower() == setting.lower() if setting else is_group_column(column)
             if is_named and column != table.id_column:
-                columns[f"{column} of {table.table.path}"] = _first(table.values(column)).reindex(
-                    images.index, fill_value="")
+                columns[f"{column} of {table.path}"] = table.first_values(column).reindex(images.index, fill_value="")
     if setting and not columns:
         raise ConfigError(f"data.group_column is {setting!r}, which is not a column of a table with rows about the "
                           "labeled images. Set it to one of their columns, or to none.")
@@ -39,10 +38,6 @@ def find_groups(images: pd.DataFrame, joined: Sequence[Joined], setting: str) ->
     for name, values in useful.items():
         return values, Detection("groups", name, f"{values[values != ''].nunique()} groups")
     return _groups_of_names(images, joined) or (none, Detection("groups", "none", "no column and no part of the ids"))
-
-
-def _first(values: "pd.Series[str]") -> "pd.Series[str]":
-    return values[~values.index.duplicated()]
 
 
 def is_group_column(column: str) -> bool:

@@ -1,13 +1,11 @@
-"""Labels from folders and from the prefixes of file names."""
+"""Labels from class folders, and from the prefixes of file names."""
 
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pandas as pd
 
 from carclf.dataset.detection.submission_format import class_key
 from carclf.dataset.detection.subsets import role_of
-from carclf.dataset.findings import Finding
 from carclf.errors import ConfigError, DataError
 
 MIN_CLASS_FRACTION = 0.9  # of the training images that are directly in a class folder
@@ -24,25 +22,43 @@ def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
     """Return the class folder of each image, "" for training images outside of one; None if there are none.
 
     Class folders are at least two folders directly below the folder of the training images. Validation and test images
-    have labels if one of their folders is a class. Raises DataError if there is a class that the training images lack,
-    ConfigError if several folders have training images in class folders.
+    have labels if one of their folders is a class. Raises DataError if there is a class that the training images lack.
     """
     train = training_images(images)
     is_in_class = (train["subfolder"] != "") & ~train["subfolder"].str.contains("/")
-    names = train.loc[is_in_class, "subfolder"]
-    if names.nunique() <= 1 or is_in_class.mean() < MIN_CLASS_FRACTION:
+    names = set(train.loc[is_in_class, "subfolder"])
+    if len(names) <= 1 or is_in_class.mean() < MIN_CLASS_FRACTION:
         return None
-    labels: list[pd.Series[str]] = [train["subfolder"].where(is_in_class, "")]
-    classes = {class_key(name): name for name in sorted(set(names), reverse=True)}
+    classes = {class_key(name): name for name in sorted(names, reverse=True)} | {name: name for name in names}
+    return _with_other_subsets(images, train["subfolder"].where(is_in_class, ""), images["subfolder"], classes)
+
+
+def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
+    """Return the prefix of each image's name up to the first dot, underscore or hyphen; None if they are no classes.
+
+    There must be 2 to 200 prefixes, each of at least two training images. Validation and test images have labels if
+    one of their prefixes is a class.
+    """
+    prefixes = images["path"].str.split("/").str[-1].str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
+    train = prefixes[training_images(images).index]
+    sizes = train.value_counts()
+    if train.isna().any() or not 1 < len(sizes) <= MAX_PREFIXES or sizes.min() <= 1 or all(map(role_of, sizes.index)):
+        return None
+    return _with_other_subsets(images, train, prefixes.fillna(""), {name: name for name in sizes.index})
+
+
+def _with_other_subsets(
+    images: pd.DataFrame, train: "pd.Series[str]", names: "pd.Series[str]", classes: Mapping[str, str]
+) -> "pd.Series[str]":
+    """Return the labels of the training images and of the other subsets that have classes."""
+    labels = [train]
     for root, rows in images[images["role"].isin(["val", "test", "predict"])].groupby("root"):
-        keys = rows["subfolder"].map(class_key)
-        unknown = sorted(set(rows["subfolder"][~keys.isin(classes.keys())]))
-        if len(unknown) < rows["subfolder"].nunique():
-            if unknown and unknown != [""]:
-                raise DataError(f"{root} has the class {unknown[-1]!r}, which the training images lack. Its classes "
-                                f"must be among theirs: add training images of it, or remove the folder.")
-            exact = rows["subfolder"].isin(set(names))
-            labels.append(rows["subfolder"].where(exact, keys.map(classes)).dropna())
+        matches = names[rows.index].map(lambda name: classes.get(name, classes.get(class_key(name))))
+        unknown = sorted(set(names[rows.index][matches.isna()]) - {""})
+        if unknown and matches.notna().any():
+            raise DataError(f"{root} has the class {unknown[-1]!r}, which the training images lack. Its classes "
+                            "must be among theirs: add training images of it, or remove the folder.")
+        labels.append(matches.dropna())
     return pd.concat(labels)
 
 
@@ -53,48 +69,16 @@ def require_single_root(images: pd.DataFrame) -> None:
                           "data.train_folder to one of them.")
 
 
-def find_misplaced(images: pd.DataFrame, labels: "pd.Series[str]") -> list[Finding]:
-    """Return a finding if training images are in no class folder."""
-    paths = images.loc[labels.index[labels == ""], "path"]
-    return [Finding("unknown_class", paths.iloc[0], (
-        f"{len(paths)} training images are not directly in a class folder (first: {paths.iloc[0]}). Move each into the "
-        "folder of its class, or remove it."))] if len(paths) else []
-
-
-def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
-    """Return the prefix of each image's name up to the first dot, underscore or hyphen; None if they are no classes.
-
-    There must be 2 to 200 prefixes, each of at least two training images. Validation and test images have labels if
-    all of their prefixes are classes.
-    """
-    prefixes = images["path"].str.split("/").str[-1].str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
-    train = prefixes[training_images(images).index]
-    sizes = train.value_counts()
-    if train.isna().any() or not 1 < len(sizes) <= MAX_PREFIXES or sizes.min() <= 1 or all(map(role_of, sizes.index)):
-        return None
-    labels: list[pd.Series[str]] = [train]
-    for _, rows in images[images["role"].isin(["val", "test", "predict"])].groupby("root"):
-        if prefixes[rows.index].isin(sizes.index).all():
-            labels.append(prefixes[rows.index])
-    return pd.concat(labels)
-
-
 def describe_no_labels(images: pd.DataFrame, others: Collection[str]) -> str:
     """Return the message for images without labels, with the folders and label files that exist."""
     train = training_images(images)
     if any(path.lower().endswith(".mat") for path in others):
         return ("The labels are only in MATLAB files (.mat), which are not supported. Convert them to a table with a "
                 "column of file names and one of classes, and set data.label_table to it.")
-    depths = train["subfolder"].str.count("/")[train["subfolder"] != ""] + 1
-    if len(depths) and depths.max() > 1:
-        return (f"There are no labels: class folders must be directly in one folder, but images are up to "
-                f"{depths.max()} folders deep (such as {train['path'].iloc[0]}). Set data.train_folder to the folder "
-                "with the class folders, or add a table with the labels and set data.label_table.")
+    if train["subfolder"].str.contains("/").any():
+        return (f"There are no labels: class folders must be directly in one folder, but images are deeper (such as "
+                f"{train['path'].iloc[0]}). Set data.train_folder to the folder with the class folders, or add a table "
+                "with the labels and set data.label_table.")
     return (f"There are no labels: the {len(train)} training images are not in class folders, no table has an id and a "
             "class for each, and their names have no common prefixes. Add a table and set data.label_table, or move "
             "the images into class folders.")
-
-
-def number_key(name: str) -> str:
-    """Return a class without leading zeros if it is a number."""
-    return (name.lstrip("0") or "0") if re.fullmatch("[0-9]+", name) else class_key(name)

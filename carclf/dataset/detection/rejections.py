@@ -1,17 +1,21 @@
 """Data that are not single-label image classification, and why they are rejected."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from carclf.config.sources import ARCHIVE_SUFFIXES
+from carclf.dataset.findings import Finding
 from carclf.dataset.layout import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES
 from carclf.errors import DataError
 
-_REASONS = {
+_IMAGE_DATA = {  # formats that may have images
     "TFRecord files": (".tfrec", ".tfrecord", ".tfrecords"), "DICOM files": (".dcm", ".dicom"),
-    "BSON files": (".bson",), "MATLAB files": (".mat",), "arrays": (".npy", ".npz", ".h5", ".hdf5"),
-    "Parquet files": (".parquet", ".feather"), "videos": (".mp4", ".avi", ".mov"),
-    "tables": (".csv", ".tsv"), "JSON files": (".json",),
+    "BSON files": (".bson",), "arrays": (".npy", ".npz", ".hdf5"), "Parquet files": (".parquet", ".feather"),
+    "videos": (".mp4", ".avi", ".mov"),
+}
+_REASONS = _IMAGE_DATA | {
+    "MATLAB files": (".mat",), "tables": (".csv", ".tsv"), "JSON files": (".json",), "HDF5 files": (".h5",),
 }
 _AMBIGUOUS_EXTENSIONS = {".", ".gz", ".bz2", ".xz"}
 _EXPECTED = ("Expected images such as .jpg or .png, in folders or archives. Convert them to images, or set data.source "
@@ -51,8 +55,20 @@ def describe_no_images(names: Iterable[str], *, has_pixels: bool = False) -> str
     """Return the message for data without images: what they have instead. ``has_pixels``: tables of pixels."""
     if has_pixels:
         return f"There are no images: the pixels are in the columns of a table, which is not supported. {_EXPECTED}"
-    names = [name.lower() for name in names]
-    counts = Counter(kind for name in names for kind, suffixes in _REASONS.items()
-                     if name.endswith(suffixes) or any(f"{suffix}." in name for suffix in suffixes[:3]))
-    present = ", ".join(f"{counts[kind]} {kind}" for kind in _REASONS if counts[kind])
-    return f"There are no images, only {present or f'{len(names)} other files'}. {_EXPECTED}"
+    names = list(names)
+    return f"There are no images, only {_count(names, _REASONS) or f'{len(names)} other files'}. {_EXPECTED}"
+
+
+def find_other_formats(names: Iterable[str]) -> list[Finding]:
+    """Return an info about files next to the images that may have copies of them, such as TFRecord files."""
+    names = sorted(names)
+    paths = [name for name in names if name.lower().endswith(tuple(chain.from_iterable(_IMAGE_DATA.values())))]
+    return [Finding("ignored_file", paths[0], (
+        f"{_count(paths, _IMAGE_DATA)} are ignored (first: {paths[0]}): only images such as .jpg are read."))
+    ] if paths else []
+
+
+def _count(names: Iterable[str], kinds: Mapping[str, tuple[str, ...]]) -> str:
+    counts = Counter(kind for name in names for kind, suffixes in kinds.items()
+                     if name.lower().endswith(suffixes) or any(f"{suffix}." in name.lower() for suffix in suffixes))
+    return ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])

@@ -100,13 +100,13 @@ def layout_summary(layout: Layout) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """The ids to predict, in the order of the sample submission, and the form of the submission (None: none)."""
+class SampleSubmission:
+    """The ids to predict, in the order of the sample submission, and the form of a submission; None without one."""
 
     test_ids: tuple[str, ...]
     submission: SubmissionFormat | None
 
 
-def read_test_set(path: Path) -> TestSet:
-    """Return the test set of a dataset's ``layout.json``."""
-    return TypeAdapter(TestSet).validate_json(path.read_bytes())
+def read_sample_submission(path: Path) -> SampleSubmission:
+    """Return the ids and the form of a submission in a dataset's ``layout.json``."""
+    return TypeAdapter(SampleSubmission).validate_json(path.read_bytes())

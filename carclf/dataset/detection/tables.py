@@ -105,18 +105,8 @@ def _decode(data: bytes, names: Collection[str]) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError:
-        pass
-    pages = {page: text for page in CODE_PAGES if (text := _decode_page(data, page))}
-    if not pages:
-        return data.decode("latin-1")
-    return max(pages.values(), key=lambda text: len(set(re.split(r"[,;\t|\r\n\"/]+", text)) & set(names)))
-
-
-def _decode_page(data: bytes, page: str) -> str:
-    try:
-        return data.decode(page)
-    except UnicodeDecodeError:
-        return ""
+        texts = [data.decode(page, "replace") for page in CODE_PAGES]
+        return max(texts, key=lambda text: len(set(re.split(r"[,;\t|\r\n\"/]+", text)) & set(names)))
 
 
 def _find_separator(text: str) -> str:

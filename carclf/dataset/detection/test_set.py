@@ -20,17 +20,16 @@ def find_sample_images(
     fit several folders.
     """
     ids = sample.rows.iloc[:, 0].tolist()
-    area, match = _best_area(images, ids, config)
-    if not match.rows and file_names:
-        area, match = _best_area(images, [file_names[image_id] for image_id in ids if image_id in file_names], config)
-        by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
-        match = Match("id in the JSON", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
+    by_file = {file_names[image_id]: image_id for image_id in ids if image_id in file_names}
+    area, match = _best_area(images, list(by_file) if len(by_file) == len(ids) else ids, config)
+    if len(by_file) == len(ids):  # a stem may be the number of another image
+        match = Match("json", {by_file[name]: row for name, row in match.rows.items()}, match.missing)
     if not match.rows:
         raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: "
                         f"{images['path'].iloc[0]!r}). Set data.test_folder to the folder of the test images, or "
                         "data.id_form to the form of the ids.")
     evidence = f"{len(match.rows)} of {len(ids)} ids of {sample.path} name an image in {area or 'the source'}"
-    if len(set(match.rows.values())) < len(match.rows):
+    if match.num_images < len(match.rows):
         raise DataError(f"{sample.path}: two ids name the same image, compared by {match.form}. Set data.id_form.")
     return {row: image_id for image_id, row in match.rows.items()}, Detection("ids", match.form, evidence)
 
@@ -38,18 +37,18 @@ def find_sample_images(
 def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[str, Match]:
     """Return the folder that has the most of the ids: test folders before all others."""
     best = "", Match("none", {}, tuple(ids))
-    for areas in (_areas(images[images["role"].isin(["test", "predict"])], "root"), {"": images[images["role"].isin([
-            "test", "predict", ""])]}, _areas(images[images["role"] == ""], "subfolder"), {"": images}):
-        matches = {area: match for area, rows in areas.items()
-                   if len((match := ImageNames(rows).match(ids, config.id_form)).rows) > len(best[1].rows)}
-        if not matches:
+    is_test, is_other = images["role"].isin(["test", "predict"]), images["role"] == ""
+    for areas in (_areas(images[is_test], "root"), {"": images[is_test | is_other]},
+                  _areas(images[is_other], "subfolder"), {"": images}):
+        matches = {area: ImageNames(rows).match(ids, config.id_form) for area, rows in areas.items()}
+        most = max(map(_quality, matches.values()), default=(0, False))
+        if most[0] <= len(best[1].rows):
             continue
-        best_quality = max(map(_quality, matches.values()))
-        largest = [area for area, match in matches.items() if _quality(match) == best_quality]
-        if len(largest) > 1:
-            raise ConfigError(f"The ids of the sample submission name images in {' and in '.join(largest)}. Set "
-                              "data.test_folder to the folder of the test images.")
-        best = largest[0], matches[largest[0]]
+        first, *others = [area for area, match in matches.items() if _quality(match) == most]
+        if others:
+            raise ConfigError(f"The ids of the sample submission name images in {' and in '.join([first, *others])}. "
+                              "Set data.test_folder to the folder of the test images.")
+        best = first, matches[first]
         if best[1].is_complete:
             return best
     if best[1].ambiguous:
@@ -79,5 +78,5 @@ def find_test_images(images: pd.DataFrame, tables: Sequence[Table], config: Data
     names = ImageNames(images)
     for table in tables:
         if table.role in ("test", "predict") and (joined := join(table, names, config)):
-            return set(joined.match.rows.values()), f"{joined.num_images} unlabeled images of {table.path}"
+            return set(joined.match.rows.values()), f"{joined.match.num_images} unlabeled images of {table.path}"
     return set(), "no unlabeled images in a test folder, and no table of them"

@@ -33,9 +33,19 @@ SOURCES = {"train": "training", "val": "validation", "holdout": "labeled test", 
 
 def layouts_page() -> str:
     """Return the page as Markdown."""
-    overview = ["| section | like | particular |", "|---|---|---|"]
-    overview += [f"| [{entry.name}](#{entry.name}) | {entry.like} | {entry.particular} |" for entry in ENTRIES.values()]
+    overview = ["| section | like | labels | ids | submission | metric |", "|---|---|---|---|---|---|"]
+    overview += [f"| [{entry.name}](#{entry.name}) | {entry.like} | {_cells(entry)} |" for entry in ENTRIES.values()]
     return "\n".join([INTRODUCTION, *overview, "", *map(_section, ENTRIES.values())])
+
+
+def _cells(entry: Entry) -> str:
+    expected = entry.expected
+    if not isinstance(expected, Expected):
+        return f"needs `{expected.setting}` | | | " if expected.setting else "not supported | | | "
+    labels = LABELS[expected.labels]
+    ids = FORMS.get(expected.id_form, f"`{expected.id_form}`") if expected.id_form else "none"
+    submission = "notebooks only" if entry.notebooks_only else KINDS.get(expected.kind, "none")
+    return f"{labels} | {ids} | {submission} | {METRICS[expected.metric].title}"
 
 
 def _section(entry: Entry) -> str:

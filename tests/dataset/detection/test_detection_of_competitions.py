@@ -332,6 +332,51 @@ def test_coco_json(layout_of: Any) -> None:
     assert layout.submission.values == {"oak": "5", "elm": "7"}
 
 
+def test_records_with_copies_of_the_images_are_ignored_with_an_info(layout_of: Any) -> None:
+    train = {f"{n}.jpg": str(n % 2) for n in range(6)}
+    records = {f"{part}_tfrecords/ld_{part}0{n}-1.tfrec": b"x" for part in ("train", "test") for n in range(2)}
+    layout = layout_of(
+        [*(f"train_images/{name}" for name in train), "test_images/9.jpg"],
+        {"train.csv": rows("image_id,label", train), SAMPLE: "image_id,label\n9.jpg,4\n", **records},
+        metric="Categorization Accuracy",
+    )
+    assert labels(layout) == {f"train_images/{name}": label for name, label in train.items()}
+    assert layout.ignored == tuple(sorted(records))
+    (finding,) = layout.findings
+    assert (finding.severity, finding.path) == ("info", "test_tfrecords/ld_test00-1.tfrec")
+
+
+MELANOMA = {f"ISIC_{n:03}": f"IP_{n // 2},{n % 2}" for n in range(8)}
+MELANOMA_TABLES = {
+    "train.csv": rows("image_name,patient_id,target", MELANOMA),
+    SAMPLE: "image_name,target\nISIC_901,0\nISIC_902,0\n",
+    **{f"train/{stem}.dcm": b"x" for stem in MELANOMA},
+}
+
+
+def melanoma_images(folder: str, suffix: str) -> list[str]:
+    return [*(f"{folder}/train/{stem}.{suffix}" for stem in MELANOMA),
+            *(f"{folder}/test/ISIC_{n}.{suffix}" for n in (901, 902))]
+
+
+def test_dicom_copies_of_the_images_are_ignored(layout_of: Any) -> None:
+    layout = layout_of(melanoma_images("jpeg", "jpg"), MELANOMA_TABLES, "AUC")
+    assert set(labels(layout)) == {f"jpeg/train/{stem}.jpg" for stem in MELANOMA}
+    assert [finding.severity for finding in layout.findings] == ["info"]
+    assert layout.images.set_index("id").loc["ISIC_003.jpg", "group"] == "IP_1"
+
+
+def test_copies_in_several_formats_need_the_folders(layout_of: Any) -> None:
+    images = melanoma_images("jpeg", "jpg") + melanoma_images("png", "png")
+    with pytest.raises(ConfigError, match=r"data\.test_folder"):
+        layout_of(images, MELANOMA_TABLES, "AUC")
+    with pytest.raises(ConfigError, match=r"data\.train_folder"):
+        layout_of(images, MELANOMA_TABLES, "AUC", test_folder="jpeg/test")
+    layout = layout_of(images, MELANOMA_TABLES, "AUC", train_folder="jpeg/train", test_folder="jpeg/test")
+    assert set(labels(layout)) == {f"jpeg/train/{stem}.jpg" for stem in MELANOMA}
+    assert test_ids(layout) == ["ISIC_901", "ISIC_902"]
+
+
 HOTELS = [f"train_images/{chain}/{chain}{n}.jpg" for chain in range(3) for n in range(4)]
 
 

@@ -235,6 +235,26 @@ def test_a_setting_that_does_not_fit_is_named(layout_of: Any, setting: str, valu
         layout_of([f"images/{n}.jpg" for n in range(4)], {"train.csv": table}, **{setting: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "header", "rows", "expected"),
+    [
+        ("classes.csv", "label,make,train,models", ["0,Acura,192,6", "1,Audi,192,14"], ("Acura", "Audi")),
+        ("label_names.csv", "make,id,num", ["Acura,0,9", "Audi,1,9"], ("Acura", "Audi")),
+        ("sizes.csv", "label,make,train", ["0,Acura,192", "1,Audi,192"], ("0", "1")),
+        ("classes.csv", "label,make,model", ["0,Acura,TL", "1,Audi,S4"], ("0", "1")),
+        ("classes.csv", "label,make,train", ["0,Acura,192", "1,Acura,192"], ("0", "1")),
+        ("classes.csv", "label,make,train", ["0,Acura,192", "2,Audi,192"], ("0", "1")),
+    ],
+)
+def test_a_wide_table_of_classes_names_them(
+    layout_of: Any, name: str, header: str, rows: list[str], expected: tuple[str, ...]
+) -> None:
+    layout = layout_of(in_folders(["train/0", "train/1"]), {name: "\n".join([header, *rows])})
+    assert layout.class_names == expected
+    evidence = next(row.evidence for row in layout.detections if row.question == "classes")
+    assert (f"make of {name}" in evidence) == (expected == ("Acura", "Audi"))
+
+
 def test_class_names_of_the_settings_and_of_a_table(layout_of: Any) -> None:
     images = in_folders(["train/0", "train/1", "extra-data/0/1"])
     assert layout_of(images, class_names="0=Lada Priora,1=Ford, Focus").class_names == ("Ford, Focus", "Lada Priora")
