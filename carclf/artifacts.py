@@ -389,8 +389,7 @@ def build(
 
     A complete artifact with the same key is returned without calling ``make``. Otherwise ``make`` writes the files
     into an empty folder and returns the metrics. ``inherited_files`` are files of other artifacts that belong to the
-    new one too; ``make`` may add to them. If several workers build the same artifact at once, the first manifest wins
-    and all return it.
+    new one too. If several workers build the same artifact at once, the first manifest wins and all return it.
     Within ``rebuilding``, raise DataError instead of building another artifact of this kind.
     """
     key = provenance.key(kind)

@@ -1,10 +1,12 @@
 """Settings, recipes and overrides."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from carclf.config import RECIPES, Backbone, iter_settings, load_config, parse_override
+from carclf.config.sources import require_source
 from carclf.errors import ConfigError
 
 THRESHOLDS = {"demo": 0.6, "cpu": 0.7, "cpu-fast": 0.7, "cpu-accurate": 0.7}
@@ -37,11 +39,13 @@ XCEPTION = {"model.backbone": "Xception"}  # the recipe's images are too small f
         ({"download.extra_data": "cars, https://host/cars"}, ["download.extra_data", "s3://"]),
         ({"fine_tune.epoch": 1}, ["'fine_tune.epoch'", "fine_tune.epochs"]),
         ({"epochs": 1}, ["'epochs'", "head.epochs, fine_tune.epochs."]),
-        ({"xyzzy": 1}, ["'xyzzy'", "data.source, data.metric"]),
+        ({"xyzzy": 1}, ["'xyzzy'", "docs/settings.md"]),
+        ({"competition": "cars"}, ["'competition'", "data.source"]),
         ({"fine_tune": {"epochs": 1}}, ["'fine_tune'"]),
         ({"fine_tune.epochs": -1}, ["fine_tune.epochs = -1", "greater than or equal to 0"]),
         ({"model.backbone": 7}, ["model.backbone = 7", "'Tiny', 'Xception'"]),
         ({"data.source": "http://x"}, ["data.source = 'http://x'"]),
+        ({"data.source": "s3://b/x/cars.zip"}, ["data.source = 's3://b/x/cars.zip'", "contains it, s3://b/x."]),
         ({"gate.threshold": 1.2}, ["gate.threshold = 1.2"]),
         ({"model.weights": "imagenet"}, ["Tiny", "set model.weights to none"]),
         ({"fine_tune.initial_size_fraction": 0.5}, ["Tiny", "set fine_tune.initial_size_fraction to 1"]),
@@ -100,3 +104,12 @@ def test_the_value_of_an_override_is_json_or_text(text: str, expected: tuple[str
 def test_an_override_without_a_value_raises_config_error() -> None:
     with pytest.raises(ConfigError, match="key=value"):
         parse_override("epochs")
+
+
+def test_a_slug_that_is_also_a_folder_raises_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert require_source("photos").kind == "competition"
+    (tmp_path / "photos").mkdir()
+    assert require_source("./photos").kind == "folder"
+    with pytest.raises(ConfigError, match=r"data\.source: .*\./photos"):
+        require_source("photos")

@@ -15,7 +15,7 @@ from carclf.artifacts import cache_folder
 from carclf.champion import champion_model, read_state
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
-from carclf.config.sources import parse_source
+from carclf.config.sources import require_source
 from carclf.errors import CarclfError, ConfigError
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
 from carclf.redaction import kaggle_files
@@ -57,7 +57,7 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
 
 
 def _check_kaggle(config: Config) -> str:
-    source = parse_source(config.data.source)
+    source = require_source(config.data.source)
     if source.kind == "dataset":
         return f"version {DatasetClient(source.name).resolve(source.version)} of {source.name} is ready"
     if source.kind != "competition":

@@ -13,11 +13,11 @@ from carclf.artifacts import StageContext
 from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import parse_source
-from carclf.dataset.archive_members import archive_suffix
+from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import extract_images
 from carclf.dataset.findings import format_labels
+from carclf.dataset.listing import Folder, list_source
 from carclf.formatting import printable
-from carclf.os_errors import expand_home
 from carclf.services.storage import init_store, require_store
 from carclf.stages.download import download
 from carclf.temporary import temporary_folder
@@ -51,8 +51,8 @@ def inspect(
 def _local_copy(config: Config, store_url: str) -> Iterator[tuple[Path, str]]:
     """Yield a folder with the source's files, unpacked, and Kaggle's name of the metric."""
     source = parse_source(config.data.source)
-    if source.kind == "folder" and not _has_archives(folder := expand_home(source.name, "data.source")):
-        yield folder, ""
+    if source.kind == "folder" and not _has_archives(folder := Folder(source.name)):
+        yield folder.folder, ""
         return
     with temporary_folder() as work:
         store = require_store(store_url) if store_url else init_store(str(work / "store"))
@@ -60,8 +60,9 @@ def _local_copy(config: Config, store_url: str) -> Iterator[tuple[Path, str]]:
         yield extract_images(archive, store), str(archive.metrics.get("evaluation_metric", ""))
 
 
-def _has_archives(folder: Path) -> bool:
-    return any(archive_suffix(path.name) for path in folder.rglob("*"))
+def _has_archives(folder: Folder) -> bool:
+    """List the folder as a run does, with the same errors."""
+    return any(is_archive(entry.path) for entry in list_source(folder).entries)
 
 
 def _to_json(source: str, layout: "Layout") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from carclf.formatting import truncate
 from carclf.os_errors import expand_home
 
 DEFAULT_SOURCE = Data.model_fields["source"].default
+MAX_SIMILAR = 3
 MAX_SHOWN = 200  # characters of a rejected value in a message
 
 
@@ -60,12 +61,20 @@ def load_config(recipe: str = "gpu", overrides: Mapping[str, Any] | None = None)
 
 
 def _require_known_settings(overrides: Mapping[str, Any]) -> None:
-    names = [name for name, _ in iter_settings()]
-    if unknown := sorted(set(overrides) - set(names)):
-        similar = [name for name in names if name.rpartition(".")[2] == unknown[0]]
-        similar = similar or get_close_matches(unknown[0], names) or names
+    if unknown := sorted(set(overrides) - {name for name, _ in iter_settings()}):
         shown = ", ".join(truncate(repr(name), MAX_SHOWN) for name in unknown)
-        raise ConfigError(f"Unknown setting {shown}. Similar settings: {', '.join(similar)}.")
+        similar = ", ".join(_similar_settings(unknown[0]))
+        hint = f"Similar settings: {similar}" if similar else "docs/settings.md lists all settings"
+        raise ConfigError(f"Unknown setting {shown}. {hint}.")
+
+
+def _similar_settings(unknown: str) -> list[str]:
+    """Return a few settings with the same last part, a similar name, or a description with the word."""
+    fields = dict(iter_settings())
+    same = [name for name in fields if name.rpartition(".")[2] == unknown]
+    similar = same or get_close_matches(unknown, fields)
+    described = [name for name, field in fields.items() if unknown.lower() in str(field.description).lower()]
+    return (similar or described)[:MAX_SIMILAR]
 
 
 def _describe(error: ValidationError) -> str:

@@ -2,8 +2,10 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from carclf.errors import ConfigError
 
 SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _DATASET = re.compile(rf"kaggle://({SLUG}/{SLUG})(?:/([1-9][0-9]{{0,8}}))?")
@@ -30,6 +32,18 @@ class Source:
         return PurePosixPath(self.name).name
 
 
+def require_source(text: str) -> Source:
+    """Return the source that ``data.source`` names.
+
+    Raises ConfigError if it is a competition's slug and also the name of a folder or a file in the working directory.
+    """
+    source = parse_source(text)
+    if source.kind == "competition" and Path(text).exists():
+        raise ConfigError(f"data.source: {text} is a competition's slug; for the folder write ./{text}. For the "
+                          f"competition, run the command in a folder without {text}.")
+    return source
+
+
 def parse_source(text: str) -> Source:
     """Return the source that ``data.source`` names. A path contains a slash or is the name of an archive.
 
@@ -40,6 +54,9 @@ def parse_source(text: str) -> Source:
     if match := _DATASET.fullmatch(text):
         return Source("dataset", match[1], int(match[2] or 0))
     if _BUCKET.fullmatch(text):
+        if text.lower().endswith(ARCHIVE_SUFFIXES):
+            prefix = text.rpartition("/")[0]
+            raise ValueError(f"a single archive in a bucket is not read; give the prefix that contains it, {prefix}")
         return Source("bucket", text.rstrip("/"))
     if "://" in text or not text.strip():
         raise ValueError("expected a competition's slug, kaggle://owner/dataset, kaggle://owner/dataset/version, "

@@ -79,7 +79,7 @@ def read_members(file: IO[bytes], suffix: str, charge: Callable[[int], None], wo
     """Yield the members of an archive. Raises one of ARCHIVE_ERRORS if it is damaged.
 
     ``charge`` is called with numbers of decompressed bytes and may raise an error to limit them. ``work`` is a folder
-    for temporary files. Raises DataError for a 7z archive if the package py7zr is not installed.
+    for temporary files. Raises ImportError for a 7z archive if the package py7zr is not installed.
     """
     if suffix == ZIP:
         return _read_zip(file)
@@ -115,11 +115,7 @@ def _decode_name(name: bytes) -> str:
 
 def _read_seven_zip(file: IO[bytes], charge: Callable[[int], None], work: Path) -> Iterator[Member]:
     """Extract an archive into a temporary folder, because it cannot be read member by member, and yield its files."""
-    try:
-        py7zr: Any = importlib.import_module("py7zr")
-    except ImportError:
-        raise DataError("Reading a 7z archive needs the package py7zr, which is not installed. Install it (pip install "
-                        "'carclf[7z]'), or pack the images as zip.") from None
+    py7zr: Any = importlib.import_module("py7zr")
     with temporary_folder(work) as folder:
         with _as_value_errors(py7zr), py7zr.SevenZipFile(file) as archive:
             infos = archive.list()

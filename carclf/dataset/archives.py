@@ -41,6 +41,7 @@ MAX_DEPTH = 2  # archives within the archive: Kaggle's train.zip and test.zip, a
 MAX_EXPANSION, ALWAYS_ALLOWED = 100, 100_000_000  # factor, and bytes that any archive may expand to
 BUFFER_BYTES = 1 << 20
 IGNORED_FILES = ".ignored_files.json"  # hidden: no file of a source has this name
+_OTHER_ARCHIVE = "Set data.source to another copy of the data, or pack the images again."
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE}
 _NAME_ERRORS = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
@@ -101,8 +102,8 @@ class _Extractor:
     def _charge(self, name: str, num_bytes: int) -> None:
         self.bytes_left -= num_bytes
         if self.bytes_left < 0:
-            raise DataError(f"The archive would expand to more than {MAX_EXPANSION} times its size (at {name!r}). Do "
-                            "not use this archive.")
+            raise DataError(f"The archive would expand to more than {MAX_EXPANSION} times its size (at {name!r}). "
+                            f"{_OTHER_ARCHIVE}")
 
     def _extract_member(self, member: Member, parts: list[str], parents: tuple[str, ...]) -> None:
         if not parts or is_in_junk_folder(parts):
@@ -159,12 +160,11 @@ class _Extractor:
 def _safe_parts(member: Member) -> tuple[str, ...]:
     """Return the parts of a member's path. Raises DataError for links and for paths outside of the folder."""
     if member.is_special:
-        raise DataError(f"The archive contains {member.name!r}, a link or a device. Do not use this archive.")
+        raise DataError(f"The archive contains {member.name!r}, a link or a device. {_OTHER_ARCHIVE}")
     name = member.name.replace("\\", "/")
     parts = PurePosixPath(name).parts
     if ".." in parts or name.startswith("/"):
-        raise DataError(f"The archive contains {member.name!r}, which is outside of its folder. Do not use this "
-                        "archive.")
+        raise DataError(f"The archive contains {member.name!r}, which is outside of its folder. {_OTHER_ARCHIVE}")
     return parts
 
 
@@ -197,6 +197,9 @@ def _raise_data_errors(name: str) -> Iterator[None]:
     except UnicodeEncodeError as error:
         raise ConfigError(f"{name} cannot be stored: this system's locale has the encoding {error.encoding}. Set "
                           "PYTHONUTF8=1 or LC_ALL=C.UTF-8.") from error
+    except ImportError as error:
+        raise DataError(f"{name} is a 7z archive. Reading it needs the package py7zr, which is not installed: "
+                        "pip install 'carclf[7z]'. Or pack the images as zip.") from error
     except ARCHIVE_ERRORS as error:
         number = error.errno if isinstance(error, OSError) else None
         if number in _DISK_ERRORS:

@@ -1,5 +1,6 @@
 """Sources that list their files: folders and buckets. A listing shows what is new before anything is read."""
 
+import errno
 import os
 import re
 import stat
@@ -111,35 +112,33 @@ def _changed_error(path: str) -> ServiceError:
 
 
 def _walk(folder: Path, prefix: str, parents: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    status = folder.stat()
-    identity = status.st_dev, status.st_ino
+    folder_status = folder.stat()
+    identity = folder_status.st_dev, folder_status.st_ino
     if identity in parents:
         log.warning("download: skipped a link to a folder above it path=%s", folder)
         return
     with os.scandir(folder) as scanned:
         for item in scanned:
             path = f"{prefix}{item.name}"
-            if is_junk_file(item.name):
+            if is_junk_file(item.name) or (status := _stat(item)) is None:
                 continue
-            if item.is_dir():
+            if stat.S_ISDIR(status.st_mode):
                 if not is_in_junk_folder((item.name, "")):
                     yield from _walk(folder / item.name, f"{path}/", (*parents, identity))
-            elif entry := _stat_entry(item, path):
-                yield entry
+            elif stat.S_ISREG(status.st_mode):
+                yield Entry(path, status.st_size, str(status.st_mtime_ns))
+            else:  # a pipe would block
+                log.warning("download: skipped a device or a pipe path=%s", item.path)
 
 
-def _stat_entry(item: "os.DirEntry[str]", path: str) -> Entry | None:
+def _stat(item: "os.DirEntry[str]") -> os.stat_result | None:
     try:
-        status = item.stat()
-    except FileNotFoundError:
-        if not item.is_symlink():
+        return item.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP) or not item.is_symlink():
             raise
         log.warning("download: skipped a broken link path=%s", item.path)
         return None
-    if not stat.S_ISREG(status.st_mode):  # a pipe would block
-        log.warning("download: skipped a device or a pipe path=%s", item.path)
-        return None
-    return Entry(path, status.st_size, str(status.st_mtime_ns))
 
 
 class BucketPrefix:

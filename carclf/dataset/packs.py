@@ -39,6 +39,14 @@ class Plan:
     packs: Mapping[str, File]
 
 
+@dataclass(frozen=True)
+class PackedFiles:
+    """The metrics of an archive, and a fingerprint of the paths and the bytes of its files."""
+
+    metrics: Metrics
+    fingerprint: str
+
+
 def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan:
     """Return what must be read: the new and changed files, or all of them if too little of the packs is used."""
     import pandas as pd
@@ -64,8 +72,8 @@ def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan
     return Plan([entry for entry in listing.entries if entry.path not in old], kept, packs)
 
 
-def write_packs(source: ListedSource, listing: Listing, plan: Plan, folder: Path) -> Metrics:
-    """Read the planned files into new packs, write ``listing.parquet``, and return the archive's metrics.
+def write_packs(source: ListedSource, listing: Listing, plan: Plan, folder: Path) -> PackedFiles:
+    """Read the planned files into new packs, and write ``listing.parquet``.
 
     The listing has the columns path, num_bytes, version, pack and sha256; ignored files have no pack.
     """
@@ -77,11 +85,12 @@ def write_packs(source: ListedSource, listing: Listing, plan: Plan, folder: Path
     table = pd.concat([part for part in (plan.kept, new, ignored) if len(part)]).sort_values("path", ignore_index=True)
     table.astype({"num_bytes": "int64"}).to_parquet(folder / LISTING)
     used = table[table["pack"] != ""]
-    return {
+    contents = used[["path", "sha256"]].to_numpy().tolist()
+    metrics: Metrics = {
         "num_bytes": int(used["num_bytes"].sum()), "num_files": len(used), "num_fetched": len(new),
-        "fetched_bytes": int(new["num_bytes"].sum()),
-        "content": fingerprint(files=used[["path", "sha256"]].to_numpy().tolist(), ignored=listing.ignored),
+        "fetched_bytes": int(new["num_bytes"].sum()), "content": fingerprint(files=contents, ignored=listing.ignored),
     }
+    return PackedFiles(metrics, fingerprint(files=contents))
 
 
 def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder: Path) -> Iterator[tuple[object, ...]]:
@@ -96,20 +105,25 @@ def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder:
                     yield *entry, name, file_sha256(path)
 
 
-def find_previous(source: ListedSource, store: Store) -> Archive | None:
-    """Return the last archive that was built from this source, or None if it is unknown or damaged."""
+def find_previous(source: ListedSource, store: Store) -> tuple[Archive | None, str]:
+    """Return this source's last archive, or None if it is unknown or damaged, and the state for which it was built."""
     if (pointer := store.read(_pointer_key(source))) is None:
-        return None
+        return None, ""
     try:
-        return Archive.find(store, json.loads(pointer.data)["archive"])
+        content = json.loads(pointer.data)
+        return Archive.find(store, content["archive"]), content["state"]
     except (ValueError, LookupError, TypeError, DataError) as error:
         log.warning("download: the earlier archive is damaged, reading everything reason=%s", error)
-        return None
+        return None, ""
 
 
-def remember(source: ListedSource, archive: Archive, store: Store) -> None:
-    """Let the next archive of this source share the packs of this one. Of two simultaneous writers, either may win."""
-    store.write(_pointer_key(source), json.dumps({"archive": archive.key, "source": source.name}).encode())
+def remember(source: ListedSource, archive: Archive, state: str, store: Store) -> None:
+    """Let the next archive of this source share the packs of this one, or be this one if the state is the same.
+
+    ``state`` is a fingerprint of the source's listing. Of two simultaneous writers, either may win.
+    """
+    content = {"archive": archive.key, "source": source.name, "state": state}
+    store.write(_pointer_key(source), json.dumps(content).encode())
 
 
 def _pointer_key(source: ListedSource) -> str:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from carclf.artifacts import Archive, File, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
-from carclf.config.sources import Source, parse_source
+from carclf.artifacts import Archive, Metrics, Provenance, StageContext, build, fingerprint, is_rebuilding
+from carclf.config.sources import Source, require_source
 from carclf.dataset.archives import pack
-from carclf.dataset.detection.rejections import reject_listing
+from carclf.dataset.detection.rejections import reject_extensions, reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
 from carclf.dataset.listing import BucketPrefix, Folder, list_source
 from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
@@ -16,6 +16,7 @@ from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
+from carclf.temporary import temporary_folder
 
 VERSION = 2
 
@@ -23,11 +24,11 @@ VERSION = 2
 def download(context: StageContext) -> tuple[Archive, bool]:
     """Return the archive of ``data.source`` with the extra data packed next to it, and whether it was reused.
 
-    It is reused while the source lists the same files (Kaggle: names, sizes and dates, or the version of a dataset;
-    folder and bucket: paths, sizes and times or ETags; archive file: the same bytes) and the extra data have the same
-    bytes. Raise DataError before the download if download.extra_data does not name folders of images.
+    It is reused while Kaggle lists the same files (names, sizes and dates, or the version of a dataset), or while the
+    files of a folder or bucket (paths and bytes), the archive file and the extra data (bytes) are the same. Raise
+    DataError before the download if download.extra_data does not name folders of images.
     """
-    source = parse_source(context.config.data.source)
+    source = require_source(context.config.data.source)
     with gather_extra_data(context.config.download.extra_data) as images:
         archive, reused = _DOWNLOADS[source.kind](source, context)
         return _add_extra_data(archive, images, context.store) if images else (archive, reused)
@@ -39,9 +40,7 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
     def make(folder: Path) -> Metrics:
         path = kaggle.download(folder, timeout_seconds=context.config.download.timeout_seconds)
         path.rename(folder / "archive.zip")
-        metrics: Metrics = {"num_bytes": (folder / "archive.zip").stat().st_size}
-        return metrics | {"evaluation_metric": details.evaluation_metric,
-                          "submission_obstacle": details.submission_obstacle}
+        return {"num_bytes": (folder / "archive.zip").stat().st_size, "evaluation_metric": details.evaluation_metric}
 
     details = kaggle.details()
     if details.submission_obstacle:
@@ -56,7 +55,7 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
 def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
     kaggle = DatasetClient(source.name)
     version = kaggle.resolve(source.version)
-    reject_listing((f"file{summary.extension}", summary.num_bytes) for summary in kaggle.list_extensions())
+    reject_extensions((summary.extension, summary.num_bytes) for summary in kaggle.list_extensions(version))
 
     def make(folder: Path) -> Metrics:
         path = kaggle.download(version, folder, timeout_seconds=context.config.download.timeout_seconds)
@@ -81,23 +80,30 @@ def _file_archive(source: Source, context: StageContext) -> tuple[Archive, bool]
 
 
 def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
-    """Build an archive that shares the packs of the source's previous archive."""
+    """Build an archive that shares the packs of the source's previous archive, and is identified by its content.
+
+    Nothing is read while the source lists the same files. A copy, or files with new times, give the same archive.
+    """
     listed = BucketPrefix(source.name) if source.kind == "bucket" else Folder(source.name)
     files = list_source(listed)
-    settings = {"source": listed.name, "num_files": len(files.entries), "listing": fingerprint(files=files.entries),
-                "salt": context.salt}
-    inherited: dict[str, File] = {}  # known when the archive is built
+    state = fingerprint(version=VERSION, files=files.entries, salt=context.salt)
+    previous, previous_state = find_previous(listed, context.store)
+    if previous and previous_state == state and not is_rebuilding():
+        return previous, True
+    # A forced or repaired archive repeats everything: the earlier packs may be the reason.
+    is_new = bool(context.salt) or is_rebuilding()
+    plan = plan_packs(files, None if is_new else previous, context.store)
+    with temporary_folder() as work:
+        packed = write_packs(listed, files, plan, work)
 
-    def make(folder: Path) -> Metrics:
-        # A forced or repaired archive repeats everything: the earlier packs may be the reason.
-        is_new = bool(context.salt) or is_rebuilding()
-        plan = plan_packs(files, None if is_new else find_previous(listed, context.store), context.store)
-        inherited.update(plan.packs)
-        return write_packs(listed, files, plan, folder)
+        def make(folder: Path) -> Metrics:
+            for path in work.iterdir():
+                path.rename(folder / path.name)
+            return packed.metrics
 
-    archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store, inherited)
-    if not reused:
-        remember(listed, archive, context.store)
+        settings = {"files": packed.fingerprint, "salt": context.salt}
+        archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store, plan.packs)
+    remember(listed, archive, state, context.store)
     return archive, reused
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path, PurePath
 
-from carclf.config.sources import parse_source
+from carclf.config.sources import require_source
 from carclf.errors import ConfigError
 from carclf.hardware import list_gpus
 from carclf.os_errors import expand_home
@@ -38,7 +38,7 @@ def absolute_source(text: str) -> str:
         ConfigError: The text is no source, or the path does not exist.
     """
     try:
-        source = parse_source(text)
+        source = require_source(text)
     except ValueError as error:
         raise ConfigError(f"The source {text!r}: {error}.") from None
     if source.kind not in ("folder", "file"):

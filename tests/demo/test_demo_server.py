@@ -50,7 +50,10 @@ def states(client: Any) -> list[tuple[int, str, str, str]]:
 def test_the_client_lists_the_files_with_their_sizes(client: Any, competition: Competition) -> None:
     with zipfile.ZipFile(competition.archive) as archive:
         sizes = {member.filename: member.file_size for member in archive.infolist()}
-    assert {file.name: file.total_bytes for file in client.competition_list_files(SLUG).files} == sizes
+    first = client.competition_list_files(SLUG, page_size=50)
+    second = client.competition_list_files(SLUG, first.next_page_token, page_size=50)
+    assert (len(first.files), second.next_page_token) == (50, "")
+    assert {file.name: file.total_bytes for file in [*first.files, *second.files]} == sizes
 
 
 def test_the_client_downloads_the_archive(client: Any, competition: Competition, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.server import DemoServer, Fault
 from carclf.errors import ConfigError, DataError, ServiceError
+from carclf.services.kaggle import calls
 from carclf.services.kaggle.client import CompetitionDetails, KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient, ExtensionSummary
 
@@ -80,12 +81,21 @@ def test_the_files_of_all_pages_are_listed(datasets: list[ServedDataset]) -> Non
     assert connect().list_files(3) != files
 
 
+def test_a_list_with_too_many_pages_is_not_cut(
+    datasets: list[ServedDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "MAX_PAGES", 1)
+    with pytest.raises(ServiceError, match=r"data\.source"):
+        connect().list_files(2)
+
+
 def test_the_extensions_are_counted(datasets: list[ServedDataset], kaggle_server: DemoServer) -> None:
     num_bytes = sum(len(str(number)) for number in range(NUM_FILES))
-    assert connect().list_extensions() == [ExtensionSummary(".jpg", NUM_FILES, num_bytes),
-                                           ExtensionSummary(".csv", 1, 8)]
+    assert connect().list_extensions(3) == [ExtensionSummary(".jpg", NUM_FILES, num_bytes),
+                                            ExtensionSummary(".csv", 1, 8)]
+    assert connect().list_extensions(2) == []  # Kaggle summarizes only the newest version
     kaggle_server.faults.append(Fault("GetDatasetFilesSummary", "status", 404))
-    assert connect().list_extensions() == []
+    assert connect().list_extensions(3) == []
 
 
 def test_the_chosen_version_is_downloaded(datasets: list[ServedDataset], tmp_path: Path) -> None:
@@ -112,7 +122,7 @@ def test_kaggles_client_reads_and_downloads_a_dataset(
     assert (tmp_path / "new" / "car-models.zip").read_bytes() == (tmp_path / "3.zip").read_bytes()
 
 
-DETAILS = CompetitionDetails("demo-cars", "Categorization Accuracy")
+DETAILS = CompetitionDetails("demo-cars", "Accuracy")
 
 
 @pytest.mark.parametrize(("change", "obstacle"), [
@@ -163,8 +173,7 @@ def test_competitions_on_one_server_are_independent(
     assert first.list_submissions() == []
     assert second.leaderboard_rank(0.5, higher_is_better=False) == 2  # a lower loss is better
     assert second.leaderboard_rank(0.1, higher_is_better=False) == 1
-    assert (second.details().evaluation_metric, first.details().evaluation_metric) == ("Multiclass Loss",
-                                                                                      "Categorization Accuracy")
+    assert (second.details().evaluation_metric, first.details().evaluation_metric) == ("Multiclass Loss", "Accuracy")
     assert second.download(tmp_path / "new", timeout_seconds=60).name == "loss.zip"
     limits = second.submission_limits()
     assert limits is not None and limits.num_today == 2

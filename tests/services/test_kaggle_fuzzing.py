@@ -228,7 +228,7 @@ def check_dataset_files(_: KaggleClient, __: Path) -> None:
 
 
 def check_extensions(_: KaggleClient, __: Path) -> None:
-    for entry in connect_to_dataset().list_extensions():
+    for entry in connect_to_dataset().list_extensions(1):
         assert list(map(type, dataclasses.astuple(entry))) == [str, int, int]
 
 

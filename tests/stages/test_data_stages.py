@@ -85,20 +85,19 @@ def test_an_archive_without_extra_data_is_the_competitions(store: Store) -> None
     archive, _ = download_with(store)
     assert list(archive.files) == ["archive.zip"] and archive.content_hash == archive.files["archive.zip"].sha256
     assert archive.settings.keys() == {"competition", "listing", "salt"}
-    assert archive.metrics.keys() == {"num_bytes", "evaluation_metric", "submission_obstacle"}
+    assert archive.metrics.keys() == {"num_bytes", "evaluation_metric"}
 
 
-def test_the_archive_has_kaggles_metric_and_why_nothing_can_be_submitted(
+def test_the_metric_is_stored_and_why_nothing_can_be_submitted_is_logged(
     store: Store, cars_server: DemoServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", "carclf")
     archive, _ = download_with(store)
-    assert archive.metrics["evaluation_metric"] == "Categorization Accuracy"
-    assert archive.metrics["submission_obstacle"] == ""
-    monkeypatch.setattr(
-        cars_server, "competition", dataclasses.replace(cars_server.competition, is_notebooks_only=True))
-    again, reused = download(StageContext(store, load_config("demo", SETTINGS), "again"))
-    assert (reused, "notebooks" in str(again.metrics["submission_obstacle"])) == (False, True)
-    assert str(again.metrics["submission_obstacle"]) in caplog.text
+    assert archive.metrics["evaluation_metric"] == "Accuracy" and "no submission" not in caplog.text
+    closed = dataclasses.replace(cars_server.competition, is_notebooks_only=True)
+    monkeypatch.setattr(cars_server, "competition", closed)
+    assert download_with(store) == (archive, True)
+    assert "no submission" in caplog.text and "notebooks" in caplog.text
 
 
 def test_extra_data_join_the_training_images_and_are_checked(store: Store, tmp_path: Path, cars: list[bytes]) -> None:

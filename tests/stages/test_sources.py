@@ -1,7 +1,9 @@
 """download reads each kind of source, and transfers only what is new."""
 
 import gzip
+import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf.artifacts import Archive, StageContext, rebuilding
+from carclf.cli.inspect_source import inspect
 from carclf.config import load_config
 from carclf.dataset import listing, packs
 from carclf.dataset.archives import extract_images, read_ignored_files
@@ -107,14 +110,39 @@ def test_an_ignored_file_that_changes_is_no_new_archive(store: Store, tmp_path: 
     assert download_from(folder, store) == (first, True)
 
 
-def test_the_same_content_has_the_same_hash_in_any_packs(store: Store, tmp_path: Path) -> None:
+def test_the_same_content_at_other_times_or_paths_is_the_same_archive(store: Store, tmp_path: Path) -> None:
+    """As after touch, git clone or rsync; the archive has two packs, but its copy would have one."""
     folder = write_files(tmp_path / "photos", {"cat/a.jpg": b"a" * 99})
     download_from(folder, store)
-    write_files(folder, {"cat/b.jpg": b"b"})
-    increments, _ = download_from(folder, store)
-    whole, _ = download_from(write_files(tmp_path / "other", {"cat/a.jpg": b"a" * 99, "cat/b.jpg": b"b"}), store)
-    assert len(increments.files) == 3 and len(whole.files) == 2
-    assert increments.content_hash == whole.content_hash
+    archive, _ = download_from(write_files(folder, {"cat/b.jpg": b"b"}), store)
+    os.utime(folder / "cat/a.jpg", ns=(0, 1))
+    assert download_from(folder, store) == (archive, True)
+    assert download_from(shutil.copytree(folder, tmp_path / "copy"), store) == (archive, True)
+    (tmp_path / "copy/cat/b.jpg").rename(tmp_path / "copy/b.jpg")
+    assert download_from(tmp_path / "copy", store)[0].key != archive.key
+
+
+def test_an_unchanged_listing_reads_no_file(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_files(tmp_path / "photos", FILES)
+    first, _ = download_from(folder, store)
+    for path in [folder / name for name in USEFUL]:
+        os.utime(path, ns=(0, 1))
+    assert download_from(folder, store) == (first, True)
+    monkeypatch.setattr(listing.Folder, "read", None)
+    assert download_from(folder, store) == (first, True)
+
+
+def test_a_process_killed_before_it_updates_the_pointer_costs_only_time(store: Store, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "photos", FILES)
+    download_from(folder, store)
+    (pointer,) = store.list_keys("sources/")
+    stale = (tmp_path / "store" / pointer).read_bytes()
+    write_files(folder, {"cat/z.jpg": b"z"})
+    second, _ = download_from(folder, store)
+    store.write(pointer, stale)
+    assert download_from(folder, store) == (second, True)
+    write_files(folder, {"cat/y.jpg": b"y"})
+    assert num_fetched(download_from(folder, store)[0]) == 1
 
 
 def test_large_sources_have_several_packs(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +282,13 @@ def test_a_missing_volume_is_named(store: Store, tmp_path: Path) -> None:
         download_from(tmp_path / "x.zip.001", store)
 
 
+def test_inspect_reads_volumes_in_a_folder_as_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = zip_bytes({f"train/{name}/{number}.jpg": bytes([number]) for name in ("cat", "dog") for number in range(4)})
+    write_files(tmp_path / "photos", {"train.zip.001": data[:200], "train.zip.002": data[200:]})
+    inspect(str(tmp_path / "photos"), recipe="demo", as_json=True)
+    assert json.loads(capsys.readouterr().out)["num_images"] == {"train": 8}
+
+
 def test_archives_in_a_folder_are_extracted(store: Store, tmp_path: Path) -> None:
     data = zip_bytes({"train/cat/a.jpg": b"a"})
     files = {"train.zip.001": data[:50], "train.zip.002": data[50:], "more.tgz": tar_bytes({"b.jpg": b"b"}, "gz"),
@@ -312,6 +347,7 @@ def test_links_are_followed_but_not_in_circles(store: Store, tmp_path: Path) -> 
     (folder / "dog/b.jpg").symlink_to(elsewhere / "b.jpg")
     (folder / "dog/again").symlink_to(folder)
     (folder / "dog/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (folder / "dog/self.jpg").symlink_to(folder / "dog/self.jpg")
     os.mkfifo(folder / "dog/pipe.jpg")
     archive, _ = download_from(folder, store)
     assert read_images(archive, store) == {"cat/a.jpg": b"a", "cat/b.jpg": b"b", "dog/b.jpg": b"b", "dog/c.jpg": b"c"}

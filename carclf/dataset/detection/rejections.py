@@ -17,6 +17,7 @@ _IMAGE_DATA = {  # formats that may have images
 _REASONS = _IMAGE_DATA | {
     "MATLAB files": (".mat",), "tables": (".csv", ".tsv"), "JSON files": (".json",), "HDF5 files": (".h5",),
 }
+_AMBIGUOUS_EXTENSIONS = {".", ".gz", ".bz2", ".xz"}
 _EXPECTED = ("Expected images such as .jpg or .png, in folders or archives. Convert them to images, or set data.source "
              "to another copy of the data.")
 
@@ -29,6 +30,16 @@ def reject_listing(names_and_sizes: Iterable[tuple[str, int]]) -> None:
     names = [name.lower() for name, size in names_and_sizes if size]
     if names and not any(map(_may_have_images, names)):
         raise DataError(describe_no_images(names))
+
+
+def reject_extensions(extensions_and_sizes: Iterable[tuple[str, int]]) -> None:
+    """Raise DataError if a summary of files by extension, such as ``.jpg``, shows that there are no images.
+
+    ``.gz`` may be the end of ``.tar.gz``, and a file without an extension may be an image.
+    """
+    extensions = [(extension, size) for extension, size in extensions_and_sizes if size]
+    if _AMBIGUOUS_EXTENSIONS.isdisjoint(extension for extension, _ in extensions):
+        reject_listing((f"file{extension}", size) for extension, size in extensions)
 
 
 def _may_have_images(name: str) -> bool:

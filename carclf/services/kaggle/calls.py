@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import requests
 
+from carclf.errors import ServiceError
 from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError
 
 T = TypeVar("T")
-PAGE_SIZE = 100
-MAX_PAGES = 1000
+PAGE_SIZE = 200  # the largest that Kaggle allows
+MAX_PAGES = 10_000
 # The SDK raises any of these for a response that it cannot parse.
 PARSE_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
@@ -41,7 +42,7 @@ class ApiCalls:
             raise TransientError(f"Kaggle's response to {kind} is malformed: {error!r}") from error
 
     def pages(self, action: str, kind: str, parse: Callable[[Any], list[T]], **fields: Any) -> Iterator[T]:
-        """Yield the entries of all pages."""
+        """Yield the entries of all pages; raise ServiceError if there are more than MAX_PAGES."""
 
         def parse_page(page: Any) -> tuple[list[T], str]:
             return parse(page), require_type(str, page.next_page_token or "")
@@ -54,6 +55,8 @@ class ApiCalls:
             if not next_token or next_token == token:
                 return
             token = next_token
+        raise ServiceError(f"Cannot {action}: Kaggle lists more than {MAX_PAGES * PAGE_SIZE} entries. Set "
+                           "data.source to a source with fewer files, or to a folder with the downloaded files.")
 
     def request_archive(self, kind: str, headers: Mapping[str, str], **fields: Any) -> requests.Response:
         """Return the response to a download, which is sent these headers after the redirect to the storage."""

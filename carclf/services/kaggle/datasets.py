@@ -68,11 +68,13 @@ class DatasetClient:
                                         lambda page: [parse_file(file) for file in page.dataset_files or []],
                                         dataset_version_number=version))
 
-    def list_extensions(self) -> list[ExtensionSummary]:
-        """Return the numbers and sizes of the newest version's files by extension; none if Kaggle does not list them.
+    def list_extensions(self, version: int) -> list[ExtensionSummary]:
+        """Return the numbers and sizes of a version's files by extension, to show before a download what it contains.
 
-        It shows before a download what the dataset consists of.
+        Return none for an older version, because Kaggle summarizes only the newest one, or if Kaggle has no summary.
         """
+        if version != self._calls.call(f"read {self.name}", "GetDataset", _parse_versions)[0]:
+            return []
         try:
             return self._calls.call(f"summarize the files of {self.name}", "GetDatasetFilesSummary", _parse_extensions)
         except ConfigError:  # a server without this call

@@ -14,7 +14,7 @@ from source_files import write_files
 from carclf.config import Config
 from carclf.dataset.detection.detect import detect
 from carclf.dataset.detection.metric import parse_metric
-from carclf.dataset.detection.rejections import reject_listing
+from carclf.dataset.detection.rejections import reject_extensions, reject_listing
 from carclf.dataset.detection.result import Layout
 from carclf.dataset.detection.tables import read_table
 from carclf.errors import ConfigError, DataError
@@ -242,6 +242,13 @@ def test_a_listing_without_images_is_rejected(names: list[str], words: str) -> N
 )
 def test_a_listing_that_may_have_images_is_accepted(names: list[str]) -> None:
     reject_listing((name, 1) for name in names)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".zip", ".001", ".gz", ".bz2", ".xz", "."])
+def test_an_extension_that_images_may_have_is_accepted(extension: str) -> None:
+    reject_extensions([(".csv", 1), (extension, 1)])
+    with pytest.raises(DataError, match="1 tables"):
+        reject_extensions([(".csv", 1), (extension, 0)])
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
