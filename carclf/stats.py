@@ -172,7 +172,7 @@ def probability_columns(class_names: Sequence[str]) -> list[str]:
     return [f"{_PROBABILITY}{name}" for name in class_names]
 
 
-def classes_with_probabilities(columns: Iterable[str]) -> list[str]:
+def classes_with_probabilities(columns: Iterable[Any]) -> list[str]:
     """Return the classes of the columns that are those of probabilities."""
     return [column.removeprefix(_PROBABILITY) for column in columns if column.startswith(_PROBABILITY)]
 

@@ -69,7 +69,7 @@ def detect_format(
     metric = parse_metric(evaluation_metric) if config.data.metric == "auto" else config.data.metric
     columns, labels = targets(sample), list(names)
     if config.submit.kind != "auto" and (len(columns) > 1) != (config.submit.kind == "probabilities"):
-        raise ConfigError(f"submit.kind is {config.submit.kind!r}, but {sample.path} has {len(columns)} columns next to "
+        raise ConfigError(f"submit.kind is {config.submit.kind!r}, but {sample.path} has {len(columns)} columns after "
                           "the ids: one is for the class or the probability of the positive class, several are for a "
                           "probability per class. Set submit.kind to auto.")
     if len(columns) > 1:
