@@ -21,6 +21,7 @@ from carclf.services.storage import Store, format_command, parse_object, update_
 CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
 MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
+MAX_NAMES = 5  # in a message
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
 # Copied to a rollback's event.
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy", "metric", "val_metric")
@@ -173,6 +174,25 @@ def load_training_split(store: Store, champion: Model) -> Split:
     """Return the split that a champion was trained on; raise DataError if it is missing."""
     role = "it lists the images that the champion was trained on"
     return Split.require(store, champion.input("split"), role)
+
+
+def require_common_classes(champion: Model, split: Split, store: Store) -> None:
+    """Raise ConfigError if the split has less than half of the champion's classes: a comparison would be meaningless.
+
+    The champion's predictions of classes that it was not trained on are always wrong.
+    """
+    names = champion.class_names
+    common = [name for name in names if name in split.class_names]
+    if not common or 2 * len(common) < len(names):
+        raise ConfigError(
+            f"The champion {champion.key} in {store.url} predicts the classes {_listed(names)}, but the classes of the "
+            f"data are {_listed(split.class_names)}: {len(common)} in common. If data.class_names renamed the classes, "
+            "restore their names. If data.source has other data, use another --store. To replace the champion without "
+            "a comparison, set gate.champion_rule=off.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:

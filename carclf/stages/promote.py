@@ -16,6 +16,7 @@ from carclf.champion import (
     read_state,
     record_measurement,
     record_promotion,
+    require_common_classes,
 )
 from carclf.config import Config, Gate
 from carclf.errors import ServiceError, StageWaiting
@@ -145,8 +146,10 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     if champion_key and gate.champion_rule == "off":
         inputs["champion"] = champion_key
     elif champion_key:
+        model = load_event_model(store, state["champion"])
+        require_common_classes(model, candidate.split, store)
         evaluation, _ = evaluate_champion(candidate.archive, candidate.split, state["champion"], context)
-        champion = load_event_model(store, state["champion"]), evaluation
+        champion = model, evaluation
         inputs["champion_evaluation"] = evaluation.key
 
     def make(folder: Path) -> Metrics:

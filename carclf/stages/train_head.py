@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.audit.auditor import Auditor
+from carclf.champion import champion_model, require_common_classes
 from carclf.config import Config
 from carclf.dataset.archives import extract_images
 from carclf.training.run_features import RunFeatures
@@ -22,9 +23,12 @@ VERSION = 6
 def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:
     """Return one model of the backbone and a new head, which is fitted to cached features of several views.
 
-    The audit's metrics are added to the returned model for the run; the stored artifact does not contain them.
+    The audit's metrics are added to the returned model for the run; the stored artifact does not contain them. Raise
+    ConfigError if the champion was trained on other classes and ``gate.champion_rule`` requires a comparison with it.
     """
     config = context.config
+    if config.gate.champion_rule != "off" and (champion := champion_model(context.store)):
+        require_common_classes(champion, split, context.store)
     settings: dict[str, Any] = {
         "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
         "seed": config.seed, "salt": context.salt,
