@@ -125,7 +125,7 @@ def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     if missing := sort_naturally(set(labeled.loc[~is_holdout, "label"]) - set(usable["label"])):
         raise DataError(f"Class '{missing[0]}' has no image for training: all of them are copies of labeled test "
                         "images, or images of their groups. Add images of this class, or remove those test images"
-                        f"{_no_groups(labeled)}.")
+                        f"{_no_groups(labeled[labeled['label'] == missing[0]])}.")
     rank = usable["sha256"].map(lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest())
     return usable.assign(rank=rank)
 

@@ -13,7 +13,7 @@ from carclf.progress import log
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 5
+VERSION = 6
 SUBSETS = ("train", "val", "excluded", "holdout")
 
 
