@@ -62,7 +62,7 @@ class Metric:
         return float(self.function(labels, probabilities, class_names))
 
     def is_better(self, value: float, other: float) -> bool:
-        """Return whether a value is strictly better than another; NaN is never better."""
+        """True if a value is strictly better than another; NaN is never better."""
         return value > other if self.higher_is_better else value < other
 
     def is_valid(self, value: float) -> bool:

@@ -203,19 +203,19 @@ def _summarize(comparison: ChampionComparison, significance: float) -> str:
 
 
 def _describe(comparison: ChampionComparison) -> str:
-    assert comparison.interval is not None
     assert comparison.difference is not None
     metric, scale = METRICS[comparison.metric], ".4f"
     if metric.is_accuracy:
         scale = ".1%"
-    low, high = (f"{bound:+{scale}}" for bound in comparison.interval)
-    detectable = "too few images to detect any difference"
+    interval, detectable = "too few groups to compare", "too few images to detect any difference"
+    if comparison.interval is not None:
+        interval = "95%: {:+{scale}} to {:+{scale}}".format(*comparison.interval, scale=scale)
     if (minimum := comparison.minimum_detectable_difference) is not None:
         detectable = f"the smallest detectable one is {minimum:{scale}}"
     verb = f"{'accuracy' if metric.is_accuracy else metric.noun} differs by"
     text = (f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the "
             f"candidate and {comparison.champion_only_correct} only for the champion; {verb} "
-            f"{comparison.difference:+{scale}} (95%: {low} to {high}); {detectable}"
+            f"{comparison.difference:+{scale}} ({interval}); {detectable}"
             f"{_describe_trained_on(comparison)}")
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"

@@ -12,6 +12,8 @@ from carclf.config import Gate
 from carclf.errors import ConfigError
 from carclf.gate.comparison import ChampionComparison
 from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason, validate_class_floors
+from carclf.metrics import METRICS as METRICS_BY_NAME
+from carclf.paired_bootstrap import PairedBootstrap
 from carclf.stats import PairedCounts
 
 GATE = Gate(threshold=0.9, min_recall=0.8)
@@ -44,6 +46,15 @@ def apply_rules(
 
 def failed(rules: dict[str, RuleResult]) -> list[str]:
     return [name for name, rule in rules.items() if not rule.passed]
+
+
+def test_too_few_groups_cannot_show_an_improvement() -> None:
+    few = WORSE.by_metric(METRICS_BY_NAME["log_loss"], PairedBootstrap(0.5, None, 1, 1, 1), 0.05)
+    rule = apply_rules(comparison=few)["champion"]
+    assert rule.passed
+    assert "too few groups" in rule.detail
+    assert few.minimum_detectable_difference is None
+    assert failed(apply_rules(comparison=few, gate=Gate(champion_rule="better"))) == ["champion"]
 
 
 def test_a_candidate_that_passes_all_rules_is_promoted() -> None:
