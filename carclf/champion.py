@@ -6,7 +6,7 @@ the event's model the champion; ``threshold_changed``, ``scored`` and ``measured
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, Required
 
@@ -289,6 +289,7 @@ def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
 def record_measurement(store: Store, model_key: str, holdout: Evaluation) -> Event:
     """Append a champion's metrics on the labeled test images to the history, once per model; return the event."""
     event: Event = {"action": "measured", "model": model_key, "holdout_evaluation": holdout.key}
+    event["metric"] = holdout.metrics.get("metric", "accuracy")
     event |= {name: value for name, value in holdout.metrics.items() if name.startswith("holdout_")}
     _change_if(store, lambda state: measurement_of_model(state, model_key) is None,
                lambda state: _with_event(state, event))
@@ -299,6 +300,16 @@ def measurement_of_model(state: State, model_key: str) -> Event | None:
     """Return the event with a model's metrics on the labeled test images, or None if they were not measured."""
     measured = (event for event in state["history"] if event["action"] == "measured")
     return next((event for event in measured if event["model"] == model_key), None)
+
+
+def describe_holdout(measurement: Mapping[str, Any]) -> str:
+    """Return the metric and the accuracy on the labeled test images, with their 95% intervals, as text."""
+    names = {"metric": METRICS[measurement.get("metric", "accuracy")], "accuracy": METRICS["accuracy"]}
+    if names["metric"].is_accuracy or measurement.get("holdout_metric") is None:
+        del names["metric"]
+    return ", ".join(
+        f"{metric.noun} {measurement[f'holdout_{name}']:.4f} ({measurement[f'holdout_{name}_low']:.4f} to "
+        f"{measurement[f'holdout_{name}_high']:.4f})" for name, metric in names.items())
 
 
 def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:

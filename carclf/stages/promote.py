@@ -9,6 +9,7 @@ from carclf.champion import (
     MAX_ATTEMPTS,
     Event,
     State,
+    describe_holdout,
     ensure_state,
     load_event_model,
     measurement_of_model,
@@ -67,8 +68,7 @@ def promote(
     if decision.metric("decision") != "promoted" or not candidate.split.metrics.get("num_holdout"):
         return decision, reused
     metrics = decision.metrics | _measure_holdout(candidate, context)
-    reason = "{reason}; accuracy on labeled test images: {holdout_accuracy:.4f} ({holdout_accuracy_low:.4f} to " \
-             "{holdout_accuracy_high:.4f})".format_map(metrics)
+    reason = f"{metrics['reason']}; on labeled test images: {describe_holdout(metrics)}"
     return decision.model_copy(update={"metrics": metrics | {"reason": reason}}), reused
 
 

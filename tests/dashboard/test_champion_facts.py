@@ -26,6 +26,7 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
         "val_accuracy_low": metrics["val_accuracy_low"], "val_accuracy_high": metrics["val_accuracy_high"],
         "metric": "accuracy", "val_metric": 0.9, "val_metric_low": metrics["val_accuracy_low"],
         "val_metric_high": metrics["val_accuracy_high"], "public_score": None, "rank": None,
+        "holdout_metric": None, "holdout_metric_low": None, "holdout_metric_high": None,
         "holdout_accuracy": None, "holdout_accuracy_low": None, "holdout_accuracy_high": None}
     assert facts.champion.since.startswith("20")
     assert [change.threshold for change in facts.thresholds] == [0.5, 0.6, 0.9]
