@@ -119,7 +119,7 @@ def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
     The rank is a hash of seed and content that decides the order of drawing. Raise DataError if a class has no row.
     """
     labeled = _labeled_rows(index)
-    labeled = labeled.assign(unit=_units(labeled))
+    labeled = labeled.assign(unit=units_of(labeled))
     is_holdout = labeled["source"] == HOLDOUT
     usable = labeled[~_in_unit_of(is_holdout, labeled)]
     if missing := sort_naturally(set(labeled.loc[~is_holdout, "label"]) - set(usable["label"])):
@@ -134,9 +134,9 @@ def _labeled_rows(index: pd.DataFrame) -> pd.DataFrame:
     return index[(index["label"] != "") & (index["problem"] == "")].reset_index(drop=True)
 
 
-def _units(rows: pd.DataFrame) -> "pd.Series[int]":
+def units_of(rows: pd.DataFrame) -> "pd.Series[int]":
     """Return the number of each row's unit: its cluster or, if there are groups, a component of clusters and groups."""
-    has_group = (rows["group"] != "").to_numpy()
+    has_group = np.asarray(rows.get("group", "") != "")
     if not has_group.any():
         return rows["cluster"]
     clusters, names = pd.factorize(rows["cluster"])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-VERSION = 6
+VERSION = 7
 
 
 def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:
@@ -76,6 +76,7 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
     """Return the fitted head, its history and its metrics. With several trials, write ``trials.csv``."""
     import numpy as np
 
+    from carclf.dataset.splits import units_of
     from carclf.training.compile import make_deterministic
     from carclf.training.head_search import HeadData, search_settings
     from carclf.training.heads import build_head, fit_head
@@ -91,7 +92,7 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
 
     settings, objective = config.head, Objective.from_split(features.split)
     if settings.num_trials > 1:
-        data = HeadData(views, labels, train["cluster"].to_numpy())
+        data = HeadData(views, labels, units_of(train).to_numpy())
         settings, trials = search_settings(new_head, data, settings, config.seed, objective)
         trials.to_csv(folder / "trials.csv", index=False)
     head = new_head()
