@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 from carclf.artifacts import Metrics
 from carclf.config import Gate
-from carclf.errors import ConfigError
 from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison
 from carclf.metrics import METRICS, Metric
-from carclf.natural_order import sort_naturally
 
 MAX_CLASSES = 5  # in the summary of a rule
 MIN_DIGITS, MAX_DIGITS = 4, 17
@@ -143,13 +141,6 @@ def format_reason(rules: Sequence[RuleResult]) -> str:
     failed = [rule.summary for rule in rules if not rule.passed]
     passed = [rule.summary for rule in rules if rule.passed and rule.name in ALWAYS_REPORTED]
     return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + passed)}"
-
-
-def validate_class_floors(gate: Gate, class_names: Sequence[str]) -> None:
-    """Raise ConfigError if ``gate.min_recall_by_class`` names a class that is not in the data."""
-    if unknown := sort_naturally(set(gate.min_recalls) - set(class_names)):
-        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(unknown)}, but the classes "
-                          f"are {', '.join(class_names)}. Remove the floor.")
 
 
 class _ClassRecall(NamedTuple):
