@@ -229,7 +229,7 @@ def test_copies_and_groups_of_labeled_test_images_are_excluded(make: Callable[..
     pd.testing.assert_frame_equal(split.loc[others["id"].sort_values()].reset_index(), make(others, seed=0)[
         ["id", *split.columns]])
     index.loc[index["id"] == "train-5", "label"] = "van"
-    with pytest.raises(DataError, match="van.*labeled test images"):
+    with pytest.raises(DataError, match=r"van.*labeled test images"):
         make(index, seed=0)
 
 
