@@ -79,14 +79,14 @@ class Data(Section):
                     "of a folder or an archive, such as ./photos.")
     metric: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "log_loss", "roc_auc",
                     "quadratic_weighted_kappa"] = Field(
-        "auto", description="Metric of the gate and of the submission; auto is Kaggle's, or follows from the sample.")
+        "auto", description="Metric that judges a model; auto is the competition's, or follows from the submission.")
     label_source: Literal["auto", "folders", "table", "file_names", "json"] = Field(
         "auto", description="Where the labels are: class folders, a table, prefixes of file names, or COCO JSON.")
     label_table: Text = Field("", description="Path of the table with the labels, such as train.csv.")
     id_column: Text = Field("", description="Column of the label table that names the image.")
     label_column: Text = Field("", description="Column of the label table with the class.")
     group_column: Text = Field(
-        "", description="Column whose groups, such as patients, are never divided between subsets; 'none' for none.")
+        "", description="Column whose groups, such as patients, are never in two subsets; 'none' ignores groups.")
     id_form: Text = Field(
         "auto", pattern=r"^(auto|path|name|stem|number|.*\{id\}.*)$",
         description="What an id is: the image's path, name, stem or number, or a pattern such as {id}_image.jpg.")
