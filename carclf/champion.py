@@ -6,7 +6,7 @@ the event's model the champion; ``threshold_changed``, ``scored`` and ``measured
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, Required
 
@@ -21,6 +21,7 @@ from carclf.services.storage import Store, format_command, parse_object, update_
 CHAMPION = "champion.json"
 MODEL_KEY = re.compile(r"[0-9a-f]{16}")
 MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
+MAX_NAMES = 5  # in a message
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
 # Copied to a rollback's event.
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy", "metric", "val_metric")
@@ -175,6 +176,25 @@ def load_training_split(store: Store, champion: Model) -> Split:
     return Split.require(store, champion.input("split"), role)
 
 
+def require_common_classes(champion: Model, split: Split, store: Store) -> None:
+    """Raise ConfigError if the split has less than half of the champion's classes: a comparison would be meaningless.
+
+    The champion's predictions of classes that it was not trained on are always wrong.
+    """
+    names = champion.class_names
+    common = [name for name in names if name in split.class_names]
+    if not common or 2 * len(common) < len(names):
+        raise ConfigError(
+            f"The champion {champion.key} in {store.url} predicts the classes {_listed(names)}, but the classes of the "
+            f"data are {_listed(split.class_names)}: {len(common)} in common. If data.class_names renamed the classes, "
+            "restore their names. If data.source has other data, use another --store. To replace the champion without "
+            "a comparison, set gate.champion_rule=off.")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
+
+
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
     """Append a promotion; return False if the champion or the threshold has changed since the judged state.
 
@@ -269,6 +289,7 @@ def record_score(store: Store, model_key: str, metrics: Metrics) -> None:
 def record_measurement(store: Store, model_key: str, holdout: Evaluation) -> Event:
     """Append a champion's metrics on the labeled test images to the history, once per model; return the event."""
     event: Event = {"action": "measured", "model": model_key, "holdout_evaluation": holdout.key}
+    event["metric"] = holdout.metrics.get("metric", "accuracy")
     event |= {name: value for name, value in holdout.metrics.items() if name.startswith("holdout_")}
     _change_if(store, lambda state: measurement_of_model(state, model_key) is None,
                lambda state: _with_event(state, event))
@@ -279,6 +300,16 @@ def measurement_of_model(state: State, model_key: str) -> Event | None:
     """Return the event with a model's metrics on the labeled test images, or None if they were not measured."""
     measured = (event for event in state["history"] if event["action"] == "measured")
     return next((event for event in measured if event["model"] == model_key), None)
+
+
+def describe_holdout(measurement: Mapping[str, Any]) -> str:
+    """Return the metric and the accuracy on the labeled test images, with their 95% intervals, as text."""
+    names = {"metric": METRICS[measurement.get("metric", "accuracy")], "accuracy": METRICS["accuracy"]}
+    if names["metric"].is_accuracy or measurement.get("holdout_metric") is None:
+        del names["metric"]
+    return ", ".join(
+        f"{metric.noun} {measurement[f'holdout_{name}']:.4f} ({measurement[f'holdout_{name}_low']:.4f} to "
+        f"{measurement[f'holdout_{name}_high']:.4f})" for name, metric in names.items())
 
 
 def model_summary(state: State, event: Event, evaluation: Evaluation | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ scikit-learn is imported inside the functions, because the pages and the setting
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from carclf.errors import DataError
 
@@ -31,6 +31,7 @@ class Metric:
         is_accuracy: It equals accuracy, so that McNemar's exact test compares two models.
         needs_probabilities: It depends on the probabilities, not only on the most probable class.
         limits: The smallest and the largest possible value.
+        min_classes: It is undefined if the images have fewer classes.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Metric:
     is_accuracy: bool = False
     needs_probabilities: bool = False
     limits: tuple[float, float] = (0.0, 1.0)
+    min_classes: int = 1
 
     @property
     def noun(self) -> str:
@@ -61,8 +63,12 @@ class Metric:
             raise DataError(f"Cannot compute {self.title}: there are no labeled images.")
         return float(self.function(labels, probabilities, class_names))
 
+    def is_defined(self, labels: "Sequence[Any] | Labels") -> bool:
+        """True if images with these labels have a value of the metric."""
+        return len(set(labels)) >= self.min_classes
+
     def is_better(self, value: float, other: float) -> bool:
-        """Return whether a value is strictly better than another; NaN is never better."""
+        """True if a value is strictly better than another; NaN is never better."""
         return value > other if self.higher_is_better else value < other
 
     def is_valid(self, value: float) -> bool:
@@ -175,7 +181,7 @@ METRICS = {
         Metric("micro_f1", "Micro F1", True, _micro_f1, is_accuracy=True),
         Metric("log_loss", "Log loss", False, _log_loss, needs_probabilities=True,
                limits=(0.0, math.inf)),
-        Metric("roc_auc", "ROC AUC", True, _roc_auc, needs_probabilities=True),
+        Metric("roc_auc", "ROC AUC", True, _roc_auc, needs_probabilities=True, min_classes=2),
         Metric("quadratic_weighted_kappa", "Quadratic weighted kappa", True, _quadratic_weighted_kappa,
                limits=(-1.0, 1.0)),
     )

@@ -6,6 +6,7 @@ three images of each class by a third (Rao and Wu 1988, Journal of the American 
 Decision 22 compares this test with others.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from carclf.stats import POWER, FloatArray, wilson_interval
 NUM_RESAMPLES = 2000  # so that the smallest p-value is 0.0005
 SEED = 0
 ROUNDING = 1e-9
+MIN_CLUSTERS = 6  # with five, even if all agree, the sign test has p = 1/32, and their variance is hardly known
+MAX_EXACT_AREAS = 50_000  # images times classes; 2,000 resamples of as many take 3 seconds for each model
 CHUNK = 2**22  # weights in memory at a time: 32 MB
 TAILS_95 = (0.025, 0.975)
 LEAST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log loss
@@ -48,14 +51,14 @@ class PairedBootstrap:
 
     Attributes:
         difference: In the metric's own direction: a negative difference of log loss is an improvement.
-        interval: Its 95% interval.
+        interval: Its 95% interval; None if there are too few clusters.
         p_worse: P-value of the one-sided test that the candidate is worse.
         p_better: P-value of the one-sided test that the candidate is better.
-        standard_error: Of the difference.
+        standard_error: Of the difference; 1 if there are too few clusters to know it.
     """
 
     difference: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     p_worse: float
     p_better: float
     standard_error: float
@@ -68,10 +71,12 @@ class PairedBootstrap:
     def minimum_detectable_difference(self, significance: float) -> float | None:
         """Return the smallest improvement that the one-sided test detects with a probability of ``POWER``.
 
-        None if the models predict the same, so that the error of the difference is unknown.
+        None if the models predict the same or there are too few clusters: the error of the difference is unknown.
         """
         from scipy.stats import norm
 
+        if self.interval is None:
+            return None
         return float(norm.isf(significance) + norm.ppf(POWER)) * self.standard_error or None
 
 
@@ -80,14 +85,17 @@ def compare_models(
 ) -> PairedBootstrap:
     """Return the difference of two models' probabilities, each of shape (images, classes).
 
-    The p-values are the fractions of resamples that contradict the hypothesis, so ties count against both.
+    The p-values are the fractions of resamples that contradict the hypothesis, so ties count against both. With fewer
+    than ``MIN_CLUSTERS`` clusters both are 1: the resamples of one group would all be equal.
 
     Raises:
         DataError: The metric is undefined, because there are no images or all have the same class.
     """
+    values = [metric.compute(examples.labels, model, examples.class_names) for model in (candidate, champion)]
+    if _num_clusters(examples) < MIN_CLUSTERS:
+        return PairedBootstrap(values[0] - values[1], None, p_worse=1.0, p_better=1.0, standard_error=1.0)
     first = _statistic(metric, examples, candidate)
     second = _statistic(metric, examples, champion)
-    values = [metric.compute(examples.labels, model, examples.class_names) for model in (candidate, champion)]
     resampled = np.concatenate([first(weights) - second(weights) for weights in _resamples(examples)])
     low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95))
     improvements = resampled if metric.higher_is_better else -resampled
@@ -100,16 +108,17 @@ def compare_models(
 def metric_interval(metric: Metric, examples: Examples, probabilities: FloatArray) -> tuple[float, float]:
     """Return the 95% interval of one model's metric.
 
-    If every resample is perfect, the lower bound is that of as many correct images: a bootstrap cannot see the errors
-    that did not occur.
+    A bootstrap cannot see the errors that did not occur. If every resample is perfect, the lower bound is Wilson's for
+    as many correct images, p; the upper bound of a loss is at least -log(p).
     """
     statistic = _statistic(metric, examples, probabilities)
     resampled = np.concatenate([statistic(weights) for weights in _resamples(examples)])
     low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95).clip(*metric.limits))
-    if metric.higher_is_better and low > 1 - ROUNDING:
-        num_clusters = _clusters(examples.groups, len(examples.labels)).max() + 1
-        low = wilson_interval(num_clusters, num_clusters)[0]
-    return low, high
+    num_clusters = _num_clusters(examples)
+    least_correct = wilson_interval(num_clusters, num_clusters)[0]
+    if not metric.higher_is_better:
+        return low, max(high, -math.log(least_correct))
+    return (least_correct if low > 1 - ROUNDING else low), high
 
 
 def _tail(contradicting: npt.NDArray[np.bool_]) -> float:
@@ -141,6 +150,10 @@ def _clusters(groups: Sequence[str], num_images: int) -> npt.NDArray[np.int64]:
     """Return the cluster of each image, from 0; an image without a group is a cluster of its own."""
     names = [group or f"\0{row}" for row, group in enumerate(groups or [""] * num_images)]
     return np.unique(names, return_inverse=True)[1]
+
+
+def _num_clusters(examples: Examples) -> int:
+    return int(_clusters(examples.groups, len(examples.labels)).max()) + 1
 
 
 def _strata(labels: Labels, clusters: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -209,6 +222,11 @@ def _quadratic_weighted_kappa(examples: Examples, probabilities: FloatArray) -> 
 
 def _roc_auc(examples: Examples, probabilities: FloatArray) -> Statistic:
     columns = [1] if probabilities.shape[1] == 2 else np.unique(examples.labels)  # noqa: PLR2004
+    if len(columns) * len(probabilities) > MAX_EXACT_AREAS:
+        changes = np.zeros(1 + len(probabilities))
+        for column in columns:
+            changes += _linear_area(examples.labels == column, probabilities[:, column]) / len(columns)
+        return lambda weights: changes[0] + weights @ changes[1:]
     pairs = [_ordered_pairs(examples.labels == column, probabilities[:, column]) for column in columns]
 
     def mean_area(weights: FloatArray) -> FloatArray:
@@ -216,6 +234,23 @@ def _roc_auc(examples: Examples, probabilities: FloatArray) -> Statistic:
         return _mean_ratio(ordered, total)
 
     return mean_area
+
+
+def _linear_area(positive: npt.NDArray[np.bool_], scores: FloatArray) -> FloatArray:
+    """Return the area, and the change per weight of each image (DeLong, DeLong and Clarke-Pearson 1988).
+
+    The sum of the changes is 0. What is not linear in the weights is smaller by the square root of the number of
+    negative images.
+    """
+    from scipy.stats import rankdata
+
+    num_positive, num_negative = positive.sum(), (~positive).sum()
+    ranks = rankdata(scores)  # ties have the mean of their ranks
+    placements = np.empty_like(ranks)
+    placements[positive] = (ranks[positive] - rankdata(scores[positive])) / num_negative
+    placements[~positive] = 1 - (ranks[~positive] - rankdata(scores[~positive])) / num_positive
+    area = float(placements[positive].mean())
+    return np.append(area, (placements - area) / np.where(positive, num_positive, num_negative))
 
 
 def _ordered_pairs(

@@ -21,17 +21,20 @@ from carclf_airflow.stage_process import child_environment, run_command, run_sta
 log = logging.getLogger("airflow.task")
 
 TIMEOUT_HOURS = float(os.environ.get("CARCLF_APPROVAL_TIMEOUT_HOURS") or "24")
+MARKDOWN = "\\|<[`"  # what starts a cell, HTML, a link or code in names of classes
 # Jinja for Airflow, which fills in the run; $names are filled in when the DAG is parsed.
 BODY = Template("""\
+{% macro plain(text) -%}
+{{ text | string | replace('\\n', ' ')$escapes }}
+{%- endmacro -%}
 {% set gate = ti.xcom_pull(task_ids='promote')['metrics'] -%}
 {% set evaluation = ti.xcom_pull(task_ids='evaluate')['metrics'] -%}
-{% macro cell(text) %}{{ text | string | replace('\\n', ' ') | replace('|', '\\\\|') }}{% endmacro -%}
 {% macro row(label, name) -%}
 | validation {{ label }} | {{ '%.4f' | format(evaluation[name]) }} \
 (95%: {{ '%.4f' | format(evaluation[name ~ '_low']) }} to {{ '%.4f' | format(evaluation[name ~ '_high']) }}, \
 {{ evaluation['num_images'] }} images) |
 {% endmacro -%}
-{{ gate['reason'] }}
+{{ plain(gate['reason']) }}
 
 | metric | |
 |---|---|
@@ -39,14 +42,14 @@ BODY = Template("""\
 {{ row($labels[evaluation['metric']], 'val_metric') -}}
 {% endif -%}
 {{ row('accuracy', 'val_accuracy') -}}
-| weakest class | {{ cell(evaluation['weakest_class']) }}, recall {{ '%.4f' | format(evaluation['weakest_recall']) }} |
+| weakest class | {{ plain(evaluation['weakest_class']) }}, recall {{ '%.4f' | format(evaluation['weakest_recall']) }} |
 | calibration error | {{ '%.4f' | format(evaluation['calibration_error']) }} |
 | stored threshold | {{ '%.4f' | format(gate['threshold']) }} |
 | champion | {{ gate.get('champion') or 'none yet' }} |
 {% for name, value in gate.items()
    if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'metric', 'val_metric', 'champion', 'report',
                    'p_value') -%}
-| {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else cell(value) }} |
+| {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else plain(value) }} |
 {% endfor %}
 [The run's report]($base/dags/car_retrain/runs/{{ run_id | urlencode }}/plugin/car-classifier-report) shows the gate's \
 rules and the misclassified images. In the store, $store:
@@ -92,7 +95,8 @@ def approval_tasks() -> None:
 
 def _question() -> str:
     base_url = conf.get("api", "base_url", fallback="") or ""
-    return BODY.substitute(store=os.environ.get("CARCLF_STORE", "store"), hours=f"{TIMEOUT_HOURS:g}",
+    escapes = "".join(f" | replace({mark!r}, {chr(92) + mark!r})" for mark in MARKDOWN)
+    return BODY.substitute(escapes=escapes, store=os.environ.get("CARCLF_STORE", "store"), hours=f"{TIMEOUT_HOURS:g}",
                            base=urlsplit(base_url).path.rstrip("/"),
                            labels={name: metric.label for name, metric in METRICS.items()})
 

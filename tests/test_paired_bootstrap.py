@@ -112,6 +112,36 @@ def test_interval_of_perfect_predictions_does_not_exclude_errors(name):
     assert 0.9 < low < 0.97
 
 
+def test_interval_of_a_perfect_log_loss_does_not_exclude_errors():
+    labels = np.arange(3).repeat(20)
+    low, high = metric_interval(METRICS["log_loss"], Examples(labels, list("abc")), np.eye(3)[labels])
+    assert low == pytest.approx(0)
+    assert 0.05 < high < 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_groups", [1, 5])
+def test_few_groups_are_too_few_for_any_difference(name, num_groups):
+    data = sample(4, 60)
+    examples = dataclasses.replace(data.examples, groups=[f"patient {row % num_groups}" for row in range(60)])
+    test = compare_models(METRICS[name], examples, data.models[0], np.full((60, 4), 0.25))
+    assert (test.interval, test.p_worse, test.p_better, test.p_different) == (None, 1, 1, 1)
+    assert test.minimum_detectable_difference(0.05) is None
+
+
+@pytest.mark.parametrize(("num_classes", "group_size"), [(2, 1), (6, 1), (6, 5)])
+def test_linear_areas_have_nearly_the_same_distribution(num_classes, group_size, monkeypatch):
+    data = sample(num_classes, 600, group_size)
+    exact = compare_models(METRICS["roc_auc"], data.examples, *data.models)
+    exact_interval = metric_interval(METRICS["roc_auc"], data.examples, data.models[0])
+    monkeypatch.setattr("carclf.paired_bootstrap.MAX_EXACT_AREAS", 0)
+    linear = compare_models(METRICS["roc_auc"], data.examples, *data.models)
+    interval = metric_interval(METRICS["roc_auc"], data.examples, data.models[0])
+    assert linear.standard_error == pytest.approx(exact.standard_error, rel=0.03)
+    assert linear.p_worse == pytest.approx(exact.p_worse, abs=0.02)
+    assert interval == pytest.approx(exact_interval, abs=0.1 * np.diff(exact_interval)[0])
+
+
 def test_comparison_without_two_classes_is_an_error():
     examples = Examples(np.zeros(5, int), ["a", "b"])
     with pytest.raises(DataError, match="ROC AUC"):
@@ -139,9 +169,11 @@ def test_detectable_difference_is_detected_with_the_promised_power():
     assert 0.7 < np.mean(detected) < 0.9
 
 
-@pytest.mark.parametrize("name", ["log_loss", "macro_f1", "roc_auc"])
-def test_comparison_of_a_competitions_validation_images_takes_seconds(name):
-    data = sample(10, 2330)
+@pytest.mark.parametrize(
+    ("name", "num_classes", "num_images"),
+    [("log_loss", 10, 2330), ("macro_f1", 10, 2330), ("roc_auc", 10, 2330), ("roc_auc", 200, 10_000)])
+def test_comparison_of_a_competitions_validation_images_takes_seconds(name, num_classes, num_images):
+    data = sample(num_classes, num_images)
     started = time.process_time()
     compare_models(METRICS[name], data.examples, *data.models)
     assert time.process_time() - started < 20

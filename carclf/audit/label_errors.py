@@ -9,6 +9,8 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.linalg.blas import dsyrk
 from scipy.special import softmax
 
+from carclf.dataset.splits import units_of
+
 FloatArray = npt.NDArray[np.float64]
 Features = npt.NDArray[np.float32]
 Labels = npt.NDArray[Any]
@@ -16,6 +18,7 @@ Labels = npt.NDArray[Any]
 # Tried on cars10 with planted errors (benchmarks/label_error_quality.py); the result depends little on either.
 RIDGE = 0.1
 TEMPERATURES = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48)
+MAX_UNIT_SIZE = 5000  # images whose influence on each other is in memory at once: 200 MB
 MAX_CENTERS = 3000  # of the kernel: with all images as centers, memory would limit the dataset's size
 BLOCK_SIZE = 1000  # images whose kernel is in memory at once
 JITTER = 1e-6
@@ -26,11 +29,15 @@ MIN_PROBABILITY = 1e-12
 def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataFrame:
     """Return id, path, label, suggested_label, label_quality and is_suspect, the lowest label quality first.
 
-    Images with the same id are identified by their path, as in ``label_fixes.csv``. ``rows`` are the rows of a split;
-    the other arguments are those of ``rank_labels``.
+    No label is predicted from copies and images of the same group; if more than ``MAX_UNIT_SIZE`` images depend on each
+    other, from copies only. Images with the same id are identified by their path, as in ``label_fixes.csv``. ``rows``
+    are the rows of a split; the other arguments are those of ``rank_labels``.
     """
+    units = units_of(rows)
+    if units.value_counts().max() > MAX_UNIT_SIZE:
+        units = rows["cluster"]
     class_names = rows.drop_duplicates("class_index").sort_values("class_index")["label"].to_numpy()
-    ranked = rank_labels(features, rows["class_index"].to_numpy(), rows["cluster"].to_numpy(), seed=seed)
+    ranked = rank_labels(features, rows["class_index"].to_numpy(), units.to_numpy(), seed=seed)
     rows_by_rank = rows.iloc[ranked["position"]].reset_index(drop=True)
     ambiguous = rows_by_rank["id"].isin(rows["id"][rows["id"].duplicated()])
     return pd.DataFrame({

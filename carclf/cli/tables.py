@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
-from carclf.champion import HOLDOUT_FIELDS, Event, State, model_summary, promotions
+from carclf.champion import HOLDOUT_FIELDS, Event, State, describe_holdout, model_summary, promotions
 from carclf.formatting import format_value, printable
 from carclf.metrics import METRICS
 from carclf.runs.index import Row
@@ -65,19 +65,12 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     table = [("", "model", "run", *_score_header(rows), "rank", "when", "by", "", "")]
     for row in rows:
         override = f"override: {row['override']}" if row["override"] else ""
-        holdout = _describe_holdout(row)
+        holdout = "" if row["holdout_accuracy"] is None else f"test images: {describe_holdout(row)}"
         table.append((
             "*" if row["champion"] else "", row["model"], row["run"], *_score_cells(row),
             str(row["rank"]), row["time"], row["by"], holdout, override,
         ))
     return format_table(table)
-
-
-def _describe_holdout(row: Mapping[str, Any]) -> str:
-    if row["holdout_metric"] is None:
-        return ""
-    interval = f"{row['holdout_metric_low']:.4f}-{row['holdout_metric_high']:.4f}"
-    return f"test {METRICS[row['metric']].noun} {row['holdout_metric']:.4f} ({interval})"
 
 
 def champion_details(store: Store, state: State, event: Event) -> dict[str, Any]:
@@ -133,9 +126,7 @@ def _describe_event(event: Event) -> str:
     action = event["action"]
     line = f"{event['time']}  {action.replace('_', ' ')}"
     if action == "measured":
-        values = {name: format_value(event.get(name)) for name in HOLDOUT_FIELDS}
-        return line + ": accuracy on labeled test images {holdout_accuracy} ({holdout_accuracy_low} to " \
-                      "{holdout_accuracy_high})".format_map(values)
+        return f"{line}: on labeled test images: {describe_holdout(event)}"
     if action == "scored":
         rank = f", rank {event['rank']}" if event["rank"] != "" else ""
         return f"{line}: public score {event['public_score']}{rank}"

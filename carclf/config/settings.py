@@ -1,11 +1,14 @@
 """All settings and their defaults in one frozen tree, from which CLI options, DAG params and the form are generated."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from carclf.config.sources import parse_source
+from carclf.errors import ConfigError
+from carclf.natural_order import sort_naturally
 
 Backbone = Literal[
     "Tiny", "Xception", "InceptionResNetV2", "InceptionV3",
@@ -76,14 +79,14 @@ class Data(Section):
                     "of a folder or an archive, such as ./photos.")
     metric: Literal["auto", "accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "log_loss", "roc_auc",
                     "quadratic_weighted_kappa"] = Field(
-        "auto", description="Metric of the gate and of the submission; auto is Kaggle's, or follows from the sample.")
+        "auto", description="Metric that judges a model; auto is the competition's, or follows from the submission.")
     label_source: Literal["auto", "folders", "table", "file_names", "json"] = Field(
         "auto", description="Where the labels are: class folders, a table, prefixes of file names, or COCO JSON.")
     label_table: Text = Field("", description="Path of the table with the labels, such as train.csv.")
     id_column: Text = Field("", description="Column of the label table that names the image.")
     label_column: Text = Field("", description="Column of the label table with the class.")
     group_column: Text = Field(
-        "", description="Column whose groups, such as patients, are never divided between subsets; 'none' for none.")
+        "", description="Column whose groups, such as patients, are never in two subsets; 'none' ignores groups.")
     id_form: Text = Field(
         "auto", pattern=r"^(auto|path|name|stem|number|.*\{id\}.*)$",
         description="What an id is: the image's path, name, stem or number, or a pattern such as {id}_image.jpg.")
@@ -299,9 +302,11 @@ class Gate(Section):
     """Requirements for promoting a candidate."""
 
     threshold: Fraction = Field(
-        0.93, description="Least metric of a new store, if higher is better. An existing store keeps its threshold.")
+        0.93, description="Smallest value of the metric for a promotion, in a new store. Log loss uses "
+                          "gate.max_log_loss.")
     max_log_loss: Annotated[float, Auto] = Field(
-        AUTO, ge=0, description="Largest log loss of a new store; 0 (auto) is half the log loss of guessing.")
+        AUTO, ge=0, description="Largest log loss for a promotion, in a new store; 0 (auto) is half the log loss of "
+                                "guessing.")
     raise_threshold: Literal["off", "worse_bound", "metric"] = Field(
         "off", description="Tighten the stored threshold at each promotion: to the metric, or the worse bound of its "
                            "95% interval.")
@@ -309,9 +314,8 @@ class Gate(Section):
         "not_worse", description="Required result of a paired test against the champion on the same images.")
     significance: float = Field(0.05, ge=0.001, lt=0.5, description="Significance level of the paired test.")
     min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
-    min_recall_by_class: str = Field(
-        "", pattern=r"^([^=,]+=(0(\.[0-9]+)?|1(\.0+)?)(,[^=,]+=(0(\.[0-9]+)?|1(\.0+)?))*)?$",
-        description="Smallest recall of individual classes, such as Niva=0.7,Kalina=0.75; overrides min_recall.")
+    min_recall_by_class: Text = Field(
+        "", description="Smallest recall of individual classes, such as Niva=0.7,Kalina=0.75; overrides min_recall.")
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error after calibration.")
     max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
     max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")
@@ -322,9 +326,26 @@ class Gate(Section):
 
     @property
     def min_recalls(self) -> dict[str, float]:
-        """``min_recall_by_class`` as a mapping from class to recall."""
-        pairs = (pair.partition("=") for pair in self.min_recall_by_class.split(",") if pair)
-        return {name: float(floor) for name, _, floor in pairs}
+        """``min_recall_by_class`` as a mapping from class to recall. The names may contain commas and equals signs."""
+        *pairs, rest = re.split(r"=\s*(0(?:\.[0-9]+)?|1(?:\.0+)?)\s*(?:,|$)", self.min_recall_by_class)
+        names = [name.strip() for name in pairs[::2]]
+        if rest.strip() or not all(names) or len(set(names)) < len(names):
+            raise ValueError("expected different classes, each with a recall from 0 to 1, such as Niva=0.7,Kalina=0.75")
+        return dict(zip(names, map(float, pairs[1::2]), strict=True))
+
+    def require_classes(self, class_names: Sequence[str]) -> None:
+        """Raise ConfigError if ``min_recall_by_class`` names a class that is not in the data."""
+        if unknown := sort_naturally(set(self.min_recalls) - set(class_names)):
+            raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(unknown)}, but the classes "
+                              f"are {', '.join(class_names)}. Remove the floor.")
+
+    @model_validator(mode="after")
+    def _check_min_recalls(self) -> "Gate":
+        try:
+            _ = self.min_recalls
+        except ValueError as error:
+            raise ValueError(f"gate.min_recall_by_class = {self.min_recall_by_class!r}: {error}.") from error
+        return self
 
 
 class Submit(Section):

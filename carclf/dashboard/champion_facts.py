@@ -22,7 +22,10 @@ class Champion(Facts):
     val_metric: float | None
     val_metric_low: float | None
     val_metric_high: float | None
-    holdout_accuracy: float | None = None  # on labeled test images
+    holdout_metric: float | None = None  # on labeled test images; None also if it is undefined there
+    holdout_metric_low: float | None = None
+    holdout_metric_high: float | None = None
+    holdout_accuracy: float | None = None
     holdout_accuracy_low: float | None = None
     holdout_accuracy_high: float | None = None
     holdout_metric: float | None = None

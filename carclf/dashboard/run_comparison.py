@@ -88,8 +88,9 @@ def _metric_differences(metrics_a: Metrics, metrics_b: Metrics) -> tuple[facts.D
 
 def _conclude(run_a: str, run_b: str, paired: facts.PairedResult) -> tuple[str, str]:
     if paired.interval is None or paired.p_value is None or paired.difference is None:
-        return "not_comparable", (f"{run_a} and {run_b} cannot be compared: they have no common validation images "
-                                  "that neither model was trained on.")
+        cause = "their common validation images are in too few groups" if paired.num_images else (
+            "they have no common validation images that neither model was trained on")
+        return "not_comparable", f"{run_a} and {run_b} cannot be compared: {cause}."
     metric = METRICS[paired.metric]
     scale, digits, unit = (100, 2, " points") if metric.higher_is_better else (1, 4, "")
     difference, low, high = (f"{scale * value:+.{digits}f}" for value in (paired.difference, *paired.interval))

@@ -17,12 +17,13 @@ fill up the validation subset of their class to ``val_fraction``. Given validati
 A unit is never divided between training and validation. It consists of the copies and near-copies of an image (its
 cluster) and, if the images have groups, of all clusters and groups that are connected with each other. Extra data in
 the unit of a validation image are excluded, so that they do not change what the accuracy is measured on. So are the
-training images in the unit of a given validation image.
+training images in the unit of a given validation image, and all images in the unit of a labeled test image.
 
 ``split.parquet`` has the columns of the index (see ``carclf.dataset.indexing``) and
 
 - ``subset`` (string): train, val, excluded or holdout.
-- ``fold`` (int64): 0-based fold of a cross-validation, in which the image is used for validation; -1 for a holdout.
+- ``fold`` (int64): 0-based fold of a cross-validation, in which the image is used for validation; -1 for a holdout,
+  for labeled test images, and for images that are excluded because of them.
 - ``class_index`` (int64): 0-based position of the label in the split's ``class_names``; -1 if it is not one of them.
 
 ``split_history.parquet`` has the same columns. It also contains images that are no longer in the dataset but were in
@@ -48,6 +49,7 @@ from carclf.dataset.champion_split import (
     without_excluded_copies,
 )
 from carclf.errors import DataError
+from carclf.natural_order import sort_naturally
 
 MIN_UNITS = 2  # per class: one for train, one for val
 MAX_GROUPS = 3  # in a message
@@ -64,7 +66,7 @@ def stratified_holdout(
     exactly if the class has enough new images without copies and groups, and each class has at least one image in
     train and val. If a unit contains an image that the champion was trained on, its new images go to train and its
     former validation images are excluded from then on. If the index has given validation images, they are used instead
-    of ``val_fraction``. Raises DataError if a class has no image for one of the subsets.
+    of ``val_fraction``. Raise DataError if a class has no image for one of the subsets.
     """
     rows = _usable_rows(index, seed)
     is_extra = rows["source"] == "extra"
@@ -81,6 +83,8 @@ def stratified_holdout(
     units = _unit_rows(rows[~is_excluded & ~is_extra], fixed)
     validation_units = _given_units(units) if is_given.any() else _draw_units(units, val_fraction)
     subset = _subsets(rows["unit"].isin(validation_units), is_extra).mask(is_excluded, EXCLUDED)
+    if is_given.any():
+        _require_given(rows["label"], subset)
     return _with_holdout(rows.assign(subset=subset, fold=NO_FOLD), index)
 
 
@@ -110,23 +114,29 @@ def stratified_k_fold(
 
 
 def _usable_rows(index: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return the rows for training and validation with ``unit`` and ``rank``.
+    """Return the rows for training and validation with ``unit`` and ``rank``: those outside the units of a holdout.
 
-    The rank is a hash of seed and content that decides the order of drawing.
+    The rank is a hash of seed and content that decides the order of drawing. Raise DataError if a class has no row.
     """
-    usable = _labeled_rows(index)
-    usable = usable[usable["source"] != HOLDOUT].reset_index(drop=True)
+    labeled = _labeled_rows(index)
+    labeled = labeled.assign(unit=units_of(labeled))
+    is_holdout = labeled["source"] == HOLDOUT
+    usable = labeled[~_in_unit_of(is_holdout, labeled)]
+    if missing := sort_naturally(set(labeled.loc[~is_holdout, "label"]) - set(usable["label"])):
+        raise DataError(f"Class '{missing[0]}' has no image for training: all of them are copies of labeled test "
+                        "images, or images of their groups. Add images of this class, or remove those test images"
+                        f"{_no_groups(labeled[labeled['label'] == missing[0]])}.")
     rank = usable["sha256"].map(lambda sha256: hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest())
-    return usable.assign(rank=rank, unit=_units(usable))
+    return usable.assign(rank=rank)
 
 
 def _labeled_rows(index: pd.DataFrame) -> pd.DataFrame:
-    return index[(index["label"] != "") & (index["problem"] == "")]
+    return index[(index["label"] != "") & (index["problem"] == "")].reset_index(drop=True)
 
 
-def _units(rows: pd.DataFrame) -> "pd.Series[int]":
+def units_of(rows: pd.DataFrame) -> "pd.Series[int]":
     """Return the number of each row's unit: its cluster or, if there are groups, a component of clusters and groups."""
-    has_group = (rows["group"] != "").to_numpy()
+    has_group = np.asarray(rows.get("group", "") != "")
     if not has_group.any():
         return rows["cluster"]
     clusters, names = pd.factorize(rows["cluster"])
@@ -158,10 +168,11 @@ def _subsets(is_validation: Mask, is_extra: Mask) -> "pd.Series[Any]":
 
 
 def _with_holdout(rows: pd.DataFrame, index: pd.DataFrame) -> pd.DataFrame:
-    """Return the sorted rows and, in the subset holdout, those of the labeled test images."""
+    """Return the sorted rows, the labeled test images as holdout, and the other images of their units as excluded."""
+    others = _labeled_rows(index).drop(rows.index)
+    others = others.assign(subset=np.where(others["source"] == HOLDOUT, HOLDOUT, EXCLUDED), fold=NO_FOLD)
     rows = rows.drop(columns=["rank", "unit"])
-    holdout = _labeled_rows(index).query("source == @HOLDOUT").assign(subset=HOLDOUT, fold=NO_FOLD)
-    rows = pd.concat([rows, holdout]) if len(holdout) else rows
+    rows = pd.concat([rows, others]) if len(others) else rows
     return rows.sort_values(["path", "id"]).reset_index(drop=True)
 
 
@@ -190,6 +201,13 @@ def _given_units(units: pd.DataFrame) -> set[int]:
             raise DataError(f"Class '{label}' has no image for training: all of them are given validation images, or "
                             f"their copies. Add training images of this class{_no_groups(members)}.")
     return chosen
+
+
+def _require_given(labels: "pd.Series[Any]", subset: "pd.Series[Any]") -> None:
+    """Raise DataError if a class has no given validation image."""
+    if missing := sort_naturally(set(labels) - set(labels[subset == VAL])):
+        raise DataError(f"Class '{missing[0]}' has no image among the given validation images. Add some to the "
+                        "validation images, or set data.val_folder to a folder that has images of each class.")
 
 
 def _draw_units(units: pd.DataFrame, val_fraction: float) -> set[int]:

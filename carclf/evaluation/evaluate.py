@@ -14,6 +14,7 @@ from carclf.config import Config, Evaluate
 from carclf.dataset.archives import extract_images
 from carclf.errors import QualityError
 from carclf.metrics import METRICS
+from carclf.progress import log
 from carclf.reports.evaluation_report import render_evaluation
 from carclf.reports.render import write_page
 from carclf.services.storage import Store
@@ -50,7 +51,7 @@ def evaluate_holdout(
     """Return the evaluation on the split's labeled test images of a validated model, and whether it was reused.
 
     The temperature is that of the validation, so that nothing is fitted to these images. The metrics are named
-    holdout_accuracy and so on.
+    holdout_accuracy and so on; without holdout_metric if the metric is undefined for the images.
     """
     model = Model.require(context.store, validation.input("model"))
 
@@ -150,11 +151,18 @@ def _measure_holdout(
     predictions, explain = _predict_rows(network, rows, model, images, context.config.evaluate)
     _require_finite(predictions, model)
     temperature = validation.number("temperature")
-    predictions = replace(predictions, metric=METRICS[split.metric_name], temperature=temperature)
+    metric = METRICS[split.metric_name]
+    if not (is_defined := metric.is_defined(rows["label"].tolist())):
+        log.warning("promote: the labeled test images have too few classes for %s: only the accuracy is measured",
+                    metric.noun)
+    predictions = replace(predictions, metric=metric if is_defined else METRICS["accuracy"], temperature=temperature)
     measurements: Metrics = {name: validation.number(name) for name in ("latency_ms", "model_mb")}
     measurements["subset"] = HOLDOUT
     metrics = write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
-    return {name.replace("val_", "holdout_", 1): value for name, value in metrics.items()}
+    return {
+        name.replace("val_", "holdout_", 1): value for name, value in metrics.items()
+        if is_defined or not name.startswith("val_metric")
+    }
 
 
 def _require_finite(predictions: "Predictions", model: Model) -> None:

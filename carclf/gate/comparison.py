@@ -31,7 +31,8 @@ class ChampionComparison(BaseModel):
     more, which the champion was trained on, and ``num_same_members`` more, which the same ensemble members predict for
     both models. ``difference`` is the candidate's ``metric`` minus the champion's, with its 95% ``interval``. The
     p-values are those of McNemar's exact test for accuracy, of a paired bootstrap for other metrics. Without compared
-    images all statistics are None; with too few, ``minimum_detectable_difference`` is None.
+    images all statistics are None; with too few, ``minimum_detectable_difference`` is None, with too few groups
+    ``interval`` too.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -67,7 +68,7 @@ class ChampionComparison(BaseModel):
 
 
 def paired_statistics(
-    test: PairedCounts | PairedBootstrap, interval: tuple[float, float], significance: float
+    test: PairedCounts | PairedBootstrap, interval: tuple[float, float] | None, significance: float
 ) -> dict[str, Any]:
     """Return the fields of ``ChampionComparison`` that a paired test fills in at a significance level."""
     return {

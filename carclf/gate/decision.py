@@ -15,7 +15,7 @@ from carclf.ensembles.members import ids_predicted_identically
 from carclf.evaluation.assessment import Predictions, dependent_images
 from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison, compare_pairs, ids_trained_on, pair_predictions
-from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason, validate_class_floors
+from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason
 from carclf.metrics import METRICS
 from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import Examples, compare_models
@@ -96,7 +96,7 @@ def decide(
     """
     gate, store = context.config.gate, context.store
     evaluation = json.loads(candidate.evaluation.path(store, "evaluation.json").read_text())
-    validate_class_floors(gate, evaluation["class_names"])
+    gate.require_classes(evaluation["class_names"])
     comparison = _compare(candidate, champion, split, context) if champion else None
     rules = evaluate_rules(Evidence(candidate.evaluation.metrics, evaluation, comparison, threshold, gate))
     return GateDecision(

@@ -13,11 +13,9 @@ from typing import Any, NamedTuple
 
 from carclf.artifacts import Metrics
 from carclf.config import Gate
-from carclf.errors import ConfigError
 from carclf.formatting import finite_number
 from carclf.gate.comparison import ChampionComparison
 from carclf.metrics import METRICS, Metric
-from carclf.natural_order import sort_naturally
 
 MAX_CLASSES = 5  # in the summary of a rule
 MIN_DIGITS, MAX_DIGITS = 4, 17
@@ -145,13 +143,6 @@ def format_reason(rules: Sequence[RuleResult]) -> str:
     return f"{'rejected' if failed else 'promoted'}: {'; '.join(failed + passed)}"
 
 
-def validate_class_floors(gate: Gate, class_names: Sequence[str]) -> None:
-    """Raise ConfigError if ``gate.min_recall_by_class`` names a class that is not in the data."""
-    if unknown := sort_naturally(set(gate.min_recalls) - set(class_names)):
-        raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(unknown)}, but the classes "
-                          f"are {', '.join(class_names)}. Remove the floor.")
-
-
 class _ClassRecall(NamedTuple):
     name: str
     recall: float | None  # None without images
@@ -203,19 +194,19 @@ def _summarize(comparison: ChampionComparison, significance: float) -> str:
 
 
 def _describe(comparison: ChampionComparison) -> str:
-    assert comparison.interval is not None
     assert comparison.difference is not None
     metric, scale = METRICS[comparison.metric], ".4f"
     if metric.is_accuracy:
         scale = ".1%"
-    low, high = (f"{bound:+{scale}}" for bound in comparison.interval)
-    detectable = "too few images to detect any difference"
+    interval, detectable = "too few groups to compare", "too few images to detect any difference"
+    if comparison.interval is not None:
+        interval = "95%: {:+{scale}} to {:+{scale}}".format(*comparison.interval, scale=scale)
     if (minimum := comparison.minimum_detectable_difference) is not None:
         detectable = f"the smallest detectable one is {minimum:{scale}}"
     verb = f"{'accuracy' if metric.is_accuracy else metric.noun} differs by"
     text = (f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the "
             f"candidate and {comparison.champion_only_correct} only for the champion; {verb} "
-            f"{comparison.difference:+{scale}} (95%: {low} to {high}); {detectable}"
+            f"{comparison.difference:+{scale}} ({interval}); {detectable}"
             f"{_describe_trained_on(comparison)}")
     if comparison.num_same_members:
         text += f"; {comparison.num_same_members} more are predicted by the same members for both models"

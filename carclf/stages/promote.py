@@ -9,6 +9,7 @@ from carclf.champion import (
     MAX_ATTEMPTS,
     Event,
     State,
+    describe_holdout,
     ensure_state,
     load_event_model,
     measurement_of_model,
@@ -16,6 +17,7 @@ from carclf.champion import (
     read_state,
     record_measurement,
     record_promotion,
+    require_common_classes,
 )
 from carclf.config import Config, Gate
 from carclf.errors import ServiceError, StageWaiting
@@ -66,8 +68,7 @@ def promote(
     if decision.metric("decision") != "promoted" or not candidate.split.metrics.get("num_holdout"):
         return decision, reused
     metrics = decision.metrics | _measure_holdout(candidate, context)
-    reason = "{reason}; accuracy on labeled test images: {holdout_accuracy:.4f} ({holdout_accuracy_low:.4f} to " \
-             "{holdout_accuracy_high:.4f})".format_map(metrics)
+    reason = f"{metrics['reason']}; on labeled test images: {describe_holdout(metrics)}"
     return decision.model_copy(update={"metrics": metrics | {"reason": reason}}), reused
 
 
@@ -145,8 +146,10 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     if champion_key and gate.champion_rule == "off":
         inputs["champion"] = champion_key
     elif champion_key:
+        model = load_event_model(store, state["champion"])
+        require_common_classes(model, candidate.split, store)
         evaluation, _ = evaluate_champion(candidate.archive, candidate.split, state["champion"], context)
-        champion = load_event_model(store, state["champion"]), evaluation
+        champion = model, evaluation
         inputs["champion_evaluation"] = evaluation.key
 
     def make(folder: Path) -> Metrics:

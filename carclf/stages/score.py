@@ -2,23 +2,25 @@
 
 import math
 
-from carclf.artifacts import Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
+from carclf.artifacts import Archive, Evaluation, Metrics, Provenance, PublicScore, StageContext, Submission, build
 from carclf.champion import record_score
+from carclf.dataset.detection.metric import parse_metric
 from carclf.errors import ConfigError, DataError, ServiceError, StageWaiting
-from carclf.metrics import METRICS
+from carclf.metrics import METRICS, Metric
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, SubmissionState, ungraded_error
 from carclf.services.storage import Store
 from carclf.stats import Proportion, gap_warning, wilson_interval
 
-VERSION = 4
+VERSION = 5
 
 
 def score(submission: Submission, evaluation: Evaluation, context: StageContext) -> tuple[PublicScore, bool]:
     """Return the public score, and whether it was reused. The score is also added to the champion's history.
 
     The metrics are ``public_score``, ``rank`` on the public leaderboard, ``gap`` (validation metric minus public
-    score) and ``warning``, which is not empty if the gap is larger than chance explains. ``public_score`` is empty if
+    score) and ``warning``, which is not empty if the gap is larger than chance explains. There is no gap if the
+    competition's metric is known and not that of the validation. ``public_score`` is empty if
     the competition has no public scores; the next run requests it again. Raise StageWaiting if Kaggle has not scored
     the submission yet, DataError if Kaggle does not list the submission or could not score it.
     """
@@ -42,8 +44,10 @@ def _public_score(submission: Submission, evaluation: Evaluation, context: Stage
     state = _submission_state(submission, kaggle, store)
     metrics: Metrics = {"ref": state.ref, "public_score": "", "rank": "", "gap": "", "warning": ""}
     if state.public_score is not None:
-        metrics |= _compare_with_validation(state.public_score, submission, evaluation)
-        metrics["rank"] = _rank(state.public_score, kaggle)
+        public_metric = _public_metric(evaluation, store)
+        metrics["public_score"] = state.public_score
+        metrics["rank"] = _rank(state.public_score, kaggle, public_metric)
+        metrics |= _compare_with_validation(state.public_score, public_metric, submission, evaluation)
     return build(PublicScore, lambda _: metrics, provenance(state.public_score is not None), store)
 
 
@@ -63,10 +67,23 @@ def _submission_state(submission: Submission, kaggle: KaggleClient, store: Store
     return state
 
 
-def _compare_with_validation(public_score: float, submission: Submission, evaluation: Evaluation) -> Metrics:
+def _public_metric(evaluation: Evaluation, store: Store) -> Metric:
+    """Return the metric of the competition's archive, or that of the validation if it is unknown."""
+    archive = Archive.find(store, evaluation.input("archive"))
+    name = parse_metric(str(archive.metrics.get("evaluation_metric", ""))) if archive else ""
+    return METRICS[name or str(evaluation.metric("metric"))]
+
+
+def _compare_with_validation(
+    public_score: float, public_metric: Metric, submission: Submission, evaluation: Evaluation
+) -> Metrics:
+    """Return ``gap`` and ``warning``, or nothing if the public score is of another metric than the validation's."""
     metric = METRICS[str(evaluation.metric("metric"))]
-    if not metric.is_valid(public_score):  # Kaggle's metric is another one
-        return {"public_score": public_score}
+    is_same = metric == public_metric or (metric.is_accuracy and public_metric.is_accuracy)
+    if not is_same or not metric.is_valid(public_score):
+        log.info("score: no gap: the public score %s is of another metric than the validation: metric=%s "
+                 "kaggle_metric=%s", public_score, metric.name, "" if is_same else public_metric.name)
+        return {}
     validation = Proportion(*map(evaluation.number, ("val_metric", "val_metric_low", "val_metric_high")))
     num_test = int(submission.number("num_rows"))
     if metric.is_accuracy:
@@ -74,7 +91,7 @@ def _compare_with_validation(public_score: float, submission: Submission, evalua
     else:
         public = _with_interval(public_score, validation, evaluation.number("num_images") / num_test)
     warning = gap_warning(metric.noun, validation, public, metric.higher_is_better)
-    return {"public_score": public_score, "gap": round(validation.value - public_score, 5), "warning": warning}
+    return {"gap": round(validation.value - public_score, 5), "warning": warning}
 
 
 def _with_interval(public_score: float, validation: Proportion, ratio: float) -> Proportion:
@@ -84,9 +101,9 @@ def _with_interval(public_score: float, validation: Proportion, ratio: float) ->
     return Proportion(public_score, public_score + low, public_score + high)
 
 
-def _rank(public_score: float, kaggle: KaggleClient) -> int | str:
+def _rank(public_score: float, kaggle: KaggleClient, metric: Metric) -> int | str:
     try:
-        rank = kaggle.leaderboard_rank(public_score)
+        rank = kaggle.leaderboard_rank(public_score, higher_is_better=metric.higher_is_better)
     except (ConfigError, ServiceError) as error:  # the score is valid without a rank
         log.warning("score: cannot read the leaderboard: %s", error)
         return ""

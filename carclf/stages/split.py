@@ -13,7 +13,7 @@ from carclf.progress import log
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 5
+VERSION = 6
 SUBSETS = ("train", "val", "excluded", "holdout")
 
 
@@ -21,8 +21,15 @@ def split(dataset: Dataset, champion: Split | None, context: StageContext) -> tu
     """Return the split of the dataset, and whether it was reused. Copies of an image are in the same subset.
 
     Images of the champion's split keep their subset. If the champion's split was made from this dataset with these
-    settings, that split is returned, so that a run on unchanged data reuses everything.
+    settings, that split is returned, so that a run on unchanged data reuses everything. Raise ConfigError if
+    ``gate.min_recall_by_class`` names a class that is not in the data.
     """
+    result, reused = _split(dataset, champion, context)
+    context.config.gate.require_classes(result.class_names)
+    return result, reused
+
+
+def _split(dataset: Dataset, champion: Split | None, context: StageContext) -> tuple[Split, bool]:
     settings = _settings(context)
     if champion is not None:
         key = Provenance(VERSION, champion.inputs, settings).key(Split)
@@ -36,7 +43,7 @@ def rebuild_split(key: str, dataset: Dataset, context: StageContext) -> None:
     """Build the split with this key again: from the split of the champion at that time, not of today's champion."""
     for champion in ("", *Split.list_keys(context.store)):
         if _provenance(dataset, champion, context).key(Split) == key:
-            split(dataset, Split.require(context.store, champion) if champion else None, context)
+            _split(dataset, Split.require(context.store, champion) if champion else None, context)
 
 
 def _provenance(dataset: Dataset, champion_key: str, context: StageContext) -> Provenance:

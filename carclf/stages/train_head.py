@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Archive, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.audit.auditor import Auditor
+from carclf.champion import champion_model, require_common_classes
 from carclf.config import Config
 from carclf.dataset.archives import extract_images
 from carclf.training.run_features import RunFeatures
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-VERSION = 6
+VERSION = 7
 
 
 def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:
     """Return one model of the backbone and a new head, which is fitted to cached features of several views.
 
-    The audit's metrics are added to the returned model for the run; the stored artifact does not contain them.
+    The audit's metrics are added to the returned model for the run; the stored artifact does not contain them. Raise
+    ConfigError if the champion was trained on other classes and ``gate.champion_rule`` requires a comparison with it.
     """
     config = context.config
+    if config.gate.champion_rule != "off" and (champion := champion_model(context.store)):
+        require_common_classes(champion, split, context.store)
     settings: dict[str, Any] = {
         "model": config.model.model_dump(), "augment": config.augment.model_dump(), "head": config.head.model_dump(),
         "seed": config.seed, "salt": context.salt,
@@ -72,6 +76,7 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
     """Return the fitted head, its history and its metrics. With several trials, write ``trials.csv``."""
     import numpy as np
 
+    from carclf.dataset.splits import units_of
     from carclf.training.compile import make_deterministic
     from carclf.training.head_search import HeadData, search_settings
     from carclf.training.heads import build_head, fit_head
@@ -87,7 +92,7 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
 
     settings, objective = config.head, Objective.from_split(features.split)
     if settings.num_trials > 1:
-        data = HeadData(views, labels, train["cluster"].to_numpy())
+        data = HeadData(views, labels, units_of(train).to_numpy())
         settings, trials = search_settings(new_head, data, settings, config.seed, objective)
         trials.to_csv(folder / "trials.csv", index=False)
     head = new_head()

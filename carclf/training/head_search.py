@@ -23,7 +23,7 @@ HELD_OUT_EVERY = 5  # one group in five is held out
 class HeadData:
     """Features of the training images, (views, rows, features), the plain view first; labels and groups by row.
 
-    The images of a group, which are copies of each other, are held out together.
+    The images of a group depend on each other, as copies do, and are held out together.
     """
 
     views: npt.NDArray[np.float32]
@@ -36,11 +36,17 @@ def search_settings(
 ) -> tuple[Head, pd.DataFrame]:
     """Return the settings that are best on held-out plain images, and a table with one row per trial.
 
-    The metric decides. Accuracy has too few values on a few images, so the loss decides instead of it.
+    The metric decides. Accuracy has too few values on a few images, so the loss decides instead of it, and instead of a
+    metric that the held-out images do not define. If all images are in one group, the given settings are returned.
     ``build`` must return the same new head every time, so that trials differ in their settings only.
     """
     views, labels = data.views, data.labels
     held_out = is_held_out(data.groups)
+    if held_out.all():
+        log.warning("train_head: no trials: all training images are in one group")
+        return settings, pd.DataFrame()
+    if not objective.metric.is_defined(labels[held_out]):
+        objective = ACCURACY
     train = views[:, ~held_out].reshape(-1, views.shape[2]), np.tile(labels[~held_out], len(views))
     val = views[0][held_out], labels[held_out]
     rows: list[dict[str, float]] = []

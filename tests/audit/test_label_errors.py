@@ -103,3 +103,17 @@ def test_suspects_with_an_ambiguous_id_are_identified_by_their_path() -> None:
     ids = suspects.set_index("path")["id"]
     assert all(ids[path] == path for path in rows["path"][:2])
     assert ids[rows["path"][2]] == "2.jpg"
+
+
+def test_images_of_a_group_do_not_confirm_each_others_labels() -> None:
+    true = np.arange(NUM) % CLASSES
+    features, given = pooled(true), true.copy()
+    features[1:5] = features[0]
+    given[:5] = 3
+    rows = pd.DataFrame({"id": np.arange(NUM).astype(str), "path": "x", "label": given.astype(str),
+                         "class_index": given, "cluster": np.arange(NUM), "group": ""})
+    apart = rank_suspects(rows, features, 0).set_index("id")["label_quality"]
+    rows.loc[:4, "group"] = "driver"
+    together = rank_suspects(rows, features, 0).set_index("id")["label_quality"]
+    assert together["0"] < 0.1
+    assert apart["0"] > 0.3

@@ -95,10 +95,10 @@ def test_the_approval_question_shows_the_metrics_and_links_the_report(environmen
         results = {"promote": {"threshold": 0.9, "val_accuracy": 0.95, "decision": "awaiting approval", "champion": "",
                                "reason": "awaiting approval: all hold", "p_value": 0.0123456, "report": "decisions/d"},
                    "evaluate": {"val_accuracy": 0.95, "val_accuracy_low": 0.93, "val_accuracy_high": 0.97,
-                                "metric": "log_loss", "val_metric": 0.2, "val_metric_low": 0.1,
-                                "val_metric_high": 0.3,
-                                "num_images": 500, "weakest_class": "a|b\\nc", "weakest_recall": 0.8,
-                                "calibration_error": 0.01}}
+                               "metric": "log_loss", "val_metric": 0.2, "val_metric_low": 0.1,
+                               "val_metric_high": 0.3,
+                               "num_images": 500, "weakest_class": "a|<b[`\\nc", "weakest_recall": 0.8,
+                               "calibration_error": 0.01}}
         ti = N(xcom_pull=lambda task_ids: {"metrics": results[task_ids]})
         body = car_retrain.car_retrain().get_task("approval.ask").body
         print(jinja2.Template(body).render(ti=ti, run_id="manual__2026-11-25T06:54:51+00:00"))
@@ -109,9 +109,9 @@ def test_the_approval_question_shows_the_metrics_and_links_the_report(environmen
     assert f"(/airflow/dags/car_retrain/runs/{run}/plugin/car-classifier-report)" in body
     assert "0.9500 (95%: 0.9300 to 0.9700, 500 images)" in body
     assert "| validation log loss (lower is better) | 0.2000 (95%: 0.1000 to 0.3000, 500 images) |" in body
-    assert "\n| weakest class | a\\|b c, recall 0.8000 |\n" in body
     assert "| champion | none yet |" in body
     assert "awaiting approval: all hold\n" in body
+    assert r"| weakest class | a\|\<b\[\` c, recall 0.8000 |" in body
     assert "s3://b/p:\n\n- `decisions/d`\n" in body
     assert "$" not in body
     assert "1.5 hours" in body

@@ -178,9 +178,9 @@ def given_index(num_train: int = 60, num_val: int = 10, num_holdout: int = 10) -
 def test_given_validation_images_are_the_validation_subset() -> None:
     split = stratified_holdout(given_index(), val_fraction=FRACTION, seed=0).set_index("id")["subset"]
     assert sorted(split.index[split == "val"]) == sorted(f"val-{number}" for number in range(10))
-    assert split.index[split == "excluded"].tolist() == ["train-4"]
+    assert sorted(split.index[split == "excluded"]) == ["train-4", "train-5"]
     assert sorted(split.index[split == "holdout"]) == sorted(f"holdout-{number}" for number in range(10))
-    assert (split == "train").sum() == 59
+    assert (split == "train").sum() == 58
 
 
 def test_the_next_split_keeps_given_subsets_and_uses_a_former_copy() -> None:
@@ -209,11 +209,28 @@ def test_a_class_without_training_images_is_rejected() -> None:
         stratified_holdout(index, val_fraction=FRACTION, seed=0)
 
 
-def test_a_class_may_lack_given_validation_images() -> None:
+def test_a_class_without_given_validation_images_is_rejected() -> None:
     index = given_index()
     index.loc[index["id"] == "train-7", "label"] = "van"
-    split = stratified_holdout(index, val_fraction=FRACTION, seed=0)
-    assert split.loc[split["label"] == "van", "subset"].tolist() == ["train"]
+    with pytest.raises(DataError, match=r"van.*data\.val_folder"):
+        stratified_holdout(index, val_fraction=FRACTION, seed=0)
+
+
+@pytest.mark.parametrize(
+    "make", [partial(stratified_holdout, val_fraction=FRACTION), partial(stratified_k_fold, num_folds=3, fold=0)])
+def test_copies_and_groups_of_labeled_test_images_are_excluded(make: Callable[..., pd.DataFrame]) -> None:
+    index = given_index().query("source != 'val'").reset_index(drop=True)
+    index.loc[index["id"].isin(["train-1", "train-2", "holdout-7"]), "group"] = "driver"
+    split = make(index, seed=0).set_index("id")
+    excluded = ["train-1", "train-2", "train-5"]
+    assert split.index[split["subset"] == "excluded"].tolist() == excluded
+    assert (split.loc[excluded, "fold"] == -1).all()
+    others = index[~index["id"].isin([*excluded, *(f"holdout-{number}" for number in range(10))])]
+    pd.testing.assert_frame_equal(split.loc[others["id"].sort_values()].reset_index(), make(others, seed=0)[
+        ["id", *split.columns]])
+    index.loc[index["id"] == "train-5", "label"] = "van"
+    with pytest.raises(DataError, match=r"van.*labeled test images"):
+        make(index, seed=0)
 
 
 def test_leaks_count_groups_and_copies_of_labeled_test_images() -> None:
@@ -221,6 +238,7 @@ def test_leaks_count_groups_and_copies_of_labeled_test_images() -> None:
     index.loc[index["id"].isin(["train-1", "train-2", "holdout-7"]), "group"] = "driver"
     rows = stratified_holdout(index, val_fraction=FRACTION, seed=0)
     unlabeled = build_index([""] * 2, ["driver", "other"], [7000, 7001], "test")
+    rows = rows.assign(subset=rows["subset"].mask(rows["id"].isin(["train-1", "train-2", "train-5"]), "train"))
     leaks = find_leaks(rows, pd.concat([index, unlabeled], ignore_index=True), rows.replace("holdout-3", "holdout-4"))
     assert leaks["groups_in_train_and_val"] == []
     assert leaks["holdout_copies_in_train"] == ["holdout-1"]

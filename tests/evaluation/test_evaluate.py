@@ -245,6 +245,19 @@ def test_labeled_test_images_are_measured_with_the_temperature_of_the_validation
     assert evaluate_holdout(*arguments) == (holdout, True)
 
 
+def test_metric_that_the_labeled_test_images_do_not_define_is_left_out(
+    experiment: Experiment, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_holdout = (experiment.rows["cluster"] <= 30) & (experiment.rows["label"] == experiment.rows["label"].iloc[0])
+    rows = experiment.rows.assign(subset=experiment.rows["subset"].mask(is_holdout, "holdout"))
+    split = experiment.build_split(rows, "one class")
+    split = split.model_copy(update={"metrics": split.metrics | {"metric": "roc_auc"}})
+    holdout, _ = evaluate_holdout(experiment.archive, split, experiment.evaluation, experiment.context)
+    assert 0 <= holdout.number("holdout_accuracy") <= 1
+    assert not [name for name in holdout.metrics if name.startswith("holdout_metric")]
+    assert "ROC AUC" in caplog.text
+
+
 def test_reusing_an_evaluation_does_not_import_the_training_framework(experiment: Experiment) -> None:
     keys = (experiment.archive.key, experiment.split.key, experiment.model.key)
     code = f"""

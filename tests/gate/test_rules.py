@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from gate_candidates import DEFAULT_METRICS
 
-from carclf.config import Gate
+from carclf.config import Gate, load_config
 from carclf.errors import ConfigError
 from carclf.gate.comparison import ChampionComparison
-from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason, validate_class_floors
+from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason
+from carclf.metrics import METRICS as METRICS_BY_NAME
+from carclf.paired_bootstrap import PairedBootstrap
 from carclf.stats import PairedCounts
 
 GATE = Gate(threshold=0.9, min_recall=0.8)
@@ -44,6 +46,15 @@ def apply_rules(
 
 def failed(rules: dict[str, RuleResult]) -> list[str]:
     return [name for name, rule in rules.items() if not rule.passed]
+
+
+def test_too_few_groups_cannot_show_an_improvement() -> None:
+    few = WORSE.by_metric(METRICS_BY_NAME["log_loss"], PairedBootstrap(0.5, None, 1, 1, 1), 0.05)
+    rule = apply_rules(comparison=few)["champion"]
+    assert rule.passed
+    assert "too few groups" in rule.detail
+    assert few.minimum_detectable_difference is None
+    assert failed(apply_rules(comparison=few, gate=Gate(champion_rule="better"))) == ["champion"]
 
 
 def test_a_candidate_that_passes_all_rules_is_promoted() -> None:
@@ -193,6 +204,18 @@ def test_a_floor_for_a_class_replaces_the_general_floor() -> None:
 
 
 def test_a_floor_for_an_unknown_class_raises_config_error() -> None:
-    validate_class_floors(Gate(min_recall_by_class="7=0.5"), ["0", "1", "7"])
+    Gate(min_recall_by_class="7=0.5").require_classes(["0", "1", "7"])
     with pytest.raises(ConfigError, match=r"gate\.min_recall_by_class has a floor for 3, 9, .* 0, 1, 7"):
-        validate_class_floors(Gate(min_recall_by_class="3=0.5,7=0.5,9=0.1"), ["0", "1", "7"])
+        Gate(min_recall_by_class="3=0.5,7=0.5,9=0.1").require_classes(["0", "1", "7"])
+
+
+@pytest.mark.parametrize(("text", "floors"), [
+    ("", {}), ("Niva=0.7", {"Niva": 0.7}), ("Niva, white=0.7, a=b=1,2=0", {"Niva, white": 0.7, "a=b": 1, "2": 0})])
+def test_names_with_commas_and_equals_signs_have_floors(text: str, floors: dict[str, float]) -> None:
+    assert Gate(min_recall_by_class=text).min_recalls == floors
+
+
+@pytest.mark.parametrize("text", ["Niva", "Niva=1.5", "Niva=0.7,Kalina", "=0.7", "a=0.5,a=0.6", "a=0.5\n"])
+def test_invalid_floors_are_rejected(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"gate\.min_recall_by_class"):
+        load_config("demo", {"gate.min_recall_by_class": text})

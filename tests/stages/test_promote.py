@@ -1,5 +1,6 @@
 """The promote stage on artifacts in a folder store: decisions, the champion and its history."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -11,13 +12,14 @@ from typing import Any
 import pytest
 from gate_candidates import build_artifact, build_candidate, build_ensemble, build_evaluation, build_split
 
-from carclf.artifacts import Decision, Evaluation, Provenance
-from carclf.champion import read_state, roll_back, set_threshold
+from carclf.artifacts import Decision, Evaluation, Provenance, Split, StageContext
+from carclf.champion import read_state, require_common_classes, roll_back, set_threshold
 from carclf.config import Evaluate, load_config
 from carclf.errors import ConfigError, DataError, StageWaiting
 from carclf.evaluation.evaluate import with_champion_tta
 from carclf.reports.decision_report import render_decision
 from carclf.services.storage import FolderStore, Store, open_store
+from carclf.stages.train_head import train_head
 
 COMPARED_FIELDS = ("num_images", "num_trained_on", "candidate_only_correct_ids", "champion_only_correct_ids")
 
@@ -461,3 +463,25 @@ def test_deciding_does_not_import_the_training_framework(store: Store, tmp_path:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[False, True] set()", done.stderr
+
+
+@pytest.mark.parametrize("class_names", [["Lada Priora", "Ford Focus", "Niva"], ["0", "4", "5"]])
+def test_a_champion_of_other_classes_is_not_compared(store: Store, class_names: list[str]) -> None:
+    """Its accuracy on renamed classes is 0, so that any candidate would replace it."""
+    first = build_candidate(store, "first", [0])
+    first.promote(store)
+    renamed = build_artifact(store, Split, Provenance(1, {}, {"names": class_names}), {"class_names": class_names})
+    config = load_config("demo")
+    with pytest.raises(ConfigError, match=r"data\.class_names.*data\.source.*--store"):
+        train_head(first.archive, renamed, StageContext(store, config))
+    second = build_candidate(store, "second", [1])
+    with pytest.raises(ConfigError, match=class_names[1]):
+        dataclasses.replace(second, split=renamed).promote(store)
+    assert champion_key(store) == first.model.key
+
+
+def test_added_classes_do_not_prevent_the_comparison(store: Store) -> None:
+    split = build_split(store)
+    more = build_artifact(store, Split, Provenance(1, {}, {"more": True}), {"class_names": ["0", "1", "2", "3", "4"]})
+    champion = build_candidate(store, "first", [0], split=split).model
+    require_common_classes(champion, more, store)

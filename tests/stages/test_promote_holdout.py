@@ -7,7 +7,7 @@ import pytest
 from gate_candidates import Candidate, build_artifact, build_candidate, build_split
 
 from carclf.artifacts import Evaluation, Metrics, Provenance, Split
-from carclf.champion import read_state
+from carclf.champion import describe_holdout, read_state
 from carclf.cli.tables import champion_rows, history_table
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.errors import CarclfError
@@ -72,6 +72,13 @@ def test_the_history_and_the_page_show_the_measurement(store: Store) -> None:
     state = read_state(store)
     rows = champion_rows(store, state)
     assert json.loads(json.dumps(rows))[0]["holdout_accuracy"] == 0.9
-    assert "test accuracy 0.9000" in history_table(rows)[1]
+    assert "accuracy 0.9000 (0.8000 to 0.9500)" in history_table(rows)[1]
     facts = champion_facts(store)
     assert (facts.champion.holdout_accuracy, facts.champion.holdout_accuracy_low) == (0.9, 0.8)
+
+
+def test_the_metric_comes_before_the_accuracy() -> None:
+    measured = HOLDOUT_METRICS | {"metric": "log_loss", "holdout_metric": 0.25}
+    assert describe_holdout(measured) == "log loss 0.2500 (0.8000 to 0.9500), accuracy 0.9000 (0.8000 to 0.9500)"
+    assert describe_holdout(measured | {"holdout_metric": None}) == "accuracy 0.9000 (0.8000 to 0.9500)"
+    assert describe_holdout(HOLDOUT_METRICS) == "accuracy 0.9000 (0.8000 to 0.9500)"

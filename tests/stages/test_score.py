@@ -8,7 +8,7 @@ import pytest
 from gate_candidates import build_artifact, build_candidate
 from submissions import submit_file
 
-from carclf.artifacts import Evaluation, Metrics, Provenance, StageContext, Submission
+from carclf.artifacts import Archive, Evaluation, Metrics, Provenance, StageContext, Submission
 from carclf.champion import read_state
 from carclf.config import load_config
 from carclf.demo.competition import Competition, open_competition
@@ -39,11 +39,16 @@ def graded(cars: Path, tmp_path: Path) -> Competition:
     return open_competition(cars, slug="cars", work=tmp_path, truth=cars / "truth.csv")
 
 
-def build_evaluation(store: Store, value: float, low: float, high: float, metric: str = "accuracy") -> Evaluation:
+def build_evaluation(
+    store: Store, value: float, interval: tuple[float, float], metric: str = "accuracy", kaggle: str = ""
+) -> Evaluation:
+    """Build an evaluation of an archive with Kaggle's description of its metric."""
+    low, high = interval
     metrics: Metrics = {
         "metric": metric, "val_metric": value, "val_metric_low": low, "val_metric_high": high, "num_images": 60,
     }
-    return build_artifact(store, Evaluation, Provenance(1, {"model": "m"}, metrics), metrics)
+    archive = build_artifact(store, Archive, Provenance(1, {}, {"metric": kaggle}), {"evaluation_metric": kaggle})
+    return build_artifact(store, Evaluation, Provenance(1, {"archive": archive.key, "model": "m"}, metrics), metrics)
 
 
 def fingerprint(submission: Submission) -> str:
@@ -69,7 +74,7 @@ def score_metrics(submission: Submission, evaluation: Evaluation, store: Store) 
 def test_a_score_is_found_by_fingerprint_and_an_empty_one_is_requested_again(
     tmp_path: Path, cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, evaluation = tmp_path / "submissions.json", build_evaluation(store, 0.97, 0.9, 0.99)
+    path, evaluation = tmp_path / "submissions.json", build_evaluation(store, 0.97, (0.9, 0.99))
     context = StageContext(store, CONFIG)
     ungraded = open_competition(cars, slug="cars", work=tmp_path)
     with DemoServer(ungraded, scoring_seconds=0, submissions_path=path) as server:
@@ -95,7 +100,7 @@ def test_a_score_is_found_by_fingerprint_and_an_empty_one_is_requested_again(
 def test_an_ungraded_submission_gets_the_score_of_a_manual_submission(
     cars: Path, graded: Competition, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluation = build_evaluation(store, 0.97, 0.9, 0.99)
+    evaluation = build_evaluation(store, 0.97, (0.9, 0.99))
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = send(store, cars / "truth.csv", monkeypatch, server)
         server.submissions[0].error = "The file could not be read"
@@ -139,7 +144,7 @@ def test_a_leaderboard_that_cannot_be_read_costs_only_the_rank(
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = send(store, cars / "truth.csv", monkeypatch, server)
         server.faults.append(Fault("GetLeaderboard", *fault, times=99))
-        metrics = score_metrics(submission, build_evaluation(store, 1.0, 0.9, 1.0), store)
+        metrics = score_metrics(submission, build_evaluation(store, 1.0, (0.9, 1.0)), store)
     assert metrics == {"ref": 1001, "public_score": 1.0, "rank": "", "gap": 0.0, "warning": ""}
 
 
@@ -150,7 +155,7 @@ def test_a_submission_that_kaggle_does_not_list_yet_is_found_by_its_number(
         server.list_lag_seconds = 3600
         submission = send(store, cars / "truth.csv", monkeypatch, server)
         assert KaggleClient("cars").list_submissions() == []
-        metrics = score_metrics(submission, build_evaluation(store, 1.0, 0.9, 1.0), store)
+        metrics = score_metrics(submission, build_evaluation(store, 1.0, (0.9, 1.0)), store)
     assert (metrics["ref"], metrics["public_score"]) == (1001, 1.0)
 
 
@@ -164,7 +169,7 @@ def test_gap_of_another_metric_has_its_direction(
     metric, value, suspect = expected
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = send(store, cars / "sample-submission.csv", monkeypatch, server)
-        evaluation = build_evaluation(store, value, value - 0.01, value + 0.01, metric)
+        evaluation = build_evaluation(store, value, (value - 0.01, value + 0.01), metric)
         metrics = score_metrics(submission, evaluation, store)
     public_score = float(metrics["public_score"])
     assert metrics["gap"] == round(value - public_score, 5)
@@ -177,5 +182,21 @@ def test_score_that_the_metric_cannot_have_is_not_compared(
     with DemoServer(graded, scoring_seconds=0) as server:
         submission = send(store, cars / "truth.csv", monkeypatch, server)
         monkeypatch.setattr("carclf.services.kaggle.client._parse_score", lambda _: 12.5)
-        metrics = score_metrics(submission, build_evaluation(store, 0.9, 0.8, 0.95, "macro_f1"), store)
+        metrics = score_metrics(submission, build_evaluation(store, 0.9, (0.8, 0.95), "macro_f1"), store)
     assert (metrics["public_score"], metrics["gap"], metrics["warning"]) == (12.5, "", "")
+
+
+@pytest.mark.parametrize("expected", [
+    ("Categorization Accuracy", 0.8, 1), ("F-Score (Micro)", 0.8, 1), ("Log Loss", "", 2), ("?", 0.8, 1)], ids=str)
+def test_scores_of_another_metric_have_a_rank_in_its_direction_and_no_gap(
+    store: Store, cars: Path, graded: Competition, monkeypatch: pytest.MonkeyPatch, expected: tuple[str, Any, int]
+) -> None:
+    """The public score of the sample submission is 0.1."""
+    kaggle, gap, rank = expected
+    monkeypatch.setattr(
+        KaggleClient, "leaderboard_rank", lambda _, score, *, higher_is_better: 1 if higher_is_better else 2)
+    with DemoServer(graded, scoring_seconds=0) as server:
+        submission = send(store, cars / "sample-submission.csv", monkeypatch, server)
+        metrics = score_metrics(submission, build_evaluation(store, 0.9, (0.8, 0.95), kaggle=kaggle), store)
+    assert metrics["gap"] == (gap and pytest.approx(gap, abs=0.05))
+    assert metrics["rank"] == rank

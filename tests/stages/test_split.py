@@ -240,3 +240,11 @@ def test_a_split_counts_groups_and_follows_a_champion_of_an_earlier_version(stor
     history = second.history(store)
     assert set(history["label"]) == {"0", "1", "2"}
     assert len(history) == 110
+
+
+def test_a_floor_of_an_unknown_class_is_rejected_before_training(store: Store) -> None:
+    data = build_dataset(store, index_rows(range(90)))
+    for _ in range(2):  # also if the split is reused
+        with pytest.raises(ConfigError, match=r"gate\.min_recall_by_class.*Niva"):
+            run_split(store, data, load_config("demo", {"gate.min_recall_by_class": "Niva=0.5"}))
+    assert run_split(store, data, load_config("demo", {"gate.min_recall_by_class": "1=0.5"}))[1]

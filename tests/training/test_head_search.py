@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from carclf.config import load_config
+from carclf.metrics import METRICS
 from carclf.training.head_search import HeadData, is_held_out, sample_trials, search_settings
 from carclf.training.heads import build_head
+from carclf.training.validation import Objective
 
 SETTINGS = {"head.num_trials": 3, "head.epochs": 8, "head.learning_rate": 1e-4, "head.weight_decay": 1e-3}
 
@@ -61,3 +63,19 @@ def test_a_trial_that_diverges_is_not_chosen():
     data = HeadData(features[None], np.arange(60) % 3, np.arange(60))
     chosen, table = search_settings(build, data, config.head, 1)
     assert np.isnan(table["held_out_loss"][0]) and chosen.learning_rate == table["learning_rate"][1]
+
+
+def test_undefined_metric_is_replaced_by_the_loss_and_one_group_has_no_trials():
+    config, random = load_config("gpu", SETTINGS | {"head.num_trials": 2, "head.epochs": 1}), np.random.default_rng(0)
+    features, groups = random.normal(size=(1, 60, 8)).astype(np.float32), np.arange(60)
+    labels = np.where(groups % 5 == 0, 0, 1)  # all held-out images have the same class
+    objective = Objective(METRICS["roc_auc"], ("a", "b"))
+
+    def build():
+        return build_head(8, 2, config.model)
+
+    chosen, table = search_settings(build, HeadData(features, labels, groups), config.head, 1, objective)
+    assert chosen.learning_rate == table["learning_rate"][table["held_out_loss"].idxmin()]
+    one_group = HeadData(features, labels, np.zeros(60))
+    chosen, table = search_settings(build, one_group, config.head, 1, objective)
+    assert (chosen, len(table)) == (config.head, 0)
