@@ -28,9 +28,6 @@ class Champion(Facts):
     holdout_accuracy: float | None = None
     holdout_accuracy_low: float | None = None
     holdout_accuracy_high: float | None = None
-    holdout_metric: float | None = None
-    holdout_metric_low: float | None = None
-    holdout_metric_high: float | None = None
     public_score: float | None
     rank: int | None
     since: str  # ISO 8601
