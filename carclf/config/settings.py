@@ -298,6 +298,15 @@ class Evaluate(Section):
         return zooms
 
 
+def _parse_recalls(text: str) -> dict[str, float]:
+    """Return the recall of each class; the names may contain commas and equals signs. Raise ValueError if invalid."""
+    *pairs, rest = re.split(r"=\s*(0(?:\.[0-9]+)?|1(?:\.0+)?)\s*(?:,|$)", text)
+    names = [name.strip() for name in pairs[::2]]
+    if rest.strip() or not all(names) or len(set(names)) < len(names):
+        raise ValueError("expected different classes, each with a recall from 0 to 1")
+    return dict(zip(names, map(float, pairs[1::2]), strict=True))
+
+
 class Gate(Section):
     """Requirements for promoting a candidate."""
 
@@ -326,26 +335,20 @@ class Gate(Section):
 
     @property
     def min_recalls(self) -> dict[str, float]:
-        """``min_recall_by_class`` as a mapping from class to recall. The names may contain commas and equals signs."""
-        *pairs, rest = re.split(r"=\s*(0(?:\.[0-9]+)?|1(?:\.0+)?)\s*(?:,|$)", self.min_recall_by_class)
-        names = [name.strip() for name in pairs[::2]]
-        if rest.strip() or not all(names) or len(set(names)) < len(names):
-            raise ValueError("expected different classes, each with a recall from 0 to 1, such as Niva=0.7,Kalina=0.75")
-        return dict(zip(names, map(float, pairs[1::2]), strict=True))
+        """``min_recall_by_class`` as a mapping from class to recall."""
+        return _parse_recalls(self.min_recall_by_class)
+
+    @field_validator("min_recall_by_class")
+    @classmethod
+    def _require_recalls(cls, text: str) -> str:
+        _parse_recalls(text)
+        return text
 
     def require_classes(self, class_names: Sequence[str]) -> None:
         """Raise ConfigError if ``min_recall_by_class`` names a class that is not in the data."""
         if unknown := sort_naturally(set(self.min_recalls) - set(class_names)):
             raise ConfigError(f"gate.min_recall_by_class has a floor for {', '.join(unknown)}, but the classes "
                               f"are {', '.join(class_names)}. Remove the floor.")
-
-    @model_validator(mode="after")
-    def _check_min_recalls(self) -> "Gate":
-        try:
-            _ = self.min_recalls
-        except ValueError as error:
-            raise ValueError(f"gate.min_recall_by_class = {self.min_recall_by_class!r}: {error}.") from error
-        return self
 
 
 class Submit(Section):

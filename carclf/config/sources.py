@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from carclf.errors import ConfigError
+from carclf.formatting import truncate
 
 SLUG = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 _DATASET = re.compile(rf"kaggle://({SLUG}/{SLUG})(?:/([1-9][0-9]{{0,8}}))?")
@@ -64,5 +65,5 @@ def parse_source(text: str) -> Source:
     if text.lower().endswith(ARCHIVE_SUFFIXES):
         return Source("file", text)
     if "/" not in text:
-        raise ValueError(f"is neither a competition's slug nor a path; for a folder write ./{text}")
+        raise ValueError(f"is neither a competition's slug nor a path; for a folder write ./{truncate(text, 50)}")
     return Source("folder", text)
