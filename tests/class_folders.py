@@ -15,7 +15,7 @@ SAMPLE = "sample-submission.csv"
 
 
 def read_layout(folder: Path) -> Layout:
-    """Return the layout of train/<class>/*, test_upload/** and sample-submission.csv; the ids are the file names."""
+    """Return the layout of train/<class>/*, test_upload/**, extra-data/*/<class>/* and sample-submission.csv."""
     paths = sorted(path.relative_to(folder) for top in ("train/*/*", "test_upload/**/*") for path in folder.glob(top)
                    if path.is_file())
     is_train = [path.parts[0] == "train" for path in paths]
@@ -27,6 +27,10 @@ def read_layout(folder: Path) -> Layout:
     class_names = tuple(sort_naturally(path.name for path in folder.glob("train/*")))
     sample = pd.read_csv(folder / SAMPLE, dtype=str) if (folder / SAMPLE).exists() else None
     form = SubmissionFormat(SAMPLE, "Id", ("Category",), "label", {name: name for name in class_names})
+    extra = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("extra-data/*/*/*"))]
+    images = pd.concat([images, pd.DataFrame({
+        "id": extra, "path": extra, "label": [path.split("/")[2] for path in extra], "source": "extra", "group": "",
+    }, dtype="str")], ignore_index=True)
     return Layout(images, class_names, "accuracy", None if sample is None else form, (),
                   () if sample is None else tuple(sample["Id"]))
 

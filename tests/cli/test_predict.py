@@ -41,7 +41,7 @@ def test_predictions_are_the_calibrated_probabilities_of_the_evaluation(
 ) -> None:
     predictions, paths = validated
     temperature = Run.load("seed-0", store).artifact(Evaluation, "evaluate").metrics["temperature"]
-    expected = apply_temperature(predictions.filter(regex=r"^p\d").to_numpy(float), temperature)
+    expected = apply_temperature(predictions.filter(regex="^p_").to_numpy(float), temperature)
     assert carclf(store, "predict", *paths, "--json") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["file"] for line in lines] == [str(path) for path in paths]

@@ -90,9 +90,9 @@ def test_a_test_id_without_an_image_is_named(folder: Path) -> None:
 
 
 def test_an_image_of_a_class_that_the_data_do_not_have_is_rejected(folder: Path) -> None:
-    layout = read_layout(folder)
     (folder / "extra-data/0/sedan").mkdir(parents=True)
     shutil.copy(min((folder / "train/0").iterdir()), folder / "extra-data/0/sedan/x.jpg")
+    layout = read_layout(folder)
     with pytest.raises(DataError, match=r"'sedan' .*extra-data/0/sedan/x\.jpg"):
         raise_on_errors(find_problems(build_index(folder, CONFIG, layout), CheckContext(layout, CONFIG)))
 

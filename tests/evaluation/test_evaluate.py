@@ -112,7 +112,7 @@ def test_metrics_agree_with_the_predictions(experiment: Experiment) -> None:
     val = experiment.rows[experiment.rows["subset"] == "val"]
     assert table["id"].tolist() == val["id"].tolist()
     assert table["label"].tolist() == val["label"].tolist()
-    probabilities = table[["p2", "p5", "p7"]].to_numpy()
+    probabilities = table[["p_2", "p_5", "p_7"]].to_numpy()
     np.testing.assert_array_equal(table["predicted"], np.array(CLASSES)[probabilities.argmax(1)])
     correct = (table["predicted"] == table["label"]).to_numpy()
     assert metrics["val_accuracy"] == content["accuracy"] == correct.mean()
@@ -131,7 +131,8 @@ def test_an_evaluation_has_measurements_and_all_files(experiment: Experiment) ->
     assert metrics["model_mb"] == experiment.model.files["model.keras"].num_bytes / 1e6
     assert 0 < metrics["latency_ms"] < 1000
     assert {name for name in content if name in metrics} == {
-        "num_images", "temperature", "calibration_error", "latency_ms", "model_mb", "reload_difference"}
+        "num_images", "temperature", "calibration_error", "latency_ms", "model_mb", "reload_difference", "metric",
+        "val_metric", "val_metric_low", "val_metric_high"}
     assert set(experiment.evaluation.files) == {
         "predictions.parquet", "evaluation.json", "error_images.json", "report.html"}
 
@@ -176,12 +177,12 @@ def test_a_class_that_the_model_was_not_trained_on_counts_as_an_error(experiment
     rows = experiment.rows.assign(label=experiment.rows["label"].where(experiment.rows.index > 10, "4"))
     evaluation, _ = experiment.evaluate(experiment.model, experiment.build_split(rows, "new class"))
     content = experiment.content(evaluation)
-    assert list(experiment.predictions(evaluation).columns) == ["id", "label", "predicted", "p2", "p5", "p7"]
+    assert list(experiment.predictions(evaluation).columns) == ["id", "label", "predicted", "p_2", "p_5", "p_7"]
     assert content["class_names"] == ["2", "4", "5", "7"]
     assert content["unknown_classes"] == ["4"]
     assert content["recall"][1] == 0
     assert (evaluation.metrics["weakest_class"], evaluation.metrics["weakest_recall"]) == ("4", 0.0)
-    assert "not trained on the classes 4" in evaluation.path(experiment.store, "report.html").read_text()
+    assert "not trained on the classes <bdi>4</bdi>" in evaluation.path(experiment.store, "report.html").read_text()
 
 
 def test_a_model_that_predicts_nan_raises_quality_error(experiment: Experiment) -> None:

@@ -125,7 +125,7 @@ def test_credentials_are_read_from_each_source(
         folder.mkdir(parents=True)
         (folder / "kaggle.json").write_text(json.dumps({"username": "demo", "key": "demo-key"}))
         monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path / "elsewhere"))
-    assert connect().check_access() == 4
+    assert connect().check_access() == 41  # with the images in the archives
 
 
 def test_an_invalid_credentials_file_raises_config_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from gate_candidates import build_artifact, build_candidate
 
 from carclf.artifacts import Artifact, Dataset, Metrics, Model, Prediction, Provenance, StageContext, Submission
 from carclf.config import Config, iter_settings, load_config
-from carclf.services.kaggle.client import KaggleClient, SubmissionState
+from carclf.services.kaggle.client import CompetitionDetails, KaggleClient, SubmissionState
 from carclf.services.storage import Store, open_store
 from carclf.stages import train_head
 from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall
@@ -46,7 +46,10 @@ CHANGED_VALUES: dict[str, Any] = {
     "split.val_fraction": 0.2,
 }
 # Settings that are valid only together with another setting.
-REQUIRED = {"split.fold": {"split.num_folds": 3}, "fine_tune.initial_size_fraction": {"fine_tune.num_phases": 2}}
+REQUIRED = {
+    "split.fold": {"split.num_folds": 3}, "fine_tune.initial_size_fraction": {"fine_tune.num_phases": 2},
+    "data.source": {"data.class_names": "0=sedan"},  # the default source has class names
+}
 # audit.enabled runs the audit, download.extra_data needs folders (see test_data_stages), and force changes every key.
 UNTESTED = {"audit.enabled", "force", "download.extra_data"}
 SETTINGS = [name for name, _ in iter_settings() if name not in UNTESTED]
@@ -79,6 +82,7 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
                    "evaluation.evaluate", "stages.promote", "stages.submit", "stages.score"):
         monkeypatch.setattr(f"carclf.{module}.build", raise_key)
     monkeypatch.setattr(KaggleClient, "list_files", lambda _: [])
+    monkeypatch.setattr(KaggleClient, "details", lambda _: CompetitionDetails())
     monkeypatch.setattr(KaggleClient, "__init__", lambda self, competition: setattr(self, "competition", competition))
     monkeypatch.setattr(KaggleClient, "find_submission", lambda *_, **__: SubmissionState(1, "COMPLETE", None, "", ""))
     monkeypatch.setattr("carclf.stages.submit.read_state", lambda _: {})

@@ -53,7 +53,8 @@ class Inputs:
     def predict(self, ids: tuple[str, ...], label: int = 0) -> Prediction:
         """Build the prediction left by an earlier attempt to submit."""
         keys = {"archive": self.archive.key, "dataset": self.dataset.key, "model": self.model.key}
-        settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {"temperature": 1.0, "salt": ""}
+        settings = CONFIG.evaluate.model_dump(exclude={"batch_size"}) | {
+            "temperature": 1.0, "positive_class": "", "salt": ""}
         files = {"submission.csv": submission_csv(ids, label)}
         provenance = Provenance(VERSION, keys, settings)
         return build_artifact(self.store, Prediction, provenance, {"num_rows": len(ids)}, files)

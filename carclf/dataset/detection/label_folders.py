@@ -35,7 +35,7 @@ def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
 
 def _below_common_folder(folders: "pd.Series[str]") -> "pd.Series[str]":
     """Return the folders without the first ones that all of them have: archive/train/0 and archive/train/1."""
-    while folders.str.contains("/").all() and folders.str.partition("/")[0].nunique() == 1:
+    while len(folders) and folders.str.contains("/").all() and folders.str.partition("/")[0].nunique() == 1:
         folders = folders.str.partition("/")[2]
     return folders
 
