@@ -42,7 +42,7 @@ def measure(folder: Path, num_workers: int, num_recipes: int) -> dict[str, float
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     environment = inherited | {
         "CARCLF_STORE": init_store(store).url, "CARCLF_CACHE": str(folder / "cache"),
-        "PYTHONPATH": str(REPOSITORY_ROOT), "CARCLF_SETTINGS": "competition=demo-cars", "CARCLF_SCHEDULE": "none",
+        "PYTHONPATH": str(REPOSITORY_ROOT), "CARCLF_SETTINGS": "data.source=demo-cars", "CARCLF_SCHEDULE": "none",
     }
     with ProcessGroup(folder / "logs") as processes:
         environment |= start_demo_server(processes, folder.parent / "server", environment)
