@@ -56,7 +56,7 @@ class Section(BaseModel):
 
 
 class Download(Section):
-    """Downloading the competition's archive."""
+    """Downloading the files of the source, and extra data."""
 
     timeout_seconds: int = Field(3600, ge=1, description="Longest time for one attempt to download the archive.")
     extra_data: Text = Field(

@@ -1,4 +1,4 @@
-"""Extra data: labeled images that users add to the competition's, from folders and stores."""
+"""Extra data: labeled images that users add to those of the source, from folders and stores."""
 
 import hashlib
 import os
