@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT SOURCE TO FROM
 
-.PHONY: help demo up secrets test test-kaggle-newer test-browser test-compose acceptance fuzz lint lock bench backup restore \
-  clean
+.PHONY: help install demo up secrets test test-kaggle-newer test-browser test-compose acceptance fuzz lint lock bench backup \
+  restore clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+install: .venv/.local ## build the environment in .venv
 
 demo: .venv/.local ## run the whole DAG on this machine; DATA= WEIGHTS= TRUTH= HOLDOUT= RECIPE= EXPERIMENT= EXIT=1
 	@$(BIN)/python -m carclf_airflow.local demo --data "$$DATA" --weights "$$WEIGHTS" --truth "$$TRUTH" --holdout "$$HOLDOUT" \
