@@ -138,20 +138,26 @@ DATASETS = (
 REJECTED = (
     Entry("hotel-chains", "dataset", "hotel-id-2021-fgvc8",
           "Folders that are not the labels: table and folders disagree.",
-          _lying_folders, Rejection("data.label_source")),
+          _lying_folders, Rejection(
+              "The table and the folders contradict each other, and only you can decide which of them has the labels. "
+              "The error asks you to set `data.label_source`.", setting="data.label_source")),
     Entry("pixel-columns", "competition", "digit-recognizer",
           "Pixels in the columns of a table; there are no images.",
-          _pixels, Rejection(word="pixel"), "Categorization Accuracy"),
+          _pixels, Rejection("Pixels in the columns of a table are not read. Convert each row to an image file.",
+                             word="pixel"), "Categorization Accuracy"),
     Entry("records", "competition", "tpu-getting-started",
           "TFRecord files; there are no images.",
-          _records, Rejection(word="TFRecord"), "Macro F1"),
+          _records, Rejection("TFRecord files are not read. Convert them to image files, or use a copy of the data "
+                              "that has images.", word="TFRecord"), "Macro F1"),
     Entry("several-labels", "competition", "plant-pathology-2021-fgvc8",
           "Several labels per image.",
           lambda rng: _lists(rng, "image", "labels", ["healthy", "rust", "scab", "rust scab"], "healthy"),
-          Rejection(word="label"), "Mean F1-Score"),
+          Rejection("Each image must have one label, but `rust scab` is a list of two.", word="label"),
+          "Mean F1-Score"),
     Entry("top-5", "competition", "whale-categorization-playground",
           "A list of five guesses per image.",
           lambda rng: _lists(rng, "Image", "Id", ["new_whale", "w_1287fbc", "w_98baff9", "w_7554f44"],
                              "new_whale w_1287fbc w_98baff9 w_7554f44"),
-          Rejection(word="list"), "MAP@{K}"),
+          Rejection("A submission must have one class per image or a probability per class, but the sample submission "
+                    "has ranked lists of classes.", word="list"), "MAP@{K}"),
 )  # fmt: skip

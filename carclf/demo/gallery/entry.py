@@ -45,8 +45,9 @@ class Expected:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a source is rejected: the setting that resolves it, or a word of the explanation."""
+    """Why a source is rejected, as sentences for the page, and the setting that resolves it or a word of the error."""
 
+    reason: str
     setting: str = ""
     word: str = ""
 

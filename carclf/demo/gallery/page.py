@@ -18,22 +18,33 @@ INTRODUCTION = """\
 # Layouts of data
 
 Each section is a small rendered competition or dataset with the layout of a real one. Find the one that resembles your
-data. Everything but `data.source` is detected; a section names the setting that is needed besides it. `carclf inspect
-SOURCE` shows what is detected in your data, without training.
+data. Most need only `data.source`; the column *setting* shows what else is needed. `carclf inspect SOURCE` shows what
+is detected in your data, without training.
 
-`carclf demo-server --gallery` serves all of them on this machine, and a test in CI detects, trains and submits each.
-This page is generated: `python -m carclf.demo.gallery.page docs/layouts.md`.
+The commands on this page need the server of these examples, started in an empty folder, and three variables that direct
+the shell to it:
+
+```console
+$ export CARCLF_DEMO_KEY=demo-key KAGGLE_API_TOKEN=demo-key CARCLF_KAGGLE_ENDPOINT=http://127.0.0.1:8001
+$ carclf demo-server --gallery --port 8001 --work-dir gallery &
+```
+
+The server needs about 10 seconds to start; `kill %1` stops it. [Starting points](starting-points.md) shows complete
+runs, from the installation on.
+
+Tests check what is detected in each example, and train and submit those that are supported. This page is generated:
+`python -m carclf.demo.gallery.page docs/layouts.md`.
 """
 KINDS = {"label": "the class", "positive": "the probability of one class", "probabilities": "a probability per class"}
 LABELS = {"folders": "class folders", "table": "a table", "file_names": "prefixes of file names", "json": "COCO JSON"}
 FORMS = {"name": "file names", "stem": "file names without extension", "path": "paths",
-         "number": "numbers of the files", "json": "ids in the JSON file"}
+         "number": "numbers of the files", "json": "those in the JSON file"}
 SOURCES = {"train": "training", "val": "validation", "holdout": "labeled test", "test": "test"}
 
 
 def layouts_page() -> str:
     """Return the page as Markdown."""
-    overview = ["| section | like | labels | ids | submission | metric |", "|---|---|---|---|---|---|"]
+    overview = ["| section | like | labels | ids | submission | metric | setting |", "|---|---|---|---|---|---|---|"]
     overview += [f"| [{entry.name}](#{entry.name}) | {entry.like} | {_cells(entry)} |" for entry in ENTRIES.values()]
     return "\n".join([INTRODUCTION, *overview, "", *map(_section, ENTRIES.values())])
 
@@ -41,31 +52,34 @@ def layouts_page() -> str:
 def _cells(entry: Entry) -> str:
     expected = entry.expected
     if not isinstance(expected, Expected):
-        return f"needs `{expected.setting}` | | | " if expected.setting else "not supported | | | "
+        return f"ambiguous | | | | `{expected.setting}`" if expected.setting else "not supported | | | |"
     labels = LABELS[expected.labels]
     ids = FORMS.get(expected.id_form, f"`{expected.id_form}`") if expected.id_form else "none"
     submission = "notebooks only" if entry.notebooks_only else KINDS.get(expected.kind, "none")
-    return f"{labels} | {ids} | {submission} | {METRICS[expected.metric].title}"
+    settings = ", ".join(f"`{name}={value}`" for name, value in entry.settings.items())
+    return f"{labels} | {ids} | {submission} | {METRICS[expected.metric].title} | {settings}"
 
 
 def _section(entry: Entry) -> str:
     files = entry.render().files
     return "\n".join([
         f"## {entry.name}", "", f"Like {entry.like}. {entry.particular}", "",
-        "```", *_tree(files, ""), "```", "", *_tables(files), _result(entry), "", "```", _command(entry), "```", ""])
+        "```", *_tree(files, ""), "```", "", *_tables(files), _result(entry), "", "```", *_commands(entry), "```", ""])
 
 
-def _command(entry: Entry) -> str:
+def _commands(entry: Entry) -> Iterator[str]:
+    if entry.kind == "folder":
+        yield f"python -m zipfile -e gallery/{entry.name}.zip {entry.name}"
     settings = "".join(f" --set {name}={value}" for name, value in entry.settings.items())
-    return f"carclf inspect {entry.source}{settings}"
+    yield f"carclf inspect {entry.source}{settings}"
 
 
 def _result(entry: Entry) -> str:
     expected = entry.expected
     if not isinstance(expected, Expected):
-        return f"Stops with an error that names `{expected.setting}`." if expected.setting else (
-            f"Rejected: the error explains that carclf does not read such data ({expected.word}).")
-    counts = ", ".join(f"{number} {SOURCES[name]} images" for name, number in expected.num_images.items())
+        return f"{'Ambiguous' if expected.setting else 'Not supported'}. {expected.reason}"
+    counts = ", ".join(f"{number} {SOURCES[name]} image{'s' * (number > 1)}"
+                       for name, number in expected.num_images.items())
     names = ", ".join(f"`{name}`" for name in expected.class_names)
     facts = [f"labels from {LABELS[expected.labels]}", f"classes {names}", counts,
              f"metric {METRICS[expected.metric].title}"]
