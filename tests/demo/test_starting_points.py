@@ -38,9 +38,10 @@ def test_the_starting_points_print_what_the_page_shows(tmp_path: Path, monkeypat
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = str(unused.getsockname()[1])
-    (_, *setup), *rest = read_commands(PAGE.read_text().replace("8001", port))
-    assert setup == [[]]
-    (exports, _), (serve, served), *commands = rest
+    page = read_commands(PAGE.read_text().replace("8001", port))
+    (install, _), (activate, _), (enter, _), (exports, _), (serve, served), *commands, (stop, _) = page
+    assert [install, activate, stop] == ["make install", "source .venv/bin/activate", "kill %1"]
+    assert enter.startswith("mkdir")
     for name, value in (pair.split("=", 1) for pair in exports.removeprefix("export ").split()):
         monkeypatch.setenv(name, value)
     server = subprocess.Popen(serve.removesuffix(" &").split(), cwd=tmp_path, stdout=subprocess.PIPE, text=True)
