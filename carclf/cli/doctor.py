@@ -16,6 +16,8 @@ from carclf.champion import champion_model, read_state
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import require_source
+from carclf.dataset.listing import BucketPrefix, Folder, list_source
+from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import CarclfError, ConfigError
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
 from carclf.redaction import kaggle_files
@@ -32,6 +34,7 @@ def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_:
     """Check Kaggle, the store, the weights, the disk and the GPU; exit status 78 if something is missing."""
     config = load_settings(recipe, set_)
     results = {
+        "source": _run_check(lambda: _check_source(config)),
         "Kaggle": _run_check(lambda: _check_kaggle(config)),
         "secrets": _check_secrets(),
         "store": _run_check(lambda: _check_store(store_url)),
@@ -54,6 +57,17 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
         return MISSING, str(error)
     except OSError as error:
         return MISSING, os_error_message(error, []) or str(error)
+
+
+def _check_source(config: Config) -> str:
+    """List a folder, a bucket or the volumes of an archive as a run does."""
+    source = require_source(config.data.source)
+    if source.kind == "file":
+        return f"{len(ArchiveFile(source.name).paths)} files of the archive {source.name}"
+    if source.kind in ("folder", "bucket"):
+        files = list_source(Folder(source.name) if source.kind == "folder" else BucketPrefix(source.name))
+        return f"{len(files.entries)} files in {source.name}"
+    return f"a {source.kind} on Kaggle"
 
 
 def _check_kaggle(config: Config) -> str:

@@ -44,7 +44,8 @@ def inspect(
     config = load_settings(recipe, [*set_, f"data.source={source}"])
     with _local_copy(config, store_url) as (folder, evaluation_metric):
         layout = detect(folder, config, evaluation_metric)
-    print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout))
+    min_images = config.validation.min_images_per_class
+    print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout, min_images))
 
 
 @contextmanager
@@ -69,6 +70,7 @@ def _to_json(source: str, layout: "Layout") -> dict[str, Any]:
     counts = layout.images["source"].value_counts()
     return {
         "source": source, "class_names": list(layout.class_names), "metric": layout.metric,
+        "num_images_by_class": _class_sizes(layout),
         "num_images": {str(name): int(counts[name]) for name in counts.index},
         "submission": asdict(layout.submission) if layout.submission else None,
         "detections": [asdict(detection) for detection in layout.detections],
@@ -77,12 +79,25 @@ def _to_json(source: str, layout: "Layout") -> dict[str, Any]:
     }
 
 
-def _to_text(source: str, layout: "Layout") -> str:
+def _class_sizes(layout: "Layout") -> dict[str, int]:
+    """Return the number of training and validation images of each class."""
+    images = layout.images
+    counts = images.loc[images["source"].isin(["train", "val", "extra"]), "label"].value_counts()
+    return {name: int(counts.get(name, 0)) for name in layout.class_names}
+
+
+def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     content = _to_json(source, layout)
-    lines = [f"{'source':<12}{source}", f"{'class names':<12}{format_labels(layout.class_names)}"]
+    sizes = _class_sizes(layout)
+    lines = [f"{'source':<12}{source}"]
+    lines += [f"{'class names':<12}{format_labels(f'{name} ({size})' for name, size in sizes.items())}"]
     lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]
     lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
     lines += [f"{finding.severity:<12}{finding.message}" for finding in layout.findings[:MAX_FINDINGS]]
+    if small := {name: size for name, size in sizes.items() if size < min_images}:
+        name = min(small, key=lambda label: small[label])
+        lines.append(f"{'warning':<12}{len(small)} of {len(sizes)} classes have fewer images than "
+                     f"validation.min_images_per_class = {min_images}, such as {name} with {small[name]}")
     if layout.ignored:
         lines.append(f"{'ignored':<12}{len(layout.ignored)} files (first: {layout.ignored[0]})")
     return "\n".join(map(printable, lines))

@@ -76,7 +76,7 @@ class _Extractor:
 
         ``parents`` are the archives that it is in and its own path.
         """
-        name = f"{parents[-1]} in the archive" if parents else "the archive"
+        name = f"{parents[-1]} in the archive" if parents else "The archive of data.source"
         if len(parents) > MAX_DEPTH:
             raise DataError(f"{name} is nested in {len(parents)} other archives, but at most {MAX_DEPTH} are allowed. "
                             "Put its images into one archive.")

@@ -87,6 +87,9 @@ class Folder:
 
     def list_entries(self) -> Iterator[Entry]:
         """Yield all regular files. The version is the time of the last change."""
+        if self.folder.is_file():
+            raise DataError(f"data.source: {self.name} is a file, but not an archive that can be read: zip, tar, "
+                            "tar.gz, tar.bz2, tar.xz, or 7z. Set such an archive or a folder.")
         if not self.folder.is_dir():
             raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read.")
         with name_setting(self.name):
@@ -118,7 +121,10 @@ def _walk(folder: Path, prefix: str, parents: tuple[tuple[int, int], ...]) -> It
         log.warning("download: skipped a link to a folder above it path=%s", folder)
         return
     with os.scandir(folder) as scanned:
-        for item in scanned:
+        items = list(scanned)
+        if not items and prefix:
+            log.warning("download: a folder is empty path=%s", folder)
+        for item in items:
             path = f"{prefix}{item.name}"
             if is_junk_file(item.name) or (status := _stat(item)) is None:
                 continue

@@ -54,7 +54,13 @@ class Objective:
         return Validation(loss, accuracy, self.metric.compute(labels, probabilities, self.class_names))
 
     def is_better(self, new: Validation, best: Validation) -> bool:
-        """Return whether the new value of the metric is strictly better; any number is better than NaN."""
+        """True if the new value of the metric is better; any number is better than NaN.
+
+        In a tie the lower loss is better: a few images may be ranked perfectly (ROC AUC) long before the probabilities
+        are useful. In a tie of accuracy, neither is better.
+        """
+        if new.metric == best.metric and not self.metric.is_accuracy:
+            return new.loss < best.loss
         return self.metric.is_better(new.metric, best.metric) or bool(np.isnan(best.metric) > np.isnan(new.metric))
 
     def format(self, validation: Validation) -> str:

@@ -56,7 +56,7 @@ def test_a_folder_is_printed_once_with_the_errors_of_a_run(tmp_path: Path) -> No
     process = run(str(write_files(tmp_path / "source", [*PHOTOS[:3], "photos/Красная/3.jpg"], {})), home=tmp_path)
     assert (process.returncode, process.stderr) == (0, "")
     lines = dict(line.split(maxsplit=1) for line in process.stdout.replace("class names", "class_names").splitlines())
-    assert lines["class_names"] == "Lada Priora, Красная"
+    assert lines["class_names"] == "Lada Priora (3), Красная (1)"
     assert lines["labels"].startswith("folders") and lines["images"] == "4 train"
     process = run(str(write_files(tmp_path / "source", PHOTOS, {})), home=tmp_path)
     assert (process.returncode, process.stdout) == (65, "") and "data.source" in process.stderr
@@ -67,7 +67,7 @@ def test_a_zip_file_is_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "cars.zip", "w") as archive:
         for path in PHOTOS:
             archive.write(folder / path, path)
-    assert "Lada Priora, Красная_[2J" in inspect(str(tmp_path / "cars.zip"))
+    assert "Lada Priora (3), Красная_[2J" in inspect(str(tmp_path / "cars.zip"))
     content = json.loads(inspect(str(tmp_path / "cars.zip"), "--json"))
     assert content["num_images"] == {"train": 6} and content["submission"] is None
     assert content["class_names"][0] == "Lada Priora" and content["findings"] == []

@@ -42,3 +42,10 @@ def test_a_validation_without_finite_logits_is_never_better() -> None:
     valid = Validation(0.5, 0.5, 0.5)
     assert objective.is_better(valid, diverged) and not objective.is_better(diverged, valid)
     assert not objective.is_better(diverged, diverged)
+
+
+def test_in_a_tie_the_lower_loss_is_better_unless_the_metric_is_accuracy() -> None:
+    early, late = Validation(0.9, 0.5, 1.0), Validation(0.2, 1.0, 1.0)
+    ranking = Objective(METRICS["roc_auc"])
+    assert ranking.is_better(late, early) and not ranking.is_better(early, late)
+    assert not Objective().is_better(late, early)

@@ -164,7 +164,7 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
 
 def _describe_submission(submission: SubmissionFormat | None) -> Detection:
     if submission is None:
-        return Detection("submission", "none", "no table is called like a sample submission")
+        return Detection("submission", "none", "no table is named like a sample submission")
     columns = ",".join((submission.id_column, *submission.columns))
     positive = f" of {submission.positive_class}" if submission.positive_class else ""
     return Detection("submission", submission.kind + positive, f"{submission.sample} has the columns {columns[:200]}")

@@ -71,11 +71,17 @@ def _walk(root: Path) -> dict[str, list[str]]:
                         "read completely.") from error
 
     names = {}
-    for parent, folders, files in os.walk(root, onerror=fail):
-        folders[:] = [folder for folder in folders if not is_in_junk_folder((folder, ""))]
+    for parent, folders, files in os.walk(root, onerror=fail, followlinks=True):
+        folders[:] = [folder for folder in folders
+                      if not is_in_junk_folder((folder, "")) and not _is_loop(Path(parent, folder))]
         names[PurePosixPath(os.path.relpath(parent, root)).as_posix().removeprefix(".")] = [
             name for name in files if not is_junk_file(name)]
     return names
+
+
+def _is_loop(folder: Path) -> bool:
+    """Return True if a folder is a link to one that contains it."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _select_images(names: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:

@@ -27,6 +27,8 @@ def read_class_folders(images: pd.DataFrame) -> "pd.Series[str] | None":
     folders = _below_common_folder(training_images(images)["subfolder"])
     is_in_class = (folders != "") & ~folders.str.contains("/")
     names = set(folders[is_in_class])
+    if blank := sorted(name for name in names if not name.strip()):
+        raise DataError(f"A class folder has a blank name, {blank[0]!r}. Rename the folder.")
     if len(names) <= 1 or is_in_class.mean() < MIN_CLASS_FRACTION:
         return None
     classes = {class_key(name): name for name in sorted(names, reverse=True)} | {name: name for name in names}
@@ -82,10 +84,14 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str]) -> str:
     if any(path.lower().endswith(".mat") for path in others):
         return ("The labels are only in MATLAB files (.mat), which are not supported. Convert them to a table with a "
                 "column of file names and one of classes, and set data.label_table to it.")
-    if train["subfolder"].str.contains("/").any():
-        return (f"There are no labels: class folders must be directly in one folder, but images are deeper (such as "
-                f"{train['path'].iloc[0]}). Set data.train_folder to the folder with the class folders, or add a table "
-                "with the labels and set data.label_table.")
-    return (f"There are no labels: the {len(train)} training images are not in class folders, no table has an id and a "
-            "class for each, and their names have no common prefixes. Add a table and set data.label_table, or move "
-            "the images into class folders.")
+    is_deeper = train["subfolder"].str.contains("/")
+    if is_deeper.any():
+        return (f"There are no labels: images must be directly in class folders, but {is_deeper.sum()} of {len(train)} "
+                f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}). Move them up, set data.train_folder to "
+                "the folder with the class folders, or add a table with the labels and set data.label_table.")
+    if len(folders := set(train["folder"])) == 1:
+        return (f"There are no labels: all {len(train)} training images are in one folder, {folders.pop() or '.'!r}. "
+                "Add a folder of images for each class, or a table with the labels, and set data.label_table.")
+    return (f"There are no labels that data.label_source allows: class folders, a table with an id and at least two "
+            f"classes for the {len(train)} training images, or common prefixes of their names. Add a table and set "
+            "data.label_table, or move the images into class folders.")

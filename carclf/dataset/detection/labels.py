@@ -184,6 +184,9 @@ def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: 
 
 def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequence[TableLabels]) -> Labels:
     """Return the folders' labels, checked against the tables; or the tables' if the folders are not their classes."""
+    if evidence.config.label_column and not tables:
+        raise ConfigError(f"data.label_column is {evidence.config.label_column!r}, but the labels are class folders: "
+                          "no table has a class for the images. Remove the setting, or set data.label_table.")
     values = first_of_each(pd.concat([table.values for table in tables])) if tables else pd.Series(dtype="object")
     values = values[values.index.isin(folders.index[folders != ""])]
     classes = _match_classes(set(folders) - {""}, set(values))
@@ -193,9 +196,10 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
         if not are_same_classes(folders[values.index], values):
             if is_target or evidence.config.label_table:
                 return _from_tables(evidence, tables)
+            kind = "json" if tables[0].joined.table.path.endswith(".json") else "table"
             raise ConfigError(f"The class folders, such as {folders.max()}, and {tables[0].column} of "
                               f"{tables[0].joined.path}, such as {values.max()}, are different classes. Set "
-                              "data.label_source to folders or table.")
+                              f"data.label_source to folders or {kind}.")
         if is_target:  # the table has numbers for the names of the folders
             names = dict(zip(values, folders[values.index], strict=True))
             classes = {name: label for label, name in names.items()}

@@ -40,7 +40,9 @@ def detect_metric(setting: str, evaluation_metric: str, kind: str, labels: Colle
         evidence = f"Kaggle's metric is {evaluation_metric!r}"
     else:
         metric = _BY_KIND[kind]
-        evidence = f"guessed from the submission, {kind or 'none'}; Kaggle's metric is {evaluation_metric!r}"
+        evidence = f"the default for a submission of kind {kind}" if kind else "the default"
+        if evaluation_metric:
+            evidence += f"; Kaggle's metric, {evaluation_metric!r}, is not supported"
     if metric == "quadratic_weighted_kappa" and not all(re.fullmatch("-?[0-9]+", label) for label in labels):
         raise ConfigError(f"The metric {metric} ({evidence}) needs ordered classes, whose labels are whole numbers, "
                           f"but the data have {', '.join(sorted(labels)[:5])}. Set data.metric to another metric.")

@@ -283,3 +283,33 @@ def test_probabilities_in_one_column_raise_config_error(layout_of: Any) -> None:
     paths = [*in_folders(["train/cat", "train/dog"]), "test/x.jpg"]
     with pytest.raises(ConfigError, match=r"submit\.kind"):
         layout_of(paths, {"sample_submission.csv": "id,cat\nx,0.5\n"}, kind="probabilities")
+
+
+def test_a_linked_class_folder_is_read_and_a_loop_is_not(tmp_path: Path) -> None:
+    for name in ("elsewhere/a.jpg", "source/cat/b.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "source/dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source/cat/loop").symlink_to(tmp_path / "source")
+    layout = detect(tmp_path / "source", Config(), "")
+    assert layout.images["path"].tolist() == ["cat/b.jpg", "dog/a.jpg"]
+
+
+def test_a_class_folder_with_a_blank_name_raises_data_error(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="blank"):
+        layout_of(["cat/a.jpg", "dog/b.jpg", "  /c.jpg"])
+
+
+def test_images_in_a_single_folder_have_no_labels(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="in one folder, 'cat'"):
+        layout_of(["cat/a.jpg", "cat/b.jpg"])
+
+
+def test_the_images_in_deeper_folders_are_named(layout_of: Any) -> None:
+    with pytest.raises(DataError, match=r"2 of 4 are deeper \(first: dog/more/c\.jpg\)"):
+        layout_of(["cat/a.jpg", "dog/b.jpg", "dog/more/c.jpg", "dog/more/d.jpg"])
+
+
+def test_a_label_column_without_a_table_raises_config_error(layout_of: Any) -> None:
+    with pytest.raises(ConfigError, match=r"data\.label_column"):
+        layout_of(["cat/a.jpg", "dog/b.jpg"], label_column="make")
