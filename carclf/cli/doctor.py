@@ -16,7 +16,7 @@ from carclf.champion import champion_model, read_state
 from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import require_source
-from carclf.dataset.listing import BucketPrefix, Folder, list_source
+from carclf.dataset.listing import list_source, open_listed
 from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import CarclfError, ConfigError
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
@@ -65,7 +65,7 @@ def _check_source(config: Config) -> str:
     if source.kind == "file":
         return f"{len(ArchiveFile(source.name).paths)} files of the archive {source.name}"
     if source.kind in ("folder", "bucket"):
-        files = list_source(Folder(source.name) if source.kind == "folder" else BucketPrefix(source.name))
+        files = list_source(open_listed(source))
         return f"{len(files.entries)} files in {source.name}"
     return f"a {source.kind} on Kaggle"
 

@@ -88,7 +88,7 @@ def _class_sizes(layout: "Layout") -> dict[str, int]:
 
 def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     content = _to_json(source, layout)
-    sizes = _class_sizes(layout)
+    sizes: dict[str, int] = content["num_images_by_class"]
     lines = [f"{'source':<12}{source}"]
     lines += [f"{'class names':<12}{format_labels(f'{name} ({size})' for name, size in sizes.items())}"]
     lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]

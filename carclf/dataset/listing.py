@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from carclf.config.sources import Source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
@@ -185,6 +186,11 @@ def _take_first(pending: deque[tuple[Entry, Future[Path]]]) -> Iterator[tuple[En
     path = future.result()
     yield entry, path
     path.unlink(missing_ok=True)  # the caller may have moved it
+
+
+def open_listed(source: Source) -> Folder | BucketPrefix:
+    """Return the folder or the bucket that a source names."""
+    return BucketPrefix(source.name) if source.kind == "bucket" else Folder(source.name)
 
 
 @contextmanager

@@ -148,7 +148,7 @@ class KaggleBackend:
         slug, _, member = path.partition("/")
         if competition := self._find_competition((slug if member else slug.removesuffix(".zip")) or "?"):
             return competition.archive, member
-        raise ApiError(HTTPStatus.NOT_FOUND, f"There is no file {path!r}")
+        raise ApiError(HTTPStatus.NOT_FOUND, f"The file {path!r} does not exist")
 
     def _find_competition(self, slug: str) -> Competition | None:
         """Return a competition, or None; the empty slug is the first one's."""

@@ -122,7 +122,7 @@ class RequestHandler(BaseHTTPRequestHandler):
             try:
                 file = open_file(archive, member, fault, stack)
             except KeyError:
-                return self._send_error(HTTPStatus.NOT_FOUND, f"There is no file {name!r}")
+                return self._send_error(HTTPStatus.NOT_FOUND, f"The file {name!r} does not exist")
             return self._send_file(file, drop=fault is not None and fault.kind.startswith("drop"))
 
     def _send_file(self, file: ServedFile, *, drop: bool) -> None:

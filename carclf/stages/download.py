@@ -8,7 +8,7 @@ from carclf.config.sources import Source, require_source
 from carclf.dataset.archives import pack
 from carclf.dataset.detection.rejections import reject_extensions, reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
-from carclf.dataset.listing import BucketPrefix, Folder, list_source
+from carclf.dataset.listing import list_source, open_listed
 from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
 from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import ServiceError
@@ -84,7 +84,7 @@ def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, boo
 
     Nothing is read while the source lists the same files. A copy, or files with new times, give the same archive.
     """
-    listed = BucketPrefix(source.name) if source.kind == "bucket" else Folder(source.name)
+    listed = open_listed(source)
     files = list_source(listed)
     state = fingerprint(version=VERSION, files=files.entries, salt=context.salt)
     previous, previous_state = find_previous(listed, context.store)
