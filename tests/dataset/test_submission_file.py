@@ -108,3 +108,10 @@ def test_another_positive_class_changes_the_values_zero_and_one() -> None:
     assert form.with_positive_class("cat").values == {"cat": "1", "dog": "0"}
     with pytest.raises(ConfigError, match=r"submit\.positive_class"):
         form.with_positive_class("bird")
+
+
+def test_the_positive_class_may_be_a_label_or_in_other_letters() -> None:
+    form = SubmissionFormat("s.csv", "id", ("target",), "positive", {"Cat": "0", "Dog": "1"}, "Dog")
+    assert [form.with_positive_class(name).positive_class for name in ("1", "dog", "0", "cat")] == [
+        "Dog", "Dog", "Cat", "Cat"]
+    assert form.with_positive_class("0").values == form.values

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 import pandas as pd
 
-from carclf.dataset.detection.submission_format import class_key
+from carclf.dataset.detection.result import class_key
 from carclf.dataset.detection.subsets import role_of
 from carclf.errors import ConfigError, DataError
 

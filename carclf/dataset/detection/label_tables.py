@@ -9,7 +9,7 @@ import pandas as pd
 from carclf.config.settings import Data
 from carclf.dataset.detection.groups import is_group_column
 from carclf.dataset.detection.ids import ImageNames, Joined, first_of_each, join
-from carclf.dataset.detection.submission_format import class_key
+from carclf.dataset.detection.result import class_key
 from carclf.dataset.detection.subsets import SOURCES, role_of
 from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError, DataError

@@ -23,8 +23,7 @@ from carclf.dataset.detection.label_tables import (
     join_tables,
     read_labels,
 )
-from carclf.dataset.detection.result import Detection
-from carclf.dataset.detection.submission_format import class_key
+from carclf.dataset.detection.result import Detection, class_key
 from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, format_labels

@@ -1,5 +1,6 @@
 """The detected layout of a dataset: what each image is, the classes, and the form of a submission."""
 
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -29,6 +30,14 @@ class Detection:
         return f"{self.question}: {self.result} ({self.evidence})"
 
 
+def class_key(name: str) -> str:
+    """Return the form in which the names of classes are compared: C/V Cargo, C-V Cargo and c_v_cargo are equal.
+
+    Numbers stay text: 1 and 01 differ.
+    """
+    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
+
+
 @dataclass(frozen=True)
 class SubmissionFormat:
     """The form of a submission.
@@ -49,16 +58,20 @@ class SubmissionFormat:
     def with_positive_class(self, name: str) -> Self:
         """Return the form with another positive class; "" changes nothing. The values 0 and 1 follow the class.
 
+        ``name`` is the class, or the label that a submission has for it.
+
         Raises:
             ConfigError: The data have no class of this name.
         """
-        if name in ("", self.positive_class) or not self.positive_class:
+        if not name or not self.positive_class:
             return self
-        if name not in self.values:
+        key = class_key(name)
+        positive = next((label for label, value in self.values.items() if key in map(class_key, (label, value))), "")
+        if not positive:
             raise ConfigError(f"submit.positive_class is {name!r}, but the classes are {', '.join(self.values)}.")
-        is_encoded = set(self.values.values()) == {"0", "1"}
-        values = {label: str(int(label == name)) for label in self.values} if is_encoded else self.values
-        return replace(self, positive_class=name, values=values)
+        is_encoded = set(self.values.values()) == {"0", "1"} and self.kind == "label"
+        values = {label: str(int(label == positive)) for label in self.values} if is_encoded else self.values
+        return replace(self, positive_class=positive, values=values)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from carclf.config.settings import Config
 from carclf.dataset.detection.metric import parse_metric
-from carclf.dataset.detection.result import SubmissionFormat
+from carclf.dataset.detection.result import SubmissionFormat, class_key
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import CONTROL_CHARACTERS
 from carclf.errors import ConfigError, DataError
@@ -97,14 +97,6 @@ def _match_columns(sample: Table, labels: Sequence[str]) -> dict[str, str]:
                         "the columns are independent targets, images have several labels, which is not supported; if "
                         "the classes are wrong, set data.label_column.")
     return {label: by_key[class_key(label)] for label in labels}
-
-
-def class_key(name: str) -> str:
-    """Return the form in which the names of classes are compared: C/V Cargo, C-V Cargo and c_v_cargo are equal.
-
-    Numbers stay text: 1 and 01 differ.
-    """
-    return re.sub(r"[\W_]+", "-", name.casefold()).strip("-") or name
 
 
 def reject_lists(sample: Table, labels: Sequence[str]) -> None:
