@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export CHROMIUM SCREENSHOTS EXIT DATA WEIGHTS TRUTH HOLDOUT RECIPE EXPERIMENT SOURCE TO FROM
 
-.PHONY: help install demo up secrets test test-kaggle-newer test-browser test-compose acceptance fuzz lint lock bench backup \
-  restore clean
+.PHONY: help install demo up secrets test test-kaggle-newer test-browser test-compose test-backbones acceptance fuzz lint lock \
+  bench backup restore clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -31,8 +31,11 @@ test-compose: .venv/.dev ## test the Compose cluster with stand-ins for the regi
 	$(BIN)/pytest -q -m compose tests/compose
 
 acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and again
-	$(BIN)/pytest -q -m acceptance -n 2 --dist loadfile
+	$(BIN)/pytest -q -m acceptance -n 2 --dist loadgroup
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
+
+test-backbones: .venv/.dev ## train the larger backbones of each family
+	$(BIN)/pytest -q -m backbones tests/training/test_backbones.py
 
 fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archives, tables, JSON files, responses, forms
 	$(BIN)/pytest -q -m fuzz -n 2

@@ -22,7 +22,12 @@ HEIGHT, WIDTH = 96, 128
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
 LABELS = np.eye(3, dtype=np.float32)[[0, 1, 2, 0]]
 SMALL = ("Tiny", "MobileNetV3Small")
-NAMES = [name if name in SMALL else pytest.param(name, marks=pytest.mark.acceptance) for name in get_args(Backbone)]
+FIRST_OF_FAMILY = ("Xception", "InceptionResNetV2", "InceptionV3", "EfficientNetB0", "EfficientNetV2B0", "ConvNeXtTiny")
+NAMES = [
+    name if name in SMALL
+    else pytest.param(name, marks=pytest.mark.acceptance if name in FIRST_OF_FAMILY else pytest.mark.backbones)
+    for name in get_args(Backbone)
+]
 PIXELS = np.linspace(0, 255, 4 * 5 * 3, dtype=np.float32).reshape(1, 4, 5, 3)
 APPLICATIONS = [name for name in get_args(Backbone) if name != "Tiny"]
 EFFICIENT = [f"EfficientNetB{number}" for number in range(8)]  # corrected if their weights come from a file
