@@ -23,7 +23,7 @@ import pandas as pd
 from benchmarks.open_gate import OPEN_GATE
 from benchmarks.original_notebook import NotebookRecipe, train_original_notebook
 from benchmarks.timing import cpu_seconds
-from carclf.config import load_config
+from carclf.config import load_config, parse_override
 from carclf.demo.competition import Competition, open_competition
 from carclf.demo.grading import grade
 from carclf.demo.server import DemoServer
@@ -34,6 +34,7 @@ from carclf.stages.chain import STAGES
 HOLDOUT = 0.2
 SAMPLE_STEP = 20  # --quick takes every 20th image
 NOTEBOOK = "notebook"
+RECIPES = ("cpu-fast", "cpu", "cpu-accurate")
 Predictions = tuple[dict[str, str], dict[str, float]]  # class by image name, and metrics
 Train = Callable[[Competition, int, argparse.Namespace, Path], Predictions]
 
@@ -63,13 +64,13 @@ def train_notebook(competition: Competition, seed: int, options: argparse.Namesp
     return train_original_notebook(options.data, competition, recipe)
 
 
-def list_recipes(*, quick: bool) -> dict[str, Train]:
+def list_recipes(options: argparse.Namespace) -> dict[str, Train]:
     """Return the trainings to compare, by name."""
-    settings: dict[str, Any] = {}
-    if quick:
-        settings = {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1,
+    settings = dict(map(parse_override, options.set))
+    if options.quick:
+        settings |= {"fine_tune.epochs": 1, "head.epochs": 5, "head.num_views": 1, "head.num_trials": 1,
                     "audit.enabled": False, "validation.min_images_per_class": 5}
-    recipes = {recipe: train_with_recipe(recipe, settings) for recipe in ("cpu-fast", "cpu-accurate")}
+    recipes = {recipe: train_with_recipe(recipe, settings) for recipe in RECIPES}
     return {NOTEBOOK: train_notebook, **recipes}
 
 
@@ -79,7 +80,7 @@ def measure(recipe: str, seed: int, competition: Competition, options: argparse.
     work = options.stores / f"{recipe}-{seed}"
     is_new = not work.exists()
     started, cpu_started = time.perf_counter(), cpu_seconds()
-    predictions, metrics = list_recipes(quick=options.quick)[recipe](competition, seed, options, work)
+    predictions, metrics = list_recipes(options)[recipe](competition, seed, options, work)
     times = {"seconds": round(time.perf_counter() - started), "cpu_seconds": round(cpu_seconds() - cpu_started)}
     shutil.rmtree(work, ignore_errors=True)
     table = "Id,Category\n" + "".join(f"{name},{predictions[name]}\n" for name in competition.ids)
@@ -109,12 +110,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="A folder in the layout of the competition.")
     parser.add_argument("--weights", required=True, help="ImageNet weights of EfficientNetV2B0 without top.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--recipes", nargs="+", help="Some of notebook, cpu-fast and cpu-accurate. Default: all, or "
-                        "with --quick the first two, which run the same code.")
+    parser.add_argument("--recipes", nargs="+", help="Some of notebook, cpu-fast, cpu and cpu-accurate. Default: "
+                        "all, or with --quick the first two: the others run the same code.")
+    parser.add_argument("--set", action="append", default=[], metavar="SETTING=VALUE", help="Change the recipes.")
     parser.add_argument("--results", type=Path, help="A file of JSON lines; rows that it contains are not measured.")
     parser.add_argument("--quick", action="store_true", help="One seed, few epochs, every 20th image.")
     options = parser.parse_args()
-    options.recipes = options.recipes or [NOTEBOOK, "cpu-fast", *([] if options.quick else ["cpu-accurate"])]
+    options.recipes = options.recipes or [NOTEBOOK, *(RECIPES[:1] if options.quick else RECIPES)]
     options.seeds = [0] if options.quick else options.seeds
     return options
 
