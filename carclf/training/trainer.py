@@ -305,7 +305,8 @@ class Trainer:
             log.warning("fine_tune: the checkpoint's state is damaged, training starts from scratch: %s", error)
             return False
         variables = self._variables()
-        if [np.shape(array) for array in [*arrays, *best]] != [tuple(v.shape) for v in [*variables, *self.best_weights]]:
+        expected = [tuple(value.shape) for value in [*variables, *self.best_weights]]
+        if [np.shape(array) for array in [*arrays, *best]] != expected:
             log.warning("fine_tune: the checkpoint belongs to another network, training starts from scratch")
             return False
         for variable, array in zip(variables, arrays, strict=True):
