@@ -81,7 +81,8 @@ def measure_checkpoints(training: Training, steps: int, folder: Path) -> dict[st
         return time.perf_counter() - started
 
     start = WARMUP_BATCHES + steps
-    plain, result = seconds(start), {}
+    plain = seconds(start)
+    result: dict[str, float] = {}
     with CheckpointWriter(Checkpoints(open_store(str(folder / "store")), "benchmark")) as writer:
         for number, kind in enumerate(("foreground", "background"), 1):
             callback = SaveAtFirstStep(writer, background=kind == "background")
