@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,49 +43,100 @@ VARIANTS: dict[str, tuple[str, dict[str, str]]] = {
 TIMM_VARIANTS = {"timm": (), "timm, compiled": ("--compile",)}
 
 
-def measure_carclf(name: str, size: int, batch_size: int, steps: int, precision: str) -> dict[str, Any]:
-    """Train through ``fit`` on new images, then predict one batch repeatedly; return the throughputs of both."""
-    import keras
+@dataclass(frozen=True)
+class Computation:
+    """How a network computes: ``model.precision``, ``model.deterministic`` and ``fine_tune.xla``."""
 
+    precision: str = "float32"
+    deterministic: bool = True
+    xla: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network compiled for fine-tuning, with its numbered batches and one batch of pixels."""
+
+    model: Any
+    stream: Any
+    pixels: Any
+
+    def fit(self, start: int, num_batches: int, *callbacks: Any) -> None:
+        """Train on the batches from number ``start`` on, and record the time for which steps wait for them."""
+        from carclf.training.feed import BatchSequence, DataWaitCallback, without_autotune
+
+        sequence = BatchSequence(self.stream, start, num_batches)
+        self.model.fit(without_autotune(sequence), epochs=1, verbose=0, shuffle=False,
+                       callbacks=[DataWaitCallback(sequence), *callbacks])
+
+
+@contextmanager
+def compiled_training(
+    folder: Path, name: str, shape: tuple[int, int], num_batches: int, computation: Computation
+) -> Iterator[Training]:
+    """Yield a training of ``num_batches`` batches, after the first WARMUP_BATCHES of them.
+
+    ``folder`` contains the images of BATCHES_PER_EPOCH batches from ``write_images`` and their ``index.csv``.
+    ``shape`` is the side of the images and the batch size.
+    """
     from carclf.config import Augment, FineTune, load_config
     from carclf.pipeline.augmentation import Augmenter
     from carclf.pipeline.batches import Examples, TrainingSource, batches
     from carclf.pipeline.mixing import BatchMixer
     from carclf.training.backbones import build_backbone
     from carclf.training.compile import make_deterministic
-    from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
+    from carclf.training.feed import BatchStream
     from carclf.training.heads import build_head, join_backbone_and_head
     from carclf.training.precision import compute_precision
     from carclf.training.schedules import compile_for_fine_tuning
 
-    make_deterministic(0)
+    size, batch_size = shape
+    make_deterministic(0, kernels=computation.deterministic)
     backbone = build_backbone(name, "none", size, size)
     head = build_head(backbone.output_shape[-1], NUM_CLASSES, load_config("gpu").model)
     model = join_backbone_and_head(backbone, head)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CARCLF_CACHE"] = f"{folder}/cache"
-        index = write_images(Path(folder), BATCHES_PER_EPOCH * batch_size)
-        examples = Examples.from_index(index, Path(folder), (size, size)).with_decode_cache(folder, max_bytes=1e10)
-        epochs = 3 + steps // BATCHES_PER_EPOCH
-        source = TrainingSource(examples, Augmenter(Augment()), [(size, size)] * epochs, batch_size, epochs, 0)
-        mixer = BatchMixer(NUM_CLASSES, 0)
-        stream = BatchStream(lambda number: batches(source, batch_size, start_batch=number, mix=mixer))
-        with compute_precision(precision, model):
-            trained, _ = compile_for_fine_tuning(FineTune(epochs=epochs, batch_size=batch_size), model, source)
-            warmup = BatchSequence(stream, 0, WARMUP_BATCHES)
-            trained.fit(without_autotune(warmup), epochs=1, verbose=0, shuffle=False)  # compiles
-            waited = stream.wait_seconds
-            sequence = BatchSequence(stream, WARMUP_BATCHES, steps)
-            with measure_throughput(steps * batch_size) as train:
-                trained.fit(without_autotune(sequence), epochs=1, verbose=0, shuffle=False,
-                            callbacks=[DataWaitCallback(sequence)])
-            waited = stream.wait_seconds - waited
-            stream.close()
-            pixels = np.stack([source[position][0] for position in range(batch_size)])
-            prediction = repeat_step(lambda: trained.predict_on_batch(pixels), batch_size, steps)
+    index = pd.read_csv(folder / "index.csv", keep_default_na=False)[: BATCHES_PER_EPOCH * batch_size]
+    examples = Examples.from_index(index, folder, (size, size)).with_decode_cache(str(folder), max_bytes=1e10)
+    epochs = -(-num_batches // BATCHES_PER_EPOCH)
+    source = TrainingSource(examples, Augmenter(Augment()), [(size, size)] * epochs, batch_size, epochs, 0)
+    mixer = BatchMixer(NUM_CLASSES, 0)
+    stream = BatchStream(lambda number: batches(source, batch_size, start_batch=number, mix=mixer))
+    pixels = np.stack([source[position][0] for position in range(batch_size)])
+    with compute_precision(computation.precision, model):
+        settings = FineTune(epochs=epochs, batch_size=batch_size, xla=computation.xla)
+        trained, _ = compile_for_fine_tuning(settings, model, source)
+        training = Training(trained, stream, pixels)
+        training.fit(0, WARMUP_BATCHES)  # compiles
+        yield training
+    stream.close()
+
+
+def measure_training(training: Training, steps: int) -> dict[str, Any]:
+    """Train through ``fit`` on new images, then predict one batch repeatedly; return the throughputs of both."""
+    import keras
+
+    batch_size, stream = len(training.pixels), training.stream
+    waited = stream.wait_seconds
+    with measure_throughput(steps * batch_size) as train:
+        training.fit(WARMUP_BATCHES, steps)
+    waited = stream.wait_seconds - waited
+    prediction = repeat_step(lambda: training.model.predict_on_batch(training.pixels), batch_size, steps)
     data_wait = waited * train.images_per_second / (steps * batch_size)
     return {"train": asdict(train), "predict": asdict(prediction), "data_wait": data_wait,
             "backend": keras.backend.backend()}
+
+
+def write_indexed_images(folder: Path, num: int) -> None:
+    """Write generated images and their ``index.csv``."""
+    write_images(folder, num, num_classes=NUM_CLASSES).to_csv(folder / "index.csv", index=False)
+
+
+def _measure_carclf(steps: int, precision: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CARCLF_CACHE"] = f"{folder}/cache"
+        write_indexed_images(Path(folder), BATCHES_PER_EPOCH * BATCH_SIZE)
+        num_batches, computation = WARMUP_BATCHES + steps, Computation(precision)
+        with compiled_training(Path(folder), NETWORK, (SIZE, BATCH_SIZE), num_batches, computation) as training:
+            return measure_training(training, steps)
 
 
 def measure_keras(name: str, size: int, batch_size: int, steps: int) -> dict[str, Any]:
@@ -149,7 +200,7 @@ def _measure(measured: str, steps: int) -> dict[str, Any]:
         return measure_keras(NETWORK, SIZE, BATCH_SIZE, steps)
     precision = "bfloat16" if measured == "carclf_bfloat16" else "float32"
     with background_load(AIRFLOW_LOAD) if measured == "carclf_loaded" else nullcontext():
-        return measure_carclf(NETWORK, SIZE, BATCH_SIZE, steps, precision)
+        return _measure_carclf(steps, precision)
 
 
 def main() -> None:

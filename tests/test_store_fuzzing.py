@@ -121,7 +121,7 @@ def fill_store(store: Store) -> dict[str, Kind]:
     store.write("experiments/e/outcome.json", json.dumps(OUTCOME).encode())
     StoredClaim(store, CLAIM).replace(Attempt(sent_at=datetime.now(UTC), num_counted=1, num_listed=1))
     for step in (1, 2):
-        Checkpoints(store, "k").save([], {"step": step})
+        Checkpoints(store, "k").save([], [], {"step": step})
     evaluation = candidate.evaluation
 
     def read_manifest(store: Store) -> None:

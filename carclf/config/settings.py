@@ -181,6 +181,9 @@ class Model(Section):
     dropout: FractionBelowOne = Field(0.25, description="Dropout rate before the classifier.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the computation; auto is bfloat16 on a GPU that supports it.")
+    deterministic: bool = Field(
+        True, description="Use only TensorFlow's deterministic kernels; without them, a GPU may train faster, but a "
+                          "repeated run has slightly different weights.")
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -270,6 +273,8 @@ class FineTune(Section):
     budget_minutes: float = Field(
         0, ge=0, description="Minutes after which training stops and keeps the best epoch; 0 for no limit.")
     checkpoint_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
+    xla: bool = Field(
+        False, description="Compile training and validation with XLA on TensorFlow; JAX always does.")
     num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment images; 0 uses threads.")
     cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
 

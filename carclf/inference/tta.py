@@ -15,7 +15,9 @@ from carclf.progress import Meter
 
 Images = npt.NDArray[np.uint8]  # (batch, height, width, 3)
 Probabilities = npt.NDArray[np.float64]  # (batch, classes)
-NUM_TIMED_BATCHES, TIMED_BATCH_SIZE = 3, 16
+TIMED_BATCH_SIZE = 16
+MIN_TIMED_BATCHES, MAX_TIMED_BATCHES = 2, 8
+MAX_RELATIVE_ERROR = 0.05  # of the mean time; the gate's limit is usually a multiple of the time
 # Positions of a crop in an enlarged image, (x, y): 0 is left or top, 1 is right or bottom.
 CENTER = (0.5, 0.5)
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
@@ -41,15 +43,23 @@ def predict_batch(model: keras.Model, images: Images, settings: Evaluate) -> Pro
 def milliseconds_per_image(model: keras.Model, source: LetterboxedSource, settings: Evaluate) -> float:
     """Return the prediction time of one image with all its views, without decoding: the median of small batches.
 
-    Three batches of 16 images differ by a few percent, and the gate's limit is a multiple of their time.
+    Batches of 16 images are timed until the standard error of their mean is small: two batches on an idle machine.
     """
     images, _ = next(iter(batches(source, TIMED_BATCH_SIZE)))
-    seconds = []
-    for _ in range(1 + NUM_TIMED_BATCHES):
+    predict_batch(model, images, settings)  # warms up
+    seconds: list[float] = []
+    while not _is_precise(seconds):
         started = time.perf_counter()
         predict_batch(model, images, settings)
         seconds.append(time.perf_counter() - started)
-    return 1000 * statistics.median(seconds[1:]) / len(images)  # the first batch warms up
+    return 1000 * statistics.median(seconds) / len(images)
+
+
+def _is_precise(seconds: list[float]) -> bool:
+    if not MIN_TIMED_BATCHES <= len(seconds) < MAX_TIMED_BATCHES:
+        return len(seconds) >= MAX_TIMED_BATCHES
+    error = statistics.stdev(seconds) / len(seconds) ** 0.5
+    return error <= MAX_RELATIVE_ERROR * statistics.mean(seconds)
 
 
 def tta_views(images: Images, settings: Evaluate) -> list[Images]:

@@ -87,7 +87,8 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
     num_features, num_classes = int(views.shape[2]), int(labels.max()) + 1
 
     def new_head() -> "keras.Model":
-        make_deterministic(config.seed)  # the head is the same whether the features were computed here or loaded
+        # Seed again: the head is the same whether the features were computed here or loaded.
+        make_deterministic(config.seed, kernels=config.model.deterministic)
         return build_head(num_features, num_classes, config.model)
 
     settings, objective = config.head, Objective.from_split(features.split)

@@ -8,23 +8,29 @@ import numpy as np
 from carclf.pipeline.batches import TrainingSource
 
 
-def make_deterministic(seed: int) -> None:
-    """Seed Python, NumPy and the backend, and restrict TensorFlow to deterministic kernels."""
+def make_deterministic(seed: int, *, kernels: bool = True) -> None:
+    """Seed Python, NumPy and the backend; with ``kernels``, restrict TensorFlow to deterministic kernels.
+
+    TensorFlow keeps this restriction until the process ends. JAX has no such switch: see docs/training.md.
+    """
     keras.utils.set_random_seed(seed)
-    if keras.backend.backend() == "tensorflow":
+    if kernels and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         tf.config.experimental.enable_op_determinism()
 
 
-def compile_classifier(model: keras.Model, optimizer: Any, label_smoothing: float) -> keras.Model:
+def compile_classifier(
+    model: keras.Model, optimizer: Any, label_smoothing: float, *, xla: bool = False
+) -> keras.Model:
     """Return a model of the same layers, compiled with cross-entropy on logits and accuracy.
 
-    The given model stays uncompiled, because Keras would save the loss of a nested model with it.
+    ``xla`` is for TensorFlow; JAX always uses XLA. The given model stays uncompiled, because Keras would save the loss
+    of a nested model with it.
     """
     trained = keras.Model(model.inputs, model.outputs)
     trained.compile(
-        optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else False,
+        optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else xla,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
         metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
     )

@@ -95,7 +95,7 @@ class FineTuning:
     @contextmanager
     def load_network(self) -> Iterator[keras.Model]:
         """Yield the network of ``start`` on this machine's devices and in the configured precision."""
-        make_deterministic(self.config.seed)
+        make_deterministic(self.config.seed, kernels=self.config.model.deterministic)
         batch_size = min(self.config.fine_tune.batch_size, len(self.rows["train"])) or LARGEST_BATCH
         with data_parallel(batch_size):
             network = self.start.network(self.store)
@@ -140,7 +140,7 @@ class FineTuning:
         finally:
             for variable, array in zip(network.variables, weights, strict=True):
                 variable.assign(array)
-            make_deterministic(self.config.seed)
+            make_deterministic(self.config.seed, kernels=self.config.model.deterministic)
 
     def _resolve_auto(self, network: keras.Model, folder: Path, checkpoints: Checkpoints) -> FineTune:
         """Return the settings with the best value for each "auto"; plot the trials in the folder.

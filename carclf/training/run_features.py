@@ -39,8 +39,8 @@ class RunFeatures:
         from carclf.training.backbones import build_backbone
         from carclf.training.compile import make_deterministic
 
-        make_deterministic(self.context.config.seed)
         model = self.context.config.model
+        make_deterministic(self.context.config.seed, kernels=model.deterministic)
         if self.start_model is not None:
             return load_backbone(self.start_model, self.context.store, model.image_size)
         return build_backbone(model.backbone, model.weights, *model.image_size)

@@ -89,6 +89,6 @@ def compile_for_fine_tuning(
         learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.global_clipnorm,
         ema_momentum=settings.ema_momentum,
     )
-    trained = compile_classifier(model, optimizer, settings.label_smoothing)
+    trained = compile_classifier(model, optimizer, settings.label_smoothing, xla=settings.xla)
     optimizer.build_for(trained, list(zip(blocks, rates, strict=True)))
     return trained, len(blocks)

@@ -16,12 +16,12 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from carclf.config import FineTune
-from carclf.errors import QualityError, ServiceError, StageWaiting
+from carclf.errors import QualityError, StageWaiting
 from carclf.hardware import gpu_metrics
 from carclf.pipeline.batches import TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
 from carclf.progress import Meter, log, report_progress
-from carclf.training.checkpoints import Arrays, Checkpoints
+from carclf.training.checkpoints import Arrays, Checkpoints, CheckpointWriter
 from carclf.training.compile import build_metric_variables
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
@@ -82,6 +82,7 @@ class Trainer:
         self.source = source
         self.validate = validate
         self.checkpoints = checkpoints
+        self.writer = CheckpointWriter(checkpoints)
         self.settings = options.settings
         self.objective = options.objective
         self.pause_epoch = options.pause_epoch
@@ -105,21 +106,18 @@ class Trainer:
         """
         self.state.best = start
         build_metric_variables(self.model, self.source)
-        if not self._restore():
-            try:
-                self._save()
-            except NonFiniteLossError:
-                raise QualityError("The initial weights of fine-tuning are not finite. Check the file that "
-                                   "model.weights names, and train the head again.") from None
-        self._counted = time.monotonic()
-        with Meter("fine_tune", done=self.state.step) as meter:
-            while not self._finished():
-                self._pause()
-                try:
-                    self._train_epoch(meter)
-                except NonFiniteLossError:
-                    self._restart()
-                    self.stream.close()
+        with self.writer:
+            if not self._restore():
+                self._save_start()
+            self._counted = time.monotonic()
+            with Meter("fine_tune", done=self.state.step) as meter:
+                while not self._finished():
+                    self._pause()
+                    try:
+                        self._train_epoch(meter)
+                    except NonFiniteLossError:
+                        self._restart()
+                        self.stream.close()
         self.stream.close()
         if not self.state.best_epoch:
             log.info("fine_tune: no epoch improved on the initial weights, which are kept")
@@ -155,6 +153,7 @@ class Trainer:
         epoch = self.state.step // self.source.steps_per_epoch
         if self.pause_epoch and epoch >= self.pause_epoch:
             self.stream.close()
+            self.writer.wait()
             raise StageWaiting(
                 f"paused after epoch {epoch} of {self.settings.epochs}",
                 metrics={"epoch": epoch, "metric": self.objective.metric.name, **self.state.best.to_metrics()},
@@ -274,39 +273,48 @@ class Trainer:
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
     def _save(self) -> None:
-        """Write a checkpoint. Raise NonFiniteLossError if a variable is not finite: nothing could resume from it."""
+        """Start to write a checkpoint, when the previous one is written.
+
+        Raise NonFiniteLossError if a variable is not finite: nothing could resume from it.
+        """
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         if not all(np.isfinite(array).all() for array in arrays):
             raise NonFiniteLossError
         self._saved = time.monotonic()
+        self.writer.save(arrays, self.best_weights, asdict(self.state))
+
+    def _save_start(self) -> None:
         try:
-            self.checkpoints.save([*arrays, *self.best_weights], asdict(self.state))
-        except ServiceError as error:  # hours of training must not fail because the store is unreachable for a minute
-            log.warning("fine_tune: checkpoint not saved, training continues step=%d: %s", self.state.step, error)
+            self._save()
+        except NonFiniteLossError:
+            raise QualityError("The initial weights of fine-tuning are not finite. Check the file that model.weights "
+                               "names, and train the head again.") from None
 
     def _restore(self) -> bool:
         """Resume from the latest checkpoint; return False if none is usable."""
         self._saved = time.monotonic()
         self._interrupted_metrics = None
+        self.writer.wait()
         checkpoint = self.checkpoints.load()
         if checkpoint is None:
             return False
-        arrays, values = checkpoint
+        arrays, best, values = checkpoint
         try:
             state = TypeAdapter(TrainingState).validate_python(values)
         except ValidationError as error:
             log.warning("fine_tune: the checkpoint's state is damaged, training starts from scratch: %s", error)
             return False
         variables = self._variables()
-        if [np.shape(array) for array in arrays] != [tuple(v.shape) for v in [*variables, *self.best_weights]]:
+        expected = [tuple(value.shape) for value in [*variables, *self.best_weights]]
+        if [np.shape(array) for array in [*arrays, *best]] != expected:
             log.warning("fine_tune: the checkpoint belongs to another network, training starts from scratch")
             return False
-        for variable, array in zip(variables, arrays, strict=False):
+        for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
-        self.best_weights = arrays[len(variables):]
+        self.best_weights = best
         self.state = state
         if self.state.step % self.source.steps_per_epoch:
-            self._interrupted_metrics = arrays[len(variables) - len(self._metric_variables()) : len(variables)]
+            self._interrupted_metrics = arrays[len(variables) - len(self._metric_variables()) :]
         log.info("fine_tune: resumed step=%d", self.state.step)
         return True
 

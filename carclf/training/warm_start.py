@@ -77,6 +77,7 @@ def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     """Return the settings that, together with the inputs, determine the result of fine-tuning."""
     return {
         "fine_tune": config.fine_tune.model_dump(exclude=SPEED_SETTINGS), "precision": config.model.precision,
+        "deterministic": config.model.deterministic,
         "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
     }
 

@@ -1,5 +1,9 @@
 """Test-time augmentation keeps the order of the rows and averages probabilities, not classes."""
 
+import itertools
+import statistics
+from types import SimpleNamespace
+
 import cv2
 import keras
 import numpy as np
@@ -9,7 +13,7 @@ from scipy.special import softmax
 
 from carclf.config import Evaluate, load_config
 from carclf.errors import ConfigError
-from carclf.inference.tta import predict, tta_views
+from carclf.inference.tta import milliseconds_per_image, predict, tta_views
 from carclf.pipeline.batches import Examples, LetterboxedSource
 
 NUM = 11
@@ -41,6 +45,17 @@ def test_each_row_has_the_mean_probability_of_its_views(source, network, setting
     probabilities = predict(network, source, Evaluate(batch_size=batch_size, **settings))
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     assert len({tuple(row.round(6)) for row in probabilities}) == NUM
+
+
+@pytest.mark.parametrize("seconds", [[0.1, 0.11], [0.1, 0.13, 0.11, 0.115, 0.113], [0.1, 1.0] * 4])
+def test_batches_are_timed_until_their_mean_is_precise(source, network, monkeypatch, seconds) -> None:
+    """The clock is read before and after each batch; the warm-up batch is not timed."""
+    readings = list(itertools.accumulate([0.0, *seconds]))
+    readings = [time for pair in itertools.pairwise(readings) for time in pair]
+    monkeypatch.setattr("carclf.inference.tta.time", SimpleNamespace(perf_counter=lambda: readings.pop(0)))
+    milliseconds = milliseconds_per_image(network, source, Evaluate())
+    assert milliseconds == pytest.approx(1000 * statistics.median(seconds) / NUM)
+    assert not readings
 
 
 def test_views_are_the_zooms_and_their_horizontal_flips(source) -> None:

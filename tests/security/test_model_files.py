@@ -183,11 +183,11 @@ def test_pickled_features_are_rejected(tmp_path: Path, marker: Path) -> None:
 def test_a_checkpoint_with_pickled_objects_is_ignored(tmp_path: Path, marker: Path) -> None:
     store: Store = init_store(str(tmp_path / "store"))
     checkpoints = Checkpoints(store, "key")
-    checkpoints.save([np.arange(3)], {"step": 1})
-    checkpoints.save([np.array([MakeFolder(marker)], object)], {"step": 2})
+    checkpoints.save([np.arange(3)], [], {"step": 1})
+    checkpoints.save([np.array([MakeFolder(marker)], object)], [], {"step": 2})
     loaded = checkpoints.load()
     assert loaded is not None
-    assert loaded[1] == {"step": 1}
+    assert loaded[2] == {"step": 1}
     assert not marker.exists()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from carclf.training.compile import compile_classifier
+from carclf.training.compile import compile_classifier, make_deterministic
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -18,3 +18,30 @@ def test_the_loss_spreads_the_smoothed_probability_over_all_classes(smoothing):
     expected = {"loss": -(smoothed * log_softmax(logits, 1)).sum(1).mean(),
                 "accuracy": (logits.argmax(1) == targets.argmax(1)).mean()}
     assert trained.evaluate(logits, targets, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="a switch of TensorFlow")
+@pytest.mark.parametrize(("kernels", "calls"), [(True, [1]), (False, [])])
+def test_deterministic_kernels_are_a_choice_and_the_seed_is_not(monkeypatch, kernels, calls):
+    """The process stays in deterministic mode once an earlier test has enabled it."""
+    import tensorflow as tf
+
+    enabled = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: enabled.append(1))
+    draws = []
+    for _ in range(2):
+        make_deterministic(3, kernels=kernels)
+        draws.append(np.asarray(keras.random.normal((2,))))
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert enabled == 2 * calls
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX always uses XLA")
+@pytest.mark.parametrize("xla", [False, True])
+def test_xla_is_used_only_if_the_setting_asks_for_it(xla):
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    trained = compile_classifier(model, "sgd", 0.0, xla=xla)
+    history = trained.fit(np.ones((4, 3), np.float32), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert trained.jit_compile is xla

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import cv2
@@ -48,17 +49,20 @@ class Killed(Exception):
 
 
 class KilledAt(Checkpoints):
-    """Raise Killed before the n-th save, as a machine may fail at any moment."""
+    """Raise Killed after n saves, in the middle of the next: its files are written, but ``latest.json`` is not."""
 
     def __init__(self, store, key, n):
-        super().__init__(store, key)
         self.left = n
+        dying_store = open_store(store.url)
+        dying_store.write = self._write_or_die
+        super().__init__(dying_store, key)
+        self.intact_store = store
 
-    def save(self, arrays, state):
+    def _write_or_die(self, key, data):
         if not self.left:
             raise Killed
         self.left -= 1
-        super().save(arrays, state)
+        self.intact_store.write(key, data)
 
 
 @pytest.fixture
@@ -128,6 +132,19 @@ def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(images,
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
+def test_training_continues_while_a_checkpoint_is_written(images, uninterrupted, store):
+    """The checkpoint before the first step is only written after that step."""
+    class SlowCheckpoints(Checkpoints):
+        def save(self, arrays, best, state):
+            while not state["step"] and not trainer.state.step:
+                time.sleep(0.01)
+            super().save(arrays, best, state)
+
+    trainer = build_trainer(images, SlowCheckpoints(store, "k"))
+    assert_same(weights_and_history(trainer), uninterrupted)
+    assert Checkpoints(store, "k").load()[2]["step"] == trainer.state.step == 12
+
+
 def test_a_paused_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store):
     for epoch in (1, 2):
         with pytest.raises(StageWaiting) as waiting:
@@ -146,7 +163,7 @@ def test_two_processes_do_not_overwrite_each_others_checkpoints(images, uninterr
     before = checkpoint_files()
     other_process = (
         "import numpy as np; from carclf.services.storage import open_store; from carclf.training.checkpoints "
-        f"import Checkpoints; Checkpoints(open_store({str(store.url)!r}), 'k').save([np.zeros(3)], {{'step': 9}})"
+        f"import Checkpoints; Checkpoints(open_store({str(store.url)!r}), 'k').save([np.zeros(3)], [], {{'step': 9}})"
     )
     subprocess.run([sys.executable, "-c", other_process], check=True)
     assert {key: store.read(key).data for key in before} == before
@@ -164,11 +181,11 @@ class UnreachableAt(Checkpoints):
         self.unreachable = unreachable
         self.num_saves = 0
 
-    def save(self, arrays, state):
+    def save(self, arrays, best, state):
         self.num_saves += 1
         if self.num_saves in self.unreachable:
             raise ServiceError("The store cannot be reached.")
-        super().save(arrays, state)
+        super().save(arrays, best, state)
 
 
 def test_training_continues_while_the_store_is_unreachable(images, uninterrupted, store, caplog):
@@ -180,8 +197,8 @@ def test_training_continues_while_the_store_is_unreachable(images, uninterrupted
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(images, uninterrupted, store, caplog):
-    with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 7)).run(WORST)
+    with pytest.raises(StageWaiting):
+        build_trainer(images, Checkpoints(store, "k"), pause_epoch=1).run(WORST)
     latest = json.loads(store.read("checkpoints/k/latest.json").data)
     store.write(f"checkpoints/k/{latest['file']}", b"half of it")
     caplog.set_level("INFO")
@@ -194,14 +211,14 @@ def test_damaged_checkpoints_are_not_used(images, uninterrupted, store):
     with pytest.raises(Killed):
         build_trainer(images, KilledAt(store, "k", 3)).run(WORST)
     files = [key for key in store.list_keys("checkpoints/") if key.endswith(".npz")]
-    assert len(files) == 2
+    assert len([key for key in files if "-state-" in key]) == 2
     for key in files:
         store.write(key, store.read(key).data[:-100])
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
 def test_a_checkpoint_of_another_network_is_ignored(images, uninterrupted, store):
-    Checkpoints(store, "k").save([np.zeros(3)], {"step": 9})
+    Checkpoints(store, "k").save([np.zeros(3)], [], {"step": 9})
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
@@ -347,9 +364,9 @@ def test_a_checkpoint_without_the_best_validation_is_not_used(images, store):
     with pytest.raises(Killed):
         build_trainer(images, KilledAt(store, "k", 3)).run(WORST)
     checkpoints = Checkpoints(store, "k")
-    arrays, state = checkpoints.load()
+    arrays, best, state = checkpoints.load()
     del state["best"]
-    checkpoints.save(arrays, state | {"best_accuracy": 0.9})
+    checkpoints.save(arrays, best, state | {"best_accuracy": 0.9})
     trainer = build_trainer(images, checkpoints)
     assert len(trainer.run(WORST)) == 3 and trainer.state.best.accuracy < 0.9
 
@@ -371,10 +388,11 @@ def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
 
 
 def test_blocks_start_to_train_from_the_top_phase_by_phase(images, store):
-    trainer = build_trainer(images, KilledAt(store, "k", 4), num_phases=3, layer_decay=0.5, epochs=3, weight_decay=0.0)
+    trainer = build_trainer(images, Checkpoints(store, "k"), num_phases=3, layer_decay=0.5, epochs=3,
+                            weight_decay=0.0, pause_epoch=1)
     convolutions = [layer for layer in flatten_layers(trainer.model) if "conv" in layer.name]
     before = [np.array(layer.kernel) for layer in convolutions]
-    with pytest.raises(Killed):  # after the four steps of the first phase
+    with pytest.raises(StageWaiting):  # after the four steps of the first phase
         trainer.run(WORST)
     pairs = zip(before, convolutions, strict=True)
     assert [not np.array_equal(kernel, np.array(layer.kernel)) for kernel, layer in pairs] == [False] * 3 + [True]
