@@ -15,7 +15,7 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "damaged": "warning", "extreme_aspect_ratio": "warning", "dark": "warning", "bright": "warning",
     "low_contrast": "warning", "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning",
     "not_in_sample": "warning", "label_mismatch": "warning", "class_imbalance": "warning",
-    "unmatched_label_fix": "warning", "invalid_train_csv": "warning", "unmatched_train_csv": "warning",
+    "unmatched_label_fix": "warning", "invalid_label_table": "warning", "unmatched_label_table": "warning",
     "empty_class_folder": "warning", "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",

@@ -29,7 +29,7 @@ FIXES = LabelFixes((
 UNTESTED = {
     "too_few_classes",  # it would hide other kinds
     # of the layout and the archive
-    "label_mismatch", "invalid_train_csv", "unmatched_train_csv", "empty_class_folder", "ambiguous_class",
+    "label_mismatch", "invalid_label_table", "unmatched_label_table", "empty_class_folder", "ambiguous_class",
     "ignored_data", "ignored_file",
 }
 Planted = set[tuple[str, str]]

@@ -101,7 +101,7 @@ def _read_tables(
         raise ConfigError(f"data.label_table is {evidence.config.label_table}, but less than half of its ids name "
                           f"images (such as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
     candidates: list[TableLabels] = []
-    findings = [Finding("invalid_train_csv", path, f"{error} It is not used.")
+    findings = [Finding("invalid_label_table", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
     for table in joined:
         try:
@@ -109,12 +109,12 @@ def _read_tables(
         except (AmbiguousColumnError, DataError) as error:
             if not has_folders:
                 raise
-            findings.append(Finding("invalid_train_csv", table.path, f"{error} The class folders are used."))
+            findings.append(Finding("invalid_label_table", table.path, f"{error} The class folders are used."))
         else:
             candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
     unmatched = {table.path: table for table in evidence.tables if has_folders and table.role in ("train", "val")}
     for path in sorted(unmatched.keys() - {table.path for table in joined}):
-        findings.append(Finding("unmatched_train_csv", path, (
+        findings.append(Finding("unmatched_label_table", path, (
             f"No column has ids of the training images (first row: {', '.join(unmatched[path].rows.iloc[0])[:100]!r}). "
             "The table is not used.")))
     return combine(candidates), findings
@@ -169,14 +169,14 @@ def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
         raise DataError(f"{path}: {len(missing)} of {num} ids (compared by {table.joined.match.form}) have no image, "
                         f"such as {', '.join(missing[:5])}. Add the images, or set data.max_missing to "
                         f"{len(missing) / num + 0.0005:.3f} to ignore them.")
-    return [Finding("unmatched_train_csv", path, (
+    return [Finding("unmatched_label_table", path, (
         f"{len(missing)} of {num} ids match no image (first: {missing[0]!r}). Their rows are not used."))
     ] if missing else []
 
 
 def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: str) -> list[Finding]:
     paths = images.loc[~images.index.isin(labels.index) & (images["role"] == "train"), "path"]
-    return [Finding("unmatched_train_csv", paths.iloc[0], (
+    return [Finding("unmatched_label_table", paths.iloc[0], (
         f"{len(paths)} training images have no label in the table (first: {paths.iloc[0]}). {consequence}"))
     ] if len(paths) else []
 
