@@ -1,10 +1,7 @@
 """``carclf inspect``: show what the files of a source mean, without training."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +10,9 @@ from carclf.artifacts import StageContext
 from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import parse_source
-from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import extract_images
 from carclf.dataset.findings import format_labels
-from carclf.dataset.listing import Folder, list_source
+from carclf.dataset.listing import Folder
 from carclf.formatting import printable
 from carclf.services.storage import init_store, require_store
 from carclf.stages.download import download
@@ -39,31 +35,23 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show how the data of a source are read: labels, classes, subsets, test set, submission, metric and groups."""
-    from carclf.dataset.detection.detect import detect
-
     config = load_settings(recipe, [*set_, f"data.source={source}"])
-    with _local_copy(config, store_url) as (folder, evaluation_metric):
-        layout = detect(folder, config, evaluation_metric)
+    layout = _detect(config, store_url)
     min_images = config.validation.min_images_per_class
     print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout, min_images))
 
 
-@contextmanager
-def _local_copy(config: Config, store_url: str) -> Iterator[tuple[Path, str]]:
-    """Yield a folder with the source's files, unpacked, and Kaggle's name of the metric."""
+def _detect(config: Config, store_url: str) -> "Layout":
+    """Return the layout of the source; what must be extracted or downloaded is kept in the store, if it is given."""
+    from carclf.dataset.detection.detect import detect, detect_in_place
+
     source = parse_source(config.data.source)
-    if source.kind == "folder" and not _has_archives(folder := Folder(source.name)):
-        yield folder.folder, ""
-        return
+    if source.kind == "folder" and (layout := detect_in_place(Folder(source.name), config)):
+        return layout
     with temporary_folder() as work:
         store = require_store(store_url) if store_url else init_store(str(work / "store"))
         archive, _ = download(StageContext(store, config))
-        yield extract_images(archive, store), str(archive.metrics.get("evaluation_metric", ""))
-
-
-def _has_archives(folder: Folder) -> bool:
-    """List the folder as a run does, with the same errors."""
-    return any(is_archive(entry.path) for entry in list_source(folder).entries)
+        return detect(extract_images(archive, store), config, str(archive.metrics.get("evaluation_metric", "")))
 
 
 def _to_json(source: str, layout: "Layout") -> dict[str, Any]:

@@ -201,8 +201,8 @@ def name_setting(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _changed_error(str(error.filename)) from error
     except PermissionError as error:
-        raise DataError(f"data.source: {name} cannot be read completely: {error.filename}: {error.strerror}. Let this "
-                        "user read all of its files, or set another source.") from error
+        raise DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
+                        "files of the source, or set another one.") from error
     except (ConfigError, ServiceError) as error:
         raise _with_setting(error) from error
 

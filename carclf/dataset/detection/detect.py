@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from carclf.config import Config
+from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.detection.class_names import find_class_names, read_maps
 from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
@@ -22,6 +23,7 @@ from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, read_tables
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
+from carclf.dataset.listing import Folder, list_source
 from carclf.errors import DataError
 from carclf.natural_order import sort_naturally
 
@@ -65,6 +67,13 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),
                   sample_ids, findings, _ignored(source, images))
+
+
+def detect_in_place(folder: Folder, config: Config) -> Layout | None:
+    """Return the layout of a source that is a folder, with the errors of a run; None if it has archives to extract."""
+    if any(is_archive(entry.path) for entry in list_source(folder).entries):
+        return None
+    return detect(folder.folder, config)
 
 
 def _read_source(folder: Path, config: Config) -> _Source:
