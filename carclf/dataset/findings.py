@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 from carclf.progress import log
 
@@ -77,7 +78,7 @@ class Findings:
     def _error_messages(self, kind: str) -> Iterator[str]:
         yield from [finding.message for finding in self.reported if finding.kind == kind][:MAX_RAISED]
         if (num_more := self.counts[kind] - MAX_RAISED) > 0:
-            yield f"There are {num_more} more errors of the kind {kind}."
+            yield f"{format_count(num_more, 'more error')} of the kind {kind}."
 
     def count(self, severity: str) -> int:
         """Return the number of findings of a severity."""
