@@ -11,9 +11,9 @@ from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_setting
 from carclf.config import Config
 from carclf.config.sources import parse_source
 from carclf.dataset.archives import extract_images
-from carclf.dataset.findings import format_labels
+from carclf.dataset.findings import Finding, format_labels
 from carclf.dataset.listing import Folder
-from carclf.formatting import printable
+from carclf.formatting import format_count, printable
 from carclf.services.storage import init_store, require_store
 from carclf.stages.download import download
 from carclf.temporary import temporary_folder
@@ -74,6 +74,11 @@ def _class_sizes(layout: "Layout") -> dict[str, int]:
     return {name: int(counts.get(name, 0)) for name in layout.class_names}
 
 
+def _describe(finding: Finding) -> str:
+    """Return the message with its path, unless the message has the path."""
+    return finding.message if finding.path in finding.message else f"{finding.path}: {finding.message}"
+
+
 def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     content = _to_json(source, layout)
     sizes: dict[str, int] = content["num_images_by_class"]
@@ -81,11 +86,14 @@ def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     lines += [f"{'class names':<12}{format_labels(f'{name} ({size})' for name, size in sizes.items())}"]
     lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]
     lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
-    lines += [f"{finding.severity:<12}{finding.message}" for finding in layout.findings[:MAX_FINDINGS]]
+    lines += [f"{finding.severity:<12}{_describe(finding)}" for finding in layout.findings[:MAX_FINDINGS]]
+    if (num_more := len(layout.findings) - MAX_FINDINGS) > 0:
+        lines.append(f"{'':<12}{format_count(num_more, 'more finding')}, which --json lists")
     if small := {name: size for name, size in sizes.items() if size < min_images}:
         name = min(small, key=lambda label: small[label])
-        lines.append(f"{'warning':<12}{len(small)} of {len(sizes)} classes have fewer images than "
-                     f"validation.min_images_per_class = {min_images}, such as {name} with {small[name]}")
+        lines.append(f"{'warning':<12}fewer images than validation.min_images_per_class = {min_images} in "
+                     f"{len(small)} of {format_count(len(sizes), 'class', 'classes')}, such as {name} with "
+                     f"{small[name]}")
     if layout.ignored:
-        lines.append(f"{'ignored':<12}{len(layout.ignored)} files (first: {layout.ignored[0]})")
+        lines.append(f"{'ignored':<12}{format_count(len(layout.ignored), 'file')} (first: {layout.ignored[0]})")
     return "\n".join(map(printable, lines))

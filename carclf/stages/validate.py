@@ -129,7 +129,7 @@ def _write_dataset(
     context = CheckContext(layout, config)
     fixed = apply_fixes(join_layout(inspection, layout.images), source.fixes, set(layout.class_names))
     findings = find_problems(fixed.index, context)
-    findings.add([*file_findings(source.folder, layout), *fixed.findings()])
+    findings.add([*file_findings(layout), *fixed.findings()])
     findings.log()
     index = fixed.index.assign(warning=_warnings(fixed.index, findings))
     num_unreadable = len(unreadable_test_images(index, context))
