@@ -84,10 +84,10 @@ def write_packs(source: ListedSource, listing: Listing, plan: Plan, folder: Path
 
     first = 1 + max((int(name[5:-4]) for name in plan.packs), default=-1)
     new = pd.DataFrame(_write_packs(source, plan.entries, first, folder), columns=PACKED_COLUMNS)
-    unpacked = pd.DataFrame((dict.fromkeys(listing.folders, "") | listing.ignored).items(), columns=["path", "reason"])
-    unpacked = unpacked.assign(num_bytes=0, version="", pack="", sha256="")
-    table = pd.concat([part for part in (plan.kept, new, unpacked) if len(part)]).sort_values("path", ignore_index=True)
-    table = table.reindex(columns=[*PACKED_COLUMNS, "reason"]).fillna({"reason": ""})
+    reasons = [*((path, "") for path in listing.folders), *listing.ignored.items()]
+    unpacked = pd.DataFrame(reasons, columns=["path", "reason"]).assign(num_bytes=0, version="", pack="", sha256="")
+    parts = [plan.kept.assign(reason=""), new.assign(reason=""), unpacked]
+    table = pd.concat([part for part in parts if len(part)]).sort_values("path", ignore_index=True)
     table.astype({"num_bytes": "int64"}).to_parquet(folder / LISTING)
     used = table[table["pack"] != ""]
     contents = used[["path", "sha256"]].to_numpy().tolist()

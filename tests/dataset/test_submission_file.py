@@ -81,7 +81,7 @@ def test_another_header_than_that_of_the_sample_is_rejected(form: SubmissionForm
 
 
 @pytest.mark.parametrize(("form", "row", "problem"), [
-    (LABEL, "a", "has a row of 1 values"), (LABEL, "a,0,1", "has a row of 3 values"),
+    (LABEL, "a", "has a row of 1 value"), (LABEL, "a,0,1", "has a row of 3 values"),
     (LABEL, "", "has a row of 0 values"),
     (LABEL, "a,2", r"has unknown classes \['2'\]"),  # a class name, but not its value
     (LABEL, "a,", "has unknown classes"),

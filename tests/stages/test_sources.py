@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from carclf.artifacts import Archive, StageContext, rebuilding
 from carclf.cli.inspect_source import inspect
 from carclf.config import load_config
-from carclf.dataset import listing, packs
+from carclf.dataset import listing, packs, walk
 from carclf.dataset.archives import extract_images, read_ignored_files
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.server import DemoServer, Fault
@@ -425,8 +425,8 @@ def test_a_bucket_without_permission_raises_config_error(
 @pytest.mark.parametrize("key", ["../a.jpg", "cat//a.jpg", "cat/./a.jpg", "/a.jpg", "cat/..", "a\\b.jpg", "a\x01.jpg"])
 def test_keys_that_are_no_paths_are_rejected(key: str) -> None:
     class Source(listing.Folder):
-        def list_entries(self) -> Iterator[listing.Entry]:
-            yield listing.Entry(key, 1, "")
+        def list_entries(self) -> Iterator[walk.Entry]:
+            yield walk.Entry(key, 1, "")
 
     with pytest.raises(DataError, match=r"data\.source: .*Rename it"):
         listing.list_source(Source("x"))

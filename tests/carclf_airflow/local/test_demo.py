@@ -11,7 +11,7 @@ from carclf_airflow.local.demo import DemoOptions, run_demo
 from carclf_airflow.local.demo_server import _error_line
 from carclf_airflow.local.retrain_run import _print_outcome
 
-OUTCOME = {
+OUTCOME: dict[str, Any] = {
     "state": "success", "seconds": 9.0, "val_accuracy": 0.5, "metric": "accuracy", "val_metric": 0.5,
     "reason": "rejected: weak", "public_score": None, "rank": None, "warning": "",
 }
@@ -37,9 +37,9 @@ def test_invalid_data_are_reported_before_anything_starts(
     (tmp_path / "empty").mkdir()
     write_files(tmp_path, [f"flat/{number}.jpg" for number in range(4)], {"documents/readme.txt": "x", "cars.zip": ""})
     monkeypatch.setenv("CARCLF_LOCAL_FOLDER", str(tmp_path / "local"))
-    given = {"weights": "", "truth": "", "holdout": None, "recipe": "demo", "experiment": "", "exit": True} | options
+    given: dict[str, Any] = {"weights": "", "truth": "", "holdout": None, "recipe": "demo", "experiment": ""} | options
     with pytest.raises(error, match=problem):
-        run_demo(DemoOptions(data=str(tmp_path / data), **given))
+        run_demo(DemoOptions(data=str(tmp_path / data), exit=True, **given))
     assert not (tmp_path / "local").exists()
 
 

@@ -247,7 +247,7 @@ def test_a_listing_that_may_have_images_is_accepted(names: list[str]) -> None:
 @pytest.mark.parametrize("extension", [".jpg", ".zip", ".001", ".gz", ".bz2", ".xz", "."])
 def test_an_extension_that_images_may_have_is_accepted(extension: str) -> None:
     reject_extensions([(".csv", 1), (extension, 1)])
-    with pytest.raises(DataError, match="1 tables"):
+    with pytest.raises(DataError, match="1 table"):
         reject_extensions([(".csv", 1), (extension, 0)])
 
 
