@@ -274,11 +274,14 @@ def _extract_packs(archive: Archive, store: Store, work: Path) -> dict[str, str]
         with _fetch(archive, store, archive.file(name)).open("rb") as file:
             extractor.extract(file, ZIP, (), paths)
     extractor.extract_volumes()
-    unpacked = listing[listing["pack"] == ""].set_index("path")["reason"].to_dict()
-    for path in [path for path in unpacked if path.endswith("/")]:
-        extractor.create_folder(path[:-1].split("/"))
-        del unpacked[path]
-    return {**unpacked, **dict.fromkeys(extractor.ignored, "")}
+    unpacked = listing[listing["pack"] == ""]
+    ignored = dict.fromkeys(extractor.ignored, "")
+    for path, reason in zip(map(str, unpacked["path"]), map(str, unpacked["reason"]), strict=True):
+        if path.endswith("/"):
+            extractor.create_folder(path[:-1].split("/"))
+        else:
+            ignored[path] = reason
+    return ignored
 
 
 def _fetch(archive: Archive, store: Store, file: File) -> Path:
