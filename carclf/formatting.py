@@ -31,6 +31,11 @@ def format_value(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def format_count(number: int, singular: str, plural: str = "") -> str:
+    """Return a number with its noun: 1 image, 2 images. ``plural`` is needed for other endings and with a verb."""
+    return f"{number} {singular if number == 1 else plural or f'{singular}s'}"
+
+
 def format_pairs(values: Mapping[str, object]) -> str:
     """Return ``name=value`` pairs for a log line; text with spaces is quoted."""
     texts = {name: format_value(value) for name, value in values.items()}

@@ -9,6 +9,7 @@ Decision 22 compares this test with others.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,17 @@ class Examples:
     labels: Labels
     class_names: Sequence[str]
     groups: Sequence[str] = ()
+
+    @cached_property
+    def clusters(self) -> npt.NDArray[np.int64]:
+        """The cluster of each image, from 0; an image without a group is a cluster of its own."""
+        names = [group or f"\0{row}" for row, group in enumerate(self.groups or [""] * len(self.labels))]
+        return np.unique(names, return_inverse=True)[1]
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters."""
+        return int(self.clusters.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +104,7 @@ def compare_models(
         DataError: The metric is undefined, because there are no images or all have the same class.
     """
     values = [metric.compute(examples.labels, model, examples.class_names) for model in (candidate, champion)]
-    if _num_clusters(examples) < MIN_CLUSTERS:
+    if examples.num_clusters < MIN_CLUSTERS:
         return PairedBootstrap(values[0] - values[1], None, p_worse=1.0, p_better=1.0, standard_error=1.0)
     first = _statistic(metric, examples, candidate)
     second = _statistic(metric, examples, champion)
@@ -114,8 +126,7 @@ def metric_interval(metric: Metric, examples: Examples, probabilities: FloatArra
     statistic = _statistic(metric, examples, probabilities)
     resampled = np.concatenate([statistic(weights) for weights in _resamples(examples)])
     low, high = (float(bound) for bound in np.quantile(resampled, TAILS_95).clip(*metric.limits))
-    num_clusters = _num_clusters(examples)
-    least_correct = wilson_interval(num_clusters, num_clusters)[0]
+    least_correct = wilson_interval(examples.num_clusters, examples.num_clusters)[0]
     if not metric.higher_is_better:
         return low, max(high, -math.log(least_correct))
     return (least_correct if low > 1 - ROUNDING else low), high
@@ -127,12 +138,12 @@ def _tail(contradicting: npt.NDArray[np.bool_]) -> float:
 
 def _resamples(examples: Examples) -> Iterator[FloatArray]:
     """Yield the weights of the images in chunks of resamples, the same in every call."""
-    clusters = _clusters(examples.groups, len(examples.labels))
+    clusters = examples.clusters
     strata = _strata(examples.labels, clusters)
     rng = np.random.default_rng(SEED)
     rows = max(1, CHUNK // len(clusters))
     for start in range(0, NUM_RESAMPLES, rows):
-        weights = np.ones((min(rows, NUM_RESAMPLES - start), len(np.unique(clusters))))
+        weights = np.ones((min(rows, NUM_RESAMPLES - start), examples.num_clusters))
         for members in strata:
             weights[:, members] = _draw(rng, len(weights), len(members))
         yield weights[:, clusters]
@@ -144,16 +155,6 @@ def _draw(rng: np.random.Generator, num_resamples: int, size: int) -> FloatArray
     drawn = rng.integers(size, size=(num_resamples, size - 1)) + size * np.arange(num_resamples)[:, None]
     counts = np.bincount(drawn.ravel(), minlength=num_resamples * size).reshape(num_resamples, size)
     return np.asarray(counts * (size / (size - 1)), float)
-
-
-def _clusters(groups: Sequence[str], num_images: int) -> npt.NDArray[np.int64]:
-    """Return the cluster of each image, from 0; an image without a group is a cluster of its own."""
-    names = [group or f"\0{row}" for row, group in enumerate(groups or [""] * num_images)]
-    return np.unique(names, return_inverse=True)[1]
-
-
-def _num_clusters(examples: Examples) -> int:
-    return int(_clusters(examples.groups, len(examples.labels)).max()) + 1
 
 
 def _strata(labels: Labels, clusters: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:

@@ -19,6 +19,7 @@ from carclf.config.sources import require_source
 from carclf.dataset.listing import list_source, open_listed
 from carclf.dataset.source_files import ArchiveFile
 from carclf.errors import CarclfError, ConfigError
+from carclf.formatting import format_count
 from carclf.os_errors import MIN_OPEN_FILES, os_error_message, require_shared_memory
 from carclf.redaction import kaggle_files
 from carclf.services.kaggle.client import KaggleClient
@@ -63,10 +64,10 @@ def _check_source(config: Config) -> str:
     """List a folder, a bucket or the volumes of an archive as a run does."""
     source = require_source(config.data.source)
     if source.kind == "file":
-        return f"{len(ArchiveFile(source.name).paths)} files of the archive {source.name}"
+        return f"{format_count(len(ArchiveFile(source.name).paths), 'file')} of the archive {source.name}"
     if source.kind in ("folder", "bucket"):
         files = list_source(open_listed(source))
-        return f"{len(files.entries)} files in {source.name}"
+        return f"{format_count(len(files.entries), 'file')} in {source.name}"
     return f"a {source.kind} on Kaggle"
 
 
@@ -78,7 +79,7 @@ def _check_kaggle(config: Config) -> str:
         return f"not needed: data.source is a {source.kind}"
     kaggle = KaggleClient(source.name)
     obstacle = kaggle.details().submission_obstacle
-    accepted = f"{kaggle.check_access()} files in {source.name}, rules accepted"
+    accepted = f"{format_count(kaggle.check_access(), 'file')} in {source.name}, rules accepted"
     return f"{accepted}; no submission: {obstacle}" if obstacle else accepted
 
 

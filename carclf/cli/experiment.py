@@ -14,6 +14,7 @@ from carclf.experiments.plan import Plan, find_plan, read_plan, record_rejection
 from carclf.experiments.plan_form import MAX_TRIALS, Form, parse_integers, plan_from_form, read_form
 from carclf.experiments.search import TRIAL_NAME, boundary_recipes, propose
 from carclf.experiments.variants import Changes
+from carclf.formatting import format_count
 from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.redaction import redact_values
@@ -76,7 +77,8 @@ def plan_command(
         record_rejection(name, store, error)
         raise
     _write_result({"folds": list(plan.folds), "groups": plan.groups(), "num_rungs": len(plan.rungs)}, result)
-    print(f"{plan.experiment}: {len(plan.recipes)} recipes, {len(plan.training_runs)} trainings")
+    print(f"{plan.experiment}: {format_count(len(plan.recipes), 'recipe')}, "
+          f"{format_count(len(plan.training_runs), 'training')}")
 
 
 def _plan_experiment(name: str, form: Form, store: Store) -> Plan:

@@ -1,10 +1,7 @@
 """``carclf inspect``: show what the files of a source mean, without training."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,11 +10,10 @@ from carclf.artifacts import StageContext
 from carclf.cli.options import JsonOption, RecipeOption, SetOption, load_settings
 from carclf.config import Config
 from carclf.config.sources import parse_source
-from carclf.dataset.archive_members import is_archive
 from carclf.dataset.archives import extract_images
-from carclf.dataset.findings import format_labels
-from carclf.dataset.listing import Folder, list_source
-from carclf.formatting import printable
+from carclf.dataset.findings import Finding, format_labels
+from carclf.dataset.listing import Folder
+from carclf.formatting import format_count, printable
 from carclf.services.storage import init_store, require_store
 from carclf.stages.download import download
 from carclf.temporary import temporary_folder
@@ -39,31 +35,23 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Show how the data of a source are read: labels, classes, subsets, test set, submission, metric and groups."""
-    from carclf.dataset.detection.detect import detect
-
     config = load_settings(recipe, [*set_, f"data.source={source}"])
-    with _local_copy(config, store_url) as (folder, evaluation_metric):
-        layout = detect(folder, config, evaluation_metric)
+    layout = _detect(config, store_url)
     min_images = config.validation.min_images_per_class
     print(json.dumps(_to_json(source, layout), indent=1) if as_json else _to_text(source, layout, min_images))
 
 
-@contextmanager
-def _local_copy(config: Config, store_url: str) -> Iterator[tuple[Path, str]]:
-    """Yield a folder with the source's files, unpacked, and Kaggle's name of the metric."""
+def _detect(config: Config, store_url: str) -> "Layout":
+    """Return the layout of the source; what must be extracted or downloaded is kept in the store, if it is given."""
+    from carclf.dataset.detection.detect import detect, detect_in_place
+
     source = parse_source(config.data.source)
-    if source.kind == "folder" and not _has_archives(folder := Folder(source.name)):
-        yield folder.folder, ""
-        return
+    if source.kind == "folder" and (layout := detect_in_place(Folder(source.name), config)):
+        return layout
     with temporary_folder() as work:
         store = require_store(store_url) if store_url else init_store(str(work / "store"))
         archive, _ = download(StageContext(store, config))
-        yield extract_images(archive, store), str(archive.metrics.get("evaluation_metric", ""))
-
-
-def _has_archives(folder: Folder) -> bool:
-    """List the folder as a run does, with the same errors."""
-    return any(is_archive(entry.path) for entry in list_source(folder).entries)
+        return detect(extract_images(archive, store), config, str(archive.metrics.get("evaluation_metric", "")))
 
 
 def _to_json(source: str, layout: "Layout") -> dict[str, Any]:
@@ -86,6 +74,11 @@ def _class_sizes(layout: "Layout") -> dict[str, int]:
     return {name: int(counts.get(name, 0)) for name in layout.class_names}
 
 
+def _describe(finding: Finding) -> str:
+    """Return the message with its path, unless the message has the path."""
+    return finding.message if finding.path in finding.message else f"{finding.path}: {finding.message}"
+
+
 def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     content = _to_json(source, layout)
     sizes: dict[str, int] = content["num_images_by_class"]
@@ -93,11 +86,14 @@ def _to_text(source: str, layout: "Layout", min_images: int) -> str:
     lines += [f"{'class names':<12}{format_labels(f'{name} ({size})' for name, size in sizes.items())}"]
     lines += [f"{row.question:<12}{row.result} ({row.evidence})" for row in layout.detections]
     lines += [f"{'images':<12}" + ", ".join(f"{number} {name}" for name, number in content["num_images"].items())]
-    lines += [f"{finding.severity:<12}{finding.message}" for finding in layout.findings[:MAX_FINDINGS]]
+    lines += [f"{finding.severity:<12}{_describe(finding)}" for finding in layout.findings[:MAX_FINDINGS]]
+    if (num_more := len(layout.findings) - MAX_FINDINGS) > 0:
+        lines.append(f"{'':<12}{format_count(num_more, 'more finding')}, which --json lists")
     if small := {name: size for name, size in sizes.items() if size < min_images}:
         name = min(small, key=lambda label: small[label])
-        lines.append(f"{'warning':<12}{len(small)} of {len(sizes)} classes have fewer images than "
-                     f"validation.min_images_per_class = {min_images}, such as {name} with {small[name]}")
+        lines.append(f"{'warning':<12}fewer images than validation.min_images_per_class = {min_images} in "
+                     f"{len(small)} of {format_count(len(sizes), 'class', 'classes')}, such as {name} with "
+                     f"{small[name]}")
     if layout.ignored:
-        lines.append(f"{'ignored':<12}{len(layout.ignored)} files (first: {layout.ignored[0]})")
+        lines.append(f"{'ignored':<12}{format_count(len(layout.ignored), 'file')} (first: {layout.ignored[0]})")
     return "\n".join(map(printable, lines))

@@ -13,6 +13,7 @@ from carclf.artifacts import Audit, Dataset
 from carclf.cli.options import StoreOption
 from carclf.dataset.fixes import LABEL_FIXES_FILE, REQUIRED_COLUMNS, SHA256_COLUMN, LabelFix, apply_fixes, parse_fixes
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 from carclf.runs.run import Run
 from carclf.services.storage import Store, format_command, require_store, update_object
 
@@ -174,9 +175,9 @@ def suspect_lines(suspects: "pd.DataFrame", top: int) -> Iterator[str]:
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
         yield (f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} (label quality "
                f"{row.label_quality:.3f})")
-    yield (f"{len(suspects)} suspects, many with correct labels. Nothing was written. Check them in the run's "
-           "report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to exclude the "
-           "images.")
+    yield (f"{format_count(len(suspects), 'suspect')}, many with correct labels. Nothing was written. Check them in "
+           "the run's report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to "
+           "exclude the images.")
 
 
 def result_lines(store: Store, written: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:
@@ -184,7 +185,8 @@ def result_lines(store: Store, written: Sequence[LabelFix], kept: Sequence[Label
     yield from (f"wrote  {_describe(fix)}" for fix in written)
     yield from (f"kept   {_describe(fix)}" for fix in kept)
     hint = " The next run applies them." if written else ""
-    yield f"{store.url}/{LABEL_FIXES_FILE}: {len(written)} fixes written, {len(kept)} existing ones kept.{hint}"
+    yield (f"{store.url}/{LABEL_FIXES_FILE}: {format_count(len(written), 'fix', 'fixes')} written, "
+           f"{format_count(len(kept), 'existing one')} kept.{hint}")
 
 
 def _describe(fix: LabelFix) -> str:

@@ -11,7 +11,7 @@ from carclf.cli.options import ModelOption, ModelRunOption, StoreOption
 from carclf.config import Evaluate, Validation
 from carclf.errors import ConfigError, DataError
 from carclf.evaluation.evaluate import tta_settings
-from carclf.formatting import printable
+from carclf.formatting import format_count, printable
 from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel, select_model
 from carclf.services.storage import Store, require_store
@@ -46,7 +46,8 @@ def predict(
             line = printable(f"{prediction.path}: {text}")
         print(line, flush=True)
     if num_unreadable:
-        raise DataError(f"{num_unreadable} of {len(paths)} files are not readable images. Fix or remove them.")
+        raise DataError(f"Not readable images: {num_unreadable} of {format_count(len(paths), 'file')}. Fix or remove "
+                        "them.")
 
 
 def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":

@@ -13,6 +13,7 @@ from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import run_facts
 from carclf.dashboard.run_report import run_report
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 from carclf.reports.render import write_page
 from carclf.runs.index import INDEX_FILE, ROW_FIELDS, Row, list_runs, rebuild_index
 from carclf.services.storage import Store, require_store
@@ -88,7 +89,7 @@ def reindex(store_url: StoreOption = "store") -> None:
     store = require_store(store_url)
     if not (num_runs := rebuild_index(store)):
         raise _no_runs(store)
-    print(f"{INDEX_FILE} in {store.url}: {num_runs} runs")
+    print(f"{INDEX_FILE} in {store.url}: {format_count(num_runs, 'run')}")
     if damaged := [row["run"] for row in list_runs(store) if row["state"] == "damaged"]:
         raise DataError(f"The records of these runs are damaged: {', '.join(damaged)}. Restore runs/<run>.json from a "
                         "backup.")

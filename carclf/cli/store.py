@@ -11,6 +11,7 @@ from carclf.cli.options import StoreOption
 from carclf.errors import ConfigError, DataError
 from carclf.experiments.plan import find_plan
 from carclf.experiments.racing import read_rung
+from carclf.formatting import format_count
 from carclf.runs.repair import find_damage, repair
 from carclf.services.storage import Store, copy_store, init_store, open_store, require_store
 
@@ -37,11 +38,12 @@ def copy(
     if source.url == target.url:
         raise ConfigError(f"--store and --to are both {source.url}. Give another --to.")
     result = copy_store(source, target, overwrite=overwrite)
-    print(f"{source.url} to {target.url}: copied {result.num_files} files, {result.num_bytes / 1e6:.1f} MB; skipped "
-          f"{result.num_skipped}")
+    print(f"{source.url} to {target.url}: copied {format_count(result.num_files, 'file')}, "
+          f"{result.num_bytes / 1e6:.1f} MB; skipped {result.num_skipped}")
     if result.damaged:
-        raise DataError(f"{len(result.damaged)} files are damaged and were not copied: {', '.join(result.damaged)}. "
-                        "Restore them from an earlier backup, or rebuild them: carclf store check --repair.")
+        raise DataError(f"Damaged and not copied: {format_count(len(result.damaged), 'file')}, "
+                        f"{', '.join(result.damaged)}. Restore them from an earlier backup, or rebuild them: carclf "
+                        "store check --repair.")
 
 
 @store_app.command()
@@ -62,9 +64,9 @@ def check(
         num_repaired += result != "damaged"
         left += [damage.path] if result == "damaged" else []
     if left:
-        raise DataError(f"{len(left)} objects of {store.url} are damaged: {', '.join(left)}. Rebuild them with "
-                        "--repair; restore from a backup what cannot be rebuilt.")
-    print(f"{store.url}: rebuilt or marked {num_repaired} artifacts, nothing is damaged")
+        raise DataError(f"Damaged: {format_count(len(left), 'object')} of {store.url}, {', '.join(left)}. Rebuild them "
+                        "with --repair; restore from a backup what cannot be rebuilt.")
+    print(f"{store.url}: rebuilt or marked {format_count(num_repaired, 'artifact')}, nothing is damaged")
 
 
 def _experiment_readers(store: Store) -> dict[str, Callable[[], object]]:
@@ -86,4 +88,4 @@ def _experiment_readers(store: Store) -> dict[str, Callable[[], object]]:
 def gc(store_url: StoreOption = "store") -> None:
     """Remove what killed processes left in the store, in the cache and in TMPDIR. Runs may continue meanwhile."""
     store = require_store(store_url)
-    print(f"{store.url}: removed {remove_leftovers(store)} leftovers of killed processes")
+    print(f"{store.url}: removed {format_count(remove_leftovers(store), 'leftover')} of killed processes")

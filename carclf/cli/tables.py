@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Artifact, Decision, Evaluation, Model
 from carclf.champion import HOLDOUT_FIELDS, Event, State, describe_holdout, model_summary, promotions
-from carclf.formatting import format_value, printable
+from carclf.formatting import format_count, format_value, printable
 from carclf.metrics import METRICS
 from carclf.runs.index import Row
 from carclf.services.storage import Store
@@ -179,12 +179,14 @@ def comparison_lines(comparison: "RunComparison") -> list[str]:
     settings = [(row.name, str(row.a), str(row.b)) for row in comparison.settings]
     metrics = [(row.name, format_value(row.a), format_value(row.b)) for row in comparison.metrics]
     recalls = [
-        (f"recall of class {row.label} ({row.num_images} images)", format_value(row.a), format_value(row.b))
+        (f"recall of class {row.label} ({format_count(row.num_images, 'image')})", format_value(row.a),
+         format_value(row.b))
         for row in comparison.classes if row.difference
     ]
     header = ("", comparison.a.run, comparison.b.run)
     lines = [comparison.summary, "", *format_table([header, *settings, *metrics, *recalls[:MAX_ROWS]])]
     if changed := comparison.changed_predictions:
         images = [(row.id, f"class {row.label}", f"{row.a} → {row.b}", row.kind) for row in changed[:MAX_ROWS]]
-        lines += ["", f"{comparison.num_changed} images have different predictions:", *format_table(images)]
+        lines += ["", f"{format_count(comparison.num_changed, 'image has', 'images have')} different "
+                      "predictions:", *format_table(images)]
     return [printable(line) for line in lines]

@@ -78,12 +78,15 @@ def _similar_settings(unknown: str) -> list[str]:
 
 
 def _describe(error: ValidationError) -> str:
-    """Return the first problem with the setting, its value and its description."""
+    """Return the first problem with the setting and its value; a type or limit also with the description."""
     first = error.errors()[0]
     name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
     field = dict(iter_settings()).get(name)
-    value = truncate(repr(first["input"]), MAX_SHOWN)
-    return f"{name} = {value}: {problem}. {field.description}" if field else problem
+    if not field:
+        return problem
+    # the messages of validators state what is expected
+    description = "" if first["type"] == "value_error" else f" {field.description}"
+    return f"{name} = {truncate(repr(first['input']), MAX_SHOWN)}: {problem.removesuffix('.')}.{description}"
 
 
 def deployment_settings(overrides: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from carclf.dashboard.charts import Chart, Color, Spec, Values, axis, color_scal
 from carclf.dashboard.comparison_facts import ClassDifference
 from carclf.dashboard.run_facts import ClassRecall, ReliabilityBin
 from carclf.dashboard.stage_facts import StageFacts
-from carclf.formatting import format_value, shorten
+from carclf.formatting import format_count, format_value, shorten
 from carclf.metrics import Metric
 
 Point = Mapping[str, Any]
@@ -112,8 +112,8 @@ def stage_times(stages: Sequence[StageFacts]) -> Chart:
     summary = "No stage has finished yet."
     if values:
         longest = max(values, key=lambda value: float(value["seconds"]))
-        summary = (f"{len(values)} stages took {sum(value['seconds'] for value in values):.0f} s; the longest was "
-                   f"{longest['stage']} with {longest['seconds']:.0f} s.")
+        summary = (f"{format_count(len(values), 'stage')} took {sum(value['seconds'] for value in values):.0f} s; the "
+                   f"longest was {longest['stage']} with {longest['seconds']:.0f} s.")
     rows = [[value["stage"], f"{value['seconds']:.2f}", value["outcome"]] for value in values]
     spec = layered_spec(title, values, [layer], {"step": 22})
     return Chart("stage-times", title, spec, summary, ["stage", "seconds", "outcome"], rows)
@@ -134,8 +134,8 @@ def recalls(classes: Sequence[ClassRecall]) -> Chart:
     if classes:
         weakest, strongest = classes[0], classes[-1]
         summary = (f"The weakest class is {shorten(weakest.label)} with recall {weakest.recall:.3f} (95%: "
-                   f"{weakest.low:.3f} to {weakest.high:.3f}, {weakest.num_images} images), the strongest is "
-                   f"{shorten(strongest.label)} with {strongest.recall:.3f}.")
+                   f"{weakest.low:.3f} to {weakest.high:.3f}, {format_count(weakest.num_images, 'image')}), the "
+                   f"strongest is {shorten(strongest.label)} with {strongest.recall:.3f}.")
     rows = [
         [row.label, str(row.num_images), *(f"{value:.3f}" for value in (row.recall, row.low, row.high)),
          str(row.num_predicted)]
@@ -191,8 +191,8 @@ def class_differences(classes: Sequence[ClassDifference]) -> Chart:
     }
     num_gained = sum(row.difference > 0 for row in classes)
     num_lost = sum(row.difference < 0 for row in classes)
-    summary = (f"Compared with A, B has a higher recall for {num_gained} classes, a lower one for {num_lost} and the "
-               f"same for {len(classes) - num_gained - num_lost}.")
+    summary = (f"Compared with A, B has a higher recall for {format_count(num_gained, 'class', 'classes')}, a lower "
+               f"one for {num_lost} and the same for {len(classes) - num_gained - num_lost}.")
     rows = [
         [row.label, str(row.num_images), f"{row.a:.3f}", f"{row.b:.3f}", f"{row.difference:+.3f}"]
         for row in classes

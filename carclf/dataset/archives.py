@@ -33,7 +33,7 @@ from carclf.dataset.layout import (
 from carclf.errors import ConfigError, DamagedArtifactError, DataError
 from carclf.services.storage import Store
 
-LAYOUT_VERSION = 3  # of the folders in the cache
+LAYOUT_VERSION = 4  # of the folders in the cache
 FIXED_DATE = (2020, 1, 1, 0, 0, 0)
 UNIX = 3  # the operating system in a member's header
 MAX_DEPTH = 2  # archives within the archive: Kaggle's train.zip and test.zip, and one level more
@@ -111,9 +111,9 @@ class _Extractor:
         name = "/".join(parts)
         with _raise_data_errors(f"{name!r} in the archive"):
             if member.is_folder:
-                self._create_folder(parts)
+                self.create_folder(parts)
             elif is_junk_file(parts[-1]):
-                self._create_folder(parts[:-1])
+                self.create_folder(parts[:-1])
             elif suffix := archive_suffix(name):
                 with member.open() as source, self._seekable(source, member, suffix) as file:
                     self.extract(file, suffix, (*parents, name))
@@ -124,14 +124,14 @@ class _Extractor:
             else:
                 self.ignored.append(name)
 
-    def _create_folder(self, parts: list[str]) -> Path:
+    def create_folder(self, parts: list[str]) -> Path:
         """Create a folder and return its path. An empty class folder is noticed because it is created too."""
         folder = self.folder.joinpath(*map(stored_name, parts))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def _extract_file(self, member: Member, parts: list[str]) -> None:
-        target = self._create_folder(parts[:-1]) / stored_name(parts[-1])
+        target = self.create_folder(parts[:-1]) / stored_name(parts[-1])
         with member.open() as source:
             if not target.exists():
                 with target.open("xb") as file:
@@ -250,7 +250,7 @@ def extract_images(archive: Archive, store: Store) -> Path:
         if archive.is_packed:
             ignored = _extract_packs(archive, store, work)
         else:
-            ignored = extract(_fetch(archive, store, archive.archive_file), work)
+            ignored = dict.fromkeys(extract(_fetch(archive, store, archive.archive_file), work), "")
         if (work / EXTRA_FOLDER).exists():
             raise DataError(f"data.source contains the folder {EXTRA_FOLDER}, which is the name of the folder for "
                             "download.extra_data. Rename it.")
@@ -262,8 +262,11 @@ def extract_images(archive: Archive, store: Store) -> Path:
     return folder
 
 
-def _extract_packs(archive: Archive, store: Store, work: Path) -> list[str]:
-    """Extract the files of the listing from the packs, which may contain earlier versions of them too."""
+def _extract_packs(archive: Archive, store: Store, work: Path) -> dict[str, str]:
+    """Extract the files of the listing from the packs, which may contain earlier versions of them too.
+
+    Return the ignored files as ``read_ignored_files`` does.
+    """
     listing = archive.table(store, "listing.parquet")
     packs = {str(name): set(paths) for name, paths in listing[listing["pack"] != ""].groupby("pack")["path"]}
     extractor = _Extractor(work, sum(archive.file(name).num_bytes for name in packs))
@@ -271,7 +274,14 @@ def _extract_packs(archive: Archive, store: Store, work: Path) -> list[str]:
         with _fetch(archive, store, archive.file(name)).open("rb") as file:
             extractor.extract(file, ZIP, (), paths)
     extractor.extract_volumes()
-    return [*listing.loc[listing["pack"] == "", "path"], *extractor.ignored]
+    unpacked = listing[listing["pack"] == ""]
+    ignored = dict.fromkeys(extractor.ignored, "")
+    for path, reason in zip(map(str, unpacked["path"]), map(str, unpacked["reason"]), strict=True):
+        if path.endswith("/"):
+            extractor.create_folder(path[:-1].split("/"))
+        else:
+            ignored[path] = reason
+    return ignored
 
 
 def _fetch(archive: Archive, store: Store, file: File) -> Path:
@@ -282,7 +292,7 @@ def _fetch(archive: Archive, store: Store, file: File) -> Path:
         raise damaged_error(store, f"{archive.folder}/{archive.key}", error.problem) from error
 
 
-def read_ignored_files(folder: Path) -> list[str]:
-    """Return the names of the files that ``extract_images`` did not extract."""
+def read_ignored_files(folder: Path) -> dict[str, str]:
+    """Return why each file was not extracted by ``extract_images``; "" if it is neither an image nor a table."""
     path = folder / IGNORED_FILES
-    return list(map(str, json.loads(path.read_text()))) if path.exists() else []
+    return dict(json.loads(path.read_text())) if path.exists() else {}

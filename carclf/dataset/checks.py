@@ -1,12 +1,11 @@
 """Checks of a dataset as a whole. One message with all errors stops the run."""
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pandas as pd
 
 from carclf.dataset.archive_members import UNSUPPORTED_SUFFIXES
-from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.detection.result import Layout
 from carclf.dataset.findings import Finding, Findings, format_labels
 from carclf.dataset.image_checks import (
@@ -17,15 +16,16 @@ from carclf.dataset.image_checks import (
 )
 from carclf.dataset.layout import IMAGE_SUFFIXES
 from carclf.errors import DataError
+from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 MIN_CLASSES = 2
 
 
-def file_findings(folder: Path, layout: Layout) -> Iterator[Finding]:
+def file_findings(layout: Layout) -> Iterator[Finding]:
     """Yield the findings of the layout, and the files that are not used."""
     yield from layout.findings
-    for name in sorted({*read_ignored_files(folder), *layout.ignored} - {finding.path for finding in layout.findings}):
+    for name in sorted(set(layout.ignored) - {finding.path for finding in layout.findings}):
         suffix = PurePosixPath(name).suffix.lower()
         if suffix in UNSUPPORTED_SUFFIXES:
             yield Finding("ignored_data", name, "Archives of this type are not read: its content is ignored.")
@@ -67,9 +67,9 @@ def _check_unreadable_test_images(index: pd.DataFrame, context: CheckContext) ->
     if len(unreadable) > limit * num_test:
         first = unreadable.iloc[0]
         yield Finding("too_many_unreadable_test_images", "", (
-            f"{len(unreadable)} of {num_test} test images cannot be read (first: {first['path']}, {first['problem']}), "
-            f"more than {limit:.1%}. Their predictions would be arbitrary. Fix the archive or raise "
-            "validation.max_unreadable_test_fraction."))
+            f"{len(unreadable)} of {format_count(num_test, 'test image')} cannot be read (first: {first['path']}, "
+            f"{first['problem']}), more than {limit:.1%}. Their predictions would be arbitrary. Fix the archive or "
+            "raise validation.max_unreadable_test_fraction."))
 
 
 def unreadable_test_images(index: pd.DataFrame, context: CheckContext) -> pd.DataFrame:
@@ -83,8 +83,9 @@ def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
     labeled = index[index["label"] != ""]
     for label, rows in labeled[~labeled["label"].isin(expected)].groupby("label"):
         yield Finding("unknown_class", rows["path"].iloc[0], (
-            f"{len(rows)} images are in class {label!r} (first: {rows['path'].iloc[0]}), which the data do not have. "
-            f"The classes are {format_labels(expected)}. Move or remove these images."))
+            f"{format_count(len(rows), 'image is', 'images are')} in class {label!r} (first: {rows['path'].iloc[0]}), "
+            f"which the data do not have. The classes are {format_labels(expected)}. Move or remove what is in this "
+            "class."))
     yield from _check_number_spellings(labeled)
     for label in sort_naturally(expected - set(labeled["label"])):
         yield Finding("empty_class", label, (
@@ -107,15 +108,17 @@ def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[F
     sizes = _class_sizes(index, set(context.layout.class_names))
     for label, size in sizes[sizes < min_images].items():
         yield Finding("too_few_images", str(label), (
-            f"Class '{label}' has {size} usable images (without copies), fewer than {min_images}. Add images or lower "
-            "validation.min_images_per_class."))
+            f"Class '{label}' has {format_count(size, 'usable image')} (without copies), fewer than {min_images}. Add "
+            "images or lower validation.min_images_per_class."))
     if len(sizes) < MIN_CLASSES:
-        yield Finding("too_few_classes", "", f"The data have {len(sizes)} classes, at least {MIN_CLASSES} are needed.")
+        yield Finding("too_few_classes", "", (
+            f"The data have {format_count(len(sizes), 'class', 'classes')}, at least {MIN_CLASSES} are needed."))
     large_enough = sizes[sizes >= min_images]
     if len(large_enough) and large_enough.max() > context.config.max_imbalance * large_enough.min():
         yield Finding("class_imbalance", "", (
-            f"Class '{large_enough.idxmax()}' has {large_enough.max()} usable images, class '{large_enough.idxmin()}' "
-            f"only {large_enough.min()}, so the accuracy hardly depends on it. Add images to the small class."))
+            f"Class '{large_enough.idxmax()}' has {format_count(large_enough.max(), 'usable image')}, class "
+            f"'{large_enough.idxmin()}' only {large_enough.min()}, so the accuracy hardly depends on it. Add images to "
+            "the small class."))
 
 
 def _class_sizes(index: pd.DataFrame, labels: set[str]) -> "pd.Series[int]":
@@ -137,11 +140,11 @@ def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[F
     missing = ids[~ids.isin(names)]
     if len(missing):
         yield Finding("missing_test_image", missing.iloc[0], (
-            f"{len(missing)} ids of {sample} have no image (first: {missing.iloc[0]!r}; the first test image is "
-            f"{names.iloc[0] if len(names) else 'none'!r}). The archive is incomplete, or its file names have another "
-            "form or encoding. Start a new run with --set force=true to download it again."))
+            f"There is no image for {format_count(len(missing), 'id')} of {sample} (first: {missing.iloc[0]!r}; the "
+            f"first test image is {names.iloc[0] if len(names) else 'none'!r}). The archive is incomplete, or its file "
+            "names have another form or encoding. Start a new run with --set force=true to download it again."))
     duplicates = index.loc[duplicate_test_ids(index), "path"]
     if len(duplicates):
         yield Finding("duplicate_test_id", duplicates.iloc[0], (
-            f"{len(duplicates)} test images share their name with another image (first: {duplicates.iloc[0]}), so "
-            f"their ids in {sample} are ambiguous. Set data.test_folder."))
+            f"{format_count(len(duplicates), 'test image has', 'test images have')} the name of another one (first: "
+            f"{duplicates.iloc[0]}), so their ids in {sample} are ambiguous. Set data.test_folder."))

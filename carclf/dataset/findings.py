@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 from carclf.progress import log
 
@@ -15,7 +16,7 @@ SEVERITY_BY_KIND: dict[str, str] = {
     "damaged": "warning", "extreme_aspect_ratio": "warning", "dark": "warning", "bright": "warning",
     "low_contrast": "warning", "blurred": "warning", "duplicate_name": "warning", "conflicting_labels": "warning",
     "not_in_sample": "warning", "label_mismatch": "warning", "class_imbalance": "warning",
-    "unmatched_label_fix": "warning", "invalid_train_csv": "warning", "unmatched_train_csv": "warning",
+    "unmatched_label_fix": "warning", "invalid_label_table": "warning", "unmatched_label_table": "warning",
     "empty_class_folder": "warning", "ignored_data": "warning", "ignored_file": "info",
     "wrong_file_extension": "info", "non_rgb_mode": "info", "exif_orientation": "info",
     "unknown_class": "error", "ambiguous_class": "error", "empty_class": "error", "too_few_images": "error",
@@ -77,7 +78,7 @@ class Findings:
     def _error_messages(self, kind: str) -> Iterator[str]:
         yield from [finding.message for finding in self.reported if finding.kind == kind][:MAX_RAISED]
         if (num_more := self.counts[kind] - MAX_RAISED) > 0:
-            yield f"There are {num_more} more errors of the kind {kind}."
+            yield f"{format_count(num_more, 'more error')} of the kind {kind}."
 
     def count(self, severity: str) -> int:
         """Return the number of findings of a severity."""

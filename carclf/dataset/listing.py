@@ -1,9 +1,6 @@
 """Sources that list their files: folders and buckets. A listing shows what is new before anything is read."""
 
-import errno
-import os
 import re
-import stat
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,9 +11,9 @@ from typing import NamedTuple, Protocol
 from carclf.config.sources import Source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful
+from carclf.dataset.walk import Entry, Skipped, walk
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
 from carclf.os_errors import expand_home
-from carclf.progress import log
 from carclf.services.storage.bucket import Bucket, BucketObject
 from carclf.temporary import temporary_folder
 
@@ -26,19 +23,15 @@ _UNUSABLE_CHARACTERS = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")  # a backsl
 _UNUSABLE_PARTS = {"", ".", ".."}  # of keys in a bucket: as paths, they would be other ones
 
 
-class Entry(NamedTuple):
-    """A file: its path in the source, its size in bytes, and a version that changes with its content."""
-
-    path: str
-    num_bytes: int
-    version: str  # time of the last change in nanoseconds, or ETag
-
-
 class Listing(NamedTuple):
-    """The files that a dataset can use, and the paths of the others, both sorted by path."""
+    """The files that a dataset can use, the empty folders, and the ignored paths, all sorted by path.
+
+    ``ignored`` has the reason of each path that cannot be read; "" for files that are neither images nor tables.
+    """
 
     entries: list[Entry]
-    ignored: list[str]
+    folders: list[str]
+    ignored: dict[str, str]
 
 
 class ListedSource(Protocol):
@@ -46,7 +39,7 @@ class ListedSource(Protocol):
 
     name: str
 
-    def list_entries(self) -> Iterator[Entry]:
+    def list_entries(self) -> Iterator[Entry | Skipped]:
         """Yield all files. Raise DataError or ConfigError that names data.source if that is not possible."""
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
@@ -59,24 +52,29 @@ def list_source(source: ListedSource) -> Listing:
     Raises DataError that names data.source if there is none, or if a name cannot be used on every system.
     """
     entries: list[Entry] = []
-    ignored: list[str] = []
+    folders: list[str] = []
+    ignored: dict[str, str] = {}
     for entry in source.list_entries():
-        parts = entry.path.split("/")
+        parts = entry.path.removesuffix("/").split("/")
         has_no_path = not _UNUSABLE_PARTS.isdisjoint(parts)
         if not has_no_path and (is_in_junk_folder(parts) or is_junk_file(parts[-1])):
             continue
         if has_no_path or _UNUSABLE_CHARACTERS.search(entry.path):
             raise DataError(f"data.source: {source.name} contains {entry.path!r}, a name that not every system "
                             "supports. Rename it: use printable characters without backslashes.")
-        if is_useful(parts) or is_archive(parts[-1]):
+        if isinstance(entry, Skipped):
+            ignored[entry.path] = entry.reason
+        elif entry.path.endswith("/"):
+            folders.append(entry.path)
+        elif is_useful(parts) or is_archive(parts[-1]):
             entries.append(entry)
         else:
-            ignored.append(entry.path)
+            ignored[entry.path] = ""
     if not entries:
         content = f"only {min(ignored)} and the like" if ignored else "no files"
         raise DataError(f"data.source: {source.name} contains {content}. Set a folder or prefix with images, tables or "
                         "archives.")
-    return Listing(sorted(entries), sorted(ignored))
+    return Listing(sorted(entries), sorted(folders), dict(sorted(ignored.items())))
 
 
 class Folder:
@@ -86,15 +84,15 @@ class Folder:
         self.folder = expand_home(path, "data.source").absolute()
         self.name = str(self.folder)
 
-    def list_entries(self) -> Iterator[Entry]:
-        """Yield all regular files. The version is the time of the last change."""
+    def list_entries(self) -> Iterator[Entry | Skipped]:
+        """Yield all files and empty folders, and what is skipped. The version is the time of the last change."""
         if self.folder.is_file():
             raise DataError(f"data.source: {self.name} is a file, but not an archive that can be read: zip, tar, "
                             "tar.gz, tar.bz2, tar.xz, or 7z. Set such an archive or a folder.")
         if not self.folder.is_dir():
             raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read.")
         with name_setting(self.name):
-            yield from _walk(self.folder, "", ())
+            yield from walk(self.folder)
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
         """Yield the path of each entry, and compare its size and time with the listing before and afterwards."""
@@ -113,39 +111,6 @@ class Folder:
 def _changed_error(path: str) -> ServiceError:
     return ServiceError(f"data.source: {path} was changed while it was read. Run download again while nobody writes to "
                         "this folder.")
-
-
-def _walk(folder: Path, prefix: str, parents: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
-    folder_status = folder.stat()
-    identity = folder_status.st_dev, folder_status.st_ino
-    if identity in parents:
-        log.warning("download: skipped a link to a folder above it path=%s", folder)
-        return
-    with os.scandir(folder) as scanned:
-        items = list(scanned)
-        if not items and prefix:
-            log.warning("download: a folder is empty path=%s", folder)
-        for item in items:
-            path = f"{prefix}{item.name}"
-            if is_junk_file(item.name) or (status := _stat(item)) is None:
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                if not is_in_junk_folder((item.name, "")):
-                    yield from _walk(folder / item.name, f"{path}/", (*parents, identity))
-            elif stat.S_ISREG(status.st_mode):
-                yield Entry(path, status.st_size, str(status.st_mtime_ns))
-            else:  # a pipe would block
-                log.warning("download: skipped a device or a pipe path=%s", item.path)
-
-
-def _stat(item: "os.DirEntry[str]") -> os.stat_result | None:
-    try:
-        return item.stat()
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP) or not item.is_symlink():
-            raise
-        log.warning("download: skipped a broken link path=%s", item.path)
-        return None
 
 
 class BucketPrefix:
@@ -201,8 +166,8 @@ def name_setting(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _changed_error(str(error.filename)) from error
     except PermissionError as error:
-        raise DataError(f"data.source: {name} cannot be read completely: {error.filename}: {error.strerror}. Let this "
-                        "user read all of its files, or set another source.") from error
+        raise DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
+                        "files of the source, or set another one.") from error
     except (ConfigError, ServiceError) as error:
         raise _with_setting(error) from error
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from carclf.artifacts import Archive, File, Metrics, file_sha256, fingerprint
 from carclf.dataset.archives import add_file
-from carclf.dataset.listing import Entry, ListedSource, Listing, name_setting
+from carclf.dataset.listing import ListedSource, Listing, name_setting
+from carclf.dataset.walk import Entry
 from carclf.errors import DataError
 from carclf.progress import log
 from carclf.services.storage import Store
@@ -25,6 +26,7 @@ MAX_PACKS = 50  # more than the size requires, before everything is packed again
 MIN_USED_FRACTION = 0.5  # of the bytes in the packs
 MEMBER_BYTES = 76  # the two headers of a member of a zip archive, without its name
 LISTING = "listing.parquet"
+PACKED_COLUMNS = ["path", "num_bytes", "version", "pack", "sha256"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class PackedFiles:
-    """The metrics of an archive, and a fingerprint of the paths and the bytes of its files."""
+    """The metrics of an archive, and a fingerprint of its empty folders and of the paths and bytes of its files."""
 
     metrics: Metrics
     fingerprint: str
@@ -51,7 +53,7 @@ def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan
     """Return what must be read: the new and changed files, or all of them if too little of the packs is used."""
     import pandas as pd
 
-    empty = pd.DataFrame(columns=["path", "num_bytes", "version", "pack", "sha256"])
+    empty = pd.DataFrame(columns=PACKED_COLUMNS)
     if previous is None:
         return Plan(listing.entries, empty, {})
     try:
@@ -59,7 +61,7 @@ def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan
     except DataError as error:
         log.warning("download: the earlier listing is damaged, reading everything reason=%s", error)
         return Plan(listing.entries, empty, {})
-    kept = table.merge(pd.DataFrame(listing.entries, columns=Entry._fields), on=Entry._fields)
+    kept = table.merge(pd.DataFrame(listing.entries, columns=Entry._fields), on=Entry._fields)[PACKED_COLUMNS]
     packs = {name: previous.file(name) for name in kept["pack"].unique()}
     num_bytes = sum(file.num_bytes for file in packs.values())
     used_bytes = int(kept["num_bytes"].sum()) + sum(MEMBER_BYTES + 2 * len(path.encode()) for path in kept["path"])
@@ -75,22 +77,25 @@ def plan_packs(listing: Listing, previous: Archive | None, store: Store) -> Plan
 def write_packs(source: ListedSource, listing: Listing, plan: Plan, folder: Path) -> PackedFiles:
     """Read the planned files into new packs, and write ``listing.parquet``.
 
-    The listing has the columns path, num_bytes, version, pack and sha256; ignored files have no pack.
+    The listing has the columns path, num_bytes, version, pack, sha256 and reason. Ignored files, with the reason, and
+    empty folders, with a slash at the end of the path, have no pack.
     """
     import pandas as pd
 
     first = 1 + max((int(name[5:-4]) for name in plan.packs), default=-1)
-    new = pd.DataFrame(_write_packs(source, plan.entries, first, folder), columns=plan.kept.columns)
-    ignored = pd.DataFrame({"path": listing.ignored, "num_bytes": 0, "version": "", "pack": "", "sha256": ""})
-    table = pd.concat([part for part in (plan.kept, new, ignored) if len(part)]).sort_values("path", ignore_index=True)
+    new = pd.DataFrame(_write_packs(source, plan.entries, first, folder), columns=PACKED_COLUMNS)
+    reasons = [*((path, "") for path in listing.folders), *listing.ignored.items()]
+    unpacked = pd.DataFrame(reasons, columns=["path", "reason"]).assign(num_bytes=0, version="", pack="", sha256="")
+    parts = [plan.kept.assign(reason=""), new.assign(reason=""), unpacked]
+    table = pd.concat([part for part in parts if len(part)]).sort_values("path", ignore_index=True)
     table.astype({"num_bytes": "int64"}).to_parquet(folder / LISTING)
     used = table[table["pack"] != ""]
     contents = used[["path", "sha256"]].to_numpy().tolist()
     metrics: Metrics = {
         "num_bytes": int(used["num_bytes"].sum()), "num_files": len(used), "num_fetched": len(new),
-        "fetched_bytes": int(new["num_bytes"].sum()), "content": fingerprint(files=contents, ignored=listing.ignored),
+        "fetched_bytes": int(new["num_bytes"].sum()), "content": fingerprint(files=contents, others=listing[1:]),
     }
-    return PackedFiles(metrics, fingerprint(files=contents))
+    return PackedFiles(metrics, fingerprint(files=contents, folders=listing.folders))
 
 
 def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder: Path) -> Iterator[tuple[object, ...]]:

@@ -49,6 +49,7 @@ from carclf.dataset.champion_split import (
     without_excluded_copies,
 )
 from carclf.errors import DataError
+from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 MIN_UNITS = 2  # per class: one for train, one for val
@@ -105,7 +106,7 @@ def stratified_k_fold(
     units = _unit_rows(rows[~is_extra], earlier)
     for label, members in units.groupby("label"):
         if len(members) < num_folds:
-            raise DataError(f"Class '{label}' has {len(members)} {_images_or_groups(members)}: too few for {num_folds} "
+            raise DataError(f"Class '{label}' has {_count(members)}: too few for {num_folds} "
                             f"folds. Add images of this class or lower split.num_folds{_no_groups(members)}.")
     # Extra data keep their fold if the other images of their unit are gone.
     folds = rows["unit"].map(_assign_folds(units, num_folds))
@@ -242,9 +243,9 @@ def _require_both_subsets(label: Any, members: pd.DataFrame, is_validation: npt.
                         f"split.val_fraction{_no_groups(members)}.")
 
 
-def _images_or_groups(members: pd.DataFrame) -> str:
-    counted = "groups of images" if members["group"].any() else "images"
-    return f"{counted}, not counting copies and extra data"
+def _count(members: pd.DataFrame) -> str:
+    nouns = ("group of images", "groups of images") if members["group"].any() else ("image", "images")
+    return f"{format_count(len(members), *nouns)}, not counting copies and extra data"
 
 
 def _no_groups(members: pd.DataFrame) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat
 from carclf.errors import DataError
+from carclf.formatting import format_count
 
 DIGITS = 8  # of a probability: the log loss of a confident prediction depends on them
 SUM_TOLERANCE = 1e-5
@@ -48,12 +49,13 @@ def _problem(rows: list[list[str]], sample: SampleSubmission, form: SubmissionFo
     if not rows or rows[0] != header:
         return f"has the columns {rows[:1]!s:.200}, not {header!s:.200}"
     if malformed := [row for row in rows if len(row) != len(header)]:
-        return f"has a row of {len(malformed[0])} values, {malformed[0]!r:.80}, where {len(header)} are expected"
+        return (f"has a row of {format_count(len(malformed[0]), 'value')}, {malformed[0]!r:.80}, where {len(header)} "
+                "are expected")
     ids = [row[0] for row in rows[1:]]
     if num_repeated := len(ids) - len(set(ids)):
         return f"has {num_repeated} repeated ids"
     if ids != list(sample.test_ids):
-        return f"has {len(ids)} rows that are not the sample's {len(sample.test_ids)} ids in their order"
+        return f"has {format_count(len(ids), 'row')}, not the sample's {len(sample.test_ids)} ids in their order"
     if form.kind == "label":
         unknown = {row[1] for row in rows[1:]} - set(form.values.values())
         return f"has unknown classes {sorted(unknown)!s:.200}" if unknown else ""

@@ -16,6 +16,7 @@ from carclf.dataset.detection.result import Layout, SubmissionFormat
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file
 from carclf.demo.archive import HoldoutArchive, stored_id, write_holdout_archive
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 from carclf.metrics import METRICS
 from carclf.temporary import temporary_folder
 
@@ -85,7 +86,7 @@ def open_competition(
         whole = temporary / "archive.zip"
         write_archive(whole, dict(_list_files(folder)))
         ignored = extract(whole, temporary / "files")
-        (temporary / "files" / IGNORED_FILES).write_text(json.dumps(ignored))
+        (temporary / "files" / IGNORED_FILES).write_text(json.dumps(dict.fromkeys(ignored, "")))
         layout = _detect(temporary / "files", slug)
         if holdout is not None:
             return _hold_out(layout, temporary / "files", work / f"{slug}.zip", holdout)
@@ -115,8 +116,8 @@ def _read_competition(layout: Layout, folder: Path, archive: Path, truth: Path |
                         f"competition: data.source={folder}.")
     ids = layout.test_ids
     if missing := set(ids) - set(layout.images.loc[layout.images["source"] == "test", "id"]):
-        raise DataError(f"{form.sample} has {len(missing)} ids without an image, the first {min(missing)!r}. Add the "
-                        "images or remove the rows.")
+        raise DataError(f"{form.sample} has {format_count(len(missing), 'id')} without an image, the first "
+                        f"{min(missing)!r}. Add the images or remove the rows.")
     labels = None if truth is None else _read_truth(ids, truth, form)
     return Competition(
         archive.stem, archive, ids, labels, layout.metric, METRICS[layout.metric].title,
@@ -127,11 +128,11 @@ def _read_truth(ids: tuple[str, ...], path: Path, form: SubmissionFormat) -> dic
     """Return the class of each id as a submission names it. The table has the id and the class, or the class's name."""
     rows = _read_table(path, form)
     if num_repeated := int(rows.iloc[:, 0].duplicated().sum()):
-        raise DataError(f"{path} repeats {num_repeated} ids. Remove the repeated rows.")
+        raise DataError(f"{path} repeats {format_count(num_repeated, 'id')}. Remove the repeated rows.")
     labels: dict[str, str] = dict(zip(map(str, rows.iloc[:, 0]), map(str, rows.iloc[:, 1]), strict=True))
     if missing := set(ids) - set(labels):
-        raise DataError(f"{path} lacks {len(missing)} of the sample's {len(ids)} ids, the first {min(missing)!r}. Add "
-                        "them, or omit --truth.")
+        raise DataError(f"{path} lacks {len(missing)} of the sample's {format_count(len(ids), 'id')}, the first "
+                        f"{min(missing)!r}. Add them, or omit --truth.")
     values = _submitted_values(form)
     unknown = {labels[name] for name in ids} - set(values)
     if unknown and form.kind != "label":  # a label may be a class that the training images lack
@@ -180,8 +181,9 @@ def _sample_readable(files: Path, paths: list[str], fraction: float, rng: np.ran
     sample = [path for path, _ in zip((path for path in shuffled if _is_readable(files / path)), range(num_images),
                                       strict=False)]
     if not 0 < len(sample) < len(paths):
-        raise DataError(f"The class of {paths[:1]} has {len(paths)} images: too few to hold out {num_images} readable "
-                        "images and train on the rest. Add images or lower the holdout.")
+        raise DataError(f"The class of {paths[:1]} has {format_count(len(paths), 'image')}: too few to hold out "
+                        f"{format_count(num_images, 'readable image')} and train on the rest. Add images or lower the "
+                        "holdout.")
     return sample
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from carclf.demo.competition import Competition
 from carclf.errors import DataError
+from carclf.formatting import format_count
 from carclf.metrics import METRICS
 from carclf.natural_order import sort_naturally
 
@@ -41,11 +42,11 @@ def _table_error(competition: Competition, rows: list[list[str]]) -> str:
         return f"The columns must be {','.join(columns)}"
     body = rows[1:]
     if broken := [row for row in body if len(row) != len(columns)]:
-        return f"Expected {len(columns)} values per row, not {broken[0]!r:.80}"
+        return f"Expected {format_count(len(columns), 'value')} per row, not {broken[0]!r:.80}"
     if unknown := {row[0] for row in body} - set(ids):
         return f"The id {min(unknown)!r:.80} is not in the sample submission"
     if len(body) != len(ids) or {row[0] for row in body} != set(ids):
-        return f"The file has {len(body)} rows; expected exactly the sample's {len(ids)} ids"
+        return f"The file has {format_count(len(body), 'row')}; expected exactly the sample's {len(ids)} ids"
     return ""
 
 

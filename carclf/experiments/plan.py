@@ -11,6 +11,7 @@ from carclf.config import RECIPES, Config, load_config
 from carclf.errors import ConfigError, DataError
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
+from carclf.formatting import format_count
 from carclf.redaction import redact
 from carclf.services.storage import Store, format_command, parse_object
 
@@ -136,8 +137,9 @@ def _check_plan(plan: Plan) -> None:
 
 def _check_design(plan: Plan) -> None:
     if (num_runs := len(plan.training_runs)) > MAX_TRAINING_RUNS:
-        raise ConfigError(f"{len(plan.recipes)} recipes, {len(plan.seeds)} seeds and {plan.num_folds} folds make "
-                          f"{num_runs} trainings; at most {MAX_TRAINING_RUNS} are allowed.")
+        raise ConfigError(f"{format_count(len(plan.recipes), 'recipe')}, {format_count(len(plan.seeds), 'seed')} and "
+                          f"{format_count(plan.num_folds, 'fold')} make {num_runs} trainings; at most "
+                          f"{MAX_TRAINING_RUNS} are allowed.")
     if not plan.seeds or len(set(plan.seeds)) < len(plan.seeds) or min(plan.seeds) < 0:
         raise ConfigError(f"seeds = {plan.seeds}: expected distinct integers of at least 0, such as 0,1.")
     if plan.rungs != sorted(set(plan.rungs)) or any(rung < 1 for rung in plan.rungs):

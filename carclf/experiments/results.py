@@ -10,6 +10,7 @@ from carclf.errors import ConfigError
 from carclf.experiments.outcome import Outcome, compute_outcome
 from carclf.experiments.plan import EXPERIMENT_NAME, Plan
 from carclf.experiments.search import report_results
+from carclf.formatting import format_count
 from carclf.metrics import METRICS, Metric
 from carclf.reports.experiment_report import plot_pareto_front, render_experiment, sort_by_metric
 from carclf.services.storage import Store, format_command, parse_object
@@ -101,8 +102,8 @@ def update_results_file(path: Path, outcome: Mapping[str, Any], note: str, chart
 
 def _design(outcome: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, outcome["seeds"]))
-    folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
-    return f"Recipe {outcome['recipe']}, seeds {seeds}, {outcome['num_images']} images{folds}."
+    folds = f" in {format_count(outcome['num_folds'], 'fold')}" if outcome["num_folds"] else ""
+    return f"Recipe {outcome['recipe']}, seeds {seeds}, {format_count(outcome['num_images'], 'image')}{folds}."
 
 
 def _table_row(row: Mapping[str, Any], metric: Metric) -> str:

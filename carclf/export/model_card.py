@@ -10,6 +10,7 @@ import jinja2
 
 from carclf.artifacts import Dataset, Evaluation, Model, Split
 from carclf.ensembles.members import read_members
+from carclf.formatting import format_count
 from carclf.runs.model_selection import SelectedModel
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
@@ -79,7 +80,7 @@ def _recall(measured: dict[str, Any]) -> list[dict[str, Any]]:
 def _weak_classes(recall: list[dict[str, Any]]) -> str:
     weak = [row for row in recall if row["value"] is not None and row["value"] < WEAK_RECALL]
     weak = sorted(weak, key=lambda row: float(row["value"]))[:NUM_WEAK]
-    return ", ".join(f"{row['name']} (recall {row['recall']} on {row['num']} images)" for row in weak)
+    return ", ".join(f"{row['name']} (recall {row['recall']} on {format_count(row['num'], 'image')})" for row in weak)
 
 
 def _calibration(evaluation: Evaluation | None) -> list[dict[str, Any]]:

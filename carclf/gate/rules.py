@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from carclf.artifacts import Metrics
 from carclf.config import Gate
-from carclf.formatting import finite_number
+from carclf.formatting import finite_number, format_count
 from carclf.gate.comparison import ChampionComparison
 from carclf.metrics import METRICS, Metric
 
@@ -172,9 +172,9 @@ def _describe_low_recall(row: _ClassRecall) -> str:
 
 def _explain_no_images(comparison: ChampionComparison) -> str:
     if not comparison.num_same_members:
-        return (f"the champion was trained on all {comparison.num_trained_on} images. Validate on the champion's fold "
-                "or on a holdout, or set gate.champion_rule=off")
-    return (f"the same members predict {comparison.num_same_members} images for both models"
+        return (f"the champion was trained on all images ({comparison.num_trained_on}). Validate on the champion's "
+                "fold or on a holdout, or set gate.champion_rule=off")
+    return (f"the same members predict {format_count(comparison.num_same_members, 'image')} for both models"
             f"{_describe_trained_on(comparison)}. Use other members with the champion's fold or holdout, or set "
             "gate.champion_rule=off")
 
@@ -204,8 +204,8 @@ def _describe(comparison: ChampionComparison) -> str:
     if (minimum := comparison.minimum_detectable_difference) is not None:
         detectable = f"the smallest detectable one is {minimum:{scale}}"
     verb = f"{'accuracy' if metric.is_accuracy else metric.noun} differs by"
-    text = (f"of {comparison.num_images} images, {comparison.candidate_only_correct} are correct only for the "
-            f"candidate and {comparison.champion_only_correct} only for the champion; {verb} "
+    text = (f"of {format_count(comparison.num_images, 'image')}, {comparison.candidate_only_correct} are correct only "
+            f"for the candidate and {comparison.champion_only_correct} only for the champion; {verb} "
             f"{comparison.difference:+{scale}} ({interval}); {detectable}"
             f"{_describe_trained_on(comparison)}")
     if comparison.num_same_members:

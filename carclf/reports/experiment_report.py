@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
+from carclf.formatting import format_count
 from carclf.metrics import METRICS
 from carclf.reports.render import render_template
 
@@ -25,18 +26,19 @@ def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
 def summarize_design(outcome: Mapping[str, Any]) -> str:
     """Describe the comparisons of an experiment and the meaning of its intervals and p-values."""
     num_comparisons, seed_std = outcome["num_comparisons"], outcome["seed_std"]
-    folds = f" in {outcome['num_folds']} folds" if outcome["num_folds"] else ""
+    folds = f" in {format_count(outcome['num_folds'], 'fold')}" if outcome["num_folds"] else ""
     seed_effect = "With one seed, the conclusions hold for these models, not for other seeds."
     if seed_std is not None:
         metric = METRICS[outcome["metric"]]
         effect = f"{100 * seed_std:.2f} points" if metric.higher_is_better else f"{seed_std:.4f}"
         seed_effect = (f"The seed changes the {metric.noun} by {effect} (standard deviation, assumed to be "
                        "the same for every recipe), in addition to the variation between images.")
-    return (f"{num_comparisons} {'recipe' if num_comparisons == 1 else 'recipes'} compared with the baseline (recipe "
-            f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, {outcome['num_images']} images"
-            f"{folds}. Intervals and p-values are corrected for the number of recipes, including those that were "
-            "stopped early or tried earlier in the same study: the probability that an experiment without any real "
-            f"difference reports one is at most {100 * outcome['significance_level']:.0f}%. {seed_effect}")
+    return (f"{format_count(num_comparisons, 'recipe')} compared with the baseline (recipe "
+            f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, "
+            f"{format_count(outcome['num_images'], 'image')}{folds}. Intervals and p-values are corrected for the "
+            "number of recipes, including those that were stopped early or tried earlier in the same study: the "
+            "probability that an experiment without any real difference reports one is at most "
+            f"{100 * outcome['significance_level']:.0f}%. {seed_effect}")
 
 
 def sort_by_metric(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:

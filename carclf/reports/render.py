@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from carclf.formatting import MAX_CLASS_NAME, shorten
+from carclf.formatting import MAX_CLASS_NAME, format_count, shorten
 
 MAX_ROWS = 200  # of a table or a list
 MAX_CLASSES = 30  # in a confusion matrix, and in a table before it is folded
@@ -46,5 +46,5 @@ def create_environment(*folders: Path) -> jinja2.Environment:
         autoescape=True, loader=jinja2.FileSystemLoader(folders), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
-    environment.filters["class_name"] = format_class
+    environment.filters |= {"class_name": format_class, "counted": format_count}
     return environment

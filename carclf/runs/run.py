@@ -153,7 +153,7 @@ class Run:
         except StageSkipped as skipped:
             reason = redact(str(skipped))
             log.info("%s: skipped, and the stages after it: %s", stage, reason, extra={"color": STAGE_END_COLOR})
-            return Result(stage, "", False, 0.0, {}, reason, skip_reason=reason)
+            return Result(stage, "", False, 0.0, {}, "", skip_reason=reason)
         result = _result(stage, artifact, reused, time.monotonic() - started, self.config)
         self.record_result(result)
         self._log_end(result)

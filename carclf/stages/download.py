@@ -18,7 +18,7 @@ from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import Store
 from carclf.temporary import temporary_folder
 
-VERSION = 2
+VERSION = 3
 
 
 def download(context: StageContext) -> tuple[Archive, bool]:
@@ -86,7 +86,10 @@ def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, boo
     """
     listed = open_listed(source)
     files = list_source(listed)
-    state = fingerprint(version=VERSION, files=files.entries, salt=context.salt)
+    for path, reason in files.ignored.items():
+        if reason:
+            log.warning("download: ignored path=%s: %s", path, reason)
+    state = fingerprint(version=VERSION, files=files.entries, folders=files.folders, salt=context.salt)
     previous, previous_state = find_previous(listed, context.store)
     if previous and previous_state == state and not is_rebuilding():
         return previous, True

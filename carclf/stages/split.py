@@ -60,7 +60,7 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
     from carclf.dataset.leaks import find_leaks, leak_metrics
 
     index = dataset.index(context.store)
-    history = _history(champion, context) if champion else None
+    history = champion.history(context.store) if champion else None
     rows = _assign_subsets(index, history, context.config)
     class_names = sort_naturally(rows.loc[rows["subset"] != "holdout", "label"])
     positions = {name: position for position, name in enumerate(class_names)}
@@ -81,12 +81,6 @@ def _write_split(folder: Path, dataset: Dataset, champion: Split | None, context
 
 def _seed(config: Config) -> int:
     return config.seed if config.split.seed is None else config.split.seed
-
-
-def _history(champion: Split, context: StageContext) -> "pd.DataFrame":
-    """Return the champion's history; splits of earlier versions have numbers as labels and no groups."""
-    history = champion.history(context.store)
-    return history.assign(label=history["label"].astype(str), group=history.get("group", ""))
 
 
 def _assign_subsets(index: "pd.DataFrame", history: "pd.DataFrame | None", config: Config) -> "pd.DataFrame":

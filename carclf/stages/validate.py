@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from carclf.dataset.findings import Findings
 
-VERSION = 7
+VERSION = 8
 # The layout depends on these and on the section data. submit.positive_class is applied by submit, so that correcting it
 # repeats no training.
 LAYOUT_SETTINGS = ("submit.sample", "submit.kind")
@@ -129,7 +129,7 @@ def _write_dataset(
     context = CheckContext(layout, config)
     fixed = apply_fixes(join_layout(inspection, layout.images), source.fixes, set(layout.class_names))
     findings = find_problems(fixed.index, context)
-    findings.add([*file_findings(source.folder, layout), *fixed.findings()])
+    findings.add([*file_findings(layout), *fixed.findings()])
     findings.log()
     index = fixed.index.assign(warning=_warnings(fixed.index, findings))
     num_unreadable = len(unreadable_test_images(index, context))

@@ -1,14 +1,16 @@
 """``make demo``: a whole run, or an experiment, against a demo server that speaks Kaggle's protocol."""
 
 import json
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carclf.config import load_config, parse_override
+from carclf.config import deployment_settings, load_config, parse_override
+from carclf.config.sources import parse_source
+from carclf.dataset.detection.detect import detect_in_place
 from carclf.dataset.detection.submission_format import is_sample
+from carclf.dataset.listing import Folder
 from carclf.errors import ConfigError
 from carclf.experiments.plan_form import Form, plan_from_form, read_form
 from carclf.experiments.search import boundary_recipes
@@ -81,16 +83,20 @@ def run_demo(options: DemoOptions) -> int:
 
 
 def _plan(options: DemoOptions) -> _Plan:
-    """Return the plan; raise ConfigError for an invalid setting before anything starts."""
+    """Return the plan; raise ConfigError for invalid settings and DataError for unusable data, before any process."""
     form = read_form(options.experiment) if options.experiment else None
     recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # Settings of the deployment instead of the run, so that they also apply to runs triggered in the UI.
     has_competition = not options.data or bool(options.truth or options.holdout) or _has_sample(options.data)
+    if has_competition:
+        _require_folder(options.data)
     source = "demo-cars" if has_competition else str(expand_home(options.data, "DATA").resolve())
-    settings = [*shlex.split(os.environ.get("CARCLF_SETTINGS", "")), f"data.source={absolute_source(source)}"]
+    settings = deployment_settings([f"data.source={absolute_source(source)}"])
     if options.weights:
         settings.append(f"model.weights={_weights(options.weights)}")
-    load_config(recipe, dict(map(parse_override, settings)))
+    config = load_config(recipe, dict(map(parse_override, settings)))
+    if not has_competition and parse_source(source).kind == "folder":
+        detect_in_place(Folder(source), config)
     if form:
         form = form.model_copy(update={"recipe": recipe})
         complete = form.model_copy(update={"settings": f"{shlex.join(settings)} {form.settings}"})
@@ -101,6 +107,12 @@ def _plan(options: DemoOptions) -> _Plan:
 def _has_sample(data: str) -> bool:
     """Return True if the folder has a sample submission: without one, its images are no competition."""
     return any(is_sample(path.name) for path in expand_home(data, "DATA").rglob("*.csv*"))
+
+
+def _require_folder(data: str) -> None:
+    if data and not (path := expand_home(data, "DATA")).is_dir():
+        raise ConfigError(f"DATA={data}: {path.resolve()} is not a folder. A competition is served from a folder with "
+                          "its images; without TRUTH and HOLDOUT, DATA may be an archive, too.")
 
 
 def _run(airflow: Airflow, plan: _Plan, experiment: str, store: Path) -> dict[str, Any]:

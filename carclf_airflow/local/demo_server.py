@@ -37,6 +37,7 @@ def start_demo_server(
 
 
 def _error_line(output: str) -> str:
-    """Return the line in which carclf reports an error, or the last lines."""
+    """Return the message that carclf reports, without the error's type, or the last lines."""
     lines = output.strip().splitlines()
-    return next((line for line in reversed(lines) if line.startswith("carclf: ")), "\n".join(lines[-5:]))
+    errors = [match[1] for line in lines if (match := re.match(r"carclf: \w+: (.*)", line))]
+    return errors[-1] if errors else "\n".join(lines[-5:])

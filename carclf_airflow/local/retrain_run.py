@@ -127,7 +127,7 @@ def _print_outcome(summary: dict[str, Any]) -> None:
     if summary["metric"] != "accuracy" and summary["val_metric"] is not None:
         print(f"metric       {summary['val_metric']:.4f}, {METRICS[summary['metric']].label}")
     print(f"gate         {summary['reason'] or 'not reached'}")
-    if summary["skip_reason"]:
+    if summary["skip_reason"] and summary["skip_reason"] != summary["reason"]:  # the gate's reason is printed above
         print(f"submission   none: {summary['skip_reason']}")
     score = "none" if summary["public_score"] is None else summary["public_score"]
     rank = f" (rank {summary['rank']} on the public leaderboard)" if summary["rank"] else ""

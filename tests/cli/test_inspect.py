@@ -62,6 +62,23 @@ def test_a_folder_is_printed_once_with_the_errors_of_a_run(tmp_path: Path) -> No
     assert (process.returncode, process.stdout) == (65, "") and "data.source" in process.stderr
 
 
+def test_an_empty_class_and_files_that_cannot_be_read_are_warnings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deny access as the system does for other users; root may read everything."""
+    folder = write_files(tmp_path / "source", [f"{name}/{number}.jpg" for name in "ab" for number in range(3)], {})
+    (folder / "c").mkdir()
+    (folder / "b/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a/1.jpg"))
+    content = json.loads(inspect(str(folder), "--json"))
+    assert (content["num_images"], content["num_ignored"]) == ({"train": 5}, 2)
+    findings = {finding["path"]: (finding["kind"], finding["severity"]) for finding in content["findings"]}
+    assert findings == {"a/1.jpg": ("ignored_data", "warning"), "b/gone.jpg": ("ignored_data", "warning"),
+                        "c": ("empty_class_folder", "warning")}
+    text = inspect(str(folder))
+    assert "b/gone.jpg: " in text and "broken link" in text
+
+
 def test_a_zip_file_is_unpacked(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "source", PHOTOS, {})
     with zipfile.ZipFile(tmp_path / "cars.zip", "w") as archive:

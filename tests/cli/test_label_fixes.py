@@ -119,7 +119,7 @@ def test_fixes_are_written_for_the_first_and_the_named_suspects(store: Store) ->
 def test_existing_fixes_are_kept_unless_they_are_replaced(store: Store) -> None:
     store.write("label_fixes.csv", b"id,action,label\nz.jpg,relabel,2\na.jpg,drop,\n")
     printed = label_fixes(store, "--run", "r", "--top", "2")
-    assert "kept   a.jpg: drop" in printed and "wrote  b" in printed and "1 fixes written" in printed
+    assert "kept   a.jpg: drop" in printed and "wrote  b" in printed and "1 fix written" in printed
     once = csv_text(store)
     assert once == f'{HEADER}z.jpg,relabel,2,\na.jpg,drop,,\n"b,""1"".jpg",relabel,2,{B}'
     assert "0 fixes written" in label_fixes(store, "--run", "r", "--top", "2") and csv_text(store) == once

@@ -221,7 +221,7 @@ def test_unusable_and_test_images_are_in_no_subset(make: Callable[..., pd.DataFr
 @pytest.mark.parametrize(
     ("make", "message"),
     [(partial(stratified_holdout, val_fraction=0.5), "Class '1' has only one image"),
-     (partial(stratified_k_fold, num_folds=3, fold=0), r"Class '1' has 1 images.*split\.num_folds")],
+     (partial(stratified_k_fold, num_folds=3, fold=0), r"Class '1' has 1 image.*split\.num_folds")],
 )
 def test_a_class_of_copies_of_one_image_is_rejected(make: Callable[..., pd.DataFrame], message: str) -> None:
     rows = build_index({"a": ("0", 1), "b": ("0", 2), "e": ("0", 5), "c": ("1", 3), "d": ("1", 3)})

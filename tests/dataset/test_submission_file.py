@@ -61,7 +61,7 @@ def test_a_written_file_passes_the_check(form: SubmissionFormat) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.kind)
 @pytest.mark.parametrize(("ids", "problem"), [
-    (IDS[:2], "has 2 rows that are not the sample's 3 ids"), (IDS[::-1], "has 3 rows that are not the sample's 3 ids"),
+    (IDS[:2], "has 2 rows, not the sample's 3 ids"), (IDS[::-1], "has 3 rows, not the sample's 3 ids"),
     ((*IDS[:2], "b.jpg"), "has 1 repeated ids"), ((*IDS, "other"), "has 4 rows"),
 ])
 def test_other_ids_than_those_of_the_sample_are_rejected(
@@ -81,7 +81,7 @@ def test_another_header_than_that_of_the_sample_is_rejected(form: SubmissionForm
 
 
 @pytest.mark.parametrize(("form", "row", "problem"), [
-    (LABEL, "a", "has a row of 1 values"), (LABEL, "a,0,1", "has a row of 3 values"),
+    (LABEL, "a", "has a row of 1 value"), (LABEL, "a,0,1", "has a row of 3 values"),
     (LABEL, "", "has a row of 0 values"),
     (LABEL, "a,2", r"has unknown classes \['2'\]"),  # a class name, but not its value
     (LABEL, "a,", "has unknown classes"),

@@ -125,7 +125,7 @@ def test_a_missing_truth_raises_data_error_with_its_path(rendered: Path, tmp_pat
     [
         ("Id,Category\n1.jpg,0\n", "20 of the sample's 20 ids"),
         ("Id;Category\n1.jpg;0\n", "Id;Category"),
-        ("Id,Category\n1.jpg,0\n1.jpg,1\n", "1 ids"),
+        ("Id,Category\n1.jpg,0\n1.jpg,1\n", "1 id"),
         ("", "not a valid CSV"),
     ],
 )

@@ -109,7 +109,7 @@ def test_stray_files_are_ignored(store: Store) -> None:
     assert (dataset.metrics["num_train"], dataset.metrics["num_unusable"]) == (NUM_TRAIN, 0)
     ignored = [finding["path"] for finding in find(dataset, store, "ignored_file")]
     assert ignored == ["LICENSE", "train/0/notes.md", "train/README", "train/README.txt"]
-    tables = [finding["path"] for finding in find(dataset, store, "invalid_train_csv")]
+    tables = [finding["path"] for finding in find(dataset, store, "invalid_label_table")]
     assert tables == ["train/0/list.csv", "train/1/list.csv"]
     assert not find(dataset, store, "ignored_data")
 
@@ -217,7 +217,7 @@ def test_a_label_table_that_does_not_match_the_images_is_a_warning(
 ) -> None:
     table = "\n".join(["Id,Category", *rows]).encode()
     _, dataset = validate_archive(zip_bytes(SAMPLE | IMAGES | {"train.csv": table}), store)
-    [finding] = find(dataset, store, "unmatched_train_csv")
+    [finding] = find(dataset, store, "unmatched_label_table")
     assert text in finding["message"] and dataset.metrics["num_train"] == NUM_TRAIN
 
 

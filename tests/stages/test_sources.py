@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from carclf.artifacts import Archive, StageContext, rebuilding
 from carclf.cli.inspect_source import inspect
 from carclf.config import load_config
-from carclf.dataset import listing, packs
+from carclf.dataset import listing, packs, walk
 from carclf.dataset.archives import extract_images, read_ignored_files
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.server import DemoServer, Fault
@@ -90,7 +90,7 @@ def test_a_folder_is_packed_once_and_then_only_its_changes(store: Store, tmp_pat
     folder = write_files(tmp_path / "photos", FILES)
     first, reused = download_from(folder, store)
     assert not reused and (num_fetched(first), read_images(first, store)) == (4, USEFUL)
-    assert read_ignored_files(extract_images(first, store)) == ["notes.txt"]
+    assert read_ignored_files(extract_images(first, store)) == {"notes.txt": ""}
     assert download_from(folder, store) == (first, True)
     changed = {"cat/new.jpg": b"new", "dog ü/c.png": b"changed"}
     write_files(folder, changed)
@@ -351,6 +351,21 @@ def test_links_are_followed_but_not_in_circles(store: Store, tmp_path: Path) -> 
     os.mkfifo(folder / "dog/pipe.jpg")
     archive, _ = download_from(folder, store)
     assert read_images(archive, store) == {"cat/a.jpg": b"a", "cat/b.jpg": b"b", "dog/b.jpg": b"b", "dog/c.jpg": b"c"}
+    reasons = {path: reason.rpartition("a ")[2] for path, reason in
+               read_ignored_files(extract_images(archive, store)).items()}
+    assert reasons == {"dog/again": "folder that contains it", "dog/gone.jpg": "broken link",
+                       "dog/pipe.jpg": "pipe", "dog/self.jpg": "broken link"}
+
+
+def test_a_new_empty_folder_is_extracted(store: Store, tmp_path: Path) -> None:
+    """So that validate reports an empty class folder of a folder as it does for an archive."""
+    folder = write_files(tmp_path / "photos", {"cat/a.jpg": b"a", "dog/b.jpg": b"b"})
+    first, _ = download_from(folder, store)
+    write_files(folder, {"fox/.gitkeep": b""})
+    second, reused = download_from(folder, store)
+    assert not reused and num_fetched(second) == 0 and first.key != second.key
+    assert list((extract_images(second, store) / "fox").iterdir()) == []
+    assert download_from(folder, store) == (second, True)
 
 
 @pytest.mark.parametrize(
@@ -410,8 +425,8 @@ def test_a_bucket_without_permission_raises_config_error(
 @pytest.mark.parametrize("key", ["../a.jpg", "cat//a.jpg", "cat/./a.jpg", "/a.jpg", "cat/..", "a\\b.jpg", "a\x01.jpg"])
 def test_keys_that_are_no_paths_are_rejected(key: str) -> None:
     class Source(listing.Folder):
-        def list_entries(self) -> Iterator[listing.Entry]:
-            yield listing.Entry(key, 1, "")
+        def list_entries(self) -> Iterator[walk.Entry]:
+            yield walk.Entry(key, 1, "")
 
     with pytest.raises(DataError, match=r"data\.source: .*Rename it"):
         listing.list_source(Source("x"))
@@ -444,4 +459,4 @@ def test_any_sequence_of_states_is_extracted_exactly(
 def test_gzip_of_one_file_is_ignored_with_its_name(store: Store, tmp_path: Path) -> None:
     files = {"cat/a.jpg": b"a", "labels.csv.gz": gzip.compress(b"id")}
     archive, _ = download_from(write_files(tmp_path / "photos", files), store)
-    assert read_ignored_files(extract_images(archive, store)) == ["labels.csv.gz"]
+    assert read_ignored_files(extract_images(archive, store)) == {"labels.csv.gz": ""}

@@ -216,24 +216,14 @@ def test_given_validation_images_replace_the_fraction_but_not_folds(
         run_split(store, data, load_config("demo", {"split.num_folds": 3}))
 
 
-def test_a_split_counts_groups_and_follows_a_champion_of_an_earlier_version(store: Store) -> None:
-    """Earlier versions had numbers as labels and no groups."""
-    index = index_rows(range(90))
-    first, _ = run_split(store, build_dataset(store, index))
-    folder = {name: first.path(store, name) for name in ("split.parquet", "split_history.parquet")}
-
-    def make(work: Path) -> Metrics:
-        for name, path in folder.items():
-            pd.read_parquet(path).drop(columns="group").astype({"label": int}).to_parquet(work / name)
-        return first.metrics
-
-    earlier = build(Split, make, Provenance(4, first.inputs, {"version": 4}), store)[0]
+def test_a_split_counts_groups_and_follows_a_champion_without_groups(store: Store) -> None:
+    first, _ = run_split(store, build_dataset(store, index_rows(range(90))))
     grouped = index_rows(range(60)).assign(group=[f"driver {number // 2 % 5}" if number >= 40 else ""
                                                   for number in range(60)])
     is_new = grouped["group"] != ""
     grouped.loc[is_new, ["id", "sha256", "pixels_sha256"]] += "new"
     grouped.loc[is_new, "phash"] = ~grouped.loc[is_new, "phash"]
-    second, _ = split(build_dataset(store, grouped), earlier, StageContext(store, CONFIG))
+    second, _ = split(build_dataset(store, grouped), first, StageContext(store, CONFIG))
     old, new = subsets_by_id(store, first), subsets_by_id(store, second)
     assert all(new[name] == old[name] for name in old if name in new)
     assert (second.number("num_groups"), second.number("num_groups_in_train_and_val")) == (5, 0)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError
+from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 _NUM_COLUMNS = 2
@@ -33,12 +34,16 @@ def find_class_names(
     """
     if setting:
         names = _configured_names(labels, parse_class_names(setting))
-        return names, Detection("classes", f"{len(names)} classes", "data.class_names")
+        return names, _detection(names, "data.class_names")
     if all(re.fullmatch("[0-9]+", label) for label in labels):
         for path, mapping in maps:
             if (names := _names(labels, mapping)) and not all(map(str.isdecimal, names.values())):  # counts
-                return names, Detection("classes", f"{len(names)} classes", f"{path} has a name for each label")
-    return _names(labels, {label: label for label in labels}), Detection("classes", f"{len(labels)} classes", "labels")
+                return names, _detection(names, f"{path} has a name for each label")
+    return _names(labels, {label: label for label in labels}), _detection(labels, "labels")
+
+
+def _detection(classes: Collection[str], evidence: str) -> Detection:
+    return Detection("classes", format_count(len(classes), "class", "classes"), evidence)
 
 
 def _configured_names(labels: Collection[str], names: Mapping[str, str]) -> dict[str, str]:

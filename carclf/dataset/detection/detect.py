@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from carclf.config import Config
-from carclf.dataset.archives import read_ignored_files
+from carclf.dataset.archive_members import is_archive
 from carclf.dataset.detection.class_names import find_class_names, read_maps
 from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
 from carclf.dataset.detection.files import Files, list_files, normalized
@@ -22,7 +22,9 @@ from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, read_tables
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
+from carclf.dataset.listing import Folder, list_source
 from carclf.errors import DataError
+from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
 
 
@@ -67,13 +69,20 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
                   sample_ids, findings, _ignored(source, images))
 
 
+def detect_in_place(folder: Folder, config: Config) -> Layout | None:
+    """Return the layout of a source that is a folder, with the errors of a run; None if it has archives to extract."""
+    if any(is_archive(entry.path) for entry in list_source(folder).entries):
+        return None
+    return detect(folder.folder, config)
+
+
 def _read_source(folder: Path, config: Config) -> _Source:
     """Read the files. Raises DataError if there are no images."""
     files = list_files(folder)
     images = list_images(files, config.data)
     tables, errors = read_tables(files, images["path"].tolist())
     if images.empty:
-        names = [*files.tables, *files.json, *files.others, *read_ignored_files(folder)]
+        names = [*files.tables, *files.json, *files.others, *files.ignored]
         raise DataError(describe_no_images(names, has_pixels=any(map(has_pixels, tables))))
     json = read_json_files(files)
     return _Source(files, images[images["role"] != "other"], tables, errors, json, read_coco(json))
@@ -90,7 +99,8 @@ def _find_sample_images(
     roots = set(images.loc[list(ids), "root"]) - {""}
     is_test = images["role"].isin(["test", "predict"]) & images["root"].isin(roots)
     unlisted = images.loc[is_test & ~images.index.isin(list(ids)), "path"].str.split("/").str[-1]
-    test = Detection("test", f"{len(ids)} images", f"ids of {sample.path}; {len(unlisted)} others in the same folder")
+    test = Detection("test", format_count(len(ids), "image"), (
+        f"ids of {sample.path}; {format_count(len(unlisted), 'other')} in the same folder"))
     return dict(zip(unlisted.index.tolist(), unlisted, strict=True)) | ids, [detection, test]
 
 
@@ -99,14 +109,14 @@ def _find_labels(source: _Source, sample: Table | None, test_ids: Mapping[int, s
     errors = {path: error for path, error in source.errors.items() if not is_sample(path)}
     return find_labels(Evidence(
         source.images.drop(index=list(test_ids)), [*tables, *source.coco.tables], errors,
-        [*source.files.others, *read_ignored_files(source.files.root)], targets(sample), config.data))
+        [*source.files.others, *source.files.ignored], targets(sample), config.data))
 
 
 def _find_unlabeled(source: _Source, labels: Labels, config: Config) -> tuple[dict[int, str], Detection]:
     images = source.images.drop(index=labels.values.index)
     rows, evidence = find_test_images(images, source.tables, config.data)
     names = images.loc[sorted(rows), "path"].str.split("/").str[-1]
-    detection = Detection("test", f"{len(rows)} images" if rows else "none", evidence)
+    detection = Detection("test", format_count(len(rows), "image") if rows else "none", evidence)
     return dict(zip(names.index.tolist(), names, strict=True)), detection
 
 
@@ -138,13 +148,15 @@ def _assemble(
 def _ignored(source: _Source, images: pd.DataFrame) -> tuple[str, ...]:
     used = set(images["path"])
     paths = [f"{folder}/{name}".lstrip("/") for folder, names in source.files.images.items() for name in names]
-    return tuple(sorted([*(path for path in paths if path not in used), *source.files.others]))
+    return tuple(sorted({*(path for path in paths if path not in used), *source.files.others, *source.files.ignored}))
 
 
 def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
     """Return the findings about files: duplicates, empty class folders, ignored images, extra data of other classes."""
     findings = [Finding("ignored_data", folder, "The folder is ignored: the same files are one level higher.")
                 for folder in source.files.duplicates]
+    findings += [Finding("ignored_data", path, f"The path is ignored: {reason}.")
+                 for path, reason in source.files.ignored.items() if reason]
     used = set(images["path"])
     roots = set(training_images(source.images)["root"])
     for folder in source.files.empty:
@@ -157,9 +169,9 @@ def _find_problems(source: _Source, images: pd.DataFrame) -> list[Finding]:
     misplaced = images.loc[(images["source"] == "extra") & (images["label"] == ""), "path"]
     if len(misplaced):
         findings.append(Finding("unknown_class", misplaced.iloc[0], (
-            f"{len(misplaced)} images of the extra data are not in the folder of a class (first: {misplaced.iloc[0]}). "
-            "Move them into the folder of their class, or remove them.")))
-    return findings + find_other_formats([*source.files.others, *read_ignored_files(source.files.root)])
+            f"{format_count(len(misplaced), 'image of the extra data is', 'images of the extra data are')} not in the "
+            f"folder of a class (first: {misplaced.iloc[0]}). Move each into the folder of its class, or remove it.")))
+    return findings + find_other_formats([*source.files.others, *source.files.ignored])
 
 
 def _describe_submission(submission: SubmissionFormat | None) -> Detection:

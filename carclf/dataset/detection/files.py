@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from carclf.dataset.archive_members import is_archive
-from carclf.dataset.archives import IGNORED_FILES
+from carclf.dataset.archives import read_ignored_files
 from carclf.dataset.layout import (
     EXTRA_FOLDER,
     IMAGE_SUFFIXES,
     MAX_NAME_BYTES,
     TABLE_SUFFIXES,
-    is_in_junk_folder,
-    is_junk_file,
     is_useful,
     stored_name,
 )
+from carclf.dataset.walk import Skipped, walk
 from carclf.errors import DataError
 
 MAX_TABLE_DEPTH = 3  # folders; deeper tables and JSON files describe single images
@@ -28,7 +27,8 @@ class Files:
     """The files below ``root``, as sorted paths relative to it.
 
     ``images`` maps each folder with images to their names. ``collapsed`` maps each of these folders, and the ``empty``
-    ones next to them, to its path without doubled folders. ``extra`` are the images of extra data.
+    ones next to them, to its path without doubled folders. ``extra`` are the images of extra data. ``ignored`` has the
+    reason of each path that is not extracted or cannot be read, as ``read_ignored_files``.
     """
 
     root: Path
@@ -40,6 +40,7 @@ class Files:
     extra: tuple[str, ...]
     duplicates: tuple[str, ...]
     others: tuple[str, ...]
+    ignored: Mapping[str, str]
 
 
 def list_files(root: Path) -> Files:
@@ -48,7 +49,7 @@ def list_files(root: Path) -> Files:
     A folder whose files all exist one level higher, with the same paths and sizes, is a duplicate. Raises DataError if
     a folder cannot be read.
     """
-    names = _walk(root)
+    names, skipped = _walk(root)
     extra = [folder for folder in names if folder.partition("/")[0] == EXTRA_FOLDER]
     extra_images = [_join(folder, name) for folder in extra for name in names.pop(folder)]
     images = _select_images(names)
@@ -58,30 +59,29 @@ def list_files(root: Path) -> Files:
     others = sorted(_join(folder, name) for folder, files in names.items() if not _is_below(folder, duplicates)
                     for name in set(files) - set(images.get(folder, ())))
     tables, json_files = (
-        tuple(path for path in others if _suffix(path) in suffixes and path.count("/") <= MAX_TABLE_DEPTH
-              and path != IGNORED_FILES) for suffixes in (TABLE_SUFFIXES - {".json"}, {".json"}))
-    others = [path for path in others if path not in {*tables, *json_files, IGNORED_FILES}]
+        tuple(path for path in others if _suffix(path) in suffixes and path.count("/") <= MAX_TABLE_DEPTH)
+        for suffixes in (TABLE_SUFFIXES - {".json"}, {".json"}))
+    others = [path for path in others if path not in {*tables, *json_files}]
     return Files(root, images, _collapse([*images, *empty], images), tuple(empty), tables, json_files,
-                 tuple(sorted(extra_images)), tuple(sorted(duplicates)), tuple(others))
+                 tuple(sorted(extra_images)), tuple(sorted(duplicates)), tuple(others),
+                 read_ignored_files(root) | skipped)
 
 
-def _walk(root: Path) -> dict[str, list[str]]:
-    def fail(error: OSError) -> None:
+def _walk(root: Path) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Return the names of the files in each folder that has some or is empty, and why paths are skipped."""
+    names: dict[str, list[str]] = {}
+    skipped = {}
+    try:
+        for item in walk(root):
+            folder, _, name = item.path.rpartition("/")
+            if isinstance(item, Skipped):
+                skipped[item.path] = item.reason
+            else:
+                names.setdefault(folder, []).extend(filter(None, [name]))
+    except OSError as error:
         raise DataError(f"Cannot read {error.filename}: {error.strerror}. Set data.source to data that this user can "
                         "read completely.") from error
-
-    names = {}
-    for parent, folders, files in os.walk(root, onerror=fail, followlinks=True):
-        folders[:] = [folder for folder in folders
-                      if not is_in_junk_folder((folder, "")) and not _is_loop(Path(parent, folder))]
-        names[PurePosixPath(os.path.relpath(parent, root)).as_posix().removeprefix(".")] = [
-            name for name in files if not is_junk_file(name)]
-    return names
-
-
-def _is_loop(folder: Path) -> bool:
-    """Return True if a folder is a link to one that contains it."""
-    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    return names, skipped
 
 
 def _select_images(names: Mapping[str, Collection[str]]) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ import pandas as pd
 from carclf.dataset.detection.ids import Joined
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
+from carclf.formatting import format_count
 
 _WORDS = {"patient", "patientid", "subject", "subjectid", "driver", "person", "user", "location", "site", "sequence",
           "seq", "group", "session"}
@@ -36,7 +37,7 @@ def find_groups(images: pd.DataFrame, joined: Sequence[Joined], setting: str) ->
         raise ConfigError(f"Several columns may be groups: {', '.join(useful)}. Set data.group_column to one of them, "
                           "or to none.")
     for name, values in useful.items():
-        return values, Detection("groups", name, f"{values[values != ''].nunique()} groups")
+        return values, Detection("groups", name, format_count(values[values != ""].nunique(), "group"))
     return _groups_of_names(images, joined) or (none, Detection("groups", "none", "no column and no part of the ids"))
 
 
@@ -59,8 +60,9 @@ def _groups_of_names(
     """Return groups from 10_left and 10_right, or from the folders of ids such as scene/0001; deeper ones are paths."""
     names = images["path"].str.split("/").str[-1].str.extract(r"^(.+)_(?:left|right)\b", flags=re.IGNORECASE)[0]
     if names.notna().all() and len(names) and _is_useful(names, images["label"]):
-        return names, Detection("groups", "file name before _left and _right", f"{names.nunique()} groups")
+        return names, Detection("groups", "file name before _left and _right", format_count(names.nunique(), "group"))
     has_paths = any(image_id.count("/") == 1 for table in joined for image_id in list(table.match.rows)[:1])
     if has_paths and _is_useful(images["folder"], images["label"]):
-        return images["folder"], Detection("groups", "folder", f"the ids have {images['folder'].nunique()} folders")
+        num_folders = format_count(images["folder"].nunique(), "folder")
+        return images["folder"], Detection("groups", "folder", f"the ids have {num_folders}")
     return None

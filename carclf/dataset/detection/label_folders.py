@@ -90,8 +90,8 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str]) -> str:
                 f"are deeper (first: {train.loc[is_deeper, 'path'].iloc[0]}). Move them up, set data.train_folder to "
                 "the folder with the class folders, or add a table with the labels and set data.label_table.")
     if len(folders := set(train["folder"])) == 1:
-        return (f"There are no labels: all {len(train)} training images are in one folder, {folders.pop() or '.'!r}. "
+        return (f"There are no labels: all training images ({len(train)}) are in one folder, {folders.pop() or '.'!r}. "
                 "Add a folder of images for each class, or a table with the labels, and set data.label_table.")
     return (f"There are no labels that data.label_source allows: class folders, a table with an id and at least two "
-            f"classes for the {len(train)} training images, or common prefixes of their names. Add a table and set "
+            f"classes for the training images ({len(train)}), or common prefixes of their names. Add a table and set "
             "data.label_table, or move the images into class folders.")

@@ -13,6 +13,7 @@ from carclf.dataset.detection.result import class_key
 from carclf.dataset.detection.subsets import SOURCES, role_of
 from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 
 # Columns with these names are preferred to others with as good values.
 _LABEL_NAMES = {"label", "labels", "class", "classes", "classname", "category", "categoryid", "target"}
@@ -81,7 +82,8 @@ def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLa
     columns = [column for column in joined.table.rows.columns if column != joined.id_column]
     if one_hot := [] if config.label_column else _one_hot_columns(joined.table.rows, columns, targets):
         values = _read_one_hot(joined, one_hot)
-        return TableLabels(joined, f"{len(one_hot)} one-hot columns", values, 2 if set(one_hot) <= set(targets) else 1)
+        rank = 2 if set(one_hot) <= set(targets) else 1
+        return TableLabels(joined, format_count(len(one_hot), "one-hot column"), values, rank)
     column, rank = _choose_column(joined.table, columns, targets, config.label_column)
     if not column:
         return None
@@ -175,8 +177,9 @@ def _reject_several_labels(joined: Joined, column: str, values: "pd.Series[str]"
     repeated = pairs.loc[pairs["row"].duplicated(), "row"]
     if len(repeated):
         image_id = min(key for key, row in joined.match.rows.items() if row == repeated.iloc[0])
-        raise DataError(f"{joined.path}: {len(repeated)} images have several labels in {column} (first: {image_id!r}). "
-                        "Images with several labels are not supported: keep one row per image.")
+        raise DataError(f"{joined.path}: {format_count(len(repeated), 'image has', 'images have')} several labels in "
+                        f"{column} (first: {image_id!r}). Images with several labels are not supported: keep one row "
+                        "per image.")
     if lists := _lists(set(values), column):
         raise DataError(f"{joined.path}: {column} has lists of labels, such as {lists[0]!r}. Images with several "
                         "labels are not supported. If another column has the class, set data.label_column.")

@@ -29,6 +29,7 @@ from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, format_labels
 from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 
@@ -101,7 +102,7 @@ def _read_tables(
         raise ConfigError(f"data.label_table is {evidence.config.label_table}, but less than half of its ids name "
                           f"images (such as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
     candidates: list[TableLabels] = []
-    findings = [Finding("invalid_train_csv", path, f"{error} It is not used.")
+    findings = [Finding("invalid_label_table", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
     for table in joined:
         try:
@@ -109,12 +110,12 @@ def _read_tables(
         except (AmbiguousColumnError, DataError) as error:
             if not has_folders:
                 raise
-            findings.append(Finding("invalid_train_csv", table.path, f"{error} The class folders are used."))
+            findings.append(Finding("invalid_label_table", table.path, f"{error} The class folders are used."))
         else:
             candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
     unmatched = {table.path: table for table in evidence.tables if has_folders and table.role in ("train", "val")}
     for path in sorted(unmatched.keys() - {table.path for table in joined}):
-        findings.append(Finding("unmatched_train_csv", path, (
+        findings.append(Finding("unmatched_label_table", path, (
             f"No column has ids of the training images (first row: {', '.join(unmatched[path].rows.iloc[0])[:100]!r}). "
             "The table is not used.")))
     return combine(candidates), findings
@@ -133,7 +134,8 @@ def _from_prefixes(evidence: Evidence) -> Labels:
             raise next(iter(evidence.errors.values()))
         problem = describe_no_labels(evidence.images, evidence.others)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
-    text = f"{prefixes.nunique()} prefixes of names, such as {prefixes.min()}; nothing else has labels"
+    num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
+    text = f"{num_prefixes} of names, such as {prefixes.min()}; nothing else has labels"
     return Labels(prefixes, _sources(evidence.images, prefixes), Detection("labels", "file_names", text))
 
 
@@ -141,9 +143,9 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     sources = []
     for table in tables:
         if ambiguous := sorted(table.joined.match.ambiguous):
-            raise ConfigError(f"{table.joined.path}: {len(ambiguous)} ids have several images (such as "
-                              f"{ambiguous[0]!r}, by {table.joined.match.form}). Set data.train_folder or "
-                              "data.id_form, such as {id}.jpg.")
+            raise ConfigError(f"{table.joined.path}: {format_count(len(ambiguous), 'id has', 'ids have')} several "
+                              f"images (such as {ambiguous[0]!r}, by {table.joined.match.form}). Set data.train_folder "
+                              "or data.id_form, such as {id}.jpg.")
         source = _sources(evidence.images, table.values)
         if table.role in ("val", "test"):
             source[source == "train"] = SOURCES[table.role]
@@ -153,7 +155,7 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     if labels.index.has_duplicates:
         paths = ", ".join(table.joined.path for table in tables)
         raise ConfigError(f"Several tables have labels of the same images: {paths}. Set data.label_table to one.")
-    text = "; ".join(f"{table.column} of {table.joined.path} for {len(table.values)} images by "
+    text = "; ".join(f"{table.column} of {table.joined.path} for {format_count(len(table.values), 'image')} by "
                      f"{table.joined.match.form}" for table in tables)
     is_json = any(table.joined.path.endswith(".json") for table in tables)
     findings = [finding for table in tables for finding in _find_missing(table, evidence.config.max_missing)]
@@ -166,18 +168,20 @@ def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
     missing = sorted(table.joined.match.missing)
     num, path = len(missing) + len(table.joined.match.rows), table.joined.path
     if len(missing) > max_missing * num:
-        raise DataError(f"{path}: {len(missing)} of {num} ids (compared by {table.joined.match.form}) have no image, "
-                        f"such as {', '.join(missing[:5])}. Add the images, or set data.max_missing to "
-                        f"{len(missing) / num + 0.0005:.3f} to ignore them.")
-    return [Finding("unmatched_train_csv", path, (
-        f"{len(missing)} of {num} ids match no image (first: {missing[0]!r}). Their rows are not used."))
+        raise DataError(f"{path}: there is no image for {len(missing)} of {format_count(num, 'id')} (compared by "
+                        f"{table.joined.match.form}), such as {', '.join(missing[:5])}. Add the images, or set "
+                        f"data.max_missing to {len(missing) / num + 0.0005:.3f} to ignore them.")
+    return [Finding("unmatched_label_table", path, (
+        f"There is no image for {len(missing)} of {format_count(num, 'id')} (first: {missing[0]!r}). Their rows are "
+        "not used."))
     ] if missing else []
 
 
 def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: str) -> list[Finding]:
     paths = images.loc[~images.index.isin(labels.index) & (images["role"] == "train"), "path"]
-    return [Finding("unmatched_train_csv", paths.iloc[0], (
-        f"{len(paths)} training images have no label in the table (first: {paths.iloc[0]}). {consequence}"))
+    return [Finding("unmatched_label_table", paths.iloc[0], (
+        f"{format_count(len(paths), 'training image has', 'training images have')} no label in the table (first: "
+        f"{paths.iloc[0]}). {consequence}"))
     ] if len(paths) else []
 
 
@@ -206,9 +210,10 @@ def _from_folders(evidence: Evidence, folders: "pd.Series[str]", tables: Sequenc
     labels = folders.map(lambda name: classes.get(name, name))
     stray = evidence.images.loc[folders.index[folders == ""], "path"].tolist()
     findings = [Finding("unknown_class", stray[0], (
-        f"{len(stray)} training images are not directly in a class folder (first: {stray[0]}). Move each into the "
-        "folder of its class, or remove it."))] if stray else []
-    text = f"{folders[folders != ''].nunique()} class folders with {len(folders)} images"
+        f"{format_count(len(stray), 'training image is', 'training images are')} not directly in a class folder "
+        f"(first: {stray[0]}). Move each into the folder of its class, or remove it."))] if stray else []
+    text = (f"{format_count(folders[folders != ''].nunique(), 'class folder')} with "
+            f"{format_count(len(folders), 'image')}")
     if classes:
         findings += _compare(evidence.images, folders, labels, tables)
         text += f"; {tables[0].column} of {tables[0].joined.path} has {len(values)} of them"
@@ -267,7 +272,8 @@ def _compare_classes(
     for label in sorted(set(labels) - expected.union(*ambiguous) - {""}):
         paths = images.loc[labels.index[labels == label], "path"]
         findings.append(Finding("unknown_class", paths.iloc[0], (
-            f"{len(paths)} images are in class '{label}' (first: {paths.iloc[0]}), which the table does not have. Its "
-            f"classes are {format_labels(expected)}. Move or remove these images.")))
+            f"{format_count(len(paths), 'image is', 'images are')} in class '{label}' (first: {paths.iloc[0]}), which "
+            f"the table does not have. Its classes are {format_labels(expected)}. Move or remove what is in this "
+            "class.")))
     return findings + [Finding("empty_class", label, f"Class '{label}' of the table has no images. Add images of it.")
                        for label in sorted(expected - set(labels))]

@@ -8,14 +8,15 @@ from carclf.config.sources import ARCHIVE_SUFFIXES
 from carclf.dataset.findings import Finding
 from carclf.dataset.layout import DOCUMENT_SUFFIXES, IMAGE_SUFFIXES
 from carclf.errors import DataError
+from carclf.formatting import format_count
 
 _IMAGE_DATA = {  # formats that may have images
-    "TFRecord files": (".tfrec", ".tfrecord", ".tfrecords"), "DICOM files": (".dcm", ".dicom"),
-    "BSON files": (".bson",), "arrays": (".npy", ".npz", ".hdf5"), "Parquet files": (".parquet", ".feather"),
-    "videos": (".mp4", ".avi", ".mov"),
+    "TFRecord file": (".tfrec", ".tfrecord", ".tfrecords"), "DICOM file": (".dcm", ".dicom"),
+    "BSON file": (".bson",), "array": (".npy", ".npz", ".hdf5"), "Parquet file": (".parquet", ".feather"),
+    "video": (".mp4", ".avi", ".mov"),
 }
 _REASONS = _IMAGE_DATA | {
-    "MATLAB files": (".mat",), "tables": (".csv", ".tsv"), "JSON files": (".json",), "HDF5 files": (".h5",),
+    "MATLAB file": (".mat",), "table": (".csv", ".tsv"), "JSON file": (".json",), "HDF5 file": (".h5",),
 }
 _AMBIGUOUS_EXTENSIONS = {".", ".gz", ".bz2", ".xz"}
 _EXPECTED = ("Expected images such as .jpg or .png, in folders or archives. Convert them to images, or set data.source "
@@ -56,7 +57,7 @@ def describe_no_images(names: Iterable[str], *, has_pixels: bool = False) -> str
     if has_pixels:
         return f"There are no images: the pixels are in the columns of a table, which is not supported. {_EXPECTED}"
     names = list(names)
-    return f"There are no images, only {_count(names, _REASONS) or f'{len(names)} other files'}. {_EXPECTED}"
+    return f"There are no images, only {_count(names, _REASONS) or format_count(len(names), 'other file')}. {_EXPECTED}"
 
 
 def find_other_formats(names: Iterable[str]) -> list[Finding]:
@@ -64,11 +65,11 @@ def find_other_formats(names: Iterable[str]) -> list[Finding]:
     names = sorted(names)
     paths = [name for name in names if name.lower().endswith(tuple(chain.from_iterable(_IMAGE_DATA.values())))]
     return [Finding("ignored_file", paths[0], (
-        f"{_count(paths, _IMAGE_DATA)} are ignored (first: {paths[0]}): only images such as .jpg are read."))
+        f"Ignored: {_count(paths, _IMAGE_DATA)} (first: {paths[0]}). Only images such as .jpg are read."))
     ] if paths else []
 
 
 def _count(names: Iterable[str], kinds: Mapping[str, tuple[str, ...]]) -> str:
     counts = Counter(kind for name in names for kind, suffixes in kinds.items()
                      if name.lower().endswith(suffixes) or any(f"{suffix}." in name.lower() for suffix in suffixes))
-    return ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts[kind])
+    return ", ".join(format_count(counts[kind], kind) for kind in kinds if counts[kind])

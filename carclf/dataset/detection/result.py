@@ -90,7 +90,8 @@ class Layout:
 
     ``class_names`` are in natural order (2 before 10). ``metric`` is a name in carclf.metrics. ``submission`` is None
     if there is nothing to submit. ``test_ids`` are the ids of the sample submission, in its order. ``findings`` are
-    problems of files, folders and tables; ``ignored`` are the paths of the files that have no meaning.
+    problems of files, folders and tables; ``ignored`` are the paths of the files that have no meaning or
+    cannot be read.
     """
 
     images: "pd.DataFrame"

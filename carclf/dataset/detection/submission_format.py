@@ -10,6 +10,7 @@ from carclf.dataset.detection.result import SubmissionFormat, class_key
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import CONTROL_CHARACTERS
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 
 _NAMES = ("samplesub", "submissionformat", "examplesub")
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -69,9 +70,10 @@ def detect_format(
     metric = parse_metric(evaluation_metric) if config.data.metric == "auto" else config.data.metric
     columns, labels = targets(sample), list(names)
     if config.submit.kind != "auto" and (len(columns) > 1) != (config.submit.kind == "probabilities"):
-        raise ConfigError(f"submit.kind is {config.submit.kind!r}, but {sample.path} has {len(columns)} columns after "
-                          "the ids: one is for the class or the probability of the positive class, several are for a "
-                          "probability per class. Set submit.kind to auto.")
+        raise ConfigError(f"submit.kind is {config.submit.kind!r}, but {sample.path} has "
+                          f"{format_count(len(columns), 'column')} after the ids: one is for the class or the "
+                          "probability of the positive class, several are for a probability per class. Set submit.kind "
+                          "to auto.")
     if len(columns) > 1:
         kind: Kind = "probabilities"
         values = _match_columns(sample, labels)
@@ -93,9 +95,9 @@ def _match_columns(sample: Table, labels: Sequence[str]) -> dict[str, str]:
     by_key = {class_key(column): column for column in targets(sample)}
     missing = [label for label in labels if class_key(label) not in by_key]
     if missing:
-        raise DataError(f"{sample.path} has {len(by_key)} target columns, but none for the class {missing[0]!r}. If "
-                        "the columns are independent targets, images have several labels, which is not supported; if "
-                        "the classes are wrong, set data.label_column.")
+        raise DataError(f"{sample.path} has {format_count(len(by_key), 'target column')}, but none for the class "
+                        f"{missing[0]!r}. If the columns are independent targets, images have several labels, which is "
+                        "not supported; if the classes are wrong, set data.label_column.")
     return {label: by_key[class_key(label)] for label in labels}
 
 
@@ -143,7 +145,8 @@ def _find_positive_class(target: str, names: Mapping[str, str], config: Config) 
                     if class_key(text) in (class_key(label), class_key(name))]:
         return positive[0]
     if len(names) != _NUM_BINARY:
-        raise DataError(f"A submission contains one probability, but there are {len(names)} classes. Expected two. Set "
-                        "submit.kind to label if it contains the class.")
+        raise DataError("A submission contains one probability, but the data have "
+                        f"{format_count(len(names), 'class', 'classes')}. Expected two. Set submit.kind to label if it "
+                        "contains the class.")
     raise ConfigError(f"The column {target!r} of the submission has numbers, and the classes are "
                       f"{' and '.join(names.values())}. Set submit.positive_class to the one that is 1.")

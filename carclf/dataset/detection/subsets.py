@@ -10,6 +10,7 @@ from carclf.config.settings import Data
 from carclf.dataset.detection.files import Files, normalized
 from carclf.dataset.detection.result import Detection
 from carclf.errors import ConfigError
+from carclf.formatting import format_count
 
 _ROLES = {
     "train": {"train", "training", "trainset", "trainval"},
@@ -95,5 +96,5 @@ def detect_subsets(images: pd.DataFrame) -> list[Detection]:
     if not len(sizes):
         return []
     roots = sizes.index.get_level_values("root")
-    evidence = ", ".join(f"{root} has {num} images" for root, num in zip(roots, sizes, strict=True))
+    evidence = ", ".join(f"{root} has {format_count(num, 'image')}" for root, num in zip(roots, sizes, strict=True))
     return [Detection("subsets", ", ".join(sorted(set(sizes.index.get_level_values("role")))), evidence)]

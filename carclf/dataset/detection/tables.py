@@ -13,6 +13,7 @@ from carclf.dataset.detection.files import Files, image_stem, normalized
 from carclf.dataset.detection.subsets import role_of
 from carclf.dataset.layout import CODE_PAGES
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 
 SEPARATORS = (",", ";", "\t", "|")
 MAX_BYTES = 1 << 28
@@ -86,8 +87,8 @@ def _read_rows(name: str, text: str, separator: str) -> list[list[str]]:
     try:
         for row in filter(None, reader):
             if rows and len(row) != len(rows[0]):
-                raise DataError(f"{name}: line {reader.line_num}: {len(row)} values, expected {len(rows[0])}. Fix the "
-                                "line.")
+                raise DataError(f"{name}: line {reader.line_num}: {format_count(len(row), 'value')}, expected "
+                                f"{len(rows[0])}. Fix the line.")
             rows.append(row)
     except csv.Error as error:
         raise DataError(f"{name} is not a valid table: line {reader.line_num}: {error}. Fix the line.") from error

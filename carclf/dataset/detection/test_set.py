@@ -9,6 +9,7 @@ from carclf.dataset.detection.ids import ImageNames, Match, join
 from carclf.dataset.detection.result import Detection
 from carclf.dataset.detection.tables import Table
 from carclf.errors import ConfigError, DataError
+from carclf.formatting import format_count
 
 
 def find_sample_images(
@@ -28,7 +29,8 @@ def find_sample_images(
         raise DataError(f"No id of {sample.path} has an image (first id: {ids[0]!r}; first image: "
                         f"{images['path'].iloc[0]!r}). Set data.test_folder to the folder of the test images, or "
                         "data.id_form to the form of the ids.")
-    evidence = f"{len(match.rows)} of {len(ids)} ids of {sample.path} name an image in {area or 'the source'}"
+    evidence = (f"{len(match.rows)} of {format_count(len(ids), 'id')} of {sample.path} with an image in "
+                f"{area or 'the source'}")
     if match.num_images < len(match.rows):
         raise DataError(f"{sample.path}: two ids name the same image, compared by {match.form}. Set data.id_form.")
     return {row: image_id for image_id, row in match.rows.items()}, Detection("ids", match.form, evidence)
@@ -52,7 +54,8 @@ def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[
         if best[1].is_complete:
             return best
     if best[1].ambiguous:
-        raise ConfigError(f"{len(best[1].ambiguous)} ids of the sample submission have several images, such as "
+        num_ids = format_count(len(best[1].ambiguous), "id")
+        raise ConfigError(f"There are several images for {num_ids} of the sample submission, such as "
                           f"{min(best[1].ambiguous)!r}. Set data.test_folder, or data.id_form, such as {{id}}.jpg.")
     return best
 
@@ -78,5 +81,6 @@ def find_test_images(images: pd.DataFrame, tables: Sequence[Table], config: Data
     names = ImageNames(images)
     for table in tables:
         if table.role in ("test", "predict") and (joined := join(table, names, config)):
-            return set(joined.match.rows.values()), f"{joined.match.num_images} unlabeled images of {table.path}"
+            num_images = format_count(joined.match.num_images, "unlabeled image")
+            return set(joined.match.rows.values()), f"{num_images} of {table.path}"
     return set(), "no unlabeled images in a test folder, and no table of them"

@@ -10,6 +10,7 @@ from pathlib import Path
 from carclf.demo.gallery.entries import ENTRIES
 from carclf.demo.gallery.entry import Entry, Expected
 from carclf.demo.gallery.files import Files
+from carclf.formatting import format_count
 from carclf.metrics import METRICS
 
 NUM_SHOWN = 3  # folders in a folder, and lines of a table
@@ -78,7 +79,7 @@ def _result(entry: Entry) -> str:
     expected = entry.expected
     if not isinstance(expected, Expected):
         return f"{'Ambiguous' if expected.setting else 'Not supported'}. {expected.reason}"
-    counts = ", ".join(f"{number} {SOURCES[name]} image{'s' * (number > 1)}"
+    counts = ", ".join(format_count(number, f"{SOURCES[name]} image")
                        for name, number in expected.num_images.items())
     names = ", ".join(f"`{name}`" for name in expected.class_names)
     facts = [f"labels from {LABELS[expected.labels]}", f"classes {names}", counts,
@@ -86,7 +87,7 @@ def _result(entry: Entry) -> str:
     if expected.id_form:
         facts.append(f"ids are {FORMS.get(expected.id_form, f'`{expected.id_form}`')}")
     if expected.num_groups:
-        facts.append(f"{expected.num_groups} groups")
+        facts.append(format_count(expected.num_groups, "group"))
     ending = f"a submission contains {KINDS[expected.kind]}" if expected.kind else "nothing to submit"
     settings = "".join(f" Needs `{name}={value}`." for name, value in entry.settings.items())
     return f"Detected: {'; '.join([*facts, ending])}.{settings}"

@@ -45,14 +45,14 @@ def replace(text: str, *pairs: tuple[str, str]) -> str:
     [
         (TRAIN, []),
         (replace(TRAIN, ("00.jpg,0", "00.jpg,1")), ["label_mismatch"]),
-        (replace(TRAIN, ("0.jpg", "0.png")), ["unmatched_train_csv", "unmatched_train_csv"]),
-        (replace(TRAIN, (".jpg", "-x.jpg"), ("Id", "Name")), ["unmatched_train_csv"]),
+        (replace(TRAIN, ("0.jpg", "0.png")), ["unmatched_label_table", "unmatched_label_table"]),
+        (replace(TRAIN, (".jpg", "-x.jpg"), ("Id", "Name")), ["unmatched_label_table"]),
         (replace(TRAIN, ("jpg,1", "jpg,5")), ["label_mismatch"] * 4 + ["unknown_class", "empty_class"]),
-        (TRAIN + "9.jpg\n", ["invalid_train_csv"]),
-        ("", ["invalid_train_csv"]),
-        ("Id,Category\n", ["invalid_train_csv"]),
-        (TRAIN + "00.jpg,1\n", ["invalid_train_csv"]),
-        (TRAIN + "zz.jpg,7\n", ["empty_class", "unmatched_train_csv"]),
+        (TRAIN + "9.jpg\n", ["invalid_label_table"]),
+        ("", ["invalid_label_table"]),
+        ("Id,Category\n", ["invalid_label_table"]),
+        (TRAIN + "00.jpg,1\n", ["invalid_label_table"]),
+        (TRAIN + "zz.jpg,7\n", ["empty_class", "unmatched_label_table"]),
     ],
 )
 def test_a_bad_table_next_to_class_folders_gives_findings(layout_of: Any, train: str, expected: list[str]) -> None:
@@ -139,7 +139,7 @@ def test_a_missing_id_of_the_only_labels_is_an_error_or_allowed(layout_of: Any) 
     )
     with pytest.raises(DataError, match=r"data\.max_missing"):
         layout_of(images, {"labels.csv": table})
-    assert kinds(layout_of(images, {"labels.csv": table}, max_missing=0.1)) == ["unmatched_train_csv"]
+    assert kinds(layout_of(images, {"labels.csv": table}, max_missing=0.1)) == ["unmatched_label_table"]
 
 
 @pytest.mark.parametrize("header", ["ID,CATEGORY", "id,category", "Name,Label", " Id , Category "])
@@ -247,7 +247,7 @@ def test_a_listing_that_may_have_images_is_accepted(names: list[str]) -> None:
 @pytest.mark.parametrize("extension", [".jpg", ".zip", ".001", ".gz", ".bz2", ".xz", "."])
 def test_an_extension_that_images_may_have_is_accepted(extension: str) -> None:
     reject_extensions([(".csv", 1), (extension, 1)])
-    with pytest.raises(DataError, match="1 tables"):
+    with pytest.raises(DataError, match="1 table"):
         reject_extensions([(".csv", 1), (extension, 0)])
 
 
