@@ -1,5 +1,6 @@
 """Test-time augmentation: class probabilities of a model, averaged over several views of each image."""
 
+import math
 import statistics
 import time
 
@@ -58,7 +59,7 @@ def milliseconds_per_image(model: keras.Model, source: LetterboxedSource, settin
 def _is_precise(seconds: list[float]) -> bool:
     if not MIN_TIMED_BATCHES <= len(seconds) < MAX_TIMED_BATCHES:
         return len(seconds) >= MAX_TIMED_BATCHES
-    error = statistics.stdev(seconds) / len(seconds) ** 0.5
+    error = statistics.stdev(seconds) / math.sqrt(len(seconds))
     return error <= MAX_RELATIVE_ERROR * statistics.mean(seconds)
 
 
