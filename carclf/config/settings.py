@@ -225,6 +225,10 @@ class Augment(Section):
         0.15, description="Largest random change of the aspect ratio, as a natural logarithm.")
     rotate_degrees: float = Field(5, ge=0, le=45, description="Largest random rotation, in degrees.")
     color: Fraction = Field(0.2, description="Strength of the random changes of brightness, contrast and saturation.")
+    trivial: bool = Field(
+        False, description="Replace augment.color by one color operation of random strength (TrivialAugment).")
+    erasing: Fraction = Field(0.0, description="Fraction of the images in which a random rectangle becomes noise.")
+    half_crop: Fraction = Field(0.0, description="Fraction of the images that are reduced to their left or right half.")
 
 
 class Head(Section):

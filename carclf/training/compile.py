@@ -7,6 +7,8 @@ import numpy as np
 
 from carclf.pipeline.batches import TrainingSource
 
+CROSS_ENTROPY = "cross_entropy"  # the metric that is comparable with the validation loss
+
 
 def make_deterministic(seed: int) -> None:
     """Seed Python, NumPy and the backend, and restrict TensorFlow to deterministic kernels."""
@@ -20,13 +22,15 @@ def make_deterministic(seed: int) -> None:
 def compile_classifier(model: keras.Model, optimizer: Any, label_smoothing: float) -> keras.Model:
     """Return a model of the same layers, compiled with cross-entropy on logits and accuracy.
 
+    The metric CROSS_ENTROPY has no label smoothing, as the validation loss. The labels of mixed batches stay soft.
     The given model stays uncompiled, because Keras would save the loss of a nested model with it.
     """
     trained = keras.Model(model.inputs, model.outputs)
     trained.compile(
         optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else False,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy"),
+                 keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)],
     )
     return trained
 
