@@ -87,7 +87,7 @@ def test_trivial_augmentation_applies_each_color_operation() -> None:
     view = plain(pixels, SIZE, seed=0, epoch=0, example="x")
     num_unchanged = sum(np.array_equal(view, other) for other in views)
     assert 2 <= num_unchanged <= 30  # NoOp, and solarizing above the brightest pixel
-    assert len({other.tobytes() for other in views}) > 40
+    assert len({other.tobytes() for other in views}) > 30
     again = pickle.loads(pickle.dumps(augmenter))
     for epoch in (89, 3):
         np.testing.assert_array_equal(again(pixels, SIZE, seed=0, epoch=epoch, example="x"), views[epoch])
