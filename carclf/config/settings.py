@@ -126,8 +126,8 @@ class Duplicates(Section):
 
     # Measured on cars10 (benchmarks.near_duplicate_quality): all recompressed, resized and relit copies are detected.
     # Copies cropped by 1, 2, 3 and 5% per side: 100, 92, 65 and 13%; by random amounts up to these: 100, 99, 93 and
-    # 65%. Of 1.8 million pairs of different images, 2 are merged. Of re-encoded
-    # horizontal flips 99.5% are detected, and no two different images are merged as flips.
+    # 65%. Of 1.8 million pairs of different images, 2 are merged. Of the re-encoded horizontal
+    # flips 99.5% are detected (every tenth image), and no two different images are merged as flips.
     max_hash_distance: int = Field(
         8, ge=0, le=12, description="Near-duplicates' perceptual hashes differ in at most this many of 64 bits.")
     max_pixel_difference: float = Field(

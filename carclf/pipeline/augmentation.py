@@ -52,7 +52,7 @@ class Augmenter:
         if not hasattr(self._local, "transform"):
             import albumentations as a
 
-            transforms = []
+            transforms: list[Any] = []
             if self.config.trivial:
                 transforms = [a.OneOf(_trivial_transforms(), p=1)]
             elif strength := self.config.color:
