@@ -72,7 +72,8 @@ def add_clusters(index: pd.DataFrame, data: Path) -> pd.DataFrame:
     pixels = [decode((data / path).read_bytes()) for path in index["path"]]
     hashes = [pixels_sha256(image) for image in pixels]
     phashes = np.array([perceptual_hash(image) for image in pixels], np.uint64)
-    index = index.assign(pixels_sha256=hashes, sha256=hashes, source="train", phash=phashes)
+    flipped = np.array([perceptual_hash(np.ascontiguousarray(image[:, ::-1])) for image in pixels], np.uint64)
+    index = index.assign(pixels_sha256=hashes, sha256=hashes, source="train", phash=phashes, flipped_phash=flipped)
     return index.assign(cluster=find_clusters(index, pixels.__getitem__, Duplicates()))
 
 

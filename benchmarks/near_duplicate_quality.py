@@ -79,8 +79,14 @@ def split_rows(files: list[bytes], name: str) -> tuple[pd.DataFrame, list[Pixels
     digests = [f"{name} {number}" for number in range(len(files))]
     rows = pd.DataFrame({"sha256": digests, "pixels_sha256": digests, "subset": "train", "number": range(len(files)),
                          "color_signature": [color_signature(pixels) for pixels in images],
-                         "phash": np.array([perceptual_hash(pixels) for pixels in images], np.uint64)})
+                         "phash": np.array([perceptual_hash(pixels) for pixels in images], np.uint64),
+                         "flipped_phash": np.array([perceptual_hash(flipped(pixels)) for pixels in images], np.uint64)})
     return rows, [thumbnail(pixels) for pixels in images]
+
+
+def flipped(pixels: Pixels) -> Pixels:
+    """Flip pixels horizontally."""
+    return np.ascontiguousarray(pixels[:, ::-1])
 
 
 def match(first: Pixels, second: Pixels) -> bool:
@@ -94,10 +100,14 @@ def measure_copies(change: Change, files: list[bytes]) -> dict[str, float]:
     images = (Image.open(io.BytesIO(data)).convert("RGB") for data in files)
     rows, thumbnails = split_rows(files, "original")
     copies, copy_thumbnails = split_rows([encode(change(image, random), random) for image in images], "copy")
-    bits = np.bitwise_count(rows["phash"].to_numpy() ^ copies["phash"].to_numpy())
-    is_near = bits <= SETTINGS.max_hash_distance
-    is_joined = [near and match(first, second)
-                 for near, first, second in zip(is_near.tolist(), thumbnails, copy_thumbnails, strict=True)]
+    is_near, is_joined = np.zeros((2, len(files)), bool)
+    views = {"phash": copy_thumbnails, "flipped_phash": [flipped(pixels) for pixels in copy_thumbnails]}
+    for column, view in views.items():
+        bits = np.bitwise_count(rows["phash"].to_numpy() ^ copies[column].to_numpy())
+        is_near_view = bits <= SETTINGS.max_hash_distance
+        is_near |= is_near_view
+        is_joined |= [near and match(first, second)
+                      for near, first, second in zip(is_near_view.tolist(), thumbnails, view, strict=True)]
     numbers = previous_values(copies, rows, "number")
     is_right = numbers == copies["number"]
     return {"copies": len(files), "near hash": is_near.mean(), "joined": float(np.mean(is_joined)),
@@ -108,13 +118,16 @@ def measure_different(title: str, files: list[bytes]) -> dict[str, float]:
     """Print and return the number of near and joined pairs, and the fraction of one half recognized in the other."""
     rows, thumbnails = split_rows(files, "image")
     hashes = rows["phash"].to_numpy(np.uint64)
-    near = {(first, second) for first, second in near_pairs_between(hashes, hashes, SETTINGS.max_hash_distance)
-            if first < second}
+    near, near_flips = (
+        {(first, second) for first, second in near_pairs_between(hashes, others, SETTINGS.max_hash_distance)
+         if first < second}
+        for others in (hashes, rows["flipped_phash"].to_numpy(np.uint64)))
     previous, new = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     uncolored = [half.assign(color_signature=bytes(192)) for half in (new, previous)]
     metrics = {
-        "pairs": comb(len(rows), 2), "near": len(near),
+        "pairs": comb(len(rows), 2), "near": len(near), "near flips": len(near_flips),
         "joined": sum(match(thumbnails[first], thumbnails[second]) for first, second in near),
+        "joined flips": sum(match(thumbnails[first], flipped(thumbnails[second])) for first, second in near_flips),
         "recognized": round(float(previous_values(new, previous, "subset").notna().mean()), 4),
         "recognized by hash alone": round(float(previous_values(*uncolored, "subset").notna().mean()), 4)}
     print(f"different images of {title}: {metrics}")

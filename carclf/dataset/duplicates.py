@@ -30,16 +30,21 @@ def find_clusters(index: pd.DataFrame, load: Callable[[int], Pixels], settings: 
     """Return the cluster of each row of an index, an int64 that depends only on the images in the cluster.
 
     Exact copies (equal ``sha256`` or ``pixels_sha256``) are searched among all rows, near-copies (similar ``phash``,
-    then similar pixels of ``load(position)``) among the rows without a problem.
+    then similar pixels of ``load(position)``) among the rows without a problem. An image whose horizontal flip
+    (``flipped_phash``) is a near-copy of another image is a near-copy too, because training flips images.
     """
     rows = index.reset_index(drop=True)
     copies = _exact_copies(rows)
     usable = rows[rows["problem"] == ""]
     order = usable.sort_values(["phash", "sha256"]).index.to_numpy()  # the order of the rows must not matter
     distinct = order[np.sort(np.unique(copies[order], return_index=True)[1])]
+    hashes = rows[["phash", "flipped_phash"]].to_numpy(np.uint64).T.ravel()
+    # The flip of row n has the position len(rows) + n. All flat images have the hash 0, and so have their flips.
+    flips = distinct + len(rows)
+    images = np.concatenate([distinct, flips[hashes[flips] != 0]])
     components = _join_near_copies(
-        copies, distinct, rows["phash"].to_numpy(np.uint64),
-        DuplicateMatcher(load, settings.max_pixel_difference), settings.max_hash_distance)
+        np.tile(copies, 2), images[np.argsort(hashes[images], kind="stable")], hashes,
+        DuplicateMatcher(load, len(rows), settings.max_pixel_difference), settings.max_hash_distance)[: len(rows)]
     first = rows["sha256"].groupby(components).transform("min")
     clusters = [int(sha256[:CLUSTER_DIGITS], 16) for sha256 in first]
     return pd.Series(clusters, index.index, np.int64, name="cluster")

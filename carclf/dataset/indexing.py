@@ -36,6 +36,7 @@ SCHEMA = pa.schema([
     ("sha256", pa.string()),  # hexadecimal digits, of the file's bytes
     ("pixels_sha256", pa.string()),  # hexadecimal digits, of the pixels at the reduced scale; "" if not decoded
     ("phash", pa.uint64()),  # 64-bit perceptual hash; 0 if flat or not decoded
+    ("flipped_phash", pa.uint64()),  # as phash, of the horizontal flip
     ("color_signature", pa.binary()),  # 8x8 RGB pixels, 192 bytes; empty if not decoded
     ("brightness", pa.float32()),  # mean gray value, 0 to 255
     ("contrast", pa.float32()),  # standard deviation of the gray values, 0 to 127.5

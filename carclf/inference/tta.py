@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy.special import softmax
 
 from carclf.config import Evaluate
+from carclf.images.letterbox import warp_affine
 from carclf.pipeline.batches import LetterboxedSource, batches, num_batches
 from carclf.progress import Meter
 
@@ -80,6 +81,4 @@ def _zoom(images: Images, factor: float, position: tuple[float, float]) -> Image
     height, width = images.shape[1:3]
     x, y = position
     matrix = np.array([[factor, 0, (1 - factor) * width * x], [0, factor, (1 - factor) * height * y]])
-    options = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    zoomed = [cv2.warpAffine(image, matrix, (width, height), **options) for image in images]
-    return np.stack([np.asarray(image, np.uint8) for image in zoomed])
+    return np.stack([warp_affine(image, matrix, height, width, border=cv2.BORDER_REPLICATE) for image in images])

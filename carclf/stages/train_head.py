@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-VERSION = 7
+VERSION = 8
 
 
 def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[Model, bool]:

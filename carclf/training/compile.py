@@ -7,6 +7,8 @@ import numpy as np
 
 from carclf.pipeline.batches import TrainingSource
 
+CROSS_ENTROPY = "cross_entropy"  # the metric that is comparable with the validation loss
+
 
 def make_deterministic(seed: int, *, kernels: bool = True) -> None:
     """Seed Python, NumPy and the backend; with ``kernels``, restrict TensorFlow to deterministic kernels.
@@ -25,6 +27,7 @@ def compile_classifier(
 ) -> keras.Model:
     """Return a model of the same layers, compiled with cross-entropy on logits and accuracy.
 
+    The metric CROSS_ENTROPY has no label smoothing, as the validation loss. The labels of mixed batches stay soft.
     ``xla`` is for TensorFlow; JAX always uses XLA. The given model stays uncompiled, because Keras would save the loss
     of a nested model with it.
     """
@@ -32,7 +35,8 @@ def compile_classifier(
     trained.compile(
         optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else xla,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),
-        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy")],
+        metrics=[keras.metrics.CategoricalAccuracy(name="accuracy"),
+                 keras.metrics.CategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)],
     )
     return trained
 

@@ -24,7 +24,7 @@ from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import AugmentedViewSource, Examples, LetterboxedSource, batches, num_batches
 from carclf.progress import Meter, log
 
-VERSION = 2
+VERSION = 3
 SHARD_ROWS = 2000  # images whose features are saved together, and lost if the process is killed
 BATCH_SIZE = 32  # not a setting: it would have to be part of the features' key
 SubsetFeatures = dict[str, npt.NDArray[np.float32]]
@@ -81,7 +81,9 @@ class FeatureShards:
         config, store = self.context.config, self.context.store
 
         def make(folder: Path) -> Metrics:
-            examples = Examples.from_index(shard.rows, extract_images(archive, store), config.model.image_size)
+            size = config.model.image_size
+            decode_size = Augmenter(config.augment).decode_size(size) if shard.view else size
+            examples = Examples.from_index(shard.rows, extract_images(archive, store), decode_size)
             np.save(folder / "features.npy", extract_features(self.backbone, examples, config, shard.view, self.meter))
             return {"num_rows": len(shard.rows), "view": shard.view}
 

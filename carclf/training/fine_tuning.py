@@ -198,16 +198,14 @@ class FineTuning:
         }
 
     def _training_source(self, settings: FineTune) -> TrainingSource:
-        augment = self.config.augment
+        augmenter = Augmenter(self.config.augment)
         size = self.start.image_size
-        # The smallest crop must have as many pixels as the network's input.
-        height, width = (round(side * augment.crop_scale**-0.5) for side in size)
         images = extract_images(self.archive, self.store)
-        examples = Examples.from_index(self.rows["train"], images, (height, width))
+        examples = Examples.from_index(self.rows["train"], images, augmenter.decode_size(size))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
         sizes = epoch_sizes(size, settings.initial_size_fraction, settings.num_phases, settings.epochs)
         return TrainingSource(
-            examples, Augmenter(augment), sizes, settings.batch_size, settings.epochs, self.config.seed
+            examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed
         )
 
     def _mixer(self, settings: FineTune) -> BatchMixer:

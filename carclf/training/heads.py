@@ -11,6 +11,7 @@ import pandas as pd
 
 from carclf.config import Head, Model
 from carclf.progress import Meter
+from carclf.training.compile import CROSS_ENTROPY
 from carclf.training.schedules import warmup_cosine
 from carclf.training.validation import Objective, Validation
 
@@ -39,7 +40,10 @@ def join_backbone_and_head(backbone: keras.Model, head: keras.Model) -> keras.Mo
 
 @dataclass(frozen=True)
 class FittedHead:
-    """The history with one row per epoch, and the best epoch, from 1, with its validation."""
+    """The history with one row per epoch, and the best epoch, from 1, with its validation.
+
+    The columns ``loss`` and ``val_loss`` are both the cross-entropy without label smoothing.
+    """
 
     history: pd.DataFrame
     best: Validation
@@ -64,6 +68,7 @@ class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         logits = self.model.predict(features, batch_size=VALIDATION_BATCH_SIZE, verbose=0)
         validation = self.objective.measure(logits, labels)
         trained = {name: float(value) for name, value in logs.items()}
+        trained["loss"] = trained.pop(CROSS_ENTROPY)
         row = {"epoch": epoch + 1, **trained, "val_loss": validation.loss} | validation.to_metrics()
         self.history.append(row)
         self.meter(epoch + 1, self.params["epochs"], self.objective.format(validation), row)
@@ -87,10 +92,14 @@ def fit_head(
     num_steps = settings.epochs * -(-len(x) // settings.batch_size)
     schedule = warmup_cosine(settings.learning_rate, num_steps, WARMUP_FRACTION)
     trained = keras.Model(head.inputs, head.outputs)  # Keras would save the loss of a nested model with it
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay)
+    optimizer.exclude_from_weight_decay(
+        [variable for variable in trained.trainable_variables if len(variable.shape) <= 1])  # biases and scales
     trained.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=settings.weight_decay),
-        partial(_smoothed_cross_entropy, label_smoothing=settings.label_smoothing),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")], steps_per_execution=STEPS_PER_EXECUTION,
+        optimizer, partial(_smoothed_cross_entropy, label_smoothing=settings.label_smoothing),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy"),
+                 keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)],
+        steps_per_execution=STEPS_PER_EXECUTION,
     )
     with Meter("train_head") as meter:
         keep_best = _KeepBest(val, objective, meter)

@@ -22,7 +22,7 @@ from carclf.pipeline.batches import TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
 from carclf.progress import Meter, log, report_progress
 from carclf.training.checkpoints import Arrays, Checkpoints, CheckpointWriter
-from carclf.training.compile import build_metric_variables
+from carclf.training.compile import CROSS_ENTROPY, build_metric_variables
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
@@ -99,7 +99,8 @@ class Trainer:
     def run(self, start: Validation) -> pd.DataFrame:
         """Train to the end, from the latest checkpoint if there is one; return the history, one row per epoch.
 
-        ``start`` is the validation of the initial weights.
+        ``start`` is the validation of the initial weights. In the history, ``loss`` and ``val_loss`` are both the
+        cross-entropy without label smoothing: of the augmented training images, and of the validation images.
 
         Raise StageWaiting after ``pause_epoch``, when its checkpoint is saved. Raise QualityError if the initial
         weights are not finite, or if the loss repeatedly is not.
@@ -186,6 +187,7 @@ class Trainer:
             if not np.isfinite([logs["loss"], validation.loss]).all():
                 raise NonFiniteLossError
             self._record_validation(validation)
+        logs["loss"] = logs.pop(CROSS_ENTROPY)
         self._record_epoch({
             "epoch": self._epoch_number, "step": self.state.step, **logs, "val_loss": validation.loss,
             **validation.to_metrics(), "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
@@ -258,7 +260,7 @@ class Trainer:
         start = self._epoch_start
         seconds = max(time.monotonic() - start.time, 1e-9)
         metrics = {
-            "epoch": float(self._epoch_number), "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"]),
+            "epoch": float(self._epoch_number), "loss": float(logs[CROSS_ENTROPY]), "accuracy": float(logs["accuracy"]),
             "learning_rate": self._learning_rate(),
             "images_per_second": (self.state.step - start.step) * self.source.batch_size / seconds,
             "data_wait_fraction": (self.stream.wait_seconds - start.wait_seconds) / seconds,

@@ -37,9 +37,10 @@ def build_index(files: dict[str, bytes]) -> tuple[pd.DataFrame, Load]:
         label = path.split("/")[1] if path.startswith("train/") else ""
         rows.append({"id": path.split("/")[-1], "path": path, "label": label, "problem": "",
                      "sha256": hashlib.sha256(data).hexdigest(), "pixels_sha256": pixels_sha256(pixels),
-                     "phash": perceptual_hash(pixels)})
+                     "phash": perceptual_hash(pixels), "flipped_phash": perceptual_hash(cv2.flip(pixels, 1))})
     names = list(files)
-    return pd.DataFrame(rows).astype({"phash": "uint64"}), lambda position: decode(files[names[position]])
+    index = pd.DataFrame(rows).astype({"phash": "uint64", "flipped_phash": "uint64"})
+    return index, lambda position: decode(files[names[position]])
 
 
 def describe(files: dict[str, bytes]) -> list[dict]:
@@ -58,6 +59,8 @@ CHANGES: dict[str, Callable[[Pixels], bytes]] = {
     "brighter": lambda pixels: jpeg(cv2.convertScaleAbs(pixels, alpha=1.1, beta=8)),
     "darker": lambda pixels: jpeg(cv2.convertScaleAbs(pixels, alpha=0.75)),
     "cropped": lambda pixels: jpeg(pixels[4:-3, 5:-6]),
+    "flipped": lambda pixels: jpeg(cv2.flip(pixels, 1), 60),
+    "flipped and cropped": lambda pixels: jpeg(cv2.flip(pixels[3:-2, 2:-4], 1)),
     "all at once": lambda pixels: jpeg(cv2.resize(pixels[3:-2, 2:-4], (200, 150)), 50),
 }
 
@@ -88,6 +91,12 @@ def test_clusters_with_conflicting_labels_are_listed_first() -> None:
         (True, ["0", "3"], "near", 2), (False, ["1"], "exact", 3)]
 
 
+def test_the_flip_of_a_training_image_in_the_test_set_is_reported() -> None:
+    files = {"train/0/a.jpg": scene(0), "test_upload/b.jpg": cv2.flip(scene(0), 1), "train/1/c.jpg": scene(1)}
+    [cluster] = describe({path: jpeg(pixels) for path, pixels in files.items()})
+    assert (cluster["match"], cluster["in_train_and_test"]) == ("near", True)
+
+
 def test_rendered_cars_are_different_images() -> None:
     random = np.random.default_rng(0)
     files = {f"train/{number % 10}/{number}.jpg": car_image(number % 10, random) for number in range(120)}
@@ -112,7 +121,8 @@ def cluster_counting_loads(images: Sequence[Pixels], hashes: Sequence[int]) -> t
     """The number of clusters, and how often an image was loaded to find them."""
     sha256 = [hashlib.sha256(image).hexdigest() for image in images]
     index = pd.DataFrame({
-        "sha256": sha256, "pixels_sha256": sha256, "problem": "", "phash": np.array(hashes, np.uint64)})
+        "sha256": sha256, "pixels_sha256": sha256, "problem": "", "phash": np.array(hashes, np.uint64),
+        "flipped_phash": np.array(hashes, np.uint64)})
     loaded: list[int] = []
 
     def load(position: int) -> Pixels:

@@ -29,6 +29,9 @@ SETTINGS = {
     "head.epochs": 2,
     "fine_tune.epochs": 4,
     "fine_tune.checkpoint_minutes": 0,
+    "augment.trivial": True,
+    "augment.erasing": 0.5,
+    "augment.half_crop": 0.5,
     "validation.min_images_per_class": 5,
     "validation.max_unusable_fraction": 0.5,
 }

@@ -16,6 +16,7 @@ def test_the_loss_spreads_the_smoothed_probability_over_all_classes(smoothing):
     trained = compile_classifier(keras.Model(inputs, keras.layers.Identity()(inputs)), "sgd", smoothing)
     smoothed = (1 - smoothing) * targets + smoothing / 3
     expected = {"loss": -(smoothed * log_softmax(logits, 1)).sum(1).mean(),
+                "cross_entropy": -(targets * log_softmax(logits, 1)).sum(1).mean(),
                 "accuracy": (logits.argmax(1) == targets.argmax(1)).mean()}
     assert trained.evaluate(logits, targets, verbose=0, return_dict=True) == pytest.approx(expected, rel=1e-5)
 

@@ -49,3 +49,26 @@ def test_in_a_tie_the_lower_loss_is_better_unless_the_metric_is_accuracy() -> No
     ranking = Objective(METRICS["roc_auc"])
     assert ranking.is_better(late, early) and not ranking.is_better(early, late)
     assert not Objective().is_better(late, early)
+
+
+def test_the_training_loss_is_the_validation_loss_without_smoothing() -> None:
+    random = np.random.default_rng(0)
+    x, labels = random.normal(size=(40, 4)).astype(np.float32), random.integers(0, 3, 40)
+    config = load_config("demo", {"head.epochs": 1, "head.learning_rate": 1e-9, "head.label_smoothing": 0.5,
+                                  "model.dropout": 0.0})
+    history = fit_head(build_head(4, 3, config.model), (x, labels), (x, labels), config.head).history
+    assert list(history) == ["epoch", "accuracy", "loss", "val_loss", "val_accuracy", "val_metric"]
+    assert history["loss"][0] == pytest.approx(history["val_loss"][0], rel=1e-5)
+
+
+def test_only_kernels_of_the_head_decay() -> None:
+    """Features of zero give scale and kernel no gradient in the first step: only weight decay changes them."""
+    x, labels = np.zeros((8, 4), np.float32), np.arange(8) % 2
+    config = load_config("demo", {"head.epochs": 1, "head.batch_size": 8, "head.weight_decay": 1.0,
+                                  "head.learning_rate": 0.1, "model.batch_norm": True})
+    head = build_head(4, 2, config.model)
+    scale, kernel = head.trainable_variables[0], head.trainable_variables[2]
+    initial_kernel = np.array(kernel)
+    fit_head(head, (x, labels), (x, labels), config.head)
+    np.testing.assert_array_equal(scale, np.ones(4))
+    np.testing.assert_allclose(kernel, 0.9 * initial_kernel, rtol=1e-5)

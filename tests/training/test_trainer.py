@@ -33,7 +33,8 @@ from carclf.training.validation import Objective, Validation, ema_weights, valid
 SIZE = (48, 64)
 SETTINGS = {
     "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
-    "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3,
+    "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3, "augment.trivial": True,
+    "augment.erasing": 0.5, "augment.half_crop": 0.5,
 }
 WORST = Validation(float("inf"), -1.0, -1.0)
 MEASURED = ["seconds", "images_per_second", "data_wait_fraction"]  # columns of the history that vary between runs
