@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,7 +63,7 @@ class Result:
     skip_reason: str = ""
     waiting: bool = False
     until: str = ""
-    omitted: tuple[str, ...] = ()
+    omitted: list[str] = field(default_factory=list)
 
     @property
     def outcome(self) -> str:
@@ -324,10 +324,11 @@ def _result(stage: str, artifact: Artifact, reused: bool, seconds: float, config
                   omitted=_omitted(stage, config))
 
 
-def _omitted(stage: str, config: Config) -> tuple[str, ...]:
+def _omitted(stage: str, config: Config) -> list[str]:
+    """Return the stages between this one and the next stage of the run."""
     names = list(STAGES)
     following, present = names[names.index(stage) + 1 :], stages_of(flatten(config.model_dump()))
-    return tuple(takewhile(lambda name: name not in present, following))
+    return list(takewhile(lambda name: name not in present, following))
 
 
 def _skip_reason(stage: str, metrics: Metrics, config: Config) -> str:

@@ -116,7 +116,7 @@ def test_the_refit_predicts_by_default_with_the_measured_models_calibration(
 
 def test_without_a_competition_the_run_ends_with_the_refit(refitted: tuple[Run, dict[str, Result]]) -> None:
     _, results = refitted
-    assert results["promote"].skip_reason == "" and results["promote"].omitted == ()
+    assert results["promote"].skip_reason == "" and results["promote"].omitted == []
     assert "not a competition" in results["refit"].skip_reason
 
 
@@ -156,7 +156,7 @@ def test_a_run_without_refit_has_no_such_stage_and_the_same_keys(
     assert {stage: result.key for stage, result in again.items()} == {
         stage: result.key for stage, result in results.items() if stage != "refit"}
     assert all(result.reused for result in again.values())
-    assert again["promote"].omitted == ("refit",) and "not a competition" in again["promote"].skip_reason
+    assert again["promote"].omitted == ["refit"] and "not a competition" in again["promote"].skip_reason
     with pytest.raises(ConfigError, match=r"fine_tune\.refit is off"):
         run.run_stage("refit")
 
