@@ -29,7 +29,6 @@ from carclf.demo.grading import grade
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run
 from carclf.services.storage import init_store
-from carclf.stages.chain import STAGES
 
 HOLDOUT = 0.2
 SAMPLE_STEP = 20  # --quick takes every 20th image
@@ -49,7 +48,7 @@ def train_with_recipe(recipe: str, settings: dict[str, Any]) -> Train:
             os.environ |= {"CARCLF_KAGGLE_ENDPOINT": server.url, "KAGGLE_API_TOKEN": server.token}
             base = {"data.source": competition.slug, "model.weights": options.weights, "seed": seed} | OPEN_GATE
             run = Run.start_or_resume("run", store, recipe, load_config(recipe, base | settings))
-            results = {stage: run.run_stage(stage) for stage in STAGES}
+            results = {stage: run.run_stage(stage) for stage in run.stages}
         rows = pd.read_csv(work / "store" / str(results["submit"].metrics["submission"]), dtype=str)
         metrics = {"val_accuracy": float(results["evaluate"].metrics["val_accuracy"])}
         return dict(zip(rows["Id"], rows["Category"], strict=True)), metrics

@@ -13,7 +13,7 @@ from benchmarks.open_gate import OPEN_GATE
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.stages.chain import STAGES
+from carclf.stages.chain import stages_of
 
 
 def repeat(source: Path, target: Path, times: int) -> None:
@@ -48,7 +48,7 @@ def measure(folder: Path, work: Path) -> dict[str, float]:
             "CARCLF_STORE": str(work / "store"), "CARCLF_CREATE_STORE": "true", "CARCLF_SETTINGS": "",
             "CARCLF_RECIPE": "demo",
         }
-        for stage in STAGES:
+        for stage in stages_of({}):
             command = [sys.executable, "-m", "carclf", stage, "--run", "r"]
             if stage == "download":
                 for name, value in {"data.source": "cars", "fine_tune.epochs": 2, **OPEN_GATE}.items():

@@ -287,10 +287,8 @@ class Drift(Artifact):
     folder = "drifts"
 
 
-class Model(_Labeled):
+class Classifier(_Labeled):
     """``model.keras``, ``history.csv``, and ``reference_logits.parquet`` with logits computed before saving."""
-
-    folder = "models"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -302,9 +300,34 @@ class Model(_Labeled):
         return load_network(self.path(store, "model.keras"))
 
     @property
+    def measured_key(self) -> str:
+        """The key of the model whose evaluation and promotion apply to this one: its own unless it was refitted."""
+        return self.key
+
+
+class Model(Classifier):
+    """A classifier that was not trained on the validation images of its split, so it can be measured on them."""
+
+    folder = "models"
+
+    @property
     def is_ensemble(self) -> bool:
         """True if the model averages the predictions of several members, which ``ensemble.json`` lists."""
         return "ensemble.json" in self.files
+
+
+class RefittedModel(Classifier):
+    """A classifier trained like the measured model that it names, but also on the validation images.
+
+    It is another kind of artifact than ``Model``, so nothing that measures, compares or continues models can read it.
+    """
+
+    folder = "refits"
+
+    @property
+    def measured_key(self) -> str:
+        """The key of the model whose evaluation and promotion apply to this one."""
+        return self.input("measured")
 
 
 class Evaluation(Artifact):
@@ -343,8 +366,8 @@ class PublicScore(Artifact):
 
 KINDS: dict[str, type[Artifact]] = {
     kind.folder: kind
-    for kind in (Archive, Inspection, Dataset, Split, Features, Audit, Drift, Model, Evaluation, Decision, Prediction,
-                 Submission, PublicScore)
+    for kind in (Archive, Inspection, Dataset, Split, Features, Audit, Drift, Model, RefittedModel, Evaluation,
+                 Decision, Prediction, Submission, PublicScore)
 }  # inputs come before the artifacts that are made from them
 
 

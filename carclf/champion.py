@@ -1,7 +1,8 @@
 """``champion.json``: the champion, the stored threshold with its metric, and the history, changed by compare-and-swap.
 
 The history only grows. Each event has an ``action`` and a ``time``. The actions ``promoted`` and ``rolled_back`` make
-the event's model the champion; ``threshold_changed``, ``scored`` and ``measured`` (on labeled test images) do not.
+the event's model the champion; ``threshold_changed``, ``scored``, ``measured`` (on labeled test images) and
+``refitted`` do not. A champion is always a measured model; ``refitted`` names the refitted model that predicts for it.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required
 from pydantic import AfterValidator, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
-from carclf.artifacts import ArtifactKey, Evaluation, Metrics, Model, Split, verify_artifact
+from carclf.artifacts import ArtifactKey, Evaluation, Metrics, Model, RefittedModel, Split, verify_artifact
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.metrics import METRICS, Metric
 from carclf.services.storage import Store, format_command, parse_object, update_object
@@ -45,7 +46,7 @@ MetricName = Annotated[str, AfterValidator(_require_metric)]
 class StoredEvent(TypedDict, total=False):
     """An event of the history in ``champion.json``. ``rank`` may be empty."""
 
-    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored", "measured"]]
+    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored", "measured", "refitted"]]
     time: Required[str]
     model: ArtifactKey
     run: str
@@ -64,6 +65,7 @@ class StoredEvent(TypedDict, total=False):
     ref: int
     public_score: FiniteFloat
     rank: int | Literal[""]
+    refit: ArtifactKey
     holdout_evaluation: ArtifactKey
     holdout_accuracy: Accuracy
     holdout_accuracy_low: Accuracy
@@ -76,6 +78,7 @@ class StoredEvent(TypedDict, total=False):
 _REQUIRED_FIELDS = {
     "promoted": {"model", "decision"}, "rolled_back": {"model", "previous_model"}, "threshold_changed": {"threshold"},
     "scored": {"model", "ref", "public_score", "rank"}, "measured": {"model", "holdout_evaluation", "holdout_accuracy"},
+    "refitted": {"model", "refit"},
 }
 
 
@@ -231,6 +234,8 @@ def roll_back(store: Store, name: str = "", by: str = "") -> Event:
         if promotion["model"] == champion["model"]:
             raise ConfigError(f"{champion['model']} is already the champion.")
         _verify_champion(store, load_event_model(store, promotion))
+        if refit := refit_of_model(state, promotion["model"]):
+            verify_artifact(store, RefittedModel.require(store, refit, f"{CHAMPION} names it"))
         event = {"action": "rolled_back"} | {name: promotion[name] for name in PROMOTION_FIELDS if name in promotion}
         event |= {"previous_model": champion["model"], "by": by}
         if _replace_champion(store, champion, event):
@@ -302,6 +307,20 @@ def measurement_of_model(state: State, model_key: str) -> Event | None:
     return next((event for event in measured if event["model"] == model_key), None)
 
 
+def record_refit(store: Store, refitted: RefittedModel) -> None:
+    """Append that a model was refitted to the history, unless it names this refitted model already."""
+    model, key = refitted.measured_key, refitted.key
+    _change_if(store, lambda state: refit_of_model(state, model) != key,
+               lambda state: _with_event(state, {"action": "refitted", "model": model, "refit": key}))
+
+
+def refit_of_model(state: State, model_key: str) -> str:
+    """Return the key of the newest refitted model of a model, or ""."""
+    refits = [event["refit"] for event in state["history"]
+              if event["action"] == "refitted" and event["model"] == model_key]
+    return str(refits[-1]) if refits else ""
+
+
 def describe_holdout(measurement: Mapping[str, Any]) -> str:
     """Return the metric and the accuracy on the labeled test images, with their 95% intervals, as text."""
     names = {"metric": METRICS[measurement.get("metric", "accuracy")], "accuracy": METRICS["accuracy"]}
@@ -342,6 +361,13 @@ def promotions(state: State) -> list[Event]:
 def promotion_of_model(state: State, model_key: str) -> Event | None:
     """Return the event that promoted a model, or None if it was never promoted."""
     return next((event for event in promotions(state) if event["model"] == model_key), None)
+
+
+def require_promoted(store: Store, model_key: str) -> None:
+    """Raise ConfigError if a model was never promoted."""
+    if promotion_of_model(read_state(store) or {"history": []}, model_key) is None:
+        raise ConfigError(f"The model {model_key} was never promoted. Promote it first: carclf promote --run RUN; if "
+                          "gate.approval is required: carclf promote --run RUN --approved-by NAME.")
 
 
 def find_promotion(store: Store, state: State, name: str) -> Event:

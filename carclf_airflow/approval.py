@@ -88,7 +88,10 @@ def approval_tasks() -> None:
     def promote() -> dict[str, Any]:
         context = get_current_context()
         user = context["ti"].xcom_pull(task_ids=ASK_TASK)["responded_by_user"]
-        return run_stage("promote", context, "--approved-by", user["name"])
+        result = run_stage("promote", context, "--approved-by", user["name"])
+        if result["omitted"]:
+            skip_tasks(context, result["omitted"], result)
+        return result
 
     ask >> promote()
 
@@ -102,10 +105,10 @@ def _question() -> str:
 
 
 def promote_or_request_approval(context: Mapping[str, Any]) -> dict[str, Any]:
-    """Run promote; skip the approval's tasks unless the stage waits for approval."""
+    """Run promote; skip the approval's tasks and the omitted stages unless the stage waits for approval."""
     result = run_stage("promote", context)
     if not result["waiting"]:
-        skip_tasks(context, [ASK_TASK, PROMOTE_TASK], result)
+        skip_tasks(context, [ASK_TASK, PROMOTE_TASK, *result["omitted"]], result)
     return result
 
 

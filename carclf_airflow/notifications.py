@@ -102,7 +102,7 @@ def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
     if promotion.get("waiting"):
         response = pull(task_ids=ASK_TASK, key="response") or "declined"
         return Outcome("declined", f"{response}; {reason}", metrics)
-    skipped = results.get("submit", promotion).get("skip_reason") or ""
+    skipped = results.get("submit", results.get("refit", promotion)).get("skip_reason") or ""
     decision = str(promotion["metrics"].get("decision", state))
     if skipped and decision == "promoted":
         reason = f"{reason}; not submitted: {skipped}"

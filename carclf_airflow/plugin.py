@@ -18,7 +18,7 @@ ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
 URL_PREFIX = "/carclf"  # of the app's routes
 # The section of the report for each task; the other tasks link to the stages.
 REPORT_SECTIONS = {"validate": "data", "split": "data", "train_head": "training", "fine_tune": "training",
-                   "evaluate": "evaluation", "promote": "gate", "ask": "gate"}
+                   "evaluate": "evaluation", "promote": "gate", "ask": "gate", "refit": "training"}
 
 
 def _base_path() -> str:

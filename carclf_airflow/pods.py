@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 # Stages that train or predict: promote evaluates the champion again, submit predicts the test images.
-GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "submit"}
+GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "refit", "submit"}
 
 
 def gpu_task_options(stage: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """### Retrain the car classifier and compete with it.
 
-`download → validate → split → train_head → fine_tune → evaluate → promote → (approval) → submit → score`
+`download → validate → split → train_head → fine_tune → evaluate → promote → (approval) → (refit) → submit → score`
 
 Each task runs one `carclf` command in a child process. The task's log starts with that command, which you can paste
 into a terminal. A stage whose inputs and settings are unchanged logs `reused` and ends at once.
@@ -16,6 +16,7 @@ into a terminal. A stage whose inputs and settings are unchanged logs `reused` a
 | evaluate | the store's copy of a model is damaged | `carclf store check --repair` |
 | promote | the store is unavailable (a weak model skips submit and score) | train longer, or change the threshold |
 | approval | never: without an approval, submit and score are skipped | clear `approval.ask` to be asked again |
+| refit | as train_head and fine_tune; it is skipped unless `fine_tune.refit` is on | as for them |
 | submit | Kaggle is down; it waits at the daily limit and after a lost response | none: it submits once |
 | submit | never: if nothing can be submitted to the source, it is skipped and shows the reason | none |
 | score | scoring takes more than six hours, or Kaggle could not grade | open the submission on Kaggle |
@@ -43,8 +44,8 @@ from carclf_airflow.stage_process import poke_stage, run_stage
 def car_retrain():
     """Add the tasks in order."""
 
-    def stage(name, *, hours):
-        @task(task_id=name, execution_timeout=timedelta(hours=hours), **gpu_task_options(name))
+    def stage(name, *, hours, **options):
+        @task(task_id=name, execution_timeout=timedelta(hours=hours), **gpu_task_options(name), **options)
         def run():
             return run_stage(name, get_current_context())
 
@@ -74,7 +75,8 @@ def car_retrain():
         stage("evaluate", hours=6),
         promote(),
         approval_tasks(),
-        # none_failed: the approval's tasks are skipped if no approval is required
+        # none_failed: the approval's tasks are skipped if no approval is required, refit if fine_tune.refit is off
+        stage("refit", hours=60, trigger_rule="none_failed"),
         sensor("submit", hours=6, timeout=timedelta(days=3), trigger_rule="none_failed"),
         sensor("score", hours=1, timeout=timedelta(hours=6)),
     )

@@ -30,7 +30,7 @@ SetOption = Annotated[
     list[str], typer.Option("--set", help="Change a setting, as in fine_tune.epochs=3. Can be repeated.")
 ]
 ModelOption = Annotated[
-    str, typer.Option("--model", help="The key of the model in the store; by default the champion.")
+    str, typer.Option("--model", help="The key of the model in the store; by default the champion, refitted if it was.")
 ]
 ModelRunOption = Annotated[str, typer.Option("--run", help="Use the model of this run instead of --model.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

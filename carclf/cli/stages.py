@@ -97,7 +97,7 @@ def run_all(
         load_settings(recipe, set_)  # an unnamed run is recorded only if its settings are valid
         run_id = f"{recipe}-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     run = _start_or_resume(run_id, _open_store(store_url, create_store), recipe, set_)
-    for stage in STAGES:
+    for stage in run.stages:
         result = _run_to_end(run, stage)
         if result.waiting:
             print(f"{result.summary}\nTo continue with {stage}: {format_command(run.store, f'{stage} --run {run_id}')}")

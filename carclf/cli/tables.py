@@ -134,6 +134,7 @@ def _describe_event(event: Event) -> str:
         "by": event.get("approved_by") or event.get("by"),
         "replaces": event.get("previous_model"),
         "override:": event.get("override"),
+        "as": event.get("refit"),
     }
     return line + "".join(f", {word} {value}" for word, value in fields.items() if value)
 

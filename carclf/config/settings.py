@@ -274,6 +274,8 @@ class FineTune(Section):
     ema_momentum: float = Field(
         0.98, ge=0, lt=1, description="Momentum of the exponential moving average of the weights; 0 turns it off.")
     global_clipnorm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    refit: bool = Field(
+        False, description="After a promotion, train again with the validation images, and submit that model.")
     patience: int = Field(5, ge=1, description="Stop after this many epochs of the last phase without a better metric.")
     budget_minutes: float = Field(
         0, ge=0, description="Minutes after which training stops and keeps the best epoch; 0 for no limit.")

@@ -21,6 +21,7 @@ MAX_LISTED = 100  # findings, and unusable images
 FILES = {  # by stage, the files that the facts are read from
     "validate": ("report.json",), "train_head": ("history.csv",), "fine_tune": ("history.csv",),
     "evaluate": ("evaluation.json", "error_images.json"), "promote": ("decision.json",),
+    "refit": ("history.csv",),
 }
 IMAGE_KINDS = ("image", "overlay")
 JPEG_URI = "data:image/jpeg;base64,"

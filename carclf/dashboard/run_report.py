@@ -15,7 +15,7 @@ from carclf.runs.run import Result, Run
 from carclf.services.storage import Store
 from carclf.stages.chain import NO_OPTIONS, StageOptions
 
-LATE_STAGES = ("evaluate", "promote", "submit", "score")  # the report is written after these
+LATE_STAGES = ("evaluate", "promote", "refit", "submit", "score")  # the report is written after these
 POLLED_STAGES = ("submit", "score")  # nothing changes in the report while these wait
 
 

@@ -9,7 +9,7 @@ from carclf.artifacts import File
 from carclf.config import flatten, load_config, parse_override
 from carclf.dashboard.run_reader import Facts, RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
-from carclf.stages.chain import STAGES
+from carclf.stages.chain import STAGES, stages_of
 
 
 class ChangedSetting(Facts):
@@ -54,7 +54,7 @@ def all_stage_facts(
     """Return the facts of all stages in their order."""
     stages: list[StageFacts] = []
     skip_reason = ""
-    for name in STAGES:
+    for name in stages_of(flatten(reader.record["config"])):
         stage = _stage_facts(reader, name, live.get(name), _command(reader, name, settings))
         if stage.state == "not started" and skip_reason:
             stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})

@@ -59,7 +59,7 @@ def _template_values(selected: SelectedModel, split: Split, store: Store) -> dic
         "scores": [score for score in selected.scores if score.get("public_score", "") != ""],
         "decision": selected.decision,
         "data": _rows(_data(split, store)),
-        "members": read_members(model, store) if model.is_ensemble else [],
+        "members": read_members(model, store) if isinstance(model, Model) and model.is_ensemble else [],
         "settings": _rows(_settings(selected, store)),
         "keys": _rows(_keys(selected, split)),
     }

@@ -101,7 +101,7 @@ class TrainingSource:
     """Grain source of a whole training: the examples of all epochs, reshuffled in each epoch.
 
     ``sizes`` has one size for each epoch. ``batch_size`` is at most the number of examples. An epoch consists of
-    whole batches; shuffling changes which examples are left over.
+    whole batches, of ``max_steps`` if that is not 0; shuffling changes which examples are left over.
     """
 
     examples: Examples
@@ -110,6 +110,7 @@ class TrainingSource:
     batch_size: int
     epochs: int
     seed: int
+    max_steps: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batch_size", min(self.batch_size, len(self.examples)))
@@ -117,7 +118,8 @@ class TrainingSource:
     @property
     def steps_per_epoch(self) -> int:
         """Number of batches in each epoch."""
-        return len(self.examples) // self.batch_size
+        num_batches = len(self.examples) // self.batch_size
+        return min(num_batches, self.max_steps or num_batches)
 
     @property
     def epoch_size(self) -> int:

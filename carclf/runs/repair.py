@@ -11,6 +11,7 @@ from carclf.artifacts import (
     KINDS,
     Archive,
     Artifact,
+    Classifier,
     Dataset,
     Decision,
     Evaluation,
@@ -37,7 +38,7 @@ from carclf.stages.split import rebuild_split
 T = TypeVar("T")
 Producer = tuple[Record, StageSpec]
 # Rebuilding a decision could promote a model, and rebuilding a submission could send it.
-REBUILT_STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate")
+REBUILT_STAGES = ("download", "validate", "split", "train_head", "fine_tune", "evaluate", "refit")
 # Artifacts that the next stage that needs one builds again, unless a champion refers to them.
 INTERNAL_FOLDERS = ("inspections", "features", "audits", "drifts", "evaluations", "predictions", "decisions", "scores")
 NO_PATHS: frozenset[str] = frozenset()
@@ -71,7 +72,7 @@ def with_repair(
         except DamagedArtifactError as error:
             if error.path in active:
                 raise DataError(f"{error.problem} Rebuilding it did not help. {_restore(error.path)}") from error
-            if error.path.startswith("models/") and not can_train:
+            if issubclass(KINDS[error.path.partition("/")[0]], Classifier) and not can_train:
                 raise
             active |= {error.path}
             rebuild(store, error, active, can_train=can_train)
@@ -103,7 +104,7 @@ def rebuild(
         raise ConfigError(f"{damage.path} is damaged and must be rebuilt by {producer[1].name}: {error}") from error
     try:
         with_repair(store, lambda: verify_artifact(store, kind.require(store, key)), active, can_train=can_train)
-        if kind is Model and not _is_same_model(model := Model.require(store, key), files):
+        if issubclass(kind, Classifier) and not _is_same_model(model := kind.require(store, key), files):
             _accept_other_weights(store, model)
     except CarclfError:
         _write_back(store, kind, key, original)
@@ -188,7 +189,7 @@ def _stored_files(store: Store, kind: type[Artifact], key: str) -> set[str]:
     return listed | set(store.list_keys(f"{kind.folder}/{key}/"))
 
 
-def _is_same_model(model: Model, files: set[str]) -> bool:
+def _is_same_model(model: Classifier, files: set[str]) -> bool:
     """Return whether a model makes the same predictions as the one whose files were in the store before.
 
     model.keras contains the date. The reference logits depend on the weights alone, and keys contain content hashes.
@@ -197,9 +198,9 @@ def _is_same_model(model: Model, files: set[str]) -> bool:
     return reference.key in files
 
 
-def _accept_other_weights(store: Store, model: Model) -> None:
+def _accept_other_weights(store: Store, model: Classifier) -> None:
     """Mark what was measured with the earlier weights as damaged; raise DataError if the model was a champion."""
-    path = f"models/{model.key}"
+    path = f"{model.folder}/{model.key}"
     if promotion_of_model(read_state(store) or {"history": []}, model.key):
         raise DataError(f"{path} is damaged. It was trained again, but its weights differ from the champion's, as on "
                         f"a GPU or on another machine. {_restore(path)}")
@@ -274,6 +275,7 @@ def _champion_references(store: Store) -> set[str]:
     state = read_state(store) or {"history": []}
     references = {f"evaluations/{event['holdout_evaluation']}" for event in state["history"]
                   if event["action"] == "measured"}
+    references |= {f"refits/{event['refit']}" for event in state["history"] if event["action"] == "refitted"}
     for event in promotions(state):
         references |= {f"{name}s/{event[name]}" for name in ("model", "decision", "evaluation") if name in event}
         if _is_valid(store, Model, event["model"]):

@@ -5,14 +5,15 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from carclf.artifacts import Archive, Artifact, Metrics, Model, Split, StageContext, remove_leftovers
-from carclf.config import NAMED_WEIGHTS, Config, require_weights
+from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Split, StageContext, remove_leftovers
+from carclf.config import NAMED_WEIGHTS, Config, flatten, require_weights
 from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
@@ -26,7 +27,7 @@ from carclf.runs.repair import with_repair
 from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
 from carclf.stages import fine_tune as fine_tune_stage
-from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall, StageOptions, StageSpec
+from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall, StageOptions, StageSpec, stages_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,8 @@ class Result:
     """The result of a stage.
 
     ``skip_reason`` is not empty if the remaining stages are skipped; without a ``key``, this stage is skipped too.
-    A ``waiting`` stage must run again, not before ``until`` (ISO 8601; empty: at any time).
+    A ``waiting`` stage must run again, not before ``until`` (ISO 8601; empty: at any time). ``omitted`` are the stages
+    before the next one that this run does not have.
     """
 
     stage: str
@@ -61,6 +63,7 @@ class Result:
     skip_reason: str = ""
     waiting: bool = False
     until: str = ""
+    omitted: list[str] = field(default_factory=list)
 
     @property
     def outcome(self) -> str:
@@ -119,6 +122,11 @@ class Run:
                               f"{format_command(store, f'download --run {run_id}')}")
         return cls(run_id, store, record)
 
+    @property
+    def stages(self) -> list[str]:
+        """The names of the run's stages, in order."""
+        return stages_of(flatten(self.config.model_dump()))
+
     def artifact(self, kind: type[A], stage: str) -> A:
         """Return a stage's artifact; raise ConfigError if it has not run, DataError if the artifact is missing."""
         result = self.record["stages"].get(stage)
@@ -140,11 +148,15 @@ class Run:
         if "members" in self.record and stage in MEMBER_STAGES:
             raise ConfigError(f"The run {self.run_id!r} is an ensemble of {', '.join(self.record['members'])}, which "
                               f"ran {stage}. Build it again with carclf ensemble.")
+        if stage not in self.stages:
+            raise ConfigError(f"{spec.switch} is off in the run {self.run_id!r}, so it has no stage {stage}. Start "
+                              f"another run with --set {spec.switch}=true: it reuses everything that is unchanged.")
         self._log_start(spec)
         started = time.monotonic()
         try:
             with self._attempt(stage), record_progress(self.store, self.run_id, stage):
-                can_train = spec.artifact is Model  # other stages have shorter limits and may have no GPU
+                # Other stages have shorter limits and may have no GPU.
+                can_train = issubclass(spec.artifact, Classifier)
                 artifact, reused = with_repair(self.store, lambda: self._call_stage(spec, options), can_train=can_train)
         except StageWaiting as waiting:
             log.info("%s: waiting %s", stage, waiting)
@@ -160,7 +172,7 @@ class Run:
         return result
 
     def _call_stage(self, spec: StageSpec, options: StageOptions) -> tuple[Artifact, bool]:
-        inputs = {name: self.artifact(STAGES[name].artifact, name) for name in spec.inputs}
+        inputs = {name: self.artifact(STAGES[name].artifact, name) for name in spec.inputs if name in self.stages}
         return spec.run(StageCall(inputs, self.context, options, self.run_id))
 
     def record_result(self, result: Result) -> None:
@@ -308,14 +320,22 @@ def _result(stage: str, artifact: Artifact, reused: bool, seconds: float, config
     metrics = artifact.metrics | ({name: artifact.files[file].key} if file in artifact.files else {})
     logged = {name: value for name, value in metrics.items() if name not in UNLOGGED_METRICS and value != ""}
     skip = _skip_reason(stage, metrics, config)
-    return Result(stage, artifact.key, reused, round(seconds, 2), metrics, format_pairs(logged), skip_reason=skip)
+    return Result(stage, artifact.key, reused, round(seconds, 2), metrics, format_pairs(logged), skip_reason=skip,
+                  omitted=_omitted(stage, config))
+
+
+def _omitted(stage: str, config: Config) -> list[str]:
+    """Return the stages between this one and the next stage of the run."""
+    names = list(STAGES)
+    following, present = names[names.index(stage) + 1 :], stages_of(flatten(config.model_dump()))
+    return list(takewhile(lambda name: name not in present, following))
 
 
 def _skip_reason(stage: str, metrics: Metrics, config: Config) -> str:
-    if stage != "promote":
-        return ""
-    if metrics["decision"] == "rejected":
+    if stage == "promote" and metrics["decision"] == "rejected":
         return str(metrics["reason"])
+    if stage != ("refit" if config.fine_tune.refit else "promote"):  # the stage before submit
+        return ""
     return config.submission_obstacle if config.submit.enabled else "submit.enabled is off"
 
 

@@ -9,19 +9,30 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from carclf import artifacts
-from carclf.artifacts import Archive, Artifact, Dataset, Evaluation, Model, Split, StageContext, Submission
+from carclf.artifacts import (
+    Archive,
+    Artifact,
+    Dataset,
+    Evaluation,
+    Model,
+    RefittedModel,
+    Split,
+    StageContext,
+    Submission,
+)
 from carclf.champion import champion_split
 from carclf.config import Config, flatten
 from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
 from carclf.stages.fine_tune import fine_tune
 from carclf.stages.promote import EXCLUDED_GATE_SETTINGS, Candidate, PromotionOptions, promote
+from carclf.stages.refit import refit
 from carclf.stages.score import score
 from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import LAYOUT_SETTINGS, validate
-from carclf.training.warm_start import SPEED_SETTINGS
+from carclf.training.warm_start import EXCLUDED_SETTINGS
 
 A = TypeVar("A", bound=Artifact)
 
@@ -63,7 +74,8 @@ class StageSpec:
     """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
 
     ``sections`` names sections of the settings or single settings. They are part of the artifact's key, except for the
-    settings in ``excluded``, which affect the speed or later stages, not the result. ``force`` salts every key.
+    settings in ``excluded``, which affect the speed or later stages, not the result. ``force`` salts every key. A run
+    has the stage only if the setting ``switch`` is on, or if it is empty.
     """
 
     name: str
@@ -72,6 +84,7 @@ class StageSpec:
     artifact: type[Artifact]
     run: Callable[[StageCall], tuple[Artifact, bool]]
     excluded: tuple[str, ...] = ()
+    switch: str = ""
 
     def settings(self, config: Config) -> dict[str, Any]:
         """Return the settings that are part of the stage's key, by dotted name."""
@@ -100,10 +113,18 @@ def _promote(call: StageCall) -> tuple[Artifact, bool]:
     return promote(Candidate(archive, data_split, model, evaluation), call.context, options)
 
 
+def _refit(call: StageCall) -> tuple[Artifact, bool]:
+    archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
+    start, measured = call.input(Model, "train_head"), call.input(Model, "fine_tune")
+    return refit(archive, data_split, start, measured, call.context)
+
+
 def _submit(call: StageCall) -> tuple[Artifact, bool]:
     archive, dataset = call.input(Archive, "download"), call.input(Dataset, "validate")
-    model, evaluation = call.input(Model, "fine_tune"), call.input(Evaluation, "evaluate")
-    return submit(archive, dataset, model, evaluation, call.context)
+    evaluation = call.input(Evaluation, "evaluate")
+    if "refit" in call.artifacts:
+        return submit(archive, dataset, call.input(RefittedModel, "refit"), evaluation, call.context)
+    return submit(archive, dataset, call.input(Model, "fine_tune"), evaluation, call.context)
 
 
 _SPECS = (
@@ -116,15 +137,22 @@ _SPECS = (
               lambda call: train_head(call.input(Archive, "download"), call.input(Split, "split"), call.context)),
     StageSpec("fine_tune", ("download", "split", "train_head"),
               ("seed", "model.precision", "model.deterministic", "augment", "fine_tune"), Model, _fine_tune,
-              excluded=tuple(f"fine_tune.{name}" for name in sorted(SPEED_SETTINGS))),
+              excluded=tuple(f"fine_tune.{name}" for name in sorted(EXCLUDED_SETTINGS))),
     StageSpec("evaluate", ("download", "split", "fine_tune"), ("evaluate",), Evaluation, _evaluate,
               excluded=("evaluate.batch_size",)),
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,
               excluded=tuple(f"gate.{name}" for name in sorted(EXCLUDED_GATE_SETTINGS))),
-    StageSpec("submit", ("download", "validate", "fine_tune", "evaluate"),
+    StageSpec("refit", ("download", "split", "train_head", "fine_tune"), (), RefittedModel, _refit,
+              switch="fine_tune.refit"),
+    StageSpec("submit", ("download", "validate", "fine_tune", "evaluate", "refit"),
               ("data.source", "submit.positive_class", "evaluate"), Submission, _submit,
               excluded=("evaluate.batch_size",)),
     StageSpec("score", ("submit", "evaluate"), ("data.source",), artifacts.PublicScore,
               lambda call: score(call.input(Submission, "submit"), call.input(Evaluation, "evaluate"), call.context)),
 )
 STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}
+
+
+def stages_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return the names of the stages of a run with these settings, given by dotted name, in order."""
+    return [name for name, spec in STAGES.items() if not spec.switch or settings.get(spec.switch)]

@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 from carclf.artifacts import (
     Archive,
+    Classifier,
     Dataset,
     Evaluation,
     Metrics,
-    Model,
     Prediction,
     Provenance,
     StageContext,
     Submission,
     build,
 )
-from carclf.champion import promotion_of_model, read_state
+from carclf.champion import require_promoted
 from carclf.dataset.archives import extract_images
 from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat, read_sample_submission
-from carclf.errors import ConfigError, StageSkipped
+from carclf.errors import StageSkipped
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient, ungraded_error
 from carclf.services.kaggle.submitting import Attempt, SubmissionFile, require_open, submit_once
@@ -35,21 +35,17 @@ _NO_ATTEMPT = b"null"
 
 
 def submit(
-    archive: Archive, dataset: Dataset, model: Model, evaluation: Evaluation, context: StageContext
+    archive: Archive, dataset: Dataset, model: Classifier, evaluation: Evaluation, context: StageContext
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
-    Raise ConfigError if the model was never promoted. Raise StageSkipped if the source is not a competition, or if the
-    competition accepts no files. Raise StageWaiting, and keep the predictions, if Kaggle accepts no more submissions
-    today or if it is unknown whether it received them.
+    The evaluation of a refitted model is that of its measured model. Raise ConfigError if that was never promoted.
+    Raise StageSkipped if the source is not a competition, or if the competition accepts no files. Raise StageWaiting,
+    and keep the predictions, if Kaggle accepts no more submissions today or if it is unknown whether it received them.
     """
     if obstacle := context.config.submission_obstacle:
         raise StageSkipped(obstacle)
-    state = read_state(context.store)
-    if state is None or promotion_of_model(state, model.key) is None:
-        raise ConfigError(f"The model {model.key} was never promoted, so it is not submitted. Promote it first: carclf "
-                          "promote --run RUN; if gate.approval is required: carclf promote --run RUN --approved-by "
-                          "NAME.")
+    require_promoted(context.store, model.measured_key)
     provenance = _prediction_provenance(archive, dataset, model, evaluation, context)
     if not Prediction.find(context.store, provenance.key(Prediction)):
         require_open(KaggleClient(context.config.competition))
@@ -58,7 +54,7 @@ def submit(
 
 
 def predict_test(
-    archive: Archive, dataset: Dataset, model: Model, evaluation: Evaluation, context: StageContext
+    archive: Archive, dataset: Dataset, model: Classifier, evaluation: Evaluation, context: StageContext
 ) -> tuple[Prediction, bool]:
     """Return the predictions of the test images in the order of the sample submission, and whether they were reused.
 
@@ -87,7 +83,7 @@ def predict_test(
 
 
 def _prediction_provenance(
-    archive: Archive, dataset: Dataset, model: Model, evaluation: Evaluation, context: StageContext
+    archive: Archive, dataset: Dataset, model: Classifier, evaluation: Evaluation, context: StageContext
 ) -> Provenance:
     inputs = {"archive": archive.key, "dataset": dataset.key, "model": model.key}
     evaluate, temperature = context.config.evaluate, evaluation.number("temperature")
@@ -161,7 +157,7 @@ class StoredClaim:
 
 
 def _predict_probabilities(
-    ids: Sequence[str], archive: Archive, dataset: Dataset, model: Model, context: StageContext
+    ids: Sequence[str], archive: Archive, dataset: Dataset, model: Classifier, context: StageContext
 ) -> "npt.NDArray[np.float64]":
     from carclf.inference.tta import predict
     from carclf.pipeline.batches import Examples, LetterboxedSource

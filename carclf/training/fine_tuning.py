@@ -63,6 +63,7 @@ class FineTuning:
         self.archive = archive
         self.split = split
         self.start = start
+        self.context = context
         self.config = context.config
         self.store = context.store
 
@@ -106,8 +107,8 @@ class FineTuning:
     def find_learning_rate(self, network: keras.Model, settings: FineTune) -> Trials:
         """Find a learning rate by a range test."""
         settings = _trial_settings(settings)
-        source = self._training_source(settings)
-        stream = batches(source, source.batch_size, mix=self._mixer(settings))
+        source = self.training_source(settings)
+        stream = batches(source, source.batch_size, mix=self.mixer(settings))
         with self._restored(network):
             table = auto_settings.range_test(
                 lambda rate: compile_for_fine_tuning(settings, network, source, rate)[0], stream, NUM_RATES
@@ -120,7 +121,7 @@ class FineTuning:
         ``try_all`` also measures larger batches, which are never chosen, to show what fits into memory.
         """
         settings = _trial_settings(settings)
-        source = self._training_source(settings)
+        source = self.training_source(settings)
         largest = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // MIN_STEPS_PER_EPOCH))
         with self._restored(network):
             trained, _ = compile_for_fine_tuning(settings, network, source)
@@ -175,7 +176,7 @@ class FineTuning:
     def _train(
         self, network: keras.Model, settings: FineTune, checkpoints: Checkpoints, pause_epoch: int
     ) -> tuple[pd.DataFrame, Metrics]:
-        source = self._training_source(settings)
+        source = self.training_source(settings)
         images = extract_images(self.archive, self.store)
         size = self.start.image_size
         val = LetterboxedSource(Examples.from_index(self.rows["val"], images, size), size)
@@ -184,7 +185,7 @@ class FineTuning:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
         log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
         objective = Objective.from_split(self.split)
-        options = TrainerOptions(settings, self._mixer(settings), objective, pause_epoch)
+        options = TrainerOptions(settings, self.mixer(settings), objective, pause_epoch)
 
         def validate_model(model: keras.Model) -> Validation:
             return validate(model, val, source.batch_size, objective)
@@ -197,18 +198,26 @@ class FineTuning:
             "batch_size": source.batch_size,
         }
 
-    def _training_source(self, settings: FineTune) -> TrainingSource:
+    def training_source(
+        self, settings: FineTune, rows: pd.DataFrame | None = None, max_steps: int = 0
+    ) -> TrainingSource:
+        """Return the source of a training on images, by default the training images.
+
+        ``max_steps`` limits the steps of an epoch; 0 for no limit.
+        """
         augmenter = Augmenter(self.config.augment)
         size = self.start.image_size
         images = extract_images(self.archive, self.store)
-        examples = Examples.from_index(self.rows["train"], images, augmenter.decode_size(size))
+        rows = self.rows["train"] if rows is None else rows
+        examples = Examples.from_index(rows, images, augmenter.decode_size(size))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
         sizes = epoch_sizes(size, settings.initial_size_fraction, settings.num_phases, settings.epochs)
         return TrainingSource(
-            examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed
+            examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed, max_steps
         )
 
-    def _mixer(self, settings: FineTune) -> BatchMixer:
+    def mixer(self, settings: FineTune) -> BatchMixer:
+        """Return the mixing of a batch's images."""
         num_classes = int(self.start.number("num_classes"))
         return BatchMixer(num_classes, self.config.seed, settings.mixup, settings.cutmix)
 

@@ -1,5 +1,6 @@
 """The head: from pooled features to logits, fitted to cached features."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -88,6 +89,18 @@ def fit_head(
     head: keras.Model, train: LabeledFeatures, val: LabeledFeatures, settings: Head, objective: Objective = ACCURACY
 ) -> FittedHead:
     """Fit the head to features and labels, and leave the weights of the best epoch in it."""
+    with Meter("train_head") as meter:
+        keep_best = _KeepBest(val, objective, meter)
+        fit_to_end(head, train, settings, [keep_best])
+    assert keep_best.best is not None  # Head.epochs is at least 1
+    head.set_weights(keep_best.best_weights)
+    return FittedHead(pd.DataFrame(keep_best.history), keep_best.best, keep_best.best_epoch)
+
+
+def fit_to_end(
+    head: keras.Model, train: LabeledFeatures, settings: Head, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> None:
+    """Fit the head to features and labels without validation, and leave the weights of the last step in it."""
     x, labels = train
     num_steps = settings.epochs * -(-len(x) // settings.batch_size)
     schedule = warmup_cosine(settings.learning_rate, num_steps, WARMUP_FRACTION)
@@ -101,10 +114,5 @@ def fit_head(
                  keras.metrics.SparseCategoricalCrossentropy(name=CROSS_ENTROPY, from_logits=True)],
         steps_per_execution=STEPS_PER_EXECUTION,
     )
-    with Meter("train_head") as meter:
-        keep_best = _KeepBest(val, objective, meter)
-        trained.fit(
-            x, labels, epochs=settings.epochs, batch_size=settings.batch_size, verbose=0, callbacks=[keep_best])
-    assert keep_best.best is not None  # Head.epochs is at least 1
-    trained.set_weights(keep_best.best_weights)
-    return FittedHead(pd.DataFrame(keep_best.history), keep_best.best, keep_best.best_epoch)
+    trained.fit(
+        x, labels, epochs=settings.epochs, batch_size=settings.batch_size, verbose=0, callbacks=list(callbacks))

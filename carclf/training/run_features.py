@@ -21,7 +21,7 @@ SUBSETS = ("train", "val", "excluded")
 
 @dataclass
 class RunFeatures:
-    """Features of every view of the training images, and of the plain view of all other images.
+    """Features of every view of the images of ``augmented`` subsets, and of the plain view of all other images.
 
     ``settings`` are those of train_head. The backbone is that of ``start_model``, or by default the configured one.
     Nothing is computed twice, and the training framework is only imported when a property is used.
@@ -32,6 +32,7 @@ class RunFeatures:
     context: StageContext
     settings: Mapping[str, Any]
     start_model: Model | None = None
+    augmented: tuple[str, ...] = ("train",)
 
     @cached_property
     def backbone(self) -> "keras.Model":
@@ -91,5 +92,5 @@ class RunFeatures:
         setting = self.context.config.model.precision
         with compute_precision(setting, self.backbone) as precision, Meter("features") as meter:
             shards = FeatureShards(self.backbone, {**self.settings, "precision": precision}, self.context, meter)
-            subsets = {name: (table, num_views if name == "train" else 1) for name, table in rows.items()}
+            subsets = {name: (table, num_views if name in self.augmented else 1) for name, table in rows.items()}
             return shards.load(archive, split, subsets)

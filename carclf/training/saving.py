@@ -22,7 +22,8 @@ def save_model(model: keras.Model, history: pd.DataFrame, folder: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for column, label in ((name, "training"), (f"val_{name}", "validation")):
-            axes.plot(history["epoch"], history[column], marker=".", label=label)
+            if column in history:  # a refitted model has no validation
+                axes.plot(history["epoch"], history[column], marker=".", label=label)
         axes.set(xlabel="epoch", ylabel=name)
         axes.legend()
     figure.savefig(folder / "curves.png", dpi=100)

@@ -72,10 +72,13 @@ class _EpochStart:
 
 
 class Trainer:
-    """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the best weights in the model."""
+    """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the best weights in the model.
+
+    Without ``validate``, no image is held out, and the moving averages after the last step are kept.
+    """
 
     def __init__(
-        self, model: keras.Model, source: TrainingSource, validate: Validate, checkpoints: Checkpoints,
+        self, model: keras.Model, source: TrainingSource, validate: Validate | None, checkpoints: Checkpoints,
         options: TrainerOptions,
     ) -> None:
         self.model = model
@@ -181,19 +184,30 @@ class Trainer:
         seconds = time.monotonic() - start.time
         waited = self.stream.wait_seconds - start.wait_seconds
         logs = {name: float(value) for name, value in steps.logs.items()}
+        if not np.isfinite(logs["loss"]):
+            raise NonFiniteLossError
         with ema_weights(self.model):
-            validation = self.validate(self.model)
-            # The last step may have damaged the weights, which no training loss shows yet.
-            if not np.isfinite([logs["loss"], validation.loss]).all():
-                raise NonFiniteLossError
-            self._record_validation(validation)
+            measured, text = self._end_epoch()
         logs["loss"] = logs.pop(CROSS_ENTROPY)
         self._record_epoch({
-            "epoch": self._epoch_number, "step": self.state.step, **logs, "val_loss": validation.loss,
-            **validation.to_metrics(), "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
+            "epoch": self._epoch_number, "step": self.state.step, **logs, **measured,
+            "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
             "images_per_second": round((self.state.step - start.step) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
-        }, self.objective.format(validation))
+        }, text)
+
+    def _end_epoch(self) -> tuple[dict[str, float], str]:
+        """Validate the averaged weights and keep the best; return the values as metrics and as text."""
+        if self.validate is None:
+            self.state.best_epoch = self._epoch_number
+            self.best_weights = self.model.get_weights()
+            return {}, ""
+        validation = self.validate(self.model)
+        # The last step may have damaged the weights, which no training loss shows yet.
+        if not np.isfinite(validation.loss):
+            raise NonFiniteLossError
+        self._record_validation(validation)
+        return {"val_loss": validation.loss, **validation.to_metrics()}, self.objective.format(validation)
 
     def _record_epoch(self, row: dict[str, Any], validation: str) -> None:
         self.state.history.append(row)

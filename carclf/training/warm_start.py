@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # These settings affect only the speed of reading and the times of checkpoints, never the weights.
 SPEED_SETTINGS = {"num_workers", "cache_gb", "checkpoint_minutes"}
+EXCLUDED_SETTINGS = SPEED_SETTINGS | {"refit"}  # refit is about a later stage
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     """Return the settings that, together with the inputs, determine the result of fine-tuning."""
     return {
-        "fine_tune": config.fine_tune.model_dump(exclude=SPEED_SETTINGS), "precision": config.model.precision,
+        "fine_tune": config.fine_tune.model_dump(exclude=EXCLUDED_SETTINGS), "precision": config.model.precision,
         "deterministic": config.model.deterministic,
         "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
     }

@@ -67,7 +67,8 @@ class _Progress:
         if ASK_TASK in self.results and self.tasks[PROMOTE_TASK]["state"] == "skipped":
             promote |= {"decision": "declined", "reason": self.results[ASK_TASK]["summary"]}
         evaluated, score = metrics.get("evaluate", {}), metrics.get("score", {})
-        reasons = [self.results[name].get("skip_reason") for name in ("promote", "submit") if name in self.results]
+        stages = [name for name in ("promote", "refit", "submit") if name in self.results]
+        reasons = [self.results[name].get("skip_reason") for name in stages]
         return {
             "state": self.run.state(), "tasks": self.tasks,
             "val_accuracy": evaluated.get("val_accuracy"), "metric": evaluated.get("metric", "accuracy"),
@@ -114,8 +115,8 @@ def _task_result(run: DagRun, name: str) -> dict[str, Any]:
 
 
 def _print_task(name: str, end: dict[str, Any], result: dict[str, Any]) -> None:
-    if name in (ASK_TASK, PROMOTE_TASK) and end["state"] == "skipped":
-        return  # no approval is required
+    if name in (ASK_TASK, PROMOTE_TASK, "refit") and end["state"] == "skipped":
+        return  # no approval or no refit is required
     reused = "reused, " if result.get("reused") else ""
     print(f"{name:<17}{end['state']:<10}{end['seconds']:7.1f} s  {reused}{result.get('summary', '')}", flush=True)
 

@@ -50,6 +50,7 @@ def described(environment: dict[str, str]) -> dict[str, Any]:
             "active": dag.max_active_runs, "catchup": dag.catchup,
             "sensors": {name: [dag.get_task(name).mode, dag.get_task(name).timeout, dag.get_task(name).trigger_rule]
                         for name in ("submit", "score")},
+            "refit": dag.get_task("refit").trigger_rule,
             "callbacks": [dag.on_success_callback, dag.on_failure_callback],
             "ask": [dag.get_task("approval.ask").defaults, dag.get_task("approval.ask").response_timeout.seconds],
         }))
@@ -58,7 +59,7 @@ def described(environment: dict[str, str]) -> dict[str, Any]:
     )
 
 
-def test_the_chain_has_nine_stages_and_an_approval_on_the_gpu_queue(described: dict[str, Any]) -> None:
+def test_the_chain_has_ten_stages_and_an_approval_on_the_gpu_queue(described: dict[str, Any]) -> None:
     assert described["chain"] == {name: [after] for name, after in itertools.pairwise(TASKS)} | {"score": []}
     assert described["queues"] == ["gpu"]
     assert described["timeouts"]
@@ -68,6 +69,7 @@ def test_the_chain_has_nine_stages_and_an_approval_on_the_gpu_queue(described: d
 def test_waiting_tasks_hold_no_slot_and_wait_longer_than_a_night(described: dict[str, Any]) -> None:
     assert described["sensors"] == {"submit": ["reschedule", 3 * 24 * 3600, "none_failed"],
                                     "score": ["reschedule", 6 * 3600, "all_success"]}
+    assert described["refit"] == "none_failed"
     assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_TIMEOUT_HOURS=1.5
 
 
@@ -143,7 +145,7 @@ def test_complete_runs_submit_unless_the_competition_accepts_no_files(
     kaggle = {"CARCLF_KAGGLE_ENDPOINT": server.url, "AIRFLOW_VAR_KAGGLE_USERNAME": "demo",
               "AIRFLOW_VAR_KAGGLE_API_KEY": server.token, "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"]}
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment | kaggle, check=True)
-    expected = dict.fromkeys(STAGES, "success") | dict.fromkeys(APPROVAL, "skipped")
+    expected = dict.fromkeys(STAGES, "success") | dict.fromkeys([*APPROVAL, "refit"], "skipped")
     assert printed_json(RUN, environment | kaggle, json.dumps(CONF)) == {"state": "success", "tasks": expected}
     assert len(server.submissions) == 1
     server.competition = dataclasses.replace(server.competition, is_notebooks_only=True)

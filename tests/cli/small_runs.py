@@ -3,7 +3,6 @@
 from carclf.config import load_config
 from carclf.runs.run import Run
 from carclf.services.storage import Store
-from carclf.stages.chain import STAGES
 
 SMALL = {
     "data.source": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 0,
@@ -17,6 +16,6 @@ FOLDS = {"split.num_folds": 2, "evaluate.flip_tta": False}
 def run_to(last: str, store: Store, name: str, **settings: object) -> Run:
     """Run the stages of a new run up to ``last``."""
     run = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL | settings))
-    for stage in list(STAGES)[: list(STAGES).index(last) + 1]:
+    for stage in run.stages[: run.stages.index(last) + 1]:
         run.run_stage(stage)
     return run

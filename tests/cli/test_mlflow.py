@@ -26,7 +26,7 @@ from carclf.runs.run import Run
 from carclf.services.mlflow import MlflowRun, RunDescription, background
 from carclf.services.mlflow.background import DEFAULT_ENVIRONMENT, THREAD_NAME, Outage
 from carclf.services.storage import FolderStore, Store, init_store, open_store
-from carclf.stages.chain import STAGES
+from carclf.stages.chain import stages_of
 
 AIRFLOW_RUN_URL = "http://localhost:8080/dags/car_retrain/runs/manual__1"
 
@@ -102,7 +102,7 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
                             "MLFLOW_TRACKING_URI": server, "CARCLF_AIRFLOW_RUN_URL": AIRFLOW_RUN_URL}.items():
             patch.setenv(name, value)
         config = load_config("demo", SMALL | {"fine_tune.epochs": 3, "audit.enabled": True})
-        for stage in STAGES:
+        for stage in stages_of({}):
             run = Run.start_or_resume("chain", LossyStore(folder), "demo", config)  # as the process of each stage does
             if stage == "fine_tune":
                 with pytest.raises(ConfigError, match="the disk is full"):

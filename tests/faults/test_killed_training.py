@@ -14,7 +14,6 @@ import keras
 import numpy as np
 import pytest
 
-from carclf.artifacts import Model
 from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
@@ -22,6 +21,7 @@ from carclf.demo.server import DemoServer
 from carclf.runs.live import read_live_progress
 from carclf.runs.run import Run
 from carclf.services.storage import Store, init_store
+from carclf.stages.chain import STAGES
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 SETTINGS = {
@@ -32,10 +32,15 @@ SETTINGS = {
     "augment.trivial": True,
     "augment.erasing": 0.5,
     "augment.half_crop": 0.5,
+    "fine_tune.refit": True,
+    "gate.threshold": 0,
+    "gate.min_recall": 0,
+    "gate.max_calibration_error": 1,
     "validation.min_images_per_class": 5,
     "validation.max_unusable_fraction": 0.5,
 }
 KILL_STEPS = (0, 3, 9, 17)
+REFIT_KILL_STEP = 5
 
 
 @pytest.fixture
@@ -66,10 +71,10 @@ def finish(stage: str, store: Store) -> str:
 
 
 def checkpoint_step(store: Store) -> int:
-    """Return the step of the latest checkpoint, or -1 if there is none."""
+    """Return the step of the latest checkpoint of an unfinished training, or -1 if there is none."""
     keys = [key for key in store.list_keys("checkpoints/") if key.endswith("latest.json")]
-    latest = store.read(keys[0]) if keys else None
-    return json.loads(latest.data)["state"]["step"] if latest else -1
+    latest = [json.loads(content.data) for content in map(store.read, keys) if content]
+    return max((entry["state"]["step"] for entry in latest if entry), default=-1)
 
 
 def kill_when(child: "subprocess.Popen[str]", condition: Callable[[], bool]) -> None:
@@ -81,7 +86,7 @@ def kill_when(child: "subprocess.Popen[str]", condition: Callable[[], bool]) -> 
 
 
 def read_weights(store: Store, stage: str) -> list[Any]:
-    path = Run.load("r", store).artifact(Model, stage).path(store, "model.keras")
+    path = Run.load("r", store).artifact(STAGES[stage].artifact, stage).path(store, "model.keras")
     return keras.models.load_model(path, compile=False).get_weights()
 
 
@@ -103,7 +108,13 @@ def test_a_repeatedly_killed_training_has_the_weights_of_an_undisturbed_training
     epochs = [epoch["done"] for epoch in live["series"]["fine_tune"]["epochs"]]
     assert (live["state"], live["done"], Run.load("r", killed).record["attempts"]) == ("ended", live["total"], {})
     assert epochs == sorted(set(epochs)) and epochs[-1] == live["total"]
-    for stage in ("train_head", "fine_tune"):
+    for store in stores:
+        for stage in ("evaluate", "promote"):
+            Run.load("r", store).run_stage(stage)
+    finish("refit", undisturbed)
+    kill_when(start("refit", killed), lambda: checkpoint_step(killed) >= REFIT_KILL_STEP)
+    assert "fine_tune: resumed" in finish("refit", killed)
+    for stage in ("train_head", "fine_tune", "refit"):
         pairs = zip(read_weights(undisturbed, stage), read_weights(killed, stage), strict=True)
         for expected, weights in pairs:
             np.testing.assert_array_equal(expected, weights)

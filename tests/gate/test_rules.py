@@ -161,7 +161,7 @@ def test_the_champion_rule_fails_without_images_to_compare(champion_rule: Any) -
     comparison = compare(0, 0, 0, num_trained_on=90)
     rules = apply_rules(comparison=comparison, gate=Gate(champion_rule=champion_rule))
     assert failed(rules) == ["champion"]
-    assert "all 90 images" in rules["champion"].detail
+    assert "all images (90)" in rules["champion"].detail
     assert "gate.champion_rule=off" in rules["champion"].detail
 
 

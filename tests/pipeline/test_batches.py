@@ -1,5 +1,7 @@
 """Batches: seeded order, whole batches, and independence of start and number of processes."""
 
+from dataclasses import replace
+
 import numpy as np
 import psutil
 import pytest
@@ -60,6 +62,14 @@ def test_batches_do_not_depend_on_processes_or_start(examples: Examples, start: 
 def test_fewer_examples_than_a_batch_make_a_smaller_batch(examples: Examples) -> None:
     source = training_source(examples, batch_size=64)
     assert (source.batch_size, source.steps_per_epoch) == (NUM_IMAGES, 1)
+
+
+def test_an_epoch_of_limited_steps_is_a_random_part_of_the_images(examples: Examples) -> None:
+    source = replace(training_source(examples, batch_size=5), max_steps=2)
+    assert (source.steps_per_epoch, len(source)) == (2, 30)
+    epochs = [{int(source[epoch * 10 + position][1]) for position in range(10)} for epoch in range(3)]
+    assert [len(labels) for labels in epochs] == [10, 10, 10]
+    assert len(set.union(*epochs)) > 10
 
 
 def test_memory_does_not_grow_with_the_epochs(examples: Examples) -> None:

@@ -29,7 +29,6 @@ from carclf.services.telemetry.instruments import (
     STAGE_RUNS,
 )
 from carclf.services.telemetry.otlp import export_error_filter
-from carclf.stages.chain import STAGES
 
 SMALL = {
     "data.source": "cars", "audit.enabled": False, "head.epochs": 3, "head.num_views": 1, "fine_tune.epochs": 1,
@@ -63,7 +62,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def run_all(store: Store, name: str) -> dict[str, Result]:
     run = Run.start_or_resume(name, store, "demo", load_config("demo", SMALL))
-    return {stage: run.run_stage(stage) for stage in STAGES}
+    return {stage: run.run_stage(stage) for stage in run.stages}
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def test_a_run_exports_every_metric_with_its_unit_and_kind(telemetry: Telemetry)
 def test_a_run_counts_each_stage_decision_and_submission_once(telemetry: Telemetry) -> None:
     first = telemetry.first
     assert first.counted(STAGE_RUNS.name, "stage", "recipe", "outcome", "error.type") == [
-        (stage, "demo", "created", "") for stage in STAGES]
+        (stage, "demo", "created", "") for stage in telemetry.results]
     assert first.counted("carclf.gate.decisions", "decision", "outcome") == [("promoted", "created")]
     assert first.counted("carclf.submissions", "stage") == [("submit",)]
 
@@ -130,13 +129,13 @@ def test_a_run_exports_the_values_of_its_results(telemetry: Telemetry) -> None:
 
 def test_reused_artifacts_are_counted_as_reused_and_not_submitted_again(telemetry: Telemetry) -> None:
     second = telemetry.second
-    assert second.counted(STAGE_RUNS.name, "stage", "outcome") == [(stage, "reused") for stage in STAGES]
+    assert second.counted(STAGE_RUNS.name, "stage", "outcome") == [(stage, "reused") for stage in telemetry.results]
     assert second.counted("carclf.gate.decisions", "decision", "outcome") == [("promoted", "reused")]
     assert second.counted("carclf.submissions", "stage") == []
 
 
 def test_a_counter_is_exported_as_zero_before_it_counts(telemetry: Telemetry) -> None:
-    for stage in STAGES:
+    for stage in telemetry.results:
         points = [point for point in telemetry.first.points if point.name == STAGE_RUNS.name
                   and (point.labels["stage"], point.labels["outcome"]) == (stage, "created")]
         assert (points[0].value, points[-1].value) == (0, 1)

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 from gate_candidates import build_artifact, build_candidate
 
-from carclf.artifacts import Artifact, Dataset, Metrics, Model, Prediction, Provenance, StageContext, Submission
+from carclf.artifacts import (
+    Artifact,
+    Dataset,
+    Metrics,
+    Model,
+    Prediction,
+    Provenance,
+    RefittedModel,
+    StageContext,
+    Submission,
+)
 from carclf.config import Config, iter_settings, load_config
 from carclf.services.kaggle.client import CompetitionDetails, KaggleClient, SubmissionState
 from carclf.services.storage import Store, open_store
@@ -79,14 +89,14 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
         raise KeyComputed(provenance.key(kind))
 
     for module in ("stages.download", "stages.validate", "stages.split", "stages.train_head", "stages.fine_tune",
-                   "evaluation.evaluate", "stages.promote", "stages.submit", "stages.score"):
+                   "evaluation.evaluate", "stages.promote", "stages.refit", "stages.submit", "stages.score"):
         monkeypatch.setattr(f"carclf.{module}.build", raise_key)
     monkeypatch.setattr(KaggleClient, "list_files", lambda _: [])
     monkeypatch.setattr(KaggleClient, "details", lambda _: CompetitionDetails())
     monkeypatch.setattr(KaggleClient, "__init__", lambda self, competition: setattr(self, "competition", competition))
     monkeypatch.setattr(KaggleClient, "find_submission", lambda *_, **__: SubmissionState(1, "COMPLETE", None, "", ""))
-    monkeypatch.setattr("carclf.stages.submit.read_state", lambda _: {})
-    monkeypatch.setattr("carclf.stages.submit.promotion_of_model", lambda *_: {})
+    for stage in ("refit", "submit"):
+        monkeypatch.setattr(f"carclf.stages.{stage}.require_promoted", lambda *_: None)
     monkeypatch.setattr(train_head, "weights_identity", lambda weights: weights)
     return {
         "download": candidate.archive,
@@ -95,6 +105,7 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
         "train_head": start,
         "fine_tune": candidate.model,
         "evaluate": candidate.evaluation,
+        "refit": build_artifact(store, RefittedModel, Provenance(1, {"measured": candidate.model.key}, {})),
         "submit": submission,
     }
 

@@ -14,7 +14,17 @@ import pytest
 from gate_candidates import build_artifact
 from submissions import layout_json, submit_file
 
-from carclf.artifacts import Archive, Dataset, Evaluation, Model, Prediction, Provenance, StageContext, Submission
+from carclf.artifacts import (
+    Archive,
+    Dataset,
+    Evaluation,
+    Model,
+    Prediction,
+    Provenance,
+    RefittedModel,
+    StageContext,
+    Submission,
+)
 from carclf.champion import ensure_state, record_promotion
 from carclf.config import load_config
 from carclf.demo.server import DemoServer
@@ -43,7 +53,7 @@ class Inputs:
 
     archive: Archive
     dataset: Dataset
-    model: Model
+    model: Model | RefittedModel
     evaluation: Evaluation
     store: Store
 
@@ -89,6 +99,21 @@ def test_a_model_that_was_never_promoted_raises_config_error(store: Store, kaggl
     with pytest.raises(ConfigError, match=rf"{inputs.model.key}.*carclf promote --run RUN.*--approved-by NAME"):
         inputs.submit()
     assert kaggle_server.calls == {} and not list(store.list_keys("predictions/"))
+
+
+def test_a_refitted_model_is_submitted_if_its_measured_model_was_promoted(
+    store: Store, kaggle_server: DemoServer
+) -> None:
+    ids = kaggle_server.competition.ids
+    measured = build_inputs(store, ids)
+    refitted = build_artifact(store, RefittedModel, Provenance(1, {"measured": measured.model.key}, {}))
+    inputs = dataclasses.replace(measured, model=refitted)
+    prediction = inputs.predict(ids)
+    with pytest.raises(ConfigError, match=measured.model.key):
+        inputs.submit()
+    promote(store, measured.model)
+    assert inputs.submit()[0].inputs == {"prediction": prediction.key}
+    assert [entry.description.split()[-1] for entry in kaggle_server.submissions] == [refitted.key]
 
 
 def test_without_submissions_left_submit_waits_and_keeps_the_predictions(
