@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from carclf.evaluation.assessment import Predictions
     from carclf.reports.error_images import ExplainFunction
 
-VERSION = 6
+VERSION = 7
 METRIC_FIELDS = ("metric", "val_metric", "val_metric_low", "val_metric_high")
 
 

@@ -119,7 +119,7 @@ def test_metrics_agree_with_the_predictions(experiment: Experiment) -> None:
     assert content["num_correct"] == correct.sum()
     weakest_recall = correct[table["label"] == metrics["weakest_class"]].mean()
     assert metrics["weakest_recall"] == weakest_recall == min(content["recall"])
-    confidence = apply_temperature(probabilities, content["temperature"]).max(1)
+    confidence = apply_temperature(probabilities, table["temperature"].to_numpy()).max(1)
     bins = content["reliability"]
     gaps = [abs(row["confidence"] - row["accuracy"]) * row["num_images"] for row in bins]
     assert metrics["calibration_error"] == pytest.approx(sum(gaps) / len(table))

@@ -36,8 +36,8 @@ def write_page(folder: Path, index: pd.DataFrame, report: dict[str, Any] = REPOR
 
 
 def suspect(**columns: Any) -> pd.DataFrame:
-    return pd.DataFrame({"path": ["0.jpg"], "label": ["0"], "suggested_label": ["1"], "label_quality": [0.0123]} | {
-        name: [value] for name, value in columns.items()})
+    return pd.DataFrame({"path": ["0.jpg"], "subset": ["val"], "label": ["0"], "suggested_label": ["1"],
+                         "label_quality": [0.0123]} | {name: [value] for name, value in columns.items()})
 
 
 def test_names_and_messages_from_the_data_are_escaped(tmp_path: Path) -> None:

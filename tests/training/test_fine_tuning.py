@@ -87,4 +87,4 @@ def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, mon
 def test_without_an_epoch_nothing_is_searched_and_the_head_is_kept(run):
     _, results = run("fine_tune", **{"head.epochs": 1, "fine_tune.epochs": 0})
     assert results["fine_tune"].metrics["val_accuracy"] == results["train_head"].metrics["val_accuracy"]
-    assert results["fine_tune"].metrics["best_epoch"] == 0
+    assert results["fine_tune"].metrics["epoch"] == 0
