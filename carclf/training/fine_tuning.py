@@ -83,7 +83,7 @@ class FineTuning:
         Raise StageWaiting if training paused after ``pause_epoch``.
         """
         history = pd.DataFrame()
-        metrics: Metrics = {"epoch": 0} | {name: self.start.number(name) for name in ("val_accuracy", "val_metric")}
+        metrics: Metrics = {"epoch": 0, **{name: self.start.number(name) for name in ("val_accuracy", "val_metric")}}
         with self.load_network() as network:
             if self.config.fine_tune.epochs:
                 settings = self._resolve_auto(network, folder, checkpoints)

@@ -177,7 +177,8 @@ def test_a_class_that_the_model_was_not_trained_on_counts_as_an_error(experiment
     rows = experiment.rows.assign(label=experiment.rows["label"].where(experiment.rows.index > 10, "4"))
     evaluation, _ = experiment.evaluate(experiment.model, experiment.build_split(rows, "new class"))
     content = experiment.content(evaluation)
-    assert list(experiment.predictions(evaluation).columns) == ["id", "label", "predicted", "p_2", "p_5", "p_7"]
+    columns = list(experiment.predictions(evaluation))
+    assert columns == ["id", "label", "predicted", "temperature", "p_2", "p_5", "p_7"]
     assert content["class_names"] == ["2", "4", "5", "7"]
     assert content["unknown_classes"] == ["4"]
     assert content["recall"][1] == 0

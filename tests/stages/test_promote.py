@@ -94,7 +94,7 @@ def test_the_first_good_candidate_becomes_the_champion_with_an_event(store: Stor
 def test_a_candidate_that_breaks_one_rule_is_rejected_for_that_rule(
     store: Store, rule: str, wrong_positions: Any, metrics: dict[str, Any]
 ) -> None:
-    settings: dict[str, Any] = {"gate.threshold": 0.8, "gate.min_recall": 0.6}
+    settings: dict[str, Any] = {"gate.threshold": 0.8, "gate.min_recall": 0.8}
     if rule in ("threshold", "class_floor"):
         settings["gate.champion_rule"] = "off"
     config = load_config("demo", settings)
