@@ -20,6 +20,7 @@ from carclf.config import AUTO, FineTune
 from carclf.dataset.archives import extract_images
 from carclf.dataset.splits import units_of
 from carclf.errors import DataError
+from carclf.metrics import METRICS
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
@@ -30,7 +31,6 @@ from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
 from carclf.training.distribution import data_parallel
 from carclf.training.head_search import is_held_out
-from carclf.training.heads import ACCURACY
 from carclf.training.precision import compute_precision
 from carclf.training.saving import save_model, write_reference_logits
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
@@ -105,9 +105,10 @@ class FineTuning:
         if settings.fine_tune.schedule == "cosine":
             return np.zeros(len(train), bool)
         mask = is_held_out(units_of(train).to_numpy(), SELECTION_EVERY, settings.seed)
-        if mask.all():
-            raise DataError("fine_tune.schedule=plateau holds out training images to select an epoch, but all training "
-                            "images are in one group or copies of each other. Set fine_tune.schedule=cosine.")
+        metric = METRICS[self.split.metric_name]
+        if mask.all() or not metric.is_defined(train["class_index"].to_numpy()[mask]):
+            raise DataError("fine_tune.schedule=plateau selects an epoch by a tenth of the groups of training images, "
+                            f"which are too few for that by {metric.noun}. Set fine_tune.schedule=cosine.")
         return mask
 
     @property
@@ -205,10 +206,8 @@ class FineTuning:
         log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
         objective = Objective.from_split(self.split)
         options = TrainerOptions(settings, self._mixer(settings), objective, pause_epoch)
-        if (held_out := self.rows["train"][self.selection_mask]).size:
-            if not objective.metric.is_defined(held_out["class_index"].to_numpy()):
-                options = replace(options, objective=ACCURACY)
-            options = replace(options, select=self._measure(held_out, source.batch_size, options.objective))
+        if not (held_out := self.rows["train"][self.selection_mask]).empty:
+            options = replace(options, select=self._measure(held_out, source.batch_size, objective))
         validate_model = self._measure(self.rows["val"], source.batch_size, objective)
         trainer = Trainer(trained, source, validate_model, checkpoints, options)
         history = trainer.run()
