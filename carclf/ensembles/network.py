@@ -119,7 +119,7 @@ def cross_fitted_mean(
     ``labels`` are columns of the probabilities, shape (images,); ``folds`` are the images' folds.
     """
     of_label = np.where(held_out, probabilities[:, np.arange(len(labels)), labels], np.nan)
-    likelihoods = pd.DataFrame(of_label).groupby([member.group for member in members]).mean()
+    likelihoods = pd.DataFrame(of_label).groupby(np.array([member.group for member in members])).mean()
     mean = np.empty(probabilities.shape[1:])
     for fold in np.unique(folds):
         inside = folds == fold
