@@ -112,7 +112,7 @@ def test_images_of_a_group_do_not_confirm_each_others_labels() -> None:
     features[1:5] = features[0]
     given[:5] = 3
     rows = pd.DataFrame({"id": np.arange(NUM).astype(str), "path": "x", "label": given.astype(str),
-                         "class_index": given, "cluster": np.arange(NUM), "group": ""})
+                         "class_index": given, "cluster": np.arange(NUM), "group": "", "subset": "train"})
     apart = rank_suspects(rows, features, 0).set_index("id")["label_quality"]
     rows.loc[:4, "group"] = "driver"
     together = rank_suspects(rows, features, 0).set_index("id")["label_quality"]
