@@ -65,7 +65,7 @@ def read_index(data: Path) -> pd.DataFrame:
 
 
 def train_with_fit(task: HeadTask, epochs: int) -> float:
-    """Fit the whole network with a frozen backbone; return the validation accuracy of the best epoch."""
+    """Fit the whole network with a frozen backbone; return the validation accuracy of the last epoch."""
     make_deterministic(task.seed)
     config = load_config("cpu")
     backbone = build_backbone(BACKBONE, task.weights, *SIZE)
@@ -77,13 +77,11 @@ def train_with_fit(task: HeadTask, epochs: int) -> float:
     source = TrainingSource(task.train, Augmenter(config.augment), [SIZE] * epochs, BATCH_SIZE, epochs, task.seed)
     stream = BatchStream(lambda number: batches(source, BATCH_SIZE, start_batch=number))
     val = [pixels for pixels, _ in batches(LetterboxedSource(task.val, SIZE), BATCH_SIZE)]
-    best = 0.0
     for epoch in range(epochs):
         sequence = BatchSequence(stream, epoch * source.steps_per_epoch, source.steps_per_epoch)
         model.fit(without_autotune(sequence), epochs=1, verbose=0, shuffle=False)
         predicted = np.concatenate([model.predict_on_batch(pixels).argmax(1) for pixels in val])
-        best = max(best, float((predicted == task.val.labels).mean()))
-    return best
+    return float((predicted == task.val.labels).mean())
 
 
 def train_on_features(task: HeadTask, num_views: int) -> float:
@@ -96,7 +94,8 @@ def train_on_features(task: HeadTask, num_views: int) -> float:
         val_features = extract_features(backbone, task.val, config, 0, meter)
     head = build_head(val_features.shape[1], task.num_classes, config.model)
     labels = np.tile(task.train.labels, len(views))
-    return fit_head(head, (np.concatenate(views), labels), (val_features, task.val.labels), config.head).best.accuracy
+    val = val_features, task.val.labels
+    return fit_head(head, (np.concatenate(views), labels), val, config.head).validation.accuracy
 
 
 def measure(task: HeadTask, epochs: int) -> Iterator[dict[str, Any]]:

@@ -131,10 +131,9 @@ def train_head(data: Data, labels: Labels, val: npt.NDArray[np.bool_], config: C
     make_deterministic(config.seed)
     head = build_head(data.features.shape[1], int(data.labels.max()) + 1, config.model)
     val_data = data.features[val], data.labels[val]
-    # Not the best epoch: in practice there are no clean labels to choose it by.
-    history = fit_head(head, (data.features[~val], labels[~val]), val_data, config.head).history
+    fitted = fit_head(head, (data.features[~val], labels[~val]), val_data, config.head)
     keras.backend.clear_session()
-    return float(history["val_accuracy"].iloc[-1])
+    return fitted.validation.accuracy
 
 
 def load_data(options: argparse.Namespace, config: Config) -> Data:

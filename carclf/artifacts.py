@@ -333,8 +333,9 @@ class RefittedModel(Classifier):
 class Evaluation(Artifact):
     """Predictions of the validation images, or a champion's of the labeled test images, and their metrics.
 
-    ``predictions.parquet`` holds id, label, predicted, p_<class> (uncalibrated); ``evaluation.json`` all metrics;
-    ``error_images.json`` the misclassified images as data URIs; ``report.html`` shows both.
+    ``predictions.parquet`` holds id, label, predicted, temperature (fitted to other images) and p_<class>
+    (uncalibrated); ``evaluation.json`` all metrics; ``error_images.json`` the misclassified images as data URIs;
+    ``report.html`` shows both.
     """
 
     folder = "evaluations"

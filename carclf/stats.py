@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
+NUM_FOLDS = 5  # of cross-fitting
 POWER = 0.8  # probability with which a detectable difference is detected
 Z_95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
 NEGLIGIBLE_VARIANCE = 1e-12  # per image
@@ -159,6 +160,11 @@ def mcnemar_power(num_images: int, discordant: float, difference: float, signifi
     critical = binom.isf(significance, num_discordant, 0.5) + 1  # the smallest significant count
     detected = binom.sf(critical - 1, num_discordant, (1 + difference / discordant) / 2)
     return float(binom.pmf(num_discordant, num_images, discordant) @ detected)
+
+
+def cross_fitting_folds(units: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the fold of each row, from 0. Rows with the same unit, which depend on each other, share a fold."""
+    return np.asarray(np.unique(units, return_inverse=True)[1] % NUM_FOLDS)
 
 
 def class_positions(labels: Sequence[str] | npt.NDArray[Any], class_names: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -46,7 +46,8 @@ ROW = {"changes": {}, "num_seeds": 1, "value_std": None, "minutes": 2.0, "images
 OUTCOME = {
     "experiment": "e", "metric": "accuracy", "recipe": "demo", "settings": {"seed": 1},
     "significance_level": 0.05, "num_images": 60,
-    "num_comparisons": 1, "seeds": [0], "num_folds": 0, "seed_std": None, "winner": "e-mixup-s0",
+    "num_comparisons": 1, "seeds": [0], "num_folds": 0, "seed_std": None, "selection_optimism": 0.0,
+    "winner": "e-mixup-s0",
     "rows": [ROW | {"recipe": "baseline", "accuracy": 0.5, "value": 0.5, "conclusion": "", "relative_cost": None},
              ROW | COMPARISON | {"recipe": "mixup", "accuracy": 0.6, "value": 0.6,
                                 "conclusion": "better", "relative_cost": 1.5}],

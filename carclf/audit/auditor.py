@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-VERSION = 4
+VERSION = 5
 NUM_LOGGED = 5
 NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # these affect the features
 FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.float32]]"]

@@ -27,7 +27,7 @@ MIN_PROBABILITY = 1e-12
 
 
 def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataFrame:
-    """Return id, path, label, suggested_label, label_quality and is_suspect, the lowest label quality first.
+    """Return id, path, subset, label, suggested_label, label_quality and is_suspect, the lowest label quality first.
 
     No label is predicted from copies and images of the same group; if more than ``MAX_UNIT_SIZE`` images depend on each
     other, from copies only. Images with the same id are identified by their path, as in ``label_fixes.csv``. ``rows``
@@ -42,8 +42,9 @@ def rank_suspects(rows: pd.DataFrame, features: Features, seed: int) -> pd.DataF
     ambiguous = rows_by_rank["id"].isin(rows["id"][rows["id"].duplicated()])
     return pd.DataFrame({
         "id": rows_by_rank["id"].where(~ambiguous, rows_by_rank["path"]), "path": rows_by_rank["path"],
-        "label": rows_by_rank["label"], "suggested_label": class_names[ranked["suggested_label"]],
-        "label_quality": ranked["label_quality"].round(6), "is_suspect": ranked["is_suspect"],
+        "subset": rows_by_rank["subset"], "label": rows_by_rank["label"],
+        "suggested_label": class_names[ranked["suggested_label"]], "label_quality": ranked["label_quality"].round(6),
+        "is_suspect": ranked["is_suspect"],
     })
 
 

@@ -26,8 +26,12 @@ NUM_LISTED = 20  # suspects listed without --top
 def label_fixes(
     run_id: Annotated[str, typer.Option("--run", help="The run whose audit names the suspects.")] = "",
     store_url: StoreOption = "store",
-    top: Annotated[int, typer.Option(min=0, help="Write fixes for the first N suspects.")] = 0,
-    ids: Annotated[list[str], typer.Option("--id", help="Write the fix for this suspect. Can be repeated.")] = [],
+    top: Annotated[
+        int, typer.Option(min=0, help="Write fixes for those of the first N suspects that are not validation images.")
+    ] = 0,
+    ids: Annotated[
+        list[str], typer.Option("--id", help="Write the fix for this suspect, no validation image. Can be repeated.")
+    ] = [],
     drop: Annotated[bool, typer.Option("--drop", help="Exclude the images instead of relabeling them.")] = False,
     file: Annotated[
         Optional[Path], typer.Option("--file", help="A CSV file with your own fixes: id,action,label[,sha256].")
@@ -86,11 +90,22 @@ def _similarity(audit: Audit, run: Run) -> tuple[int, bool]:
 
 
 def select_fixes(suspects: "pd.DataFrame", top: int, ids: Sequence[str], *, drop: bool) -> list[LabelFix]:
-    """Return fixes for the first ``top`` suspects and the suspects with these ids; ConfigError for an unknown id."""
+    """Return fixes for the first ``top`` suspects, except for validation images, and the suspects with these ids.
+
+    Raise ConfigError for an unknown id or a validation image. The suggested label is the opinion of a model: models
+    would seem better on validation images that are relabeled or dropped by it.
+    """
     if unknown := sorted(set(ids) - set(suspects["id"])):
         raise ConfigError(f"{unknown[0]!r} is not among the {len(suspects)} suspects, which --show lists. To fix other "
                           f"labels, give --file with a CSV file that starts with {','.join(REQUIRED_COLUMNS)}.")
-    rows = suspects[(suspects.index < top) | suspects["id"].isin(ids)]
+    from carclf.dataset.champion_split import VAL
+
+    is_validation = suspects["subset"] == VAL
+    if validation := suspects["id"][is_validation & suspects["id"].isin(ids)].tolist():
+        raise ConfigError(f"{validation[0]!r} is a validation image, which is not fixed by a model's suggestion. View "
+                          "it, and give your own decision by --file with a CSV file that starts with "
+                          f"{','.join(REQUIRED_COLUMNS)}.")
+    rows = suspects[((suspects.index < top) & ~is_validation) | suspects["id"].isin(ids)]
     if drop:
         return [LabelFix(0, name, "drop", None) for name in rows["id"]]
     labels = rows["suggested_label"]
@@ -173,11 +188,11 @@ def _to_csv(fixes: Iterable[LabelFix]) -> bytes:
 def suspect_lines(suspects: "pd.DataFrame", top: int) -> Iterator[str]:
     """Yield a line for each of the first suspects, and how to continue."""
     for rank, row in enumerate(suspects.head(top).itertuples(), start=1):
-        yield (f"{rank:>4}. {row.id}: label {row.label}, suggested {row.suggested_label} (label quality "
+        yield (f"{rank:>4}. {row.id} ({row.subset}): label {row.label}, suggested {row.suggested_label} (label quality "
                f"{row.label_quality:.3f})")
     yield (f"{format_count(len(suspects), 'suspect')}, many with correct labels. Nothing was written. Check them in "
            "the run's report, then write the wrong ones with --id ID, or the first N with --top N. Add --drop to "
-           "exclude the images.")
+           "exclude the images. Validation images (val) are fixed by your own decision only: --file FILE.")
 
 
 def result_lines(store: Store, written: Sequence[LabelFix], kept: Sequence[LabelFix]) -> Iterator[str]:

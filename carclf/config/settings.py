@@ -261,7 +261,9 @@ class FineTune(Section):
         0.95, gt=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it.")
     weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, on kernels.")
     warmup_fraction: Fraction = Field(0.15, description="Fraction of the cosine schedule's steps for warmup.")
-    schedule: Literal["cosine", "plateau"] = Field("cosine", description="How the learning rate falls.")
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine", description="How the learning rate falls. Cosine keeps the last epoch, plateau the best one on "
+                              "held-out training images.")
     unfrozen_fraction: Fraction = Field(1.0, description="Fraction of the backbone's blocks to train, from the top.")
     batch_norm: Literal["inference", "training"] = Field(
         "inference", description="Mode of BatchNormalization; in training mode its statistics change.")
@@ -276,9 +278,12 @@ class FineTune(Section):
     global_clipnorm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     refit: bool = Field(
         False, description="After a promotion, train again with the validation images, and submit that model.")
-    patience: int = Field(5, ge=1, description="Stop after this many epochs of the last phase without a better metric.")
+    patience: int = Field(
+        5, ge=1, description="Plateau schedule only: stop after this many epochs of the last phase without a better "
+                             "metric.")
     budget_minutes: float = Field(
-        0, ge=0, description="Minutes after which training stops and keeps the best epoch; 0 for no limit.")
+        0, ge=0, description="Minutes after which training stops, even if the learning rate is not yet 0; 0 for no "
+                             "limit.")
     checkpoint_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
     xla: bool = Field(
         False, description="Compile training and validation with XLA on TensorFlow; JAX always does.")
@@ -328,15 +333,16 @@ class Gate(Section):
     max_log_loss: Annotated[float, Auto] = Field(
         AUTO, ge=0, description="Largest log loss for a promotion, in a new store; 0 (auto) is half the log loss of "
                                 "guessing.")
-    raise_threshold: Literal["off", "worse_bound", "metric"] = Field(
-        "off", description="Tighten the stored threshold at each promotion: to the metric, or the worse bound of its "
-                           "95% interval.")
+    raise_threshold: Literal["off", "worse_bound"] = Field(
+        "off", description="Tighten the stored threshold at each promotion to the worse bound of the metric's 95% "
+                           "interval.")
     champion_rule: Literal["not_worse", "better", "off"] = Field(
         "not_worse", description="Required result of a paired test against the champion on the same images.")
-    significance: float = Field(0.05, ge=0.001, lt=0.5, description="Significance level of the paired test.")
-    min_recall: Fraction = Field(0.8, description="Smallest recall of each class.")
+    significance: float = Field(
+        0.05, ge=0.001, lt=0.5, description="Significance level of the paired test, and of all class floors together.")
+    min_recall: Fraction = Field(0.8, description="Floor of each class: its recall must not be significantly lower.")
     min_recall_by_class: Text = Field(
-        "", description="Smallest recall of individual classes, such as Niva=0.7,Kalina=0.75; overrides min_recall.")
+        "", description="Floors of individual classes, such as Niva=0.7,Kalina=0.75; overrides min_recall.")
     max_calibration_error: Fraction = Field(0.1, description="Largest expected calibration error after calibration.")
     max_latency_ms: float = Field(1000, gt=0, description="Longest prediction time of one image, in milliseconds.")
     max_model_mb: float = Field(2000, gt=0, description="Largest model file, in MB.")

@@ -1,14 +1,14 @@
 """Build an ensemble from the models of several runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build, fingerprint
 from carclf.config import Config
 from carclf.dataset.archives import extract_images
-from carclf.ensembles.member_weights import log_loss, mixture_weights
+from carclf.ensembles.member_weights import MIN_IMAGES, group_weights, log_loss
 from carclf.progress import log
 from carclf.stats import class_positions, probability_columns
 from carclf.training.warm_start import fine_tune_settings
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
     from carclf.ensembles.members import Member
 
-VERSION = 2
-MIN_IMAGES = 30  # images that no recipe was trained on; with fewer, all recipes have the same weight
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def _weigh_members(
     """Return the members with their weights, and the metrics of the weights."""
     import numpy as np
 
-    from carclf.ensembles.members import Member
+    from carclf.ensembles.members import Member, with_group_weights
 
     members = [
         Member(item.model.key, item.evaluation.key, item.split.key, item.run_id, group,
@@ -98,8 +97,7 @@ def _weigh_members(
     ]
     likelihoods = _group_likelihoods(trained, members, context)
     num_groups, num_images = likelihoods.shape
-    uniform = np.full(num_groups, 1 / num_groups)
-    weights = mixture_weights(likelihoods) if num_images >= MIN_IMAGES else uniform
+    weights, uniform = group_weights(likelihoods), np.full(num_groups, 1 / num_groups)
     if num_images < MIN_IMAGES and num_groups > 1:
         log.warning("ensemble: uniform weights, too few images held out of every recipe num_images=%d min_images=%d",
                     num_images, MIN_IMAGES)
@@ -107,9 +105,7 @@ def _weigh_members(
     if num_images:
         metrics["log_loss"] = log_loss(weights, likelihoods)
         metrics["log_loss_uniform"] = log_loss(uniform, likelihoods)
-    sizes = np.bincount([member.group for member in members])
-    weighted = [replace(member, weight=float(weights[member.group] / sizes[member.group])) for member in members]
-    return weighted, metrics
+    return with_group_weights(members, weights), metrics
 
 
 def _group_likelihoods(
@@ -129,7 +125,7 @@ def _group_likelihoods(
         table = item.evaluation.table(context.store, "predictions.parquet")
         names = item.model.class_names
         uncalibrated = table[probability_columns(names)].to_numpy(float)
-        probabilities = apply_temperature(uncalibrated, member.temperature)
+        probabilities = apply_temperature(uncalibrated, table["temperature"].to_numpy(float))
         of_label = probabilities[np.arange(len(table)), class_positions(table["label"].to_numpy(), names)]
         tables.append(pd.DataFrame({"id": table["id"], "group": member.group, "probability": of_label}))
     by_group = pd.concat(tables).pivot_table(index="group", columns="id", values="probability", aggfunc="mean")

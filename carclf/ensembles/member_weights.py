@@ -1,10 +1,11 @@
-"""Choose the weights of the models in a mixture by EM. ``build.py`` decides on which images."""
+"""Choose the weights of the recipes in an ensemble by EM. ``build.py`` decides on which images."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+MIN_IMAGES = 30  # images that no recipe was trained on; with fewer, all recipes have the same weight
 MAX_STEPS = 10_000
 TOLERANCE = 1e-9
 MIN_LIKELIHOOD = 1e-12
@@ -30,6 +31,12 @@ def mixture_weights(likelihoods: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         if np.abs(weights - previous).max() < TOLERANCE:
             break
     return weights
+
+
+def group_weights(likelihoods: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the weights of recipes: ``mixture_weights``, or equal ones with fewer than ``MIN_IMAGES`` images."""
+    num_groups, num_images = likelihoods.shape
+    return mixture_weights(likelihoods) if num_images >= MIN_IMAGES else np.full(num_groups, 1 / num_groups)
 
 
 def log_loss(weights: npt.NDArray[Any], likelihoods: npt.NDArray[Any]) -> float:

@@ -5,7 +5,7 @@ cli/ensemble.py checks the requirements of members, such as equal data, classes 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,12 @@ def effective_weights(held_out: npt.NDArray[np.bool_], members: Sequence[Member]
         weights[in_group] = group_weight * held_out[in_group] / np.maximum(held_out[in_group].sum(0), 1)
     with np.errstate(invalid="ignore"):
         return np.asarray(weights / weights.sum(0))
+
+
+def with_group_weights(members: Sequence[Member], weights: Probabilities) -> list[Member]:
+    """Return the members with the weight of their group, shape (groups,), which they share equally."""
+    sizes = np.bincount([member.group for member in members])
+    return [replace(member, weight=float(weights[member.group] / sizes[member.group])) for member in members]
 
 
 def ids_predicted_identically(rows: pd.DataFrame, first: Model, second: Model, store: Store) -> set[str]:

@@ -11,11 +11,21 @@ import pandas as pd
 from carclf.artifacts import Model, Split, StageContext
 from carclf.config import Evaluate
 from carclf.dataset.champion_split import VAL
-from carclf.ensembles.members import Member, Probabilities, effective_weights, held_out_mask, read_members
+from carclf.dataset.splits import units_of
+from carclf.ensembles.member_weights import group_weights
+from carclf.ensembles.members import (
+    Member,
+    Probabilities,
+    effective_weights,
+    held_out_mask,
+    read_members,
+    with_group_weights,
+)
 from carclf.errors import QualityError
 from carclf.inference.tta import tta_views
 from carclf.pipeline.batches import Examples, LetterboxedSource, Size, batches, num_batches
 from carclf.progress import Meter, log
+from carclf.stats import class_positions, cross_fitting_folds
 
 MIN_PROBABILITY = 1e-30  # keeps the logarithm finite
 
@@ -73,8 +83,9 @@ def out_of_sample_predictions(
 ) -> tuple[pd.DataFrame, Probabilities]:
     """Return rows and probabilities, shape (rows, classes), of images predicted by members not trained on them.
 
-    On the ensemble's training split these are the validation images of all members' splits; on another split they
-    are its validation images. Images that every member was trained on are left out; raise QualityError if none remain.
+    On the ensemble's training split these are the validation images of all members' splits, which also determined the
+    members' weights, so the weights are fitted again without the images of each fold. On another split they are its
+    validation images. Images that every member was trained on are left out; raise QualityError if none remain.
     ``images`` is the unpacked archive.
     """
     store, settings = context.store, context.config.evaluate
@@ -91,7 +102,31 @@ def out_of_sample_predictions(
     rows = rows[usable].reset_index(drop=True)
     source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
     probabilities = member_probabilities(network, len(members), source, settings)
-    return rows, weighted_mean(probabilities, held_out[:, usable], members)
+    held_out = held_out[:, usable]
+    if split.key != model.input("split"):
+        return rows, weighted_mean(probabilities, held_out, members)
+    labels = class_positions(rows["label"].to_numpy(), model.class_names)
+    folds = cross_fitting_folds(units_of(rows).to_numpy())
+    return rows, cross_fitted_mean(probabilities, held_out, members, labels, folds)
+
+
+def cross_fitted_mean(
+    probabilities: Probabilities, held_out: npt.NDArray[np.bool_], members: Sequence[Member],
+    labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64],
+) -> Probabilities:
+    """Return ``weighted_mean`` with weights that are fitted, as ``build.py`` does, to the images of other folds.
+
+    ``labels`` are columns of the probabilities, shape (images,); ``folds`` are the images' folds.
+    """
+    of_label = np.where(held_out, probabilities[:, np.arange(len(labels)), labels], np.nan)
+    likelihoods = pd.DataFrame(of_label).groupby(np.array([member.group for member in members])).mean()
+    mean = np.empty(probabilities.shape[1:])
+    for fold in np.unique(folds):
+        inside = folds == fold
+        weights = group_weights(likelihoods.loc[:, ~inside].dropna(axis="columns").to_numpy())
+        weighted = with_group_weights(members, weights)
+        mean[inside] = weighted_mean(probabilities[:, inside], held_out[:, inside], weighted)
+    return mean
 
 
 def _validation_rows(model: Model, split: Split, members: Sequence[Member], context: StageContext) -> pd.DataFrame:

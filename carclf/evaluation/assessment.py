@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,14 @@ from carclf.evaluation.classification import classification_metrics
 from carclf.evaluation.slices import compute_slices
 from carclf.inference.calibration import (
     apply_temperature,
+    cross_fitted_temperatures,
     expected_calibration_error,
     fit_temperature,
     reliability_bins,
 )
 from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
-from carclf.paired_bootstrap import Examples, metric_interval
+from carclf.paired_bootstrap import Examples, cluster_numbers, metric_interval
 from carclf.stats import FloatArray, class_positions, probability_columns
 
 MAX_ERRORS = 24
@@ -29,7 +31,8 @@ class Predictions:
     """Uncalibrated probabilities of validation images, shape (images, classes), with the names of these classes.
 
     ``rows`` have the columns id, path and label, and optionally width, height, brightness, cluster and group.
-    ``metric`` is measured next to accuracy. If ``temperature`` is None, it is fitted to the labels.
+    ``metric`` is measured next to accuracy. If ``temperature`` is None, it is fitted to the labels, and the metrics use
+    cross-fitted temperatures.
     """
 
     rows: pd.DataFrame
@@ -38,7 +41,25 @@ class Predictions:
     metric: Metric = METRICS["accuracy"]
     temperature: float | None = None
 
-    def calibrated(self, temperature: float, class_names: Sequence[str]) -> FloatArray:
+    @cached_property
+    def temperatures(self) -> FloatArray:
+        """The temperature of each image, which is fitted to the images of other folds unless it is given."""
+        if self.temperature is not None:
+            return np.full(len(self.rows), self.temperature)
+        units = cluster_numbers(dependent_images(self.rows), len(self.rows))
+        return cross_fitted_temperatures(self._label_positions(), self.probabilities, units)
+
+    def deployed_temperature(self) -> float:
+        """Return the given temperature, or the temperature that is fitted to all images."""
+        if self.temperature is not None:
+            return self.temperature
+        positions = self._label_positions()
+        return fit_temperature(positions[positions >= 0], self.probabilities[positions >= 0])
+
+    def _label_positions(self) -> npt.NDArray[np.int64]:
+        return class_positions(self.rows["label"].to_numpy(), self.class_names)
+
+    def calibrated(self, temperature: float | FloatArray, class_names: Sequence[str]) -> FloatArray:
         """Return calibrated probabilities of these classes: 0 for those that the model was not trained on."""
         aligned = np.zeros((len(self.probabilities), len(class_names)))
         aligned[:, class_positions(self.class_names, class_names)] = apply_temperature(self.probabilities, temperature)
@@ -53,10 +74,14 @@ class Predictions:
         return np.asarray(self.predicted() == self.rows["label"].to_numpy())
 
     def table(self) -> pd.DataFrame:
-        """Return the content of ``predictions.parquet``: id, label, predicted, and p_<class> for each class."""
+        """Return the content of ``predictions.parquet``: id, label, predicted, temperature, and p_<class>.
+
+        ``temperature`` are the ``temperatures``, and the probabilities of the classes are uncalibrated.
+        """
         probabilities = pd.DataFrame(self.probabilities, columns=probability_columns(self.class_names))
-        labels = self.rows[["id", "label"]].reset_index(drop=True)
-        return pd.concat([labels.assign(predicted=self.predicted()), probabilities], axis="columns")
+        images = self.rows[["id", "label"]].reset_index(drop=True)
+        images = images.assign(predicted=self.predicted(), temperature=self.temperatures)
+        return pd.concat([images, probabilities], axis="columns")
 
 
 def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
@@ -64,13 +89,14 @@ def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
 
     Labels that the model was not trained on are in ``unknown_classes`` and also in ``class_names``. Their
     images count as errors and are not used to fit the temperature. The recall of a class without images is None.
+    ``temperature`` is fitted to all images. The other values use the cross-fitted temperatures: otherwise calibration
+    error and log loss would be measured on the images that they were minimized on.
     """
     labels = predictions.rows["label"].to_numpy()
     names = sort_naturally([*predictions.class_names, *labels])
-    calibration = _calibration(predictions)
-    probabilities = predictions.calibrated(calibration["temperature"], names)
+    probabilities = predictions.calibrated(predictions.temperatures, names)
     metrics = classification_metrics(class_positions(labels, names), probabilities)
-    return metrics | _metric(predictions, probabilities, names, metrics) | calibration | {
+    return metrics | _metric(predictions, probabilities, names, metrics) | _calibration(predictions) | {
         "class_names": names,
         "unknown_classes": sort_naturally(set(labels) - set(predictions.class_names)),
         "slices": compute_slices(predictions.rows, predictions.correct()),
@@ -101,18 +127,12 @@ def _metric(
 
 
 def _calibration(predictions: Predictions) -> dict[str, Any]:
-    labels = predictions.rows["label"].to_numpy()
-    positions = class_positions(labels, predictions.class_names)
-    known = positions >= 0
-    temperature = predictions.temperature
-    if temperature is None:
-        temperature = fit_temperature(positions[known], predictions.probabilities[known])
-    confidence = apply_temperature(predictions.probabilities, temperature).max(1)
+    confidence = apply_temperature(predictions.probabilities, predictions.temperatures).max(1)
     correct = predictions.correct()
     bins = reliability_bins(confidence, correct)
     uncalibrated_bins = reliability_bins(predictions.probabilities.max(1), correct)
     return {
-        "temperature": temperature, "calibration_error": expected_calibration_error(bins),
+        "temperature": predictions.deployed_temperature(), "calibration_error": expected_calibration_error(bins),
         "uncalibrated_calibration_error": expected_calibration_error(uncalibrated_bins),
         "reliability": bins, "errors": _most_confident_errors(predictions, confidence),
     }

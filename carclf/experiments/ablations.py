@@ -46,7 +46,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "cutmix": {"fine_tune.cutmix": 0.5},
     "ema": {"fine_tune.ema_momentum": 0.98},
     "no-ema": {"fine_tune.ema_momentum": 0.0},
-    "longer": {"fine_tune.epochs": 20, "fine_tune.patience": 20},
+    "longer": {"fine_tune.epochs": 20},
     "single-view": {"evaluate.flip_tta": False, "evaluate.zooms": "1"},
     "flip-view": {"evaluate.flip_tta": True, "evaluate.zooms": "1"},
     "flip-and-zoom-views": {"evaluate.flip_tta": True, "evaluate.zooms": "1,1.15"},

@@ -33,7 +33,7 @@ from carclf.experiments.variants import BASELINE
 from carclf.inference.calibration import apply_temperature
 from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
-from carclf.paired_bootstrap import Examples
+from carclf.paired_bootstrap import Examples, selection_optimism
 from carclf.redaction import redact
 from carclf.runs.record import Record, read_record
 from carclf.runs.run import Run
@@ -103,6 +103,7 @@ class Outcome(TypedDict):
     num_images: int
     num_comparisons: int
     seed_std: FiniteFloat | None
+    selection_optimism: FiniteFloat
     rows: list[OutcomeRow]
     winner: str
     stopped_early: list[StoppedRecipe]
@@ -127,6 +128,8 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
     - ``metric``: the name of the metric that compares the recipes
     - ``experiment``, ``recipe``, ``settings``, ``seeds``, ``num_folds``, ``significance_level``: from the plan
     - ``num_images``, ``num_comparisons``, and ``seed_std``, the standard deviation of a seed's effect on all images
+    - ``selection_optimism``: by how much the metric of the best model is expected to be too good, because the images
+      that measure it also select it
     - ``rows``: one per recipe, with ``recipe``, ``changes``, ``num_seeds``, ``accuracy``, ``value`` and
       ``value_std`` of the metric, ``minutes`` and ``images_per_second`` if known, ``relative_cost``,
       ``on_pareto_front``, ``runs``, ``command``, ``summary``, ``conclusion`` ("" for the
@@ -159,7 +162,8 @@ def compute_outcome(plan: Plan, store: Store) -> dict[str, Any]:
         "experiment": plan.experiment, "metric": metric.name, "recipe": plan.recipe, "settings": plan.settings,
         "significance_level": plan.significance_level, "num_images": results.num_images,
         "num_comparisons": len(comparisons) + num_prior_recipes, "seeds": plan.seeds, "num_folds": plan.num_folds,
-        "seed_std": seed_effect, "rows": rows, "winner": _winner(rows, trainings, metric),
+        "seed_std": seed_effect, "selection_optimism": predictions.selection_optimism(metric),
+        "rows": rows, "winner": _winner(rows, trainings, metric),
         "stopped_early": [
             {"recipe": name, "epoch": score.epoch, "val_accuracy": score.accuracy, "val_metric": score.value}
             for name, score in stopped.items()
@@ -207,14 +211,14 @@ def _load_tables(plan: Plan, trainings: _Trainings) -> Tables:
 
 
 def _predictions(run: Run) -> "pd.DataFrame":
-    """Return a run's predictions with their groups and calibrated probabilities, as ``carclf ensemble`` averages them.
+    """Return a run's predictions with their groups and calibrated probabilities, by cross-fitted temperatures.
 
     Probabilities are float32, because an experiment may have dozens of such tables.
     """
     evaluation = run.artifact(Evaluation, "evaluate")
     table = evaluation.table(run.store, "predictions.parquet")
     columns = _probability_columns(table)
-    calibrated = apply_temperature(table[columns].to_numpy(float), evaluation.number("temperature"))
+    calibrated = apply_temperature(table[columns].to_numpy(float), table["temperature"].to_numpy(float))
     table = table.astype(dict.fromkeys(columns, np.float32))
     table[columns] = calibrated.astype(np.float32)
     rows = run.artifact(Split, "split").rows(run.store).set_index("id").loc[table["id"]]
@@ -258,6 +262,13 @@ class _AlignedPredictions:
             ])
             for name, by_seed in self.tables.items()
         })
+
+
+    def selection_optimism(self, metric: Metric) -> float:
+        """Return the optimism of the best of all models of the recipes, without the ensemble."""
+        results = self.metric_results(metric)
+        models = [model for name, by_seed in results.probabilities.items() if name != ENSEMBLE for model in by_seed]
+        return selection_optimism(metric, results.examples, models)
 
 
 def _align(tables: Tables, ensemble: Sequence[str]) -> _AlignedPredictions:

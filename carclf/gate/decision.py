@@ -37,11 +37,11 @@ class EvaluatedModel:
         return self.evaluation.table(store, "predictions.parquet")
 
     def probabilities(self, ids: Sequence[str], class_names: Sequence[str], store: Store) -> FloatArray:
-        """Return calibrated probabilities of images, shape (ids, classes)."""
+        """Return calibrated probabilities of images, shape (ids, classes), by cross-fitted temperatures."""
         rows = self.predictions(store).set_index("id").loc[list(ids)]
         columns = probability_columns(self.model.class_names)
         predictions = Predictions(rows, self.model.class_names, rows[columns].to_numpy(float))
-        return predictions.calibrated(self.evaluation.number("temperature"), class_names)
+        return predictions.calibrated(rows["temperature"].to_numpy(float), class_names)
 
 
 class GateDecision(BaseModel):

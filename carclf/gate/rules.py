@@ -6,7 +6,6 @@ and a test. A new metric also needs a change to evaluation/assessment.py and a h
 non-finite values fail.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -88,18 +87,24 @@ def champion(evidence: Evidence) -> RuleResult:
 
 
 def class_floor(evidence: Evidence) -> RuleResult:
-    """The recall of each class must reach its floor."""
+    """The recall of no class may be significantly below its floor.
+
+    The binomial test is exact. Each of n classes is tested at ``gate.significance`` / n, so that a model whose true
+    recalls reach the floors fails with a probability of at most ``gate.significance``.
+    """
     gate = evidence.gate
-    recalls = sorted(_class_recalls(evidence.evaluation, gate), key=_margin)
+    recalls = sorted(_class_recalls(evidence.evaluation, gate), key=lambda row: row.p_value)
     if not recalls:
         return _not_measured("class_floor", "recall of each class", gate.min_recall)
-    nearest = recalls[0]
-    if low := [row for row in recalls if _margin(row) < 0]:
+    nearest, level = recalls[0], gate.significance / len(recalls)
+    detail = f"a class fails if p is at most {level:.2g}, which is {gate.significance:g} / {len(recalls)} classes"
+    if low := [row for row in recalls if row.p_value <= level]:
         more = f" and {len(low) - MAX_CLASSES} more" if len(low) > MAX_CLASSES else ""
-        summary, detail = ", ".join(map(_describe_low_recall, low[:MAX_CLASSES])) + more, ""
+        summary = ", ".join(map(_describe_low_recall, low[:MAX_CLASSES])) + more
     else:
-        summary = "no class is below its floor"
-        detail = f"closest is class {nearest.name} with recall {nearest.recall:.4f}, floor {nearest.floor:.4f}"
+        summary = "no class is significantly below its floor"
+        detail = (f"closest is class {nearest.name} with recall {nearest.recall:.4f} of {nearest.num_images} images, "
+                  f"floor {nearest.floor:.4f} (p = {nearest.p_value:.2g}); {detail}")
     return RuleResult("class_floor", nearest.recall, nearest.floor, not low, summary, detail)
 
 
@@ -144,30 +149,41 @@ def format_reason(rules: Sequence[RuleResult]) -> str:
 
 
 class _ClassRecall(NamedTuple):
+    """A recall, None without images, and the p-value of the hypothesis that the true recall reaches the floor."""
+
     name: str
-    recall: float | None  # None without images
+    recall: float | None
+    num_images: int
     floor: float
+    p_value: float
 
 
 def _class_recalls(evaluation: Mapping[str, Any], gate: Gate) -> list[_ClassRecall]:
     if not evaluation.get("recall"):
         return []
+    floors = gate.min_recalls
     rows = zip(evaluation["class_names"], evaluation["recall"], evaluation["confusion"], strict=True)
     return [
-        _ClassRecall(name, finite_number(recall) if sum(counts) else None, gate.min_recalls.get(name, gate.min_recall))
-        for name, recall, counts in rows
+        _class_recall(name, recall, sum(counts), floors.get(name, gate.min_recall)) for name, recall, counts in rows
     ]
 
 
-def _margin(row: _ClassRecall) -> float:
-    return -math.inf if row.recall is None else row.recall - row.floor
+def _class_recall(name: str, measured: object, num_images: int, floor: float) -> _ClassRecall:
+    from scipy.stats import binomtest
+
+    recall = finite_number(measured) if num_images else None
+    if recall is None:
+        return _ClassRecall(name, None, 0, floor, 0.0)  # fails
+    p_value = float(binomtest(round(recall * num_images), num_images, floor, alternative="less").pvalue)
+    return _ClassRecall(name, recall, num_images, floor, p_value)
 
 
 def _describe_low_recall(row: _ClassRecall) -> str:
     if row.recall is None:
         return f"class {row.name} has no validation images"
     recall, floor = _format_distinct(row.recall, row.floor)
-    return f"class {row.name} has recall {recall}, below its floor {floor}"
+    return (f"class {row.name} has recall {recall} of {row.num_images} images, significantly below its floor {floor} "
+            f"(p = {row.p_value:.2g})")
 
 
 def _explain_no_images(comparison: ChampionComparison) -> str:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from carclf.stats import FloatArray, equal_frequency_bins, wilson_interval
+from carclf.stats import NUM_FOLDS, FloatArray, cross_fitting_folds, equal_frequency_bins, wilson_interval
 
 Labels = npt.NDArray[np.int64]
 MIN_PROBABILITY = 1e-12  # replaces 0, to which a softmax in floating point can round
@@ -16,12 +16,14 @@ MAX_BINS = 15
 MIN_BIN_SIZE = 10
 
 
-def apply_temperature(probabilities: FloatArray, temperature: float) -> FloatArray:
+def apply_temperature(probabilities: FloatArray, temperature: float | FloatArray) -> FloatArray:
     """Return probabilities (rows, classes) at another temperature: softmax(log p / T), which is softmax(logits / T).
 
-    Temperature 1 changes nothing, a higher one lowers the confidence; the order of the classes in a row is unchanged.
+    The temperature is one number, or one for each row. Temperature 1 changes nothing, a higher one lowers the
+    confidence; the order of the classes in a row is unchanged.
     """
-    return np.asarray(softmax(np.log(np.maximum(probabilities, MIN_PROBABILITY)) / temperature, 1))
+    scaled = np.log(np.maximum(probabilities, MIN_PROBABILITY)) / np.reshape(temperature, (-1, 1))
+    return np.asarray(softmax(scaled, 1))
 
 
 def negative_log_likelihood(labels: Labels, probabilities: FloatArray) -> float:
@@ -53,6 +55,19 @@ def fit_temperature(labels: Labels, probabilities: FloatArray) -> float:
     calibrated = apply_temperature(probabilities, temperature)
     is_better = negative_log_likelihood(labels, calibrated) < negative_log_likelihood(labels, probabilities)
     return temperature if is_better else 1.0
+
+
+def cross_fitted_temperatures(labels: Labels, probabilities: FloatArray, units: Labels) -> FloatArray:
+    """Return a temperature for each row (rows,), fitted to the rows of other folds, so that no row calibrates itself.
+
+    Rows with the same unit are in the same fold. A row with the label -1 has no column and fits nothing.
+    """
+    folds = cross_fitting_folds(units)
+    temperatures = np.ones(len(labels))
+    for fold in range(NUM_FOLDS):
+        others = (folds != fold) & (labels >= 0)
+        temperatures[folds == fold] = fit_temperature(labels[others], probabilities[others])
+    return temperatures
 
 
 def reliability_bins(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from carclf.formatting import format_count
-from carclf.metrics import METRICS
+from carclf.metrics import METRICS, Metric
 from carclf.reports.render import render_template
 
 COLORS = {"better": "#1a7f37", "worse": "#b42318"}
@@ -25,20 +25,24 @@ def render_experiment(outcome: Mapping[str, Any], plot: bytes) -> str:
 
 def summarize_design(outcome: Mapping[str, Any]) -> str:
     """Describe the comparisons of an experiment and the meaning of its intervals and p-values."""
-    num_comparisons, seed_std = outcome["num_comparisons"], outcome["seed_std"]
+    num_comparisons, seed_std, metric = outcome["num_comparisons"], outcome["seed_std"], METRICS[outcome["metric"]]
     folds = f" in {format_count(outcome['num_folds'], 'fold')}" if outcome["num_folds"] else ""
     seed_effect = "With one seed, the conclusions hold for these models, not for other seeds."
     if seed_std is not None:
-        metric = METRICS[outcome["metric"]]
-        effect = f"{100 * seed_std:.2f} points" if metric.higher_is_better else f"{seed_std:.4f}"
-        seed_effect = (f"The seed changes the {metric.noun} by {effect} (standard deviation, assumed to be "
-                       "the same for every recipe), in addition to the variation between images.")
+        seed_effect = (f"The seed changes the {metric.noun} by {_describe_size(seed_std, metric)} (standard deviation, "
+                       "assumed to be the same for every recipe), in addition to the variation between images.")
     return (f"{format_count(num_comparisons, 'recipe')} compared with the baseline (recipe "
             f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, "
             f"{format_count(outcome['num_images'], 'image')}{folds}. Intervals and p-values are corrected for the "
             "number of recipes, including those that were stopped early or tried earlier in the same study: the "
             "probability that an experiment without any real difference reports one is at most "
-            f"{100 * outcome['significance_level']:.0f}%. {seed_effect}")
+            f"{100 * outcome['significance_level']:.0f}%. {seed_effect} The same images select the best model and "
+            f"measure it: its {metric.noun} is expected to be better than on other images by "
+            f"{_describe_size(abs(outcome['selection_optimism']), metric)} or more.")
+
+
+def _describe_size(value: float, metric: Metric) -> str:
+    return f"{100 * value:.2f} points" if metric.higher_is_better else f"{value:.4f}"
 
 
 def sort_by_metric(outcome: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -90,9 +90,10 @@ def duplicate_galleries(index: pd.DataFrame, thumbnails: Thumbnails) -> tuple[Ga
 
 
 def suspect_gallery(suspects: pd.DataFrame, thumbnails: Thumbnails) -> Gallery:
-    """Return the first suspected label errors with rank, label, suggested label and label quality."""
+    """Return the first suspected label errors with rank, subset, label, suggested label and label quality."""
     notes = [
-        f"{rank}. {shorten(str(row.label))} → {shorten(str(row.suggested_label))} · {row.label_quality:.3f}"
+        f"{rank}. {row.subset}: {shorten(str(row.label))} → {shorten(str(row.suggested_label))} · "
+        f"{row.label_quality:.3f}"
         for rank, row in enumerate(suspects.itertuples(), start=1)
     ]
     return _gallery("", suspects.assign(note=notes), MAX_SUSPECTS, thumbnails)

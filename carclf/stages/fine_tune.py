@@ -16,7 +16,10 @@ VERSION = 8
 def fine_tune(
     archive: Archive, split: Split, start: Model, context: StageContext, *, pause_epoch: int = 0
 ) -> tuple[Model, bool]:
-    """Return the model of train_head with its upper blocks trained, at the epoch with the best value of the metric.
+    """Return the model of train_head with its upper blocks trained.
+
+    With the cosine schedule it has the averaged weights of the last step; with the plateau schedule those of the epoch
+    that is best on held-out training images. No validation image selects anything.
 
     If the process is killed, the next call resumes from the last checkpoint. Raise StageWaiting if training paused
     after ``pause_epoch``; the next call continues.

@@ -27,7 +27,7 @@ from carclf.metrics import METRICS
 from carclf.progress import log
 from carclf.services.storage import Store, format_command
 
-VERSION = 6
+VERSION = 7
 # These settings affect a promotion's consequences, not whether the candidate passes.
 EXCLUDED_GATE_SETTINGS = frozenset({"threshold", "max_log_loss", "raise_threshold", "approval"})
 
@@ -199,6 +199,7 @@ def _promotion_event(candidate: Candidate, decision: Decision, options: Promotio
 
 def _raised_threshold(candidate: Candidate, config: Config) -> float | None:
     """Return the value to which a promotion raises the stored threshold, or None if gate.raise_threshold is off."""
-    worse_bound = "val_metric_low" if METRICS[candidate.split.metric_name].higher_is_better else "val_metric_high"
-    name = {"off": "", "worse_bound": worse_bound, "metric": "val_metric"}[config.gate.raise_threshold]
-    return candidate.evaluation.number(name) if name else None
+    if config.gate.raise_threshold == "off":
+        return None
+    higher_is_better = METRICS[candidate.split.metric_name].higher_is_better
+    return candidate.evaluation.number("val_metric_low" if higher_is_better else "val_metric_high")

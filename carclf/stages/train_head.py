@@ -101,7 +101,6 @@ def _fit_head(folder: Path, features: RunFeatures, config: Config) -> "tuple[ker
     all_views = views.reshape(-1, num_features), np.tile(labels, len(views))
     fitted = fit_head(head, all_views, val, settings, objective)
     return head, fitted.history, {
-        **fitted.best.to_metrics(), "metric": objective.metric.name, "best_epoch": fitted.best_epoch,
-        "learning_rate": settings.learning_rate, "weight_decay": settings.weight_decay, "num_classes": num_classes,
-        "num_features": num_features,
+        **fitted.validation.to_metrics(), "metric": objective.metric.name, "learning_rate": settings.learning_rate,
+        "weight_decay": settings.weight_decay, "num_classes": num_classes, "num_features": num_features,
     }

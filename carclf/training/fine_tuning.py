@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import AfterValidator
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
@@ -16,7 +18,9 @@ from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 from carclf.artifacts import Archive, Metrics, Model, Split, StageContext
 from carclf.config import AUTO, FineTune
 from carclf.dataset.archives import extract_images
+from carclf.dataset.splits import units_of
 from carclf.errors import DataError
+from carclf.metrics import METRICS
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, LetterboxedSource, TrainingSource, batches
 from carclf.pipeline.mixing import BatchMixer
@@ -26,11 +30,12 @@ from carclf.training import auto_settings
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
 from carclf.training.distribution import data_parallel
+from carclf.training.head_search import is_held_out
 from carclf.training.precision import compute_precision
 from carclf.training.saving import save_model, write_reference_logits
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
-from carclf.training.trainer import Trainer, TrainerOptions
-from carclf.training.validation import Objective, Validation, validate
+from carclf.training.trainer import Trainer, TrainerOptions, Validate
+from carclf.training.validation import Objective, validate
 
 # Settings of the trials for a setting that is "auto".
 TRIAL_BATCH_SIZE = 32
@@ -39,6 +44,7 @@ NUM_RATES = 100
 SMALLEST_BATCH = 8
 LARGEST_BATCH = 1024
 MIN_STEPS_PER_EPOCH = 16  # limits the batch size: with fewer steps an epoch would hardly train
+SELECTION_EVERY = 10  # with the plateau schedule, one unit of training images in ten selects the epoch
 Columns = dict[str, list[float | int | str | None]]
 Trials = tuple[pd.DataFrame, float]  # the values tried for a setting, one per row, and the best value
 
@@ -78,7 +84,7 @@ class FineTuning:
         Raise StageWaiting if training paused after ``pause_epoch``.
         """
         history = pd.DataFrame()
-        metrics: Metrics = {**self._start_validation().to_metrics(), "best_epoch": 0}
+        metrics: Metrics = {"epoch": 0, **{name: self.start.number(name) for name in ("val_accuracy", "val_metric")}}
         with self.load_network() as network:
             if self.config.fine_tune.epochs:
                 settings = self._resolve_auto(network, folder, checkpoints)
@@ -89,15 +95,33 @@ class FineTuning:
         inherited = {name: self.start.metric(name) for name in ("num_classes", "image_height", "image_width")}
         return metrics | {"metric": self.split.metric_name, "class_names": self.split.class_names} | inherited
 
-    def _start_validation(self) -> Validation:
-        """Return the validation of the initial weights, whose loss is unknown."""
-        return Validation(np.inf, self.start.number("val_accuracy"), self.start.number("val_metric"))
+    @cached_property
+    def selection_mask(self) -> npt.NDArray[np.bool_]:
+        """A mask of the training images that select an epoch and are not trained on; none with the cosine schedule.
+
+        The cosine schedule ends with a learning rate of 0, so the last epoch is the result. The plateau schedule needs
+        a selection, which must not use the validation images: they measure the result.
+        """
+        train, settings = self.rows["train"], self.config
+        if settings.fine_tune.schedule == "cosine":
+            return np.zeros(len(train), bool)
+        mask = is_held_out(units_of(train).to_numpy(), SELECTION_EVERY, settings.seed)
+        metric = METRICS[self.split.metric_name]
+        if mask.all() or not metric.is_defined(train["class_index"].to_numpy()[mask]):
+            raise DataError("fine_tune.schedule=plateau selects an epoch by a tenth of the groups of training images, "
+                            f"which are too few for that by {metric.noun}. Set fine_tune.schedule=cosine.")
+        return mask
+
+    @property
+    def training_rows(self) -> pd.DataFrame:
+        """The rows of the images to train on."""
+        return self.rows["train"][~self.selection_mask]
 
     @contextmanager
     def load_network(self) -> Iterator[keras.Model]:
         """Yield the network of ``start`` on this machine's devices and in the configured precision."""
         make_deterministic(self.config.seed, kernels=self.config.model.deterministic)
-        batch_size = min(self.config.fine_tune.batch_size, len(self.rows["train"])) or LARGEST_BATCH
+        batch_size = min(self.config.fine_tune.batch_size, len(self.training_rows)) or LARGEST_BATCH
         with data_parallel(batch_size):
             network = self.start.network(self.store)
             with compute_precision(self.config.model.precision, network) as precision:
@@ -177,26 +201,28 @@ class FineTuning:
         self, network: keras.Model, settings: FineTune, checkpoints: Checkpoints, pause_epoch: int
     ) -> tuple[pd.DataFrame, Metrics]:
         source = self.training_source(settings)
-        images = extract_images(self.archive, self.store)
-        size = self.start.image_size
-        val = LetterboxedSource(Examples.from_index(self.rows["val"], images, size), size)
         trained, num_blocks = compile_for_fine_tuning(settings, network, source)
         if source.batch_size < settings.batch_size:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
         log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
         objective = Objective.from_split(self.split)
         options = TrainerOptions(settings, self.mixer(settings), objective, pause_epoch)
-
-        def validate_model(model: keras.Model) -> Validation:
-            return validate(model, val, source.batch_size, objective)
-
+        if not (held_out := self.rows["train"][self.selection_mask]).empty:
+            options = replace(options, select=self._measure(held_out, source.batch_size, objective))
+        validate_model = self._measure(self.rows["val"], source.batch_size, objective)
         trainer = Trainer(trained, source, validate_model, checkpoints, options)
-        history = trainer.run(self._start_validation())
+        history = trainer.run()
+        result = {name: trainer.result_row[name] for name in ("epoch", "val_accuracy", "val_metric")}
         return history, {
-            **trainer.state.best.to_metrics(), "best_epoch": trainer.state.best_epoch, "num_blocks": num_blocks,
-            "num_restarts": trainer.state.restarts, "learning_rate": settings.learning_rate,
-            "batch_size": source.batch_size,
+            **result, "num_blocks": num_blocks, "num_restarts": trainer.state.restarts,
+            "learning_rate": settings.learning_rate, "batch_size": source.batch_size,
         }
+
+    def _measure(self, rows: pd.DataFrame, batch_size: int, objective: Objective) -> Validate:
+        """Return a function that measures a model on images."""
+        images, size = extract_images(self.archive, self.store), self.start.image_size
+        source = LetterboxedSource(Examples.from_index(rows, images, size), size)
+        return lambda model: validate(model, source, batch_size, objective)
 
     def training_source(
         self, settings: FineTune, rows: pd.DataFrame | None = None, max_steps: int = 0
@@ -208,7 +234,7 @@ class FineTuning:
         augmenter = Augmenter(self.config.augment)
         size = self.start.image_size
         images = extract_images(self.archive, self.store)
-        rows = self.rows["train"] if rows is None else rows
+        rows = self.training_rows if rows is None else rows
         examples = Examples.from_index(rows, images, augmenter.decode_size(size))
         examples = examples.with_decode_cache(self.archive.content_hash, max_bytes=settings.cache_gb * 1e9)
         sizes = epoch_sizes(size, settings.initial_size_fraction, settings.num_phases, settings.epochs)

@@ -16,7 +16,7 @@ from carclf.training.validation import Objective
 # Ranges around the given values, as powers of ten.
 LEARNING_RATE_DECADES = (-0.5, 0.5)
 WEIGHT_DECAY_DECADES = (-1.0, 2.0)
-HELD_OUT_EVERY = 5  # one group in five is held out
+HELD_OUT_EVERY = 5  # one group in five is held out to choose the settings
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def search_settings(
     for trial in trials:
         fitted = fit_head(build(), train, val, trial, objective)
         rows.append({"learning_rate": trial.learning_rate, "weight_decay": trial.weight_decay,
-                     "held_out_loss": float(fitted.history["val_loss"].min()),
-                     "held_out_accuracy": fitted.best.accuracy, "held_out_metric": fitted.best.metric})
+                     "held_out_loss": fitted.validation.loss, "held_out_accuracy": fitted.validation.accuracy,
+                     "held_out_metric": fitted.validation.metric})
         log.info("train_head: trial %d/%d learning_rate=%.2g weight_decay=%.2g held_out_loss=%.4f "
                  "held_out_accuracy=%.4f held_out_metric=%.4f", len(rows), len(trials), *rows[-1].values())
     table = pd.DataFrame(rows)
@@ -70,9 +70,12 @@ def _best_trial(trials: pd.DataFrame, objective: Objective) -> int:
     return int((sign * trials["held_out_metric"]).fillna(np.inf).argmin())
 
 
-def is_held_out(groups: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
-    """Return a mask of the held-out rows: those of every fifth group."""
-    return np.asarray(np.unique(groups, return_inverse=True)[1] % HELD_OUT_EVERY == 0)
+def is_held_out(
+    groups: npt.NDArray[np.generic], every: int = HELD_OUT_EVERY, seed: int = 0
+) -> npt.NDArray[np.bool_]:
+    """Return a mask of the held-out rows: those of one group in ``every``; the seed determines the first one."""
+    names, numbers = np.unique(groups, return_inverse=True)
+    return np.asarray(numbers % every == seed % min(every, len(names)))
 
 
 def sample_trials(settings: Head, seed: int) -> list[Head]:

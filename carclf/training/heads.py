@@ -41,27 +41,24 @@ def join_backbone_and_head(backbone: keras.Model, head: keras.Model) -> keras.Mo
 
 @dataclass(frozen=True)
 class FittedHead:
-    """The history with one row per epoch, and the best epoch, from 1, with its validation.
+    """The history with one row per epoch, and the validation of the last one, whose weights the head has.
 
     The columns ``loss`` and ``val_loss`` are both the cross-entropy without label smoothing.
     """
 
     history: pd.DataFrame
-    best: Validation
-    best_epoch: int
+    validation: Validation
 
 
-class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Validate each epoch and keep the weights of the best one; in a tie, the earliest."""
+class _Validate(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
+    """Validate each epoch."""
 
     def __init__(self, val: LabeledFeatures, objective: Objective, meter: Meter) -> None:
         super().__init__()
         self.val = val
         self.objective = objective
         self.meter = meter
-        self.best: Validation | None = None
-        self.best_epoch = 0
-        self.best_weights: list[Any] = []
+        self.validation: Validation | None = None
         self.history: list[dict[str, float]] = []
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -73,10 +70,7 @@ class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]  # keras is unt
         row = {"epoch": epoch + 1, **trained, "val_loss": validation.loss} | validation.to_metrics()
         self.history.append(row)
         self.meter(epoch + 1, self.params["epochs"], self.objective.format(validation), row)
-        if self.best is None or self.objective.is_better(validation, self.best):
-            self.best = validation
-            self.best_epoch = epoch + 1
-            self.best_weights = self.model.get_weights()
+        self.validation = validation
 
 
 def _smoothed_cross_entropy(labels: Any, logits: Any, label_smoothing: float) -> Any:
@@ -88,13 +82,15 @@ def _smoothed_cross_entropy(labels: Any, logits: Any, label_smoothing: float) ->
 def fit_head(
     head: keras.Model, train: LabeledFeatures, val: LabeledFeatures, settings: Head, objective: Objective = ACCURACY
 ) -> FittedHead:
-    """Fit the head to features and labels, and leave the weights of the best epoch in it."""
+    """Fit the head to features and labels until the learning rate is 0.
+
+    The validation is only measured: no epoch is selected by it.
+    """
     with Meter("train_head") as meter:
-        keep_best = _KeepBest(val, objective, meter)
-        fit_to_end(head, train, settings, [keep_best])
-    assert keep_best.best is not None  # Head.epochs is at least 1
-    head.set_weights(keep_best.best_weights)
-    return FittedHead(pd.DataFrame(keep_best.history), keep_best.best, keep_best.best_epoch)
+        validate = _Validate(val, objective, meter)
+        fit_to_end(head, train, settings, [validate])
+    assert validate.validation is not None  # Head.epochs is at least 1
+    return FittedHead(pd.DataFrame(validate.history), validate.validation)
 
 
 def fit_to_end(

@@ -22,7 +22,7 @@ from carclf.training.heads import build_head, fit_to_end
 from carclf.training.run_features import RunFeatures
 from carclf.training.saving import save_model, write_reference_logits
 from carclf.training.schedules import compile_for_fine_tuning
-from carclf.training.trainer import UNKNOWN, Trainer, TrainerOptions
+from carclf.training.trainer import Trainer, TrainerOptions
 from carclf.training.validation import Objective
 
 SUBSETS = (TRAIN, VAL)
@@ -105,7 +105,7 @@ class Refitting:
                  len(epochs) * steps_per_epoch)
         options = TrainerOptions(settings, self.fine_tuning.mixer(settings),
                                  Objective.from_split(self.fine_tuning.split))
-        return Trainer(trained, source, None, checkpoints, options).run(UNKNOWN)
+        return Trainer(trained, source, None, checkpoints, options).run()
 
     def _measured_epochs(self) -> pd.DataFrame:
         """Return the rows of the measured model's history that determine the number of steps.
@@ -116,7 +116,7 @@ class Refitting:
         history = pd.read_csv(self.measured.path(self.fine_tuning.store, "history.csv"))
         if self.config.fine_tune.schedule == "cosine":
             return history
-        return history.head(int(self.measured.number("best_epoch")))
+        return history.head(int(self.measured.number("epoch")))
 
 
 def replay_rates(epochs: pd.DataFrame, initial: float) -> Any:

@@ -1,7 +1,8 @@
 """The fine-tuning loop: ``fit`` by whole epochs, validation on averaged weights, and checkpoints to resume from.
 
 A checkpoint holds everything that determines the next step: the variables of the model and the optimizer (with the
-moving average and the states of the random generators), the position in the data, patience, and the best weights.
+moving average and the states of the random generators), and the position in the data. If an epoch is selected, it also
+holds patience and the weights of the best epoch.
 """
 
 import time
@@ -26,11 +27,11 @@ from carclf.training.compile import CROSS_ENTROPY, build_metric_variables
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
-from carclf.training.validation import Objective, Validation, ema_weights
+from carclf.training.validation import Objective, Validation, averaged_weights, ema_weights
 
 FINITE_CHECK_STEPS = 20  # steps between two checks of the loss: each check waits for the device
 MAX_RESTARTS = 3
-UNKNOWN = Validation(float("nan"), float("nan"), float("nan"))
+UNKNOWN = Validation(float("nan"), float("nan"), float("nan"))  # every other validation is better
 Validate = Callable[[keras.Model], Validation]
 
 
@@ -40,22 +41,27 @@ class NonFiniteLossError(Exception):
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """The settings, the mixing of batches, the objective, and the epoch after which training pauses (0: none)."""
+    """The settings, the mixing of batches, the objective, and the epoch after which training pauses (0: none).
+
+    ``select`` measures a model on images that are in neither the training nor the validation images. With it, the
+    result is the epoch with the best measurement, and patience applies. Without it, the result is the last epoch.
+    """
 
     settings: FineTune
     mixer: BatchMixer
     objective: Objective
     pause_epoch: int = 0
+    select: Validate | None = None
 
 
 @dataclass
 class TrainingState:
-    """The state of a training without its variables. ``best`` is the validation of the best weights."""
+    """The state of a training without its variables. ``best`` is the measurement of the selected epoch's weights."""
 
     best: Validation
     step: int = 0
     seconds: float = 0.0
-    best_epoch: int = 0  # 0: the weights that fine-tuning started with
+    best_epoch: int = 0  # 0: no epoch was selected
     best_loss: float = float("inf")
     stale_epochs: int = 0
     restarts: int = 0
@@ -72,9 +78,11 @@ class _EpochStart:
 
 
 class Trainer:
-    """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the best weights in the model.
+    """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the resulting weights in the model.
 
-    Without ``validate``, no image is held out, and the moving averages after the last step are kept.
+    They are the moving averages after the last step or, if ``TrainerOptions.select`` is given, after the best epoch.
+    ``validate`` measures the validation images for the history only: they select nothing. It is None if no image is
+    held out.
     """
 
     def __init__(
@@ -89,26 +97,26 @@ class Trainer:
         self.settings = options.settings
         self.objective = options.objective
         self.pause_epoch = options.pause_epoch
+        self.select = options.select
         self.optimizer: BlockwiseAdamW = model.optimizer
         self.stream = BatchStream(lambda number: batches(
             source, source.batch_size, start_batch=number, num_workers=options.settings.num_workers, mix=options.mixer
         ))
         self.state = TrainingState(UNKNOWN)
-        self.best_weights: Arrays = model.get_weights()
+        self.best_weights: Arrays = model.get_weights() if self.select else []
         self._interrupted_metrics: Arrays | None = None  # of an epoch that a checkpoint interrupted
         self._epoch_start = _EpochStart()
         self._counted = self._saved = time.monotonic()
 
-    def run(self, start: Validation) -> pd.DataFrame:
+    def run(self) -> pd.DataFrame:
         """Train to the end, from the latest checkpoint if there is one; return the history, one row per epoch.
 
-        ``start`` is the validation of the initial weights. In the history, ``loss`` and ``val_loss`` are both the
-        cross-entropy without label smoothing: of the augmented training images, and of the validation images.
+        In the history, ``loss`` and ``val_loss`` are both the cross-entropy without label smoothing: of the augmented
+        training images, and of the validation images.
 
         Raise StageWaiting after ``pause_epoch``, when its checkpoint is saved. Raise QualityError if the initial
         weights are not finite, or if the loss repeatedly is not.
         """
-        self.state.best = start
         build_metric_variables(self.model, self.source)
         with self.writer:
             if not self._restore():
@@ -123,10 +131,13 @@ class Trainer:
                         self._restart()
                         self.stream.close()
         self.stream.close()
-        if not self.state.best_epoch:
-            log.info("fine_tune: no epoch improved on the initial weights, which are kept")
-        self.model.set_weights(self.best_weights)
+        self.model.set_weights(self.best_weights if self.select else averaged_weights(self.model))
         return pd.DataFrame(self.state.history)
+
+    @property
+    def result_row(self) -> dict[str, int | float]:
+        """The row of the history of the epoch whose weights are the result."""
+        return self.state.history[self.state.best_epoch - 1]  # the last row if no epoch was selected
 
     @property
     def _total_steps(self) -> int:
@@ -143,11 +154,12 @@ class Trainer:
         return budget > 0 and self.state.seconds > budget * 60
 
     def _finished(self) -> bool:
-        if self._budget_spent:
+        history = self.state.history
+        if self._budget_spent and history and history[-1]["step"] == self.state.step:  # the weights are validated
             log.info("fine_tune: budget is spent budget_minutes=%g", self.settings.budget_minutes)
             return True
         if self.state.stale_epochs >= self.settings.patience:
-            log.info("fine_tune: validation metric did not improve metric=%s epochs=%d",
+            log.info("fine_tune: metric on held-out training images did not improve metric=%s epochs=%d",
                      self.objective.metric.name, self.state.stale_epochs)
             return True
         return self.state.step >= self._total_steps
@@ -158,9 +170,10 @@ class Trainer:
         if self.pause_epoch and epoch >= self.pause_epoch:
             self.stream.close()
             self.writer.wait()
+            validation = {name: self.result_row[name] for name in ("val_accuracy", "val_metric")}
             raise StageWaiting(
                 f"paused after epoch {epoch} of {self.settings.epochs}",
-                metrics={"epoch": epoch, "metric": self.objective.metric.name, **self.state.best.to_metrics()},
+                metrics={"epoch": epoch, "metric": self.objective.metric.name, **validation},
             )
 
     def _count_time(self) -> None:
@@ -197,16 +210,15 @@ class Trainer:
         }, text)
 
     def _end_epoch(self) -> tuple[dict[str, float], str]:
-        """Validate the averaged weights and keep the best; return the values as metrics and as text."""
+        """Measure the averaged weights; return the values of the validation images as metrics and as text."""
         if self.validate is None:
-            self.state.best_epoch = self._epoch_number
-            self.best_weights = self.model.get_weights()
             return {}, ""
         validation = self.validate(self.model)
         # The last step may have damaged the weights, which no training loss shows yet.
         if not np.isfinite(validation.loss):
             raise NonFiniteLossError
-        self._record_validation(validation)
+        if self.select:
+            self._select_epoch(self.select(self.model))
         return {"val_loss": validation.loss, **validation.to_metrics()}, self.objective.format(validation)
 
     def _record_epoch(self, row: dict[str, Any], validation: str) -> None:
@@ -217,23 +229,23 @@ class Trainer:
         self._count_time()
         self._save()
 
-    def _record_validation(self, validation: Validation) -> None:
+    def _select_epoch(self, measured: Validation) -> None:
         """Keep the best weights, in a tie the earliest, and lower the rate of the plateau schedule.
 
         Patience counts only in the last phase: earlier, some blocks do not train yet and images are small.
         """
         state, settings = self.state, self.settings
         phase = phases_by_epoch(settings.epochs, settings.num_phases)[self._epoch_number - 1]
-        if self.objective.is_better(validation, state.best):
-            state.best = validation
+        if not state.best_epoch or self.objective.is_better(measured, state.best):
+            state.best = measured
             state.stale_epochs = 0
             state.best_epoch = self._epoch_number
             self.best_weights = self.model.get_weights()
         elif phase == settings.num_phases - 1:
             state.stale_epochs += 1
-        if settings.schedule == "plateau" and validation.loss >= state.best_loss:
+        if settings.schedule == "plateau" and measured.loss >= state.best_loss:
             self._halve_learning_rate()
-        state.best_loss = min(validation.loss, state.best_loss)
+        state.best_loss = min(measured.loss, state.best_loss)
 
     def _halve_learning_rate(self) -> None:
         self.optimizer.scale.assign(self.optimizer.scale * 0.5)

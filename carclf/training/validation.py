@@ -33,7 +33,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Objective:
-    """The metric that selects the epoch, and the names of the classes, on which it may depend."""
+    """The metric that models are measured by, and the names of the classes, on which it may depend."""
 
     metric: Metric = METRICS["accuracy"]
     class_names: tuple[str, ...] = ()
@@ -87,6 +87,12 @@ def ema_weights(model: keras.Model) -> Iterator[None]:
     finally:
         for variable, array in zip(variables, weights, strict=True):
             variable.assign(array)
+
+
+def averaged_weights(model: keras.Model) -> list[npt.NDArray[Any]]:
+    """Return the weights of the model, the trainable ones as moving averages."""
+    with ema_weights(model):
+        return list(model.get_weights())
 
 
 def validate(model: keras.Model, source: LetterboxedSource, batch_size: int, objective: Objective) -> Validation:

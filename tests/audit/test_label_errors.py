@@ -92,14 +92,15 @@ def test_a_dataset_of_the_competitions_size_is_ranked() -> None:
 def test_suspects_with_an_ambiguous_id_are_identified_by_their_path() -> None:
     true, given, _ = planted(0)
     rows = pd.DataFrame({"id": [f"{n}.jpg" for n in range(NUM)], "label": (given * 10).astype(str),
-                         "class_index": given,
+                         "class_index": given, "subset": np.where(np.arange(NUM) % 5, "train", "val"),
                          "cluster": np.arange(NUM)})
     rows = rows.assign(path="train/" + rows["label"] + "/" + rows["id"])
     rows.loc[1, "id"] = "0.jpg"
     suspects = rank_suspects(rows, pooled(true), 0)
-    assert list(suspects.columns) == ["id", "path", "label", "suggested_label", "label_quality", "is_suspect"]
+    assert list(suspects.columns) == ["id", "path", "subset", "label", "suggested_label", "label_quality", "is_suspect"]
     assert set(suspects["suggested_label"]) <= set(rows["label"])
     assert len(suspects) == NUM
+    assert suspects.set_index("path")["subset"].to_dict() == rows.set_index("path")["subset"].to_dict()
     ids = suspects.set_index("path")["id"]
     assert all(ids[path] == path for path in rows["path"][:2])
     assert ids[rows["path"][2]] == "2.jpg"
@@ -111,7 +112,7 @@ def test_images_of_a_group_do_not_confirm_each_others_labels() -> None:
     features[1:5] = features[0]
     given[:5] = 3
     rows = pd.DataFrame({"id": np.arange(NUM).astype(str), "path": "x", "label": given.astype(str),
-                         "class_index": given, "cluster": np.arange(NUM), "group": ""})
+                         "class_index": given, "cluster": np.arange(NUM), "group": "", "subset": "train"})
     apart = rank_suspects(rows, features, 0).set_index("id")["label_quality"]
     rows.loc[:4, "group"] = "driver"
     together = rank_suspects(rows, features, 0).set_index("id")["label_quality"]

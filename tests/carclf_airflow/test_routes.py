@@ -386,7 +386,8 @@ def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, vi
            "on_pareto_front": False, "command": "", "runs": [], "changes": {}, "relative_cost": None}
     outcome = {"experiment": name, "metric": "accuracy", "recipe": "demo", "seeds": [0], "num_images": 9,
                "num_folds": 0,
-               "num_comparisons": 0, "significance_level": 0.05, "seed_std": None, "settings": {}, "winner": "",
+               "num_comparisons": 0, "significance_level": 0.05, "seed_std": None, "selection_optimism": 0.0,
+               "settings": {}, "winner": "",
                "rows": [row], "stopped_early": [], "failed": [], "not_trained": []}
     store.write(f"experiments/{name}/outcome.json", json.dumps(outcome).encode())
     page = viewer.get(path, headers=HTML)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from carclf.artifacts import Audit, Dataset, Metrics, Provenance, build
 from carclf.audit.auditor import NETWORK_SETTINGS
 from carclf.cli.app import app
-from carclf.cli.label_fixes import merge_fixes
+from carclf.cli.label_fixes import merge_fixes, read_suspects, select_fixes, suspect_lines
 from carclf.config import load_config
 from carclf.dataset.fixes import LabelFix, read_fixes
 from carclf.errors import CarclfError, ConfigError, DataError
@@ -20,7 +20,7 @@ from carclf.runs.run import Run
 from carclf.services.storage import Store, init_store
 
 SUSPECTS = pd.DataFrame({
-    "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "",
+    "id": ["a.jpg", "b,\"1\".jpg", "c.jpg", "d.jpg"], "path": "", "subset": ["train", "train", "excluded", "train"],
     "label": ["0", "1", "2", "0"], "suggested_label": ["1", "2", "0", "3"],
     "label_quality": [0.01, 0.02, 0.03, 0.9], "is_suspect": [True, True, True, False],
 })
@@ -71,9 +71,9 @@ def csv_text(store: Store) -> str:
 def test_without_a_selection_the_suspects_are_listed(store: Store) -> None:
     *suspects, hint = label_fixes(store, "--run", "r").splitlines()
     assert suspects == [
-        "   1. a.jpg: label 0, suggested 1 (label quality 0.010)",
-        "   2. b,\"1\".jpg: label 1, suggested 2 (label quality 0.020)",
-        "   3. c.jpg: label 2, suggested 0 (label quality 0.030)",
+        "   1. a.jpg (train): label 0, suggested 1 (label quality 0.010)",
+        "   2. b,\"1\".jpg (train): label 1, suggested 2 (label quality 0.020)",
+        "   3. c.jpg (excluded): label 2, suggested 0 (label quality 0.030)",
     ]
     assert hint.startswith("3 suspects") and "--id ID" in hint
     assert len(label_fixes(store, "--run", "r", "--top", "1", "--show").splitlines()) == 2
@@ -100,8 +100,8 @@ def test_a_run_that_drift_stopped_uses_the_most_similar_audit_of_its_split(store
         settings = {"network": audited_network, "seed": seed, "salt": ""}
         build(Audit, make, Provenance(1, {"split": split}, settings), store)
         if split == "s":
-            assert f" {name}: label 0" in label_fixes(store, "--run", "stopped")
-    assert " equal: label 0" in label_fixes(store, "--run", "stopped")
+            assert f" {name} (train): label 0" in label_fixes(store, "--run", "stopped")
+    assert " equal (train): label 0" in label_fixes(store, "--run", "stopped")
 
 
 def test_fixes_are_written_for_the_first_and_the_named_suspects(store: Store) -> None:
@@ -114,6 +114,18 @@ def test_fixes_are_written_for_the_first_and_the_named_suspects(store: Store) ->
     assert csv_text(store).endswith(f"c.jpg,drop,,{C}")
     assert [(fix.id, fix.action, fix.label, fix.sha256) for fix in read_fixes(store).entries] == [
         ("a.jpg", "relabel", "1", "a" * 64), ('b,"1".jpg', "relabel", "2", "b" * 64), ("c.jpg", "drop", None, "c" * 64)]
+
+
+@pytest.mark.parametrize("action", [[], ["--drop"]])
+def test_a_validation_image_is_only_fixed_by_a_persons_row(store: Store, tmp_path: Path, action: list[str]) -> None:
+    suspects = read_suspects(Run.load("r", store)).assign(subset=["val", "train", "val"])
+    assert [fix.id for fix in select_fixes(suspects, 3, [], drop=bool(action))] == ['b,"1".jpg']
+    with pytest.raises(ConfigError, match=r"'c\.jpg' is a validation image.*--file"):
+        select_fixes(suspects, 0, ["c.jpg"], drop=bool(action))
+    assert "1. a.jpg (val): label 0" in next(suspect_lines(suspects, 3))
+    (tmp_path / "fixes.csv").write_text("id,action,label\na.jpg,relabel,2\n")
+    label_fixes(store, "--file", str(tmp_path / "fixes.csv"))
+    assert read_fixes(store).entries[0].label == "2"
 
 
 def test_existing_fixes_are_kept_unless_they_are_replaced(store: Store) -> None:

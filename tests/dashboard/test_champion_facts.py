@@ -16,7 +16,7 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
     set_threshold(store, 0.5, by="me")
     set_threshold(store, 0.6)
     candidate = build_candidate(store, "one", range(6))
-    config = load_config("demo", {"gate.raise_threshold": "metric"})
+    config = load_config("demo", {"gate.raise_threshold": "worse_bound"})
     candidate.promote(store, config, run_id="r", approved_by="you")
     facts = champion_facts(store)
     assert facts is not None and facts.champion is not None
@@ -28,6 +28,6 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
         "val_metric_high": metrics["val_accuracy_high"], "public_score": None, "rank": None,
         **dict.fromkeys(HOLDOUT_FIELDS)}
     assert facts.champion.since.startswith("20")
-    assert [change.threshold for change in facts.thresholds] == [0.5, 0.6, 0.9]
-    assert facts.threshold == 0.9
+    assert [change.threshold for change in facts.thresholds] == [0.5, 0.6, metrics["val_accuracy_low"]]
+    assert facts.threshold == metrics["val_accuracy_low"]
     assert [event["action"] for event in facts.events] == ["promoted", "threshold_changed", "threshold_changed"]

@@ -34,8 +34,8 @@ def recipe(name: str, accuracy: float, minutes: float, conclusion: str = "", **m
 def outcome(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"experiment": "e", "metric": "accuracy", "recipe": "demo",
             "seeds": [0], "num_images": 60, "num_folds": 0, "num_comparisons": 1,
-            "significance_level": 0.05, "seed_std": None, "rows": list(rows), "stopped_early": [], "failed": [],
-            "not_trained": []} | more
+            "significance_level": 0.05, "seed_std": None, "selection_optimism": 0.012, "rows": list(rows),
+            "stopped_early": [], "failed": [], "not_trained": []} | more
 
 
 def test_recipes_are_sorted_by_accuracy_and_drawn_over_their_cost(store: Store) -> None:

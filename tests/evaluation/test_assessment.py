@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from carclf.evaluation.assessment import MAX_ERRORS, Predictions, compute_evaluation
-from carclf.stats import wilson_interval
+from carclf.inference.calibration import negative_log_likelihood
+from carclf.metrics import METRICS
+from carclf.stats import class_positions, wilson_interval
 
 CLASSES = ["3", "5", "9"]
 
@@ -27,7 +29,7 @@ def probabilities(*predicted: str, confidence: float = 0.8) -> np.ndarray:
 def test_prediction_table_keeps_the_order_of_the_rows() -> None:
     predictions = Predictions(rows(["9", "3", "5"]), CLASSES, probabilities("9", "5", "5"))
     table = predictions.table()
-    assert list(table.columns) == ["id", "label", "predicted", "p_3", "p_5", "p_9"]
+    assert list(table.columns) == ["id", "label", "predicted", "temperature", "p_3", "p_5", "p_9"]
     assert table[["id", "label", "predicted"]].values.tolist() == [
         ["0.jpg", "9", "9"], ["1.jpg", "3", "5"], ["2.jpg", "5", "5"]]
     np.testing.assert_array_equal(table[["p_3", "p_5", "p_9"]], predictions.probabilities)
@@ -67,6 +69,41 @@ def test_images_of_unknown_classes_are_errors_and_do_not_change_the_temperature(
     assert after["confusion"] == [[10, 0, 0, 0], [0, 0, 0, 2], [0, 0, 10, 0], [10, 0, 0, 0]]
     assert after["recall"] == [1.0, 0.0, 1.0, 0.0]
     assert after["temperature"] == before["temperature"]
+
+
+def test_no_image_calibrates_itself_or_its_copies() -> None:
+    """Other labels of an image and its copy change the temperatures of other images only."""
+    random = np.random.default_rng(0)
+    table = rows([CLASSES[n] for n in random.integers(0, 3, 60)]).assign(cluster=np.arange(60) // 2)
+    values = random.dirichlet([0.3] * 3, 60)
+    before = Predictions(table, CLASSES, values)
+    changed = table.assign(label=["3" if table["label"].iloc[0] != "3" else "5"] * 2 + table["label"].tolist()[2:])
+    after = Predictions(changed, CLASSES, values)
+    assert (after.temperatures[:2] == before.temperatures[:2]).all()
+    assert (after.temperatures != before.temperatures).any()
+    assert after.deployed_temperature() != before.deployed_temperature()
+    assert before.table()["temperature"].tolist() == before.temperatures.tolist()
+
+
+def test_log_loss_is_measured_with_cross_fitted_temperatures() -> None:
+    """The temperature that is fitted to all images has a smaller log loss on them: it would be too good."""
+    random = np.random.default_rng(1)
+    fitted, cross_fitted = [], []
+    for _ in range(30):
+        values = random.dirichlet([0.5] * 3, 20)
+        table = rows([CLASSES[random.choice(3, p=row)] for row in values])
+        predictions = Predictions(table, CLASSES, values, METRICS["log_loss"])
+        evaluation = compute_evaluation(predictions)
+        labels = class_positions(table["label"].to_numpy(), CLASSES)
+        fitted.append(negative_log_likelihood(labels, predictions.calibrated(evaluation["temperature"], CLASSES)))
+        cross_fitted.append(evaluation["val_metric"])
+    assert np.mean(cross_fitted) > np.mean(fitted) + 0.01
+
+
+def test_a_given_temperature_is_that_of_every_image() -> None:
+    predictions = Predictions(rows(["3", "5"]), CLASSES, probabilities("3", "5"), temperature=1.5)
+    assert predictions.temperatures.tolist() == [1.5, 1.5]
+    assert compute_evaluation(predictions)["temperature"] == 1.5
 
 
 def test_a_class_without_images_has_no_recall() -> None:

@@ -50,7 +50,7 @@ def test_predictions_and_recalls_belong_to_their_names() -> None:
     rows = pd.DataFrame({"id": range(len(labels)), "path": "x", "label": labels})
     predictions = Predictions(rows, CLASS_NAMES, probabilities)
     table = predictions.table()
-    assert list(table) == ["id", "label", "predicted", "p_2", "p_10", "p_a b", "p_Ü/x"]
+    assert list(table) == ["id", "label", "predicted", "temperature", "p_2", "p_10", "p_a b", "p_Ü/x"]
     assert table["predicted"].tolist() == [confused.get(label, label) for label in labels]
     evaluation = json.loads(json.dumps(compute_evaluation(predictions)))
     assert evaluation["class_names"] == ["2", "3", "10", "a b", "Ü/x"]

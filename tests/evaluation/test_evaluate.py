@@ -119,7 +119,7 @@ def test_metrics_agree_with_the_predictions(experiment: Experiment) -> None:
     assert content["num_correct"] == correct.sum()
     weakest_recall = correct[table["label"] == metrics["weakest_class"]].mean()
     assert metrics["weakest_recall"] == weakest_recall == min(content["recall"])
-    confidence = apply_temperature(probabilities, content["temperature"]).max(1)
+    confidence = apply_temperature(probabilities, table["temperature"].to_numpy()).max(1)
     bins = content["reliability"]
     gaps = [abs(row["confidence"] - row["accuracy"]) * row["num_images"] for row in bins]
     assert metrics["calibration_error"] == pytest.approx(sum(gaps) / len(table))
@@ -177,7 +177,8 @@ def test_a_class_that_the_model_was_not_trained_on_counts_as_an_error(experiment
     rows = experiment.rows.assign(label=experiment.rows["label"].where(experiment.rows.index > 10, "4"))
     evaluation, _ = experiment.evaluate(experiment.model, experiment.build_split(rows, "new class"))
     content = experiment.content(evaluation)
-    assert list(experiment.predictions(evaluation).columns) == ["id", "label", "predicted", "p_2", "p_5", "p_7"]
+    columns = list(experiment.predictions(evaluation))
+    assert columns == ["id", "label", "predicted", "temperature", "p_2", "p_5", "p_7"]
     assert content["class_names"] == ["2", "4", "5", "7"]
     assert content["unknown_classes"] == ["4"]
     assert content["recall"][1] == 0

@@ -2,16 +2,18 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 from gate_candidates import DEFAULT_METRICS
 
 from carclf.config import Gate, load_config
 from carclf.errors import ConfigError
 from carclf.gate.comparison import ChampionComparison
-from carclf.gate.rules import Evidence, RuleResult, evaluate_rules, format_reason
+from carclf.gate.rules import Evidence, RuleResult, class_floor, evaluate_rules, format_reason
 from carclf.metrics import METRICS as METRICS_BY_NAME
 from carclf.paired_bootstrap import PairedBootstrap
 from carclf.stats import PairedCounts
@@ -44,6 +46,14 @@ def apply_rules(
     return {rule.name: rule for rule in evaluate_rules(evidence)}
 
 
+def evidence_of_counts(num_correct: Sequence[int], num_images: int, gate: Gate) -> Evidence:
+    """Return the evidence of classes with as many images each, of which these are classified correctly."""
+    confusion = [[int(correct), num_images - int(correct)] for correct in num_correct]
+    evaluation = {"class_names": [str(n) for n in range(len(confusion))], "confusion": confusion,
+                  "recall": [correct / num_images for correct, _ in confusion]}
+    return Evidence(METRICS, evaluation, None, 0.93, gate)
+
+
 def failed(rules: dict[str, RuleResult]) -> list[str]:
     return [name for name, rule in rules.items() if not rule.passed]
 
@@ -70,7 +80,7 @@ def test_a_candidate_that_passes_all_rules_is_promoted() -> None:
 @pytest.mark.parametrize(("name", "change", "numbers"), [
     ("threshold", {"metrics": {"val_metric": 0.921}}, ("0.9210", "0.9300")),
     ("champion", {"comparison": WORSE}, ("p = 6.1e-05",)),
-    ("class_floor", {"evaluation": {"recall": [0.95, 0.94, 0.7]}}, ("class 7", "0.7000", "0.8000")),
+    ("class_floor", {"evaluation": {"recall": [0.95, 0.94, 0.5]}}, ("class 7", "0.5000 of 14", "0.8000", "p = 0.012")),
     ("calibration", {"metrics": {"calibration_error": 0.12}}, ("0.12", "0.1")),
     ("prediction_time", {"metrics": {"latency_ms": 1500.0}}, ("1500 ms", "1000 ms")),
     ("model_size", {"metrics": {"model_mb": 2100.5}}, ("2100 MB", "2000 MB")),
@@ -194,13 +204,31 @@ def test_a_comparison_without_images_names_the_shared_members() -> None:
 
 def test_a_floor_for_a_class_replaces_the_general_floor() -> None:
     low_recall = {"recall": [0.95, 0.94, 0.7]}
-    lower = apply_rules(evaluation=low_recall, gate=Gate(min_recall_by_class="7=0.65"))["class_floor"]
-    assert (lower.passed, lower.value, lower.limit) == (True, 0.7, 0.65)
-    assert "class 7" in lower.detail
-    higher = apply_rules(gate=Gate(min_recall_by_class="0=0.96,7=0.94"))["class_floor"]
-    assert (higher.passed, higher.value, higher.limit) == (False, 0.95, 0.96)
-    for text in ("class 0", "0.9500", "0.9600", "class 7", "0.9300", "0.9400"):
+    lower = apply_rules(evaluation=low_recall, gate=Gate(min_recall_by_class="7=0.75"))["class_floor"]
+    assert (lower.passed, lower.value, lower.limit) == (True, 0.7, 0.75)
+    for text in ("class 7", "of 14 images", "p = ", "0.05 / 3 classes"):
+        assert text in lower.detail
+    higher = apply_rules(gate=Gate(min_recall_by_class="0=1,7=0.9999"))["class_floor"]
+    assert (higher.passed, higher.value, higher.limit) == (False, 0.95, 1)
+    for text in ("class 0", "0.9500", "1.0000", "class 7", "0.9300", "0.9999"):
         assert text in higher.summary
+
+
+def test_good_classes_fail_the_floors_no_more_often_than_the_significance() -> None:
+    """Ten classes with 29 images each: of true recalls of 0.88, one is observed below the floor 0.8 in 74% of cases."""
+    num_models, shape = 400, (10, 29)
+    random = np.random.default_rng(0)
+    for true_recall, gate in ((0.88, GATE), (GATE.min_recall, GATE)):
+        num_correct = random.binomial(shape[1], true_recall, (num_models, shape[0]))
+        failures = [not class_floor(evidence_of_counts(counts, shape[1], gate)).passed for counts in num_correct]
+        observed_below = (num_correct / shape[1] < gate.min_recall).any(axis=1).mean()
+        assert np.mean(failures) <= gate.significance < observed_below
+        assert true_recall != 0.88 or observed_below == pytest.approx(0.74, abs=0.07)
+
+
+def test_a_class_far_below_its_floor_fails() -> None:
+    """Of 29 images, 15 correct ones have a p-value of 0.0005."""
+    assert not class_floor(evidence_of_counts([28] * 9 + [15], 29, GATE)).passed
 
 
 def test_a_floor_for_an_unknown_class_raises_config_error() -> None:

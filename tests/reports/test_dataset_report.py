@@ -36,8 +36,8 @@ def write_page(folder: Path, index: pd.DataFrame, report: dict[str, Any] = REPOR
 
 
 def suspect(**columns: Any) -> pd.DataFrame:
-    return pd.DataFrame({"path": ["0.jpg"], "label": ["0"], "suggested_label": ["1"], "label_quality": [0.0123]} | {
-        name: [value] for name, value in columns.items()})
+    return pd.DataFrame({"path": ["0.jpg"], "subset": ["val"], "label": ["0"], "suggested_label": ["1"],
+                         "label_quality": [0.0123]} | {name: [value] for name, value in columns.items()})
 
 
 def test_names_and_messages_from_the_data_are_escaped(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_the_report_shows_each_finding_with_its_images(tmp_path: Path) -> None:
     assert "blurred: … (2)" in page.section("warnings")
     assert "blurred: 4.5" in page.section("warnings")
     assert "3 near-duplicates in train and test" in page.section("duplicates")
-    assert "1. 0 → 1 · 0.012" in page.section("suspects")
+    assert "1. val: 0 → 1 · 0.012" in page.section("suspects")
     assert "Compared with" in page.section("drift")
     assert "brightness" in page.section("drift")
     contradictions = page.section("contradictions")
@@ -119,7 +119,7 @@ def test_the_dataset_report_has_a_bounded_size(tmp_path: Path) -> None:
     index = build_index(tmp_path, 30_000, num_classes=300)
     index = index.assign(cluster=np.arange(30_000) // 3, warning=[f"odd {chr(97 + n % 26)}" for n in range(30_000)])
     index.loc[::10, "problem"] = "x" * 5000
-    suspects = index.head(5000).assign(suggested_label="1", label_quality=0.1)
+    suspects = index.head(5000).assign(suggested_label="1", label_quality=0.1, subset="train")
     page = write_page(tmp_path, index, suspects=suspects, drift=DRIFT)
     assert (tmp_path / "report.html").stat().st_size < 10e6
     assert "and 260 more groups" in page.text

@@ -44,7 +44,7 @@ CHANGED_VALUES: dict[str, Any] = {
     "evaluate.zooms": "1,1.2",
     "evaluate.crops": "corners",
     "gate.champion_rule": "better",
-    "gate.raise_threshold": "metric",
+    "gate.raise_threshold": "worse_bound",
     "gate.min_recall_by_class": "1=0.7",
     "gate.approval": "required",
     "gate.significance": 0.01,

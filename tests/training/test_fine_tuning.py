@@ -4,17 +4,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from carclf.artifacts import Model
+from carclf.artifacts import Archive, Model, Split
 from carclf.cli.app import app
 from carclf.config import load_config
+from carclf.dataset.splits import units_of
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run, find_setting
 from carclf.services.storage import init_store
+from carclf.training.fine_tuning import FineTuning
 from carclf.training.trainer import Trainer
 
 STAGES = ("download", "validate", "split", "train_head", "fine_tune")
@@ -87,4 +90,21 @@ def test_auto_settings_are_found_once_and_recorded_with_plots(run, tmp_path, mon
 def test_without_an_epoch_nothing_is_searched_and_the_head_is_kept(run):
     _, results = run("fine_tune", **{"head.epochs": 1, "fine_tune.epochs": 0})
     assert results["fine_tune"].metrics["val_accuracy"] == results["train_head"].metrics["val_accuracy"]
-    assert results["fine_tune"].metrics["best_epoch"] == 0
+    assert results["fine_tune"].metrics["epoch"] == 0
+
+
+@pytest.mark.acceptance  # with a real training
+def test_with_plateau_other_training_images_select_the_epoch(run):
+    settings = {"head.epochs": 2, "fine_tune.epochs": 3, "fine_tune.schedule": "plateau", "fine_tune.batch_size": 8,
+                "fine_tune.learning_rate": 1e-3}
+    trained, results = run("fine_tune", **settings)
+    start = trained.artifact(Model, "train_head")
+    archive, split = trained.artifact(Archive, "download"), trained.artifact(Split, "split")
+    fine_tuning = FineTuning(archive, split, start, trained.context)
+    held_out = fine_tuning.rows["train"][fine_tuning.selection_mask]
+    assert 0.05 < len(held_out) / len(fine_tuning.rows["train"]) < 0.15
+    units = units_of(fine_tuning.rows["train"])
+    assert not set(units[held_out.index]) & set(units[fine_tuning.training_rows.index])
+    history = pd.read_csv(trained.artifact(Model, "fine_tune").path(trained.store, "history.csv"))
+    metrics = results["fine_tune"].metrics
+    assert metrics["val_accuracy"] == history["val_accuracy"][metrics["epoch"] - 1]

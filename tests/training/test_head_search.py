@@ -48,6 +48,13 @@ def test_a_fifth_of_the_groups_is_held_out_and_groups_stay_together():
     assert not set(groups[held_out]) & set(groups[~held_out]) and 0.15 < held_out.mean() < 0.25
 
 
+def test_the_seed_determines_which_groups_are_held_out():
+    groups = np.arange(200) // 2
+    first, second = (is_held_out(groups, 10, seed) for seed in (3, 4))
+    assert first.sum() == second.sum() == 20 and not (first & second).any()
+    assert is_held_out(np.arange(4), 10, 7).sum() == 1  # at least one group, if there are fewer than ten
+
+
 def test_a_trial_that_diverges_is_not_chosen():
     config, random = load_config("gpu", SETTINGS | {"head.num_trials": 2, "head.epochs": 2}), np.random.default_rng(0)
     features = random.normal(size=(60, 8)).astype(np.float32)

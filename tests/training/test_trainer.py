@@ -33,10 +33,9 @@ from carclf.training.validation import Objective, Validation, ema_weights, valid
 SIZE = (48, 64)
 SETTINGS = {
     "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
-    "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3, "augment.trivial": True,
-    "augment.erasing": 0.5, "augment.half_crop": 0.5,
+    "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3, "augment.trivial": True, "augment.erasing": 0.5,
+    "augment.half_crop": 0.5,
 }
-WORST = Validation(float("inf"), -1.0, -1.0)
 MEASURED = ["seconds", "images_per_second", "data_wait_fraction"]  # columns of the history that vary between runs
 METRICS = {
     "epoch": 2.0, "loss": 0.5, "accuracy": 0.75, "learning_rate": 0.001, "images_per_second": 812.0,
@@ -84,6 +83,7 @@ def images(tmp_path_factory):
 def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, **settings):
     folder, rows = images
     objective = Objective(METRIC_BY_NAME[settings.pop("metric", "accuracy")], ("0", "1", "2"))
+    select = settings.pop("select", None)
     config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
     fine_tune = config.fine_tune
     make_deterministic(0)
@@ -97,12 +97,26 @@ def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0,
     val = LetterboxedSource(Examples.from_index(rows[36:], folder, SIZE), SIZE)
     trained, _ = compile_for_fine_tuning(fine_tune, model, source)
     change(trained)
-    options = TrainerOptions(fine_tune, BatchMixer(3, 0, fine_tune.mixup, fine_tune.cutmix), objective, pause_epoch)
+    mixer = BatchMixer(3, 0, fine_tune.mixup, fine_tune.cutmix)
+    options = TrainerOptions(fine_tune, mixer, objective, pause_epoch, select)
     return Trainer(trained, source, lambda network: validate(network, val, 8, objective), checkpoints, options)
 
 
+class Select:
+    """Measure a model by given losses, one per epoch, which are also the values of log loss."""
+
+    def __init__(self, *losses):
+        self.losses = losses
+        self.weights = []
+
+    def __call__(self, model):
+        self.weights.append(model.get_weights())
+        loss = self.losses[len(self.weights) - 1]
+        return Validation(loss, 0.5, loss)
+
+
 def weights_and_history(trainer):
-    history = trainer.run(WORST)
+    history = trainer.run()
     return trainer.model.get_weights(), history.drop(columns=MEASURED)
 
 
@@ -129,7 +143,7 @@ def test_the_same_seed_gives_identical_weights(images, uninterrupted, store, num
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store, moments):
     for num_saves in moments:
         with pytest.raises(Killed):
-            build_trainer(images, KilledAt(store, "k", num_saves)).run(WORST)
+            build_trainer(images, KilledAt(store, "k", num_saves)).run()
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
@@ -149,14 +163,14 @@ def test_training_continues_while_a_checkpoint_is_written(images, uninterrupted,
 def test_a_paused_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store):
     for epoch in (1, 2):
         with pytest.raises(StageWaiting) as waiting:
-            build_trainer(images, Checkpoints(store, "k"), pause_epoch=epoch).run(WORST)
+            build_trainer(images, Checkpoints(store, "k"), pause_epoch=epoch).run()
         assert waiting.value.metrics["epoch"] == epoch
     assert_same(weights_and_history(build_trainer(images, Checkpoints(store, "k"))), uninterrupted)
 
 
 def test_two_processes_do_not_overwrite_each_others_checkpoints(images, uninterrupted, store):
     with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 4)).run(WORST)
+        build_trainer(images, KilledAt(store, "k", 4)).run()
 
     def checkpoint_files():
         return {key: store.read(key).data for key in store.list_keys("checkpoints/") if key.endswith(".npz")}
@@ -199,7 +213,7 @@ def test_training_continues_while_the_store_is_unreachable(images, uninterrupted
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(images, uninterrupted, store, caplog):
     with pytest.raises(StageWaiting):
-        build_trainer(images, Checkpoints(store, "k"), pause_epoch=1).run(WORST)
+        build_trainer(images, Checkpoints(store, "k"), pause_epoch=1).run()
     latest = json.loads(store.read("checkpoints/k/latest.json").data)
     store.write(f"checkpoints/k/{latest['file']}", b"half of it")
     caplog.set_level("INFO")
@@ -210,7 +224,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before_it(images, uninterrup
 
 def test_damaged_checkpoints_are_not_used(images, uninterrupted, store):
     with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 3)).run(WORST)
+        build_trainer(images, KilledAt(store, "k", 3)).run()
     files = [key for key in store.list_keys("checkpoints/") if key.endswith(".npz")]
     assert len([key for key in files if "-state-" in key]) == 2
     for key in files:
@@ -245,7 +259,7 @@ def test_a_non_finite_loss_restarts_from_the_checkpoint_with_half_the_rate(image
         return False
 
     poison_batches(monkeypatch, is_poisoned)
-    history = trainer.run(WORST)
+    history = trainer.run()
     assert trainer.state.restarts == 1 and poisoned == [5]
     assert list(history["epoch"]) == [1, 2, 3] and np.isfinite(history["loss"]).all()
     assert float(trainer.optimizer.scale) == 0.5
@@ -254,7 +268,7 @@ def test_a_non_finite_loss_restarts_from_the_checkpoint_with_half_the_rate(image
 def test_a_loss_that_stays_non_finite_raises_quality_error(images, store, monkeypatch):
     poison_batches(monkeypatch, lambda number: True)
     with pytest.raises(QualityError, match=r"fine_tune\.learning_rate"):
-        build_trainer(images, Checkpoints(store, "k")).run(WORST)
+        build_trainer(images, Checkpoints(store, "k")).run()
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="within fit, only JAX itself can change a variable")
@@ -271,7 +285,7 @@ def test_weights_damaged_by_a_step_are_not_saved(images, store, monkeypatch, ste
         original(self, batch, logs)
 
     monkeypatch.setattr(DataWaitCallback, "on_train_batch_end", damage)
-    history = trainer.run(WORST)
+    history = trainer.run()
     assert trainer.state.restarts == 1 and list(history["epoch"]) == [1, 2, 3]
     assert np.isfinite(history[["loss", "val_loss"]]).all(axis=None)
     assert all(np.isfinite(array).all() for array in trainer.model.get_weights())
@@ -282,13 +296,13 @@ def test_non_finite_initial_weights_raise_quality_error(images, store):
         model.get_layer("head").get_layer("logits").bias.assign([np.nan] * 3)
 
     with pytest.raises(QualityError, match=r"model\.weights"):
-        build_trainer(images, Checkpoints(store, "k"), change=damage).run(WORST)
+        build_trainer(images, Checkpoints(store, "k"), change=damage).run()
 
 
 def test_every_progress_line_has_the_metrics_of_its_step(images, store, monkeypatch, caplog):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     caplog.set_level("INFO", progress.log.name)
-    build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=5).run(WORST)
+    build_trainer(images, Checkpoints(store, "k"), checkpoint_minutes=5).run()
     lines = [line for line in caplog.messages if ", learning rate " in line]
     assert [f"{step}/12," in line for step, line in enumerate(lines, 1)] == [True] * 12
     assert [("epoch 1, loss " in line, " learning rate 0," in line) for line in lines[:4]] == [(True, False)] * 4
@@ -301,13 +315,19 @@ def test_a_progress_line_shows_the_gpu_metrics_that_are_known():
     assert format_step_metrics(metrics | {"gpu_utilization": 0.87}) == f"{METRICS_LINE}, GPU 30720 MB at 87%"
 
 
-def test_a_spent_budget_ends_training_with_the_best_weights_so_far(images, store):
+def test_a_spent_budget_ends_training_with_the_averaged_weights(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
-    start = trainer.model.get_weights()
-    history = trainer.run(Validation(0.0, 1.0, 1.0))  # no epoch can be better than the start
-    assert list(history["step"]) == [1] and trainer.state.best_epoch == 0
-    for before, after in zip(start, trainer.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(before, after)
+    history = trainer.run()
+    assert list(history["step"]) == [1]
+    assert trainer.validate(trainer.model).loss == history["val_loss"][0]
+
+
+def test_weights_of_a_spent_budget_are_validated_after_a_kill(images, store):
+    """The second process has no time left, and the checkpoint is within an epoch: it takes one more step."""
+    with pytest.raises(Killed):
+        build_trainer(images, KilledAt(store, "k", 3)).run()
+    history = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9).run()
+    assert list(history["step"]) == [3] and np.isfinite(history["val_loss"][0])
 
 
 def test_validation_counts_toward_the_budget(images, store, monkeypatch):
@@ -321,16 +341,9 @@ def test_validation_counts_toward_the_budget(images, store, monkeypatch):
         return Validation(1.0, 0.5, 0.5)
 
     trainer = build_trainer(images, Checkpoints(store, "k"), validate=slow_validation, budget_minutes=60)
-    history = trainer.run(WORST)
+    history = trainer.run()
     assert len(validations) == 3 and history["seconds"].sum() < 30
     assert trainer.state.seconds > history["seconds"].sum() + 3 * 30 - 0.1
-
-
-def test_an_epoch_stopped_by_the_budget_can_be_the_best(images, store):
-    trainer = build_trainer(images, Checkpoints(store, "k"), budget_minutes=1e-9)
-    history = trainer.run(WORST)
-    assert trainer.state.best_epoch == 1 and trainer.state.best.accuracy == history["val_accuracy"][0]
-    assert trainer.validate(trainer.model).accuracy == history["val_accuracy"][0]
 
 
 def test_an_image_that_disappears_during_training_raises_data_error(images, store):
@@ -338,49 +351,74 @@ def test_an_image_that_disappears_during_training_raises_data_error(images, stor
     trainer = build_trainer((folder, rows.assign(path=rows["path"].replace("7.jpg", "gone.jpg"))),
                             Checkpoints(store, "k"), num_workers=0)
     with pytest.raises(DataError, match=r"gone\.jpg"):
-        trainer.run(WORST)
+        trainer.run()
 
 
-def test_early_stopping_keeps_the_best_weights(images, store):
-    trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=50)
-    history = trainer.run(WORST)
-    best = int(history["val_accuracy"].argmax())
-    assert len(history) == best + 2 < 50
-    assert trainer.validate(trainer.model).accuracy == history["val_accuracy"][best] == trainer.state.best.accuracy
+def test_the_result_is_the_averaged_weights_of_the_last_step(images, store, uninterrupted):
+    trainer = build_trainer(images, Checkpoints(store, "k"), patience=1)
+    history = trainer.run()
+    assert len(history) == 3 and float(trainer.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
+    averages = [np.array(average) for average in trainer.optimizer.moving_averages]
+    for variable, average in zip(trainer.model.trainable_variables, averages, strict=True):
+        np.testing.assert_array_equal(np.array(variable), average)
+    assert trainer.validate(trainer.model).loss == history["val_loss"].iloc[-1] == trainer.result_row["val_loss"]
 
 
-@pytest.mark.parametrize("metric", ["log_loss", "macro_f1"])
-def test_the_metric_selects_the_epoch_in_its_direction(images, store, metric):
-    sign = 1 if METRIC_BY_NAME[metric].higher_is_better else -1
-    trainer = build_trainer(images, Checkpoints(store, "k"), metric=metric, patience=2, epochs=12)
-    history = trainer.run(Validation(float("inf"), 0.0, -sign * float("inf")))
-    best = max(range(len(history)), key=lambda n: (sign * history["val_metric"][n], -history["val_loss"][n]))
-    assert trainer.state.best_epoch == best + 1 and len(history) == min(12, best + 3)
-    assert trainer.state.best.metric == history["val_metric"][best] == trainer.validate(trainer.model).metric
-    assert metric == "macro_f1" or history["val_metric"][best] == pytest.approx(history["val_loss"][best])
+def test_checkpoints_hold_no_second_copy_of_the_weights_without_a_selection(images, store):
+    sizes = {}
+    for key, select in (("last", None), ("best", Select(1.0))):
+        trainer = build_trainer(images, Checkpoints(store, key), select=select, epochs=1)
+        trainer.run()
+        sizes[key] = len(Checkpoints(store, key).load()[0])
+    assert sizes["best"] - sizes["last"] == len(trainer.model.get_weights())
 
 
-def test_a_checkpoint_without_the_best_validation_is_not_used(images, store):
-    """Older versions saved ``best_accuracy`` instead."""
+def test_the_plateau_schedule_keeps_the_epoch_that_held_out_images_select(images, store):
+    """After the third epoch nothing improves; with patience 2 the fifth is the last, although it has the best loss."""
+    select = Select(0.9, 0.8, 0.3, 0.5, 0.4, 0.1)
+    trainer = build_trainer(images, Checkpoints(store, "k"), select=select, metric="log_loss", patience=2, epochs=9,
+                            schedule="plateau")
+    history = trainer.run()
+    assert len(history) == 5 and trainer.state.best_epoch == trainer.result_row["epoch"] == 3
+    assert float(trainer.optimizer.scale) == 0.25
+    for selected, weight in zip(select.weights[2], trainer.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(selected, weight)
+
+
+def test_a_selection_continues_after_a_kill(images, store):
+    """An epoch has four steps; the first process is killed in its second epoch."""
+    losses, settings = [0.9, 0.2, 0.3], {"metric": "log_loss", "schedule": "plateau"}
+    whole = build_trainer(images, Checkpoints(store, "whole"), select=Select(*losses), **settings)
+    expected = weights_and_history(whole)
     with pytest.raises(Killed):
-        build_trainer(images, KilledAt(store, "k", 3)).run(WORST)
+        build_trainer(images, KilledAt(store, "k", 7), select=Select(*losses), **settings).run()
+    resumed = build_trainer(images, Checkpoints(store, "k"), select=Select(*losses[1:]), **settings)
+    assert_same(weights_and_history(resumed), expected)
+    assert resumed.state.best_epoch == whole.state.best_epoch == 2
+
+
+def test_a_checkpoint_with_another_state_is_not_used(images, store):
+    with pytest.raises(Killed):
+        build_trainer(images, KilledAt(store, "k", 3)).run()
     checkpoints = Checkpoints(store, "k")
     arrays, best, state = checkpoints.load()
     del state["best"]
     checkpoints.save(arrays, best, state | {"best_accuracy": 0.9})
-    trainer = build_trainer(images, checkpoints)
-    assert len(trainer.run(WORST)) == 3 and trainer.state.best.accuracy < 0.9
+    assert list(build_trainer(images, checkpoints).run()["step"]) == [4, 8, 12]
 
 
 def test_patience_only_counts_in_the_last_phase(images, store):
-    trainer = build_trainer(images, Checkpoints(store, "k"), patience=1, epochs=6, num_phases=2)
-    history = trainer.run(Validation(0.0, 1.0, 1.0))  # no epoch can be better than the start
-    assert list(history["epoch"]) == [1, 2, 3, 4]
+    select = Select(*range(6))  # the first epoch is the best
+    trainer = build_trainer(images, Checkpoints(store, "k"), select=select, metric="log_loss", patience=1, epochs=6,
+                            num_phases=2)
+    assert list(trainer.run()["epoch"]) == [1, 2, 3, 4]
 
 
 def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
     trainer = build_trainer(images, Checkpoints(store, "k"), ema_momentum=0.9)
-    trainer.run(WORST)
+    trainer.run()
+    for variable in trainer.model.trainable_variables:  # which are the averages after a training
+        variable.assign(variable + 1)
     weights = [np.array(variable) for variable in trainer.model.trainable_variables]
     with ema_weights(trainer.model):
         averages = [np.array(variable) for variable in trainer.model.trainable_variables]
@@ -394,6 +432,6 @@ def test_blocks_start_to_train_from_the_top_phase_by_phase(images, store):
     convolutions = [layer for layer in flatten_layers(trainer.model) if "conv" in layer.name]
     before = [np.array(layer.kernel) for layer in convolutions]
     with pytest.raises(StageWaiting):  # after the four steps of the first phase
-        trainer.run(WORST)
+        trainer.run()
     pairs = zip(before, convolutions, strict=True)
     assert [not np.array_equal(kernel, np.array(layer.kernel)) for kernel, layer in pairs] == [False] * 3 + [True]
