@@ -71,7 +71,8 @@ def measure_carclf(name: str, size: int, batch_size: int, steps: int, precision:
         mixer = BatchMixer(NUM_CLASSES, 0)
         stream = BatchStream(lambda number: batches(source, batch_size, start_batch=number, mix=mixer))
         with compute_precision(precision, model):
-            trained, _ = compile_for_fine_tuning(FineTune(epochs=epochs, batch_size=batch_size), model, source)
+            settings = FineTune(epochs=epochs, batch_size=batch_size).resolve_auto(name)
+            trained, _ = compile_for_fine_tuning(settings, model, source)
             warmup = BatchSequence(stream, 0, WARMUP_BATCHES)
             trained.fit(without_autotune(warmup), epochs=1, verbose=0, shuffle=False)  # compiles
             waited = stream.wait_seconds

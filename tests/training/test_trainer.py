@@ -32,7 +32,7 @@ from carclf.training.validation import Objective, Validation, ema_weights, valid
 SIZE = (48, 64)
 SETTINGS = {
     "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
-    "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3,
+    "fine_tune.patience": 9, "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3, "fine_tune.ema_fraction": 0.8,
 }
 WORST = Validation(float("inf"), -1.0, -1.0)
 MEASURED = ["seconds", "images_per_second", "data_wait_fraction"]  # columns of the history that vary between runs
@@ -361,7 +361,7 @@ def test_patience_only_counts_in_the_last_phase(images, store):
 
 
 def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
-    trainer = build_trainer(images, Checkpoints(store, "k"), ema_momentum=0.9)
+    trainer = build_trainer(images, Checkpoints(store, "k"))
     trainer.run(WORST)
     weights = [np.array(variable) for variable in trainer.model.trainable_variables]
     with ema_weights(trainer.model):
