@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from carclf.config import FAMILY_BY_BACKBONE, RECIPES, Backbone, Config, iter_settings, load_config, parse_override
+from carclf.config.backbones import FAMILIES
 from carclf.config.sources import require_source
 from carclf.errors import ConfigError
 
@@ -94,6 +95,14 @@ def test_automatic_image_size_of_every_backbone_is_4_to_3(backbone: str) -> None
 
 def test_every_backbone_belongs_to_one_family() -> None:
     assert sorted(FAMILY_BY_BACKBONE) == sorted(get_args(Backbone))
+
+
+def test_the_documentation_has_the_table_of_the_families() -> None:
+    lines = (Path(__file__).parents[1] / "docs/training.md").read_text().splitlines()
+    for name, family in FAMILIES.items():
+        rate = f"{family.learning_rate:g} for {family.batch_size}"
+        values = f"| {family.layer_decay:g} | {family.weight_decay:g} | {family.drop_path:g} |"
+        assert [line for line in lines if line.startswith(f"| {name} | {rate} {values} {min(family.sizes.values())}")]
 
 
 def fine_tune_settings(recipe: str, **overrides: object) -> dict[str, object]:
