@@ -102,7 +102,7 @@ def compiled_training(
     stream = BatchStream(lambda number: batches(source, batch_size, start_batch=number, mix=mixer))
     pixels = np.stack([source[position][0] for position in range(batch_size)])
     with compute_precision(computation.precision, model):
-        settings = FineTune(epochs=epochs, batch_size=batch_size, xla=computation.xla)
+        settings = FineTune(epochs=epochs, batch_size=batch_size, xla=computation.xla).resolve_auto(name)
         trained, _ = compile_for_fine_tuning(settings, model, source)
         training = Training(trained, stream, pixels)
         training.fit(0, WARMUP_BATCHES)  # compiles

@@ -5,7 +5,8 @@ from typing import get_args
 
 import pytest
 
-from carclf.config import RECIPES, Backbone, iter_settings, load_config, parse_override
+from carclf.config import FAMILY_BY_BACKBONE, RECIPES, Backbone, Config, iter_settings, load_config, parse_override
+from carclf.config.backbones import FAMILIES
 from carclf.config.sources import require_source
 from carclf.errors import ConfigError
 
@@ -60,6 +61,7 @@ XCEPTION = {"model.backbone": "Xception"}  # the recipe's images are too small f
         (XCEPTION | {"model.image_height": 96, "model.image_width": 96, "fine_tune.num_phases": 2,
                      "fine_tune.initial_size_fraction": 0.8}, ["Xception", "71 px"]),
         ({"fine_tune.epochs": 2, "fine_tune.num_phases": 3}, ["fine_tune.num_phases = 3", "not 2"]),
+        ({"fine_tune.drop_path": 0.1}, ["Tiny", "fine_tune.drop_path to 0"]),
         ({"split.num_folds": 3, "model.weights": "champion"}, ["split.num_folds", "model.weights"]),
     ],
 )
@@ -90,6 +92,47 @@ def test_automatic_image_size_is_close_to_the_pretrained_height(backbone: str, s
 def test_automatic_image_size_of_every_backbone_is_4_to_3(backbone: str) -> None:
     height, width = load_config("gpu", {"model.backbone": backbone, "model.weights": "none"}).model.image_size
     assert 3 * width == 4 * height and height % 32 == width % 32 == 0 and 192 <= height <= 576
+
+
+def test_every_backbone_belongs_to_one_family() -> None:
+    assert sorted(FAMILY_BY_BACKBONE) == sorted(get_args(Backbone))
+
+
+def test_the_documentation_has_the_table_of_the_families() -> None:
+    lines = (Path(__file__).parents[1] / "docs/training.md").read_text().splitlines()
+    for name, family in FAMILIES.items():
+        rate = f"{family.learning_rate:g} for {family.batch_size}"
+        values = f"| {family.layer_decay:g} | {family.weight_decay:g} | {family.drop_path:g} |"
+        assert [line for line in lines if line.startswith(f"| {name} | {rate} {values} {min(family.sizes.values())}")]
+
+
+def fine_tune_settings(recipe: str, **overrides: object) -> dict[str, object]:
+    config = load_config(recipe, {name.replace("__", "."): value for name, value in overrides.items()})
+    names = ("learning_rate", "layer_decay", "weight_decay", "drop_path")
+    return {name: getattr(config.fine_tune, name) for name in names}
+
+
+def test_automatic_settings_of_fine_tuning_are_the_familys() -> None:
+    default = {"learning_rate": 1e-3, "layer_decay": 0.95, "weight_decay": 0.05, "drop_path": 0.2}
+    assert fine_tune_settings("gpu") == default
+    assert fine_tune_settings("cpu") == default | {"layer_decay": 1.0}
+    explicit = {"learning_rate": 1e-4, "layer_decay": 1.0, "weight_decay": 0.0, "drop_path": 0.0}
+    assert fine_tune_settings("baseline-xception") == explicit
+    automatic = {f"fine_tune__{name}": "auto" for name in explicit}
+    unmeasured = {"learning_rate": 3e-4, "layer_decay": 0.95, "weight_decay": 0.05, "drop_path": 0.0}
+    assert fine_tune_settings("baseline-xception", **automatic) == unmeasured
+
+
+@pytest.mark.parametrize(("batch_size", "rate"), [(512, 5e-5), (128, 2.5e-5), (32, 1.25e-5), ("auto", 0)])
+def test_the_learning_rate_grows_with_the_square_root_of_the_batch_size(batch_size: object, rate: float) -> None:
+    overrides = {"model__backbone": "ConvNeXtBase", "fine_tune__batch_size": batch_size}
+    assert fine_tune_settings("gpu", **overrides)["learning_rate"] == rate
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recorded_configuration_is_read_as_it_was(recipe: str) -> None:
+    config = load_config(recipe)
+    assert Config.model_validate_json(config.model_dump_json()) == config
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Settings and recipes."""
 
+from carclf.config.backbones import FAMILY_BY_BACKBONE, Family
 from carclf.config.overrides import (
     deployment_settings,
     flatten,
@@ -27,7 +28,7 @@ from carclf.config.settings import (
 )
 
 __all__ = [
-    "AUTO", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate", "FineTune",
-    "Gate", "Head", "Model", "Validation", "deployment_settings", "flatten", "iter_settings", "load_config",
-    "parse_override", "require_weights", "scaled_size",
+    "AUTO", "FAMILY_BY_BACKBONE", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Duplicates",
+    "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "Validation", "deployment_settings", "flatten",
+    "iter_settings", "load_config", "parse_override", "require_weights", "scaled_size",
 ]

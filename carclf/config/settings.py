@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from carclf.config.backbones import FAMILY_BY_BACKBONE
 from carclf.config.sources import parse_source
 from carclf.errors import ConfigError
 from carclf.natural_order import sort_naturally
@@ -20,22 +21,13 @@ Backbone = Literal[
     "MobileNetV3Small", "MobileNetV3Large",
 ]
 NAMED_WEIGHTS = ("imagenet", "champion", "none")
-# The smallest side that keras.applications accepts, in pixels.
-MIN_IMAGE_SIZE = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
-DEFAULT_MIN_IMAGE_SIZE = 32
-# The side of the square images that the weights were pretrained on, in pixels.
-PRETRAINED_SIZE = {
-    "Xception": 299, "InceptionResNetV2": 299, "InceptionV3": 299,
-    "EfficientNetB1": 240, "EfficientNetB2": 260, "EfficientNetB3": 300, "EfficientNetB4": 380, "EfficientNetB5": 456,
-    "EfficientNetB6": 528, "EfficientNetB7": 600, "EfficientNetV2B1": 240, "EfficientNetV2B2": 260,
-    "EfficientNetV2B3": 300, "EfficientNetV2S": 384, "EfficientNetV2M": 480, "EfficientNetV2L": 480,
-}
-DEFAULT_PRETRAINED_SIZE = 224
 SIZE_STEP = 32  # px: the total stride of the backbones
 MIN_ZOOM = 0.5
 # 0 means "auto", so that the fields of the trigger form stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
+# Where 0 has a meaning, None means "auto".
+AutoIfEmpty = BeforeValidator(lambda value: None if value == "auto" else value)
 Text = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]*$")]  # arguments have a size limit
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]  # 1 would leave nothing to learn
@@ -198,7 +190,9 @@ class Model(Section):
         if not isinstance(values, dict):  # rejected by the next validator
             return values
         backbone = str(values.get("backbone", cls.model_fields["backbone"].default))
-        num_steps = round(PRETRAINED_SIZE.get(backbone, DEFAULT_PRETRAINED_SIZE) / (3 * SIZE_STEP))
+        if backbone not in FAMILY_BY_BACKBONE:  # rejected by the next validator
+            return values
+        num_steps = round(FAMILY_BY_BACKBONE[backbone].sizes[backbone] / (3 * SIZE_STEP))
         sides = {"image_height": 3 * SIZE_STEP * num_steps, "image_width": 4 * SIZE_STEP * num_steps}
         return values | {name: sides[name] for name in sides if values.get(name, AUTO) in (AUTO, "auto")}
 
@@ -256,25 +250,33 @@ class FineTune(Section):
     batch_size: Annotated[int, Auto] = Field(
         32, ge=0, le=1024, description="Images per step; 0 (auto) measures the fastest.")
     learning_rate: Annotated[float, Auto] = Field(
-        1e-3, ge=0, le=1, description="Peak learning rate of the head; 0 (auto) runs a range test.")
-    layer_decay: float = Field(
-        0.95, gt=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it.")
-    weight_decay: float = Field(0.05, ge=0, le=1, description="Weight decay of AdamW, on kernels.")
+        AUTO, ge=0, le=1, description="Peak learning rate of the head; 0 (auto) depends on the backbone and the batch "
+                                      "size.")
+    layer_decay: Annotated[float, Auto] = Field(
+        AUTO, ge=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it; 0 "
+                                      "(auto) depends on the backbone.")
+    weight_decay: Annotated[float | None, AutoIfEmpty] = Field(
+        None, ge=0, le=1, description="Weight decay of AdamW, on kernels; if empty, it depends on the backbone.")
+    drop_path: Annotated[float | None, AutoIfEmpty] = Field(
+        None, ge=0, lt=1, description="Stochastic depth: fraction of the images that skip the last block; fewer skip a "
+                                      "lower one. If empty, it depends on the backbone.")
     warmup_fraction: Fraction = Field(0.15, description="Fraction of the cosine schedule's steps for warmup.")
     schedule: Literal["cosine", "plateau"] = Field(
         "cosine", description="How the learning rate falls. Cosine keeps the last epoch, plateau the best one on "
                               "held-out training images.")
     unfrozen_fraction: Fraction = Field(1.0, description="Fraction of the backbone's blocks to train, from the top.")
-    batch_norm: Literal["inference", "training"] = Field(
-        "inference", description="Mode of BatchNormalization; in training mode its statistics change.")
+    batch_norm: Literal["inference", "affine", "training"] = Field(
+        "inference", description="BatchNormalization: nothing trains, scale and offset train (affine), or the "
+                                 "statistics change too.")
     num_phases: int = Field(1, ge=1, le=10, description="Phases in which blocks are unfrozen and images grow.")
     initial_size_fraction: float = Field(
         1.0, ge=0.25, le=1, description="Image side in the first phase, as a fraction of the full side.")
     label_smoothing: FractionBelowOne = Field(0.1, description="Fraction of the target spread over all classes.")
     mixup: Fraction = Field(0.0, description="Fraction of the batches to which MixUp is applied.")
     cutmix: Fraction = Field(0.0, description="Fraction of the batches to which CutMix is applied.")
-    ema_momentum: float = Field(
-        0.98, ge=0, lt=1, description="Momentum of the exponential moving average of the weights; 0 turns it off.")
+    ema_fraction: Fraction = Field(
+        0.04, description="Fraction of the training's steps over which the weights are averaged, with exponential "
+                          "weights; 0 turns it off.")
     global_clipnorm: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     refit: bool = Field(
         False, description="After a promotion, train again with the validation images, and submit that model.")
@@ -289,6 +291,21 @@ class FineTune(Section):
         False, description="Compile training and validation with XLA on TensorFlow; JAX always does.")
     num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment images; 0 uses threads.")
     cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
+
+    def resolve_auto(self, backbone: str) -> "FineTune":
+        """Return the settings with the defaults of the backbone's family for automatic ones.
+
+        The learning rate depends on the batch size, and stays automatic as long as that is.
+        """
+        family = FAMILY_BY_BACKBONE[backbone]
+        defaults = {"layer_decay": family.layer_decay, "weight_decay": family.weight_decay,
+                    "drop_path": family.drop_path}
+        if self.batch_size != AUTO:
+            defaults["learning_rate"] = family.scale_learning_rate(self.batch_size)
+        empty = {"weight_decay": None, "drop_path": None}
+        return self.model_copy(update={
+            name: value for name, value in defaults.items() if getattr(self, name) == empty.get(name, AUTO)
+        })
 
 
 class Evaluate(Section):
@@ -420,6 +437,16 @@ class Config(Section):
         return "" if kind == "competition" else f"data.source is a {kind}, not a competition: nothing is submitted"
 
     @model_validator(mode="after")
+    def _resolve_auto(self) -> "Config":
+        """Replace automatic settings of fine-tuning, so that keys, records and pages have their values."""
+        fine_tune = self.fine_tune.resolve_auto(self.model.backbone)
+        if fine_tune.drop_path and not FAMILY_BY_BACKBONE[self.model.backbone].drop_path:
+            raise ValueError(f"{self.model.backbone} has no residual branches that can be dropped: set "
+                             "fine_tune.drop_path to 0.")
+        object.__setattr__(self, "fine_tune", fine_tune)  # the model is frozen
+        return self
+
+    @model_validator(mode="after")
     def _check_weights(self) -> "Config":
         weights = self.model.weights
         if self.model.backbone == "Tiny" and weights not in ("none", "champion"):
@@ -434,7 +461,7 @@ class Config(Section):
         backbone, fraction = self.model.backbone, self.fine_tune.initial_size_fraction
         if backbone == "Tiny" and fraction != 1:
             raise ValueError("The backbone Tiny has one image size: set fine_tune.initial_size_fraction to 1.")
-        min_size = MIN_IMAGE_SIZE.get(backbone, DEFAULT_MIN_IMAGE_SIZE)
+        min_size = FAMILY_BY_BACKBONE[backbone].min_size
         if min(*self.model.image_size, *scaled_size(self.model.image_size, fraction)) < min_size:
             raise ValueError(f"{backbone} needs images of at least {min_size} px. Raise model.image_height, "
                              "model.image_width or fine_tune.initial_size_fraction.")

@@ -28,8 +28,8 @@ from carclf.stages.chain import STAGES
 from carclf.temporary import temporary_folder
 
 # Files for people. Models, features and predictions stay in the store; the metrics contain their keys.
-UPLOADED_FILES = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "learning_rate.png",
-                  "batch_size.png", "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
+UPLOADED_FILES = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "batch_size.png",
+                  "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
 MAX_FILE_BYTES = 30_000_000  # reports contain their images
 AIRFLOW_RUN_URL_ENV_VAR = "CARCLF_AIRFLOW_RUN_URL"
 

@@ -1,4 +1,4 @@
-"""Choose settings that are ``auto``: the learning rate by a range test, the batch size by throughput and memory."""
+"""Choose the learning rate by a range test, and the batch size by throughput and memory."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,5 +1,6 @@
 """Backbones of ``keras.applications`` with their preprocessing, and their division into blocks."""
 
+import random
 import re
 import warnings
 from typing import Any
@@ -7,15 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from carclf.config import FAMILY_BY_BACKBONE
 from carclf.errors import ConfigError
 from carclf.training.weights import weights_file
 
 TINY = "Tiny"
-# These expect pixels in [-1, 1]. The other networks rescale pixels in their first layers.
-RESCALED = ("Xception", "InceptionResNetV2", "InceptionV3")
-EFFICIENT = tuple(f"EfficientNetB{i}" for i in range(8))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MAX_REASON = 300  # characters of Keras' message in our error
+# The last layer of a residual branch: a Dropout by image, or in ConvNeXt a placeholder that does nothing.
+BRANCH_END = re.compile(r"(block\d+[a-z]_drop|stage_\d+_block_\d+_identity)$")
 BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?(_\d+)?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
 
@@ -35,15 +36,14 @@ def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Mo
 
 
 def _preprocessing(name: str, weights: str) -> keras.Layer:
-    if name in RESCALED:
-        return keras.layers.Rescaling(1 / 127.5, -1.0)
-    if name in EFFICIENT and weights not in ("imagenet", "none"):
+    if name.startswith("EfficientNetB") and weights not in ("imagenet", "none"):
         # Keras adds its last rescaling by 1/sqrt(std) only for weights="imagenet", but the same weights from a file
         # need it too. Since x -> (x/255 - mean) / scale is linear, an equivalent rescaling can come first.
         factor = [std**-0.5 for std in IMAGENET_STD]
         offset = [255 * mean * (1 - f) for mean, f in zip(IMAGENET_MEAN, factor, strict=True)]
         return keras.layers.Rescaling(factor, offset)
-    return keras.layers.Rescaling(1.0)
+    low, high = FAMILY_BY_BACKBONE[name].pixel_range
+    return keras.layers.Rescaling((high - low) / 255, float(low))
 
 
 def _application(name: str, weights: str) -> keras.Model:
@@ -107,3 +107,24 @@ def group_layers_by_block(layers: list[Any]) -> list[list[Any]]:
             groups.append([])
         groups[-1].append(layer)
     return groups
+
+
+def with_drop_path(model: keras.Model, rate: float, seed: int) -> keras.Model:
+    """Return a model of the same layers in which training drops residual branches (Huang 2016, arXiv:1603.09382).
+
+    Each image skips a branch with a probability that rises linearly with the block, from 0 at the first one, to
+    ``rate`` above the last one, as in keras.applications' EfficientNets. The given model, which is saved, keeps its
+    layers. Keras' StochasticDepth is not used: its random numbers are in no checkpoint.
+    """
+    blocks = group_layers_by_block(backbone_layers(model))
+    positions = {layer: position for position, block in enumerate(blocks) for layer in block}
+
+    def replace_branch_end(layer: Any) -> Any:
+        if not BRANCH_END.search(layer.name):
+            return layer
+        return keras.layers.Dropout(
+            rate * (positions[layer] - 1) / (len(blocks) - 1), noise_shape=(None, 1, 1, 1), name=layer.name,
+            seed=random.Random(f"{seed} {layer.name}").getrandbits(31), dtype=layer.dtype_policy,
+        )
+
+    return keras.models.clone_model(model, clone_function=replace_branch_end, recursive=True)

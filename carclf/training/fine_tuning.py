@@ -1,7 +1,7 @@
-"""Fine-tune a model: load it and its images, measure ``auto`` settings, and train."""
+"""Fine-tune a model: load it and its images, measure an automatic batch size, and train."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from carclf.pipeline.mixing import BatchMixer
 from carclf.progress import log
 from carclf.services.storage import parse_object
 from carclf.training import auto_settings
+from carclf.training.batch_norm import recompute_statistics
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
 from carclf.training.distribution import data_parallel
@@ -37,14 +38,13 @@ from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
 from carclf.training.trainer import Trainer, TrainerOptions, Validate
 from carclf.training.validation import Objective, validate
 
-# Settings of the trials for a setting that is "auto".
 TRIAL_BATCH_SIZE = 32
-TRIAL_LEARNING_RATE = 1e-3
 NUM_RATES = 100
 SMALLEST_BATCH = 8
 LARGEST_BATCH = 1024
 MIN_STEPS_PER_EPOCH = 16  # limits the batch size: with fewer steps an epoch would hardly train
 SELECTION_EVERY = 10  # with the plateau schedule, one unit of training images in ten selects the epoch
+NUM_STATISTICS_IMAGES = 1024  # at least 1,000 images give precise statistics (Wu & Johnson 2021, arXiv:2105.07576)
 Columns = dict[str, list[float | int | str | None]]
 Trials = tuple[pd.DataFrame, float]  # the values tried for a setting, one per row, and the best value
 
@@ -56,9 +56,9 @@ def _require_equal_lengths(columns: Columns) -> Columns:
 
 
 class StoredTrials(TypedDict):
-    """The columns of the trials and the best value, as they are stored with the checkpoints."""
+    """The columns of the trials and the best batch size, as they are stored with the checkpoints."""
 
-    best: int | float  # a batch size must stay an int
+    best: int
     trials: Annotated[Columns, AfterValidator(_require_equal_lengths)]
 
 
@@ -87,7 +87,7 @@ class FineTuning:
         metrics: Metrics = {"epoch": 0, **{name: self.start.number(name) for name in ("val_accuracy", "val_metric")}}
         with self.load_network() as network:
             if self.config.fine_tune.epochs:
-                settings = self._resolve_auto(network, folder, checkpoints)
+                settings = self._choose_batch_size(network, folder, checkpoints)
                 history, metrics = self._train(network, settings, checkpoints, pause_epoch)
         images = extract_images(self.archive, self.store)
         write_reference_logits(network, self.rows["val"], images, self.start.image_size, folder)
@@ -130,7 +130,7 @@ class FineTuning:
 
     def find_learning_rate(self, network: keras.Model, settings: FineTune) -> Trials:
         """Find a learning rate by a range test."""
-        settings = _trial_settings(settings)
+        settings = self._trial_settings(settings)
         source = self.training_source(settings)
         stream = batches(source, source.batch_size, mix=self.mixer(settings))
         with self._restored(network):
@@ -144,7 +144,7 @@ class FineTuning:
 
         ``try_all`` also measures larger batches, which are never chosen, to show what fits into memory.
         """
-        settings = _trial_settings(settings)
+        settings = self._trial_settings(settings)
         source = self.training_source(settings)
         largest = min(LARGEST_BATCH, max(SMALLEST_BATCH, len(source.examples) // MIN_STEPS_PER_EPOCH))
         with self._restored(network):
@@ -167,26 +167,33 @@ class FineTuning:
                 variable.assign(array)
             make_deterministic(self.config.seed, kernels=self.config.model.deterministic)
 
-    def _resolve_auto(self, network: keras.Model, folder: Path, checkpoints: Checkpoints) -> FineTune:
-        """Return the settings with the best value for each "auto"; plot the trials in the folder.
+    def _choose_batch_size(self, network: keras.Model, folder: Path, checkpoints: Checkpoints) -> FineTune:
+        """Return the settings with the fastest batch size if it is automatic; plot the trials in the folder.
 
-        The batch size comes first, since the learning rate depends on it. The trials are kept with the checkpoints: if
-        this process is killed, the next one continues with the same values.
+        The trials are kept with the checkpoints: if this process is killed, the next one continues with the same value.
         """
         settings = self.config.fine_tune
-        for name, find in (("batch_size", self.find_batch_size), ("learning_rate", self.find_learning_rate)):
-            if getattr(settings, name) != AUTO:
-                continue
-            key = f"{checkpoints.folder}/{name}-trials.json"
-            if content := self._read_trials(key):
-                trials, best = pd.DataFrame(content["trials"]), content["best"]
-            else:
-                trials, best = find(network, settings)
-                self.store.write(key, json.dumps({"best": best, "trials": trials.to_dict("list")}).encode())
-            auto_settings.plot_trials(trials, best, folder / f"{name}.png")
-            log.info("fine_tune: chose %s=%.3g", name, best)
-            settings = settings.model_copy(update={name: best})
-        return settings
+        if settings.batch_size != AUTO:
+            return settings
+        key = f"{checkpoints.folder}/batch_size-trials.json"
+        if content := self._read_trials(key):
+            trials, best = pd.DataFrame(content["trials"]), content["best"]
+        else:
+            trials, measured = self.find_batch_size(network, settings)
+            best = int(measured)
+            self.store.write(key, json.dumps({"best": best, "trials": trials.to_dict("list")}).encode())
+        auto_settings.plot_trials(trials, best, folder / "batch_size.png")
+        log.info("fine_tune: chose batch_size=%d", best)
+        return self._with_batch_size(settings, best)
+
+    def _with_batch_size(self, settings: FineTune, batch_size: int) -> FineTune:
+        """Return the settings with this batch size and its learning rate, if that is automatic."""
+        return settings.model_copy(update={"batch_size": batch_size}).resolve_auto(self.config.model.backbone)
+
+    def _trial_settings(self, settings: FineTune) -> FineTune:
+        """Return the settings for trials: a batch size, enough steps, and full-size images."""
+        settings = self._with_batch_size(settings, settings.batch_size or TRIAL_BATCH_SIZE)
+        return settings.model_copy(update={"epochs": NUM_RATES, "num_phases": 1})
 
     def _read_trials(self, key: str) -> StoredTrials | None:
         if not (saved := self.store.read(key)):
@@ -206,7 +213,8 @@ class FineTuning:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
         log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
         objective = Objective.from_split(self.split)
-        options = TrainerOptions(settings, self.mixer(settings), objective, pause_epoch)
+        options = TrainerOptions(settings, self.mixer(settings), objective, pause_epoch,
+                                 recompute_statistics=self.statistics(settings, self.training_rows, source.batch_size))
         if not (held_out := self.rows["train"][self.selection_mask]).empty:
             options = replace(options, select=self._measure(held_out, source.batch_size, objective))
         validate_model = self._measure(self.rows["val"], source.batch_size, objective)
@@ -242,15 +250,23 @@ class FineTuning:
             examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed, max_steps
         )
 
+    def statistics(
+        self, settings: FineTune, rows: pd.DataFrame, batch_size: int
+    ) -> Callable[[keras.Model], None] | None:
+        """Return a function that recomputes the statistics of BatchNormalization from images without augmentation.
+
+        Return None unless the training changes the statistics and averages the weights. The images are whole batches in
+        the order of their content's hash.
+        """
+        if settings.batch_norm != "training" or not settings.ema_fraction:
+            return None
+        rows = rows.sort_values(["sha256", "path"])[:NUM_STATISTICS_IMAGES]
+        whole = rows[: max(1, len(rows) // batch_size) * batch_size]
+        images, size = extract_images(self.archive, self.store), self.start.image_size
+        source = LetterboxedSource(Examples.from_index(whole, images, size), size)
+        return lambda model: recompute_statistics(model, source, batch_size)
+
     def mixer(self, settings: FineTune) -> BatchMixer:
         """Return the mixing of a batch's images."""
         num_classes = int(self.start.number("num_classes"))
         return BatchMixer(num_classes, self.config.seed, settings.mixup, settings.cutmix)
-
-
-def _trial_settings(settings: FineTune) -> FineTune:
-    """Return the settings for trials: defaults for "auto", enough steps, and full-size images."""
-    return settings.model_copy(update={
-        "batch_size": settings.batch_size or TRIAL_BATCH_SIZE,
-        "learning_rate": settings.learning_rate or TRIAL_LEARNING_RATE, "epochs": NUM_RATES, "num_phases": 1,
-    })

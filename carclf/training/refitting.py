@@ -103,8 +103,9 @@ class Refitting:
         trained, num_blocks = compile_for_fine_tuning(settings, network, source, rates)
         log.info("refit: starting blocks=%d images=%d steps=%d", num_blocks, len(source.examples),
                  len(epochs) * steps_per_epoch)
+        statistics = self.fine_tuning.statistics(settings, self.rows, source.batch_size)
         options = TrainerOptions(settings, self.fine_tuning.mixer(settings),
-                                 Objective.from_split(self.fine_tuning.split))
+                                 Objective.from_split(self.fine_tuning.split), recompute_statistics=statistics)
         return Trainer(trained, source, None, checkpoints, options).run()
 
     def _measured_epochs(self) -> pd.DataFrame:

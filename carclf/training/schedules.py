@@ -7,7 +7,8 @@ import keras
 
 from carclf.config import FineTune, scaled_size
 from carclf.pipeline.batches import Size, TrainingSource
-from carclf.training.backbones import backbone_layers, flatten_layers, group_layers_by_block
+from carclf.training.backbones import backbone_layers, group_layers_by_block, with_drop_path
+from carclf.training.batch_norm import set_batch_norm_mode
 from carclf.training.compile import compile_classifier
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 
@@ -42,9 +43,8 @@ def epoch_sizes(size: Size, initial_fraction: float, num_phases: int, epochs: in
 def unfreeze(model: keras.Model, fraction: float, *, batch_norm: str = "inference") -> list[list[Any]]:
     """Make the head and this fraction of the backbone's blocks, from the top, trainable.
 
-    Returns the layers of each trainable block, the topmost block last. With ``batch_norm="inference"`` every
-    BatchNormalization layer stays frozen. A nested call with training=False is not enough for that: ``fit`` still
-    calls the nested layers with training=True (seen in Keras 3.15).
+    Returns the layers of each trainable block, the topmost block last. ``set_batch_norm_mode`` explains
+    ``batch_norm``.
     """
     blocks = group_layers_by_block(backbone_layers(model))
     num_frozen = len(blocks) - math.ceil(fraction * len(blocks))
@@ -52,10 +52,7 @@ def unfreeze(model: keras.Model, fraction: float, *, batch_norm: str = "inferenc
     for position, block in enumerate(blocks):
         for layer in block:
             layer.trainable = position >= num_frozen
-    if batch_norm == "inference":
-        for layer in flatten_layers(model):
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.trainable = False
+    set_batch_norm_mode(model, batch_norm)
     return blocks[num_frozen:]
 
 
@@ -69,13 +66,22 @@ def block_rates(num_blocks: int, *, decay: float, phase_starts: list[int]) -> li
     return [BlockRate(decay**depth, phase_starts[phase]) for depth, phase in zip(depths, phases, strict=True)]
 
 
+def ema_momentum(fraction: float, num_steps: int) -> float:
+    """Return the momentum of an average over a fraction of the steps; 0, no average, if that is less than a step."""
+    return 1 - 1 / max(1.0, fraction * num_steps)
+
+
 def compile_for_fine_tuning(
     settings: FineTune, model: keras.Model, source: TrainingSource, learning_rate: Any = None
 ) -> tuple[keras.Model, int]:
-    """Return the model compiled for fine-tuning, and the number of trainable blocks.
+    """Return a model of the same weights, compiled for fine-tuning, and the number of trainable blocks.
 
-    ``learning_rate``, a number or a schedule, replaces the schedule of the settings.
+    No setting but the batch size may be automatic. ``learning_rate``, a number or a schedule, replaces the schedule of
+    the settings.
     """
+    assert settings.weight_decay is not None and settings.drop_path is not None
+    model = with_drop_path(model, settings.drop_path, source.seed)
+    num_steps = source.epochs * source.steps_per_epoch
     blocks = unfreeze(model, settings.unfrozen_fraction, batch_norm=settings.batch_norm)
     phases = phases_by_epoch(settings.epochs, settings.num_phases)
     phase_starts = [phases.index(phase) * source.steps_per_epoch for phase in sorted(set(phases))]
@@ -83,11 +89,10 @@ def compile_for_fine_tuning(
     if learning_rate is None:
         learning_rate = settings.learning_rate
         if settings.schedule != "plateau":  # with plateau, the trainer lowers the rate
-            num_steps = max(1, source.epochs * source.steps_per_epoch)
-            learning_rate = warmup_cosine(learning_rate, num_steps, settings.warmup_fraction)
+            learning_rate = warmup_cosine(learning_rate, max(1, num_steps), settings.warmup_fraction)
     optimizer = BlockwiseAdamW(
         learning_rate, weight_decay=settings.weight_decay, global_clipnorm=settings.global_clipnorm,
-        ema_momentum=settings.ema_momentum,
+        ema_momentum=ema_momentum(settings.ema_fraction, num_steps),
     )
     trained = compile_classifier(model, optimizer, settings.label_smoothing, xla=settings.xla)
     optimizer.build_for(trained, list(zip(blocks, rates, strict=True)))

@@ -6,7 +6,8 @@ holds patience and the weights of the best epoch.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from carclf.training.compile import CROSS_ENTROPY, build_metric_variables
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
-from carclf.training.validation import Objective, Validation, averaged_weights, ema_weights
+from carclf.training.validation import Objective, Validation, ema_weights
 
 FINITE_CHECK_STEPS = 20  # steps between two checks of the loss: each check waits for the device
 MAX_RESTARTS = 3
@@ -45,6 +46,7 @@ class TrainerOptions:
 
     ``select`` measures a model on images that are in neither the training nor the validation images. With it, the
     result is the epoch with the best measurement, and patience applies. Without it, the result is the last epoch.
+    ``recompute_statistics`` sets the statistics of BatchNormalization to those of averaged weights.
     """
 
     settings: FineTune
@@ -52,6 +54,7 @@ class TrainerOptions:
     objective: Objective
     pause_epoch: int = 0
     select: Validate | None = None
+    recompute_statistics: Callable[[keras.Model], None] | None = None
 
 
 @dataclass
@@ -98,6 +101,7 @@ class Trainer:
         self.objective = options.objective
         self.pause_epoch = options.pause_epoch
         self.select = options.select
+        self.recompute_statistics = options.recompute_statistics
         self.optimizer: BlockwiseAdamW = model.optimizer
         self.stream = BatchStream(lambda number: batches(
             source, source.batch_size, start_batch=number, num_workers=options.settings.num_workers, mix=options.mixer
@@ -131,7 +135,10 @@ class Trainer:
                         self._restart()
                         self.stream.close()
         self.stream.close()
-        self.model.set_weights(self.best_weights if self.select else averaged_weights(self.model))
+        if not self.select:
+            with self._averaged_weights():
+                self.best_weights = self.model.get_weights()
+        self.model.set_weights(self.best_weights)
         return pd.DataFrame(self.state.history)
 
     @property
@@ -199,7 +206,7 @@ class Trainer:
         logs = {name: float(value) for name, value in steps.logs.items()}
         if not np.isfinite(logs["loss"]):
             raise NonFiniteLossError
-        with ema_weights(self.model):
+        with self._averaged_weights():
             measured, text = self._end_epoch()
         logs["loss"] = logs.pop(CROSS_ENTROPY)
         self._record_epoch({
@@ -208,6 +215,14 @@ class Trainer:
             "images_per_second": round((self.state.step - start.step) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
         }, text)
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Replace the model's weights by their moving average, with its own statistics, within the block."""
+        with ema_weights(self.model):
+            if self.recompute_statistics:
+                self.recompute_statistics(self.model)
+            yield
 
     def _end_epoch(self) -> tuple[dict[str, float], str]:
         """Measure the averaged weights; return the values of the validation images as metrics and as text."""

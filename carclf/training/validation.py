@@ -72,14 +72,14 @@ class Objective:
 
 @contextmanager
 def ema_weights(model: keras.Model) -> Iterator[None]:
-    """Replace the model's weights by their moving average within the block."""
+    """Replace the model's weights by their moving average within the block; its other weights may change there."""
     optimizer = model.optimizer
     if not optimizer.use_ema or not int(keras.ops.convert_to_numpy(optimizer.iterations)):
         yield
         return
-    variables = model.trainable_variables
+    variables = model.weights
     weights = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    for variable, average in zip(variables, optimizer.moving_averages, strict=True):
+    for variable, average in zip(model.trainable_variables, optimizer.moving_averages, strict=True):
         # Assign a copy: the jitted predict of JAX donates its variables' memory, and the average must survive it.
         variable.assign(keras.ops.convert_to_numpy(average))
     try:
@@ -87,12 +87,6 @@ def ema_weights(model: keras.Model) -> Iterator[None]:
     finally:
         for variable, array in zip(variables, weights, strict=True):
             variable.assign(array)
-
-
-def averaged_weights(model: keras.Model) -> list[npt.NDArray[Any]]:
-    """Return the weights of the model, the trainable ones as moving averages."""
-    with ema_weights(model):
-        return list(model.get_weights())
 
 
 def validate(model: keras.Model, source: LetterboxedSource, batch_size: int, objective: Objective) -> Validation:

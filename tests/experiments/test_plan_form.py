@@ -71,7 +71,7 @@ def test_the_ladder_on_cars10_has_the_same_steps_in_other_sizes():
     changed = {key for name, changes in real.recipes.items() for key, value in changes.items()
                if small.recipes[name][key] != value}
     assert changed == {"model.image_height", "model.image_width", "model.backbone", "fine_tune.epochs",
-                       "fine_tune.ema_momentum"}
+                       "fine_tune.ema_fraction"}
 
 
 def test_each_step_of_the_ladder_extends_an_earlier_step():

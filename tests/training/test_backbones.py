@@ -12,7 +12,13 @@ import pytest
 
 from carclf.config import Backbone, load_config
 from carclf.errors import ConfigError
-from carclf.training.backbones import backbone_layers, build_backbone, flatten_layers, group_layers_by_block
+from carclf.training.backbones import (
+    backbone_layers,
+    build_backbone,
+    flatten_layers,
+    group_layers_by_block,
+    with_drop_path,
+)
 from carclf.training.compile import compile_classifier
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
@@ -125,6 +131,54 @@ def test_efficientnet_features_are_the_same_by_name_and_from_a_file(tmp_path, mo
     )
     assert np.ptp(by_name, axis=0).max() > 1e-3
     np.testing.assert_allclose(from_file, by_name, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def convnext(monkeypatch):
+    """Return a small ConvNeXt of five blocks whose residual branches matter."""
+    small = {"depths": [1, 1, 2, 1], "projection_dims": [8] * 4, "default_size": 64}
+    monkeypatch.setitem(family("ConvNeXtTiny").MODEL_CONFIGS, "tiny", small)
+    keras.utils.set_random_seed(0)
+    backbone = build_backbone("ConvNeXtTiny", "none", 64, 64)
+    for layer in backbone_layers(backbone):
+        if layer.name.endswith("layer_scale"):
+            layer.gamma.assign(np.ones(8))
+    return backbone
+
+
+SMALL_IMAGES = IMAGES[:, :64, :64]
+
+
+def test_drop_path_skips_branches_of_single_images_in_training_only(convnext):
+    network = with_drop_path(convnext, 0.8, 0)
+    rates = [layer.rate for layer in flatten_layers(network) if isinstance(layer, keras.layers.Dropout)]
+    assert rates == pytest.approx([0, 0.16, 0.32, 0.48, 0.64])
+    plain = np.array(convnext(SMALL_IMAGES))
+    np.testing.assert_array_equal(np.array(network(SMALL_IMAGES, training=False)), plain)
+    outputs = np.array(network(np.repeat(SMALL_IMAGES[:1], 8, 0), training=True))
+    assert 2 <= len(np.unique(outputs.round(4), axis=0)) <= 8
+    assert not np.allclose(outputs, plain[:1])
+
+
+def test_drop_path_repeats_with_the_seed_and_from_the_state_of_a_checkpoint(convnext):
+    first, second, other = (with_drop_path(convnext, 0.8, seed) for seed in (1, 1, 2))
+    outputs = [np.array(network(SMALL_IMAGES, training=True)) for network in (first, second, other)]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    assert not np.array_equal(outputs[0], outputs[2])
+    for variable, saved in zip(second.variables, other.variables, strict=True):  # as Trainer restores a checkpoint
+        variable.assign(saved)
+    after = [np.array(network(SMALL_IMAGES, training=True)) for network in (second, other)]
+    np.testing.assert_array_equal(*after)
+    assert not np.array_equal(after[0], outputs[2])
+
+
+def test_the_saved_network_has_no_drop_path(convnext, tmp_path):
+    trained = with_drop_path(convnext, 0.8, 0)
+    trained.weights[0].assign(trained.weights[0] + 1)
+    convnext.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras", compile=False)
+    assert not [layer for layer in flatten_layers(loaded) if isinstance(layer, keras.layers.Dropout)]
+    np.testing.assert_array_equal(loaded(SMALL_IMAGES, training=True), trained(SMALL_IMAGES, training=False))
 
 
 @pytest.mark.parametrize(

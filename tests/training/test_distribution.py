@@ -40,7 +40,7 @@ class Source:
 def train():
     config = load_config("demo", {"model.dropout": 0.0, "fine_tune.epochs": 2, "fine_tune.batch_size": 8,
                                   "fine_tune.num_phases": 2, "fine_tune.layer_decay": 0.5,
-                                  "fine_tune.ema_momentum": 0.9})
+                                  "fine_tune.ema_fraction": 0.5})
     averages = []
     def validate(network):
         averages.append([float(np.abs(array).sum()) for array in network.get_weights()])

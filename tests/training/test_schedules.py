@@ -9,12 +9,19 @@ from carclf.config import Augment, FineTune, load_config
 from carclf.pipeline.augmentation import Augmenter
 from carclf.pipeline.batches import Examples, TrainingSource
 from carclf.pipeline.decode_cache import ImageFiles
-from carclf.training.backbones import backbone_layers, build_backbone, flatten_layers, group_layers_by_block
+from carclf.training.backbones import (
+    backbone_layers,
+    build_backbone,
+    flatten_layers,
+    group_layers_by_block,
+    with_drop_path,
+)
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.optimizers import BlockRate
 from carclf.training.schedules import (
     block_rates,
     compile_for_fine_tuning,
+    ema_momentum,
     epoch_sizes,
     phases_by_epoch,
     unfreeze,
@@ -24,7 +31,7 @@ from carclf.training.validation import ema_weights
 
 SETTINGS = FineTune(
     epochs=4, batch_size=2, learning_rate=0.1, layer_decay=0.5, weight_decay=0.3, warmup_fraction=0.25, num_phases=2,
-    label_smoothing=0.3, ema_momentum=0.6, global_clipnorm=0.4,
+    label_smoothing=0.3, ema_fraction=0.3125, global_clipnorm=0.4, drop_path=0.0,  # an average over 2.5 steps
 )
 NUM_STEPS = 8  # two in each epoch
 RISING_AND_FALLING = [0.0, 0.05, *(0.05 * (1 + np.cos(np.pi * np.arange(6) / 6)))]
@@ -140,6 +147,12 @@ def test_lower_blocks_have_lower_rates_and_start_no_sooner():
     assert block_rates(0, decay=0.5, phase_starts=[0]) == []
 
 
+def test_the_average_is_over_a_fraction_of_the_steps():
+    assert ema_momentum(0.04, 250) == pytest.approx(0.9)
+    assert ema_momentum(0.04, 1200) == pytest.approx(1 - 1 / 48)
+    assert ema_momentum(0.04, 20) == ema_momentum(0.0, 1000) == 0
+
+
 def test_phases_have_equal_lengths_up_to_rounding():
     assert phases_by_epoch(6, 3) == [0, 0, 1, 1, 2, 2]
     assert phases_by_epoch(5, 2) == [0, 0, 0, 1, 1]
@@ -162,20 +175,27 @@ def test_images_grow_from_phase_to_phase_to_the_full_size(initial_fraction, num_
 def classifier() -> keras.Model:
     keras.utils.set_random_seed(0)
     backbone = build_backbone("EfficientNetV2B0", "none", 64, 64)
-    return join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, load_config("demo").model))
+    settings = load_config("demo", {"model.batch_norm": True, "model.dropout": 0.0}).model
+    return join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, settings))
 
 
-def test_batch_normalization_stays_in_inference_mode(classifier: keras.Model) -> None:
+@pytest.mark.parametrize("mode", ["inference", "affine"])
+def test_with_frozen_statistics_training_computes_the_same_features(classifier: keras.Model, mode: str) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype("float32")
-    unfreeze(classifier, 1.0)
-    frozen = [layer for layer in flatten_layers(classifier) if isinstance(layer, keras.layers.BatchNormalization)]
-    before = [np.array(weight) for layer in frozen for weight in layer.weights]
-    for layer in flatten_layers(classifier):
-        if isinstance(layer, keras.layers.Dropout):
-            layer.rate = 0.0
-    np.testing.assert_allclose(classifier(images, training=True), classifier(images, training=False), atol=1e-5)
-    after = [np.array(weight) for layer in frozen for weight in layer.weights]
-    assert frozen and all((old == new).all() for old, new in zip(before, after, strict=True))
+    network = with_drop_path(classifier, 0.0, 0)
+    unfreeze(network, 1.0, batch_norm=mode)
+    before = [np.array(weight) for weight in network.weights]
+    expected = np.array(classifier(images, training=False))
+    np.testing.assert_allclose(network(images, training=True), expected, atol=1e-5)
+    assert all((old == np.array(new)).all() for old, new in zip(before, network.weights, strict=True))
+
+
+def test_drop_path_has_the_rates_of_keras(classifier: keras.Model) -> None:
+    def rates(model: keras.Model) -> dict[str, float]:
+        return {layer.name: layer.rate for layer in flatten_layers(model) if layer.name.endswith("_drop")}
+
+    assert rates(with_drop_path(classifier, 0.2, 0)) == pytest.approx(rates(classifier))
+    assert len(rates(classifier)) == 15
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])

@@ -33,8 +33,8 @@ from carclf.training.validation import Objective, Validation, ema_weights, valid
 SIZE = (48, 64)
 SETTINGS = {
     "fine_tune.epochs": 3, "fine_tune.batch_size": 8, "fine_tune.checkpoint_minutes": 0, "fine_tune.num_workers": 0,
-    "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3, "augment.trivial": True, "augment.erasing": 0.5,
-    "augment.half_crop": 0.5,
+    "fine_tune.mixup": 0.3, "fine_tune.cutmix": 0.3, "fine_tune.ema_fraction": 0.8, "augment.trivial": True,
+    "augment.erasing": 0.5, "augment.half_crop": 0.5,
 }
 MEASURED = ["seconds", "images_per_second", "data_wait_fraction"]  # columns of the history that vary between runs
 METRICS = {
@@ -415,7 +415,7 @@ def test_patience_only_counts_in_the_last_phase(images, store):
 
 
 def test_ema_weights_are_in_the_model_only_within_the_block(images, store):
-    trainer = build_trainer(images, Checkpoints(store, "k"), ema_momentum=0.9)
+    trainer = build_trainer(images, Checkpoints(store, "k"))
     trainer.run()
     for variable in trainer.model.trainable_variables:  # which are the averages after a training
         variable.assign(variable + 1)
