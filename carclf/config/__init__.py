@@ -28,7 +28,7 @@ from carclf.config.settings import (
 )
 
 __all__ = [
-    "AUTO", "HUB_NAME", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate", "FineTune",
-    "Gate", "Head", "Model", "Validation", "deployment_settings", "flatten", "iter_settings", "load_config",
+    "AUTO", "HUB_NAME", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Duplicates", "Evaluate",
+    "FineTune", "Gate", "Head", "Model", "Validation", "deployment_settings", "flatten", "iter_settings", "load_config",
     "parse_override", "require_weights", "scaled_size",
 ]

@@ -13,8 +13,11 @@ from carclf.ensembles.members import read_members
 from carclf.runs.model_selection import SelectedModel
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
+from carclf.training.warm_start import weights_license
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>#|~!&$]|(?<=:)/(?=/)|(?<=www)\.)")  # starts Markdown, HTML or an automatic link
+NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|academic|research")  # in the name of a license
+UNKNOWN_LICENSES = ("unknown", "other")
 WEAK_RECALL = 0.8  # classes below it are listed among the limits
 NUM_WEAK = 5
 
@@ -60,6 +63,7 @@ def _template_values(selected: SelectedModel, split: Split, store: Store) -> dic
         "data": _rows(_data(split, store)),
         "members": read_members(model, store) if model.is_ensemble else [],
         "settings": _rows(_settings(selected, store)),
+        "license_warnings": _license_warnings(model, store),
         "keys": _rows(_keys(selected, split)),
     }
 
@@ -129,6 +133,21 @@ def _settings(selected: SelectedModel, store: Store) -> dict[str, Any]:
         **{f"fine_tune.{name}": value for name, value in settings.get("fine_tune", {}).items()},
         **{f"augment.{name}": value for name, value in settings.get("augment", {}).items()},
     }
+
+
+def _license_warnings(model: Model, store: Store) -> list[str]:
+    """Return a warning for each license of starting weights that may not permit commercial use."""
+    networks = [Model.require(store, member.model) for member in read_members(model, store)] if model.is_ensemble else [
+        model]
+    warnings = []
+    for name in sorted({weights_license(network, store) for network in networks}):
+        if NON_COMMERCIAL.search(name):
+            warnings.append(f"The training started from weights under the license {name}, which does not permit "
+                            "commercial use.")
+        elif name in UNKNOWN_LICENSES:
+            warnings.append("The training started from weights whose license is unknown: find out whether it permits "
+                            "your use.")
+    return warnings
 
 
 def _keys(selected: SelectedModel, split: Split) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if not 2 <= length <= min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
+        if not 0 < length <= min(size - LENGTH_BYTES, MAX_HEADER_BYTES):
             raise InvalidFileError(f"its header has {length} bytes, but the file has {size}")
         text = file.read(length).decode()
     try:
@@ -87,9 +87,10 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _offsets(name: str, entry: Any) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, Mapping) else None
-    if not _is_sizes(offsets) or len(offsets) != 2:
-        raise InvalidFileError(f"the tensor {name!r} has the offsets {offsets!r}")
-    return offsets[0], offsets[1]
+    match offsets:
+        case [int(), int()] if _is_sizes(offsets):
+            return offsets[0], offsets[1]
+    raise InvalidFileError(f"the tensor {name!r} has the offsets {offsets!r}")
 
 
 def _type_and_shape(name: str, entry: Mapping[str, Any]) -> tuple[str, list[int]]:

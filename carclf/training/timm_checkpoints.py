@@ -33,7 +33,7 @@ CONVNEXT_STEM = {"stem_conv": "stem.0", "stem_layernorm": "stem.1"}
 CONVNEXT_BLOCK = {"depthwise_conv": "conv_dw", "layernorm": "norm", "pointwise_conv_1": "mlp.fc1",
                   "pointwise_conv_2": "mlp.fc2", "layer_scale": "gamma"}
 EFFICIENTNET_ENDS = {"stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2"}
-SQUEEZE_AND_EXCITE = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
+EXCITATION = {"se_reduce": "se.conv_reduce", "se_expand": "se.conv_expand"}
 EFFICIENTNET_BLOCKS = {  # by whether the block expands its channels, and whether it has a depthwise convolution
     (True, True): {"expand_conv": "conv_pw", "expand_bn": "bn1", "dwconv": "conv_dw", "bn": "bn2",
                    "project_conv": "conv_pwl", "project_bn": "bn3"},
@@ -103,7 +103,7 @@ def _efficientnet_name(name: str, layer_names: set[str]) -> str:
     part = part.replace("dwconv2", "dwconv")
     kind = f"{block}_expand_conv" in layer_names, bool({f"{block}_dwconv", f"{block}_dwconv2"} & layer_names)
     stage, repeat = int(block[5:-1]) - 1, ord(block[-1]) - ord("a")  # of names such as block1a
-    return f"blocks.{stage}.{repeat}.{(EFFICIENTNET_BLOCKS[kind] | SQUEEZE_AND_EXCITE)[part]}"
+    return f"blocks.{stage}.{repeat}.{(EFFICIENTNET_BLOCKS[kind] | EXCITATION)[part]}"
 
 
 def _convert(

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CHECKPOINT = ".safetensors"
 HUB_FILE = "model.safetensors"  # of every timm model on the Hugging Face Hub
 CONFIG, README = "config.json", "README.md"
 MAX_TEXT_BYTES = 1_000_000
+NUM_CHANNELS = 3
 UNKNOWN = "unknown"
 LICENSE = re.compile(r"\A---\n(?:(?!---).*\n)*?license: *['\"]?([\w.-]+)")  # in the header of a model's page
 
@@ -42,7 +44,7 @@ class CheckpointConfig:
             content = json.loads(_read_text(path))
             pretrained = content["pretrained_cfg"]
             mean, std = (tuple(map(float, pretrained[name])) for name in ("mean", "std"))
-            if len(mean) != 3 or len(std) != 3 or min(std) <= 0:  # noqa: PLR2004
+            if not (len(mean) == len(std) == NUM_CHANNELS and all(map(isfinite, mean + std)) and min(std) > 0):
                 raise ValueError(f"mean = {mean}, std = {std}")
             return cls(str(content["architecture"]), mean, std, _license(pretrained, checkpoint.with_name(README)))
         except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:

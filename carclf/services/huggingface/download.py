@@ -100,8 +100,8 @@ def _save(response: requests.Response, path: Path, problem: str) -> bool:
 
 def _stated_sha256(response: requests.Response) -> str:
     """Return the SHA-256 that the Hub, before a redirect to its storage, states for a large file; otherwise ''."""
-    for answer in (*response.history, response):
-        etag = answer.headers.get("X-Linked-Etag", "").strip('"')
+    for received in (*response.history, response):
+        etag = received.headers.get("X-Linked-Etag", "").strip('"')
         if re.fullmatch(r"[0-9a-f]{64}", etag):
             return etag
     return ""
