@@ -87,7 +87,7 @@ def test_a_model_is_downloaded_once_and_identified_by_content_mean_and_deviation
 
 
 def test_the_license_in_the_configuration_counts_first(hub: Hub) -> None:
-    config = CONFIG | {"pretrained_cfg": {**CONFIG["pretrained_cfg"], "license": "Apache-2.0"}}  # type: ignore[dict-item]
+    config = CONFIG | {"pretrained_cfg": {**CONFIG["pretrained_cfg"], "license": "Apache-2.0"}}
     hub.files[f"{PREFIX}config.json"] = json.dumps(config).encode()
     assert read_license(MODEL) == "apache-2.0"
 
@@ -157,5 +157,5 @@ def test_a_checkpoint_in_s3_needs_its_configuration(aws: None, tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"config\.json"):
         weights_identity("s3://weights/nets/m.safetensors")
     store.upload(tmp_path / "config.json", "config.json")
-    local = weights_identity(shutil.copy(tmp_path / "m.safetensors", tmp_path / "copy.safetensors"))
+    local = weights_identity(str(shutil.copy(tmp_path / "m.safetensors", tmp_path / "copy.safetensors")))
     assert weights_identity("s3://weights/nets/m.safetensors") == local

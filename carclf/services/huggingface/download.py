@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = (10.0, 60.0)  # to connect, and between two parts of a respons
 CHUNK_BYTES = 1 << 20
 RETRIES = urllib3.Retry(
     3, backoff_factor=1, status_forcelist=[429, 500, 502, 503, 504], allowed_methods=["GET"], redirect=False,
-    raise_on_status=False,
+    raise_on_status=False, respect_retry_after_header=False,
 )
 
 
@@ -60,7 +60,7 @@ def download_file(repository: str, name: str, path: Path) -> bool:
         with requests.Session() as session:
             for scheme in ("https://", "http://"):
                 session.mount(scheme, _CheckedAdapter(endpoint))
-            # An identical length and hash: without compression.
+            # Without compression, so that the length is that of the file.
             headers = {"Accept-Encoding": "identity"}
             with session.get(url, stream=True, timeout=TIMEOUT_SECONDS, headers=headers) as response:
                 return _save(response, path, problem)
