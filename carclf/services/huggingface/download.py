@@ -81,7 +81,8 @@ def _save(response: requests.Response, path: Path, problem: str) -> bool:
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND):
         raise ConfigError(f"{problem}: the Hub responded with status {status}: the repository or its revision does not "
                           "exist, or it is private. Check model.weights.")
-    response.raise_for_status()
+    if status != HTTPStatus.OK:
+        raise ServiceError(f"{problem}: the Hub responded with status {status}. Try again later.")
     expected = _stated_sha256(response)
     if expected and path.is_file() and _sha256(path) == expected:
         return True
