@@ -115,7 +115,7 @@ def test_a_checkpoint_with_nan_raises_config_error(checkpoint, small):
     '{"architecture": "convnext_tiny", "pretrained_cfg": {"mean": [0, 0, 0], "std": [1, 1, 0]}}',
     '{"architecture": "convnext_tiny", "pretrained_cfg": {"mean": [0, 0, NaN], "std": [1, 1, 1]}}',
     '{"architecture": "convnext_tiny", "pretrained_cfg": [1]}',
-])
+], ids=lambda content: str(content)[:90])
 def test_a_checkpoint_without_valid_config_json_raises_config_error(content, checkpoint):
     config = checkpoint.with_name("config.json")
     config.unlink()
@@ -171,9 +171,9 @@ def header(**entry):
         header(shape=[3]), header(shape=[-2]), header(shape=[2**70]), header(shape="2"), header(shape=[True, 2]),
         header(dtype="F8"), header(dtype=[]), header(data_offsets=[0, 16], shape=[4]), header(data_offsets=[8, 0]),
         header(data_offsets=[4, 12]), header(data_offsets=[0]), header(data_offsets=[0.0, 8.0]),
-        header(shape=[1], data_offsets=[0, 4]),
+        header(shape=[1], data_offsets=[0, 4]), header(shape=[0, 2**70], data_offsets=[0, 0]), header(shape=[1] * 99),
     )),
-])
+], ids=lambda content: f"{len(content)}-bytes")
 def test_a_file_that_breaks_the_format_raises_config_error(content, checkpoint):
     checkpoint.write_bytes(content)
     with pytest.raises(ConfigError, match=str(checkpoint)):
