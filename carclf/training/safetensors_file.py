@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from carclf.errors import ConfigError
 
@@ -92,5 +92,5 @@ def _type_and_shape(name: str, entry: Mapping[str, Any]) -> tuple[str, list[int]
     return dtype, shape
 
 
-def _is_sizes(values: Any) -> bool:
+def _is_sizes(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)

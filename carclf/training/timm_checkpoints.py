@@ -111,7 +111,7 @@ def _convert(
 ) -> Array:
     """Return a tensor in Keras' order of axes, (height, width, input, output) for convolutions."""
     if len(shape) == 4:  # noqa: PLR2004 -- timm: (output, input / groups, height, width)
-        axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
+        axes: tuple[int, ...] = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
     else:
         axes = tuple(reversed(range(len(shape))))
     expected = tuple(shape[axes.index(axis)] for axis in range(len(axes)))
