@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face Hub, from a loopback server that answers as the Hub does."""
+"""Checkpoints of the Hugging Face Hub, from a loopback server that responds as the Hub does."""
 
 import hashlib
 import json
