@@ -28,7 +28,7 @@ def require_public_address(url: str, endpoint: str, variable: str) -> None:
     is_downgrade = origin.scheme == "https" and target.scheme != "https"
     if is_downgrade or not all(_is_public(address) for address in _resolve(host)):
         raise ConfigError(f"The server at {endpoint} leads to {target.scheme}://{target.netloc}, which is a private "
-                          "address or is not encrypted. Nothing was sent there. Check {variable} and the proxy; a "
+                          f"address or is not encrypted. Nothing was sent there. Check {variable} and the proxy; a "
                           "mirror must serve its files from its own address.")
 
 
