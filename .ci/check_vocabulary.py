@@ -39,7 +39,7 @@ PATTERNS = [
     (re.compile(rf"(?<![^\W_])(?<!-)({rule})(?![^\W_])(?!-)", re.IGNORECASE), term) for rule, term in RULES.items()
 ]
 BANNED_NAMES = {"found", "own", "told", "one", "place", "wanted"}
-EXCLUDED = re.compile(r"^requirements/.*\.txt$|^LICENSE$|\.(png|svg|ico)$|^\.ci/check_vocabulary\.py$")
+EXCLUDED = re.compile(r"^requirements/.*\.txt$|^LICENSE$|\.(ico|npz|png|safetensors|svg)$|^\.ci/check_vocabulary\.py$")
 
 
 def tracked_files() -> list[Path]:

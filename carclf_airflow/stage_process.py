@@ -48,7 +48,7 @@ SIGNAL_STATUS = 128  # a shell adds it to the number of the signal that ended a 
 ALLOWED = re.compile(
     r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|PYTHONUTF8|LD_LIBRARY_PATH|NETRC|CARCLF_(?!KAGGLE).*|AWS_.*"
     r"|KERAS_.*|TF_.*|XLA_.*|CUDA_.*|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
-    r"|(?i:https?_proxy|no_proxy)|OTEL_.*|MLFLOW_.*"
+    r"|(?i:https?_proxy|no_proxy)|OTEL_.*|MLFLOW_.*|HF_ENDPOINT"
 )
 ALLOWED_WITH_KAGGLE = re.compile(rf"{ALLOWED.pattern}|KAGGLE_.*|CARCLF_KAGGLE_.*")
 KAGGLE_STAGES = ("download", "submit", "score")

@@ -12,6 +12,7 @@ from carclf.config.overrides import (
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import (
     AUTO,
+    HUB_NAME,
     NAMED_WEIGHTS,
     Audit,
     Augment,
@@ -28,7 +29,7 @@ from carclf.config.settings import (
 )
 
 __all__ = [
-    "AUTO", "FAMILY_BY_BACKBONE", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config", "Duplicates",
-    "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "Validation", "deployment_settings", "flatten",
-    "iter_settings", "load_config", "parse_override", "require_weights", "scaled_size",
+    "AUTO", "FAMILY_BY_BACKBONE", "HUB_NAME", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config",
+    "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "Validation", "deployment_settings",
+    "flatten", "iter_settings", "load_config", "parse_override", "require_weights", "scaled_size",
 ]

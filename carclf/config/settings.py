@@ -21,6 +21,8 @@ Backbone = Literal[
     "MobileNetV3Small", "MobileNetV3Large",
 ]
 NAMED_WEIGHTS = ("imagenet", "champion", "none")
+HUB_NAME = r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w.-]*))?"  # repository, revision
+WEIGHTS_URL = re.compile(rf"s3://[^/].*/[^/]+|{HUB_NAME}", re.ASCII)
 SIZE_STEP = 32  # px: the total stride of the backbones
 MIN_ZOOM = 0.5
 # 0 means "auto", so that the fields of the trigger form stay numbers.
@@ -164,7 +166,8 @@ class Model(Section):
     backbone: Backbone = Field(
         "EfficientNetV2S", description="A backbone of keras.applications, or 'Tiny', which has no pretrained weights.")
     weights: Text = Field(
-        "imagenet", description="'imagenet', 'champion' (its backbone), a path or URL of a .weights.h5, or 'none'.")
+        "imagenet", description="'imagenet', 'champion' (its backbone), 'none', the path or URL of a .weights.h5 or a "
+                                "timm .safetensors, or a timm model such as hf://timm/convnext_tiny.in12k.")
     image_height: int = Field(
         AUTO, ge=0, le=1024, description="Height of the network's input, in pixels; 0 (auto) depends on the backbone.")
     image_width: int = Field(
@@ -200,8 +203,9 @@ class Model(Section):
     @classmethod
     def _require_file_name(cls, weights: str) -> str:
         # No other URLs: they may contain a password, and settings are in the run's record and on the pages.
-        if "://" in weights and not re.fullmatch(r"s3://[^/].*/[^/]+", weights):
-            raise ValueError("a URL must name a file in S3, such as s3://bucket/folder/name.weights.h5")
+        if "://" in weights and not WEIGHTS_URL.fullmatch(weights):
+            raise ValueError("a URL must name a file in S3, such as s3://bucket/folder/name.weights.h5, or a "
+                             "repository of the Hugging Face Hub, such as hf://timm/convnext_tiny.in12k")
         return weights
 
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import jinja2
 
-from carclf.artifacts import Dataset, Evaluation, Model, Split
+from carclf.artifacts import Classifier, Dataset, Evaluation, Model, Split
 from carclf.ensembles.members import read_members
 from carclf.formatting import format_count
 from carclf.runs.model_selection import SelectedModel
 from carclf.runs.record import training_machine
 from carclf.services.storage import Store
+from carclf.training.warm_start import weights_license
 
 SPECIAL = re.compile(r"([\\`*_\[\]<>#|~!&$]|(?<=:)/(?=/)|(?<=www)\.)")  # starts Markdown, HTML or an automatic link
+NON_COMMERCIAL = re.compile(r"\bnc\b|non-?commercial|academic|research")  # in the name of a license
+UNKNOWN_LICENSES = ("unknown", "other")
 WEAK_RECALL = 0.8  # classes below it are listed among the limits
 NUM_WEAK = 5
 
@@ -61,6 +64,7 @@ def _template_values(selected: SelectedModel, split: Split, store: Store) -> dic
         "data": _rows(_data(split, store)),
         "members": read_members(model, store) if isinstance(model, Model) and model.is_ensemble else [],
         "settings": _rows(_settings(selected, store)),
+        "license_warnings": _license_warnings(model, store),
         "keys": _rows(_keys(selected, split)),
     }
 
@@ -130,6 +134,22 @@ def _settings(selected: SelectedModel, store: Store) -> dict[str, Any]:
         **{f"fine_tune.{name}": value for name, value in settings.get("fine_tune", {}).items()},
         **{f"augment.{name}": value for name, value in settings.get("augment", {}).items()},
     }
+
+
+def _license_warnings(model: Classifier, store: Store) -> list[str]:
+    """Return a warning for each license of starting weights that may not permit commercial use."""
+    measured = Model.require(store, model.measured_key)
+    members = read_members(measured, store) if measured.is_ensemble else []
+    networks = [Model.require(store, member.model) for member in members] or [measured]
+    warnings = []
+    for name in sorted({weights_license(network, store) for network in networks}):
+        if NON_COMMERCIAL.search(name):
+            warnings.append(f"The training started from weights under the license {name}, which does not permit "
+                            "commercial use.")
+        elif name in UNKNOWN_LICENSES:
+            warnings.append("The training started from weights whose license is unknown: find out whether it permits "
+                            "your use.")
+    return warnings
 
 
 def _keys(selected: SelectedModel, split: Split) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Split, StageContext, remove_leftovers
-from carclf.config import NAMED_WEIGHTS, Config, flatten, require_weights
+from carclf.config import NAMED_WEIGHTS, Config, flatten
 from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
@@ -28,6 +28,7 @@ from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
 from carclf.stages import fine_tune as fine_tune_stage
 from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall, StageOptions, StageSpec, stages_of
+from carclf.training.weights import weights_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,7 +103,7 @@ class Run:
         """
         record_key(run_id)  # an invalid run id is reported first
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
-            require_weights(config.model.weights)  # fail now and not after the download
+            weights_file(config.model.weights)  # fail now and not after the download
         record = _new_record(run_id, recipe, config.model_dump())
         if _write_new(store, record):
             _remove_leftovers(store)

@@ -10,8 +10,8 @@ from carclf.champion import champion_model, require_common_classes
 from carclf.config import Config
 from carclf.dataset.archives import extract_images
 from carclf.training.run_features import RunFeatures
-from carclf.training.warm_start import WarmStart, champion_warm_start
-from carclf.training.weights import weights_identity
+from carclf.training.warm_start import WarmStart, champion_warm_start, weights_license
+from carclf.training.weights import read_license, weights_identity
 
 if TYPE_CHECKING:
     import keras
@@ -61,7 +61,14 @@ def _write_model(folder: Path, features: RunFeatures, config: Config) -> Metrics
     save_model(model, history, folder)
     height, width = config.model.image_size
     return metrics | {"image_height": height, "image_width": width, "seconds_saved": seconds_saved,
-                      "class_names": features.split.class_names}
+                      "class_names": features.split.class_names} | _license(features)
+
+
+def _license(features: RunFeatures) -> Metrics:
+    """Return the license of the weights that the backbone starts from, if they are from a file."""
+    context, start = features.context, features.start_model
+    name = weights_license(start, context.store) if start else read_license(context.config.model.weights)
+    return {"weights_license": name} if name else {}
 
 
 def _load_features(features: RunFeatures) -> float:

@@ -3,14 +3,16 @@
 import random
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from carclf.config import FAMILY_BY_BACKBONE
+from carclf.config import FAMILY_BY_BACKBONE, NAMED_WEIGHTS
 from carclf.errors import ConfigError
-from carclf.training.weights import weights_file
+from carclf.training.timm_checkpoints import copy_weights, require_architecture
+from carclf.training.weights import CHECKPOINT, CheckpointConfig, weights_file
 
 TINY = "Tiny"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,8 +33,29 @@ def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Mo
             raise ConfigError(f"The Tiny backbone has no weights {weights!r}. Set model.weights to none.")
         return _tiny(height, width)
     inputs = keras.Input((None, None, 3), dtype="float32")
-    net = _application(name, weights)
-    return keras.Model(inputs, net(_preprocessing(name, weights)(inputs)), name="backbone")
+    if weights not in NAMED_WEIGHTS and (path := weights_file(weights)).suffix == CHECKPOINT:
+        preprocessing, net = _from_checkpoint(name, path)
+    else:
+        preprocessing, net = _preprocessing(name, weights), _application(name, weights)
+    if not all(np.isfinite(array).all() for array in net.get_weights()):
+        raise ConfigError(f"The {weights} weights of {name} contain values that are not finite, so the file is "
+                          "damaged. Set model.weights to an intact file.")
+    return keras.Model(inputs, net(preprocessing(inputs)), name="backbone")
+
+
+def _from_checkpoint(name: str, path: Path) -> tuple[keras.Layer, keras.Model]:
+    """Return the preprocessing and the network of a timm checkpoint."""
+    config = CheckpointConfig.read(path)
+    require_architecture(name, config, path)
+    # EfficientNetB0 to B7 have no such argument: they divide by 255, and their normalization does nothing without
+    # weights="imagenet". Keras' mean and standard deviation in the other networks are not those of every checkpoint.
+    is_first = name.startswith("EfficientNetB")
+    net = _application(name, "none", **({} if is_first else {"include_preprocessing": False}))
+    copy_weights(flatten_layers(net), path)
+    factor = 255 if is_first else 1
+    scale = [factor / (255 * std) for std in config.std]
+    offset = [-factor * mean / std for mean, std in zip(config.mean, config.std, strict=True)]
+    return keras.layers.Rescaling(scale, offset), net
 
 
 def _preprocessing(name: str, weights: str) -> keras.Layer:
@@ -46,7 +69,7 @@ def _preprocessing(name: str, weights: str) -> keras.Layer:
     return keras.layers.Rescaling((high - low) / 255, float(low))
 
 
-def _application(name: str, weights: str) -> keras.Model:
+def _application(name: str, weights: str, **options: bool) -> keras.Model:
     source = {"imagenet": "imagenet", "none": None}.get(weights, weights)
     if source not in ("imagenet", None):
         source = str(weights_file(weights))
@@ -55,16 +78,12 @@ def _application(name: str, weights: str) -> keras.Model:
             # Keras only warns about weights that do not fit some layers, which would then start from random weights.
             warnings.filterwarnings("error", category=UserWarning, module="keras.*saving")
             make = getattr(keras.applications, name)
-            net = make(include_top=False, weights=source, input_shape=(None, None, 3), pooling="avg")
+            return make(include_top=False, weights=source, input_shape=(None, None, 3), pooling="avg", **options)
     except Exception as error:  # Keras raises a bare Exception if the download fails
         remedy = "Give this machine access to Keras' storage once, or set" if source == "imagenet" else "Set"
         raise ConfigError(f"The {weights} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. {remedy} "
                           f"model.weights to a file or store URL of the no-top .weights.h5 of {name}, or to 'none' for "
                           "a random start.") from error
-    if not all(np.isfinite(array).all() for array in net.get_weights()):
-        raise ConfigError(f"The {weights} weights of {name} contain values that are not finite, so the file is "
-                          "damaged. Set model.weights to an intact file.")
-    return net
 
 
 def _tiny(height: int, width: int) -> keras.Model:

@@ -83,6 +83,15 @@ def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     }
 
 
+def weights_license(model: Model, store: Store) -> str:
+    """Return the license of the weights from a file that the model's training started from.
+
+    "unknown" if the license is, and an empty string for other weights.
+    """
+    start = Model.find(store, model.inputs.get("model", "none")) or model
+    return str(start.metrics.get("weights_license", ""))
+
+
 def load_backbone(model: Model, store: Store, size: tuple[int, int]) -> "keras.Model":
     """Return the model's layers below its head, for images of the size (height, width).
 

@@ -24,7 +24,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def test_children_get_no_airflow_secret_and_three_stages_get_kaggles(environment: dict[str, str]) -> None:
     secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t",
-               "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics", "NETRC": "/etc/netrc", "PYTHONUTF8": "1"}
+               "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics", "NETRC": "/etc/netrc", "PYTHONUTF8": "1",
+               "HF_ENDPOINT": "http://mirror"}
     code = """
         import json, sys
         from carclf_airflow.stage_process import child_environment
@@ -35,7 +36,7 @@ def test_children_get_no_airflow_secret_and_three_stages_get_kaggles(environment
         assert {stage for stage in STAGES if secret in names[stage]} == {"download", "submit", "score"}
     passed_on = {name for stage in STAGES for name in names[stage]}
     assert not [name for name in passed_on if name.startswith("AIRFLOW") or name == "SOME_TOKEN"]
-    passed_to_all = {"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT", "NETRC", "PYTHONUTF8"}
+    passed_to_all = {"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT", "NETRC", "PYTHONUTF8", "HF_ENDPOINT"}
     assert all(passed_to_all <= set(names[stage]) for stage in STAGES)
 
 

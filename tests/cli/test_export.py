@@ -2,17 +2,19 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from carclf.artifacts import Split
 from carclf.config import load_config
 from carclf.errors import ConfigError, QualityError
 from carclf.export import formats
 from carclf.export.bundle import export_model
-from carclf.export.model_card import escape_markdown
+from carclf.export.model_card import escape_markdown, write_model_card
 from carclf.runs.model_selection import select_model
 from carclf.services.storage import Store
 from carclf.training.backbones import build_backbone
@@ -57,6 +59,24 @@ def test_the_model_card_has_metrics_gate_settings_and_keys(
     ):
         assert text in card
     assert "None" not in card
+
+
+@pytest.mark.parametrize(("name", "warning"), [
+    ("cc-by-nc-4.0", "cc-by-nc-4.0, which does not permit commercial use"),
+    ("fair-noncommercial-research-license", "does not permit commercial use"), ("unknown", "license is unknown"),
+    ("other", "license is unknown"), ("apache-2.0", ""), ("", ""),
+])
+def test_the_model_card_warns_about_the_license_of_the_starting_weights(
+    name: str, warning: str, store: Store, exported: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    champion = select_model(store)
+    model = champion.model.model_copy(update={"inputs": {"split": champion.model.input("split")},
+                                              "metrics": champion.model.metrics | {"weights_license": name}})
+    facts = json.loads((exported[0] / "export.json").read_text())
+    split = Split.require(store, champion.model.input("split"))
+    write_model_card(tmp_path / "card.md", replace(champion, model=model), split, facts, store)
+    card = " ".join((tmp_path / "card.md").read_text().split())
+    assert (escape_markdown(warning) in card) and ("training started from weights" in card) == bool(warning)
 
 
 @pytest.mark.parametrize(

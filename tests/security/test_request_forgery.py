@@ -14,12 +14,13 @@ from submissions import submit_file
 from carclf.dataset.extra_data import gather_extra_data
 from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError
-from carclf.services.kaggle.addresses import require_public_address
+from carclf.public_addresses import require_public_address
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
 from carclf.training.weights import weights_file
 
 KAGGLE = "https://www.kaggle.com"
+VARIABLE = "CARCLF_KAGGLE_ENDPOINT"
 PRIVATE = [
     "https://127.0.0.1/x", "https://localhost/x", "https://[::1]/x", "https://169.254.169.254/latest/meta-data",
     "https://10.0.0.5/x", "https://192.168.1.1/x", "https://172.16.0.1/x", "https://[fd00::1]/x", "https://0.0.0.0/x",
@@ -30,8 +31,8 @@ PRIVATE = [
 
 @pytest.mark.parametrize("url", PRIVATE)
 def test_a_redirect_of_kaggle_may_not_lead_to_a_private_address(url: str) -> None:
-    with pytest.raises(ConfigError, match="CARCLF_KAGGLE_ENDPOINT"):
-        require_public_address(url, KAGGLE)
+    with pytest.raises(ConfigError, match=VARIABLE):
+        require_public_address(url, KAGGLE, VARIABLE)
 
 
 @pytest.mark.parametrize(("url", "endpoint"), [
@@ -40,15 +41,15 @@ def test_a_redirect_of_kaggle_may_not_lead_to_a_private_address(url: str) -> Non
     ("http://127.0.0.1:8000/download/x", "http://127.0.0.1:8000"),
 ])
 def test_public_addresses_and_the_endpoint_itself_are_allowed(url: str, endpoint: str) -> None:
-    require_public_address(url, endpoint)
+    require_public_address(url, endpoint, VARIABLE)
 
 
 def test_an_address_that_a_name_resolves_to_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in ("93.184.216.34", "10.0.0.1")]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: resolved)
     with pytest.raises(ConfigError, match=r"internal\.example"):
-        require_public_address("https://internal.example/x", KAGGLE)
-    require_public_address("https://storage.googleapis.com/x", KAGGLE)  # private in some networks
+        require_public_address("https://internal.example/x", KAGGLE, VARIABLE)
+    require_public_address("https://storage.googleapis.com/x", KAGGLE, VARIABLE)  # private in some networks
 
 
 class Inner(HTTPServer):

@@ -10,16 +10,16 @@ from carclf.training.weights import weights_identity
 
 
 def test_weights_are_identified_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, content in (("first", b"one"), ("copy", b"one"), ("other", b"two")):
+    for name, content in (("first.h5", b"one"), ("copy.h5", b"one"), ("other.h5", b"two")):
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setenv("WEIGHTS", str(tmp_path / "first"))
-    first, copy, other = (weights_identity(str(tmp_path / name)) for name in ("first", "copy", "other"))
+    monkeypatch.setenv("WEIGHTS", str(tmp_path / "first.h5"))
+    first, copy, other = (weights_identity(str(tmp_path / name)) for name in ("first.h5", "copy.h5", "other.h5"))
     assert first == copy == weights_identity("$WEIGHTS") != other
 
 
 def test_weights_at_a_store_url_are_identified_by_their_current_content(tmp_path: Path, aws: None) -> None:
     boto3.client("s3").create_bucket(Bucket="weights")
-    path, identities = tmp_path / "w", []
+    path, identities = tmp_path / "w.h5", []
     for content in (b"one", b"two"):
         path.write_bytes(content)
         open_store("s3://weights/nets").upload(path, "w.h5")

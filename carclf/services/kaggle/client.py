@@ -10,10 +10,15 @@ from typing import Any
 import requests
 
 from carclf.errors import ConfigError, DataError
-from carclf.services.kaggle.addresses import require_public_address
+from carclf.public_addresses import require_public_address
 from carclf.services.kaggle.archive_download import download_archive
 from carclf.services.kaggle.calls import ApiCalls, parse_file, require_type
-from carclf.services.kaggle.credentials import CONNECT_TIMEOUT_SECONDS, create_client, find_credentials
+from carclf.services.kaggle.credentials import (
+    CONNECT_TIMEOUT_SECONDS,
+    ENDPOINT_ENV_VAR,
+    create_client,
+    find_credentials,
+)
 from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError, http_status
 
 # Kaggle checks these before it accepts a submission. After other errors, such as 429 from a gateway that repeated the
@@ -202,7 +207,7 @@ class KaggleClient:
                                         content_length=len(data), last_modified_epoch_seconds=modified_seconds)
         # The SDK's upload hides the status of a failure, on which a retry depends.
         timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
-        require_public_address(url, self._calls.http.http_client()._endpoint)
+        require_public_address(url, self._calls.http.http_client()._endpoint, ENDPOINT_ENV_VAR)
         try:
             response = requests.put(url, data=data, timeout=timeout, allow_redirects=False)
         except ValueError as error:  # all errors about an invalid URL

@@ -11,8 +11,8 @@ from requests.adapters import HTTPAdapter
 
 from carclf.errors import ConfigError, ServiceError
 from carclf.proxies import find_proxy_error
+from carclf.public_addresses import require_public_address
 from carclf.redaction import kaggle_files
-from carclf.services.kaggle.addresses import require_public_address
 
 # Another server that speaks Kaggle's protocol, for the demo and the tests.
 ENDPOINT_ENV_VAR = "CARCLF_KAGGLE_ENDPOINT"
@@ -149,6 +149,6 @@ class _GuardedAdapter(HTTPAdapter):
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         """Send the request, with the default timeouts if it has none; raise ConfigError for a private address."""
-        require_public_address(str(request.url), self._endpoint)
+        require_public_address(str(request.url), self._endpoint, ENDPOINT_ENV_VAR)
         kwargs["timeout"] = kwargs.get("timeout") or self._timeout
         return super().send(request, *args, **kwargs)

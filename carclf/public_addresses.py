@@ -11,8 +11,10 @@ from carclf.errors import ConfigError
 TRUSTED_DOMAINS = (".kaggle.com", ".googleapis.com")
 
 
-def require_public_address(url: str, endpoint: str) -> None:
+def require_public_address(url: str, endpoint: str, variable: str) -> None:
     """Raise ConfigError if a URL from a response leads into a private network, or from HTTPS to HTTP.
+
+    ``variable`` is the environment variable that may contain the endpoint.
 
     Otherwise a forged response could make this machine read or write a service that only its network can reach, such
     as the metadata server of a cloud. The endpoint itself may be private: a demo server, or a mirror.
@@ -26,8 +28,8 @@ def require_public_address(url: str, endpoint: str) -> None:
     is_downgrade = origin.scheme == "https" and target.scheme != "https"
     if is_downgrade or not all(_is_public(address) for address in _resolve(host)):
         raise ConfigError(f"The server at {endpoint} leads to {target.scheme}://{target.netloc}, which is a private "
-                          "address or is not encrypted. Nothing was sent there. Check CARCLF_KAGGLE_ENDPOINT and the "
-                          "proxy; a mirror must serve its files from its own address.")
+                          f"address or is not encrypted. Nothing was sent there. Check {variable} and the proxy; a "
+                          "mirror must serve its files from its own address.")
 
 
 def _resolve(host: str) -> list[str]:
