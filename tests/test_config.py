@@ -61,6 +61,7 @@ XCEPTION = {"model.backbone": "Xception"}  # the recipe's images are too small f
         (XCEPTION | {"model.image_height": 96, "model.image_width": 96, "fine_tune.num_phases": 2,
                      "fine_tune.initial_size_fraction": 0.8}, ["Xception", "71 px"]),
         ({"fine_tune.epochs": 2, "fine_tune.num_phases": 3}, ["fine_tune.num_phases = 3", "not 2"]),
+        ({"fine_tune.xla": True}, ["model.deterministic = false"]),
         ({"fine_tune.drop_path": 0.1}, ["Tiny", "fine_tune.drop_path to 0"]),
         ({"split.num_folds": 3, "model.weights": "champion"}, ["split.num_folds", "model.weights"]),
     ],

@@ -292,7 +292,8 @@ class FineTune(Section):
                              "limit.")
     checkpoint_minutes: float = Field(5, ge=0, description="Minutes between two checkpoints within an epoch.")
     xla: bool = Field(
-        False, description="Compile training and validation with XLA on TensorFlow; JAX always does.")
+        False, description="Compile training and validation with XLA on TensorFlow, if model.deterministic is "
+                           "off; JAX always does.")
     num_workers: int = Field(0, ge=0, le=64, description="Processes that read and augment images; 0 uses threads.")
     cache_gb: float = Field(20, ge=0, description="Largest cache of decoded training images on this machine, in GB.")
 
@@ -480,6 +481,9 @@ class Config(Section):
         if settings.mixup + settings.cutmix > 1:
             raise ValueError(f"fine_tune.mixup = {settings.mixup:g} and fine_tune.cutmix = {settings.cutmix:g} are "
                              "fractions of the same batches: their sum must be at most 1.")
+        if settings.xla and self.model.deterministic:
+            raise ValueError("fine_tune.xla = true needs model.deterministic = false: TensorFlow does not use XLA with "
+                             "deterministic kernels.")
         if settings.epochs and settings.num_phases > settings.epochs:
             raise ValueError(f"fine_tune.num_phases = {settings.num_phases} needs at least as many epochs, not "
                              f"{settings.epochs}.")

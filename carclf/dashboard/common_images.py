@@ -139,9 +139,9 @@ def _validation_rows(run: EvaluatedRun, store: Store) -> pd.DataFrame:
         rows = rows.assign(path="")
     rows = rows.assign(group=dependent_images(rows))
     predicted = predictions[["id", "predicted"]].assign(probability=np.nan)
-    probabilities = predictions.drop(columns=["id", "label", "predicted"])
+    probabilities = predictions.filter(regex="^p_")
     if probabilities.size:
-        calibrated = apply_temperature(probabilities.to_numpy(float), run.evaluation.number("temperature"))
+        calibrated = apply_temperature(probabilities.to_numpy(float), predictions["temperature"].to_numpy(float))
         predicted = predicted.assign(probability=calibrated.max(1))
         if not METRICS[run.split.metric_name].is_accuracy:  # not needed for accuracy, and large for many classes
             predicted = predicted.join(pd.DataFrame(calibrated, predicted.index, probabilities.columns))

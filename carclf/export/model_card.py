@@ -138,7 +138,7 @@ def _settings(selected: SelectedModel, store: Store) -> dict[str, Any]:
 
 def _license_warnings(model: Classifier, store: Store) -> list[str]:
     """Return a warning for each license of starting weights that may not permit commercial use."""
-    measured = Model.require(store, model.measured_key)
+    measured = model if isinstance(model, Model) else Model.require(store, model.measured_key)
     members = read_members(measured, store) if measured.is_ensemble else []
     networks = [Model.require(store, member.model) for member in members] or [measured]
     warnings = []

@@ -31,7 +31,7 @@ def compile_classifier(
     ``xla`` is for TensorFlow; JAX always uses XLA. The given model stays uncompiled, because Keras would save the loss
     of a nested model with it.
     """
-    trained = keras.Model(model.input, model.outputs)
+    trained = keras.Model(model.inputs[0], model.outputs[0])
     trained.compile(
         optimizer=optimizer, jit_compile="auto" if keras.backend.backend() == "jax" else xla,
         loss=keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=label_smoothing),

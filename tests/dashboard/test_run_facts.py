@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> Store:
 def test_the_sections_of_a_new_run_are_empty(store: Store) -> None:
     Run.start_or_resume("r", store, "demo", load_config("demo"))
     facts = run_facts(store, "r")
-    assert (facts.live, facts.curves) == ({}, {"train_head": (), "fine_tune": ()})
+    assert (facts.live, facts.curves) == ({}, {"train_head": (), "fine_tune": (), "refit": ()})
     assert (facts.data, facts.evaluation, facts.errors, facts.decision, facts.problems) == (None, None, (), None, ())
     assert (facts.row["state"], facts.row["champion"]) == ("not started", False)
 

@@ -184,7 +184,7 @@ def test_a_cached_file_that_was_altered_is_not_sent(
     assert [entry.data for entry in kaggle_server.submissions] == [content] == [path.read_bytes()]
 
 
-@pytest.mark.parametrize(("label", "problem"), [(0, "11 rows .* 12 ids"), (8, r"unknown classes \['8'\]")])
+@pytest.mark.parametrize(("label", "problem"), [(0, "11 rows, .* 12 ids"), (8, r"unknown classes \['8'\]")])
 def test_kept_predictions_that_do_not_match_the_sample_are_not_sent(
     store: Store, kaggle_server: DemoServer, label: int, problem: str
 ) -> None:

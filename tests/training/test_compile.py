@@ -35,14 +35,3 @@ def test_deterministic_kernels_are_a_choice_and_the_seed_is_not(monkeypatch, ker
         draws.append(np.asarray(keras.random.normal((2,))))
     np.testing.assert_array_equal(draws[0], draws[1])
     assert enabled == 2 * calls
-
-
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="JAX always uses XLA")
-@pytest.mark.parametrize("xla", [False, True])
-def test_xla_is_used_only_if_the_setting_asks_for_it(xla):
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    trained = compile_classifier(model, "sgd", 0.0, xla=xla)
-    history = trained.fit(np.ones((4, 3), np.float32), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-    assert trained.jit_compile is xla
