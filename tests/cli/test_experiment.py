@@ -14,7 +14,7 @@ from carclf.experiments.trainings import minutes_spent
 from carclf.runs.run import Run
 from carclf.services.storage import init_store
 
-SETTINGS = SMALL | {"fine_tune.epochs": 2, "fine_tune.patience": 5}
+SETTINGS = SMALL | {"fine_tune.epochs": 2}
 
 
 def carclf(store, *arguments):

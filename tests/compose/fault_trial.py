@@ -16,7 +16,7 @@ from carclf.errors import ServiceError
 from carclf.services.storage import FolderStore, copy_store
 
 # Long enough to be hit in the middle, with a checkpoint every few seconds; any model passes the gate.
-LONG = {"fine_tune.epochs": 45, "fine_tune.patience": 100, "fine_tune.checkpoint_minutes": 0.05, "gate.threshold": 0.0,
+LONG = {"fine_tune.epochs": 45, "fine_tune.checkpoint_minutes": 0.05, "gate.threshold": 0.0,
         "gate.min_recall": 0.0, "gate.max_calibration_error": 1.0}
 STEP = re.compile(r"^(\S+ \S+) fine_tune: (\d+)/\d+, ([\d.]+)/s")
 RESUMED = re.compile(r"resumed step=(\d+)")
