@@ -6,7 +6,15 @@ from typing import Any, get_args
 from airflow.sdk import Param
 from pydantic.fields import FieldInfo
 
-from carclf.config import RECIPES, deployment_settings, flatten, iter_settings, load_config, parse_override
+from carclf.config import (
+    RECIPES,
+    NoneIfAuto,
+    deployment_settings,
+    flatten,
+    iter_settings,
+    load_config,
+    parse_override,
+)
 from carclf.errors import ConfigError
 from carclf_airflow.deployment import deployment_recipe
 
@@ -60,6 +68,8 @@ def _schema(field: FieldInfo) -> dict[str, Any]:
         limits["pattern"] = limits["pattern"].removesuffix("$") + r"\Z"  # in Python, $ also matches before a newline
     value_type = arguments[0] if arguments else field.annotation
     assert isinstance(value_type, type)
+    if NoneIfAuto in field.metadata:  # Airflow shows a text field, and keeps a number a number
+        return {"type": [TYPES[value_type], "string", "null"]} | limited(**limits, pattern=r"^auto\Z")
     return {"type": [TYPES[value_type], "null"]} | limited(**limits)
 
 

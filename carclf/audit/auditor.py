@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 VERSION = 5
 NUM_LOGGED = 5
-NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision")  # these affect the features
+# These affect the features.
+NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "precision", "deterministic")
 FeatureLoader = Callable[[Archive, Split], "tuple[pd.DataFrame, npt.NDArray[np.float32]]"]
 
 

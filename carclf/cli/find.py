@@ -28,10 +28,15 @@ def find_batch_size(
 
 def _find(name: str, run: str, store_url: str, plot: Path) -> None:
     from carclf.training.auto_settings import plot_trials
+    from carclf.training.fine_tuning import TRIAL_BATCH_SIZE
 
-    trials, best = find_setting(Run.load(run, require_store(store_url)), name)
+    loaded = Run.load(run, require_store(store_url))
+    trials, best = find_setting(loaded, name)
     print(trials.to_string(index=False))
     plot_trials(trials, best, plot)
     if name == "batch_size":
         print(f"largest batch size that fits into memory: {trials['batch_size'].max()}")
-    print(f"fine_tune.{name}={best:.3g}   (plot: {plot})")
+    # A learning rate holds for one batch size only.
+    batch_size = loaded.config.fine_tune.batch_size or TRIAL_BATCH_SIZE
+    pair = f" fine_tune.batch_size={batch_size}" if name == "learning_rate" else ""
+    print(f"fine_tune.{name}={best:.3g}{pair}   (plot: {plot})")

@@ -24,12 +24,14 @@ from carclf.config.settings import (
     Gate,
     Head,
     Model,
+    NoneIfAuto,
     Validation,
     scaled_size,
 )
 
 __all__ = [
     "AUTO", "FAMILY_BY_BACKBONE", "HUB_NAME", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config",
-    "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "Validation", "deployment_settings",
-    "flatten", "iter_settings", "load_config", "parse_override", "require_weights", "scaled_size",
+    "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "NoneIfAuto", "Validation",
+    "deployment_settings", "flatten", "iter_settings", "load_config", "parse_override", "require_weights",
+    "scaled_size",
 ]

@@ -28,8 +28,9 @@ MIN_ZOOM = 0.5
 # 0 means "auto", so that the fields of the trigger form stay numbers.
 AUTO = 0
 Auto = BeforeValidator(lambda value: AUTO if value == "auto" else value)
-# Where 0 has a meaning, None means "auto".
-AutoIfEmpty = BeforeValidator(lambda value: None if value == "auto" else value)
+# Where 0 has a meaning, the default is this text, and becomes None until the backbone is known.
+AUTO_TEXT: Any = "auto"
+NoneIfAuto = BeforeValidator(lambda value: None if value == AUTO_TEXT else value)
 Text = Annotated[str, Field(max_length=10_000, pattern=r"^[^\x00-\x1f\x7f]*$")]  # arguments have a size limit
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]  # 1 would leave nothing to learn
@@ -259,11 +260,12 @@ class FineTune(Section):
     layer_decay: Annotated[float, Auto] = Field(
         AUTO, ge=0, le=1, description="Learning rate of each block as a fraction of the rate of the block above it; 0 "
                                       "(auto) depends on the backbone.")
-    weight_decay: Annotated[float | None, AutoIfEmpty] = Field(
-        None, ge=0, le=1, description="Weight decay of AdamW, on kernels; if empty, it depends on the backbone.")
-    drop_path: Annotated[float | None, AutoIfEmpty] = Field(
-        None, ge=0, lt=1, description="Stochastic depth: fraction of the images that skip the last block; fewer skip a "
-                                      "lower one. If empty, it depends on the backbone.")
+    weight_decay: Annotated[float | None, NoneIfAuto] = Field(
+        AUTO_TEXT, ge=0, le=1, description="Weight decay of AdamW, on kernels; auto depends on the backbone's family.")
+    drop_path: Annotated[float | None, NoneIfAuto] = Field(
+        AUTO_TEXT, ge=0, lt=1,
+        description="Stochastic depth: fraction of the images that skip the last block; fewer skip a lower one. Auto "
+                    "depends on the backbone's family.")
     warmup_fraction: Fraction = Field(0.15, description="Fraction of the cosine schedule's steps for warmup.")
     schedule: Literal["cosine", "plateau"] = Field(
         "cosine", description="How the learning rate falls. Cosine keeps the last epoch, plateau the best one on "

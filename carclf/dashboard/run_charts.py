@@ -41,7 +41,7 @@ CURVES = (
 def curves(name: str, points: Sequence[Point], x: str, x_title: str, metric: Metric) -> list[Chart]:
     """Return the training curves over the points' field ``x``; metrics without values have no curve.
 
-    The metric that selects the epoch has its own curve unless it is accuracy.
+    The metric that judges the model has its own curve unless it is accuracy.
     """
     charts = []
     title = metric.label[0].upper() + metric.label[1:]

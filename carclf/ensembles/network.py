@@ -12,7 +12,7 @@ from carclf.artifacts import Model, Split, StageContext
 from carclf.config import Evaluate
 from carclf.dataset.champion_split import VAL
 from carclf.dataset.splits import units_of
-from carclf.ensembles.member_weights import group_weights
+from carclf.ensembles.member_weights import MIN_IMAGES, group_weights
 from carclf.ensembles.members import (
     Member,
     Probabilities,
@@ -83,10 +83,10 @@ def out_of_sample_predictions(
 ) -> tuple[pd.DataFrame, Probabilities]:
     """Return rows and probabilities, shape (rows, classes), of images predicted by members not trained on them.
 
-    On the ensemble's training split these are the validation images of all members' splits, which also determined the
-    members' weights, so the weights are fitted again without the images of each fold. On another split they are its
-    validation images. Images that every member was trained on are left out; raise QualityError if none remain.
-    ``images`` is the unpacked archive.
+    On the ensemble's training split these are the validation images of all members' splits, on another split its
+    validation images. They may have determined the members' weights, so ``cross_fitted_mean`` fits the weights again.
+    Images that every member was trained on are left out; raise QualityError if none remain. ``images`` is the
+    unpacked archive.
     """
     store, settings = context.store, context.config.evaluate
     members = read_members(model, store)
@@ -102,24 +102,25 @@ def out_of_sample_predictions(
     rows = rows[usable].reset_index(drop=True)
     source = LetterboxedSource(Examples.from_index(rows, images, model.image_size), model.image_size)
     probabilities = member_probabilities(network, len(members), source, settings)
-    held_out = held_out[:, usable]
-    if split.key != model.input("split"):
-        return rows, weighted_mean(probabilities, held_out, members)
     labels = class_positions(rows["label"].to_numpy(), model.class_names)
     folds = cross_fitting_folds(units_of(rows).to_numpy())
-    return rows, cross_fitted_mean(probabilities, held_out, members, labels, folds)
+    return rows, cross_fitted_mean(probabilities, held_out[:, usable], members, labels, folds)
 
 
 def cross_fitted_mean(
     probabilities: Probabilities, held_out: npt.NDArray[np.bool_], members: Sequence[Member],
     labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64],
 ) -> Probabilities:
-    """Return ``weighted_mean`` with weights that are fitted, as ``build.py`` does, to the images of other folds.
+    """Return ``weighted_mean`` with weights that are fitted to the images of other folds.
 
-    ``labels`` are columns of the probabilities, shape (images,); ``folds`` are the images' folds.
+    The members' temperatures are not fitted again. Fewer than MIN_IMAGES images that every recipe may predict are too
+    few for weights, so the deployed ones apply. ``labels`` are columns of the probabilities, shape (images,), -1 for an
+    unknown class; ``folds`` are the images' folds.
     """
-    of_label = np.where(held_out, probabilities[:, np.arange(len(labels)), labels], np.nan)
+    of_label = np.where(held_out & (labels >= 0), probabilities[:, np.arange(len(labels)), labels], np.nan)
     likelihoods = pd.DataFrame(of_label).groupby(np.array([member.group for member in members])).mean()
+    if likelihoods.notna().all().sum() < MIN_IMAGES:
+        return weighted_mean(probabilities, held_out, members)
     mean = np.empty(probabilities.shape[1:])
     for fold in np.unique(folds):
         inside = folds == fold

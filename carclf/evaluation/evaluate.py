@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from carclf.evaluation.assessment import Predictions
     from carclf.reports.error_images import ExplainFunction
 
-VERSION = 7
+VERSION = 8
 METRIC_FIELDS = ("metric", "val_metric", "val_metric_low", "val_metric_high")
 
 

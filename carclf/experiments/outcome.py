@@ -103,7 +103,7 @@ class Outcome(TypedDict):
     num_images: int
     num_comparisons: int
     seed_std: FiniteFloat | None
-    selection_optimism: FiniteFloat
+    selection_optimism: NotRequired[FiniteFloat]  # older outcomes lack it
     rows: list[OutcomeRow]
     winner: str
     stopped_early: list[StoppedRecipe]
@@ -262,7 +262,6 @@ class _AlignedPredictions:
             ])
             for name, by_seed in self.tables.items()
         })
-
 
     def selection_optimism(self, metric: Metric) -> float:
         """Return the optimism of the best of all models of the recipes, without the ensemble."""

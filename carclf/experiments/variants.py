@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from carclf.config import RECIPES, flatten, load_config, parse_override
+from carclf.config import RECIPES, iter_settings, parse_override
 from carclf.errors import ConfigError
 from carclf.experiments.ablations import ABLATIONS, ENSEMBLE
 
@@ -74,9 +74,10 @@ def parse_recipes(baseline: str, lines: Sequence[str]) -> tuple[list[tuple[str, 
 def _recipes_relative_to(baseline: str) -> dict[str, Changes]:
     """Return the changes from the baseline to each recipe of carclf, in the compared sections.
 
-    Settings that only the baseline changes go back to their defaults.
+    Settings that only the baseline changes go back to their defaults. Automatic ones stay automatic, because their
+    values depend on other changes of the line.
     """
-    defaults = flatten(load_config().model_dump())
+    defaults = {name: field.default for name, field in iter_settings()}
     reset = {key: defaults[key] for key in RECIPES[baseline]}
     return {
         name: {key: value for key, value in (reset | settings).items() if key.partition(".")[0] in COMPARED_SECTIONS}

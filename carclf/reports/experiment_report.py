@@ -31,14 +31,17 @@ def summarize_design(outcome: Mapping[str, Any]) -> str:
     if seed_std is not None:
         seed_effect = (f"The seed changes the {metric.noun} by {_describe_size(seed_std, metric)} (standard deviation, "
                        "assumed to be the same for every recipe), in addition to the variation between images.")
+    optimism = ""
+    if "selection_optimism" in outcome:
+        size = _describe_size(abs(outcome["selection_optimism"]), metric)
+        optimism = (f" The same images select the best model and measure it: its {metric.noun} is expected to be "
+                    f"better than on other images by {size} or more.")
     return (f"{format_count(num_comparisons, 'recipe')} compared with the baseline (recipe "
             f"{outcome['recipe']}), seeds {', '.join(map(str, outcome['seeds']))}, "
             f"{format_count(outcome['num_images'], 'image')}{folds}. Intervals and p-values are corrected for the "
             "number of recipes, including those that were stopped early or tried earlier in the same study: the "
             "probability that an experiment without any real difference reports one is at most "
-            f"{100 * outcome['significance_level']:.0f}%. {seed_effect} The same images select the best model and "
-            f"measure it: its {metric.noun} is expected to be better than on other images by "
-            f"{_describe_size(abs(outcome['selection_optimism']), metric)} or more.")
+            f"{100 * outcome['significance_level']:.0f}%. {seed_effect}{optimism}")
 
 
 def _describe_size(value: float, metric: Metric) -> str:

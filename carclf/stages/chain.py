@@ -32,7 +32,7 @@ from carclf.stages.split import split
 from carclf.stages.submit import submit
 from carclf.stages.train_head import train_head
 from carclf.stages.validate import LAYOUT_SETTINGS, validate
-from carclf.training.warm_start import EXCLUDED_SETTINGS
+from carclf.training.warm_start import excluded_settings
 
 A = TypeVar("A", bound=Artifact)
 
@@ -74,8 +74,8 @@ class StageSpec:
     """A stage: its input stages, the settings in its key, the kind of its artifact, and the function that runs it.
 
     ``sections`` names sections of the settings or single settings. They are part of the artifact's key, except for the
-    settings in ``excluded``, which affect the speed or later stages, not the result. ``force`` salts every key. A run
-    has the stage only if the setting ``switch`` is on, or if it is empty.
+    settings in ``excluded`` and the ``excluded_settings`` of fine-tuning, which do not affect the result. ``force``
+    salts every key. A run has the stage only if the setting ``switch`` is on, or if it is empty.
     """
 
     name: str
@@ -88,10 +88,11 @@ class StageSpec:
 
     def settings(self, config: Config) -> dict[str, Any]:
         """Return the settings that are part of the stage's key, by dotted name."""
+        excluded = {*self.excluded, *(f"fine_tune.{name}" for name in excluded_settings(config.fine_tune))}
         return {
             name: value
             for name, value in flatten(config.model_dump()).items()
-            if not {name, name.partition(".")[0]}.isdisjoint(self.sections) and name not in self.excluded
+            if not {name, name.partition(".")[0]}.isdisjoint(self.sections) and name not in excluded
         }
 
 
@@ -136,8 +137,7 @@ _SPECS = (
     StageSpec("train_head", ("download", "split"), ("seed", "model", "augment", "head"), Model,
               lambda call: train_head(call.input(Archive, "download"), call.input(Split, "split"), call.context)),
     StageSpec("fine_tune", ("download", "split", "train_head"),
-              ("seed", "model.precision", "model.deterministic", "augment", "fine_tune"), Model, _fine_tune,
-              excluded=tuple(f"fine_tune.{name}" for name in sorted(EXCLUDED_SETTINGS))),
+              ("seed", "model.precision", "model.deterministic", "augment", "fine_tune"), Model, _fine_tune),
     StageSpec("evaluate", ("download", "split", "fine_tune"), ("evaluate",), Evaluation, _evaluate,
               excluded=("evaluate.batch_size",)),
     StageSpec("promote", ("download", "split", "fine_tune", "evaluate"), ("gate",), artifacts.Decision, _promote,

@@ -52,8 +52,8 @@ def best_learning_rate(trials: pd.DataFrame) -> float:
     """Return a tenth of the rate with the smallest smoothed loss. Raise QualityError if no rate lowered the loss."""
     lowest = int(trials["smoothed_loss"].to_numpy().argmin()) if len(trials) else 0
     if lowest == 0:
-        raise QualityError("No learning rate lowered the loss, so the labels or the images do not fit the model. Set "
-                           "fine_tune.learning_rate to a number.")
+        raise QualityError("No learning rate lowered the loss, so the labels or the images do not fit the model. Check "
+                           "them, and keep fine_tune.learning_rate=auto.")
     return float(trials["learning_rate"].to_numpy()[lowest]) / 10
 
 

@@ -27,6 +27,7 @@ from carclf.progress import Meter, log
 VERSION = 3
 SHARD_ROWS = 2000  # images whose features are saved together, and lost if the process is killed
 BATCH_SIZE = 32  # not a setting: it would have to be part of the features' key
+NETWORK_SETTINGS = ("backbone", "weights", "image_height", "image_width", "deterministic")  # of model, in the key
 SubsetFeatures = dict[str, npt.NDArray[np.float32]]
 
 
@@ -91,7 +92,7 @@ class FeatureShards:
         # The seed determines the augmented views, and the weights of a random start.
         seeded = shard.view > 0 or model["weights"] == "none"
         settings = {
-            **{name: model[name] for name in ("backbone", "weights", "image_height", "image_width")},
+            **{name: model[name] for name in NETWORK_SETTINGS},
             "augment": self.settings["augment"] if shard.view else None,
             "seed": self.settings["seed"] if seeded else None, "precision": self.settings["precision"],
             "salt": self.settings["salt"], "subset": shard.subset, "view": shard.view, "start": shard.start,

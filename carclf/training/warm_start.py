@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from carclf.artifacts import Model, Provenance, Split, StageContext
 from carclf.champion import champion_model
-from carclf.config import Config
+from carclf.config import Config, FineTune
 from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # These settings affect only the speed of reading and the times of checkpoints, never the weights.
 SPEED_SETTINGS = {"num_workers", "cache_gb", "checkpoint_minutes"}
-EXCLUDED_SETTINGS = SPEED_SETTINGS | {"refit"}  # refit is about a later stage
+LATER_SETTINGS = {"refit"}  # about a later stage
+IGNORED_SETTINGS = {"cosine": {"patience"}, "plateau": {"warmup_fraction"}}  # by schedule
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,16 @@ def _require_champion_split(champion: Model, split: str, store: Store) -> None:
                         "split --run RUN, or clear that task) and then train_head, or start a new run.")
 
 
+def excluded_settings(settings: FineTune) -> set[str]:
+    """Return the settings of fine-tuning that are not part of its key, because they do not affect its result."""
+    return SPEED_SETTINGS | LATER_SETTINGS | IGNORED_SETTINGS[settings.schedule]
+
+
 def fine_tune_settings(config: Config, salt: str) -> dict[str, Any]:
     """Return the settings that, together with the inputs, determine the result of fine-tuning."""
     return {
-        "fine_tune": config.fine_tune.model_dump(exclude=EXCLUDED_SETTINGS), "precision": config.model.precision,
+        "fine_tune": config.fine_tune.model_dump(exclude=excluded_settings(config.fine_tune)),
+        "precision": config.model.precision,
         "deterministic": config.model.deterministic,
         "augment": config.augment.model_dump(), "seed": config.seed, "salt": salt,
     }

@@ -95,6 +95,19 @@ def test_the_form_does_not_change_a_number_that_is_out_of_range(schemas: dict[st
     assert not accepts(schemas["car_experiments"]["folds"], 21)
 
 
+@pytest.mark.parametrize(("name", "default"), [("weight_decay", 0.05), ("drop_path", 0.2)])
+def test_auto_replaces_a_recipes_number_where_zero_has_a_meaning(
+    name: str, default: float, form: dict[str, Any], tmp_path: Path
+) -> None:
+    schema = form[f"fine_tune.{name}"]
+    assert [accepts(schema, value) for value in ("auto", 0, 0.5, None)] == [True] * 4
+    assert [accepts(schema, value) for value in ("0.5", "", "auto\n", 2, -1)] == [False] * 5
+    params = [{"recipe": "baseline-b5", f"fine_tune.{name}": value} for value in (None, 0, "auto")]
+    arguments = download_arguments(params, airflow_environment(tmp_path))
+    assert [config_of(run)[f"fine_tune.{name}"] for run in arguments][1:] == [0, default]
+    assert "auto depends on the backbone's family" in schema["description"].replace("Auto", "auto")
+
+
 @pytest.mark.parametrize(("name", "value"), [
     ("evaluate.zooms", "1\n"), ("gate.min_recall_by_class", "7=0.5\n"), ("data.source", "cars\n"),
     ("model.weights", "a\nb"), ("evaluate.zooms", "\u0661"),
@@ -126,8 +139,8 @@ def test_a_value_is_used_as_it_is_or_rejected(num: int, form: dict[str, Any], tm
             assert len(str(error)) < 2500  # a message may list all settings
             outcomes["rejected"] += 1
             continue
-        for name, value in run.items():
-            if name in form and value not in (None, 0) and accepts(form[name], value):  # 0 lets carclf choose
+        for name, value in run.items():  # carclf chooses for 0 and auto
+            if name in form and value not in (None, 0, "auto") and accepts(form[name], value):
                 if SETTINGS[name].annotation is bool:
                     value = {"on": True, "off": False}[value]  # noqa: PLW2901
                 elif isinstance(settings[name], float):

@@ -12,6 +12,7 @@ from carclf.dashboard.experiment_view import experiment_view
 from carclf.dashboard.pages import experiment_page, experiment_progress_page
 from carclf.errors import DataError
 from carclf.progress import report_progress
+from carclf.reports.experiment_report import summarize_design
 from carclf.runs.live import record_progress
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
@@ -53,6 +54,13 @@ def test_recipes_are_sorted_by_accuracy_and_drawn_over_their_cost(store: Store) 
     assert [value["kind"] for value in chart.values] == ["better", "baseline", "worse"]
     assert "The best is <b>more: 0.9500 in 4.0 minutes." in chart.summary
     assert chart.summary.endswith(": baseline, <b>more.")
+
+
+def test_an_outcome_without_the_optimism_has_a_design_without_it() -> None:
+    content = outcome(recipe("baseline", 0.9, 2.0))
+    assert "better than on other images by 1.20 points or more" in summarize_design(content)
+    del content["selection_optimism"]
+    assert "other images" not in summarize_design(content)
 
 
 def test_the_lowest_loss_is_first(store: Store) -> None:

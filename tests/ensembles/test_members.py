@@ -35,6 +35,23 @@ def test_no_image_determines_the_weights_of_its_own_prediction() -> None:
     assert (after[folds != 2] != mean[folds != 2]).any(axis=1).all()
 
 
+def test_an_unknown_class_fits_no_weights_and_few_images_keep_the_deployed_ones() -> None:
+    """Of 90 images of another split, 30 have a class that the members do not know."""
+    random = np.random.default_rng(0)
+    labels, folds = np.tile([-1, 0, 1], 30), np.arange(90) % 5
+    probabilities, held_out = random.dirichlet([0.7] * 3, (3, 90)), np.ones((3, 90), bool)
+    known = labels >= 0
+
+    def mean(images: np.ndarray) -> np.ndarray:
+        return cross_fitted_mean(probabilities[:, images], held_out[:, images], MEMBERS, labels[images], folds[images])
+
+    np.testing.assert_allclose(mean(labels < 2)[known], mean(known))
+    few = np.arange(90) < 40
+    deployed = weighted_mean(probabilities, held_out, MEMBERS)
+    np.testing.assert_array_equal(mean(few), deployed[few])
+    assert not np.allclose(mean(known), deployed[known])
+
+
 def test_the_members_of_a_group_share_its_weight() -> None:
     weighted = with_group_weights(MEMBERS, np.array([0.5, 0.5]))
     assert [member.weight for member in weighted] == [0.25, 0.25, 0.5]

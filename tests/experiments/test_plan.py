@@ -41,6 +41,17 @@ def test_a_line_may_name_another_recipe_of_carclf():
     assert plan.recipes["half"] == plan.recipes["notebook"] | {"fine_tune.epochs": 4}
 
 
+@pytest.mark.parametrize("baseline", ["cpu-fast", "baseline-xception"])
+def test_settings_that_a_line_resets_follow_its_backbone(baseline):
+    backbone = "model.backbone=ConvNeXtTiny"
+    config = make_plan("one", baseline, [f"next gpu {backbone}"]).config("next", 0, 0)
+    expected = load_config("gpu", {"model.backbone": "ConvNeXtTiny"})
+    assert config.model.image_size == expected.model.image_size == (192, 256)
+    assert config.fine_tune == expected.fine_tune
+    settings = config.fine_tune
+    assert (settings.learning_rate, settings.layer_decay, settings.weight_decay) == (1.25e-5, 0.9, 1e-8)
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("", "Invalid recipe ''"), ("a/b x=1", "Invalid recipe 'a/b x=1'"), ("mixupp", "'mixupp'"),
     ("gro\u017f fine_tune.mixup=0.1", "Invalid recipe"), ("\u212a fine_tune.mixup=0.1", "Invalid recipe"),

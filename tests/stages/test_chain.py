@@ -147,6 +147,19 @@ def test_exactly_the_settings_of_a_stage_change_its_key(
     assert mismatches == []
 
 
+@pytest.mark.parametrize(("schedule", "name", "is_used"), [
+    ("cosine", "patience", False), ("plateau", "patience", True),
+    ("cosine", "warmup_fraction", True), ("plateau", "warmup_fraction", False),
+])
+def test_a_setting_that_the_schedule_ignores_does_not_change_the_key(
+    schedule: str, name: str, is_used: bool, store: Store, inputs: dict[str, Artifact]
+) -> None:
+    settings = BASE | {"fine_tune.schedule": schedule}
+    before, after = load_config("gpu", settings), load_config("gpu", settings | {f"fine_tune.{name}": 1})
+    is_changed = stage_key("fine_tune", store, inputs, before) != stage_key("fine_tune", store, inputs, after)
+    assert is_changed == (f"fine_tune.{name}" in STAGES["fine_tune"].settings(before)) == is_used
+
+
 def test_the_inputs_of_a_stage_are_earlier_stages() -> None:
     names = list(STAGES)
     for position, spec in enumerate(STAGES.values()):

@@ -9,14 +9,17 @@ import sys
 import keras
 import numpy as np
 import pytest
+from gate_candidates import build_archive, build_split
 
-from carclf.artifacts import Model
+from carclf.artifacts import Model, StageContext
 from carclf.config import load_config
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
 from carclf.runs.run import Run
-from carclf.services.storage import init_store
+from carclf.services.storage import init_store, open_store
+from carclf.training import feature_shards
+from carclf.training.feature_shards import FeatureShards, Shard
 
 SETTINGS = {"data.source": "cars", "head.epochs": 1, "validation.min_images_per_class": 5,
             "validation.max_unusable_fraction": 0.5}
@@ -44,6 +47,21 @@ def finish(workers):
 def weights(store):
     path = Run.load("r", store).artifact(Model, "train_head").path(store, "model.keras")
     return keras.models.load_model(path, compile=False).get_weights()
+
+
+@pytest.mark.parametrize("name", ["model.deterministic", "model.image_width"])
+def test_settings_of_the_network_change_the_key_of_its_features(tmp_path, monkeypatch, name):
+    store = open_store(str(tmp_path))
+    archive, split = build_archive(store), build_split(store)
+    monkeypatch.setattr(feature_shards, "build", lambda kind, make, provenance, store: (provenance.key(kind), False))
+
+    def key(**changes):
+        config = load_config("demo", changes)
+        settings = {"model": config.model.model_dump(), "precision": "float32", "seed": 0, "salt": ""}
+        shards = FeatureShards(None, settings, StageContext(store, config), None)
+        return shards._build(archive, split, Shard(split.rows(store), "val", 0, 0))[0]
+
+    assert key() == key(**{"head.epochs": 3}) != key(**{name: {"model.deterministic": False}.get(name, 96)})
 
 
 @pytest.mark.acceptance  # with real trainings

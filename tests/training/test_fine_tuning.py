@@ -67,7 +67,8 @@ def test_an_automatic_batch_size_is_found_once_and_recorded_with_a_plot(run, tmp
     assert 1e-6 < best < 0.1 and np.isfinite(trials["loss"]).all()
     arguments = ["--run", "r", "--store", str(store.url), "--plot"]
     output = CliRunner().invoke(app, ["find-lr", *arguments, str(tmp_path / "lr.png")]).output
-    assert f"fine_tune.learning_rate={best:.3g} " in output and str(tmp_path / "lr.png") in output
+    assert f"fine_tune.learning_rate={best:.3g} fine_tune.batch_size=32 " in output
+    assert str(tmp_path / "lr.png") in output
     output = CliRunner().invoke(app, ["find-batch-size", *arguments, str(tmp_path / "batch.png")]).output
     assert "1024\n" in output and "fine_tune.batch_size=8 " in output
     assert all((tmp_path / name).read_bytes().startswith(PNG) for name in ("lr.png", "batch.png"))
