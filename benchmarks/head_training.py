@@ -28,6 +28,7 @@ from carclf.training.compile import make_deterministic
 from carclf.training.feature_shards import extract_features
 from carclf.training.feed import BatchSequence, BatchStream, without_autotune
 from carclf.training.heads import build_head, fit_head, join_backbone_and_head
+from carclf.training.weights import starting_weights
 
 SIZE = (224, 224)
 BATCH_SIZE = 32
@@ -68,7 +69,7 @@ def train_with_fit(task: HeadTask, epochs: int) -> float:
     """Fit the whole network with a frozen backbone; return the validation accuracy of the last epoch."""
     make_deterministic(task.seed)
     config = load_config("cpu")
-    backbone = build_backbone(BACKBONE, task.weights, *SIZE)
+    backbone = build_backbone(BACKBONE, starting_weights(task.weights), *SIZE)
     backbone.trainable = False
     head = build_head(backbone.output_shape[-1], task.num_classes, config.model)
     model = join_backbone_and_head(backbone, head)
@@ -88,7 +89,7 @@ def train_on_features(task: HeadTask, num_views: int) -> float:
     """Compute features of some views once, the plain one first, and fit the head to them; return its accuracy."""
     config = load_config("cpu", {"seed": task.seed})
     make_deterministic(task.seed)
-    backbone = build_backbone(BACKBONE, task.weights, *SIZE)
+    backbone = build_backbone(BACKBONE, starting_weights(task.weights), *SIZE)
     with Meter("features") as meter:
         views = [extract_features(backbone, task.train, config, view, meter) for view in range(num_views)]
         val_features = extract_features(backbone, task.val, config, 0, meter)

@@ -28,6 +28,7 @@ from carclf.training.backbones import build_backbone
 from carclf.training.compile import make_deterministic
 from carclf.training.feature_shards import extract_features
 from carclf.training.heads import build_head, fit_head
+from carclf.training.weights import starting_weights
 
 ERROR_FRACTION = 0.05  # of the labels
 CHECKED_FRACTION = 0.1  # of the ranked images that a person would check
@@ -61,7 +62,7 @@ class Data:
 def compute_features(index: pd.DataFrame, data: Path, config: Config) -> Features:
     """Return the pooled features of each image without augmentation."""
     model = config.model
-    backbone = build_backbone(model.backbone, model.weights, model.image_height, model.image_width)
+    backbone = build_backbone(model.backbone, starting_weights(model.weights), model.image_height, model.image_width)
     examples = Examples.from_index(index, data, (model.image_height, model.image_width))
     with Meter("features") as meter:
         return extract_features(backbone, examples, config, 0, meter)

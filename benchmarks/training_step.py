@@ -88,10 +88,11 @@ def compiled_training(
     from carclf.training.heads import build_head, join_backbone_and_head
     from carclf.training.precision import compute_precision
     from carclf.training.schedules import compile_for_fine_tuning
+    from carclf.training.weights import StartingWeights
 
     size, batch_size = shape
     make_deterministic(0, kernels=computation.deterministic)
-    backbone = build_backbone(name, "none", size, size)
+    backbone = build_backbone(name, StartingWeights("none"), size, size)
     head = build_head(backbone.output_shape[-1], NUM_CLASSES, load_config("gpu").model)
     model = join_backbone_and_head(backbone, head)
     index = pd.read_csv(folder / "index.csv", keep_default_na=False)[: BATCHES_PER_EPOCH * batch_size]

@@ -26,6 +26,7 @@ from carclf.services.kaggle.client import KaggleClient
 from carclf.services.kaggle.datasets import DatasetClient
 from carclf.services.storage import require_store
 from carclf.training.warm_start import require_single_backbone
+from carclf.training.weights import starting_weights
 
 MIN_FREE_GB = 10
 MISSING = "MISSING"
@@ -108,7 +109,7 @@ def _check_weights(config: Config, store_url: str) -> str:
         return _check_champion_weights(store_url)
     from carclf.training.backbones import build_backbone
 
-    build_backbone(config.model.backbone, weights, *config.model.image_size)
+    build_backbone(config.model.backbone, starting_weights(weights), *config.model.image_size)
     return f"{config.model.backbone} can be loaded with weights {weights}"
 
 

@@ -28,7 +28,7 @@ from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
 from carclf.stages import fine_tune as fine_tune_stage
 from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall, StageOptions, StageSpec, stages_of
-from carclf.training.weights import weights_file
+from carclf.training.weights import local_weights
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ class Run:
         """
         record_key(run_id)  # an invalid run id is reported first
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
-            weights_file(config.model.weights)  # fail now and not after the download
+            local_weights(config.model.weights)  # fail now and not after the download
         record = _new_record(run_id, recipe, config.model_dump())
         if _write_new(store, record):
             _remove_leftovers(store)

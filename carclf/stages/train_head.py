@@ -10,8 +10,8 @@ from carclf.champion import champion_model, require_common_classes
 from carclf.config import Config
 from carclf.dataset.archives import extract_images
 from carclf.training.run_features import RunFeatures
-from carclf.training.warm_start import WarmStart, champion_warm_start, weights_license
-from carclf.training.weights import read_license, weights_identity
+from carclf.training.warm_start import champion_warm_start, weights_license
+from carclf.training.weights import StartingWeights, starting_weights
 
 if TYPE_CHECKING:
     import keras
@@ -34,15 +34,19 @@ def train_head(archive: Archive, split: Split, context: StageContext) -> tuple[M
         "seed": config.seed, "salt": context.salt,
     }
     inputs = {"archive": archive.key, "split": split.key}
-    warm_start: WarmStart | None = None
+    start: Model | StartingWeights
     if config.model.weights == "champion":
         warm_start = champion_warm_start(Provenance(VERSION, inputs, settings), context)
-    settings["model"]["weights"] = warm_start.identity if warm_start else weights_identity(config.model.weights)
-    features = RunFeatures(archive, split, context, settings, warm_start.model if warm_start else None)
+        start, identity = warm_start.model, warm_start.identity
+    else:
+        start = starting_weights(config.model.weights)
+        identity = start.identity
+    settings["model"]["weights"] = identity
+    features = RunFeatures(archive, split, context, settings, start)
     audit_metrics: Metrics = {}
     audit_reused = True
     if config.audit.enabled:
-        auditor = Auditor(archive, split, context, settings["model"]["weights"], features.plain_features)
+        auditor = Auditor(archive, split, context, identity, features.plain_features)
         audit_metrics, audit_reused = auditor.metrics()
     provenance = Provenance(VERSION, inputs, settings)
     model, reused = build(Model, lambda folder: _write_model(folder, features, config), provenance, context.store)
@@ -66,8 +70,8 @@ def _write_model(folder: Path, features: RunFeatures, config: Config) -> Metrics
 
 def _license(features: RunFeatures) -> Metrics:
     """Return the license of the weights that the backbone starts from, if they are from a file."""
-    context, start = features.context, features.start_model
-    name = weights_license(start, context.store) if start else read_license(context.config.model.weights)
+    start = features.start
+    name = weights_license(start, features.context.store) if isinstance(start, Model) else start.license
     return {"weights_license": name} if name else {}
 
 

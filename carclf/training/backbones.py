@@ -3,16 +3,15 @@
 import random
 import re
 import warnings
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from carclf.config import FAMILY_BY_BACKBONE, NAMED_WEIGHTS
+from carclf.config import FAMILY_BY_BACKBONE
 from carclf.errors import ConfigError
 from carclf.training.timm_checkpoints import copy_weights, require_architecture
-from carclf.training.weights import CHECKPOINT, CheckpointConfig, weights_file
+from carclf.training.weights import StartingWeights
 
 TINY = "Tiny"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -22,35 +21,36 @@ BRANCH_END = re.compile(r"(block\d+[a-z]_drop|stage_\d+_block_\d+_identity)$")
 BLOCK = re.compile(r"stage_\d+_block_\d+|block\d+[a-z]?(_\d+)?|expanded_conv(_\d+)?|mixed_?\d+[a-z]?")
 
 
-def build_backbone(name: str, weights: str, height: int, width: int) -> keras.Model:
+def build_backbone(name: str, weights: StartingWeights, height: int, width: int) -> keras.Model:
     """Return the network from RGB pixels in [0, 255], (batch, height, width, 3), to features, (batch, features).
 
     All backbones but Tiny accept images of any size, so that training can start with smaller ones. Raise ConfigError
     if the weights cannot be loaded: training never silently starts from random weights.
     """
     if name == TINY:
-        if weights != "none":
-            raise ConfigError(f"The Tiny backbone has no weights {weights!r}. Set model.weights to none.")
+        if weights.setting != "none":
+            raise ConfigError(f"The Tiny backbone has no weights {weights.setting!r}. Set model.weights to none.")
         return _tiny(height, width)
     inputs = keras.Input((None, None, 3), dtype="float32")
-    if weights not in NAMED_WEIGHTS and (path := weights_file(weights)).suffix == CHECKPOINT:
-        preprocessing, net = _from_checkpoint(name, path)
+    if weights.checkpoint:
+        preprocessing, net = _from_checkpoint(name, weights)
     else:
         preprocessing, net = _preprocessing(name, weights), _application(name, weights)
     if not all(np.isfinite(array).all() for array in net.get_weights()):
-        raise ConfigError(f"The {weights} weights of {name} contain values that are not finite, so the file is "
+        raise ConfigError(f"The {weights.setting} weights of {name} contain values that are not finite, so the file is "
                           "damaged. Set model.weights to an intact file.")
     return keras.Model(inputs, net(preprocessing(inputs)), name="backbone")
 
 
-def _from_checkpoint(name: str, path: Path) -> tuple[keras.Layer, keras.Model]:
+def _from_checkpoint(name: str, weights: StartingWeights) -> tuple[keras.Layer, keras.Model]:
     """Return the preprocessing and the network of a timm checkpoint."""
-    config = CheckpointConfig.read(path)
+    config, path = weights.checkpoint, weights.path
+    assert config and path
     require_architecture(name, config, path)
     # EfficientNetB0 to B7 have no such argument: they divide by 255, and their normalization does nothing without
     # weights="imagenet". Keras' mean and standard deviation in the other networks are not those of every checkpoint.
     is_first = name.startswith("EfficientNetB")
-    net = _application(name, "none", **({} if is_first else {"include_preprocessing": False}))
+    net = _application(name, StartingWeights("none"), **({} if is_first else {"include_preprocessing": False}))
     copy_weights(flatten_layers(net), path)
     factor = 255 if is_first else 1
     scale = [factor / (255 * std) for std in config.std]
@@ -58,8 +58,8 @@ def _from_checkpoint(name: str, path: Path) -> tuple[keras.Layer, keras.Model]:
     return keras.layers.Rescaling(scale, offset), net
 
 
-def _preprocessing(name: str, weights: str) -> keras.Layer:
-    if name.startswith("EfficientNetB") and weights not in ("imagenet", "none"):
+def _preprocessing(name: str, weights: StartingWeights) -> keras.Layer:
+    if name.startswith("EfficientNetB") and weights.path:
         # Keras adds its last rescaling by 1/sqrt(std) only for weights="imagenet", but the same weights from a file
         # need it too. Since x -> (x/255 - mean) / scale is linear, an equivalent rescaling can come first.
         factor = [std**-0.5 for std in IMAGENET_STD]
@@ -69,10 +69,8 @@ def _preprocessing(name: str, weights: str) -> keras.Layer:
     return keras.layers.Rescaling((high - low) / 255, float(low))
 
 
-def _application(name: str, weights: str, **options: bool) -> keras.Model:
-    source = {"imagenet": "imagenet", "none": None}.get(weights, weights)
-    if source not in ("imagenet", None):
-        source = str(weights_file(weights))
+def _application(name: str, weights: StartingWeights, **options: bool) -> keras.Model:
+    source = str(weights.path) if weights.path else {"none": None}.get(weights.setting, weights.setting)
     try:
         with warnings.catch_warnings():
             # Keras only warns about weights that do not fit some layers, which would then start from random weights.
@@ -81,9 +79,9 @@ def _application(name: str, weights: str, **options: bool) -> keras.Model:
             return make(include_top=False, weights=source, input_shape=(None, None, 3), pooling="avg", **options)
     except Exception as error:  # Keras raises a bare Exception if the download fails
         remedy = "Give this machine access to Keras' storage once, or set" if source == "imagenet" else "Set"
-        raise ConfigError(f"The {weights} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. {remedy} "
-                          f"model.weights to a file or store URL of the no-top .weights.h5 of {name}, or to 'none' for "
-                          "a random start.") from error
+        raise ConfigError(f"The {weights.setting} weights of {name} could not be loaded: {str(error)[:MAX_REASON]}. "
+                          f"{remedy} model.weights to a file or store URL of the no-top .weights.h5 of {name}, or to "
+                          "'none' for a random start.") from error
 
 
 def _tiny(height: int, width: int) -> keras.Model:

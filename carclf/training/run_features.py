@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from carclf.artifacts import Archive, Model, Split, StageContext
 from carclf.progress import Meter
 from carclf.training.warm_start import load_backbone
+from carclf.training.weights import StartingWeights
 
 if TYPE_CHECKING:
     import keras
@@ -23,7 +24,7 @@ SUBSETS = ("train", "val", "excluded")
 class RunFeatures:
     """Features of every view of the images of ``augmented`` subsets, and of the plain view of all other images.
 
-    ``settings`` are those of train_head. The backbone is that of ``start_model``, or by default the configured one.
+    ``settings`` are those of train_head. ``start`` is what the backbone starts from: weights, or a model's backbone.
     Nothing is computed twice, and the training framework is only imported when a property is used.
     """
 
@@ -31,7 +32,7 @@ class RunFeatures:
     split: Split
     context: StageContext
     settings: Mapping[str, Any]
-    start_model: Model | None = None
+    start: Model | StartingWeights
     augmented: tuple[str, ...] = ("train",)
 
     @cached_property
@@ -42,9 +43,9 @@ class RunFeatures:
 
         model = self.context.config.model
         make_deterministic(self.context.config.seed, kernels=model.deterministic)
-        if self.start_model is not None:
-            return load_backbone(self.start_model, self.context.store, model.image_size)
-        return build_backbone(model.backbone, model.weights, *model.image_size)
+        if isinstance(self.start, Model):
+            return load_backbone(self.start, self.context.store, model.image_size)
+        return build_backbone(model.backbone, self.start, *model.image_size)
 
     @cached_property
     def rows(self) -> "dict[str, pd.DataFrame]":

@@ -19,6 +19,7 @@ from carclf.runs.model_selection import select_model
 from carclf.services.storage import Store
 from carclf.training.backbones import build_backbone
 from carclf.training.heads import build_head, join_backbone_and_head
+from carclf.training.weights import StartingWeights
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_a_network_predicts_the_same_in_other_runtimes(name: str, tmp_path: Path
             formats.require_formats([name])
         pytest.skip(f"needs {', '.join(missing)}")
     keras.utils.set_random_seed(0)
-    backbone = build_backbone("MobileNetV3Small", "none", 64, 64)
+    backbone = build_backbone("MobileNetV3Small", StartingWeights("none"), 64, 64)
     network = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 5, load_config("demo").model))
     images = np.random.default_rng(0).integers(0, 256, (11, 64, 64, 3)).astype(np.float32)
     logits = np.asarray(network.predict_on_batch(images), float)

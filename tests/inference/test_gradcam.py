@@ -14,6 +14,7 @@ from carclf.config import load_config
 from carclf.inference.gradcam import Explainer, split_at_feature_maps
 from carclf.training.backbones import build_backbone
 from carclf.training.heads import build_head, join_backbone_and_head
+from carclf.training.weights import StartingWeights
 
 SIZE = (64, 64)
 
@@ -74,7 +75,7 @@ def added_net(height: int, width: int) -> keras.Model:
 def test_a_network_split_at_its_last_maps_predicts_the_same(name: str, tmp_path: Path) -> None:
     size = (80, 96)
     keras.utils.set_random_seed(0)
-    backbone = added_net(*size) if name == "added" else build_backbone(name, "none", *size)
+    backbone = added_net(*size) if name == "added" else build_backbone(name, StartingWeights("none"), *size)
     head = build_head(backbone.output_shape[-1], 2, load_config("gpu").model)
     join_backbone_and_head(backbone, head).save(tmp_path / "model.keras")
     model = keras.models.load_model(tmp_path / "model.keras", compile=False)

@@ -17,7 +17,7 @@ from carclf.errors import ConfigError
 from carclf.public_addresses import require_public_address
 from carclf.services.kaggle.client import KaggleClient
 from carclf.services.storage import open_store
-from carclf.training.weights import weights_file
+from carclf.training.weights import starting_weights
 
 KAGGLE = "https://www.kaggle.com"
 VARIABLE = "CARCLF_KAGGLE_ENDPOINT"
@@ -96,6 +96,6 @@ def test_a_client_does_not_follow_urls_into_its_network(
 @pytest.mark.parametrize("scheme", ["http", "https", "ftp", "file", "gopher"])
 def test_a_setting_cannot_name_a_url_of_another_protocol(scheme: str) -> None:
     url = f"{scheme}://169.254.169.254/latest"
-    for read in (open_store, weights_file, lambda source: gather_extra_data(source).__enter__()):
+    for read in (open_store, starting_weights, lambda source: gather_extra_data(source).__enter__()):
         with pytest.raises(ConfigError, match="s3://"):
             read(url)

@@ -24,6 +24,7 @@ from carclf.services.kaggle.client import CompetitionDetails, KaggleClient, Subm
 from carclf.services.storage import Store, open_store
 from carclf.stages import train_head
 from carclf.stages.chain import NO_OPTIONS, STAGES, StageCall
+from carclf.training.weights import StartingWeights
 
 BASE = {"model.weights": "none", "audit.enabled": False}  # an audit would compute features
 CHANGED_VALUES: dict[str, Any] = {
@@ -97,7 +98,7 @@ def inputs(store: Store, monkeypatch: pytest.MonkeyPatch) -> dict[str, Artifact]
     monkeypatch.setattr(KaggleClient, "find_submission", lambda *_, **__: SubmissionState(1, "COMPLETE", None, "", ""))
     for stage in ("refit", "submit"):
         monkeypatch.setattr(f"carclf.stages.{stage}.require_promoted", lambda *_: None)
-    monkeypatch.setattr(train_head, "weights_identity", lambda weights: weights)
+    monkeypatch.setattr(train_head, "starting_weights", StartingWeights)
     return {
         "download": candidate.archive,
         "validate": dataset,

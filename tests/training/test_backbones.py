@@ -23,6 +23,7 @@ from carclf.training.compile import compile_classifier
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.optimizers import BlockRate, BlockwiseAdamW
 from carclf.training.schedules import unfreeze
+from carclf.training.weights import StartingWeights, starting_weights
 
 HEIGHT, WIDTH = 96, 128
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, HEIGHT, WIDTH, 3), np.uint8)
@@ -49,7 +50,7 @@ def test_a_backbone_trains_and_predicts_the_same_after_loading(name, tmp_path):
 
 def examine(name, tmp_path):
     keras.utils.set_random_seed(0)
-    backbone = build_backbone(name, "none", HEIGHT, WIDTH)
+    backbone = build_backbone(name, StartingWeights("none"), HEIGHT, WIDTH)
     model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, load_config("demo").model))
     groups = unfreeze(model, 0.2)
     optimizer = BlockwiseAdamW(1e-3, weight_decay=0.05, global_clipnorm=1.0, ema_momentum=0.9)
@@ -89,7 +90,7 @@ def received(tmp_path, monkeypatch):
         monkeypatch.setattr(keras.applications, name, identity)
         file = tmp_path / "net.weights.h5"
         file.touch()
-        backbone = build_backbone(name, str(file) if weights == "file" else weights, 4, 5)
+        backbone = build_backbone(name, starting_weights(str(file) if weights == "file" else weights), 4, 5)
         return keras.ops.convert_to_numpy(backbone(PIXELS))
 
     return receive
@@ -126,7 +127,7 @@ def test_efficientnet_features_are_the_same_by_name_and_from_a_file(tmp_path, mo
     net.save_weights(file)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.float32)
     by_name, from_file = (
-        keras.ops.convert_to_numpy(build_backbone("EfficientNetB0", weights, 32, 32)(pixels))
+        keras.ops.convert_to_numpy(build_backbone("EfficientNetB0", starting_weights(weights), 32, 32)(pixels))
         for weights in ("imagenet", file)
     )
     assert np.ptp(by_name, axis=0).max() > 1e-3
@@ -139,7 +140,7 @@ def convnext(monkeypatch):
     small = {"depths": [1, 1, 2, 1], "projection_dims": [8] * 4, "default_size": 64}
     monkeypatch.setitem(family("ConvNeXtTiny").MODEL_CONFIGS, "tiny", small)
     keras.utils.set_random_seed(0)
-    backbone = build_backbone("ConvNeXtTiny", "none", 64, 64)
+    backbone = build_backbone("ConvNeXtTiny", StartingWeights("none"), 64, 64)
     for layer in backbone_layers(backbone):
         if layer.name.endswith("layer_scale"):
             layer.gamma.assign(np.ones(8))
@@ -187,18 +188,19 @@ def test_the_saved_network_has_no_drop_path(convnext, tmp_path):
 )
 def test_missing_weights_raise_config_error(name, weights, message):
     with pytest.raises(ConfigError, match=message):
-        build_backbone(name, weights, 64, 64)
+        build_backbone(name, starting_weights(weights), 64, 64)
 
 
 def test_non_finite_weights_raise_config_error(tmp_path):
-    net = build_backbone("MobileNetV3Small", "none", 64, 64).layers[-1]
+    net = build_backbone("MobileNetV3Small", StartingWeights("none"), 64, 64).layers[-1]
     net.set_weights([np.full_like(array, np.nan) for array in net.get_weights()])
     net.save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ConfigError, match="not finite"):
-        build_backbone("MobileNetV3Small", str(tmp_path / "m.weights.h5"), 64, 64)
+        build_backbone("MobileNetV3Small", starting_weights(str(tmp_path / "m.weights.h5")), 64, 64)
 
 
 def test_weights_of_another_network_raise_config_error(tmp_path):
-    build_backbone("MobileNetV3Small", "none", 64, 64).layers[-1].save_weights(tmp_path / "m.weights.h5")
+    net = build_backbone("MobileNetV3Small", StartingWeights("none"), 64, 64).layers[-1]
+    net.save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ConfigError, match=r"could not be loaded.* model\.weights"):
-        build_backbone("EfficientNetB0", str(tmp_path / "m.weights.h5"), 64, 64)
+        build_backbone("EfficientNetB0", starting_weights(str(tmp_path / "m.weights.h5")), 64, 64)

@@ -18,6 +18,7 @@ from carclf.training.backbones import build_backbone
 from carclf.training.checkpoints import Checkpoints
 from carclf.training.compile import make_deterministic
 from carclf.training.distribution import data_parallel
+from carclf.training.weights import StartingWeights
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.precision import compute_precision
 from carclf.training.schedules import compile_for_fine_tuning
@@ -47,7 +48,7 @@ def train():
         return Validation(1.0, 0.5, 0.5)
     make_deterministic(0)
     with data_parallel(8, [f"cpu:{i}" for i in range(NUM)]) as num:
-        backbone = build_backbone("Tiny", "none", 48, 64)
+        backbone = build_backbone("Tiny", StartingWeights("none"), 48, 64)
         model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, config.model))
         with compute_precision(PRECISION, model):
             trained, _ = compile_for_fine_tuning(config.fine_tune, model, Source())

@@ -13,6 +13,7 @@ from carclf.training.backbones import build_backbone
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.precision import compute_precision
 from carclf.training.saving import NUM_REFERENCE_IMAGES, select_reference_images, write_reference_logits
+from carclf.training.weights import StartingWeights
 
 SIZE = (48, 64)
 
@@ -34,7 +35,7 @@ def test_reference_images_cover_every_class_and_ignore_the_row_order() -> None:
 @pytest.fixture
 def model() -> keras.Model:
     keras.utils.set_random_seed(0)
-    backbone = build_backbone("Tiny", "none", *SIZE)
+    backbone = build_backbone("Tiny", StartingWeights("none"), *SIZE)
     return join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, load_config("demo").model))
 
 

@@ -28,6 +28,7 @@ from carclf.training.schedules import (
     warmup_cosine,
 )
 from carclf.training.validation import ema_weights
+from carclf.training.weights import StartingWeights
 
 SETTINGS = FineTune(
     epochs=4, batch_size=2, learning_rate=0.1, layer_decay=0.5, weight_decay=0.3, warmup_fraction=0.25, num_phases=2,
@@ -174,7 +175,7 @@ def test_images_grow_from_phase_to_phase_to_the_full_size(initial_fraction, num_
 @pytest.fixture(scope="module")
 def classifier() -> keras.Model:
     keras.utils.set_random_seed(0)
-    backbone = build_backbone("EfficientNetV2B0", "none", 64, 64)
+    backbone = build_backbone("EfficientNetV2B0", StartingWeights("none"), 64, 64)
     settings = load_config("demo", {"model.batch_norm": True, "model.dropout": 0.0}).model
     return join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, settings))
 

@@ -29,6 +29,7 @@ from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
 from carclf.training.trainer import Trainer, TrainerOptions, format_step_metrics
 from carclf.training.validation import Objective, Validation, ema_weights, validate
+from carclf.training.weights import StartingWeights
 
 SIZE = (48, 64)
 SETTINGS = {
@@ -87,7 +88,7 @@ def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0,
     config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
     fine_tune = config.fine_tune
     make_deterministic(0)
-    backbone = build_backbone("Tiny", "none", *SIZE)
+    backbone = build_backbone("Tiny", StartingWeights("none"), *SIZE)
     model = join_backbone_and_head(backbone, build_head(backbone.output_shape[-1], 3, config.model))
     examples = Examples.from_index(rows[:36], folder, SIZE)
     sizes = epoch_sizes(SIZE, fine_tune.initial_size_fraction, fine_tune.num_phases, fine_tune.epochs)

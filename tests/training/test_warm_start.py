@@ -1,10 +1,13 @@
-"""Runs that start from the champion's backbone."""
+"""Runs that start from the champion's backbone or from a checkpoint."""
 
 import json
+import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from keras.src.applications.convnext import ConvNeXt
 
 from carclf.artifacts import Model, Provenance, Split, StageContext, build
 from carclf.config import load_config
@@ -14,9 +17,11 @@ from carclf.demo.server import DemoServer
 from carclf.errors import ConfigError, DataError
 from carclf.runs.run import Run
 from carclf.services.storage import open_store
+from carclf.stages import train_head
 from carclf.stages.chain import STAGES
 from carclf.training.backbones import backbone_layers
 from carclf.training.warm_start import champion_warm_start
+from carclf.training.weights import starting_weights
 
 SMALL = {
     "data.source": "cars", "head.epochs": 2, "fine_tune.epochs": 1, "gate.threshold": 0, "submit.enabled": False,
@@ -106,6 +111,27 @@ def test_another_image_size_raises_config_error_for_a_network_of_fixed_size(prom
 def test_a_store_without_a_champion_raises_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.weights=imagenet"):
         run_to("train_head", open_store(str(tmp_path)), "none", **{"model.weights": "champion"})
+
+
+@pytest.mark.acceptance
+def test_a_checkpoint_is_resolved_once_when_the_stage_starts(promoted, tmp_path, monkeypatch):
+    """Its config.json is deleted right after that, as if a server became unreachable."""
+    golden = Path(__file__).parent / "checkpoint_goldens" / "convnext"
+    path = Path(shutil.copytree(golden, tmp_path / "checkpoint")) / "model.safetensors"
+    resolved = []
+
+    def resolve(weights):
+        resolved.append(starting_weights(weights))
+        path.with_name("config.json").unlink()
+        return resolved[-1]
+
+    monkeypatch.setattr(train_head, "starting_weights", resolve)
+    monkeypatch.setattr(keras.applications, "ConvNeXtTiny", lambda **options: ConvNeXt(
+        depths=(1, 1, 2, 1), projection_dims=(8, 16, 24, 32), name="convnext_tiny", **options))
+    settings = {"model.backbone": "ConvNeXtTiny", "model.weights": str(path), "audit.enabled": False}
+    model = Model.find(promoted[0], run_to("train_head", promoted[0], "checkpoint", **settings)["train_head"].key)
+    assert len(resolved) == 1 and model.settings["model"]["weights"] == resolved[0].identity
+    assert model.metrics["weights_license"] == "apache-2.0"
 
 
 def build_split(store, name, champion=None):
