@@ -14,7 +14,7 @@ from carclf.reports.evaluation_report import confused_pairs, confusion_matrix
 from carclf.reports.render import MAX_CLASSES
 from carclf.runs.live import LiveProgress
 
-X_TITLES = {"fine_tune": "step"}  # the unit of an activity's progress, if not epochs
+X_TITLES = {"fine_tune": "step", "refit": "step"}  # the unit of an activity's progress, if not epochs
 STAGE_TITLES = {"train_head": "Head", "fine_tune": "Fine-tuning", "refit": "Refit"}
 METRIC_FORMATS = {"epoch": "{:.0f}", "loss": "{:.3f}", "accuracy": "{:.3f}", "images_per_second": "{:.0f}",
                   "data_wait_fraction": "{:.0%}"}

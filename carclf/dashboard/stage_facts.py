@@ -54,7 +54,7 @@ def all_stage_facts(
     """Return the facts of all stages in their order."""
     stages: list[StageFacts] = []
     skip_reason = ""
-    for name in stages_of(flatten(reader.record["config"])):
+    for name in stages_of(reader.record["config"]):
         stage = _stage_facts(reader, name, live.get(name), _command(reader, name, settings))
         if stage.state == "not started" and skip_reason:
             stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})

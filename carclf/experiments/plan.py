@@ -20,7 +20,7 @@ MAX_TRAINING_RUNS = 1000
 # Settings that determine the dataset; recipes that differ in them cannot be compared.
 IMAGE_SECTIONS = ("split", "validation", "download", "duplicates", "seed", "data")
 # Only the winner is promoted and submitted, by a separate command.
-SETTINGS_OF_ALL = {"submit.enabled": False, "audit.enabled": False}
+SETTINGS_OF_ALL = {"submit.enabled": False, "audit.enabled": False, "fine_tune.refit": False}
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,9 @@ def _check_recipe(plan: Plan, name: str) -> None:
         raise ConfigError(f"Recipe {name}: {error}") from error
     for key in sorted(plan.recipes[name]):
         section = key.partition(".")[0]
+        if key in SETTINGS_OF_ALL:
+            raise ConfigError(f"Recipe {name} changes {key}, which is off in every training of an experiment. Remove "
+                              "it, and set it in a run with the settings of the winner instead.")
         if section in COMPARED_SECTIONS:
             continue
         reason = "it determines the dataset" if section in IMAGE_SECTIONS else "it does not affect training"

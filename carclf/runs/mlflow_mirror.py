@@ -31,6 +31,7 @@ from carclf.temporary import temporary_folder
 UPLOADED_FILES = ("report.html", "report.json", "history.csv", "curves.png", "trials.csv", "batch_size.png",
                   "ensemble.json", "evaluation.json", "decision.json", "leaks.json")
 MAX_FILE_BYTES = 30_000_000  # reports contain their images
+EPOCH_END_METRICS = ("val_accuracy", "step")  # a refit has no validation, and train_head reports no step
 AIRFLOW_RUN_URL_ENV_VAR = "CARCLF_AIRFLOW_RUN_URL"
 
 
@@ -47,7 +48,7 @@ def mirror_to_mlflow(record: Callable[[], Record], store: Store, stage: str) -> 
     queue = BackgroundQueue()
 
     def on_progress(activity: str, done: int, total: int, metrics: Mapping[str, float]) -> None:
-        if activity == stage and "epoch" in metrics and "val_accuracy" in metrics:  # the end of an epoch
+        if activity == stage and "epoch" in metrics and not metrics.keys().isdisjoint(EPOCH_END_METRICS):
             # The meter adds the rate of the activity, which is not a column of history.csv.
             row = {name: value for name, value in metrics.items() if name != "per_second"}
             queue.submit(partial(mirror.log_epoch, stage, row))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Split, StageContext, remove_leftovers
-from carclf.config import NAMED_WEIGHTS, Config, flatten
+from carclf.config import NAMED_WEIGHTS, Config
 from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
@@ -126,7 +126,7 @@ class Run:
     @property
     def stages(self) -> list[str]:
         """The names of the run's stages, in order."""
-        return stages_of(flatten(self.config.model_dump()))
+        return stages_of(self.config.model_dump())
 
     def artifact(self, kind: type[A], stage: str) -> A:
         """Return a stage's artifact; raise ConfigError if it has not run, DataError if the artifact is missing."""
@@ -328,7 +328,7 @@ def _result(stage: str, artifact: Artifact, reused: bool, seconds: float, config
 def _omitted(stage: str, config: Config) -> list[str]:
     """Return the stages between this one and the next stage of the run."""
     names = list(STAGES)
-    following, present = names[names.index(stage) + 1 :], stages_of(flatten(config.model_dump()))
+    following, present = names[names.index(stage) + 1 :], stages_of(config.model_dump())
     return list(takewhile(lambda name: name not in present, following))
 
 
@@ -345,7 +345,10 @@ def _with_result(record: Record, result: Result, entry: dict[str, Any]) -> Recor
     is_same = result.reused and earlier.get("key") == result.key
     stage: Any = entry | {name: earlier[name] for name in CREATION_FIELDS if is_same and name in earlier}
     attempts = {name: attempt for name, attempt in record["attempts"].items() if name != result.stage}
-    return {**record, "stages": {**record["stages"], result.stage: stage}, "attempts": attempts}
+    stages = {**record["stages"], result.stage: stage}
+    if stages.get("refit", {}).get("metrics", {}).get("measured") != stages.get("fine_tune", {}).get("key"):
+        stages.pop("refit", None)  # it would predict with the calibration of another model
+    return {**record, "stages": stages, "attempts": attempts}
 
 
 def _now() -> str:

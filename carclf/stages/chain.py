@@ -153,6 +153,7 @@ _SPECS = (
 STAGES: dict[str, StageSpec] = {spec.name: spec for spec in _SPECS}
 
 
-def stages_of(settings: Mapping[str, Any]) -> list[str]:
-    """Return the names of the stages of a run with these settings, given by dotted name, in order."""
+def stages_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of the stages of a run with this dumped configuration, in order."""
+    settings = flatten(config)
     return [name for name, spec in STAGES.items() if not spec.switch or settings.get(spec.switch)]

@@ -10,7 +10,7 @@ from carclf.training.warm_start import fine_tune_settings
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 8
+VERSION = 9
 
 
 def fine_tune(

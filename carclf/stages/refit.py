@@ -7,7 +7,7 @@ from carclf.champion import record_refit, require_promoted
 from carclf.errors import ConfigError
 from carclf.training.checkpoints import Checkpoints
 
-VERSION = 1
+VERSION = 2
 
 
 def refit(
@@ -32,7 +32,8 @@ def refit(
         from carclf.training.fine_tuning import FineTuning
         from carclf.training.refitting import Refitting
 
-        return Refitting(FineTuning(archive, split, start, context), measured).write_model(folder, checkpoints)
+        fine_tuning = FineTuning(archive, split, start, context, activity="refit")
+        return Refitting(fine_tuning, measured).write_model(folder, checkpoints)
 
     refitted, reused = build(RefittedModel, make, provenance, store)
     checkpoints.clear()

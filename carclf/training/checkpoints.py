@@ -78,7 +78,7 @@ class Checkpoints:
             arrays, best = self._read(entry), self._read(entry["best"])
             if arrays is not None and best is not None:
                 return arrays, best, entry["state"]
-            log.warning("fine_tune: checkpoint is damaged or missing, trying the previous checkpoint file=%s/%s",
+            log.warning("checkpoint: damaged or missing, trying the previous one file=%s/%s",
                         self.folder, entry["file"])
         return None
 
@@ -124,7 +124,7 @@ class Checkpoints:
         try:
             return dict(parse_object(Entry, content.data, self._latest_key, "Its checkpoints are ignored."))
         except DataError as error:
-            log.warning("fine_tune: %s", error)
+            log.warning("checkpoint: %s", error)
             return None
 
 
@@ -162,4 +162,4 @@ class CheckpointWriter:
         try:
             self.checkpoints.save(arrays, best, state)
         except ServiceError as error:
-            log.warning("fine_tune: checkpoint not saved, training continues step=%d: %s", state["step"], error)
+            log.warning("checkpoint: not saved, training continues step=%d: %s", state["step"], error)

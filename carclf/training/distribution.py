@@ -19,13 +19,13 @@ def data_parallel(batch_size: int, devices: list[str] | None = None) -> Iterator
     available = gpu_devices() if devices is None else devices
     num = max((num for num in range(1, len(available) + 1) if batch_size % num == 0), default=0)
     if num < len(available):
-        log.warning("fine_tune: the batch cannot be divided evenly, not all devices are used batch_size=%d devices=%d "
-                    "used=%d", batch_size, len(available), num)
+        log.warning("devices: the batch cannot be divided evenly, not all are used batch_size=%d devices=%d used=%d",
+                    batch_size, len(available), num)
     used = available[:num]
     if num <= 1:
         yield 1
         return
-    log.info("fine_tune: training on %d devices: %s", num, ", ".join(used))
+    log.info("devices: training on %d: %s", num, ", ".join(used))
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -67,7 +67,7 @@ class FeatureShards:
         random.Random(f"{socket.gethostname()} {os.getpid()}").shuffle(shards)
         built = [self._build(archive, split, shard) for shard in shards]
         num_computed = sum(not reused for _, reused in built)
-        log.info("train_head: features computed=%d shards=%d", num_computed, len(shards))
+        log.info("features: computed=%d shards=%d", num_computed, len(shards))
         width = self.backbone.output_shape[-1]
         features = {
             subset: np.empty((num_views, len(rows), width), np.float32)

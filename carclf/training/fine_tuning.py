@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -63,15 +63,21 @@ class StoredTrials(TypedDict):
 
 
 class FineTuning:
-    """The fine-tuning of the model ``start`` from train_head on the images of a split."""
+    """The fine-tuning of the model ``start`` from train_head on the images of a split.
 
-    def __init__(self, archive: Archive, split: Split, start: Model, context: StageContext) -> None:
+    ``activity`` names it in logs and progress.
+    """
+
+    def __init__(
+        self, archive: Archive, split: Split, start: Model, context: StageContext, activity: str = "fine_tune"
+    ) -> None:
         self.archive = archive
         self.split = split
         self.start = start
         self.context = context
         self.config = context.config
         self.store = context.store
+        self.activity = activity
 
     @cached_property
     def rows(self) -> dict[str, pd.DataFrame]:
@@ -89,11 +95,16 @@ class FineTuning:
             if self.config.fine_tune.epochs:
                 settings = self._choose_batch_size(network, folder, checkpoints)
                 history, metrics = self._train(network, settings, checkpoints, pause_epoch)
+        shared = self.write_files(network, history, self.rows["val"], folder)
+        return metrics | {"metric": self.split.metric_name} | shared
+
+    def write_files(self, network: keras.Model, history: pd.DataFrame, rows: pd.DataFrame, folder: Path) -> Metrics:
+        """Write the files of a trained network, with logits of images of ``rows``, and return its properties."""
         images = extract_images(self.archive, self.store)
-        write_reference_logits(network, self.rows["val"], images, self.start.image_size, folder)
+        write_reference_logits(network, rows, images, self.start.image_size, folder)
         save_model(network, history, folder)
         inherited = {name: self.start.metric(name) for name in ("num_classes", "image_height", "image_width")}
-        return metrics | {"metric": self.split.metric_name, "class_names": self.split.class_names} | inherited
+        return {"class_names": self.split.class_names} | inherited
 
     @cached_property
     def selection_mask(self) -> npt.NDArray[np.bool_]:
@@ -125,7 +136,7 @@ class FineTuning:
         with data_parallel(batch_size):
             network = self.start.network(self.store)
             with compute_precision(self.config.model.precision, network) as precision:
-                log.info("fine_tune: computing precision=%s", precision)
+                log.info("%s: computing precision=%s", self.activity, precision)
                 yield network
 
     def find_learning_rate(self, network: keras.Model, settings: FineTune) -> Trials:
@@ -208,23 +219,41 @@ class FineTuning:
         self, network: keras.Model, settings: FineTune, checkpoints: Checkpoints, pause_epoch: int
     ) -> tuple[pd.DataFrame, Metrics]:
         source = self.training_source(settings)
-        trained, num_blocks = compile_for_fine_tuning(settings, network, source)
         if source.batch_size < settings.batch_size:
             log.warning("fine_tune: fewer training images than a batch, batch_size=%d", source.batch_size)
-        log.info("fine_tune: starting blocks=%d images=%d", num_blocks, len(source.examples))
-        objective = Objective.from_split(self.split)
-        options = TrainerOptions(settings, self.mixer(settings), objective, pause_epoch,
-                                 recompute_statistics=self.statistics(settings, self.training_rows, source.batch_size))
+        options = self.trainer_options(settings, self.training_rows, source.batch_size)
+        validate_model = self._measure(self.rows["val"], source.batch_size, options.objective)
+        options = replace(options, pause_epoch=pause_epoch, validate=validate_model)
         if not (held_out := self.rows["train"][self.selection_mask]).empty:
-            options = replace(options, select=self._measure(held_out, source.batch_size, objective))
-        validate_model = self._measure(self.rows["val"], source.batch_size, objective)
-        trainer = Trainer(trained, source, validate_model, checkpoints, options)
+            options = replace(options, select=self._measure(held_out, source.batch_size, options.objective))
+        trainer, num_blocks = self.build_trainer(network, source, checkpoints, options)
         history = trainer.run()
         result = {name: trainer.result_row[name] for name in ("epoch", "val_accuracy", "val_metric")}
         return history, {
             **result, "num_blocks": num_blocks, "num_restarts": trainer.state.restarts,
             "learning_rate": settings.learning_rate, "batch_size": source.batch_size,
         }
+
+    def trainer_options(self, settings: FineTune, rows: pd.DataFrame, batch_size: int) -> TrainerOptions:
+        """Return the options of a training on the images of ``rows``, without any measurement."""
+        return TrainerOptions(
+            settings, self.mixer(settings), Objective.from_split(self.split), activity=self.activity,
+            recompute_statistics=self._statistics(settings, rows, batch_size),
+        )
+
+    def build_trainer(
+        self, network: keras.Model, source: TrainingSource, checkpoints: Checkpoints, options: TrainerOptions,
+        learning_rate: Any = None,
+    ) -> tuple[Trainer, int]:
+        """Return the trainer of a network, and the number of trainable blocks.
+
+        ``learning_rate`` replaces the schedule of the settings.
+        """
+        trained, num_blocks = compile_for_fine_tuning(options.settings, network, source, learning_rate)
+        trainer = Trainer(trained, source, checkpoints, options)
+        log.info("%s: starting blocks=%d images=%d steps=%d", self.activity, num_blocks, len(source.examples),
+                 trainer.last_step)
+        return trainer, num_blocks
 
     def _measure(self, rows: pd.DataFrame, batch_size: int, objective: Objective) -> Validate:
         """Return a function that measures a model on images."""
@@ -250,7 +279,7 @@ class FineTuning:
             examples, augmenter, sizes, settings.batch_size, settings.epochs, self.config.seed, max_steps
         )
 
-    def statistics(
+    def _statistics(
         self, settings: FineTune, rows: pd.DataFrame, batch_size: int
     ) -> Callable[[keras.Model], None] | None:
         """Return a function that recomputes the statistics of BatchNormalization from images without augmentation.

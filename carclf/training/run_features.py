@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from carclf.training.feature_shards import SubsetFeatures
 
-SUBSETS = ("train", "val", "excluded")
+FEATURE_SUBSETS = ("train", "val", "excluded")
 
 
 @dataclass
@@ -82,7 +82,7 @@ class RunFeatures:
     def _rows_by_subset(self, split: Split) -> "dict[str, pd.DataFrame]":
         rows = split.rows(self.context.store)
         present = set(rows["subset"])
-        return {subset: rows[rows["subset"] == subset] for subset in SUBSETS if subset in present}
+        return {subset: rows[rows["subset"] == subset] for subset in FEATURE_SUBSETS if subset in present}
 
     def _load(
         self, archive: Archive, split: Split, rows: "dict[str, pd.DataFrame]", num_views: int

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import keras
@@ -28,11 +29,12 @@ from carclf.training.compile import CROSS_ENTROPY, build_metric_variables
 from carclf.training.feed import BatchSequence, BatchStream, DataWaitCallback, without_autotune
 from carclf.training.optimizers import BlockwiseAdamW
 from carclf.training.schedules import phases_by_epoch
+from carclf.training.steps import StepCallback, format_step_metrics
 from carclf.training.validation import Objective, Validation, ema_weights
 
 FINITE_CHECK_STEPS = 20  # steps between two checks of the loss: each check waits for the device
 MAX_RESTARTS = 3
-UNKNOWN = Validation(float("nan"), float("nan"), float("nan"))  # every other validation is better
+NOT_MEASURED = Validation(float("nan"), float("nan"), float("nan"))  # every other validation is better
 Validate = Callable[[keras.Model], Validation]
 
 
@@ -44,16 +46,21 @@ class NonFiniteLossError(Exception):
 class TrainerOptions:
     """The settings, the mixing of batches, the objective, and the epoch after which training pauses (0: none).
 
-    ``select`` measures a model on images that are in neither the training nor the validation images. With it, the
-    result is the epoch with the best measurement, and patience applies. Without it, the result is the last epoch.
-    ``recompute_statistics`` sets the statistics of BatchNormalization to those of averaged weights.
+    ``validate`` measures the validation images for the history only: they select nothing. It is None if no image is
+    held out. ``select`` measures a model on images that are in neither the training nor the validation images. With it,
+    the result is the epoch with the best measurement, and patience applies. Without it, the result is the last epoch.
+    ``recompute_statistics`` sets the statistics of BatchNormalization to those of averaged weights. Training ends after
+    ``last_step``, by default the last step of the last epoch. ``activity`` names the training in logs and progress.
     """
 
     settings: FineTune
     mixer: BatchMixer
     objective: Objective
     pause_epoch: int = 0
+    validate: Validate | None = None
     select: Validate | None = None
+    last_step: int = 0
+    activity: str = "fine_tune"
     recompute_statistics: Callable[[keras.Model], None] | None = None
 
 
@@ -84,30 +91,29 @@ class Trainer:
     """One fine-tuning of a model from ``compile_for_fine_tuning``. ``run`` leaves the resulting weights in the model.
 
     They are the moving averages after the last step or, if ``TrainerOptions.select`` is given, after the best epoch.
-    ``validate`` measures the validation images for the history only: they select nothing. It is None if no image is
-    held out.
     """
 
     def __init__(
-        self, model: keras.Model, source: TrainingSource, validate: Validate | None, checkpoints: Checkpoints,
-        options: TrainerOptions,
+        self, model: keras.Model, source: TrainingSource, checkpoints: Checkpoints, options: TrainerOptions
     ) -> None:
         self.model = model
         self.source = source
-        self.validate = validate
         self.checkpoints = checkpoints
         self.writer = CheckpointWriter(checkpoints)
         self.settings = options.settings
         self.objective = options.objective
         self.pause_epoch = options.pause_epoch
+        self.validate = options.validate
         self.select = options.select
+        self.last_step = options.last_step or source.steps_per_epoch * options.settings.epochs
+        self.activity = options.activity
         self.recompute_statistics = options.recompute_statistics
         self.optimizer: BlockwiseAdamW = model.optimizer
         self.stream = BatchStream(lambda number: batches(
             source, source.batch_size, start_batch=number, num_workers=options.settings.num_workers, mix=options.mixer
         ))
-        self.state = TrainingState(UNKNOWN)
-        self.best_weights: Arrays = model.get_weights() if self.select else []
+        self.state = TrainingState(NOT_MEASURED)
+        self.result_weights: Arrays = model.get_weights() if self.select else []
         self._interrupted_metrics: Arrays | None = None  # of an epoch that a checkpoint interrupted
         self._epoch_start = _EpochStart()
         self._counted = self._saved = time.monotonic()
@@ -126,7 +132,7 @@ class Trainer:
             if not self._restore():
                 self._save_start()
             self._counted = time.monotonic()
-            with Meter("fine_tune", done=self.state.step) as meter:
+            with Meter(self.activity, done=self.state.step) as meter:
                 while not self._finished():
                     self._pause()
                     try:
@@ -137,8 +143,8 @@ class Trainer:
         self.stream.close()
         if not self.select:
             with self._averaged_weights():
-                self.best_weights = self.model.get_weights()
-        self.model.set_weights(self.best_weights)
+                self.result_weights = self.model.get_weights()
+        self.model.set_weights(self.result_weights)
         return pd.DataFrame(self.state.history)
 
     @property
@@ -147,12 +153,8 @@ class Trainer:
         return self.state.history[self.state.best_epoch - 1]  # the last row if no epoch was selected
 
     @property
-    def _total_steps(self) -> int:
-        return self.source.steps_per_epoch * self.settings.epochs
-
-    @property
     def _epoch_number(self) -> int:
-        """The epoch of the last step, from 1. The budget may end it early."""
+        """The epoch of the latest step, from 1. The budget or ``last_step`` may end it early."""
         return -(-self.state.step // self.source.steps_per_epoch)
 
     @property
@@ -163,13 +165,13 @@ class Trainer:
     def _finished(self) -> bool:
         history = self.state.history
         if self._budget_spent and history and history[-1]["step"] == self.state.step:  # the weights are validated
-            log.info("fine_tune: budget is spent budget_minutes=%g", self.settings.budget_minutes)
+            log.info("%s: budget is spent budget_minutes=%g", self.activity, self.settings.budget_minutes)
             return True
         if self.state.stale_epochs >= self.settings.patience:
-            log.info("fine_tune: metric on held-out training images did not improve metric=%s epochs=%d",
+            log.info("%s: metric on held-out training images did not improve metric=%s epochs=%d", self.activity,
                      self.objective.metric.name, self.state.stale_epochs)
             return True
-        return self.state.step >= self._total_steps
+        return self.state.step >= self.last_step
 
     def _pause(self) -> None:
         """Raise StageWaiting if training has reached ``pause_epoch``; its checkpoint has been saved."""
@@ -194,8 +196,9 @@ class Trainer:
         start = _EpochStart(time.monotonic(), self.state.step, self.stream.wait_seconds)
         self._epoch_start = start
         steps_per_epoch = self.source.steps_per_epoch
-        sequence = BatchSequence(self.stream, start.step, steps_per_epoch - start.step % steps_per_epoch)
-        steps = _StepCallback(self, meter, len(sequence))
+        num_steps = min(steps_per_epoch - start.step % steps_per_epoch, self.last_step - start.step)
+        sequence = BatchSequence(self.stream, start.step, num_steps)
+        steps = StepCallback(self._restore_epoch_metrics, partial(self._finish_step, meter), num_steps)
         with self.stream.reraise_source_error():
             self.model.fit(
                 without_autotune(sequence), epochs=1, verbose=0, shuffle=False,
@@ -206,41 +209,43 @@ class Trainer:
         logs = {name: float(value) for name, value in steps.logs.items()}
         if not np.isfinite(logs["loss"]):
             raise NonFiniteLossError
-        with self._averaged_weights():
-            measured, text = self._end_epoch()
+        validation = self._measure_epoch()
+        measured = {"val_loss": validation.loss, **validation.to_metrics()} if validation else {}
         logs["loss"] = logs.pop(CROSS_ENTROPY)
         self._record_epoch({
             "epoch": self._epoch_number, "step": self.state.step, **logs, **measured,
             "learning_rate": self._learning_rate(), "seconds": round(seconds, 2),
             "images_per_second": round((self.state.step - start.step) * self.source.batch_size / seconds, 2),
             "data_wait_fraction": round(waited / seconds, 4),
-        }, text)
+        }, validation)
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
-        """Replace the model's weights by their moving average, with its own statistics, within the block."""
+        """Replace the model's weights by their moving average, if any, with its own statistics, within the block."""
         with ema_weights(self.model):
-            if self.recompute_statistics:
+            if self.recompute_statistics and self.optimizer.use_ema:
                 self.recompute_statistics(self.model)
             yield
 
-    def _end_epoch(self) -> tuple[dict[str, float], str]:
-        """Measure the averaged weights; return the values of the validation images as metrics and as text."""
+    def _measure_epoch(self) -> Validation | None:
+        """Measure the averaged weights on the validation images, if any, and on those that select an epoch."""
         if self.validate is None:
-            return {}, ""
-        validation = self.validate(self.model)
-        # The last step may have damaged the weights, which no training loss shows yet.
-        if not np.isfinite(validation.loss):
-            raise NonFiniteLossError
-        if self.select:
-            self._select_epoch(self.select(self.model))
-        return {"val_loss": validation.loss, **validation.to_metrics()}, self.objective.format(validation)
+            return None
+        with self._averaged_weights():
+            validation = self.validate(self.model)
+            # The last step may have damaged the weights, which no training loss shows yet.
+            if not np.isfinite(validation.loss):
+                raise NonFiniteLossError
+            if self.select:
+                self._select_epoch(self.select(self.model))
+        return validation
 
-    def _record_epoch(self, row: dict[str, Any], validation: str) -> None:
+    def _record_epoch(self, row: dict[str, Any], validation: Validation | None) -> None:
         self.state.history.append(row)
-        log.info("fine_tune: epoch done epoch=%d loss=%.4f %s images_per_second=%.1f data_wait_fraction=%.3f",
-                 row["epoch"], row["loss"], validation, row["images_per_second"], row["data_wait_fraction"])
-        report_progress("fine_tune", self.state.step, self._total_steps, row)
+        log.info("%s: epoch done epoch=%d loss=%.4f%s images_per_second=%.1f data_wait_fraction=%.3f", self.activity,
+                 row["epoch"], row["loss"], f" {self.objective.format(validation)}" if validation else "",
+                 row["images_per_second"], row["data_wait_fraction"])
+        report_progress(self.activity, self.state.step, self.last_step, row)
         self._count_time()
         self._save()
 
@@ -255,7 +260,7 @@ class Trainer:
             state.best = measured
             state.stale_epochs = 0
             state.best_epoch = self._epoch_number
-            self.best_weights = self.model.get_weights()
+            self.result_weights = self.model.get_weights()
         elif phase == settings.num_phases - 1:
             state.stale_epochs += 1
         if settings.schedule == "plateau" and measured.loss >= state.best_loss:
@@ -268,14 +273,14 @@ class Trainer:
     def _learning_rate(self) -> float:
         return float(keras.ops.convert_to_numpy(self.optimizer.learning_rate * self.optimizer.scale))
 
-    def restore_epoch_metrics(self) -> None:
+    def _restore_epoch_metrics(self) -> None:
         """Restore loss and metrics of an interrupted epoch, which ``fit`` resets when it starts."""
         if self._interrupted_metrics is not None:
             for variable, array in zip(self._metric_variables(), self._interrupted_metrics, strict=True):
                 variable.assign(array)
             self._interrupted_metrics = None
 
-    def finish_step(self, logs: dict[str, Any], meter: Meter, *, last: bool) -> None:
+    def _finish_step(self, meter: Meter, logs: dict[str, Any], *, last: bool) -> None:
         """Count a step, check its loss, and save a checkpoint and report progress when due.
 
         Raise NonFiniteLossError if the loss is not finite.
@@ -293,7 +298,7 @@ class Trainer:
             self._save()
         if report_due:
             metrics = self._step_metrics(logs)
-            meter(self.state.step, self._total_steps, format_step_metrics(metrics), metrics)
+            meter(self.state.step, self.last_step, format_step_metrics(metrics), metrics)
         if self._budget_spent:
             self.model.stop_training = True
 
@@ -324,7 +329,7 @@ class Trainer:
         if not all(np.isfinite(array).all() for array in arrays):
             raise NonFiniteLossError
         self._saved = time.monotonic()
-        self.writer.save(arrays, self.best_weights, asdict(self.state))
+        self.writer.save(arrays, self.result_weights, asdict(self.state))
 
     def _save_start(self) -> None:
         try:
@@ -345,20 +350,20 @@ class Trainer:
         try:
             state = TypeAdapter(TrainingState).validate_python(values)
         except ValidationError as error:
-            log.warning("fine_tune: the checkpoint's state is damaged, training starts from scratch: %s", error)
+            log.warning("%s: the checkpoint's state is damaged, training starts from scratch: %s", self.activity, error)
             return False
         variables = self._variables()
-        expected = [tuple(value.shape) for value in [*variables, *self.best_weights]]
+        expected = [tuple(value.shape) for value in [*variables, *self.result_weights]]
         if [np.shape(array) for array in [*arrays, *best]] != expected:
-            log.warning("fine_tune: the checkpoint belongs to another network, training starts from scratch")
+            log.warning("%s: the checkpoint belongs to another network, training starts from scratch", self.activity)
             return False
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
-        self.best_weights = best
+        self.result_weights = best
         self.state = state
         if self.state.step % self.source.steps_per_epoch:
             self._interrupted_metrics = arrays[len(variables) - len(self._metric_variables()) :]
-        log.info("fine_tune: resumed step=%d", self.state.step)
+        log.info("%s: resumed step=%d", self.activity, self.state.step)
         return True
 
     def _restart(self) -> None:
@@ -370,34 +375,6 @@ class Trainer:
         self.state.restarts = restarts
         self.state.seconds = seconds
         self._halve_learning_rate()
-        log.warning("fine_tune: loss is not finite, restarting with half the learning rate step=%d", self.state.step)
+        log.warning("%s: loss is not finite, restarting with half the learning rate step=%d", self.activity,
+                    self.state.step)
         self._save()
-
-
-class _StepCallback(keras.callbacks.Callback):  # type: ignore[misc]  # keras is untyped
-    """Pass the steps of one ``fit`` to the trainer, and keep the logs of the last one."""
-
-    def __init__(self, trainer: Trainer, meter: Meter, num_steps: int) -> None:
-        super().__init__()
-        self.trainer = trainer
-        self.meter = meter
-        self.num_steps = num_steps
-        self.logs: dict[str, Any] = {}
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.trainer.restore_epoch_metrics()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.logs = logs
-        self.trainer.finish_step(logs, self.meter, last=batch + 1 == self.num_steps)
-
-
-def format_step_metrics(metrics: dict[str, float]) -> str:
-    """Format the metrics of a step for the progress line."""
-    gpu = f", GPU {metrics['gpu_memory_mb']:.0f} MB" if "gpu_memory_mb" in metrics else ""
-    gpu += f" at {100 * metrics['gpu_utilization']:.0f}%" if "gpu_utilization" in metrics else ""
-    return (
-        f"epoch {metrics['epoch']:.0f}, loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.3f}, "
-        f"learning rate {metrics['learning_rate']:.2g}, {metrics['images_per_second']:.1f} img/s, "
-        f"data wait {100 * metrics['data_wait_fraction']:.1f}%, {metrics['memory_mb']:.0f} MB{gpu}"
-    )

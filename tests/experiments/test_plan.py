@@ -90,6 +90,7 @@ def test_every_ablation_is_valid_for_every_recipe(name):
     (["a seed=3"], {}, "Recipe a changes seed"),
     (["a gate.min_recall=0"], {}, r"Recipe a changes gate\.min_recall"),
     (["a submit.enabled=true"], {}, r"Recipe a changes submit\.enabled"),
+    (["a fine_tune.refit=true"], {}, r"Recipe a changes fine_tune\.refit"),
     (["ensemble"], {"seeds": [0]}, "ensemble baseline: .* at least two"),
     (["a augment.flip=false", "ensemble a a"], {"seeds": [3]}, "ensemble a: .* at least two"),
     (["mixup", "mixup"], {}, "'mixup' is listed twice"),
@@ -109,7 +110,8 @@ def test_an_invalid_plan_raises_config_error(recipes, options, message):
 
 
 def test_every_recipe_is_trained_with_every_seed_and_fold_on_the_same_split():
-    plan = make_plan("one", "demo", ["wide augment.aspect_jitter=0.3"], seeds=[0, 7], num_folds=2, settings={"seed": 3})
+    plan = make_plan("one", "demo", ["wide augment.aspect_jitter=0.3"], seeds=[0, 7], num_folds=2,
+                     settings={"seed": 3, "fine_tune.refit": True})
     assert [run.run_id for run in plan.training_runs] == [
         "one-baseline-s0-f0", "one-baseline-s0-f1", "one-wide-s0-f0", "one-wide-s0-f1",
         "one-baseline-s7-f0", "one-baseline-s7-f1", "one-wide-s7-f0", "one-wide-s7-f1",
@@ -118,7 +120,7 @@ def test_every_recipe_is_trained_with_every_seed_and_fold_on_the_same_split():
     assert {config.split.seed for config in configs} == {3}
     assert [config.seed for config in configs] == [0] * 4 + [7] * 4
     assert [config.split.fold for config in configs] == [0, 1] * 4
-    assert not any(config.submit.enabled for config in configs)
+    assert not any(config.submit.enabled or config.fine_tune.refit for config in configs)
 
 
 def test_training_runs_that_differ_only_in_evaluation_are_one_group():

@@ -113,7 +113,7 @@ def test_a_repeatedly_killed_training_has_the_weights_of_an_undisturbed_training
             Run.load("r", store).run_stage(stage)
     finish("refit", undisturbed)
     kill_when(start("refit", killed), lambda: checkpoint_step(killed) >= REFIT_KILL_STEP)
-    assert "fine_tune: resumed" in finish("refit", killed)
+    assert "refit: resumed" in finish("refit", killed)
     for stage in ("train_head", "fine_tune", "refit"):
         pairs = zip(read_weights(undisturbed, stage), read_weights(killed, stage), strict=True)
         for expected, weights in pairs:

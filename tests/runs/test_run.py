@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from carclf.artifacts import Artifact, Evaluation, Metrics, Provenance, build
+from carclf.artifacts import Artifact, Evaluation, Metrics, Provenance, RefittedModel, build
 from carclf.config import load_config
 from carclf.dashboard.run_facts import run_facts
 from carclf.errors import ConfigError, DataError, StageSkipped, StageWaiting
@@ -99,6 +99,18 @@ def test_a_reused_result_keeps_time_and_machine_of_its_creation(store: Store) ->
     other = Run.load("r", store).record["stages"]["split"]
     assert (other["seconds"], other["reused"]) == (0.1, True)
     assert other["machine"]["processor"] != "another"
+
+
+def test_a_refit_of_another_model_is_removed_from_the_record(store: Store) -> None:
+    """It would predict with the calibration of the model that was trained instead."""
+    run = Run.start_or_resume("r", store, "demo", load_config("demo", {"fine_tune.refit": True}))
+    run.record_result(Result("fine_tune", "k1", False, 1.0, {}, ""))
+    run.record_result(Result("refit", "k2", False, 1.0, {"measured": "k1"}, ""))
+    run.record_result(Result("fine_tune", "k1", True, 1.0, {}, ""))
+    assert Run.load("r", store).record["stages"]["refit"]["key"] == "k2"
+    run.record_result(Result("fine_tune", "k3", False, 1.0, {}, ""))
+    with pytest.raises(ConfigError, match="refit has not run"):
+        Run.load("r", store).artifact(RefittedModel, "refit")
 
 
 def test_the_outcome_of_a_result_is_created_reused_or_waiting() -> None:

@@ -53,8 +53,8 @@ def train():
         with compute_precision(PRECISION, model):
             trained, _ = compile_for_fine_tuning(config.fine_tune, model, Source())
             checkpoints = Checkpoints(open_store(tempfile.mkdtemp()), "k")
-            options = TrainerOptions(config.fine_tune, BatchMixer(3, 0), Objective())
-            history = Trainer(trained, Source(), validate, checkpoints, options).run()
+            options = TrainerOptions(config.fine_tune, BatchMixer(3, 0), Objective(), validate=validate)
+            history = Trainer(trained, Source(), checkpoints, options).run()
     return {"num": num, "loss": list(history["loss"]), "averages": averages,
             "dtype": str(trained.get_weights()[0].dtype)}
 

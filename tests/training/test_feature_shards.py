@@ -79,7 +79,7 @@ def test_two_workers_share_the_shards_and_train_the_same_model(tmp_path, monkeyp
     other_store = init_store(str(tmp_path / "other-store"))
     lines = finish([start(store, tmp_path / name) for name in ("first", "second")])
     finish([start(other_store, tmp_path / "third")])
-    counts = [re.search(r"features computed=(\d+) shards=(\d+)", text).groups() for text in lines]
+    counts = [re.search(r"features: computed=(\d+) shards=(\d+)", text).groups() for text in lines]
     computed, num_shards = zip(*((int(here), int(total)) for here, total in counts), strict=True)
     manifests = [key for key in store.list_keys("features/") if key.endswith("manifest.json")]
     assert num_shards == (len(manifests), len(manifests)) and len(manifests) > 20

@@ -27,7 +27,8 @@ from carclf.training.compile import make_deterministic
 from carclf.training.feed import DataWaitCallback
 from carclf.training.heads import build_head, join_backbone_and_head
 from carclf.training.schedules import compile_for_fine_tuning, epoch_sizes
-from carclf.training.trainer import Trainer, TrainerOptions, format_step_metrics
+from carclf.training.steps import format_step_metrics
+from carclf.training.trainer import Trainer, TrainerOptions
 from carclf.training.validation import Objective, Validation, ema_weights, validate
 from carclf.training.weights import StartingWeights
 
@@ -84,7 +85,8 @@ def images(tmp_path_factory):
 def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0, validate=validate, **settings):
     folder, rows = images
     objective = Objective(METRIC_BY_NAME[settings.pop("metric", "accuracy")], ("0", "1", "2"))
-    select = settings.pop("select", None)
+    options = {name: settings.pop(name) for name in ("select", "last_step", "recompute_statistics", "activity")
+               if name in settings}
     config = load_config("demo", SETTINGS | {f"fine_tune.{name}": value for name, value in settings.items()})
     fine_tune = config.fine_tune
     make_deterministic(0)
@@ -99,8 +101,9 @@ def build_trainer(images, checkpoints, change=lambda model: None, pause_epoch=0,
     trained, _ = compile_for_fine_tuning(fine_tune, model, source)
     change(trained)
     mixer = BatchMixer(3, 0, fine_tune.mixup, fine_tune.cutmix)
-    options = TrainerOptions(fine_tune, mixer, objective, pause_epoch, select)
-    return Trainer(trained, source, lambda network: validate(network, val, 8, objective), checkpoints, options)
+    measure = (lambda network: validate(network, val, 8, objective)) if validate else None
+    options = TrainerOptions(fine_tune, mixer, objective, pause_epoch, measure, **options)
+    return Trainer(trained, source, checkpoints, options)
 
 
 class Select:
@@ -314,6 +317,28 @@ def test_a_progress_line_shows_the_gpu_metrics_that_are_known():
     metrics = METRICS | {"gpu_memory_mb": 30720.0}
     assert format_step_metrics(metrics) == f"{METRICS_LINE}, GPU 30720 MB"
     assert format_step_metrics(metrics | {"gpu_utilization": 0.87}) == f"{METRICS_LINE}, GPU 30720 MB at 87%"
+
+
+def test_a_training_ends_after_its_last_step_on_the_schedules_of_all_epochs(images, uninterrupted, store, caplog):
+    """Without validation, the log line of an epoch has no values of it, and the averaged weights are needed once."""
+    caplog.set_level("INFO", progress.log.name)
+    statistics = []
+    trainer = build_trainer(images, Checkpoints(store, "k"), validate=None, last_step=6, activity="refit",
+                            recompute_statistics=statistics.append)
+    history = trainer.run()
+    assert list(history["step"]) == [4, 6] and len(statistics) == 1
+    pd.testing.assert_frame_equal(
+        history.loc[:0].drop(columns=MEASURED), uninterrupted[1].loc[:0, history.columns.drop(MEASURED)])
+    lines = [line for line in caplog.messages if "epoch done" in line]
+    assert [line.startswith("refit: ") and "  " not in line for line in lines] == [True] * 2
+
+
+def test_without_an_average_the_statistics_of_the_training_are_kept(images, store):
+    statistics = []
+    trainer = build_trainer(images, Checkpoints(store, "k"), epochs=1, ema_fraction=0.01,
+                            recompute_statistics=statistics.append)
+    trainer.run()
+    assert not trainer.optimizer.use_ema and not statistics
 
 
 def test_a_spent_budget_ends_training_with_the_averaged_weights(images, store):
