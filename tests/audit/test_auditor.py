@@ -11,6 +11,7 @@ import cv2
 import pandas as pd
 import pytest
 from gate_candidates import build_archive, build_artifact
+from small_runs import reload_in_this_process
 
 from carclf.artifacts import Archive, Audit, Drift, Model, Provenance, Split, StageContext
 from carclf.audit.auditor import Auditor
@@ -51,16 +52,20 @@ def first_run(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
         store = open_store(str(tmp_path_factory.mktemp("store")))
-        return store, run_to_promote(store, "first", servers["bright"], patch)
+        return store, run_to("promote", start(store, "first", servers["bright"], patch))
 
 
-def run_to_promote(
+def start(
     store: Store, run_id: str, url: str, patch: pytest.MonkeyPatch, settings: dict[str, object] | None = None
-) -> Results:
+) -> Run:
+    reload_in_this_process(patch)
     patch.setenv("CARCLF_KAGGLE_ENDPOINT", url)
     patch.setenv("KAGGLE_API_TOKEN", "demo-key")
-    run = Run.start_or_resume(run_id, store, "demo", load_config("demo", SMALL | (settings or {})))
-    return {stage: run.run_stage(stage) for stage in list(STAGES)[: list(STAGES).index("promote") + 1]}
+    return Run.start_or_resume(run_id, store, "demo", load_config("demo", SMALL | (settings or {})))
+
+
+def run_to(last: str, run: Run) -> Results:
+    return {stage: run.run_stage(stage) for stage in list(STAGES)[: list(STAGES).index(last) + 1]}
 
 
 def test_the_audit_ranks_all_usable_images_and_writes_a_report(first_run: tuple[Store, Results]) -> None:
@@ -87,7 +92,7 @@ def test_a_run_on_the_champions_data_reuses_everything(
     first_run: tuple[Store, Results], servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, results = first_run
-    again = run_to_promote(store, "again", servers["bright"], monkeypatch)
+    again = run_to("promote", start(store, "again", servers["bright"], monkeypatch))
     assert all(result.reused for result in again.values())
     assert again["train_head"].metrics == results["train_head"].metrics
     code = f"""
@@ -109,14 +114,14 @@ def test_drift_stops_a_run_unless_the_limit_is_raised(
     store, _ = first_run
     champion = store.read("champion.json").data
     with pytest.raises(DataError, match=r"brightness .*audit\.drift_stop") as error:
-        run_to_promote(store, "stopped", servers["dark"], monkeypatch)
+        run_to("promote", start(store, "stopped", servers["dark"], monkeypatch))
     assert not Run.load("stopped", store).record["stages"].get("train_head")
     [report] = [key for key in store.list_keys("drifts/") if key.endswith("report.html")]
     assert report in str(error.value)
     assert "AUC" in store.read(report).data.decode()
 
     caplog.set_level("INFO", "carclf")
-    allowed = run_to_promote(store, "allowed", servers["dark"], monkeypatch, {"audit.drift_stop": 1})
+    allowed = run_to("promote", start(store, "allowed", servers["dark"], monkeypatch, {"audit.drift_stop": 1}))
     metrics = allowed["train_head"].metrics
     assert metrics["drift"] > 0.5
     assert "audit.drift_warn = 0.2" in caplog.text
@@ -124,7 +129,7 @@ def test_drift_stops_a_run_unless_the_limit_is_raised(
     assert json.loads(drift.path(store, "drift.json").read_text())["verdict"] == "warn"
     assert store.read("champion.json").data != champion
 
-    again = run_to_promote(store, "again-dark", servers["dark"], monkeypatch)
+    again = run_to("promote", start(store, "again-dark", servers["dark"], monkeypatch))
     assert all(result.reused for result in again.values())
     assert "drift" not in again["train_head"].metrics
 
@@ -152,5 +157,6 @@ def test_a_run_with_audit_disabled_has_no_audit(
     first_run: tuple[Store, Results], servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, _ = first_run
-    results = run_to_promote(store, "no-audit", servers["bright"], monkeypatch, {"audit.enabled": False, "seed": 1})
+    run = start(store, "no-audit", servers["bright"], monkeypatch, {"audit.enabled": False, "seed": 1})
+    results = run_to("train_head", run)
     assert not {"audit", "report", "drift", "num_suspects"} & set(results["train_head"].metrics)

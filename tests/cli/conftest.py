@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import FOLDS, run_to
+from small_runs import FOLDS, reload_in_this_process, run_to
 
 from carclf.demo.competition import open_competition
 from carclf.demo.rendering import render_competition
 from carclf.demo.server import DemoServer
-from carclf.evaluation import reload_check
-from carclf.inference.runtimes import LOADERS
 from carclf.services.storage import Store, init_store
 
 
@@ -45,8 +43,7 @@ def store(cars: tuple[Path, DemoServer], tmp_path_factory: pytest.TempPathFactor
             patch.setenv("CARCLF_KAGGLE_ENDPOINT", cars[1].url)
             patch.setenv("KAGGLE_API_TOKEN", "demo-key")
             patch.setenv("CARCLF_CACHE", str(base / "cache"))
-            # saves five seconds of imports per evaluation; the tests of evaluations reload models in a child process
-            patch.setattr(reload_check, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
+            reload_in_this_process(patch)
             _train(init_store(str(folder.with_suffix(".part"))))
             folder.with_suffix(".part").rename(folder)
     return init_store(str(folder))

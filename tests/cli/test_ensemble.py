@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import SMALL, run_to
+from small_runs import SMALL, reload_in_this_process, run_to
 
 from carclf.artifacts import Archive, Decision, Evaluation, Model, Split
 from carclf.champion import champion_model, champion_split
@@ -155,7 +155,10 @@ def test_the_member_with_the_champions_split_comes_first(store_copy: Store) -> N
     assert again.artifact(Model, "fine_tune") == model
 
 
-def test_a_run_cannot_start_from_the_weights_of_an_ensemble(store_copy: Store) -> None:
+def test_a_run_cannot_start_from_the_weights_of_an_ensemble(
+    store_copy: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reload_in_this_process(monkeypatch)
     run = build_ensemble(store_copy, "all", "seed-0", "seed-1", "wide")
     run.run_stage("evaluate")
     run.run_stage("promote")
@@ -175,7 +178,8 @@ def test_members_must_be_two_different_models_that_are_not_ensembles(
     assert store_copy.read("runs/rejected.json") is None
 
 
-def test_incompatible_members_raise_config_error(store_copy: Store) -> None:
+def test_incompatible_members_raise_config_error(store_copy: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    reload_in_this_process(monkeypatch)
     run_to("evaluate", store_copy, "square", **{"model.image_height": 64})
     other = run_to("validate", store_copy, "other", **{"validation.min_side": 33})
     other.record["stages"] |= {stage: Run.load("seed-1", store_copy).record["stages"][stage]

@@ -16,7 +16,7 @@ from gate_candidates import Candidate, build_candidate
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowEntity
 from mlflow_test_server import mlflow_server
-from small_runs import SMALL
+from small_runs import SMALL, reload_in_this_process
 from typer.testing import CliRunner
 
 from carclf.cli.app import app
@@ -97,6 +97,7 @@ def chain(cars: Any, server: str, tmp_path_factory: pytest.TempPathFactory) -> t
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         be_patient(patch)
+        reload_in_this_process(patch)
         for name, value in {"CARCLF_KAGGLE_ENDPOINT": cars[1].url, "KAGGLE_API_TOKEN": "demo-key",
                             "CARCLF_CACHE": str(tmp_path_factory.getbasetemp() / "cache"),
                             "MLFLOW_TRACKING_URI": server, "CARCLF_AIRFLOW_RUN_URL": AIRFLOW_RUN_URL}.items():

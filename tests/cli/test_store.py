@@ -4,15 +4,13 @@ from pathlib import Path
 
 import pytest
 from gate_candidates import build_artifact
-from small_runs import run_to
+from small_runs import reload_in_this_process, run_to
 from typer.testing import CliRunner
 
 from carclf.artifacts import KINDS, Artifact, Audit, Decision, Model, Provenance, PublicScore, Split, Submission
 from carclf.champion import champion_event, champion_model, champion_split
 from carclf.cli.app import app
 from carclf.errors import DamagedArtifactError, DataError
-from carclf.evaluation import reload_check
-from carclf.inference.runtimes import LOADERS
 from carclf.runs.record import read_record, record_key
 from carclf.runs.repair import Damage, find_damage, repair
 from carclf.services.storage import Store, init_store
@@ -56,6 +54,7 @@ def contents(store: Store, artifact: Artifact) -> dict[str, str]:
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kaggle_environment: None) -> None:
     """Without a cached copy, the damage in the store is noticed."""
     monkeypatch.setenv("CARCLF_CACHE", str(tmp_path / "cache"))
+    reload_in_this_process(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -174,10 +173,7 @@ def test_a_damaged_submission_is_submitted_again_by_the_user(tmp_path: Path) -> 
     assert result == "damaged" and f"submit --run RUN --store {store.url}" in text
 
 
-def test_the_evaluation_of_a_model_with_other_weights_is_rebuilt(
-    store_copy: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reload_check, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
+def test_the_evaluation_of_a_model_with_other_weights_is_rebuilt(store_copy: Store) -> None:
     model = artifact_of(store_copy, "seed-1", "fine_tune")
     evaluation = artifact_of(store_copy, "seed-1", "evaluate")
     damage(store_copy, model, "manifest")

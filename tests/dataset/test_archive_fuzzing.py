@@ -141,7 +141,7 @@ def fuzz_archives(num: int, folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@mutation_counts(400)
+@mutation_counts(120)
 def test_mutated_archives_are_extracted_or_rejected(num: int, tmp_path: Path) -> None:
     outcomes = fuzz_archives(num, tmp_path / "work")
     assert min(outcomes.values()) > num / 20

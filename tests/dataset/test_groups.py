@@ -120,7 +120,7 @@ def test_another_seed_holds_out_other_drivers() -> None:
     assert len(set(held_out)) >= 4
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(grouped_images(), st.integers(0, 9), st.randoms())
 def test_images_keep_the_champions_subset_when_groups_grow(index, seed, random) -> None:
     is_old = pd.Series([random.random() < 0.8 for _ in range(len(index))])

@@ -93,7 +93,7 @@ def test_a_holdout_is_complete_grouped_and_stratified(images, fraction, seed, ra
     pd.testing.assert_frame_equal(reordered, split)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(random_images(min_per_class=8), st.integers(2, 5), st.integers(0, 9), st.randoms())
 def test_folds_are_complete_grouped_and_of_equal_size(images, num_folds, seed, random) -> None:
     make = partial(stratified_k_fold, num_folds=num_folds, seed=seed)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carclf.dataset.detection.result import SampleSubmission, SubmissionFormat
@@ -42,6 +42,7 @@ def test_probabilities_are_in_the_columns_of_their_classes_and_zero_for_others()
     ]
 
 
+@settings(max_examples=30)
 @given(st.integers(2, 1500), st.floats(0.01, 30), st.integers(0, 99))
 def test_probabilities_of_any_number_of_classes_pass_the_check(num_classes: int, scale: float, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, scale, (2, num_classes))

@@ -124,11 +124,11 @@ def fuzz_fixes(num: int) -> dict[str, int]:
     return outcomes
 
 
-@mutation_counts(600)
+@mutation_counts(120)
 def test_mutated_tables_are_read_as_text_or_rejected(num: int, tmp_path: Path) -> None:
     assert min(fuzz_tables(num, tmp_path).values()) > num / 20
 
 
-@mutation_counts(600)
+@mutation_counts(120)
 def test_mutated_label_fixes_are_applied_or_rejected(num: int) -> None:
     assert min(fuzz_fixes(num).values()) > num / 20

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from small_runs import reload_in_this_process
 
 from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import change_state
@@ -106,6 +107,12 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
         return Experiment(tmp_path_factory.mktemp("experiment"))
 
 
+@pytest.fixture(autouse=True)
+def fast_reload(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the experiment's own evaluation reloads the model in a new process."""
+    reload_in_this_process(monkeypatch)
+
+
 def test_metrics_agree_with_the_predictions(experiment: Experiment) -> None:
     table, content = experiment.predictions(experiment.evaluation), experiment.content(experiment.evaluation)
     metrics = experiment.evaluation.metrics
@@ -130,6 +137,7 @@ def test_an_evaluation_has_measurements_and_all_files(experiment: Experiment) ->
     content, metrics = experiment.content(experiment.evaluation), experiment.evaluation.metrics
     assert metrics["model_mb"] == experiment.model.files["model.keras"].num_bytes / 1e6
     assert 0 < metrics["latency_ms"] < 1000
+    assert 0 <= metrics["reload_difference"] < 1e-5
     assert {name for name in content if name in metrics} == {
         "num_images", "temperature", "calibration_error", "latency_ms", "model_mb", "reload_difference", "metric",
         "val_metric", "val_metric_low", "val_metric_high"}

@@ -33,13 +33,13 @@ def simulated(random: np.random.Generator, num_recipes: int, num_seeds: int, num
     (9, 2, 286, 0.0), (9, 2, 286, 0.3), (2, 2, 286, 0.3), (9, 1, 286, 0.0), (4, 3, 104, 0.2),
 ])
 def test_the_rate_of_false_conclusions_is_at_most_the_significance_level(num_recipes, num_seeds, num_images, seed_std):
-    """Of 2000 experiments without any difference, at most 5% (and two standard errors) have a conclusion."""
+    """Of 1000 experiments without any difference, at most 5% (and two standard errors) have a conclusion."""
     random = np.random.default_rng(0)
     alarms = 0
-    for _ in range(2000):
+    for _ in range(1000):
         comparisons, _ = compare_recipes(simulated(random, num_recipes, num_seeds, num_images, seed_std), "0")
         alarms += any(comparison.conclusion != "inconclusive" for comparison in comparisons)
-    assert alarms / 2000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
+    assert alarms / 1000 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1000)
 
 
 @pytest.mark.parametrize(("num_recipes", "num_kept", "num_seeds", "seed_std"), [(64, 2, 2, 0.1), (32, 1, 1, 0.0)])

@@ -247,7 +247,7 @@ CALLS: dict[str, Callable[[KaggleClient, Path], None]] = {
 }
 
 
-@mutation_counts(300)
+@mutation_counts(120)
 def test_a_damaged_response_gives_valid_values_or_an_error_of_carclf(num: int, kaggle: Kaggle, tmp_path: Path) -> None:
     outcomes = {"used": 0, "rejected": 0}
     client = KaggleClient("demo-cars", max_attempts=1, read_timeout_seconds=0.5)

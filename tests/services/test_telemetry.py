@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from otlp_receiver import OtlpReceiver, otlp_receiver
+from small_runs import reload_in_this_process
 
 from carclf.config import load_config
 from carclf.demo.competition import Competition, open_competition
@@ -85,6 +86,7 @@ def telemetry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Telemetry]:
         patch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         patch.setenv("KAGGLE_API_TOKEN", "demo-key")
         patch.setenv("NO_PROXY", "127.0.0.1")
+        reload_in_this_process(patch)
         store = open_store(str(folder / "store"))
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", first.url)
         results = run_all(store, "first")

@@ -43,7 +43,10 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, for which Keras has no name
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_backbone_trains_and_predicts_the_same_after_loading(name, tmp_path):
-    # One process per backbone: together they would need more memory than a small machine has.
+    if name in SMALL:
+        examine(name, tmp_path)
+        return
+    # One process per large backbone: together they would need more memory than a small machine has.
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         pool.submit(examine, name, tmp_path).result()
 

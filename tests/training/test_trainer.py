@@ -143,7 +143,7 @@ def test_the_same_seed_gives_identical_weights(images, uninterrupted, store, num
 
 
 # An epoch has 4 steps; saves happen before the first step, after each step, and after each epoch's validation.
-@pytest.mark.parametrize("moments", [[0], [3], [4], [5], [7, 2, 1], [1, 1, 1, 1]])
+@pytest.mark.parametrize("moments", [[0, 3], [4, 1, 1], [5], [7, 2, 1]])
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(images, uninterrupted, store, moments):
     for num_saves in moments:
         with pytest.raises(Killed):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras.src.applications.convnext import ConvNeXt
+from small_runs import reload_in_this_process
 
 from carclf.artifacts import Model, Provenance, Split, StageContext, build
 from carclf.config import load_config
@@ -26,7 +27,7 @@ from carclf.training.weights import starting_weights
 SMALL = {
     "data.source": "cars", "head.epochs": 2, "fine_tune.epochs": 1, "gate.threshold": 0, "submit.enabled": False,
     "validation.min_images_per_class": 5, "validation.max_unusable_fraction": 0.5, "gate.min_recall": 0,
-    "gate.max_calibration_error": 1,
+    "gate.max_calibration_error": 1, "audit.enabled": False,
 }
 
 
@@ -61,6 +62,7 @@ def promoted(server, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARCLF_KAGGLE_ENDPOINT", server.url)
         patch.setenv("KAGGLE_API_TOKEN", "demo-key")
+        reload_in_this_process(patch)
         patch.setenv("CARCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
         store = open_store(str(tmp_path_factory.mktemp("store")))
         return store, run_to("promote", store, "first")
