@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import reload_in_this_process
 
 from carclf.config import load_config
 from carclf.dataset.archives import IGNORED_FILES, extract
@@ -170,6 +171,7 @@ def test_an_entry_is_trained_submitted_and_scored(
     assert isinstance(entry.expected, Expected)
     metric = METRICS[entry.expected.metric]
     served = serve_entry(entry, tmp_path)
+    reload_in_this_process(monkeypatch)
     if entry.kind == "folder":
         entry.write(tmp_path / entry.name)
         monkeypatch.chdir(tmp_path)

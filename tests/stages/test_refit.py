@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from small_runs import reload_in_this_process
 
 from carclf.artifacts import Classifier, Evaluation, Model, RefittedModel, Split
 from carclf.champion import champion_model, read_state, refit_of_model
 from carclf.config import load_config
 from carclf.demo.rendering import render_competition
 from carclf.errors import ConfigError
-from carclf.evaluation import reload_check
-from carclf.inference.runtimes import LOADERS
 from carclf.runs.model_selection import select_model
 from carclf.runs.repair import find_damage, repair
 from carclf.runs.run import Result, Run
@@ -44,8 +43,7 @@ def cars(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CARCLF_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # Reload the evaluated model in this process: a new one imports TensorFlow for seconds.
-        patch.setattr(reload_check, "predict_logits", lambda name, path, images: LOADERS[name](path)(images))
+        reload_in_this_process(patch)
         yield
 
 
