@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Split, StageContext, remove_leftovers
-from carclf.config import NAMED_WEIGHTS, Config
+from carclf.config import NAMED_WEIGHTS, Config, flatten
 from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import describe_machine, package_versions
@@ -245,7 +245,7 @@ class Run:
         """Log the input artifacts and the settings in the stage's key that differ from the defaults."""
         results = self.record["stages"]
         inputs = [f"{STAGES[name].artifact.folder}/{results[name]['key']}" for name in spec.inputs if name in results]
-        defaults = spec.settings(Config())
+        defaults = flatten(Config().model_dump())
         changed = {name: value for name, value in spec.settings(self.config).items() if value != defaults[name]}
         pairs: dict[str, object] = {"run": self.run_id, "store": self.store.url, "inputs": ",".join(inputs) or "none"}
         log.info("%s: started %s", spec.name, format_pairs(pairs | changed), extra={"color": STAGE_START_COLOR})

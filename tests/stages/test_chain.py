@@ -59,6 +59,7 @@ CHANGED_VALUES: dict[str, Any] = {
 # Settings that are valid only together with another setting.
 REQUIRED = {
     "split.fold": {"split.num_folds": 3}, "fine_tune.initial_size_fraction": {"fine_tune.num_phases": 2},
+    "fine_tune.xla": {"model.deterministic": False},
     "data.source": {"data.class_names": "0=sedan"},  # the default source has class names
 }
 # audit.enabled runs the audit, download.extra_data needs folders (see test_data_stages), and force changes every key.
