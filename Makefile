@@ -35,7 +35,7 @@ acceptance: .venv/.dev ## run the demo like a user: to the end, interrupted, and
 	$(BIN)/pytest -q -m acceptance -n 2 tests/demo/test_gallery.py
 	KERAS_BACKEND=jax $(BIN)/pytest -q tests/training/test_trainer.py
 
-test-backbones: .venv/.dev ## train the larger backbones of each family
+test-backbones: .venv/.dev ## train the backbones that make acceptance leaves out
 	$(BIN)/pytest -q -m backbones tests/training/test_backbones.py
 
 fuzz: .venv/.dev ## read 10,000 mutations of each kind of input: images, archives, tables, JSON files, responses, forms
