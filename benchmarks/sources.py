@@ -17,8 +17,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
@@ -102,6 +100,9 @@ def measure_bucket(num: int, work: Path) -> pd.DataFrame:
     because 100,000 requests of each kind take it an hour; only the listing is requested. Then each download is a
     process of its own and requests everything.
     """
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
     backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
     backend.create_bucket("images", AWS["AWS_DEFAULT_REGION"])
 

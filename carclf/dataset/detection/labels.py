@@ -160,8 +160,7 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     is_json = any(table.joined.path.endswith(".json") for table in tables)
     findings = [finding for table in tables for finding in _find_missing(table, evidence.config.max_missing)]
     return Labels(labels, pd.concat(sources), Detection("labels", "json" if is_json else "table", text),
-                  findings=[*findings, *_find_unlisted(
-                      evidence.images, labels, "They are not used.")])
+                  findings=[*findings, *_find_unlisted(evidence.images, labels, "They are not used.")])
 
 
 def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
