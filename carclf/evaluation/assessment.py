@@ -68,9 +68,9 @@ class Predictions:
             aligned[rows][:, columns] = apply_temperature(self.probabilities[rows], temperatures[rows])
         return aligned
 
-    def predicted(self) -> npt.NDArray[np.object_]:
-        """Return the most probable class of each image."""
-        return np.asarray(np.array(self.class_names, object)[self.probabilities.argmax(1)])
+    def predicted(self, rows: slice = slice(None)) -> npt.NDArray[np.object_]:
+        """Return the most probable class of each image, or of some rows."""
+        return np.asarray(np.array(self.class_names, object)[self.probabilities[rows].argmax(1)])
 
     def correct(self) -> npt.NDArray[np.bool_]:
         """Return for each image whether the most probable class is its label."""
@@ -83,7 +83,7 @@ class Predictions:
         """
         probabilities = pd.DataFrame(self.probabilities[rows], columns=probability_columns(self.class_names))
         images = self.rows[["id", "label"]].iloc[rows].reset_index(drop=True)
-        images = images.assign(predicted=self.predicted()[rows], temperature=self.temperatures[rows])
+        images = images.assign(predicted=self.predicted(rows), temperature=self.temperatures[rows])
         return pd.concat([images, probabilities], axis="columns")
 
     def write_table(self, path: Path) -> None:
