@@ -1,14 +1,17 @@
-"""Peak memory of the reports and of the head's training with 200 classes, whose names are long, and 100,000 images.
+"""Peak memory of reports, evaluation, gate and head with 200 classes, whose names are long, and 100,000 images.
 
 python -m benchmarks.report_memory [--quick] [--keep FOLDER]
 
 Each part runs in its own process; the peak includes its child processes. ``empty`` only imports what the parts import.
-Features and probabilities are random. The head's features are in a file, as in a run.
+Features and probabilities are random. The head's features are in a file, as in a run. ``evaluation`` is everything
+after the predictions: it starts with the matrix of the probabilities and writes the files of the artifact. ``gate``
+compares a candidate and a champion by these files.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,14 +23,18 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.stage_memory import peak
+from carclf.artifacts import Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.config import load_config
 from carclf.evaluation.assessment import Predictions
 from carclf.evaluation.evaluate import write_evaluation
+from carclf.gate.decision import EvaluatedModel, decide, write_decision
 from carclf.metrics import METRICS
 from carclf.reports.dataset_report import DatasetFindings, write_dataset_report
+from carclf.services.storage import open_store
 from carclf.training.heads import build_head, fit_head
 
 NUM_CLASSES = 200
+METRIC = "log_loss"
 NUM_VIEWS = 3
 NUM_FEATURES = 256
 NAMES = [f"<b>Автомобиль/кузов & 車 \"{number}\" {'sehr langer Name ' * 4}№{number}" for number in range(NUM_CLASSES)]
@@ -57,17 +64,44 @@ def write_dataset(folder: Path, num_images: int) -> None:
     write_dataset_report(folder / "dataset.html", index_rows(num_images), folder, DatasetFindings(report))
 
 
+def labeled_rows(num_images: int) -> pd.DataFrame:
+    """Return an index in which each image has a label."""
+    labels = np.random.default_rng(0).integers(0, NUM_CLASSES, num_images)
+    return index_rows(num_images).assign(label=np.array(NAMES, object)[labels])
+
+
 def write_predictions(folder: Path, num_images: int) -> None:
     """Write an evaluation on all images: metrics with bootstrap intervals, predictions and report."""
-    rng = np.random.default_rng(0)
-    rows = index_rows(num_images).assign(label=np.array(NAMES, object)[rng.integers(0, NUM_CLASSES, num_images)])
-    logits = rng.normal(0, 1, (num_images, NUM_CLASSES))
+    rows = labeled_rows(num_images)
+    probabilities = np.random.default_rng(0).normal(0, 1, (num_images, NUM_CLASSES))
     positions = {name: position for position, name in enumerate(NAMES)}
-    logits[np.arange(num_images), rows["label"].map(positions)] += 2.5
-    probabilities = np.exp(logits)
+    probabilities[np.arange(num_images), rows["label"].map(positions)] += 2.5
+    np.exp(probabilities, out=probabilities)
     probabilities /= probabilities.sum(1, keepdims=True)
-    predictions = Predictions(rows, NAMES, probabilities, METRICS["log_loss"])
+    predictions = Predictions(rows, NAMES, probabilities, METRICS[METRIC])
     write_evaluation(folder, predictions, folder, measurements={"latency_ms": 1.0, "model_mb": 1.0})
+
+
+def compare_evaluations(folder: Path, num_images: int) -> None:
+    """Decide about a candidate whose predictions are those of ``write_predictions``, as the champion's are."""
+    store = open_store(folder / "store")
+
+    def write_split(target: Path) -> Metrics:
+        labeled_rows(num_images).assign(subset="val").to_parquet(target / "split.parquet")
+        return {"metric": METRIC}
+
+    def copy_evaluation(target: Path) -> Metrics:
+        for name in ("predictions.parquet", "evaluation.json"):
+            shutil.copy(folder / name, target)
+        return {"metric": METRIC, "val_metric": 1.0}
+
+    split, _ = build(Split, write_split, Provenance(1, {}, {}), store)
+    models = []
+    for name in ("candidate", "champion"):
+        provenance = Provenance(1, {"split": split.key}, {"name": name})
+        model, _ = build(Model, lambda _: {"class_names": NAMES}, provenance, store)
+        models.append(EvaluatedModel(model, build(Evaluation, copy_evaluation, provenance, store)[0]))
+    write_decision(folder, decide(*models, split, 2.0, StageContext(store, load_config("demo"))))
 
 
 def train_head(folder: Path, num_images: int) -> None:
@@ -88,7 +122,8 @@ def do_nothing(folder: Path, num_images: int) -> None:
 
 
 PARTS: dict[str, Callable[[Path, int], None]] = {
-    "empty": do_nothing, "dataset": write_dataset, "evaluation": write_predictions, "head": train_head,
+    "empty": do_nothing, "dataset": write_dataset, "evaluation": write_predictions,
+    "gate": compare_evaluations, "head": train_head,
 }
 
 

@@ -1,4 +1,4 @@
-"""Seconds and peak memory to list, pack, extract and detect many small files; bytes read from a bucket with a few new.
+"""Seconds and peak memory to list, pack, extract and detect many small files; what is read from a bucket with new ones.
 
 Each step is a process of its own, as a stage is. The images are 8 x 8 PNG files in 100 class folders.
 """
@@ -12,8 +12,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-import boto3
 import numpy as np
 import pandas as pd
 from moto.server import ThreadedMotoServer
@@ -25,7 +26,8 @@ from carclf.config import load_config
 from carclf.dataset.archives import extract_images
 from carclf.dataset.listing import Folder, list_source
 from carclf.services.storage import open_store
-from carclf.services.storage.bucket import Bucket
+from carclf.services.storage.bucket import Bucket, BucketObject
+from carclf.services.storage.s3 import S3Store
 from carclf.stages.download import download
 
 NUM_CLASSES, NUM_NEW = 100, 100
@@ -91,39 +93,74 @@ def measure_folder(num: int, work: Path) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def measure_bucket(num: int, work: Path) -> dict[str, float]:
-    """Return the numbers of objects and bytes that are read from a bucket at first, and when NUM_NEW are new."""
-    read: list[int] = []
-    fetch = Bucket.fetch
+def measure_bucket(num: int, work: Path) -> pd.DataFrame:
+    """Return seconds, MB, requests and bytes of downloading a bucket with NUM_NEW new objects, and unchanged.
 
-    def count(bucket: Bucket, entry: object, path: Path) -> None:
-        fetch(bucket, entry, path)
-        read.append(path.stat().st_size)
+    moto's server in this process has the bucket. The first objects are written into its memory and read from there,
+    because 100,000 requests of each kind take it an hour; only the listing is requested. Then each download is a
+    process of its own and requests everything.
+    """
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
 
-    Bucket.fetch = count
-    os.environ["CARCLF_CACHE"] = str(work / "cache")
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="images")
-    context = StageContext(open_store(work / "store"), load_config("demo", {"data.source": "s3://images/all"}))
-    metrics: dict[str, float] = {}
-    for title, numbers in (("all", range(num)), ("new", range(num, num + NUM_NEW)), ("unchanged", range(0))):
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    backend.create_bucket("images", AWS["AWS_DEFAULT_REGION"])
+
+    def put(numbers: range) -> None:
         for number in numbers:
-            client.put_object(Bucket="images", Key=f"all/{name(number)}", Body=png(number))
-        read.clear()
-        started = time.monotonic()
-        download(context)
-        metrics |= {f"{title}_objects": len(read), f"{title}_bytes": sum(read),
-                    f"{title}_seconds": round(time.monotonic() - started, 1)}
-    return metrics
+            backend.put_object("images", f"all/{name(number)}", png(number), disable_notification=True)
+
+    def read_from_memory(bucket: Bucket, entry: BucketObject, path: Path) -> None:
+        path.write_bytes(backend.get_object("images", bucket.prefix + entry.path).value)
+
+    os.environ["CARCLF_CACHE"] = str(work / "cache")
+    put(range(num))
+    with patch.object(Bucket, "fetch", read_from_memory):
+        download(bucket_context(work))
+    rows = {}
+    for title, numbers in (("new", range(num, num + NUM_NEW)), ("unchanged", range(0))):
+        put(numbers)
+        command = [sys.executable, "-m", "benchmarks.sources", "--step", "bucket", "--work", str(work)]
+        megabytes = peak(command, dict(os.environ))
+        rows[title] = json.loads((work / "bucket.json").read_text()) | {"peak_mb": megabytes}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def bucket_context(work: Path) -> StageContext:
+    """Return the context of a run whose source is the bucket."""
+    return StageContext(open_store(work / "store"), load_config("demo", {"data.source": "s3://images/all"}))
+
+
+def download_bucket(work: Path) -> None:
+    """Download the bucket in this process; write seconds, requests and the bytes of the responses' bodies to a file."""
+    counts = dict.fromkeys(("list_requests", "list_bytes", "object_requests", "object_bytes"), 0)
+
+    def count(response_dict: dict[str, Any], event_name: str, **_: object) -> None:
+        kind = "list" if event_name.endswith("ListObjectsV2") else "object"
+        counts[f"{kind}_requests"] += 1
+        counts[f"{kind}_bytes"] += int(response_dict["headers"]["Content-Length"])
+
+    def connect(bucket: Bucket, url: str) -> None:
+        S3Store.__init__(bucket, url)
+        for operation in ("ListObjectsV2", "GetObject"):
+            bucket._client.meta.events.register(f"response-received.s3.{operation}", count)
+
+    started = time.monotonic()
+    with patch.object(Bucket, "__init__", connect):
+        download(bucket_context(work))
+    (work / "bucket.json").write_text(json.dumps({"seconds": time.monotonic() - started} | counts))
 
 
 def main() -> None:
     """Print the table of the folder and the numbers of the bucket."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=[*STEPS, "bucket"], help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.step == "bucket":
+        download_bucket(arguments.work)
+        return
     if arguments.step:
         run_step(arguments.step, arguments.work)
         return
@@ -134,7 +171,7 @@ def main() -> None:
     server.start()
     os.environ.update(AWS, AWS_ENDPOINT_URL="http://{}:{}".format(*server.get_host_and_port()))
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(measure_bucket(num, Path(folder))))
+        print(measure_bucket(num, Path(folder)).round(1).to_string())
     server.stop()
 
 

@@ -34,6 +34,7 @@ ArtifactKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)]
 A = TypeVar("A", bound="Artifact")
 MARK = "damaged"  # instead of the checksum of a manifest
 _rebuilt: ContextVar[tuple[str, ...]] = ContextVar("rebuilt", default=())  # the paths of ``rebuilding``
+BATCH_ROWS = 4096  # of a table that is read in parts
 DIGESTS = ".sha256.json"  # in a folder of the cache: the SHA-256 of each file by its path
 
 
@@ -167,11 +168,19 @@ class Artifact(BaseModel):
         """Return a local, checksum-verified copy of one file; raise DataError if it is missing or damaged."""
         return fetch_file(store, self.file(name))
 
-    def table(self, store: Store, name: str) -> "pd.DataFrame":
-        """Return one of the Parquet files."""
+    def table(self, store: Store, name: str, columns: list[str] | None = None) -> "pd.DataFrame":
+        """Return one of the Parquet files, or some of its columns."""
         import pandas as pd
 
-        return pd.read_parquet(self.path(store, name))
+        return pd.read_parquet(self.path(store, name), columns=columns)
+
+    def table_batches(self, store: Store, name: str) -> "Iterator[pd.DataFrame]":
+        """Yield the rows of one of the Parquet files in parts, whose memory is bounded."""
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(self.path(store, name)) as file:
+            for batch in file.iter_batches(BATCH_ROWS):
+                yield batch.to_pandas()
 
     def array(self, store: Store, name: str) -> "npt.NDArray[Any]":
         """Return one of the ``.npy`` files; raise DataError if it is damaged or contains pickled objects."""

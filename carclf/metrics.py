@@ -129,13 +129,17 @@ def _micro_f1(labels: "Labels", probabilities: "Probabilities", _: Sequence[str]
 
 
 def _log_loss(labels: "Labels", probabilities: "Probabilities", _: Sequence[str]) -> float:
-    """Return the mean negative logarithm of the label's probability; float32 probabilities are normalized again."""
+    """Return the mean negative logarithm of the label's probability; float32 probabilities are normalized again.
+
+    Only the label's probability counts, so scikit-learn gets that of two classes: the label and all others. For all
+    classes it would make several copies of the matrix.
+    """
     import numpy as np
     from sklearn.metrics import log_loss
 
-    normalized = np.asarray(probabilities, float)
-    normalized = normalized / normalized.sum(axis=1, keepdims=True)
-    return float(log_loss(labels, normalized, labels=np.arange(normalized.shape[1])))
+    probabilities = np.asarray(probabilities, float)
+    of_label = probabilities[np.arange(len(labels)), labels] / probabilities.sum(axis=1)
+    return float(log_loss(np.ones(len(labels)), of_label, labels=[0, 1]))
 
 
 def _roc_auc(labels: "Labels", probabilities: "Probabilities", _: Sequence[str]) -> float:

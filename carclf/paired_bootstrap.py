@@ -182,9 +182,9 @@ def cluster_numbers(groups: Sequence[str], num_images: int) -> npt.NDArray[np.in
 
 def _strata(labels: Labels, clusters: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
     """Return the clusters of each stratum: of each most frequent class. Classes with one cluster share a stratum."""
-    counts = np.zeros((clusters.max() + 1, labels.max() + 1), int)
-    np.add.at(counts, (clusters, labels), 1)
-    stratum = counts.argmax(axis=1)
+    pairs, counts = np.unique(np.stack([clusters, labels], axis=1), axis=0, return_counts=True)
+    order = np.lexsort((-counts, pairs[:, 0]))  # by cluster, the most frequent class first
+    stratum = pairs[order[np.unique(pairs[order, 0], return_index=True)[1]], 1]
     sizes = np.bincount(stratum)
     stratum = np.where(sizes[stratum] == 1, -1, stratum)
     return [np.flatnonzero(stratum == number) for number in np.unique(stratum)]
@@ -208,20 +208,33 @@ def _log_loss(examples: Examples, probabilities: FloatArray) -> Statistic:
 
 
 def _balanced_accuracy(examples: Examples, probabilities: FloatArray) -> Statistic:
-    actual, _, correct = _indicators(examples, probabilities)
-    return lambda weights: _mean_ratio(weights @ correct, weights @ actual)
+    labels, num_classes = examples.labels, probabilities.shape[1]
+    is_correct = probabilities.argmax(axis=1) == labels
+    return lambda weights: _mean_ratio(
+        weights @ _one_hot(labels, num_classes, is_correct), weights @ _one_hot(labels, num_classes))
 
 
 def _macro_f1(examples: Examples, probabilities: FloatArray) -> Statistic:
-    actual, predicted, correct = _indicators(examples, probabilities)
-    return lambda weights: _mean_ratio(2 * (weights @ correct), weights @ (actual + predicted))
+    labels, num_classes = examples.labels, probabilities.shape[1]
+    predicted = probabilities.argmax(axis=1)
+
+    def labels_and_predictions() -> FloatArray:
+        counts = _one_hot(labels, num_classes)
+        counts[np.arange(len(labels)), predicted] += 1
+        return counts
+
+    return lambda weights: _mean_ratio(
+        2 * (weights @ _one_hot(labels, num_classes, labels == predicted)), weights @ labels_and_predictions())
 
 
-def _indicators(examples: Examples, probabilities: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return for each image and class whether it is the label, whether it is predicted, and whether it is both."""
-    identity = np.eye(probabilities.shape[1])
-    actual, predicted = identity[examples.labels], identity[probabilities.argmax(axis=1)]
-    return actual, predicted, actual * predicted
+def _one_hot(labels: Labels, num_classes: int, values: npt.NDArray[np.bool_] | float = 1.0) -> FloatArray:
+    """Return a matrix, shape (images, classes), with each image's value at its label.
+
+    The callers do not keep it: it is as large as the probabilities.
+    """
+    matrix = np.zeros((len(labels), num_classes))
+    matrix[np.arange(len(labels)), labels] = values
+    return matrix
 
 
 def _mean_ratio(numerators: FloatArray, denominators: FloatArray) -> FloatArray:

@@ -6,6 +6,7 @@ SciPy is imported inside the functions, because a stage that reuses its artifact
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ FloatArray = npt.NDArray[np.float64]
 NUM_FOLDS = 5  # of cross-fitting
 POWER = 0.8  # probability with which a detectable difference is detected
 Z_95 = 1.959963984540054  # the normal quantile of a two-sided 95% interval
+CHUNK_SIZE = 2**20  # numbers of a matrix that are processed at a time: 8 MB
 NEGLIGIBLE_VARIANCE = 1e-12  # per image
 NEGLIGIBLE_DISTANCE = 1e-9  # per image
 _PROBABILITY = "p_"
@@ -171,6 +173,14 @@ def class_positions(labels: Sequence[str] | npt.NDArray[Any], class_names: Seque
     """Return the position of each label in the class names; -1 if it is not among them."""
     position = {name: number for number, name in enumerate(class_names)}
     return np.array([position.get(label, -1) for label in labels], np.int64)
+
+
+def row_chunks(shape: tuple[int, ...]) -> list[slice]:
+    """Return slices of similar size that divide the rows of a matrix into parts of at most ``CHUNK_SIZE`` numbers."""
+    num_rows, num_columns = shape
+    num_chunks = max(1, math.ceil(num_rows * num_columns / CHUNK_SIZE))
+    bounds = [num_rows * number // num_chunks for number in range(num_chunks + 1)]
+    return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 def probability_columns(class_names: Sequence[str]) -> list[str]:

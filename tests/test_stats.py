@@ -15,6 +15,7 @@ from carclf.stats import (
     gap_warning,
     mcnemar_power,
     newcombe_interval,
+    row_chunks,
     wilson_interval,
 )
 
@@ -187,3 +188,14 @@ def test_power_is_the_sum_over_all_outcomes() -> None:
 def test_too_few_images_cannot_detect_any_difference() -> None:
     assert PairedCounts(4, 1, 1).minimum_detectable_difference(0.05) is None
     assert PairedCounts(5, 0, 0).minimum_detectable_difference(0.05) == pytest.approx(0.8 ** (1 / 5), abs=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "num_chunks"), [((0, 3), 1), ((1, 3), 1), ((9, 3), 1), ((10, 3), 2), ((101, 3), 12)])
+def test_row_chunks_have_similar_sizes_and_cover_all_rows(
+    shape: tuple[int, int], num_chunks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("carclf.stats.CHUNK_SIZE", 27)
+    chunks = row_chunks(shape)
+    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    assert [row for chunk in chunks for row in range(shape[0])[chunk]] == list(range(shape[0]))
+    assert len(chunks) == num_chunks and max(sizes) - min(sizes) <= 1 and max(sizes) <= 9

@@ -7,7 +7,7 @@ import pandas as pd
 
 from carclf.dataset.archive_members import UNSUPPORTED_SUFFIXES
 from carclf.dataset.detection.result import Layout
-from carclf.dataset.findings import Finding, Findings, format_labels
+from carclf.dataset.findings import Finding, Findings, describe_missing_images, format_labels
 from carclf.dataset.image_checks import (
     CheckContext,
     check_images,
@@ -140,9 +140,9 @@ def _check_test_images(index: pd.DataFrame, context: CheckContext) -> Iterator[F
     missing = ids[~ids.isin(names)]
     if len(missing):
         yield Finding("missing_test_image", missing.iloc[0], (
-            f"There is no image for {format_count(len(missing), 'id')} of {sample} (first: {missing.iloc[0]!r}; the "
-            f"first test image is {names.iloc[0] if len(names) else 'none'!r}). The archive is incomplete, or its file "
-            "names have another form or encoding. Start a new run with --set force=true to download it again."))
+            f"{describe_missing_images(missing.tolist(), len(ids), sample)} The first test image is "
+            f"{names.iloc[0] if len(names) else 'none'!r}. The archive is incomplete, or its file names have another "
+            "form or encoding. Start a new run with --set force=true to download it again."))
     duplicates = index.loc[duplicate_test_ids(index), "path"]
     if len(duplicates):
         yield Finding("duplicate_test_id", duplicates.iloc[0], (

@@ -75,6 +75,8 @@ def _list_images(source: str) -> dict[str, Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield all files and folders below a folder. Raises OSError if one cannot be read; rglob would skip it."""
+    # dataset/walk.py has other rules: it follows links to folders at any depth, and leaves out images that this user
+    # may not read. Here the fingerprint needs the bytes of each image, and a link below a class folder is reported.
 
     def fail(error: OSError) -> None:
         raise error

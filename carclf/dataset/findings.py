@@ -1,7 +1,7 @@
 """Findings of validation: their kinds and severities, and counting, reporting, logging and raising them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,6 +48,15 @@ def format_labels(labels: Iterable[str]) -> str:
     """Return the sorted labels as text, shortened if there are many."""
     names = sort_naturally(labels)
     return ", ".join(names[:MAX_LABELS]) + (f" and {len(names) - MAX_LABELS} more" if len(names) > MAX_LABELS else "")
+
+
+def describe_missing_images(missing: Collection[str], num_ids: int, file: str = "") -> str:
+    """Return a sentence about the ids that have no image, such as 3 of 12 ids have no image: a, b, c.
+
+    ``file`` is the table with the ids, if the message does not name it otherwise.
+    """
+    ids = format_count(num_ids, "id") + (f" in {file}" if file else "")
+    return f"{format_count(len(missing), f'of {ids} has', f'of {ids} have')} no image: {format_labels(missing)}."
 
 
 class Findings:

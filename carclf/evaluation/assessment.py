@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from carclf.inference.calibration import (
 from carclf.metrics import METRICS, Metric
 from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import Examples, cluster_numbers, metric_interval
-from carclf.stats import FloatArray, class_positions, probability_columns
+from carclf.stats import FloatArray, class_positions, probability_columns, row_chunks
 
 MAX_ERRORS = 24
 
@@ -53,8 +54,7 @@ class Predictions:
         """Return the given temperature, or the temperature that is fitted to all images."""
         if self.temperature is not None:
             return self.temperature
-        positions = self._label_positions()
-        return fit_temperature(positions[positions >= 0], self.probabilities[positions >= 0])
+        return fit_temperature(self._label_positions(), self.probabilities)
 
     def _label_positions(self) -> npt.NDArray[np.int64]:
         return class_positions(self.rows["label"].to_numpy(), self.class_names)
@@ -62,26 +62,40 @@ class Predictions:
     def calibrated(self, temperature: float | FloatArray, class_names: Sequence[str]) -> FloatArray:
         """Return calibrated probabilities of these classes: 0 for those that the model was not trained on."""
         aligned = np.zeros((len(self.probabilities), len(class_names)))
-        aligned[:, class_positions(self.class_names, class_names)] = apply_temperature(self.probabilities, temperature)
+        temperatures = np.broadcast_to(temperature, len(aligned))
+        columns = class_positions(self.class_names, class_names)
+        for rows in row_chunks(self.probabilities.shape):
+            aligned[rows][:, columns] = apply_temperature(self.probabilities[rows], temperatures[rows])
         return aligned
 
-    def predicted(self) -> npt.NDArray[np.object_]:
-        """Return the most probable class of each image."""
-        return np.asarray(np.array(self.class_names, object)[self.probabilities.argmax(1)])
+    def predicted(self, rows: slice = slice(None)) -> npt.NDArray[np.object_]:
+        """Return the most probable class of each image, or of some rows."""
+        return np.asarray(np.array(self.class_names, object)[self.probabilities[rows].argmax(1)])
 
     def correct(self) -> npt.NDArray[np.bool_]:
         """Return for each image whether the most probable class is its label."""
         return np.asarray(self.predicted() == self.rows["label"].to_numpy())
 
-    def table(self) -> pd.DataFrame:
-        """Return the content of ``predictions.parquet``: id, label, predicted, temperature, and p_<class>.
+    def table(self, rows: slice = slice(None)) -> pd.DataFrame:
+        """Return rows of ``predictions.parquet``: id, label, predicted, temperature, and p_<class>.
 
         ``temperature`` are the ``temperatures``, and the probabilities of the classes are uncalibrated.
         """
-        probabilities = pd.DataFrame(self.probabilities, columns=probability_columns(self.class_names))
-        images = self.rows[["id", "label"]].reset_index(drop=True)
-        images = images.assign(predicted=self.predicted(), temperature=self.temperatures)
+        probabilities = pd.DataFrame(self.probabilities[rows], columns=probability_columns(self.class_names))
+        images = self.rows[["id", "label"]].iloc[rows].reset_index(drop=True)
+        images = images.assign(predicted=self.predicted(rows), temperature=self.temperatures[rows])
         return pd.concat([images, probabilities], axis="columns")
+
+    def write_table(self, path: Path) -> None:
+        """Write ``predictions.parquet`` in chunks, because a table of all rows would copy the probabilities twice."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        chunks = row_chunks(self.probabilities.shape)
+        schema = pa.Schema.from_pandas(self.table(chunks[0]), preserve_index=False)
+        with pq.ParquetWriter(path, schema) as writer:
+            for rows in chunks:
+                writer.write_table(pa.Table.from_pandas(self.table(rows), schema, preserve_index=False))
 
 
 def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
@@ -92,11 +106,14 @@ def compute_evaluation(predictions: Predictions) -> dict[str, Any]:
     ``temperature`` is fitted to all images. The other values use the cross-fitted temperatures: otherwise calibration
     error and log loss would be measured on the images that they were minimized on.
     """
+    temperature = predictions.deployed_temperature()  # first: it needs as much memory as the calibrated probabilities
     labels = predictions.rows["label"].to_numpy()
     names = sort_naturally([*predictions.class_names, *labels])
     probabilities = predictions.calibrated(predictions.temperatures, names)
     metrics = classification_metrics(class_positions(labels, names), probabilities)
-    return metrics | _metric(predictions, probabilities, names, metrics) | _calibration(predictions) | {
+    calibration = _calibration(predictions, probabilities.max(1))
+    metrics |= _metric(predictions, probabilities, names, metrics)
+    return metrics | {"temperature": temperature} | calibration | {
         "class_names": names,
         "unknown_classes": sort_naturally(set(labels) - set(predictions.class_names)),
         "slices": compute_slices(predictions.rows, predictions.correct()),
@@ -126,13 +143,12 @@ def _metric(
     return {"metric": metric.name, "val_metric": value, "val_metric_low": low, "val_metric_high": high}
 
 
-def _calibration(predictions: Predictions) -> dict[str, Any]:
-    confidence = apply_temperature(predictions.probabilities, predictions.temperatures).max(1)
+def _calibration(predictions: Predictions, confidence: FloatArray) -> dict[str, Any]:
     correct = predictions.correct()
     bins = reliability_bins(confidence, correct)
     uncalibrated_bins = reliability_bins(predictions.probabilities.max(1), correct)
     return {
-        "temperature": predictions.deployed_temperature(), "calibration_error": expected_calibration_error(bins),
+        "calibration_error": expected_calibration_error(bins),
         "uncalibrated_calibration_error": expected_calibration_error(uncalibrated_bins),
         "reliability": bins, "errors": _most_confident_errors(predictions, confidence),
     }

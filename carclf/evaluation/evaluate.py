@@ -100,7 +100,7 @@ def write_evaluation(
 
     evaluation = compute_evaluation(predictions) | measurements
     images_of_errors = error_images(evaluation["errors"], images, explain)
-    predictions.table().to_parquet(folder / "predictions.parquet", index=False)
+    predictions.write_table(folder / "predictions.parquet")
     (folder / "evaluation.json").write_text(json.dumps(evaluation, indent=1))
     (folder / "error_images.json").write_text(json.dumps(images_of_errors))
     write_page(folder / "report.html", render_evaluation(evaluation, images_of_errors))

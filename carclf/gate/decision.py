@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
@@ -33,15 +34,20 @@ class EvaluatedModel:
     evaluation: Evaluation
 
     def predictions(self, store: Store) -> pd.DataFrame:
-        """Return the rows of ``predictions.parquet``."""
-        return self.evaluation.table(store, "predictions.parquet")
+        """Return id, label and predicted of the rows of ``predictions.parquet``."""
+        return self.evaluation.table(store, "predictions.parquet", ["id", "label", "predicted"])
 
     def probabilities(self, ids: Sequence[str], class_names: Sequence[str], store: Store) -> FloatArray:
         """Return calibrated probabilities of images, shape (ids, classes), by cross-fitted temperatures."""
-        rows = self.predictions(store).set_index("id").loc[list(ids)]
+        positions = pd.Series(np.arange(len(ids)), list(ids))
         columns = probability_columns(self.model.class_names)
-        predictions = Predictions(rows, self.model.class_names, rows[columns].to_numpy(float))
-        return predictions.calibrated(rows["temperature"].to_numpy(float), class_names)
+        probabilities = np.empty((len(ids), len(class_names)))
+        for batch in self.evaluation.table_batches(store, "predictions.parquet"):
+            rows = batch[batch["id"].isin(positions.index)]
+            predictions = Predictions(rows, self.model.class_names, rows[columns].to_numpy(float))
+            calibrated = predictions.calibrated(rows["temperature"].to_numpy(float), class_names)
+            probabilities[positions[rows["id"]]] = calibrated
+        return probabilities
 
 
 class GateDecision(BaseModel):

@@ -7,7 +7,14 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from carclf.stats import NUM_FOLDS, FloatArray, cross_fitting_folds, equal_frequency_bins, wilson_interval
+from carclf.stats import (
+    NUM_FOLDS,
+    FloatArray,
+    cross_fitting_folds,
+    equal_frequency_bins,
+    row_chunks,
+    wilson_interval,
+)
 
 Labels = npt.NDArray[np.int64]
 MIN_PROBABILITY = 1e-12  # replaces 0, to which a softmax in floating point can round
@@ -22,38 +29,53 @@ def apply_temperature(probabilities: FloatArray, temperature: float | FloatArray
     The temperature is one number, or one for each row. Temperature 1 changes nothing, a higher one lowers the
     confidence; the order of the classes in a row is unchanged.
     """
-    scaled = np.log(np.maximum(probabilities, MIN_PROBABILITY)) / np.reshape(temperature, (-1, 1))
-    return np.asarray(softmax(scaled, 1))
+    temperatures = np.broadcast_to(temperature, len(probabilities))[:, None]
+    calibrated = np.empty_like(probabilities, float)
+    for rows in row_chunks(probabilities.shape):
+        scaled = np.log(np.maximum(probabilities[rows], MIN_PROBABILITY)) / temperatures[rows]
+        calibrated[rows] = softmax(scaled, 1)
+    return calibrated
 
 
 def negative_log_likelihood(labels: Labels, probabilities: FloatArray) -> float:
     """Return the mean of -log p of the labels (rows,), which are columns of the probabilities (rows, classes)."""
-    likelihood = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(likelihood, MIN_PROBABILITY)).mean())
+    return _mean_loss(probabilities[np.arange(len(labels)), labels])
+
+
+def _mean_loss(likelihoods: FloatArray) -> float:
+    return float(-np.log(np.maximum(likelihoods, MIN_PROBABILITY)).mean())
 
 
 def fit_temperature(labels: Labels, probabilities: FloatArray) -> float:
     """Return the temperature with the smallest negative log-likelihood, or 1 if none is better than 1.
 
-    Guo et al. 2017, arXiv:1706.04599. If all predictions are correct, the likelihood alone would choose the lowest
-    temperature allowed. So the target probability of each label is (n + 1) / (n + 2), as in Platt 1999, and the
-    other classes share the rest.
+    Rows with the label -1 are left out. Guo et al. 2017, arXiv:1706.04599. If all predictions are correct, the
+    likelihood alone would choose the lowest temperature allowed. So the target probability of each label is
+    (n + 1) / (n + 2), as in Platt 1999, and the other classes share the rest.
     """
-    num_images, num_classes = probabilities.shape
+    images = np.flatnonzero(labels >= 0)
+    num_images, num_classes = len(images), probabilities.shape[1]
     if not num_images or num_classes <= 1:
         return 1.0
+    chunks = row_chunks((num_images, num_classes))
     doubt = 1 / (num_images + 2)
-    targets = np.full((num_images, num_classes), doubt / (num_classes - 1))
-    targets[np.arange(num_images), labels] = 1 - doubt
+    # One sum over all terms: a sum of the sums of chunks could have other last digits.
+    terms = np.empty((num_images, num_classes))
 
     def loss(log_temperature: float) -> float:
-        scaled = apply_temperature(probabilities, np.exp(log_temperature))
-        return float(-(targets * np.log(np.maximum(scaled, MIN_PROBABILITY))).sum())
+        for chunk in chunks:
+            rows = images[chunk]
+            targets = np.full((len(rows), num_classes), doubt / (num_classes - 1))
+            targets[np.arange(len(rows)), labels[rows]] = 1 - doubt
+            scaled = apply_temperature(probabilities[rows], np.exp(log_temperature))
+            np.multiply(targets, np.log(np.maximum(scaled, MIN_PROBABILITY)), out=terms[chunk])
+        return float(-terms.sum())
 
     bounds = (np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE))
     temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
-    calibrated = apply_temperature(probabilities, temperature)
-    is_better = negative_log_likelihood(labels, calibrated) < negative_log_likelihood(labels, probabilities)
+    calibrated = [apply_temperature(probabilities[rows], temperature)[np.arange(len(rows)), labels[rows]]
+                  for rows in (images[chunk] for chunk in chunks)]
+    is_better = _mean_loss(np.concatenate(calibrated)) < _mean_loss(probabilities[images, labels[images]])
     return temperature if is_better else 1.0
 
 
@@ -65,8 +87,7 @@ def cross_fitted_temperatures(labels: Labels, probabilities: FloatArray, units: 
     folds = cross_fitting_folds(units)
     temperatures = np.ones(len(labels))
     for fold in range(NUM_FOLDS):
-        others = (folds != fold) & (labels >= 0)
-        temperatures[folds == fold] = fit_temperature(labels[others], probabilities[others])
+        temperatures[folds == fold] = fit_temperature(np.where(folds == fold, -1, labels), probabilities)
     return temperatures
 
 

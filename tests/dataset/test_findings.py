@@ -5,7 +5,14 @@ import logging
 import pytest
 
 from carclf.dataset.checks import raise_on_errors
-from carclf.dataset.findings import MAX_LOGGED, MAX_RAISED, MAX_REPORTED, Finding, Findings
+from carclf.dataset.findings import (
+    MAX_LOGGED,
+    MAX_RAISED,
+    MAX_REPORTED,
+    Finding,
+    Findings,
+    describe_missing_images,
+)
 from carclf.errors import DataError
 
 
@@ -46,3 +53,11 @@ def test_a_file_name_cannot_forge_a_log_line(caplog: pytest.LogCaptureFixture) -
     line = r"validate: truncated path=train/0/a.jpg\n12:00 promote: promoted\x1b[2J\r\udcff is truncated"
     total = f"validate: truncated total={MAX_LOGGED + 2} logged={MAX_LOGGED}"
     assert caplog.messages == [line] * MAX_LOGGED + [total]
+
+
+def test_ids_without_an_image_are_counted_and_listed() -> None:
+    assert describe_missing_images(["b"], 12) == "1 of 12 ids has no image: b."
+    assert describe_missing_images(["10", "9"], 12, "sample.csv") == "2 of 12 ids in sample.csv have no image: 9, 10."
+    assert describe_missing_images(["a"], 1) == "1 of 1 id has no image: a."
+    assert describe_missing_images([str(n) for n in range(30)], 99).endswith(": " + ", ".join(map(str, range(20)))
+                                                                             + " and 10 more.")

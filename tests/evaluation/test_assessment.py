@@ -1,9 +1,11 @@
 """The content of ``evaluation.json``, for predictions that can be counted by hand."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from carclf.evaluation.assessment import MAX_ERRORS, Predictions, compute_evaluation
 from carclf.inference.calibration import negative_log_likelihood
@@ -109,3 +111,18 @@ def test_a_given_temperature_is_that_of_every_image() -> None:
 def test_a_class_without_images_has_no_recall() -> None:
     evaluation = compute_evaluation(Predictions(rows(["3", "5"]), CLASSES, probabilities("3", "5")))
     assert evaluation["recall"] == [1.0, 1.0, None]
+
+
+def test_many_images_are_processed_in_parts_with_the_same_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    table = rows([CLASSES[n] for n in random.integers(0, 3, 200)] + ["unknown"])
+    predictions = Predictions(table, CLASSES, random.dirichlet([0.3] * 3, 201), METRICS["log_loss"])
+    whole = compute_evaluation(predictions)
+    monkeypatch.setattr("carclf.stats.CHUNK_SIZE", 60)
+    predictions = Predictions(table, CLASSES, predictions.probabilities, METRICS["log_loss"])
+    assert compute_evaluation(predictions) == whole
+    predictions.write_table(tmp_path / "predictions.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "predictions.parquet"), predictions.table(),
+                                  check_dtype=False, check_exact=True)

@@ -26,7 +26,7 @@ from carclf.dataset.detection.label_tables import (
 from carclf.dataset.detection.result import Detection, class_key
 from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
-from carclf.dataset.findings import Finding, format_labels
+from carclf.dataset.findings import Finding, describe_missing_images, format_labels
 from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
@@ -160,21 +160,20 @@ def _from_tables(evidence: Evidence, tables: Sequence[TableLabels]) -> Labels:
     is_json = any(table.joined.path.endswith(".json") for table in tables)
     findings = [finding for table in tables for finding in _find_missing(table, evidence.config.max_missing)]
     return Labels(labels, pd.concat(sources), Detection("labels", "json" if is_json else "table", text),
-                  findings=[*findings, *_find_unlisted(
-                      evidence.images, labels, "They are not used.")])
+                  findings=[*findings, *_find_unlisted(evidence.images, labels, "They are not used.")])
 
 
 def _find_missing(table: TableLabels, max_missing: float) -> list[Finding]:
-    missing = sorted(table.joined.match.missing)
-    num, path = len(missing) + len(table.joined.match.rows), table.joined.path
-    if len(missing) > max_missing * num:
-        raise DataError(f"{path}: there is no image for {len(missing)} of {format_count(num, 'id')} (compared by "
-                        f"{table.joined.match.form}), such as {', '.join(missing[:5])}. Add the images, or set "
-                        f"data.max_missing to {len(missing) / num + 0.0005:.3f} to ignore them.")
-    return [Finding("unmatched_label_table", path, (
-        f"There is no image for {len(missing)} of {format_count(num, 'id')} (first: {missing[0]!r}). Their rows are "
-        "not used."))
-    ] if missing else []
+    match, path = table.joined.match, table.joined.path
+    if not match.missing:
+        return []
+    num_ids = len(match.missing) + len(match.rows)
+    problem = describe_missing_images(match.missing, num_ids)
+    fraction = len(match.missing) / num_ids
+    if fraction > max_missing:
+        raise DataError(f"{path}: {problem} The ids were compared by {match.form}. Add the images, or set "
+                        f"data.max_missing to {fraction + 0.0005:.3f} to ignore these rows.")
+    return [Finding("unmatched_label_table", path, f"{problem} Rows without an image are not used.")]
 
 
 def _find_unlisted(images: pd.DataFrame, labels: "pd.Series[str]", consequence: str) -> list[Finding]:

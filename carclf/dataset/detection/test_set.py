@@ -54,9 +54,10 @@ def _best_area(images: pd.DataFrame, ids: Sequence[str], config: Data) -> tuple[
         if best[1].is_complete:
             return best
     if best[1].ambiguous:
-        num_ids = format_count(len(best[1].ambiguous), "id")
-        raise ConfigError(f"There are several images for {num_ids} of the sample submission, such as "
-                          f"{min(best[1].ambiguous)!r}. Set data.test_folder, or data.id_form, such as {{id}}.jpg.")
+        num_ids = format_count(len(best[1].ambiguous), "id of the sample submission has",
+                               "ids of the sample submission have")
+        raise ConfigError(f"{num_ids} several images, such as {min(best[1].ambiguous)!r}. Set data.test_folder, or "
+                          "data.id_form, such as {id}.jpg.")
     return best
 
 
