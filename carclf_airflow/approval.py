@@ -53,8 +53,8 @@ def request_approval() -> None:
 def waiting_candidates() -> list[dict[str, str]]:
     """Return the questions about the candidates that wait for approval, unless another DAG run asks them.
 
-    The store knows the candidates. The asset's events only start the DAG: Airflow can drop one that arrives before it
-    has created the run for another (AssetDagRunQueue has one row per asset and DAG, with the time of the first event).
+    The store lists the candidates, and the asset's events only start the DAG: Airflow can drop an event that arrives
+    before it has created the run for another one (decision 28).
     """
     claim = ["--claim", get_current_context()["run_id"]]
     candidates = run_for_result("champion candidates", claim, child_environment(CANDIDATES_TASK))

@@ -4,7 +4,7 @@
 
 A run of `car_retrain` with `gate.approval=required` starts this DAG. The question is under *Required Actions*; it
 occupies no worker slot, and several candidates may wait. An approved model is compared with the champion of that
-moment. Every hour, a run looks for candidates that nobody was asked about and for a champion that was not announced.
+moment. Every hour, a run asks about candidates and announces a champion that were missed.
 
 | task | fails if | fix |
 |---|---|---|
