@@ -65,20 +65,23 @@ def _target() -> str:
 
 def send_notifications(dag_id: str, state: str, context: Mapping[str, Any]) -> None:
     """Send the outcome of the run to CARCLF_NOTIFICATION_URL; of car_promote, the outcome of each candidate."""
-    for results in _results(dag_id, context):
+    for results in _results(dag_id, state, context):
         notice = build_notification(dag_id, state, context, results)
         _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
 
 
-def _results(dag_id: str, context: Mapping[str, Any]) -> list[Results]:
+def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Results]:
     if "ti" not in context:  # the run ended before any of its tasks
         return [Results(context["run_id"], {}, {})]
     pull = context["ti"].xcom_pull
     if dag_id != PROMOTE_DAG:
         return [_stage_results(context["run_id"], pull)]
+    candidates = pull(task_ids=CANDIDATES_TASK) or []
+    if not candidates and state == "failed":
+        return [Results(context["run_id"], {}, {})]
     return [  # a run that had nothing to ask sends nothing
         _stage_results(candidate["run"], partial(pull, map_indexes=number), f"{CANDIDATE_GROUP}.")
-        for number, candidate in enumerate(pull(task_ids=CANDIDATES_TASK) or [])
+        for number, candidate in enumerate(candidates)
     ]
 
 

@@ -1,11 +1,13 @@
 """Tasks that several DAGs have: stages, and the announcement of the champion."""
 
+import logging
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import get_current_context, task
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowRuntimeError, AirflowSkipException
 
 from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.assets import CHAMPION, DATASET, SUBMISSION
@@ -14,6 +16,10 @@ from carclf_airflow.events import champion_event, dataset_event, submission_even
 from carclf_airflow.ids import ANNOUNCE_TASK
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.stage_process import child_environment, poke_stage, run_for_result, run_stage
+
+log = logging.getLogger("airflow.task")
+
+LAST = "last_announcement"  # in the asset's state store
 
 
 def stage_task(name: str, *, hours: float, run: Any = "", **options: Any) -> Any:
@@ -67,13 +73,28 @@ def announce_champion_task() -> Any:
     )
     def announce_champion() -> dict[str, Any]:
         context = get_current_context()
-        last = context["inlet_events"][CHAMPION].ascending(False).limit(1)
-        extra = last[0].extra if len(last) else None  # read before the champion: a later event is repeated, not lost
+        last = _last_announcement(context)  # read before the champion: a later event is repeated, not lost
         champion = run_for_result("champion current", [], child_environment(ANNOUNCE_TASK))
-        event = champion_event(champion, extra, os.environ.get("CARCLF_STORE", "store"))
+        event = champion_event(champion, last, os.environ.get("CARCLF_STORE", "store"))
         if event is None:
             raise AirflowSkipException("The champion has not changed since the asset's last event")
         context["outlet_events"][CHAMPION].extra = event
+        context["asset_state_store"][CHAMPION].set(LAST, {name: event[name] for name in ("sequence", "store")})
         return event
 
     return announce_champion()
+
+
+def _last_announcement(context: Mapping[str, Any]) -> Any:
+    """Return the extra of the asset's last event.
+
+    Airflow 3.3.2 responds with status 500 while a DAG run that this event created is queued, which can take hours. Then
+    return what the last announcement noted before its event was registered: if it was killed in between, the champion
+    is announced when the events can be read again.
+    """
+    last = context["inlet_events"][CHAMPION].ascending(False).limit(1)
+    try:
+        return last[0].extra if len(last) else None
+    except AirflowRuntimeError as error:
+        log.warning("announce_champion: the asset's last event cannot be read: %s", error)
+        return context["asset_state_store"][CHAMPION].get(LAST)
