@@ -206,7 +206,7 @@ def _listed(names: list[str]) -> str:
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
-    """Append a promotion; return False if the champion or the threshold has changed since the judged state.
+    """Append a promotion; return False if champion, threshold or response have changed since the judged state.
 
     ``raise_to`` replaces a threshold that is easier to reach. The threshold never becomes easier.
     """
@@ -216,7 +216,10 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
                         "force=true, or set gate.raise_threshold=off.")
 
     def is_unchanged(state: State) -> bool:
-        return _gate_basis(state) == _gate_basis(judged_state) and promotion_of_model(state, event["model"]) is None
+        model = event["model"]
+        is_same_response = response_of_model(state, model) == response_of_model(judged_state, model)
+        is_new = promotion_of_model(state, model) is None
+        return _gate_basis(state) == _gate_basis(judged_state) and is_same_response and is_new
 
     def promote(state: State) -> State:
         promotion = {"action": "promoted"} | event
