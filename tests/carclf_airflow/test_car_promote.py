@@ -25,7 +25,7 @@ from carclf_airflow.local.session import stage_environment
 
 pytestmark = pytest.mark.timeout(900)
 SETTINGS = {"gate.approval": "required", "submit.enabled": False}
-EXAMPLE = "tell_the_team"
+EXAMPLE = "follow_champion"
 TIMEOUT_HOURS = 0.06  # long enough for the other tests; the last one waits for it
 
 
@@ -146,7 +146,7 @@ def carclf(airflow: Airflow, *arguments: str) -> str:
 
 @pytest.fixture(scope="module")
 def unanswered(airflow: Airflow, store: Store) -> Question:
-    """A question that nobody answers."""
+    """A question without a response."""
     wait_for_approval(store, "unanswered", [0, 1, 2, 3])
     emit_candidate(airflow)
     return questions(airflow, "unanswered")[0]
@@ -240,8 +240,8 @@ def test_a_new_champion_is_announced_while_a_consumer_is_queued(
     airflow: Airflow, store: Store, unanswered: Question
 ) -> None:
     """Airflow cannot list the asset's last event then."""
-    airflow.call("PATCH", f"dags/{EXAMPLE}", {"is_paused": True})
     runs = wait_for(lambda: finished_runs(airflow, EXAMPLE, len(champion_events(airflow))))
+    airflow.call("PATCH", f"dags/{EXAMPLE}", {"is_paused": True})
     for run in runs:
         airflow.call("PATCH", f"dags/{EXAMPLE}/dagRuns/{quote(run)}", {"state": "queued"})
     with pytest.raises(AirflowError, match="500"):
@@ -255,7 +255,7 @@ def test_a_new_champion_is_announced_while_a_consumer_is_queued(
         assert (result and {name: result[name] for name in ("sequence", "run")}) == expected
 
 
-def test_a_question_that_nobody_answers_expires(airflow: Airflow, store: Store, unanswered: Question) -> None:
+def test_a_question_without_a_response_expires(airflow: Airflow, store: Store, unanswered: Question) -> None:
     limit = time.monotonic() + 3600 * TIMEOUT_HOURS + 120
     while run_facts(store, "unanswered").row["decision"] != "expired":
         assert time.monotonic() < limit

@@ -1,4 +1,4 @@
-"""The request to announce a new champion, to a server that answers like Airflow."""
+"""The request to announce a new champion, to a server that responds like Airflow."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ TOKEN = "planted-token"
 
 
 class Server:
-    """A server that keeps the requests, and answers each with ``status``."""
+    """A server that keeps the requests, and responds to each with ``status``."""
 
     def __init__(self) -> None:
         self.status = 200
