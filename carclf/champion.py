@@ -3,6 +3,8 @@
 The history only grows. Each event has an ``action`` and a ``time``. The actions ``promoted`` and ``rolled_back`` make
 the event's model the champion; ``threshold_changed``, ``scored``, ``measured`` (on labeled test images) and
 ``refitted`` do not. A champion is always a measured model; ``refitted`` names the refitted model that predicts for it.
+The responses to a request for approval are ``declined``, ``expired`` (nobody responded), and ``approved`` if the gate
+rejected the candidate afterwards; a promotion names its approver itself.
 """
 
 import json
@@ -24,6 +26,7 @@ MODEL_KEY = re.compile(r"[0-9a-f]{16}")
 MAX_ATTEMPTS = 20  # at a promotion or a rollback, which verifies models each time: as many as simultaneous promotions
 MAX_NAMES = 5  # in a message
 CHAMPION_ACTIONS = ("promoted", "rolled_back")
+RESPONSE_ACTIONS = ("approved", "declined", "expired")
 # Copied to a rollback's event.
 PROMOTION_FIELDS = ("model", "decision", "evaluation", "run", "val_accuracy", "metric", "val_metric")
 HOLDOUT_FIELDS = ("holdout_accuracy", "holdout_accuracy_low", "holdout_accuracy_high",
@@ -46,7 +49,8 @@ MetricName = Annotated[str, AfterValidator(_require_metric)]
 class StoredEvent(TypedDict, total=False):
     """An event of the history in ``champion.json``. ``rank`` may be empty."""
 
-    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored", "measured", "refitted"]]
+    action: Required[Literal["promoted", "rolled_back", "threshold_changed", "scored", "measured", "refitted",
+                             "approved", "declined", "expired"]]
     time: Required[str]
     model: ArtifactKey
     run: str
@@ -56,6 +60,9 @@ class StoredEvent(TypedDict, total=False):
     metric: MetricName
     val_metric: FiniteFloat | None
     approved_by: str
+    note: str
+    shown_decision: ArtifactKey  # the decision that the approver saw, and the champion in it
+    shown_champion: ArtifactKey | None
     override: str
     rejection: str
     previous_model: ArtifactKey | None
@@ -78,7 +85,7 @@ class StoredEvent(TypedDict, total=False):
 _REQUIRED_FIELDS = {
     "promoted": {"model", "decision"}, "rolled_back": {"model", "previous_model"}, "threshold_changed": {"threshold"},
     "scored": {"model", "ref", "public_score", "rank"}, "measured": {"model", "holdout_evaluation", "holdout_accuracy"},
-    "refitted": {"model", "refit"},
+    "refitted": {"model", "refit"}, **{action: {"model"} for action in RESPONSE_ACTIONS},
 }
 
 
@@ -199,7 +206,7 @@ def _listed(names: list[str]) -> str:
 
 
 def record_promotion(store: Store, event: Event, judged_state: State, *, raise_to: float | None = None) -> bool:
-    """Append a promotion; return False if the champion or the threshold has changed since the judged state.
+    """Append a promotion; return False if champion, threshold or response have changed since the judged state.
 
     ``raise_to`` replaces a threshold that is easier to reach. The threshold never becomes easier.
     """
@@ -209,7 +216,10 @@ def record_promotion(store: Store, event: Event, judged_state: State, *, raise_t
                         "force=true, or set gate.raise_threshold=off.")
 
     def is_unchanged(state: State) -> bool:
-        return _gate_basis(state) == _gate_basis(judged_state) and promotion_of_model(state, event["model"]) is None
+        model = event["model"]
+        is_same_response = response_of_model(state, model) == response_of_model(judged_state, model)
+        is_new = promotion_of_model(state, model) is None
+        return _gate_basis(state) == _gate_basis(judged_state) and is_same_response and is_new
 
     def promote(state: State) -> State:
         promotion = {"action": "promoted"} | event
@@ -312,6 +322,34 @@ def record_refit(store: Store, refitted: RefittedModel) -> None:
     model, key = refitted.measured_key, refitted.key
     _change_if(store, lambda state: refit_of_model(state, model) != key,
                lambda state: _with_event(state, {"action": "refitted", "model": model, "refit": key}))
+
+
+def record_response(store: Store, event: Event) -> None:
+    """Append a response to a request for approval to the history, once: a task that is retried repeats it."""
+
+    def is_new(state: State) -> bool:
+        last = response_of_model(state, event["model"]) or {}
+        return last != event | {"time": last.get("time")}
+
+    _change_if(store, is_new, lambda state: _with_event(state, event))
+
+
+def response_of_model(state: State, model_key: str) -> Event | None:
+    """Return the last response to a request to promote a model, or None."""
+    responses = [event for event in state["history"] if event["action"] in RESPONSE_ACTIONS]
+    return next((event for event in reversed(responses) if event["model"] == model_key), None)
+
+
+def describe_response(event: Event) -> str:
+    """Return a response as text, such as ``declined by Ada: too few images``."""
+    by, note = event.get("by"), event.get("note")
+    return f"{event['action']}{f' by {by}' if by else ''}{f': {note}' if note else ''}"
+
+
+def champion_sequence(state: State) -> int:
+    """Return the position in the history, from 1, of the event that made the champion; 0 if there is no champion."""
+    positions = [number for number, event in enumerate(state["history"], 1) if event["action"] in CHAMPION_ACTIONS]
+    return positions[-1] if positions else 0
 
 
 def refit_of_model(state: State, model_key: str) -> str:

@@ -1,124 +1,141 @@
-"""Approval of a promotion by a person, if gate.approval is "required"."""
+"""Approval of a promotion by a person, if gate.approval is "required".
 
-import logging
+car_retrain requests it and ends; car_promote asks the question and acts on the response.
+"""
+
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from string import Template
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import get_current_context, task, task_group
+from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
+from airflow.sdk import Param, get_current_context, task
 from airflow.sdk.configuration import conf
 
+from carclf.formatting import format_value
 from carclf.metrics import METRICS
 from carclf.runs.record import run_id_from_dag_run
-from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK
+from carclf.stages.chain import STAGES
+from carclf_airflow.assets import CANDIDATE
+from carclf_airflow.events import candidate_event
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, REQUEST_TASK
 from carclf_airflow.pods import gpu_task_options
-from carclf_airflow.stage_process import child_environment, run_command, run_stage, skip_tasks
-
-log = logging.getLogger("airflow.task")
+from carclf_airflow.stage_process import child_environment, run_for_result, run_stage, skip_tasks
 
 TIMEOUT_HOURS = float(os.environ.get("CARCLF_APPROVAL_TIMEOUT_HOURS") or "24")
+MAX_NOTE_CHARS = 1000
 MARKDOWN = "\\|<[`"  # what starts a cell, HTML, a link or code in names of classes
-# Jinja for Airflow, which fills in the run; $names are filled in when the DAG is parsed.
-BODY = Template("""\
-{% macro plain(text) -%}
-{{ text | string | replace('\\n', ' ')$escapes }}
-{%- endmacro -%}
-{% set gate = ti.xcom_pull(task_ids='promote')['metrics'] -%}
-{% set evaluation = ti.xcom_pull(task_ids='evaluate')['metrics'] -%}
-{% macro row(label, name) -%}
-| validation {{ label }} | {{ '%.4f' | format(evaluation[name]) }} \
-(95%: {{ '%.4f' | format(evaluation[name ~ '_low']) }} to {{ '%.4f' | format(evaluation[name ~ '_high']) }}, \
-{{ evaluation['num_images'] }} images) |
-{% endmacro -%}
-{{ plain(gate['reason']) }}
-
-| metric | |
-|---|---|
-{% if evaluation['metric'] != 'accuracy' -%}
-{{ row($labels[evaluation['metric']], 'val_metric') -}}
-{% endif -%}
-{{ row('accuracy', 'val_accuracy') -}}
-| weakest class | {{ plain(evaluation['weakest_class']) }}, recall {{ '%.4f' | format(evaluation['weakest_recall']) }} |
-| calibration error | {{ '%.4f' | format(evaluation['calibration_error']) }} |
-| stored threshold | {{ '%.4f' | format(gate['threshold']) }} |
-| champion | {{ gate.get('champion') or 'none yet' }} |
-{% for name, value in gate.items()
-   if name not in ('reason', 'decision', 'threshold', 'val_accuracy', 'metric', 'val_metric', 'champion', 'report',
-                   'p_value') -%}
-| {{ name | replace('_', ' ') }} | {{ '%.4g' | format(value) if value is float else plain(value) }} |
-{% endfor %}
-[The run's report]($base/dags/car_retrain/runs/{{ run_id | urlencode }}/plugin/car-classifier-report) shows the gate's \
-rules and the misclassified images. In the store, $store:
-{% for key in (gate.get('report'), evaluation.get('report')) if key %}
-- `{{ key }}`
-{% endfor %}
-**Approve** promotes the model and submits its predictions. **Reject**, or no response within $hours hours, does
-neither.
-""")
+AFTER_PROMOTE = list(STAGES)[list(STAGES).index("promote") + 1 :]
+# Metrics of the decision that the question shows by other names, or not at all.
+NAMED_METRICS = ("reason", "decision", "decision_key", "threshold", "val_accuracy", "metric", "val_metric", "champion",
+                 "report", "p_value")
 
 
-class RecordedApproval(ApprovalOperator):  # type: ignore[misc]  # Airflow is not type-checked here
-    """Asks for approval, and records the response before the task ends, so that no page is behind the DAG run."""
-
-    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        """Continue after the response; it raises DownstreamTasksSkipped after a rejection."""
-        try:
-            return super().execute_complete(context, event)
-        finally:
-            if "approved" in self.hitl_summary_extra:
-                _record_response(context, self.hitl_summary_extra)
-
-
-@task_group(group_id="approval")  # type: ignore[untyped-decorator]  # Airflow is not type-checked here
-def approval_tasks() -> None:
-    """Add ``ask``, which waits for approval without occupying a slot, and ``promote``, which promotes the model."""
-    ask = RecordedApproval(
-        task_id="ask", subject="Promote the model of {{ run_id }} and submit its predictions?", body=_question(),
-        defaults=ApprovalOperator.REJECT, response_timeout=timedelta(hours=TIMEOUT_HOURS),
-        execution_timeout=timedelta(minutes=10), ignore_downstream_trigger_rules=True,
-    )
-
-    @task(  # type: ignore[untyped-decorator]  # as above
-        task_id="promote", execution_timeout=timedelta(hours=1), **gpu_task_options("promote")
-    )
-    def promote() -> dict[str, Any]:
-        context = get_current_context()
-        user = context["ti"].xcom_pull(task_ids=ASK_TASK)["responded_by_user"]
-        result = run_stage("promote", context, "--approved-by", user["name"])
-        if result["omitted"]:
-            skip_tasks(context, result["omitted"], result)
-        return result
-
-    ask >> promote()
-
-
-def _question() -> str:
-    base_url = conf.get("api", "base_url", fallback="") or ""
-    escapes = "".join(f" | replace({mark!r}, {chr(92) + mark!r})" for mark in MARKDOWN)
-    return BODY.substitute(escapes=escapes, store=os.environ.get("CARCLF_STORE", "store"), hours=f"{TIMEOUT_HOURS:g}",
-                           base=urlsplit(base_url).path.rstrip("/"),
-                           labels={name: metric.label for name, metric in METRICS.items()})
-
-
-def promote_or_request_approval(context: Mapping[str, Any]) -> dict[str, Any]:
-    """Run promote; skip the approval's tasks and the omitted stages unless the stage waits for approval."""
+def promote_or_wait(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Run promote. If it waits for approval, request that and skip the other stages; otherwise skip the request."""
     result = run_stage("promote", context)
-    if not result["waiting"]:
-        skip_tasks(context, [ASK_TASK, PROMOTE_TASK, *result["omitted"]], result)
+    skip_tasks(context, AFTER_PROMOTE if result["waiting"] else [REQUEST_TASK, *result["omitted"]], result)
     return result
 
 
-def _record_response(context: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
-    """Log the response, keep it for the notification, and write a rejection to the run's record."""
-    user = summary["responded_by_user"]
-    actor = user["name"] if user else f"timeout after {TIMEOUT_HOURS:g} hours"
-    text = f"approved by {actor}" if summary["approved"] else f"declined by {actor}: nothing is promoted or submitted"
-    log.info("approval: %s", text)
-    context["ti"].xcom_push(key="response", value=text)
-    if not summary["approved"]:
-        options = ["--run", run_id_from_dag_run(context["dag_run"].run_id), "--declined-by", actor]
-        run_command("promote", options, child_environment("promote"))
+@task(  # type: ignore[untyped-decorator]  # Airflow is not type-checked here
+    task_id=REQUEST_TASK, execution_timeout=timedelta(minutes=10), outlets=[CANDIDATE])
+def request_approval() -> None:
+    """Emit the event of the candidate, which starts car_promote."""
+    context = get_current_context()
+    results = [context["ti"].xcom_pull(task_ids=name) for name in ("fine_tune", "evaluate", "promote")]
+    context["outlet_events"][CANDIDATE].extra = candidate_event(run_id_from_dag_run(context["run_id"]), *results)
+
+
+@task(  # type: ignore[untyped-decorator]  # as above
+    task_id=CANDIDATES_TASK, execution_timeout=timedelta(minutes=10))
+def waiting_candidates() -> list[dict[str, str]]:
+    """Return the questions about the candidates that wait for approval, unless another DAG run asks them.
+
+    The store lists the candidates, and the asset's events only start the DAG: Airflow can drop an event that arrives
+    before it has created the run for another one (decision 28).
+    """
+    claim = ["--claim", get_current_context()["run_id"]]
+    candidates = run_for_result("champion candidates", claim, child_environment(CANDIDATES_TASK))
+    return [question(candidate) for candidate in candidates]
+
+
+def ask(subject: Any, body: Any) -> HITLOperator:
+    """Add the task that asks the question and waits for the response without occupying a slot."""
+    note = Param("", type="string", maxLength=MAX_NOTE_CHARS, title="Note", description="For the champion's history.")
+    return HITLOperator(
+        task_id="ask", subject=subject, body=body, options=[ApprovalOperator.APPROVE, ApprovalOperator.REJECT],
+        defaults=ApprovalOperator.REJECT, params={"note": note}, response_timeout=timedelta(hours=TIMEOUT_HOURS),
+        execution_timeout=timedelta(minutes=10),
+    )
+
+
+@task(  # type: ignore[untyped-decorator]  # as above
+    task_id="promote", execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
+def act_on_response(run: str, decision: str, response: dict[str, Any]) -> dict[str, Any]:
+    """Promote an approved candidate if it passes the gate against the present champion; record any other response."""
+    context = get_current_context()
+    result = run_stage("promote", context, *response_options(response), f"--shown={decision}", run=run)
+    if result["omitted"]:
+        skip_tasks(context, [f"{CANDIDATE_GROUP}.{name}" for name in result["omitted"]], result)
+    return result
+
+
+def response_options(response: Mapping[str, Any]) -> list[str]:
+    """Return the options of ``carclf promote`` for a response. Without a user, nobody responded in time."""
+    if (user := response["responded_by_user"]) is None:
+        return ["--expired", f"--note=no response within {TIMEOUT_HOURS:g} hours"]
+    is_approved = response["chosen_options"] == [ApprovalOperator.APPROVE]
+    note = (response["params_input"] or {}).get("note") or ""
+    return [f"--{'approved' if is_approved else 'declined'}-by={user['name']}", f"--note={note}"]
+
+
+def question(candidate: Mapping[str, Any]) -> dict[str, str]:
+    """Return the arguments of the task group for a candidate: run, key of the decision, subject and body (Markdown)."""
+    run, metrics = candidate["run"], candidate["metrics"]
+    base = urlsplit(conf.get("api", "base_url", fallback="") or "").path.rstrip("/")
+    lines = [
+        _plain(metrics["reason"]), "", "| metric | |", "|---|---|",
+        *(f"| {name} | {text} |" for name, text in _rows(metrics, candidate["evaluation"])), "",
+        f"[The run's report]({base}/plugin/car-classifier/carclf/runs/{quote(run)}) shows the gate's rules and the "
+        "misclassified images, and whether the champion has changed since this request.", "",
+        "**Approve** compares the model with the champion again, promotes it if it still passes the gate, and submits "
+        f"its predictions. **Reject**, or no response within {TIMEOUT_HOURS:g} hours, does neither. A rejected model "
+        "can only be promoted with `carclf champion promote --override`.",
+    ]
+    return {"run": run, "decision": metrics.get("decision_key", ""), "body": "\n".join(lines),
+            "subject": f"Promote the model of {run} and submit its predictions?"}
+
+
+def _rows(metrics: Mapping[str, Any], evaluation: Mapping[str, Any]) -> list[tuple[str, str]]:
+    metric = METRICS[evaluation.get("metric", "accuracy")]
+    measured = [] if metric.is_accuracy else [(f"validation {metric.label}", _interval(evaluation, "val_metric"))]
+    weakest = f"{_plain(evaluation.get('weakest_class'))}, recall {_four_decimals(evaluation, 'weakest_recall')}"
+    others = {name: value for name, value in metrics.items() if name not in NAMED_METRICS}
+    return [
+        *measured,
+        ("validation accuracy", _interval(evaluation, "val_accuracy")),
+        ("weakest class", weakest),
+        ("calibration error", _four_decimals(evaluation, "calibration_error")),
+        ("stored threshold", _four_decimals(metrics, "threshold")),
+        ("champion", metrics.get("champion") or "none yet"),
+        *((name.replace("_", " "), _plain(format_value(value))) for name, value in others.items()),
+    ]
+
+
+def _interval(evaluation: Mapping[str, Any], name: str) -> str:
+    value, low, high = (_four_decimals(evaluation, f"{name}{bound}") for bound in ("", "_low", "_high"))
+    return f"{value} (95%: {low} to {high}, {evaluation.get('num_images')} images)"
+
+
+def _four_decimals(metrics: Mapping[str, Any], name: str) -> str:
+    value = metrics.get(name)
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _plain(text: object) -> str:
+    escaped = str(text).replace("\n", " ")
+    for mark in MARKDOWN:
+        escaped = escaped.replace(mark, f"\\{mark}")
+    return escaped

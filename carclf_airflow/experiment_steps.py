@@ -12,8 +12,7 @@ from carclf.runs.record import run_id_from_dag_run
 from carclf_airflow.stage_process import (
     airflow_run_environment,
     child_environment,
-    raise_for_status,
-    run_command,
+    run_for_result,
     truncate_result,
 )
 
@@ -65,7 +64,7 @@ def promote_winner(compared: Mapping[str, Any]) -> Any:
         raise AirflowSkipException("No recipe is better than the baseline")
     user = context["dag_run"].triggering_user_name or ""
     environment = child_environment("promote") | airflow_run_environment(context)
-    return truncate_result(_run("champion promote", ["--run", compared["winner"], "--by", user], environment))
+    return truncate_result(run_for_result("champion promote", ["--run", compared["winner"], "--by", user], environment))
 
 
 def run_experiment_step(step: str, context: Mapping[str, Any], *arguments: str) -> Any:
@@ -73,10 +72,4 @@ def run_experiment_step(step: str, context: Mapping[str, Any], *arguments: str) 
     name = run_id_from_dag_run(context["dag_run"].run_id)
     # Only prepare gets Kaggle's credentials: it downloads.
     environment = child_environment("download" if step == "prepare" else "split") | airflow_run_environment(context)
-    return _run(f"experiment {step}", ["--name", name, *arguments], environment)
-
-
-def _run(command: str, options: list[str], environment: dict[str, str]) -> Any:
-    ended = run_command(command, options, environment)
-    raise_for_status(command.rsplit(maxsplit=1)[-1], ended.status, ended.error)
-    return ended.result
+    return run_for_result(f"experiment {step}", ["--name", name, *arguments], environment)

@@ -1,6 +1,9 @@
 """Ids of the DAGs, and of the tasks that are not named after a stage."""
 
 RETRAIN_DAG = "car_retrain"
+PROMOTE_DAG = "car_promote"
 EXPERIMENTS_DAG = "car_experiments"
-ASK_TASK = "approval.ask"
-PROMOTE_TASK = "approval.promote"
+REQUEST_TASK = "request_approval"
+ANNOUNCE_TASK = "announce_champion"
+CANDIDATES_TASK = "candidates"
+CANDIDATE_GROUP = "candidate"  # of car_promote, mapped over the candidates

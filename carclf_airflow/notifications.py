@@ -2,7 +2,7 @@
 
 import html
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,11 +15,11 @@ from airflow.sdk.configuration import conf
 from carclf.formatting import format_value
 from carclf.metrics import METRICS
 from carclf.stages.chain import STAGES
-from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
+from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, PROMOTE_DAG
 
 TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
-TASKS = (*STAGES, PROMOTE_TASK)
+NO_PROMOTION = ("declined", "expired")
 METRIC_FIELDS = ("metric", "val_metric", "val_metric_low", "val_metric_high")
 SHOWN_METRICS = (
     *METRIC_FIELDS, "val_accuracy", "threshold", "champion", "public_score", "rank", "gap", "warning",
@@ -28,14 +28,23 @@ SHOWN_METRICS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a run: the gate's decision, "declined" (at approval) or Airflow's state; the reason; the metrics."""
+    """The end of a run: the gate's decision, a person's ("declined", "expired") or Airflow's state; reason; metrics."""
 
     name: str
     reason: str
     metrics: dict[str, Any] = field(default_factory=dict)
 
 
-def notification_callbacks() -> dict[str, Any]:
+@dataclass(frozen=True)
+class Results:
+    """The results and errors of a run's stages, by stage."""
+
+    run_id: str
+    results: dict[str, dict[str, Any]]
+    errors: dict[str, str]
+
+
+def notification_callbacks(dag_id: str) -> dict[str, Any]:
     """Return the DAG's callbacks, which run in the DAG processor; none unless CARCLF_NOTIFICATION_URL is set.
 
     Raises:
@@ -45,8 +54,8 @@ def notification_callbacks() -> dict[str, Any]:
         return {}
     if not target.startswith(("http://", "https://", MAIL)):
         raise ValueError("Invalid CARCLF_NOTIFICATION_URL: expected http://..., https://... or mailto:address.")
-    return {"on_success_callback": partial(send_notification, "success"),
-            "on_failure_callback": partial(send_notification, "failed")}
+    return {"on_success_callback": partial(send_notifications, dag_id, "success"),
+            "on_failure_callback": partial(send_notifications, dag_id, "failed")}
 
 
 def _target() -> str:
@@ -54,21 +63,46 @@ def _target() -> str:
     return os.environ.get("CARCLF_NOTIFICATION_URL", "")
 
 
-def send_notification(state: str, context: Mapping[str, Any]) -> None:
-    """Send the run's outcome to CARCLF_NOTIFICATION_URL."""
-    notice = build_notification(state, context)
-    _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
+def send_notifications(dag_id: str, state: str, context: Mapping[str, Any]) -> None:
+    """Send the outcome of the run to CARCLF_NOTIFICATION_URL; of car_promote, the outcome of each candidate."""
+    for results in _results(dag_id, state, context):
+        notice = build_notification(dag_id, state, context, results)
+        _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
 
 
-def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
+def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Results]:
+    if "ti" not in context:  # the run ended before any of its tasks
+        return [Results(context["run_id"], {}, {})]
+    pull = context["ti"].xcom_pull
+    if dag_id != PROMOTE_DAG:
+        return [_stage_results(context["run_id"], pull)]
+    candidates = pull(task_ids=CANDIDATES_TASK) or []
+    if not candidates and state == "failed":
+        return [Results(context["run_id"], {}, {})]
+    return [  # a run that had nothing to ask sends nothing
+        _stage_results(candidate["run"], partial(pull, map_indexes=number), f"{CANDIDATE_GROUP}.")
+        for number, candidate in enumerate(candidates)
+    ]
+
+
+def _stage_results(run_id: str, pull: Callable[..., Any], prefix: str = "") -> Results:
+    results = {name: value for name in STAGES if isinstance(value := pull(task_ids=f"{prefix}{name}"), dict)}
+    errors = {name: error for name in STAGES if (error := pull(task_ids=f"{prefix}{name}", key="error"))}
+    errors = {name: error for name, error in errors.items() if name not in results}  # the others succeeded later
+    return Results(run_id, results, errors)
+
+
+def build_notification(dag_id: str, state: str, context: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """Return the notification's JSON: ``text``, a line that holds everything, and its parts."""
-    run_id = context["run_id"]
-    outcome = _outcome(state, context)
-    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{RETRAIN_DAG}/runs/{quote(run_id)}"
+    run_id = results.run_id
+    if dag_id == PROMOTE_DAG and "promote" in results.results and not results.errors:
+        state = "success"  # another candidate of this DAG run may have failed
+    outcome = _outcome(state, results, str(context.get("reason", "")))
+    url = f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/dags/{dag_id}/runs/{quote(context['run_id'])}"
     reason = outcome.reason if outcome.reason.startswith(outcome.name) else f"{outcome.name}: {outcome.reason}"
     metrics = _describe_metrics(outcome.metrics)
-    text = f"{RETRAIN_DAG} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
-    return {"text": text, "dag_id": RETRAIN_DAG, "run_id": run_id, "state": state, "outcome": outcome.name,
+    text = f"{dag_id} {run_id}: {reason}{f' ({metrics})' if metrics else ''} {url}"
+    return {"text": text, "dag_id": dag_id, "run_id": run_id, "state": state, "outcome": outcome.name,
             "reason": outcome.reason, "metrics": outcome.metrics, "url": url}
 
 
@@ -86,24 +120,19 @@ def _describe_metrics(metrics: Mapping[str, Any]) -> str:
     return ", ".join(texts + [f"{name.replace('_', ' ')} {format_value(value)}" for name, value in others.items()])
 
 
-def _outcome(state: str, context: Mapping[str, Any]) -> Outcome:
-    if "ti" not in context:  # the run ended before any of its tasks
-        return Outcome(state, str(context.get("reason", "")))
-    pull = context["ti"].xcom_pull
-    results = {name: result for name in TASKS if isinstance(result := pull(task_ids=name), dict)}
-    promotion = results.get(PROMOTE_TASK) or results.get("promote") or {"metrics": {}}
+def _outcome(state: str, stages: Results, reason: str) -> Outcome:
+    results = stages.results
+    promotion = results.get("promote") or {"metrics": {}}
     evaluated, score = (results.get(stage, {"metrics": {}})["metrics"] for stage in ("evaluate", "score"))
     metrics = _shown(evaluated | promotion["metrics"] | score)
     if state == "failed":
-        errors = {name: error for name in TASKS if (error := pull(task_ids=name, key="error"))}
-        text = "; ".join(f"{name}: {error}" for name, error in errors.items() if name not in results)
-        return Outcome("failed", text or str(context.get("reason", "")), metrics)
-    reason = str(promotion["metrics"].get("reason", ""))
-    if promotion.get("waiting"):
-        response = pull(task_ids=ASK_TASK, key="response") or "declined"
-        return Outcome("declined", f"{response}; {reason}", metrics)
-    skipped = results.get("submit", results.get("refit", promotion)).get("skip_reason") or ""
+        errors = [f"{name}: {error}" for name, error in stages.errors.items()]
+        return Outcome("failed", "; ".join(errors) or reason, metrics)
     decision = str(promotion["metrics"].get("decision", state))
+    reason = str(promotion["metrics"].get("reason", ""))
+    if decision in NO_PROMOTION:
+        return Outcome(decision, f"{promotion['skip_reason']}; {reason}", metrics)
+    skipped = results.get("submit", results.get("refit", promotion)).get("skip_reason") or ""
     if skipped and decision == "promoted":
         reason = f"{reason}; not submitted: {skipped}"
     return Outcome(decision, reason, metrics)

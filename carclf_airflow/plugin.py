@@ -18,7 +18,7 @@ ROUTE = "car-classifier"  # of the page in Airflow's UI: /plugin/car-classifier
 URL_PREFIX = "/carclf"  # of the app's routes
 # The section of the report for each task; the other tasks link to the stages.
 REPORT_SECTIONS = {"validate": "data", "split": "data", "train_head": "training", "fine_tune": "training",
-                   "evaluate": "evaluation", "promote": "gate", "ask": "gate", "refit": "training"}
+                   "evaluate": "evaluation", "promote": "gate", "request_approval": "gate", "refit": "training"}
 
 
 def _base_path() -> str:
@@ -54,8 +54,7 @@ class ReportLink(BaseOperatorLink):  # type: ignore[misc]  # Airflow is not type
         page = f"{_base_path()}/plugin/{ROUTE}{URL_PREFIX}/dag-run?{run}"
         if ti_key.dag_id == EXPERIMENTS_DAG:  # an experiment's page has no sections
             return page
-        task_name = ti_key.task_id.rpartition(".")[2]  # approval.promote has the section of promote
-        return f"{page}#{REPORT_SECTIONS.get(task_name, 'stages')}"
+        return f"{page}#{REPORT_SECTIONS.get(ti_key.task_id, 'stages')}"
 
 
 ICONS = {"icon": f"{_base_path()}{URL_PREFIX}/static/icon.svg",

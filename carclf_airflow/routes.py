@@ -23,7 +23,7 @@ from carclf.experiments.plan import find_plan, find_rejection
 from carclf.experiments.results import find_outcome, find_report
 from carclf.runs.record import run_id_from_dag_run
 from carclf.services.storage import Store, open_store, require_marker
-from carclf_airflow.ids import EXPERIMENTS_DAG, RETRAIN_DAG
+from carclf_airflow.ids import EXPERIMENTS_DAG, PROMOTE_DAG, RETRAIN_DAG
 from carclf_airflow.responses import SAFE_METHODS, add_error_handlers, app_root_path, stored_file_response
 
 STATIC_HEADERS = {"Cache-Control": "private, max-age=86400"}  # the URLs of script and style change with their content
@@ -146,6 +146,8 @@ def _add_fallback(app: FastAPI) -> None:
 def _dag_run_page(root: str, store: Store, dag_id: str, run_id: str) -> str:
     if dag_id == EXPERIMENTS_DAG:
         return _experiment_page(root, store, run_id)
+    if dag_id == PROMOTE_DAG:
+        return pages.runs_page(store, root)  # a run of it may be about several candidates, or about none
     if dag_id != RETRAIN_DAG:
         return pages.error_page(root, "No report", f"Runs of the DAG {dag_id} do not train a car classifier.")
     if not pages.run_exists(store, run_id):

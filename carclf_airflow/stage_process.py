@@ -32,6 +32,7 @@ from carclf.progress import TASK_LOG_VARIABLE
 from carclf.redaction import redact
 from carclf.runs.record import run_id_from_dag_run
 from carclf.temporary import temporary_folder
+from carclf_airflow.ids import ANNOUNCE_TASK
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
 
 log = logging.getLogger("airflow.task")
@@ -46,7 +47,7 @@ SIGNAL_STATUS = 128  # a shell adds it to the number of the signal that ended a 
 # A worker or pod has no variable or file with them, which all of its processes could read: a task of these stages gets
 # them from Airflow's variables.
 ALLOWED = re.compile(
-    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|PYTHONUTF8|LD_LIBRARY_PATH|NETRC|CARCLF_(?!KAGGLE).*|AWS_.*"
+    r"PATH|HOME|LANG|LC_.*|TZ|TMPDIR|XDG_.*|PYTHONPATH|PYTHONUTF8|LD_LIBRARY_PATH|NETRC|CARCLF_(?!KAGGLE|AIRFLOW_(?:URL|TOKEN)$).*|AWS_.*"
     r"|KERAS_.*|TF_.*|XLA_.*|CUDA_.*|NVIDIA_.*|OPENBLAS_.*|OMP_.*|SSL_CERT_.*|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE"
     r"|(?i:https?_proxy|no_proxy)|OTEL_.*|MLFLOW_.*|HF_ENDPOINT"
 )
@@ -90,9 +91,12 @@ def download_arguments(params: Mapping[str, Any]) -> list[str]:
     return ["--recipe", str(params["recipe"]), *(part for pair in pairs for part in ("--set", pair))]
 
 
-def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[str, Any]:
-    """Run a stage in a child process and return its result, small enough for XCom."""
-    run_id = run_id_from_dag_run(context["dag_run"].run_id)
+def run_stage(stage: str, context: Mapping[str, Any], *arguments: str, run: str = "") -> dict[str, Any]:
+    """Run a stage in a child process and return its result, small enough for XCom.
+
+    ``run`` is the run's id, by default the one for this DAG run.
+    """
+    run_id = run or run_id_from_dag_run(context["dag_run"].run_id)
     settings = download_arguments(context["params"]) if stage == "download" else []
     environment = child_environment(stage) | airflow_run_environment(context)
     ended = run_command(stage, ["--run", run_id, *arguments, *settings], environment)
@@ -102,7 +106,8 @@ def run_stage(stage: str, context: Mapping[str, Any], *arguments: str) -> dict[s
         raise AirflowSkipException(f"{stage} is skipped, and the tasks after it: {result['skip_reason']}")
     if ended.status == EXIT_SKIP:
         log.info("%s: skipping downstream tasks reason=%s", stage, result["skip_reason"])
-        skip_tasks(context, sorted(context["task"].get_flat_relative_ids(upstream=False)), result)
+        downstream = sorted(context["task"].get_flat_relative_ids(upstream=False))
+        skip_tasks(context, [name for name in downstream if not name.endswith(ANNOUNCE_TASK)], result)
     # A transient error has status 75 too, but leaves no result.
     if ended.status == EXIT_RETRY and result.get("waiting"):
         return result
@@ -123,6 +128,13 @@ def run_command(command: str, options: list[str], environment: dict[str, str]) -
         status, error = run_child(child, environment | {"TMPDIR": str(folder)})
         result = json.loads(path.read_text(), parse_float=_round_float) if path.exists() else None
         return EndedCommand(status, error, result)
+
+
+def run_for_result(command: str, options: list[str], environment: dict[str, str]) -> Any:
+    """Run a command of carclf that must succeed; return its result."""
+    ended = run_command(command, options, environment)
+    raise_for_status(command.rsplit(maxsplit=1)[-1], ended.status, ended.error)
+    return ended.result
 
 
 def raise_for_status(command: str, status: int, error: str = "") -> None:
@@ -155,18 +167,19 @@ def _truncate(value: Any, max_length: int) -> Any:
     return truncate(value, max_length) if isinstance(value, str) else value
 
 
-def poke_stage(stage: str, context: Mapping[str, Any]) -> PokeReturnValue:
+def poke_stage(stage: str, context: Mapping[str, Any], run: str = "") -> PokeReturnValue:
     """Run a stage that may have to wait; reschedule it for the time that it returns, or for the next poke."""
-    result = run_stage(stage, context)
+    result = run_stage(stage, context, run=run)
     if result["waiting"] and result["until"]:
         raise AirflowRescheduleException(datetime.fromisoformat(result["until"]))
     return PokeReturnValue(is_done=not result["waiting"], xcom_value=result)
 
 
 def skip_tasks(context: Mapping[str, Any], tasks: list[str], result: dict[str, Any]) -> None:
-    """End this task with its result and skip the given tasks."""
+    """End this task with its result and skip the given tasks; in a mapped group, those of the same map index."""
     context["ti"].xcom_push(key="return_value", value=result)
-    raise DownstreamTasksSkipped(tasks=tasks)
+    map_index = context["ti"].map_index
+    raise DownstreamTasksSkipped(tasks=[(name, map_index) for name in tasks] if map_index >= 0 else tasks)
 
 
 def child_environment(stage: str) -> dict[str, str]:

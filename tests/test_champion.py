@@ -24,6 +24,7 @@ from carclf.champion import (
     promotions,
     read_state,
     record_promotion,
+    record_response,
     record_score,
     roll_back,
     set_threshold,
@@ -357,6 +358,17 @@ def test_a_public_score_is_recorded_once_and_an_empty_one_never(store: Store) ->
 def test_a_score_does_not_create_a_champion_file(store: Store) -> None:
     record_score(store, "m", {"ref": 5, "public_score": 0.5})
     assert read_state(store) is None
+
+
+def test_a_candidate_that_is_declined_meanwhile_is_not_promoted(store: Store) -> None:
+    (candidate, state) = build_candidate(store, "candidate"), ensure_state(store, 0.5)
+    declined = {"action": "declined", "model": candidate.model.key, "by": "Ada"}
+    for _ in range(2):  # a retried task repeats it
+        record_response(store, declined)
+    assert [without_time(event) for event in history(store)] == [declined]
+    promotion = {"model": candidate.model.key, "decision": "d"}
+    assert not record_promotion(store, promotion, state)
+    assert champion_key(store) is None
 
 
 def test_concurrent_promotions_rollbacks_thresholds_and_scores_lose_nothing(url: str) -> None:

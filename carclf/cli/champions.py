@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,15 +11,19 @@ from carclf.artifacts import Model
 from carclf.champion import State, find_promotion, read_state, roll_back, set_threshold
 from carclf.cli.options import JsonOption, ResultOption, RunOption, StoreOption
 from carclf.cli.tables import champion_details, champion_rows, details_table, history_table
+from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.run_report import run_stage_with_report
 from carclf.errors import ConfigError, QualityError
 from carclf.formatting import printable
 from carclf.metrics import METRICS
 from carclf.redaction import redact_values
+from carclf.runs.approvals import shown_decision, waiting_candidates
 from carclf.runs.mlflow_mirror import sync_champion_alias
 from carclf.runs.run import Run
+from carclf.services.airflow import request_announcement
 from carclf.services.storage import Store, format_command, require_store
 from carclf.stages.chain import StageOptions
+from carclf.stages.promote import PromotionOptions
 
 champion_app = typer.Typer(help="Show, promote or roll back the champion.", no_args_is_help=True)
 ByOption = Annotated[str, typer.Option("--by", envvar="USER", help="Your name, for the history.")]
@@ -56,18 +61,48 @@ def show(
 
 
 @champion_app.command()
+def current(store_url: StoreOption = "store", result: ResultOption = None) -> None:
+    """Print the champion as JSON, with its sequence number in the history; null if there is none."""
+    facts = champion_facts(require_store(store_url))
+    champion = facts.champion if facts else None
+    _print_json(champion and champion.to_json(), result)
+
+
+@champion_app.command()
+def candidates(
+    store_url: StoreOption = "store", result: ResultOption = None,
+    claim: Annotated[
+        str, typer.Option("--claim", metavar="NAME", help="Leave out those that another name has claimed.")
+    ] = "",
+) -> None:
+    """Print the candidates that wait for a person's approval as JSON, oldest first."""
+    _print_json(waiting_candidates(require_store(store_url), claim), result)
+
+
+def _print_json(value: object, result: Path | None) -> None:
+    text = json.dumps(redact_values(value), indent=1)
+    if result:
+        result.write_text(text)
+    else:
+        print(text)
+
+
+@champion_app.command()
 def promote(
     run: RunOption, store_url: StoreOption = "store", by: ByOption = "",
     override: Annotated[
         str, typer.Option("--override", metavar="REASON", help="Promote the model even if the gate rejects it.")
     ] = "",
+    note: Annotated[str, typer.Option("--note", help="A note on the approval, for the champion's history.")] = "",
     result: ResultOption = None,
 ) -> None:
     """Apply the gate to a run's model, with your approval, and promote the model if it passes."""
     if override and not override.strip():
         raise ConfigError("--override needs a reason. It is stored in the champion's history.")
     current = Run.load(run, require_store(store_url))
-    decided = run_stage_with_report(current, "promote", StageOptions(by, override.strip()))
+    promotion = PromotionOptions(approved_by=by, override_reason=override.strip(), note=note.strip(),
+                                 shown_decision=shown_decision(current))
+    decided = run_stage_with_report(current, "promote", StageOptions(promotion))
     if result:
         result.write_text(json.dumps(redact_values(asdict(decided))))
     reason = str(decided.metrics["reason"])
@@ -82,6 +117,7 @@ def promote(
         raise ConfigError(f"The model {model} of run {run} was promoted before; the champion "
                           f"is now {champion}. To make {model} the champion again: {command}")
     print(printable(reason))
+    request_announcement()
 
 
 @champion_app.command()
@@ -96,6 +132,7 @@ def rollback(
     run = printable(str(event.get("run") or "unknown"))
     print(f"The champion is now {event['model']} of run {run}; it replaces {event['previous_model']}. The stored "
           f"threshold is still {_describe(_require_state(store))}. To change it: carclf champion set-threshold")
+    request_announcement()
 
 
 @champion_app.command("set-threshold")

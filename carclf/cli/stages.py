@@ -16,9 +16,11 @@ from carclf.config import parse_override
 from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.redaction import redact_values
+from carclf.runs.approvals import end_request, shown_decision
 from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import Store, format_command, init_store, require_store
 from carclf.stages.chain import STAGES, StageOptions
+from carclf.stages.promote import PromotionOptions
 
 CreateStoreOption = Annotated[
     bool, typer.Option("--create-store", envvar="CARCLF_CREATE_STORE", help="Create the store if it does not exist.")
@@ -59,15 +61,23 @@ def _promote(
     declined_by: Annotated[
         str, typer.Option("--declined-by", metavar="NAME", help="Record the person who declined the promotion.")
     ] = "",
+    expired: Annotated[bool, typer.Option("--expired", help="Record that nobody responded in time.")] = False,
+    note: Annotated[str, typer.Option("--note", help="A note on the approval, for the champion's history.")] = "",
+    shown: Annotated[
+        str, typer.Option("--shown", metavar="DECISION", help="The key of the decision that the person saw; by "
+                          "default the one that the run shows.")
+    ] = "",
     result: ResultOption = None,
 ) -> None:
     current = Run.load(run, require_store(store_url))
-    if declined_by:
-        current.decline_promotion(declined_by)
+    by, note = (approved_by or declined_by).strip(), note.strip()
+    if declined_by or expired:
+        outcome = end_request(current, "declined" if declined_by else "expired", by=by, note=note, shown=shown)
         write_report(current)
-        return
-    options = StageOptions(approved_by=approved_by.strip())
-    _finish(run_stage_with_report(current, "promote", options), result)
+    else:
+        promotion = PromotionOptions(approved_by=by, note=note, shown_decision=shown or shown_decision(current))
+        outcome = run_stage_with_report(current, "promote", StageOptions(promotion))
+    _finish(outcome, result)
 
 
 def _stage_command(stage: str) -> Callable[..., None]:

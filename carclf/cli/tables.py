@@ -133,6 +133,7 @@ def _describe_event(event: Event) -> str:
     fields = {
         "by": event.get("approved_by") or event.get("by"),
         "replaces": event.get("previous_model"),
+        "note:": event.get("note"),
         "override:": event.get("override"),
         "as": event.get("refit"),
     }
@@ -162,7 +163,7 @@ def run_lines(facts: "RunFacts") -> list[str]:
     lines = [
         f"{facts.run}, recipe {header.recipe}, started {header.created}{champion}",
         f"{row['state']} at {row['stage']}" if row["stage"] else row["state"],
-        *([facts.decision.reason] if facts.decision else []),
+        *([". ".join(filter(None, (facts.decision.reason, facts.decision.response)))] if facts.decision else []),
         "", *format_table([("stage", "state", "", "", ""), *map(_stage_cells, facts.stages)]),
         "", *(format_table([("setting", "value", ""), *settings]) if settings else ["no settings are changed"]),
         *(["", *problems] if problems else []),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from carclf.artifacts import Evaluation
-from carclf.champion import Event, State, model_summary, read_state
+from carclf.champion import Event, State, champion_sequence, model_summary, read_state
 from carclf.dashboard.run_reader import Facts
 from carclf.errors import DataError
 from carclf.runs.index import BOUNDS
@@ -32,6 +32,9 @@ class Champion(Facts):
     rank: int | None
     since: str  # ISO 8601
     by: str  # who approved the promotion or rolled back, or ""
+    action: str = "promoted"  # or rolled_back
+    decision: str = ""  # the key of the decision that promoted the model
+    sequence: int = 0  # the position in the history of the event that made the champion
 
 
 class ThresholdChange(Facts):
@@ -71,7 +74,9 @@ def _champion(store: Store, state: State, event: Event) -> Champion:
     summary = model_summary(state, event, evaluation)
     summary = {f"val_metric{bound}": summary[f"val_accuracy{bound}"] for bound in BOUNDS} | summary
     by = event.get("approved_by") or event.get("by") or ""
-    return Champion.model_validate(summary | {"rank": summary["rank"] or None, "since": event["time"], "by": by})
+    made = {"action": event["action"], "decision": event.get("decision", ""), "sequence": champion_sequence(state)}
+    return Champion.model_validate(summary | made | {
+        "rank": summary["rank"] or None, "since": event["time"], "by": by})
 
 
 def _threshold_changes(state: State) -> tuple[ThresholdChange, ...]:

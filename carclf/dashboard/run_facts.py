@@ -7,6 +7,7 @@ from itertools import chain, repeat
 from typing import Any
 
 from carclf.artifacts import File
+from carclf.champion import champion_event
 from carclf.dashboard.run_reader import AUDIT, Facts, Problem, RunReader, open_run
 from carclf.dashboard.stage_facts import ChangedSetting, StageFacts, all_stage_facts, changed_settings
 from carclf.formatting import finite_number
@@ -139,7 +140,11 @@ class GateRule(Facts):
 
 
 class DecisionFacts(Facts):
-    """``decision.json``; ``decision`` may also be "awaiting approval" or "declined", ``champion`` is a model's key."""
+    """``decision.json``; ``decision`` may also be "awaiting approval", "declined" or "expired".
+
+    ``champion`` is a model's key. ``response`` is the person's response, or the new champion if it has changed since
+    the request for approval.
+    """
 
     decision: str
     reason: str
@@ -147,6 +152,7 @@ class DecisionFacts(Facts):
     champion: str | None
     rules: tuple[GateRule, ...]
     champion_comparison: dict[str, Any] | None = None
+    response: str = ""
 
 
 class RunFacts(Facts):
@@ -280,6 +286,21 @@ def _error_images(reader: RunReader) -> tuple[dict[str, str], ...]:
 
 def _decision(reader: RunReader) -> DecisionFacts | None:
     content = reader.read_json("promote", "decision.json")
+    if content is None:
+        return None
     # A candidate that passed the gate may wait for approval, or may have been declined.
-    state = reader.attempt("promote").get("metrics", {}).get("decision") or (content or {}).get("decision")
-    return None if content is None else DecisionFacts.model_validate(content | {"decision": state})
+    attempt = reader.attempt("promote")
+    state = attempt.get("metrics", {}).get("decision") or content.get("decision")
+    response = attempt.get("text", "") if state in ("declined", "expired") else ""
+    if state == "awaiting approval":
+        response = reader.try_section("champion", lambda: _changed_champion(reader.store, content["champion"]), "")
+    return DecisionFacts.model_validate(content | {"decision": state, "response": response})
+
+
+def _changed_champion(store: Store, champion: str | None) -> str:
+    """Return a sentence if another model has become the champion, else ""."""
+    event = champion_event(store)
+    if event is None or event["model"] == champion:
+        return ""
+    return (f"The champion has changed since the request: it is now {event['model']} of run "
+            f"{event.get('run') or 'unknown'}. An approval compares the candidate with it")

@@ -24,7 +24,7 @@ class StageFacts(Facts):
     """A stage of a run. Times are in ISO 8601; texts are "" and ``seconds`` is None where unknown."""
 
     name: str
-    state: str  # not started, running, stale (probably killed), waiting, failed, declined, done or skipped
+    state: str  # not started, running, stale (probably killed), waiting, failed, declined, expired, done or skipped
     text: str  # the error, or why the stage waits or is skipped
     since: str
     ended: str
@@ -59,7 +59,7 @@ def all_stage_facts(
         if stage.state == "not started" and skip_reason:
             stage = stage.model_copy(update={"state": "skipped", "text": skip_reason})
         stages.append(stage)
-        ended = stage.text if stage.state in ("declined", "skipped") else ""
+        ended = stage.text if stage.state in ("declined", "expired", "skipped") else ""
         skip_reason = reader.result(name).get("skip_reason") or ended or skip_reason
     return tuple(stages)
 
@@ -96,12 +96,15 @@ def _command(reader: RunReader, stage: str, settings: tuple[ChangedSetting, ...]
     if members and stage == "fine_tune":
         runs = [part for member in members for part in ("--run", member)]
         return shlex.join(["carclf", "ensemble", *runs, "--name", reader.run_id, *store])
+    state = reader.attempt(stage).get("state") if stage == "promote" else ""
+    if state == "declined":
+        return shlex.join(["carclf", "champion", stage, "--run", reader.run_id, *store, "--override", "REASON"])
     command = ["carclf", stage, "--run", reader.run_id, *store]
     if stage == "download":
         command += ["--recipe", str(reader.record.get("recipe", ""))]
         for setting in settings:
             command += ["--set", f"{setting.name}={_override(setting.value)}"]
-    if stage == "promote" and reader.attempt(stage).get("state") in ("waiting", "declined"):
+    if state in ("waiting", "expired"):
         command += ["--approved-by", "NAME"]
     return shlex.join(command)
 

@@ -71,11 +71,11 @@ class GateDecision(BaseModel):
     override: str | None = None
     rejection: str | None = None
 
-    def overridden(self, reason: str) -> Self:
-        """Return a decision that promotes this rejected candidate for a person's reason."""
+    def overridden(self, reason: str, rejection: str) -> Self:
+        """Return a decision that promotes this candidate for a person's reason, although it was rejected."""
         return self.model_copy(update={
-            "decision": "promoted", "override": reason, "rejection": self.reason,
-            "reason": f"promoted manually ({reason}); the gate's decision: {self.reason}",
+            "decision": "promoted", "override": reason, "rejection": rejection,
+            "reason": f"promoted manually ({reason}), although {rejection}",
         })
 
     def metrics(self) -> Metrics:

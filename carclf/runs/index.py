@@ -83,7 +83,8 @@ def list_runs(store: Store) -> list[Row]:
     - ``val_accuracy``, ``val_accuracy_low``, ``val_accuracy_high``, ``public_score``, ``rank``: a number or None
     - ``metric``, the name of the metric that judges the run, and ``val_metric``, ``val_metric_low``,
       ``val_metric_high``
-    - ``decision``: promoted, rejected (by the gate), awaiting approval, declined (by a person), or ""
+    - ``decision``: promoted, rejected (by the gate), awaiting approval, declined (by a person), expired (nobody
+      responded), or ""
     - ``minutes``, ``gpu_minutes`` and ``gpu``, the GPU's name
     - ``champion``: whether the run produced the current champion
 
@@ -152,7 +153,7 @@ def _metric_values(evaluated: Mapping[str, Any], split_metric: object) -> Row:
 
 def _state(stages: Mapping[str, StageRecord], latest: Attempt, last: str) -> Row:
     if latest:
-        state = "done" if latest.get("state") in ("declined", "skipped") else _text(latest.get("state"))
+        state = "done" if latest.get("state") in ("declined", "expired", "skipped") else _text(latest.get("state"))
         return {"state": state, **{name: _text(latest.get(name)) for name in ("stage", "text")}}
     stage = next(reversed(list(stages)), "")  # the record keeps the stages in their order
     skip_reason = stages[stage].get("skip_reason", "") if stage else ""

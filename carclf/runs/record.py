@@ -40,7 +40,8 @@ class StageRecord(TypedDict, total=False):
 class Attempt(TypedDict, total=False):
     """The latest unfinished attempt at a stage; ``text`` is the reason of its state.
 
-    The states are running, waiting, failed, skipped (there is nothing to do) and declined (by a person).
+    The states are running, waiting, failed, skipped (there is nothing to do), declined (by a person) and expired
+    (nobody responded). ``claimed_by`` names who asks a person for the approval that the attempt waits for.
     """
 
     stage: str
@@ -49,6 +50,7 @@ class Attempt(TypedDict, total=False):
     ended: str
     text: str
     until: str
+    claimed_by: str
     metrics: dict[str, Any]
 
 

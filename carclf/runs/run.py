@@ -185,15 +185,11 @@ class Run:
         entry = asdict(result) | {"ended": _now(), "gpu": machine["gpu"], "machine": machine}
         self._change(lambda record: _with_result(record, result, entry))
 
-    def decline_promotion(self, by: str) -> None:
-        """Record that a person declined the promotion; raise ConfigError unless the run waits for approval."""
-        attempt = self.record["attempts"].get("promote", Attempt())
-        if attempt.get("state") != "waiting":
-            raise ConfigError(f"The run {self.run_id!r} does not wait for approval, so it cannot be declined.")
-        metrics = {**attempt["metrics"], "decision": "declined"}
-        text, ended = f"declined by {by}", _now()
-        declined: Attempt = {**attempt, "state": "declined", "text": text, "metrics": metrics, "ended": ended}
-        self._change(lambda record: {**record, "attempts": {**record["attempts"], "promote": declined}})
+    def end_attempt(self, stage: str, state: str, text: str, metrics: Metrics) -> None:
+        """Write the end of a stage's waiting attempt to the record."""
+        end: Any = {"state": state, "text": text, "metrics": metrics, "ended": _now()}
+        self._change(lambda record: {
+            **record, "attempts": {**record["attempts"], stage: {**record["attempts"].get(stage, {}), **end}}})
 
     def add_members(self, members: "list[Run]") -> None:
         """Make this new run the run of an ensemble, with the data and the split of its first member.

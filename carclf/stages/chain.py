@@ -5,7 +5,7 @@ loads neither TensorFlow nor pandas, so a DAG file may import it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from carclf import artifacts
@@ -26,6 +26,7 @@ from carclf.stages.download import download
 from carclf.stages.evaluate import evaluate
 from carclf.stages.fine_tune import fine_tune
 from carclf.stages.promote import EXCLUDED_GATE_SETTINGS, Candidate, PromotionOptions, promote
+from carclf.stages.promote import NO_OPTIONS as NO_PROMOTION_OPTIONS
 from carclf.stages.refit import refit
 from carclf.stages.score import score
 from carclf.stages.split import split
@@ -41,12 +42,11 @@ A = TypeVar("A", bound=Artifact)
 class StageOptions:
     """Options of one call of a stage. None of them is part of a key.
 
-    ``approved_by`` names the person who approved the promotion. ``override_reason`` is the reason for
-    promoting a rejected candidate. Fine-tuning pauses after ``pause_epoch``; 0 means never.
+    ``promotion`` has a person's approval; its run id is that of the call. Fine-tuning pauses after ``pause_epoch``; 0
+    means never.
     """
 
-    approved_by: str = ""
-    override_reason: str = ""
+    promotion: PromotionOptions = NO_PROMOTION_OPTIONS
     pause_epoch: int = 0
 
 
@@ -110,7 +110,7 @@ def _evaluate(call: StageCall) -> tuple[Artifact, bool]:
 def _promote(call: StageCall) -> tuple[Artifact, bool]:
     archive, data_split = call.input(Archive, "download"), call.input(Split, "split")
     model, evaluation = call.input(Model, "fine_tune"), call.input(Evaluation, "evaluate")
-    options = PromotionOptions(call.run_id, call.options.approved_by, call.options.override_reason)
+    options = replace(call.options.promotion, run_id=call.run_id)
     return promote(Candidate(archive, data_split, model, evaluation), call.context, options)
 
 

@@ -10,6 +10,7 @@ from carclf.champion import (
     Event,
     State,
     describe_holdout,
+    describe_response,
     ensure_state,
     load_event_model,
     measurement_of_model,
@@ -17,7 +18,9 @@ from carclf.champion import (
     read_state,
     record_measurement,
     record_promotion,
+    record_response,
     require_common_classes,
+    response_of_model,
 )
 from carclf.config import Config, Gate
 from carclf.errors import ServiceError, StageWaiting
@@ -44,11 +47,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PromotionOptions:
-    """The run that requests the promotion, its approver, and the reason for promoting a rejected candidate."""
+    """The run that requests the promotion, its approval, and the reason for promoting a rejected candidate.
+
+    ``shown_decision`` is the key of the decision that the approver saw.
+    """
 
     run_id: str = ""
     approved_by: str = ""
     override_reason: str = ""
+    note: str = ""
+    shown_decision: str = ""
 
 
 NO_OPTIONS = PromotionOptions()
@@ -61,8 +69,8 @@ def promote(
 
     A promoted model is then measured once on the labeled test images, if there are any. If that fails, the model stays
     the champion, and running the stage again measures it. A model that was promoted before keeps its decision and is
-    not promoted again. Raise StageWaiting if ``gate.approval`` is required and nobody has approved yet, ServiceError
-    if other runs keep changing the champion.
+    not promoted again. A model that a person declined is rejected unless a person overrides that. Raise StageWaiting if
+    ``gate.approval`` is required and nobody has approved yet, ServiceError if other runs keep changing the champion.
     """
     decision, reused = _promote(candidate, context, options)
     if decision.metric("decision") != "promoted" or not candidate.split.metrics.get("num_holdout"):
@@ -95,15 +103,16 @@ def _promote(candidate: Candidate, context: StageContext, options: PromotionOpti
         if earlier := promotion_of_model(state, candidate.model.key):
             return _earlier_decision(earlier, state, store), True
         decision, reused = _decide(candidate, state, context)
+        decision = _with_response(decision, state)
         if decision.metric("decision") == "rejected":
             if not options.override_reason:
-                return decision, reused
+                return _with_approval(decision, options, store), reused
             decision, reused = _override(decision, options.override_reason, store)
         if context.config.gate.approval == "required" and not options.approved_by:
             raise _approval_required(decision, options.run_id, store)
-        event = _promotion_event(candidate, decision, options)
+        event = _promotion_event(candidate, decision, options) | _changed_evidence(decision, options, store)
         if record_promotion(store, event, state, raise_to=_raised_threshold(candidate, context.config)):
-            return decision, reused
+            return _with_evidence(decision, event), reused
         log.info("promote: the champion or the threshold has changed, comparing again")
         state = ensure_state(store, threshold, metric)
     raise ServiceError(f"The champion changed {MAX_ATTEMPTS} times while the candidate was compared with it. "
@@ -132,8 +141,7 @@ def _earlier_decision(event: Event, state: State, store: Store) -> Decision:
     note = (f"it was promoted before and is not promoted again: the champion is {champion}. To restore it: carclf "
             f"champion rollback --to {event['model']}")
     log.warning("promote: model=%s: %s", event["model"], note)
-    reason = f"{decision.metric('reason')}; {note}"
-    return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
+    return _with_reason(decision, f"{decision.metric('reason')}; {note}")
 
 
 def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[Decision, bool]:
@@ -165,24 +173,68 @@ def _decide(candidate: Candidate, state: State, context: StageContext) -> tuple[
     return build(Decision, make, Provenance(VERSION, inputs, settings), store)
 
 
+def _with_response(decision: Decision, state: State) -> Decision:
+    """Return the decision, as a rejection if a person declined the model."""
+    response = response_of_model(state, decision.input("model"))
+    if response is None or response["action"] != "declined" or decision.metric("decision") == "rejected":
+        return decision
+    rejected = {"decision": "rejected", "reason": f"rejected: {describe_response(response)}"}
+    return decision.model_copy(update={"metrics": decision.metrics | rejected})
+
+
+def _with_approval(rejected: Decision, options: PromotionOptions, store: Store) -> Decision:
+    """Record an approval that promotes nothing, because the gate rejects the candidate now; return the rejection."""
+    evidence = _changed_evidence(rejected, options, store)
+    if not options.approved_by or not evidence:
+        return rejected
+    event = {"action": "approved", "model": rejected.input("model"), "run": options.run_id, "by": options.approved_by,
+             "note": options.note, "decision": rejected.key}
+    record_response(store, event | evidence)
+    return _with_evidence(rejected, evidence)
+
+
+def _changed_evidence(decision: Decision, options: PromotionOptions, store: Store) -> Event:
+    """Return the decision that the approver saw and the champion in it; empty if it is this decision."""
+    shown = Decision.find(store, options.shown_decision) if options.shown_decision else None
+    if shown is None or shown.key in (decision.key, decision.inputs.get("rejection")):
+        return {}
+    return {"shown_decision": shown.key, "shown_champion": shown.metrics.get("champion")}
+
+
+def _with_evidence(decision: Decision, event: Event) -> Decision:
+    """Return the decision with a note in its reason if the approver saw another one."""
+    if "shown_decision" not in event:
+        return decision
+    note = (f"decided again when it was approved: the approver saw the decision {event['shown_decision']}, against "
+            f"{event['shown_champion'] or 'no champion'}")
+    return _with_reason(decision, f"{decision.metric('reason')}; {note}")
+
+
+def _with_reason(decision: Decision, reason: str) -> Decision:
+    return decision.model_copy(update={"metrics": decision.metrics | {"reason": reason}})
+
+
 def _override(rejected: Decision, reason: str, store: Store) -> tuple[Decision, bool]:
-    """Build the decision of a person who overrides the gate, with the gate's rules and reason."""
+    """Build the decision of a person who overrides the gate or a declined request, with the gate's rules."""
+    rejection = str(rejected.metric("reason"))
 
     def make(folder: Path) -> Metrics:
         from carclf.gate.decision import GateDecision, write_decision
 
         decision = GateDecision.model_validate_json(rejected.path(store, "decision.json").read_text())
-        return write_decision(folder, decision.overridden(reason))
+        return write_decision(folder, decision.overridden(reason, rejection))
 
     inputs = rejected.inputs | {"rejection": rejected.key}
-    return build(Decision, make, Provenance(VERSION, inputs, rejected.settings | {"override": reason}), store)
+    settings = {"override": reason, "rejection": rejection}
+    return build(Decision, make, Provenance(VERSION, inputs, rejected.settings | settings), store)
 
 
 def _approval_required(decision: Decision, run_id: str, store: Store) -> StageWaiting:
     command = format_command(store, f"promote --run {run_id or 'RUN'}")
     reason = f"awaiting approval: {str(decision.metric('reason')).removeprefix('promoted: ')}"
     report = decision.file("report.html").key
-    metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report}
+    metrics = decision.metrics | {"decision": "awaiting approval", "reason": reason, "report": report,
+                                  "decision_key": decision.key}
     return StageWaiting(f"{reason}. To approve: {command} --approved-by NAME", metrics=metrics)
 
 
@@ -193,7 +245,8 @@ def _promotion_event(candidate: Candidate, decision: Decision, options: Promotio
         "run": options.run_id, "val_accuracy": metrics.get("val_accuracy"),
         "metric": metrics["metric"], "val_metric": metrics.get("val_metric"),
     }
-    optional = {"approved_by": options.approved_by} | {name: metrics.get(name) for name in ("override", "rejection")}
+    optional = {"approved_by": options.approved_by, "note": options.note}
+    optional |= {name: str(metrics[name]) for name in ("override", "rejection") if name in metrics}
     return event | {name: value for name, value in optional.items() if value}
 
 

@@ -39,9 +39,10 @@ def submit(
 ) -> tuple[Submission, bool]:
     """Return the submission of the model's predictions of the test images, and whether it was reused.
 
-    The evaluation of a refitted model is that of its measured model. Raise ConfigError if that was never promoted.
-    Raise StageSkipped if the source is not a competition, or if the competition accepts no files. Raise StageWaiting,
-    and keep the predictions, if Kaggle accepts no more submissions today or if it is unknown whether it received them.
+    The evaluation of a refitted model is that of its measured model, which the metrics name. Raise ConfigError if that
+    was never promoted. Raise StageSkipped if the source is not a competition, or if the competition accepts no files.
+    Raise StageWaiting, and keep the predictions, if Kaggle accepts no more submissions today or if it is unknown
+    whether it received them.
     """
     if obstacle := context.config.submission_obstacle:
         raise StageSkipped(obstacle)
@@ -50,7 +51,8 @@ def submit(
     if not Prediction.find(context.store, provenance.key(Prediction)):
         require_open(KaggleClient(context.config.competition))
     prediction, _ = predict_test(archive, dataset, model, evaluation, context)
-    return send_submission(prediction, dataset, context)
+    submission, reused = send_submission(prediction, dataset, context)
+    return submission.model_copy(update={"metrics": submission.metrics | {"model": model.measured_key}}), reused
 
 
 def predict_test(

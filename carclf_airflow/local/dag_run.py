@@ -68,14 +68,15 @@ class DagRun:
                 return
             time.sleep(seconds)
 
-    def result(self, task_id: str) -> Any:
+    def result(self, task_id: str, map_index: int = -1) -> Any:
         """Return what a task returned."""
-        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/return_value?deserialize=true"
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries/return_value?deserialize=true&map_index={map_index}"
         return self.airflow.call("GET", path)["value"]
 
-    def has_result(self, task_id: str) -> bool:
+    def has_result(self, task_id: str, map_index: int = -1) -> bool:
         """Return whether a task returned something, which a skipped one may not have."""
-        entries = self.airflow.call("GET", f"{self.path}/taskInstances/{task_id}/xcomEntries")["xcom_entries"]
+        path = f"{self.path}/taskInstances/{task_id}/xcomEntries?map_index={map_index}"
+        entries = self.airflow.call("GET", path)["xcom_entries"]
         return any(entry["key"] == "return_value" for entry in entries)
 
     def log_events(self, task_id: str, map_index: int = -1) -> list[str]:

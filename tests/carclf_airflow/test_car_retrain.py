@@ -1,4 +1,4 @@
-"""The DAG car_retrain: its chain, its form, its approval, and a complete run."""
+"""The DAG car_retrain: its chain, its form, its assets, and a complete run."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from airflow_process import airflow_environment, printed_json, run_python
+from airflow_process import airflow_environment, printed_json
 
 from carclf.config import iter_settings
 from carclf.demo.competition import open_competition
@@ -19,8 +19,7 @@ from carclf.runs.index import list_runs
 from carclf.services.storage import open_store
 from carclf.stages.chain import STAGES
 
-APPROVAL = ["approval.ask", "approval.promote"]
-TASKS = [*list(STAGES)[:7], *APPROVAL, *list(STAGES)[7:]]
+AFTER_PROMOTE = ["request_approval", "announce_champion"]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     home = tmp_path_factory.mktemp("airflow")
     return airflow_environment(
         home, CARCLF_SCHEDULE="none", CARCLF_CACHE=str(home / "cache"), CARCLF_POKE_INTERVAL_SECONDS="1",
-        CARCLF_RETRY_DELAY_SECONDS="1", CARCLF_APPROVAL_TIMEOUT_HOURS="1.5")
+        CARCLF_RETRY_DELAY_SECONDS="1")
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +51,19 @@ def described(environment: dict[str, str]) -> dict[str, Any]:
                         for name in ("submit", "score")},
             "refit": dag.get_task("refit").trigger_rule,
             "callbacks": [dag.on_success_callback, dag.on_failure_callback],
-            "ask": [dag.get_task("approval.ask").defaults, dag.get_task("approval.ask").response_timeout.seconds],
+            "announce": dag.get_task("announce_champion").trigger_rule,
+            "assets": {task.task_id: [[asset.name for asset in task.inlets], [asset.name for asset in task.outlets]]
+                       for task in dag.tasks if task.inlets or task.outlets},
         }))
         """,
         environment,
     )
 
 
-def test_the_chain_has_ten_stages_and_an_approval_on_the_gpu_queue(described: dict[str, Any]) -> None:
-    assert described["chain"] == {name: [after] for name, after in itertools.pairwise(TASKS)} | {"score": []}
+def test_the_chain_has_ten_stages_on_the_gpu_queue(described: dict[str, Any]) -> None:
+    chain = {name: [after] for name, after in itertools.pairwise(STAGES)}
+    chain["promote"] = sorted([*AFTER_PROMOTE, *chain["promote"]])
+    assert described["chain"] == chain | {name: [] for name in ("score", *AFTER_PROMOTE)}
     assert described["queues"] == ["gpu"]
     assert described["timeouts"]
     assert (described["active"], described["catchup"]) == (1, False)
@@ -69,8 +72,14 @@ def test_the_chain_has_ten_stages_and_an_approval_on_the_gpu_queue(described: di
 def test_waiting_tasks_hold_no_slot_and_wait_longer_than_a_night(described: dict[str, Any]) -> None:
     assert described["sensors"] == {"submit": ["reschedule", 3 * 24 * 3600, "none_failed"],
                                     "score": ["reschedule", 6 * 3600, "all_success"]}
-    assert described["refit"] == "none_failed"
-    assert described["ask"] == [["Reject"], 5400]  # CARCLF_APPROVAL_TIMEOUT_HOURS=1.5
+    assert described["refit"] == "all_success"
+
+
+def test_tasks_name_the_assets_that_they_read_and_produce(described: dict[str, Any]) -> None:
+    assert described["assets"] == {
+        "download": [["car_source"], []], "split": [[], ["car_dataset"]], "submit": [[], ["car_submission"]],
+        "request_approval": [[], ["car_candidate"]], "announce_champion": [["car_champion"], ["car_champion"]]}
+    assert described["announce"] == "all_done"  # a task may fail after it changed the champion
 
 
 def test_there_are_no_callbacks_without_a_notification_url(described: dict[str, Any]) -> None:
@@ -90,35 +99,6 @@ def test_the_form_has_each_setting_with_its_type_limits_and_description(describe
     assert params["fine_tune.schedule"]["enum"] == [None, "cosine", "plateau"]
 
 
-def test_the_approval_question_shows_the_metrics_and_links_the_report(environment: dict[str, str]) -> None:
-    code = """
-        import car_retrain, jinja2
-        from types import SimpleNamespace as N
-        results = {"promote": {"threshold": 0.9, "val_accuracy": 0.95, "decision": "awaiting approval", "champion": "",
-                               "reason": "awaiting approval: all hold", "p_value": 0.0123456, "report": "decisions/d"},
-                   "evaluate": {"val_accuracy": 0.95, "val_accuracy_low": 0.93, "val_accuracy_high": 0.97,
-                               "metric": "log_loss", "val_metric": 0.2, "val_metric_low": 0.1,
-                               "val_metric_high": 0.3,
-                               "num_images": 500, "weakest_class": "a|<b[`\\nc", "weakest_recall": 0.8,
-                               "calibration_error": 0.01}}
-        ti = N(xcom_pull=lambda task_ids: {"metrics": results[task_ids]})
-        body = car_retrain.car_retrain().get_task("approval.ask").body
-        print(jinja2.Template(body).render(ti=ti, run_id="manual__2026-11-25T06:54:51+00:00"))
-    """
-    settings = {"AIRFLOW__API__BASE_URL": "https://host/airflow/", "CARCLF_STORE": "s3://b/p"}
-    body = run_python(code, environment | settings).stdout
-    run = "manual__2026-11-25T06%3A54%3A51%2B00%3A00"
-    assert f"(/airflow/dags/car_retrain/runs/{run}/plugin/car-classifier-report)" in body
-    assert "0.9500 (95%: 0.9300 to 0.9700, 500 images)" in body
-    assert "| validation log loss (lower is better) | 0.2000 (95%: 0.1000 to 0.3000, 500 images) |" in body
-    assert "| champion | none yet |" in body
-    assert "awaiting approval: all hold\n" in body
-    assert r"| weakest class | a\|\<b\[\` c, recall 0.8000 |" in body
-    assert "s3://b/p:\n\n- `decisions/d`\n" in body
-    assert "$" not in body
-    assert "1.5 hours" in body
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoServer]:
     folder = tmp_path_factory.mktemp("cars")
@@ -132,7 +112,12 @@ RUN = """
     import json, sys
     import car_retrain
     run = car_retrain.car_retrain().test(run_conf=json.loads(sys.argv[1]))
-    print(json.dumps({"state": run.state, "tasks": {ti.task_id: ti.state for ti in run.get_task_instances()}}))
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    with create_session() as session:
+        rows = session.query(AssetModel.name, AssetEvent.extra).filter(AssetModel.id == AssetEvent.asset_id).all()
+    print(json.dumps({"state": run.state, "tasks": {ti.task_id: ti.state for ti in run.get_task_instances()},
+                      "events": {name: extra for name, extra in rows}}))
 """
 CONF = {"recipe": "demo", "data.source": "demo-cars", "validation.min_images_per_class": 5,
         "validation.max_unusable_fraction": 0.2, "fine_tune.epochs": 1, "head.epochs": 2, "gate.threshold": 0.0,
@@ -146,9 +131,15 @@ def test_a_complete_run_skips_submit_if_the_competition_accepts_no_files(
               "AIRFLOW_VAR_KAGGLE_API_KEY": server.token, "KAGGLE_CONFIG_DIR": environment["AIRFLOW_HOME"]}
     subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment | kaggle, check=True)
     server.competition = dataclasses.replace(server.competition, is_notebooks_only=True)
-    skipped = dict.fromkeys([*APPROVAL, "refit", "submit", "score"], "skipped")
-    expected = {"state": "success", "tasks": dict.fromkeys(STAGES, "success") | skipped}
-    assert printed_json(RUN, environment | kaggle, json.dumps(CONF)) == expected
+    skipped = dict.fromkeys(["request_approval", "refit", "submit", "score"], "skipped")
+    tasks = dict.fromkeys([*STAGES, "announce_champion"], "success") | skipped
+    run = printed_json(RUN, environment | kaggle, json.dumps(CONF))
+    assert (run["state"], run["tasks"]) == ("success", tasks)
+    dataset, champion = run["events"]["car_dataset"], run["events"]["car_champion"]
+    assert (dataset["num_classes"], dataset["reused"], dataset["num_val"] > 0) == (10, False, True)
+    assert (champion["sequence"], champion["action"], champion["by"]) == (1, "promoted", "")
+    assert champion["run"] == dataset["run"]
+    assert set(run["events"]) == {"car_dataset", "car_champion"}  # nothing was submitted
     assert server.submissions == []
     row = list_runs(open_store(environment["CARCLF_STORE"]))[0]
     assert (row["state"], row["stage"], row["decision"]) == ("done", "submit", "promoted")

@@ -28,10 +28,15 @@ NOT_SUBMITTED = {
     "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
     "submit return_value": {"key": "", "metrics": {}, "skip_reason": "notebooks only"},
 }
-DECLINED = {
-    "promote return_value": {"waiting": True, "metrics": {
-        "decision": "awaiting approval", "threshold": 0.9, "p_value": 0.01234567, "reason": REASON}},
-    "approval.ask response": "declined by admin: nothing is promoted or submitted",
+WAITING = {"promote return_value": {"waiting": True, "metrics": {
+    "decision": "awaiting approval", "threshold": 0.9, "p_value": 0.01234567, "reason": REASON}}}
+DECLINED = {"skip_reason": "declined by admin: weak", "metrics": {"decision": "declined", "reason": REASON}}
+CANDIDATES = {
+    "candidates return_value": [{"run": "r-0"}, {"run": "r-1"}, {"run": "r-2"}],
+    "candidate.promote return_value 0": DECLINED,
+    "candidate.promote return_value 1": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
+    "candidate.score return_value 1": {"metrics": {"public_score": 0.9}},
+    "candidate.promote error 2": "ServiceError: down",
 }
 CODE = """
     import json, os, sys
@@ -39,9 +44,12 @@ CODE = """
     from carclf_airflow import notifications
     for target, state, xcoms in json.loads(sys.argv[1]):
         os.environ["CARCLF_NOTIFICATION_URL"] = target
-        ti = N(xcom_pull=lambda task_ids, key="return_value": xcoms.get(f"{task_ids} {key}"))
+        def xcom_pull(task_ids, key="return_value", map_indexes=""):
+            return xcoms.get(f"{task_ids} {key} {map_indexes}".strip())
+        ti = N(xcom_pull=xcom_pull)
+        dag_id = "car_promote" if "candidates return_value" in xcoms else "car_retrain"
         try:
-            notifications.notification_callbacks()[f"on_{state}_callback"](
+            notifications.notification_callbacks(dag_id)[f"on_{state}_callback"](
                 {"run_id": "manual__1", "ti": ti, "dag": None, "reason": "task_failure"})
             print("sent")
         except ConnectionError as error:
@@ -114,7 +122,7 @@ def notify(home: Path, *cases: tuple[str, str, dict[str, Any]], **settings: str)
 
 def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) -> None:
     failed = REJECTED | {"submit error": "ServiceError: down"}
-    cases = [(webhook.url, "success", SCORED), (webhook.url, "success", DECLINED), (webhook.url, "success", REJECTED),
+    cases = [(webhook.url, "success", SCORED), (webhook.url, "success", WAITING), (webhook.url, "success", REJECTED),
              (webhook.url, "failure", failed), (webhook.url, "success", NOT_SUBMITTED)]
     assert notify(tmp_path, *cases) == ["sent"] * 5
     scored, *others = webhook.messages
@@ -125,20 +133,33 @@ def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) ->
         "reason": "promoted: all rules hold", "metrics": INTERVAL | {"public_score": 0.9, "rank": 2}, "url": RUN_URL,
     }
     assert [(message["outcome"], message["reason"]) for message in others] == [
-        ("declined", f"declined by admin: nothing is promoted or submitted; {REASON}"),
+        ("awaiting approval", REASON),
         ("rejected", "rejected: weak"), ("failed", "submit: ServiceError: down"),
         ("promoted", "promoted: all rules hold; not submitted: notebooks only"),
     ]
     assert others[0]["text"].endswith(f"hold (threshold 0.9) {RUN_URL}")
 
 
+def test_car_promote_notifies_of_each_candidate_and_of_nothing_if_there_is_none(
+    tmp_path: Path, webhook: Webhook
+) -> None:
+    cases = [(webhook.url, "failure", CANDIDATES), (webhook.url, "success", {"candidates return_value": []})]
+    assert notify(tmp_path, *cases) == ["sent"] * 2
+    assert [(message["run_id"], message["outcome"], message["reason"]) for message in webhook.messages] == [
+        ("r-0", "declined", f"declined by admin: weak; {REASON}"), ("r-1", "promoted", "promoted: all rules hold"),
+        ("r-2", "failed", "promote: ServiceError: down")]
+    assert webhook.messages[1]["metrics"] == {"public_score": 0.9}
+    assert webhook.messages[1]["url"] == f"{BASE_URL}/dags/car_promote/runs/manual__1"
+
+
 def test_a_mail_is_sent_by_airflows_smtp_connection(tmp_path: Path, mailbox: Mailbox) -> None:
     connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": mailbox.port,
                   "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@cars"}}
-    case = ("mailto:me@cars", "success", DECLINED)
+    case = ("mailto:me@cars", "success", WAITING)
     assert notify(tmp_path, case, AIRFLOW_CONN_SMTP_DEFAULT=json.dumps(connection)) == ["sent"]
     (mail,) = mailbox.mails
-    assert (mail["To"], mail["From"], mail["Subject"]) == ("me@cars", "airflow@cars", "carclf: manual__1 declined")
+    assert (mail["To"], mail["From"]) == ("me@cars", "airflow@cars")
+    assert mail["Subject"] == "carclf: manual__1 awaiting approval"
     assert "{{ all }} &lt;rules&gt; hold" in mail.get_payload(0).get_payload(decode=True).decode()
 
 

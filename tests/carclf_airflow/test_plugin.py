@@ -17,7 +17,7 @@ CODE = """
     print(json.dumps({
         "errors": plugins_manager.get_import_errors(), "imported": imported, "source": str(plugin["source"]),
         "apps": plugin["fastapi_apps"], "views": plugin["external_views"],
-        "links": [link("car_retrain", "evaluate"), link("car_retrain", "approval.promote"),
+        "links": [link("car_retrain", "evaluate"), link("car_retrain", "promote"),
                   link("car_experiments", "finish"), link("other", "evaluate")],
     }))
 """

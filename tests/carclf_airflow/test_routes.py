@@ -364,6 +364,7 @@ def test_a_dag_run_shows_its_report_as_soon_as_the_run_starts(store: Store, view
 
 def test_a_run_of_another_dag_has_no_report(viewer: TestClient) -> None:
     assert "No report" in viewer.get("/dag-run?dag_id=other&run_id=x", headers=HTML).text
+    assert "Car classifier</h1>" in viewer.get("/dag-run?dag_id=car_promote&run_id=x", headers=HTML).text
 
 
 def test_an_experiments_run_shows_its_comparison_and_its_report(store: Store, viewer: TestClient) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from airflow_process import airflow_environment, printed_json, run_python
@@ -25,7 +26,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_children_get_no_airflow_secret_and_three_stages_get_kaggles(environment: dict[str, str]) -> None:
     secrets = {"AIRFLOW__CORE__FERNET_KEY": "f", "KAGGLE_KEY": "k", "CARCLF_KAGGLE_ENDPOINT": "e", "SOME_TOKEN": "t",
                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://metrics", "NETRC": "/etc/netrc", "PYTHONUTF8": "1",
-               "HF_ENDPOINT": "http://mirror"}
+               "HF_ENDPOINT": "http://mirror", "CARCLF_AIRFLOW_TOKEN": "t"}
     code = """
         import json, sys
         from carclf_airflow.stage_process import child_environment
@@ -35,7 +36,7 @@ def test_children_get_no_airflow_secret_and_three_stages_get_kaggles(environment
     for secret in ("KAGGLE_KEY", "CARCLF_KAGGLE_ENDPOINT"):
         assert {stage for stage in STAGES if secret in names[stage]} == {"download", "submit", "score"}
     passed_on = {name for stage in STAGES for name in names[stage]}
-    assert not [name for name in passed_on if name.startswith("AIRFLOW") or name == "SOME_TOKEN"]
+    assert not [name for name in passed_on if name.startswith("AIRFLOW") or name.endswith("_TOKEN")]
     passed_to_all = {"CARCLF_STORE", "PATH", "OTEL_EXPORTER_OTLP_ENDPOINT", "NETRC", "PYTHONUTF8", "HF_ENDPOINT"}
     assert all(passed_to_all <= set(names[stage]) for stage in STAGES)
 
@@ -158,16 +159,22 @@ def test_an_unknown_setting_fails_the_first_task_without_a_retry_and_is_recorded
     assert (row["run"], row["state"], row["text"][: len(pushed)]) == ("r", "failed", pushed[:200])
 
 
-def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]) -> None:
+@pytest.mark.parametrize(("map_index", "skipped"), [
+    (-1, ["score", "submit"]), (2, [["score", 2], ["submit", 2]]),
+])
+def test_a_rejected_model_skips_the_downstream_stages_but_not_the_announcement(
+    environment: dict[str, str], map_index: int, skipped: list[Any]
+) -> None:
     code = """
-        import json
+        import json, sys
         from types import SimpleNamespace as N
         from airflow.sdk.exceptions import DownstreamTasksSkipped
         from carclf_airflow import stage_process
         pushed = {}
+        map_index = int(sys.argv[1])
         context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026"), "params": {},
-                   "ti": N(xcom_push=lambda key, value: pushed.update({key: value})),
-                   "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "approval.ask"})}
+                   "ti": N(xcom_push=lambda key, value: pushed.update({key: value}), map_index=map_index),
+                   "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "group.announce_champion"})}
         def run_child(command, env):
             open(command[-1], "w").write('{"key": "k", "skip_reason": "rejected: weak"}')
             return 99, ""
@@ -177,8 +184,8 @@ def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]
         except DownstreamTasksSkipped as skipped:
             print(json.dumps([skipped.tasks, pushed]))
     """
-    assert printed_json(code, environment) == [
-        ["approval.ask", "score", "submit"], {"return_value": {"key": "k", "skip_reason": "rejected: weak"}}]
+    assert printed_json(code, environment, str(map_index)) == [
+        skipped, {"return_value": {"key": "k", "skip_reason": "rejected: weak"}}]
 
 
 def test_a_skipped_stage_skips_its_own_task_and_keeps_the_reason(environment: dict[str, str]) -> None:

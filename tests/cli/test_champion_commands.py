@@ -8,6 +8,7 @@ import pytest
 from gate_candidates import Candidate, build_candidate
 from typer.testing import CliRunner, Result
 
+from carclf.artifacts import Decision
 from carclf.champion import read_state, record_score
 from carclf.cli.app import app
 from carclf.config import load_config
@@ -171,15 +172,78 @@ def test_the_promote_stage_waits_until_it_is_approved(store: Store, tmp_path: Pa
     assert (state(store)["champion"]["approved_by"], state(store)["champion"]["run"]) == ("Grace", "r")
 
 
-def test_declining_a_promotion_is_recorded(store: Store) -> None:
-    evaluated_run(store, "r", [0], gate__approval="required")
+def test_declining_a_promotion_is_recorded_once_and_needs_an_override(store: Store) -> None:
+    candidate = evaluated_run(store, "r", [0], gate__approval="required")
+    decline = ("promote", "--run", "r", "--declined-by", "Grace", "--note", "too few cars")
     with pytest.raises(ConfigError, match="does not wait"):
-        Run.load("r", store).decline_promotion("Grace")
+        carclf(store, *decline)
     carclf(store, "promote", "--run", "r")
-    assert carclf(store, "promote", "--run", "r", "--declined-by", "Grace").exit_code == 0
+    for _ in range(2):  # a retried task repeats it
+        assert carclf(store, *decline).exit_code == 99
     attempt = Run.load("r", store).record["attempts"]["promote"]
-    assert (attempt["state"], attempt["text"]) == ("declined", "declined by Grace")
-    assert state(store)["champion"] is None
+    assert (attempt["state"], attempt["text"]) == ("declined", "declined by Grace: too few cars")
+    (declined,) = state(store)["history"]
+    decision = Decision.require(store, declined.pop("shown_decision"))
+    assert decision.metrics["decision"] == "promoted"
+    assert declined == {"action": "declined", "model": candidate.model.key, "run": "r", "by": "Grace",
+                        "note": "too few cars", "shown_champion": None, "time": declined["time"]}
+    with pytest.raises(QualityError, match=r"declined by Grace: too few cars.*--override"):
+        carclf(store, "champion", "promote", "--run", "r")
+    carclf(store, "champion", "promote", "--run", "r", "--override", "checked", "--note", "by phone")
+    event = state(store)["champion"]
+    assert (event["override"], event["approved_by"], event["note"]) == ("checked", "ada", "by phone")
+    assert event["rejection"] == "rejected: declined by Grace: too few cars"
+
+
+def test_an_approval_after_the_champion_has_changed_names_both_decisions(store: Store) -> None:
+    weak = evaluated_run(store, "weak", range(12), gate__approval="required")
+    better = evaluated_run(store, "better", [0], gate__approval="required")
+    for run in ("weak", "better"):
+        carclf(store, "promote", "--run", run)
+    evaluated_run(store, "good", [0, 1])
+    carclf(store, "champion", "promote", "--run", "good")
+    assert carclf(store, "promote", "--run", "weak", "--approved-by", "Ada", "--note", "go").exit_code == 99
+    approved = state(store)["history"][-1]
+    assert {name: approved[name] for name in ("action", "model", "by", "note", "shown_champion")} == {
+        "action": "approved", "model": weak.model.key, "by": "Ada", "note": "go", "shown_champion": None}
+    assert approved["decision"] == Run.load("weak", store).record["stages"]["promote"]["key"]
+    assert approved["decision"] != approved["shown_decision"]
+    assert carclf(store, "promote", "--run", "better", "--approved-by", "Ada").exit_code == 0
+    event = state(store)["champion"]
+    assert (event["model"], event["shown_champion"]) == (better.model.key, None)
+    assert event["decision"] != event["shown_decision"]
+    assert event["shown_decision"] in Run.load("better", store).record["stages"]["promote"]["metrics"]["reason"]
+
+
+def test_candidates_are_claimed_by_one_name(store: Store) -> None:
+    for run in ("first", "second"):
+        evaluated_run(store, run, [0] if run == "first" else [1], gate__approval="required")
+    carclf(store, "promote", "--run", "first")
+
+    def candidates(*arguments: str) -> list[str]:
+        printed = carclf(store, "champion", "candidates", *arguments).stdout
+        return [candidate["run"] for candidate in json.loads(printed)]
+
+    assert candidates("--claim", "a") == ["first"]
+    carclf(store, "promote", "--run", "second")
+    assert candidates("--claim", "b") == ["second"]
+    assert candidates("--claim", "a") == ["first"]
+    assert sorted(candidates()) == ["first", "second"]
+    carclf(store, "promote", "--run", "first", "--declined-by", "Grace")
+    assert candidates("--claim", "a") == []
+
+
+def test_the_current_champion_has_the_sequence_number_of_its_event(store: Store) -> None:
+    assert json.loads(carclf(store, "champion", "current").stdout) is None
+    first, second = evaluated_run(store, "first", [0, 1]), evaluated_run(store, "second", [1])
+    for run in ("first", "second"):
+        carclf(store, "champion", "promote", "--run", run)
+    carclf(store, "champion", "set-threshold", "0.5")
+    current = json.loads(carclf(store, "champion", "current").stdout)
+    assert (current["model"], current["sequence"], current["by"]) == (second.model.key, 2, "ada")
+    carclf(store, "champion", "rollback")
+    current = json.loads(carclf(store, "champion", "current").stdout)
+    assert (current["model"], current["sequence"], current["action"]) == (first.model.key, 4, "rolled_back")
 
 
 def test_a_rejected_candidate_exits_with_the_skip_status(store: Store) -> None:

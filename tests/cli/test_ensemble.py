@@ -20,6 +20,7 @@ from carclf.inference.calibration import apply_temperature
 from carclf.runs.run import Run
 from carclf.services.storage import Store
 from carclf.stages.chain import StageOptions
+from carclf.stages.promote import PromotionOptions
 
 pytestmark = pytest.mark.usefixtures("kaggle_environment")
 PROBABILITIES = r"^p_\d"
@@ -108,7 +109,7 @@ def test_an_ensemble_waits_for_approval_and_submits_on_request(
                       "--set", "gate.approval=required", "--store", store_copy.url)
     assert status == 75
     assert f"carclf promote --run waits --store {store_copy.url} --approved-by NAME" in capsys.readouterr().out
-    promoted = Run.load("waits", store_copy).run_stage("promote", StageOptions(approved_by="Ada"))
+    promoted = Run.load("waits", store_copy).run_stage("promote", StageOptions(PromotionOptions(approved_by="Ada")))
     assert (promoted.metrics["decision"], promoted.skip_reason) == ("promoted", "")
 
 

@@ -17,12 +17,13 @@ def test_the_facts_have_the_champions_metrics_and_the_threshold_history(tmp_path
     set_threshold(store, 0.6)
     candidate = build_candidate(store, "one", range(6))
     config = load_config("demo", {"gate.raise_threshold": "worse_bound"})
-    candidate.promote(store, config, run_id="r", approved_by="you")
+    decision, _ = candidate.promote(store, config, run_id="r", approved_by="you")
     facts = champion_facts(store)
     assert facts is not None and facts.champion is not None
     metrics = candidate.evaluation.metrics
     assert facts.champion.model_dump(exclude={"since"}) == {
         "model": candidate.model.key, "run": "r", "val_accuracy": 0.9, "by": "you",
+        "action": "promoted", "decision": decision.key, "sequence": 3,
         "val_accuracy_low": metrics["val_accuracy_low"], "val_accuracy_high": metrics["val_accuracy_high"],
         "metric": "accuracy", "val_metric": 0.9, "val_metric_low": metrics["val_accuracy_low"],
         "val_metric_high": metrics["val_accuracy_high"], "public_score": None, "rank": None,

@@ -6,13 +6,17 @@ import pytest
 from gate_candidates import build_candidate
 from recorded_runs import record_attempt, record_candidate
 
+from carclf.cli.tables import run_lines
 from carclf.config import load_config
 from carclf.dashboard.run_facts import artifact_file, run_facts
+from carclf.dashboard.run_report import run_report
 from carclf.dashboard.stage_facts import ChangedSetting, StageFacts
 from carclf.errors import ConfigError
+from carclf.runs.approvals import end_request
 from carclf.runs.run import Result, Run
 from carclf.services.storage import Store, open_store
 from carclf.stages.chain import STAGES, StageOptions
+from carclf.stages.promote import PromotionOptions
 
 
 @pytest.fixture
@@ -76,20 +80,50 @@ def test_a_run_that_waits_for_approval_shows_its_decision(store: Store) -> None:
     assert page is not None and page.startswith(b"<!")
 
 
-def test_a_declined_promotion_is_recorded_and_can_still_be_approved(store: Store) -> None:
+def test_a_declined_promotion_is_recorded_and_needs_an_override(store: Store) -> None:
     config = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
     run = record_candidate(store, "r", build_candidate(store, "good", config=config))
     with pytest.raises(ConfigError):
-        run.decline_promotion("Ada")
+        end_request(run, "declined", by="Ada")
     run.run_stage("promote")
-    run.decline_promotion("Ada")
+    end_request(run, "declined", by="Ada", note="blurred")
     facts, by_name = run_facts(store, "r"), stages(store)
-    assert (facts.row["state"], facts.row["decision"], facts.row["text"]) == ("done", "declined", "declined by Ada")
-    assert facts.decision is not None and facts.decision.decision == "declined"
+    assert (facts.row["state"], facts.row["decision"]) == ("done", "declined")
+    assert facts.row["text"] == "declined by Ada: blurred"
+    assert facts.decision is not None
+    assert (facts.decision.decision, facts.decision.response) == ("declined", "declined by Ada: blurred")
     assert [by_name[name].state for name in ("promote", "submit", "score")] == ["declined", "skipped", "skipped"]
-    assert by_name["score"].text == "declined by Ada"
-    run.run_stage("promote", StageOptions(approved_by="Ada"))
+    assert by_name["score"].text == "declined by Ada: blurred"
+    assert by_name["promote"].command == f"carclf champion promote --run r --store {store.url} --override REASON"
+    run.run_stage("promote", StageOptions(PromotionOptions(approved_by="Bob")))
+    assert run_facts(store, "r").row["decision"] == "rejected"
+    run.run_stage("promote", StageOptions(PromotionOptions(approved_by="Bob", override_reason="checked")))
     assert run_facts(store, "r").row["decision"] == "promoted"
+
+
+def test_an_expired_request_can_still_be_approved(store: Store) -> None:
+    config = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
+    run = record_candidate(store, "r", build_candidate(store, "good", config=config))
+    run.run_stage("promote")
+    end_request(run, "expired", note="no response within 24 hours")
+    facts = run_facts(store, "r")
+    assert (facts.row["state"], facts.row["decision"]) == ("done", "expired")
+    assert stages(store)["promote"].command.endswith("--approved-by NAME")
+    run.run_stage("promote", StageOptions(PromotionOptions(approved_by="Ada")))
+    assert run_facts(store, "r").row["decision"] == "promoted"
+
+
+def test_a_run_that_waits_shows_that_the_champion_has_changed(store: Store) -> None:
+    config = load_config("demo", {"gate.approval": "required", "gate.threshold": 0.1})
+    record_candidate(store, "r", build_candidate(store, "good", [0], config=config)).run_stage("promote")
+    decision = run_facts(store, "r").decision
+    assert decision is not None and decision.response == ""
+    other = build_candidate(store, "other", [1])
+    other.promote(store, run_id="s")
+    decision = run_facts(store, "r").decision
+    assert decision is not None and f"it is now {other.model.key} of run s" in decision.response
+    assert decision.response in " ".join(run_lines(run_facts(store, "r")))
+    assert decision.response in run_report(store, "r")
 
 
 @pytest.mark.parametrize(("since", "state"), [("2020-01-01T00:00:00.000+00:00", "stale"), ("", "running")])

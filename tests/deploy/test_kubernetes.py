@@ -109,9 +109,9 @@ def test_only_stages_that_train_or_predict_use_the_gpu_template(tmp_path: Path) 
     environment = airflow_environment(tmp_path, CARCLF_GPU_POD_TEMPLATE=template)
     configs, imported = printed_json(CHAIN, environment)
     assert {name for name, config in configs.items() if config == {"pod_template_file": template}} == {
-        "train_head", "fine_tune", "evaluate", "promote", "approval.promote", "refit", "submit"}
+        "train_head", "fine_tune", "evaluate", "promote", "refit", "submit"}
     assert {name for name, config in configs.items() if not config} == {
-        "download", "validate", "split", "score", "approval.ask"}
+        "download", "validate", "split", "score", "request_approval", "announce_champion"}
     assert imported == []
     assert template == f"{VALUES['volumeMounts'][0]['mountPath']}/gpu-stage.yaml"
 

@@ -14,6 +14,7 @@ from carclf.runs.index import list_runs
 from carclf.runs.run import Result, Run, record_rejection
 from carclf.services.storage import Store, open_store
 from carclf.stages.chain import STAGES, StageCall, StageOptions
+from carclf.stages.promote import PromotionOptions
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ def test_a_stage_gets_its_input_artifacts_the_options_and_the_run_id(
         run.run_stage("score")
     evaluation = build(Evaluation, lambda _: Metrics(), Provenance(1, {}, {}), store)[0]
     run.record_result(Result("evaluate", evaluation.key, False, 1.0, {}, ""))
-    result = run.run_stage("score", StageOptions(approved_by="Ada"))
+    result = run.run_stage("score", StageOptions(PromotionOptions(approved_by="Ada")))
     assert (result.waiting, result.summary, result.metrics) == (True, "not yet", {"value": 1})
     [call] = calls
     assert call.input(Evaluation, "evaluate") == evaluation

@@ -6,7 +6,7 @@ from pathlib import Path
 from airflow_process import airflow_environment, printed_json
 
 # The status of each request by role. 404: permitted, but this database has no DAGs, variables or connections.
-APPROVAL = "/api/v2/dags/car_retrain/dagRuns/r/taskInstances/approval.ask/-1/hitlDetails"
+APPROVAL = "/api/v2/dags/car_promote/dagRuns/r/taskInstances/candidate.ask/0/hitlDetails"
 ROLES = ("anonymous", "none", "viewer", "user", "op", "admin")
 EXPECTED = {
     "GET /carclf/": (401, 403, 200, 200, 200, 200),

@@ -132,7 +132,7 @@ def test_without_submissions_left_submit_waits_and_keeps_the_predictions(
     assert len(kaggle_server.submissions) == 1
     kaggle_server.daily_limit = 2
     submission, reused = inputs.submit()
-    assert submission.metrics == {"ref": 1002, "num_rows": 12} and not reused
+    assert submission.metrics == {"ref": 1002, "num_rows": 12, "model": inputs.model.key} and not reused
     assert submission.inputs == {"prediction": prediction.key}
     assert submission.files == {"submission.csv": prediction.files["submission.csv"]}
     assert inputs.submit() == (submission, True)

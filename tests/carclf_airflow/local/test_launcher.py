@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.acceptance, pytest.mark.timeout(900)]
 
 RUN_STAGES = [stage for stage in STAGES if stage != "refit"]
 TASK_STATES = dict.fromkeys(RUN_STAGES, "success") | dict.fromkeys(
-    ["approval.ask", "approval.promote", "refit"], "skipped")
+    ["request_approval", "refit"], "skipped") | {"announce_champion": "success"}
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -105,14 +105,14 @@ def test_an_unchanged_run_reuses_every_artifact(state: Path) -> None:
         assert any("reused" in text for text in logs), stage
 
 
-@pytest.mark.parametrize(("choice", "decision", "state_after"), [
-    ("Reject", "declined", "skipped"), ("Approve", "promoted", "success"),
+@pytest.mark.parametrize(("choice", "decision", "state_after", "seed"), [
+    ("Reject", "declined", "skipped", 1), ("Approve", "promoted", "success", 2),  # a declined model is not asked about
 ])
-def test_a_run_waits_for_approval(
-    tmp_path_factory: pytest.TempPathFactory, choice: str, decision: str, state_after: str
+def test_a_candidate_waits_for_approval(
+    tmp_path_factory: pytest.TempPathFactory, choice: str, decision: str, state_after: str, seed: int
 ) -> None:
-    state = tmp_path_factory.getbasetemp() / "approval"  # the second run reuses the artifacts of the first
-    process = start(state, settings={"CARCLF_SETTINGS": "gate.approval=required"})
+    state = tmp_path_factory.getbasetemp() / "approval"
+    process = start(state, settings={"CARCLF_SETTINGS": f"gate.approval=required seed={seed}"})
     assert process.stdout is not None
     question = next(line for line in process.stdout if "by REST: PATCH " in line)
     time.sleep(3)  # Airflow can lose a response within about a second of the question
@@ -120,11 +120,12 @@ def test_a_run_waits_for_approval(
     output, _ = process.communicate()
     summary = json.loads(output.splitlines()[-1])
     assert (process.returncode, summary["state"], summary["decision"]) == (0, "success", decision)
-    (ask,) = [line for line in output.splitlines() if line.startswith("approval.ask")]
+    (ask,) = [line for line in output.splitlines() if line.startswith("ask ")]
     assert ("approved" if choice == "Approve" else "declined") + " by admin" in ask
-    assert {summary["tasks"][name]["state"] for name in ("approval.promote", "submit", "score")} == {state_after}
+    assert {summary["tasks"][name]["state"] for name in ("submit", "score")} == {state_after}
+    assert summary["tasks"]["promote"]["state"] == "success"
     champion = json.loads((state / "demo" / "store-demo" / "champion.json").read_text())
-    approved_by = [event.get("approved_by") for event in champion["history"][:1]]
+    approved_by = [event["approved_by"] for event in champion["history"] if event["action"] == "promoted"]
     rows = json.loads((state / "demo" / "store-demo" / "runs.json").read_text())["rows"].values()
     assert max(rows, key=lambda row: row["created"])["decision"] == decision
     assert approved_by == (["admin"] if choice == "Approve" else [])

@@ -1,0 +1,81 @@
+"""Candidates that wait for a person's approval, and the responses that promote nothing."""
+
+from typing import Any, Literal
+
+from carclf.artifacts import Decision, Model
+from carclf.champion import Event, describe_response, promotion_of_model, read_state, record_response
+from carclf.errors import ConfigError
+from carclf.progress import log
+from carclf.runs.index import list_runs
+from carclf.runs.record import Record, change_record, read_record
+from carclf.runs.run import Result, Run
+from carclf.services.storage import Store
+
+STAGE = "promote"
+WAITING = "waiting"
+
+
+def waiting_candidates(store: Store, claimant: str = "") -> list[dict[str, Any]]:
+    """Return the candidates that wait for approval, oldest first: run, model, metrics of the decision, evaluation.
+
+    With a ``claimant``, the candidates that no other claimant asked for before. Two claimants never get the same
+    request, and one that asks again gets the same candidates.
+    """
+    rows = [row for row in list_runs(store) if row["state"] == WAITING and row["stage"] == STAGE]
+    records = [record for row in reversed(rows) if (record := _claim(store, row["run"], claimant))]
+    return [
+        {"run": record["run"], "model": record["stages"]["fine_tune"]["key"],
+         "metrics": record["attempts"][STAGE]["metrics"], "evaluation": record["stages"]["evaluate"].get("metrics", {})}
+        for record in records
+        if _is_waiting(record) and (not claimant or record["attempts"][STAGE]["claimed_by"] == claimant)
+    ]
+
+
+def _claim(store: Store, run_id: str, claimant: str) -> Record | None:
+    """Return a run's record after claiming its candidate, unless it is claimed already or there is no claimant."""
+
+    def claim(record: Record) -> Record:
+        if not _is_waiting(record) or "claimed_by" in record["attempts"][STAGE]:
+            return record
+        attempt: Any = {**record["attempts"][STAGE], "claimed_by": claimant}
+        return {**record, "attempts": {**record["attempts"], STAGE: attempt}}
+
+    record = read_record(store, run_id)
+    return change_record(store, run_id, claim) if claimant and record else record
+
+
+def _is_waiting(record: Record) -> bool:
+    return record["attempts"].get(STAGE, {}).get("state") == WAITING
+
+
+def shown_decision(run: Run) -> str:
+    """Return the key of the decision that the run shows while it waits for approval, or ""."""
+    return str(run.record["attempts"].get(STAGE, {}).get("metrics", {}).get("decision_key", ""))
+
+
+def end_request(
+    run: Run, action: Literal["declined", "expired"], *, by: str = "", note: str = "", shown: str = ""
+) -> Result:
+    """Record in the champion's history and in the run that a person declined the candidate, or that nobody responded.
+
+    ``shown`` is the key of the decision that the person saw, by default the run's. Repeating it changes nothing. Raise
+    ConfigError if the run does not wait for approval. A model that was promoted meanwhile stays the champion.
+    """
+    attempt = run.record["attempts"].get(STAGE, {})
+    if attempt.get("state") not in (WAITING, "declined", "expired"):
+        raise ConfigError(f"The run {run.run_id!r} does not wait for approval, so it cannot be {action}.")
+    model, key = run.artifact(Model, "fine_tune").key, shown or shown_decision(run)
+    decision = Decision.find(run.store, key) if key else None
+    fields = {"action": action, "model": model, "run": run.run_id, "by": by, "note": note, "shown_decision": key}
+    event: Event = {name: value for name, value in fields.items() if value}
+    if decision:
+        event["shown_champion"] = decision.metrics.get("champion")
+    text = describe_response(event)
+    if promotion_of_model(read_state(run.store) or {"history": []}, model):
+        text = f"{text}, but its model was promoted before"
+        log.warning("promote: run=%s %s", run.run_id, text)
+    else:
+        record_response(run.store, event)
+    metrics = {**attempt["metrics"], "decision": action}
+    run.end_attempt(STAGE, action, text, metrics)
+    return Result(STAGE, key, False, 0.0, metrics, text, skip_reason=text)
