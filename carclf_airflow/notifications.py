@@ -14,6 +14,7 @@ from airflow.sdk.configuration import conf
 
 from carclf.formatting import format_value
 from carclf.metrics import METRICS
+from carclf.runs.record import NOTHING_NEW
 from carclf.stages.chain import STAGES
 from carclf_airflow.ids import ASK_TASK, PROMOTE_TASK, RETRAIN_DAG
 
@@ -55,9 +56,17 @@ def _target() -> str:
 
 
 def send_notification(state: str, context: Mapping[str, Any]) -> None:
-    """Send the run's outcome to CARCLF_NOTIFICATION_URL."""
+    """Send the run's outcome to CARCLF_NOTIFICATION_URL, unless there was nothing new."""
+    if _has_nothing_new(context):
+        return
     notice = build_notification(state, context)
     _notifier(_target())({**context, "notice": notice | {"html": html.escape(notice["text"])}})
+
+
+def _has_nothing_new(context: Mapping[str, Any]) -> bool:
+    """Return whether the run ended after download because it would have repeated an earlier one."""
+    result = context["ti"].xcom_pull(task_ids="download") if "ti" in context else None
+    return isinstance(result, dict) and str(result.get("skip_reason") or "").startswith(NOTHING_NEW)
 
 
 def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 `download → validate → split → train_head → fine_tune → evaluate → promote → (approval) → (refit) → submit → score`
 
 Each task runs one `carclf` command in a child process. The task's log starts with that command, which you can paste
-into a terminal. A stage whose inputs and settings are unchanged logs `reused` and ends at once.
+into a terminal. A stage whose inputs and settings are unchanged logs `reused` and ends at once. If nothing has changed
+since a completed run, a scheduled run ends after `download` with "nothing new".
 
 | task | fails if | fix |
 |---|---|---|
@@ -30,15 +31,17 @@ from datetime import timedelta
 from airflow.sdk import chain, dag, get_current_context, task
 
 from carclf_airflow.approval import approval_tasks, promote_or_request_approval
-from carclf_airflow.deployment import deployment_schedule, poke_seconds, task_defaults
+from carclf_airflow.assets import SOURCE
+from carclf_airflow.deployment import poke_seconds, task_defaults
 from carclf_airflow.notifications import notification_callbacks
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.retrain_form import form_params
+from carclf_airflow.source_runs import retrain_schedule, run_download
 from carclf_airflow.stage_process import poke_stage, run_stage
 
 
 @dag(
-    dag_id="car_retrain", schedule=deployment_schedule(), catchup=False, max_active_runs=1, params=form_params(),
+    dag_id="car_retrain", schedule=retrain_schedule(), catchup=False, max_active_runs=1, params=form_params(),
     doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), **notification_callbacks(),
 )
 def car_retrain():
@@ -50,6 +53,10 @@ def car_retrain():
             return run_stage(name, get_current_context())
 
         return run()
+
+    @task(execution_timeout=timedelta(hours=2), inlets=[SOURCE], **gpu_task_options("download"))
+    def download():
+        return run_download(get_current_context())
 
     @task(execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
     def promote():
@@ -67,7 +74,7 @@ def car_retrain():
         return poke()
 
     chain(
-        stage("download", hours=2),
+        download(),
         stage("validate", hours=2),
         stage("split", hours=1),
         stage("train_head", hours=12),

@@ -42,7 +42,8 @@ def find_last_download(source: Source, store: Store) -> LastDownload | None:
         content = json.loads(pointer.data)
         if (archive := Archive.find(store, content["archive"])) is None:
             return None
-        return LastDownload(archive, str(content.get("contents", "")), content["state"])  # earlier versions: no contents
+        # Earlier versions wrote no contents.
+        return LastDownload(archive, str(content.get("contents", "")), content["state"])
     except (ValueError, LookupError, TypeError, AttributeError, DataError) as error:
         log.warning("download: the earlier archive is damaged, reading everything reason=%s", error)
         return None
