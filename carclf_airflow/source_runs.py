@@ -26,7 +26,7 @@ def retrain_schedule() -> Any:
 
 def run_download(context: Mapping[str, Any]) -> dict[str, Any]:
     """Run the stage download. A run that nobody started by hand ends with it if nothing is new."""
-    if watches_source():
+    if not context["params"].get("data.source"):  # another source was not announced
         acknowledge(context["asset_state_store"][SOURCE])
     is_automatic = context["dag_run"].run_type in AUTOMATIC_RUNS
     return run_stage("download", context, *(["--skip-unchanged"] if is_automatic else []))

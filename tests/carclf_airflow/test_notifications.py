@@ -132,6 +132,12 @@ def test_a_webhook_gets_the_outcome_as_json(tmp_path: Path, webhook: Webhook) ->
     assert others[0]["text"].endswith(f"hold (threshold 0.9) {RUN_URL}")
 
 
+def test_a_run_with_nothing_new_is_not_announced(tmp_path: Path, webhook: Webhook) -> None:
+    nothing = {"download return_value": {"key": "ab", "metrics": {}, "skip_reason": "nothing new: run r had the same"}}
+    notify(tmp_path, (webhook.url, "success", nothing), (webhook.url, "success", REJECTED))
+    assert [message["outcome"] for message in webhook.messages] == ["rejected"]
+
+
 def test_a_mail_is_sent_by_airflows_smtp_connection(tmp_path: Path, mailbox: Mailbox) -> None:
     connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": mailbox.port,
                   "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "airflow@cars"}}
