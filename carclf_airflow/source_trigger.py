@@ -40,7 +40,7 @@ MAX_PROBLEM_CHARS = 1000
 
 
 class SourceUnavailableError(Exception):
-    """The source or Airflow's state store cannot be read at present; the message is the reason."""
+    """The source cannot be listed at present; the message is the reason."""
 
 
 class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not type-checked here
@@ -62,18 +62,19 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Poll for ever. A source that is unavailable is logged once, and again when it is available."""
-        problem = ""
+        is_available = True
         while True:
-            event, previous = None, problem
+            event = None
             try:
                 event = await self._poll()
-                problem = ""
-            except SourceUnavailableError as error:
-                problem = str(error)
-            if problem and problem != previous:
-                self.log.warning("source: unavailable, nothing is started: %s", problem)
-            elif previous and not problem:
-                self.log.info("source: available again")
+            except (SourceUnavailableError, AirflowRuntimeError) as error:  # the second is of Airflow's database
+                if is_available:
+                    self.log.warning("source: unavailable, nothing is started: %s", error)
+                is_available = False
+            else:
+                if not is_available:
+                    self.log.info("source: available again")
+                is_available = True
             if event:
                 yield TriggerEvent(event)
             await asyncio.sleep(self.poll_seconds)
@@ -82,14 +83,11 @@ class SourceTrigger(BaseEventTrigger):  # type: ignore[misc]  # Airflow is not t
         """Observe the source once; return an event's payload if its contents have to be announced."""
         was_active = await _has_active_run()
         status = await read_source_status()
-        try:
-            observation = Observation(
-                status["fingerprint"], status["changed"], status["num_new_images"],
-                was_active or await _has_active_run(), str(await self._store.aget(ACKNOWLEDGED, "")),
-            )
-            return status if await self._announce_if_due(observation) else None
-        except AirflowRuntimeError as error:
-            raise SourceUnavailableError(f"Airflow's state store: {error}") from error
+        observation = Observation(
+            status["fingerprint"], status["changed"], status["num_new_images"],
+            was_active or await _has_active_run(), str(await self._store.aget(ACKNOWLEDGED, "")),
+        )
+        return status if await self._announce_if_due(observation) else None
 
     async def _announce_if_due(self, observation: Observation) -> bool:
         rules = WatchRules(60 * self.quiet_minutes, int(self.min_new_images), 3600 * self.min_hours_between_runs)

@@ -32,10 +32,10 @@ def observed(now: float = 0.0, state: WatchState | None = None, **changes: Any) 
 
 
 def test_a_change_is_announced_once_after_the_quiet_period() -> None:
-    state, observation = observed(now=1000)
-    assert not is_due(state, observation, RULES, 1000 + 1799)
-    assert is_due(state, observation, RULES, 1000 + 1800)
-    state = announce(state, "token", 2800)
+    state, observation = observed(now=1e6)
+    assert not is_due(state, observation, RULES, 1e6 + 1799)
+    assert is_due(state, observation, RULES, 1e6 + 1800)
+    state = announce(state, "token", 1e6 + 1800)
     later = replace(observation, acknowledged="token")
     assert not is_due(observe(state, later, 1e9), later, RULES, 1e9)
 
