@@ -1,5 +1,6 @@
 """The machine that a stage runs on: its processor, packages and GPUs."""
 
+import hashlib
 import os
 import platform
 import re
@@ -57,6 +58,15 @@ def package_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):  # jax is optional
             versions[name] = version(name)
     return versions
+
+
+def code_fingerprint() -> str:
+    """Return a SHA-256 of this package's modules, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def _processor() -> str:

@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from math import inf
 from typing import Any
 
 
@@ -14,6 +15,33 @@ def deployment_schedule() -> str | None:
     """Return the schedule of car_retrain (CARCLF_SCHEDULE); None if it only runs when triggered."""
     schedule = os.environ.get("CARCLF_SCHEDULE", "@weekly")
     return None if schedule in ("", "none") else schedule
+
+
+def watches_source() -> bool:
+    """Return whether a changed source starts a run (CARCLF_WATCH_SOURCE)."""
+    return os.environ.get("CARCLF_WATCH_SOURCE", "").lower() in ("1", "true", "on", "yes")
+
+
+def watch_options() -> dict[str, float]:
+    """Return when a changed source starts a run, as arguments of ``SourceTrigger``.
+
+    Raises:
+        ValueError: A variable is not a number, or is negative.
+    """
+    defaults = {"CARCLF_POLL_SECONDS": 300, "CARCLF_QUIET_MINUTES": 30, "CARCLF_MIN_NEW_IMAGES": 0,
+                "CARCLF_MIN_HOURS_BETWEEN_RUNS": 6}
+    return {name.removeprefix("CARCLF_").lower(): _number(name, default) for name, default in defaults.items()}
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name) or str(default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < inf:
+        raise ValueError(f"Invalid {name}={text}: expected a number that is not negative, such as {default}.")
+    return number
 
 
 def poke_seconds() -> float:

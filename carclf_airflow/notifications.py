@@ -14,6 +14,7 @@ from airflow.sdk.configuration import conf
 
 from carclf.formatting import format_value
 from carclf.metrics import METRICS
+from carclf.runs.record import NOTHING_NEW
 from carclf.stages.chain import STAGES
 from carclf_airflow.ids import CANDIDATE_GROUP, CANDIDATES_TASK, PROMOTE_DAG
 
@@ -75,7 +76,8 @@ def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Result
         return [Results(context["run_id"], {}, {})]
     pull = context["ti"].xcom_pull
     if dag_id != PROMOTE_DAG:
-        return [_stage_results(context["run_id"], pull)]
+        results = _stage_results(context["run_id"], pull)
+        return [] if _has_nothing_new(results) else [results]
     candidates = pull(task_ids=CANDIDATES_TASK) or []
     if not candidates and state == "failed":
         return [Results(context["run_id"], {}, {})]
@@ -83,6 +85,12 @@ def _results(dag_id: str, state: str, context: Mapping[str, Any]) -> list[Result
         _stage_results(candidate["run"], partial(pull, map_indexes=number), f"{CANDIDATE_GROUP}.")
         for number, candidate in enumerate(candidates)
     ]
+
+
+def _has_nothing_new(results: Results) -> bool:
+    """Return whether the run ended after download because it would have repeated an earlier one."""
+    reason = results.results.get("download", {}).get("skip_reason")
+    return str(reason or "").startswith(NOTHING_NEW)
 
 
 def _stage_results(run_id: str, pull: Callable[..., Any], prefix: str = "") -> Results:

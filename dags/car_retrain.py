@@ -3,7 +3,8 @@
 `download → validate → split → train_head → fine_tune → evaluate → promote → (refit) → submit → score`
 
 Each task runs one `carclf` command in a child process. The task's log starts with that command, which you can paste
-into a terminal. A stage whose inputs and settings are unchanged logs `reused` and ends at once.
+into a terminal. A stage whose inputs and settings are unchanged logs `reused` and ends at once. If nothing has changed
+since a completed run, a scheduled run ends after `download` with "nothing new".
 
 | task | fails if | fix |
 |---|---|---|
@@ -32,20 +33,25 @@ from airflow.sdk import chain, dag, get_current_context, task
 
 from carclf_airflow.approval import promote_or_wait, request_approval
 from carclf_airflow.assets import DATASET, SOURCE, SUBMISSION
-from carclf_airflow.deployment import deployment_schedule, task_defaults
+from carclf_airflow.deployment import task_defaults
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.notifications import notification_callbacks
 from carclf_airflow.pods import gpu_task_options
 from carclf_airflow.retrain_form import form_params
+from carclf_airflow.source_runs import retrain_schedule, run_download
 from carclf_airflow.tasks import announce_champion_task, sensor_task, stage_task
 
 
 @dag(
-    dag_id=RETRAIN_DAG, schedule=deployment_schedule(), catchup=False, max_active_runs=1, params=form_params(),
+    dag_id=RETRAIN_DAG, schedule=retrain_schedule(), catchup=False, max_active_runs=1, params=form_params(),
     doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), **notification_callbacks(RETRAIN_DAG),
 )
 def car_retrain():
     """Add the tasks in order."""
+
+    @task(execution_timeout=timedelta(hours=2), inlets=[SOURCE], **gpu_task_options("download"))
+    def download():
+        return run_download(get_current_context())
 
     @task(execution_timeout=timedelta(hours=6), **gpu_task_options("promote"))
     def promote():
@@ -54,7 +60,7 @@ def car_retrain():
     promoted = promote()
     promoted >> [request_approval(), announce_champion_task()]
     chain(
-        stage_task("download", hours=2, inlets=[SOURCE]),
+        download(),
         stage_task("validate", hours=2),
         stage_task("split", hours=1, outlets=[DATASET]),
         stage_task("train_head", hours=12),

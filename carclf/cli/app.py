@@ -20,6 +20,7 @@ from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
+from carclf.cli.source import source_app
 from carclf.cli.stages import add_stage_commands, run_all
 from carclf.cli.store import store_app
 from carclf.errors import CarclfError, ConfigError
@@ -46,6 +47,7 @@ app.command("demo-server")(demo_server)
 app.add_typer(champion_app, name="champion")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(runs_app, name="runs")
+app.add_typer(source_app, name="source")
 app.add_typer(store_app, name="store")
 
 

@@ -17,7 +17,9 @@ from carclf.dashboard.run_report import run_stage_with_report, write_report
 from carclf.errors import ConfigError, ServiceError
 from carclf.redaction import redact_values
 from carclf.runs.approvals import end_request, shown_decision
+from carclf.runs.record import NOTHING_NEW
 from carclf.runs.run import Result, Run, record_rejection
+from carclf.runs.unchanged import find_unchanged_run
 from carclf.services.storage import Store, format_command, init_store, require_store
 from carclf.stages.chain import STAGES, StageOptions
 from carclf.stages.promote import PromotionOptions
@@ -38,10 +40,19 @@ def add_stage_commands(app: typer.Typer) -> None:
 
 def _download(
     run: RunOption, store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [],
-    create_store: CreateStoreOption = False, result: ResultOption = None,
+    create_store: CreateStoreOption = False,
+    skip_unchanged: Annotated[
+        bool, typer.Option("--skip-unchanged", help="End the run if a completed run had the same data, settings and "
+                                                    "code. The exit status is then 99.")
+    ] = False,
+    result: ResultOption = None,
 ) -> None:
     new_run = _start_or_resume(run, _open_store(store_url, create_store), recipe, set_)
-    _finish(run_stage_with_report(new_run, "download"), result)
+    downloaded = run_stage_with_report(new_run, "download")
+    if skip_unchanged and (unchanged := find_unchanged_run(new_run)):
+        downloaded = new_run.skip_remaining(downloaded, f"{NOTHING_NEW}: run {unchanged} had the same data, settings "
+                                                        "and code")
+    _finish(downloaded, result)
 
 
 def _start_or_resume(run_id: str, store: Store, recipe: str, settings: list[str]) -> Run:

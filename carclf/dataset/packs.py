@@ -1,6 +1,5 @@
 """Packs: the files of a folder or a bucket in a few archives. A new state of the source adds one with its changes."""
 
-import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -108,28 +107,3 @@ def _write_packs(source: ListedSource, entries: list[Entry], first: int, folder:
                 for _, (entry, path) in group:
                     add_file(archive, entry.path, path)
                     yield *entry, name, file_sha256(path)
-
-
-def find_previous(source: ListedSource, store: Store) -> tuple[Archive | None, str]:
-    """Return this source's last archive, or None if it is unknown or damaged, and the state for which it was built."""
-    if (pointer := store.read(_pointer_key(source))) is None:
-        return None, ""
-    try:
-        content = json.loads(pointer.data)
-        return Archive.find(store, content["archive"]), content["state"]
-    except (ValueError, LookupError, TypeError, DataError) as error:
-        log.warning("download: the earlier archive is damaged, reading everything reason=%s", error)
-        return None, ""
-
-
-def remember(source: ListedSource, archive: Archive, state: str, store: Store) -> None:
-    """Let the next archive of this source share the packs of this one, or be this one if the state is the same.
-
-    ``state`` is a fingerprint of the source's listing. Of two simultaneous writers, either may win.
-    """
-    content = {"archive": archive.key, "source": source.name, "state": state}
-    store.write(_pointer_key(source), json.dumps(content).encode())
-
-
-def _pointer_key(source: ListedSource) -> str:
-    return f"sources/{fingerprint(source=source.name)}.json"

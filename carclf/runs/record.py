@@ -16,6 +16,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the seed for the ids of its runs
 DAG_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_DAG_RUN_ID - 1}}}")
 HASH_LENGTH = 8
+NOTHING_NEW = "nothing new"  # starts the reason of a run that ended because it would have repeated an earlier one
 
 
 @with_config(extra="allow")
@@ -62,7 +63,7 @@ def _require_key(result: StageRecord) -> StageRecord:
 
 @with_config(extra="allow")
 class Record(TypedDict):
-    """The contents of a run's record; times are ISO 8601 in UTC.
+    """The contents of a run's record; times are ISO 8601 in UTC. ``code`` is a fingerprint of carclf's modules.
 
     ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
     to an experiment, over all attempts. If the settings were ``rejected``, ``config`` is what was given.
@@ -76,6 +77,7 @@ class Record(TypedDict):
     created: str
     updated: NotRequired[str]
     versions: NotRequired[dict[str, str]]
+    code: NotRequired[str]
     machine: NotRequired[str]
     members: NotRequired[list[str]]
     spent_seconds: NotRequired[FiniteFloat]

@@ -5,7 +5,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,7 +16,7 @@ from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Spli
 from carclf.config import NAMED_WEIGHTS, Config, flatten
 from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
-from carclf.hardware import describe_machine, package_versions
+from carclf.hardware import code_fingerprint, describe_machine, package_versions
 from carclf.progress import STAGE_END_COLOR, STAGE_START_COLOR, log
 from carclf.redaction import redact, redact_values
 from carclf.runs.index import update_index
@@ -176,6 +176,13 @@ class Run:
         inputs = {name: self.artifact(STAGES[name].artifact, name) for name in spec.inputs if name in self.stages}
         return spec.run(StageCall(inputs, self.context, options, self.run_id))
 
+    def skip_remaining(self, result: Result, reason: str) -> Result:
+        """Write to the record that the stages after this result are skipped, and return the result with the reason."""
+        skipping = replace(result, skip_reason=redact(reason))
+        self.record_result(skipping)
+        log.info("%s: %s; the stages after it are skipped", result.stage, skipping.skip_reason)
+        return skipping
+
     def record_result(self, result: Result) -> None:
         """Write a stage's result to the record and remove its attempt.
 
@@ -308,7 +315,7 @@ def _write_new(store: Store, record: Record) -> bool:
 def _new_record(run_id: str, recipe: str, config: dict[str, Any]) -> Record:
     return {
         "run": run_id, "recipe": recipe, "config": config, "stages": {}, "attempts": {},
-        "created": _now(), "versions": package_versions(), "machine": platform.platform(),
+        "created": _now(), "versions": package_versions(), "code": code_fingerprint(), "machine": platform.platform(),
     }
 
 

@@ -8,9 +8,16 @@ from carclf.config.sources import Source, require_source
 from carclf.dataset.archives import pack
 from carclf.dataset.detection.rejections import reject_extensions, reject_listing
 from carclf.dataset.extra_data import archive_content, gather_extra_data, images_content
+from carclf.dataset.last_download import LastDownload, find_last_download, remember_download
 from carclf.dataset.listing import list_source, open_listed
-from carclf.dataset.packs import find_previous, plan_packs, remember, write_packs
+from carclf.dataset.packs import plan_packs, write_packs
 from carclf.dataset.source_files import ArchiveFile
+from carclf.dataset.source_status import (
+    competition_contents,
+    file_fingerprint,
+    listed_contents,
+    version_fingerprint,
+)
 from carclf.errors import ServiceError
 from carclf.progress import log
 from carclf.services.kaggle.client import KaggleClient
@@ -30,11 +37,12 @@ def download(context: StageContext) -> tuple[Archive, bool]:
     """
     source = require_source(context.config.data.source)
     with gather_extra_data(context.config.download.extra_data) as images:
-        archive, reused = _DOWNLOADS[source.kind](source, context)
-        return _add_extra_data(archive, images, context.store) if images else (archive, reused)
+        result, reused = _DOWNLOADS[source.kind](source, context)
+        remember_download(source, result, context.store)
+        return _add_extra_data(result.archive, images, context.store) if images else (result.archive, reused)
 
 
-def _competition_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+def _competition_archive(source: Source, context: StageContext) -> tuple[LastDownload, bool]:
     kaggle = KaggleClient(source.name)
 
     def make(folder: Path) -> Metrics:
@@ -49,10 +57,11 @@ def _competition_archive(source: Source, context: StageContext) -> tuple[Archive
     reject_listing((name, num_bytes) for name, num_bytes, _ in files)
     listing = [list(file) for file in files]
     settings = {"competition": source.name, "listing": listing, "salt": context.salt}
-    return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+    archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+    return LastDownload(archive, competition_contents(files).fingerprint), reused
 
 
-def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+def _dataset_archive(source: Source, context: StageContext) -> tuple[LastDownload, bool]:
     kaggle = DatasetClient(source.name)
     version = kaggle.resolve(source.version)
     reject_extensions((summary.extension, summary.num_bytes) for summary in kaggle.list_extensions(version))
@@ -63,11 +72,13 @@ def _dataset_archive(source: Source, context: StageContext) -> tuple[Archive, bo
         return {"num_bytes": (folder / "archive.zip").stat().st_size, "version": version}
 
     settings = {"dataset": source.name, "version": version, "salt": context.salt}
-    return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+    archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+    return LastDownload(archive, version_fingerprint(version)), reused
 
 
-def _file_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+def _file_archive(source: Source, context: StageContext) -> tuple[LastDownload, bool]:
     file = ArchiveFile(source.name)
+    contents = file_fingerprint(file)
     sha256 = file.sha256()
 
     def make(folder: Path) -> Metrics:
@@ -76,10 +87,11 @@ def _file_archive(source: Source, context: StageContext) -> tuple[Archive, bool]
         return {"num_bytes": target.stat().st_size}
 
     settings = {"file": sha256, "suffix": file.suffix, "salt": context.salt}
-    return build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+    archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store)
+    return LastDownload(archive, contents), reused
 
 
-def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, bool]:
+def _packed_archive(source: Source, context: StageContext) -> tuple[LastDownload, bool]:
     """Build an archive that shares the packs of the source's previous archive, and is identified by its content.
 
     Nothing is read while the source lists the same files. A copy, or files with new times, give the same archive.
@@ -90,12 +102,13 @@ def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, boo
         if reason:
             log.warning("download: ignored path=%s: %s", path, reason)
     state = fingerprint(version=VERSION, files=files.entries, folders=files.folders, salt=context.salt)
-    previous, previous_state = find_previous(listed, context.store)
-    if previous and previous_state == state and not is_rebuilding():
-        return previous, True
+    contents = listed_contents(files).fingerprint
+    last = find_last_download(source, context.store)
+    if last and last.state == state and not is_rebuilding():
+        return LastDownload(last.archive, contents, state), True
     # A forced or repaired archive repeats everything: the earlier packs may be the reason.
     is_new = bool(context.salt) or is_rebuilding()
-    plan = plan_packs(files, None if is_new else previous, context.store)
+    plan = plan_packs(files, last.archive if last and not is_new else None, context.store)
     with temporary_folder() as work:
         packed = write_packs(listed, files, plan, work)
 
@@ -106,11 +119,10 @@ def _packed_archive(source: Source, context: StageContext) -> tuple[Archive, boo
 
         settings = {"files": packed.fingerprint, "salt": context.salt}
         archive, reused = build(Archive, make, Provenance(VERSION, {}, settings), context.store, plan.packs)
-    remember(listed, archive, state, context.store)
-    return archive, reused
+    return LastDownload(archive, contents, state), reused
 
 
-_DOWNLOADS: Mapping[str, Callable[[Source, StageContext], tuple[Archive, bool]]] = {
+_DOWNLOADS: Mapping[str, Callable[[Source, StageContext], tuple[LastDownload, bool]]] = {
     "competition": _competition_archive, "dataset": _dataset_archive, "file": _file_archive,
     "folder": _packed_archive, "bucket": _packed_archive,
 }

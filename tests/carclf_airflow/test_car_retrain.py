@@ -82,6 +82,35 @@ def test_tasks_name_the_assets_that_they_read_and_produce(described: dict[str, A
     assert described["announce"] == "all_done"  # a task may fail after it changed the champion
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"CARCLF_SCHEDULE": "0 6 * * *"}, ["0 6 * * *", None]),
+     ({"CARCLF_SCHEDULE": "@weekly", "CARCLF_WATCH_SOURCE": "true"}, ["0 0 * * 0", ["car_source"]]),
+     ({"CARCLF_WATCH_SOURCE": "true"}, [None, ["car_source"]])],
+)
+def test_a_watched_source_is_added_to_the_schedule(
+    environment: dict[str, str], settings: dict[str, str], expected: list[Any]
+) -> None:
+    code = """
+        import json, car_retrain
+        from carclf_airflow.assets import SOURCE
+        timetable = car_retrain.car_retrain().timetable
+        assets = getattr(timetable, "asset_condition", None)
+        cron = getattr(getattr(timetable, "timetable", timetable), "expression", None)
+        print(json.dumps([cron, [asset.name for asset in assets.objects] if assets else None, len(SOURCE.watchers)]))
+    """
+    watched = "CARCLF_WATCH_SOURCE" in settings
+    assert printed_json(code, environment | settings) == [*expected, int(watched)]
+
+
+def test_an_invalid_watch_setting_names_its_variable(environment: dict[str, str]) -> None:
+    settings = {"CARCLF_WATCH_SOURCE": "true", "CARCLF_QUIET_MINUTES": "half an hour"}
+    done = subprocess.run([sys.executable, "-c", "import car_retrain"], env=environment | settings, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 1
+    assert "ValueError: Invalid CARCLF_QUIET_MINUTES=half an hour" in done.stderr
+
+
 def test_there_are_no_callbacks_without_a_notification_url(described: dict[str, Any]) -> None:
     assert described["callbacks"] == [None, None]
 

@@ -150,6 +150,10 @@ def test_car_promote_notifies_of_each_candidate_and_of_nothing_if_there_is_none(
         ("r-2", "failed", "promote: ServiceError: down")]
     assert webhook.messages[1]["metrics"] == {"public_score": 0.9}
     assert webhook.messages[1]["url"] == f"{BASE_URL}/dags/car_promote/runs/manual__1"
+def test_a_run_with_nothing_new_is_not_announced(tmp_path: Path, webhook: Webhook) -> None:
+    nothing = {"download return_value": {"key": "ab", "metrics": {}, "skip_reason": "nothing new: run r had the same"}}
+    notify(tmp_path, (webhook.url, "success", nothing), (webhook.url, "success", REJECTED))
+    assert [message["outcome"] for message in webhook.messages] == ["rejected"]
 
 
 def test_a_mail_is_sent_by_airflows_smtp_connection(tmp_path: Path, mailbox: Mailbox) -> None:

@@ -33,10 +33,12 @@ def test_airflow_gets_the_url_of_its_ui(tmp_path: Path, line: str, address: str)
     assert {services[name]["environment"]["AIRFLOW__API__BASE_URL"] for name in ("api-server", "worker")} == {address}
 
 
-def test_only_the_api_server_has_kaggles_credentials(tmp_path: Path) -> None:
+def test_only_the_api_server_has_kaggles_credentials_unless_the_source_is_watched(tmp_path: Path) -> None:
     credentials = {"KAGGLE_API_TOKEN": "planted-token", "KAGGLE_USERNAME": "planted-user", "KAGGLE_KEY": "planted-key"}
-    services = read(tmp_path, *(f"{name}={value}" for name, value in credentials.items()))
-    assert {name for name, service in services.items() if "planted-" in json.dumps(service)} == {"api-server"}
+    lines = [f"{name}={value}" for name, value in credentials.items()]
+    for watch, holders in (("", {"api-server"}), ("true", {"api-server", "triggerer"})):
+        services = read(tmp_path, *lines, f"CARCLF_WATCH_SOURCE={watch}")
+        assert {name for name, service in services.items() if "planted-" in json.dumps(service)} == holders
     environment = services["api-server"]["environment"]
     names = ("AIRFLOW_VAR_KAGGLE_API_TOKEN", "AIRFLOW_VAR_KAGGLE_USERNAME", "AIRFLOW_VAR_KAGGLE_API_KEY")
     assert [environment[name] for name in names] == list(credentials.values())

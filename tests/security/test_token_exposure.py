@@ -36,9 +36,10 @@ def test_a_pod_has_no_credentials_of_kaggle(name: str) -> None:
     assert "kaggle" not in (ROOT / f"deploy/kubernetes/pods/{name}.yaml").read_text().lower()
 
 
-def test_the_api_server_provides_the_credentials_on_kubernetes() -> None:
+@pytest.mark.parametrize("component", ["apiServer", "triggerer"])
+def test_a_component_without_tasks_has_the_credentials_on_kubernetes(component: str) -> None:
     values: dict[str, Any] = yaml.safe_load((ROOT / "deploy/kubernetes/values.yaml").read_text())
-    sources = {variable["name"]: variable.get("valueFrom") for variable in values["apiServer"]["env"]}
+    sources = {variable["name"]: variable.get("valueFrom") for variable in values[component]["env"]}
     assert {sources[name]["secretKeyRef"]["name"] for name in VARIABLES} == {"carclf-kaggle"}
     assert "kaggle" not in json.dumps(values["env"]).lower()
 
@@ -46,7 +47,9 @@ def test_the_api_server_provides_the_credentials_on_kubernetes() -> None:
 def test_a_worker_of_compose_has_no_credentials_of_kaggle() -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert {name for name, service in services.items() if "KAGGLE_" in json.dumps(service["environment"])
-            and name != "worker"} == {"api-server"}
+            and name != "worker"} == {"api-server", "triggerer"}
+    watched = {name: services["triggerer"]["environment"][name] for name in VARIABLES}
+    assert all(value.startswith("${CARCLF_WATCH_SOURCE:+") for value in watched.values())
     worker = services["worker"]
     assert [name for name in worker["environment"] if "KAGGLE" in name] == ["CARCLF_KAGGLE_ENDPOINT"]
     assert worker["volumes"] == ["/scratch"]

@@ -1,0 +1,38 @@
+"""Runs that a schedule or a changed source starts, and the first task of each run."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.settings import TIMEZONE
+
+from carclf_airflow.assets import SOURCE
+from carclf_airflow.deployment import deployment_schedule, watches_source
+from carclf_airflow.source_watch import ACKNOWLEDGED, ANNOUNCEMENT, WatchState
+from carclf_airflow.stage_process import run_stage
+
+AUTOMATIC_RUNS = ("scheduled", "asset_triggered")
+
+
+def retrain_schedule() -> Any:
+    """Return the schedule of car_retrain: CARCLF_SCHEDULE, and with CARCLF_WATCH_SOURCE also a changed source."""
+    schedule = deployment_schedule()
+    if not watches_source():
+        return schedule
+    if schedule is None:
+        return [SOURCE]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(schedule, timezone=TIMEZONE), assets=[SOURCE])
+
+
+def run_download(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Run the stage download. A run that nobody started by hand ends with it if nothing is new."""
+    if not context["params"].get("data.source"):  # another source was not announced
+        acknowledge(context["asset_state_store"][SOURCE])
+    is_automatic = context["dag_run"].run_type in AUTOMATIC_RUNS
+    return run_stage("download", context, *(["--skip-unchanged"] if is_automatic else []))
+
+
+def acknowledge(store: Any) -> None:
+    """Record that this run reads what has been announced so far, even if its download fails."""
+    if token := WatchState.parse({}, store.get(ANNOUNCEMENT)).announcement.token:
+        store.set(ACKNOWLEDGED, token)
