@@ -63,7 +63,9 @@ class Record(TypedDict):
     """The contents of a run's record; times are ISO 8601 in UTC.
 
     ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
-    to an experiment, over all attempts. If the settings were ``rejected``, ``config`` is what was given.
+    to an experiment, over all attempts. ``tightened`` are the recipe's own values of settings that the policy made
+    stricter, ``started_by`` is the person who started the run; it is empty for a schedule or an event. If the settings
+    were ``rejected``, ``config`` is what was given.
     """
 
     run: str
@@ -78,6 +80,8 @@ class Record(TypedDict):
     members: NotRequired[list[str]]
     spent_seconds: NotRequired[FiniteFloat]
     rejected: NotRequired[bool]
+    tightened: NotRequired[dict[str, Any]]
+    started_by: NotRequired[str]
 
 
 def record_key(run_id: str) -> str:
