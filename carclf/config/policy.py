@@ -91,6 +91,16 @@ class Policy(PolicyTables):
         """Return each limit as text by setting, such as ``{"gate.threshold": "at least 0.9"}``."""
         return {name: describe_limit(name, limit) for name, limit in self.limits.items()}
 
+    def describe(self) -> list[str]:
+        """Return everything that the policy limits, one text each."""
+        texts = [f"{name} {text}" for name, text in self.describe_limits().items()]
+        if self.allowed.recipes != ANY:
+            texts.append(f"recipes {', '.join(self.allowed_recipes())}")
+        if self.allowed.sources != ANY:
+            texts.append(f"sources {', '.join(self.allowed.sources) or 'none'}")
+        texts += ["nobody may approve a run that they started"] * (not self.approval.own_runs)
+        return texts + ["nobody may override the gate"] * (not self.approval.override)
+
     def stricter_settings(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the limits of the settings, by dotted name, that are looser than the policy."""
         allowed = {name: stricter(name, settings[name], limit) for name, limit in self.limits.items()}

@@ -16,6 +16,7 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the seed for the ids of its runs
 DAG_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_DAG_RUN_ID - 1}}}")
 HASH_LENGTH = 8
+STARTED_BY_VARIABLE = "CARCLF_STARTED_BY"  # of a stage's process: the person who triggered the DAG run
 
 
 @with_config(extra="allow")

@@ -23,7 +23,15 @@ from carclf.redaction import redact, redact_values
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
-from carclf.runs.record import Attempt, Record, change_record, parse_record, read_record, record_key
+from carclf.runs.record import (
+    STARTED_BY_VARIABLE,
+    Attempt,
+    Record,
+    change_record,
+    parse_record,
+    read_record,
+    record_key,
+)
 from carclf.runs.repair import with_repair
 from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
@@ -44,7 +52,6 @@ REPORT_FILES = {  # by stage: the metric with the key of a file that a person wi
     "submit": ("submission", "submission.csv"),
 }
 UNLOGGED_METRICS = ("reason", "class_names")
-STARTED_BY_VARIABLE = "CARCLF_STARTED_BY"  # the person who triggered the DAG run
 MAX_REASON = 2000  # characters of an error's message in the record
 
 

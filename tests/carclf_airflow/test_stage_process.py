@@ -47,13 +47,14 @@ def test_a_child_gets_mlflows_settings_and_the_url_of_its_dag_run(environment: d
         import json
         from types import SimpleNamespace
         from carclf_airflow.stage_process import airflow_run_environment, child_environment
-        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00")
+        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00",
+                              triggering_user_name="ada")
         print(json.dumps([child_environment("fine_tune"), airflow_run_environment({"dag_run": run})]))
     """
     base_url = {"AIRFLOW__API__BASE_URL": "http://127.0.0.1:8080/"}
     passed_on, run_url = printed_json(code, environment | mlflow | base_url)
     assert {name: value for name, value in passed_on.items() if name.startswith("MLFLOW")} == mlflow
-    assert run_url == {"CARCLF_AIRFLOW_RUN_URL":
+    assert run_url == {"CARCLF_STARTED_BY": "ada", "CARCLF_AIRFLOW_RUN_URL":
                        "http://127.0.0.1:8080/dags/car_retrain/runs/manual__2026-11-25T05%3A00%3A00%2B00%3A00"}
 
 
