@@ -144,7 +144,8 @@ def test_an_unknown_setting_fails_the_first_task_without_a_retry_and_is_recorded
         from airflow.sdk.exceptions import AirflowFailException
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {"recipe": "demo", "fine_tune.epoch": 1},
+        run = N(dag_id="car_retrain", run_id="r", triggering_user_name=None)
+        context = {"dag_run": run, "params": {"recipe": "demo", "fine_tune.epoch": 1},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value}))}
         try:
             stage_process.run_stage("download", context)
@@ -166,7 +167,7 @@ def test_a_rejected_model_skips_the_downstream_tasks(environment: dict[str, str]
         from airflow.sdk.exceptions import DownstreamTasksSkipped
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026"), "params": {},
+        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026", triggering_user_name=None), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})),
                    "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "approval.ask"})}
         def run_child(command, env):
@@ -189,7 +190,7 @@ def test_a_skipped_stage_skips_its_own_task_and_keeps_the_reason(environment: di
         from airflow.sdk.exceptions import AirflowSkipException
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026"), "params": {},
+        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026", triggering_user_name=None), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})), "task": None}
         def run_child(command, env):
             open(command[-1], "w").write('{"key": "", "waiting": false, "skip_reason": "notebooks only"}')
@@ -230,7 +231,7 @@ def test_numbers_in_xcom_are_rounded(environment: dict[str, str]) -> None:
         import json
         from types import SimpleNamespace as N
         from carclf_airflow import experiment_steps, stage_process
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r", triggering_user_name=None), "params": {}}
         metrics = {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
                    "num_images": 12345678, "public_score": 0.88666}
         results = iter([{"metrics": metrics}, [{"run": "m", "val_accuracy": 1 / 3}]])
@@ -250,7 +251,7 @@ def test_a_waiting_stage_is_rescheduled_for_the_time_that_it_returns(environment
         from types import SimpleNamespace as N
         from airflow.sdk.exceptions import AirflowRescheduleException
         from carclf_airflow import stage_process
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r", triggering_user_name=None), "params": {}}
         for until in ("2026-11-26T00:05:00+00:00", ""):
             result = {"waiting": True, "until": until}
             stage_process.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 75, "")
@@ -270,7 +271,7 @@ def test_a_transient_error_with_the_status_of_waiting_is_raised(environment: dic
         from airflow.sdk.exceptions import AirflowException
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {},
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r", triggering_user_name=None), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value}))}
         stage_process.run_child = lambda command, env: (75, "ServiceError: down")
         try:
