@@ -34,18 +34,19 @@ CODE = """
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
     from airflow.models.base import Base
-    from airflow.utils.db import import_all_models
+    from airflow.utils.db import import_all_models, synchronize_log_template
     from fastapi.testclient import TestClient
     from carclf_airflow.stage_process import download_arguments
     import_all_models()
     Base.metadata.create_all(settings.engine)
+    synchronize_log_template()  # a DAG run refers to it
     manager = DagBundlesManager()
     manager.sync_bundles_to_db()
     (bundle,) = manager.get_all_dag_bundles()
     bundle.initialize()
     sync_bag_to_db(BundleDagBag(bundle.path, bundle_path=bundle.path, bundle_name=bundle.name), bundle.name, None)
     responses = []
-    with TestClient(create_app(), base_url="http://testserver", raise_server_exceptions=False) as client:
+    with TestClient(create_app(), base_url="http://testserver") as client:
         user = SimpleAuthManagerUser(username="ada", role="admin")
         client.cookies.set("_token", get_auth_manager().generate_jwt(user))
         for dag_id, conf in json.load(open(sys.argv[1])):
