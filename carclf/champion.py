@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, FiniteFloat, with_config
 from typing_extensions import TypedDict  # pydantic needs it on Python 3.11
 
 from carclf.artifacts import ArtifactKey, Evaluation, Metrics, Model, RefittedModel, Split, verify_artifact
+from carclf.config import load_policy
 from carclf.errors import ConfigError, DataError, ServiceError
 from carclf.metrics import METRICS, Metric
 from carclf.services.storage import Store, format_command, parse_object, update_object
@@ -145,6 +146,8 @@ def _parse_state(data: bytes, store: Store) -> State:
 def ensure_state(store: Store, threshold: float, metric: Metric = METRICS["accuracy"]) -> State:
     """Return the store's state; create it with this threshold and no champion if it is missing.
 
+    A stored threshold that the policy does not allow is replaced by the policy's, with an event.
+
     Raises:
         ConfigError: The stored threshold is of another metric.
     """
@@ -155,7 +158,41 @@ def ensure_state(store: Store, threshold: float, metric: Metric = METRICS["accur
         raise ConfigError(f"The stored threshold {state['threshold']:.4f} in {store.url} is of {state['metric']}, but "
                           f"data.metric of this run is {metric.name}. Use another --store, or change the threshold, "
                           f"for example: {command}")
-    return state
+    return _apply_policy(store, state, metric)
+
+
+def _apply_policy(store: Store, state: State, metric: Metric) -> State:
+    """Tighten the stored threshold to the policy's, and return the state."""
+    policy, limit = load_policy(), _policy_threshold(metric)
+
+    def is_looser(state: State) -> bool:
+        return limit is not None and state["metric"] == metric.name and metric.is_better(limit, state["threshold"])
+
+    def tighten(state: State) -> State:
+        event = {"action": "threshold_changed", "previous_threshold": state["threshold"], "by": f"policy {policy.file}"}
+        return _with_event(state | {"threshold": limit}, event | {"threshold": limit, "metric": metric.name})
+
+    if not is_looser(state):
+        return state
+    _change_if(store, is_looser, tighten)
+    return read_state(store) or state
+
+
+def _policy_threshold(metric: Metric) -> float | None:
+    """Return the loosest threshold of a metric that the policy allows; None if it does not limit it."""
+    limit: float | None = load_policy().limits.get("gate.threshold" if metric.higher_is_better else "gate.max_log_loss")
+    return limit
+
+
+def _require_allowed_threshold(threshold: float, metric: Metric) -> None:
+    """Raise ConfigError if the policy does not allow a threshold or its metric."""
+    policy, limit = load_policy(), _policy_threshold(metric)
+    if policy.limits.get("data.metric", "auto") not in ("auto", metric.name):
+        raise ConfigError(f"The policy {policy.file} fixes data.metric = {policy.limits['data.metric']}, so the "
+                          f"threshold cannot be of {metric.name}.")
+    if limit is not None and metric.is_better(limit, threshold):
+        raise ConfigError(f"The threshold {threshold} is looser than the policy {policy.file} allows: {limit:g} "
+                          f"({metric.noun}).")
 
 
 def champion_event(store: Store) -> Event | None:
@@ -262,7 +299,8 @@ def _replace_champion(store: Store, champion: Event, event: Event) -> bool:
 def set_threshold(store: Store, threshold: float, by: str = "", metric_name: str = "") -> None:
     """Change the stored threshold, and its metric if one is named, and append an event.
 
-    The champion does not change. Raise ConfigError if the metric cannot have this value.
+    The champion does not change. Raise ConfigError if the metric cannot have this value, or if the policy does not
+    allow it.
     """
     if metric_name and metric_name not in METRICS:
         raise ConfigError(f"{metric_name!r} is not a metric. Use one of {', '.join(METRICS)}.")
@@ -272,6 +310,7 @@ def set_threshold(store: Store, threshold: float, by: str = "", metric_name: str
         metric = METRICS[metric_name or (state or {}).get("metric", "accuracy")]
         if not metric.is_valid(threshold):
             raise ConfigError(f"The threshold {threshold} is not valid: {_expected(metric)}.")
+        _require_allowed_threshold(threshold, metric)
         changed = {"threshold": threshold, "metric": metric.name}
         if state and state == state | changed:
             return None

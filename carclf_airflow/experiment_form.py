@@ -2,11 +2,9 @@
 
 from airflow.sdk import Param
 
-from carclf.config import RECIPES
 from carclf.experiments.ablations import ABLATIONS
 from carclf.experiments.plan_form import MAX_TRIALS
-from carclf_airflow.deployment import deployment_recipe
-from carclf_airflow.retrain_form import limited
+from carclf_airflow.retrain_form import form_policy, limited, recipe_param
 
 DEFAULT_RECIPES = ["frozen", "no-augmentation", "single-view"]
 RECIPE_SYNTAX = f"One per line: NAME [OTHER…] key=value…, ensemble [NAME…], or one of: {', '.join(ABLATIONS)}."
@@ -19,8 +17,8 @@ def experiment_params() -> dict[str, Param]:
 
 def _recipe_params() -> dict[str, Param]:
     return {
-        "recipe": Param(deployment_recipe(), type="string", enum=list(RECIPES), title="Baseline", section="Recipes",
-                        description="The recipe that all others are compared with."),
+        "recipe": recipe_param(form_policy(), title="Baseline", section="Recipes",
+                               description="The recipe that all others are compared with."),
         "settings": Param("", type=["string", "null"], title="Settings for all", section="Recipes",
                           description="key=value, separated by spaces, such as fine_tune.epochs=3"),
         "recipes": Param(DEFAULT_RECIPES, type="array", items={"type": "string"}, title="Recipes", section="Recipes",
@@ -34,9 +32,17 @@ def _design_params() -> dict[str, Param]:
                        description="Each recipe is trained once with each seed."),
         "folds": Param(0, type="integer", **limited(minimum=0, maximum=20), title="Folds", section="Design",
                        description="Folds of a cross-validation; 0 uses the validation subset."),
-        "promote": Param(False, type="boolean", title="Promote the winner", section="Design",
-                         description="Take the winner's best run through the gate, with your approval."),
+        "promote": _promote_param(),
     }
+
+
+def _promote_param() -> Param:
+    """Return the switch of the promotion; it stays off if the policy forbids people to approve their own runs."""
+    is_allowed = form_policy().approval.own_runs
+    hint = "" if is_allowed else " Policy: another person must approve it."
+    return Param(False, type="boolean", title="Promote the winner", section="Design",
+                 description=f"Take the winner's best run through the gate, with your approval.{hint}",
+                 **({} if is_allowed else {"const": False}))
 
 
 def _racing_params() -> dict[str, Param]:

@@ -1,5 +1,6 @@
 """The trigger form of car_retrain: one field per setting of carclf's configuration."""
 
+import re
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -7,12 +8,21 @@ from airflow.sdk import Param
 from pydantic.fields import FieldInfo
 
 from carclf.config import (
+    AT_LEAST,
+    AT_MOST,
+    EXACTLY,
     RECIPES,
+    RULES,
+    ZERO_IS_NO_LIMIT,
     NoneIfAuto,
+    Policy,
+    allowed_choices,
     deployment_settings,
     flatten,
+    format_setting,
     iter_settings,
     load_config,
+    load_policy,
     parse_override,
 )
 from carclf.errors import ConfigError
@@ -26,17 +36,35 @@ LIMITS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exc
 # Airflow shows a nullable boolean as a switch that is off, so a boolean setting is a choice.
 ON, OFF = "on", "off"
 EMPTY_CHOICE = "as in the recipe"
+# JSON schema of what a policy allows, by its rule. Rules without a schema are checked by the first task.
+POLICY_SCHEMA = {AT_LEAST: ("minimum",), AT_MOST: ("maximum",), EXACTLY: ("minimum", "maximum")}
 
 
 def form_params() -> dict[str, Param]:
-    """Return the form's fields, with the limits of the configuration; an empty field keeps the recipe's value."""
-    form = {
-        "recipe": Param(deployment_recipe(), type="string", enum=list(RECIPES), section="Recipe", title="Recipe",
-                        description="A named set of settings. The fields below override single settings.")
-    }
+    """Return the form's fields, with the limits of the configuration and of the policy.
+
+    An empty field keeps the recipe's value.
+    """
+    policy = form_policy()
     defaults = _defaults_by_recipe()
     settings = [(name, field) for name, field in iter_settings() if not name.startswith(EXCLUDED_SECTION)]
-    return form | {name: _param(name, field, defaults) for name, field in settings}
+    description = "A named set of settings. The fields below override single settings."
+    form = {"recipe": recipe_param(policy, title="Recipe", section="Recipe", description=description)}
+    return form | {name: _param(name, field, defaults, policy) for name, field in settings}
+
+
+def form_policy() -> Policy:
+    """Return the deployment's policy; one that allows everything if it cannot be read, which the first task reports."""
+    with suppress(ConfigError):
+        return load_policy()
+    return Policy()
+
+
+def recipe_param(policy: Policy, **options: Any) -> Param:
+    """Return the field of the recipe with the recipes that the policy allows."""
+    recipes = policy.allowed_recipes()
+    default = deployment_recipe() if deployment_recipe() in recipes or not recipes else recipes[0]
+    return Param(default, type="string", enum=recipes or list(RECIPES), **options)
 
 
 def limited(**limits: Any) -> dict[str, Any]:
@@ -47,12 +75,54 @@ def limited(**limits: Any) -> dict[str, Any]:
     return {"allOf": [limits]} if limits else {}
 
 
-def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]]) -> Param:
+def _param(name: str, field: FieldInfo, defaults: dict[str, dict[str, Any]], policy: Policy) -> Param:
     section, _, leaf = name.rpartition(".")
+    parts = [field.description, _describe_defaults(name, defaults), _describe_policy(name, policy)]
     return Param(
         None, section=section.replace("_", " ").capitalize() or "Run", title=leaf.replace("_", " ").capitalize(),
-        description=f"{field.description} {_describe_defaults(name, defaults)}".strip(), **_schema(field),
+        description=" ".join(part for part in parts if part), **_restricted(name, _schema(field), policy),
     )
+
+
+def _describe_policy(name: str, policy: Policy) -> str:
+    """Return the policy's limit of a setting, such as ``Policy: at least 0.9.``; empty without one."""
+    limit = policy.describe_limits().get(name)
+    if name == "data.source" and policy.allowed.sources != ("*",):
+        limit = f"one of {', '.join(policy.allowed.sources)}"
+    return f"Policy: {limit}." if limit else ""
+
+
+def _restricted(name: str, schema: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    """Return the schema of a field with the policy's limit, as far as a schema can express it."""
+    if name == "data.source":
+        return _with_limits(schema, _source_limits(policy))
+    limit = policy.limits.get(name)
+    if limit is None:
+        return schema
+    rule = RULES[name]
+    if "enum" in schema:
+        choices = [format_setting(value) for value in allowed_choices(name, limit) or (limit,)]
+        return schema | {"enum": [None, *choices]}
+    if not isinstance(rule, str) or rule not in POLICY_SCHEMA:
+        return schema
+    limits = dict.fromkeys(POLICY_SCHEMA[rule], limit)
+    if name in ZERO_IS_NO_LIMIT:
+        limits["exclusiveMinimum"] = 0
+    return _with_limits(schema, limits)
+
+
+def _source_limits(policy: Policy) -> dict[str, Any]:
+    """Return the pattern of the allowed sources as they are written in the policy; {} if it allows all of them."""
+    patterns = policy.allowed.sources
+    if "*" in patterns or any("[" in pattern for pattern in patterns):
+        return {}
+    escaped = [re.sub(r"[.^$+{}()|\\]", r"\\\g<0>", pattern) for pattern in patterns]
+    regexes = [text.replace("*", ".*").replace("?", ".") for text in escaped]
+    return {"pattern": rf"^({'|'.join(regexes)})/?\Z"}
+
+
+def _with_limits(schema: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+    return schema | {"allOf": [*schema.get("allOf", []), limits]} if limits else schema
 
 
 def _schema(field: FieldInfo) -> dict[str, Any]:
@@ -93,8 +163,4 @@ def _describe_defaults(name: str, defaults: dict[str, dict[str, Any]]) -> str:
 
 
 def _format(value: Any) -> str:
-    if isinstance(value, bool):
-        return ON if value else OFF
-    if value in (None, ""):
-        return "empty"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "empty" if value in (None, "") else format_setting(value)

@@ -86,6 +86,10 @@ def _add_pages(app: FastAPI) -> None:
     def compare(request: Request, store: PagesStore, a: str, b: str) -> str:
         return pages.comparison_page(store, app_root_path(request), a, b)
 
+    @app.get("/policy", response_class=HTMLResponse)
+    def policy(request: Request) -> str:
+        return _policy_page(app_root_path(request))
+
 
 def _add_data(app: FastAPI) -> None:
     @app.get("/data/runs")
@@ -141,6 +145,13 @@ def _add_fallback(app: FastAPI) -> None:
     @app.api_route("/{path:path}", methods=ALL_METHODS)
     def not_found(path: str) -> Response:
         raise HTTPException(HTTPStatus.NOT_FOUND, f"No page {path[:100]}.")
+
+
+def _policy_page(root: str) -> str:
+    try:
+        return pages.policy_page(root)
+    except ConfigError as error:
+        raise HTTPException(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
 
 
 def _dag_run_page(root: str, store: Store, dag_id: str, run_id: str) -> str:

@@ -30,7 +30,7 @@ from carclf.config import iter_settings
 from carclf.formatting import truncate
 from carclf.progress import TASK_LOG_VARIABLE
 from carclf.redaction import redact
-from carclf.runs.record import run_id_from_dag_run
+from carclf.runs.record import STARTED_BY_VARIABLE, run_id_from_dag_run
 from carclf.temporary import temporary_folder
 from carclf_airflow.ids import ANNOUNCE_TASK
 from carclf_airflow.oom import count_oom_kills, explain_kill, find_cgroup, raise_oom_score, set_parent_death_signal
@@ -196,11 +196,12 @@ def _credentials() -> dict[str, str]:
 
 
 def airflow_run_environment(context: Mapping[str, Any]) -> dict[str, str]:
-    """Return the URL of this DAG run as a variable, which the child links from MLflow; empty without [api] base_url."""
-    if not (base := conf.get("api", "base_url", fallback="").rstrip("/")):
-        return {}
+    """Return variables about this DAG run: who triggered it, and with [api] base_url its URL, for MLflow."""
     run = context["dag_run"]
-    return {"CARCLF_AIRFLOW_RUN_URL": f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id)}"}
+    environment = {STARTED_BY_VARIABLE: run.triggering_user_name or ""}
+    if base := conf.get("api", "base_url", fallback="").rstrip("/"):
+        environment["CARCLF_AIRFLOW_RUN_URL"] = f"{base}/dags/{run.dag_id}/runs/{quote(run.run_id)}"
+    return environment
 
 
 def run_child(command: list[str], environment: dict[str, str]) -> tuple[int, str]:

@@ -21,7 +21,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 hypothesis.settings.register_profile("carclf", deadline=None)  # a busy machine is slower
 hypothesis.settings.load_profile("carclf")
 os.environ["CARCLF_DEMO_KEY"] = "demo-key"  # of the demo servers, which otherwise generate one
-CARCLF_VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS")
+CARCLF_VARIABLES = ("CARCLF_STORE", "CARCLF_RECIPE", "CARCLF_SETTINGS", "CARCLF_POLICY")
 KAGGLE_VARIABLES = ("KAGGLE_USERNAME", "KAGGLE_KEY", "KAGGLE_API_TOKEN")
 S3_VARIABLES = {
     "AWS_ACCESS_KEY_ID": "test",

@@ -31,7 +31,7 @@ class MemoryClaim:
 
 
 def submit_file(
-    kaggle: KaggleClient, path: Path, fingerprint: str, claim: MemoryClaim | None = None
+    kaggle: KaggleClient, path: Path, fingerprint: str, claim: MemoryClaim | None = None, max_per_day: int = 0
 ) -> SubmissionState:
     file = SubmissionFile(path, fingerprint, f"carclf {fingerprint}")
-    return submit_once(kaggle, file, claim or MemoryClaim())
+    return submit_once(kaggle, file, claim or MemoryClaim(), max_per_day)

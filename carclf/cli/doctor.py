@@ -1,5 +1,6 @@
 """``carclf doctor``: check the requirements of a run before it starts."""
 
+import json
 import os
 import resource
 import shlex
@@ -13,8 +14,8 @@ import typer
 
 from carclf.artifacts import cache_folder
 from carclf.champion import champion_model, read_state
-from carclf.cli.options import RecipeOption, SetOption, StoreOption, load_settings
-from carclf.config import Config
+from carclf.cli.options import JsonOption, RecipeOption, SetOption, StoreOption, load_settings
+from carclf.config import POLICY_VARIABLE, Config, Policy, load_policy
 from carclf.config.sources import require_source
 from carclf.dataset.listing import list_source, open_listed
 from carclf.dataset.source_files import ArchiveFile
@@ -32,8 +33,13 @@ MIN_FREE_GB = 10
 MISSING = "MISSING"
 
 
-def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = []) -> None:
-    """Check Kaggle, the store, the weights, the disk and the GPU; exit status 78 if something is missing."""
+def doctor(
+    store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_: SetOption = [], as_json: JsonOption = False,
+) -> None:
+    """Check Kaggle, the store, the weights, the disk and the GPU; exit status 78 if something is missing.
+
+    Also print the policy (CARCLF_POLICY), which limits the settings of runs.
+    """
     config = load_settings(recipe, set_)
     results = {
         "source": _run_check(lambda: _check_source(config)),
@@ -44,9 +50,13 @@ def doctor(store_url: StoreOption = "store", recipe: RecipeOption = "gpu", set_:
         "disk": _run_check(_check_disk),
         "system": _run_check(lambda: _check_system(config)),
         "GPU": _check_gpu(),
+        "policy": ("ok", _describe_policy(load_policy())),
     }
-    for name, (mark, text) in results.items():
-        print(f"{name:<10}{mark:<10}{text}")
+    if as_json:
+        checks = {name: {"state": mark, "text": text} for name, (mark, text) in results.items()}
+        print(json.dumps({"checks": checks, "policy": load_policy().model_dump()}, indent=1))
+    else:
+        print(*(f"{name:<10}{mark:<10}{text}" for name, (mark, text) in results.items()), sep="\n")
     if any(mark == MISSING for mark, _ in results.values()):
         raise typer.Exit(ConfigError.exit_status)
 
@@ -59,6 +69,12 @@ def _run_check(check: Callable[[], str]) -> tuple[str, str]:
         return MISSING, str(error)
     except OSError as error:
         return MISSING, os_error_message(error, []) or str(error)
+
+
+def _describe_policy(policy: Policy) -> str:
+    if not policy.file:
+        return f"none: {POLICY_VARIABLE} is not set, so a run may change every setting"
+    return f"{policy.file}: {'; '.join(policy.describe()) or 'it limits nothing'}"
 
 
 def _check_source(config: Config) -> str:

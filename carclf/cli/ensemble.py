@@ -63,8 +63,8 @@ def start_ensemble_run(name: str, members: Sequence[Run], overrides: Sequence[st
             raise ConfigError(f"{key} cannot be changed: the members were trained with it. --set can change "
                               f"{', '.join(OVERRIDABLE_SECTIONS)}.")
     recipe = str(first.record["recipe"])
-    settings = configuration.flatten(first.config.model_dump()) | {"fine_tune.refit": False} | changes
-    return Run.start_or_resume(name, first.store, recipe, configuration.load_config(recipe, settings))
+    settings = configuration.flatten(first.config.model_dump()) | {"fine_tune.refit": False}
+    return Run.start_or_resume(name, first.store, recipe, configuration.load_config(recipe, changes, base=settings))
 
 
 def join_runs(run: Run, members: Sequence[Run]) -> Result:

@@ -1,14 +1,26 @@
 """Settings and recipes."""
 
 from carclf.config.backbones import FAMILY_BY_BACKBONE, Family
+from carclf.config.governed import (
+    AT_LEAST,
+    AT_MOST,
+    EXACTLY,
+    GOVERNED,
+    RULES,
+    ZERO_IS_NO_LIMIT,
+    allowed_choices,
+    describe_limit,
+    format_setting,
+)
 from carclf.config.overrides import (
+    build_config,
     deployment_settings,
     flatten,
     iter_settings,
-    load_config,
     parse_override,
     require_weights,
 )
+from carclf.config.policy import POLICY_VARIABLE, Policy, load_config, load_policy, may_approve
 from carclf.config.recipes import RECIPES
 from carclf.config.settings import (
     AUTO,
@@ -30,8 +42,9 @@ from carclf.config.settings import (
 )
 
 __all__ = [
-    "AUTO", "FAMILY_BY_BACKBONE", "HUB_NAME", "NAMED_WEIGHTS", "RECIPES", "Audit", "Augment", "Backbone", "Config",
-    "Duplicates", "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "NoneIfAuto", "Validation",
-    "deployment_settings", "flatten", "iter_settings", "load_config", "parse_override", "require_weights",
-    "scaled_size",
+    "AT_LEAST", "AT_MOST", "AUTO", "EXACTLY", "FAMILY_BY_BACKBONE", "GOVERNED", "HUB_NAME", "NAMED_WEIGHTS",
+    "POLICY_VARIABLE", "RECIPES", "RULES", "ZERO_IS_NO_LIMIT", "Audit", "Augment", "Backbone", "Config", "Duplicates",
+    "Evaluate", "Family", "FineTune", "Gate", "Head", "Model", "NoneIfAuto", "Policy", "Validation", "allowed_choices",
+    "build_config", "deployment_settings", "describe_limit", "flatten", "format_setting", "iter_settings",
+    "load_config", "load_policy", "may_approve", "parse_override", "require_weights", "scaled_size",
 ]

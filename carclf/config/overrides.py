@@ -39,19 +39,23 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def load_config(recipe: str = "gpu", overrides: Mapping[str, Any] | None = None) -> Config:
-    """Return the recipe's configuration with overrides by dotted name, such as ``{"fine_tune.epochs": 3}``.
+def build_config(recipe: str, overrides: Mapping[str, Any]) -> Config:
+    """Return the recipe's configuration with overrides by dotted name, without the policy's limits.
 
     An override of None keeps the recipe's value. Raise ConfigError if the recipe or a setting does not exist, or if a
     value is out of range.
     """
     if recipe not in RECIPES:
         raise ConfigError(f"Unknown recipe {truncate(repr(recipe), MAX_SHOWN)}. The recipes are {', '.join(RECIPES)}.")
-    _require_known_settings(overrides or {})
-    values = RECIPES[recipe] | {name: value for name, value in (overrides or {}).items() if value is not None}
-    values = SOURCE_SETTINGS.get(str(values.get("data.source", DEFAULT_SOURCE)), {}) | values
+    _require_known_settings(overrides)
+    values = RECIPES[recipe] | {name: value for name, value in overrides.items() if value is not None}
+    return config_from(SOURCE_SETTINGS.get(str(values.get("data.source", DEFAULT_SOURCE)), {}) | values)
+
+
+def config_from(settings: Mapping[str, Any]) -> Config:
+    """Return the configuration with these settings by dotted name; raise ConfigError if a value is out of range."""
     tree: dict[str, Any] = {}
-    for name, value in values.items():
+    for name, value in settings.items():
         section, _, leaf = name.rpartition(".")
         (tree.setdefault(section, {}) if section else tree)[leaf] = value
     try:

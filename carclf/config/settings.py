@@ -339,7 +339,7 @@ class Evaluate(Section):
         return zooms
 
 
-def _parse_recalls(text: str) -> dict[str, float]:
+def parse_recalls(text: str) -> dict[str, float]:
     """Return the recall of each class; the names may contain commas and equals signs. Raise ValueError if invalid."""
     *pairs, rest = re.split(r"=\s*(0(?:\.[0-9]+)?|1(?:\.0+)?)\s*(?:,|$)", text)
     names = [name.strip() for name in pairs[::2]]
@@ -378,12 +378,12 @@ class Gate(Section):
     @property
     def min_recalls(self) -> dict[str, float]:
         """``min_recall_by_class`` as a mapping from class to recall."""
-        return _parse_recalls(self.min_recall_by_class)
+        return parse_recalls(self.min_recall_by_class)
 
     @field_validator("min_recall_by_class")
     @classmethod
     def _require_recalls(cls, text: str) -> str:
-        _parse_recalls(text)
+        parse_recalls(text)
         return text
 
     def require_classes(self, class_names: Sequence[str]) -> None:
@@ -397,6 +397,8 @@ class Submit(Section):
     """Sending the predictions to Kaggle."""
 
     enabled: bool = Field(True, description="Submit the predictions of a promoted model to the competition.")
+    max_per_day: int = Field(
+        0, ge=0, description="Most submissions per day (UTC) of the account's team; 0 is the competition's limit.")
     sample: Text = Field("", description="Path of the sample submission, if the data have several.")
     kind: Literal["auto", "label", "positive", "probabilities"] = Field(
         "auto", description="What a submission contains: the class, the probability of the positive class, or one "

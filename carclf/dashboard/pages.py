@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
+from carclf.config import load_policy
 from carclf.dashboard.champion_facts import champion_facts
 from carclf.dashboard.experiment_view import experiment_view, training_run_statuses
 from carclf.dashboard.icons import ICONS
+from carclf.dashboard.policy_view import policy_limits
 from carclf.dashboard.run_charts import class_differences
 from carclf.dashboard.run_comparison import compare_runs
 from carclf.dashboard.run_facts import run_facts
@@ -93,6 +95,12 @@ def experiment_progress_page(store: Store, root: str, name: str, training_runs: 
     """Render the state of an experiment without outcome; ``training_runs`` is empty until the plan exists."""
     statuses = training_run_statuses(store, training_runs)
     return render_page("experiment_progress.html", root, experiment=name, training_runs=statuses, metrics=METRICS)
+
+
+def policy_page(root: str) -> str:
+    """Render the policy of the process that serves the pages (CARCLF_POLICY); ConfigError if it is invalid."""
+    policy = load_policy()
+    return render_page("policy.html", root, policy=policy, limits=policy_limits(policy))
 
 
 def error_page(root: str, heading: str, text: str, *, awaited_run_id: str = "") -> str:

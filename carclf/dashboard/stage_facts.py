@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from carclf.artifacts import File
-from carclf.config import flatten, load_config, parse_override
+from carclf.config import build_config, flatten, parse_override
 from carclf.dashboard.run_reader import Facts, RunReader
 from carclf.runs.live import STALE_SECONDS, LiveProgress
 from carclf.stages.chain import STAGES, stages_of
@@ -43,7 +43,8 @@ def changed_settings(reader: RunReader) -> tuple[ChangedSetting, ...]:
     """Return the run's settings that differ from its recipe; settings that come with its source do not."""
     recipe, settings = reader.record["recipe"], flatten(reader.record["config"])
     source = {name: value for name, value in settings.items() if name == "data.source"}
-    defaults = flatten(load_config(recipe, source).model_dump()) | {"data.source": load_config(recipe).data.source}
+    default_source = build_config(recipe, {}).data.source
+    defaults = flatten(build_config(recipe, source).model_dump()) | {"data.source": default_source}
     changed = [name for name, value in settings.items() if name not in defaults or value != defaults[name]]
     return tuple(ChangedSetting(name=name, value=settings[name], default=defaults.get(name)) for name in changed)
 

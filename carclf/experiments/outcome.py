@@ -320,7 +320,7 @@ def _conclusion(plan: Plan, name: str, comparison: RecipeComparison | None, rela
     if comparison is None:
         return {"summary": "the baseline", "conclusion": ""}
     summary = comparison.summary(relative_cost)
-    if name != ENSEMBLE and plan.config(name, plan.seeds[0], 0) == plan.config(BASELINE, plan.seeds[0], 0):
+    if name != ENSEMBLE and plan.planned_config(name) == plan.planned_config(BASELINE):
         summary = "the same as the baseline: it changes no settings"
     return asdict(comparison) | {"summary": summary, "conclusion": comparison.conclusion}
 

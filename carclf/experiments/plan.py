@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from carclf.config import RECIPES, Config, load_config
+from carclf.config import RECIPES, Config, build_config, load_config
 from carclf.errors import ConfigError, DataError
 from carclf.experiments.ablations import ENSEMBLE
 from carclf.experiments.variants import BASELINE, COMPARED_SECTIONS, Changes, parse_recipes
@@ -76,12 +76,23 @@ class Plan(BaseModel):
         return f"{self.experiment}-{recipe}-s{seed}" + (f"-f{fold}" if self.num_folds else "")
 
     def config(self, recipe: str, seed: int, fold: int) -> Config:
-        """Return the configuration of one training; the seed of the split is the same for all seeds."""
+        """Return the configuration of one training; the seed of the split is the same for all seeds.
+
+        Raise ConfigError if the policy does not allow it.
+        """
+        return load_config(self.recipe, self._overrides(recipe, seed, fold), base=SETTINGS_OF_ALL)
+
+    def planned_config(self, recipe: str) -> Config:
+        """Return the configuration of a recipe as planned, also if the policy has become stricter since."""
+        return build_config(self.recipe, SETTINGS_OF_ALL | self._overrides(recipe, self.seeds[0], 0))
+
+    def _overrides(self, recipe: str, seed: int, fold: int) -> Changes:
         split_seed = self.settings.get("split.seed", self.settings.get("seed", 0))
         design: Changes = {"seed": seed, "split.seed": split_seed}
         if self.num_folds:
             design |= {"split.num_folds": self.num_folds, "split.fold": fold}
-        return load_config(self.recipe, self.settings | SETTINGS_OF_ALL | self.recipes[recipe] | design)
+        chosen = {name: value for name, value in self.settings.items() if name not in SETTINGS_OF_ALL}
+        return chosen | self.recipes[recipe] | design
 
     def groups(self) -> list[list[int]]:
         """Group the numbers of the training runs that differ only in evaluation and therefore share one training."""
@@ -117,6 +128,8 @@ def make_plan(
     except ValidationError as error:
         raise ConfigError(describe_validation_error(error)) from error
     _check_plan(plan)
+    for name in plan.recipes:
+        plan.config(name, plan.seeds[0], 0)
     return plan
 
 
@@ -151,7 +164,7 @@ def _check_design(plan: Plan) -> None:
 
 def _check_recipe(plan: Plan, name: str) -> None:
     try:
-        plan.config(name, plan.seeds[0], 0)
+        plan.planned_config(name)
     except ConfigError as error:
         raise ConfigError(f"Recipe {name}: {error}") from error
     for key in sorted(plan.recipes[name]):

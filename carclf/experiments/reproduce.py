@@ -25,7 +25,7 @@ def reproduce_command(name: str, plan: Plan, finished: Iterable[TrainingRun]) ->
 
 def _seeds(plan: Plan) -> dict[str, Any]:
     """Return the settings of the first seed and of the split's seed, without default values."""
-    config = plan.config(BASELINE, plan.seeds[0], 0)
+    config = plan.planned_config(BASELINE)
     if config.seed == config.split.seed:
         return {"seed": config.seed} if config.seed or "seed" in plan.settings else {}
     return {"seed": config.seed, "split.seed": config.split.seed}

@@ -17,6 +17,7 @@ MAX_DAG_RUN_ID = 100  # characters; an experiment appends the recipe and the see
 DAG_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_DAG_RUN_ID - 1}}}")
 HASH_LENGTH = 8
 NOTHING_NEW = "nothing new"  # starts the reason of a run that ended because it would have repeated an earlier one
+STARTED_BY_VARIABLE = "CARCLF_STARTED_BY"  # of a stage's process: the person who triggered the DAG run
 
 
 @with_config(extra="allow")
@@ -66,7 +67,9 @@ class Record(TypedDict):
     """The contents of a run's record; times are ISO 8601 in UTC. ``code`` is a fingerprint of carclf's modules.
 
     ``members`` are the runs that an ensemble combines. ``spent_seconds`` is the training time of a run that belongs
-    to an experiment, over all attempts. If the settings were ``rejected``, ``config`` is what was given.
+    to an experiment, over all attempts. ``tightened`` are the recipe's own values of settings that the policy made
+    stricter, ``started_by`` is the person who started the run; it is empty for a schedule or an event. If the settings
+    were ``rejected``, ``config`` is what was given.
     """
 
     run: str
@@ -82,6 +85,8 @@ class Record(TypedDict):
     members: NotRequired[list[str]]
     spent_seconds: NotRequired[FiniteFloat]
     rejected: NotRequired[bool]
+    tightened: NotRequired[dict[str, Any]]
+    started_by: NotRequired[str]
 
 
 def record_key(run_id: str) -> str:

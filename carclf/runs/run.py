@@ -1,6 +1,7 @@
 """A run: its configuration, its record in the store, and the execution of its stages."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from carclf.artifacts import Archive, Artifact, Classifier, Metrics, Model, Split, StageContext, remove_leftovers
-from carclf.config import NAMED_WEIGHTS, Config, flatten
+from carclf.config import NAMED_WEIGHTS, Config, build_config, flatten, load_policy
 from carclf.errors import CarclfError, ConfigError, StageSkipped, StageWaiting
 from carclf.formatting import format_pairs, printable
 from carclf.hardware import code_fingerprint, describe_machine, package_versions
@@ -22,7 +23,15 @@ from carclf.redaction import redact, redact_values
 from carclf.runs.index import update_index
 from carclf.runs.live import record_progress
 from carclf.runs.mlflow_mirror import mirror_to_mlflow
-from carclf.runs.record import Attempt, Record, change_record, parse_record, read_record, record_key
+from carclf.runs.record import (
+    STARTED_BY_VARIABLE,
+    Attempt,
+    Record,
+    change_record,
+    parse_record,
+    read_record,
+    record_key,
+)
 from carclf.runs.repair import with_repair
 from carclf.services.storage import Store, format_command
 from carclf.services.telemetry import export_stage_metrics
@@ -86,10 +95,11 @@ class Run:
             raise ConfigError(f"The settings of the run {run_id!r} were rejected: "
                               f"{record['attempts']['download']['text']} Start it again with valid settings.")
         try:
-            self.config = Config.model_validate(record["config"])
+            config = Config.model_validate(record["config"])
         except ValidationError as error:
             raise ConfigError(f"The run {run_id!r} has settings that this version of carclf does not have. Start a new "
                               "run.") from error
+        self.config = load_policy().tighten(config)  # the policy may be stricter than when the run started
         self.run_id = run_id
         self.store = store
         self.record = record
@@ -105,7 +115,10 @@ class Run:
         if "://" not in config.model.weights and config.model.weights not in NAMED_WEIGHTS:
             local_weights(config.model.weights)  # fail now and not after the download
         record = _new_record(run_id, recipe, config.model_dump())
+        if tightened := _tightened_settings(recipe, config):
+            record["tightened"] = tightened
         if _write_new(store, record):
+            _log_tightened(record)
             _remove_leftovers(store)
             return cls(run_id, store, record)
         run = cls.load(run_id, store)
@@ -137,7 +150,12 @@ class Run:
         return kind.require(self.store, result["key"])
 
     def run_stage(self, stage: str, options: StageOptions = NO_OPTIONS) -> Result:
-        """Run a stage and write its result to the record. Update telemetry, MLflow and the live progress."""
+        """Run a stage and write its result to the record. Update telemetry, MLflow and the live progress.
+
+        Raise ConfigError if the policy does not allow the run's recipe or source, the stage, or the approver.
+        """
+        person = options.promotion
+        load_policy().require_approver(self.record.get("started_by", ""), person.approved_by, person.override_reason)
         telemetry = export_stage_metrics(stage, self.record["recipe"], self.record["created"])
         with mirror_to_mlflow(lambda: self.record, self.store, stage), telemetry as report_outcome:
             result = self._run_stage(STAGES[stage], options)
@@ -173,6 +191,9 @@ class Run:
         return result
 
     def _call_stage(self, spec: StageSpec, options: StageOptions) -> tuple[Artifact, bool]:
+        policy = load_policy()
+        policy.require_allowed(self.record["recipe"], self.config)
+        policy.require_stage(spec.name)
         inputs = {name: self.artifact(STAGES[name].artifact, name) for name in spec.inputs if name in self.stages}
         return spec.run(StageCall(inputs, self.context, options, self.run_id))
 
@@ -299,6 +320,20 @@ def record_rejection(run_id: str, store: Store, recipe: str, settings: dict[str,
         log.warning("download: the rejected settings were not recorded: %s", problem)
 
 
+def _tightened_settings(recipe: str, config: Config) -> dict[str, Any]:
+    """Return the recipe's own values of the settings that the policy made stricter, by dotted name."""
+    settings, own_settings = (flatten(tree.model_dump()) for tree in (config, build_config(recipe, {})))
+    limits = load_policy().stricter_settings(own_settings)
+    return {name: own_settings[name] for name, limit in limits.items() if settings[name] == limit}
+
+
+def _log_tightened(record: Record) -> None:
+    settings = flatten(record["config"])
+    if names := record.get("tightened"):
+        pairs = {name: settings[name] for name in names}
+        log.info("policy: tightened the recipe %s: %s", record["recipe"], format_pairs(pairs))
+
+
 def _write_new(store: Store, record: Record) -> bool:
     """Write a record unless the run exists; the record of rejected settings is replaced. Return if it was written."""
     run_id = record["run"]
@@ -316,6 +351,7 @@ def _new_record(run_id: str, recipe: str, config: dict[str, Any]) -> Record:
     return {
         "run": run_id, "recipe": recipe, "config": config, "stages": {}, "attempts": {},
         "created": _now(), "versions": package_versions(), "code": code_fingerprint(), "machine": platform.platform(),
+        "started_by": os.environ.get(STARTED_BY_VARIABLE) or os.environ.get("USER", ""),
     }
 
 

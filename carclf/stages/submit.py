@@ -117,7 +117,7 @@ def send_submission(prediction: Prediction, dataset: Dataset, context: StageCont
         check_submission(path.read_text(encoding="utf-8"), *_sample_submission(dataset, context))
         claim = StoredClaim(store, f"submissions/claims/{competition}-{fingerprint}.json")
         submission = SubmissionFile(path, fingerprint, f"carclf {fingerprint} model {prediction.input('model')}")
-        state = submit_once(KaggleClient(competition), submission, claim)
+        state = submit_once(KaggleClient(competition), submission, claim, context.config.submit.max_per_day)
         if state.status == "ERROR":
             raise ungraded_error(state, competition, f"{store.url}/{file.key}", fingerprint)
         log.info("submit: submitted ref=%d competition=%s", state.ref, competition)

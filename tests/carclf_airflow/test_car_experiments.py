@@ -96,7 +96,7 @@ def test_an_invalid_form_fails_in_plan_and_the_log_names_the_mistake(tmp_path: P
         from types import SimpleNamespace as N
         from carclf_airflow import experiment_steps
         logging.basicConfig(level="INFO", stream=sys.stdout)
-        context = {"dag_run": N(dag_id="car_experiments", run_id="manual__1")}
+        context = {"dag_run": N(dag_id="car_experiments", run_id="manual__1", triggering_user_name=None)}
         form = '{"recipe": "demo", "recipes": ["frozzen"]}'
         try:
             experiment_steps.run_experiment_step("plan", context, "--form", form)

@@ -68,7 +68,8 @@ def test_a_killed_child_is_logged_and_retried(tmp_path: Path) -> None:
         stage_process.log.addHandler(logging.StreamHandler(sys.stderr))
         pushed = {}
         push = lambda key, value: pushed.update({key: value})
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}, "ti": N(xcom_push=push)}
+        run = N(dag_id="car_retrain", run_id="r", triggering_user_name=None)
+        context = {"dag_run": run, "params": {}, "ti": N(xcom_push=push)}
         run_child = stage_process.run_child
         die = "import os, pathlib; pathlib.Path(os.environ['TMPDIR'], 'half').write_text('x'); os.kill(os.getpid(), 9)"
         stage_process.run_child = lambda command, environment: run_child([sys.executable, "-c", die], environment)

@@ -113,8 +113,8 @@ def test_an_editor_cannot_change_anything_either(app: FastAPI, editor: TestClien
 def test_every_response_has_the_strict_policy(store: Store, viewer: TestClient) -> None:
     record_run(store, "good")
     store.write("runs/damaged.json", b"{")
-    expected = {"/": 200, "/runs/good": 200, "/data/runs": 200, "/static/site.js": 200, "/runs/none": 404,
-                "/no/such": 404, "/data/runs?limit=x": 422, "/dag-run": 422, "/runs/damaged": 500}
+    expected = {"/": 200, "/policy": 200, "/runs/good": 200, "/data/runs": 200, "/static/site.js": 200,
+                "/runs/none": 404, "/no/such": 404, "/data/runs?limit=x": 422, "/dag-run": 422, "/runs/damaged": 500}
     responses = {path: viewer.get(path, headers=HTML) for path in expected}
     responses["/", "401"] = TestClient(viewer.app, base_url=viewer.base_url).get("/")
     assert {path: response.status_code for path, response in responses.items()} == expected | {("/", "401"): 401}
@@ -132,6 +132,24 @@ def test_pages_have_no_script_style_or_handler_that_the_policy_forbids(store: St
         page = viewer.get(path, headers=HTML).text
         assert re.findall(r"<script(?![^>]* src=\"/carclf/static/)[^>]*>", page) == [], path
         assert re.findall(r"<style|\sstyle=|\son\w+=|javascript:|https?://(?!vega\.github\.io)", page) == [], path
+
+
+def test_the_policy_page_shows_the_limits_and_an_invalid_policy_is_an_error(
+    viewer: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "This deployment has no policy" in viewer.get("/policy", headers=HTML).text
+    path = tmp_path / "policy.toml"
+    path.write_text('[settings]\ngate.threshold = 0.9\n[allowed]\nsources = ["<b>", "s3://cars/*"]\n'
+                    "[approval]\nown_runs = false\n")
+    monkeypatch.setenv("CARCLF_POLICY", str(path))
+    page = viewer.get("/policy", headers=HTML).text
+    assert '<th scope="row">gate.threshold</th><td>at least 0.9</td>' in page
+    assert "&lt;b&gt;, s3://cars/*" in page
+    assert "Nobody may approve a run that they started." in page
+    path.unlink()
+    response = viewer.get("/policy", headers=HTML)
+    assert response.status_code == 500
+    assert "policy.toml" in response.text
 
 
 def test_simultaneous_requests_for_a_report_compute_it_once_and_leave_the_server_responsive(

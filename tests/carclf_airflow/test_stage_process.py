@@ -48,13 +48,14 @@ def test_a_child_gets_mlflows_settings_and_the_url_of_its_dag_run(environment: d
         import json
         from types import SimpleNamespace
         from carclf_airflow.stage_process import airflow_run_environment, child_environment
-        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00")
+        run = SimpleNamespace(dag_id="car_retrain", run_id="manual__2026-11-25T05:00:00+00:00",
+                              triggering_user_name="ada")
         print(json.dumps([child_environment("fine_tune"), airflow_run_environment({"dag_run": run})]))
     """
     base_url = {"AIRFLOW__API__BASE_URL": "http://127.0.0.1:8080/"}
     passed_on, run_url = printed_json(code, environment | mlflow | base_url)
     assert {name: value for name, value in passed_on.items() if name.startswith("MLFLOW")} == mlflow
-    assert run_url == {"CARCLF_AIRFLOW_RUN_URL":
+    assert run_url == {"CARCLF_STARTED_BY": "ada", "CARCLF_AIRFLOW_RUN_URL":
                        "http://127.0.0.1:8080/dags/car_retrain/runs/manual__2026-11-25T05%3A00%3A00%2B00%3A00"}
 
 
@@ -144,7 +145,8 @@ def test_an_unknown_setting_fails_the_first_task_without_a_retry_and_is_recorded
         from airflow.sdk.exceptions import AirflowFailException
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {"recipe": "demo", "fine_tune.epoch": 1},
+        run = N(dag_id="car_retrain", run_id="r", triggering_user_name=None)
+        context = {"dag_run": run, "params": {"recipe": "demo", "fine_tune.epoch": 1},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value}))}
         try:
             stage_process.run_stage("download", context)
@@ -172,7 +174,7 @@ def test_a_rejected_model_skips_the_downstream_stages_but_not_the_announcement(
         from carclf_airflow import stage_process
         pushed = {}
         map_index = int(sys.argv[1])
-        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026"), "params": {},
+        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026", triggering_user_name=None), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value}), map_index=map_index),
                    "task": N(get_flat_relative_ids=lambda upstream: {"submit", "score", "group.announce_champion"})}
         def run_child(command, env):
@@ -195,7 +197,7 @@ def test_a_skipped_stage_skips_its_own_task_and_keeps_the_reason(environment: di
         from airflow.sdk.exceptions import AirflowSkipException
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026"), "params": {},
+        context = {"dag_run": N(dag_id="car_retrain", run_id="manual__2026", triggering_user_name=None), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value})), "task": None}
         def run_child(command, env):
             open(command[-1], "w").write('{"key": "", "waiting": false, "skip_reason": "notebooks only"}')
@@ -236,7 +238,7 @@ def test_numbers_in_xcom_are_rounded(environment: dict[str, str]) -> None:
         import json
         from types import SimpleNamespace as N
         from carclf_airflow import experiment_steps, stage_process
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r", triggering_user_name=None), "params": {}}
         metrics = {"val_accuracy": 0.2788461446762085, "reload_difference": 3.3306690738754696e-16,
                    "num_images": 12345678, "public_score": 0.88666}
         results = iter([{"metrics": metrics}, [{"run": "m", "val_accuracy": 1 / 3}]])
@@ -256,7 +258,7 @@ def test_a_waiting_stage_is_rescheduled_for_the_time_that_it_returns(environment
         from types import SimpleNamespace as N
         from airflow.sdk.exceptions import AirflowRescheduleException
         from carclf_airflow import stage_process
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {}}
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r", triggering_user_name=None), "params": {}}
         for until in ("2026-11-26T00:05:00+00:00", ""):
             result = {"waiting": True, "until": until}
             stage_process.run_child = lambda command, env: (open(command[-1], "w").write(json.dumps(result)) and 75, "")
@@ -276,7 +278,7 @@ def test_a_transient_error_with_the_status_of_waiting_is_raised(environment: dic
         from airflow.sdk.exceptions import AirflowException
         from carclf_airflow import stage_process
         pushed = {}
-        context = {"dag_run": N(dag_id="car_retrain", run_id="r"), "params": {},
+        context = {"dag_run": N(dag_id="car_retrain", run_id="r", triggering_user_name=None), "params": {},
                    "ti": N(xcom_push=lambda key, value: pushed.update({key: value}))}
         stage_process.run_child = lambda command, env: (75, "ServiceError: down")
         try:

@@ -1,5 +1,6 @@
 """The exit status and the output of commands in a process of their own."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,8 +13,8 @@ import pytest
 from carclf.services.storage import init_store, open_store
 
 
-def carclf(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "CARCLF_CACHE": str(home / "cache")}
+def carclf(*arguments: str, home: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "CARCLF_CACHE": str(home / "cache")} | variables
     command = [sys.executable, "-m", "carclf", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -80,6 +81,17 @@ def test_doctor_needs_no_kaggle_account_for_a_folder(tmp_path: Path) -> None:
                      "--set", "data.source=./photos", home=tmp_path)
     lines = {line.split()[0]: line for line in process.stdout.splitlines()}
     assert " ok " in lines["Kaggle"] and "folder" in lines["Kaggle"]
+
+
+def test_doctor_shows_the_policy_as_text_and_as_json(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[settings]\ngate.threshold = 0.9\n[approval]\noverride = false\n')
+    options = ("doctor", "--recipe", "demo", "--store", init_store(tmp_path / "store").url, "--set", "data.source=./")
+    text = carclf(*options, home=tmp_path, CARCLF_POLICY=str(path)).stdout
+    assert f"{path}: gate.threshold at least 0.9; nobody may override the gate" in text
+    printed = json.loads(carclf(*options, "--json", home=tmp_path, CARCLF_POLICY=str(path)).stdout)
+    assert printed["policy"]["settings"] == {"gate.threshold": 0.9}
+    assert printed["checks"]["policy"]["state"] == "ok"
 
 
 def test_doctor_reports_what_is_missing_with_status_78(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -202,3 +203,17 @@ def test_only_settings_after_training_can_be_changed(store_copy: Store) -> None:
         build_ensemble(store_copy, "changed", "seed-0", "seed-1", settings=("fine_tune.epochs=3",))
     run = build_ensemble(store_copy, "stricter", "seed-0", "seed-1", settings=("gate.min_recall=0.9",))
     assert run.config.gate.min_recall == 0.9
+
+
+def test_an_ensemble_is_subject_to_the_policy_also_if_its_members_are_not(
+    store_copy: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('[settings]\ngate.approval = "required"\ngate.threshold = 0.99\nsubmit.enabled = false\n')
+    monkeypatch.setenv("CARCLF_POLICY", str(path))
+    members = [Run.load(name, store_copy) for name in ("seed-0", "seed-1")]
+    for setting in ("gate.approval=none", "submit.enabled=true", "gate.threshold=0.5"):
+        with pytest.raises(ConfigError, match=r"is looser than the policy .*policy\.toml"):
+            start_ensemble_run("loose", members, [setting])
+    config = start_ensemble_run("strict", members, []).config
+    assert (config.gate.approval, config.gate.threshold, config.submit.enabled) == ("required", 0.99, False)

@@ -57,3 +57,11 @@ def test_the_stack_with_the_documented_gpu_file_has_a_gpu(tmp_path: Path) -> Non
     for name in files:
         device = read(tmp_path, f"COMPOSE_FILE={name}")["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
         assert (device["driver"], device["device_ids"]) == ("nvidia", ["0"])
+
+
+def test_all_components_read_the_same_policy(tmp_path: Path) -> None:
+    services = read(tmp_path, "COMPOSE_FILE=docker-compose.yml:docker/policy.yml")
+    for name in ("api-server", "scheduler", "dag-processor", "triggerer", "worker"):
+        path = services[name]["environment"]["CARCLF_POLICY"]
+        (volume,) = [volume for volume in services[name]["volumes"] if volume["target"] == path]
+        assert (volume["source"], volume["read_only"]) == (str(ROOT / "policy.toml"), True)

@@ -10,6 +10,7 @@ APPROVAL = "/api/v2/dags/car_promote/dagRuns/r/taskInstances/candidate.ask/0/hit
 ROLES = ("anonymous", "none", "viewer", "user", "op", "admin")
 EXPECTED = {
     "GET /carclf/": (401, 403, 200, 200, 200, 200),
+    "GET /carclf/policy": (401, 403, 200, 200, 200, 200),
     "GET /carclf/data/runs": (401, 403, 200, 200, 200, 200),
     "GET /carclf/runs/x/report.html": (401, 403, 404, 404, 404, 404),
     "POST /carclf/": (401, 403, 403, 404, 404, 404),

@@ -32,10 +32,11 @@ class Scenario:
     path: Path
     claim: MemoryClaim = field(default_factory=MemoryClaim)
     now: datetime = NOON
+    max_per_day: int = 0
 
     def submit(self) -> int:
         kaggle = KaggleClient("demo-cars", max_attempts=2, backoff_seconds=0, read_timeout_seconds=5)
-        return submit_file(kaggle, self.path, FINGERPRINT, self.claim).ref
+        return submit_file(kaggle, self.path, FINGERPRINT, self.claim, self.max_per_day).ref
 
     def wait(self) -> timedelta:
         """Submit, expect that the outcome is unknown, and return the pause until the next check."""
@@ -294,3 +295,27 @@ def test_no_sequence_of_faults_lags_and_submitters_counts_a_submission_twice(sce
             assert scenario.num_counted <= 1, number
         num_sent_again += scenario.server.calls[CREATE] > 1
     assert num_sent_again > 0
+
+
+def test_the_settings_limit_per_day_waits_for_the_next_day_and_counts_the_whole_team(scenario: Scenario) -> None:
+    scenario.max_per_day = 2
+    scenario.add_other()
+    scenario.add_other()
+    with pytest.raises(StageWaiting, match=r"submit\.max_per_day = 2") as waiting:
+        scenario.submit()
+    assert waiting.value.until == datetime(2026, 3, 2, 0, 5, tzinfo=UTC)
+    assert scenario.num_counted == 0
+    scenario.now += DAY
+    assert (scenario.submit(), scenario.num_counted) == (1003, 1)
+
+
+def test_the_settings_limit_per_day_needs_kaggles_count(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KaggleClient, "submission_limits", lambda _: None)
+    scenario.max_per_day = 1
+    scenario.add_other()
+    with pytest.raises(ConfigError, match=r"submit\.max_per_day cannot be checked"):
+        scenario.submit()
+    scenario.max_per_day = 2  # not reached by all submissions together
+    assert scenario.submit() == 1002

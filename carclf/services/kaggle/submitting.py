@@ -60,15 +60,16 @@ class SubmissionFile:
     description: str
 
 
-def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim) -> SubmissionState:
+def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim, max_per_day: int = 0) -> SubmissionState:
     """Submit the file unless it was submitted before.
 
     Only the process whose attempt is in the claim sends the file. If the outcome of an attempt is unknown, the file is
-    sent again only when Kaggle's count proves that the attempt did not arrive.
+    sent again only when Kaggle's count proves that the attempt did not arrive. With ``max_per_day``, at most so many
+    submissions of the account's team are sent per day in UTC.
 
     Raise StageWaiting if today's limit is reached, the outcome of an attempt is unknown, or another process is
-    submitting the file. Raise StageSkipped if the competition accepts no files, ConfigError if Kaggle rejects this one,
-    ServiceError if Kaggle has a temporary fault.
+    submitting the file. Raise StageSkipped if the competition accepts no files, ConfigError if Kaggle rejects this one
+    or does not report the count that ``max_per_day`` needs, ServiceError if Kaggle has a temporary fault.
     """
     submissions = kaggle.list_submissions()
     if existing := select_submission(submissions, file.fingerprint):
@@ -81,6 +82,8 @@ def submit_once(kaggle: KaggleClient, file: SubmissionFile, claim: Claim) -> Sub
         raise _outcome_unknown(kaggle, file, attempt)
     require_open(kaggle)
     _require_remaining(kaggle, limits)
+    if max_per_day:
+        _require_few_today(limits, submissions, max_per_day)
     try:
         token = kaggle.upload(file.path)
     except ConfigError as error:
@@ -151,6 +154,15 @@ def _require_remaining(kaggle: KaggleClient, limits: SubmissionLimits | None) ->
         raise ConfigError(f"{kaggle.competition} accepts no more submissions: the account's team has made all "
                           f"{limits.num_total} that the competition allows. Set submit.enabled=false.")
     raise _limit_reached(f"Kaggle accepts no more submissions to {kaggle.competition} today")
+
+
+def _require_few_today(limits: SubmissionLimits | None, submissions: list[SubmissionState], max_per_day: int) -> None:
+    """Raise StageWaiting if ``max_per_day`` submissions were made today."""
+    if limits is None and len(submissions) >= max_per_day:  # without a count, all of them could be of today
+        raise ConfigError("submit.max_per_day cannot be checked: Kaggle does not report how many submissions were made "
+                          "today. Remove the setting, or submit by hand.")
+    if limits is not None and limits.num_today >= max_per_day:
+        raise _limit_reached(f"submit.max_per_day = {max_per_day}, and Kaggle has counted {limits.num_today} today")
 
 
 def _raise_if_limit_reached(kaggle: KaggleClient, error: Exception, unknown: StageWaiting | None) -> None:
