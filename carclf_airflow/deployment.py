@@ -4,6 +4,8 @@ import os
 from datetime import timedelta
 from typing import Any
 
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
+
 
 def deployment_recipe() -> str:
     """Return the recipe of scheduled runs (CARCLF_RECIPE)."""
@@ -14,6 +16,14 @@ def deployment_schedule() -> str | None:
     """Return the schedule of car_retrain (CARCLF_SCHEDULE); None if it only runs when triggered."""
     schedule = os.environ.get("CARCLF_SCHEDULE", "@weekly")
     return None if schedule in ("", "none") else schedule
+
+
+def publish_schedule(champion: Asset) -> AssetOrTimeSchedule | list[Asset]:
+    """Return the schedule of car_publish: a new champion, or the time (CARCLF_PUBLISH_SCHEDULE; "none" for no time)."""
+    schedule = os.environ.get("CARCLF_PUBLISH_SCHEDULE") or "@daily"
+    if schedule == "none":
+        return [champion]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(schedule, timezone="UTC"), assets=[champion])
 
 
 def poke_seconds() -> float:
