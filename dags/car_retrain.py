@@ -30,6 +30,7 @@ from datetime import timedelta
 from airflow.sdk import chain, dag, get_current_context, task
 
 from carclf_airflow.approval import approval_tasks, promote_or_request_approval
+from carclf_airflow.deadlines import decision_deadline
 from carclf_airflow.deployment import deployment_schedule, poke_seconds, task_defaults
 from carclf_airflow.notifications import notification_callbacks
 from carclf_airflow.pods import gpu_task_options
@@ -39,7 +40,8 @@ from carclf_airflow.stage_process import poke_stage, run_stage
 
 @dag(
     dag_id="car_retrain", schedule=deployment_schedule(), catchup=False, max_active_runs=1, params=form_params(),
-    doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), **notification_callbacks(),
+    doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), deadline=decision_deadline(),
+    **notification_callbacks(),
 )
 def car_retrain():
     """Add the tasks in order."""

@@ -1,4 +1,4 @@
-"""``carclf publish``: publish the champion where the deployment says."""
+"""``carclf publish``: publish the champion to the deployment's targets."""
 
 import json
 from dataclasses import asdict
