@@ -58,6 +58,8 @@ def publish_to_folder(champion: ChampionName, store: Store, settings: PublishSet
     """
     with _naming_the_folder():
         target = open_store(settings.folder)
+        if target.url == store.url:
+            raise ConfigError(f"{target.url} is the store itself. Use another folder or prefix.")
         manifest = _read_manifest(target, champion) or _upload_model(target, champion, store, settings)
         is_moved = _move_pointer(target, manifest, champion, store)
     return f"{target.url}/{manifest.folder}", not is_moved

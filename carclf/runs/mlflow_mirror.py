@@ -86,7 +86,7 @@ def publish_to_mlflow(store: Store) -> tuple[str, bool]:
     with raising_service_errors():
         uri, is_registered = _sync_champion(store)
     if not uri:
-        raise StageSkipped(f"{store.url} has no champion, or the record of its run is missing")
+        raise StageSkipped(f"{store.url} has no champion, or its files or the record of its run are missing")
     return uri, is_registered
 
 
@@ -205,17 +205,18 @@ def _sync_champion(store: Store) -> tuple[str, bool]:
 
 def _register_champion(event: Event, store: Store) -> tuple[str, bool]:
     record = read_record(store, event["run"]) if event.get("run") else None
-    model = Model.find(store, event["model"])
-    if record is None or model is None:
-        log.warning('MLflow: champion not registered model=%s reason="the record of its run or the model is missing"',
+    if record is None:
+        log.warning('MLflow: champion not registered model=%s reason="the record of its run is missing"',
                     event["model"])
         return "", True
     name = _experiment_name(record)
     uri = f"models:/{name}@champion"
-    if set_champion_alias(name, model.key):
+    if set_champion_alias(name, event["model"]):
         return uri, True
     run = MlflowRun(_describe_run(record, store))
     bring_up_to_date(run, record, store)
+    if (model := Model.find(store, event["model"])) is None:
+        return "", True
     _log_file(run, "model", f"models/{model.key}/manifest.json", store)
     reason = str(record["stages"].get("promote", {}).get("metrics", {}).get("reason", ""))
     register_champion(name, run, ModelDescription(model.key, f"{store.url}/models/{model.key}", reason))

@@ -244,6 +244,11 @@ class TestFolder:
         card = target.read(f"{manifest['folder']}/model_card.md")
         assert card and b"cannot be measured" in card.data and measured.key.encode() in card.data
 
+    def test_the_store_itself_raises_config_error(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CARCLF_PUBLISH_FOLDER", store.url)
+        with pytest.raises(ConfigError, match="CARCLF_PUBLISH_FOLDER"):
+            publish(store, "folder")
+
     def test_an_unknown_format_names_the_variable(
         self, store: Store, target: Store, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -509,8 +514,8 @@ class TestMlflow:
         self, store_copy: Store, mlflow: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         writes = ("create_registered_model", "create_model_version", "set_registered_model_alias")
-        for step in range(1, 9):
-            calls = WritesUntilKilled(step)
+        for num_killed in range(9):
+            calls = WritesUntilKilled(1)
             with monkeypatch.context() as patch:
                 for name in writes:
                     patch.setattr(MlflowClient, name, calls.wrap(getattr(MlflowClient, name)))
@@ -519,6 +524,7 @@ class TestMlflow:
                 except Killed:
                     continue
             break
+        assert num_killed == len(writes)
         assert mlflow.get_model_version_by_alias(tmp_path.name, "champion").version == "1"
         assert len(mlflow.search_model_versions(f"name = '{tmp_path.name}'")) == 1
 
