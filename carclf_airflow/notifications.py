@@ -65,10 +65,9 @@ def send_notification(state: str, context: Mapping[str, Any]) -> None:
 
 
 async def send_notice(notice: Mapping[str, Any]) -> None:
-    """Send a notification to CARCLF_NOTIFICATION_URL from the triggerer, without blocking it."""
-    notifier = _notifier(_target())
-    notifier.context = {"notice": {**notice, "html": html.escape(notice["text"])}}
-    await notifier
+    """Send a notification to CARCLF_NOTIFICATION_URL from the triggerer, in a thread: others use its event loop."""
+    context = {"notice": {**notice, "html": html.escape(notice["text"])}}
+    await asyncio.to_thread(_notifier(_target()), context)
 
 
 def build_notification(state: str, context: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +157,3 @@ class WebhookNotifier(BaseNotifier):  # type: ignore[misc]  # Airflow is not typ
             raise ConnectionError(f"{host}: {type(error).__name__}") from None
         if not response.ok:
             raise ConnectionError(f"{host}: HTTP status {response.status_code}")
-
-    async def async_notify(self, context: Mapping[str, Any]) -> None:
-        """Post in a thread: the triggerer runs all of its callbacks in one event loop."""
-        await asyncio.to_thread(self.notify, context)

@@ -91,6 +91,7 @@ def test_invalid_hours_fail_the_import_of_the_dag(hours: str, tmp_path: Path) ->
     assert done.returncode == 1 and f"Invalid CARCLF_DEADLINE_HOURS '{hours}'" in done.stderr
 
 
+@pytest.mark.acceptance
 def test_a_queued_run_has_a_deadline_in_the_database(tmp_path: Path) -> None:
     """Airflow's scheduler compares these rows with the time."""
     environment = airflow_environment(tmp_path, **SETTINGS, CARCLF_NOTIFICATION_URL="http://host")
