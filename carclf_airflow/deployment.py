@@ -5,6 +5,8 @@ from datetime import timedelta
 from math import inf
 from typing import Any
 
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable
+
 
 def deployment_recipe() -> str:
     """Return the recipe of scheduled runs (CARCLF_RECIPE)."""
@@ -42,6 +44,14 @@ def _number(name: str, default: float) -> float:
     if not 0 <= number < inf:
         raise ValueError(f"Invalid {name}={text}: expected a number that is not negative, such as {default}.")
     return number
+
+
+def publish_schedule(champion: Asset) -> AssetOrTimeSchedule | list[Asset]:
+    """Return the schedule of car_publish: a new champion, or the time (CARCLF_PUBLISH_SCHEDULE; "none" for no time)."""
+    schedule = os.environ.get("CARCLF_PUBLISH_SCHEDULE") or "@daily"
+    if schedule == "none":
+        return [champion]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(schedule, timezone="UTC"), assets=[champion])
 
 
 def poke_seconds() -> float:

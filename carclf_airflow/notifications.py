@@ -1,5 +1,6 @@
 """Notify a URL or a mail address when a run ends (CARCLF_NOTIFICATION_URL)."""
 
+import asyncio
 import html
 import os
 from collections.abc import Callable, Mapping
@@ -22,9 +23,12 @@ TIMEOUT_SECONDS = 20
 MAIL = "mailto:"
 NO_PROMOTION = ("declined", "expired")
 METRIC_FIELDS = ("metric", "val_metric", "val_metric_low", "val_metric_high")
+COMPARISON_FIELDS = ("difference", "difference_low", "difference_high")
 SHOWN_METRICS = (
-    *METRIC_FIELDS, "val_accuracy", "threshold", "champion", "public_score", "rank", "gap", "warning",
+    *METRIC_FIELDS, *COMPARISON_FIELDS, "largest_class_change", "val_accuracy", "threshold", "champion", "public_score",
+    "rank", "gap", "warning",
 )
+SLACK_HOST = "hooks.slack.com"
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,12 @@ def _stage_results(run_id: str, pull: Callable[..., Any], prefix: str = "") -> R
     return Results(run_id, results, errors)
 
 
+async def send_notice(notice: Mapping[str, Any]) -> None:
+    """Send a notification to CARCLF_NOTIFICATION_URL from the triggerer, in a thread: others use its event loop."""
+    context = {"notice": {**notice, "html": html.escape(notice["text"])}}
+    await asyncio.to_thread(_notifier(_target()), context)
+
+
 def build_notification(dag_id: str, state: str, context: Mapping[str, Any], results: Results) -> dict[str, Any]:
     """Return the notification's JSON: ``text``, a line that holds everything, and its parts."""
     run_id = results.run_id
@@ -115,17 +125,22 @@ def build_notification(dag_id: str, state: str, context: Mapping[str, Any], resu
 
 
 def _describe_metrics(metrics: Mapping[str, Any]) -> str:
-    """Return the metric of the data with its 95% interval, and the other metrics."""
-    hidden = {*METRIC_FIELDS}
+    """Return the metric of the data and its difference to the champion's, with 95% intervals, and the others."""
+    hidden = {*METRIC_FIELDS, *COMPARISON_FIELDS}
     texts = []
     if metrics.get("metric") in METRICS and "val_metric" in metrics:
         metric = METRICS[metrics["metric"]]
         hidden |= {"val_accuracy"} if metric.is_accuracy else set()
-        low, high = (format_value(metrics.get(f"val_metric_{bound}")) for bound in ("low", "high"))
-        interval = f" (95%: {low} to {high})" if low and high else ""
-        texts = [f"validation {metric.noun} {format_value(metrics['val_metric'])}{interval}"]
+        texts = [f"validation {metric.noun} {_with_interval(metrics, 'val_metric')}"]
+    if "difference" in metrics:
+        texts.append(f"difference to the champion {_with_interval(metrics, 'difference')}")
     others = {name: value for name, value in metrics.items() if name not in hidden}
     return ", ".join(texts + [f"{name.replace('_', ' ')} {format_value(value)}" for name, value in others.items()])
+
+
+def _with_interval(metrics: Mapping[str, Any], name: str) -> str:
+    low, high = (format_value(metrics.get(f"{name}_{bound}")) for bound in ("low", "high"))
+    return format_value(metrics[name]) + (f" (95%: {low} to {high})" if low and high else "")
 
 
 def _outcome(state: str, stages: Results, reason: str) -> Outcome:
@@ -169,8 +184,10 @@ class WebhookNotifier(BaseNotifier):  # type: ignore[misc]  # Airflow is not typ
 
     def notify(self, context: Mapping[str, Any]) -> None:
         """Post the context's ``notice``; errors name the host only, since the URL may hold a secret."""
-        body = {name: value for name, value in context["notice"].items() if name != "html"}
         host = urlsplit(self.url).hostname
+        body = {name: value for name, value in context["notice"].items() if name != "html"}
+        if host == SLACK_HOST:  # its incoming webhooks take a text, in which <, > and & are escaped
+            body = {"text": html.escape(body["text"], quote=False)}
         try:
             response = requests.post(self.url, json=body, timeout=TIMEOUT_SECONDS)
         except requests.RequestException as error:

@@ -33,6 +33,7 @@ from airflow.sdk import chain, dag, get_current_context, task
 
 from carclf_airflow.approval import promote_or_wait, request_approval
 from carclf_airflow.assets import DATASET, SOURCE, SUBMISSION
+from carclf_airflow.deadlines import decision_deadline
 from carclf_airflow.deployment import task_defaults
 from carclf_airflow.ids import RETRAIN_DAG
 from carclf_airflow.notifications import notification_callbacks
@@ -44,7 +45,8 @@ from carclf_airflow.tasks import announce_champion_task, sensor_task, stage_task
 
 @dag(
     dag_id=RETRAIN_DAG, schedule=retrain_schedule(), catchup=False, max_active_runs=1, params=form_params(),
-    doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), **notification_callbacks(RETRAIN_DAG),
+    doc_md=__doc__, tags=["carclf"], default_args=task_defaults(), deadline=decision_deadline(),
+    **notification_callbacks(RETRAIN_DAG),
 )
 def car_retrain():
     """Add the tasks in order."""

@@ -18,6 +18,7 @@ from carclf.cli.find import find_batch_size, find_lr
 from carclf.cli.inspect_source import inspect
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
+from carclf.cli.publish import publish_command
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
 from carclf.cli.source import source_app
@@ -42,6 +43,7 @@ app.command("find-batch-size")(find_batch_size)
 app.command("label-fixes")(label_fixes)
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("publish")(publish_command)
 app.command("ensemble")(ensemble)
 app.command("demo-server")(demo_server)
 app.add_typer(champion_app, name="champion")

@@ -1,4 +1,4 @@
-"""Kaggle's side of the protocol: competitions with data files, uploads and submissions, and datasets.
+"""Kaggle's side of the protocol: competitions with data files, uploads and submissions; datasets; models.
 
 The wire format is that of kaggle 2.2.4 and kagglesdk. It has not been compared with the live service.
 """
@@ -11,18 +11,18 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.grading import grade
+from carclf.demo.kaggle_models import MODEL_METHODS, ModelBackend
+from carclf.demo.responses import ApiError, Upload, format_time, page
 from carclf.demo.served_files import digest, member_sizes
 from carclf.metrics import METRICS
 
 Json = dict[str, Any]
-T = TypeVar("T")
 FIRST_REF = 1001
 MAX_UPLOADS = 100  # are kept in memory
 CREATION_EPOCH = 1_500_000_000  # the first creation date of an archive, in seconds
@@ -34,7 +34,9 @@ COMPETITION_METHODS = frozenset({
     "GetLeaderboard", "GetSubmissionLimits",
 })  # fmt: skip
 DATASET_METHODS = frozenset({"GetDataset", "GetDatasetStatus", "ListDatasetFiles", "GetDatasetFilesSummary"})
-METHODS = COMPETITION_METHODS | DATASET_METHODS
+BLOB_METHODS = frozenset({"StartBlobUpload"})
+METHODS = COMPETITION_METHODS | DATASET_METHODS | MODEL_METHODS | BLOB_METHODS
+USERNAME = "demo"
 
 
 @dataclass
@@ -54,28 +56,7 @@ class SubmissionEntry:
     @property
     def date(self) -> str:
         """The time of the submission in Kaggle's format."""
-        return _format_time(self.created)
-
-
-@dataclass
-class Upload:
-    """An announced file; ``data`` is None until the upload arrives."""
-
-    file_name: str
-    data: bytes | None = None
-
-
-class ApiError(Exception):
-    """A response with an error status and Kaggle's JSON."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-
-def _format_time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.0000000Z")
+        return format_time(self.created)
 
 
 class KaggleBackend:
@@ -99,6 +80,7 @@ class KaggleBackend:
         self.submissions_path = submissions_path
         self.submissions = self._load_submissions()
         self.uploads: dict[str, Upload] = {}
+        self.models = ModelBackend(USERNAME, self.uploads)
         self.url = ""
         self.lock = threading.Lock()
 
@@ -165,10 +147,13 @@ class KaggleBackend:
         """Return the JSON response to an API call; raise ApiError where Kaggle responds with an error."""
         if method not in METHODS:
             raise ApiError(HTTPStatus.NOT_FOUND, f"{method} is not served here")
-        subject: Competition | ServedDataset | None = None  # GetSubmission needs none
+        if method in MODEL_METHODS:
+            with self.lock:
+                return self.models.handle_call(method, request)
+        subject: Competition | ServedDataset | None = None  # some calls need none
         if method in DATASET_METHODS:
             subject = self.require_dataset(request)
-        elif method != "GetSubmission":
+        elif method not in BLOB_METHODS | {"GetSubmission"}:
             subject = self.require_competition(request)
         call = getattr(self, "_" + re.sub(r"(?<!^)(?=[A-Z])", "_", method).lower())
         with self.lock:
@@ -189,7 +174,7 @@ class KaggleBackend:
 
     def _list_data_files(self, competition: Competition, request: Json) -> Json:
         self.require_rules_accepted()
-        files, token = _page(_list_members(competition.archive), request)
+        files, token = page(_list_members(competition.archive), request)
         return {"files": files, "nextPageToken": token}
 
     def _get_dataset(self, newest: ServedDataset, _: Json) -> Json:
@@ -202,7 +187,7 @@ class KaggleBackend:
         return {"status": newest.status}
 
     def _list_dataset_files(self, dataset: ServedDataset, request: Json) -> Json:
-        files, token = _page(_list_members(dataset.archive), request)
+        files, token = page(_list_members(dataset.archive), request)
         return {"datasetFiles": files, "nextPageToken": token}
 
     def _get_dataset_files_summary(self, dataset: ServedDataset, _: Json) -> Json:
@@ -215,8 +200,14 @@ class KaggleBackend:
 
     def _start_submission_upload(self, _: Competition, request: Json) -> Json:
         self.require_rules_accepted()
+        return self._start_upload(str(request.get("fileName", "")))
+
+    def _start_blob_upload(self, _: None, request: Json) -> Json:
+        return self._start_upload(str(request.get("name", "")))
+
+    def _start_upload(self, file_name: str) -> Json:
         token = secrets.token_hex(16)  # whoever has the URL may upload
-        self.uploads[token] = Upload(str(request.get("fileName", "")))
+        self.uploads[token] = Upload(file_name)
         if len(self.uploads) > MAX_UPLOADS:
             del self.uploads[next(iter(self.uploads))]  # the oldest
         return {"token": token, "createUrl": f"{self.url}/upload/{token}"}
@@ -244,7 +235,7 @@ class KaggleBackend:
         return [entry for entry in self.submissions if self._find_competition(entry.competition) is competition]
 
     def _num_today(self, competition: Competition) -> int:
-        today = _format_time(time.time())[:10]
+        today = format_time(time.time())[:10]
         return sum(entry.date[:10] == today for entry in self._submissions_to(competition) if not entry.error)
 
     def _is_pending(self, entry: SubmissionEntry) -> bool:
@@ -268,8 +259,8 @@ class KaggleBackend:
     def _list_submissions(self, competition: Competition, request: Json) -> Json:
         entries = self._submissions_to(competition)
         newest_first = [entry for entry in reversed(entries) if entry.listed_at <= time.time()]
-        page, token = _page(newest_first, request)
-        return {"submissions": list(map(self._as_json, page)), "nextPageToken": token}
+        entries, token = page(newest_first, request)
+        return {"submissions": list(map(self._as_json, entries)), "nextPageToken": token}
 
     def _get_leaderboard(self, competition: Competition, _: Json) -> Json:
         entries = self._submissions_to(competition)
@@ -288,13 +279,7 @@ class KaggleBackend:
 
 def _list_members(archive: Path) -> list[Json]:
     # Derive the date from the content: the client must see an unchanged archive as unchanged data.
-    date = _format_time(CREATION_EPOCH + int(digest(archive)[:7], 16))
+    date = format_time(CREATION_EPOCH + int(digest(archive)[:7], 16))
     return [{"ref": name, "name": name, "totalBytes": num_bytes, "creationDate": date}
             for name, num_bytes in member_sizes(archive).items()]
 
-
-def _page(entries: list[T], request: Json) -> tuple[list[T], str]:
-    """Return the page of a request and the token of the next one; empty if it is the last."""
-    size = int(request.get("pageSize") or 20)
-    start = int(request.get("pageToken") or (max(int(request.get("page") or 1), 1) - 1) * size)
-    return entries[start : start + size], str(start + size) if start + size < len(entries) else ""

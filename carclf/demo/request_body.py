@@ -5,7 +5,7 @@ from email.message import Message
 from http import HTTPStatus
 from io import BufferedIOBase
 
-from carclf.demo.kaggle_backend import ApiError
+from carclf.demo.responses import ApiError
 
 MAX_BODY_BYTES = 8 << 20  # a submission of 100,000 rows has 3 MB
 MAX_LINE_BYTES = 1 << 10  # of the lines between chunks

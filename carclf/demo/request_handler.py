@@ -11,8 +11,10 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from carclf.demo.faults import FIXED_RESPONSES, JSON_TYPE, Fault
-from carclf.demo.kaggle_backend import COMPETITION_METHODS, DATASET_METHODS, ApiError
+from carclf.demo.kaggle_backend import BLOB_METHODS, COMPETITION_METHODS, DATASET_METHODS
+from carclf.demo.kaggle_models import MODEL_METHODS
 from carclf.demo.request_body import read_body
+from carclf.demo.responses import ApiError
 from carclf.demo.served_files import ServedFile, open_file
 from carclf.progress import log
 
@@ -23,6 +25,8 @@ DOWNLOAD_METHODS = frozenset({"DownloadDataFiles", "DownloadDataFile", "Download
 METHODS_BY_SERVICE = {
     "competitions.CompetitionApiService": COMPETITION_METHODS | {"DownloadDataFiles", "DownloadDataFile"},
     "datasets.DatasetApiService": DATASET_METHODS | {"DownloadDataset"},
+    "models.ModelApiService": MODEL_METHODS,
+    "blobs.BlobApiService": BLOB_METHODS,
 }
 STALL_SECONDS = 30.0
 IDLE_SECONDS = 60.0  # without data, after which a connection is closed

@@ -11,13 +11,12 @@ from typing import Any
 
 from carclf.demo.competition import Competition, ServedDataset
 from carclf.demo.faults import Fault, FaultKind
-from carclf.demo.kaggle_backend import METHODS, KaggleBackend, SubmissionEntry
+from carclf.demo.kaggle_backend import METHODS, USERNAME, KaggleBackend, SubmissionEntry
 from carclf.demo.request_handler import DOWNLOAD_METHODS, RequestHandler
 from carclf.errors import ConfigError
 from carclf.progress import log
 
 __all__ = ["DemoServer", "Fault", "FaultKind", "SubmissionEntry"]
-USERNAME = "demo"
 KEY_ENV_VAR = "CARCLF_DEMO_KEY"  # a key that the clients know already; by default each server generates one
 POLL_SECONDS = 0.1
 COUNTED = METHODS | DOWNLOAD_METHODS | {"IntrospectToken", "Download", "Upload"}

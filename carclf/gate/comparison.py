@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from carclf.dataset.champion_split import EXCLUDED, TRAIN, VAL, previous_values, without_excluded_copies
+from carclf.formatting import format_count
 from carclf.metrics import Metric
 from carclf.natural_order import sort_naturally
 from carclf.paired_bootstrap import PairedBootstrap
@@ -60,6 +61,14 @@ class ChampionComparison(BaseModel):
         """Return a comparison with statistics of the counts at a significance level; ``details`` are further fields."""
         statistics = paired_statistics(counts, counts.interval(), significance) if counts.num_images else {}
         return cls.model_validate(asdict(counts) | statistics | details)
+
+    def describe_largest_change(self) -> str | None:
+        """Return the class whose recall differs most from the champion's, as text; None if none differs."""
+        change = max(self.classes, key=lambda row: abs(row.candidate - row.champion), default=None)
+        if change is None or change.candidate == change.champion:
+            return None
+        return (f"{change.label}: recall {change.candidate:.3f}, the champion's {change.champion:.3f} "
+                f"({format_count(change.num_images, 'image')})")
 
     def by_metric(self, metric: Metric, bootstrap: PairedBootstrap, significance: float) -> Self:
         """Return the comparison with the statistics of another metric than accuracy."""

@@ -81,15 +81,26 @@ class GateDecision(BaseModel):
     def metrics(self) -> Metrics:
         """Return the metrics of the decision artifact."""
         values = {rule.name: rule.value for rule in self.rules}
-        comparison = self.champion_comparison
         metrics = {
             "decision": self.decision, "threshold": self.threshold, "reason": self.reason, "champion": self.champion,
             "val_accuracy": self.val_accuracy,
             "metric": self.metric, "val_metric": values["threshold"], "p_value": values["champion"],
-            "minimum_detectable_difference": comparison.minimum_detectable_difference if comparison else None,
+            **_comparison_metrics(self.champion_comparison),
             "override": self.override, "rejection": self.rejection,
         }
         return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _comparison_metrics(comparison: ChampionComparison | None) -> dict[str, float | str | None]:
+    """Return the difference to the champion with its interval, and the class whose recall changed most."""
+    if comparison is None:
+        return {}
+    low, high = comparison.interval or (None, None)
+    return {
+        "minimum_detectable_difference": comparison.minimum_detectable_difference,
+        "difference": comparison.difference, "difference_low": low, "difference_high": high,
+        "largest_class_change": comparison.describe_largest_change(),
+    }
 
 
 def decide(

@@ -12,6 +12,7 @@ from carclf.artifacts import Artifact, Metrics, Model
 from carclf.champion import Event, read_state
 from carclf.config import flatten
 from carclf.config.sources import parse_source
+from carclf.errors import StageSkipped
 from carclf.progress import log, progress_listener
 from carclf.runs.record import Record, read_record
 from carclf.services.mlflow import (
@@ -20,6 +21,7 @@ from carclf.services.mlflow import (
     ModelDescription,
     RunDescription,
     mlflow_enabled,
+    raising_service_errors,
     register_champion,
     set_champion_alias,
 )
@@ -71,6 +73,21 @@ def sync_champion_alias(store: Store) -> None:
         queue = BackgroundQueue()
         queue.submit(partial(_sync_champion, store))
         queue.close()
+
+
+def publish_to_mlflow(store: Store) -> tuple[str, bool]:
+    """Register the champion and set the alias; return the registered model's URI, and if it was registered before.
+
+    Unlike ``sync_champion_alias``, raise errors: StageSkipped if MLFLOW_TRACKING_URI is not set, there is no champion
+    or the record of its run is missing; ServiceError if MLflow fails.
+    """
+    if not mlflow_enabled():
+        raise StageSkipped("MLFLOW_TRACKING_URI is not set")
+    with raising_service_errors():
+        uri, is_registered = _sync_champion(store)
+    if not uri:
+        raise StageSkipped(f"{store.url} has no champion, or its files or the record of its run are missing")
+    return uri, is_registered
 
 
 class _RunMirror:
@@ -173,27 +190,34 @@ def _experiment_name(record: Record) -> str:
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or parse_source(str(record["config"]["data"]["source"])).title
 
 
-def _sync_champion(store: Store) -> None:
-    """Register the champion, and again if it changed meanwhile, so that MLflow ends with the latest champion."""
+def _sync_champion(store: Store) -> tuple[str, bool]:
+    """Register the champion, and again if it changed meanwhile, so that MLflow ends with the latest champion.
+
+    Return the URI of the registered model, and whether it was registered before.
+    """
     registered = None
+    outcome = ("", True)
     while (state := read_state(store)) and (event := state["champion"]) and event["model"] != registered:
-        _register_champion(event, store)
+        outcome = _register_champion(event, store)
         registered = event["model"]
+    return outcome
 
 
-def _register_champion(event: Event, store: Store) -> None:
+def _register_champion(event: Event, store: Store) -> tuple[str, bool]:
     record = read_record(store, event["run"]) if event.get("run") else None
     if record is None:
         log.warning('MLflow: champion not registered model=%s reason="the record of its run is missing"',
                     event["model"])
-        return
+        return "", True
     name = _experiment_name(record)
+    uri = f"models:/{name}@champion"
     if set_champion_alias(name, event["model"]):
-        return
+        return uri, True
     run = MlflowRun(_describe_run(record, store))
     bring_up_to_date(run, record, store)
     if (model := Model.find(store, event["model"])) is None:
-        return
+        return "", True
     _log_file(run, "model", f"models/{model.key}/manifest.json", store)
     reason = str(record["stages"].get("promote", {}).get("metrics", {}).get("reason", ""))
     register_champion(name, run, ModelDescription(model.key, f"{store.url}/models/{model.key}", reason))
+    return uri, False

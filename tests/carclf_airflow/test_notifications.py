@@ -1,19 +1,15 @@
 """Notifications at the end of a run, by a webhook and by mail."""
 
 import json
-import socketserver
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from email import message_from_bytes
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from airflow_process import airflow_environment, run_python
+from notification_receivers import Mailbox, Webhook, mail_receiver, webhook_receiver
 
 BASE_URL = "http://127.0.0.1:8080"
 RUN_URL = f"{BASE_URL}/dags/car_retrain/runs/manual__1"
@@ -24,6 +20,9 @@ SCORED = {"evaluate return_value": {"metrics": INTERVAL | {"num_images": 500}},
           "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold",
                                                "metric": "log_loss", "val_metric": 0.5}},
           "score return_value": {"metrics": {"ref": 7, "public_score": 0.9, "rank": 2, "warning": ""}}}
+COMPARISON = {"difference": 0.0123, "difference_low": -0.003, "difference_high": 0.027,
+              "largest_class_change": "<a&b>: recall 0.800, the champion's 0.700 (30 images)"}
+COMPARED = {"promote return_value": {"metrics": REJECTED["promote return_value"]["metrics"] | INTERVAL | COMPARISON}}
 NOT_SUBMITTED = {
     "promote return_value": {"metrics": {"decision": "promoted", "reason": "promoted: all rules hold"}},
     "submit return_value": {"key": "", "metrics": {}, "skip_reason": "notebooks only"},
@@ -57,59 +56,16 @@ CODE = """
 """
 
 
-class Webhook:
-    """A server that keeps the notifications posted to it; paths under /fail get status 500."""
-
-    def __init__(self) -> None:
-        self.messages: list[dict[str, Any]] = []
-        messages = self.messages
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(500 if self.path.startswith("/fail") else 200)
-                self.end_headers()
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
-
-
 @pytest.fixture
 def webhook() -> Iterator[Webhook]:
-    server = Webhook()
-    threading.Thread(target=server.http.serve_forever, daemon=True).start()
-    yield server
-    server.http.shutdown()
-    server.http.server_close()
-
-
-class Mailbox:
-    """A mail server with just enough SMTP for one mail."""
-
-    def __init__(self) -> None:
-        self.mails: list[Message] = []
-        mails = self.mails
-
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                self.wfile.write(b"220 ready\r\n")
-                while line := self.rfile.readline().strip().upper():
-                    if line == b"DATA":
-                        self.wfile.write(b"354 continue\r\n")
-                        mails.append(message_from_bytes(b"".join(iter(self.rfile.readline, b".\r\n"))))
-                    self.wfile.write(b"250 ok\r\n")
-
-        self.tcp = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-        self.port = self.tcp.server_address[1]
+    with webhook_receiver() as receiver:
+        yield receiver
 
 
 @pytest.fixture
 def mailbox() -> Iterator[Mailbox]:
-    box = Mailbox()
-    threading.Thread(target=box.tcp.serve_forever, daemon=True).start()
-    yield box
-    box.tcp.shutdown()
-    box.tcp.server_close()
+    with mail_receiver() as receiver:
+        yield receiver
 
 
 def notify(home: Path, *cases: tuple[str, str, dict[str, Any]], **settings: str) -> list[str]:
@@ -183,3 +139,23 @@ def test_an_invalid_notification_url_fails_the_import_of_the_dag(tmp_path: Path)
     assert done.returncode == 1
     assert "ValueError: Invalid CARCLF_NOTIFICATION_URL" in done.stderr
     assert "secret" not in done.stderr
+
+
+def test_a_notification_compares_the_model_with_the_champion(tmp_path: Path, webhook: Webhook) -> None:
+    assert notify(tmp_path, (webhook.url, "success", COMPARED)) == ["sent"]
+    (message,) = webhook.messages
+    assert message["text"] == (
+        "car_retrain manual__1: rejected: weak (validation log loss 0.5 (95%: 0.4 to 0.61), difference to the champion "
+        "0.0123 (95%: -0.003 to 0.027), largest class change <a&b>: recall 0.800, the champion's 0.700 (30 images)) "
+        f"{RUN_URL}")
+    assert message["metrics"] == INTERVAL | COMPARISON
+
+
+def test_slack_gets_an_escaped_text_and_nothing_else(tmp_path: Path, webhook: Webhook) -> None:
+    """Slack's address is reached by a proxy, which is the receiver."""
+    case = ("http://hooks.slack.com/services/T0/B0/secret", "success", COMPARED)
+    assert notify(tmp_path, case, http_proxy=webhook.url, no_proxy="") == ["sent"]
+    (message,) = webhook.messages
+    assert list(message) == ["text"]
+    assert message["text"].startswith("car_retrain manual__1: rejected: weak")
+    assert "&lt;a&amp;b&gt;: recall 0.800, the champion's" in message["text"]

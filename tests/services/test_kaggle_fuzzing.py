@@ -17,7 +17,8 @@ import pytest
 from mutations import flip_bits, mutation_counts, repeat, truncate
 
 from carclf.errors import CarclfError
-from carclf.services.kaggle.client import KaggleClient, SubmissionLimits, SubmissionState, UnknownOutcomeError
+from carclf.services.kaggle.calls import UnknownOutcomeError
+from carclf.services.kaggle.client import KaggleClient, SubmissionLimits, SubmissionState
 from carclf.services.kaggle.datasets import DatasetClient
 
 SUBMISSION = {"ref": 1001, "totalBytes": 90, "date": "2026-03-01T12:00:00.0000000Z", "description": "carclf abc",

@@ -171,6 +171,10 @@ def test_the_decision_compares_both_models_on_the_same_images(store: Store) -> N
     assert decision.metrics["p_value"] == 0.9375
     smallest = comparison(store, decision, "minimum_detectable_difference")
     assert decision.metrics["minimum_detectable_difference"] == smallest["minimum_detectable_difference"]
+    difference = comparison(store, decision, "difference", "interval")
+    assert decision.metrics["difference"] == difference["difference"] > 0
+    assert [decision.metrics["difference_low"], decision.metrics["difference_high"]] == difference["interval"]
+    assert decision.metrics["largest_class_change"] == "2: recall 1.000, the champion's 0.950 (20 images)"
 
 
 def test_the_report_shows_rules_and_ids_without_scripts_and_links(store: Store) -> None:

@@ -10,20 +10,10 @@ from typing import Any
 import requests
 
 from carclf.errors import ConfigError, DataError
-from carclf.public_addresses import require_public_address
 from carclf.services.kaggle.archive_download import download_archive
 from carclf.services.kaggle.calls import ApiCalls, parse_file, require_type
-from carclf.services.kaggle.credentials import (
-    CONNECT_TIMEOUT_SECONDS,
-    ENDPOINT_ENV_VAR,
-    create_client,
-    find_credentials,
-)
-from carclf.services.kaggle.retries import TRANSIENT_ERRORS, RetryPolicy, TransientError, http_status
-
-# Kaggle checks these before it accepts a submission. After other errors, such as 429 from a gateway that repeated the
-# request, the submission may have been counted.
-REJECTION_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND}
+from carclf.services.kaggle.credentials import create_client, find_credentials
+from carclf.services.kaggle.retries import RetryPolicy
 
 
 @dataclass(frozen=True)
@@ -69,17 +59,6 @@ class CompetitionDetails:
         if self.is_notebooks_only:
             return "the competition accepts submissions from Kaggle notebooks only"
         return "the competition accepts no submissions any more" if self.submissions_disabled else ""
-
-
-class UnknownOutcomeError(Exception):
-    """Kaggle may have counted a submission: its response is lost, unusable or an error.
-
-    ``error`` is the error to report if a retry cannot help, otherwise None.
-    """
-
-    def __init__(self, message: str, error: ConfigError | None) -> None:
-        super().__init__(message)
-        self.error = error
 
 
 class KaggleClient:
@@ -170,18 +149,8 @@ class KaggleClient:
 
         Raise ConfigError if Kaggle rejected it, UnknownOutcomeError if Kaggle may have counted it.
         """
-        try:
-            return self._calls.invoke("CreateSubmission", _parse_created, blob_file_tokens=token,
-                                      submission_description=description)
-        except (ConfigError, *TRANSIENT_ERRORS) as error:  # ConfigError: of a redirect that followed the request
-            message = f"{type(error).__name__}: {error}"
-            try:
-                self._retries.raise_if_permanent("submit", error)
-            except ConfigError as permanent:
-                if http_status(error) in REJECTION_STATUSES:
-                    raise
-                raise UnknownOutcomeError(message, permanent) from error
-            raise UnknownOutcomeError(message, None) from error
+        return self._calls.create("submit", "CreateSubmission", _parse_created, blob_file_tokens=token,
+                                  submission_description=description)
 
     def leaderboard_rank(self, score: float, *, higher_is_better: bool = True) -> int | None:
         """Return the rank of a score on the public leaderboard; None if the leaderboard is empty.
@@ -205,15 +174,7 @@ class KaggleClient:
             raise ConfigError(f"The submission {path} cannot be read: {error}.") from error
         token, url = self._calls.invoke("StartSubmissionUpload", _parse_upload, file_name=path.name,
                                         content_length=len(data), last_modified_epoch_seconds=modified_seconds)
-        # The SDK's upload hides the status of a failure, on which a retry depends.
-        timeout = (CONNECT_TIMEOUT_SECONDS, self._read_timeout_seconds)
-        require_public_address(url, self._calls.http.http_client()._endpoint, ENDPOINT_ENV_VAR)
-        try:
-            response = requests.put(url, data=data, timeout=timeout, allow_redirects=False)
-        except ValueError as error:  # all errors about an invalid URL
-            raise TransientError(f"Kaggle's response has no valid upload URL: {error}") from error
-        if response.status_code not in (HTTPStatus.OK, HTTPStatus.CREATED):
-            raise TransientError(f"the upload failed with status {response.status_code}")
+        self._calls.put(url, data, self._read_timeout_seconds)
         return token
 
     def _request_archive(self, headers: dict[str, str]) -> requests.Response:

@@ -11,13 +11,8 @@ from typing import Protocol
 from pydantic import AwareDatetime, BaseModel
 
 from carclf.errors import ConfigError, ServiceError, StageSkipped, StageWaiting
-from carclf.services.kaggle.client import (
-    KaggleClient,
-    SubmissionLimits,
-    SubmissionState,
-    UnknownOutcomeError,
-    select_submission,
-)
+from carclf.services.kaggle.calls import UnknownOutcomeError
+from carclf.services.kaggle.client import KaggleClient, SubmissionLimits, SubmissionState, select_submission
 from carclf.services.kaggle.retries import http_status
 
 RESET_MARGIN = timedelta(minutes=5)  # clocks differ

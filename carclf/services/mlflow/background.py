@@ -4,10 +4,12 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
 
+from carclf.errors import ServiceError
 from carclf.progress import log
 
 WAIT_SECONDS = 20.0  # at most, at the end of a stage, for pending requests
@@ -73,11 +75,11 @@ class BackgroundQueue:
     """Runs tasks one after another in a thread. Close it at the end."""
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name=THREAD_NAME, daemon=True)
         self._thread.start()
 
-    def submit(self, task: Callable[[], None]) -> None:
+    def submit(self, task: Callable[[], object]) -> None:
         """Run the task after the earlier ones; it is skipped shortly after a failure of MLflow."""
         self._tasks.put(task)
 
@@ -96,6 +98,19 @@ class BackgroundQueue:
                 task()
             except Exception as error:  # noqa: BLE001 (no error of MLflow may fail a stage)
                 outage.start(error)
+
+
+@contextmanager
+def raising_service_errors() -> Iterator[None]:
+    """Turn MLflow's errors into ServiceError, for commands that are about MLflow alone."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        uri = redact_credentials(os.environ["MLFLOW_TRACKING_URI"])
+        raise ServiceError(f"MLflow at {uri}: {redact_credentials(str(error))[:MAX_ERROR_LENGTH]}. Try again later; if "
+                           "it keeps failing, check the server, MLFLOW_TRACKING_URI and the login.") from error
 
 
 def redact_credentials(text: str) -> str:

@@ -27,17 +27,20 @@ def set_champion_alias(name: str, model_key: str) -> bool:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    versions = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{model_key}'")
-    if not versions:
+    if not (versions := _versions_of_model(client, name, model_key)):
         return False
-    first = str(min(int(version.version) for version in versions))
+    first = str(versions[0])
     if str(_registered_model(client, name).aliases.get(ALIAS, "")) != first:
         client.set_registered_model_alias(name, ALIAS, first)
     return True
 
 
 def register_champion(name: str, run: MlflowRun, model: ModelDescription) -> None:
-    """Register the model of a run, and point the alias ``champion`` at it."""
+    """Register the model of a run, and point the alias ``champion`` at it.
+
+    MLflow's client repeats a request whose response is lost, and another worker may register the same model at the same
+    time: of several versions of a model, the first one stays.
+    """
     _registered_model(run.client, name)
     # MLflow's server rejects local folders outside its artifact root: the source is then the manifest among the run's
     # artifacts.
@@ -46,7 +49,14 @@ def register_champion(name: str, run: MlflowRun, model: ModelDescription) -> Non
         name, source, run.id, description=model.reason, await_creation_for=0,
         tags={MODEL_TAG: model.key, "carclf.run": run.description.run_id, "carclf.url": model.url},
     )
+    for number in _versions_of_model(run.client, name, model.key)[1:]:
+        run.client.delete_model_version(name, str(number))
     set_champion_alias(name, model.key)
+
+
+def _versions_of_model(client: "MlflowClient", name: str, model_key: str) -> list[int]:
+    versions = client.search_model_versions(f"name = '{name}' and tags.`{MODEL_TAG}` = '{model_key}'")
+    return sorted(int(version.version) for version in versions)
 
 
 def _registered_model(client: "MlflowClient", name: str) -> "RegisteredModel":
