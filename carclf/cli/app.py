@@ -18,6 +18,7 @@ from carclf.cli.find import find_batch_size, find_lr
 from carclf.cli.inspect_source import inspect
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
+from carclf.cli.predictions import predictions_app
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
 from carclf.cli.stages import add_stage_commands, run_all
@@ -45,6 +46,7 @@ app.command("ensemble")(ensemble)
 app.command("demo-server")(demo_server)
 app.add_typer(champion_app, name="champion")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(predictions_app, name="predictions")
 app.add_typer(runs_app, name="runs")
 app.add_typer(store_app, name="store")
 
