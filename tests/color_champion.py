@@ -19,11 +19,17 @@ SIZE = 16
 MAX_MEGAPIXELS = 1
 
 
-def color_image(name: str, brightness: float = 1.0, noise_seed: int | None = None) -> bytes:
-    """Return a PNG of a color; the darker it is, the less certain is the prediction. Noise makes images different."""
-    pixels = np.full((SIZE, SIZE, 3), COLORS[name]) * brightness
-    if noise_seed is not None:
-        pixels = pixels * np.random.default_rng(noise_seed).uniform(0.3, 1, (SIZE, SIZE, 1))
+def color_image(name: str, brightness: float = 1.0) -> bytes:
+    """Return a small PNG of a color; the darker it is, the less certain is the prediction."""
+    return _png(np.full((SIZE, SIZE, 3), COLORS[name]) * brightness)
+
+
+def noisy_image(name: str, seed: int) -> bytes:
+    """Return a PNG of a color whose brightness is random, so that it differs from those of other seeds."""
+    return _png(np.random.default_rng(seed).uniform(0.3, 1, (40, 40, 1)) * COLORS[name])
+
+
+def _png(pixels: "np.ndarray") -> bytes:
     Image.fromarray(pixels.astype(np.uint8)).save(buffer := io.BytesIO(), "PNG")
     return buffer.getvalue()
 
@@ -45,7 +51,8 @@ def promote_color_champion(store: Store, name: str = "colors", train_rows: pd.Da
 def _build_split(store: Store, dataset: Dataset, name: str, train_rows: pd.DataFrame | None) -> Split:
     rows = pd.DataFrame({
         "id": [f"{position}.png" for position in range(60)], "label": CLASS_NAMES * 20, "subset": "val",
-        "sha256": [f"{position:064x}" for position in range(60)], "source": "train", "color_signature": b"", "phash": 0})
+        "sha256": [f"{position:064x}" for position in range(60)], "source": "train", "color_signature": b"",
+        "phash": 0})
     rows["pixels_sha256"] = rows["sha256"]
     if train_rows is not None:
         rows = pd.concat([rows, train_rows[list(rows.columns.drop("subset"))].assign(subset="train")])

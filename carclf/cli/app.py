@@ -19,6 +19,7 @@ from carclf.cli.inspect_source import inspect
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
 from carclf.cli.predictions import predictions_app
+from carclf.cli.reevaluate import reevaluate
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
 from carclf.cli.stages import add_stage_commands, run_all
@@ -44,6 +45,7 @@ app.command("predict")(predict)
 app.command("export")(export)
 app.command("ensemble")(ensemble)
 app.command("demo-server")(demo_server)
+champion_app.command("reevaluate")(reevaluate)
 app.add_typer(champion_app, name="champion")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(predictions_app, name="predictions")

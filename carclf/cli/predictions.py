@@ -27,7 +27,9 @@ MAX_GROUPS = 1000  # Airflow's limit of mapped tasks is 1,024
 SourceOption = Annotated[
     str, typer.Option("--source", envvar="CARCLF_PREDICT_SOURCE", help="The images: s3://bucket/prefix or a folder.")
 ]
-ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, help="The most images in a shard.")]
+ShardSizeOption = Annotated[
+    int, typer.Option("--shard-size", envvar="CARCLF_PREDICT_SHARD_SIZE", min=1, help="The most images in a shard.")
+]
 UncertainOption = Annotated[
     int, typer.Option("--uncertain", min=0, help="Only the N images with the lowest probability of their class.")
 ]

@@ -1,6 +1,7 @@
 """Batch predictions: each image once, also with killed workers, overlapping plans and simultaneous workers."""
 
 import io
+import math
 import os
 import signal
 import subprocess
@@ -118,8 +119,8 @@ def test_each_image_has_one_row_with_calibrated_probabilities(store: Store, imag
     assert (probabilities.max(axis="columns") == rows["probability"]).all()
     temperature = select_model(store).temperature
     assert temperature and temperature != 1
-    one, e = 4.0 / temperature, 2.718281828
-    assert rows["probability"][0] == pytest.approx(e**one / (e**one + 2), abs=1e-4)
+    weight = math.exp(4 / temperature)  # the logits are 4, 0 and 0
+    assert rows["probability"][0] == pytest.approx(weight / (weight + 2), abs=1e-4)
 
 
 def test_only_new_and_changed_images_are_predicted_again(store: Store, images: Images) -> None:
@@ -245,7 +246,7 @@ def test_a_bucket_that_fails_finishes_no_shard(
     shards = plan_images(store, bucket_images).shards
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with pytest.raises(ServiceError, match="CARCLF_PREDICT_SOURCE|127.0.0.1"):
+    with pytest.raises(ServiceError, match="CARCLF_PREDICT_SOURCE"):
         predict_images(store, bucket_images, shards)
     assert folder_of(store, bucket_images).list_objects()[1] == []
 
