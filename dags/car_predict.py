@@ -32,7 +32,7 @@ from carclf_airflow.pods import gpu_task_options
 def car_predict():
     """Add the tasks in order."""
 
-    @task(execution_timeout=timedelta(hours=2), multiple_outputs=True)
+    @task(execution_timeout=timedelta(hours=2))
     def plan():
         return steps.plan_predictions()
 
@@ -41,11 +41,10 @@ def car_predict():
         return steps.predict_shards(shards, model)
 
     @task(execution_timeout=timedelta(hours=1), trigger_rule="none_failed")
-    def drift(model):
-        return steps.measure_drift(model)
+    def drift():
+        return steps.measure_drift()
 
-    planned = plan()
-    predict.partial(model=planned["model"]).expand(shards=planned["groups"]) >> drift(planned["model"])
+    predict.expand_kwargs(plan()) >> drift()
 
 
 car_predict()

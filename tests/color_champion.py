@@ -71,9 +71,9 @@ def _build_evaluation(store: Store, split: Split, model: Model) -> Evaluation:
 def _write_network(folder: Path) -> Metrics:
     import keras
 
-    network = keras.Sequential([
-        keras.Input((SIZE, SIZE, 3)), keras.layers.Rescaling(1 / 255), keras.layers.GlobalAveragePooling2D(),
-        keras.layers.Dense(3, use_bias=False)])
+    inputs = keras.Input((SIZE, SIZE, 3))
+    features = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    network = keras.Model(inputs, keras.layers.Dense(3, use_bias=False)(features))
     network.layers[-1].set_weights([4 * np.array([[0, 0, 1], [0, 1, 0], [1, 0, 0]], np.float32)])
     network.save(folder / "model.keras")
     return {"class_names": CLASS_NAMES, "image_height": SIZE, "image_width": SIZE}

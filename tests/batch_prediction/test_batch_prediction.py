@@ -270,7 +270,7 @@ def test_a_killed_worker_costs_one_shard(store: Store, folder_images: Images) ->
     finished = folder.list_objects()[1]
     assert 0 < len(finished) < 4
     workers = [worker(store, folder_images, ids) for _ in range(2)]
-    assert [process.wait(120) for process in workers] == [0, 0]
+    assert [process.wait(600) for process in workers] == [0, 0]
     assert_predicted_once(stored_rows(store, folder_images), range(400))
 
 

@@ -54,7 +54,7 @@ def test_a_new_champion_and_a_cron_expression_start_it(
     environment = airflow_environment(tmp_path, CARCLF_GPU_POD_TEMPLATE="/gpu.yaml", **settings)
     described = printed_json(DESCRIBE, environment)
     assert (described["timetable"], described["assets"]) == (timetable, asset)
-    assert described["chain"] == {"plan": ["drift", "predict"], "predict": ["drift"], "drift": []}
+    assert described["chain"] == {"plan": ["predict"], "predict": ["drift"], "drift": []}
     assert described["mapped"] == described["pods"] == ["predict"]
     assert described["heavy"] == []
     assert (described["queues"], described["timeouts"], described["active"]) == (["gpu"], True, 1)
