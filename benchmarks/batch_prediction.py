@@ -24,7 +24,7 @@ from carclf.batch_prediction.shard_files import BatchFolder
 from carclf.batch_prediction.table import read_predictions
 from carclf.services.storage import Store, init_store
 
-SIDE = 64  # pixels
+SIDE = 32  # pixels
 NUM_CLASSES = 10
 NUM_WORKERS = 2
 NUM_TASKS = 16  # of a plan, as CARCLF_PREDICT_TASKS by default

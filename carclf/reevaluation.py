@@ -98,10 +98,10 @@ def _champion(event: Event, test_set: LabeledSet, store: Store) -> _Champion:
         raise ConfigError(f"The champion {model.key} has no class in common with the images: it predicts "
                           f"{', '.join(model.class_names[:5])}, and their labels are {', '.join(sorted(labels)[:5])}. "
                           "Name the classes alike, for example with --set data.class_names=0=NAME,1=NAME.")
-    return _Champion(model, event, _trained_on(test_set.rows, model, store))
+    return _Champion(model, event, trained_on(test_set.rows, model, store))
 
 
-def _trained_on(rows: pd.DataFrame, model: Model, store: Store) -> Mask:
+def trained_on(rows: pd.DataFrame, model: Model, store: Store) -> Mask:
     """Return whether the model, a member of it or a champion before it was trained on each image or a copy of it."""
     splits = [load_training_split(store, model)]
     if model.is_ensemble:

@@ -4,10 +4,6 @@ import os
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
-
-from carclf_airflow.assets import CHAMPION
-
 
 def deployment_recipe() -> str:
     """Return the recipe of scheduled runs (CARCLF_RECIPE)."""
@@ -18,30 +14,6 @@ def deployment_schedule() -> str | None:
     """Return the schedule of car_retrain (CARCLF_SCHEDULE); None if it only runs when triggered."""
     schedule = os.environ.get("CARCLF_SCHEDULE", "@weekly")
     return None if schedule in ("", "none") else schedule
-
-
-def predict_schedule() -> list[Asset] | AssetOrTimeSchedule | None:
-    """Return the schedule of car_predict: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron, UTC).
-
-    Without CARCLF_PREDICT_SOURCE there is nothing to predict: None.
-    """
-    if not os.environ.get("CARCLF_PREDICT_SOURCE"):
-        return None
-    if not (cron := os.environ.get("CARCLF_PREDICT_SCHEDULE", "")):
-        return [CHAMPION]
-    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[CHAMPION])
-
-
-def predict_params() -> dict[str, Param]:
-    """Return the form of car_predict: the source, by default CARCLF_PREDICT_SOURCE."""
-    source = os.environ.get("CARCLF_PREDICT_SOURCE") or None
-    return {"source": Param(source, type="string", minLength=1, title="Source",
-                            description="The images: s3://bucket/prefix or the path of a folder.")}
-
-
-def max_predict_tasks() -> int:
-    """Return the number of tasks among which car_predict divides the shards (CARCLF_PREDICT_TASKS)."""
-    return int(os.environ.get("CARCLF_PREDICT_TASKS") or 16)
 
 
 def poke_seconds() -> float:

@@ -4,7 +4,7 @@ from typing import Any
 
 from airflow.sdk import get_current_context
 
-from carclf_airflow.deployment import max_predict_tasks
+from carclf_airflow.predict_form import max_predict_tasks
 from carclf_airflow.stage_process import child_environment, raise_for_status, run_command
 
 MODEL_KEY = "model"  # of the XCom with the champion at the time of the plan

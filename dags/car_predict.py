@@ -21,8 +21,9 @@ from datetime import timedelta
 from airflow.sdk import dag, task
 
 from carclf_airflow import predict_steps as steps
-from carclf_airflow.deployment import predict_params, predict_schedule, task_defaults
+from carclf_airflow.deployment import task_defaults
 from carclf_airflow.pods import gpu_task_options
+from carclf_airflow.predict_form import predict_params, predict_schedule
 
 
 @dag(

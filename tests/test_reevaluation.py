@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from color_champion import CLASS_NAMES, noisy_image, promote_color_champion
+from gate_candidates import build_candidate, build_ensemble, build_split
 
 from carclf.artifacts import Evaluation, Model, StageContext
 from carclf.champion import read_state
 from carclf.cli.app import main
 from carclf.config import load_config
 from carclf.errors import ConfigError, DataError
-from carclf.reevaluation import LabeledSet, prepare_test_set, reevaluate
+from carclf.reevaluation import LabeledSet, prepare_test_set, reevaluate, trained_on
 from carclf.services.storage import Store, init_store
 
 NUM = 24
@@ -110,6 +111,15 @@ def test_images_that_were_all_used_for_training_raise_data_error(store: Store, f
     promote_color_champion(store, "first", images.rows)
     with pytest.raises(DataError, match="24"):
         measure(images, context)
+
+
+def test_an_ensemble_was_trained_on_the_images_of_its_members(store: Store) -> None:
+    subsets = {"a": ["train", "val", "val", "excluded"], "b": ["val", "train", "val", "val"]}
+    members = [build_candidate(store, name, split=build_split(store, 4, name, rows)) for name, rows in subsets.items()]
+    ensemble = build_ensemble(store, members, [0.5, 0.5], [])
+    rows = members[0].split.rows(store).drop(columns="subset")
+    assert trained_on(rows, members[0].model, store).tolist() == [True, False, False, True]
+    assert trained_on(rows, ensemble.model, store).tolist() == [True, True, False, True]
 
 
 def test_the_command_prints_a_table_or_json(
