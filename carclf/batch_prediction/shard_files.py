@@ -19,6 +19,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.services.storage import Store
 
 FOLDER = "batch_predictions"
+ROW_GROUP_SIZE = 10_000  # a worker parses those of its shard
 _PLAN = re.compile(r"_plans/([0-9]{5,})\.parquet")
 _SHARD = re.compile(r"([0-9]{5,}-[0-9]{5,})\.parquet")
 
@@ -77,16 +78,16 @@ class BatchFolder:
 
     def read_plan(self, number: int, shard: int | None = None) -> pd.DataFrame:
         """Return path, num_bytes, version and shard of a plan's images, or those of one shard."""
-        plan = read_table(self.store, self._plan_key(number))
-        return plan if shard is None else plan[plan["shard"] == shard]
+        filters = None if shard is None else [("shard", "==", shard)]
+        return read_table(self.store, self._plan_key(number), filters=filters)
 
     def read_shard(self, shard: ShardId, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """Return the predictions of a finished shard; the columns are documented in ``docs/batch-prediction.md``."""
-        return read_table(self.store, self._shard_key(shard), columns)
+        return read_table(self.store, self._shard_key(shard), columns=columns and list(columns))
 
     def _create(self, key: str, table: pd.DataFrame) -> bool:
         buffer = io.BytesIO()
-        table.to_parquet(buffer, index=False, write_page_checksum=True)
+        table.to_parquet(buffer, index=False, write_page_checksum=True, row_group_size=ROW_GROUP_SIZE)
         return self.store.write_if(key, buffer.getvalue(), None)
 
     def _plan_key(self, number: int) -> str:
@@ -101,14 +102,13 @@ def list_tables(store: Store) -> Iterator[str]:
     return (key for key in store.list_keys(f"{FOLDER}/") if key.endswith(".parquet"))
 
 
-def read_table(store: Store, key: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """Return a plan or a shard; raise DataError if it is missing or damaged."""
+def read_table(store: Store, key: str, **options: Any) -> pd.DataFrame:
+    """Return a plan or a shard with ``pandas.read_parquet``; raise DataError if it is missing or damaged."""
     fix = f"Restore it from a backup, or remove {store.url}/{key}: the next plan predicts its images again."
     if (stored := store.read(key)) is None:
         raise DataError(f"{key} is missing from {store.url}. Make a plan with carclf predictions plan, which lists "
                         "the shards.")
-    options: dict[str, Any] = {"page_checksum_verification": True}
     try:
-        return pd.read_parquet(io.BytesIO(stored.data), columns=list(columns) if columns else None, **options)
+        return pd.read_parquet(io.BytesIO(stored.data), page_checksum_verification=True, **options)
     except (ValueError, OSError, LookupError) as error:  # pyarrow's errors are among them
         raise DataError(f"{store.url}/{key} is damaged: {error}. {fix}") from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from airflow_process import airflow_environment, printed_json
-from color_champion import CLASS_NAMES, color_image, promote_color_champion
+from color_champion import CLASS_NAMES, color_image, noisy_image, promote_color_champion
 
 from carclf.batch_prediction.shard_files import BatchFolder
 from carclf.batch_prediction.table import read_predictions
@@ -83,3 +83,23 @@ def test_a_run_predicts_each_image_once_and_the_next_run_nothing(tmp_path: Path)
     second = printed_json(RUN, environment, conf)
     assert second == {"state": "success", "tasks": [
         ["drift", -1, "success"], ["plan", -1, "success"], ["predict", -1, "skipped"]]}
+
+
+def test_a_run_of_car_reevaluate_returns_a_row_per_champion(tmp_path: Path) -> None:
+    for number in range(12):
+        path = tmp_path / "labeled" / CLASS_NAMES[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(noisy_image(CLASS_NAMES[number % 3], number))
+    environment = airflow_environment(tmp_path, CARCLF_RECIPE="demo", CARCLF_CACHE=str(tmp_path / "cache"))
+    model = promote_color_champion(open_store(environment["CARCLF_STORE"]))
+    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], env=environment, check=True)
+    code = """
+        import json, sys
+        import car_reevaluate
+        run = car_reevaluate.car_reevaluate().test(run_conf=json.loads(sys.argv[1]))
+        [task] = run.get_task_instances()
+        print(json.dumps([run.state, task.xcom_pull(task_ids="reevaluate")]))
+    """
+    state, rows = printed_json(code, environment, json.dumps({"source": str(tmp_path / "labeled")}))
+    assert state == "success"
+    assert [(row["model"], row["value"], row["num_images"]) for row in rows] == [(model.key, 1.0, 12)]
