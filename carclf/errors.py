@@ -47,6 +47,10 @@ class ServiceError(CarclfError):
     exit_status = 75
 
 
+class SourceChangedError(ServiceError):
+    """A file of the source was changed or removed after it was listed."""
+
+
 class StageSkipped(Exception):
     """A stage has nothing to do, so this stage and those after it are skipped. The message is the reason."""
 

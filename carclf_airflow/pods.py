@@ -3,8 +3,9 @@
 import os
 from typing import Any
 
-# Stages that train or predict: promote evaluates the champion again, submit predicts the test images.
-GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "refit", "submit"}
+# Stages that train or predict: promote evaluates the champion again, submit predicts the test images. "predict" is of
+# car_predict.
+GPU_STAGES = {"train_head", "fine_tune", "evaluate", "promote", "refit", "submit", "predict"}
 
 
 def gpu_task_options(stage: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from carclf.config import Audit
 from carclf.natural_order import sort_naturally
 
 SIGNIFICANCE = 0.01  # the probability that any measure reports drift if there is none
-STATISTICS = ("width", "height", "brightness", "contrast", "sharpness")
+STATISTICS = ("width", "height", "brightness", "contrast", "sharpness", "confidence")
 MAX_COMPARED = 2000  # images of each dataset whose features are compared
 RIDGE = 0.3
 MIN_TRACE = 1e-9

@@ -18,6 +18,8 @@ from carclf.cli.find import find_batch_size, find_lr
 from carclf.cli.inspect_source import inspect
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
+from carclf.cli.predictions import predictions_app
+from carclf.cli.reevaluate import reevaluate
 from carclf.cli.publish import publish_command
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
@@ -46,8 +48,10 @@ app.command("export")(export)
 app.command("publish")(publish_command)
 app.command("ensemble")(ensemble)
 app.command("demo-server")(demo_server)
+champion_app.command("reevaluate")(reevaluate)
 app.add_typer(champion_app, name="champion")
 app.add_typer(experiment_app, name="experiment")
+app.add_typer(predictions_app, name="predictions")
 app.add_typer(runs_app, name="runs")
 app.add_typer(source_app, name="source")
 app.add_typer(store_app, name="store")

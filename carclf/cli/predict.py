@@ -6,18 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from carclf.artifacts import Dataset, Split
 from carclf.cli.options import ModelOption, ModelRunOption, StoreOption
-from carclf.config import Evaluate, Validation
 from carclf.errors import ConfigError, DataError
-from carclf.evaluation.evaluate import tta_settings
 from carclf.formatting import format_count, printable
-from carclf.progress import log
 from carclf.runs.model_selection import SelectedModel, select_model
-from carclf.services.storage import Store, require_store
+from carclf.runs.predictor import load_predictor
+from carclf.services.storage import require_store
 
 if TYPE_CHECKING:
-    from carclf.inference.files import ImagePrediction, ImagePredictor
+    from carclf.inference.files import ImagePrediction
 
 
 def predict(
@@ -37,7 +34,7 @@ def predict(
         raise ConfigError("No files found. Give image files, or folders that contain some.")
     class_names = selected.model.class_names
     num_unreadable = 0
-    for prediction in _load_predictor(selected, store).predict(paths):
+    for prediction in load_predictor(selected, store).predict(paths):
         num_unreadable += bool(prediction.problem)
         if as_json:
             line = json.dumps(_to_json(selected, prediction, class_names))
@@ -48,34 +45,6 @@ def predict(
     if num_unreadable:
         raise DataError(f"Not readable images: {num_unreadable} of {format_count(len(paths), 'file')}. Fix or remove "
                         "them.")
-
-
-def _load_predictor(selected: SelectedModel, store: Store) -> "ImagePredictor":
-    from carclf.inference.files import ImagePredictor
-
-    settings = tta_settings(selected.evaluation)
-    _log_model(selected, settings)
-    return ImagePredictor(
-        selected.model.network(store), selected.model.image_size, settings, selected.temperature or 1.0,
-        _max_megapixels(selected, store),
-    )
-
-
-def _log_model(selected: SelectedModel, settings: Evaluate) -> None:
-    views = f"zooms={settings.zooms} crops={settings.crops} flip_tta={settings.flip_tta}"
-    log.info("predict: %s model=%s %s", selected.origin, selected.model.key, views)
-    if selected.evaluation is None:
-        log.warning("predict: the probabilities are not calibrated, because the store has no evaluation of this model. "
-                    "To create one: carclf evaluate --run RUN")
-    else:
-        log.info("predict: calibrated temperature=%.3f evaluation=%s", selected.temperature, selected.evaluation.key)
-
-
-def _max_megapixels(selected: SelectedModel, store: Store) -> float:
-    """Return the size limit of the dataset that the model was trained on, or the default."""
-    split = Split.find(store, selected.model.inputs.get("split", "none"))
-    dataset = split and Dataset.find(store, split.input("dataset"))
-    return float(dataset.settings["max_megapixels"]) if dataset else Validation().max_megapixels
 
 
 def _to_json(selected: SelectedModel, prediction: "ImagePrediction", class_names: list[str]) -> dict[str, Any]:

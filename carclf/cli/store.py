@@ -58,7 +58,7 @@ def check(
     left = []
     num_repaired = 0
     # A repair may mark more artifacts, which are found later.
-    for damage in find_damage(store, _experiment_readers(store)):
+    for damage in find_damage(store, _experiment_readers(store) | _prediction_readers(store)):
         result, text = repair(store, damage) if rebuild else ("damaged", damage.problem)
         print(f"{result:<7}  {damage.path}{text and f': {text}'}", flush=True)
         num_repaired += result != "damaged"
@@ -82,6 +82,12 @@ def _experiment_readers(store: Store) -> dict[str, Callable[[], object]]:
         elif names[:1] == ["rungs"]:
             readers[key] = partial(read_rung, key, experiment, store)
     return readers
+
+
+def _prediction_readers(store: Store) -> dict[str, Callable[[], object]]:
+    from carclf.batch_prediction.shard_files import list_tables, read_table
+
+    return {key: partial(read_table, store, key) for key in list_tables(store)}
 
 
 @store_app.command()

@@ -12,7 +12,7 @@ from carclf.config.sources import Source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful
 from carclf.dataset.walk import Entry, Skipped, walk
-from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
+from carclf.errors import CarclfError, ConfigError, DataError, ServiceError, SourceChangedError
 from carclf.os_errors import expand_home
 from carclf.services.storage.bucket import Bucket, BucketObject
 from carclf.temporary import temporary_folder
@@ -43,7 +43,13 @@ class ListedSource(Protocol):
         """Yield all files. Raise DataError or ConfigError that names data.source if that is not possible."""
 
     def read(self, entries: Iterable[Entry]) -> Generator[tuple[Entry, Path], None, None]:
-        """Yield a local file for each entry, valid until the next one. Raise ServiceError if it has changed."""
+        """Yield a local file for each entry, valid until the next one. Raise SourceChangedError if it has changed."""
+
+    def fetch(self, entry: Entry, path: Path) -> Path:
+        """Return a local file of an entry, which is ``path`` if it is a copy. Raise SourceChangedError if it changed.
+
+        It may be called by several threads.
+        """
 
 
 def list_source(source: ListedSource) -> Listing:
@@ -102,15 +108,22 @@ class Folder:
             yield entry, path
             self._require_unchanged(path, entry)
 
+    def fetch(self, entry: Entry, path: Path) -> Path:
+        """Return the path of an entry, after comparing its size and time with the listing."""
+        with name_setting(self.name):
+            file = self.folder / entry.path
+            self._require_unchanged(file, entry)
+            return file
+
     def _require_unchanged(self, path: Path, entry: Entry) -> None:
         status = path.stat()
         if (status.st_size, str(status.st_mtime_ns)) != (entry.num_bytes, entry.version):
             raise _changed_error(str(path))
 
 
-def _changed_error(path: str) -> ServiceError:
-    return ServiceError(f"data.source: {path} was changed while it was read. Run download again while nobody writes to "
-                        "this folder.")
+def _changed_error(path: str) -> SourceChangedError:
+    return SourceChangedError(f"data.source: {path} was changed while it was read. Run download again while nobody "
+                              "writes to this folder.")
 
 
 class BucketPrefix:
@@ -140,6 +153,11 @@ class BucketPrefix:
                     yield from _take_first(pending)
             finally:
                 pool.shutdown(cancel_futures=True)
+
+    def fetch(self, entry: Entry, path: Path) -> Path:
+        """Download an entry to the path and return the path."""
+        with name_setting(self.name):
+            return self._download(entry, path)
 
     def _download(self, entry: Entry, path: Path) -> Path:
         self.bucket.fetch(BucketObject(*entry), path)

@@ -4,16 +4,16 @@ The training framework is imported inside functions, so that reusing an evaluati
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from carclf.artifacts import Archive, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
+from carclf.artifacts import Archive, Dataset, Evaluation, Metrics, Model, Provenance, Split, StageContext, build
 from carclf.champion import Event, load_event_model
 from carclf.config import Config, Evaluate
 from carclf.dataset.archives import extract_images
 from carclf.errors import QualityError
-from carclf.metrics import METRICS
+from carclf.metrics import METRICS, Metric
 from carclf.progress import log
 from carclf.reports.evaluation_report import render_evaluation
 from carclf.reports.render import write_page
@@ -60,6 +60,34 @@ def evaluate_holdout(
 
     inputs = {"archive": archive.key, "split": split.key, "model": model.key, "validation": validation.key}
     settings = context.config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt, "subset": "holdout"}
+    return build(Evaluation, make, Provenance(VERSION, inputs, settings), context.store)
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Labeled images: ``rows`` of an index, the folder with their files, and the metric to measure."""
+
+    rows: "pd.DataFrame"
+    folder: Path
+    metric: Metric
+
+
+def evaluate_test_set(
+    dataset: Dataset, images: LabeledImages, validation: Evaluation, context: StageContext
+) -> tuple[Evaluation, bool]:
+    """Return the evaluation of a validated model on images of another dataset, and whether it was reused.
+
+    ``images.rows`` are all usable labeled images of the dataset that the model was not trained on. As for the labeled
+    test images of a split, nothing is fitted. The metrics are named test_accuracy and so on.
+    """
+
+    def make(folder: Path) -> Metrics:
+        metrics = _measure_test(folder, images, validation, context)
+        return {name.replace("val_", "test_", 1): value for name, value in metrics.items()} | {"subset": "test"}
+
+    inputs = {"dataset": dataset.key, "model": validation.input("model"), "validation": validation.key}
+    settings = context.config.evaluate.model_dump(exclude={"batch_size"}) | {"salt": context.salt, "subset": "test"}
+    settings |= {"metric": images.metric.name}
     return build(Evaluation, make, Provenance(VERSION, inputs, settings), context.store)
 
 
@@ -144,25 +172,28 @@ def _measure_holdout(
 ) -> Metrics:
     from carclf.dataset.champion_split import HOLDOUT
 
-    model = Model.require(context.store, validation.input("model"))
-    network = model.network(context.store)
-    images = extract_images(archive, context.store)
     rows = split.rows(context.store).query("subset == @HOLDOUT").reset_index(drop=True)
-    predictions, explain = _predict_rows(network, rows, model, images, context.config.evaluate)
-    _require_finite(predictions, model)
-    temperature = validation.number("temperature")
     metric = METRICS[split.metric_name]
     if not (is_defined := metric.is_defined(rows["label"].tolist())):
         log.warning("promote: the labeled test images have too few classes for %s: only the accuracy is measured",
                     metric.noun)
-    predictions = replace(predictions, metric=metric if is_defined else METRICS["accuracy"], temperature=temperature)
-    measurements: Metrics = {name: validation.number(name) for name in ("latency_ms", "model_mb")}
-    measurements["subset"] = HOLDOUT
-    metrics = write_evaluation(folder, predictions, images, measurements=measurements, explain=explain)
+    images = LabeledImages(rows, extract_images(archive, context.store), metric if is_defined else METRICS["accuracy"])
+    metrics = _measure_test(folder, images, validation, context)
     return {
-        name.replace("val_", "holdout_", 1): value for name, value in metrics.items()
+        name.replace("val_", "holdout_", 1): value for name, value in (metrics | {"subset": HOLDOUT}).items()
         if is_defined or not name.startswith("val_metric")
     }
+
+
+def _measure_test(folder: Path, images: "LabeledImages", validation: Evaluation, context: StageContext) -> Metrics:
+    """Measure a validated model on images that it was not trained on, with the temperature of its validation."""
+    model = Model.require(context.store, validation.input("model"))
+    network = model.network(context.store)
+    predictions, explain = _predict_rows(network, images.rows, model, images.folder, context.config.evaluate)
+    _require_finite(predictions, model)
+    predictions = replace(predictions, metric=images.metric, temperature=validation.number("temperature"))
+    measurements: Metrics = {name: validation.number(name) for name in ("latency_ms", "model_mb")}
+    return write_evaluation(folder, predictions, images.folder, measurements=measurements, explain=explain)
 
 
 def _require_finite(predictions: "Predictions", model: Model) -> None:

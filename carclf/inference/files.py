@@ -1,10 +1,10 @@
 """Class probabilities of image files outside of any dataset, from the same views as in an evaluation."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
@@ -17,6 +17,9 @@ from carclf.images.letterbox import letterbox
 from carclf.inference.calibration import apply_temperature
 from carclf.inference.tta import predict_batch
 from carclf.pipeline.decode_cache import read_image
+
+T = TypeVar("T")
+Failure = TypeVar("Failure")
 
 
 @dataclass(frozen=True)
@@ -39,34 +42,54 @@ class ImagePredictor:
     max_megapixels: float = 50
 
     def predict(self, paths: Sequence[Path]) -> Iterator[ImagePrediction]:
-        """Yield a prediction for each path, in order. At most one batch of images is in memory."""
-        step = self.settings.batch_size
-        with ThreadPoolExecutor() as pool:
-            for start in range(0, len(paths), step):
-                yield from self._predict_batch(paths[start : start + step], pool)
-
-    def _predict_batch(self, paths: Sequence[Path], pool: ThreadPoolExecutor) -> Iterator[ImagePrediction]:
-        results = list(pool.map(self._read, paths))
-        images = [result for result in results if not isinstance(result, str)]
-        rows: Iterator[npt.NDArray[Any]] = iter(())
-        if images:
-            probabilities = predict_batch(self.network, np.stack(images), self.settings)
-            rows = iter(apply_temperature(probabilities, self.temperature))
-        for path, result in zip(paths, results, strict=True):
+        """Yield a prediction for each path, in order. At most two batches of images are in memory."""
+        for path, result in self.predict_items(paths, self._read_or_reason):
             if isinstance(result, str):
                 yield ImagePrediction(path, problem=result)
             else:
-                yield ImagePrediction(path, next(rows))
+                yield ImagePrediction(path, result)
 
-    def _read(self, path: Path) -> Pixels | str:
+    def predict_items(
+        self, items: Sequence[T], read: Callable[[T], Pixels | Failure]
+    ) -> Iterator[tuple[T, npt.NDArray[Any] | Failure]]:
+        """Yield each item with its calibrated probabilities, or with what ``read`` returned instead of pixels.
+
+        ``read`` is called by threads; they read the next batch while a batch is predicted.
+        """
+        step = min(self.settings.batch_size, len(items))
+        batches = [items[start : start + step] for start in range(0, len(items), step or 1)]
+        with ThreadPoolExecutor() as pool:
+            pending: list[list[Future[Pixels | Failure]]] = []
+            for number, batch in enumerate(batches):
+                for later in batches[number + len(pending) : number + 2]:
+                    pending.append([pool.submit(read, item) for item in later])
+                results = [future.result() for future in pending.pop(0)]
+                yield from zip(batch, self._predict_batch(results, step), strict=True)
+
+    def read(self, path: Path) -> Pixels:
+        """Return the image in the network's input size. Raises ImageDecodeError or OSError."""
+        return letterbox(read_image(path, *self.image_size, max_megapixels=self.max_megapixels), *self.image_size)
+
+    def _predict_batch(
+        self, results: Sequence[Pixels | Failure], batch_size: int
+    ) -> Iterator[npt.NDArray[Any] | Failure]:
+        images = [result for result in results if isinstance(result, np.ndarray)]
+        rows: Iterator[npt.NDArray[Any]] = iter(())
+        if images:
+            padding = [images[-1]] * (batch_size - len(images))  # TensorFlow would compile each size of a batch
+            probabilities = predict_batch(self.network, np.stack(images + padding), self.settings)
+            rows = iter(apply_temperature(probabilities[: len(images)], self.temperature))
+        for result in results:
+            yield next(rows) if isinstance(result, np.ndarray) else result
+
+    def _read_or_reason(self, path: Path) -> Pixels | str:
         """Return the image in the network's input size, or the reason why it could not be read."""
         try:
-            pixels = read_image(path, *self.image_size, max_megapixels=self.max_megapixels)
+            return self.read(path)
         except ImageDecodeError as error:
             return f"cannot be decoded: {error}"
         except OSError as error:
             return f"cannot be read: {error.strerror or error}"
-        return letterbox(pixels, *self.image_size)
 
 
 def list_files(paths: Iterable[Path]) -> list[Path]:

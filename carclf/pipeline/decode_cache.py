@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from carclf.artifacts import atomic_folder, cache_folder, file_sha256, fingerprint
 from carclf.errors import DataError
-from carclf.images.decode import ImageDecodeError, Pixels, decode
+from carclf.images.decode import ImageDecodeError, Pixels, decode, read_image_bytes
 from carclf.images.letterbox import resize_to_fit
 from carclf.os_errors import disk_full_message
 from carclf.progress import log
@@ -50,7 +50,8 @@ class ImageFiles:
 
 def read_image(path: Path, height: int, width: int, *, max_megapixels: float) -> Pixels:
     """Decode an image file to uint8 RGB, reduced to fit (height, width). Raises ImageDecodeError or OSError."""
-    pixels = decode(path.read_bytes(), min_size=(height, width), max_megapixels=max_megapixels)
+    data = read_image_bytes(path, max_megapixels)
+    pixels = decode(data, min_size=(height, width), max_megapixels=max_megapixels)
     return resize_to_fit(pixels, height, width)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from carclf.errors import ServiceError
+from carclf.errors import SourceChangedError
 from carclf.os_errors import raise_if_disk_full
 from carclf.services.storage.s3 import S3Store, _code, _retry
 
@@ -35,7 +35,7 @@ class Bucket(S3Store):
                         yield BucketObject(item["Key"].removeprefix(self.prefix), item["Size"], item["ETag"])
 
     def fetch(self, entry: BucketObject, path: Path) -> None:
-        """Download an object in the listed version; raise ServiceError if it was changed or removed since."""
+        """Download an object in the listed version; raise SourceChangedError if it was changed or removed since."""
         name = self.prefix + entry.path
 
         def get() -> None:
@@ -49,5 +49,5 @@ class Bucket(S3Store):
             except self._client.exceptions.ClientError as error:
                 if _code(error) not in _CHANGED:
                     raise
-                raise ServiceError(f"{self.url}/{entry.path} was changed while it was read. Run download again while "
-                                   "nobody writes to this prefix.") from error
+                raise SourceChangedError(f"{self.url}/{entry.path} was changed while it was read. Run download again "
+                                         "while nobody writes to this prefix.") from error

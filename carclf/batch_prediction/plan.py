@@ -1,0 +1,134 @@
+"""Plan a batch prediction: list the images that a model has not predicted and divide them into shards."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from carclf.batch_prediction.shard_files import BatchFolder, ShardId
+from carclf.config.sources import parse_source
+from carclf.dataset.archive_members import is_archive
+from carclf.dataset.layout import TABLE_SUFFIXES, is_useful
+from carclf.dataset.listing import BucketPrefix, Folder, ListedSource, list_source, open_listed
+from carclf.dataset.walk import Entry
+from carclf.errors import CarclfError, ConfigError
+from carclf.progress import log
+from carclf.services.storage import Store
+
+NUM_THREADS = 10  # that read shards; a bucket's latency limits each
+SETTING = "CARCLF_PREDICT_SOURCE"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The shards that are not finished, including those of earlier plans, and counts of images."""
+
+    shards: list[ShardId]
+    num_listed: int
+    num_new: int  # since the previous plan
+
+    def groups(self, max_groups: int) -> list[list[ShardId]]:
+        """Return the shards in at most this many groups of equal size."""
+        num_groups = min(max_groups, len(self.shards))
+        return [self.shards[first::num_groups] for first in range(num_groups)]
+
+
+def open_source(text: str) -> Folder | BucketPrefix:
+    """Return the source with the images to predict; raise ConfigError unless it names a folder or a bucket."""
+    try:
+        source = parse_source(text)
+    except ValueError as error:
+        raise ConfigError(f"{SETTING}={text!r}: {error}.") from error
+    if source.kind not in ("folder", "bucket"):
+        raise ConfigError(f"{SETTING}={text!r} is neither a folder nor a bucket. Set s3://bucket/prefix or a path with "
+                          "a slash, such as ./photos.")
+    with naming_setting():
+        return open_listed(source)
+
+
+@contextmanager
+def naming_setting() -> Iterator[None]:
+    """Let errors name the setting of the source to predict instead of data.source."""
+    try:
+        yield
+    except CarclfError as error:
+        raise type(error)(str(error).replace("data.source", SETTING)) from error
+
+
+def make_plan(store: Store, model: str, source: ListedSource, shard_size: int) -> Plan:
+    """List the source and plan the images that the model has not predicted in their present version.
+
+    An image in a shard that is not finished yet is not planned again: the shard is part of the returned plan. If
+    another process writes a plan at the same time, list and plan again.
+    """
+    folder = BatchFolder(store, model, source.name)
+    while True:
+        listed = _list_images(source)
+        progress = _read_progress(folder)
+        new = listed[listed["version"] != listed["path"].map(progress.known_versions(folder))]
+        if new.empty:
+            return Plan(progress.unfinished(), len(listed), 0)
+        plan = new.assign(shard=np.arange(len(new)) // shard_size)
+        if folder.write_plan(progress.next_number, plan):
+            shards = progress.unfinished() + _shards_of(plan, progress.next_number)
+            return Plan(shards, len(listed), len(new))
+        log.info("predictions: another plan was written first, planning again plan=%d", progress.next_number)
+
+
+def _list_images(source: ListedSource) -> pd.DataFrame:
+    """Return path, num_bytes and version of the images, sorted by path."""
+    with naming_setting():
+        listing = list_source(source)
+    for path, reason in listing.ignored.items():
+        if reason:
+            log.warning("predictions: ignored path=%s: %s", path, reason)
+    images = [entry for entry in listing.entries if _may_be_image(entry.path)]
+    return pd.DataFrame(images, columns=Entry._fields).astype({"path": str, "num_bytes": "int64", "version": str})
+
+
+def _may_be_image(path: str) -> bool:
+    is_other = is_archive(path) or PurePosixPath(path.lower()).suffix in TABLE_SUFFIXES
+    return is_useful(path.split("/")) and not is_other
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """The plans by number, and the finished shards."""
+
+    plans: dict[int, pd.DataFrame]
+    finished: list[ShardId]
+
+    @property
+    def next_number(self) -> int:
+        return 1 + max([*self.plans, *(shard.plan for shard in self.finished)], default=0)
+
+    def unfinished(self) -> list[ShardId]:
+        planned = [shard for number, plan in self.plans.items() for shard in _shards_of(plan, number)]
+        return sorted(set(planned) - set(self.finished))
+
+    def known_versions(self, folder: BatchFolder) -> "pd.Series[str]":
+        """Return the newest version of each path that has a prediction or is in an unfinished shard."""
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            rows = list(pool.map(lambda shard: folder.read_shard(shard, ["id", "version", "plan"]), self.finished))
+        tables = [table.rename(columns={"id": "path"}) for table in rows]
+        for number, plan in self.plans.items():
+            done = [shard.number for shard in self.finished if shard.plan == number]
+            tables.append(plan.loc[~plan["shard"].isin(done), ["path", "version"]].assign(plan=number))
+        if not tables:
+            return pd.Series(dtype=str)
+        newest = pd.concat(tables).sort_values("plan", kind="stable").drop_duplicates("path", keep="last")
+        return newest.set_index("path")["version"]
+
+
+def _read_progress(folder: BatchFolder) -> _Progress:
+    numbers, finished = folder.list_objects()
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return _Progress(dict(zip(numbers, pool.map(folder.read_plan, numbers), strict=True)), finished)
+
+
+def _shards_of(plan: pd.DataFrame, number: int) -> list[ShardId]:
+    return [ShardId(number, int(shard)) for shard in sorted(plan["shard"].unique())]

@@ -1,0 +1,63 @@
+"""All predictions of a model for a source as one table, and their drift from the validation images."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from carclf.artifacts import Evaluation
+from carclf.audit.drift import Sample, measure_drift
+from carclf.batch_prediction.plan import NUM_THREADS
+from carclf.batch_prediction.shard_files import BatchFolder
+from carclf.config import Audit
+from carclf.inference.calibration import apply_temperature
+from carclf.progress import log
+from carclf.services.storage import Store
+
+
+def read_predictions(folder: BatchFolder) -> pd.DataFrame:
+    """Return one row per image, sorted by id: the prediction of its newest planned version.
+
+    The columns are documented in ``docs/batch-prediction.md``. The table is empty, without columns of probabilities, if
+    nothing was predicted. Rows of images that were removed from the source stay.
+    """
+    _, finished = folder.list_objects()
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        tables = [table for table in pool.map(folder.read_shard, finished) if len(table)]
+    if not tables:
+        return pd.DataFrame(columns=["id", "version", "class", "probability", "problem", "plan", "model"])
+    rows = pd.concat(tables, ignore_index=True).sort_values(["id", "plan"])
+    return rows.drop_duplicates("id", keep="last").reset_index(drop=True)
+
+
+def most_uncertain(rows: pd.DataFrame, num: int) -> pd.DataFrame:
+    """Return the images with the lowest probability of their predicted class, the lowest first."""
+    return rows[rows["problem"] == ""].sort_values(["probability", "id"]).head(num).reset_index(drop=True)
+
+
+def prediction_drift(rows: pd.DataFrame, validation: Evaluation, store: Store) -> dict[str, Any]:
+    """Measure the drift of the newest plan's predictions from those of the model's validation images.
+
+    Compared are the predicted classes (total variation distance) and the probabilities of the predicted class
+    (Kolmogorov-Smirnov distance). Return drift (the worse of the two, from 0 to 1), measure, verdict, num_images and
+    measures; {} if no image was predicted.
+    """
+    newest = rows[(rows["problem"] == "") & (rows["plan"] == rows["plan"].max())]
+    if newest.empty:
+        return {}
+    sample = Sample(newest[["class", "probability"]].set_axis(["label", "confidence"], axis="columns"), None)
+    drift = measure_drift(sample, Sample(_validation_rows(validation, store), None), Audit(), seed=0)
+    level = log.info if drift.verdict == "ok" else log.warning
+    notes = "; ".join(f"{measure.name} {measure.value:.3f} ({measure.note})" for measure in drift.measures)
+    level("predictions: drift=%.3f measure=%r verdict=%s num_images=%d: %s", drift.value, drift.worst, drift.verdict,
+          len(newest), notes)
+    return {"drift": drift.value, "measure": drift.worst, "verdict": drift.verdict, "num_images": len(newest),
+            "measures": [asdict(measure) for measure in drift.measures]}
+
+
+def _validation_rows(validation: Evaluation, store: Store) -> pd.DataFrame:
+    predictions = validation.table(store, "predictions.parquet")
+    probabilities = predictions.filter(regex="^p_").to_numpy(float)
+    confidence = apply_temperature(probabilities, predictions["temperature"].to_numpy(float)).max(1)
+    return pd.DataFrame({"label": predictions["predicted"], "confidence": confidence})

@@ -1,0 +1,31 @@
+"""The schedule, the trigger form and the number of tasks of car_predict, from environment variables."""
+
+import os
+
+from airflow.sdk import Asset, AssetOrTimeSchedule, CronTriggerTimetable, Param
+
+from carclf_airflow.assets import CHAMPION
+
+
+def predict_schedule() -> list[Asset] | AssetOrTimeSchedule | None:
+    """Return the schedule: a new champion, and the times of CARCLF_PREDICT_SCHEDULE (cron, UTC).
+
+    Without CARCLF_PREDICT_SOURCE there is nothing to predict: None.
+    """
+    if not os.environ.get("CARCLF_PREDICT_SOURCE"):
+        return None
+    if not (cron := os.environ.get("CARCLF_PREDICT_SCHEDULE", "")):
+        return [CHAMPION]
+    return AssetOrTimeSchedule(timetable=CronTriggerTimetable(cron, timezone="UTC"), assets=[CHAMPION])
+
+
+def predict_params() -> dict[str, Param]:
+    """Return the form: the source, by default CARCLF_PREDICT_SOURCE."""
+    source = os.environ.get("CARCLF_PREDICT_SOURCE") or None
+    return {"source": Param(source, type="string", minLength=1, title="Source",
+                            description="The images: s3://bucket/prefix or the path of a folder.")}
+
+
+def max_predict_tasks() -> int:
+    """Return the number of tasks among which the shards are divided (CARCLF_PREDICT_TASKS)."""
+    return int(os.environ.get("CARCLF_PREDICT_TASKS") or 16)
