@@ -19,8 +19,8 @@ from carclf.cli.inspect_source import inspect
 from carclf.cli.label_fixes import label_fixes
 from carclf.cli.predict import predict
 from carclf.cli.predictions import predictions_app
-from carclf.cli.reevaluate import reevaluate
 from carclf.cli.publish import publish_command
+from carclf.cli.reevaluate import reevaluate
 from carclf.cli.runs import runs_app
 from carclf.cli.serve_demo import demo_server
 from carclf.cli.source import source_app
