@@ -73,9 +73,9 @@ def announce_champion_task() -> Any:
     )
     def announce_champion() -> dict[str, Any]:
         context = get_current_context()
-        last = _last_announcement(context)  # read before the champion: a later event is repeated, not lost
         champion = run_for_result("champion current", [], child_environment(ANNOUNCE_TASK))
-        event = champion_event(champion, last, os.environ.get("CARCLF_STORE", "store"))
+        # The events are read last, since the child takes seconds in which another task may announce the champion.
+        event = champion_event(champion, _last_announcement(context), os.environ.get("CARCLF_STORE", "store"))
         if event is None:
             raise AirflowSkipException("The champion has not changed since the asset's last event")
         context["outlet_events"][CHAMPION].extra = event
