@@ -116,6 +116,7 @@ class World:
     """A source, its watchers, Airflow and its clock, in steps of a poll. Contents are the number of images."""
 
     num_watchers: int
+    run_seconds: float = RUN_SECONDS
     images: int = 0
     read: int = 0
     time: float = 1e6
@@ -143,7 +144,7 @@ class World:
         if self.events and self.time >= self.run_ends:
             self.events.clear()
             self.runs.append(self.images)
-            self.run_ends = self.time + RUN_SECONDS
+            self.run_ends = self.time + self.run_seconds
             self.acknowledged = self.stored.announcement.token
             if not self.download_fails:
                 self.read = self.images
@@ -210,3 +211,14 @@ def test_ten_thousand_files_within_an_hour_start_one_run() -> None:
     assert world.runs == []
     world.wait(DAY)
     assert world.runs == [60 * 167]
+
+
+def test_images_that_arrive_during_a_long_run_start_one_run_after_it() -> None:
+    world = World(num_watchers=1, run_seconds=DAY, images=1)
+    world.wait(RULES.quiet_seconds + 5 * POLL)
+    assert world.runs == [1]
+    world.images = 2
+    world.wait(DAY / 2)
+    assert (world.runs, world.events) == ([1], [])
+    world.wait(DAY)
+    assert world.runs == [1, 2]
