@@ -188,7 +188,8 @@ def load_config(
     """
     explicit = {name: value for name, value in (overrides or {}).items() if value is not None}
     policy = load_policy()
-    config = build_config(recipe, {**(base or {}), **explicit})
+    # with the names whose value is None: an unknown name is an error without a value, too
+    config = build_config(recipe, dict.fromkeys(overrides or {}) | dict(base or {}) | explicit)
     settings = flatten(config.model_dump())
     policy.require_settings({name: settings[name] for name in explicit})
     policy.require_allowed(recipe, config)
