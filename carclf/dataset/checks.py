@@ -86,21 +86,9 @@ def _check_classes(index: pd.DataFrame, context: CheckContext) -> Iterator[Findi
             f"{format_count(len(rows), 'image is', 'images are')} in class {label!r} (first: {rows['path'].iloc[0]}), "
             f"which the data do not have. The classes are {format_labels(expected)}. Move or remove what is in this "
             "class."))
-    yield from _check_number_spellings(labeled)
     for label in sort_naturally(expected - set(labeled["label"])):
         yield Finding("empty_class", label, (
             f"Class {label!r} has no images. The data are incomplete: download them again with --set force=true."))
-
-
-def _check_number_spellings(labeled: pd.DataFrame) -> Iterator[Finding]:
-    """Yield the classes that are one number in several spellings, such as the folders train/1 and train/01."""
-    first = labeled[labeled["label"].str.fullmatch("[0-9]+")].drop_duplicates("label")
-    for _, rows in first.groupby(first["label"].str.lstrip("0")):
-        if len(rows) > 1:
-            folders = ", ".join(sorted(rows["path"].str.rpartition("/")[0]))
-            yield Finding("ambiguous_class", rows["path"].iloc[0], (
-                f"The classes {format_labels(rows['label'])} are the same number (in {folders}). Merge them if they "
-                "are the same class, or name them with data.class_names."))
 
 
 def _check_class_sizes(index: pd.DataFrame, context: CheckContext) -> Iterator[Finding]:

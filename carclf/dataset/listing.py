@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from carclf.config.sources import Source
 from carclf.dataset.archive_members import is_archive
-from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful
+from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful, stored_name
 from carclf.dataset.walk import Entry, Skipped, walk
 from carclf.errors import CarclfError, ConfigError, DataError, ServiceError
 from carclf.os_errors import expand_home
@@ -49,7 +49,8 @@ class ListedSource(Protocol):
 def list_source(source: ListedSource) -> Listing:
     """List the files, without hidden ones and those of file managers.
 
-    Raises DataError that names data.source if there is none, or if a name cannot be used on every system.
+    Raises DataError that names data.source if there is none, or if a name cannot be used on every system, also next to
+    another one.
     """
     entries: list[Entry] = []
     folders: list[str] = []
@@ -74,7 +75,18 @@ def list_source(source: ListedSource) -> Listing:
         content = f"only {min(ignored)} and the like" if ignored else "no files"
         raise DataError(f"data.source: {source.name} contains {content}. Set a folder or prefix with images, tables or "
                         "archives.")
+    _require_distinct_paths(entries, source.name)
     return Listing(sorted(entries), sorted(folders), dict(sorted(ignored.items())))
+
+
+def _require_distinct_paths(entries: Iterable[Entry], name: str) -> None:
+    """Raise DataError if two paths are stored under one: the same characters, composed (NFC) and decomposed."""
+    paths: dict[str, str] = {}
+    for path in sorted(entry.path for entry in entries if not entry.path.isascii()):
+        other = paths.setdefault("/".join(map(stored_name, path.split("/"))), path)
+        if other != path:
+            raise DataError(f"data.source: {name} contains {ascii(other)} and {ascii(path)}, which are the same "
+                            "characters, composed and decomposed. Rename or remove one of them.")
 
 
 class Folder:

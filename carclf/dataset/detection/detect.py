@@ -8,7 +8,7 @@ import pandas as pd
 
 from carclf.config import Config
 from carclf.dataset.archive_members import is_archive
-from carclf.dataset.detection.class_names import find_class_names, read_maps
+from carclf.dataset.detection.class_names import check_names, find_class_names, read_maps
 from carclf.dataset.detection.coco import Coco, read_coco, read_json_files
 from carclf.dataset.detection.files import Files, list_files, normalized
 from carclf.dataset.detection.groups import find_groups
@@ -62,7 +62,7 @@ def detect(folder: Path, config: Config, evaluation_metric: str = "") -> Layout:
     detections += [labels.detection, named, grouped, metric, _describe_submission(submission)]
     train = train.assign(label=labels.values.map(names).fillna(""), source=labels.sources, group=groups)
     images = _assemble(source, train, test_ids, names)
-    findings = (*labels.findings, *_find_problems(source, images))
+    findings = (*labels.findings, *check_names(names.values()), *_find_problems(source, images))
     detections = [*detect_subsets(source.images), *detections]
     sample_ids = tuple(sample.rows.iloc[:, 0]) if sample else ()
     return Layout(images, tuple(sort_naturally(names.values())), metric.result, submission, tuple(detections),

@@ -10,6 +10,7 @@ import pandas as pd
 
 from carclf.config.settings import Data
 from carclf.dataset.detection.files import image_stem, normalized
+from carclf.dataset.detection.result import class_name
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.layout import match_ids
 
@@ -146,7 +147,7 @@ class Joined:
     def values(self, column: str) -> "pd.Series[str]":
         """Return a column's values by row label of the images, in their order, once for each row of the table."""
         rows = self.table.rows[self.id_column].map(self.match.rows)
-        values = pd.Series(self.table.rows[column].str.strip().to_numpy(), index=rows, dtype="object")
+        values = pd.Series(self.table.rows[column].map(class_name).to_numpy(), index=rows, dtype="object")
         values = values[values.index.notna()]
         values.index = values.index.astype(int)
         return values.sort_index()

@@ -48,7 +48,8 @@ def read_prefixes(images: pd.DataFrame) -> "pd.Series[str] | None":
     There must be 2 to 200 prefixes, each of at least two training images. Validation and test images have labels if
     one of their prefixes is a class.
     """
-    prefixes = images["path"].str.split("/").str[-1].str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
+    names = images["path"].str.split("/").str[-1].str.normalize("NFC")
+    prefixes = names.str.extract(r"^([^._-]+)[._-].*[._-]", expand=False)
     train = prefixes[training_images(images).index]
     sizes = train.value_counts()
     if train.isna().any() or not 1 < len(sizes) <= MAX_PREFIXES or sizes.min() <= 1 or all(map(role_of, sizes.index)):

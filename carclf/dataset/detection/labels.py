@@ -1,6 +1,5 @@
 """The labels of the images: from class folders, tables, COCO JSON or file names, whichever the evidence supports."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +22,7 @@ from carclf.dataset.detection.label_tables import (
     join_tables,
     read_labels,
 )
-from carclf.dataset.detection.result import Detection, class_key
+from carclf.dataset.detection.result import Detection, class_key, class_name, number_key
 from carclf.dataset.detection.subsets import SOURCES
 from carclf.dataset.detection.tables import Table
 from carclf.dataset.findings import Finding, format_labels
@@ -226,18 +225,13 @@ def _match_classes(names: set[str], classes: set[str]) -> dict[str, str]:
 
     Names are compared as they are, in the archive's code page, without punctuation, and as numbers.
     """
-    for key in (class_key, _number_key):
+    for key in (class_key, number_key):
         by_key = {key(name): name for name in sorted(classes, reverse=True)}
         matches = {name: by_key[key(name)] for name in names if key(name) in by_key}
         matches |= {folder: name for name, folder in match_ids(sorted(classes), names).items()}
         if names and len(set(matches.values())) >= MIN_COMMON * len(names):
             return matches
     return {}
-
-
-def _number_key(name: str) -> str:
-    """Return a class without leading zeros if it is a number."""
-    return (name.lstrip("0") or "0") if re.fullmatch("[0-9]+", name) else class_key(name)
 
 
 def _compare(
@@ -249,7 +243,7 @@ def _compare(
     differs = both[labels[both] != values[both]]
     findings = [Finding("label_mismatch", path, f"{tables[0].joined.path} has another class. The folder's class is "
                         "used.") for path in images.loc[differs, "path"]]
-    expected = set(values).union(*(table.joined.table.rows[table.column].str.strip() for table in tables
+    expected = set(values).union(*(table.joined.table.rows[table.column].map(class_name) for table in tables
                                    if table.column in table.joined.table.rows)) - {""}
     findings += _compare_classes(images, folders, labels, expected)
     for table in tables:
@@ -263,8 +257,8 @@ def _compare_classes(
     """Return the folders that are the same class, those that are no class of the table, and classes without images."""
     folders_by_key: dict[str, list[str]] = {}
     for name in sorted(set(folders) - {""}):
-        folders_by_key.setdefault(_number_key(name), []).append(name)
-    num_expected = Counter(map(_number_key, expected))
+        folders_by_key.setdefault(number_key(name), []).append(name)
+    num_expected = Counter(map(number_key, expected))
     ambiguous = [names for key, names in sorted(folders_by_key.items()) if len(names) > max(1, num_expected[key])]
     findings = [Finding("ambiguous_class", names[0], (
         f"The folders {', '.join(names)} are the same class of the table. Merge them if they are the same class, or "

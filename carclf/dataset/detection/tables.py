@@ -16,6 +16,7 @@ from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
 SEPARATORS = (",", ";", "\t", "|")
+LABEL_SEPARATOR = re.compile(r"[ ,;|]+")  # of the labels in a list
 MAX_BYTES = 1 << 28
 MIN_PIXEL_COLUMNS = 16
 NUM_SNIFFED = 20  # lines

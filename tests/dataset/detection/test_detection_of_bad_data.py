@@ -67,6 +67,38 @@ def test_two_spellings_of_a_class_of_the_table_are_ambiguous(layout_of: Any) -> 
     assert kinds(layout) == ["label_mismatch", "ambiguous_class"]
 
 
+@pytest.mark.parametrize(
+    ("names", "classes", "expected"),
+    [
+        (["Škoda", unicodedata.normalize("NFD", "Škoda"), "x"], ("x", "Škoda"), []),
+        (["Circle", "circle", "x"], ("Circle", "circle", "x"), ["similar_classes"]),
+        (["1", "01", "2"], ("01", "1", "2"), ["ambiguous_class"]),
+        (["van", "car", "van scratch", "car scratch"], (), ["combined_classes"]),
+        (["sedan", "old sedan", "Lada", "Lada Priora", "new", "new Priora X"], (), []),
+    ],
+)
+def test_spellings_of_a_class_are_reported(
+    layout_of: Any, names: list[str], classes: tuple[str, ...], expected: list[str]
+) -> None:
+    layout = layout_of([f"{name}/{number}.jpg" for number, name in enumerate(names)])
+    assert kinds(layout) == expected and layout.class_names == (classes or layout.class_names)
+    files = [f"images/{number}.jpg" for number in range(2 * len(names))]
+    table = "id,kind\n" + "".join(f"{number}.jpg,{names[number % len(names)]}\n" for number in range(len(files)))
+    assert kinds(layout_of(files, {"labels.csv": table}, label_source="table")) == expected
+
+
+def test_class_folders_that_differ_in_spaces_are_an_error(layout_of: Any) -> None:
+    with pytest.raises(DataError, match="'circle' and 'circle '"):
+        layout_of(["circle/0.jpg", "circle /1.jpg", "square/2.jpg"])
+
+
+@pytest.mark.parametrize("label", ["van|scratch", "scratch|van"])
+def test_a_bar_separates_labels(layout_of: Any, label: str) -> None:
+    table = "id,label\n" + "".join(f"{n},{['van', 'car', label][n % 3]}\n" for n in range(9))
+    with pytest.raises(DataError, match="van"):
+        layout_of([f"images/{n}.jpg" for n in range(9)], {"labels.csv": table.encode()})
+
+
 def test_stray_hidden_and_junk_files_are_ignored(layout_of: Any) -> None:
     images = [
         *IMAGES,
