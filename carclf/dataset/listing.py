@@ -85,7 +85,7 @@ def _require_distinct_paths(entries: Iterable[Entry], name: str) -> None:
     for path in sorted(entry.path for entry in entries if not entry.path.isascii()):
         other = paths.setdefault("/".join(map(stored_name, path.split("/"))), path)
         if other != path:
-            raise DataError(f"data.source: {name} contains {ascii(other)} and {ascii(path)}, which are the same "
+            raise DataError(f"data.source: {name} contains {other!a} and {path!a}, which are the same "
                             "characters, composed and decomposed. Rename or remove one of them.")
 
 

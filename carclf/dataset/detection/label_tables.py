@@ -8,7 +8,7 @@ import pandas as pd
 
 from carclf.config.settings import Data
 from carclf.dataset.detection.groups import is_group_column
-from carclf.dataset.detection.ids import ImageNames, Joined, first_of_each, join
+from carclf.dataset.detection.ids import ImageNames, Joined, describe_unmatched, first_of_each, join
 from carclf.dataset.detection.result import class_key
 from carclf.dataset.detection.subsets import SOURCES, role_of
 from carclf.dataset.detection.tables import LABEL_SEPARATOR, Table
@@ -71,6 +71,22 @@ def join_tables(tables: Sequence[Table], images: pd.DataFrame, config: Data) -> 
         if results:
             joined.append(max(results, key=lambda result: (result.match.is_complete, result.match.num_images)))
     return joined
+
+
+def describe_unlabeled(
+    tables: Sequence[Table], joined: Sequence[Joined], images: pd.DataFrame, config: Data
+) -> list[str]:
+    """Return why each of the tables has no labels of the images."""
+    ids = {table.path: table.id_column for table in joined}
+    return [_describe_columns(table, ids[table.path]) if table.path in ids else
+            describe_unmatched(table, images, config) for table in tables]
+
+
+def _describe_columns(table: Table, id_column: str) -> str:
+    rows = table.rows.drop(columns=id_column)
+    counts = ", ".join(f"{column} has {rows[column].nunique()}" for column in rows.columns[:5]) or "it has only ids"
+    return (f"{table.path} has no column of classes, with 2 to {len(rows) // 2} different values that are not "
+            f"fractions: {counts}.")
 
 
 def read_labels(joined: Joined, targets: Sequence[str], config: Data) -> TableLabels | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pandas as pd
 
 from carclf.config.settings import Data
-from carclf.dataset.detection.ids import Joined, first_of_each
+from carclf.dataset.detection.ids import Joined, describe_unmatched, first_of_each
 from carclf.dataset.detection.label_folders import (
     describe_no_labels,
     read_class_folders,
@@ -19,6 +19,7 @@ from carclf.dataset.detection.label_tables import (
     TableLabels,
     are_same_classes,
     combine,
+    describe_unlabeled,
     join_tables,
     read_labels,
 )
@@ -30,6 +31,7 @@ from carclf.dataset.layout import match_ids
 from carclf.errors import ConfigError, DataError
 from carclf.formatting import format_count
 
+MAX_REASONS = 3  # of tables without labels, in one message
 MIN_COMMON = 0.5  # fraction of the class folders that are classes of the table
 
 
@@ -76,7 +78,7 @@ def find_labels(evidence: Evidence) -> Labels:
     elif tables:
         labels = _from_tables(evidence, tables)
     else:
-        labels = _from_prefixes(evidence)
+        labels = _from_prefixes(evidence, joined)
     return replace(labels, joined=joined, findings=[*findings, *labels.findings])
 
 
@@ -88,9 +90,10 @@ def _select_tables(evidence: Evidence) -> Sequence[Table]:
                 or table.path.endswith(".json") == (setting == "json")]
     if tables := [table for table in evidence.tables if path in (table.path, table.path.rpartition("/")[2])]:
         return tables[:1]
+    paths = ", ".join(table.path for table in evidence.tables)
     raise evidence.errors.get(path) or ConfigError(
-        f"data.label_table is {path!r}, which is not a table of the source. Its tables are "
-        f"{', '.join(table.path for table in evidence.tables) or 'none'}.")
+        f"data.label_table is {path!r}, which is not a table of the source. "
+        f"{f'Its tables are {paths}.' if paths else 'It has no table that can be read.'}")
 
 
 def _read_tables(
@@ -98,8 +101,10 @@ def _read_tables(
 ) -> tuple[list[TableLabels], list[Finding]]:
     """Return the tables with labels, and the problems of tables that class folders make harmless."""
     if evidence.config.label_table and not joined:
-        raise ConfigError(f"data.label_table is {evidence.config.label_table}, but less than half of its ids name "
-                          f"images (such as {evidence.images['path'].iloc[0]}). Set data.id_column or data.id_form.")
+        problem = describe_unmatched(evidence.tables[0], evidence.images, evidence.config)
+        form = evidence.config.id_form
+        advice = "set data.id_column or data.id_form" if form == "auto" else f"change data.id_form, which is {form}"
+        raise ConfigError(f"data.label_table: {problem} Correct its ids, or {advice}.")
     candidates: list[TableLabels] = []
     findings = [Finding("invalid_label_table", path, f"{error} It is not used.")
                 for path, error in evidence.errors.items()]
@@ -114,9 +119,8 @@ def _read_tables(
             candidates += [labels] if labels and (len(labels.values) or table.match.ambiguous) else []
     unmatched = {table.path: table for table in evidence.tables if has_folders and table.role in ("train", "val")}
     for path in sorted(unmatched.keys() - {table.path for table in joined}):
-        findings.append(Finding("unmatched_label_table", path, (
-            f"No column has ids of the training images (first row: {', '.join(unmatched[path].rows.iloc[0])[:100]!r}). "
-            "The table is not used.")))
+        problem = describe_unmatched(unmatched[path], evidence.images, evidence.config)
+        findings.append(Finding("unmatched_label_table", path, f"{problem} The table is not used."))
     return combine(candidates), findings
 
 
@@ -125,13 +129,13 @@ def _sources(images: pd.DataFrame, labels: "pd.Series[str]") -> "pd.Series[str]"
     return sources
 
 
-def _from_prefixes(evidence: Evidence) -> Labels:
+def _from_prefixes(evidence: Evidence, joined: Sequence[Joined]) -> Labels:
     setting = evidence.config.label_source
     prefixes = read_prefixes(evidence.images) if setting in ("auto", "file_names") else None
     if prefixes is None:
-        if evidence.errors:
-            raise next(iter(evidence.errors.values()))
-        problem = describe_no_labels(evidence.images, evidence.others)
+        reasons = describe_unlabeled(evidence.tables, joined, evidence.images, evidence.config)
+        text = "".join(f" {reason}" for reason in [*evidence.errors.values(), *reasons][:MAX_REASONS])
+        problem = describe_no_labels(evidence.images, evidence.others, text)
         raise DataError(problem) if setting == "auto" else ConfigError(f"data.label_source is {setting}. {problem}")
     num_prefixes = format_count(prefixes.nunique(), "prefix", "prefixes")
     text = f"{num_prefixes} of names, such as {prefixes.min()}; nothing else has labels"
