@@ -64,7 +64,8 @@ def _require_known_settings(overrides: Mapping[str, Any]) -> None:
     if unknown := sorted(set(overrides) - {name for name, _ in iter_settings()}):
         shown = ", ".join(truncate(repr(name), MAX_SHOWN) for name in unknown)
         similar = ", ".join(_similar_settings(unknown[0]))
-        hint = f"Similar settings: {similar}" if similar else "docs/settings.md lists all settings"
+        sections = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in iter_settings() if "." in name))
+        hint = f"Similar settings: {similar}" if similar else f"A setting is section.name; the sections are {sections}"
         raise ConfigError(f"Unknown setting {shown}. {hint}.")
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from carclf.config.sources import Source
+from carclf.config.sources import SLUG, Source
 from carclf.dataset.archive_members import is_archive
 from carclf.dataset.layout import is_in_junk_folder, is_junk_file, is_useful, stored_name
 from carclf.dataset.walk import Entry, Skipped, walk
@@ -95,14 +95,19 @@ class Folder:
     def __init__(self, path: str) -> None:
         self.folder = expand_home(path, "data.source").absolute()
         self.name = str(self.folder)
+        self._hint = f"; for a dataset on Kaggle write kaggle://{path}" if re.fullmatch(f"{SLUG}/{SLUG}", path) else ""
 
     def list_entries(self) -> Iterator[Entry | Skipped]:
         """Yield all files and empty folders, and what is skipped. The version is the time of the last change."""
         if self.folder.is_file():
             raise DataError(f"data.source: {self.name} is a file, but not an archive that can be read: zip, tar, "
                             "tar.gz, tar.bz2, tar.xz, or 7z. Set such an archive or a folder.")
+        if self.folder.is_symlink() and not self.folder.exists():
+            raise DataError(f"data.source: {self.name} is a link to {self.folder.readlink()}, which is missing. Set a "
+                            "folder that this machine can read.")
         if not self.folder.is_dir():
-            raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read.")
+            raise DataError(f"data.source: the folder {self.name} is missing. Set a folder that this machine can read"
+                            f"{self._hint}.")
         with name_setting(self.name):
             yield from walk(self.folder)
 
@@ -178,10 +183,15 @@ def name_setting(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise _changed_error(str(error.filename)) from error
     except PermissionError as error:
-        raise DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
-                        "files of the source, or set another one.") from error
+        raise unreadable_error(error, name) from error
     except (ConfigError, ServiceError) as error:
         raise _with_setting(error) from error
+
+
+def unreadable_error(error: OSError, name: str) -> DataError:
+    """Return the error for a file of the source that this user may not read."""
+    return DataError(f"data.source: cannot read {error.filename or name}: {error.strerror}. Let this user read all "
+                     "files of the source, or set another one.")
 
 
 def _with_setting(error: CarclfError) -> CarclfError:

@@ -22,7 +22,7 @@ from carclf.dataset.detection.subsets import detect_subsets, list_images
 from carclf.dataset.detection.tables import Table, has_pixels, read_tables
 from carclf.dataset.detection.test_set import find_sample_images, find_test_images
 from carclf.dataset.findings import Finding
-from carclf.dataset.listing import Folder, list_source
+from carclf.dataset.listing import Folder, list_source, unreadable_error
 from carclf.errors import DataError
 from carclf.formatting import format_count
 from carclf.natural_order import sort_naturally
@@ -73,7 +73,10 @@ def detect_in_place(folder: Folder, config: Config) -> Layout | None:
     """Return the layout of a source that is a folder, with the errors of a run; None if it has archives to extract."""
     if any(is_archive(entry.path) for entry in list_source(folder).entries):
         return None
-    return detect(folder.folder, config)
+    try:
+        return detect(folder.folder, config)
+    except PermissionError as error:
+        raise unreadable_error(error, folder.name) from error
 
 
 def _read_source(folder: Path, config: Config) -> _Source:
