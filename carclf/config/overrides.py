@@ -82,6 +82,7 @@ def _describe(error: ValidationError) -> str:
     """Return the first problem with the setting and its value; a type or limit also with the description."""
     first = error.errors()[0]
     name, problem = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    problem = problem.partition(", unable to parse")[0]
     field = dict(iter_settings()).get(name)
     if not field:
         return problem

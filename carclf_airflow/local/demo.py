@@ -88,6 +88,11 @@ def _plan(options: DemoOptions) -> _Plan:
     recipe = options.recipe or (form.recipe if form else "cpu" if options.data else "demo")
     # Settings of the deployment instead of the run, so that they also apply to runs triggered in the UI.
     has_competition = not options.data or bool(options.truth or options.holdout) or _has_sample(options.data)
+    if "://" in options.data:
+        raise ConfigError(f"DATA={options.data}: the demo reads only folders and archives of this machine. For another "
+                          f"source run: make up SOURCE={options.data}")
+    if options.truth and not expand_home(options.truth, "TRUTH").is_file():
+        raise ConfigError(f"TRUTH={options.truth}: no such file. Give a CSV file of ids and classes.")
     if has_competition:
         _require_folder(options.data)
     source = "demo-cars" if has_competition else str(expand_home(options.data, "DATA").resolve())

@@ -35,9 +35,9 @@ def find_class_names(
     ConfigError if the setting has a label that the data do not have, or two labels get the same name; DataError if two
     labels differ only in spaces.
     """
-    own = {label: class_name(label) for label in sort_naturally(labels)}
-    num_labels = Counter(own.values())
-    if equal := [label for label in own if num_labels[own[label]] > 1]:
+    stripped = {label: class_name(label) for label in sort_naturally(labels)}
+    num_labels = Counter(stripped.values())
+    if equal := [label for label in stripped if num_labels[stripped[label]] > 1]:
         raise DataError(f"The class folders {' and '.join(map(repr, equal))} differ only in spaces at an end. Merge "
                         "them if they are the same class, or rename one.")
     if setting:
@@ -47,7 +47,7 @@ def find_class_names(
         for path, mapping in maps:
             if (names := _names(labels, mapping)) and not all(map(str.isdecimal, names.values())):  # counts
                 return names, _detection(names, f"{path} has a name for each label")
-    return own, _detection(labels, "labels")
+    return stripped, _detection(labels, "labels")
 
 
 def _detection(classes: Collection[str], evidence: str) -> Detection:

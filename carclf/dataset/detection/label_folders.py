@@ -96,8 +96,8 @@ def describe_no_labels(images: pd.DataFrame, others: Collection[str], reasons: s
                 "data.train_folder to the folder with the class folders, or add a table with the labels and set "
                 "data.label_table.")
     if len(folders := set(train["folder"])) == 1:
-        place = folders.pop() or "the top folder"
-        return (f"There are no labels: all training images ({len(train)}) are in one folder ({place}).{reasons} Add a "
+        folder = folders.pop() or "the top folder"
+        return (f"There are no labels: all training images ({len(train)}) are in one folder ({folder}).{reasons} Add a "
                 "folder of images for each class, or a table with the labels, and set data.label_table.")
     return (f"There are no labels that data.label_source allows: class folders, a table with an id and at least two "
             f"classes for the training images ({len(train)}), or common prefixes of their names.{reasons} Add a table "

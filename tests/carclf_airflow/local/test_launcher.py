@@ -156,7 +156,10 @@ def as_viewer(state: Path, token: str) -> str:
     (["--recipe", "nope"], "'nope'"),
     (["--weights", "/nowhere/w.h5"], "WEIGHTS=/nowhere/w.h5"),
     (["--data", "/nowhere"], "/nowhere"),
+    (["--data", "kaggle://owner/cars"], "make up SOURCE=kaggle://owner/cars"),
+    (["--truth", "/nowhere.csv"], "TRUTH=/nowhere.csv"),
     (["--holdout", "2"], "holdout 2.0"),
+    (["--holdout", "x"], "HOLDOUT=x"),
 ])
 def test_an_invalid_option_is_reported_in_one_line_before_airflow_starts(
     tmp_path: Path, arguments: list[str], expected: str
