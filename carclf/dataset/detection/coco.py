@@ -31,7 +31,7 @@ def read_json_files(files: Files) -> tuple[dict[str, object], dict[str, DataErro
                 raise ValueError(f"it has more than {MAX_BYTES >> 20} MB")
             contents[path] = json.loads((files.root / path).read_bytes())
         except (ValueError, RecursionError) as error:
-            errors[path] = DataError(f"{path} is not valid JSON: {error}. Replace it by a complete copy.")
+            errors[path] = DataError(f"{path} cannot be read as JSON: {error}. If it has the labels, replace it.")
     return contents, errors
 
 

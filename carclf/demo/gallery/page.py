@@ -45,7 +45,8 @@ SOURCES = {"train": "training", "val": "validation", "holdout": "labeled test", 
 def layouts_page() -> str:
     """Return the page as Markdown."""
     overview = ["| section | like | labels | ids | submission | metric | setting |", "|---|---|---|---|---|---|---|"]
-    overview += [f"| [{entry.name}](#{entry.name}) | {_code(entry.like)} | {_cells(entry)} |" for entry in ENTRIES.values()]
+    overview += [f"| [{entry.name}](#{entry.name}) | {_code(entry.like)} | {_cells(entry)} |"
+                 for entry in ENTRIES.values()]
     return "\n".join([INTRODUCTION, *overview, "", *map(_section, ENTRIES.values())])
 
 

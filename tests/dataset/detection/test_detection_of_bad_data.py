@@ -77,14 +77,17 @@ def test_two_spellings_of_a_class_of_the_table_are_ambiguous(layout_of: Any) -> 
         (["sedan", "old sedan", "Lada", "Lada Priora"], (), []),
     ],
 )
+@pytest.mark.parametrize("has_table", [False, True])
 def test_spellings_of_a_class_are_reported(
-    layout_of: Any, names: list[str], classes: tuple[str, ...], expected: list[str]
+    layout_of: Any, names: list[str], classes: tuple[str, ...], expected: list[str], has_table: bool
 ) -> None:
-    layout = layout_of([f"{name}/{number}.jpg" for number, name in enumerate(names)])
+    rows = list(enumerate(2 * names))
+    table = "id,kind\n" + "".join(f"{number}.jpg,{name}\n" for number, name in rows)
+    layout = layout_of(
+        [f"{'images' if has_table else name}/{number}.jpg" for number, name in rows],
+        {"labels.csv": table} if has_table else None,
+    )
     assert kinds(layout) == expected and layout.class_names == (classes or layout.class_names)
-    files = [f"images/{number}.jpg" for number in range(2 * len(names))]
-    table = "id,kind\n" + "".join(f"{number}.jpg,{names[number % len(names)]}\n" for number in range(len(files)))
-    assert kinds(layout_of(files, {"labels.csv": table}, label_source="table")) == expected
 
 
 def test_class_folders_that_differ_in_spaces_are_an_error(layout_of: Any) -> None:
@@ -180,7 +183,7 @@ def test_ids_that_differ_in_case_stay_distinct(layout_of: Any) -> None:
         ("labels.csv", "id,label\n" + "".join(f"im{n},x\n" for n in range(9)), "label has 1"),
         ("labels.csv", "id,label\n" + "".join(f"im{n},{n}.5\n" for n in range(9)), "label has 9"),
         ("labels.csv", 'id,label\nim1,x\nim2,"x\nim3,y\n', "line 3"),
-        ("ann.json", '{"images": [', "not valid JSON"),
+        ("ann.json", '{"images": [', "read as JSON"),
         ("labels.xlsx", "PK", "CSV"),
     ],
 )
