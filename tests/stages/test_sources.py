@@ -444,6 +444,12 @@ def test_one_name_composed_and_decomposed_is_rejected(tmp_path: Path) -> None:
         listing.list_source(listing.Folder(str(tmp_path)))
 
 
+def test_an_incomplete_zip_file_is_named(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_bytes({"cat/a.jpg": b"a"})[:-30])
+    with pytest.raises(DataError, match=r"data\.source: .*x\.zip is not a complete zip file"):
+        download_from(tmp_path / "x.zip", store)
+
+
 @pytest.mark.parametrize(("source", "hint"), [("owner/cars", "kaggle://owner/cars"), ("./gone", "is a link to")])
 def test_a_missing_folder_has_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, hint: str) -> None:
     monkeypatch.chdir(tmp_path)
