@@ -51,8 +51,12 @@ class _Lookup:
     @cached_property
     def by_lower_case(self) -> dict[str, str]:
         """The keys by their lower case, without those that differ only in case."""
-        counts = Counter(key.casefold() for key in self.rows)
-        return {folded: key for key in self.rows if counts[folded := key.casefold()] == 1}
+        folded = list(map(str.casefold, self.rows))
+        keys = dict(zip(folded, self.rows, strict=True))
+        if len(keys) == len(folded):
+            return keys
+        counts = Counter(folded)
+        return {name: key for name, key in keys.items() if counts[name] == 1}
 
 
 class ImageNames:
